@@ -1,0 +1,1 @@
+"""Facestack: the services of the face pipeline."""

@@ -1,0 +1,138 @@
+"""Connections to the database: SQLite on one machine, MariaDB in a cluster."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from services.common.settings import DatabaseSettings, read_secret
+
+REVISION: Final = "0001"
+"""The Alembic revision that this code works on; migrations bring the database there."""
+
+
+class DatabaseUnavailableError(Exception):
+    """The database did not answer; the same call may work later."""
+
+
+class Database:
+    """One pool of connections.
+
+    >>> async with database.transaction() as connection: ...  # commits, or rolls back on error
+    >>> async with database.reading() as connection: ...      # each statement on its own
+
+    Both raise :class:`DatabaseUnavailableError` when the server is away, busy beyond its limits
+    or chose this transaction to resolve a deadlock.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._engine = _create_engine(settings)
+        self.is_sqlite = self._engine.dialect.name == "sqlite"
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction for writing."""
+        with _translated():
+            async with self._engine.begin() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for statements that need no transaction."""
+        with _translated():
+            async with self._engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def check(self) -> None:
+        """Raise if the server is away or its schema is older than this code."""
+        async with self.reading() as connection:
+            try:
+                found = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+            except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
+                if _is_passing(error):
+                    raise
+                found = None
+        # Expand, then contract: a newer schema still serves this code.
+        if found is None or found < REVISION:
+            raise DatabaseUnavailableError(
+                f"database is at revision {found or 'none'}, this version needs {REVISION}:"
+                " run the migrations"
+            )
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+
+def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
+    url = sa.make_url(settings.database_url)
+    if settings.database_password_file:
+        url = url.set(password=read_secret(settings.database_password_file))
+    if url.get_backend_name() == "sqlite":
+        engine = create_async_engine(url, pool_size=settings.database_pool_size, max_overflow=0)
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    return create_async_engine(
+        url,
+        pool_size=settings.database_pool_size,
+        max_overflow=0,
+        pool_pre_ping=True,  # a restarted server leaves dead connections in the pool
+        pool_recycle=1800,
+        connect_args={"connect_timeout": 3, "charset": "utf8mb4"},
+        isolation_level="READ COMMITTED",
+    )
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    # The driver must not begin transactions by itself; _begin_sqlite does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged row outlives a power cut
+    cursor.execute("PRAGMA busy_timeout = 5000")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    if connection.get_isolation_level() == "AUTOCOMMIT":
+        return
+    # Take the write lock at once: a transaction that starts by reading cannot be upgraded safely.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn passing faults of the driver into DatabaseUnavailableError."""
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        if not _is_passing(error):
+            raise
+        raise DatabaseUnavailableError(str(getattr(error, "orig", None) or error)) from error
+
+
+# https://mariadb.com/kb/en/mariadb-error-codes/: too many connections, server shutdown, lock wait
+# timeout, deadlock, and the client's "cannot connect" and "connection lost" family.
+_PASSING_CODES: Final = frozenset(
+    {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+)
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, OSError | sa.exc.TimeoutError):
+        return True
+    if not isinstance(error, sa.exc.DBAPIError):
+        return False
+    original = error.orig
+    if error.connection_invalidated or isinstance(original, OSError | EOFError):
+        return True
+    if isinstance(original, sqlite3.OperationalError):
+        return "locked" in str(original) or "busy" in str(original)
+    arguments: tuple[object, ...] = getattr(original, "args", ())
+    return bool(arguments) and arguments[0] in _PASSING_CODES

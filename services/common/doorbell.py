@@ -1,0 +1,100 @@
+"""The doorbell: an NSQ message that says "look at image 42", and nothing else.
+
+The rows are the truth, so a ring may be lost or repeated; only latency changes.
+"""
+
+import json
+import struct
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import httpx
+
+TOPIC: Final = "images"
+CHANNEL: Final = "image_processor"
+
+
+class DoorbellUnavailableError(Exception):
+    """The queue did not take the ring; the redeemer repeats it."""
+
+
+class Doorbell(Protocol):
+    """What the receiver and the redeemer ring."""
+
+    async def ring(self, image_ids: Sequence[int]) -> None:
+        """Announce images, or raise :class:`DoorbellUnavailableError`."""
+
+    async def depth(self) -> int:
+        """Return how many rings wait to be delivered."""
+
+    async def close(self) -> None:
+        """Release connections."""
+
+
+class PolledRows:
+    """The embedded default: processors poll the rows, so nobody has to ring."""
+
+    async def ring(self, image_ids: Sequence[int]) -> None:
+        """Do nothing."""
+
+    async def depth(self) -> int:
+        """Return 0."""
+        return 0
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+class NsqDoorbell:
+    """Publishes over nsqd's HTTP interface (https://nsq.io/components/nsqd.html).
+
+    ``url`` is for example ``http://nsqd:4151``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(3.0))
+
+    async def ring(self, image_ids: Sequence[int]) -> None:
+        """Publish one message per image in one request."""
+        bodies = [json.dumps({"id": image_id}).encode() for image_id in image_ids]
+        # The binary form: a count, then each message behind its length, big-endian.
+        content = struct.pack(">i", len(bodies)) + b"".join(
+            struct.pack(">i", len(body)) + body for body in bodies
+        )
+        await self._request(
+            "POST", "/mpub", params={"topic": TOPIC, "binary": "true"}, content=content
+        )
+
+    async def depth(self) -> int:
+        """Return the messages that no processor has been given yet, in memory and on disk."""
+        response = await self._request(
+            "GET", "/stats", params={"format": "json", "topic": TOPIC, "include_clients": "false"}
+        )
+        return sum(
+            # Before the first processor subscribes, messages wait in the topic.
+            topic["depth"] + sum(channel["depth"] for channel in topic["channels"])
+            for topic in response.json()["topics"]
+        )
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._client.aclose()
+
+    async def _request(self, method: str, path: str, **arguments: object) -> httpx.Response:
+        try:
+            response = await self._client.request(method, path, **arguments)  # type: ignore[arg-type]
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise DoorbellUnavailableError(f"nsqd: {error or type(error).__name__}") from error
+        return response
+
+
+def parse_ring(body: bytes) -> int:
+    """Return the image id of a message, or raise ``ValueError``."""
+    try:
+        image_id = json.loads(body)["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"not a ring: {body[:100]!r}") from error
+    if type(image_id) is not int or image_id <= 0:
+        raise ValueError(f"not an image id: {image_id!r}")
+    return image_id

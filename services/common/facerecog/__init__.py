@@ -1,0 +1,1 @@
+"""The recogniser's interface: face.proto, its generated stubs, and a client."""

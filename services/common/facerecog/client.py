@@ -1,0 +1,93 @@
+"""A client of face_recog whose errors say what the caller should do.
+
+RecogniserError
+├── RecogniserUnavailableError  nobody there: a fault of the service, the picture was not tried
+├── RecogniserTimeoutError      no answer in time: a fault of the service
+├── RecogniserBusyError         its queue is full: try again in a moment
+└── RecogniserFailedError       this picture's recognition failed, for example its worker died
+"""
+
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.images import MAX_PICTURE_BYTES
+
+MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
+"""Room for a picture and the rest of its request."""
+
+
+class RecogniserError(Exception):
+    """The recogniser did not give an answer."""
+
+
+class RecogniserUnavailableError(RecogniserError):
+    """Nobody answers."""
+
+
+class RecogniserTimeoutError(RecogniserError):
+    """No answer within the deadline."""
+
+
+class RecogniserBusyError(RecogniserError):
+    """The queue is full."""
+
+
+class RecogniserFailedError(RecogniserError):
+    """The recogniser failed on this picture."""
+
+
+_ERRORS: Final = {
+    grpc.StatusCode.UNAVAILABLE: RecogniserUnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: RecogniserTimeoutError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RecogniserBusyError,
+}
+
+
+class RecogniserClient:
+    """One channel to all replicas of face_recog.
+
+    ``target`` as gRPC names it (``dns:///face-recog:50051``), ``timeout`` in seconds a request.
+    """
+
+    def __init__(self, target: str, *, timeout: float) -> None:
+        self._timeout = timeout
+        self._channel = grpc.aio.insecure_channel(
+            target,
+            options=[
+                ("grpc.lb_policy_name", "round_robin"),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                # A replica that comes back is found again within seconds, not minutes.
+                ("grpc.initial_reconnect_backoff_ms", 500),
+                ("grpc.max_reconnect_backoff_ms", 3000),
+                ("grpc.dns_min_time_between_resolutions_ms", 3000),
+                ("grpc.keepalive_time_ms", 20_000),
+                ("grpc.keepalive_timeout_ms", 5_000),
+            ],
+        )
+        self._identify = face_pb2_grpc.IdentifyStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # stubs have no methods
+
+    async def identify(self, picture: bytes) -> face_pb2.IdentifyResponse:
+        """Recognise a picture file, or raise a :class:`RecogniserError`."""
+        request = face_pb2.IdentifyRequest(image_data=picture)
+        try:
+            return await self._identify.Identify(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            kind = _ERRORS.get(error.code(), RecogniserFailedError)
+            raise kind(f"face_recog: {error.code().name}: {error.details()}") from error
+
+    async def ping(self) -> bool:
+        """Ask the health service, without raising."""
+        try:
+            answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()

@@ -1,0 +1,60 @@
+"""The states of an image and the rule for its path."""
+
+import unicodedata
+from enum import StrEnum
+from typing import Final
+
+MAX_PATH_LENGTH: Final = 512
+"""Characters; a unique key of InnoDB holds 3072 bytes, four for each of these and room to spare."""
+
+MAX_PART_BYTES: Final = 200
+"""File systems hold names of 255 bytes, and stores append up to 26 while they write."""
+
+MAX_PICTURE_BYTES: Final = 20 * 1024 * 1024
+"""The largest picture file that is taken; the gRPC message limit is derived from it."""
+
+PICTURES: Final = "pictures/"
+"""The prefix of the object store under which a path is a key."""
+
+KNOWN_PEOPLE: Final = "known_people/"
+"""The prefix of known pictures: ``known_people/<person>/<picture>``."""
+
+
+class Status(StrEnum):
+    """Where an image stands; see docs/architecture.md for the arrows between them."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    PROCESSED = "processed"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    DEAD = "dead"
+
+
+RETRIABLE: Final = frozenset({Status.REJECTED, Status.DEAD})
+"""What a person may send back to pending."""
+
+
+class InvalidPathError(ValueError):
+    """The path cannot name a picture; the message says why."""
+
+
+def check_path(path: str) -> str:
+    """Return the path if it is a relative object key, else raise :class:`InvalidPathError`."""
+    if not path:
+        raise InvalidPathError("path is empty")
+    if len(path) > MAX_PATH_LENGTH:
+        raise InvalidPathError(f"path has {len(path)} characters, the limit is {MAX_PATH_LENGTH}")
+    if path.startswith("/"):
+        raise InvalidPathError("path must be relative to the pictures folder, without a leading /")
+    if "://" in path:
+        raise InvalidPathError("path must be a key in the picture store, not a URL")
+    # Cc: control characters; Cs: lone surrogates, which no store or database can hold.
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in path):
+        raise InvalidPathError("path contains a control character or is not valid Unicode")
+    parts = path.split("/")
+    if any(part in {"", ".", ".."} for part in parts):
+        raise InvalidPathError("path must not contain empty, . or .. parts")
+    if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        raise InvalidPathError(f"path has a part of more than {MAX_PART_BYTES} bytes")
+    return path

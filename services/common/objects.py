@@ -1,0 +1,132 @@
+"""The object store: a folder on one machine, S3 in a cluster, both through obstore."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, S3Store
+
+from services.common.settings import ObjectStoreSettings, read_secret
+
+
+class ObjectNotFoundError(Exception):
+    """No object has this key."""
+
+
+class ObjectStoreUnavailableError(Exception):
+    """The store did not answer; the same call may work later."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """What a listing says of an object: its key, size in bytes and a tag that changes with it."""
+
+    key: str
+    size: int
+    tag: str
+
+
+if TYPE_CHECKING:
+    from obstore.store import S3Config
+
+_CONNECT_TIMEOUT: Final = "3s"
+_REQUEST_TIMEOUT: Final = "10s"
+
+
+class ObjectStore:
+    """One folder or bucket.
+
+    Keys are relative, ``/``-separated and hold any character but control characters. Every call
+    raises :class:`ObjectStoreUnavailableError` when the store does not answer.
+    """
+
+    def __init__(self, settings: ObjectStoreSettings) -> None:
+        self._store = _open(settings)
+
+    async def get(self, key: str) -> bytes:
+        """Return the object's content, or raise :class:`ObjectNotFoundError`."""
+        with _translated(key):
+            result = await obstore.get_async(self._store, key)
+            return bytes(await result.bytes_async())
+
+    async def put(self, key: str, content: bytes) -> None:
+        """Create or replace an object; a reader sees the old or the new one, never a part."""
+        with _translated(key):
+            await obstore.put_async(self._store, key, content)
+
+    async def exists(self, key: str) -> bool:
+        """Tell whether an object has this key."""
+        try:
+            with _translated(key):
+                await obstore.head_async(self._store, key)
+        except ObjectNotFoundError:
+            return False
+        return True
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is fine."""
+        try:
+            with _translated(key):
+                await obstore.delete_async(self._store, key)
+        except ObjectNotFoundError:
+            pass
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yield every object below the prefix, which ends in ``/``, in no order."""
+        with _translated(prefix):
+            async for chunk in obstore.list(self._store, prefix.rstrip("/")):
+                for meta in chunk:
+                    tag = meta["e_tag"] or meta["last_modified"].isoformat()
+                    yield ObjectInfo(meta["path"], meta["size"], tag)
+
+    async def check(self) -> None:
+        """Raise if the store does not answer."""
+        await self.exists("readiness")
+
+
+def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:
+    url = urlsplit(settings.object_store_url)
+    if url.scheme == "file":
+        folder = Path(unquote(url.path))
+        folder.mkdir(parents=True, exist_ok=True)
+        return LocalStore(folder)
+    endpoint = settings.s3_endpoint
+    config: S3Config = {
+        "region": settings.s3_region,
+        "virtual_hosted_style_request": endpoint is None,
+    }
+    if endpoint:
+        config["endpoint"] = endpoint
+    if settings.s3_access_key_id_file and settings.s3_secret_access_key_file:
+        config["access_key_id"] = read_secret(settings.s3_access_key_id_file)
+        config["secret_access_key"] = read_secret(settings.s3_secret_access_key_file)
+    return S3Store(
+        url.netloc,
+        config=config,
+        client_options={
+            "allow_http": endpoint is not None and endpoint.startswith("http://"),
+            "connect_timeout": _CONNECT_TIMEOUT,
+            "timeout": _REQUEST_TIMEOUT,
+        },
+        # The caller's own retry (a failed row, a 503) is the one place where time is spent.
+        retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=3)},
+    )
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectNotFoundError(key) from error
+    except (BaseError, OSError, ValueError) as error:
+        if "NotADirectory" in str(error):  # a folder store's way to say that a/b/c is not there
+            raise ObjectNotFoundError(key) from error
+        reason = str(error).partition("\n")[0]  # below it obstore prints its own structures
+        raise ObjectStoreUnavailableError(f"object store: {key}: {reason}") from error

@@ -1,0 +1,201 @@
+"""The life of a process: probes, metrics, and a drain on SIGTERM that loses no request.
+
+Draining has three steps. Readiness fails and every response says ``Connection: close``, so load
+balancers and keep-alive clients go elsewhere; requests are still served for ``drain_seconds``;
+then the listener closes and what is in flight is finished.
+"""
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common import metrics
+
+log = structlog.get_logger(__name__)
+
+Check = Callable[[], Awaitable[None]]
+
+_CHECK_TIMEOUT_SECONDS: Final = 2.0
+_UNOBSERVED: Final = frozenset({"/livez", "/readyz", "/metrics"})
+
+
+class Lifecycle:
+    """Whether the process is ready, draining or to stop.
+
+    ``checks`` are the dependencies without which the process cannot serve, each an awaitable that
+    raises when it is away.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], *, drain_seconds: float) -> None:
+        self._checks = checks
+        self._drain_seconds = drain_seconds
+        self._draining = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._drain_task: asyncio.Task[None] | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process was told to stop."""
+        return self._draining.is_set()
+
+    def install_signal_handlers(self) -> None:
+        """Drain on SIGTERM and SIGINT; a second one stops at once."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.drain)
+
+    def drain(self) -> None:
+        """Start to drain; called again, skip the rest of the drain time."""
+        if self.draining:
+            self._stopping.set()
+            return
+        log.info("draining", seconds=self._drain_seconds)
+        self._draining.set()
+        self._drain_task = asyncio.create_task(self._stop_later())
+
+    async def _stop_later(self) -> None:
+        await asyncio.sleep(self._drain_seconds)
+        self._stopping.set()
+
+    async def wait_draining(self) -> None:
+        """Return when new work should no longer be taken."""
+        await self._draining.wait()
+
+    async def wait_stopping(self) -> None:
+        """Return when the drain time is over."""
+        await self._stopping.wait()
+
+    async def problems(self) -> dict[str, str]:
+        """Return what keeps the process from serving, by dependency; empty means ready."""
+        if self.draining:
+            return {"process": "draining"}
+        results = await asyncio.gather(
+            *(asyncio.wait_for(check(), _CHECK_TIMEOUT_SECONDS) for check in self._checks.values()),
+            return_exceptions=True,
+        )
+        return {
+            name: str(result) or type(result).__name__
+            for name, result in zip(self._checks, results, strict=True)
+            if isinstance(result, BaseException)
+        }
+
+
+def probe_routes(lifecycle: Lifecycle) -> list[Route]:
+    """Return the routes ``/livez``, ``/readyz`` and ``/metrics``."""
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        problems = await lifecycle.problems()
+        return JSONResponse(
+            {"ready": not problems, "problems": problems}, status_code=503 if problems else 200
+        )
+
+    async def metrics_page(_: Request) -> Response:
+        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return [
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics_page),
+    ]
+
+
+class ObservedApp:
+    """ASGI middleware: RED metrics by route, and ``Connection: close`` while draining."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        if scope["type"] != "http" or scope["path"] in _UNOBSERVED:
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status = 500
+
+        async def observed_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._lifecycle.draining:
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, observed_send)
+        finally:
+            route = scope.get("route")
+            # Unknown paths share one name, or a scanner would create a metric per guess.
+            operation = f"{scope['method']} {route.path}" if route else "unmatched"
+            metrics.record(
+                operation,
+                time.perf_counter() - start,
+                error=status >= HTTPStatus.INTERNAL_SERVER_ERROR,
+            )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with the signals left to the lifecycle."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket, or end the process with one line when it cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise SystemExit(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    listener.listen(2048)
+    return listener
+
+
+async def serve_http(app: ASGIApp, listener: socket.socket, lifecycle: Lifecycle) -> None:
+    """Serve an ASGI application until the drain time is over and the last response is sent."""
+    config = uvicorn.Config(
+        ObservedApp(app, lifecycle),
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than the idle time of the load balancers in front
+        timeout_graceful_shutdown=30,
+        proxy_headers=False,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(lifecycle.wait_stopping())
+    try:
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        server.should_exit = True
+        await serving
+
+
+async def serve_probes(listener: socket.socket, lifecycle: Lifecycle) -> None:
+    """Serve only probes and metrics, for a process that has no HTTP interface of its own."""
+    await serve_http(Starlette(routes=probe_routes(lifecycle)), listener, lifecycle)

@@ -1,0 +1,91 @@
+"""Typed settings from the environment or a ``.env`` file.
+
+Each process builds one frozen object in its ``main`` with :func:`load`. A secret is never a
+setting itself: the setting names the file that holds it.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import Field, FilePath, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """What every process has. Field ``log_level`` is read from ``LOG_LEVEL``, and so on."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    host: str = Field("0.0.0.0", description="Address to listen on.")
+    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    drain_seconds: float = Field(
+        0.5,
+        ge=0,
+        description="How long to go on serving after SIGTERM, so that load balancers notice.",
+    )
+
+
+class DatabaseSettings(BaseSettings):
+    """Where the rows are."""
+
+    database_url: str = Field(
+        pattern=r"^(sqlite\+aiosqlite|mysql\+asyncmy)://",
+        description="sqlite+aiosqlite:///FILE or mysql+asyncmy://USER@HOST:PORT/NAME.",
+    )
+    database_password_file: FilePath | None = Field(
+        None, description="File with the password of the user in DATABASE_URL."
+    )
+    database_pool_size: int = Field(8, ge=1, description="Connections kept open.")
+
+
+class ObjectStoreSettings(BaseSettings):
+    """Where pictures and known people are."""
+
+    object_store_url: str = Field(
+        pattern=r"^(file:///|s3://)", description="file:///FOLDER or s3://BUCKET."
+    )
+    s3_endpoint: str | None = Field(
+        None, pattern="^https?://", description="S3 server; AWS when not set."
+    )
+    s3_region: str = "us-east-1"
+    s3_access_key_id_file: FilePath | None = Field(
+        None, description="File with the key's id; without it the pod's own identity is used."
+    )
+    s3_secret_access_key_file: FilePath | None = None
+
+
+class RecogniserClientSettings(BaseSettings):
+    """Where face_recog answers."""
+
+    face_recog_target: str = Field(description="gRPC target, for example dns:///face-recog:50051.")
+    face_recog_timeout_seconds: Seconds = Field(20.0, description="Deadline of one request.")
+
+
+def read_secret(file: Path) -> str:
+    """Read a secret from its file, without the newline that editors add."""
+    return file.read_text().strip()
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(settings: type[S]) -> S:
+    """Build the settings, or end the process with one line that names each wrong one."""
+    try:
+        return settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
+            + ("" if one["type"] == "missing" else f", got {one['input']!r}")
+            for one in error.errors()
+        )
+        print(  # noqa: T201, logging is configured from these very settings
+            f"{settings.__module__.split('.')[-2]}: wrong settings: {wrong}."
+            " Set them in the environment or in .env.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None

@@ -1,0 +1,98 @@
+"""The tables. Times are milliseconds since the Unix epoch, UTC (see clock.py).
+
+``images.due_at`` says when the redeemer looks at a row next: for pending when to ring for it
+(again), for processing when the lease ends, for failed when the next attempt may start; it is
+NULL for what is final.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+from services.common.images import MAX_PATH_LENGTH
+
+metadata = sa.MetaData()
+
+# SQLite numbers rows only in INTEGER columns.
+_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _exact(length: int) -> sa.types.TypeEngine[str]:
+    # Exact, also for trailing spaces: object keys that differ only there are different keys.
+    return sa.String(length).with_variant(
+        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mysql", "mariadb"
+    )
+
+
+images = sa.Table(
+    "images",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("path", _exact(MAX_PATH_LENGTH), nullable=False),
+    sa.Column("name", _exact(255), nullable=False),
+    sa.Column("status", sa.String(10), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("claim_token", sa.String(32)),
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("error", sa.String(500)),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Column("processed_at", sa.BigInteger),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
+    sa.Column("engine", sa.String(64)),
+    sa.UniqueConstraint("path", name="uq_images_path"),
+    sa.Index("ix_images_status_id", "status", "id"),
+    sa.Index("ix_images_status_due_at", "status", "due_at"),
+    sqlite_autoincrement=True,  # an id is never given twice, as in MariaDB
+)
+
+faces = sa.Table(
+    "faces",
+    metadata,
+    sa.Column(
+        "image_id",
+        _Id,
+        sa.ForeignKey("images.id", ondelete="CASCADE", name="fk_faces_image_id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    # Pixels of the upright picture (EXIF orientation applied), origin top left.
+    sa.Column("left", sa.Integer, nullable=False),
+    sa.Column("top", sa.Integer, nullable=False),
+    sa.Column("right", sa.Integer, nullable=False),
+    sa.Column("bottom", sa.Integer, nullable=False),
+    sa.Column("detection_score", sa.Float, nullable=False),
+    sa.Column("ambiguous", sa.Boolean, nullable=False),
+    sa.Column("person", _exact(100)),
+    sa.Column("distance", sa.Float),
+    # [{"person": str, "image_name": str, "distance": float}], nearest first.
+    sa.Column("candidates", sa.JSON, nullable=False),
+    sa.Index("ix_faces_person_image_id", "person", "image_id"),
+)
+
+persons = sa.Table(
+    "persons",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("name", _exact(100), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("name", name="uq_persons_name"),
+)
+
+person_images = sa.Table(
+    "person_images",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column(
+        "person_id",
+        _Id,
+        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_person_images_person_id"),
+        nullable=False,
+    ),
+    # The known picture's key below known_people/, for example "Grace Hopper/<sha256>.jpg".
+    sa.Column("image_name", _exact(MAX_PATH_LENGTH), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("image_name", name="uq_person_images_image_name"),
+    sa.Index("ix_person_images_person_id", "person_id"),
+)

@@ -1,0 +1,123 @@
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.settings import DatabaseSettings
+from services.common.tables import images, metadata
+from services.migrations.__main__ import migrate
+from services.testing.servers import MariaDb
+
+
+def _row(path: str) -> dict[str, object]:
+    return {
+        "path": path,
+        "name": path,
+        "status": "pending",
+        "attempt": 0,
+        "created_at": 1,
+        "updated_at": 1,
+    }
+
+
+async def test_a_transaction_commits_or_rolls_back(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(images), [_row("kept")])
+    with pytest.raises(RuntimeError, match="on purpose"):
+        async with database.transaction() as connection:
+            await connection.execute(sa.insert(images), [_row("undone")])
+            raise RuntimeError("on purpose")
+    async with database.reading() as connection:
+        paths = (await connection.scalars(sa.select(images.c.path))).all()
+    assert paths == ["kept"]
+
+
+async def test_paths_that_differ_in_case_accents_or_spaces_are_different(
+    database: Database,
+) -> None:
+    paths = ["a", "A", "á", "a ", " a"]
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(images), [_row(path) for path in paths])
+    async with database.reading() as connection:
+        for path in paths:
+            found = await connection.scalars(sa.select(images.c.path).where(images.c.path == path))
+            assert found.all() == [path]
+
+
+async def test_parallel_read_modify_write_loses_nothing(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(images), [_row("counter")])
+
+    async def increment() -> None:
+        async with database.transaction() as connection:
+            statement = sa.select(images.c.attempt).with_for_update()
+            attempt = await connection.scalar(statement)
+            await connection.execute(sa.update(images).values(attempt=(attempt or 0) + 1))
+
+    await asyncio.gather(*(increment() for _ in range(40)))
+    async with database.reading() as connection:
+        assert await connection.scalar(sa.select(images.c.attempt)) == 40
+
+
+async def test_migrations_make_what_the_tables_say_and_run_twice(
+    database: Database, database_settings: DatabaseSettings
+) -> None:
+    migrate(database_settings)
+    await database.check()
+
+    def described(connection: sa.Connection) -> dict[str, object]:
+        inspector = sa.inspect(connection)
+        return {
+            table: (
+                sorted(column["name"] for column in inspector.get_columns(table)),
+                sorted(str(index["name"]) for index in inspector.get_indexes(table)),
+                [str(key["name"]) for key in inspector.get_unique_constraints(table)],
+                [key["options"].get("ondelete") for key in inspector.get_foreign_keys(table)],
+            )
+            for table in metadata.tables
+        }
+
+    async with database.transaction() as connection:
+        migrated = await connection.run_sync(described)
+        await connection.run_sync(metadata.drop_all)
+        await connection.run_sync(metadata.create_all)
+        assert await connection.run_sync(described) == migrated
+
+
+async def test_a_database_without_migrations_is_not_ready(tmp_path: object) -> None:
+    database = Database(DatabaseSettings(database_url=f"sqlite+aiosqlite:///{tmp_path}/empty.db"))
+    with pytest.raises(DatabaseUnavailableError, match="run the migrations"):
+        await database.check()
+    await database.close()
+
+
+async def test_an_older_schema_is_not_ready_and_a_newer_one_is(database: Database) -> None:
+    for revision, ready in (("0000", False), ("9999", True)):
+        async with database.transaction() as connection:
+            await connection.execute(
+                sa.text(f"UPDATE alembic_version SET version_num = '{revision}'")
+            )
+        if ready:
+            await database.check()
+        else:
+            with pytest.raises(DatabaseUnavailableError, match="revision 0000"):
+                await database.check()
+
+
+async def test_a_server_that_goes_away_and_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    server = MariaDb(tmp_path_factory.mktemp("mariadb")).start()
+    database = Database(DatabaseSettings(database_url=server.url("mysql")))
+    async with database.reading() as connection:
+        assert await connection.scalar(sa.text("SELECT 1")) == 1
+    server.kill()
+    with pytest.raises(DatabaseUnavailableError):
+        async with database.reading() as connection:
+            await connection.scalar(sa.text("SELECT 1"))
+    server.start()
+    async with database.reading() as connection:
+        assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await database.close()
+    server.stop()

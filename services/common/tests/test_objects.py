@@ -1,0 +1,97 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from services.common.images import MAX_PART_BYTES
+from services.common.objects import (
+    ObjectNotFoundError,
+    ObjectStore,
+    ObjectStoreUnavailableError,
+)
+from services.testing.fixtures import s3_settings
+from services.testing.servers import VersityGw
+
+ODD_KEYS = [
+    "pictures/a b.jpg",
+    "pictures/ü/é.jpg",
+    "pictures/日本.png",
+    "pictures/100%.jpg",
+    "pictures/%41%2F.jpg",
+    "pictures/a?b#c&d=+;:@,'\"<>|*~`^{}[]$!().jpg",
+    "pictures/back\\slash.jpg",
+    "pictures/ leading and trailing ",
+    "pictures/.hidden",
+    "pictures/...",
+    "pictures/" + "x" * MAX_PART_BYTES,
+    "pictures/<img src=x onerror=1>.jpg",
+]
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+async def test_any_key_is_put_got_listed_and_deleted(any_store: ObjectStore, key: str) -> None:
+    await any_store.put(key, b"one")
+    await any_store.put(key, b"three")
+    assert await any_store.get(key) == b"three"
+    assert await any_store.exists(key)
+    listed = {info.key: info.size async for info in any_store.list("pictures/")}
+    assert listed[key] == 5
+    await any_store.delete(key)
+    assert not await any_store.exists(key)
+    assert key not in {info.key async for info in any_store.list("pictures/")}
+
+
+async def test_a_missing_key(any_store: ObjectStore) -> None:
+    for key in ("missing", "pictures/missing.jpg", "pictures"):
+        with pytest.raises(ObjectNotFoundError):
+            await any_store.get(key)
+        assert not await any_store.exists(key)
+    await any_store.delete("missing")
+
+
+async def test_a_key_below_a_file_is_missing(any_store: ObjectStore) -> None:
+    await any_store.put("pictures/file", b"x")
+    with pytest.raises(ObjectNotFoundError):
+        await any_store.get("pictures/file/below")
+
+
+async def test_a_replaced_object_has_another_tag(any_store: ObjectStore) -> None:
+    await any_store.put("tags/one", b"first")
+    [before] = [info async for info in any_store.list("tags/")]
+    await any_store.put("tags/one", b"other")
+    [after] = [info async for info in any_store.list("tags/")]
+    assert before.tag != after.tag
+
+
+async def test_keys_never_leave_the_store(any_store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"secret")
+    for key in ("../outside", "pictures/../../outside", "pictures/nul\0"):
+        with pytest.raises(ObjectStoreUnavailableError):
+            await any_store.get(key)
+
+
+async def test_parallel_readers_and_writers(any_store: ObjectStore) -> None:
+    contents = {f"many/{number}": bytes([number]) * 1000 for number in range(100)}
+    await asyncio.gather(*(any_store.put(key, content) for key, content in contents.items()))
+    found = await asyncio.gather(*(any_store.get(key) for key in contents))
+    assert found == list(contents.values())
+    assert {info.key async for info in any_store.list("many/")} == set(contents)
+
+
+async def test_the_server_gone_and_back(tmp_path: Path) -> None:
+    server = VersityGw(tmp_path).start()
+    store = ObjectStore(s3_settings(server, tmp_path))
+    await store.put("pictures/kept", b"kept")
+    server.kill()
+    with pytest.raises(ObjectStoreUnavailableError, match="pictures/kept"):
+        await store.get("pictures/kept")
+    with pytest.raises(ObjectStoreUnavailableError):
+        await store.put("pictures/new", b"new")
+    with pytest.raises(ObjectStoreUnavailableError):
+        await store.check()
+    with pytest.raises(ObjectStoreUnavailableError):
+        [info async for info in store.list("pictures/")]
+    server.start()
+    await store.check()
+    assert await store.get("pictures/kept") == b"kept"
+    server.stop()

@@ -1,0 +1,109 @@
+"""Fixtures for every test; loaded as a pytest plugin by pyproject.toml."""
+
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from services.common.database import Database
+from services.common.objects import ObjectStore
+from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.migrations.__main__ import migrate
+from services.testing.servers import MariaDb, Nsqd, Nsqlookupd, VersityGw
+
+_names = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDb]:
+    """A real MariaDB server for the whole session."""
+    server = MariaDb(tmp_path_factory.mktemp("mariadb")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def nsqlookupd(tmp_path: Path) -> Iterator[Nsqlookupd]:
+    """A real nsqlookupd."""
+    server = Nsqlookupd(tmp_path).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def nsqd(tmp_path: Path, nsqlookupd: Nsqlookupd) -> Iterator[Nsqd]:
+    """A real nsqd that announces itself to ``nsqlookupd``."""
+    server = Nsqd(tmp_path, nsqlookupd).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityGw]:
+    """A real S3 server for the whole session; a test that kills it starts its own."""
+    server = VersityGw(tmp_path_factory.mktemp("versitygw")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sqlite_settings(tmp_path: Path) -> DatabaseSettings:
+    """A migrated SQLite database."""
+    settings = DatabaseSettings(database_url=f"sqlite+aiosqlite:///{tmp_path / 'facestack.db'}")
+    migrate(settings)
+    return settings
+
+
+def new_mariadb_settings(mariadb: MariaDb) -> DatabaseSettings:
+    """Return an empty, migrated database on the server."""
+    name = f"facestack_{next(_names)}"
+    with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root") as connection:
+        connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    settings = DatabaseSettings(database_url=mariadb.url(name))
+    migrate(settings)
+    return settings
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def database_settings(request: pytest.FixtureRequest) -> DatabaseSettings:
+    """A migrated database, once on SQLite and once on a real MariaDB server."""
+    if request.param == "sqlite":
+        settings: DatabaseSettings = request.getfixturevalue("sqlite_settings")
+        return settings
+    return new_mariadb_settings(request.getfixturevalue("mariadb"))
+
+
+@pytest.fixture
+async def database(database_settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """A pool of connections to ``database_settings``."""
+    pool = Database(database_settings)
+    yield pool
+    await pool.close()
+
+
+def s3_settings(server: VersityGw, folder: Path) -> ObjectStoreSettings:
+    """Return settings for the server, with its keys written to files in the folder."""
+    (folder / "s3-id").write_text(server.access_key_id)
+    (folder / "s3-secret").write_text(server.secret_access_key)
+    return ObjectStoreSettings(
+        object_store_url="s3://facestack",
+        s3_endpoint=server.endpoint,
+        s3_access_key_id_file=folder / "s3-id",
+        s3_secret_access_key_file=folder / "s3-secret",
+    )
+
+
+@pytest.fixture
+def folder_store_settings(tmp_path: Path) -> ObjectStoreSettings:
+    """An object store on an empty folder."""
+    return ObjectStoreSettings(object_store_url=f"file://{tmp_path / 'store'}")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """An object store, once on a folder and once on a real S3 server."""
+    if request.param == "folder":
+        return ObjectStore(request.getfixturevalue("folder_store_settings"))
+    return ObjectStore(s3_settings(request.getfixturevalue("versitygw"), tmp_path))

@@ -1,0 +1,210 @@
+"""Starts real server binaries on free ports of 127.0.0.1 and ends them.
+
+A missing binary skips the test with the command that installs it; with ``REQUIRE_SERVERS=1``, as
+in CI, it fails instead.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Final, Self
+
+import pytest
+
+_TOOLS: Final = Path(__file__).parents[2] / ".tools" / "bin"
+_INSTALL: Final = "make servers"
+
+
+def find_binary(name: str) -> str:
+    """Return the path of a server's binary, or skip or fail the test."""
+    path = shutil.which(name, path=f"{_TOOLS}:{os.environ['PATH']}:/usr/sbin:/sbin")
+    if path:
+        return path
+    reason = f"{name} is not installed: run '{_INSTALL}'"
+    if os.environ.get("REQUIRE_SERVERS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], *, seconds: float = 30) -> None:
+    """Return when something listens on the port; fail when the process ends first."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"{process.args!r} ended with {process.returncode}")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"{process.args!r} did not listen on {port} within {seconds} s")
+
+
+class Server:
+    """One server process; ``kill -9`` and ``start`` again keep its port and data."""
+
+    def __init__(
+        self, command: list[str], *, port: int, log: Path, env: dict[str, str] | None = None
+    ) -> None:
+        self._command = command
+        self._log = log
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = port
+
+    def start(self) -> Self:
+        """Start it and wait until it listens."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdout=log, stderr=subprocess.STDOUT, env=self._env
+            )
+        wait_for_port(self.port, self._process)
+        return self
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait."""
+        self._end(signal.SIGTERM)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(how)
+            self._process.wait(30)
+        self._process = None
+
+
+class MariaDb(Server):
+    """A MariaDB server on an empty data folder; user ``root`` has no password."""
+
+    def __init__(self, folder: Path) -> None:
+        server = find_binary("mariadbd")
+        data = folder / "data"
+        # As root the server must be told that it may run as root.
+        user = ["--user=root"] if os.geteuid() == 0 else []
+        subprocess.run(
+            [
+                find_binary("mariadb-install-db"),
+                "--no-defaults",
+                f"--datadir={data}",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                *user,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        port = free_port()
+        super().__init__(
+            [
+                server,
+                "--no-defaults",
+                f"--datadir={data}",
+                f"--socket={data / 'socket'}",
+                f"--port={port}",
+                "--bind-address=127.0.0.1",
+                "--character-set-server=utf8mb4",
+                "--skip-name-resolve",
+                *user,
+            ],
+            port=port,
+            log=folder / "mariadbd.log",
+        )
+
+    def url(self, database: str) -> str:
+        """Return the SQLAlchemy URL of a database on this server."""
+        return f"mysql+asyncmy://root@127.0.0.1:{self.port}/{database}"
+
+
+class Nsqlookupd(Server):
+    """The directory of nsqd instances; ``port`` is TCP, ``http_port`` HTTP."""
+
+    def __init__(self, folder: Path) -> None:
+        self.http_port = free_port()
+        port = free_port()
+        super().__init__(
+            [
+                find_binary("nsqlookupd"),
+                f"--tcp-address=127.0.0.1:{port}",
+                f"--http-address=127.0.0.1:{self.http_port}",
+            ],
+            port=port,
+            log=folder / "nsqlookupd.log",
+        )
+
+    @property
+    def http_url(self) -> str:
+        """Return where consumers look up nsqd instances."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+
+class Nsqd(Server):
+    """One queue server; ``port`` is TCP, ``http_port`` HTTP."""
+
+    def __init__(self, folder: Path, lookupd: Nsqlookupd | None = None, *arguments: str) -> None:
+        data = folder / "nsqd"
+        data.mkdir(exist_ok=True)
+        self.http_port = free_port()
+        port = free_port()
+        super().__init__(
+            [
+                find_binary("nsqd"),
+                f"--tcp-address=127.0.0.1:{port}",
+                f"--http-address=127.0.0.1:{self.http_port}",
+                "--broadcast-address=127.0.0.1",
+                f"--data-path={data}",
+                *([f"--lookupd-tcp-address=127.0.0.1:{lookupd.port}"] if lookupd else []),
+                *arguments,
+            ],
+            port=port,
+            log=folder / "nsqd.log",
+        )
+
+    @property
+    def http_url(self) -> str:
+        """Return where publishers publish."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+
+class VersityGw(Server):
+    """An S3 server over a folder, with the bucket ``facestack``."""
+
+    access_key_id: Final = "test-access"
+    secret_access_key: Final = "test-secret-key"
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "buckets" / "facestack").mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        super().__init__(
+            [
+                find_binary("versitygw"),
+                "--port",
+                f"127.0.0.1:{port}",
+                "posix",
+                str(folder / "buckets"),
+            ],
+            port=port,
+            log=folder / "versitygw.log",
+            env={
+                "ROOT_ACCESS_KEY": self.access_key_id,
+                "ROOT_SECRET_KEY": self.secret_access_key,
+            },
+        )
+
+    @property
+    def endpoint(self) -> str:
+        """Return the address for S3 clients."""
+        return f"http://127.0.0.1:{self.port}"
