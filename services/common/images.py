@@ -1,6 +1,6 @@
 """The states of an image and the rule for its path."""
 
-import unicodedata
+import re
 from enum import StrEnum
 from typing import Final
 
@@ -39,6 +39,11 @@ class InvalidPathError(ValueError):
     """The path cannot name a picture; the message says why."""
 
 
+# Control characters, and lone surrogates, which no store or database can hold.
+_FORBIDDEN: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+_BAD_PART: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
+
+
 def check_path(path: str) -> str:
     """Return the path if it is a relative object key, else raise :class:`InvalidPathError`."""
     if not path:
@@ -49,12 +54,13 @@ def check_path(path: str) -> str:
         raise InvalidPathError("path must be relative to the pictures folder, without a leading /")
     if "://" in path:
         raise InvalidPathError("path must be a key in the picture store, not a URL")
-    # Cc: control characters; Cs: lone surrogates, which no store or database can hold.
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in path):
+    if _FORBIDDEN.search(path):
         raise InvalidPathError("path contains a control character or is not valid Unicode")
-    parts = path.split("/")
-    if any(part in {"", ".", ".."} for part in parts):
+    if _BAD_PART.search(path):
         raise InvalidPathError("path must not contain empty, . or .. parts")
-    if any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+    # A character has up to four bytes, so short paths need no closer look.
+    if len(path) * 4 > MAX_PART_BYTES and any(
+        len(part.encode()) > MAX_PART_BYTES for part in path.split("/")
+    ):
         raise InvalidPathError(f"path has a part of more than {MAX_PART_BYTES} bytes")
     return path
