@@ -1,0 +1,56 @@
+# `make` alone lists the tasks.
+PYTHON ?= python3.11
+python := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check format lock stubs servers samples bench clean venv venv-dev
+
+##@ See it work
+demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
+	@$(python) -m services.local demo
+
+run: venv ## start all services and stay up; Ctrl-C stops them
+	@$(python) -m services.local run
+
+##@ Work on it
+test: venv-dev samples ## run every test
+	@$(python) -m pytest $(ARGS)
+
+check: venv-dev ## lint, types, formatting, import rules, lock files and stubs
+	@scripts/check
+
+format: venv-dev ## format the code and fix what can be fixed
+	@$(python) -m ruff check --fix-only --quiet .
+	@$(python) -m ruff format .
+
+bench: venv-dev samples ## measure speed and memory against bare baselines
+	@$(python) -m scripts.bench $(ARGS)
+
+lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
+	@scripts/lock
+
+stubs: venv-dev ## generate the Python stubs of face.proto anew
+	@scripts/stubs
+
+##@ Get what it needs
+servers: ## install MariaDB, Chromium, NSQ and versitygw, which some tests need
+	@scripts/servers
+
+samples: venv ## get the two sample photographs
+	@$(python) scripts/get-samples
+
+clean: ## remove what was built or downloaded; var/local, the data of `make run`, stays
+	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf var/samples var/demo var/*.log
+	@find services scripts e2e -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@printf '\nVariables: PYTHON=/path/to/python3.11, ARGS="arguments for pytest or the benchmark"\n'
+
+venv:
+	@scripts/venv local "$(PYTHON)"
+
+venv-dev:
+	@scripts/venv dev "$(PYTHON)"
