@@ -16,6 +16,12 @@ MAX_PICTURE_BYTES: Final = 20 * 1024 * 1024
 PICTURES: Final = "pictures/"
 """The prefix of the object store under which a path is a key."""
 
+MAX_ATTEMPTS: Final = 5
+"""After so many attempts that ended in a fault an image is dead."""
+
+RING_AFTER_MS: Final = 10_000
+"""How long a pending row waits before the redeemer rings for it, and rings again."""
+
 KNOWN_PEOPLE: Final = "known_people/"
 """The prefix of known pictures: ``known_people/<person>/<picture>``."""
 
