@@ -1,0 +1,1 @@
+"""Finds faces in pictures and names those of known people, over gRPC."""

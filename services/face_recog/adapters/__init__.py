@@ -1,0 +1,1 @@
+"""What the service stands on: worker processes with dlib, and the gRPC server."""

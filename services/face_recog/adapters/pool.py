@@ -1,0 +1,242 @@
+"""A pool of worker processes with one socket each.
+
+The usual pools share one pipe and its lock between all workers: a worker that is killed while it
+waits for work holds that lock, and the others starve until a timeout (``pebble``) or the whole
+pool is declared broken (``concurrent.futures``). Here a worker's death touches only its own
+request.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import socket
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from typing import Final
+
+import structlog
+
+from services.face_recog import metrics
+from services.face_recog.adapters import worker
+from services.face_recog.domain import RecogniserBusyError, RecogniserFaultError, Recognition
+
+log = structlog.get_logger(__name__)
+
+_START_SECONDS: Final = 60.0
+"""Loading the models takes about a second; a busy machine may need longer."""
+
+_RESTART_PAUSE_SECONDS: Final = 1.0
+
+
+@dataclass(order=True)
+class _Job:
+    priority: int
+    number: int
+    request: bytes = field(compare=False)
+    answer: asyncio.Future[bytes] = field(compare=False)
+
+
+class _Worker:
+    """One process and the socket to it."""
+
+    def __init__(
+        self, process: ForkServerProcess, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.process = process
+        self.ended = asyncio.Event()
+        self._reader = reader
+        self._writer = writer
+        asyncio.get_running_loop().add_reader(process.sentinel, self._on_end)
+
+    @classmethod
+    async def start(cls, context: multiprocessing.context.ForkServerContext) -> "_Worker":
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = context.Process(target=worker.serve, args=(theirs,), daemon=True)
+            process.start()
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=ours)
+        except BaseException:
+            process.kill()
+            raise
+        return cls(process, reader, writer)
+
+    async def exchange(self, request: bytes) -> bytes:
+        """Send a request and return its answer; ``OSError`` or ``EOFError`` when it died."""
+        self._writer.write(request)
+        await self._writer.drain()
+        return await self.receive()
+
+    async def receive(self) -> bytes:
+        [size] = worker.NUMBER.unpack(await self._reader.readexactly(worker.NUMBER.size))
+        return await self._reader.readexactly(size)
+
+    async def end(self) -> int | None:
+        """Kill the process if it still lives, and return its exit code."""
+        self._writer.close()
+        if not self.ended.is_set():  # else its process id may be another's by now
+            self.process.kill()
+        await self.ended.wait()
+        self.process.join()
+        code = self.process.exitcode
+        self.process.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+        return code
+
+    def _on_end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.process.sentinel)
+        self.ended.set()
+
+
+class Pool:
+    """Recognises pictures in ``size`` processes.
+
+    At most ``queue_size`` requests wait; ``work_seconds`` is the longest time on one picture.
+    """
+
+    def __init__(self, *, size: int, queue_size: int, work_seconds: float) -> None:
+        self.size = size
+        self.engine = ""
+        self._queue_size = queue_size
+        self._work_seconds = work_seconds
+        self._context = multiprocessing.get_context("forkserver")
+        self._jobs: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
+        self._numbers = itertools.count()
+        self._waiting = 0
+        self._workers: set[_Worker] = set()
+        self._answers: set[asyncio.Future[bytes]] = set()
+        self._slots: list[asyncio.Task[None]] = []
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the workers."""
+        return [one.process.pid for one in self._workers if one.process.pid]
+
+    async def start(self) -> None:
+        """Start the workers and return when all are ready; raise if one cannot start."""
+        self._context.set_forkserver_preload(["services.face_recog.adapters.preload"])
+        await asyncio.gather(*(self._start_worker() for _ in range(self.size)))
+        self._slots = [asyncio.create_task(self._serve(one)) for one in self._workers]
+
+    async def close(self) -> None:
+        """End the workers; whoever still waits gets a ``RecogniserFaultError``."""
+        for slot in self._slots:
+            slot.cancel()
+        await asyncio.gather(*self._slots, return_exceptions=True)
+        await asyncio.gather(*(self._end_worker(one) for one in list(self._workers)))
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(RecogniserFaultError("the service is stopping"))
+
+    async def recognise(
+        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False
+    ) -> Recognition:
+        """Find and encode the largest faces (0: all) of a picture file.
+
+        An ``urgent`` request goes first and is never refused. Raises ``RejectedError`` when the
+        content is at fault, ``RecogniserFaultError`` when the worker is, and
+        ``RecogniserBusyError``.
+        """
+        if self._waiting >= self._queue_size and not urgent:
+            raise RecogniserBusyError(f"{self._waiting} pictures are waiting already")
+        job = _Job(
+            priority=0 if urgent else 1,
+            number=next(self._numbers),
+            request=worker.encode_request(picture, max_faces),
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        self._answers.add(job.answer)
+        self._jobs.put_nowait(job)
+        self._count_waiting(1)
+        try:
+            answer = await job.answer
+        except asyncio.CancelledError:
+            # The husk stays in the queue until its turn, without its weight; a worker that is
+            # busy with it is bound by its time.
+            if job.request:
+                job.request = b""
+                self._count_waiting(-1)
+            raise
+        finally:
+            self._answers.discard(job.answer)
+        return worker.decode_answer(answer)
+
+    async def _serve(self, one: _Worker) -> None:
+        """Give one worker its jobs, and replace it when it is lost."""
+        while True:
+            reason = await self._serve_until_lost(one)
+            metrics.POOL_RESTARTS.labels(reason).inc()
+            code = await self._end_worker(one)
+            log.warning("worker replaced", reason=reason, exit_code=code)
+            one = await self._replacement()
+
+    async def _serve_until_lost(self, one: _Worker) -> str:
+        while (job := await self._next_job(one)) is not None:
+            request, job.request = job.request, b""
+            self._count_waiting(-1)
+            try:
+                async with asyncio.timeout(self._work_seconds):
+                    answer = await one.exchange(request)
+            except TimeoutError:
+                self._fail(job, f"the picture took longer than {self._work_seconds:g} s")
+                return "timeout"
+            except (OSError, EOFError):
+                self._fail(job, "the worker process died")
+                return "crash"
+            if not job.answer.done():
+                job.answer.set_result(answer)
+        return "crash"
+
+    async def _next_job(self, one: _Worker) -> _Job | None:
+        """Return a job that somebody waits for, or None when the idle worker died."""
+        ended = asyncio.create_task(one.ended.wait())
+        getting = asyncio.create_task(self._jobs.get())
+        try:
+            while True:
+                await asyncio.wait({getting, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if ended.done():
+                    if getting.done():
+                        self._jobs.put_nowait(getting.result())
+                    return None
+                if getting.result().request:
+                    return getting.result()
+                getting = asyncio.create_task(self._jobs.get())
+        finally:
+            ended.cancel()
+            getting.cancel()
+
+    async def _start_worker(self) -> _Worker:
+        one = await _Worker.start(self._context)
+        self._workers.add(one)
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                self.engine = (await one.receive()).decode()
+        except (OSError, EOFError, TimeoutError) as error:
+            code = await self._end_worker(one)
+            raise RecogniserFaultError(f"a worker could not start, exit code {code}") from error
+        metrics.POOL_WORKERS.set(len(self._workers))
+        return one
+
+    async def _end_worker(self, one: _Worker) -> int | None:
+        self._workers.discard(one)
+        metrics.POOL_WORKERS.set(len(self._workers))
+        return await one.end()
+
+    async def _replacement(self) -> _Worker:
+        while True:
+            try:
+                return await self._start_worker()
+            except (OSError, RecogniserFaultError) as error:
+                log.critical("worker could not be replaced", reason=str(error))
+                await asyncio.sleep(_RESTART_PAUSE_SECONDS)
+
+    def _count_waiting(self, change: int) -> None:
+        self._waiting += change
+        metrics.POOL_QUEUE.set(self._waiting)
+
+    @staticmethod
+    def _fail(job: _Job, reason: str) -> None:
+        if not job.answer.done():
+            job.answer.set_exception(RecogniserFaultError(reason))

@@ -1,0 +1,245 @@
+"""The gRPC interface."""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.facerecog.client import MAX_MESSAGE_BYTES
+from services.common.metrics import record
+from services.common.objects import ObjectStoreUnavailableError
+from services.face_recog.domain import (
+    Problem,
+    RecogniserBusyError,
+    RecogniserFaultError,
+    RejectedError,
+)
+from services.face_recog.service import (
+    Answer,
+    Identifier,
+    NamedFace,
+    NotReadyError,
+    Question,
+)
+
+log = structlog.get_logger(__name__)
+
+NOT_FOUND: Final = "not_found"
+"""The image name of a picture that shows nobody who is known."""
+
+_STATUS: Final = {
+    Problem.NOT_FOUND: face_pb2.STATUS_NOT_FOUND,
+    Problem.UNREADABLE: face_pb2.STATUS_UNREADABLE,
+    Problem.TOO_LARGE: face_pb2.STATUS_TOO_LARGE,
+    Problem.INVALID_REQUEST: face_pb2.STATUS_INVALID_REQUEST,
+}
+_FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
+    NotReadyError: grpc.StatusCode.UNAVAILABLE,
+    ObjectStoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
+    RecogniserBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    RecogniserFaultError: grpc.StatusCode.INTERNAL,
+}
+_IMAGE_ID: Final = "image-id"
+"""The metadata in which callers send the id of the image that they ask for."""
+
+_HEALTH_NAMES: Final = ("", "facerecog.Identify", "facerecog.HealthCheck")
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Identify(face_pb2_grpc.IdentifyServicer):
+    def __init__(self, identifier: Identifier, engine: str) -> None:
+        self._identifier = identifier
+        self._engine = engine
+
+    async def Identify(  # noqa: N802, the name is the interface's
+        self, request: face_pb2.IdentifyRequest, context: _Context
+    ) -> face_pb2.IdentifyResponse:
+        """Answer one request."""
+        with structlog.contextvars.bound_contextvars(**_image_id(context)):
+            try:
+                answer = await self._identifier.identify(
+                    Question(
+                        path=request.image_path,
+                        picture=request.image_data,
+                        tolerance=request.tolerance if request.HasField("tolerance") else None,
+                        max_faces=request.max_faces,
+                        max_candidates=request.max_candidates,
+                    )
+                )
+            except RejectedError as error:
+                log.info("rejected", problem=error.problem, reason=str(error))
+                return face_pb2.IdentifyResponse(
+                    image_name=NOT_FOUND,
+                    status=_STATUS[error.problem],
+                    engine=self._engine,
+                    reason=str(error),
+                )
+            except tuple(_FAULTS) as error:
+                log.warning("failed", reason=str(error))
+                await context.abort(_FAULTS[type(error)], str(error))
+            response = _response(answer, self._engine)
+            log.info("identified", faces=len(response.faces), image_name=response.image_name)
+            return response
+
+
+class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
+    def __init__(self, is_serving: Callable[[], bool]) -> None:
+        self._is_serving = is_serving
+
+    async def HealthCheck(  # noqa: N802
+        self,
+        request: face_pb2.Empty,  # noqa: ARG002
+        context: _Context,  # noqa: ARG002
+    ) -> face_pb2.HealthCheckResponse:
+        """Tell whether requests are served."""
+        return face_pb2.HealthCheckResponse(ready=self._is_serving())
+
+
+class Server:
+    """The gRPC server: not serving until :meth:`set_serving`, and no longer after draining."""
+
+    def __init__(
+        self, identifier: Identifier, *, engine: str, connection_age: float, grace: float
+    ) -> None:
+        self._grace = grace
+        self._is_serving = False
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            interceptors=[_Observer()],
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                # Clients look for replicas again only when they reconnect.
+                ("grpc.max_connection_age_ms", int(connection_age * 1000)),
+                ("grpc.max_connection_age_grace_ms", int(grace * 1000)),
+                # Clients ping idle connections, so that a lost host is noticed.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                # Two processes on one port would share its requests at random.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        face_pb2_grpc.add_IdentifyServicer_to_server(_Identify(identifier, engine), self._server)
+        face_pb2_grpc.add_HealthCheckServicer_to_server(
+            _HealthCheck(lambda: self._is_serving), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen and return the port; raise ``OSError`` when it cannot be had."""
+        try:
+            bound = self._server.add_insecure_port(
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            )
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {host}:{port}") from error
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._server.start()
+        return bound
+
+    async def set_serving(self) -> None:
+        """Tell everyone that requests are served."""
+        self._is_serving = True
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Tell everyone to go elsewhere; requests are still served."""
+        self._is_serving = False
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        """Take no more requests and finish those in flight."""
+        await self._server.stop(self._grace)
+
+    async def _set_health(self, status: int) -> None:
+        for name in _HEALTH_NAMES:
+            await self._health.set(name, status)
+
+
+class _Observer(grpc.aio.ServerInterceptor):
+    """RED metrics by method; health probes are left out."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        """Wrap the method's handler."""
+        found = await continuation(handler_call_details)
+        package, _, operation = handler_call_details.method.partition(".")
+        if found is None or package != "/facerecog":
+            return found
+        handler: Any = found  # the stubs know only the synchronous kind
+
+        async def observed(request: Any, context: _Context) -> Any:
+            start = time.perf_counter()
+            error = True
+            try:
+                response = await handler.unary_unary(request, context)
+                error = False
+            except asyncio.CancelledError:
+                # The client went away, which is its own affair unless its patience ended.
+                left = context.time_remaining()
+                error = left is not None and left <= 0
+                raise
+            else:
+                return response
+            finally:
+                record(operation, time.perf_counter() - start, error=error)
+
+        return grpc.unary_unary_rpc_method_handler(
+            observed,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _image_id(context: _Context) -> dict[str, int]:
+    """Return the image that the caller asks for, as it stands in the logs."""
+    for name, value in context.invocation_metadata() or ():
+        if name == _IMAGE_ID and re.fullmatch("[0-9]{1,19}", str(value), re.ASCII):
+            return {"image_id": int(value)}
+    return {}
+
+
+def _response(answer: Answer, engine: str) -> face_pb2.IdentifyResponse:
+    best = min(
+        (face.match.candidates[0] for face in answer.faces if face.match.candidates),
+        key=lambda candidate: candidate.distance,
+        default=None,
+    )
+    return face_pb2.IdentifyResponse(
+        image_name=best.image_name if best else NOT_FOUND,
+        status=face_pb2.STATUS_OK,
+        faces=[_face(face) for face in answer.faces],
+        width=answer.width,
+        height=answer.height,
+        engine=engine,
+    )
+
+
+def _face(face: NamedFace) -> face_pb2.Face:
+    return face_pb2.Face(
+        box=face_pb2.Box(
+            left=face.box.left, top=face.box.top, right=face.box.right, bottom=face.box.bottom
+        ),
+        detection_score=face.score,
+        candidates=[
+            face_pb2.Candidate(
+                image_name=candidate.image_name,
+                person=candidate.person,
+                distance=candidate.distance,
+            )
+            for candidate in face.match.candidates
+        ],
+        ambiguous=face.match.ambiguous,
+    )

@@ -1,0 +1,71 @@
+"""Wires the face recogniser together."""
+
+import asyncio
+import socket
+
+from services.common import logs, ops
+from services.common.objects import ObjectStore
+from services.common.settings import load
+from services.face_recog.adapters.pool import Pool
+from services.face_recog.adapters.server import Server
+from services.face_recog.domain import RecogniserFaultError
+from services.face_recog.service import Gallery, Identifier
+from services.face_recog.settings import FaceRecogSettings
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    settings = load(FaceRecogSettings)
+    logs.configure("face_recog", settings.log_level)
+    probes = ops.listen(settings.host, settings.probe_port)
+    try:
+        # Not uvloop: grpc.aio drives its own event loop and is only supported on asyncio's.
+        asyncio.run(_run(settings, probes))
+    except (OSError, RecogniserFaultError) as error:
+        raise SystemExit(f"face_recog: {error}") from None
+
+
+async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
+    store = ObjectStore(settings)
+    pool = Pool(
+        size=settings.pool_size,
+        queue_size=settings.queue_size,
+        work_seconds=settings.work_seconds,
+    )
+    try:
+        await pool.start()
+        gallery = Gallery(
+            store,
+            pool,
+            prefix=settings.known_people,
+            engine=pool.engine,
+            parallel=settings.pool_size,
+        )
+        server = Server(
+            Identifier(store, pool, gallery),
+            engine=pool.engine,
+            connection_age=settings.connection_age_seconds,
+            grace=settings.stop_seconds,
+        )
+        lifecycle = ops.Lifecycle(
+            {"known people": gallery.check}, drain_seconds=settings.drain_seconds
+        )
+        lifecycle.install_signal_handlers()
+        await server.start(settings.host, settings.port)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ops.serve_probes(probes, lifecycle))
+            watch = tasks.create_task(gallery.watch(settings.watch_seconds))
+            serve = tasks.create_task(_announce(server, gallery))
+            await lifecycle.wait_draining()
+            serve.cancel()
+            await server.drain()
+            await lifecycle.wait_stopping()
+            await server.stop()
+            watch.cancel()
+    finally:
+        await pool.close()
+
+
+async def _announce(server: Server, gallery: Gallery) -> None:
+    await gallery.wait_ready()
+    await server.set_serving()

@@ -1,0 +1,41 @@
+"""Settings of the face recogniser."""
+
+import os
+
+from pydantic import Field
+
+from services.common.images import KNOWN_PEOPLE
+from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use, which a container may have fewer of."""
+    return len(os.sched_getaffinity(0))
+
+
+class FaceRecogSettings(Settings, ObjectStoreSettings):
+    """What the face recogniser is told from outside."""
+
+    port: Port = Field(50051, description="gRPC.")
+    probe_port: Port = Field(9102, description="/livez, /readyz and /metrics.")
+    pool_size: int = Field(
+        default_factory=usable_cpus, ge=1, description="Worker processes; one per usable CPU."
+    )
+    queue_size: int = Field(
+        64, ge=1, description="Requests that wait for a worker; more are refused."
+    )
+    work_seconds: Seconds = Field(
+        15.0, description="Longest time on one picture; then its worker is replaced."
+    )
+    stop_seconds: Seconds = Field(
+        20.0, description="Longest time to finish what is in flight after the drain."
+    )
+    connection_age_seconds: Seconds = Field(
+        60.0, description="Age at which clients reconnect, and so find new replicas."
+    )
+    known_people: str = Field(
+        KNOWN_PEOPLE,
+        pattern="^[^/].*/$",
+        description="Prefix of the object store: PREFIX<person>/<picture>.",
+    )
+    watch_seconds: Seconds = Field(2.0, description="How often the known people are listed.")
