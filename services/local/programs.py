@@ -1,0 +1,145 @@
+"""Which programs a run consists of, where they listen and what they are told."""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from services.local.settings import LocalSettings
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+
+# Settings that would send a service to another database, store or queue than the local one.
+_FOREIGN: Final = (
+    "DATABASE_PASSWORD_FILE",
+    "NSQD_URL",
+    "NSQLOOKUPD_URLS",
+    "S3_ENDPOINT",
+    "S3_ACCESS_KEY_ID_FILE",
+    "S3_SECRET_ACCESS_KEY_FILE",
+)
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+class LocalError(Exception):
+    """The run cannot start or go on; the message is one line for a person."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One process: its name, its environment, and where it says whether it is ready."""
+
+    name: str
+    environment: Mapping[str, str]
+    probe_url: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All programs of a run, and the addresses that people and the demo use."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    programs: tuple[Program, ...]
+    page_url: str
+    api_url: str
+    face_recog_metrics_url: str
+
+    @property
+    def pictures(self) -> Path:
+        """The folder in which a path that is submitted is looked up."""
+        return self.folder / "store" / "pictures"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the services' logs."""
+        return self.folder / "logs"
+
+
+def make_plan(settings: LocalSettings, folder: Path) -> Plan:
+    """Choose ports and write every service's environment, or raise :class:`LocalError`.
+
+    Everything the run writes is below the folder.
+    """
+    folder = folder.resolve()
+    receiver_port, frontend_port = _check_ports(settings)
+    grpc_port, *probe_ports = _free_ports(4)
+    api = f"http://{_reachable(settings.host)}:{receiver_port}"
+    page = f"http://{_reachable(settings.host)}:{frontend_port}"
+    common = {
+        **{name: value for name, value in os.environ.items() if name.upper() not in _FOREIGN},
+        "PYTHONPATH": str(_ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "HOST": LOOPBACK,
+        "LOG_LEVEL": settings.log_level,
+        "DRAIN_SECONDS": str(settings.drain_seconds),
+        "DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'facestack.db'}",
+        "OBJECT_STORE_URL": (folder / "store").as_uri(),
+        "FACE_RECOG_TARGET": f"{LOOPBACK}:{grpc_port}",
+        "RECEIVER_URL": api,
+    }
+
+    def probed(name: str, probe_port: int, **more: str) -> Program:
+        environment = {**common, "PROBE_PORT": str(probe_port), **more}
+        return Program(name, environment, f"http://{LOOPBACK}:{probe_port}")
+
+    def served(name: str, port: int, url: str) -> Program:
+        return Program(name, {**common, "HOST": settings.host, "PORT": str(port)}, url)
+
+    face_recog = probed("face_recog", probe_ports[0], PORT=str(grpc_port))
+    return Plan(
+        folder=folder,
+        environment=common,
+        programs=(
+            face_recog,
+            served("receiver", receiver_port, api),
+            probed("image_processor", probe_ports[1]),
+            probed("redeemer", probe_ports[2]),
+            served("frontend", frontend_port, page),
+        ),
+        page_url=page,
+        api_url=api,
+        face_recog_metrics_url=f"{face_recog.probe_url}/metrics",
+    )
+
+
+def _reachable(host: str) -> str:
+    """Return an address to call for one to listen on."""
+    return {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+
+
+def _check_ports(settings: LocalSettings) -> tuple[int, int]:
+    wanted = {
+        "RECEIVER_PORT": (settings.receiver_port, "receiver (the API)"),
+        "FRONTEND_PORT": (settings.frontend_port, "frontend (the page)"),
+    }
+    held: list[socket.socket] = []
+    try:
+        for setting, (port, role) in wanted.items():
+            listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+            held.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((settings.host, port))
+                listener.listen()  # two sockets may be bound to one port, but not both listen
+            except OSError as error:
+                raise LocalError(
+                    f"the {role} cannot listen on {settings.host}:{port}: {error.strerror}:"
+                    f" end what uses the port, or set {setting} to another one"
+                ) from None
+        receiver, frontend = (int(listener.getsockname()[1]) for listener in held)
+        return receiver, frontend
+    finally:
+        for listener in held:
+            listener.close()
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [int(listener.getsockname()[1]) for listener in held]
+    for listener in held:
+        listener.close()
+    return ports
