@@ -10,6 +10,28 @@ import sys
 import structlog
 from structlog.typing import Processor
 
+_log = structlog.get_logger(__name__)
+
+
+class Outage:
+    """Says once when a dependency goes away and once when it is back, however often it is tried."""
+
+    def __init__(self, dependency: str) -> None:
+        self._dependency = dependency
+        self.away = False
+
+    def failed(self, error: Exception) -> None:
+        """Note that it did not answer."""
+        if not self.away:
+            self.away = True
+            _log.warning(f"{self._dependency} is away", error=str(error))
+
+    def passed(self) -> None:
+        """Note that it answered."""
+        if self.away:
+            self.away = False
+            _log.info(f"{self._dependency} is back")
+
 
 def configure(service: str, level: str) -> None:
     """Send structlog and the standard library's logging through one format."""

@@ -19,6 +19,10 @@ class ObjectNotFoundError(Exception):
     """No object has this key."""
 
 
+class ObjectTooLargeError(Exception):
+    """The object has more bytes than the caller takes."""
+
+
 class ObjectStoreUnavailableError(Exception):
     """The store did not answer; the same call may work later."""
 
@@ -49,10 +53,16 @@ class ObjectStore:
     def __init__(self, settings: ObjectStoreSettings) -> None:
         self._store = _open(settings)
 
-    async def get(self, key: str) -> bytes:
-        """Return the object's content, or raise :class:`ObjectNotFoundError`."""
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        """Return the object's content, or raise :class:`ObjectNotFoundError`.
+
+        An object of more than ``max_bytes`` is not read: :class:`ObjectTooLargeError`.
+        """
         with _translated(key):
             result = await obstore.get_async(self._store, key)
+            size = result.meta["size"]
+            if max_bytes is not None and size > max_bytes:
+                raise ObjectTooLargeError(f"{key} has {size} bytes, the limit is {max_bytes}")
             return bytes(await result.bytes_async())
 
     async def put(self, key: str, content: bytes) -> None:

@@ -71,11 +71,17 @@ class RecogniserClient:
         self._identify = face_pb2_grpc.IdentifyStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # stubs have no methods
 
-    async def identify(self, picture: bytes) -> face_pb2.IdentifyResponse:
-        """Recognise a picture file, or raise a :class:`RecogniserError`."""
+    async def identify(
+        self, picture: bytes, *, image_id: int | None = None
+    ) -> face_pb2.IdentifyResponse:
+        """Recognise a picture file, or raise a :class:`RecogniserError`.
+
+        ``image_id`` is what face_recog's log lines about it will carry.
+        """
         request = face_pb2.IdentifyRequest(image_data=picture)
+        metadata = None if image_id is None else (("image-id", str(image_id)),)
         try:
-            return await self._identify.Identify(request, timeout=self._timeout)
+            return await self._identify.Identify(request, timeout=self._timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             kind = _ERRORS.get(error.code(), RecogniserFailedError)
             raise kind(f"face_recog: {error.code().name}: {error.details()}") from error

@@ -1,0 +1,223 @@
+"""The queue in a cluster: pynsq's reader, with what it gets wrong put right.
+
+pynsq 0.9.1 looks nsqd up once a minute, resolves host names in the event loop, forgets a live
+connection when a second one to the same nsqd comes up, keeps a reader that is resumed with a
+message in flight at RDY 0, and finishes silently after ``max_tries``. It logs each failed try to
+connect with a traceback; this module says once what changed.
+"""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import nsq
+import structlog
+from tornado.httpclient import HTTPClientError, HTTPRequest
+
+from services.common.doorbell import CHANNEL, TOPIC, parse_ring
+from services.common.logs import Outage
+
+log = structlog.get_logger(__name__)
+
+MESSAGE_TIMEOUT_SECONDS: Final = 20.0
+"""After so long without TOUCH nsqd gives the message to somebody else; shorter than the lease."""
+
+_LOOKUP_SECONDS: Final = 2
+_HEARTBEAT_SECONDS: Final = 5
+_CONNECT_SECONDS: Final = 5.0
+_FLUSH_SECONDS: Final = 2.0
+
+
+class NsqQueue:
+    """Rings from every nsqd that the nsqlookupd instances know; ``lookupd_urls`` are HTTP."""
+
+    def __init__(
+        self,
+        lookupd_urls: Sequence[str],
+        *,
+        max_in_flight: int,
+        message_timeout: float = MESSAGE_TIMEOUT_SECONDS,
+    ) -> None:
+        for name in ("nsq", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self._max_in_flight = max_in_flight
+        self._messages: deque[NsqRing] = deque()
+        self._arrived = asyncio.Event()
+        self._paused = False
+        self._stopped = False
+        self._reader = _Reader(
+            TOPIC,
+            CHANNEL,
+            message_handler=self._on_message,
+            lookupd_http_addresses=list(lookupd_urls),
+            max_tries=0,
+            max_in_flight=max_in_flight,
+            lookupd_poll_interval=_LOOKUP_SECONDS,
+            lookupd_poll_jitter=0.0,
+            heartbeat_interval=_HEARTBEAT_SECONDS,
+            msg_timeout=message_timeout,
+            # Not waiting for more to send keeps the way from ring to work short.
+            output_buffer_timeout=25,
+        )
+
+    async def take(self) -> "NsqRing | None":
+        """Wait for a ring; ``None`` after :meth:`stop`."""
+        while not self._stopped:
+            if self._messages:
+                return self._messages.popleft()
+            self._arrived.clear()
+            await self._arrived.wait()
+        return None
+
+    def pause(self) -> None:
+        """Set RDY to 0 and give back what nobody has taken."""
+        self._paused = True
+        self._reader.set_max_in_flight(0)
+        self._give_back()
+
+    def resume(self) -> None:
+        """Set RDY as before."""
+        if not self._stopped:
+            self._paused = False
+            self._reader.resume(self._max_in_flight)
+
+    def stop(self) -> None:
+        """Set RDY to 0 for good and let :meth:`take` return."""
+        self._stopped = True
+        self.pause()
+        self._arrived.set()
+
+    async def close(self) -> None:
+        """Send the last answers and close every connection."""
+        self.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                while self._reader.busy():  # noqa: ASYNC110, pynsq tells nobody
+                    await asyncio.sleep(0.01)
+        self._reader.close()
+
+    def _give_back(self) -> None:
+        while self._messages:
+            self._messages.popleft().requeue(0)
+
+    def _on_message(self, message: Any) -> None:
+        message.enable_async()
+        try:
+            ring = NsqRing(message)
+        except ValueError as error:
+            log.warning("a message that is no ring was dropped", error=str(error))
+            message.finish()
+            return
+        self._messages.append(ring)
+        if self._paused:  # it was on its way when RDY became 0
+            self._give_back()
+        self._arrived.set()
+
+
+class NsqRing:
+    """One message; ``ValueError`` when it holds no image id."""
+
+    def __init__(self, message: Any) -> None:
+        self.image_id = parse_ring(message.body)
+        self._message = message
+
+    def touch(self) -> None:
+        """Start the message timeout anew."""
+        self._message.touch()
+
+    def finish(self) -> None:
+        """FIN."""
+        self._message.finish()
+
+    def requeue(self, delay: float) -> None:
+        """REQ, without the backoff that would stop the whole reader."""
+        self._message.requeue(backoff=False, time_ms=round(delay * 1000))
+
+
+class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
+    """A reader that finds every nsqd within seconds, and again after its restart."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self._attempts: dict[str, tuple[float, Any]] = {}
+        self._connected: set[str] = set()
+        self._lookupd = Outage("nsqlookupd")
+        self._closed = False
+        super().__init__(*arguments, **keywords)
+
+    async def query_lookupd(self) -> None:
+        """Look for every nsqd, whether it has the topic yet or not; runs every few seconds."""
+        self._drop_silent_connections()
+        self._log_connections()
+        for url in self.lookupd_http_addresses:
+            request = HTTPRequest(
+                f"{url.rstrip('/')}/nodes",
+                connect_timeout=self.lookupd_connect_timeout,
+                request_timeout=self.lookupd_request_timeout,
+            )
+            try:
+                response = await self.http_client.fetch(request)
+                producers = json.loads(response.body)["producers"]
+            except (HTTPClientError, OSError, ValueError, KeyError) as error:
+                self._lookupd.failed(error)
+                continue
+            self._lookupd.passed()
+            for producer in producers:
+                await self._find(producer["broadcast_address"], producer["tcp_port"])
+
+    def resume(self, max_in_flight: int) -> None:
+        """Set RDY on every connection at once."""
+        self.set_max_in_flight(max_in_flight)
+        if len(self.conns) <= max_in_flight:
+            for conn in list(self.conns.values()):
+                self._send_rdy(conn, self._connection_max_in_flight())
+
+    def busy(self) -> bool:
+        """Tell whether an answer is missing or not sent yet."""
+        return any(conn.in_flight or conn.stream.writing() for conn in self.conns.values())
+
+    def close(self) -> None:
+        """Close every connection and stop looking for others."""
+        self._closed = True
+        for _, conn in self._attempts.values():
+            conn.close()
+        if self.redist_periodic is not None:  # it has started
+            self.redist_periodic.stop()
+            self.query_periodic.stop()
+
+    async def _find(self, host: str, port: int) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            return  # the next look-up tries again
+        address = found[0][4][0]
+        key = f"{address}:{port}"
+        since, conn = self._attempts.get(key, (0.0, None))
+        if self._closed or key in self.conns:
+            return
+        if conn is not None and not conn.closed():
+            if time.monotonic() - since < _CONNECT_SECONDS:
+                return
+            conn.close()
+        self.connection_attempts.pop(key, None)  # or pynsq waits for 10 s
+        self._attempts[key] = (time.monotonic(), self.connect_to_nsqd(address, port))
+
+    def _drop_silent_connections(self) -> None:
+        # A node that lost its power sends no end of its connections.
+        for conn in list(self.conns.values()):
+            if time.time() - conn.last_recv_timestamp > 2 * _HEARTBEAT_SECONDS:
+                conn.close()
+
+    def _log_connections(self) -> None:
+        connected = set(self.conns)
+        for address in connected - self._connected:
+            log.info("connected to nsqd", address=address)
+        for address in self._connected - connected:
+            log.warning("lost nsqd", address=address)
+        self._connected = connected

@@ -1,0 +1,41 @@
+"""face_recog over gRPC."""
+
+from services.common.facerecog import face_pb2
+from services.common.facerecog.client import RecogniserClient, RecogniserFailedError
+from services.image_processor.domain import Candidate, Face, Processed, Rejected
+
+
+class GrpcRecogniser:
+    """Translates face_recog's answers."""
+
+    def __init__(self, client: RecogniserClient) -> None:
+        self._client = client
+
+    async def identify(self, picture: bytes, image_id: int) -> Processed | Rejected:
+        """Recognise a picture file, or raise a ``RecogniserError``."""
+        answer = await self._client.identify(picture, image_id=image_id)
+        match answer.status:
+            case face_pb2.STATUS_OK:
+                faces = tuple(_face(face) for face in answer.faces)
+                return Processed(faces, answer.width, answer.height, answer.engine)
+            case face_pb2.STATUS_UNREADABLE | face_pb2.STATUS_TOO_LARGE:
+                return Rejected(answer.reason or face_pb2.Status.Name(answer.status))
+            case status:
+                raise RecogniserFailedError(
+                    f"face_recog: unexpected status {status}: {answer.reason}"
+                )
+
+
+def _face(face: face_pb2.Face) -> Face:
+    return Face(
+        left=face.box.left,
+        top=face.box.top,
+        right=face.box.right,
+        bottom=face.box.bottom,
+        detection_score=face.detection_score,
+        ambiguous=face.ambiguous,
+        candidates=tuple(
+            Candidate(candidate.image_name, candidate.person, candidate.distance)
+            for candidate in face.candidates
+        ),
+    )

@@ -1,0 +1,163 @@
+"""The images in the database."""
+
+import random
+import secrets
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import Clock
+from services.common.database import Database
+from services.common.images import MAX_ATTEMPTS, Status
+from services.common.tables import faces, images, person_images, persons
+from services.image_processor.domain import (
+    LEASE_MS,
+    Candidate,
+    Claim,
+    Face,
+    Outcome,
+    Processed,
+    change,
+)
+
+
+class DatabaseRows:
+    """Claims and finishes, each in one transaction whose condition decides."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def pending(self, limit: int) -> list[int]:
+        """Return the ids of the oldest images that wait."""
+        query = (
+            sa.select(images.c.id)
+            .where(images.c.status == Status.PENDING)
+            .order_by(images.c.id)
+            .limit(limit)
+        )
+        async with self._database.reading() as connection:
+            return list(await connection.scalars(query))
+
+    async def claim(self, image_id: int) -> Claim | None:
+        """Claim the image; ``None`` when it is final, not due or somebody else's."""
+        now = self._clock()
+        token = secrets.token_hex(16)
+        due = sa.and_(
+            images.c.status.in_([Status.FAILED, Status.PROCESSING]),
+            images.c.due_at <= now,
+            images.c.attempt < MAX_ATTEMPTS,
+        )
+        claiming = (
+            sa.update(images)
+            .where(images.c.id == image_id, sa.or_(images.c.status == Status.PENDING, due))
+            .values(
+                status=Status.PROCESSING,
+                attempt=images.c.attempt + 1,
+                claim_token=token,
+                due_at=now + LEASE_MS,
+                updated_at=now,
+            )
+        )
+        async with self._database.transaction() as connection:
+            if (await connection.execute(claiming)).rowcount != 1:
+                return None
+            query = sa.select(images.c.path, images.c.attempt).where(images.c.id == image_id)
+            row = (await connection.execute(query)).one()
+        return Claim(image_id, row.path, row.attempt, token)
+
+    async def renew(self, claim: Claim) -> bool:
+        """Prolong the lease; ``False`` when the claim is lost."""
+        renewing = sa.update(images).where(*_ours(claim)).values(due_at=self._clock() + LEASE_MS)
+        async with self._database.transaction() as connection:
+            return (await connection.execute(renewing)).rowcount == 1
+
+    async def finish(self, claim: Claim, outcome: Outcome) -> str | None:
+        """Store the outcome and return how the attempt ended; ``None`` when the claim is lost."""
+        now = self._clock()
+        new = change(claim, outcome, now=now, random=random.random)
+        values: dict[str, Any] = {
+            "status": new.status,
+            "attempt": new.attempt,
+            "due_at": new.due_at,
+            "error": new.error,
+            "claim_token": None,
+            "updated_at": now,
+        }
+        if isinstance(outcome, Processed):
+            values |= {
+                "processed_at": now,
+                "width": outcome.width,
+                "height": outcome.height,
+                "engine": outcome.engine,
+            }
+        finishing = sa.update(images).where(*_ours(claim)).values(values)
+        async with self._database.transaction() as connection:
+            if (await connection.execute(finishing)).rowcount != 1:
+                return None
+            if isinstance(outcome, Processed):
+                await _replace_faces(connection, claim.image_id, outcome.faces)
+        if new.status is Status.PENDING:
+            return "released"
+        return new.status.value
+
+
+def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
+    return (
+        images.c.id == claim.image_id,
+        images.c.claim_token == claim.token,
+        images.c.status == Status.PROCESSING,
+    )
+
+
+async def _replace_faces(connection: AsyncConnection, image_id: int, found: Sequence[Face]) -> None:
+    await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
+    if not found:
+        return
+    names = {candidate.image_name for face in found for candidate in face.candidates}
+    people = await _people(connection, names)
+
+    def person(candidate: Candidate) -> str:
+        # A picture that somebody put into the folder by hand has no row.
+        return people.get(candidate.image_name, candidate.person)
+
+    await connection.execute(
+        sa.insert(faces),
+        [
+            {
+                "image_id": image_id,
+                "face_index": index,
+                "left": face.left,
+                "top": face.top,
+                "right": face.right,
+                "bottom": face.bottom,
+                "detection_score": face.detection_score,
+                "ambiguous": face.ambiguous,
+                "person": person(face.candidates[0]) if face.candidates else None,
+                "distance": face.candidates[0].distance if face.candidates else None,
+                "candidates": [
+                    {
+                        "person": person(candidate),
+                        "image_name": candidate.image_name,
+                        "distance": candidate.distance,
+                    }
+                    for candidate in face.candidates
+                ],
+            }
+            for index, face in enumerate(found)
+        ],
+    )
+
+
+async def _people(connection: AsyncConnection, image_names: Collection[str]) -> dict[str, str]:
+    """Return the person of each known picture that has a row."""
+    if not image_names:
+        return {}
+    query = (
+        sa.select(person_images.c.image_name, persons.c.name)
+        .join(persons, persons.c.id == person_images.c.person_id)
+        .where(person_images.c.image_name.in_(image_names))
+    )
+    return {row.image_name: row.name for row in await connection.execute(query)}

@@ -1,0 +1,88 @@
+"""Wires the image processor together and runs it."""
+
+import asyncio
+import random
+import socket
+import time
+
+import uvloop
+
+from services.common import logs, ops
+from services.common.clock import now_ms
+from services.common.database import Database
+from services.common.facerecog.client import RecogniserClient
+from services.common.objects import ObjectStore
+from services.common.settings import load
+from services.image_processor.adapters.nsq_queue import NsqQueue
+from services.image_processor.adapters.recogniser import GrpcRecogniser
+from services.image_processor.adapters.row_poller import RowPoller
+from services.image_processor.adapters.rows import DatabaseRows
+from services.image_processor.breaker import Breaker
+from services.image_processor.metrics import BREAKER_STATE
+from services.image_processor.service import Processor, pause_while_open
+from services.image_processor.settings import ImageProcessorSettings
+
+
+class LoopTime:
+    """Time as the process has it."""
+
+    def monotonic(self) -> float:
+        """Return seconds since an arbitrary moment."""
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+
+async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None:
+    """Work until SIGTERM, then finish what is in flight."""
+    database = Database(settings)
+    store = ObjectStore(settings)
+    client = RecogniserClient(
+        settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
+    )
+    rows = DatabaseRows(database, now_ms)
+    queue = (
+        NsqQueue(settings.nsqlookupd_urls, max_in_flight=settings.concurrency)
+        if settings.nsqlookupd_urls
+        else RowPoller(rows.pending, poll_seconds=settings.poll_seconds)
+    )
+    breaker = Breaker(
+        client.ping,
+        on_change=pause_while_open(queue, BREAKER_STATE.set),
+        time=LoopTime(),
+        random=random.random,
+    )
+    processor = Processor(
+        rows=rows,
+        pictures=store,
+        recogniser=GrpcRecogniser(client),
+        queue=queue,
+        breaker=breaker,
+        concurrency=settings.concurrency,
+    )
+    # Without face_recog it is ready nevertheless: it pauses and goes on by itself.
+    lifecycle = ops.Lifecycle(
+        {"database": database.check, "object store": store.check},
+        drain_seconds=settings.drain_seconds,
+    )
+    lifecycle.install_signal_handlers()
+    probes = asyncio.create_task(ops.serve_probes(listener, lifecycle))
+    try:
+        await processor.run(lifecycle.wait_draining(), grace_seconds=settings.grace_seconds)
+        await probes
+    finally:
+        probes.cancel()
+        await breaker.close()
+        await queue.close()
+        await client.close()
+        await database.close()
+
+
+def main() -> None:
+    """Run the process."""
+    settings = load(ImageProcessorSettings)
+    logs.configure("image_processor", settings.log_level)
+    listener = ops.listen(settings.host, settings.probe_port)
+    uvloop.run(run(settings, listener))

@@ -1,0 +1,119 @@
+"""The circuit breaker around the recogniser.
+
+closed     calls go through; ``THRESHOLD`` faults in a row open it
+open       nothing is sent until the cool-down is over
+half-open  one health ping is on its way: it closes the breaker, or opens it with twice the
+           cool-down
+
+The cool-down starts small again only when a real call succeeds. So a recogniser that answers
+pings and nothing else is asked less and less often.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from typing import Final, Protocol
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+THRESHOLD: Final = 5
+FIRST_COOL_DOWN: Final = 1.0
+"""Seconds."""
+MAX_COOL_DOWN: Final = 15.0
+"""Seconds, jitter included."""
+_JITTER: Final = 0.2
+
+
+class State(IntEnum):
+    """The numbers are the values of the metric ``facestack_breaker_state``."""
+
+    CLOSED = 0
+    HALF_OPEN = 1
+    OPEN = 2
+
+
+class Time(Protocol):
+    """A monotonic clock in seconds, and a way to wait on it."""
+
+    def monotonic(self) -> float:
+        """Return the time since an arbitrary moment."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when that many seconds have passed."""
+
+
+class Breaker:
+    """Counts faults and finds out when the recogniser is back.
+
+    ``ping`` tells whether it is; ``on_change`` is called with each new state; ``random`` returns
+    a number in [0, 1).
+    """
+
+    def __init__(
+        self,
+        ping: Callable[[], Awaitable[bool]],
+        *,
+        on_change: Callable[[State], None],
+        time: Time,
+        random: Callable[[], float],
+    ) -> None:
+        self._ping = ping
+        self._on_change = on_change
+        self._time = time
+        self._random = random
+        self._faults = 0
+        self._cool_down = FIRST_COOL_DOWN
+        self._opened = asyncio.Event()
+        self._recovery: asyncio.Task[None] | None = None
+        self.state = State.CLOSED
+
+    def success(self) -> None:
+        """Count a call that was answered."""
+        # An answer to a call that began before it opened says nothing about now.
+        if self.state is State.CLOSED:
+            self._faults = 0
+            self._cool_down = FIRST_COOL_DOWN
+
+    def fault(self) -> None:
+        """Count a call that nobody answered."""
+        if self.state is not State.CLOSED:
+            return
+        self._faults += 1
+        if self._faults >= THRESHOLD:
+            log.warning("recogniser is away, pausing", faults=self._faults)
+            self._enter(State.OPEN)
+            self._recovery = asyncio.create_task(self._recover())
+
+    async def wait_open(self) -> None:
+        """Return when it is not closed."""
+        await self._opened.wait()
+
+    async def close(self) -> None:
+        """Stop waiting for the recogniser; the state stays what it is."""
+        if self._recovery:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+
+    async def _recover(self) -> None:
+        opened_at = self._time.monotonic()
+        while True:
+            spread = 1 + _JITTER * (2 * self._random() - 1)
+            await self._time.sleep(min(self._cool_down * spread, MAX_COOL_DOWN))
+            self._cool_down = min(self._cool_down * 2, MAX_COOL_DOWN)
+            self._enter(State.HALF_OPEN)
+            if await self._ping():
+                break
+            self._enter(State.OPEN)
+        self._faults = 0
+        log.info("recogniser is back", seconds=round(self._time.monotonic() - opened_at, 1))
+        self._enter(State.CLOSED)
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        if state is State.CLOSED:
+            self._opened.clear()
+        else:
+            self._opened.set()
+        self._on_change(state)

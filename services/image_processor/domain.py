@@ -1,0 +1,131 @@
+"""What an attempt at an image can end in, and what that makes of its row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
+
+LEASE_MS: Final = 30_000
+"""How long a claim is ours without being renewed."""
+
+RENEW_SECONDS: Final = 10.0
+"""Two renewals in a row may fail before the lease is over."""
+
+_FIRST_BACKOFF_MS: Final = 2_000
+_MAX_BACKOFF_MS: Final = 20_000
+_MAX_ERROR_LENGTH: Final = 500  # characters of the column
+
+Random = Callable[[], float]
+"""Returns a number in [0, 1)."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An image that is ours until the lease ends; ``attempt`` counts from 1."""
+
+    image_id: int
+    path: str
+    attempt: int
+    token: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A known picture within the tolerance; ``person`` is the folder in ``image_name``."""
+
+    image_name: str
+    person: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face, in pixels of the upright picture; candidates are nearest first."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    detection_score: float
+    ambiguous: bool
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Processed:
+    """The picture was recognised; no face, or nobody known, is a result too."""
+
+    faces: tuple[Face, ...]
+    width: int
+    height: int
+    engine: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The content can never work."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A fault that may pass: the next attempt waits longer than the last one."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class TimedOut:
+    """The recogniser gave no answer in time: the attempt counts, the next one need not wait."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Released:
+    """The picture was not tried: the attempt is given back. The reason is for the log."""
+
+    reason: str
+
+
+Outcome = Processed | Rejected | Failed | TimedOut | Released
+
+
+@dataclass(frozen=True)
+class Change:
+    """The columns of the row that an outcome sets."""
+
+    status: Status
+    attempt: int
+    due_at: int | None
+    error: str | None
+
+
+def backoff_ms(attempt: int, random: Random) -> int:
+    """Return the pause after a failed attempt: 2, 4, 8, 16 s, a fifth more or less, at most 20."""
+    pause = _FIRST_BACKOFF_MS * 2.0 ** (attempt - 1) * (0.8 + 0.4 * random())
+    return int(min(pause, _MAX_BACKOFF_MS))
+
+
+def change(claim: Claim, outcome: Outcome, *, now: int, random: Random) -> Change:
+    """Return what the outcome makes of the claimed row; ``now`` in ms since the epoch."""
+    last = claim.attempt >= MAX_ATTEMPTS
+    match outcome:
+        case Processed():
+            return Change(Status.PROCESSED, claim.attempt, None, None)
+        case Rejected(reason):
+            return Change(Status.REJECTED, claim.attempt, None, reason[:_MAX_ERROR_LENGTH])
+        case Failed(error) | TimedOut(error) if last:
+            return Change(Status.DEAD, claim.attempt, None, error[:_MAX_ERROR_LENGTH])
+        case Failed(error):
+            due_at = now + backoff_ms(claim.attempt, random)
+            return Change(Status.FAILED, claim.attempt, due_at, error[:_MAX_ERROR_LENGTH])
+        case TimedOut(error):
+            due_at = now + RING_AFTER_MS
+            return Change(Status.PENDING, claim.attempt, due_at, error[:_MAX_ERROR_LENGTH])
+        case Released():
+            return Change(Status.PENDING, claim.attempt - 1, now + RING_AFTER_MS, None)
+        case _:
+            assert_never(outcome)

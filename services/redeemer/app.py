@@ -1,0 +1,73 @@
+"""Wires the redeemer together and runs it."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import structlog
+import uvloop
+
+from services.common import logs, metrics, ops
+from services.common.clock import now_ms
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.doorbell import NsqDoorbell, PolledRows
+from services.common.settings import load
+from services.redeemer.adapters import DatabaseRows
+from services.redeemer.service import Redeemer
+from services.redeemer.settings import RedeemerSettings
+
+log = structlog.get_logger(__name__)
+
+COUNT_SECONDS: Final = 10.0
+"""Counting a million rows takes a moment, so not every sweep does it."""
+
+
+async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
+    """Sweep until SIGTERM."""
+    database = Database(settings)
+    doorbell = NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
+    redeemer = Redeemer(rows=DatabaseRows(database, now_ms), doorbell=doorbell, clock=now_ms)
+    # Without NSQ it is ready nevertheless: it still moves what has failed or was abandoned.
+    lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
+    lifecycle.install_signal_handlers()
+    away = logs.Outage("database")
+    try:
+        await asyncio.gather(
+            _repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
+            _repeat(lifecycle, "count", redeemer.count, COUNT_SECONDS, away),
+            ops.serve_probes(listener, lifecycle),
+        )
+    finally:
+        await doorbell.close()
+        await database.close()
+
+
+async def _repeat(
+    lifecycle: ops.Lifecycle,
+    operation: str,
+    action: Callable[[], Awaitable[None]],
+    seconds: float,
+    away: logs.Outage,
+) -> None:
+    """Run the action with a pause between, whatever it raises, until the process drains."""
+    while not lifecycle.draining:
+        try:
+            with metrics.observe(operation):
+                await action()
+            away.passed()
+        except DatabaseUnavailableError as error:
+            away.failed(error)
+        except Exception:
+            log.exception("unexpected error", operation=operation)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(lifecycle.wait_draining(), seconds)
+
+
+def main() -> None:
+    """Run the process."""
+    settings = load(RedeemerSettings)
+    logs.configure("redeemer", settings.log_level)
+    listener = ops.listen(settings.host, settings.probe_port)
+    uvloop.run(run(settings, listener))

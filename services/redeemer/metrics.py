@@ -1,0 +1,18 @@
+"""Metrics of the redeemer."""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge
+
+from services.common.images import Status
+
+IMAGES: Final = Gauge("facestack_images", "Rows per status.", ["status"])
+for _status in Status:
+    IMAGES.labels(_status.value)
+OLDEST_PENDING: Final = Gauge(
+    "facestack_oldest_pending_seconds", "Age of the oldest image that waits; 0 when none does."
+)
+QUEUE_DEPTH: Final = Gauge("facestack_queue_depth", "Rings that no processor has been given yet.")
+REDEEMED: Final = Counter("facestack_redeemed_total", "Repairs.", ["reason"])
+for _reason in ("pending", "failed", "lease", "dead"):
+    REDEEMED.labels(_reason)

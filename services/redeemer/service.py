@@ -1,0 +1,107 @@
+"""The use case: find images that nobody works on, and ring for them.
+
+Each repair is a change of rows that only one of several replicas can make, so nothing is rung
+twice. A ring that gets lost is repeated after the interval that the row itself holds.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+
+from services.common.clock import Clock
+from services.common.doorbell import Doorbell, DoorbellUnavailableError
+from services.common.images import Status
+from services.common.logs import Outage
+from services.redeemer.domain import BATCH, ENOUGH_RINGS, Census
+from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH, REDEEMED
+
+log = structlog.get_logger(__name__)
+
+
+class Rows(Protocol):
+    """The images; each call raises ``DatabaseUnavailableError`` when the database is away.
+
+    The first four change up to ``BATCH`` rows, oldest first, and return the ids of those that
+    this very call has changed.
+    """
+
+    async def take_failed(self) -> Sequence[int]:
+        """Make failed images that are due pending."""
+
+    async def take_abandoned(self) -> Sequence[int]:
+        """Make images whose lease is over pending, if they have an attempt left."""
+
+    async def bury_abandoned(self) -> Sequence[int]:
+        """Make images whose lease is over dead, if they have no attempt left."""
+
+    async def take_waiting(self) -> Sequence[int]:
+        """Move the due time of pending images that are due to the next interval."""
+
+    async def census(self) -> Census:
+        """Count the rows."""
+
+
+class Redeemer:
+    """Sweeps the rows; several replicas may."""
+
+    def __init__(self, *, rows: Rows, doorbell: Doorbell, clock: Clock) -> None:
+        self._rows = rows
+        self._doorbell = doorbell
+        self._clock = clock
+        self._queue = Outage("queue")
+
+    async def sweep(self) -> None:
+        """Repair once; raise ``DatabaseUnavailableError`` when the rows cannot be had."""
+        for reason, take in (
+            ("failed", self._rows.take_failed),
+            ("lease", self._rows.take_abandoned),
+        ):
+            full = True
+            while full:
+                ids = await take()
+                REDEEMED.labels(reason).inc(len(ids))
+                await self._ring(ids, reason)
+                full = len(ids) == BATCH
+        full = True
+        while full:
+            ids = await self._rows.bury_abandoned()
+            REDEEMED.labels("dead").inc(len(ids))
+            for image_id in ids:
+                log.warning("image is dead: its last attempt did not finish", image_id=image_id)
+            full = len(ids) == BATCH
+        depth = await self._depth()
+        if depth is not None and depth < ENOUGH_RINGS:
+            ids = await self._rows.take_waiting()
+            REDEEMED.labels("pending").inc(len(ids))
+            await self._ring(ids, "pending")
+
+    async def count(self) -> None:
+        """Set the gauges; raise ``DatabaseUnavailableError`` when the rows cannot be had."""
+        depth = await self._depth()
+        if depth is not None:
+            QUEUE_DEPTH.set(depth)
+        census = await self._rows.census()
+        for status in Status:
+            IMAGES.labels(status.value).set(census.counts.get(status.value, 0))
+        age = self._clock() - census.oldest_pending if census.oldest_pending is not None else 0
+        OLDEST_PENDING.set(max(age, 0) / 1000)
+
+    async def _ring(self, ids: Sequence[int], reason: str) -> None:
+        if not ids:
+            return
+        for image_id in ids:
+            log.debug("redeemed", image_id=image_id, reason=reason)
+        # A ring that fails is repeated after the interval; _depth says that the queue is away.
+        with suppress(DoorbellUnavailableError):
+            await self._doorbell.ring(ids)
+
+    async def _depth(self) -> int | None:
+        try:
+            depth = await self._doorbell.depth()
+        except DoorbellUnavailableError as error:
+            self._queue.failed(error)
+            return None
+        self._queue.passed()
+        return depth
