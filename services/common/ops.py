@@ -143,8 +143,11 @@ class ObservedApp:
             await self._app(scope, receive, observed_send)
         finally:
             route = scope.get("route")
-            # Unknown paths share one name, or a scanner would create a metric per guess.
-            operation = f"{scope['method']} {route.path}" if route else "unmatched"
+            # Unknown paths and methods share one name, or a scanner would make a metric per guess.
+            if route and status != HTTPStatus.METHOD_NOT_ALLOWED:
+                operation = f"{scope['method']} {route.path}"
+            else:
+                operation = "unmatched"
             metrics.record(
                 operation,
                 time.perf_counter() - start,
@@ -167,9 +170,10 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2048)
     except OSError as error:
+        listener.close()
         raise SystemExit(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    listener.listen(2048)
     return listener
 
 
