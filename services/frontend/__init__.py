@@ -1,0 +1,1 @@
+"""The web pages: pictures with their faces and names, uploads, people."""

@@ -1,0 +1,5 @@
+"""``python -m services.frontend``."""
+
+from services.frontend.app import main
+
+main()

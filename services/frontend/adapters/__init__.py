@@ -1,0 +1,1 @@
+"""The receiver's API, the decoding of pictures, and the pages themselves."""

@@ -1,0 +1,454 @@
+"""The pages, the fragments that keep them live, and the actions behind their forms.
+
+Every action is a form that works without JavaScript: it answers with a redirect, or with a page
+that says what is wrong. A script that asks for JSON gets the same as JSON.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import APIRouter, Query, Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from services.common.images import MAX_PICTURE_BYTES, Status
+from services.frontend import domain
+from services.frontend.adapters.receiver import (
+    Receiver,
+    known_picture_address,
+    picture_address,
+)
+from services.frontend.adapters.rendering import Renderer, StaticFile, query
+from services.frontend.domain import (
+    Person,
+    Picture,
+    PicturePage,
+    Problem,
+    ReceiverAwayError,
+    RefusedError,
+    StatusReport,
+)
+from services.frontend.service import Thumbnails
+
+PAGE_SIZE: Final = 24
+"""Fills whole rows of 2, 3, 4, 6 and 8 cards."""
+
+THUMBNAIL_SIDE: Final = 640
+"""Longest side in pixels: a card on a screen of double density."""
+
+PREVIEW_SIDE: Final = 1600
+"""Longest side in pixels of the picture on its own page."""
+
+_MAX_FORM_BYTES: Final = MAX_PICTURE_BYTES + 64 * 1024
+_MAX_DRAINED_BYTES: Final = 256 * 1024 * 1024
+_FOREVER: Final = "private, max-age=31536000, immutable"
+
+T = TypeVar("T")
+Filter = Annotated[str | None, Query(max_length=200)]
+
+
+class _KnownPictureParser(MultiPartParser):
+    """Keeps one picture in memory: the root file system of a pod is read-only."""
+
+    spool_max_size = _MAX_FORM_BYTES
+
+
+class Pages:
+    """Every route of the frontend but the probes."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        thumbnails: Thumbnails,
+        renderer: Renderer,
+        files: dict[str, StaticFile],
+    ) -> None:
+        self._receiver = receiver
+        self._thumbnails = thumbnails
+        self._renderer = renderer
+        self._files = files
+
+    def router(self) -> APIRouter:
+        """Return the routes."""
+        router = APIRouter()
+        get, post = router.get, router.post
+        get("/")(self.pictures_page)
+        get("/fragments/pictures")(self.pictures_fragment)
+        get("/images/{picture_id}")(self.picture_page)
+        get("/fragments/images/{picture_id}")(self.picture_fragment)
+        get("/people")(self.people_page)
+        get("/fragments/people")(self.people_fragment)
+        get("/images/{picture_id}/thumbnail")(self.thumbnail)
+        get("/images/{picture_id}/preview")(self.preview)
+        get("/people/{person}/pictures/{picture_id}/thumbnail")(self.known_thumbnail)
+        get("/static/{name}")(self.static)
+        post("/upload")(self.upload)
+        post("/images/{picture_id}/retry")(self.retry)
+        post("/images/{picture_id}/delete")(self.delete)
+        post("/images/{picture_id}/faces/{index}/name")(self.name_face)
+        post("/people")(self.add_known_picture)
+        post("/people/{person}/delete")(self.delete_person)
+        post("/people/{person}/pictures/{picture_id}/delete")(self.delete_known_picture)
+        return router
+
+    # Pages and their fragments
+
+    async def pictures_page(
+        self, status: Filter = None, person: Filter = None, cursor: Filter = None
+    ) -> Response:
+        """Show pictures, newest first."""
+        view, people = await asyncio.gather(
+            self._pictures(status, person, cursor), _or_none(self._receiver.people())
+        )
+        return self._page("pictures.html", view, names=_names(people, person))
+
+    async def pictures_fragment(
+        self,
+        request: Request,
+        status: Filter = None,
+        person: Filter = None,
+        cursor: Filter = None,
+    ) -> Response:
+        """Return what changes on the page of pictures."""
+        return self._fragment(
+            request, "pictures_live.html", await self._pictures(status, person, cursor)
+        )
+
+    async def picture_page(self, picture_id: int) -> Response:
+        """Show one picture."""
+        return await self._picture_page(picture_id)
+
+    async def picture_fragment(self, request: Request, picture_id: int) -> Response:
+        """Return what changes on the page of one picture."""
+        return self._fragment(request, "picture_live.html", await self._picture(picture_id))
+
+    async def people_page(self) -> Response:
+        """Show known people."""
+        return self._page("people.html", await self._people())
+
+    async def people_fragment(self, request: Request) -> Response:
+        """Return what changes on the page of people."""
+        return self._fragment(request, "people_live.html", await self._people())
+
+    # Pictures and static files
+
+    async def thumbnail(self, picture_id: int, v: Filter = None) -> Response:
+        """Return a picture for a card."""
+        return await self._small(picture_address(picture_id), v, THUMBNAIL_SIDE)
+
+    async def preview(self, picture_id: int, v: Filter = None) -> Response:
+        """Return a picture for its own page."""
+        return await self._small(picture_address(picture_id), v, PREVIEW_SIDE)
+
+    async def known_thumbnail(self, person: str, picture_id: int, v: Filter = None) -> Response:
+        """Return a known picture."""
+        return await self._small(known_picture_address(person, picture_id), v, THUMBNAIL_SIDE)
+
+    async def static(self, name: str, v: Filter = None) -> Response:
+        """Return the style sheet, the script or a drawing."""
+        file = self._files.get(name)
+        if file is None:
+            return self._message(HTTPStatus.NOT_FOUND, "There is no such file.")
+        return Response(
+            file.content,
+            media_type=file.media_type,
+            headers={"Cache-Control": _FOREVER if v == file.version else "no-cache"},
+        )
+
+    # Actions
+
+    async def upload(self, request: Request) -> Response:
+        """Pass uploaded pictures on to the receiver as they arrive."""
+        body = request.stream()
+        try:
+            accepted = await self._receiver.upload(
+                body,
+                content_type=request.headers.get("content-type", ""),
+                length=request.headers.get("content-length"),
+            )
+        except (RefusedError, ReceiverAwayError) as error:
+            await _drain(body)
+            return self._failure(request, error)
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
+        if _wants_json(request):
+            return JSONResponse({"images": [one.model_dump() for one in accepted]}, 202)
+        return RedirectResponse("/", HTTPStatus.SEE_OTHER)
+
+    async def retry(self, request: Request, picture_id: int) -> Response:
+        """Send a picture back to waiting."""
+        return await self._act(request, self._receiver.retry(picture_id), f"/images/{picture_id}")
+
+    async def delete(self, request: Request, picture_id: int) -> Response:
+        """Remove a picture."""
+        return await self._act(request, self._receiver.delete(picture_id), "/")
+
+    async def name_face(self, request: Request, picture_id: int, index: int) -> Response:
+        """Make a face a known picture of the person named in the form."""
+        async with request.form(max_files=0, max_fields=4) as form:
+            person = str(form.get("person", "")).strip()
+        refusal = (
+            await _error_of(self._receiver.enrol_face(person, picture_id, index))
+            if person
+            else RefusedError(422, "Enter a name.")
+        )
+        if refusal is None:
+            return _done(request, f"/images/{picture_id}")
+        if _wants_json(request):
+            return self._failure(request, refusal)
+        message, status = _explain(refusal)
+        return await self._picture_page(
+            picture_id, status, refused={"index": index, "name": person, "message": message}
+        )
+
+    async def add_known_picture(self, request: Request) -> Response:
+        """Make an uploaded file a known picture of the person named in the form."""
+        body = request.stream()
+        parser = _KnownPictureParser(request.headers, _limited(body), max_files=1, max_fields=4)
+        try:
+            form = await parser.parse()
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
+        except (MultiPartException, RefusedError, KeyError) as error:
+            await _drain(body)
+            refused = error if isinstance(error, RefusedError) else None
+            return self._failure(request, refused or RefusedError(422, "Choose one picture."))
+        try:
+            person, file = str(form.get("person", "")).strip(), form.get("file")
+            if not person:
+                return self._failure(request, RefusedError(422, "Enter a name."))
+            if not isinstance(file, UploadFile) or not file.size:
+                return self._failure(request, RefusedError(422, "Choose a picture."))
+            return await self._act(
+                request,
+                self._receiver.enrol_picture(person, file.file, file.filename or "picture"),
+                "/people",
+            )
+        finally:
+            await form.close()
+
+    async def delete_person(self, request: Request, person: str) -> Response:
+        """Forget a person."""
+        return await self._act(request, self._receiver.delete_person(person), "/people")
+
+    async def delete_known_picture(
+        self, request: Request, person: str, picture_id: int
+    ) -> Response:
+        """Forget one known picture."""
+        return await self._act(
+            request, self._receiver.delete_known_picture(person, picture_id), "/people"
+        )
+
+    def not_found(self) -> Response:
+        """Return the page for an address that does not exist."""
+        return self._message(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    # What the pages are made of
+
+    async def _pictures(
+        self, status: str | None, person: str | None, cursor: str | None
+    ) -> dict[str, Any]:
+        status = status if status in set(Status) else None
+        report, page = await asyncio.gather(
+            self._report(),
+            _or_error(
+                self._receiver.pictures(
+                    status=status, person=person, cursor=cursor, limit=PAGE_SIZE
+                )
+            ),
+        )
+        pictures: PicturePage | None = None
+        if isinstance(page, PicturePage):
+            pictures = page
+        elif isinstance(page, RefusedError):  # for example the cursor of an older version
+            pictures = PicturePage(images=(), next_cursor=None)
+        counts = report.images if isinstance(report, StatusReport) else {}
+        busy = any(counts.get(one) for one in domain.OPEN) or (
+            pictures is not None and any(picture.is_open for picture in pictures.images)
+        )
+        return {
+            "page": pictures,
+            "counts": counts,
+            "problems": _problems(report, page),
+            "available": pictures is not None,
+            "busy": busy,
+            "filter": {"status": status, "person": person, "cursor": cursor},
+            "fragment": query("/fragments/pictures", status=status, person=person, cursor=cursor),
+        }
+
+    async def _picture(self, picture_id: int) -> dict[str, Any]:
+        report, picture, people = await asyncio.gather(
+            self._report(),
+            _or_error(self._receiver.picture(picture_id)),
+            _or_none(self._receiver.people()),
+        )
+        found = picture if isinstance(picture, Picture) else None
+        return {
+            "picture": found,
+            "names": _names(people),
+            "problems": _problems(report, picture),
+            "available": found is not None,
+            "missing": isinstance(picture, RefusedError),
+            "busy": found is not None and found.is_open,
+            "refused": None,
+            "fragment": f"/fragments/images/{picture_id}",
+        }
+
+    async def _picture_page(
+        self,
+        picture_id: int,
+        status: int = HTTPStatus.OK,
+        *,
+        refused: dict[str, Any] | None = None,
+    ) -> Response:
+        view = await self._picture(picture_id)
+        if view["missing"]:
+            return self._message(
+                HTTPStatus.NOT_FOUND, "This picture does not exist, or it was deleted."
+            )
+        return self._page("picture.html", {**view, "refused": refused}, status=status)
+
+    async def _people(self) -> dict[str, Any]:
+        report, people = await asyncio.gather(self._report(), _or_error(self._receiver.people()))
+        return {
+            "people": people if isinstance(people, tuple) else None,
+            "problems": _problems(report, people),
+            "available": isinstance(people, tuple),
+            "busy": False,
+            "fragment": "/fragments/people",
+        }
+
+    async def _report(self) -> StatusReport | RefusedError | ReceiverAwayError:
+        return await _or_error(self._receiver.status())
+
+    # Answers
+
+    def _page(
+        self, template: str, view: dict[str, Any], status: int = HTTPStatus.OK, **values: Any
+    ) -> Response:
+        return HTMLResponse(
+            self._renderer.render(template, **view, **values),
+            status if view["available"] else HTTPStatus.SERVICE_UNAVAILABLE,
+            headers={"Cache-Control": "no-store"},
+        )
+
+    def _fragment(self, request: Request, template: str, view: dict[str, Any]) -> Response:
+        if view.get("missing"):
+            return Response(status_code=HTTPStatus.NOT_FOUND)
+        html = self._renderer.render("fragment.html", content=template, **view)
+        tag = f'"{domain.fingerprint(html)}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        if not view["available"]:
+            # Not 503: the fragment is the answer, and browsers report each failed poll.
+            headers["Facestack-Available"] = "no"
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return HTMLResponse(html, headers=headers)
+
+    async def _small(self, address: str, version: str | None, side: int) -> Response:
+        try:
+            content = await self._thumbnails.get((address, version or "", side))
+        except ReceiverAwayError:
+            return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        if content is None:
+            placeholder = self._files["placeholder.svg"]
+            return Response(
+                placeholder.content,
+                media_type=placeholder.media_type,
+                headers={"Cache-Control": "private, max-age=60"},
+            )
+        return Response(
+            content,
+            media_type="image/jpeg",
+            headers={"Cache-Control": _FOREVER if version else "no-cache"},
+        )
+
+    async def _act(self, request: Request, action: Awaitable[None], then: str) -> Response:
+        error = await _error_of(action)
+        return _done(request, then) if error is None else self._failure(request, error)
+
+    def _failure(self, request: Request, error: RefusedError | ReceiverAwayError) -> Response:
+        message, status = _explain(error)
+        if _wants_json(request):
+            return JSONResponse({"message": message}, status)
+        return self._message(status, message)
+
+    def _message(self, status: int, message: str) -> Response:
+        title = "Not found" if status == HTTPStatus.NOT_FOUND else "That did not work"
+        return HTMLResponse(
+            self._renderer.render("message.html", title=title, message=message), status
+        )
+
+
+def _explain(error: RefusedError | ReceiverAwayError) -> tuple[str, int]:
+    if isinstance(error, RefusedError):
+        return error.message, error.status
+    message = domain.describe_problem("receiver", str(error)).message
+    return f"{message} Try again in a moment.", HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _problems(*answers: object) -> list[Problem]:
+    """Return what is away, as far as the answers tell."""
+    report = answers[0]
+    if isinstance(report, StatusReport) and report.problems:
+        return [domain.describe_problem(*item) for item in sorted(report.problems.items())]
+    for answer in answers:
+        if isinstance(answer, ReceiverAwayError):
+            return [domain.describe_problem("receiver", str(answer))]
+    return []
+
+
+def _names(people: tuple[Person, ...] | None, selected: str | None = None) -> list[str]:
+    names = [person.name for person in people or ()]
+    # Somebody put there by hand has no row, and still can be asked for.
+    return names if selected is None or selected in names else [*names, selected]
+
+
+def _wants_json(request: Request) -> bool:
+    return "application/json" in request.headers.get("accept", "")
+
+
+def _done(request: Request, then: str) -> Response:
+    if _wants_json(request):
+        return JSONResponse({"then": then})
+    return RedirectResponse(then, HTTPStatus.SEE_OTHER)
+
+
+async def _drain(body: AsyncGenerator[bytes, None]) -> None:
+    """Read the rest of a refused body, or the browser never sees why it was refused."""
+    read = 0
+    with suppress(ClientDisconnect):
+        async for chunk in body:
+            read += len(chunk)
+            if read > _MAX_DRAINED_BYTES:
+                return
+
+
+async def _limited(body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    read = 0
+    async for chunk in body:
+        read += len(chunk)
+        if read > _MAX_FORM_BYTES:
+            raise RefusedError(413, f"The picture is larger than {MAX_PICTURE_BYTES // 2**20} MB.")
+        yield chunk
+
+
+async def _or_error(call: Awaitable[T]) -> T | RefusedError | ReceiverAwayError:
+    try:
+        return await call
+    except (RefusedError, ReceiverAwayError) as error:
+        return error
+
+
+async def _or_none(call: Awaitable[T]) -> T | None:
+    result = await _or_error(call)
+    return None if isinstance(result, (RefusedError, ReceiverAwayError)) else result
+
+
+async def _error_of(action: Awaitable[None]) -> RefusedError | ReceiverAwayError | None:
+    return await _or_error(action)

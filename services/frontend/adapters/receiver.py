@@ -1,0 +1,194 @@
+"""The receiver's HTTP API, which is the frontend's only way to data and actions."""
+
+from collections.abc import AsyncIterable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Final, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter
+
+from services.common import metrics
+from services.common.images import MAX_PICTURE_BYTES
+from services.frontend.domain import (
+    Accepted,
+    Person,
+    Picture,
+    PicturePage,
+    ReceiverAwayError,
+    RefusedError,
+    StatusReport,
+)
+
+_TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
+_UPLOAD_TIMEOUT: Final = httpx.Timeout(60.0, connect=2.0)
+
+_PEOPLE: Final = TypeAdapter(tuple[Person, ...])
+_ACCEPTED: Final = TypeAdapter(tuple[Accepted, ...])
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+
+def picture_address(picture_id: int) -> str:
+    """Return the address of a submitted picture's file at the receiver."""
+    return f"/images/{picture_id}/picture"
+
+
+def known_picture_address(person: str, picture_id: int) -> str:
+    """Return the address of a known picture's file at the receiver."""
+    return f"/people/{quote(person, safe='')}/pictures/{picture_id}"
+
+
+class Receiver:
+    """The receiver behind an HTTP client whose base URL is the receiver's.
+
+    Every call raises :class:`ReceiverAwayError` when the receiver, or what it needs, is away, and
+    :class:`RefusedError` when it refuses the request.
+    """
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def pictures(
+        self, *, status: str | None, person: str | None, cursor: str | None, limit: int
+    ) -> PicturePage:
+        """Return pictures, newest first; ``cursor`` is the ``next_cursor`` of an earlier page."""
+        wanted = {"status": status, "person": person, "cursor": cursor, "limit": limit}
+        answer = await self._call(
+            "GET /images", "/images", params={k: v for k, v in wanted.items() if v is not None}
+        )
+        return _parse(PicturePage, answer)
+
+    async def picture(self, picture_id: int) -> Picture:
+        """Return one picture."""
+        return _parse(Picture, await self._call("GET /images/{id}", f"/images/{picture_id}"))
+
+    async def status(self) -> StatusReport:
+        """Return counts by status and what is away."""
+        return _parse(StatusReport, await self._call("GET /status", "/status"))
+
+    async def people(self) -> tuple[Person, ...]:
+        """Return everybody, by name."""
+        answer = await self._call("GET /people", "/people")
+        return _parse_list(_PEOPLE, answer, "people")
+
+    async def upload(
+        self, body: AsyncIterable[bytes], *, content_type: str, length: str | None
+    ) -> tuple[Accepted, ...]:
+        """Pass a multipart body on as it arrives; ``length`` is its size in bytes, if known."""
+        headers = {"Content-Type": content_type}
+        if length is not None:
+            headers["Content-Length"] = length
+        answer = await self._call(
+            "POST /images", "/images", content=body, headers=headers, timeout=_UPLOAD_TIMEOUT
+        )
+        return _parse_list(_ACCEPTED, answer, "images")
+
+    async def retry(self, picture_id: int) -> None:
+        """Send a rejected or dead picture back to waiting."""
+        await self._call("POST /images/{id}/retry", f"/images/{picture_id}/retry")
+
+    async def delete(self, picture_id: int) -> None:
+        """Remove a picture and its result."""
+        await self._call("DELETE /images/{id}", f"/images/{picture_id}")
+
+    async def enrol_face(self, person: str, picture_id: int, face: int) -> None:
+        """Make a face of a submitted picture a known picture of a person."""
+        await self._call(
+            "POST /people/{name}/pictures",
+            f"/people/{quote(person, safe='')}/pictures",
+            json={"image_id": picture_id, "face_index": face},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+
+    async def enrol_picture(self, person: str, file: BinaryIO, filename: str) -> None:
+        """Make an uploaded file a known picture of a person."""
+        await self._call(
+            "POST /people/{name}/pictures",
+            f"/people/{quote(person, safe='')}/pictures",
+            files={"file": (filename, file)},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+
+    async def delete_person(self, person: str) -> None:
+        """Forget a person and all known pictures."""
+        await self._call("DELETE /people/{name}", f"/people/{quote(person, safe='')}")
+
+    async def delete_known_picture(self, person: str, picture_id: int) -> None:
+        """Forget one known picture."""
+        await self._call(
+            "DELETE /people/{name}/pictures/{id}", known_picture_address(person, picture_id)
+        )
+
+    async def content(self, address: str) -> bytes | None:
+        """Return a picture's file; None when it is missing or larger than any picture may be."""
+        with _answered("receiver GET picture"):
+            async with self._client.stream("GET", address, timeout=_TIMEOUT) as response:
+                if response.is_server_error:
+                    raise ReceiverAwayError(f"answered {response.status_code}")
+                if response.is_error:
+                    return None
+                content = bytearray()
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_PICTURE_BYTES:
+                        return None
+                return bytes(content)
+
+    async def _call(self, operation: str, address: str, **arguments: Any) -> httpx.Response:
+        with _answered(f"receiver {operation}"):
+            method = operation.partition(" ")[0]
+            response = await self._client.request(
+                method, address, **{"timeout": _TIMEOUT, **arguments}
+            )
+            if response.is_server_error:
+                raise ReceiverAwayError(_message(response))
+        if response.is_error:
+            raise RefusedError(response.status_code, _message(response))
+        return response
+
+
+@contextmanager
+def _answered(operation: str) -> Iterator[None]:
+    """Observe a call and turn a missing answer into ReceiverAwayError."""
+    with metrics.observe(operation):
+        try:
+            yield
+        except httpx.HTTPError as error:
+            raise ReceiverAwayError(str(error) or type(error).__name__) from error
+
+
+def _message(response: httpx.Response) -> str:
+    """Return what a problem document (RFC 9457) says, for people."""
+    try:
+        problem = response.json()
+        text = str(problem.get("detail") or problem["title"])
+        details = [str(error["detail"]) for error in problem.get("errors") or ()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"The receiver answered {response.status_code} without a reason."
+    message = " ".join(_sentence(part) for part in (text, *(d for d in details if d not in text)))
+    wait = response.headers.get("Retry-After")
+    return f"{message} Try again in {wait} s." if wait else message
+
+
+def _sentence(text: str) -> str:
+    text = text.strip()
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _parse(model: type[M], response: httpx.Response) -> M:
+    return _validated(lambda: model.model_validate_json(response.content))
+
+
+def _parse_list(adapter: TypeAdapter[T], response: httpx.Response, key: str) -> T:
+    return _validated(lambda: adapter.validate_python(response.json()[key]))
+
+
+def _validated(parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ReceiverAwayError(f"gave an answer that is not understood: {reason}") from error

@@ -1,0 +1,83 @@
+"""Templates and static files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+import jinja2
+
+from services.common.images import MAX_PICTURE_BYTES, Status
+from services.frontend import domain
+
+_FOLDER: Final = Path(__file__).parents[1]
+_TYPES: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+CARD_ASPECT: Final = 4 / 3
+"""Width to height of a picture in the list, as in the style sheet."""
+
+
+@dataclass(frozen=True)
+class StaticFile:
+    """A file that every page may use; ``version`` changes with its content."""
+
+    content: bytes
+    media_type: str
+    version: str
+
+
+def static_files() -> dict[str, StaticFile]:
+    """Read the files of the folder ``static``, by name."""
+    return {
+        file.name: StaticFile(
+            file.read_bytes(), _TYPES[file.suffix], domain.fingerprint(file.read_text())
+        )
+        for file in (_FOLDER / "static").iterdir()
+    }
+
+
+class Renderer:
+    """Renders the templates with what all of them use."""
+
+    def __init__(self, files: dict[str, StaticFile]) -> None:
+        self._templates = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals.update(
+            static=lambda name: f"/static/{name}?v={files[name].version}",
+            query=query,
+            card_frame=lambda picture: domain.card_frame(picture, CARD_ASPECT),
+            stage_frame=lambda picture: domain.whole_frame(picture, stage_aspect(picture)),
+            marks=domain.marks,
+            fingerprint=domain.fingerprint,
+            status_words=domain.STATUS_WORDS,
+            statuses=list(Status),
+            max_bytes=MAX_PICTURE_BYTES,
+        )
+        self._templates.filters.update(
+            in_words=domain.in_words, segment=lambda text: quote(text, safe="")
+        )
+
+    def render(self, template: str, **values: Any) -> str:
+        """Return the HTML of a template."""
+        return self._templates.get_template(template).render(**values)
+
+
+def query(path: str, **values: str | None) -> str:
+    """Return a URL with those parameters that are not empty."""
+    text = urlencode({name: value for name, value in values.items() if value})
+    return f"{path}?{text}" if text else path
+
+
+def stage_aspect(picture: domain.Picture) -> float:
+    """Return width to height of the detail page's picture area."""
+    upright = picture.size is not None and picture.size[1] > picture.size[0]
+    return 1 / CARD_ASPECT if upright else CARD_ASPECT

@@ -1,0 +1,50 @@
+"""Decoding of pictures with Pillow: nothing of the original file reaches a browser."""
+
+import io
+from typing import Final
+
+from PIL import Image, ImageOps
+
+MAX_PIXELS: Final = 50_000_000
+"""As in the recogniser: larger pictures are rejected from their header."""
+
+_FORMATS: Final = ("JPEG", "PNG", "WEBP")
+_BACKGROUND: Final = (128, 128, 128)  # behind transparent pixels: dark and light drawings show
+
+
+def shrink(content: bytes, longest_side: int) -> bytes | None:
+    """Return an upright JPEG without metadata, or None when the content is no usable picture."""
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            # JPEG only: decodes at a half, a quarter or an eighth, where that is still enough.
+            image.draft("RGB", (longest_side, longest_side))
+            plain = _plain(image)
+            plain.thumbnail((longest_side, longest_side), reducing_gap=2.0)
+            upright = _flat(ImageOps.exif_transpose(plain))
+    except Exception:  # noqa: BLE001, decoders raise anything on content made to break them
+        return None
+    # A new image, because the old one carries the file's comments and profiles along.
+    clean = Image.frombytes("RGB", upright.size, upright.tobytes())
+    output = io.BytesIO()
+    clean.save(output, "JPEG", quality=82, progressive=True)
+    return output.getvalue()
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Return it in a mode that can be scaled well."""
+    if image.mode in {"L", "RGB", "RGBA"}:
+        return image
+    if image.mode.startswith("I"):
+        # Sixteen bits of grey; Pillow's own conversion would clip them to white.
+        return image.convert("I").point(lambda value: value / 257).convert("L")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    flat = Image.new("RGB", image.size, _BACKGROUND)
+    flat.paste(image, mask=image.getchannel("A"))
+    return flat

@@ -1,0 +1,59 @@
+"""Wires the frontend together and runs it."""
+
+import httpx
+import uvloop
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
+
+from services.common import logs, ops
+from services.common.settings import load
+from services.frontend.adapters.pages import Pages
+from services.frontend.adapters.receiver import Receiver
+from services.frontend.adapters.rendering import Renderer, static_files
+from services.frontend.adapters.security import GuardedApp
+from services.frontend.adapters.shrink import shrink
+from services.frontend.service import Thumbnails
+from services.frontend.settings import FrontendSettings
+
+
+def create_app(client: httpx.AsyncClient, lifecycle: ops.Lifecycle) -> ASGIApp:
+    """Return the application on an HTTP client whose base URL is the receiver's."""
+    receiver = Receiver(client)
+    files = static_files()
+    pages = Pages(receiver, Thumbnails(receiver.content, shrink), Renderer(files), files)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.include_router(pages.router())
+    app.router.routes.extend(ops.probe_routes(lifecycle))
+
+    # An id that is no number is an address that does not exist.
+    @app.exception_handler(RequestValidationError)
+    async def no_such_page(_: Request, __: RequestValidationError) -> Response:
+        return pages.not_found()
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        if error.status_code == 404:  # noqa: PLR2004
+            return pages.not_found()
+        return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+
+    return GuardedApp(app)
+
+
+async def run(settings: FrontendSettings) -> None:
+    """Serve until told to stop."""
+    listener = ops.listen(settings.host, settings.port)
+    # No dependency: without the receiver the pages say that it is away.
+    lifecycle = ops.Lifecycle({}, drain_seconds=settings.drain_seconds)
+    lifecycle.install_signal_handlers()
+    async with httpx.AsyncClient(base_url=settings.receiver_url, trust_env=False) as client:
+        await ops.serve_http(create_app(client, lifecycle), listener, lifecycle)
+
+
+def main() -> None:
+    """Run the process."""
+    settings = load(FrontendSettings)
+    logs.configure("frontend", settings.log_level)
+    uvloop.run(run(settings))

@@ -1,0 +1,406 @@
+"""What the pages show: pictures, faces and people in words, and where a box is drawn.
+
+The models mirror the receiver's answers; unknown fields are ignored, so a newer receiver does
+not break older pages.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from services.common.images import RETRIABLE, Status
+
+OPEN: Final = frozenset({Status.PENDING, Status.PROCESSING, Status.FAILED})
+"""The states that change without a person."""
+
+STATUS_WORDS: Final = {
+    Status.PENDING: "Waiting",
+    Status.PROCESSING: "Processing",
+    Status.PROCESSED: "Processed",
+    Status.FAILED: "Retrying",
+    Status.REJECTED: "Rejected",
+    Status.DEAD: "Gave up",
+}
+
+VERY_CLOSE: Final = 0.40
+"""Largest distance called "very close"."""
+
+CLOSE: Final = 0.50
+"""Largest distance called "close"; beyond it the recogniser calls a match ambiguous."""
+
+FaceKind = Literal["known", "ambiguous", "unknown"]
+
+
+class ReceiverAwayError(Exception):
+    """The receiver, or what it needs, did not answer; the same call may work later."""
+
+
+class RefusedError(Exception):
+    """The receiver refused the request; ``message`` says why, for people.
+
+    ``status`` is the HTTP status of its answer, 400..499.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Candidate(_Model):
+    """A known picture near a face; a smaller distance is more alike."""
+
+    person: str
+    image_name: str
+    distance: float
+
+    @property
+    def closeness(self) -> str:
+        """Return the distance in words."""
+        return closeness(self.distance)
+
+
+class Box(_Model):
+    """A rectangle in pixels of the upright picture, origin top left."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class Face(_Model):
+    """One face of a picture."""
+
+    index: int
+    box: Box
+    detection_score: float
+    ambiguous: bool
+    person: str | None
+    distance: float | None
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def kind(self) -> FaceKind:
+        """Tell how sure the name is."""
+        if self.person is None:
+            return "unknown"
+        return "ambiguous" if self.ambiguous else "known"
+
+    @property
+    def label(self) -> str:
+        """Return the name as a box shows it; the question mark says that it is not sure."""
+        if self.person is None:
+            return "Unknown"
+        return f"{self.person}?" if self.ambiguous else self.person
+
+    @property
+    def explanation(self) -> str:
+        """Say in words how the name came about."""
+        others = [c for c in self.candidates if c.person != self.person]
+        if self.person is None:
+            return "Nobody known looks like this face."
+        if self.distance is None:
+            return "Named by hand."
+        if not self.ambiguous:
+            return f"The match is {closeness(self.distance)}."
+        if self.distance <= CLOSE and others:
+            return (
+                f"The match is {closeness(self.distance)},"
+                f" but {others[0].person} is nearly as close."
+            )
+        return "The match is uncertain: the faces are alike, but not much."
+
+
+class Picture(_Model):
+    """One submitted picture. ``width`` and ``height`` are known once it was processed."""
+
+    id: int
+    path: str
+    name: str
+    status: Status
+    attempt: int
+    error: str | None
+    created_at: datetime
+    updated_at: datetime
+    processed_at: datetime | None
+    next_attempt_at: datetime | None
+    width: int | None
+    height: int | None
+    engine: str | None
+    faces: tuple[Face, ...]
+
+    @property
+    def title(self) -> str:
+        """Return a name that is never empty."""
+        return self.name.strip() or f"Picture {self.id}"
+
+    @property
+    def status_word(self) -> str:
+        """Return the status for people."""
+        return STATUS_WORDS[self.status]
+
+    @property
+    def can_retry(self) -> bool:
+        """Tell whether a person may send it back to waiting."""
+        return self.status in RETRIABLE
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether its status will change by itself."""
+        return self.status in OPEN
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Return width and height in pixels, if known."""
+        return (self.width, self.height) if self.width and self.height else None
+
+    @property
+    def summary(self) -> str:
+        """Say in one sentence how it stands."""
+        match self.status:
+            case Status.PENDING:
+                return "Waiting for its turn."
+            case Status.PROCESSING:
+                return "Looking for faces."
+            case Status.PROCESSED:
+                return _count_faces(self.faces)
+            case Status.FAILED:
+                return f"Attempt {self.attempt} failed and will be repeated: {self._reason}"
+            case Status.REJECTED:
+                return f"This picture cannot be used: {self._reason}"
+            case Status.DEAD:
+                return f"Stopped after {self.attempt} attempts: {self._reason}"
+
+    @property
+    def _reason(self) -> str:
+        reason = (self.error or "no reason was given").strip()
+        return reason if reason.endswith((".", "!", "?")) else f"{reason}."
+
+    @property
+    def content_version(self) -> str:
+        """Return a text that changes when the picture behind the same id may have changed."""
+        # An upload's path is the hash of its content. Another path can be given new content,
+        # which is read when the picture is retried.
+        changed = "" if self.path.startswith("uploads/") else str(self.processed_at)
+        return fingerprint(self.path, changed)
+
+    @property
+    def version(self) -> str:
+        """Return a text that changes with anything that is shown."""
+        return fingerprint(self.model_dump_json())
+
+
+class PicturePage(_Model):
+    """Some pictures, newest first, and the cursor of those behind them."""
+
+    images: tuple[Picture, ...]
+    next_cursor: str | None
+
+
+class StatusReport(_Model):
+    """How many pictures are in each state, and what is away, by name with the reason."""
+
+    images: dict[Status, int | None]
+    oldest_pending_seconds: float | None
+    problems: dict[str, str]
+
+
+class KnownPicture(_Model):
+    """One picture that a person is recognised by."""
+
+    id: int
+    image_name: str
+    created_at: datetime
+
+
+class Person(_Model):
+    """Somebody with a name and known pictures."""
+
+    name: str
+    pictures: tuple[KnownPicture, ...]
+
+    @property
+    def version(self) -> str:
+        """Return a text that changes with anything that is shown."""
+        return fingerprint(self.model_dump_json())
+
+
+class Accepted(_Model):
+    """The answer to one uploaded picture."""
+
+    id: int
+    status: Status
+    duplicate: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is away: what it means for people, and the technical reason."""
+
+    name: str
+    message: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The part of a picture that a page shows, in pixels; it may reach beyond the picture.
+
+    ``fit`` is the CSS class that makes a browser show exactly this part.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    fit: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A face's box and label within a frame, in percent of the frame."""
+
+    face: Face
+    left: float
+    top: float
+    width: float
+    height: float
+    label_left: float
+    label_top: float
+    label_width: float
+    label_class: str
+
+
+def closeness(distance: float) -> str:
+    """Put a distance between two faces into words."""
+    if distance <= VERY_CLOSE:
+        return "very close"
+    return "close" if distance <= CLOSE else "uncertain"
+
+
+def fingerprint(*parts: str) -> str:
+    """Return a short text that is the same only for the same parts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def in_words(time: datetime) -> str:
+    """Return a time for people, in UTC."""
+    return f"{time.astimezone(UTC):%-d %b %Y, %H:%M} UTC"
+
+
+_PROBLEMS: Final = {
+    "receiver": "The receiver does not answer. Pictures can be neither shown nor accepted.",
+    "database": "The database is away. Pictures can be neither shown nor accepted.",
+    "object_store": "The picture store is away. Pictures can be neither opened nor uploaded.",
+    "face_recog": "The face recogniser is away. Pictures are accepted and wait until it is back.",
+    "queue": "The queue is away. Pictures are accepted; processing starts a little later.",
+}
+
+
+def describe_problem(name: str, reason: str) -> Problem:
+    """Say what it means that a dependency is away."""
+    message = _PROBLEMS.get(name, f"Not available: {name}.")
+    return Problem(name, message, reason)
+
+
+def card_frame(picture: Picture, aspect: float) -> Frame | None:
+    """Choose the part of a picture that fills a card of this aspect ratio.
+
+    The picture fills the card when all faces stay visible, else it is shown whole.
+    None when its size is not known.
+    """
+    if picture.size is None:
+        return None
+    width, height = picture.size
+    if width / height > aspect:
+        size, shown = width, height * aspect
+        low = min((face.box.left for face in picture.faces), default=0)
+        high = max((face.box.right for face in picture.faces), default=0)
+    else:
+        size, shown = height, width / aspect
+        low = min((face.box.top for face in picture.faces), default=0)
+        high = max((face.box.bottom for face in picture.faces), default=0)
+    room = size - shown
+    if high - low > shown:
+        return whole_frame(picture, aspect)
+    # Percent in steps of 5, the positions that the style sheet has classes for.
+    wanted = (low + high - shown) / 2 if picture.faces else room / 2
+    percent = round(min(max(wanted / room, 0), 1) * 20) * 5 if room else 50
+    offset = room * percent / 100
+    if picture.faces and not offset <= low <= high <= offset + shown:
+        return whole_frame(picture, aspect)
+    fit = f"cover at-{percent}"
+    if width / height > aspect:
+        return Frame(offset, 0, shown, height, fit)
+    return Frame(0, offset, width, shown, fit)
+
+
+def whole_frame(picture: Picture, aspect: float) -> Frame | None:
+    """Return the smallest frame of this aspect ratio around the whole picture."""
+    if picture.size is None:
+        return None
+    width, height = picture.size
+    shown_width = max(width, height * aspect)
+    shown_height = shown_width / aspect
+    return Frame(
+        (width - shown_width) / 2,
+        (height - shown_height) / 2,
+        shown_width,
+        shown_height,
+        "contain",
+    )
+
+
+def marks(faces: Sequence[Face], frame: Frame) -> list[Mark]:
+    """Return where the boxes and labels of faces are within a frame."""
+    return [_mark(face, frame) for face in faces]
+
+
+def _mark(face: Face, frame: Frame) -> Mark:
+    left = (face.box.left - frame.left) / frame.width * 100
+    right = (face.box.right - frame.left) / frame.width * 100
+    top = (face.box.top - frame.top) / frame.height * 100
+    bottom = (face.box.bottom - frame.top) / frame.height * 100
+    # Above the box, or below it where there is no room above, or in it where there is neither.
+    edge = 12
+    if top > edge:
+        label_top, place = top, "above"
+    elif bottom < 100 - edge:
+        label_top, place = bottom, "below"
+    else:
+        label_top, place = top, "below"
+    # A label starts at its box, or ends at it in the right part, where it would be cut off.
+    if left <= 100 - right:
+        label_left, label_width, side = left, 100 - left, "start"
+    else:
+        label_left, label_width, side = 0.0, right, "end"
+    return Mark(
+        face=face,
+        left=round(left, 3),
+        top=round(top, 3),
+        width=round(right - left, 3),
+        height=round(bottom - top, 3),
+        label_left=round(label_left, 3),
+        label_top=round(label_top, 3),
+        label_width=round(label_width, 3),
+        label_class=f"{place} {side}",
+    )
+
+
+def _count_faces(faces: Sequence[Face]) -> str:
+    if not faces:
+        return "No face in this picture."
+    unknown = sum(face.person is None for face in faces)
+    total = f"{len(faces)} face{'s' if len(faces) > 1 else ''}"
+    if unknown == len(faces):
+        return f"{total}, {'none' if unknown > 1 else 'not'} known."
+    return f"{total}, {unknown} unknown." if unknown else f"{total} with a name."

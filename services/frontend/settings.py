@@ -1,0 +1,14 @@
+"""Settings of the frontend."""
+
+from pydantic import Field
+
+from services.common.settings import Port, Settings
+
+
+class FrontendSettings(Settings):
+    """Where to listen and where the receiver answers."""
+
+    port: Port = Field(8080, description="HTTP port of the pages.")
+    receiver_url: str = Field(
+        "http://127.0.0.1:8000", pattern="^https?://", description="Base URL of the receiver."
+    )
