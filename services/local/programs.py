@@ -80,6 +80,9 @@ def make_plan(settings: LocalSettings, folder: Path) -> Plan:
         "OBJECT_STORE_URL": (folder / "store").as_uri(),
         "FACE_RECOG_TARGET": f"{LOOPBACK}:{grpc_port}",
         "RECEIVER_URL": api,
+        # All of the stop has ten seconds; what is not finished by then is repeated later.
+        "GRACE_SECONDS": "4",
+        "STOP_SECONDS": "1",
     }
 
     def probed(name: str, probe_port: int, **more: str) -> Program:

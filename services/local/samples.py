@@ -102,7 +102,7 @@ SAMPLES: Final = (
     Sample("eileen-scaled.jpg", "POST /image/post", _scaled(EILEEN), "processed", (EILEEN,)),
     Sample("grace-scaled.jpg", "POST /image/post", _scaled(GRACE), "processed", (GRACE,)),
     Sample("landscape.png", "POST /image/post", _landscape, "processed"),
-    Sample("does-not-exist.jpg", "POST /image/post", None, "rejected", error="no such"),
+    Sample("does-not-exist.jpg", "POST /image/post", None, "rejected", error="there is no picture"),
     Sample("eileen-flipped.jpg", "POST /images/post", _flipped(EILEEN), "processed", (EILEEN,)),
     Sample("grace-flipped.jpg", "POST /images/post", _flipped(GRACE), "processed", (GRACE,)),
     Sample("phone-photo.jpg", "POST /images/post", _phone_photo, "processed", (GRACE,)),
@@ -119,7 +119,7 @@ SAMPLES: Final = (
     ),
     Sample("grace-recompressed.jpg", "POST /images", _recompressed(GRACE), "processed", (GRACE,)),
     Sample("both-4000-pixels.jpg", "POST /images", _side_by_side, "processed", (EILEEN, GRACE)),
-    Sample("no-image.jpg", "POST /images", _text, "rejected", error="image"),
+    Sample("no-image.jpg", "POST /images", _text, "rejected", error="not a picture"),
     Sample(
         "grace-again.jpg",
         "POST /images",

@@ -8,11 +8,8 @@ from alembic import command
 from alembic.config import Config
 
 from services.common import logs
-from services.common.settings import DatabaseSettings, Settings, load, read_secret
-
-
-class MigrationSettings(Settings, DatabaseSettings):
-    """Settings of this task."""
+from services.common.settings import DatabaseSettings, load, read_secret
+from services.migrations.settings import MigrationSettings
 
 
 def migrate(settings: DatabaseSettings) -> None:

@@ -1,0 +1,100 @@
+"""A wrong or missing setting ends each process with one line that names it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+RIGHT = {
+    "DATABASE_URL": "sqlite+aiosqlite:///facestack.db",
+    "OBJECT_STORE_URL": "file:///tmp/store",
+    "FACE_RECOG_TARGET": "dns:///face-recog:50051",
+    "RECEIVER_URL": "http://receiver:8000",
+}
+
+MISSING = {
+    "receiver": ["DATABASE_URL", "OBJECT_STORE_URL", "FACE_RECOG_TARGET"],
+    "image_processor": ["DATABASE_URL", "OBJECT_STORE_URL", "FACE_RECOG_TARGET"],
+    "face_recog": ["OBJECT_STORE_URL"],
+    "redeemer": ["DATABASE_URL"],
+    "migrations": ["DATABASE_URL"],
+}
+
+WRONG = {
+    "receiver": ("PORT", "70000"),
+    "image_processor": ("FACE_RECOG_TIMEOUT_SECONDS", "soon"),
+    "face_recog": ("LOG_LEVEL", "LOUD"),
+    "frontend": ("RECEIVER_URL", "receiver"),
+    "redeemer": ("DATABASE_URL", "postgresql://db/facestack"),
+    "migrations": ("DATABASE_PASSWORD_FILE", "/nonexistent/password"),
+}
+
+
+def start(
+    service: str, folder: Path, settings: dict[str, str], command: list[str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    inherited = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return subprocess.run(
+        [sys.executable, "-m", f"services.{service}", *(command or [])],
+        cwd=folder,
+        env={**inherited, "PYTHONPATH": str(ROOT), **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("service", MISSING)
+def test_missing_settings_end_the_process_with_one_line(service: str, tmp_path: Path) -> None:
+    ended = start(service, tmp_path, {})
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"{service}: wrong settings: ")
+    for name in MISSING[service]:
+        assert f"{name}: Field required" in line
+
+
+@pytest.mark.parametrize("service", WRONG)
+def test_a_wrong_setting_ends_the_process_with_one_line(service: str, tmp_path: Path) -> None:
+    name, value = WRONG[service]
+    ended = start(service, tmp_path, {**RIGHT, name: value})
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"{service}: wrong settings: {name}: ")
+    assert f"got '{value}'" in line
+
+
+def test_a_wrong_setting_in_the_env_file_is_named_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RECEIVER_PORT=eight thousand\n")
+    ended = start("local", tmp_path, {}, ["run"])
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("local: wrong settings: RECEIVER_PORT: ")
+
+
+def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATABASE_URL=nonsense\n")
+    ended = start("migrations", tmp_path, {"DATABASE_URL": RIGHT["DATABASE_URL"]})
+    assert ended.returncode == 0
+    assert (tmp_path / "facestack.db").exists()
+
+
+def test_the_value_of_a_secret_is_never_printed(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    ended = start(
+        "migrations",
+        tmp_path,
+        {
+            "DATABASE_URL": "mysql+asyncmy://face@127.0.0.1:1/x",
+            "DATABASE_PASSWORD_FILE": str(secret),
+        },
+    )
+    assert ended.returncode == 1
+    assert "migrations: database is not reachable" in ended.stderr
+    assert "hunter2" not in ended.stdout + ended.stderr
