@@ -14,6 +14,6 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from services.face_recog.adapters.recognition import load_models
+from services.face_recog.adapters.recognition import load_models  # noqa: E402
 
 load_models()

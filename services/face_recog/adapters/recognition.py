@@ -142,7 +142,9 @@ def _open(content: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except Image.DecompressionBombError as error:
-        raise RejectedError(Problem.TOO_LARGE, f"picture is too large: {error}") from error
+        raise RejectedError(
+            Problem.TOO_LARGE, f"picture has more than {MAX_PIXELS:,} pixels"
+        ) from error
     except MemoryError:
         raise
     except Exception as error:

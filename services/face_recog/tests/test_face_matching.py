@@ -1,0 +1,128 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from services.face_recog.domain import Candidate, Encoding, People, match
+
+random = np.random.default_rng(7)
+
+
+def encoding(length: float = 1.4) -> Encoding:
+    vector = random.normal(size=128)
+    return vector / np.linalg.norm(vector) * length
+
+
+def at(base: Encoding, distance: float) -> Encoding:
+    """An encoding at this distance from the base."""
+    step = random.normal(size=128)
+    return base + step / np.linalg.norm(step) * distance
+
+
+def brute_force(known: dict[str, Encoding], face: Encoding, count: int) -> list[Candidate]:
+    best: dict[str, Candidate] = {}
+    for name, one in known.items():
+        person = name.split("/")[0]
+        distance = float(np.linalg.norm(one.astype(np.float32) - face))
+        if person not in best or distance < best[person].distance:
+            best[person] = Candidate(name, person, distance)
+    return sorted(best.values(), key=lambda candidate: candidate.distance)[:count]
+
+
+@pytest.mark.parametrize("pictures", [1, 2, 50, 3000])
+@pytest.mark.parametrize("count", [1, 5, 4000])
+def test_the_nearest_people_are_those_of_a_full_search(pictures: int, count: int) -> None:
+    # Names whose order as whole strings is not their order by person.
+    people = ["Ann", "Ann B", "Ann-C", "Zoe", "Émile", *(f"p{number}" for number in range(400))]
+    known = {f"{random.choice(people)}/{number}.jpg": encoding() for number in range(pictures)}
+    face = at(known[next(iter(known))], 0.3)
+    found = People(known).nearest(face, count)
+    expected = brute_force(known, face, count)
+    assert [one.image_name for one in found] == [one.image_name for one in expected]
+    assert [one.distance for one in found] == pytest.approx([one.distance for one in expected])
+
+
+def test_distances_are_exact_where_float32_products_are_not() -> None:
+    base = encoding()
+    known = {f"p{number}/x": at(base, 1e-4 * (number + 1)) for number in range(20)}
+    found = People(known).nearest(base, 20)
+    assert [one.person for one in found] == [f"p{number}" for number in range(20)]
+    assert [one.distance for one in found] == pytest.approx(
+        [1e-4 * (number + 1) for number in range(20)], rel=0.01
+    )
+
+
+def test_nobody_known() -> None:
+    [found] = match(People({}), [encoding()], tolerance=0.6, max_candidates=5)
+    assert not found.candidates
+    assert not found.ambiguous
+    assert match(People({}), [], tolerance=0.6, max_candidates=5) == []
+
+
+def test_tolerance_and_number_of_candidates() -> None:
+    face = encoding()
+    people = People({f"p{number}/x": at(face, number / 10) for number in range(1, 10)})
+    [found] = match(people, [face], tolerance=0.55, max_candidates=5)
+    assert [one.person for one in found.candidates] == ["p1", "p2", "p3", "p4", "p5"]
+    [found] = match(people, [face], tolerance=0.15, max_candidates=5)
+    assert [one.person for one in found.candidates] == ["p1"]
+    [found] = match(people, [face], tolerance=1.0, max_candidates=2)
+    assert [one.person for one in found.candidates] == ["p1", "p2"]
+
+
+@pytest.mark.parametrize(
+    ("distances", "ambiguous"),
+    [
+        ([0.3], False),
+        ([0.51], True),
+        ([0.49], False),
+        ([0.3, 0.34], True),
+        ([0.3, 0.36], False),
+        ([0.38, 0.42], True),  # the runner-up is beyond the tolerance and near all the same
+    ],
+)
+def test_ambiguous(distances: list[float], ambiguous: bool) -> None:
+    face = encoding()
+    people = People({f"p{index}/x": at(face, one) for index, one in enumerate(distances)})
+    tolerance = 0.4 if distances[0] == 0.38 else 0.6
+    [found] = match(people, [face], tolerance=tolerance, max_candidates=1)
+    assert found.ambiguous is ambiguous
+
+
+def test_two_pictures_of_one_person_are_not_ambiguous() -> None:
+    face = encoding()
+    people = People({"p/1": at(face, 0.3), "p/2": at(face, 0.31)})
+    [found] = match(people, [face], tolerance=0.6, max_candidates=5)
+    assert [one.image_name for one in found.candidates] == ["p/1"]
+    assert not found.ambiguous
+
+
+def test_a_person_is_in_a_picture_once() -> None:
+    base = encoding()
+    near, far = at(base, 0.2), at(base, 0.4)
+    people = People({"twin/x": base, "other/x": at(far, 0.45)})
+    for faces in ([near, far], [far, near]):
+        found = match(people, faces, tolerance=0.6, max_candidates=5)
+        names = [one.candidates[0].person for one in found]
+        assert sorted(names) == ["other", "twin"]
+        assert names[[face is near for face in faces].index(True)] == "twin"
+        loser = found[[face is far for face in faces].index(True)]
+        assert loser.ambiguous
+        assert all(one.person != "twin" for one in loser.candidates)
+
+
+def test_whoever_loses_the_only_candidate_is_nobody() -> None:
+    base = encoding()
+    faces = [at(base, 0.4), at(base, 0.2), at(base, 0.3)]
+    found = match(People({"p/x": base}), faces, tolerance=0.6, max_candidates=5)
+    assert [len(one.candidates) for one in found] == [0, 1, 0]
+
+
+def test_names_in_a_crowd_are_never_given_twice() -> None:
+    base = encoding()
+    people = People({f"p{number}/x": at(base, 0.2) for number in range(30)})
+    faces = [at(base, 0.2) for _ in range(40)]
+    found = match(people, faces, tolerance=0.6, max_candidates=1)
+    names = [one.candidates[0].person for one in found if one.candidates]
+    assert len(names) == 30
+    assert all(a != b for a, b in itertools.combinations(names, 2))

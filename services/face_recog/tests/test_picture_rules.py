@@ -1,0 +1,318 @@
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, ImageOps
+
+from services.face_recog.adapters import recognition
+from services.face_recog.adapters.recognition import recognise
+from services.face_recog.domain import Box, Encoding, Problem, RejectedError
+
+Encode = Callable[..., bytes]
+
+
+def is_same_person(one: Encoding, other: Encoding) -> bool:
+    return float(np.linalg.norm(one - other)) < 0.4
+
+
+def assert_near(box: Box, other: Box, *, pixels: int) -> None:
+    for side in ("left", "top", "right", "bottom"):
+        assert abs(getattr(box, side) - getattr(other, side)) <= pixels, (box, other)
+
+
+def big_png(width: int, height: int, depth: int = 1) -> bytes:
+    """A black picture that is small as a file, made without its pixels in memory."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    packer = zlib.compressobj(9)
+    row = bytes(1 + (width * depth + 7) // 8)
+    content = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", content)
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.fixture(scope="module")
+def library() -> Any:
+    """The package whose answers must be equalled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it imports pkg_resources
+        import face_recognition  # noqa: PLC0415
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # it switches that on
+    return face_recognition
+
+
+@pytest.mark.parametrize("width", [1024, 700, 512, 256])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_up_to_1024_pixels_equal_the_library(
+    library: Any, astronaut: Image.Image, hopper: Image.Image, encode: Encode, width: int, kind: str
+) -> None:
+    both = Image.new("RGB", (1024, 600), "gray")
+    both.paste(astronaut, (0, 44))
+    both.paste(hopper, (512, 0))
+    content = encode(both.resize((width, width * 600 // 1024)), kind)
+    pixels = library.load_image_file(io.BytesIO(content))
+    rectangles = library.api.face_detector(pixels, 1)
+    _, scores, _ = library.api.face_detector.run(pixels, 1, 0.0)
+    expected = [
+        (box, encoding)
+        for box, encoding, score in zip(
+            library.face_locations(pixels), library.face_encodings(pixels), scores, strict=True
+        )
+        if score >= 0.4
+    ]
+    assert len(rectangles) >= len(expected) == (1 if width == 256 else 2)
+    found = {
+        (face.box.top, face.box.right, face.box.bottom, face.box.left): face.encoding
+        for face in recognise(content, 0).faces
+    }
+    assert found.keys() == {box for box, _ in expected}
+    for box, encoding in expected:
+        assert np.array_equal(found[box], encoding)
+
+
+def test_truncated_pictures_stay_refused_whatever_others_switch_on() -> None:
+    script = """
+import face_recognition
+from PIL import ImageFile
+assert ImageFile.LOAD_TRUNCATED_IMAGES
+from services.face_recog.adapters.recognition import load_models
+load_models()
+assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, env=child_env())
+
+
+def child_env() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def test_a_huge_png_is_refused_from_its_header() -> None:
+    content = big_png(13000, 13000)
+    assert len(content) < 21_000
+    script = """
+import json, sys
+from PIL import ImageFile
+from services.face_recog.adapters.recognition import recognise
+from services.face_recog.domain import RejectedError
+def peak():
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith("VmHWM")).split()[1])
+content = sys.stdin.buffer.read()
+loads = []
+ImageFile.ImageFile.load = lambda self: loads.append(self)
+before = peak()
+try:
+    recognise(content, 0)
+except RejectedError as error:
+    print(json.dumps([error.problem, str(error), peak() - before, len(loads)]))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        input=content,
+        check=True,
+        stdout=subprocess.PIPE,
+        env=child_env(),
+    )
+    problem, reason, kilobytes, loads = json.loads(result.stdout)
+    assert problem == "too_large"
+    assert "13000 x 13000" in reason
+    assert kilobytes < 50_000
+    assert loads == 0
+
+
+def test_the_limit_is_fifty_megapixels() -> None:
+    with pytest.raises(RejectedError) as error:
+        recognise(big_png(10_000, 5_001), 0)
+    assert error.value.problem == Problem.TOO_LARGE
+    found = recognise(big_png(10_000, 5_000), 0)
+    assert (found.width, found.height, found.faces) == (10_000, 5_000, [])
+
+
+def test_a_webp_that_claims_to_be_huge_is_refused(encode: Encode) -> None:
+    content = bytearray(encode(Image.new("RGB", (16, 16)), "WEBP", lossless=True))
+    size = content.index(b"VP8L") + 9
+    content[size : size + 4] = struct.pack("<I", 16382 | 16382 << 14)
+    with pytest.raises(RejectedError) as error:
+        recognise(bytes(content), 0)
+    assert error.value.problem == Problem.TOO_LARGE
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(hopper: Image.Image, encode: Encode, orientation: int, kind: str) -> None:
+    undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = hopper
+    if orientation > 1:
+        turn = undo.get(orientation, recognition._TURNS.get(orientation))
+        assert turn is not None
+        stored = hopper.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95} if kind != "PNG" else {}
+    content = encode(stored, kind, exif=exif, **options)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    assert upright.size == hopper.size  # Pillow reads the file as it was meant
+    expected = recognise(encode(hopper, "PNG"), 0)
+    found = recognise(content, 0)
+    assert (found.width, found.height) == (512, 600)
+    [face] = found.faces
+    assert_near(face.box, expected.faces[0].box, pixels=0 if kind == "PNG" else 8)
+    assert is_same_person(face.encoding, expected.faces[0].encoding)
+
+
+def test_a_large_turned_phone_photo(hopper: Image.Image, encode: Encode) -> None:
+    photo = Image.new("RGB", (3000, 4000), "gray")
+    photo.paste(hopper.resize((2560, 3000)), (200, 800))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = recognise(encode(photo.transpose(Image.Transpose.ROTATE_90), exif=exif), 0)
+    assert (found.width, found.height) == (3000, 4000)
+    [face] = found.faces
+    assert_near(face.box, Box(1100, 1495, 2030, 2425), pixels=110)
+
+
+def test_both_people_side_by_side_in_a_large_picture(
+    astronaut: Image.Image, hopper: Image.Image, encode: Encode
+) -> None:
+    both = Image.new("RGB", (4000, 2343), "gray")
+    both.paste(astronaut.resize((2000, 2000)), (0, 0))
+    both.paste(hopper.resize((2000, 2343)), (2000, 0))
+    found = recognise(encode(both), 0)
+    assert [face.score >= 0.4 for face in found.faces] == [True, True]
+    left = recognise(encode(astronaut, "PNG"), 0).faces[0].encoding
+    right = recognise(encode(hopper, "PNG"), 0).faces[0].encoding
+    larger, smaller = found.faces
+    assert is_same_person(larger.encoding, right)
+    assert is_same_person(smaller.encoding, left)
+    assert_near(smaller.box, Box(684, 297, 1035, 648), pixels=60)
+    assert len(recognise(encode(both), 1).faces) == 1
+
+
+def test_a_small_face_in_a_large_picture_is_found_by_upsampling(
+    hopper: Image.Image, encode: Encode
+) -> None:
+    crowd = Image.new("RGB", (2048, 2048), "gray")
+    crowd.paste(hopper.resize((140, 164)), (900, 900))  # a face of about 50 pixels
+    content = encode(crowd, quality=95)
+    assert not recognition._detect(recognition._load(content)[0], upsample=0)
+    [face] = recognise(content, 0).faces
+    assert_near(face.box, Box(949, 938, 1000, 989), pixels=6)
+
+
+def test_low_scores_are_dropped(library: Any, astronaut: Image.Image, encode: Encode) -> None:
+    # The library takes a part of the space suit for a second face.
+    assert len(library.face_locations(np.array(astronaut))) == 2
+    assert len(recognise(encode(astronaut, "PNG"), 0).faces) == 1
+
+
+def test_a_box_is_clipped_to_the_picture(hopper: Image.Image, encode: Encode) -> None:
+    found = recognise(encode(hopper.crop((190, 145, 360, 330)), "PNG"), 0)
+    assert found.faces
+    for face in found.faces:
+        assert 0 <= face.box.left < face.box.right <= found.width
+        assert 0 <= face.box.top < face.box.bottom <= found.height
+
+
+def variants(image: Image.Image, encode: Encode) -> dict[str, bytes]:
+    grey = np.asarray(image.convert("L")).astype(np.uint16)
+    alpha = image.convert("RGBA")
+    alpha.putalpha(200)
+    palette = image.convert("P")
+    palette.info["transparency"] = bytes(range(256))
+    return {
+        "16-bit grey PNG": encode(Image.fromarray(grey * 257), "PNG"),
+        "16-bit grey PNG with dark levels": encode(Image.fromarray(grey * 128), "PNG"),
+        "grey JPEG": encode(image.convert("L")),
+        "grey and alpha PNG": encode(alpha.convert("LA"), "PNG"),
+        "palette PNG": encode(image.convert("P"), "PNG"),
+        "palette PNG with transparency": encode(
+            palette, "PNG", transparency=bytes([255] * 255 + [0])
+        ),
+        "CMYK JPEG": encode(image.convert("CMYK")),
+        "alpha PNG": encode(alpha, "PNG"),
+        "alpha WebP": encode(alpha, "WEBP"),
+        "WebP": encode(image, "WEBP"),
+        "progressive JPEG": encode(image, progressive=True),
+        "several frames in a JPEG": encode(image, "MPO", save_all=True, append_images=[image]),
+    }
+
+
+def test_every_kind_of_pixel_gives_the_same_person(hopper: Image.Image, encode: Encode) -> None:
+    expected = recognise(encode(hopper, "PNG"), 0).faces[0]
+    for size in ((512, 600), (1280, 1500)):
+        for name, content in variants(hopper.resize(size), encode).items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                found = recognise(content, 0)
+            assert (found.width, found.height) == size, name
+            [face] = found.faces
+            assert is_same_person(face.encoding, expected.encoding), name
+
+
+def test_a_16_bit_colour_png(hopper: Image.Image) -> None:
+    pixels = np.asarray(hopper).astype(">u2") * 257
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(">u2"))
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", 512, 600, 16, 2, 0, 0, 0)
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + kind + body
+        content += struct.pack(">I", zlib.crc32(kind + body))
+    [face] = recognise(content, 0).faces
+    assert face.box == Box(180, 139, 366, 325)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO"])
+def test_other_formats_are_refused(astronaut: Image.Image, encode: Encode, kind: str) -> None:
+    with pytest.raises(RejectedError, match="JPEG, PNG or WebP") as error:
+        recognise(encode(astronaut, kind), 0)
+    assert error.value.problem == Problem.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"<svg/>"]
+)
+def test_what_is_no_picture_is_refused(content: bytes) -> None:
+    with pytest.raises(RejectedError) as error:
+        recognise(content, 0)
+    assert error.value.problem == Problem.UNREADABLE
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("size", [512, 1400])
+def test_half_a_picture_is_refused(
+    astronaut: Image.Image, encode: Encode, kind: str, size: int
+) -> None:
+    recognition.load_models()
+    content = encode(astronaut.resize((size, size)), kind)
+    with pytest.raises(RejectedError) as error:
+        recognise(content[: len(content) // 2], 0)
+    assert error.value.problem == Problem.UNREADABLE
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2), (1, 5000), (5000, 1), (2, 60_000)])
+def test_odd_sizes_show_no_face(encode: Encode, size: tuple[int, int]) -> None:
+    found = recognise(encode(Image.new("RGB", size), "PNG"), 0)
+    assert (found.width, found.height) == size
+    assert not found.faces

@@ -1,0 +1,213 @@
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import psutil
+import pytest
+from PIL import Image
+
+from services.face_recog import metrics
+from services.face_recog.adapters.pool import Pool
+from services.face_recog.adapters.recognition import load_models
+from services.face_recog.domain import (
+    RecogniserBusyError,
+    RecogniserFaultError,
+    RejectedError,
+)
+
+
+@asynccontextmanager
+async def started(
+    *, size: int = 1, queue_size: int = 64, work_seconds: float = 60
+) -> AsyncIterator[Pool]:
+    pool = Pool(size=size, queue_size=queue_size, work_seconds=work_seconds)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def halt(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def resume(pid: int) -> None:
+    os.kill(pid, signal.SIGCONT)
+
+
+def restarts(reason: str) -> float:
+    return metrics.POOL_RESTARTS.labels(reason)._value.get()
+
+
+async def test_recognises_in_every_process_and_leaves_none_behind(small_hopper: bytes) -> None:
+    async with started(size=2) as pool:
+        pids = pool.processes
+        assert len(set(pids)) == 2
+        assert pool.engine == load_models().engine
+        for found in await asyncio.gather(*(pool.recognise(small_hopper) for _ in range(6))):
+            assert len(found.faces) == 1
+            assert found.faces[0].encoding.shape == (128,)
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_a_killed_worker_fails_only_its_own_request(small_hopper: bytes) -> None:
+    crashes = restarts("crash")
+    async with started(size=2) as pool:
+        victim = pool.processes[0]
+        halt(victim)
+        requests = [asyncio.create_task(pool.recognise(small_hopper)) for _ in range(6)]
+        await until(lambda: sum(request.done() for request in requests) == 5)
+        os.kill(victim, signal.SIGKILL)
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        faults = [one for one in results if isinstance(one, RecogniserFaultError)]
+        assert [str(fault) for fault in faults] == ["the worker process died"]
+        await until(lambda: len(pool.processes) == 2 and restarts("crash") == crashes + 1)
+        assert victim not in pool.processes
+        again = await asyncio.gather(*(pool.recognise(small_hopper) for _ in range(4)))
+        assert all(len(found.faces) == 1 for found in again)
+
+
+async def test_killed_idle_workers_are_replaced_and_fail_nothing(small_hopper: bytes) -> None:
+    async with started(size=2) as pool:
+        for _ in range(3):
+            pids = pool.processes
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            await until(lambda: len(set(pool.processes) - set(pids)) == 2)  # noqa: B023
+            assert len((await pool.recognise(small_hopper)).faces) == 1
+
+
+async def test_the_fork_server_killed(small_hopper: bytes) -> None:
+    async with started(size=2) as pool:
+        os.kill(psutil.Process(pool.processes[0]).ppid(), signal.SIGKILL)
+        results = await asyncio.gather(*(pool.recognise(small_hopper) for _ in range(4)))
+        assert all(len(found.faces) == 1 for found in results)
+
+
+async def test_a_signal_to_the_whole_group_ends_no_worker(small_hopper: bytes) -> None:
+    async with started(size=2) as pool:
+        pids = pool.processes
+        for pid in [psutil.Process(pids[0]).ppid(), *pids]:
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+        assert len((await pool.recognise(small_hopper)).faces) == 1
+        assert set(pool.processes) == set(pids)
+
+
+async def test_a_worker_over_its_time_is_replaced(small_hopper: bytes) -> None:
+    timeouts = restarts("timeout")
+    async with started(work_seconds=1) as pool:
+        [slow] = pool.processes
+        halt(slow)
+        with pytest.raises(RecogniserFaultError, match="longer than 1 s"):
+            await pool.recognise(small_hopper)
+        assert len((await pool.recognise(small_hopper)).faces) == 1
+        assert restarts("timeout") == timeouts + 1
+        assert not psutil.pid_exists(slow)
+
+
+async def test_a_full_queue_refuses_and_an_urgent_request_goes_first(
+    small_hopper: bytes,
+) -> None:
+    async with started(queue_size=2) as pool:
+        [pid] = pool.processes
+        halt(pid)
+        order: list[str] = []
+
+        async def ask(name: str, *, urgent: bool = False) -> None:
+            await pool.recognise(small_hopper, urgent=urgent)
+            order.append(name)
+
+        running = asyncio.create_task(ask("running"))
+        await asyncio.sleep(0)
+        await until(lambda: metrics.POOL_QUEUE._value.get() == 0)
+        waiting = [asyncio.create_task(ask(name)) for name in ("first", "second")]
+        await until(lambda: metrics.POOL_QUEUE._value.get() == 2)
+        with pytest.raises(RecogniserBusyError):
+            await pool.recognise(small_hopper)
+        urgent = asyncio.create_task(ask("urgent", urgent=True))
+        await until(lambda: metrics.POOL_QUEUE._value.get() == 3)
+        resume(pid)
+        await asyncio.gather(running, urgent, *waiting)
+        assert order == ["running", "urgent", "first", "second"]
+
+
+async def test_a_request_whose_client_went_away_is_dropped(small_hopper: bytes) -> None:
+    async with started(queue_size=2) as pool:
+        [pid] = pool.processes
+        halt(pid)
+        running = asyncio.create_task(pool.recognise(small_hopper))
+        await asyncio.sleep(0)
+        await until(lambda: metrics.POOL_QUEUE._value.get() == 0)
+        gone = [asyncio.create_task(pool.recognise(b"never read")) for _ in range(2)]
+        await until(lambda: metrics.POOL_QUEUE._value.get() == 2)
+        for request in (running, *gone):
+            request.cancel()
+        await asyncio.gather(running, *gone, return_exceptions=True)
+        assert metrics.POOL_QUEUE._value.get() == 0
+        # There is room again, and the worker goes on with those who wait.
+        waiting = [asyncio.create_task(pool.recognise(small_hopper)) for _ in range(2)]
+        await until(lambda: metrics.POOL_QUEUE._value.get() == 2)
+        resume(pid)
+        found = await asyncio.gather(*waiting)
+        assert all(len(one.faces) == 1 for one in found)
+        assert pool.processes == [pid]
+
+
+async def test_closing_fails_who_still_waits(small_hopper: bytes) -> None:
+    async with started() as pool:
+        [pid] = pool.processes
+        halt(pid)
+        requests = [asyncio.create_task(pool.recognise(small_hopper)) for _ in range(3)]
+        await until(lambda: metrics.POOL_QUEUE._value.get() == 2)
+    results = await asyncio.gather(*requests, return_exceptions=True)
+    assert all(isinstance(result, RecogniserFaultError) for result in results)
+    assert not psutil.pid_exists(pid)
+
+
+async def test_no_content_ends_a_worker(
+    small_astronaut: bytes, astronaut: Image.Image, encode: Callable[..., bytes]
+) -> None:
+    choose = random.Random(11)
+    face = astronaut.crop((140, 40, 300, 200))
+    originals = [
+        small_astronaut,
+        encode(face, "PNG"),
+        encode(face, "WEBP"),
+        encode(face.convert("P"), "PNG"),
+    ]
+    contents = [choose.randbytes(choose.randrange(300)) for _ in range(40)]
+    for number in range(260):
+        content = bytearray(originals[number % len(originals)])
+        # Mostly headers: what is behind them is the decoders' everyday life.
+        reach = len(content) if number % 5 == 0 else 700
+        for _ in range(choose.randrange(1, 12)):
+            content[choose.randrange(min(reach, len(content)))] = choose.randrange(256)
+        if number % 7 == 0:
+            del content[choose.randrange(len(content)) :]
+        contents.append(bytes(content))
+    async with started(size=2, queue_size=1000) as pool:
+        pids = pool.processes
+        results = await asyncio.gather(
+            *(pool.recognise(content, max_faces=1) for content in contents),
+            return_exceptions=True,
+        )
+        failures = [
+            result
+            for result in results
+            if isinstance(result, BaseException) and not isinstance(result, RejectedError)
+        ]
+        assert not failures
+        assert any(isinstance(result, RejectedError) for result in results)
+        assert any(not isinstance(result, BaseException) for result in results)
+        assert pool.processes == pids

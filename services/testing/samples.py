@@ -1,0 +1,29 @@
+"""The sample pictures: photographs of Eileen Collins and Grace Hopper."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+_ROOT: Final = Path(__file__).parents[2]
+
+
+def sample(name: str) -> Path:
+    """Return ``astronaut.png`` or ``grace_hopper.jpg``, downloaded when it is not there yet."""
+    path = _ROOT / "var" / "samples" / name
+    if not path.exists():
+        result = subprocess.run(
+            [sys.executable, str(_ROOT / "scripts" / "get-samples")],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if result.returncode:
+            reason = f"no sample pictures, run 'scripts/get-samples': {result.stderr.strip()}"
+            if os.environ.get("REQUIRE_SERVERS") == "1":
+                pytest.fail(reason)
+            pytest.skip(reason)
+    return path
