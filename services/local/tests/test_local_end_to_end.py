@@ -1,0 +1,265 @@
+"""The runner and the demo as a person starts them, with all real services."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from PIL import Image, ImageOps
+
+ROOT = Path(__file__).parents[3]
+SERVICES = {"face_recog", "receiver", "image_processor", "redeemer", "frontend"}
+PATIENCE = 120
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The two photographs, downloaded if they are not there."""
+    got = subprocess.run(
+        [sys.executable, "scripts/get-samples"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert got.returncode == 0, got.stderr
+    return ROOT / "var" / "samples"
+
+
+def environment(folder: Path, **settings: str) -> dict[str, str]:
+    return {
+        **{key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ},
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "160",
+        "POOL_SIZE": "1",
+        "RECEIVER_PORT": "0",
+        "FRONTEND_PORT": "0",
+        "DATA_FOLDER": str(folder / "local"),
+        "DEMO_FOLDER": str(folder / "demo"),
+        **settings,
+    }
+
+
+def ended(command: str, folder: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "services.local", command],
+        cwd=folder,
+        env=environment(folder, **settings),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+class Run:
+    """``make run`` in a folder of its own, as a process group like that of a terminal."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.output_file = folder / "output"
+        self.logs = folder / "local" / "logs"
+        with self.output_file.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.local", "run"],
+                cwd=folder,
+                env=environment(folder, **settings),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.output_file.read_text()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+
+    def address(self, name: str) -> str:
+        self.until(lambda: "Ctrl-C stops it" in self.output)
+        found = re.search(rf"{name} +(http://\S+)", self.output)
+        assert found, self.output
+        return found[1]
+
+    def children(self) -> dict[str, psutil.Process]:
+        """The services' processes by name."""
+        return {child.cmdline()[-1]: child for child in psutil.Process(self.process.pid).children()}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Run]:
+    run = Run(tmp_path)
+    run.address("Page")
+    yield run
+    if run.process.poll() is None:
+        run.process.send_signal(signal.SIGINT)
+        run.process.wait(PATIENCE)
+
+
+def test_the_demo_shows_every_row_as_it_should_be(samples: Path, tmp_path: Path) -> None:
+    demo = ended("demo", tmp_path, SAMPLES_FOLDER=str(samples))
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert "All 13 rows are as they should be." in demo.stdout
+    rows = [line.split() for line in demo.stdout.splitlines() if "POST" in line]
+    assert len(rows) == 13
+    assert {" ".join(row[1:3]) for row in rows} == {
+        "POST /image/post",
+        "POST /images/post",
+        "POST /images",
+    }
+    assert demo.stderr == ""
+    # Once more in the same folder: it begins anew.
+    marks = list((tmp_path / "demo").glob(".facestack-demo"))
+    assert len(marks) == 1
+
+
+def test_the_demo_fails_and_says_what_is_wrong(samples: Path, tmp_path: Path) -> None:
+    # Two pictures of one person, enrolled as two people: nobody can be told apart.
+    sabotaged = tmp_path / "samples"
+    sabotaged.mkdir()
+    shutil.copy(samples / "astronaut.png", sabotaged)
+    with Image.open(samples / "astronaut.png") as photo:
+        ImageOps.mirror(photo.convert("RGB")).save(sabotaged / "grace_hopper.jpg")
+    demo = ended("demo", tmp_path, SAMPLES_FOLDER=str(sabotaged))
+    assert demo.returncode == 1, demo.stdout + demo.stderr
+    assert re.search(
+        r"wrong: grace-\S+: expected Grace Hopper, got Eileen Collins"
+        r"|wrong: eileen-\S+: expected Eileen Collins, got Grace Hopper",
+        demo.stdout,
+    )
+    assert re.search(r"\d+ of 13 rows are wrong", demo.stdout)
+
+
+def test_the_demo_empties_no_folder_that_it_did_not_make(samples: Path, tmp_path: Path) -> None:
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "thesis.txt").write_text("years of work")
+    demo = ended("demo", tmp_path, SAMPLES_FOLDER=str(samples))
+    assert demo.returncode == 1
+    (line,) = demo.stdout.splitlines()
+    assert "was not made by the demo" in line
+    assert (tmp_path / "demo" / "thesis.txt").read_text() == "years of work"
+
+
+def test_missing_samples_are_one_line(tmp_path: Path) -> None:
+    demo = ended("demo", tmp_path, SAMPLES_FOLDER=str(tmp_path / "nothing"))
+    assert demo.returncode == 1
+    (line,) = demo.stdout.splitlines()
+    assert "run 'make samples'" in line
+    assert demo.stderr == ""
+
+
+def test_run_answers_and_ctrl_c_drains_it(running: Run) -> None:
+    assert httpx.get(running.address("Page"), follow_redirects=True).status_code == 200
+    api = running.address("API")
+    posted = httpx.post(f"{api}/image/post", json={"path": "nothing-there.jpg"})
+    assert posted.status_code == 202
+    assert httpx.get(f"{api}/docs").status_code == 200
+    children = running.children()
+    assert set(children) == SERVICES
+    family = psutil.Process(running.process.pid).children(recursive=True)
+
+    os.killpg(running.process.pid, signal.SIGINT)  # as a terminal does
+    assert running.process.wait(10) == 0
+
+    stopped = re.search(r"Stopped in ([0-9.]+) s", running.output)
+    assert stopped, running.output
+    # A child that was killed, or ended with another code than 0, would be named.
+    assert running.output[running.output.index("Stopping") :].count("\n") == 2, running.output
+    assert not psutil.wait_procs(family, timeout=0)[1]
+
+
+@pytest.mark.parametrize("setting", ["RECEIVER_PORT", "FRONTEND_PORT"])
+def test_a_taken_port_is_one_line(setting: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        run = ended("run", tmp_path, **{setting: str(port)})
+    assert run.returncode == 1
+    (line,) = run.stdout.splitlines()
+    assert f"127.0.0.1:{port}: Address already in use" in line
+    assert setting in line
+    assert setting.removesuffix("_PORT").lower() in line
+    assert run.stderr == ""
+
+
+def test_two_services_on_one_port_are_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    run = ended("run", tmp_path, RECEIVER_PORT=port, FRONTEND_PORT=port)
+    assert run.returncode == 1
+    (line,) = run.stdout.splitlines()
+    assert "FRONTEND_PORT" in line
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = ended("run", tmp_path, DATA_FOLDER=str(tmp_path / "file" / "local"))
+    assert run.returncode == 1
+    (line,) = run.stdout.splitlines()
+    assert "cannot write to" in line
+    assert "Not a directory" in line
+    assert run.stderr == ""
+
+
+def test_a_service_that_cannot_start_ends_everything_with_its_reason(tmp_path: Path) -> None:
+    run = ended("run", tmp_path, POOL_SIZE="none")
+    assert run.returncode == 1
+    (line,) = run.stdout.splitlines()
+    assert "face_recog ended with code 2 before it was ready" in line
+    assert "POOL_SIZE" in line
+
+
+def test_a_killed_service_is_started_again(running: Run) -> None:
+    api = running.address("API")
+    before = running.children()["receiver"]
+    before.kill()
+    running.until(lambda: "was ended by SIGKILL, starting it again in 0.5 s" in running.output)
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{api}/readyz").is_success
+        except httpx.HTTPError:
+            return False
+
+    running.until(answers)
+    assert running.children()["receiver"].pid != before.pid
+
+
+def test_services_end_with_a_runner_that_is_killed(running: Run) -> None:
+    family = psutil.Process(running.process.pid).children(recursive=True)
+    assert len(family) >= len(SERVICES)
+    running.process.kill()
+    running.process.wait(10)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert alive == []
+
+
+def test_a_service_that_does_not_stop_is_killed_and_named(running: Run) -> None:
+    stuck = running.children()["redeemer"]
+    stuck.suspend()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(20) == 0
+    assert "redeemer did not stop in time and was killed" in running.output.replace("  ", "")
+    assert not stuck.is_running()
+
+
+def test_a_second_ctrl_c_stops_at_once(running: Run) -> None:
+    running.children()["frontend"].suspend()
+    running.process.send_signal(signal.SIGINT)
+    running.until(lambda: "Stopping" in running.output)
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(20) == 0
+    assert "frontend did not stop in time and was killed" in running.output.replace("  ", "")
