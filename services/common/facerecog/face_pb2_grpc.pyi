@@ -3,24 +3,23 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
+from grpc import aio as _aio
+from services.common.facerecog import face_pb2 as _face_pb2
 import abc as _abc_1
+import grpc as _grpc
 import sys
 import typing as _typing
-from collections import abc as _abc
-
-import grpc as _grpc
-from grpc import aio as _aio
-
-from services.common.facerecog import face_pb2 as _face_pb2
 
 if sys.version_info >= (3, 11):
     from typing import Self as _Self
 else:
-    from typing import Self as _Self
+    from typing_extensions import Self as _Self
 
 _T = _typing.TypeVar("_T")
 
 class _MaybeAsyncIterator(_abc.AsyncIterator[_T], _abc.Iterator[_T], metaclass=_abc_1.ABCMeta): ...
+
 class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ignore[misc, type-arg]
     ...
 
@@ -59,15 +58,13 @@ class IdentifyServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _face_pb2.IdentifyRequest,
         context: _ServicerContext,
-    ) -> _face_pb2.IdentifyResponse | _abc.Awaitable[_face_pb2.IdentifyResponse]:
+    ) -> _typing.Union[_face_pb2.IdentifyResponse, _abc.Awaitable[_face_pb2.IdentifyResponse]]:
         """Content problems answer OK with a status; an error is a fault that may pass:
         RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while starting, draining or without its
         object store, INTERNAL when a worker died, DEADLINE_EXCEEDED.
         """
 
-def add_IdentifyServicer_to_server(
-    servicer: IdentifyServicer, server: _grpc.Server | _aio.Server
-) -> None: ...
+def add_IdentifyServicer_to_server(servicer: IdentifyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class HealthCheckStub:
     """For clients that know only this; new ones use grpc.health.v1."""
@@ -93,8 +90,6 @@ class HealthCheckServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _face_pb2.Empty,
         context: _ServicerContext,
-    ) -> _face_pb2.HealthCheckResponse | _abc.Awaitable[_face_pb2.HealthCheckResponse]: ...
+    ) -> _typing.Union[_face_pb2.HealthCheckResponse, _abc.Awaitable[_face_pb2.HealthCheckResponse]]: ...
 
-def add_HealthCheckServicer_to_server(
-    servicer: HealthCheckServicer, server: _grpc.Server | _aio.Server
-) -> None: ...
+def add_HealthCheckServicer_to_server(servicer: HealthCheckServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
