@@ -239,7 +239,10 @@ class Supervisor:
 
     async def wait(self) -> None:
         """Wait until something ends that is not started again, and raise what it raised."""
-        await asyncio.gather(*self._tasks)
+        # Not gather: cancelled, it would cancel the tasks that stop() still needs.
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
 
     async def stop(self) -> None:
         """End every process in the order that loses nothing, within ten seconds."""
