@@ -18,6 +18,8 @@ def main() -> None:
     settings = load(FaceRecogSettings)
     logs.configure("face_recog", settings.log_level)
     probes = ops.listen(settings.host, settings.probe_port)
+    # gRPC opens its port itself, late and with a page of its own errors when it is taken.
+    ops.listen(settings.host, settings.port).close()
     try:
         # Not uvloop: grpc.aio drives its own event loop and is only supported on asyncio's.
         asyncio.run(_run(settings, probes))

@@ -91,8 +91,8 @@ class FaceRecog(Server):
 
     def metric(self, name: str) -> float:
         page = httpx.get(f"http://127.0.0.1:{self.probe_port}/metrics").text
-        [value] = [line.split()[-1] for line in page.splitlines() if line.startswith(name + " ")]
-        return float(value)
+        values = [line.split()[-1] for line in page.splitlines() if line.startswith(name + " ")]
+        return float(values[0]) if values else 0  # a label shows with its first operation
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes: the children of the fork server."""
@@ -102,6 +102,9 @@ class FaceRecog(Server):
             for child in psutil.Process(self._process.pid).children()
             for worker in child.children()
         ]
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def terminate(self) -> None:
         assert self._process
@@ -117,7 +120,7 @@ def face_recog(
     tmp_path: Path, astronaut: Image.Image, hopper: Image.Image
 ) -> Iterator[Callable[..., FaceRecog]]:
     """Starts face_recog with both people known; settings as environment variables."""
-    started = []
+    started: list[FaceRecog] = []
 
     def start(**settings: str) -> FaceRecog:
         folder = tmp_path / str(len(started))
@@ -130,6 +133,7 @@ def face_recog(
 
     yield start
     for server in started:
-        for worker in server.workers() if server._process else []:
-            os.kill(worker.pid, signal.SIGCONT)
+        if server.is_running():
+            for worker in server.workers():
+                os.kill(worker.pid, signal.SIGCONT)
         server.stop()

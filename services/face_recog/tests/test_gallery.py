@@ -30,7 +30,7 @@ ENGINE = "dlib-1+rules-1"
 
 
 class FakeRecogniser:
-    """Finds as many faces as the picture has bytes ``f``; ``bad`` is unreadable, ``die`` a fault."""
+    """Finds a face for every byte ``f``; ``bad`` is unreadable, ``die`` a fault."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
@@ -281,7 +281,7 @@ async def test_while_the_store_is_away_the_last_snapshot_is_kept(
 
         async def look(times: int) -> None:
             enough = store.lists + times
-            while store.lists < enough:
+            while store.lists < enough:  # noqa: ASYNC110, one turn of the loop is enough
                 await asyncio.sleep(0)
 
         store.away = True

@@ -59,9 +59,10 @@ def library() -> Any:
     return face_recognition
 
 
-@pytest.mark.parametrize("width", [1024, 700, 512, 256])
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_up_to_1024_pixels_equal_the_library(
+@pytest.mark.parametrize(
+    ("width", "kind"), [(1024, "JPEG"), (1024, "PNG"), (700, "JPEG"), (512, "PNG"), (256, "JPEG")]
+)
+def test_up_to_1024_pixels_equal_the_library(  # noqa: PLR0917, fixtures
     library: Any, astronaut: Image.Image, hopper: Image.Image, encode: Encode, width: int, kind: str
 ) -> None:
     both = Image.new("RGB", (1024, 600), "gray")

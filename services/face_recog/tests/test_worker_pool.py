@@ -33,7 +33,7 @@ async def started(
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():
+        while not condition():  # noqa: ASYNC110, the condition is another process's
             await asyncio.sleep(0.005)
 
 
@@ -46,7 +46,7 @@ def resume(pid: int) -> None:
 
 
 def restarts(reason: str) -> float:
-    return metrics.POOL_RESTARTS.labels(reason)._value.get()
+    return float(metrics.POOL_RESTARTS.labels(reason)._value.get())
 
 
 async def test_recognises_in_every_process_and_leaves_none_behind(small_hopper: bytes) -> None:
