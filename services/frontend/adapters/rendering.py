@@ -1,5 +1,6 @@
 """Templates and static files."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,8 @@ _TYPES: Final = {
 
 CARD_ASPECT: Final = 4 / 3
 """Width to height of a picture in the list, as in the style sheet."""
+
+_SHAPES: Final = {"": 4 / 3, "wide": 16 / 9, "square": 1.0, "upright": 3 / 4}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Renderer:
             static=lambda name: f"/static/{name}?v={files[name].version}",
             query=query,
             card_frame=lambda picture: domain.card_frame(picture, CARD_ASPECT),
-            stage_frame=lambda picture: domain.whole_frame(picture, stage_aspect(picture)),
+            stage=stage,
             marks=domain.marks,
             fingerprint=domain.fingerprint,
             status_words=domain.STATUS_WORDS,
@@ -77,7 +80,10 @@ def query(path: str, **values: str | None) -> str:
     return f"{path}?{text}" if text else path
 
 
-def stage_aspect(picture: domain.Picture) -> float:
-    """Return width to height of the detail page's picture area."""
-    upright = picture.size is not None and picture.size[1] > picture.size[0]
-    return 1 / CARD_ASPECT if upright else CARD_ASPECT
+def stage(picture: domain.Picture) -> tuple[str, domain.Frame | None]:
+    """Return the CSS class of the detail page's picture area that wastes least, and its frame."""
+    if picture.size is None:
+        return "", None
+    aspect = picture.size[0] / picture.size[1]
+    shape = min(_SHAPES, key=lambda name: abs(math.log(_SHAPES[name] / aspect)))
+    return shape, domain.whole_frame(picture, _SHAPES[shape])

@@ -1,0 +1,27 @@
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from services.common.ops import Lifecycle
+from services.frontend.app import create_app
+from services.frontend.tests.fake_receiver import FakeReceiver
+
+
+@pytest.fixture
+def receiver() -> FakeReceiver:
+    return FakeReceiver()
+
+
+@pytest.fixture
+async def page(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the pages."""
+    lifecycle = Lifecycle({}, drain_seconds=0)
+    transport = httpx.MockTransport(receiver.answer)
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://receiver") as client,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(create_app(client, lifecycle)), base_url="http://page"
+        ) as browser,
+    ):
+        yield browser

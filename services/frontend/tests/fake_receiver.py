@@ -1,0 +1,105 @@
+"""A receiver that answers from memory."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+TIME = "2026-01-02T03:04:05.678Z"
+
+
+def face_json(index: int = 0, **values: Any) -> dict[str, Any]:
+    """A face as the receiver describes it."""
+    return {
+        "index": index,
+        "box": {"left": 100, "top": 50, "right": 200, "bottom": 150},
+        "detection_score": 0.9,
+        "ambiguous": False,
+        "person": None,
+        "distance": None,
+        "candidates": [],
+        **values,
+    }
+
+
+def image_json(picture_id: int, **values: Any) -> dict[str, Any]:
+    """A picture as the receiver describes it."""
+    return {
+        "id": picture_id,
+        "path": f"uploads/{picture_id:064}",
+        "name": f"picture-{picture_id}.jpg",
+        "status": "processed",
+        "attempt": 1,
+        "error": None,
+        "created_at": TIME,
+        "updated_at": TIME,
+        "processed_at": TIME,
+        "next_attempt_at": None,
+        "width": 400,
+        "height": 300,
+        "engine": "dlib",
+        "faces": [],
+        **values,
+    }
+
+
+def person_json(name: str, *ids: int) -> dict[str, Any]:
+    """A person as the receiver describes one."""
+    pictures = [{"id": i, "image_name": f"{name}/{i}.jpg", "created_at": TIME} for i in ids]
+    return {"name": name, "pictures": pictures}
+
+
+def problem(status: int, detail: str, **headers: str) -> httpx.Response:
+    """A problem document."""
+    document = {"type": "about:blank", "title": "Refused", "status": status, "detail": detail}
+    return httpx.Response(status, json=document, headers=headers)
+
+
+@dataclass
+class FakeReceiver:
+    """Answers as the receiver would; ``answers`` overrides by "METHOD /path"."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    people: list[dict[str, Any]] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, httpx.Response] = field(default_factory=dict)
+    next_cursor: str | None = None
+    away: bool = False
+    calls: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        if self.away:
+            raise httpx.ConnectError("connection refused", request=request)
+        path = request.url.raw_path.decode()
+        operation = f"{request.method} {path}"
+        self.calls.append(operation)
+        self.bodies.append(await request.aread())
+        found = None
+        for known, answer in {**self._defaults(), **self.answers}.items():
+            if operation == known or operation.startswith(f"{known}?"):
+                found = answer
+        return found or problem(404, "no such thing")
+
+    def _defaults(self) -> dict[str, httpx.Response]:
+        counts = dict.fromkeys(
+            ["pending", "processing", "processed", "failed", "rejected", "dead"], 0
+        )
+        for image in self.images:
+            counts[image["status"]] += 1
+        report = {"images": counts, "oldest_pending_seconds": None, "problems": self.problems}
+        page = {"images": self.images, "next_cursor": self.next_cursor}
+        accepted = {"images": [{"id": 7, "status": "pending", "duplicate": False}]}
+        return {
+            "GET /status": httpx.Response(200, json=report),
+            "GET /people": httpx.Response(200, json={"people": self.people}),
+            "GET /images": httpx.Response(200, json=page),
+            "POST /images": httpx.Response(202, json=accepted),
+            **{f"GET /images/{i['id']}": httpx.Response(200, json=i) for i in self.images},
+        }
+
+    def sent(self, operation: str) -> Any:
+        """Return the JSON body of the only call of an operation."""
+        assert self.calls.count(operation) == 1, self.calls
+        return json.loads(self.bodies[self.calls.index(operation)])

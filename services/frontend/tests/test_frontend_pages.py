@@ -1,0 +1,450 @@
+import re
+
+import httpx
+import pytest
+
+from services.frontend.tests.fake_receiver import (
+    FakeReceiver,
+    face_json,
+    image_json,
+    person_json,
+    problem,
+)
+
+NASTY = "<img src=x onerror=1>.jpg"
+
+
+def cards(html: str) -> list[str]:
+    return re.findall(r'data-key="(image-\d+)"', html)
+
+
+async def test_pictures_are_listed_in_the_order_of_the_receiver(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(3), image_json(2), image_json(1)]
+    answer = await page.get("/")
+    assert answer.status_code == 200
+    assert cards(answer.text) == ["image-3", "image-2", "image-1"]
+
+
+async def test_an_empty_page_says_what_to_do(page: httpx.AsyncClient) -> None:
+    assert "No pictures yet" in (await page.get("/")).text
+
+
+async def test_filters_and_cursor_reach_the_receiver_and_stay_in_the_links(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(1)]
+    receiver.next_cursor = "older&more"
+    answer = await page.get("/", params={"status": "dead", "person": "A & B", "cursor": "c=1"})
+    assert "GET /images?status=dead&person=A+%26+B&cursor=c%3D1&limit=24" in receiver.calls
+    older = "/?status=dead&amp;person=A+%26+B&amp;cursor=older%26more"
+    assert f'href="{older}"' in answer.text
+    assert 'href="/?status=dead&amp;person=A+%26+B"' in answer.text
+    assert "<option selected>A &amp; B</option>" in answer.text
+
+
+async def test_an_unknown_status_shows_everything(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    assert (await page.get("/", params={"status": "nonsense"})).status_code == 200
+    assert "GET /images?limit=24" in receiver.calls
+
+
+@pytest.mark.parametrize("path", ["/", "/images/1", "/fragments/pictures", "/fragments/images/1"])
+async def test_names_from_outside_are_text(
+    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+) -> None:
+    receiver.images = [
+        image_json(
+            1,
+            name=NASTY,
+            status="processed",
+            faces=[face_json(person=NASTY, distance=0.55, ambiguous=True)],
+            error=NASTY,
+        )
+    ]
+    receiver.people = [person_json(NASTY, 1)]
+    receiver.problems = {NASTY: NASTY}
+    html = (await page.get(path)).text
+    assert "&lt;img src=x onerror=1&gt;.jpg" in html
+    assert "<img src=x" not in html
+
+
+async def test_people_names_are_text_and_whole_path_segments(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    name = '"><b>/../%2e?#'
+    receiver.people = [person_json(name, 4)]
+    html = (await page.get("/people")).text
+    assert "<b>" not in html
+    address = "/people/%22%3E%3Cb%3E%2F..%2F%252e%3F%23/pictures/4"
+    assert f'action="{address}/delete"' in html
+    assert f'src="{address}/thumbnail' in html
+
+
+async def test_no_page_needs_inline_script_or_style(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(1, faces=[face_json(person="Ada", distance=0.3)])]
+    receiver.people = [person_json("Ada", 1)]
+    for path in ("/", "/images/1", "/people", "/nowhere"):
+        html = (await page.get(path)).text
+        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
+        assert re.findall(r"<script[^>]*>(.*?)</script>", html) == [""]
+        assert not re.search(r"""(src|href|action)=["']?(https?:)?//""", html)
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/images/1", "/people", "/nowhere", "/static/app.js", "/livez", "/metrics"]
+)
+async def test_every_answer_has_the_security_headers(page: httpx.AsyncClient, path: str) -> None:
+    headers = (await page.get(path)).headers
+    policy = dict(
+        part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";")
+    )
+    assert policy == {
+        "default-src": "'none'",
+        "script-src": "'self'",
+        "style-src": "'self'",
+        "img-src": "'self'",
+        "connect-src": "'self'",
+        "form-action": "'self'",
+        "frame-ancestors": "'none'",
+        "base-uri": "'none'",
+    }
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "same-origin"
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://page"}, False),
+        ({"Origin": "http://page"}, True),
+        ({"Origin": "https://page"}, True),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "http://page.evil.example"}, False),
+        ({"Origin": "null"}, False),
+        ({}, True),
+    ],
+)
+@pytest.mark.parametrize(
+    "path", ["/images/1/delete", "/images/1/retry", "/people/Ada/delete", "/upload", "/people"]
+)
+async def test_actions_for_other_sites_are_refused(
+    page: httpx.AsyncClient,
+    receiver: FakeReceiver,
+    path: str,
+    headers: dict[str, str],
+    allowed: bool,
+) -> None:
+    files = {"files": ("a.jpg", b"x"), "file": ("a.jpg", b"x")}
+    answer = await page.post(path, headers=headers, files=files)
+    if allowed:
+        assert answer.status_code != 403
+    else:
+        assert answer.status_code == 403
+        assert receiver.calls == []
+
+
+async def test_only_allowed_actions_are_offered(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    for status in ("pending", "processing", "processed", "failed", "rejected", "dead"):
+        receiver.images = [image_json(1, status=status)]
+        for path in ("/", "/images/1"):
+            html = (await page.get(path)).text
+            assert ('action="/images/1/retry"' in html) == (status in {"rejected", "dead"})
+            assert 'action="/images/1/delete"' in html
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("pending", "Waiting for its turn."),
+        ("processing", "Looking for faces."),
+        ("processed", "No face in this picture."),
+        ("failed", "Attempt 2 failed and will be repeated: out of luck."),
+        ("rejected", "This picture cannot be used: out of luck."),
+        ("dead", "Stopped after 2 attempts: out of luck."),
+    ],
+)
+async def test_status_in_words(
+    page: httpx.AsyncClient, receiver: FakeReceiver, status: str, words: str
+) -> None:
+    receiver.images = [image_json(1, status=status, error="out of luck", attempt=2)]
+    for path in ("/", "/images/1"):
+        assert words in (await page.get(path)).text
+
+
+async def test_what_is_away_is_said(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    receiver.problems = {"face_recog": "connection refused"}
+    receiver.images = [image_json(1)]
+    answer = await page.get("/")
+    assert answer.status_code == 200
+    assert "The face recogniser is away" in answer.text
+    assert cards(answer.text) == ["image-1"]
+
+
+@pytest.mark.parametrize("path", ["/", "/people", "/images/1"])
+async def test_without_the_receiver_the_page_says_so_and_keeps_trying(
+    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+) -> None:
+    receiver.away = True
+    answer = await page.get(path)
+    assert answer.status_code == 503
+    assert "The receiver does not answer" in answer.text
+    assert 'data-busy="yes"' in answer.text
+
+
+async def test_without_the_database_the_page_names_the_database(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.problems = {"database": "connection refused"}
+    receiver.answers = {"GET /images": problem(503, "database is away")}
+    answer = await page.get("/")
+    assert answer.status_code == 503
+    assert "The database is away" in answer.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.Response(200, text="<html>"), httpx.Response(200, json=[]), httpx.Response(502)],
+)
+async def test_an_answer_that_makes_no_sense_counts_as_away(
+    page: httpx.AsyncClient, receiver: FakeReceiver, answer: httpx.Response
+) -> None:
+    receiver.answers = {"GET /images": answer, "GET /status": answer, "GET /people": answer}
+    assert (await page.get("/")).status_code == 503
+    assert (await page.get("/people")).status_code == 503
+
+
+async def test_a_fragment_without_the_receiver_leaves_the_list_alone(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.away = True
+    answer = await page.get("/fragments/pictures")
+    assert answer.status_code == 200
+    assert 'data-region="problems"' in answer.text
+    assert 'data-region="list"' not in answer.text
+
+
+async def test_a_fragment_is_sent_once_and_again_when_it_changed(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(1, status="processing")]
+    first = await page.get("/fragments/pictures")
+    headers = {"If-None-Match": first.headers["ETag"]}
+    assert 'data-busy="yes"' in first.text
+    assert (await page.get("/fragments/pictures", headers=headers)).status_code == 304
+    receiver.images = [image_json(1)]
+    second = await page.get("/fragments/pictures", headers=headers)
+    assert second.status_code == 200
+    assert 'data-busy="no"' in second.text
+
+
+async def test_only_a_changed_card_has_a_new_version(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    def versions(html: str) -> dict[str, str]:
+        return dict(re.findall(r'data-key="(image-\d)" data-version="(\w+)"', html))
+
+    receiver.images = [image_json(2, status="processing"), image_json(1)]
+    before = versions((await page.get("/")).text)
+    receiver.images = [image_json(2), image_json(1)]
+    after = versions((await page.get("/fragments/pictures")).text)
+    assert before["image-1"] == after["image-1"]
+    assert before["image-2"] != after["image-2"]
+
+
+async def test_a_missing_picture_is_not_found(page: httpx.AsyncClient) -> None:
+    assert (await page.get("/images/1")).status_code == 404
+    assert (await page.get("/fragments/images/1")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/images/abc", "/images/1/preview/x", "/static/no"])
+async def test_an_unknown_address_is_not_found(page: httpx.AsyncClient, path: str) -> None:
+    answer = await page.get(path)
+    assert answer.status_code == 404
+    assert "<h1>Not found</h1>" in answer.text
+
+
+async def test_a_wrong_method_is_refused(page: httpx.AsyncClient) -> None:
+    assert (await page.put("/people")).status_code == 405
+
+
+async def test_static_files_are_cached_for_ever_by_version(page: httpx.AsyncClient) -> None:
+    html = (await page.get("/")).text
+    for address in re.findall(r'"(/static/[^"]+)"', html):
+        assert "immutable" in (await page.get(address)).headers["Cache-Control"]
+    assert (await page.get("/static/app.js?v=old")).headers["Cache-Control"] == "no-cache"
+
+
+# Actions
+
+
+@pytest.mark.parametrize(
+    ("path", "call", "then"),
+    [
+        ("/images/5/retry", "POST /images/5/retry", "/images/5"),
+        ("/images/5/delete", "DELETE /images/5", "/"),
+        ("/people/A%3FB%20%C3%A4/delete", "DELETE /people/A%3FB%20%C3%A4", "/people"),
+        ("/people/Ada/pictures/3/delete", "DELETE /people/Ada/pictures/3", "/people"),
+    ],
+)
+async def test_an_action_is_passed_on(
+    page: httpx.AsyncClient, receiver: FakeReceiver, path: str, call: str, then: str
+) -> None:
+    receiver.answers = {call: httpx.Response(204)}
+    answer = await page.post(path)
+    assert (answer.status_code, answer.headers["Location"]) == (303, then)
+    assert receiver.calls == [call]
+    scripted = await page.post(path, headers={"Accept": "application/json"})
+    assert (scripted.status_code, scripted.json()) == (200, {"then": then})
+
+
+async def test_a_refused_action_says_why(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    receiver.answers = {"POST /images/5/retry": problem(409, "image 5 is processed")}
+    answer = await page.post("/images/5/retry")
+    assert answer.status_code == 409
+    assert "Image 5 is processed." in answer.text
+    scripted = await page.post("/images/5/retry", headers={"Accept": "application/json"})
+    assert (scripted.status_code, scripted.json()) == (409, {"message": "Image 5 is processed."})
+
+
+async def test_an_action_without_the_receiver_says_so(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.away = True
+    answer = await page.post("/images/5/delete")
+    assert answer.status_code == 503
+    assert "The receiver does not answer" in answer.text
+
+
+async def test_retry_after_is_said(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    busy = problem(429, "too many requests at once", **{"Retry-After": "3"})
+    receiver.answers = {"DELETE /images/5": busy}
+    answer = await page.post("/images/5/delete", headers={"Accept": "application/json"})
+    assert answer.json()["message"] == "Too many requests at once. Try again in 3 s."
+
+
+async def test_a_face_gets_a_name(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    call = "POST /people/Ada%20%C3%84%3FB/pictures"
+    receiver.answers = {call: httpx.Response(201)}
+    answer = await page.post("/images/5/faces/2/name", data={"person": "  Ada Ä?B "})
+    assert answer.headers["Location"] == "/images/5"
+    sent = receiver.sent(call)
+    assert sent == {"image_id": 5, "face_index": 2}
+
+
+async def test_a_refused_name_is_shown_beside_the_face_with_what_was_typed(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(5, faces=[face_json(0), face_json(1)])]
+    receiver.answers = {"POST /people/Ada/pictures": problem(422, "no face was found")}
+    answer = await page.post("/images/5/faces/1/name", data={"person": "Ada"})
+    assert answer.status_code == 422
+    first, second = answer.text.split('data-key="face-1"')
+    assert "No face was found." not in first
+    assert "No face was found." in second
+    assert 'value="Ada"' in second
+
+
+async def test_a_name_is_needed(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    receiver.images = [image_json(5, faces=[face_json(0)])]
+    answer = await page.post("/images/5/faces/0/name", data={"person": "  "})
+    assert answer.status_code == 422
+    assert "Enter a name." in answer.text
+
+
+async def test_an_upload_is_passed_on_as_it_is(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    answer = await page.post("/upload", files={"files": (NASTY, b"content")})
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/")
+    assert receiver.calls == ["POST /images"]
+    assert b'name="files"' in receiver.bodies[0]
+    assert b"content" in receiver.bodies[0]
+
+
+async def test_an_upload_by_script_is_answered_with_json(page: httpx.AsyncClient) -> None:
+    answer = await page.post(
+        "/upload", files={"files": ("a", b"b")}, headers={"Accept": "application/json"}
+    )
+    assert answer.status_code == 202
+    assert answer.json() == {"images": [{"id": 7, "status": "pending", "duplicate": False}]}
+
+
+async def test_a_refused_upload_says_why(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    document = {
+        "title": "Unprocessable",
+        "status": 422,
+        "detail": "1 file is wrong",
+        "errors": [{"pointer": "/files/0", "detail": "the file is empty"}],
+    }
+    receiver.answers = {"POST /images": httpx.Response(422, json=document)}
+    answer = await page.post(
+        "/upload", files={"files": ("a", b"b")}, headers={"Accept": "application/json"}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["message"] == "1 file is wrong. The file is empty."
+
+
+async def test_a_known_picture_is_added(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    receiver.answers = {"POST /people/Ada/pictures": httpx.Response(201)}
+    answer = await page.post(
+        "/people", data={"person": "Ada"}, files={"file": ("ada.jpg", b"content")}
+    )
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/people")
+    assert receiver.calls == ["POST /people/Ada/pictures"]
+    assert b"content" in receiver.bodies[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "files", "message"),
+    [
+        ({"person": " "}, {"file": ("a.jpg", b"x")}, "Enter a name."),
+        ({"person": "Ada"}, {"file": ("", b"")}, "Choose a picture."),
+        ({"person": "Ada"}, {"other": ("a.jpg", b"x")}, "Choose a picture."),
+        ({"person": "Ada"}, None, "Choose one picture."),
+        ({"person": "Ada"}, {"file": ("a.jpg", bytes(21 * 2**20))}, "larger than 20 MB"),
+    ],
+)
+async def test_a_known_picture_needs_a_name_and_a_file(
+    page: httpx.AsyncClient,
+    receiver: FakeReceiver,
+    data: dict[str, str],
+    files: dict[str, tuple[str, bytes]] | None,
+    message: str,
+) -> None:
+    answer = await page.post("/people", data=data, files=files)
+    assert answer.status_code in {413, 422}
+    assert message in answer.text
+    assert receiver.calls == []
+
+
+async def test_requests_are_counted_by_route(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    await page.get("/")
+    receiver.away = True
+    await page.get("/")
+    text = (await page.get("/metrics")).text
+    for operation in ("receiver GET /images", "receiver GET /status"):
+        assert f'facestack_requests_total{{operation="{operation}"}}' in text
+        errors = re.search(
+            rf'facestack_request_errors_total{{operation="{operation}"}} (\S+)', text
+        )
+        assert errors is not None
+        assert float(errors[1]) >= 1
+
+
+async def test_it_is_ready_without_the_receiver(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.away = True
+    assert (await page.get("/readyz")).status_code == 200
