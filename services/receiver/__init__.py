@@ -1,0 +1,1 @@
+"""The receiver: the HTTP API in front of images and people."""

@@ -1,0 +1,1 @@
+"""The receiver's sides: HTTP, the database, and pictures."""

@@ -1,0 +1,406 @@
+"""The routes."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI, Path, Query, Request
+from starlette.datastructures import UploadFile
+from starlette.responses import HTMLResponse, Response
+
+from services.common.database import DatabaseUnavailableError
+from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status, check_path
+from services.common.ops import Lifecycle, probe_routes
+from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems
+from services.receiver.adapters.http.in_flight import InFlightLimit
+from services.receiver.adapters.http.views import (
+    accepted_view,
+    enrolled_view,
+    image_view,
+    json_response,
+    location,
+    page_view,
+    people_view,
+)
+from services.receiver.domain import (
+    CURSOR,
+    MAX_FILES,
+    Accepted,
+    Fault,
+    InvalidError,
+    StatusReport,
+    Submission,
+    decode_cursor,
+    media_type,
+    submission_of_path,
+)
+from services.receiver.metrics import SUBMISSIONS
+from services.receiver.service.images import Images
+from services.receiver.service.people import Enrolment
+from services.receiver.service.ports import Rows
+from services.receiver.service.submitting import Submissions
+
+_STATUS_SECONDS: Final = 2.0
+"""How long counts are kept: they read an index of all rows."""
+
+_JSON_REFERENCE_BYTES: Final = 64 * 1024
+
+_Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[42])]
+_PictureId = Annotated[
+    int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
+]
+_Name = Annotated[
+    str,
+    Path(
+        pattern=openapi.PERSON_PATTERN,
+        description="A person's name, at most 200 bytes in UTF-8; kept in Unicode's composed form.",
+        examples=["Grace Hopper"],
+    ),
+]
+
+
+class Api:
+    """What the routes call."""
+
+    def __init__(
+        self,
+        *,
+        rows: Rows,
+        submissions: Submissions,
+        images: Images,
+        enrolment: Enrolment,
+        lifecycle: Lifecycle,
+        max_json_bytes: int,
+        max_upload_bytes: int,
+    ) -> None:
+        self.rows = rows
+        self.submissions = submissions
+        self.images = images
+        self.enrolment = enrolment
+        self.lifecycle = lifecycle
+        self.max_json_bytes = max_json_bytes
+        self.max_upload_bytes = max_upload_bytes
+
+
+def create_app(api: Api, *, max_in_flight: int) -> FastAPI:
+    """Return the whole HTTP interface."""
+    app = FastAPI(
+        version="1", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    _add_submissions(app, api)
+    _add_images(app, api)
+    _add_people(app, api)
+    _add_status(app, api)
+    _add_documents(app)
+    app.router.routes.extend(probe_routes(api.lifecycle))
+    problems.install(app)
+    app.add_middleware(InFlightLimit, limit=max_in_flight)
+    return app
+
+
+def _add_submissions(app: FastAPI, api: Api) -> None:
+    @app.post(
+        "/image/post",
+        status_code=202,
+        summary="Submit one picture",
+        description="Submit a picture that is in the object store. The answer comes when the row"
+        " is durable. A path that was submitted before gives the first one's id.",
+        response_model=documents.AcceptedDocument,
+        responses=_located(openapi.errors(413, 415, 422)),
+        openapi_extra=openapi.body(openapi.json_body(documents.PathDocument)),
+    )
+    async def submit_one(request: Request) -> Response:
+        body = await bodies.read_json(
+            request, documents.PathDocument, max_bytes=api.max_json_bytes, lenient=True
+        )
+        try:
+            submission = submission_of_path(check_path(body.path))
+        except InvalidPathError as error:
+            raise InvalidError(str(error), [Fault("/path", str(error))]) from None
+        (accepted,) = await api.submissions.submit([submission])
+        _count("/image/post", [accepted])
+        return json_response(accepted_view(accepted), 202, location(accepted.id))
+
+    @app.post(
+        "/images/post",
+        status_code=202,
+        summary="Submit many pictures",
+        description="Submit up to 1000 pictures that are in the object store: all or none.",
+        response_model=documents.AcceptedListDocument,
+        responses=openapi.errors(413, 415, 422),
+        openapi_extra=openapi.body(openapi.json_body(documents.PathsDocument)),
+    )
+    async def submit_many(request: Request) -> Response:
+        body = await bodies.read_json(
+            request, documents.PathsDocument, max_bytes=api.max_json_bytes
+        )
+        accepted = await api.submissions.submit(_checked(body))
+        _count("/images/post", accepted)
+        return json_response({"images": [accepted_view(one) for one in accepted]}, 202)
+
+    @app.post(
+        "/images",
+        status_code=202,
+        summary="Upload pictures",
+        description="Upload 1 to 20 files of at most 20 MiB. They are stored by their content, so"
+        " the same content gives the first one's id. What is no picture is rejected later.",
+        response_model=documents.AcceptedListDocument,
+        responses=openapi.errors(413, 415, 422),
+        openapi_extra=openapi.body({bodies.MULTIPART: {"schema": openapi.FILES}}),
+    )
+    async def upload(request: Request) -> Response:
+        async with bodies.multipart(
+            request, max_files=MAX_FILES, max_bytes=api.max_upload_bytes
+        ) as form:
+            files = [bodies.check_file(part, "/files") for part in form.getlist("files")]
+            if not files:
+                raise InvalidError("the form has no field files", [Fault("/files", "is missing")])
+            accepted = await api.images.upload(
+                [(file.filename or "", _reader(file)) for file in files]
+            )
+        _count("/images", accepted)
+        return json_response({"images": [accepted_view(one) for one in accepted]}, 202)
+
+
+def _add_images(app: FastAPI, api: Api) -> None:
+    @app.get(
+        "/images",
+        summary="List images",
+        description="Newest first.",
+        response_model=documents.ImagePageDocument,
+        responses=openapi.errors(422),
+    )
+    async def list_images(
+        status: Annotated[Status | None, Query(description="Only with this status.")] = None,
+        person: Annotated[
+            str | None,
+            Query(min_length=1, max_length=100, description="Only with a face of this person."),
+        ] = None,
+        cursor: Annotated[
+            str | None, Query(pattern=CURSOR, description="next_cursor of the page before.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = 50,
+    ) -> Response:
+        before = decode_cursor(cursor) if cursor is not None else None
+        page = await api.rows.page(status=status, person=person, before=before, limit=limit)
+        return json_response(page_view(page))
+
+    @app.get(
+        "/images/{image_id}",
+        summary="Get an image and its faces",
+        response_model=documents.ImageDocument,
+        responses=openapi.errors(404, 422),
+    )
+    async def get_image(image_id: _Id) -> Response:
+        return json_response(image_view(await api.images.get(image_id)))
+
+    @app.get(
+        "/images/{image_id}/picture",
+        summary="Get the picture file",
+        response_class=Response,
+        responses=_picture(openapi.errors(404, 422)),
+    )
+    async def get_picture(image_id: _Id) -> Response:
+        return _file(await api.images.picture(image_id))
+
+    @app.post(
+        "/images/{image_id}/retry",
+        status_code=202,
+        summary="Try a rejected or dead image again",
+        response_model=documents.ImageDocument,
+        responses=openapi.errors(404, 409, 422),
+    )
+    async def retry(image_id: _Id) -> Response:
+        return json_response(image_view(await api.images.retry(image_id)), 202)
+
+    @app.delete(
+        "/images/{image_id}",
+        status_code=204,
+        summary="Delete an image, its faces and its picture",
+        responses=openapi.errors(404, 422),
+    )
+    async def delete_image(image_id: _Id) -> Response:
+        await api.images.delete(image_id)
+        return Response(status_code=204)
+
+
+def _add_people(app: FastAPI, api: Api) -> None:
+    @app.get(
+        "/people",
+        summary="List people and their known pictures",
+        response_model=documents.PeopleDocument,
+        responses=openapi.errors(),
+    )
+    async def list_people() -> Response:
+        return json_response(people_view(await api.enrolment.all()))
+
+    @app.post(
+        "/people/{name}/pictures",
+        status_code=201,
+        summary="Make a picture a known one of a person",
+        description="Upload a file, or name a face of a submitted picture, which is cut out and"
+        " gets the name in its result. Refused unless it shows exactly one face.",
+        response_model=documents.EnrolledDocument,
+        responses=openapi.errors(404, 409, 413, 415, 422),
+        openapi_extra=openapi.body(
+            {
+                bodies.MULTIPART: {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"file": openapi.FILE},
+                        "required": ["file"],
+                    }
+                },
+                **openapi.json_body(documents.FaceReferenceDocument),
+            }
+        ),
+    )
+    async def enrol(name: _Name, request: Request) -> Response:
+        if bodies.media_type(request) == bodies.MULTIPART:
+            async with bodies.multipart(
+                request, max_files=1, max_bytes=MAX_PICTURE_BYTES + bodies.MULTIPART_OVERHEAD
+            ) as form:
+                content = await bodies.check_file(form.get("file"), "/file").read()
+            known = await api.enrolment.enrol(name, content)
+        else:
+            face = await bodies.read_json(
+                request, documents.FaceReferenceDocument, max_bytes=_JSON_REFERENCE_BYTES
+            )
+            known = await api.enrolment.enrol_face(name, face.image_id, face.face_index)
+        return json_response(enrolled_view(known), 201)
+
+    @app.get(
+        "/people/{name}/pictures/{picture_id}",
+        summary="Get the file of a known picture",
+        response_class=Response,
+        responses=_picture(openapi.errors(404, 422)),
+    )
+    async def get_known(name: _Name, picture_id: _PictureId) -> Response:
+        return _file(await api.enrolment.picture(name, picture_id))
+
+    @app.delete(
+        "/people/{name}",
+        status_code=204,
+        summary="Forget a person",
+        description="Removes all known pictures. Results of the past keep the name.",
+        responses=openapi.errors(404, 422),
+    )
+    async def delete_person(name: _Name) -> Response:
+        await api.enrolment.delete(name)
+        return Response(status_code=204)
+
+    @app.delete(
+        "/people/{name}/pictures/{picture_id}",
+        status_code=204,
+        summary="Forget a known picture",
+        description="The person stays, also without pictures.",
+        responses=openapi.errors(404, 422),
+    )
+    async def delete_known(name: _Name, picture_id: _PictureId) -> Response:
+        await api.enrolment.delete_picture(name, picture_id)
+        return Response(status_code=204)
+
+
+def _add_status(app: FastAPI, api: Api) -> None:
+    lock = asyncio.Lock()
+    taken_at = float("-inf")
+    report: StatusReport | None = None
+
+    @app.get(
+        "/status",
+        summary="Rows per status, the oldest that waits, and what is away",
+        response_model=documents.StatusDocument,
+        responses=openapi.errors(),
+    )
+    async def status() -> Response:
+        nonlocal taken_at, report
+        async with lock:
+            if time.monotonic() - taken_at > _STATUS_SECONDS:
+                try:
+                    report = await api.rows.status()
+                except DatabaseUnavailableError:
+                    report = None
+                taken_at = time.monotonic()
+            current = report
+        return json_response(
+            {
+                "images": current and current.images,
+                "oldest_pending_seconds": current and current.oldest_pending_seconds,
+                "problems": await api.lifecycle.problems(),
+            }
+        )
+
+
+def _add_documents(app: FastAPI) -> None:
+    document: dict[str, Any] = {}
+
+    def described() -> dict[str, Any]:
+        if not document:
+            document.update(openapi.build(app))
+        return document
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_document() -> Response:
+        return json_response(described())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page.render(described()), headers=docs_page.HEADERS)
+
+
+def _checked(body: documents.PathsDocument) -> list[Submission]:
+    submissions = []
+    faults = []
+    for number, one in enumerate(body.paths):
+        try:
+            submissions.append(submission_of_path(check_path(one.path)))
+        except InvalidPathError as error:
+            faults.append(Fault(f"/paths/{number}/path", str(error)))
+    if faults:
+        raise InvalidError(
+            f"{len(faults)} of {len(body.paths)} paths are wrong, nothing was stored", faults
+        )
+    return submissions
+
+
+def _count(endpoint: str, accepted: Sequence[Accepted]) -> None:
+    duplicates = sum(one.duplicate for one in accepted)
+    SUBMISSIONS.labels(endpoint, "duplicate").inc(duplicates)
+    SUBMISSIONS.labels(endpoint, "new").inc(len(accepted) - duplicates)
+
+
+def _reader(file: UploadFile) -> Any:
+    async def read() -> bytes:
+        await file.seek(0)
+        return await file.read()
+
+    return read
+
+
+def _file(content: bytes) -> Response:
+    return Response(
+        content,
+        media_type=media_type(content),
+        headers={
+            "X-Content-Type-Options": "nosniff",
+            # Opened by itself, a file runs nothing, whatever it is.
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+        },
+    )
+
+
+def _located(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    header = {
+        "description": "Where to look.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^/images/[1-9][0-9]*$"},
+    }
+    return {
+        202: {"description": "The row is durable.", "headers": {"Location": header}},
+        **responses,
+    }
+
+
+def _picture(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"description": "The file.", "content": openapi.picture_content()}, **responses}

@@ -1,0 +1,226 @@
+"""The documents that clients send and get, as the OpenAPI document describes them.
+
+Answers are written by views.py without passing through these models, which would cost more than
+all the rest; a test holds the two together.
+"""
+
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from services.common.images import MAX_PATH_LENGTH, Status
+from services.receiver.domain import MAX_BATCH
+
+# A part is anything but . and .., without / and control characters.
+_CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
+_FIRST: Final = r"[^/.\x00-\x1f\x7f-\x9f]"
+_PART: Final = rf"(?:{_FIRST}|\.{_FIRST}|\.\.{_CHARACTER}){_CHARACTER}{{0,196}}"
+PATH_PATTERN: Final = rf"^{_PART}(?:/{_PART})*$"
+
+Path = Annotated[
+    str,
+    Field(strict=True),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_PATH_LENGTH,
+            "pattern": PATH_PATTERN,
+            "description": "Key below pictures/ in the object store. Each part between slashes has"
+            " at most 200 bytes in UTF-8.",
+            "examples": ["unknown_people/unknown220.jpg"],
+        }
+    ),
+]
+
+RowId = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+
+
+class PathDocument(BaseModel):
+    """One picture that is in the object store already."""
+
+    path: Path
+
+
+class PathsDocument(BaseModel):
+    """Up to 1000 pictures that are in the object store already."""
+
+    paths: Annotated[list[PathDocument], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class AcceptedDocument(BaseModel):
+    """A durable row; ``duplicate`` when this path or content was submitted before."""
+
+    id: int
+    path: str
+    status: Status
+    duplicate: bool
+    location: str
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": 42,
+                    "path": "unknown_people/unknown220.jpg",
+                    "status": "pending",
+                    "duplicate": False,
+                    "location": "/images/42",
+                }
+            ]
+        }
+    )
+
+
+class AcceptedListDocument(BaseModel):
+    """Rows in the order of the request."""
+
+    images: list[AcceptedDocument]
+
+
+class BoxDocument(BaseModel):
+    """Pixels of the upright picture (EXIF orientation applied), origin top left."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+class CandidateDocument(BaseModel):
+    """A known picture near to a face; 0 is the distance of identical ones."""
+
+    person: str
+    image_name: str
+    distance: float
+
+
+class FaceDocument(BaseModel):
+    """One face; ``person`` is null for somebody unknown."""
+
+    index: int
+    box: BoxDocument
+    detection_score: float
+    ambiguous: bool
+    person: str | None
+    distance: float | None
+    candidates: list[CandidateDocument]
+
+
+_Time = Annotated[
+    str,
+    WithJsonSchema(
+        {"type": "string", "format": "date-time", "examples": ["2024-05-01T12:00:00.000Z"]}
+    ),
+]
+
+
+class ImageDocument(BaseModel):
+    """An image, where it stands, and its faces once it is processed."""
+
+    id: int
+    path: str
+    name: str
+    status: Status
+    attempt: int
+    error: str | None
+    created_at: _Time
+    updated_at: _Time
+    processed_at: _Time | None
+    next_attempt_at: _Time | None
+    width: int | None
+    height: int | None
+    engine: str | None
+    faces: list[FaceDocument]
+
+
+class ImagePageDocument(BaseModel):
+    """Images, newest first; ``next_cursor`` leads to the next page and is null on the last."""
+
+    images: list[ImageDocument]
+    next_cursor: str | None
+
+
+class CountsDocument(BaseModel):
+    """Rows per status."""
+
+    pending: int
+    processing: int
+    processed: int
+    failed: int
+    rejected: int
+    dead: int
+
+
+class StatusDocument(BaseModel):
+    """The whole at a glance; counts are null while the database is away."""
+
+    images: CountsDocument | None
+    oldest_pending_seconds: float | None
+    problems: dict[str, str]
+
+
+class KnownPictureDocument(BaseModel):
+    """A known picture; ``image_name`` is its key below known_people/."""
+
+    id: int
+    image_name: str
+    created_at: _Time
+
+
+class PersonDocument(BaseModel):
+    """Somebody who can be recognised."""
+
+    name: str
+    pictures: list[KnownPictureDocument]
+
+
+class PeopleDocument(BaseModel):
+    """Everybody, by name."""
+
+    people: list[PersonDocument]
+
+
+class EnrolledDocument(BaseModel):
+    """A known picture that is stored."""
+
+    person: str
+    id: int
+    image_name: str
+
+
+class FaceReferenceDocument(BaseModel):
+    """A face of a submitted picture."""
+
+    image_id: Annotated[RowId, Field(examples=[42])]
+    face_index: Annotated[int, Field(strict=True, ge=0, le=10_000, examples=[0])]
+
+
+class FaultDocument(BaseModel):
+    """One wrong part of the request and where it stands."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FaultDocument] = []
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Not Found",
+                    "status": 404,
+                    "detail": "there is no image 42",
+                }
+            ]
+        }
+    )

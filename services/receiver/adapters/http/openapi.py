@@ -1,0 +1,104 @@
+"""Completes the OpenAPI document: bodies that FastAPI does not see, problems, links."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from services.common.images import MAX_PICTURE_BYTES
+from services.receiver.adapters.http import documents, problems
+from services.receiver.domain import MAX_FILES, MAX_PERSON_LENGTH
+
+_BODIES: Final = (
+    documents.PathDocument,
+    documents.PathsDocument,
+    documents.FaceReferenceDocument,
+    documents.Problem,
+)
+_REF: Final = "#/components/schemas/{model}"
+
+_PROBLEMS: Final = {
+    404: "What the address or the body names does not exist.",
+    409: "The request does not fit the present state.",
+    413: "The body or a file is too large.",
+    415: "The body has the wrong media type.",
+    422: "The request is wrong; errors says where.",
+    429: "Too many requests are being served.",
+    500: "The receiver failed.",
+    503: "Something that the receiver needs is away.",
+}
+_RETRIED: Final = frozenset({429, 503})
+
+# No slash, no control character, no space or dot at either end.
+_INNER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
+_OUTER: Final = r"[^/ .\x00-\x1f\x7f-\x9f]"
+PERSON_PATTERN: Final = rf"^{_OUTER}(?:{_INNER}{{0,{MAX_PERSON_LENGTH - 2}}}{_OUTER})?$"
+
+FILE: Final = {
+    "type": "string",
+    "format": "binary",
+    "minLength": 1,
+    "maxLength": MAX_PICTURE_BYTES,
+}
+FILES: Final = {
+    "type": "object",
+    "properties": {"files": {"type": "array", "items": FILE, "minItems": 1, "maxItems": MAX_FILES}},
+    "required": ["files"],
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the responses that a route may fail with; 429, 500 and 503 always may."""
+    return {
+        status: {
+            "description": _PROBLEMS[status],
+            "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
+            **(
+                {
+                    "headers": {
+                        "Retry-After": {
+                            "description": "Seconds to wait.",
+                            "required": True,
+                            "schema": {"type": "integer", "minimum": 0},
+                        }
+                    }
+                }
+                if status in _RETRIED
+                else {}
+            ),
+        }
+        for status in (*statuses, 429, 500, 503)
+    }
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a JSON body."""
+    return {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+
+
+def body(content: dict[str, Any]) -> dict[str, Any]:
+    """Describe a body that the route reads by itself."""
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def picture_content() -> dict[str, Any]:
+    """Describe the answer that is a file."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    kinds = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp")
+    return dict.fromkeys((*kinds, "application/octet-stream"), binary)
+
+
+def build(app: FastAPI) -> dict[str, Any]:
+    """Return the whole document."""
+    document = get_openapi(
+        title="Facestack receiver",
+        version=app.version,
+        summary="Submit pictures, see who is on them, and name people.",
+        description="Every error is a problem document (RFC 9457).",
+        routes=app.routes,
+    )
+    _, schemas = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
+    document["components"]["schemas"].update(schemas["$defs"])
+    return document

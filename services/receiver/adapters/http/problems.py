@@ -1,0 +1,112 @@
+"""Problem documents (RFC 9457) for everything that goes wrong."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.common.database import DatabaseUnavailableError
+from services.common.facerecog.client import RecogniserError
+from services.common.objects import ObjectStoreUnavailableError
+from services.receiver.domain import ConflictError, Fault, InvalidError, NotFoundError
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER: Final = {"Retry-After": "1"}
+
+_AWAY: Final[Mapping[type[Exception], str]] = {
+    DatabaseUnavailableError: "database",
+    ObjectStoreUnavailableError: "object store",
+    RecogniserError: "face_recog",
+}
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    faults: Sequence[Fault] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return a problem document."""
+    content: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+    }
+    if faults:
+        content["errors"] = [{"pointer": one.pointer, "detail": one.detail} for one in faults]
+    return Response(orjson.dumps(content), status, headers, MEDIA_TYPE)
+
+
+def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
+    """Return where a request is wrong, and how."""
+    return [Fault("".join(f"/{part}" for part in one["loc"]), one["msg"]) for one in error.errors()]
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception with a problem document."""
+
+    async def invalid(_: Request, error: Any) -> Response:
+        return problem(422, str(error), faults=error.faults)
+
+    async def wrong_parameters(_: Request, error: Any) -> Response:
+        return problem(422, "the request's parameters are wrong", faults=faults_of(error))
+
+    async def not_found(_: Request, error: Exception) -> Response:
+        return problem(404, str(error))
+
+    async def conflict(_: Request, error: Exception) -> Response:
+        return problem(409, str(error))
+
+    async def away(request: Request, error: Exception) -> Response:
+        name = next(name for kind, name in _AWAY.items() if isinstance(error, kind))
+        log.warning("dependency is away", dependency=name, error=str(error), path=request.url.path)
+        return problem(503, f"{name} is not available, try again", headers=RETRY_AFTER)
+
+    async def refused(request: Request, error: Any) -> Response:
+        headers = dict(error.headers or {})
+        detail = error.detail
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The router only knows the methods of the first route with this path.
+            headers["Allow"] = ", ".join(sorted(_methods(app, request)))
+            detail = f"{request.url.path} takes {headers['Allow']}"
+        elif error.status_code == HTTPStatus.NOT_FOUND:
+            detail = f"there is nothing at {request.url.path}"
+        return problem(error.status_code, detail, headers=headers)
+
+    async def gone(_: Request, __: Exception) -> Response:
+        return Response(status_code=400)  # nobody reads it
+
+    async def unexpected(_: Request, __: Exception) -> Response:
+        # The server logs the exception; what it says may be internal.
+        return problem(500, "the receiver failed; its log says why")
+
+    app.add_exception_handler(InvalidError, invalid)
+    app.add_exception_handler(RequestValidationError, wrong_parameters)
+    app.add_exception_handler(NotFoundError, not_found)
+    app.add_exception_handler(ConflictError, conflict)
+    for kind in _AWAY:
+        app.add_exception_handler(kind, away)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    methods: set[str] = set()
+    for route in app.routes:
+        if isinstance(route, Route) and route.path_regex.match(request.url.path):
+            methods |= route.methods or set()
+    return methods

@@ -1,0 +1,91 @@
+"""Writes answers as JSON; documents.py says what they look like."""
+
+from datetime import UTC, datetime
+
+import orjson
+from starlette.responses import Response
+
+from services.common.images import Status
+from services.receiver.domain import Accepted, Image, KnownPicture, Page, Person, encode_cursor
+
+
+def json_response(content: object, status: int = 200, location: str | None = None) -> Response:
+    """Return a JSON response."""
+    headers = {"Location": location} if location else None
+    return Response(orjson.dumps(content), status, headers, "application/json")
+
+
+def location(image_id: int) -> str:
+    """Return where to look at an image."""
+    return f"/images/{image_id}"
+
+
+def accepted_view(accepted: Accepted) -> dict[str, object]:
+    """Return an ``AcceptedDocument``."""
+    return {
+        "id": accepted.id,
+        "path": accepted.path,
+        "status": accepted.status,
+        "duplicate": accepted.duplicate,
+        "location": location(accepted.id),
+    }
+
+
+def image_view(image: Image) -> dict[str, object]:
+    """Return an ``ImageDocument``."""
+    return {
+        "id": image.id,
+        "path": image.path,
+        "name": image.name,
+        "status": image.status,
+        "attempt": image.attempt,
+        "error": image.error,
+        "created_at": _time(image.created_at),
+        "updated_at": _time(image.updated_at),
+        "processed_at": _time(image.processed_at),
+        "next_attempt_at": _time(image.due_at) if image.status == Status.FAILED else None,
+        "width": image.width,
+        "height": image.height,
+        "engine": image.engine,
+        "faces": image.faces,  # written field by field, which are those of FaceDocument
+    }
+
+
+def page_view(page: Page) -> dict[str, object]:
+    """Return an ``ImagePageDocument``."""
+    return {
+        "images": [image_view(image) for image in page.images],
+        "next_cursor": None if page.last_id is None else encode_cursor(page.last_id),
+    }
+
+
+def people_view(people: tuple[Person, ...]) -> dict[str, object]:
+    """Return a ``PeopleDocument``."""
+    return {
+        "people": [
+            {
+                "name": person.name,
+                "pictures": [
+                    {
+                        "id": picture.id,
+                        "image_name": picture.image_name,
+                        "created_at": _time(picture.created_at),
+                    }
+                    for picture in person.pictures
+                ],
+            }
+            for person in people
+        ]
+    }
+
+
+def enrolled_view(picture: KnownPicture) -> dict[str, object]:
+    """Return an ``EnrolledDocument``."""
+    return {"person": picture.person, "id": picture.id, "image_name": picture.image_name}
+
+
+def _time(milliseconds: int | None) -> str | None:
+    if milliseconds is None:
+        return None
+    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

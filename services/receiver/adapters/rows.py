@@ -1,0 +1,235 @@
+"""Images in the database."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from services.common.clock import Clock
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.images import RETRIABLE, RING_AFTER_MS, Status
+from services.common.tables import faces, images
+from services.receiver.domain import (
+    Accepted,
+    Box,
+    Candidate,
+    Face,
+    Image,
+    Page,
+    StatusReport,
+    Submission,
+)
+
+_RETRY_CODES: Final = frozenset({1205, 1213})
+"""Lock wait timeout and deadlock: MariaDB asks to run the transaction again."""
+
+_RUNS: Final = 4
+
+
+class DatabaseRows:
+    """The port ``Rows`` on a database."""
+
+    def __init__(self, database: Database, now: Clock) -> None:
+        self._database = database
+        self._now = now
+
+    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+        """Insert the paths that are not there yet, in one transaction; return all by path."""
+        # In one order everywhere, so that replicas with the same paths do not deadlock.
+        ordered = sorted(submissions, key=lambda one: one.path)
+        for run in range(1, _RUNS + 1):
+            try:
+                return await self._add(ordered)
+            except DatabaseUnavailableError as error:
+                if run == _RUNS or _code(error) not in _RETRY_CODES:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+        rows: dict[str, Accepted] = {}
+        missing: Sequence[Submission] = submissions
+        async with self._database.transaction() as connection:
+            # A row that is deleted between the two statements is inserted in the next turn.
+            while missing:
+                statement, parameters = self._insert(missing)
+                inserted = await connection.exec_driver_sql(statement, parameters)
+                for image_id, path in inserted:
+                    rows[path] = Accepted(image_id, path, Status.PENDING, duplicate=False)
+                missing = [one for one in missing if one.path not in rows]
+                if not missing:
+                    break
+                known = await connection.execute(
+                    sa.select(images.c.id, images.c.path, images.c.status).where(
+                        images.c.path.in_([one.path for one in missing])
+                    )
+                )
+                for image_id, path, status in known:
+                    rows[path] = Accepted(image_id, path, status, duplicate=True)
+                missing = [one for one in missing if one.path not in rows]
+        return rows
+
+    def _insert(self, submissions: Sequence[Submission]) -> tuple[str, tuple[str, ...]]:
+        """Return one INSERT of all rows that leaves out paths that exist.
+
+        Written out, because compiling it takes longer than the database needs to run it. Path and
+        name fit their columns, so IGNORE has nothing else to ignore.
+        """
+        now = self._now()
+        sqlite = self._database.is_sqlite
+        mark = "?" if sqlite else "%s"
+        row = f"({mark},{mark},'{Status.PENDING}',0,{now + RING_AFTER_MS},{now},{now})"
+        return (
+            f"INSERT {'OR IGNORE' if sqlite else 'IGNORE'} INTO images"  # noqa: S608, no outside text
+            " (path, name, status, attempt, due_at, created_at, updated_at) VALUES "
+            + ",".join([row] * len(submissions))
+            + " RETURNING id, path",
+            tuple(value for one in submissions for value in (one.path, one.name)),
+        )
+
+    async def get(self, image_id: int) -> Image | None:
+        """Return an image with its faces."""
+        found = await self._load([image_id])
+        return found[0] if found else None
+
+    async def path(self, image_id: int) -> str | None:
+        """Return an image's path."""
+        async with self._database.reading() as connection:
+            path: str | None = await connection.scalar(
+                sa.select(images.c.path).where(images.c.id == image_id)
+            )
+        return path
+
+    async def page(
+        self, *, status: str | None, person: str | None, before: int | None, limit: int
+    ) -> Page:
+        """Return the newest images with an id below ``before``."""
+        if person is not None and status not in (None, Status.PROCESSED):
+            # Only a processed image has faces; without this, a long search would find nothing.
+            return Page((), None)
+        ids = await self._ids(page_query(status=status, person=person, before=before), limit + 1)
+        return Page(
+            tuple(await self._load(ids[:limit])), ids[limit - 1] if len(ids) > limit else None
+        )
+
+    async def _ids(self, query: sa.Select[tuple[int]], limit: int) -> list[int]:
+        async with self._database.reading() as connection:
+            return list((await connection.scalars(query.limit(limit))).all())
+
+    async def retry(self, image_id: int) -> bool:
+        """Set a rejected or dead image back to pending; False when it is neither."""
+        now = self._now()
+        async with self._database.transaction() as connection:
+            result = await connection.execute(
+                sa.update(images)
+                .where(images.c.id == image_id, images.c.status.in_(sorted(RETRIABLE)))
+                .values(
+                    status=Status.PENDING,
+                    attempt=0,
+                    error=None,
+                    claim_token=None,
+                    processed_at=None,
+                    due_at=now + RING_AFTER_MS,
+                    updated_at=now,
+                )
+            )
+        return result.rowcount == 1
+
+    async def delete(self, image_id: int) -> None:
+        """Remove an image; its faces go with it."""
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.delete(images).where(images.c.id == image_id))
+
+    async def status(self) -> StatusReport:
+        """Count rows by status."""
+        async with self._database.reading() as connection:
+            counts = dict.fromkeys(Status, 0)
+            for status, count in await connection.execute(
+                sa.select(images.c.status, sa.func.count()).group_by(images.c.status)
+            ):
+                counts[Status(status)] = count
+            # Ids grow with time, and the index on status and id answers at once.
+            oldest = await connection.scalar(
+                sa.select(images.c.created_at)
+                .where(images.c.status == Status.PENDING)
+                .order_by(images.c.id)
+                .limit(1)
+            )
+        age = None if oldest is None else max(0, self._now() - oldest) / 1000
+        return StatusReport({status.value: count for status, count in counts.items()}, age)
+
+    async def _load(self, ids: Sequence[int]) -> list[Image]:
+        """Return the images that still exist, newest first, in two statements."""
+        if not ids:
+            return []
+        async with self._database.reading() as connection:
+            rows = await connection.execute(
+                sa.select(images).where(images.c.id.in_(ids)).order_by(images.c.id.desc())
+            )
+            found = await connection.execute(
+                sa.select(faces)
+                .where(faces.c.image_id.in_(ids))
+                .order_by(faces.c.image_id, faces.c.face_index)
+            )
+        by_image: dict[int, list[Face]] = {}
+        for row in found:
+            by_image.setdefault(row.image_id, []).append(_face(row))
+        return [_image(row, by_image.get(row.id, ())) for row in rows]
+
+
+def page_query(
+    *, status: str | None, person: str | None, before: int | None
+) -> sa.Select[tuple[int]]:
+    """Return the query for ids of a page; each form walks one index backwards.
+
+    A person's images are all processed, so their status need not be looked at.
+    """
+    if person is not None:
+        column = faces.c.image_id
+        query = sa.select(column).where(faces.c.person == person).distinct()
+    else:
+        column = images.c.id
+        query = sa.select(column)
+        if status is not None:
+            query = query.where(images.c.status == status)
+    if before is not None:
+        query = query.where(column < before)
+    return query.order_by(column.desc())
+
+
+def _image(row: Any, its_faces: Iterable[Face]) -> Image:
+    return Image(
+        id=row.id,
+        path=row.path,
+        name=row.name,
+        status=row.status,
+        attempt=row.attempt,
+        error=row.error,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        processed_at=row.processed_at,
+        due_at=row.due_at,
+        width=row.width,
+        height=row.height,
+        engine=row.engine,
+        faces=tuple(its_faces),
+    )
+
+
+def _face(row: Any) -> Face:
+    return Face(
+        index=row.face_index,
+        box=Box(row.left, row.top, row.right, row.bottom),
+        detection_score=row.detection_score,
+        ambiguous=row.ambiguous,
+        person=row.person,
+        distance=row.distance,
+        candidates=tuple(
+            Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
+        ),
+    )
+
+
+def _code(error: DatabaseUnavailableError) -> object:
+    original = getattr(error.__cause__, "orig", None)
+    arguments: tuple[object, ...] = getattr(original, "args", ())
+    return arguments[0] if arguments else None

@@ -1,0 +1,90 @@
+"""Wires the receiver together and runs it."""
+
+import socket
+
+import uvloop
+from fastapi import FastAPI
+
+from services.common import logs, ops
+from services.common.clock import now_ms
+from services.common.database import Database
+from services.common.doorbell import Doorbell, NsqDoorbell, PolledRows
+from services.common.facerecog.client import RecogniserClient
+from services.common.objects import ObjectStore
+from services.common.settings import load
+from services.receiver.adapters.crop import PillowCropper
+from services.receiver.adapters.http.api import Api, create_app
+from services.receiver.adapters.people_rows import DatabasePeople
+from services.receiver.adapters.recogniser import GrpcRecogniser
+from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.service.images import Images
+from services.receiver.service.people import Enrolment
+from services.receiver.service.ringing import Ringer
+from services.receiver.service.submitting import Submissions
+from services.receiver.settings import ReceiverSettings
+
+
+class Receiver:
+    """The application and what it holds open; to be made inside the event loop."""
+
+    def __init__(self, settings: ReceiverSettings) -> None:
+        self._database = Database(settings)
+        self._client = RecogniserClient(
+            settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
+        )
+        self._doorbell: Doorbell = (
+            NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
+        )
+        self._ringer = Ringer(self._doorbell)
+        store = ObjectStore(settings)
+        rows = DatabaseRows(self._database, now_ms)
+        submissions = Submissions(rows, self._ringer)
+        images = Images(rows, store, submissions, self._ringer)
+        # Neither a queue nor a recogniser that is away fails a submission.
+        self.lifecycle = ops.Lifecycle(
+            {"database": self._database.check, "object store": store.check},
+            drain_seconds=settings.drain_seconds,
+        )
+        self.app: FastAPI = create_app(
+            Api(
+                rows=rows,
+                submissions=submissions,
+                images=images,
+                enrolment=Enrolment(
+                    DatabasePeople(self._database, now_ms),
+                    store,
+                    images,
+                    GrpcRecogniser(self._client),
+                    PillowCropper(),
+                ),
+                lifecycle=self.lifecycle,
+                max_json_bytes=settings.max_json_bytes,
+                max_upload_bytes=settings.max_upload_bytes,
+            ),
+            max_in_flight=settings.max_in_flight,
+        )
+
+    async def close(self) -> None:
+        """Send the rings that wait, and close connections."""
+        await self._ringer.flush()
+        await self._doorbell.close()
+        await self._client.close()
+        await self._database.close()
+
+
+async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
+    """Serve until SIGTERM, then drain."""
+    receiver = Receiver(settings)
+    receiver.lifecycle.install_signal_handlers()
+    try:
+        await ops.serve_http(receiver.app, listener, receiver.lifecycle)
+    finally:
+        await receiver.close()
+
+
+def main() -> None:
+    """Run the process."""
+    settings = load(ReceiverSettings)
+    logs.configure("receiver", settings.log_level)
+    listener = ops.listen(settings.host, settings.port)
+    uvloop.run(run(settings, listener))

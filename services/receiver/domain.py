@@ -1,0 +1,249 @@
+"""Images, people and the rules for what clients send.
+
+ReceiverError
+├── NotFoundError   the thing that is named does not exist
+├── ConflictError   its state does not allow the request
+└── InvalidError    the request can never work; ``faults`` names each wrong part
+
+The message of each is meant for the client.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from services.common.images import MAX_PART_BYTES, Status
+
+MAX_BATCH: Final = 1000
+"""Paths in one bulk submission."""
+
+MAX_FILES: Final = 20
+"""Files in one upload."""
+
+MAX_NAME_LENGTH: Final = 255
+"""Characters that are kept of an uploaded file's name: the end, which holds the extension."""
+
+MAX_PERSON_LENGTH: Final = 100
+"""Characters of a person's name."""
+
+MAX_PIXELS: Final = 50_000_000
+"""The largest picture that is decoded, the same as the recogniser's limit."""
+
+
+class ReceiverError(Exception):
+    """The request was refused."""
+
+
+class NotFoundError(ReceiverError):
+    """What the request names does not exist."""
+
+
+class ConflictError(ReceiverError):
+    """The request does not fit the present state."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong part of a request; ``pointer`` is where it stands, such as ``/paths/3/path``."""
+
+    pointer: str
+    detail: str
+
+
+class InvalidError(ReceiverError):
+    """The request is wrong and will stay so."""
+
+    def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A picture to recognise: its key below ``pictures/`` and the name that people see."""
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A durable row for a submission, and whether it was there before."""
+
+    id: int
+    path: str
+    status: str
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A known picture near to a face."""
+
+    person: str
+    image_name: str
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Pixels of the upright picture, origin top left."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One face of an image; ``person`` and ``distance`` are None for somebody unknown."""
+
+    index: int
+    box: Box
+    detection_score: float
+    ambiguous: bool
+    person: str | None
+    distance: float | None
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A row with its faces; times are milliseconds since the epoch."""
+
+    id: int
+    path: str
+    name: str
+    status: str
+    attempt: int
+    error: str | None
+    created_at: int
+    updated_at: int
+    processed_at: int | None
+    due_at: int | None
+    width: int | None
+    height: int | None
+    engine: str | None
+    faces: tuple[Face, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Images, newest first; ``last_id`` is where the next page starts, None on the last one."""
+
+    images: tuple[Image, ...]
+    last_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPicture:
+    """A known picture of a person; ``image_name`` is its key below ``known_people/``."""
+
+    id: int
+    person: str
+    image_name: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody who can be recognised."""
+
+    name: str
+    pictures: tuple[KnownPicture, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """Rows per status and the age in seconds of the oldest that waits."""
+
+    images: dict[str, int]
+    oldest_pending_seconds: float | None
+
+
+def submission_of_path(path: str) -> Submission:
+    """Return the submission of a picture that is in the store already."""
+    return Submission(path, path[-MAX_NAME_LENGTH:])
+
+
+_UNPRINTABLE: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+
+
+def submission_of_upload(filename: str, content: bytes) -> Submission:
+    """Return the submission of an uploaded file; the same content has the same path."""
+    name = _UNPRINTABLE.sub("", filename)[-MAX_NAME_LENGTH:]
+    return Submission(f"uploads/{digest(content)}", name or "picture")
+
+
+def digest(content: bytes) -> str:
+    """Return the SHA-256 of the content in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_person(name: str) -> str:
+    """Return the name in Unicode's composed form, or raise :class:`InvalidError`.
+
+    The name is a part of an object key and of a URL.
+    """
+    name = unicodedata.normalize("NFC", name)
+    if not 1 <= len(name) <= MAX_PERSON_LENGTH:
+        raise InvalidError(
+            f"a person's name has 1 to {MAX_PERSON_LENGTH} characters, this has {len(name)}"
+        )
+    if "/" in name or _UNPRINTABLE.search(name):
+        raise InvalidError("a person's name must not contain / or control characters")
+    if name[0] in " ." or name[-1] in " .":
+        raise InvalidError("a person's name must not start or end with a space or a dot")
+    if len(name.encode()) > MAX_PART_BYTES:
+        raise InvalidError(
+            f"a person's name has at most {MAX_PART_BYTES} bytes, this has {len(name.encode())}"
+        )
+    return name
+
+
+def encode_cursor(last_id: int) -> str:
+    """Return the cursor of the page after this image."""
+    return f"{last_id:016x}"
+
+
+def decode_cursor(cursor: str) -> int:
+    """Return the id before which the page starts; the cursor matches :data:`CURSOR`."""
+    return int(cursor, 16)
+
+
+CURSOR: Final = "^[0-7][0-9a-f]{15}$"
+"""Exactly the numbers that an id can be."""
+
+
+_MAGIC: Final = (
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "image/png"),
+    (b"GIF87a", "image/gif"),
+    (b"GIF89a", "image/gif"),
+    (b"BM", "image/bmp"),
+)
+
+
+def media_type(content: bytes) -> str:
+    """Tell a picture's media type from its first bytes."""
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "image/webp"
+    return next(
+        (name for magic, name in _MAGIC if content.startswith(magic)), "application/octet-stream"
+    )
+
+
+EXTENSIONS: Final = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
+"""Of the formats that the recogniser reads."""
+
+
+def check_retriable(image_id: int, status: str) -> None:
+    """Raise :class:`ConflictError` for a status that a person may not send back to pending."""
+    if status not in (Status.REJECTED, Status.DEAD):
+        raise ConflictError(
+            f"image {image_id} is {status}; only rejected and dead images can be tried again"
+        )

@@ -1,0 +1,1 @@
+"""What the receiver does, on ports that adapters fill."""

@@ -1,0 +1,154 @@
+"""Enrolment: known people and their pictures."""
+
+from typing import Final
+
+import structlog
+
+from services.common.images import KNOWN_PEOPLE
+from services.common.objects import ObjectNotFoundError
+from services.receiver.domain import (
+    EXTENSIONS,
+    ConflictError,
+    InvalidError,
+    KnownPicture,
+    NotFoundError,
+    Person,
+    check_person,
+    digest,
+    media_type,
+)
+from services.receiver.service.images import Images
+from services.receiver.service.ports import Cropper, People, Pictures, Recogniser
+
+log = structlog.get_logger(__name__)
+
+_MARGINS: Final = (0.5, 0.25, 0.1)
+"""Shares of a face's size to keep around it; the detector needs some, neighbours come with more."""
+
+
+class Enrolment:
+    """Adds and removes known pictures; the recogniser follows the store by itself."""
+
+    def __init__(
+        self,
+        people: People,
+        pictures: Pictures,
+        images: Images,
+        recogniser: Recogniser,
+        cropper: Cropper,
+    ) -> None:
+        self._people = people
+        self._pictures = pictures
+        self._images = images
+        self._recogniser = recogniser
+        self._cropper = cropper
+
+    async def all(self) -> tuple[Person, ...]:
+        """Return everybody, by name."""
+        return await self._people.all()
+
+    async def enrol(self, name: str, content: bytes) -> KnownPicture:
+        """Make a picture file a known picture of a person.
+
+        Raises a ``ReceiverError`` when the picture does not show exactly one face or is another
+        person's, ``RecogniserError`` when it cannot be checked.
+        """
+        name = check_person(name)
+        known = await self._people.find(digest(content))
+        if known is None:
+            faces = await self._recogniser.count_faces(content, image_id=None)
+            if faces != 1:
+                raise InvalidError(_refusal(faces))
+        return await self._store(name, content, known, face=None)
+
+    async def enrol_face(self, name: str, image_id: int, face_index: int) -> KnownPicture:
+        """Make a face of a submitted picture a known picture; the face gets the name, too.
+
+        Raises as :meth:`enrol` does.
+        """
+        name = check_person(name)
+        image = await self._images.get(image_id)
+        face = next((one for one in image.faces if one.index == face_index), None)
+        if face is None:
+            raise NotFoundError(f"image {image_id} has no face {face_index}")
+        picture = await self._images.picture(image_id)
+        found = 0
+        for margin in _MARGINS:
+            crop = await self._cropper.crop(picture, face.box, margin)
+            found = await self._recogniser.count_faces(crop, image_id=image_id)
+            if found == 1:
+                known = await self._people.find(digest(crop))
+                return await self._store(name, crop, known, face=(image_id, face_index))
+        raise InvalidError(
+            f"face {face_index} of image {image_id} cannot be cut out: {_refusal(found)}"
+        )
+
+    async def picture(self, name: str, picture_id: int) -> bytes:
+        """Return the file of a known picture, or raise :class:`NotFoundError`."""
+        known = await self._known(name, picture_id)
+        try:
+            return await self._pictures.get(KNOWN_PEOPLE + known.image_name)
+        except ObjectNotFoundError:
+            raise NotFoundError(f"picture {picture_id} is not in the store") from None
+
+    async def delete_picture(self, name: str, picture_id: int) -> None:
+        """Forget a known picture, or raise :class:`NotFoundError`; the person stays.
+
+        The object goes first: while the row is there, the deletion can be repeated.
+        """
+        known = await self._known(name, picture_id)
+        await self._pictures.delete(KNOWN_PEOPLE + known.image_name)
+        await self._people.delete_picture(picture_id)
+        log.info("known picture deleted", picture_id=picture_id)
+
+    async def delete(self, name: str) -> None:
+        """Forget a person, or raise :class:`NotFoundError`; results of the past keep the name."""
+        person = await self._person(name)
+        for known in person.pictures:
+            await self._pictures.delete(KNOWN_PEOPLE + known.image_name)
+        await self._people.delete(person.name)
+        log.info("person deleted", pictures=len(person.pictures))
+
+    async def _store(
+        self, name: str, content: bytes, known: KnownPicture | None, face: tuple[int, int] | None
+    ) -> KnownPicture:
+        if known:
+            _check_owner(name, known)
+        content_digest = digest(content)
+        # The recogniser reads no other formats, so a picture with a face has one of these.
+        extension = EXTENSIONS[media_type(content)]
+        key = f"{KNOWN_PEOPLE}{name}/{content_digest}.{extension}"
+        await self._pictures.put(key, content)
+        stored = await self._people.add(name, content_digest, extension, face)
+        if stored.person != name:
+            await self._pictures.delete(key)
+            _check_owner(name, stored)
+        # Somebody may have deleted the person between put and commit.
+        if not await self._pictures.exists(key):
+            await self._pictures.put(key, content)
+        log.info("known picture added", picture_id=stored.id)
+        return stored
+
+    async def _person(self, name: str) -> Person:
+        person = await self._people.get(check_person(name))
+        if person is None:
+            raise NotFoundError(f"there is nobody called {name!r}")
+        return person
+
+    async def _known(self, name: str, picture_id: int) -> KnownPicture:
+        person = await self._person(name)
+        for known in person.pictures:
+            if known.id == picture_id:
+                return known
+        raise NotFoundError(f"{person.name!r} has no picture {picture_id}")
+
+
+def _check_owner(name: str, known: KnownPicture) -> None:
+    if known.person != name:
+        raise ConflictError(f"this picture is known as {known.person!r} already")
+
+
+def _refusal(faces: int) -> str:
+    if faces == 0:
+        return "no face found: choose a picture that shows one face clearly"
+    return f"{faces} faces found: crop the picture to one"

@@ -1,0 +1,81 @@
+"""Takes submissions: a row for each, committed before anybody is told."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from services.receiver.domain import MAX_BATCH, Accepted, Submission
+from services.receiver.service.ports import Rows
+from services.receiver.service.ringing import Ringer
+
+log = structlog.get_logger(__name__)
+
+_MAX_ROWS: Final = MAX_BATCH
+"""Rows in one transaction: a larger one keeps everybody waiting longer than it saves."""
+
+
+class Submissions:
+    """Group commit: what arrives while one transaction commits goes into the next one together."""
+
+    def __init__(self, rows: Rows, ringer: Ringer) -> None:
+        self._rows = rows
+        self._ringer = ringer
+        self._waiting: deque[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]] = deque()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def submit(self, submissions: Sequence[Submission]) -> list[Accepted]:
+        """Return the accepted rows, in order, once they are durable: all of them or none.
+
+        Raises ``DatabaseUnavailableError``.
+        """
+        future: asyncio.Future[list[Accepted]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((submissions, future))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+        return await future
+
+    async def _write(self) -> None:
+        while self._waiting:
+            requests = self._take()
+            paths = {one.path: one for submissions, _ in requests for one in submissions}
+            try:
+                rows = await self._rows.add(list(paths.values()))
+            except Exception as error:  # noqa: BLE001, every waiting request gets it
+                for _, future in requests:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            self._announce([row.id for row in rows.values() if not row.duplicate])
+            for submissions, future in requests:
+                accepted = [_claim(rows, one.path) for one in submissions]
+                if not future.done():  # the client may have gone away
+                    future.set_result(accepted)
+
+    def _take(self) -> list[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]]:
+        requests = [self._waiting.popleft()]
+        size = len(requests[0][0])
+        while self._waiting and size + len(self._waiting[0][0]) <= _MAX_ROWS:
+            size += len(self._waiting[0][0])
+            requests.append(self._waiting.popleft())
+        return requests
+
+    def _announce(self, new: list[int]) -> None:
+        if not new:
+            return
+        # One line a transaction: a line a row would cost as much as the rows.
+        if len(new) == 1:
+            log.info("accepted", image_id=new[0])
+        else:
+            log.info("accepted", image_ids=new)
+        self._ringer.ring(new)
+
+
+def _claim(rows: dict[str, Accepted], path: str) -> Accepted:
+    """Return the path's row; whoever asks for the same path after the first has a duplicate."""
+    row = rows[path]
+    if not row.duplicate:
+        rows[path] = Accepted(row.id, path, row.status, duplicate=True)
+    return row

@@ -1,0 +1,34 @@
+"""Settings of the receiver."""
+
+from pydantic import Field
+
+from services.common.settings import (
+    DatabaseSettings,
+    ObjectStoreSettings,
+    Port,
+    RecogniserClientSettings,
+    Settings,
+)
+
+
+class ReceiverSettings(Settings, DatabaseSettings, ObjectStoreSettings, RecogniserClientSettings):
+    """What the environment says."""
+
+    port: Port = Field(8000, description="Port of the HTTP interface.")
+    nsqd_url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="nsqd's HTTP interface; when not set, processors poll the rows.",
+    )
+    max_in_flight: int = Field(
+        256, ge=1, description="Requests served at once; further ones are answered with 429."
+    )
+    max_json_bytes: int = Field(
+        # 1000 paths of 512 characters, each written as an escaped surrogate pair, just fit.
+        8 * 1024 * 1024,
+        ge=1024,
+        description="Largest JSON body.",
+    )
+    max_upload_bytes: int = Field(
+        100 * 1024 * 1024, ge=1024, description="Largest multipart body of POST /images."
+    )
