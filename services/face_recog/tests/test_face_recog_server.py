@@ -19,7 +19,7 @@ import psutil
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_tools import protoc  # type: ignore[import-untyped]
+from grpc_tools import protoc
 from PIL import Image
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
