@@ -21,7 +21,7 @@ from rich.text import Text
 from services.common.settings import load
 from services.local.demo import Demo, Row
 from services.local.programs import LocalError, Plan, make_plan
-from services.local.samples import SAMPLES, load_photos
+from services.local.samples import SAMPLES, Endpoint, load_photos
 from services.local.settings import LocalSettings
 from services.local.supervisor import Supervisor
 
@@ -60,12 +60,13 @@ async def _run(settings: LocalSettings, console: Console) -> int:
 
 async def _demo(settings: LocalSettings, console: Console) -> int:
     photos = load_photos(settings.samples_folder)
-    settings = settings.model_copy(update={"receiver_port": 0, "frontend_port": 0})
+    any_ports = settings.model_copy(update={"receiver_port": 0, "frontend_port": 0})
     with _own_folder(settings.demo_folder) as folder:
-        plan = make_plan(settings, folder)
+        plan = make_plan(any_ports, folder)
         demo = Demo(plan, photos, settings.samples_folder)
 
         async def show(_: Supervisor) -> int:
+            console.print(f"Submitting {len(SAMPLES)} pictures ...")
             rows = await _show_progress(demo, console)
             console.print(_table(rows))
             wrong = [(row, faults) for row in rows if (faults := row.faults(rows))]
@@ -81,8 +82,8 @@ async def _demo(settings: LocalSettings, console: Console) -> int:
         code = await _supervised(plan, plan.folder, console, show, interrupted=_INTERRUPTED)
     if code == 0:
         console.print(
-            f"Now start it for your own pictures: [bold]make run[/], then open"
-            f" http://{settings.host}:{LocalSettings.model_fields['frontend_port'].default}"
+            f"For your own pictures: [bold]make run[/], then open"
+            f" http://{settings.host}:{settings.frontend_port}"
         )
     return code
 
@@ -106,12 +107,13 @@ async def _supervised(
         console.print(Text.assemble((f"{service:>15} ", "bold yellow"), rest), soft_wrap=True)
 
     async def start_and_work() -> int:
-        with console.status("Starting ...") as status:
+        console.print(f"Starting {len(plan.programs)} services ...")
+        with console.status("") as status:
             waiting = ["database", *(program.name for program in plan.programs)]
 
             def ready(name: str) -> None:
                 waiting.remove(name)
-                status.update(f"Starting: waiting for {', '.join(waiting)} ...")
+                status.update(f"waiting for {', '.join(waiting)} ...")
 
             await supervisor.start(ready)
         console.print(f"All {len(plan.programs)} services are ready.")
@@ -174,25 +176,42 @@ async def _show_progress(demo: Demo, console: Console) -> list[Row]:
         )
 
 
+_SHORT: Final[dict[Endpoint, str]] = {
+    "POST /image/post": "single",
+    "POST /images/post": "bulk",
+    "POST /images": "upload",
+}
+_COLOURS: Final = {"processed": "green", "rejected": "yellow"}
+
+
 def _table(rows: list[Row]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("picture", "submitted by", "status", "who"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("distance", justify="right")
-    table.add_column("ms", justify="right")
+    """Return the result; it fits into 80 columns."""
+    legend = "   ".join(f"{short}: {endpoint}" for endpoint, short in _SHORT.items())
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption=legend,
+        caption_justify="left",
+    )
+    for heading in ("picture", "how", "status"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("who")
+    for heading in ("distance", "ms"):
+        table.add_column(heading, justify="right")
     for row in rows:
-        wrong = bool(row.faults(rows))
-        who = ", ".join(row.people) or row.image["error"] or "nobody"
+        status = row.image["status"]
+        who = row.people or [row.image["error"] or "nobody"]
         if row.duplicate:
-            who += f" (image {row.image['id']} again)"
+            who = [*who, f"(image {row.image['id']} again)"]
         table.add_row(
             row.sample.name,
-            row.sample.endpoint,
-            row.image["status"],
-            who,
-            ", ".join(f"{distance:.2f}" for distance in row.distances),
+            _SHORT[row.sample.endpoint],
+            Text(status, style=_COLOURS.get(status, "red")),
+            Text("\n".join(who)),
+            "\n".join(f"{distance:.2f}" for distance in row.distances),
             "" if row.duplicate else str(row.milliseconds),
-            style="bold red" if wrong else None,
+            style="bold red" if row.faults(rows) else None,
         )
     return table
 

@@ -114,10 +114,8 @@ SAMPLES: Final = (
         (EILEEN,),
         same_as="eileen-scaled.jpg",
     ),
-    Sample(
-        "eileen-recompressed.jpg", "POST /images", _recompressed(EILEEN), "processed", (EILEEN,)
-    ),
-    Sample("grace-recompressed.jpg", "POST /images", _recompressed(GRACE), "processed", (GRACE,)),
+    Sample("eileen-quality35.jpg", "POST /images", _recompressed(EILEEN), "processed", (EILEEN,)),
+    Sample("grace-quality35.jpg", "POST /images", _recompressed(GRACE), "processed", (GRACE,)),
     Sample("both-4000-pixels.jpg", "POST /images", _side_by_side, "processed", (EILEEN, GRACE)),
     Sample("no-image.jpg", "POST /images", _text, "rejected", error="not a picture"),
     Sample(
@@ -126,7 +124,7 @@ SAMPLES: Final = (
         _recompressed(GRACE),
         "processed",
         (GRACE,),
-        same_as="grace-recompressed.jpg",
+        same_as="grace-quality35.jpg",
     ),
 )
 """In the order in which they are submitted; one request for each row of neighbours in bulk."""
