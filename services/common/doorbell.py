@@ -73,7 +73,7 @@ class NsqDoorbell:
         return sum(
             # Before the first processor subscribes, messages wait in the topic.
             topic["depth"] + sum(channel["depth"] for channel in topic["channels"])
-            for topic in response.json()["topics"]
+            for topic in response.json()["topics"] or ()  # null before the first ring
         )
 
     async def close(self) -> None:

@@ -43,10 +43,11 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
     )
     rows = DatabaseRows(database, now_ms)
+    away = logs.Outage("database")
     queue = (
         NsqQueue(settings.nsqlookupd_urls, max_in_flight=settings.concurrency)
         if settings.nsqlookupd_urls
-        else RowPoller(rows.pending, poll_seconds=settings.poll_seconds)
+        else RowPoller(rows.pending, poll_seconds=settings.poll_seconds, database=away)
     )
     breaker = Breaker(
         client.ping,
@@ -60,6 +61,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         recogniser=GrpcRecogniser(client),
         queue=queue,
         breaker=breaker,
+        database=away,
         concurrency=settings.concurrency,
     )
     # Without face_recog it is ready nevertheless: it pauses and goes on by itself.

@@ -123,7 +123,7 @@ class Recogniser(Protocol):
 
 
 class Processor:
-    """Works on up to ``concurrency`` images at once."""
+    """Works on up to ``concurrency`` images at once; ``database`` says when the rows are away."""
 
     def __init__(
         self,
@@ -133,6 +133,7 @@ class Processor:
         recogniser: Recogniser,
         queue: Queue,
         breaker: Breaker,
+        database: Outage,
         concurrency: int,
         renew_seconds: float = RENEW_SECONDS,
     ) -> None:
@@ -144,7 +145,7 @@ class Processor:
         self._concurrency = concurrency
         self._renew_seconds = renew_seconds
         self._stopping = asyncio.Event()
-        self._database = Outage("database")
+        self._database = database
         self._store = Outage("object store")
 
     async def run(self, told_to_stop: Awaitable[None], *, grace_seconds: float) -> None:

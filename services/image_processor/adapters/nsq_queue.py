@@ -19,6 +19,7 @@ from typing import Any, Final
 import nsq
 import structlog
 from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.iostream import StreamClosedError
 
 from services.common.doorbell import CHANNEL, TOPIC, parse_ring
 from services.common.logs import Outage
@@ -48,6 +49,7 @@ class NsqQueue:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self._max_in_flight = max_in_flight
         self._messages: deque[NsqRing] = deque()
+        self._unanswered: set[NsqRing] = set()
         self._arrived = asyncio.Event()
         self._paused = False
         self._stopped = False
@@ -94,12 +96,11 @@ class NsqQueue:
         self._arrived.set()
 
     async def close(self) -> None:
-        """Send the last answers and close every connection."""
+        """Give back what was not answered, and close every connection."""
         self.stop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH_SECONDS):
-                while self._reader.busy():  # noqa: ASYNC110, pynsq tells nobody
-                    await asyncio.sleep(0.01)
+        for ring in list(self._unanswered):
+            ring.requeue(0)
+        await self._reader.drain(_FLUSH_SECONDS)
         self._reader.close()
 
     def _give_back(self) -> None:
@@ -109,7 +110,7 @@ class NsqQueue:
     def _on_message(self, message: Any) -> None:
         message.enable_async()
         try:
-            ring = NsqRing(message)
+            ring = NsqRing(message, self._unanswered)
         except ValueError as error:
             log.warning("a message that is no ring was dropped", error=str(error))
             message.finish()
@@ -123,9 +124,11 @@ class NsqQueue:
 class NsqRing:
     """One message; ``ValueError`` when it holds no image id."""
 
-    def __init__(self, message: Any) -> None:
+    def __init__(self, message: Any, unanswered: "set[NsqRing]") -> None:
         self.image_id = parse_ring(message.body)
         self._message = message
+        self._unanswered = unanswered
+        unanswered.add(self)
 
     def touch(self) -> None:
         """Start the message timeout anew."""
@@ -133,10 +136,12 @@ class NsqRing:
 
     def finish(self) -> None:
         """FIN."""
+        self._unanswered.remove(self)
         self._message.finish()
 
     def requeue(self, delay: float) -> None:
         """REQ, without the backoff that would stop the whole reader."""
+        self._unanswered.remove(self)
         self._message.requeue(backoff=False, time_ms=round(delay * 1000))
 
 
@@ -145,15 +150,19 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self._attempts: dict[str, tuple[float, Any]] = {}
-        self._connected: set[str] = set()
         self._lookupd = Outage("nsqlookupd")
         self._closed = False
         super().__init__(*arguments, **keywords)
 
     async def query_lookupd(self) -> None:
         """Look for every nsqd, whether it has the topic yet or not; runs every few seconds."""
-        self._drop_silent_connections()
-        self._log_connections()
+        try:
+            self._drop_silent_connections()
+            await self._look_up()
+        except Exception:  # or tornado's silenced logger would be the only one to know
+            log.exception("nsqd could not be looked up")
+
+    async def _look_up(self) -> None:
         for url in self.lookupd_http_addresses:
             request = HTTPRequest(
                 f"{url.rstrip('/')}/nodes",
@@ -177,9 +186,13 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
             for conn in list(self.conns.values()):
                 self._send_rdy(conn, self._connection_max_in_flight())
 
-    def busy(self) -> bool:
-        """Tell whether an answer is missing or not sent yet."""
-        return any(conn.in_flight or conn.stream.writing() for conn in self.conns.values())
+    async def drain(self, seconds: float) -> None:
+        """Wait until every nsqd says that it sends nothing more, and has read every answer."""
+        closing = [asyncio.ensure_future(_closed_by_nsqd(conn)) for conn in self.conns.values()]
+        if closing:
+            await asyncio.wait(closing, timeout=seconds)
+        for waiting in closing:
+            waiting.cancel()
 
     def close(self) -> None:
         """Close every connection and stop looking for others."""
@@ -214,10 +227,29 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
             if time.time() - conn.last_recv_timestamp > 2 * _HEARTBEAT_SECONDS:
                 conn.close()
 
-    def _log_connections(self) -> None:
-        connected = set(self.conns)
-        for address in connected - self._connected:
-            log.info("connected to nsqd", address=address)
-        for address in self._connected - connected:
-            log.warning("lost nsqd", address=address)
-        self._connected = connected
+    def _on_connection_ready(self, conn: Any, **keywords: Any) -> None:
+        super()._on_connection_ready(conn, **keywords)
+        log.info("connected to nsqd", address=conn.id)
+
+    def _on_connection_close(self, conn: Any, **keywords: Any) -> None:
+        if conn.id in self.conns and not self._closed:
+            log.warning("lost nsqd", address=conn.id)
+        super()._on_connection_close(conn, **keywords)
+
+    def _on_connection_error(self, conn: Any, error: Exception, **_: Any) -> None:
+        if type(error) is nsq.protocol.Error:  # its own words; the rest only says that it is gone
+            log.warning("nsqd refused a command", address=conn.id, error=str(error))
+
+
+async def _closed_by_nsqd(conn: Any) -> None:
+    """Send CLS; the answer comes after everything that was sent before."""
+    closed = asyncio.Event()
+
+    def on_response(data: bytes, **_: Any) -> None:
+        if data == b"CLOSE_WAIT":
+            closed.set()
+
+    conn.on("response", on_response)
+    with suppress(StreamClosedError):
+        conn.send(b"CLS\n")
+        await closed.wait()

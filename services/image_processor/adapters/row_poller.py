@@ -25,7 +25,11 @@ class RowPoller:
     """
 
     def __init__(
-        self, pending: Callable[[int], Awaitable[list[int]]], *, poll_seconds: float
+        self,
+        pending: Callable[[int], Awaitable[list[int]]],
+        *,
+        poll_seconds: float,
+        database: Outage,
     ) -> None:
         self._pending = pending
         self._poll_seconds = poll_seconds
@@ -38,7 +42,7 @@ class RowPoller:
         self._running.set()
         self._awake = asyncio.Event()
         self._stopped = False
-        self._database = Outage("database")
+        self._database = database
 
     async def take(self) -> "PolledRing | None":
         """Wait for an image; ``None`` after :meth:`stop`."""

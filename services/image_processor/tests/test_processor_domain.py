@@ -1,0 +1,54 @@
+import pytest
+
+from services.common.images import MAX_ATTEMPTS, Status
+from services.image_processor.domain import (
+    Change,
+    Claim,
+    Failed,
+    Outcome,
+    Processed,
+    Rejected,
+    Released,
+    TimedOut,
+    backoff_ms,
+    change,
+)
+
+NOW = 1_000_000
+
+
+def _change(outcome: Outcome, attempt: int) -> Change:
+    claim = Claim(1, "a.jpg", attempt, "token")
+    return change(claim, outcome, now=NOW, random=lambda: 0.5)
+
+
+def test_the_pause_doubles_with_jitter_and_a_cap() -> None:
+    assert [backoff_ms(n, lambda: 0.5) for n in range(1, 6)] == [2000, 4000, 8000, 16000, 20000]
+    assert [backoff_ms(n, lambda: 0.0) for n in range(1, 5)] == [1600, 3200, 6400, 12800]
+    assert [backoff_ms(n, lambda: 1.0) for n in range(1, 5)] == [2400, 4800, 9600, 19200]
+
+
+@pytest.mark.parametrize("attempt", range(1, MAX_ATTEMPTS + 1))
+def test_what_an_outcome_makes_of_the_row(attempt: int) -> None:
+    last = attempt == MAX_ATTEMPTS
+    assert _change(Processed((), 1, 1, "e"), attempt) == Change(
+        Status.PROCESSED, attempt, None, None
+    )
+    assert _change(Rejected("why"), attempt) == Change(Status.REJECTED, attempt, None, "why")
+    assert _change(Released("away"), attempt) == Change(
+        Status.PENDING, attempt - 1, NOW + 10_000, None
+    )
+    failed = _change(Failed("broken"), attempt)
+    timed_out = _change(TimedOut("slow"), attempt)
+    if last:
+        assert failed == Change(Status.DEAD, attempt, None, "broken")
+        assert timed_out == Change(Status.DEAD, attempt, None, "slow")
+    else:
+        due = NOW + backoff_ms(attempt, lambda: 0.5)
+        assert failed == Change(Status.FAILED, attempt, due, "broken")
+        assert timed_out == Change(Status.PENDING, attempt, NOW + 10_000, "slow")
+
+
+def test_an_error_fits_its_column() -> None:
+    for outcome in (Failed("x" * 600), Rejected("x" * 600), TimedOut("x" * 600)):
+        assert _change(outcome, 1).error == "x" * 500

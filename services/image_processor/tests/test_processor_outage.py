@@ -1,0 +1,184 @@
+"""A real recogniser that stops and comes back, a real NSQ, and the real process."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from services.common.database import Database
+from services.common.doorbell import CHANNEL, TOPIC, NsqDoorbell
+from services.common.facerecog.client import RecogniserClient
+from services.common.logs import Outage
+from services.common.objects import ObjectStore
+from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.common.tables import images
+from services.image_processor.adapters.nsq_queue import NsqQueue
+from services.image_processor.adapters.recogniser import GrpcRecogniser
+from services.image_processor.adapters.row_poller import RowPoller
+from services.testing.processes import running
+from services.testing.servers import Nsqd, Nsqlookupd, free_port
+from services.testing.waiting import eventually
+
+
+@pytest.fixture
+async def client(recogniser_server: Any) -> AsyncIterator[RecogniserClient]:
+    made = RecogniserClient(recogniser_server.target, timeout=10)
+    yield made
+    await made.close()
+
+
+async def _back(bench: Any, count: int) -> None:
+    """Let cool-downs pass until the breaker has closed and everything is processed."""
+
+    async def processed() -> bool:
+        await bench.time.advance(15)
+        return bool(await bench.statuses() == ["processed"] * count)
+
+    await eventually(processed)
+
+
+async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
+    bench: Any,
+    recogniser_server: Any,
+    client: RecogniserClient,
+    nsqd: Nsqd,
+    nsqlookupd: Nsqlookupd,
+) -> None:
+    bench.recogniser, bench.ping = GrpcRecogniser(client), client.ping
+    queue = NsqQueue([nsqlookupd.http_url], max_in_flight=4)
+    doorbell = NsqDoorbell(nsqd.http_url)
+    ids = await bench.submit(*[b"hang"] * 2, *[b"face"] * 8)
+    await doorbell.ring(ids[:2])
+    bench.start(queue)
+    await eventually(lambda: len(recogniser_server.servicer.image_ids) == 2)
+    await recogniser_server.stop()  # with two pictures in flight
+    await doorbell.ring(ids[2:])
+    await eventually(lambda: 2 in bench.states)
+
+    async def paused() -> bool:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(f"{nsqd.http_url}/stats?format=json&topic={TOPIC}")
+        [channel] = answer.json()["topics"][0]["channels"]
+        assert channel["channel_name"] == CHANNEL
+        assert [reader["ready_count"] for reader in channel["clients"]] == [0]
+        assert channel["in_flight_count"] == 0
+        return True
+
+    await eventually(paused)
+    rows = [await bench.row(image_id) for image_id in ids]
+    assert {(row.status, row.attempt) for row in rows} == {("pending", 0)}
+    recogniser_server.servicer.release.set()
+    await recogniser_server.start()
+    await _back(bench, 10)
+    assert {(await bench.row(image_id)).attempt for image_id in ids} == {1}
+    await bench.stop()
+    await queue.close()
+    await doorbell.close()
+
+
+async def test_with_polled_rows_an_outage_stops_the_polling_and_fails_no_image(
+    bench: Any, recogniser_server: Any, client: RecogniserClient
+) -> None:
+    polls = 0
+
+    async def pending(limit: int) -> list[int]:
+        nonlocal polls
+        polls += 1
+        return list(await bench.rows.pending(limit))
+
+    bench.recogniser, bench.ping = GrpcRecogniser(client), client.ping
+    queue = RowPoller(pending, poll_seconds=0.01, database=Outage("database"))
+    await recogniser_server.stop()
+    await bench.submit(*[b"face"] * 10)
+    bench.start(queue)
+    await eventually(lambda: 2 in bench.states)
+
+    async def nothing_taken() -> bool:
+        return bool(await bench.statuses() == ["pending"] * 10)
+
+    await eventually(nothing_taken)
+    before = polls
+    await bench.time.advance(300)
+    assert polls - before <= 1, "at most the one that was on its way"
+    await recogniser_server.start()
+    await _back(bench, 10)
+    async with bench.database.reading() as connection:
+        assert set(await connection.scalars(sa.select(images.c.attempt))) == {1}
+
+
+async def test_two_processors_share_polled_rows(bench: Any) -> None:
+    ids = await bench.submit(*[b"face"] * 40)
+    for _ in range(2):
+        bench.start(RowPoller(bench.rows.pending, poll_seconds=0.01, database=Outage("database")))
+
+    async def processed() -> bool:
+        return bool(await bench.statuses() == ["processed"] * 40)
+
+    await eventually(processed)
+    assert sorted(bench.recogniser.image_ids) == ids
+
+
+async def test_the_process_works_and_drains(
+    bench_of: Any,
+    sqlite_settings: DatabaseSettings,
+    folder_store_settings: ObjectStoreSettings,
+    recogniser_server: Any,
+) -> None:
+    database = Database(sqlite_settings)
+    store = ObjectStore(folder_store_settings)
+    bench = bench_of(database)
+    contents = [b"face", b"empty", b"unreadable", b"hang"]
+    await bench.submit(*contents)
+    for number, content in enumerate(contents):
+        await store.put(f"pictures/p{number}", content)
+    async with running(
+        "services.image_processor",
+        DATABASE_URL=sqlite_settings.database_url,
+        OBJECT_STORE_URL=folder_store_settings.object_store_url,
+        FACE_RECOG_TARGET=recogniser_server.target,
+    ) as process:
+
+        async def three_are_done() -> bool:
+            wanted = ["processed", "processed", "rejected", "processing"]
+            return bool(await bench.statuses() == wanted)
+
+        await eventually(three_are_done)
+        assert (await process.get("/readyz")).is_success
+        page = (await process.get("/metrics")).text
+        process.terminate()
+        recogniser_server.servicer.release.set()
+        status, output = await process.ended()
+    assert status == 0
+    assert await bench.statuses() == ["processed", "processed", "rejected", "processed"]
+    for line in (
+        'facestack_attempts_total{outcome="processed"} 2.0',
+        'facestack_attempts_total{outcome="dead"} 0.0',
+        "facestack_breaker_state 0.0",
+        "facestack_images_in_flight 1.0",
+        'facestack_requests_total{operation="process"} 3.0',
+    ):
+        assert line in page
+    assert '"image_id": 4' in output
+    assert "Traceback" not in output
+    await database.close()
+
+
+async def test_the_process_on_nsq_outlives_the_absence_of_everything(tmp_path: Path) -> None:
+    async with running(
+        "services.image_processor",
+        DATABASE_URL=f"mysql+asyncmy://root@127.0.0.1:{free_port()}/none",
+        OBJECT_STORE_URL=f"file://{tmp_path}/store",
+        FACE_RECOG_TARGET=f"127.0.0.1:{free_port()}",
+        NSQLOOKUPD_URLS=f'["http://127.0.0.1:{free_port()}"]',
+    ) as process:
+        answer = await process.get("/readyz")
+        assert answer.status_code == 503
+        assert list(answer.json()["problems"]) == ["database"]
+        process.terminate()
+        status, output = await process.ended()
+    assert status == 0
+    assert output.count("nsqlookupd is away") == 1
+    assert "Traceback" not in output

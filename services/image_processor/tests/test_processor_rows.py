@@ -1,0 +1,180 @@
+import asyncio
+import itertools
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.clock import now_ms
+from services.common.database import Database
+from services.common.settings import DatabaseSettings
+from services.common.tables import person_images, persons
+from services.image_processor.adapters.rows import DatabaseRows
+from services.image_processor.domain import Candidate, Claim, Face, Failed, Processed, Released
+
+RESULT = Processed((Face(1, 2, 3, 4, 0.5, False, ()),), 10, 20, "test-1")
+
+
+async def test_many_claims_at_once_have_one_winner(
+    bench: Any, database_settings: DatabaseSettings
+) -> None:
+    ids = await bench.submit(*[b"face"] * 10)
+    pools = [Database(database_settings) for _ in range(3)]
+    several = [DatabaseRows(pool, bench.clock) for pool in pools]
+    claims = await asyncio.gather(
+        *(rows.claim(image_id) for image_id in ids for rows in several for _ in range(4))
+    )
+    won = [claim for claim in claims if claim]
+    assert sorted(claim.image_id for claim in won) == ids
+    # All of them finish, each of them twice: one counts for each image.
+    names = await asyncio.gather(
+        *(rows.finish(claim, RESULT) for claim in won for rows in several[:2])
+    )
+    assert sorted(map(str, names)) == ["None"] * 10 + ["processed"] * 10
+    for image_id in ids:
+        assert len(await bench.faces(image_id)) == 1
+    for pool in pools:
+        await pool.close()
+
+
+def _claim_all(url: str, ids: list[int], start: Any) -> list[int]:
+    async def claim_all() -> list[int]:
+        database = Database(DatabaseSettings(database_url=url))
+        rows = DatabaseRows(database, now_ms)
+        won = []
+        for image_id in ids:
+            claim = await rows.claim(image_id)
+            if claim and await rows.finish(claim, RESULT):
+                won.append(image_id)
+        await database.close()
+        return won
+
+    start.wait(60)
+    return asyncio.run(claim_all())
+
+
+async def test_two_processes_share_the_images_without_doing_one_twice(
+    bench: Any, database_settings: DatabaseSettings
+) -> None:
+    ids = await bench.submit(*[b"face"] * 40)
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as processes:
+        barrier = manager.Barrier(2)
+        loop = asyncio.get_running_loop()
+        url = database_settings.database_url
+        shares = await asyncio.gather(
+            *(loop.run_in_executor(processes, _claim_all, url, ids, barrier) for _ in range(2))
+        )
+    assert sorted(itertools.chain(*shares)) == ids
+    assert set(await bench.statuses()) == {"processed"}
+    assert all([(await bench.row(image_id)).attempt == 1 for image_id in ids])
+
+
+async def test_an_expired_lease_is_taken_up_and_the_late_worker_changes_nothing(
+    bench: Any,
+) -> None:
+    [image_id] = await bench.submit(b"face")
+    late = await bench.rows.claim(image_id)
+    bench.clock.advance(29.9)
+    assert await bench.rows.claim(image_id) is None
+    bench.clock.advance(0.2)
+    second = await bench.rows.claim(image_id)
+    assert second.attempt == 2
+    before = await bench.row(image_id)
+    assert await bench.rows.finish(late, RESULT) is None
+    assert await bench.rows.finish(late, Failed("late")) is None
+    assert await bench.rows.finish(late, Released("late")) is None
+    assert not await bench.rows.renew(late)
+    assert await bench.row(image_id) == before
+    assert await bench.faces(image_id) == []
+    assert await bench.rows.finish(second, RESULT) == "processed"
+    after = await bench.row(image_id)
+    assert await bench.rows.finish(late, Failed("late")) is None
+    assert await bench.row(image_id) == after
+
+
+async def test_a_renewed_lease_lasts(bench: Any) -> None:
+    [image_id] = await bench.submit(b"face")
+    claim = await bench.rows.claim(image_id)
+    for _ in range(5):
+        bench.clock.advance(20)
+        assert await bench.rows.renew(claim)
+        assert await bench.rows.claim(image_id) is None
+
+
+@pytest.mark.parametrize("status", ["processed", "rejected", "dead"])
+async def test_what_is_final_is_not_claimed(bench: Any, status: str) -> None:
+    [image_id] = await bench.submit(b"face")
+    await bench.update(image_id, status=status, due_at=None)
+    assert await bench.rows.claim(image_id) is None
+    assert await bench.rows.claim(image_id + 1000) is None
+
+
+async def test_a_failed_image_is_claimed_when_it_is_due_and_has_an_attempt_left(
+    bench: Any,
+) -> None:
+    [image_id] = await bench.submit(b"face")
+    claim = await bench.rows.claim(image_id)
+    assert await bench.rows.finish(claim, Failed("once")) == "failed"
+    assert await bench.rows.claim(image_id) is None
+    bench.clock.advance(2.5)
+    again = await bench.rows.claim(image_id)
+    assert (again.attempt, again.path) == (2, claim.path)
+    await bench.update(image_id, attempt=5)
+    bench.clock.advance(60)
+    assert await bench.rows.claim(image_id) is None, "the redeemer declares it dead"
+
+
+async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
+    bench: Any, database: Database
+) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(persons).values(id=7, name="Ada L.", created_at=1))
+        await connection.execute(
+            sa.insert(person_images).values(person_id=7, image_name="Ada/1.jpg", created_at=1)
+        )
+    known = Candidate("Ada/1.jpg", "Ada", 0.25)
+    by_hand = Candidate("Bob/1.jpg", "Bob", 0.5)
+    found = (
+        Face(1, 2, 30, 40, 0.5, True, (known, by_hand)),
+        Face(5, 6, 70, 80, 0.75, False, (by_hand,)),
+        Face(9, 9, 10, 10, 1.0, False, ()),
+    )
+    [image_id] = await bench.submit(b"face")
+    for _ in range(2):  # the second result replaces the first one
+        claim = await bench.rows.claim(image_id)
+        await bench.rows.finish(claim, Processed(found, 100, 90, "test-1"))
+        stored = await bench.faces(image_id)
+        await bench.update(image_id, status="pending")
+    assert [(face.person, face.distance) for face in stored] == [
+        ("Ada L.", 0.25),
+        ("Bob", 0.5),
+        (None, None),
+    ]
+    assert (stored[0].left, stored[0].top, stored[0].right, stored[0].bottom) == (1, 2, 30, 40)
+    assert [face.detection_score for face in stored] == [0.5, 0.75, 1.0]
+    assert [face.ambiguous for face in stored] == [True, False, False]
+    assert stored[0].candidates == [
+        {"person": "Ada L.", "image_name": "Ada/1.jpg", "distance": 0.25},
+        {"person": "Bob", "image_name": "Bob/1.jpg", "distance": 0.5},
+    ]
+    row = await bench.row(image_id)
+    assert (row.width, row.height, row.engine) == (100, 90, "test-1")
+
+
+async def test_pending_ids_come_oldest_first(bench: Any) -> None:
+    ids = await bench.submit(*[b"face"] * 5)
+    await bench.update(ids[1], status="dead")
+    assert await bench.rows.pending(3) == [ids[0], ids[2], ids[3]]
+
+
+async def test_a_claim_that_nobody_else_holds_is_renewed_only_while_it_is_processing(
+    bench: Any,
+) -> None:
+    [image_id] = await bench.submit(b"face")
+    claim = await bench.rows.claim(image_id)
+    assert not await bench.rows.renew(Claim(image_id, claim.path, 1, "0" * 32))
+    await bench.rows.finish(claim, RESULT)
+    assert not await bench.rows.renew(claim)

@@ -1,0 +1,313 @@
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell
+from services.common.settings import DatabaseSettings
+from services.common.tables import images
+from services.redeemer.adapters import DatabaseRows
+from services.redeemer.domain import BATCH
+from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
+from services.redeemer.service import Redeemer
+from services.testing.fixtures import new_mariadb_settings
+from services.testing.processes import ServiceProcess, running
+from services.testing.servers import MariaDb, Nsqd, free_port
+from services.testing.waiting import eventually
+
+NOW = 1_000_000
+
+
+class Bell:
+    """A doorbell in memory."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.waiting = 0
+        self.rung: list[int] = []
+
+    async def ring(self, image_ids: Sequence[int]) -> None:
+        await asyncio.sleep(0)
+        if not self.up:
+            raise DoorbellUnavailableError("no answer")
+        self.rung += image_ids
+
+    async def depth(self) -> int:
+        if not self.up:
+            raise DoorbellUnavailableError("no answer")
+        return self.waiting
+
+    async def close(self) -> None:
+        pass
+
+
+class Bench:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.bell = Bell()
+        self.now = NOW
+        self.redeemer = self.replica(database)
+
+    def replica(self, database: Database, doorbell: Any = None) -> Redeemer:
+        rows = DatabaseRows(database, lambda: self.now)
+        return Redeemer(rows=rows, doorbell=doorbell or self.bell, clock=lambda: self.now)
+
+    async def add(self, count: int = 1, **values: Any) -> None:
+        row = {
+            "status": "pending",
+            "attempt": 0,
+            "due_at": None,
+            "created_at": NOW,
+            "updated_at": NOW,
+            "claim_token": None,
+            **values,
+        }
+        async with self.database.transaction() as connection:
+            start = await connection.scalar(sa.select(sa.func.count()).select_from(images)) or 0
+            await connection.execute(
+                sa.insert(images),
+                [
+                    {**row, "path": f"{number}", "name": f"{number}", "id": number}
+                    for number in range(start + 1, start + count + 1)
+                ],
+            )
+
+    async def rows(self) -> Sequence[Any]:
+        async with self.database.reading() as connection:
+            return (await connection.execute(sa.select(images).order_by(images.c.id))).all()
+
+    async def row(self) -> Any:
+        [row] = await self.rows()
+        return row
+
+
+@pytest.fixture
+def bench(database: Database) -> Bench:
+    return Bench(database)
+
+
+async def test_a_failed_image_that_is_due_is_rung(bench: Bench) -> None:
+    await bench.add(status="failed", attempt=2, due_at=NOW + 100, error="broken")
+    await bench.redeemer.sweep()
+    assert (await bench.row()).status == "failed"
+    bench.now += 100
+    await bench.redeemer.sweep()
+    row = await bench.row()
+    assert (row.status, row.attempt, row.due_at) == ("pending", 2, bench.now + 10_000)
+    assert row.updated_at == bench.now
+    assert bench.bell.rung == [1]
+
+
+async def test_a_lease_that_is_over_is_rung_while_an_attempt_is_left(bench: Bench) -> None:
+    await bench.add(status="processing", attempt=4, due_at=NOW, claim_token="gone")
+    await bench.add(status="processing", attempt=1, due_at=NOW + 1, claim_token="alive")
+    await bench.redeemer.sweep()
+    abandoned, alive = await bench.rows()
+    assert (abandoned.status, abandoned.attempt) == ("pending", 4)
+    assert (abandoned.claim_token, abandoned.due_at) == (None, NOW + 10_000)
+    assert (alive.status, alive.claim_token) == ("processing", "alive")
+    assert bench.bell.rung == [1]
+
+
+async def test_a_lease_that_is_over_ends_in_dead_after_the_last_attempt(bench: Bench) -> None:
+    await bench.add(status="processing", attempt=5, due_at=NOW, claim_token="gone")
+    with structlog.testing.capture_logs() as logs:
+        await bench.redeemer.sweep()
+    row = await bench.row()
+    assert (row.status, row.due_at, row.claim_token) == ("dead", None, None)
+    assert row.error == "processing did not finish in time, attempt 5 of 5"
+    assert bench.bell.rung == []
+    assert logs[0]["image_id"] == 1
+
+
+async def test_a_lost_ring_is_repeated_once_an_interval(bench: Bench) -> None:
+    await bench.add(due_at=NOW + 10_000)
+    seen = []
+    for _ in range(16):
+        await bench.redeemer.sweep()
+        seen.append(len(bench.bell.rung))
+        bench.now += 2_000
+    assert seen == [0] * 5 + [1] * 5 + [2] * 5 + [3]
+    assert (await bench.row()).updated_at == NOW, "a ring changes nothing of the image"
+
+
+@pytest.mark.parametrize("status", ["processed", "rejected", "dead"])
+async def test_what_is_final_is_left_alone(bench: Bench, status: str) -> None:
+    await bench.add(status=status, attempt=5)
+    bench.now += 10**9
+    before = await bench.row()
+    await bench.redeemer.sweep()
+    assert await bench.row() == before
+    assert bench.bell.rung == []
+
+
+async def test_replicas_ring_nothing_twice_per_interval(
+    bench: Bench, database_settings: DatabaseSettings
+) -> None:
+    await bench.add(250, status="failed", attempt=1, due_at=NOW)
+    await bench.add(250, status="processing", attempt=1, due_at=NOW, claim_token="gone")
+    await bench.add(90, due_at=NOW)
+    pools = [Database(database_settings) for _ in range(3)]
+    replicas = [bench.replica(pool) for pool in pools]
+    for _ in range(5):  # five sweeps of each fall into one interval
+        await asyncio.gather(*(replica.sweep() for replica in replicas))
+        bench.now += 1_900
+    assert Counter(bench.bell.rung) == Counter(range(1, 591))
+    bench.bell.rung.clear()
+    bench.now = NOW + 10_000
+    for _ in range(5):
+        await asyncio.gather(*(replica.sweep() for replica in replicas))
+    # Every sweep takes one batch of pending rows, so these were enough for all of them.
+    assert Counter(bench.bell.rung) == Counter(range(1, 591))
+    for pool in pools:
+        await pool.close()
+
+
+async def test_a_sweep_takes_all_that_failed_and_one_batch_of_what_waits(bench: Bench) -> None:
+    await bench.add(2 * BATCH + 1, status="failed", attempt=1, due_at=NOW)
+    await bench.redeemer.sweep()
+    assert len(bench.bell.rung) == 2 * BATCH + 1
+    bench.bell.rung.clear()
+    bench.now += 10_000
+    await bench.redeemer.sweep()
+    assert len(bench.bell.rung) == BATCH
+
+
+async def test_the_oldest_are_first(bench: Bench) -> None:
+    await bench.add(BATCH, due_at=NOW)
+    await bench.add(BATCH, due_at=NOW - 1)
+    await bench.redeemer.sweep()
+    assert sorted(bench.bell.rung) == list(range(BATCH + 1, 2 * BATCH + 1))
+
+
+async def test_busy_processors_are_not_rung_for_what_waits(bench: Bench) -> None:
+    await bench.add(due_at=NOW)
+    await bench.add(status="failed", attempt=1, due_at=NOW)
+    bench.bell.waiting = 100
+    await bench.redeemer.sweep()
+    assert bench.bell.rung == [2]
+    bench.bell.waiting = 99
+    await bench.redeemer.sweep()
+    assert bench.bell.rung == [2, 1]
+
+
+async def test_without_the_queue_rows_move_on_and_are_rung_later(bench: Bench) -> None:
+    await bench.add(status="failed", attempt=1, due_at=NOW)
+    await bench.add(status="processing", attempt=1, due_at=NOW, claim_token="gone")
+    await bench.add(status="processing", attempt=5, due_at=NOW, claim_token="gone")
+    await bench.add(due_at=NOW)
+    bench.bell.up = False
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            await bench.redeemer.sweep()
+        assert [row.status for row in await bench.rows()] == [
+            "pending",
+            "pending",
+            "dead",
+            "pending",
+        ]
+        bench.bell.up = True
+        await bench.redeemer.sweep()
+        assert bench.bell.rung == [4], "its ring was not spent while the queue was away"
+        bench.now += 10_000
+        await bench.redeemer.sweep()
+    assert sorted(bench.bell.rung) == [1, 2, 4, 4]
+    events = [entry["event"] for entry in logs]
+    assert events.count("queue is away") == 1
+    assert events.count("queue is back") == 1
+
+
+async def test_the_gauges_show_rows_age_and_depth(bench: Bench) -> None:
+    await bench.redeemer.count()
+    assert {label: _images(label) for label in ("pending", "dead")} == {"pending": 0, "dead": 0}
+    assert OLDEST_PENDING._value.get() == 0
+    await bench.add(3, due_at=NOW, created_at=NOW - 5_000)
+    await bench.add(2, status="dead")
+    bench.bell.waiting = 7
+    await bench.redeemer.count()
+    assert {label: _images(label) for label in ("pending", "dead", "failed")} == {
+        "pending": 3,
+        "dead": 2,
+        "failed": 0,
+    }
+    assert OLDEST_PENDING._value.get() == 5
+    assert QUEUE_DEPTH._value.get() == 7
+
+
+def _images(status: str) -> float:
+    return float(IMAGES.labels(status)._value.get())
+
+
+async def test_a_database_that_is_away_is_said_so(tmp_path: Path) -> None:
+    url = f"mysql+asyncmy://root@127.0.0.1:{free_port()}/none"
+    database = Database(DatabaseSettings(database_url=url))
+    bench = Bench(database)
+    with pytest.raises(DatabaseUnavailableError):
+        await bench.redeemer.sweep()
+    with pytest.raises(DatabaseUnavailableError):
+        await bench.redeemer.count()
+    await database.close()
+
+
+@pytest.fixture
+async def mariadb_database(mariadb: MariaDb) -> AsyncIterator[tuple[Database, str]]:
+    settings = new_mariadb_settings(mariadb)
+    database = Database(settings)
+    yield database, settings.database_url
+    await database.close()
+
+
+async def test_two_processes_ring_a_real_nsqd_and_outlive_its_absence(
+    mariadb_database: tuple[Database, str], nsqd: Nsqd
+) -> None:
+    database, url = mariadb_database
+    bench = Bench(database)
+    await bench.add(40, status="failed", attempt=1, due_at=NOW)
+    nsqd.kill()
+    settings = {"DATABASE_URL": url, "NSQD_URL": nsqd.http_url, "SWEEP_SECONDS": "0.1"}
+    doorbell = NsqDoorbell(nsqd.http_url)
+
+    async def moved() -> bool:
+        return {row.status for row in await bench.rows()} == {"pending"}
+
+    async def rung() -> bool:
+        return await doorbell.depth() == 40
+
+    async with (
+        running("services.redeemer", **settings) as one,
+        running("services.redeemer", **settings) as other,
+    ):
+        for process in (one, other):
+            await eventually(lambda: _metric(process, 'requests_total{operation="sweep"}'))  # noqa: B023
+        await eventually(moved)
+        nsqd.start()
+        async with database.transaction() as connection:  # what ten seconds would do
+            await connection.execute(sa.update(images).values(due_at=NOW))
+        await eventually(rung)
+        failed = 0.0
+        for process in (one, other):
+            failed += await _metric(process, 'redeemed_total{reason="failed"}')
+            page = (await process.get("/metrics")).text
+            for status in ("pending", "processing", "processed", "failed", "rejected", "dead"):
+                assert f'facestack_images{{status="{status}"}}' in page
+            process.terminate()
+        ends = [await process.ended() for process in (one, other)]
+    assert failed == 40
+    for code, output in ends:
+        assert code == 0
+        assert output.count("queue is away") == 1
+        assert "Traceback" not in output
+    await doorbell.close()
+
+
+async def _metric(process: ServiceProcess, name: str) -> float:
+    for line in (await process.get("/metrics")).text.splitlines():
+        if line.startswith(f"facestack_{name} "):
+            return float(line.split()[-1])
+    return 0.0
