@@ -41,7 +41,8 @@ def main() -> None:
     try:
         code = asyncio.run((_run if command == "run" else _demo)(settings, console))
     except LocalError as error:
-        console.print(f"[bold red]{command}:[/] ", Text(str(error)), sep="", soft_wrap=True)
+        complaint = Text.assemble((f"{command}: ", "bold red"), str(error))
+        Console(stderr=True).print(complaint, soft_wrap=True)
         code = 1
     raise SystemExit(code)
 
