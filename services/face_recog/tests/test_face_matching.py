@@ -126,3 +126,11 @@ def test_names_in_a_crowd_are_never_given_twice() -> None:
     names = [one.candidates[0].person for one in found if one.candidates]
     assert len(names) == 30
     assert all(a != b for a, b in itertools.combinations(names, 2))
+
+
+def test_the_nearest_picture_of_a_person_is_exact_too() -> None:
+    base = encoding()
+    for _ in range(20):
+        known = {f"p/{number}": at(base, 1e-4 * (number + 1)) for number in range(20)}
+        [found] = People(known).nearest(base, 1)
+        assert found.image_name == "p/0"
