@@ -39,6 +39,10 @@ class ReceiverAwayError(Exception):
     """The receiver, or what it needs, did not answer; the same call may work later."""
 
 
+class NotNowError(ReceiverAwayError):
+    """The receiver answered that it cannot serve now; the message says why, for people."""
+
+
 class RefusedError(Exception):
     """The receiver refused the request; ``message`` says why, for people.
 
@@ -298,9 +302,10 @@ def in_words(time: datetime) -> str:
 
 
 _PROBLEMS: Final = {
+    "process": "The receiver is starting again.",
     "receiver": "The receiver does not answer. Pictures can be neither shown nor accepted.",
     "database": "The database is away. Pictures can be neither shown nor accepted.",
-    "object_store": "The picture store is away. Pictures can be neither opened nor uploaded.",
+    "object store": "The picture store is away. Pictures can be neither opened nor uploaded.",
     "face_recog": "The face recogniser is away. Pictures are accepted and wait until it is back.",
     "queue": "The queue is away. Pictures are accepted; processing starts a little later.",
 }

@@ -25,6 +25,7 @@ from services.frontend.adapters.receiver import (
 )
 from services.frontend.adapters.rendering import Renderer, StaticFile, query
 from services.frontend.domain import (
+    NotNowError,
     Person,
     Picture,
     PicturePage,
@@ -388,6 +389,8 @@ class Pages:
 def _explain(error: RefusedError | ReceiverAwayError) -> tuple[str, int]:
     if isinstance(error, RefusedError):
         return error.message, error.status
+    if isinstance(error, NotNowError):
+        return str(error), HTTPStatus.SERVICE_UNAVAILABLE
     message = domain.describe_problem("receiver", str(error)).message
     return f"{message} Try again in a moment.", HTTPStatus.SERVICE_UNAVAILABLE
 

@@ -12,6 +12,7 @@ from services.common import metrics
 from services.common.images import MAX_PICTURE_BYTES
 from services.frontend.domain import (
     Accepted,
+    NotNowError,
     Person,
     Picture,
     PicturePage,
@@ -37,7 +38,14 @@ def picture_address(picture_id: int) -> str:
 
 def known_picture_address(person: str, picture_id: int) -> str:
     """Return the address of a known picture's file at the receiver."""
-    return f"/people/{quote(person, safe='')}/pictures/{picture_id}"
+    return f"{_person_address(person)}/pictures/{picture_id}"
+
+
+def _person_address(person: str) -> str:
+    # In a URL these would name something else, however they are quoted.
+    if "/" in person or person in {".", ".."}:
+        raise RefusedError(422, "A person's name must not contain / or start with a dot.")
+    return f"/people/{quote(person, safe='')}"
 
 
 class Receiver:
@@ -97,7 +105,7 @@ class Receiver:
         """Make a face of a submitted picture a known picture of a person."""
         await self._call(
             "POST /people/{name}/pictures",
-            f"/people/{quote(person, safe='')}/pictures",
+            f"{_person_address(person)}/pictures",
             json={"image_id": picture_id, "face_index": face},
             timeout=_UPLOAD_TIMEOUT,
         )
@@ -106,14 +114,14 @@ class Receiver:
         """Make an uploaded file a known picture of a person."""
         await self._call(
             "POST /people/{name}/pictures",
-            f"/people/{quote(person, safe='')}/pictures",
+            f"{_person_address(person)}/pictures",
             files={"file": (filename, file)},
             timeout=_UPLOAD_TIMEOUT,
         )
 
     async def delete_person(self, person: str) -> None:
         """Forget a person and all known pictures."""
-        await self._call("DELETE /people/{name}", f"/people/{quote(person, safe='')}")
+        await self._call("DELETE /people/{name}", _person_address(person))
 
     async def delete_known_picture(self, person: str, picture_id: int) -> None:
         """Forget one known picture."""
@@ -143,7 +151,7 @@ class Receiver:
                 method, address, **{"timeout": _TIMEOUT, **arguments}
             )
             if response.is_server_error:
-                raise ReceiverAwayError(_message(response))
+                raise NotNowError(_message(response))
         if response.is_error:
             raise RefusedError(response.status_code, _message(response))
         return response

@@ -6,6 +6,9 @@ import pytest
 from services.common.ops import Lifecycle
 from services.frontend.app import create_app
 from services.frontend.tests.fake_receiver import FakeReceiver
+from services.testing.pipeline import pipeline
+
+__all__ = ["page", "pipeline", "receiver"]
 
 
 @pytest.fixture

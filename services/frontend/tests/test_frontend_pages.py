@@ -325,6 +325,16 @@ async def test_an_action_without_the_receiver_says_so(
     assert "The receiver does not answer" in answer.text
 
 
+async def test_an_action_without_a_store_says_what_the_receiver_said(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    away = problem(503, "object store is not available, try again")
+    receiver.answers = {"POST /images": away}
+    answer = await page.post("/upload", files={"files": ("a", b"b")})
+    assert answer.status_code == 503
+    assert "Object store is not available, try again." in answer.text
+
+
 async def test_retry_after_is_said(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
     busy = problem(429, "too many requests at once", **{"Retry-After": "3"})
     receiver.answers = {"DELETE /images/5": busy}
@@ -352,6 +362,16 @@ async def test_a_refused_name_is_shown_beside_the_face_with_what_was_typed(
     assert "No face was found." not in first
     assert "No face was found." in second
     assert 'value="Ada"' in second
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../images/5", "a/b"])
+async def test_a_name_never_leads_elsewhere(
+    page: httpx.AsyncClient, receiver: FakeReceiver, name: str
+) -> None:
+    receiver.images = [image_json(5, faces=[face_json(0)])]
+    answer = await page.post("/images/5/faces/0/name", data={"person": name})
+    assert answer.status_code == 422
+    assert not [call for call in receiver.calls if call.startswith("POST")]
 
 
 async def test_a_name_is_needed(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:

@@ -1,0 +1,412 @@
+import re
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image, ImageOps
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from services.frontend.tests.browser import (
+    ARGUMENTS,
+    EILEEN,
+    FACES,
+    GRACE,
+    PHOTOS,
+    Site,
+    card,
+    drawn_in_pixels,
+    drop,
+    jpeg,
+    keep_screenshot,
+    mirrored,
+    photo,
+    wait_for,
+)
+from services.testing.pipeline import Pipeline
+from services.testing.samples import sample
+from services.testing.servers import find_binary
+
+expect.set_options(timeout=20_000)
+
+PHONE = {"width": 360, "height": 740}
+NASTY = "<img src=x onerror=1>.jpg"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Not for the session: its event loop would be in the way of other modules' async tests.
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=find_binary("chromium"), args=ARGUMENTS
+        )
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def site(pipeline: Pipeline, browser: Browser) -> Iterator[Site]:
+    """The pages, with nobody known and no picture; no page may complain."""
+    site = Site(pipeline, browser)
+    site.clear()
+    yield site
+    assert site.complaints == []
+
+
+def enrol(site: Site, person: str) -> None:
+    site.call(
+        "POST",
+        f"/people/{person}/pictures",
+        files={"file": (PHOTOS[person], sample(PHOTOS[person]).read_bytes())},
+    )
+
+
+def mark(page: Page) -> None:
+    page.evaluate("window.sameDocument = true")
+
+
+def assert_not_reloaded(page: Page) -> None:
+    assert page.evaluate("window.sameDocument") is True
+
+
+def assert_over_the_face(drawn: list[float], person: str) -> None:
+    for is_at, face in zip(drawn, FACES[person], strict=True):
+        assert is_at == pytest.approx(face, abs=24)
+
+
+def test_an_empty_page_says_what_to_do(site: Site) -> None:
+    with site.open() as page:
+        expect(page.get_by_role("heading", name="No pictures yet")).to_be_visible()
+        keep_screenshot(page, "empty")
+
+
+def test_a_dropped_picture_is_processed_without_a_reload_and_its_face_is_framed(
+    site: Site,
+) -> None:
+    with site.open() as page:
+        mark(page)
+        drop(
+            page,
+            ("eileen.png", sample(PHOTOS[EILEEN]).read_bytes()),
+            ("grace.jpg", sample(PHOTOS[GRACE]).read_bytes()),
+        )
+        for name, person, size in (
+            ("eileen.png", EILEEN, (512, 512)),
+            ("grace.jpg", GRACE, (512, 600)),
+        ):
+            shown = card(page, name)
+            expect(shown.locator(".badge")).to_have_text("Processed")
+            expect(shown.locator(".overlay .face.unknown")).to_have_count(1)
+            expect(shown.locator(".label")).to_have_text("Unknown")
+            box = shown.locator(".overlay .box")
+            assert_over_the_face(drawn_in_pixels(box, picture=size, fit="cover"), person)
+        expect(page.locator("#uploads li.done")).to_have_count(2)
+        assert_not_reloaded(page)
+        card(page, "grace.jpg").get_by_role("link", name="grace.jpg").click()
+        expect(page.get_by_role("heading", name="grace.jpg")).to_be_visible()
+        box = page.locator(".stage .box")
+        for width in (1280, 700, 360):  # boxes scale with the picture
+            page.set_viewport_size({"width": width, "height": 900})
+            drawn = drawn_in_pixels(box, picture=(512, 600), fit="contain")
+            assert_over_the_face(drawn, GRACE)
+
+
+def test_a_named_face_becomes_a_known_picture_and_the_next_upload_finds_the_person(
+    site: Site,
+) -> None:
+    first = site.submit("astronaut.png", jpeg(photo(EILEEN)))
+    site.wait_status(first, "processed")
+    with site.open(f"/images/{first}") as page:
+        mark(page)
+        face = page.locator(".face-card")
+        expect(face).to_have_attribute("data-kind", "unknown")
+        face.get_by_label("Who is this?").fill(EILEEN)
+        face.get_by_role("button", name="Save name").click()
+        expect(face).to_have_attribute("data-kind", "known")
+        expect(page.locator(".stage .face.known .label")).to_have_text(EILEEN)
+        assert_not_reloaded(page)
+        page.get_by_role("link", name="People").click()
+        person = page.locator(".person", has_text=EILEEN)
+        expect(person).to_contain_text("1 known picture")
+        expect(person.locator("img")).to_have_js_property("complete", value=True)
+        assert person.locator("img").evaluate("image => image.naturalWidth") > 50
+    site.wait_known(pictures=1)
+    with site.open() as page:
+        drop(page, ("mirrored.jpg", mirrored(EILEEN)))
+        expect(card(page, "mirrored.jpg").locator(".names")).to_have_text(EILEEN)
+        card(page, "mirrored.jpg").get_by_role("link", name="mirrored.jpg").click()
+        expect(page.locator(".face-card")).to_contain_text(re.compile("very close|close"))
+
+
+def test_a_refused_name_says_why_beside_the_face_and_keeps_what_was_typed(site: Site) -> None:
+    picture = site.submit("astronaut.png", jpeg(photo(EILEEN)))
+    site.wait_status(picture, "processed")
+    with site.open(f"/images/{picture}") as page:
+        face = page.locator(".face-card")
+        face.get_by_label("Who is this?").fill("a/b")
+        with page.expect_response("**/name") as refused:
+            face.get_by_role("button", name="Save name").click()
+        assert refused.value.status == 422
+        expect(face.get_by_role("alert")).to_contain_text("must not contain /")
+        expect(face.get_by_label("Who is this?")).to_have_value("a/b")
+    assert len(site.complaints) == 1  # the browser reports the status 422
+    site.complaints.clear()
+
+
+def test_what_is_typed_and_focused_stays_while_the_page_changes(site: Site) -> None:
+    picture = site.submit("astronaut.png", jpeg(photo(EILEEN)))
+    site.wait_status(picture, "processed")
+    with site.open() as page:
+        link = page.get_by_role("link", name="astronaut.png", exact=True)
+        link.focus()
+        site.submit("other.jpg", mirrored(GRACE))
+        expect(card(page, "other.jpg").locator(".badge")).to_have_text("Processed")
+        expect(link).to_be_focused()
+        # The card itself changes as well.
+        site.call("POST", f"/people/{EILEEN}/pictures", json={"image_id": picture, "face_index": 0})
+        expect(card(page, "astronaut.png").locator(".names")).to_have_text(EILEEN)
+        expect(page.get_by_role("link", name="astronaut.png", exact=True)).to_be_focused()
+
+
+def test_new_pictures_of_others_appear_on_top(site: Site) -> None:
+    site.submit("first.txt", b"no picture 1")
+    with site.open() as page:
+        mark(page)
+        expect(page.locator(".card .row > h2")).to_have_text(["first.txt"])
+        site.submit("second.txt", b"no picture 2")
+        expect(page.locator(".card .row > h2")).to_have_text(["second.txt", "first.txt"])
+        assert_not_reloaded(page)
+
+
+def test_people_are_added_and_removed(site: Site) -> None:
+    with site.open("/people") as page:
+        mark(page)
+        expect(page.get_by_role("heading", name="Nobody is known yet")).to_be_visible()
+        page.get_by_label("Name").fill(GRACE)
+        page.get_by_label("A picture with this one face").set_input_files(sample(PHOTOS[GRACE]))
+        page.get_by_role("button", name="Add person").click()
+        person = page.locator(".person", has=page.get_by_role("heading", name=GRACE, exact=True))
+        expect(person).to_contain_text("1 known picture")
+        expect(page.get_by_label("Name")).to_have_value("")
+
+        second = {"name": "b.jpg", "mimeType": "image/jpeg", "buffer": mirrored(GRACE)}
+        person.get_by_label(f"Add a picture of {GRACE}").set_input_files(second)
+        expect(person).to_contain_text("2 known pictures")
+
+        person.get_by_role("button", name=f"Delete: this picture of {GRACE}").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(person).to_contain_text("1 known picture")
+
+        person.get_by_role("button", name=f"Delete: {GRACE}", exact=True).click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog).to_contain_text(f"Delete {GRACE}?")
+        dialog.get_by_role("button", name="Cancel").click()
+        expect(dialog).to_have_count(0)
+        expect(person).to_be_visible()
+        person.get_by_role("button", name=f"Delete: {GRACE}", exact=True).click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(person).to_have_count(0)
+        assert_not_reloaded(page)
+
+
+def test_a_picture_without_a_face_is_no_known_picture(site: Site) -> None:
+    with site.open("/people") as page:
+        page.get_by_label("Name").fill("Nobody")
+        empty = {
+            "name": "grey.jpg",
+            "mimeType": "image/jpeg",
+            "buffer": jpeg(Image.new("RGB", (400, 300), "grey")),
+        }
+        page.get_by_label("A picture with this one face").set_input_files(empty)
+        page.get_by_role("button", name="Add person").click()
+        expect(page.get_by_role("alert").filter(has_text="face")).to_be_visible()
+        expect(page.get_by_label("Name")).to_have_value("Nobody")
+    assert len(site.complaints) == 1  # the browser reports the status 422
+    site.complaints.clear()
+
+
+def test_filters(site: Site) -> None:
+    enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    site.wait_status(site.submit("eileen.jpg", mirrored(EILEEN)), "processed")
+    site.wait_status(site.submit("grace.jpg", mirrored(GRACE)), "processed")
+    site.wait_status(site.submit("notes.txt", b"no picture 3"), "rejected")
+    with site.open() as page:
+        names = page.locator(".card .row > h2")
+        expect(names).to_have_text(["notes.txt", "grace.jpg", "eileen.jpg"])
+        chips = page.get_by_role("navigation", name="Status")
+        expect(chips.get_by_role("link", name="All 3")).to_be_visible()
+        chips.get_by_role("link", name="Rejected 1").click()
+        expect(names).to_have_text(["notes.txt"])
+        expect(chips.get_by_role("link", name="Rejected")).to_have_attribute("aria-current", "true")
+        chips.get_by_role("link", name="All").click()
+        page.get_by_label("Person").select_option(EILEEN)
+        expect(names).to_have_text(["eileen.jpg"])
+        chips.get_by_role("link", name="Rejected").click()
+        expect(page.get_by_role("heading", name="No picture matches")).to_be_visible()
+        page.goto("/people")
+        page.get_by_role("link", name="Show submitted pictures").click()
+        expect(names).to_have_text(["eileen.jpg"])
+
+
+def test_paging_over_200_pictures(site: Site) -> None:
+    paths = [f"absent/{number:03}.jpg" for number in range(210)]
+    site.call("POST", "/images/post", json={"paths": [{"path": path} for path in paths]})
+    wait_for(lambda: site.call("GET", "/status")["images"]["rejected"] == 210, seconds=60)
+    seen: list[str] = []
+    with site.open() as page:
+        for number in range(9):
+            names = page.locator(".card .row > h2")
+            expect(names).to_have_count(24 if number < 8 else 18)
+            seen += names.all_inner_texts()
+            older = page.get_by_role("link", name="Older")
+            if number < 8:
+                older.click()
+                expect(page).to_have_url(re.compile("cursor="))
+                expect(page.get_by_text(seen[-1], exact=True)).to_have_count(0)
+        expect(older).to_have_count(0)
+        assert seen == paths[::-1]
+        page.get_by_role("link", name="Newest").click()
+        expect(page.locator(".card .row > h2").first).to_have_text(paths[-1])
+        expect(page.get_by_role("link", name="Newest")).to_have_count(0)
+
+
+def test_retry_and_delete_where_they_are_allowed(site: Site) -> None:
+    picture = site.submit("notes.txt", b"no picture 4")
+    site.wait_status(picture, "rejected")
+    done = site.submit("grace.jpg", mirrored(GRACE))
+    site.wait_status(done, "processed")
+    before = site.call("GET", f"/images/{picture}")["updated_at"]
+    with site.open() as page:
+        mark(page)
+        shown = card(page, "notes.txt")
+        expect(shown).to_contain_text("This picture cannot be used")
+        expect(card(page, "grace.jpg").get_by_role("button", name="Try again")).to_have_count(0)
+        shown.get_by_role("button", name="Try again").click()
+        wait_for(lambda: site.call("GET", f"/images/{picture}")["updated_at"] != before)
+        expect(shown.locator(".badge")).to_have_text("Rejected")
+
+        shown.get_by_role("button", name="Delete: notes.txt").click()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(shown).to_be_visible()
+        shown.get_by_role("button", name="Delete: notes.txt").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(shown).to_have_count(0)
+        assert_not_reloaded(page)
+        page.goto(f"/images/{done}")
+        page.get_by_role("button", name="Delete", exact=True).click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("heading", name="No pictures yet")).to_be_visible()
+
+
+def test_a_name_with_markup_is_text(site: Site) -> None:
+    with site.open() as page:
+        page.evaluate("window.onerror = () => { window.attacked = true; }")
+        drop(page, (NASTY, mirrored(GRACE)))
+        expect(card(page, NASTY).locator(".badge")).to_have_text("Processed")
+        expect(page.locator("#uploads")).to_contain_text(NASTY)
+        card(page, NASTY).get_by_role("link", name=NASTY).click()
+        expect(page.get_by_role("heading", name=NASTY)).to_be_visible()
+        assert page.locator('img[src="x"]').count() == 0
+        assert page.evaluate("window.attacked") is None
+
+
+def test_bad_files_are_named_with_the_reason(site: Site) -> None:
+    with site.open() as page:
+        drop(page, ("empty.jpg", b""), ("large.jpg", 20 * 2**20 + 1), ("good.txt", b"5"))
+        failed = page.locator("#uploads li.failed")
+        expect(failed).to_have_count(2)
+        expect(failed.filter(has_text="empty.jpg")).to_contain_text("The file is empty.")
+        expect(failed.filter(has_text="large.jpg")).to_contain_text("Larger than 20 MB.")
+        expect(card(page, "good.txt")).to_be_visible()
+        # What the page let through the receiver refuses, and its words are shown.
+        page.evaluate("document.getElementById('upload').dataset.maxBytes = 1e9")
+        drop(page, ("large.jpg", 20 * 2**20 + 1))
+        expect(failed).to_have_count(3)
+        expect(failed.first).to_contain_text(re.compile("larger|limit|MB|bytes|large"))
+    assert len(site.complaints) == 1  # the browser reports the status 413
+    site.complaints.clear()
+
+
+def test_the_receiver_goes_away_and_comes_back(site: Site) -> None:
+    site.wait_status(site.submit("grace.jpg", mirrored(GRACE)), "processed")
+    receiver = site.pipeline.services["receiver"]
+    with site.open() as page:
+        mark(page)
+        expect(page.get_by_text("All parts working")).to_be_visible()
+        receiver.stop()
+        try:
+            expect(page.locator(".problems")).to_contain_text("The receiver does not answer")
+            expect(page.get_by_text("1 part away")).to_be_visible()
+            expect(card(page, "grace.jpg")).to_be_visible()
+            with site.open() as other:
+                expect(other.locator(".problems")).to_contain_text("The receiver does not answer")
+                drop(other, ("late.jpg", b"late"))
+                failed = other.locator("#uploads li.failed")
+                expect(failed).to_contain_text("Try again in a moment.")
+                receiver.start()
+                expect(card(other, "grace.jpg")).to_be_visible()
+                expect(other.locator(".problems")).to_have_count(0)
+        finally:
+            receiver.stop()
+            receiver.start()
+        receiver.wait_ready()
+        expect(page.get_by_text("All parts working")).to_be_visible()
+        assert_not_reloaded(page)
+    assert all("503" in complaint for complaint in site.complaints), site.complaints
+    site.complaints.clear()
+
+
+def test_everything_works_without_script(site: Site) -> None:
+    with site.open(java_script_enabled=False) as page:
+        page.locator("#files").set_input_files(
+            [{"name": "eileen.jpg", "mimeType": "image/jpeg", "buffer": mirrored(EILEEN)}]
+        )
+        page.get_by_role("button", name="Upload").click()
+        picture = int(page.locator(".card").get_attribute("data-id") or 0)
+        site.wait_status(picture, "processed")
+        page.goto(f"/images/{picture}")
+        page.get_by_label("Who is this?").fill(" . ")
+        page.get_by_role("button", name="Save name").click()
+        expect(page.get_by_role("alert").first).to_contain_text("dot")
+        expect(page.get_by_label("Who is this?")).to_have_value(".")
+        page.get_by_label("Who is this?").fill(EILEEN)
+        page.get_by_role("button", name="Save name").click()
+        expect(page.locator(".face-card")).to_have_attribute("data-kind", "known")
+        page.get_by_role("link", name="People").click()
+        page.get_by_role("button", name=f"Delete: {EILEEN}", exact=True).click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(page.get_by_role("heading", name="Nobody is known yet")).to_be_visible()
+    assert len(site.complaints) == 1  # the browser reports the status 422
+    site.complaints.clear()
+
+
+def test_it_looks_right_on_a_desk_and_on_a_phone(site: Site) -> None:
+    enrol(site, EILEEN)
+    enrol(site, GRACE)
+    site.wait_known(pictures=2)
+    eileen, grace = photo(EILEEN), photo(GRACE)
+    grace_low = grace.resize((437, 512))
+    together = Image.new("RGB", (949, 512))
+    together.paste(eileen, (0, 0))
+    together.paste(grace_low, (512, 0))
+    site.submit("shuttle-model.jpg", jpeg(eileen.crop((300, 0, 512, 160)).resize((848, 640))))
+    site.submit("holiday-notes.txt", b"no picture 6")
+    site.submit("portrait-1984.jpg", jpeg(ImageOps.grayscale(grace)))
+    site.submit("IMG_2041.jpg", mirrored(EILEEN))
+    site.submit("grace-mirrored.jpg", mirrored(GRACE))
+    site.submit("eileen-collins.jpg", jpeg(eileen.crop((60, 0, 400, 300)).resize((1020, 900))))
+    both = site.submit("two-pioneers.jpg", jpeg(together))
+    wait_for(lambda: site.call("GET", "/status")["images"]["processed"] == 6)
+    for name, path in (("pictures", "/"), ("picture", f"/images/{both}"), ("people", "/people")):
+        published = name != "people"
+        with site.open(path, viewport={"width": 1200, "height": 820}) as page:
+            keep_screenshot(page, name, published=published)
+        with site.open(path, color_scheme="dark") as page:
+            keep_screenshot(page, f"{name}-dark")
+        with site.open(path, viewport=PHONE, device_scale_factor=2, is_mobile=True) as page:
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            keep_screenshot(page, "phone" if name == "pictures" else f"{name}-phone")
+    with site.open("/", viewport=PHONE, device_scale_factor=2, is_mobile=True) as page:
+        page.locator(".filters").scroll_into_view_if_needed()
+        page.evaluate("scrollTo(0, 250)")
+        keep_screenshot(page, "phone", published=True)
