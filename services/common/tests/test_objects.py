@@ -8,6 +8,7 @@ from services.common.objects import (
     ObjectNotFoundError,
     ObjectStore,
     ObjectStoreUnavailableError,
+    ObjectTooLargeError,
 )
 from services.testing.fixtures import s3_settings
 from services.testing.servers import VersityGw
@@ -39,6 +40,13 @@ async def test_any_key_is_put_got_listed_and_deleted(any_store: ObjectStore, key
     await any_store.delete(key)
     assert not await any_store.exists(key)
     assert key not in {info.key async for info in any_store.list("pictures/")}
+
+
+async def test_an_object_over_the_callers_limit_is_not_read(any_store: ObjectStore) -> None:
+    await any_store.put("pictures/large", b"12345")
+    assert await any_store.get("pictures/large", max_bytes=5) == b"12345"
+    with pytest.raises(ObjectTooLargeError, match="has 5 bytes, the limit is 4"):
+        await any_store.get("pictures/large", max_bytes=4)
 
 
 async def test_a_missing_key(any_store: ObjectStore) -> None:

@@ -150,7 +150,7 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self._attempts: dict[str, tuple[float, Any]] = {}
-        self._lookupd = Outage("nsqlookupd")
+        self._lookupds: dict[str, Outage] = {}
         self._closed = False
         super().__init__(*arguments, **keywords)
 
@@ -164,6 +164,7 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
 
     async def _look_up(self) -> None:
         for url in self.lookupd_http_addresses:
+            lookupd = self._lookupds.setdefault(url, Outage(f"nsqlookupd at {url}"))
             request = HTTPRequest(
                 f"{url.rstrip('/')}/nodes",
                 connect_timeout=self.lookupd_connect_timeout,
@@ -173,9 +174,9 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
                 response = await self.http_client.fetch(request)
                 producers = json.loads(response.body)["producers"]
             except (HTTPClientError, OSError, ValueError, KeyError) as error:
-                self._lookupd.failed(error)
+                lookupd.failed(error)
                 continue
-            self._lookupd.passed()
+            lookupd.passed()
             for producer in producers:
                 await self._find(producer["broadcast_address"], producer["tcp_port"])
 

@@ -12,7 +12,7 @@ import structlog
 
 from services.common.doorbell import CHANNEL, TOPIC, NsqDoorbell
 from services.image_processor.adapters.nsq_queue import NsqQueue, NsqRing
-from services.testing.servers import Nsqd, Nsqlookupd
+from services.testing.servers import Nsqd, Nsqlookupd, free_port
 from services.testing.waiting import eventually
 
 Connect = Callable[..., NsqQueue]
@@ -215,13 +215,25 @@ async def test_lookupd_absent_at_start_and_there_later(tmp_path: Path) -> None:
     assert ring.image_id == 7
     ring.finish()
     assert [entry["event"] for entry in logs if "nsqlookupd" in entry["event"]] == [
-        "nsqlookupd is away",
-        "nsqlookupd is back",
+        f"nsqlookupd at {lookupd.http_url} is away",
+        f"nsqlookupd at {lookupd.http_url} is back",
     ]
     await queue.close()
     await doorbell.close()
     nsqd.stop()
     lookupd.stop()
+
+
+async def test_one_of_two_lookupds_is_enough(nsqlookupd: Nsqlookupd, nsqd: Nsqd) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    with structlog.testing.capture_logs() as logs:
+        queue = NsqQueue([dead, nsqlookupd.http_url], max_in_flight=4)
+        await eventually(_ready(nsqd, 1))
+        await eventually(lambda: dead in str(logs))
+    assert [entry["event"] for entry in logs if "nsqlookupd" in entry["event"]] == [
+        f"nsqlookupd at {dead} is away"
+    ]
+    await queue.close()
 
 
 async def test_a_connection_outlives_its_lookupd(

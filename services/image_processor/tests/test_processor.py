@@ -332,6 +332,7 @@ async def test_a_database_that_goes_away_and_comes_back_loses_nothing(
         bench.queue.put(ids[1])
         bench.queue.put(ids[2])
         await eventually(lambda: {ids[1], ids[2]} <= set(bench.queue.requeued))
+        assert bench.queue.finished == [], "no ring is done with before its commit"
         server.start()
         await _settled(bench, *["processed"] * 3)
         await bench.stop()

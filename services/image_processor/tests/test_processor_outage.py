@@ -121,7 +121,11 @@ async def test_two_processors_share_polled_rows(bench: Any) -> None:
     assert sorted(bench.recogniser.image_ids) == ids
 
 
+@pytest.mark.parametrize("queue", ["rows", "nsq"])
 async def test_the_process_works_and_drains(
+    request: pytest.FixtureRequest,
+    *,
+    queue: str,
     bench_of: Any,
     sqlite_settings: DatabaseSettings,
     folder_store_settings: ObjectStoreSettings,
@@ -131,7 +135,13 @@ async def test_the_process_works_and_drains(
     store = ObjectStore(folder_store_settings)
     bench = bench_of(database)
     contents = [b"face", b"empty", b"unreadable", b"hang"]
-    await bench.submit(*contents)
+    ids = await bench.submit(*contents)
+    more = {}
+    if queue == "nsq":
+        more["NSQLOOKUPD_URLS"] = f'["{request.getfixturevalue("nsqlookupd").http_url}"]'
+        doorbell = NsqDoorbell(request.getfixturevalue("nsqd").http_url)
+        await doorbell.ring(ids)
+        await doorbell.close()
     for number, content in enumerate(contents):
         await store.put(f"pictures/p{number}", content)
     async with running(
@@ -139,6 +149,7 @@ async def test_the_process_works_and_drains(
         DATABASE_URL=sqlite_settings.database_url,
         OBJECT_STORE_URL=folder_store_settings.object_store_url,
         FACE_RECOG_TARGET=recogniser_server.target,
+        **more,
     ) as process:
 
         async def three_are_done() -> bool:
@@ -180,5 +191,5 @@ async def test_the_process_on_nsq_outlives_the_absence_of_everything(tmp_path: P
         process.terminate()
         status, output = await process.ended()
     assert status == 0
-    assert output.count("nsqlookupd is away") == 1
+    assert output.count("nsqlookupd at") == 1
     assert "Traceback" not in output
