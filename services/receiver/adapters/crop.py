@@ -30,23 +30,7 @@ class PillowCropper:
 
 
 def _crop(content: bytes, box: Box, margin: float) -> bytes:
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of sizes that are far above our own limit.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            opened = Image.open(io.BytesIO(content), formats=_FORMATS)
-        with opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise InvalidError(
-                    f"the picture has {opened.width} x {opened.height} pixels,"
-                    f" the limit is {MAX_PIXELS}"
-                )
-            upright = _rgb(ImageOps.exif_transpose(opened))
-    except InvalidError:
-        raise
-    except Exception as error:
-        # Pillow's decoders raise whatever they stumble over.
-        raise InvalidError(f"the picture cannot be read: {error}") from error
+    upright = _open(content)
     x = round((box.right - box.left) * margin)
     y = round((box.bottom - box.top) * margin)
     part = upright.crop(
@@ -60,6 +44,23 @@ def _crop(content: bytes, box: Box, margin: float) -> bytes:
     output = io.BytesIO()
     part.save(output, "JPEG", quality=_QUALITY)
     return output.getvalue()
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of sizes that are far above our own limit.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            opened = Image.open(io.BytesIO(content), formats=_FORMATS)
+        with opened:
+            if opened.width * opened.height <= MAX_PIXELS:
+                return _rgb(ImageOps.exif_transpose(opened))
+    except Exception as error:
+        # Pillow's decoders raise whatever they stumble over.
+        raise InvalidError(f"the picture cannot be read: {error}") from error
+    raise InvalidError(
+        f"the picture has {opened.width} x {opened.height} pixels, the limit is {MAX_PIXELS}"
+    )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -80,18 +80,17 @@ class DatabasePeople:
     async def _insert(
         self, connection: AsyncConnection, name: str, image_name: str, now: int
     ) -> KnownPicture:
-        person_id = await connection.scalar(sa.select(persons.c.id).where(persons.c.name == name))
+        find_person = sa.select(persons.c.id).where(persons.c.name == name)
+        person_id = await connection.scalar(find_person)
         if person_id is None:
-            inserted = await connection.execute(
-                sa.insert(persons).values(name=name, created_at=now)
-            )
-            person_id = inserted.inserted_primary_key[0]
-        inserted = await connection.execute(
+            await connection.execute(sa.insert(persons).values(name=name, created_at=now))
+            person_id = await connection.scalar(find_person)
+        inserted: sa.CursorResult[tuple[()]] = await connection.execute(
             sa.insert(person_images).values(
                 person_id=person_id, image_name=image_name, created_at=now
             )
         )
-        return KnownPicture(inserted.inserted_primary_key[0], name, image_name, now)
+        return KnownPicture(int(inserted.lastrowid), name, image_name, now)
 
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture."""

@@ -53,8 +53,8 @@ class DatabaseRows:
             while missing:
                 statement, parameters = self._insert(missing)
                 inserted = await connection.exec_driver_sql(statement, parameters)
-                for image_id, path in inserted:
-                    rows[path] = Accepted(image_id, path, Status.PENDING, duplicate=False)
+                for row in inserted:
+                    rows[row.path] = Accepted(row.id, row.path, Status.PENDING, duplicate=False)
                 missing = [one for one in missing if one.path not in rows]
                 if not missing:
                     break
@@ -111,9 +111,9 @@ class DatabaseRows:
             tuple(await self._load(ids[:limit])), ids[limit - 1] if len(ids) > limit else None
         )
 
-    async def _ids(self, query: sa.Select[tuple[int]], limit: int) -> list[int]:
+    async def _ids(self, query: sa.Select[int], limit: int) -> list[int]:
         async with self._database.reading() as connection:
-            return list((await connection.scalars(query.limit(limit))).all())
+            return list(await connection.scalars(query.limit(limit)))
 
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
@@ -176,9 +176,7 @@ class DatabaseRows:
         return [_image(row, by_image.get(row.id, ())) for row in rows]
 
 
-def page_query(
-    *, status: str | None, person: str | None, before: int | None
-) -> sa.Select[tuple[int]]:
+def page_query(*, status: str | None, person: str | None, before: int | None) -> sa.Select[int]:
     """Return the query for ids of a page; each form walks one index backwards.
 
     A person's images are all processed, so their status need not be looked at.
@@ -190,7 +188,10 @@ def page_query(
         column = images.c.id
         query = sa.select(column)
         if status is not None:
-            query = query.where(images.c.status == status)
+            # Told, because MariaDB walks all rows when it believes most of them to match.
+            query = query.where(images.c.status == status).with_hint(
+                images, "FORCE INDEX (ix_images_status_id)", "mysql"
+            )
     if before is not None:
         query = query.where(column < before)
     return query.order_by(column.desc())

@@ -20,6 +20,9 @@ M = TypeVar("M", bound=BaseModel)
 MULTIPART_OVERHEAD: Final = 64 * 1024
 """Room for boundaries and part headers around files."""
 
+_MAX_FIELDS: Final = 100
+"""Fields that are no files; they are ignored."""
+
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
 MULTIPART: Final = "multipart/form-data"
@@ -72,7 +75,7 @@ async def multipart(request: Request, *, max_files: int, max_bytes: int) -> Asyn
         raise _unsupported(kind, MULTIPART)
     limited = Request(request.scope, _limited(request, max_bytes))
     try:
-        form = await limited.form(max_files=max_files, max_fields=max_files)
+        form = await limited.form(max_files=max_files, max_fields=_MAX_FIELDS)
     except HTTPException as error:
         if error.status_code != HTTPStatus.BAD_REQUEST:
             raise

@@ -40,7 +40,7 @@ FILE: Final = {
     "type": "string",
     "format": "binary",
     "minLength": 1,
-    "maxLength": MAX_PICTURE_BYTES,
+    "description": f"At most {MAX_PICTURE_BYTES} bytes.",
 }
 FILES: Final = {
     "type": "object",

@@ -57,56 +57,66 @@ def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
 
 def install(app: FastAPI) -> None:
     """Answer every exception with a problem document."""
-
-    async def invalid(_: Request, error: Any) -> Response:
-        return problem(422, str(error), faults=error.faults)
-
-    async def wrong_parameters(_: Request, error: Any) -> Response:
-        return problem(422, "the request's parameters are wrong", faults=faults_of(error))
-
-    async def not_found(_: Request, error: Exception) -> Response:
-        return problem(404, str(error))
-
-    async def conflict(_: Request, error: Exception) -> Response:
-        return problem(409, str(error))
-
-    async def away(request: Request, error: Exception) -> Response:
-        name = next(name for kind, name in _AWAY.items() if isinstance(error, kind))
-        log.warning("dependency is away", dependency=name, error=str(error), path=request.url.path)
-        return problem(503, f"{name} is not available, try again", headers=RETRY_AFTER)
-
-    async def refused(request: Request, error: Any) -> Response:
-        headers = dict(error.headers or {})
-        detail = error.detail
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            # The router only knows the methods of the first route with this path.
-            headers["Allow"] = ", ".join(sorted(_methods(app, request)))
-            detail = f"{request.url.path} takes {headers['Allow']}"
-        elif error.status_code == HTTPStatus.NOT_FOUND:
-            detail = f"there is nothing at {request.url.path}"
-        return problem(error.status_code, detail, headers=headers)
-
-    async def gone(_: Request, __: Exception) -> Response:
-        return Response(status_code=400)  # nobody reads it
-
-    async def unexpected(_: Request, __: Exception) -> Response:
-        # The server logs the exception; what it says may be internal.
-        return problem(500, "the receiver failed; its log says why")
-
-    app.add_exception_handler(InvalidError, invalid)
-    app.add_exception_handler(RequestValidationError, wrong_parameters)
-    app.add_exception_handler(NotFoundError, not_found)
-    app.add_exception_handler(ConflictError, conflict)
+    app.add_exception_handler(InvalidError, _invalid)
+    app.add_exception_handler(RequestValidationError, _wrong_parameters)
+    app.add_exception_handler(NotFoundError, _not_found)
+    app.add_exception_handler(ConflictError, _conflict)
     for kind in _AWAY:
-        app.add_exception_handler(kind, away)
-    app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(Exception, unexpected)
+        app.add_exception_handler(kind, _away)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(ClientDisconnect, _gone)
+    app.add_exception_handler(Exception, _unexpected)
 
 
-def _methods(app: FastAPI, request: Request) -> set[str]:
-    methods: set[str] = set()
-    for route in app.routes:
-        if isinstance(route, Route) and route.path_regex.match(request.url.path):
-            methods |= route.methods or set()
-    return methods
+async def _invalid(_: Request, error: Any) -> Response:
+    return problem(422, str(error), faults=error.faults)
+
+
+async def _wrong_parameters(_: Request, error: Any) -> Response:
+    return problem(422, "the request's parameters are wrong", faults=faults_of(error))
+
+
+async def _not_found(_: Request, error: Exception) -> Response:
+    return problem(404, str(error))
+
+
+async def _conflict(_: Request, error: Exception) -> Response:
+    return problem(409, str(error))
+
+
+async def _away(request: Request, error: Exception) -> Response:
+    name = next(name for kind, name in _AWAY.items() if isinstance(error, kind))
+    log.warning("dependency is away", dependency=name, error=str(error), path=request.url.path)
+    return problem(503, f"{name} is not available, try again", headers=RETRY_AFTER)
+
+
+async def _refused(request: Request, error: Any) -> Response:
+    headers = dict(error.headers or {})
+    detail = error.detail
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+        detail = f"{request.url.path} takes {headers['Allow']}"
+    elif error.status_code == HTTPStatus.NOT_FOUND:
+        detail = f"there is nothing at {request.url.path}"
+    return problem(error.status_code, detail, headers=headers)
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
+async def _unexpected(_: Request, __: Exception) -> Response:
+    # The server logs the exception; what it says may be internal.
+    return problem(500, "the receiver failed; its log says why")
+
+
+def _methods(request: Request) -> set[str]:
+    """Return what the address takes; the router only names the first route's methods."""
+    routes = [
+        route
+        for route in request.app.routes
+        if isinstance(route, Route) and route.path_regex.match(request.url.path)
+    ]
+    return {
+        method for route in routes if route.path == routes[0].path for method in route.methods or ()
+    }

@@ -1,0 +1,223 @@
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from PIL import Image, UnidentifiedImageError
+
+from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.receiver.app import Receiver
+from services.receiver.settings import ReceiverSettings
+from services.testing.servers import free_port
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def draw(*squares: tuple[str, tuple[int, int, int, int]], size: tuple[int, int]) -> Image.Image:
+    image = Image.new("RGB", size, "white")
+    for colour, box in squares:
+        image.paste(COLOURS[colour], box)
+    return image
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    output = io.BytesIO()
+    image.save(output, kind, **options)
+    return output.getvalue()
+
+
+def count_colours(content: bytes) -> int:
+    """Count the colours of which a picture has at least ten pixels, as JPEG blurs them."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    seen = image.getcolors(image.width * image.height) or []
+    return sum(
+        sum(
+            count
+            for count, pixel in seen
+            if max(abs(a - b) for a, b in zip(pixel, colour, strict=True)) < 60
+        )
+        >= 10
+        for colour in COLOURS.values()
+    )
+
+
+class FakeRecogniser(face_pb2_grpc.IdentifyServicer):
+    """A gRPC server for which each colour in a picture is a face."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 30_000_000)])
+        face_pb2_grpc.add_IdentifyServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
+
+    async def Identify(self, request: Any, context: Any) -> face_pb2.IdentifyResponse:  # noqa: N802
+        self.asked += 1
+        try:
+            faces = count_colours(request.image_data)
+        except (UnidentifiedImageError, OSError):
+            return face_pb2.IdentifyResponse(
+                status=face_pb2.STATUS_UNREADABLE, reason="not a JPEG, PNG or WebP picture"
+            )
+        return face_pb2.IdentifyResponse(
+            status=face_pb2.STATUS_OK, faces=[face_pb2.Face()] * faces, engine="fake"
+        )
+
+
+@pytest.fixture
+async def recogniser() -> AsyncIterator[FakeRecogniser]:
+    fake = FakeRecogniser()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+def make_settings(
+    database: DatabaseSettings, store: ObjectStoreSettings, port: int, **more: Any
+) -> ReceiverSettings:
+    return ReceiverSettings(
+        **{
+            **database.model_dump(),
+            **store.model_dump(),
+            "face_recog_target": f"127.0.0.1:{port}",
+            "face_recog_timeout_seconds": 5,
+            **more,
+        }
+    )
+
+
+Configure = Callable[..., ReceiverSettings]
+
+
+@pytest.fixture
+def configure() -> Configure:
+    return make_settings
+
+
+@pytest.fixture
+def settings(
+    database_settings: DatabaseSettings,
+    folder_store_settings: ObjectStoreSettings,
+    recogniser: FakeRecogniser,
+) -> ReceiverSettings:
+    """Settings on SQLite, and once more on MariaDB."""
+    return make_settings(database_settings, folder_store_settings, recogniser.port)
+
+
+@pytest.fixture
+def plain_settings(
+    sqlite_settings: DatabaseSettings,
+    folder_store_settings: ObjectStoreSettings,
+    recogniser: FakeRecogniser,
+) -> ReceiverSettings:
+    """Settings on SQLite, for what no database sees."""
+    return make_settings(sqlite_settings, folder_store_settings, recogniser.port)
+
+
+class Running:
+    """A receiver in this process, and a client of it."""
+
+    def __init__(self, settings: ReceiverSettings) -> None:
+        self.receiver = Receiver(settings)
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.receiver.app, raise_app_exceptions=False),
+            base_url="http://receiver",
+            timeout=60,
+        )
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        await self.receiver.close()
+
+
+Start = Callable[[ReceiverSettings], Running]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    started: list[Running] = []
+
+    def begin(settings: ReceiverSettings) -> Running:
+        started.append(Running(settings))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        await one.close()
+
+
+@pytest.fixture
+def client(start: Start, settings: ReceiverSettings) -> httpx.AsyncClient:
+    return start(settings).client
+
+
+@pytest.fixture
+def plain(start: Start, plain_settings: ReceiverSettings) -> httpx.AsyncClient:
+    return start(plain_settings).client
+
+
+class Process:
+    """A receiver as a process of its own."""
+
+    def __init__(self, settings: ReceiverSettings, log: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        values = settings.model_dump(exclude_none=True)
+        environment = {name.upper(): str(value) for name, value in values.items()}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.receiver"],
+                env={**os.environ, **environment, "HOST": "127.0.0.1", "PORT": str(self.port)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + 30
+        while not self._ready():
+            assert self.process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.terminate()
+        self.process.wait(30)
+
+
+Launch = Callable[[ReceiverSettings], Process]
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Launch]:
+    started: list[Process] = []
+
+    def begin(settings: ReceiverSettings) -> Process:
+        started.append(Process(settings, tmp_path / f"receiver-{len(started)}.log"))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.close()

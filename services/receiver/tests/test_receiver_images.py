@@ -1,0 +1,326 @@
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from services.common.database import Database
+from services.common.settings import DatabaseSettings
+from services.common.tables import faces, images
+from services.receiver.adapters.rows import page_query
+from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.conftest import Start
+from services.testing.fixtures import new_mariadb_settings
+from services.testing.servers import MariaDb
+
+
+def image_row(number: int, status: str = "processed", **more: Any) -> dict[str, Any]:
+    return {
+        "id": number,
+        "path": f"seeded/{number}",
+        "name": f"{number}",
+        "status": status,
+        "attempt": 1,
+        "created_at": 1_714_564_800_000 + number,
+        "updated_at": 1_714_564_800_000,
+        **more,
+    }
+
+
+def face_row(image_id: int, index: int = 0, person: str | None = None) -> dict[str, Any]:
+    return {
+        "image_id": image_id,
+        "face_index": index,
+        "left": 1,
+        "top": 2,
+        "right": 3,
+        "bottom": 4,
+        "detection_score": 1.5,
+        "ambiguous": False,
+        "person": person,
+        "distance": 0.25 if person else None,
+        "candidates": (
+            [{"person": person, "image_name": f"{person}/x.jpg", "distance": 0.25}]
+            if person
+            else []
+        ),
+    }
+
+
+async def seed(
+    settings: DatabaseSettings,
+    image_rows: list[dict[str, Any]],
+    face_rows: list[dict[str, Any]] | None = None,
+) -> None:
+    database = Database(settings)
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(images), image_rows)
+        if face_rows:
+            await connection.execute(sa.insert(faces), face_rows)
+    await database.close()
+
+
+async def test_an_image_shows_everything_that_is_known(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await seed(
+        settings,
+        [image_row(7, processed_at=1_714_564_801_234, width=640, height=480, engine="e1")],
+        [face_row(7, 1), face_row(7, 0, "Ada")],
+    )
+    assert (await client.get("/images/7")).json() == {
+        "id": 7,
+        "path": "seeded/7",
+        "name": "7",
+        "status": "processed",
+        "attempt": 1,
+        "error": None,
+        "created_at": "2024-05-01T12:00:00.007Z",
+        "updated_at": "2024-05-01T12:00:00.000Z",
+        "processed_at": "2024-05-01T12:00:01.234Z",
+        "next_attempt_at": None,
+        "width": 640,
+        "height": 480,
+        "engine": "e1",
+        "faces": [
+            {
+                "index": 0,
+                "box": {"left": 1, "top": 2, "right": 3, "bottom": 4},
+                "detection_score": 1.5,
+                "ambiguous": False,
+                "person": "Ada",
+                "distance": 0.25,
+                "candidates": [{"person": "Ada", "image_name": "Ada/x.jpg", "distance": 0.25}],
+            },
+            {
+                "index": 1,
+                "box": {"left": 1, "top": 2, "right": 3, "bottom": 4},
+                "detection_score": 1.5,
+                "ambiguous": False,
+                "person": None,
+                "distance": None,
+                "candidates": [],
+            },
+        ],
+    }
+
+
+async def test_a_failed_image_says_when_it_is_tried_next(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await seed(settings, [image_row(1, "failed", due_at=1_714_564_802_000, error="away")])
+    image = (await client.get("/images/1")).json()
+    assert image["next_attempt_at"] == "2024-05-01T12:00:02.000Z"
+    assert image["error"] == "away"
+
+
+async def pages(client: httpx.AsyncClient, **filters: Any) -> list[list[int]]:
+    found, cursor = [], None
+    while True:
+        parameters = {**filters, **({"cursor": cursor} if cursor else {})}
+        page = (await client.get("/images", params=parameters)).raise_for_status().json()
+        found.append([image["id"] for image in page["images"]])
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return found
+        # Newer images arrive between two pages and must not shift them.
+        await client.post("/image/post", json={"path": f"new/{len(found)}/{filters}"})
+
+
+async def test_paging_gives_each_image_once_while_new_ones_arrive(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    statuses = ["processed", "dead", "rejected", "failed", "processed"]
+    await seed(
+        settings,
+        [image_row(n, statuses[n % 5]) for n in range(1, 231)],
+        [
+            face_row(n, index, person)
+            for n in range(1, 231)
+            if statuses[n % 5] == "processed"
+            # Ada is on some pictures twice.
+            for index, person in enumerate(["Ada", "Ada"] if n % 2 else ["Grace"])
+        ],
+    )
+    every = list(range(230, 0, -1))
+    processed = [n for n in every if statuses[n % 5] == "processed"]
+    ada = [n for n in processed if n % 2]
+    for filters, expected in (
+        ({}, every),
+        ({"status": "dead"}, [n for n in every if n % 5 == 1]),
+        ({"person": "Ada"}, ada),
+        ({"person": "Ada", "status": "processed"}, ada),
+        ({"person": "Ada", "status": "dead"}, []),
+        ({"person": "Nobody"}, []),
+    ):
+        found = await pages(client, limit=7, **filters)
+        assert [n for page in found for n in page if n <= 230] == expected, filters
+        assert all(len(page) == 7 for page in found[:-1])
+    assert [len(page) for page in await pages(client, limit=200, status="processed")] == [92]
+
+
+async def test_a_page_that_is_just_full_is_the_last(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await seed(settings, [image_row(n) for n in range(1, 4)])
+    page = (await client.get("/images", params={"limit": 3})).json()
+    assert [image["id"] for image in page["images"]] == [3, 2, 1]
+    assert page["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "0", "000000000000002G", "8000000000000000", "0" * 17, "' OR 1=1"]
+)
+async def test_a_garbage_cursor_is_refused(plain: httpx.AsyncClient, cursor: str) -> None:
+    answer = await plain.get("/images", params={"cursor": cursor})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/query/cursor"
+
+
+async def test_pages_are_read_from_an_index(mariadb: MariaDb) -> None:
+    settings = new_mariadb_settings(mariadb)
+    database = Database(settings)
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO images (path, name, status, attempt, created_at, updated_at)"
+            " SELECT CONCAT('p/', seq), 'n', IF(seq MOD 50, 'processed', 'dead'), 1, seq, seq"
+            " FROM seq_1_to_20000"
+        )
+        await connection.exec_driver_sql(
+            "INSERT INTO faces SELECT id, 0, 1, 1, 2, 2, 1.0, 0, IF(id MOD 2, 'Ada', 'Grace'),"
+            " 0.2, '[]' FROM images WHERE status = 'processed'"
+        )
+        await connection.exec_driver_sql("ANALYZE TABLE images, faces")
+    for filters, index in (
+        ({}, "PRIMARY"),
+        ({"status": "processed"}, "ix_images_status_id"),
+        ({"status": "dead"}, "ix_images_status_id"),
+        ({"person": "Ada"}, "ix_faces_person_image_id"),
+    ):
+        for before in (None, 10_000):
+            query = page_query(
+                status=filters.get("status"), person=filters.get("person"), before=before
+            ).limit(51)
+            text = query.compile(
+                dialect=sa.dialects.mysql.dialect(), compile_kwargs={"literal_binds": True}
+            )
+            async with database.reading() as connection:
+                plan = (await connection.exec_driver_sql(f"EXPLAIN {text}")).mappings().all()
+            assert [row["key"] for row in plan] == [index], plan
+            assert "filesort" not in (plan[0]["Extra"] or ""), plan
+            assert "temporary" not in (plan[0]["Extra"] or ""), plan
+    await database.close()
+
+
+@pytest.mark.parametrize("status", ["rejected", "dead"])
+async def test_what_ended_badly_can_be_tried_again(
+    client: httpx.AsyncClient, settings: ReceiverSettings, status: str
+) -> None:
+    row = image_row(1, status, error="broken", processed_at=5, attempt=5)
+    await seed(settings, [row])
+    answer = await client.post("/images/1/retry")
+    assert answer.status_code == 202
+    image = answer.json()
+    assert (image["status"], image["attempt"], image["error"]) == ("pending", 0, None)
+    database = Database(settings)
+    async with database.reading() as connection:
+        due, updated = (
+            await connection.execute(sa.select(images.c.due_at, images.c.updated_at))
+        ).one()
+    await database.close()
+    assert due - updated == 10_000
+
+
+@pytest.mark.parametrize("status", ["pending", "processing", "processed", "failed"])
+async def test_anything_else_is_not_tried_again(
+    client: httpx.AsyncClient, settings: ReceiverSettings, status: str
+) -> None:
+    await seed(settings, [image_row(1, status, attempt=2)])
+    answer = await client.post("/images/1/retry")
+    assert answer.status_code == 409
+    assert status in answer.json()["detail"]
+    image = (await client.get("/images/1")).json()
+    assert (image["status"], image["attempt"]) == (status, 2)
+
+
+async def test_only_one_of_many_retries_wins(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await seed(settings, [image_row(1, "dead")])
+    answers = await asyncio.gather(*(client.post("/images/1/retry") for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [202] + [409] * 7
+
+
+async def test_deleting_removes_row_faces_and_picture(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    files = {"files": ("a.png", b"content")}
+    accepted = (await client.post("/images", files=files)).json()["images"][0]
+    other = (await client.post("/images", files={"files": ("b", b"other")})).json()["images"][0]
+    database = Database(settings)
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(faces), [face_row(accepted["id"])])
+    assert (await client.delete(accepted["location"])).status_code == 204
+    async with database.reading() as connection:
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(faces)) == 0
+    await database.close()
+    for method, address in (
+        ("GET", ""),
+        ("GET", "/picture"),
+        ("POST", "/retry"),
+        ("DELETE", ""),
+    ):
+        answer = await client.request(method, accepted["location"] + address)
+        assert answer.status_code == 404
+    store = settings.object_store_url.removeprefix("file://")
+    assert not any(accepted["path"].endswith(name) for name in _files(store))
+    assert (await client.get(other["location"] + "/picture")).content == b"other"
+
+
+async def test_deleting_a_submitted_path_removes_its_picture_too(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    store = settings.object_store_url.removeprefix("file://")
+    accepted = (await client.post("/image/post", json={"path": "folder/a.jpg"})).json()
+    _write(f"{store}/pictures/folder/a.jpg", b"\xff\xd8\xff picture")
+    picture = await client.get(accepted["location"] + "/picture")
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert (await client.delete(accepted["location"])).status_code == 204
+    assert _files(store) == []
+
+
+def _write(file: str, content: bytes) -> None:
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _files(folder: str) -> list[str]:
+    return [path.name for path in Path(folder).rglob("*") if path.is_file()]
+
+
+async def test_status_counts_every_status(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await seed(settings, [image_row(1, "pending"), image_row(2, "dead"), image_row(3, "dead")])
+    report = (await client.get("/status")).json()
+    assert report["images"] == {
+        "pending": 1,
+        "processing": 0,
+        "processed": 0,
+        "failed": 0,
+        "rejected": 0,
+        "dead": 2,
+    }
+    assert report["oldest_pending_seconds"] > 0
+    assert report["problems"] == {}
+
+
+async def test_counts_are_kept_for_a_while(start: Start, settings: ReceiverSettings) -> None:
+    client = start(settings).client
+    before = (await client.get("/status")).json()
+    assert before["oldest_pending_seconds"] is None
+    await client.post("/image/post", json={"path": "new"})
+    assert (await client.get("/status")).json() == before

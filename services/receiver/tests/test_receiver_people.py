@@ -1,0 +1,287 @@
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from PIL import Image
+
+from services.common.database import Database
+from services.common.tables import faces, images
+from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.conftest import FakeRecogniser, count_colours, draw, encode
+
+ONE = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
+OTHER = encode(draw(("green", (10, 10, 50, 50)), size=(60, 60)))
+NONE = encode(draw(size=(60, 60)))
+TWO = encode(draw(("red", (0, 0, 20, 20)), ("blue", (30, 30, 50, 50)), size=(60, 60)))
+
+
+async def enrol(client: httpx.AsyncClient, name: str, content: bytes) -> httpx.Response:
+    return await client.post(
+        f"/people/{quote(name, safe='')}/pictures", files={"file": ("a.png", content)}
+    )
+
+
+def known(settings: ReceiverSettings) -> list[str]:
+    folder = Path(settings.object_store_url.removeprefix("file://"), "known_people")
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+async def test_a_picture_with_one_face_becomes_known(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    answer = await enrol(client, "Grace Hopper", ONE)
+    assert answer.status_code == 201
+    enrolled = answer.json()
+    assert enrolled["person"] == "Grace Hopper"
+    assert known(settings) == [enrolled["image_name"]]
+    assert enrolled["image_name"].startswith("Grace Hopper/")
+    assert enrolled["image_name"].endswith(".png")
+    await enrol(client, "Ada", OTHER)
+    people = (await client.get("/people")).json()["people"]
+    assert [person["name"] for person in people] == ["Ada", "Grace Hopper"]
+    (picture,) = people[1]["pictures"]
+    assert (picture["id"], picture["image_name"]) == (enrolled["id"], enrolled["image_name"])
+    file = await client.get(f"/people/Grace%20Hopper/pictures/{enrolled['id']}")
+    assert file.content == ONE
+    assert file.headers["content-type"] == "image/png"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (NONE, "no face found"),
+        (TWO, "2 faces found: crop the picture to one"),
+        (b"no picture", "not a JPEG, PNG or WebP"),
+        (b"", "empty"),
+    ],
+)
+async def test_anything_else_is_refused_with_the_reason(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings, content: bytes, reason: str
+) -> None:
+    answer = await enrol(plain, "Ada", content)
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+    assert known(plain_settings) == []
+    assert (await plain.get("/people")).json() == {"people": []}
+
+
+async def test_the_same_picture_again_is_the_same_known_picture(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    answers = await asyncio.gather(*(enrol(client, "Ada", ONE) for _ in range(8)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(known(settings)) == 1
+
+
+async def test_a_picture_belongs_to_one_person(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    names = [f"Person {n}" for n in range(8)]
+    answers = await asyncio.gather(*(enrol(client, name, ONE) for name in names))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 7
+    (winner,) = (answer.json() for answer in answers if answer.status_code == 201)
+    assert known(settings) == [winner["image_name"]]
+    (person,) = (await client.get("/people")).json()["people"]
+    assert person["name"] == winner["person"]
+    refused = await enrol(client, "Somebody", ONE)
+    assert winner["person"] in refused.json()["detail"]
+
+
+async def test_a_recogniser_that_is_away_refuses_enrolment_only(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings, recogniser: FakeRecogniser
+) -> None:
+    await recogniser.stop()
+    answer = await enrol(plain, "Ada", ONE)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"]
+    assert known(plain_settings) == []
+    assert (await plain.get("/readyz")).status_code == 200
+    assert (await plain.post("/image/post", json={"path": "a"})).status_code == 202
+
+
+async def seed_faces(
+    client: httpx.AsyncClient,
+    settings: ReceiverSettings,
+    content: bytes,
+    *boxes: tuple[int, int, int, int],
+) -> int:
+    answer = await client.post("/images", files={"files": ("a.jpg", content)})
+    image_id = int(answer.json()["images"][0]["id"])
+    database = Database(settings)
+    rows = [
+        {
+            "image_id": image_id,
+            "face_index": index,
+            **dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
+            "detection_score": 1.0,
+            "ambiguous": False,
+            "distance": 0.3,
+            "candidates": [],
+        }
+        for index, box in enumerate(boxes)
+    ]
+    async with database.transaction() as connection:
+        await connection.execute(sa.update(images).values(status="processed"))
+        await connection.execute(sa.insert(faces), rows)
+    await database.close()
+    return image_id
+
+
+async def name_face(
+    client: httpx.AsyncClient, name: str, image_id: int, face: int
+) -> httpx.Response:
+    return await client.post(
+        f"/people/{quote(name)}/pictures", json={"image_id": image_id, "face_index": face}
+    )
+
+
+async def test_an_unknown_face_is_cut_out_and_named(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    # The neighbour is within half a face's size of the first face, but not within a quarter.
+    picture = draw(("red", (100, 100, 200, 200)), ("green", (235, 100, 335, 200)), size=(500, 300))
+    image_id = await seed_faces(
+        client, settings, encode(picture), (100, 100, 200, 200), (235, 100, 335, 200)
+    )
+    answer = await name_face(client, "Ada", image_id, 0)
+    assert answer.status_code == 201, answer.text
+    enrolled = answer.json()
+    crop = (await client.get(f"/people/Ada/pictures/{enrolled['id']}")).content
+    assert enrolled["image_name"].endswith(".jpg")
+    with Image.open(io.BytesIO(crop)) as image:
+        assert image.size == (150, 150)
+    assert count_colours(crop) == 1
+    found = (await client.get(f"/images/{image_id}")).json()["faces"]
+    assert [face["person"] for face in found] == ["Ada", None]
+    assert found[0]["distance"] == 0.3
+    again = await name_face(client, "Ada", image_id, 0)
+    assert (again.status_code, again.json()) == (201, enrolled)
+    assert (await name_face(client, "Grace", image_id, 0)).status_code == 409
+    by_person = (await client.get("/images", params={"person": "Ada"})).json()["images"]
+    assert [image["id"] for image in by_person] == [image_id]
+
+
+async def test_a_turned_phone_photo_is_cut_where_the_face_is(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    upright = draw(("blue", (20, 220, 60, 260)), size=(100, 300))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise to stand upright
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    content = encode(turned, "JPEG", exif=exif.tobytes())
+    image_id = await seed_faces(plain, plain_settings, content, (20, 220, 60, 260))
+    answer = await name_face(plain, "Ada", image_id, 0)
+    assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.parametrize("kind", ["I;16", "RGBA", "P", "L"])
+async def test_any_kind_of_pixels_can_be_cut(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings, kind: str
+) -> None:
+    picture = draw(size=(100, 100))
+    picture = Image.new("I;16", (100, 100), 65535) if kind == "I;16" else picture.convert(kind)
+    image_id = await seed_faces(plain, plain_settings, encode(picture), (40, 40, 60, 60))
+    answer = await name_face(plain, "Ada", image_id, 0)
+    assert answer.status_code == 422
+    # It was read and cut; the recogniser sees no face in plain white.
+    assert "no face found" in answer.json()["detail"]
+
+
+async def test_a_face_that_cannot_be_parted_from_its_neighbour_is_refused(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    image_id = await seed_faces(plain, plain_settings, TWO, (0, 0, 60, 60))
+    answer = await name_face(plain, "Ada", image_id, 0)
+    assert answer.status_code == 422
+    assert "2 faces found" in answer.json()["detail"]
+    assert known(plain_settings) == []
+
+
+async def test_a_face_of_a_damaged_or_huge_picture_is_refused(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    huge = Image.new("1", (10_000, 6_000))
+    for content, reason in (
+        (ONE[: len(ONE) // 2], "cannot be read"),
+        (b"no picture", "cannot be read"),
+        (encode(huge), "10000 x 6000 pixels"),
+        (encode(Image.new("1", (13_000, 13_000))), "pixels"),
+    ):
+        image_id = await seed_faces(plain, plain_settings, content, (0, 0, 10, 10))
+        answer = await name_face(plain, "Ada", image_id, 0)
+        assert answer.status_code == 422
+        assert reason in answer.json()["detail"]
+
+
+async def test_a_face_that_is_not_there_is_not_found(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    image_id = await seed_faces(plain, plain_settings, ONE, (10, 10, 50, 50))
+    assert (await name_face(plain, "Ada", image_id, 1)).status_code == 404
+    assert (await name_face(plain, "Ada", image_id + 1, 0)).status_code == 404
+    for path in Path(plain_settings.object_store_url.removeprefix("file://")).rglob("uploads/*"):
+        path.unlink()
+    assert (await name_face(plain, "Ada", image_id, 0)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "name",
+    [" a", "a ", ".a", "a.", "..", "a\nb", "a\x85b", "x" * 101, "😀" * 51, "a\0", "\ufb2c" * 40],
+)
+async def test_a_name_that_cannot_be_a_key_is_refused(plain: httpx.AsyncClient, name: str) -> None:
+    # Encoded wholly, or the client would resolve dots.
+    address = "".join(f"%{byte:02X}" for byte in name.encode())
+    for method, rest, body in (
+        ("POST", "/pictures", {"files": {"file": ("a.png", ONE)}}),
+        ("DELETE", "", {}),
+        ("GET", "/pictures/1", {}),
+    ):
+        arguments: dict[str, Any] = body
+        answer = await plain.request(method, f"/people/{address}{rest}", **arguments)
+        assert answer.status_code == 422, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "name", ["<b>x</b>", "Zoë", "名前", "a.b c", "100% & more?#", "'", "x" * 100]
+)
+async def test_any_other_name_works_everywhere(client: httpx.AsyncClient, name: str) -> None:
+    enrolled = (await enrol(client, name, ONE)).json()
+    assert enrolled["person"] == name
+    address = f"/people/{quote(name, safe='')}"
+    assert (await client.get(f"{address}/pictures/{enrolled['id']}")).content == ONE
+    assert (await client.delete(address)).status_code == 204
+
+
+async def test_a_name_is_kept_in_its_composed_form(client: httpx.AsyncClient) -> None:
+    composed, decomposed = "Zo\u00eb", "Zoe\u0308"
+    first = (await enrol(client, decomposed, ONE)).json()
+    assert first["person"] == composed
+    assert (await enrol(client, composed, ONE)).json() == first
+
+
+async def test_forgetting_removes_objects_and_rows(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    first = (await enrol(client, "Ada", ONE)).json()
+    second = (await enrol(client, "Ada", OTHER)).json()
+    kept = (await enrol(client, "Grace", encode(draw(("blue", (0, 0, 9, 9)), size=(9, 9))))).json()
+    address = f"/people/Ada/pictures/{first['id']}"
+    assert (await client.delete(f"/people/Grace/pictures/{first['id']}")).status_code == 404
+    assert (await client.delete(address)).status_code == 204
+    assert (await client.delete(address)).status_code == 404
+    assert (await client.get(address)).status_code == 404
+    assert known(settings) == sorted([second["image_name"], kept["image_name"]])
+    assert (await client.delete("/people/Ada")).status_code == 204
+    assert (await client.delete("/people/Ada")).status_code == 404
+    assert known(settings) == [kept["image_name"]]
+    (person,) = (await client.get("/people")).json()["people"]
+    assert person["name"] == "Grace"

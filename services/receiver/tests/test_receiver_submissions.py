@@ -1,0 +1,268 @@
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pymysql
+import pytest
+
+from services.common.clock import now_ms
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.doorbell import DoorbellUnavailableError
+from services.common.settings import DatabaseSettings
+from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.domain import Accepted, Submission
+from services.receiver.metrics import RINGS
+from services.receiver.service.ringing import Ringer
+from services.receiver.service.submitting import Submissions
+from services.testing.fixtures import new_mariadb_settings
+from services.testing.servers import MariaDb
+
+
+async def test_one_path_is_accepted_and_can_be_looked_at(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/image/post", json={"path": "people/a.jpg"})
+    assert answer.status_code == 202
+    accepted = answer.json()
+    assert accepted == {
+        "id": accepted["id"],
+        "path": "people/a.jpg",
+        "status": "pending",
+        "duplicate": False,
+        "location": f"/images/{accepted['id']}",
+    }
+    assert answer.headers["location"] == accepted["location"]
+    image = (await client.get(accepted["location"])).json()
+    assert image["path"] == image["name"] == "people/a.jpg"
+    assert image["status"] == "pending"
+    assert image["attempt"] == 0
+    assert image["faces"] == []
+    assert image["created_at"].endswith("Z")
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "application/json"])
+async def test_the_old_endpoint_takes_json_however_it_is_declared(
+    plain: httpx.AsyncClient, kind: str | None
+) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    answer = await plain.post("/image/post", content=b'{"path": "a.jpg"}', headers=headers)
+    assert answer.status_code == 202
+
+
+async def test_bulk_answers_in_order_and_marks_duplicates(client: httpx.AsyncClient) -> None:
+    first = (await client.post("/image/post", json={"path": "b"})).json()["id"]
+    paths = ["z", "b", "a", "z"]
+    answer = await client.post("/images/post", json={"paths": [{"path": path} for path in paths]})
+    assert answer.status_code == 202
+    images = answer.json()["images"]
+    assert [one["path"] for one in images] == paths
+    assert [one["duplicate"] for one in images] == [False, True, False, True]
+    assert images[1]["id"] == first
+    assert images[3]["id"] == images[0]["id"]
+    assert images[2]["id"] not in (first, images[0]["id"])
+
+
+async def test_bulk_stores_all_or_nothing(client: httpx.AsyncClient) -> None:
+    paths = [{"path": "good"}, {"path": "../bad"}, {"path": "also/good"}, {"path": "/worse"}]
+    answer = await client.post("/images/post", json={"paths": paths})
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in answer.json()["errors"]] == ["/paths/1/path", "/paths/3/path"]
+    assert (await client.get("/images")).json()["images"] == []
+
+
+async def test_a_thousand_of_the_longest_paths_are_one_request(client: httpx.AsyncClient) -> None:
+    paths = [{"path": "/".join([f"{n:04}" + "😀" * 45] * 10)} for n in range(1000)]
+    answer = await client.post("/images/post", json={"paths": paths})
+    assert answer.status_code == 202
+    assert len({one["id"] for one in answer.json()["images"]}) == 1000
+
+
+async def test_the_same_path_from_twenty_clients_makes_one_row(client: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(
+        *(client.post("/image/post", json={"path": "same"}) for _ in range(20))
+    )
+    accepted = [answer.json() for answer in answers]
+    assert len({one["id"] for one in accepted}) == 1
+    assert sorted(one["duplicate"] for one in accepted) == [False] + [True] * 19
+    assert len((await client.get("/images")).json()["images"]) == 1
+
+
+async def test_replicas_with_the_same_paths_in_any_order_agree(
+    database_settings: DatabaseSettings,
+) -> None:
+    databases = [Database(database_settings) for _ in range(2)]
+    replicas = [DatabaseRows(database, now_ms) for database in databases]
+    paths = [Submission(f"{n}", f"{n}") for n in range(200)]
+    results = await asyncio.gather(
+        *(replicas[turn % 2].add(paths if turn % 4 < 2 else paths[::-1]) for turn in range(8))
+    )
+    ids = {path: row.id for path, row in results[0].items()}
+    assert all({path: row.id for path, row in one.items()} == ids for one in results)
+    assert sum(not row.duplicate for one in results for row in one.values()) == 200
+    for database in databases:
+        await database.close()
+
+
+async def test_the_victim_of_a_deadlock_runs_again(mariadb: MariaDb) -> None:
+    settings = new_mariadb_settings(mariadb)
+    database = Database(settings)
+    name = settings.database_url.rpartition("/")[2]
+    insert = (
+        "INSERT INTO images (path, name, status, attempt, created_at, updated_at)"
+        " VALUES (%s, '', 'pending', 0, 1, 1)"
+    )
+    with (
+        pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root", database=name) as other,
+        other.cursor() as cursor,
+    ):
+        # The transaction with fewer changes becomes the victim.
+        cursor.executemany(insert, [(f"heavy-{n}",) for n in range(100)])
+        cursor.execute(insert, ("z",))
+        adding = asyncio.create_task(
+            DatabaseRows(database, now_ms).add([Submission("a", "a"), Submission("z", "z")])
+        )
+        await _until_somebody_waits_for_a_lock(mariadb)
+        await asyncio.to_thread(cursor.execute, insert, ("a",))
+        assert not adding.done()
+        other.commit()
+    rows = await adding
+    assert {path: row.duplicate for path, row in rows.items()} == {"a": True, "z": True}
+    await database.close()
+
+
+async def _until_somebody_waits_for_a_lock(mariadb: MariaDb) -> None:
+    with (
+        pymysql.connect(
+            host="127.0.0.1", port=mariadb.port, user="root", autocommit=True
+        ) as watcher,
+        watcher.cursor() as cursor,
+    ):
+        async with asyncio.timeout(10):
+            # The server tells nobody when a lock wait begins.
+            while not cursor.execute(  # noqa: ASYNC110
+                "SELECT 1 FROM information_schema.GLOBAL_STATUS"
+                " WHERE VARIABLE_NAME = 'INNODB_ROW_LOCK_CURRENT_WAITS' AND VARIABLE_VALUE > 0"
+            ):
+                await asyncio.sleep(0.01)
+
+
+class HeldRows:
+    """Rows whose transaction takes until ``release`` is set."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+        self.batches.append([one.path for one in submissions])
+        self.entered.set()
+        await self.release.wait()
+        if self.error:
+            raise self.error
+        return {
+            one.path: Accepted(number, one.path, "pending", duplicate=False)
+            for number, one in enumerate(submissions, 1)
+        }
+
+
+class ListedDoorbell:
+    """Notes what is rung."""
+
+    def __init__(self) -> None:
+        self.rung: list[int] = []
+        self.error: Exception | None = None
+
+    async def ring(self, image_ids: Sequence[int]) -> None:
+        if self.error:
+            raise self.error
+        self.rung.extend(image_ids)
+
+    async def depth(self) -> int:
+        return 0
+
+    async def close(self) -> None:
+        pass
+
+
+def _submit(submissions: Submissions, path: str) -> "asyncio.Task[list[Accepted]]":
+    return asyncio.create_task(submissions.submit([Submission(path, path)]))
+
+
+async def test_what_waits_while_one_transaction_commits_goes_into_the_next_together() -> None:
+    rows: Any = HeldRows()
+    submissions = Submissions(rows, Ringer(ListedDoorbell()))
+    first = _submit(submissions, "first")
+    await rows.entered.wait()
+    others = [_submit(submissions, f"{n}") for n in range(30)]
+    await asyncio.sleep(0)  # lets them queue up
+    assert not first.done()
+    rows.release.set()
+    await asyncio.gather(first, *others)
+    assert rows.batches == [["first"], [f"{n}" for n in range(30)]]
+
+
+async def test_a_transaction_holds_at_most_a_thousand_rows() -> None:
+    rows: Any = HeldRows()
+    submissions = Submissions(rows, Ringer(ListedDoorbell()))
+    tasks = [
+        asyncio.create_task(submissions.submit([Submission(f"{n}/{m}", "") for m in range(400)]))
+        for n in range(5)
+    ]
+    rows.release.set()
+    await asyncio.gather(*tasks)
+    assert [len(batch) for batch in rows.batches] == [800, 800, 400]
+
+
+async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
+    rows: Any = HeldRows()
+    doorbell = ListedDoorbell()
+    ringer = Ringer(doorbell)
+    submissions = Submissions(rows, ringer)
+    rows.error = DatabaseUnavailableError("away")
+    rows.release.set()
+    failed = [_submit(submissions, f"{n}") for n in range(3)]
+    for one in await asyncio.gather(*failed, return_exceptions=True):
+        assert isinstance(one, DatabaseUnavailableError)
+    rows.error = None
+    assert await _submit(submissions, "next")
+    await ringer.flush()
+    assert doorbell.rung == [1]
+
+
+async def test_a_client_that_goes_away_does_not_disturb_the_others() -> None:
+    rows: Any = HeldRows()
+    submissions = Submissions(rows, Ringer(ListedDoorbell()))
+    leaving, staying = _submit(submissions, "leaving"), _submit(submissions, "staying")
+    await rows.entered.wait()
+    leaving.cancel()
+    rows.release.set()
+    assert (await staying)[0].path == "staying"
+
+
+def _rings(result: str) -> float:
+    return RINGS.labels(result)._value.get()
+
+
+async def test_rings_beyond_the_buffer_are_dropped_and_counted() -> None:
+    doorbell = ListedDoorbell()
+    ringer = Ringer(doorbell, capacity=5)
+    before = _rings("dropped")
+    ringer.ring(range(8))
+    await ringer.flush()
+    assert doorbell.rung == [0, 1, 2, 3, 4]
+    assert _rings("dropped") - before == 3
+
+
+async def test_a_failed_ring_is_counted_and_the_next_one_is_tried() -> None:
+    doorbell = ListedDoorbell()
+    ringer = Ringer(doorbell)
+    before = _rings("failed")
+    doorbell.error = DoorbellUnavailableError("away")
+    ringer.ring([1, 2])
+    await ringer.flush()
+    assert _rings("failed") - before == 2
+    doorbell.error = None
+    ringer.ring([3])
+    await ringer.flush()
+    assert doorbell.rung == [3]
