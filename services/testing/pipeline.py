@@ -30,6 +30,7 @@ class Service(Server):
             log=log,
             env=dict(program.environment),
         )
+        self.probe_url = program.probe_url
         self._program = program
 
     def wait_ready(self) -> None:

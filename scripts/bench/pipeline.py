@@ -1,0 +1,112 @@
+"""Pictures a second through the whole local pipeline against the bare loop."""
+
+import asyncio
+import shutil
+import statistics
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench import bare
+from scripts.bench.pictures import write_variants
+from services.local.programs import make_plan
+from services.local.settings import LocalSettings
+from services.local.supervisor import Supervisor
+
+PICTURES: Final = 60
+ROUNDS: Final = 3
+_PEOPLE: Final = ("Eileen Collins", "Grace Hopper")
+
+
+async def _submit(client: httpx.AsyncClient, names: list[str]) -> float:
+    """Submit the pictures in one request and return pictures a second until all are processed."""
+    start = time.time()
+    answer = await client.post("/images/post", json={"paths": [{"path": name} for name in names]})
+    answer.raise_for_status()
+    ids = {image["id"] for image in answer.json()["images"]}
+    while True:
+        page = (await client.get("/images", params={"limit": len(names)})).json()["images"]
+        ours = [image for image in page if image["id"] in ids]
+        if all(image["status"] == "processed" for image in ours):
+            break
+        await asyncio.sleep(0.25)
+    unnamed = [image["id"] for image in ours if not any(face["person"] for face in image["faces"])]
+    if unnamed:
+        raise SystemExit(f"images {unnamed} show nobody known: the figures would mean nothing")
+    end = max(datetime.fromisoformat(image["processed_at"]).timestamp() for image in ours)
+    return len(names) / (end - start)
+
+
+def _peak_mebibytes(process: psutil.Process) -> float:
+    """Return the highest resident memory so far of a process and its children, added up."""
+    total = 0.0
+    for one in (process, *process.children(recursive=True)):
+        for line in Path(f"/proc/{one.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                total += int(line.split()[1]) / 1024
+    return total
+
+
+async def _measure(console: Console, folder: Path) -> None:
+    settings = LocalSettings(receiver_port=0, frontend_port=0)
+    plan = make_plan(settings, folder / "run")
+    plan.pictures.mkdir(parents=True)
+    files = write_variants(folder / "pictures", PICTURES, largest=1024)
+    known_files = write_variants(folder / "known", len(_PEOPLE), largest=500)
+    known = [bare.encode(file)[0] for file in known_files]
+    for name, file in zip(_PEOPLE, known_files, strict=True):
+        target = folder / "run" / "store" / "known_people" / name
+        target.mkdir(parents=True)
+        shutil.copy(file, target)
+    supervisor = Supervisor(plan, cwd=folder, say=console.print)
+    bare_rates, our_rates = [], []
+    try:
+        await supervisor.start(lambda name: None)
+        async with httpx.AsyncClient(base_url=plan.api_url, timeout=30, trust_env=False) as client:
+            for turn in range(ROUNDS):
+                names = []
+                for file in files:
+                    names.append(f"{turn}-{file.name}")
+                    shutil.copy(file, plan.pictures / names[-1])
+                console.print(
+                    f"round {turn + 1} of {ROUNDS}: {PICTURES} pictures in the bare loop …"
+                )
+                bare_rates.append(await asyncio.to_thread(bare.pictures_per_second, files, known))
+                console.print(f"round {turn + 1} of {ROUNDS}: the same through the pipeline …")
+                our_rates.append(await _submit(client, names))
+        peaks = {
+            child.program.name: _peak_mebibytes(psutil.Process(child.pid))
+            for child in supervisor.children
+            if child.pid
+        }
+    finally:
+        await supervisor.stop()
+
+    table = Table(
+        "pictures/s",
+        "bare loop, pictures/s",
+        "ratio",
+        title=f"{PICTURES} pictures of up to 1024 px, as many recogniser processes as CPUs",
+    )
+    pairs = list(zip(our_rates, bare_rates, strict=True))
+    for ours, theirs in pairs:
+        table.add_row(f"{ours:.2f}", f"{theirs:.2f}", f"{ours / theirs:.2f}")
+    table.add_section()
+    median: Any = statistics.median(ours / theirs for ours, theirs in pairs)
+    table.add_row("", "median", f"{median:.2f}")
+    console.print(table)
+    memory = Table("process", "peak memory, MiB", title="Peak memory, with worker processes")
+    for name, peak in peaks.items():
+        memory.add_row(name, f"{peak:.0f}")
+    console.print(memory)
+
+
+def run(console: Console, folder: Path) -> None:
+    """Print the tables; bare loop and pipeline take turns."""
+    asyncio.run(_measure(console, folder))

@@ -1,0 +1,106 @@
+"""One identify over gRPC with few and very many known people."""
+
+import asyncio
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench import bare
+from scripts.bench.pictures import write_variants
+from services.common.facerecog.client import RecogniserClient
+from services.common.objects import ObjectStore
+from services.common.settings import ObjectStoreSettings
+from services.face_recog.adapters.pool import Pool
+from services.face_recog.adapters.server import Server
+from services.face_recog.domain import ENCODING_SIZE, Encoding, People
+from services.face_recog.service import Gallery, Identifier
+from services.testing.servers import free_port
+
+KNOWN: Final = (3, 10, 50)
+SYNTHETIC: Final = 100_000
+
+
+class _FixedGallery(Gallery):
+    """A gallery whose people are given, not read from a store."""
+
+    def __init__(self, store: ObjectStore, pool: Pool) -> None:
+        super().__init__(store, pool, prefix="known_people/", engine=pool.engine, parallel=1)
+
+    def show(self, encodings: dict[str, Encoding]) -> None:
+        """Replace the known people."""
+        self._people = People(encodings)
+
+
+def _synthetic(real: list[Encoding], number: int) -> dict[str, Encoding]:
+    """Return the real encodings and random ones of the same length, each another person's."""
+    random = np.random.default_rng(1)
+    made = random.normal(size=(max(0, number - len(real)), ENCODING_SIZE))
+    made *= np.linalg.norm(real[0]) / np.linalg.norm(made, axis=1, keepdims=True)
+    return {f"person {row}/1.jpg": encoding for row, encoding in enumerate([*real, *made])}
+
+
+async def _measure(console: Console, folder: Path, rounds: int) -> None:
+    known_files = write_variants(folder / "known", max(KNOWN), largest=300)
+    [picture] = write_variants(folder / "picture", 1, largest=900)
+    os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    console.print(f"Encoding {len(known_files)} known pictures …")
+    start = time.perf_counter()
+    real = [bare.encode(file)[0] for file in known_files]
+    encode_seconds = (time.perf_counter() - start) / len(known_files)
+
+    store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder / 'store'}"))
+    pool = Pool(size=1, queue_size=8, work_seconds=60)
+    await pool.start()
+    gallery = _FixedGallery(store, pool)
+    server = Server(
+        Identifier(store, pool, gallery), engine=pool.engine, connection_age=600, grace=1
+    )
+    port = free_port()
+    await server.start("127.0.0.1", port)
+    client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
+    galleries = {number: _synthetic(real[:number], number) for number in (*KNOWN, SYNTHETIC)}
+    seconds: dict[int, list[float]] = {number: [] for number in galleries}
+    content = picture.read_bytes()
+    for turn in range(rounds + 1):
+        for number, encodings in galleries.items():
+            gallery.show(encodings)
+            start = time.perf_counter()
+            await client.identify(content)
+            if turn:  # the first round warms up
+                seconds[number].append(time.perf_counter() - start)
+    await client.close()
+    await server.drain()
+    await server.stop()
+    await pool.close()
+
+    first = statistics.median(seconds[KNOWN[0]])
+    table = Table(
+        "known people",
+        "ms",
+        "against 3 known people",
+        "re-encoding them per request, s",
+        "ratio",
+        title=f"One identify, median of {rounds}",
+    )
+    for number, samples in seconds.items():
+        median = statistics.median(samples)
+        encoding = number * encode_seconds
+        table.add_row(
+            f"{number:,}",
+            f"{median * 1000:.0f}",
+            f"{median / first:.2f}",
+            f"{first + encoding:,.1f}" + (" (computed)" if number == SYNTHETIC else ""),
+            f"{median / (first + encoding):.4f}",
+        )
+    console.print(table)
+
+
+def run(console: Console, folder: Path, *, rounds: int = 15) -> None:
+    """Print the table; the galleries take turns, so that noise meets all of them."""
+    asyncio.run(_measure(console, folder, rounds))

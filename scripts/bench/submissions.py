@@ -1,0 +1,229 @@
+"""Acknowledged submissions against the bare driver that commits the same rows."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import urlopen
+
+import asyncmy
+import pymysql
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench import load
+from services.common.settings import DatabaseSettings
+from services.migrations.__main__ import migrate
+from services.testing.servers import MariaDb, free_port
+
+CLIENTS: Final = 32
+BULK: Final = 100
+MILLION: Final = 1_000_000
+
+_COLUMNS: Final = "path, name, status, attempt, due_at, created_at, updated_at"
+_INSERT: Final = f"INSERT INTO images ({_COLUMNS}) VALUES "
+_FILL_ROW: Final = "'filled/' || {0}, 'filled', 'processed', 1, NULL, {0}, {0}"
+
+
+def _rows(prefix: str, bulk: int) -> Iterator[list[tuple[object, ...]]]:
+    numbers = count()
+    while True:
+        now = time.time_ns() // 1_000_000
+        yield [
+            (path, path, "pending", 0, now + 10_000, now, now)
+            for path in (f"{prefix}/{next(numbers)}.jpg" for _ in range(bulk))
+        ]
+
+
+def _bare_sqlite(file: Path, prefix: str, bulk: int, seconds: float) -> float:
+    """Return rows a second from as many connections as the clients of the receiver."""
+    batches = _rows(prefix, bulk)
+    lock = threading.Lock()
+    until = time.perf_counter() + seconds
+    done = [0] * CLIENTS
+
+    def work(number: int) -> None:
+        connection = sqlite3.connect(file, timeout=30, isolation_level=None)
+        connection.execute("PRAGMA synchronous = FULL")
+        while time.perf_counter() < until:
+            with lock:
+                batch = next(batches)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(_INSERT + "(?, ?, ?, ?, ?, ?, ?)", batch)
+            connection.execute("COMMIT")
+            done[number] += bulk
+        connection.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done) / (time.perf_counter() - start)
+
+
+async def _bare_mariadb(port: int, database: str, prefix: str, bulk: int, seconds: float) -> float:
+    batches = _rows(prefix, bulk)
+    until = time.perf_counter() + seconds
+    done = 0
+
+    async def work() -> None:
+        nonlocal done
+        connection = await asyncmy.connect(
+            host="127.0.0.1", port=port, user="root", db=database, charset="utf8mb4"
+        )
+        async with connection.cursor() as cursor:
+            while time.perf_counter() < until:
+                # asyncmy turns this into one INSERT with many rows.
+                await cursor.executemany(_INSERT + "(%s, %s, %s, %s, %s, %s, %s)", next(batches))
+                await connection.commit()
+                done += bulk
+        await connection.ensure_closed()
+
+    start = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(CLIENTS)))
+    return done / (time.perf_counter() - start)
+
+
+class _Sqlite:
+    name = "SQLite"
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "bench.db"
+        self.url = f"sqlite+aiosqlite:///{self._file}"
+
+    def bare(self, prefix: str, bulk: int, seconds: float) -> float:
+        return _bare_sqlite(self._file, prefix, bulk, seconds)
+
+    def fill(self) -> None:
+        with contextlib.closing(sqlite3.connect(self._file)) as connection:
+            connection.execute(
+                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MILLION})"
+                f" INSERT INTO images ({_COLUMNS}) SELECT {_FILL_ROW.format('i')} FROM n"
+            )
+            connection.commit()
+
+
+class _MariaDb:
+    name = "MariaDB"
+
+    def __init__(self, server: MariaDb) -> None:
+        self._server = server
+        self.url = server.url("bench")
+        self._execute("CREATE DATABASE bench CHARACTER SET utf8mb4", database=None)
+
+    def bare(self, prefix: str, bulk: int, seconds: float) -> float:
+        return asyncio.run(_bare_mariadb(self._server.port, "bench", prefix, bulk, seconds))
+
+    def fill(self) -> None:
+        row = _FILL_ROW.format("seq").replace("'filled/' || seq", "CONCAT('filled/', seq)")
+        self._execute(
+            f"INSERT INTO images ({_COLUMNS}) SELECT {row} FROM seq_1_to_{MILLION}",
+            database="bench",
+        )
+
+    def _execute(self, statement: str, *, database: str | None) -> None:
+        with pymysql.connect(
+            host="127.0.0.1",
+            port=self._server.port,
+            user="root",
+            database=database,
+            autocommit=True,
+            read_timeout=600,
+        ) as connection:
+            connection.cursor().execute(statement)
+
+
+@contextlib.contextmanager
+def _receiver(url: str, folder: Path) -> Iterator[int]:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "DATABASE_URL": url,
+        "OBJECT_STORE_URL": f"file://{folder / 'store'}",
+        "FACE_RECOG_TARGET": "127.0.0.1:1",
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "LOG_LEVEL": "INFO",
+    }
+    with (folder / "receiver.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.receiver"], env=environment, stdout=log, stderr=log
+        )
+    try:
+        _wait_until(lambda: _ready(port))
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _ready(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit("the receiver did not become ready; see its log")
+        time.sleep(0.05)
+
+
+def run(console: Console, folder: Path, *, seconds: float = 8) -> None:
+    """Print the table; each row compares two neighbouring runs of ``seconds``."""
+    table = Table(
+        "database",
+        "rows before",
+        "paths a request",
+        "paths/s",
+        "p50 ms",
+        "p99 ms",
+        "bare driver rows/s",
+        "ratio",
+        title=f"Acknowledged submissions, {CLIENTS} keep-alive clients",
+    )
+    server = MariaDb(folder).start()
+    try:
+        databases: list[Any] = [_Sqlite(folder), _MariaDb(server)]
+        for database in databases:
+            migrate(DatabaseSettings(database_url=database.url))
+            for before in (0, MILLION):
+                if before:
+                    console.print(f"{database.name}: filling in a million rows …")
+                    database.fill()
+                for bulk in (1, BULK):
+                    console.print(f"{database.name}, {before:,} rows, {bulk} a request …")
+                    name = f"{before}-{bulk}"
+                    bare = database.bare(f"bare-{name}", bulk, seconds)
+                    with _receiver(database.url, folder) as port:
+                        load.submit(port, f"warm-{name}", bulk=bulk, clients=CLIENTS, seconds=1)
+                        ours = load.submit(
+                            port, f"ours-{name}", bulk=bulk, clients=CLIENTS, seconds=seconds
+                        )
+                    table.add_row(
+                        database.name,
+                        f"{before:,}",
+                        str(bulk),
+                        f"{ours.per_second:,.0f}",
+                        f"{ours.p50_ms:.1f}",
+                        f"{ours.p99_ms:.1f}",
+                        f"{bare:,.0f}",
+                        f"{ours.per_second / bare:.2f}",
+                    )
+    finally:
+        server.stop()
+    console.print(table)
