@@ -67,7 +67,7 @@ async def _measure(console: Console, folder: Path) -> None:
     supervisor = Supervisor(plan, cwd=folder, say=console.print)
     bare_rates, our_rates = [], []
     try:
-        await supervisor.start(lambda name: None)
+        await supervisor.start(lambda _: None)
         async with httpx.AsyncClient(base_url=plan.api_url, timeout=30, trust_env=False) as client:
             for turn in range(ROUNDS):
                 names = []
@@ -81,9 +81,7 @@ async def _measure(console: Console, folder: Path) -> None:
                 console.print(f"round {turn + 1} of {ROUNDS}: the same through the pipeline …")
                 our_rates.append(await _submit(client, names))
         peaks = {
-            child.program.name: _peak_mebibytes(psutil.Process(child.pid))
-            for child in supervisor.children
-            if child.pid
+            name: _peak_mebibytes(psutil.Process(pid)) for name, pid in supervisor.processes.items()
         }
     finally:
         await supervisor.stop()

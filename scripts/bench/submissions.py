@@ -107,7 +107,8 @@ class _Sqlite:
     def fill(self) -> None:
         with contextlib.closing(sqlite3.connect(self._file)) as connection:
             connection.execute(
-                f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MILLION})"
+                "WITH RECURSIVE n(i) AS"
+                f" (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MILLION})"
                 f" INSERT INTO images ({_COLUMNS}) SELECT {_FILL_ROW.format('i')} FROM n"
             )
             connection.commit()

@@ -237,6 +237,11 @@ class Supervisor:
         self._tasks = [asyncio.create_task(child.keep_running()) for child in self._children]
         await self._wait_ready(on_ready)
 
+    @property
+    def processes(self) -> dict[str, int]:
+        """The process id of each service that runs."""
+        return {child.program.name: child.pid for child in self._children if child.pid}
+
     async def wait(self) -> None:
         """Wait until something ends that is not started again, and raise what it raised."""
         # Not gather: cancelled, it would cancel the tasks that stop() still needs.

@@ -10,7 +10,9 @@ from services.testing.pipeline import Pipeline
 from services.testing.waiting import eventually
 
 TABLE = Path(__file__).parents[3] / "docs" / "metrics.md"
-ROW = re.compile(r"^\| `(?P<name>facestack_\w+)` \| (?P<labels>.*?) ?\| (?P<process>\w+) \|", re.M)
+ROW = re.compile(
+    r"^\| `(?P<name>facestack_\w+)` \| (?P<labels>.*?) ?\| (?P<process>\w+) \|", re.MULTILINE
+)
 PROCESSES = ["receiver", "image_processor", "face_recog", "redeemer", "frontend"]
 
 
