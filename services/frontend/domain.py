@@ -5,6 +5,7 @@ not break older pages.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -178,15 +179,19 @@ class Picture(_Model):
             case Status.PROCESSED:
                 return _count_faces(self.faces)
             case Status.FAILED:
-                return f"Attempt {self.attempt} failed and will be repeated: {self._reason}"
+                return f"Attempt {self.attempt} failed and will be repeated. {self.reason}"
             case Status.REJECTED:
-                return f"This picture cannot be used: {self._reason}"
+                return f"This picture cannot be used. {self.reason}"
             case Status.DEAD:
-                return f"Stopped after {self.attempt} attempts: {self._reason}"
+                return f"Stopped after {self.attempt} attempts. {self.reason}"
 
     @property
-    def _reason(self) -> str:
+    def reason(self) -> str:
+        """Say why it has no result, as a sentence; empty when nothing went wrong."""
+        if self.status not in {Status.FAILED, Status.REJECTED, Status.DEAD}:
+            return ""
         reason = (self.error or "no reason was given").strip()
+        reason = reason[:1].upper() + reason[1:]
         return reason if reason.endswith((".", "!", "?")) else f"{reason}."
 
     @property
@@ -404,8 +409,9 @@ def _mark(face: Face, frame: Frame) -> Mark:
 def _count_faces(faces: Sequence[Face]) -> str:
     if not faces:
         return "No face in this picture."
-    unknown = sum(face.person is None for face in faces)
-    total = f"{len(faces)} face{'s' if len(faces) > 1 else ''}"
-    if unknown == len(faces):
-        return f"{total}, {'none' if unknown > 1 else 'not'} known."
-    return f"{total}, {unknown} unknown." if unknown else f"{total} with a name."
+    words: dict[FaceKind, str] = {"known": "known", "ambiguous": "not sure", "unknown": "unknown"}
+    if len(faces) == 1:
+        return f"1 face, {words[faces[0].kind]}."
+    counts = Counter(face.kind for face in faces)
+    parts = [f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind]]
+    return f"{len(faces)} faces: {', '.join(parts)}."

@@ -170,9 +170,9 @@ def test_new_pictures_of_others_appear_on_top(site: Site) -> None:
     site.submit("first.txt", b"no picture 1")
     with site.open() as page:
         mark(page)
-        expect(page.locator(".card .row > h2")).to_have_text(["first.txt"])
+        expect(page.locator(".card-head > h2")).to_have_text(["first.txt"])
         site.submit("second.txt", b"no picture 2")
-        expect(page.locator(".card .row > h2")).to_have_text(["second.txt", "first.txt"])
+        expect(page.locator(".card-head > h2")).to_have_text(["second.txt", "first.txt"])
         assert_not_reloaded(page)
 
 
@@ -181,7 +181,7 @@ def test_people_are_added_and_removed(site: Site) -> None:
         mark(page)
         expect(page.get_by_role("heading", name="Nobody is known yet")).to_be_visible()
         page.get_by_label("Name").fill(GRACE)
-        page.get_by_label("A picture with this one face").set_input_files(sample(PHOTOS[GRACE]))
+        page.get_by_label("A picture with no other face").set_input_files(sample(PHOTOS[GRACE]))
         page.get_by_role("button", name="Add person").click()
         person = page.locator(".person", has=page.get_by_role("heading", name=GRACE, exact=True))
         expect(person).to_contain_text("1 known picture")
@@ -215,7 +215,7 @@ def test_a_picture_without_a_face_is_no_known_picture(site: Site) -> None:
             "mimeType": "image/jpeg",
             "buffer": jpeg(Image.new("RGB", (400, 300), "grey")),
         }
-        page.get_by_label("A picture with this one face").set_input_files(empty)
+        page.get_by_label("A picture with no other face").set_input_files(empty)
         page.get_by_role("button", name="Add person").click()
         expect(page.get_by_role("alert").filter(has_text="face")).to_be_visible()
         expect(page.get_by_label("Name")).to_have_value("Nobody")
@@ -230,7 +230,7 @@ def test_filters(site: Site) -> None:
     site.wait_status(site.submit("grace.jpg", mirrored(GRACE)), "processed")
     site.wait_status(site.submit("notes.txt", b"no picture 3"), "rejected")
     with site.open() as page:
-        names = page.locator(".card .row > h2")
+        names = page.locator(".card-head > h2")
         expect(names).to_have_text(["notes.txt", "grace.jpg", "eileen.jpg"])
         chips = page.get_by_role("navigation", name="Status")
         expect(chips.get_by_role("link", name="All 3")).to_be_visible()
@@ -254,7 +254,7 @@ def test_paging_over_200_pictures(site: Site) -> None:
     seen: list[str] = []
     with site.open() as page:
         for number in range(9):
-            names = page.locator(".card .row > h2")
+            names = page.locator(".card-head > h2")
             expect(names).to_have_count(24 if number < 8 else 18)
             seen += names.all_inner_texts()
             older = page.get_by_role("link", name="Older")
@@ -265,7 +265,7 @@ def test_paging_over_200_pictures(site: Site) -> None:
         expect(older).to_have_count(0)
         assert seen == paths[::-1]
         page.get_by_role("link", name="Newest").click()
-        expect(page.locator(".card .row > h2").first).to_have_text(paths[-1])
+        expect(page.locator(".card-head > h2").first).to_have_text(paths[-1])
         expect(page.get_by_role("link", name="Newest")).to_have_count(0)
 
 
@@ -278,7 +278,7 @@ def test_retry_and_delete_where_they_are_allowed(site: Site) -> None:
     with site.open() as page:
         mark(page)
         shown = card(page, "notes.txt")
-        expect(shown).to_contain_text("This picture cannot be used")
+        expect(shown.locator(".who")).to_have_attribute("title", re.compile("cannot be used"))
         expect(card(page, "grace.jpg").get_by_role("button", name="Try again")).to_have_count(0)
         shown.get_by_role("button", name="Try again").click()
         wait_for(lambda: site.call("GET", f"/images/{picture}")["updated_at"] != before)
@@ -398,15 +398,11 @@ def test_it_looks_right_on_a_desk_and_on_a_phone(site: Site) -> None:
     both = site.submit("two-pioneers.jpg", jpeg(together))
     wait_for(lambda: site.call("GET", "/status")["images"]["processed"] == 6)
     for name, path in (("pictures", "/"), ("picture", f"/images/{both}"), ("people", "/people")):
-        published = name != "people"
+        phone = "phone" if name == "pictures" else f"{name}-phone"
         with site.open(path, viewport={"width": 1200, "height": 820}) as page:
-            keep_screenshot(page, name, published=published)
+            keep_screenshot(page, name, published=name != "people")
         with site.open(path, color_scheme="dark") as page:
             keep_screenshot(page, f"{name}-dark")
         with site.open(path, viewport=PHONE, device_scale_factor=2, is_mobile=True) as page:
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            keep_screenshot(page, "phone" if name == "pictures" else f"{name}-phone")
-    with site.open("/", viewport=PHONE, device_scale_factor=2, is_mobile=True) as page:
-        page.locator(".filters").scroll_into_view_if_needed()
-        page.evaluate("scrollTo(0, 250)")
-        keep_screenshot(page, "phone", published=True)
+            keep_screenshot(page, phone, published=phone == "phone")

@@ -115,10 +115,10 @@ def test_a_face_in_words(shown: Face, kind: str, label: str, explanation: str) -
     ("people", "summary"),
     [
         ([], "No face in this picture."),
-        ([None], "1 face, not known."),
-        ([None, None], "2 faces, none known."),
-        (["Ada", None], "2 faces, 1 unknown."),
-        (["Ada"], "1 face with a name."),
+        ([None], "1 face, unknown."),
+        ([None, None], "2 faces: 2 unknown."),
+        (["Ada", None], "2 faces: 1 known, 1 unknown."),
+        (["Ada"], "1 face, known."),
     ],
 )
 def test_a_result_in_words(people: list[str | None], summary: str) -> None:

@@ -168,17 +168,18 @@ async def test_only_allowed_actions_are_offered(
         ("pending", "Waiting for its turn."),
         ("processing", "Looking for faces."),
         ("processed", "No face in this picture."),
-        ("failed", "Attempt 2 failed and will be repeated: out of luck."),
-        ("rejected", "This picture cannot be used: out of luck."),
-        ("dead", "Stopped after 2 attempts: out of luck."),
+        ("failed", "Attempt 2 failed and will be repeated. Out of luck."),
+        ("rejected", "This picture cannot be used. Out of luck."),
+        ("dead", "Stopped after 2 attempts. Out of luck."),
     ],
 )
 async def test_status_in_words(
     page: httpx.AsyncClient, receiver: FakeReceiver, status: str, words: str
 ) -> None:
     receiver.images = [image_json(1, status=status, error="out of luck", attempt=2)]
-    for path in ("/", "/images/1"):
-        assert words in (await page.get(path)).text
+    assert words in (await page.get("/images/1")).text
+    # The card's badge says the rest.
+    assert words.rpartition(". ")[2] in (await page.get("/")).text
 
 
 async def test_what_is_away_is_said(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
