@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from services.common.database import DatabaseUnavailableError
 from services.common.logs import Outage
 
@@ -91,7 +93,7 @@ class RowPoller:
         self._not_before = {key: at for key, at in self._not_before.items() if at > now}
         try:
             ids = await self._pending(_BATCH + len(self._not_before))
-        except DatabaseUnavailableError as error:
+        except (DatabaseUnavailableError, SQLAlchemyError) as error:  # the latter: no such table
             self._database.failed(error)
             self._rest = min(self._rest * 2, _MAX_REST_SECONDS)
             return False

@@ -109,6 +109,19 @@ async def test_with_polled_rows_an_outage_stops_the_polling_and_fails_no_image(
         assert set(await connection.scalars(sa.select(images.c.attempt))) == {1}
 
 
+async def test_polling_goes_on_when_the_rows_are_there_at_last(bench: Any) -> None:
+    async with bench.database.transaction() as connection:
+        await connection.execute(sa.text("ALTER TABLE images RENAME TO not_yet"))
+    away = Outage("database")
+    queue = RowPoller(bench.rows.pending, poll_seconds=0.01, database=away)
+    bench.start(queue)
+    await eventually(lambda: away.away)
+    async with bench.database.transaction() as connection:
+        await connection.execute(sa.text("ALTER TABLE not_yet RENAME TO images"))
+    await bench.submit(b"face")
+    await _back(bench, 1)
+
+
 async def test_two_processors_share_polled_rows(bench: Any) -> None:
     ids = await bench.submit(*[b"face"] * 40)
     for _ in range(2):
