@@ -1,5 +1,6 @@
 """The runner and the demo as a person starts them, with all real services."""
 
+import json
 import os
 import re
 import shutil
@@ -160,6 +161,12 @@ def test_missing_samples_are_one_line(tmp_path: Path) -> None:
     assert demo.stdout == ""
 
 
+def drained_at(log: Path) -> str:
+    """Return when a service was told to drain."""
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    return str(next(entry["timestamp"] for entry in entries if entry["event"] == "draining"))
+
+
 def test_run_answers_and_ctrl_c_drains_it(running: Run) -> None:
     assert httpx.get(running.address("Page"), follow_redirects=True).status_code == 200
     api = running.address("API")
@@ -178,6 +185,10 @@ def test_run_answers_and_ctrl_c_drains_it(running: Run) -> None:
     # A child that was killed, or ended with another code than 0, would be named.
     assert running.output[running.output.index("Stopping") :].count("\n") == 2, running.output
     assert [process for process in family if lives(process)] == []
+    drained = {name: drained_at(running.logs / f"{name}.log") for name in SERVICES}
+    assert drained["frontend"] < drained["receiver"]
+    assert drained["receiver"] < min(drained["image_processor"], drained["redeemer"])
+    assert max(drained["image_processor"], drained["redeemer"]) < drained["face_recog"]
 
 
 @pytest.mark.parametrize("setting", ["RECEIVER_PORT", "FRONTEND_PORT"])
