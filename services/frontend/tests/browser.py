@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Locator, Page
 
 from services.testing.pipeline import Pipeline
 from services.testing.samples import sample
@@ -65,6 +65,11 @@ def mirrored(person: str) -> bytes:
     return jpeg(image.resize((image.width * 4 // 5, image.height * 4 // 5)), 80)
 
 
+def as_file(content: bytes) -> FilePayload:
+    """Return a picture as a person chooses it in a form."""
+    return {"name": "chosen.jpg", "mimeType": "image/jpeg", "buffer": content}
+
+
 def wait_for(condition: Callable[[], object], *, seconds: float = 20) -> None:
     """Return when the condition holds."""
     deadline = time.monotonic() + seconds
@@ -89,15 +94,14 @@ class Site:
             base_url=self.pipeline.page_url, **{"viewport": viewport, **options}
         ) as context:
             page = context.new_page()
-            page.on(
-                "console",
-                lambda message: (
-                    message.type in {"error", "warning"} and self.complaints.append(message.text)
-                ),
-            )
+            page.on("console", self._note)
             page.on("pageerror", lambda error: self.complaints.append(str(error)))
             page.goto(path)
             yield page
+
+    def _note(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call the receiver as another client would."""
