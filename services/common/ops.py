@@ -146,7 +146,7 @@ class ObservedApp:
             route = scope.get("route")
             # Unknown paths and methods share one name, or a scanner would make a metric per guess.
             if route and status != HTTPStatus.METHOD_NOT_ALLOWED:
-                operation = f"{scope['method']} {route.path}"
+                operation = f"{scope['method']} {route.path_format}"
             else:
                 operation = "unmatched"
             metrics.record(

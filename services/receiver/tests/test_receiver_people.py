@@ -107,6 +107,11 @@ async def test_a_recogniser_that_is_away_refuses_enrolment_only(
     assert (await plain.post("/image/post", json={"path": "a"})).status_code == 202
 
 
+def stored_files(settings: ReceiverSettings) -> list[Path]:
+    folder = Path(settings.object_store_url.removeprefix("file://"))
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 async def seed_faces(
     client: httpx.AsyncClient,
     settings: ReceiverSettings,
@@ -227,8 +232,8 @@ async def test_a_face_that_is_not_there_is_not_found(
     image_id = await seed_faces(plain, plain_settings, ONE, (10, 10, 50, 50))
     assert (await name_face(plain, "Ada", image_id, 1)).status_code == 404
     assert (await name_face(plain, "Ada", image_id + 1, 0)).status_code == 404
-    for path in Path(plain_settings.object_store_url.removeprefix("file://")).rglob("uploads/*"):
-        path.unlink()
+    for file in stored_files(plain_settings):
+        file.unlink()
     assert (await name_face(plain, "Ada", image_id, 0)).status_code == 404
 
 
@@ -250,15 +255,13 @@ async def test_a_name_that_cannot_be_a_key_is_refused(plain: httpx.AsyncClient, 
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize(
-    "name", ["<b>x</b>", "Zoë", "名前", "a.b c", "100% & more?#", "'", "x" * 100]
-)
-async def test_any_other_name_works_everywhere(client: httpx.AsyncClient, name: str) -> None:
-    enrolled = (await enrol(client, name, ONE)).json()
-    assert enrolled["person"] == name
-    address = f"/people/{quote(name, safe='')}"
-    assert (await client.get(f"{address}/pictures/{enrolled['id']}")).content == ONE
-    assert (await client.delete(address)).status_code == 204
+async def test_any_other_name_works_everywhere(client: httpx.AsyncClient) -> None:
+    for name in ("<b>x", "Zoë", "名前", "a.b c", "100% & more?#", "'", "x" * 100):
+        enrolled = (await enrol(client, name, ONE)).json()
+        assert enrolled["person"] == name
+        address = f"/people/{quote(name, safe='')}"
+        assert (await client.get(f"{address}/pictures/{enrolled['id']}")).content == ONE
+        assert (await client.delete(address)).status_code == 204
 
 
 async def test_a_name_is_kept_in_its_composed_form(client: httpx.AsyncClient) -> None:

@@ -241,7 +241,7 @@ async def test_a_client_that_goes_away_does_not_disturb_the_others() -> None:
 
 
 def _rings(result: str) -> float:
-    return RINGS.labels(result)._value.get()
+    return float(RINGS.labels(result)._value.get())
 
 
 async def test_rings_beyond_the_buffer_are_dropped_and_counted() -> None:

@@ -54,31 +54,30 @@ async def test_twenty_clients_with_one_content_make_one_row(
     assert len(stored(settings)) == 1
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("<img src=x onerror=1>.jpg", "<img src=x onerror=1>.jpg"),
-        ("日本 ü.png", "日本 ü.png"),
-        ("../../etc/passwd", "../../etc/passwd"),
-        ("x" * 300 + ".jpeg", "x" * 250 + ".jpeg"),
-        ("a\x07b\x9f.png", "ab.png"),
-        ("\x07", "picture"),
-    ],
-)
 async def test_a_name_is_kept_as_given_without_control_characters(
-    client: httpx.AsyncClient, given: str, kept: str
+    client: httpx.AsyncClient,
 ) -> None:
-    # Written by hand: a client library would escape what is tested here.
-    body = (
-        b'--b\r\nContent-Disposition: form-data; name="files"; filename="'
-        + given.encode()
-        + b'"\r\n\r\ncontent\r\n--b--\r\n'
-    )
-    answer = await client.post(
-        "/images", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"}
-    )
-    assert answer.status_code == 202, answer.text
-    assert (await client.get(answer.json()["images"][0]["location"])).json()["name"] == kept
+    names = {
+        "<img src=x onerror=1>.jpg": "<img src=x onerror=1>.jpg",
+        "日本 ü.png": "日本 ü.png",
+        "../../etc/passwd": "../../etc/passwd",
+        "x" * 300 + ".jpeg": "x" * 250 + ".jpeg",
+        "a\x07b\x9f.png": "ab.png",
+        "\x07": "picture",
+    }
+    for given, kept in names.items():
+        # Written by hand: a client library would escape what is tested here.
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="files"; filename="'
+            + given.encode()
+            + f'"\r\n\r\ncontent of {given}\r\n--b--\r\n'.encode()
+        )
+        answer = await client.post(
+            "/images", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"}
+        )
+        assert answer.status_code == 202, answer.text
+        image = (await client.get(answer.json()["images"][0]["location"])).json()
+        assert image["name"] == kept
 
 
 async def test_one_bad_file_refuses_the_upload_and_stores_nothing(

@@ -46,7 +46,7 @@ _STATUS_SECONDS: Final = 2.0
 
 _JSON_REFERENCE_BYTES: Final = 64 * 1024
 
-_Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[42])]
+_Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[1])]
 _PictureId = Annotated[
     int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
 ]
@@ -58,6 +58,9 @@ _Name = Annotated[
         examples=["Grace Hopper"],
     ),
 ]
+
+
+_KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
 
 
 class Api:
@@ -86,7 +89,12 @@ class Api:
 def create_app(api: Api, *, max_in_flight: int) -> FastAPI:
     """Return the whole HTTP interface."""
     app = FastAPI(
-        version="1", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+        version="1",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
     )
     _add_submissions(app, api)
     _add_images(app, api)
@@ -128,7 +136,12 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         summary="Submit many pictures",
         description="Submit up to 1000 pictures that are in the object store: all or none.",
         response_model=documents.AcceptedListDocument,
-        responses=openapi.errors(413, 415, 422),
+        responses=_linked(
+            202,
+            "Every row is durable.",
+            openapi.image_links("/images/0/id"),
+            openapi.errors(413, 415, 422),
+        ),
         openapi_extra=openapi.body(openapi.json_body(documents.PathsDocument)),
     )
     async def submit_many(request: Request) -> Response:
@@ -146,7 +159,12 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         description="Upload 1 to 20 files of at most 20 MiB. They are stored by their content, so"
         " the same content gives the first one's id. What is no picture is rejected later.",
         response_model=documents.AcceptedListDocument,
-        responses=openapi.errors(413, 415, 422),
+        responses=_linked(
+            202,
+            "Every row is durable.",
+            openapi.image_links("/images/0/id"),
+            openapi.errors(413, 415, 422),
+        ),
         openapi_extra=openapi.body({bodies.MULTIPART: {"schema": openapi.FILES}}),
     )
     async def upload(request: Request) -> Response:
@@ -169,7 +187,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         summary="List images",
         description="Newest first.",
         response_model=documents.ImagePageDocument,
-        responses=openapi.errors(422),
+        responses=_linked(200, "A page.", openapi.image_links("/images/0/id"), openapi.errors(422)),
     )
     async def list_images(
         status: Annotated[Status | None, Query(description="Only with this status.")] = None,
@@ -187,7 +205,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         return json_response(page_view(page))
 
     @app.get(
-        "/images/{image_id}",
+        "/images/{image_id:int}",
         summary="Get an image and its faces",
         response_model=documents.ImageDocument,
         responses=openapi.errors(404, 422),
@@ -196,7 +214,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         return json_response(image_view(await api.images.get(image_id)))
 
     @app.get(
-        "/images/{image_id}/picture",
+        "/images/{image_id:int}/picture",
         summary="Get the picture file",
         response_class=Response,
         responses=_picture(openapi.errors(404, 422)),
@@ -205,7 +223,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         return _file(await api.images.picture(image_id))
 
     @app.post(
-        "/images/{image_id}/retry",
+        "/images/{image_id:int}/retry",
         status_code=202,
         summary="Try a rejected or dead image again",
         response_model=documents.ImageDocument,
@@ -215,7 +233,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         return json_response(image_view(await api.images.retry(image_id)), 202)
 
     @app.delete(
-        "/images/{image_id}",
+        "/images/{image_id:int}",
         status_code=204,
         summary="Delete an image, its faces and its picture",
         responses=openapi.errors(404, 422),
@@ -230,7 +248,15 @@ def _add_people(app: FastAPI, api: Api) -> None:
         "/people",
         summary="List people and their known pictures",
         response_model=documents.PeopleDocument,
-        responses=openapi.errors(),
+        responses=_linked(
+            200,
+            "Everybody.",
+            openapi.links(
+                enrol=("enrol", {"name": "$response.body#/people/0/name"}),
+                forget=("delete_person", {"name": "$response.body#/people/0/name"}),
+            ),
+            openapi.errors(),
+        ),
     )
     async def list_people() -> Response:
         return json_response(people_view(await api.enrolment.all()))
@@ -242,7 +268,16 @@ def _add_people(app: FastAPI, api: Api) -> None:
         description="Upload a file, or name a face of a submitted picture, which is cut out and"
         " gets the name in its result. Refused unless it shows exactly one face.",
         response_model=documents.EnrolledDocument,
-        responses=openapi.errors(404, 409, 413, 415, 422),
+        responses=_linked(
+            201,
+            "The known picture is stored.",
+            openapi.links(
+                look=("get_known", _KNOWN),
+                forget=("delete_known", _KNOWN),
+                forget_person=("delete_person", {"name": _KNOWN["name"]}),
+            ),
+            openapi.errors(404, 409, 413, 415, 422),
+        ),
         openapi_extra=openapi.body(
             {
                 bodies.MULTIPART: {
@@ -271,7 +306,7 @@ def _add_people(app: FastAPI, api: Api) -> None:
         return json_response(enrolled_view(known), 201)
 
     @app.get(
-        "/people/{name}/pictures/{picture_id}",
+        "/people/{name}/pictures/{picture_id:int}",
         summary="Get the file of a known picture",
         response_class=Response,
         responses=_picture(openapi.errors(404, 422)),
@@ -291,7 +326,7 @@ def _add_people(app: FastAPI, api: Api) -> None:
         return Response(status_code=204)
 
     @app.delete(
-        "/people/{name}/pictures/{picture_id}",
+        "/people/{name}/pictures/{picture_id:int}",
         status_code=204,
         summary="Forget a known picture",
         description="The person stays, also without pictures.",
@@ -397,9 +432,19 @@ def _located(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict
         "schema": {"type": "string", "pattern": "^/images/[1-9][0-9]*$"},
     }
     return {
-        202: {"description": "The row is durable.", "headers": {"Location": header}},
+        202: {
+            "description": "The row is durable.",
+            "headers": {"Location": header},
+            "links": openapi.image_links("/id"),
+        },
         **responses,
     }
+
+
+def _linked(
+    status: int, description: str, links: dict[str, Any], others: dict[int | str, dict[str, Any]]
+) -> dict[int | str, dict[str, Any]]:
+    return {status: {"description": description, "links": links}, **others}
 
 
 def _picture(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:

@@ -14,7 +14,11 @@ from services.receiver.domain import MAX_BATCH
 # A part is anything but . and .., without / and control characters.
 _CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
 _FIRST: Final = r"[^/.\x00-\x1f\x7f-\x9f]"
-_PART: Final = rf"(?:{_FIRST}|\.{_FIRST}|\.\.{_CHARACTER}){_CHARACTER}{{0,196}}"
+_PART: Final = (
+    rf"(?:{_FIRST}{_CHARACTER}{{0,199}}"
+    rf"|\.{_FIRST}{_CHARACTER}{{0,198}}"
+    rf"|\.\.{_CHARACTER}{{1,198}})"
+)
 PATH_PATTERN: Final = rf"^{_PART}(?:/{_PART})*$"
 
 Path = Annotated[

@@ -73,6 +73,25 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def links(**targets: tuple[str, dict[str, str]]) -> dict[str, Any]:
+    """Say which operations take values of a response: name -> (parameter -> expression)."""
+    return {
+        name: {"operationId": operation, "parameters": parameters}
+        for name, (operation, parameters) in targets.items()
+    }
+
+
+def image_links(pointer: str) -> dict[str, Any]:
+    """Return links to what can be done with the image whose id is at the pointer."""
+    expression = {"image_id": f"$response.body#{pointer}"}
+    return links(
+        look=("get_image", expression),
+        picture=("get_picture", expression),
+        retry=("retry", expression),
+        delete=("delete_image", expression),
+    )
+
+
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """Describe a JSON body."""
     return {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}

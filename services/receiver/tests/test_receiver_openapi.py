@@ -1,0 +1,111 @@
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from services.common.images import InvalidPathError, check_path
+from services.receiver.adapters.http import documents
+from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.conftest import (
+    FakeRecogniser,
+    Launch,
+    draw,
+    encode,
+)
+
+CONFIG = """
+[[operations]]
+include-name = "POST /people/{name}/pictures"
+# Whether a file shows exactly one face is nothing that a schema can say: a well-formed picture
+# without one is refused with 422, as the document says.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+"""
+
+
+async def test_schemathesis_finds_nothing(
+    launch: Launch, plain_settings: ReceiverSettings, tmp_path: Path
+) -> None:
+    process = launch(plain_settings)
+    async with httpx.AsyncClient(base_url=process.url) as client:
+        # Something to find behind every address.
+        picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
+        await client.post("/images", files={"files": ("a.png", picture)})
+        # The name is the document's example.
+        address = "/people/Grace%20Hopper/pictures"
+        answer = await client.post(address, files={"file": ("a.png", picture)})
+        assert answer.status_code == 201
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    # Not waited for in this thread: the fake recogniser answers in its loop.
+    tester = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "schemathesis",
+        f"--config-file={tmp_path / 'schemathesis.toml'}",
+        "run",
+        f"{process.url}/openapi.json",
+        "--checks=all",
+        "--phases=examples,coverage,fuzzing,stateful",
+        "--max-examples=30",
+        "--seed=1",
+        "--no-color",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,
+    )
+    output = (await tester.communicate())[0].decode()
+    assert tester.returncode == 0, output
+    assert "14 selected / 14 total" in output
+    assert "Traceback" not in process.log.read_text()
+
+
+async def test_answers_are_what_the_document_says(
+    plain: httpx.AsyncClient, recogniser: FakeRecogniser
+) -> None:
+    picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
+    uploaded = await plain.post("/images", files={"files": ("a.png", picture)})
+    enrolled = await plain.post("/people/Ada/pictures", files={"file": ("a.png", picture)})
+    answers: list[tuple[type[BaseModel], httpx.Response]] = [
+        (documents.AcceptedListDocument, uploaded),
+        (documents.AcceptedDocument, await plain.post("/image/post", json={"path": "a"})),
+        (documents.ImageDocument, await plain.get("/images/1")),
+        (documents.ImagePageDocument, await plain.get("/images")),
+        (documents.EnrolledDocument, enrolled),
+        (documents.PeopleDocument, await plain.get("/people")),
+        (documents.StatusDocument, await plain.get("/status")),
+        (documents.Problem, await plain.get("/images/99")),
+    ]
+    for model, answer in answers:
+        document = answer.json()
+        parsed = model.model_validate(document, strict=False)
+        # Nothing is missing and nothing is there beyond the model.
+        dumped = parsed.model_dump(mode="json", exclude_unset=True)
+        assert dumped == document
+
+
+def test_the_pattern_of_a_path_says_what_is_checked() -> None:
+    for path in ("a", ".a", "..a", "...", "a/b", "a/.b", "日本.png", "a b", "a\\b", "x" * 200):
+        assert check_path(path) == path
+        assert re.search(documents.PATH_PATTERN, path)
+    for path in ("", ".", "..", "/a", "a/", "a//b", "a/./b", "a/..", "http://a", "a\n", "a\x85"):
+        with pytest.raises(InvalidPathError):
+            check_path(path)
+        assert not re.fullmatch(documents.PATH_PATTERN, path)
+
+
+async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.AsyncClient) -> None:
+    page = await plain.get("/docs")
+    document = (await plain.get("/openapi.json")).json()
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "<script" not in page.text
+    assert not re.search(r'(src|href)="(?!/openapi\.json|#)', page.text)
+    operations = [
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    ]
+    assert len(operations) == 14
+    for method, path in operations:
+        assert f"<h2><b>{method}</b>{path}</h2>" in page.text
+    for name in document["components"]["schemas"]:
+        assert f'id="{name}"' in page.text
+    assert "HTTPValidationError" not in page.text
