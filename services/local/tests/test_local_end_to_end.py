@@ -183,7 +183,7 @@ def test_run_answers_and_ctrl_c_drains_it(running: Run) -> None:
     stopped = re.search(r"Stopped in ([0-9.]+) s", running.output)
     assert stopped, running.output
     # A child that was killed, or ended with another code than 0, would be named.
-    assert running.output[running.output.index("Stopping") :].count("\n") == 2, running.output
+    assert not re.search("killed|ended with|ended by", running.output), running.output
     assert [process for process in family if lives(process)] == []
     drained = {name: drained_at(running.logs / f"{name}.log") for name in SERVICES}
     assert drained["frontend"] < drained["receiver"]
