@@ -3,11 +3,15 @@
 import multiprocessing
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
-import face_recognition
 import numpy as np
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+    import face_recognition
 
 _known: list[Any] = []
 

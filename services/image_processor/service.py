@@ -114,6 +114,9 @@ class Pictures(Protocol):
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return an object, or raise the errors of ``services.common.objects``."""
 
+    async def check(self) -> None:
+        """Raise ``ObjectStoreUnavailableError`` when the store does not answer."""
+
 
 class Recogniser(Protocol):
     """face_recog."""
@@ -269,13 +272,21 @@ class Processor:
         except (InvalidPathError, ObjectTooLargeError) as error:
             return Rejected(str(error))
         except ObjectStoreUnavailableError as error:
-            self._store.failed(error)
-            return Failed(str(error))
+            return await self._unread(error)
         except Exception as error:
             log.exception("unexpected error")
             return Failed(f"unexpected error: {error!r}")
         self._breaker.success()
         return result
+
+    async def _unread(self, error: ObjectStoreUnavailableError) -> Outcome:
+        try:
+            await self._pictures.check()
+        except ObjectStoreUnavailableError:
+            # An outage of the whole store uses up no attempt.
+            self._store.failed(error)
+            return Released(str(error))
+        return Failed(str(error))
 
     def _unanswered(self, error: RecogniserError) -> Outcome:
         match error:

@@ -274,15 +274,24 @@ class RecogniserServer:
 
 
 class FakePictures:
-    """The object store port in memory; ``up = False``: it does not answer."""
+    """The object store port in memory; ``up = False``: it does not answer.
+
+    What is in ``damaged`` cannot be read, although the store answers.
+    """
 
     def __init__(self) -> None:
         self.up = True
         self.objects: dict[str, bytes] = {}
+        self.damaged: set[str] = set()
 
-    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+    async def check(self) -> None:
         if not self.up:
             raise ObjectStoreUnavailableError("no answer")
+
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        await self.check()
+        if key in self.damaged:
+            raise ObjectStoreUnavailableError("input/output error")
         if key not in self.objects:
             raise ObjectNotFoundError(key)
         return self.objects[key]

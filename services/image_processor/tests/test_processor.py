@@ -262,24 +262,30 @@ async def test_what_is_in_flight_when_the_breaker_opens_is_released(bench: Any) 
     assert bench.recogniser.working == 0
 
 
-async def test_a_store_that_is_away_fails_the_image_for_a_while_and_is_said_once(
-    bench: Any,
-) -> None:
+async def test_a_store_that_is_away_uses_up_no_attempt_and_is_said_once(bench: Any) -> None:
     bench.pictures.up = False
     ids = await bench.submit(b"face", b"face")
     with structlog.testing.capture_logs() as logs:
         bench.start()
         for image_id in ids:
             bench.queue.put(image_id)
-        await _settled(bench, "failed", "failed")
+        await eventually(lambda: [entry["event"] for entry in logs].count("attempt ended") >= 4)
         bench.pictures.up = True
-        bench.clock.advance(3)
-        for image_id in ids:
-            bench.queue.put(image_id)
         await _settled(bench, "processed", "processed")
+    assert [(await bench.row(image_id)).attempt for image_id in ids] == [1, 1]
     events = [entry["event"] for entry in logs]
     assert events.count("object store is away") == 1
     assert events.count("object store is back") == 1
+
+
+async def test_one_picture_that_cannot_be_read_fails_alone(bench: Any) -> None:
+    damaged, other = await bench.submit(b"face", b"face")
+    bench.pictures.damaged.add(f"pictures/{(await bench.row(damaged)).path}")
+    bench.start()
+    bench.queue.put(damaged)
+    bench.queue.put(other)
+    await _settled(bench, "failed", "processed")
+    assert "input/output error" in (await bench.row(damaged)).error
 
 
 async def test_an_unexpected_error_fails_the_image_and_not_the_processor(
