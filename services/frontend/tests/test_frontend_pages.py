@@ -285,6 +285,14 @@ async def test_static_files_are_cached_for_ever_by_version(page: httpx.AsyncClie
     assert (await page.get("/static/app.js?v=old")).headers["Cache-Control"] == "no-cache"
 
 
+async def test_the_style_sheet_knows_every_position_of_a_picture_in_a_card(
+    page: httpx.AsyncClient,
+) -> None:
+    style = (await page.get("/static/style.css")).text
+    found = re.findall(r"\.at-(\d+) \{ object-position: (\d+)% (\d+)%; \}", style)
+    assert found == [(str(n), str(n), str(n)) for n in range(0, 101, 5)]
+
+
 # Actions
 
 

@@ -223,7 +223,8 @@ async def test_what_cannot_be_shown_has_a_placeholder(
 async def test_a_file_larger_than_any_picture_is_not_read_to_its_end(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    receiver.answers = {"GET /images/5/picture": httpx.Response(200, content=bytes(21 * 2**20))}
+    content = encoded(two_halves("red", "blue")) + bytes(21 * 2**20)
+    receiver.answers = {"GET /images/5/picture": httpx.Response(200, content=content)}
     assert (await page.get("/images/5/thumbnail")).headers["Content-Type"] == "image/svg+xml"
 
 
