@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.common.images import MAX_PART_BYTES, Status
 
@@ -61,16 +61,14 @@ class InvalidError(ReceiverError):
         self.faults = tuple(faults)
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(NamedTuple):  # a tuple: bulk submissions make many
     """A picture to recognise: its key below ``pictures/`` and the name that people see."""
 
     path: str
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A durable row for a submission, and whether it was there before."""
 
     id: int

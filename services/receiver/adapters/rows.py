@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import orjson
 import sqlalchemy as sa
 
 from services.common.clock import Clock
@@ -25,6 +26,24 @@ _RETRY_CODES: Final = frozenset({1205, 1213})
 
 _RUNS: Final = 4
 
+# One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,
+# [[path, name], ...]: the database takes it apart in half the time that the driver needs to quote
+# every value. Path and name fit their columns, so IGNORE has nothing else to ignore.
+_INSERT_SQLITE: Final = """
+INSERT OR IGNORE INTO images (status, attempt, due_at, created_at, updated_at, path, name)
+SELECT ?, 0, ?, ?, ?, json_extract(value, '$[0]'), json_extract(value, '$[1]')
+FROM json_each(?)
+RETURNING id, path
+"""
+_INSERT_MARIADB: Final = """
+INSERT IGNORE INTO images (status, attempt, due_at, created_at, updated_at, path, name)
+SELECT %s, 0, %s, %s, %s, path, name FROM JSON_TABLE(%s, '$[*]' COLUMNS (
+  path VARCHAR(512) CHARACTER SET utf8mb4 PATH '$[0]',
+  name VARCHAR(255) CHARACTER SET utf8mb4 PATH '$[1]'
+)) AS submitted
+RETURNING id, path
+"""
+
 
 class DatabaseRows:
     """The port ``Rows`` on a database."""
@@ -32,6 +51,7 @@ class DatabaseRows:
     def __init__(self, database: Database, now: Clock) -> None:
         self._database = database
         self._now = now
+        self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path."""
@@ -51,10 +71,13 @@ class DatabaseRows:
         async with self._database.transaction() as connection:
             # A row that is deleted between the two statements is inserted in the next turn.
             while missing:
-                statement, parameters = self._insert(missing)
-                inserted = await connection.exec_driver_sql(statement, parameters)
-                for row in inserted:
-                    rows[row.path] = Accepted(row.id, row.path, Status.PENDING, duplicate=False)
+                now = self._now()
+                content = orjson.dumps(missing, default=tuple).decode()
+                inserted = await connection.exec_driver_sql(
+                    self._insert, (Status.PENDING, now + RING_AFTER_MS, now, now, content)
+                )
+                for image_id, path in inserted:
+                    rows[path] = Accepted(image_id, path, Status.PENDING, duplicate=False)
                 missing = [one for one in missing if one.path not in rows]
                 if not missing:
                     break
@@ -67,24 +90,6 @@ class DatabaseRows:
                     rows[path] = Accepted(image_id, path, status, duplicate=True)
                 missing = [one for one in missing if one.path not in rows]
         return rows
-
-    def _insert(self, submissions: Sequence[Submission]) -> tuple[str, tuple[str, ...]]:
-        """Return one INSERT of all rows that leaves out paths that exist.
-
-        Written out, because compiling it takes longer than the database needs to run it. Path and
-        name fit their columns, so IGNORE has nothing else to ignore.
-        """
-        now = self._now()
-        sqlite = self._database.is_sqlite
-        mark = "?" if sqlite else "%s"
-        row = f"({mark},{mark},'{Status.PENDING}',0,{now + RING_AFTER_MS},{now},{now})"
-        return (
-            f"INSERT {'OR IGNORE' if sqlite else 'IGNORE'} INTO images"  # noqa: S608, no outside text
-            " (path, name, status, attempt, due_at, created_at, updated_at) VALUES "
-            + ",".join([row] * len(submissions))
-            + " RETURNING id, path",
-            tuple(value for one in submissions for value in (one.path, one.name)),
-        )
 
     async def get(self, image_id: int) -> Image | None:
         """Return an image with its faces."""
