@@ -74,3 +74,5 @@ def configure(service: str, level: str) -> None:
     # One line per request of a library says nothing that our own metrics do not.
     for noisy in ("httpx", "httpcore", "aiosqlite", "tornado.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It repeats what the server notes, such as each row that INSERT IGNORE left out.
+    logging.getLogger("asyncmy").setLevel(logging.ERROR)

@@ -1,5 +1,6 @@
 """Wires the receiver together and runs it."""
 
+import gc
 import socket
 
 import uvloop
@@ -75,6 +76,10 @@ class Receiver:
 async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
     """Serve until SIGTERM, then drain."""
     receiver = Receiver(settings)
+    # What was loaded lives as long as the process, and requests leave no cycles worth looking for
+    # every few hundred objects: without this, a third of the time goes into collecting nothing.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     receiver.lifecycle.install_signal_handlers()
     try:
         await ops.serve_http(receiver.app, listener, receiver.lifecycle)
