@@ -76,8 +76,8 @@ class DatabaseRows:
                 inserted = await connection.exec_driver_sql(
                     self._insert, (Status.PENDING, now + RING_AFTER_MS, now, now, content)
                 )
-                for image_id, path in inserted:
-                    rows[path] = Accepted(image_id, path, Status.PENDING, duplicate=False)
+                for row in inserted:
+                    rows[row.path] = Accepted(row.id, row.path, Status.PENDING, duplicate=False)
                 missing = [one for one in missing if one.path not in rows]
                 if not missing:
                     break
@@ -86,8 +86,8 @@ class DatabaseRows:
                         images.c.path.in_([one.path for one in missing])
                     )
                 )
-                for image_id, path, status in known:
-                    rows[path] = Accepted(image_id, path, status, duplicate=True)
+                for found in known:
+                    rows[found.path] = Accepted(found.id, found.path, found.status, duplicate=True)
                 missing = [one for one in missing if one.path not in rows]
         return rows
 

@@ -61,6 +61,34 @@ async def test_bulk_answers_in_order_and_marks_duplicates(client: httpx.AsyncCli
     assert images[2]["id"] not in (first, images[0]["id"])
 
 
+async def test_every_path_is_stored_as_it_was_given(client: httpx.AsyncClient) -> None:
+    paths = [
+        *("a", "A", "á", "a\u0301", "a ", " a", "0", "1e3", "null", "%s", "?", "'", "a'); --"),
+        *(
+            '"',
+            "\\",
+            "\\\\",
+            "\\n",
+            "\\u0041",
+            "😀/日本",
+            "[1]",
+            "{}",
+            "\u2028",
+            "\ufeff",
+            "\uffff",
+        ),
+        "/".join(["日" * 60] * 8),
+        "😀" * 50 + "/" + "\\" * 200 + "/" + '"' * 200,
+    ]
+    answer = await client.post("/images/post", json={"paths": [{"path": path} for path in paths]})
+    accepted = answer.json()["images"]
+    assert [one["path"] for one in accepted] == paths
+    assert not any(one["duplicate"] for one in accepted)
+    for path, one in zip(paths, accepted, strict=True):
+        image = (await client.get(one["location"])).json()
+        assert (image["path"], image["name"]) == (path, path[-255:])
+
+
 async def test_bulk_stores_all_or_nothing(client: httpx.AsyncClient) -> None:
     paths = [{"path": "good"}, {"path": "../bad"}, {"path": "also/good"}, {"path": "/worse"}]
     answer = await client.post("/images/post", json={"paths": paths})
