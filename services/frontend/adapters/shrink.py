@@ -21,6 +21,9 @@ def shrink(content: bytes, longest_side: int) -> bytes | None:
             # JPEG only: decodes at a half, a quarter or an eighth, where that is still enough.
             image.draft("RGB", (longest_side, longest_side))
             plain = _plain(image)
+            if plain.mode == "RGBA":
+                # Smooth scaling copies all transparent pixels first: leave it few enough.
+                plain.thumbnail((4 * longest_side, 4 * longest_side), Image.Resampling.NEAREST)
             plain.thumbnail((longest_side, longest_side), reducing_gap=2.0)
             upright = _flat(ImageOps.exif_transpose(plain))
     except Exception:  # noqa: BLE001, decoders raise anything on content made to break them
