@@ -2,9 +2,9 @@
 
 import gc
 import socket
+from typing import Final
 
 import uvloop
-from fastapi import FastAPI
 
 from services.common import logs, ops
 from services.common.clock import now_ms
@@ -24,6 +24,9 @@ from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 from services.receiver.settings import ReceiverSettings
 
+_PARALLEL_COMMITS: Final = 2
+"""One is on its way to the database while the other's answers are sent; more make small batches."""
+
 
 class Receiver:
     """The application and what it holds open; to be made inside the event loop."""
@@ -39,14 +42,16 @@ class Receiver:
         self._ringer = Ringer(self._doorbell)
         store = ObjectStore(settings)
         rows = DatabaseRows(self._database, now_ms)
-        submissions = Submissions(rows, self._ringer)
+        submissions = Submissions(
+            rows, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
+        )
         images = Images(rows, store, submissions, self._ringer)
         # Neither a queue nor a recogniser that is away fails a submission.
         self.lifecycle = ops.Lifecycle(
             {"database": self._database.check, "object store": store.check},
             drain_seconds=settings.drain_seconds,
         )
-        self.app: FastAPI = create_app(
+        self.app = create_app(
             Api(
                 rows=rows,
                 submissions=submissions,

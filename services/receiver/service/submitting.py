@@ -18,13 +18,17 @@ _MAX_ROWS: Final = MAX_BATCH
 
 
 class Submissions:
-    """Group commit: what arrives while one transaction commits goes into the next one together."""
+    """Group commit: what arrives while transactions commit goes into the next one together.
 
-    def __init__(self, rows: Rows, ringer: Ringer) -> None:
+    ``parallel`` is how many transactions the database takes at once.
+    """
+
+    def __init__(self, rows: Rows, ringer: Ringer, *, parallel: int) -> None:
         self._rows = rows
         self._ringer = ringer
         self._waiting: deque[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]] = deque()
-        self._writer: asyncio.Task[None] | None = None
+        self._idle = parallel
+        self._writers: set[asyncio.Task[None]] = set()
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Accepted]:
         """Return the accepted rows, in order, once they are durable: all of them or none.
@@ -33,26 +37,37 @@ class Submissions:
         """
         future: asyncio.Future[list[Accepted]] = asyncio.get_running_loop().create_future()
         self._waiting.append((submissions, future))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write())
+        if self._idle:
+            self._idle -= 1
+            writer = asyncio.create_task(self._write())
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
         return await future
 
     async def _write(self) -> None:
-        while self._waiting:
-            requests = self._take()
-            paths = {one.path: one for submissions, _ in requests for one in submissions}
-            try:
-                rows = await self._rows.add(list(paths.values()))
-            except Exception as error:  # noqa: BLE001, every waiting request gets it
-                for _, future in requests:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            self._announce([row.id for row in rows.values() if not row.duplicate])
-            for submissions, future in requests:
-                accepted = [_claim(rows, one.path) for one in submissions]
-                if not future.done():  # the client may have gone away
-                    future.set_result(accepted)
+        try:
+            while self._waiting:
+                await self._commit(self._take())
+        finally:
+            # In the same turn as the look at what waits, so that nobody waits for no writer.
+            self._idle += 1
+
+    async def _commit(
+        self, requests: list[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]]
+    ) -> None:
+        paths = {one.path: one for submissions, _ in requests for one in submissions}
+        try:
+            rows = await self._rows.add(list(paths.values()))
+        except Exception as error:  # noqa: BLE001, every waiting request gets it
+            for _, future in requests:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        self._announce([row.id for row in rows.values() if not row.duplicate])
+        for submissions, future in requests:
+            accepted = [_claim(rows, one.path) for one in submissions]
+            if not future.done():  # the client may have gone away
+                future.set_result(accepted)
 
     def _take(self) -> list[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]]:
         requests = [self._waiting.popleft()]

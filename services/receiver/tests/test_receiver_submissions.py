@@ -219,7 +219,7 @@ def _submit(submissions: Submissions, path: str) -> "asyncio.Task[list[Accepted]
 
 async def test_what_waits_while_one_transaction_commits_goes_into_the_next_together() -> None:
     rows: Any = HeldRows()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()))
+    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
     first = _submit(submissions, "first")
     await rows.entered.wait()
     others = [_submit(submissions, f"{n}") for n in range(30)]
@@ -232,7 +232,7 @@ async def test_what_waits_while_one_transaction_commits_goes_into_the_next_toget
 
 async def test_a_transaction_holds_at_most_a_thousand_rows() -> None:
     rows: Any = HeldRows()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()))
+    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
     tasks = [
         asyncio.create_task(submissions.submit([Submission(f"{n}/{m}", "") for m in range(400)]))
         for n in range(5)
@@ -246,7 +246,7 @@ async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
     rows: Any = HeldRows()
     doorbell = ListedDoorbell()
     ringer = Ringer(doorbell)
-    submissions = Submissions(rows, ringer)
+    submissions = Submissions(rows, ringer, parallel=1)
     rows.error = DatabaseUnavailableError("away")
     rows.release.set()
     failed = [_submit(submissions, f"{n}") for n in range(3)]
@@ -260,7 +260,7 @@ async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
 
 async def test_a_client_that_goes_away_does_not_disturb_the_others() -> None:
     rows: Any = HeldRows()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()))
+    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
     leaving, staying = _submit(submissions, "leaving"), _submit(submissions, "staying")
     await rows.entered.wait()
     leaving.cancel()
@@ -294,3 +294,20 @@ async def test_a_failed_ring_is_counted_and_the_next_one_is_tried() -> None:
     ringer.ring([3])
     await ringer.flush()
     assert doorbell.rung == [3]
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+async def test_who_submits_again_at_once_never_waits_for_a_writer_that_just_ended(
+    parallel: int,
+) -> None:
+    rows: Any = HeldRows()
+    rows.release.set()
+    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=parallel)
+
+    async def client(name: str) -> None:
+        for number in range(20):
+            await submissions.submit([Submission(f"{name}/{number}", "")])
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(client(name) for name in "abc"))
+    assert sum(len(batch) for batch in rows.batches) == 60

@@ -106,7 +106,7 @@ class LosesFirstPut(ObjectStore):
 
 def make_images(rows: Rows, store: ObjectStore) -> Images:
     ringer = Ringer(PolledRows())
-    return Images(rows, store, Submissions(rows, ringer), ringer)
+    return Images(rows, store, Submissions(rows, ringer, parallel=1), ringer)
 
 
 async def _read() -> bytes:

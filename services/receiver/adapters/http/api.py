@@ -8,11 +8,13 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Path, Query, Request
 from starlette.datastructures import UploadFile
 from starlette.responses import HTMLResponse, Response
+from starlette.types import ASGIApp
 
 from services.common.database import DatabaseUnavailableError
 from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status, check_path
 from services.common.ops import Lifecycle, probe_routes
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems
+from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.in_flight import InFlightLimit
 from services.receiver.adapters.http.views import (
     accepted_view,
@@ -86,7 +88,7 @@ class Api:
         self.max_upload_bytes = max_upload_bytes
 
 
-def create_app(api: Api, *, max_in_flight: int) -> FastAPI:
+def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
     """Return the whole HTTP interface."""
     app = FastAPI(
         version="1",
@@ -103,8 +105,7 @@ def create_app(api: Api, *, max_in_flight: int) -> FastAPI:
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
-    app.add_middleware(InFlightLimit, limit=max_in_flight)
-    return app
+    return InFlightLimit(Express(app, {"/image/post", "/images/post"}), limit=max_in_flight)
 
 
 def _add_submissions(app: FastAPI, api: Api) -> None:
