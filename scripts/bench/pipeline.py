@@ -1,6 +1,7 @@
 """Pictures a second through the whole local pipeline against the bare loop."""
 
 import asyncio
+import os
 import shutil
 import statistics
 import time
@@ -55,7 +56,7 @@ def _peak_mebibytes(process: psutil.Process) -> float:
 
 async def _measure(console: Console, folder: Path) -> None:
     settings = LocalSettings(receiver_port=0, frontend_port=0)
-    plan = make_plan(settings, folder / "run")
+    plan = make_plan(settings, folder / "run", os.environ)
     plan.pictures.mkdir(parents=True)
     files = write_variants(folder / "pictures", PICTURES, largest=1024)
     known_files = write_variants(folder / "known", len(_PEOPLE), largest=500)
@@ -64,7 +65,7 @@ async def _measure(console: Console, folder: Path) -> None:
         target = folder / "run" / "store" / "known_people" / name
         target.mkdir(parents=True)
         shutil.copy(file, target)
-    supervisor = Supervisor(plan, cwd=folder, say=console.print)
+    supervisor = Supervisor(plan, say=console.print)
     bare_rates, our_rates = [], []
     try:
         await supervisor.start(lambda _: None)

@@ -47,6 +47,8 @@ class InvalidPathError(ValueError):
 
 # Control characters, and lone surrogates, which no store or database can hold.
 _FORBIDDEN: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+# What a folder store calls a file that it is still writing.
+_UNFINISHED: Final = re.compile(r"#\d+$")
 _BAD_PART: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 
@@ -62,6 +64,8 @@ def check_path(path: str) -> str:
         raise InvalidPathError("path must be a key in the picture store, not a URL")
     if _FORBIDDEN.search(path):
         raise InvalidPathError("path contains a control character or is not valid Unicode")
+    if _UNFINISHED.search(path):
+        raise InvalidPathError("path must not end in # and digits")
     if _BAD_PART.search(path):
         raise InvalidPathError("path must not contain empty, . or .. parts")
     # A character has up to four bytes, so short paths need no closer look.

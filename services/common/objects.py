@@ -104,7 +104,12 @@ def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:
     url = urlsplit(settings.object_store_url)
     if url.scheme == "file":
         folder = Path(unquote(url.path))
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SystemExit(
+                f"OBJECT_STORE_URL: cannot make the folder {folder}: {error.strerror}"
+            ) from None
         return LocalStore(folder)
     endpoint = settings.s3_endpoint
     config: S3Config = {
@@ -136,7 +141,8 @@ def _translated(key: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ObjectNotFoundError(key) from error
     except (BaseError, OSError, ValueError) as error:
-        if "NotADirectory" in str(error):  # a folder store's way to say that a/b/c is not there
+        # A folder store's ways to say that there is no object a/b/c or a.
+        if "NotADirectory" in str(error) or "IsADirectory" in str(error):
             raise ObjectNotFoundError(key) from error
         reason = str(error).partition("\n")[0]  # below it obstore prints its own structures
         raise ObjectStoreUnavailableError(f"object store: {key}: {reason}") from error

@@ -8,17 +8,33 @@ import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import Field, FilePath, ValidationError
+from pydantic import AfterValidator, Field, FilePath, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class Settings(BaseSettings):
-    """What every process has. Field ``log_level`` is read from ``LOG_LEVEL``, and so on."""
+def _check_secret(file: Path) -> Path:
+    try:
+        read_secret(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read: {error}") from None
+    return file
 
+
+SecretFile = Annotated[FilePath, AfterValidator(_check_secret)]
+
+
+class _FromEnvironment(BaseSettings):
+    """Field ``log_level`` is read from ``LOG_LEVEL`` or from that line of ``.env``, and so on."""
+
+    # Every group of settings needs it: the first base of a class decides.
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+
+class Settings(_FromEnvironment):
+    """What every process has."""
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -29,36 +45,40 @@ class Settings(BaseSettings):
     )
 
 
-class DatabaseSettings(BaseSettings):
+class DatabaseSettings(_FromEnvironment):
     """Where the rows are."""
 
     database_url: str = Field(
-        pattern=r"^(sqlite\+aiosqlite|mysql\+asyncmy)://",
+        pattern=r"^(sqlite\+aiosqlite:///.+|mysql\+asyncmy://[^@/:]+@[^@/:]+(:\d+)?/\w+)$",
         description="sqlite+aiosqlite:///FILE or mysql+asyncmy://USER@HOST:PORT/NAME.",
     )
-    database_password_file: FilePath | None = Field(
+    database_password_file: SecretFile | None = Field(
         None, description="File with the password of the user in DATABASE_URL."
     )
     database_pool_size: int = Field(8, ge=1, description="Connections kept open.")
+    database_timeout_seconds: Seconds = Field(
+        10.0, description="How long a statement may take before the server counts as away."
+    )
 
 
-class ObjectStoreSettings(BaseSettings):
+class ObjectStoreSettings(_FromEnvironment):
     """Where pictures and known people are."""
 
     object_store_url: str = Field(
-        pattern=r"^(file:///|s3://)", description="file:///FOLDER or s3://BUCKET."
+        pattern=r"^(file:///.*|s3://[a-z0-9][a-z0-9.-]+/?)$",
+        description="file:///FOLDER or s3://BUCKET.",
     )
     s3_endpoint: str | None = Field(
         None, pattern="^https?://", description="S3 server; AWS when not set."
     )
     s3_region: str = "us-east-1"
-    s3_access_key_id_file: FilePath | None = Field(
+    s3_access_key_id_file: SecretFile | None = Field(
         None, description="File with the key's id; without it the pod's own identity is used."
     )
-    s3_secret_access_key_file: FilePath | None = None
+    s3_secret_access_key_file: SecretFile | None = None
 
 
-class RecogniserClientSettings(BaseSettings):
+class RecogniserClientSettings(_FromEnvironment):
     """Where face_recog answers."""
 
     face_recog_target: str = Field(description="gRPC target, for example dns:///face-recog:50051.")

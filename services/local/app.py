@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from dotenv import dotenv_values
 from rich import box
 from rich.console import Console
 from rich.panel import Panel
@@ -48,7 +49,9 @@ def main() -> None:
 
 
 async def _run(settings: LocalSettings, console: Console) -> int:
-    plan = make_plan(settings, settings.data_folder)
+    # The services run elsewhere, so what the file says reaches them this way.
+    from_file = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    plan = make_plan(settings, settings.data_folder, {**from_file, **os.environ})
     _make_folder(plan.folder)
 
     async def stay(supervisor: Supervisor) -> int:
@@ -56,14 +59,14 @@ async def _run(settings: LocalSettings, console: Console) -> int:
         await supervisor.wait()
         return 0
 
-    return await _supervised(plan, Path.cwd(), console, stay, interrupted=0)
+    return await _supervised(plan, console, stay, interrupted=0)
 
 
 async def _demo(settings: LocalSettings, console: Console) -> int:
     photos = load_photos(settings.samples_folder)
     any_ports = settings.model_copy(update={"receiver_port": 0, "frontend_port": 0})
     with _own_folder(settings.demo_folder) as folder:
-        plan = make_plan(any_ports, folder)
+        plan = make_plan(any_ports, folder, os.environ)
         demo = Demo(plan, photos, settings.samples_folder)
 
         async def show(_: Supervisor) -> int:
@@ -79,8 +82,7 @@ async def _demo(settings: LocalSettings, console: Console) -> int:
             console.print(f"[bold green]All {len(rows)} rows are as they should be.[/]")
             return 0
 
-        # Away from any .env: the demo shows the defaults.
-        code = await _supervised(plan, plan.folder, console, show, interrupted=_INTERRUPTED)
+        code = await _supervised(plan, console, show, interrupted=_INTERRUPTED)
     if code == 0:
         console.print(
             f"For your own pictures: [bold]make run[/], then open"
@@ -91,7 +93,6 @@ async def _demo(settings: LocalSettings, console: Console) -> int:
 
 async def _supervised(
     plan: Plan,
-    cwd: Path,
     console: Console,
     work: Callable[[Supervisor], Awaitable[int]],
     *,
@@ -122,7 +123,7 @@ async def _supervised(
 
     loop = asyncio.get_running_loop()
     begin = loop.time()
-    supervisor = Supervisor(plan, cwd=cwd, say=say)
+    supervisor = Supervisor(plan, say=say)
     task = asyncio.create_task(start_and_work())
     signals = 0
 

@@ -1,6 +1,5 @@
 """Which programs a run consists of, where they listen and what they are told."""
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,10 +58,11 @@ class Plan:
         return self.folder / "logs"
 
 
-def make_plan(settings: LocalSettings, folder: Path) -> Plan:
+def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, str]) -> Plan:
     """Choose ports and write every service's environment, or raise :class:`LocalError`.
 
-    Everything the run writes is below the folder.
+    Everything the run writes is below the folder. What the environment says of one service's
+    settings reaches it, unless it would send it to another database, store or queue.
     """
     folder = folder.resolve()
     receiver_port, frontend_port = _check_ports(settings)
@@ -70,7 +70,7 @@ def make_plan(settings: LocalSettings, folder: Path) -> Plan:
     api = f"http://{_reachable(settings.host)}:{receiver_port}"
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
-        **{name: value for name, value in os.environ.items() if name.upper() not in _FOREIGN},
+        **{name: value for name, value in environment.items() if name.upper() not in _FOREIGN},
         "PYTHONPATH": str(_ROOT),
         "PYTHONUNBUFFERED": "1",
         "HOST": LOOPBACK,

@@ -203,11 +203,10 @@ def describe_end(code: int) -> str:
 
 
 class Supervisor:
-    """All processes of a plan, running in the folder ``cwd``."""
+    """All processes of a plan, running in its folder, away from any ``.env``."""
 
-    def __init__(self, plan: Plan, *, cwd: Path, say: Say) -> None:
+    def __init__(self, plan: Plan, *, say: Say) -> None:
         self._plan = plan
-        self._cwd = cwd
         self._say = say
         self._children: list[Child] = []
         self._logs: list[Log] = []
@@ -231,7 +230,13 @@ class Supervisor:
         await self._migrate(migrations)
         on_ready("database")
         self._children = [
-            Child(program, logs[program.name], watch=self._watch, folder=self._cwd, say=self._say)
+            Child(
+                program,
+                logs[program.name],
+                watch=self._watch,
+                folder=self._plan.folder,
+                say=self._say,
+            )
             for program in self._plan.programs
         ]
         self._tasks = [asyncio.create_task(child.keep_running()) for child in self._children]
@@ -289,7 +294,7 @@ class Supervisor:
             self._plan.environment,
             log=log,
             watch=self._watch,
-            folder=self._cwd,
+            folder=self._plan.folder,
         )
         code = await process.wait()
         log.follow()

@@ -60,7 +60,7 @@ def new_mariadb_settings(mariadb: MariaDb) -> DatabaseSettings:
     """Return an empty, migrated database on the server."""
     name = f"facestack_{next(_names)}"
     with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root") as connection:
-        connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        connection.cursor().execute(f"CREATE DATABASE {name}")
     settings = DatabaseSettings(database_url=mariadb.url(name))
     migrate(settings)
     return settings

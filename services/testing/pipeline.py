@@ -1,5 +1,6 @@
 """The whole pipeline as real processes on one machine, for tests from outside."""
 
+import os
 import subprocess
 import sys
 import time
@@ -60,7 +61,7 @@ class Pipeline:
 
     def __init__(self, folder: Path) -> None:
         settings = LocalSettings(receiver_port=0, frontend_port=0)
-        self._plan: Plan = make_plan(settings, folder)
+        self._plan: Plan = make_plan(settings, folder, os.environ)
         self._plan.logs.mkdir(parents=True, exist_ok=True)
         self.services = {
             program.name: Service(program, self._plan.logs) for program in self._plan.programs

@@ -116,7 +116,6 @@ class MariaDb(Server):
                 f"--socket={data / 'socket'}",
                 f"--port={port}",
                 "--bind-address=127.0.0.1",
-                "--character-set-server=utf8mb4",
                 "--skip-name-resolve",
                 *user,
             ],

@@ -105,6 +105,46 @@ async def test_an_older_schema_is_not_ready_and_a_newer_one_is(database: Databas
                 await database.check()
 
 
+async def test_a_server_that_says_nothing_counts_as_away(mariadb: MariaDb) -> None:
+    speaking = asyncio.Event()
+    speaking.set()
+    connections: set[asyncio.Task[None]] = set()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(65536):
+            await speaking.wait()
+            writer.write(chunk)
+        writer.close()
+        await writer.wait_closed()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", mariadb.port)
+        for one in (forward(reader, server_writer), forward(server_reader, writer)):
+            connections.add(asyncio.create_task(one))
+
+    proxy = await asyncio.start_server(connect, "127.0.0.1", 0)
+    port = proxy.sockets[0].getsockname()[1]
+    database = Database(
+        DatabaseSettings(
+            database_url=f"mysql+asyncmy://root@127.0.0.1:{port}/mysql",
+            database_timeout_seconds=0.5,
+        )
+    )
+    query = sa.text("SELECT 1")
+    async with database.reading() as connection:
+        assert await connection.scalar(query) == 1
+    speaking.clear()
+    with pytest.raises(DatabaseUnavailableError):
+        async with asyncio.timeout(20), database.reading() as connection:
+            await connection.scalar(query)
+    speaking.set()
+    async with database.reading() as connection:
+        assert await connection.scalar(query) == 1
+    await database.close()
+    await asyncio.gather(*connections)
+    proxy.close()
+
+
 async def test_a_server_that_goes_away_and_comes_back(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -63,6 +63,12 @@ async def test_a_key_below_a_file_is_missing(any_store: ObjectStore) -> None:
         await any_store.get("pictures/file/below")
 
 
+async def test_a_folder_is_no_object(any_store: ObjectStore) -> None:
+    await any_store.put("pictures/folder/file", b"x")
+    await any_store.delete("pictures/folder")
+    assert await any_store.get("pictures/folder/file") == b"x"
+
+
 async def test_a_replaced_object_has_another_tag(any_store: ObjectStore) -> None:
     await any_store.put("tags/one", b"first")
     [before] = [info async for info in any_store.list("tags/")]

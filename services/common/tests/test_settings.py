@@ -77,6 +77,43 @@ def test_a_wrong_setting_in_the_env_file_is_named_too(tmp_path: Path) -> None:
     assert line.startswith("local: wrong settings: RECEIVER_PORT: ")
 
 
+@pytest.mark.parametrize("service", WRONG)
+def test_every_service_reads_the_env_file(service: str, tmp_path: Path) -> None:
+    name, value = WRONG[service]
+    right = {key: one for key, one in RIGHT.items() if key != name}
+    (tmp_path / ".env").write_text(f"{name}={value}\nSOMETHING_ELSE=1\n")
+    ended = start(service, tmp_path, right)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"{service}: wrong settings: {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql+asyncmy://face@db:port/x"),
+        ("DATABASE_URL", "mysql+asyncmy://face:password@db/x"),
+        ("OBJECT_STORE_URL", "s3://"),
+        ("OBJECT_STORE_URL", "/var/store"),
+        ("S3_SECRET_ACCESS_KEY_FILE", "latin1"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_named(name: str, value: str, tmp_path: Path) -> None:
+    (tmp_path / "latin1").write_bytes(b"\xe9")
+    ended = start("receiver", tmp_path, {**RIGHT, name: value})
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"receiver: wrong settings: {name}: ")
+
+
+def test_a_store_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = start("receiver", tmp_path, {**RIGHT, "OBJECT_STORE_URL": f"file://{tmp_path}/file/x"})
+    assert ended.returncode == 1
+    (line,) = [one for one in ended.stderr.splitlines() if one]
+    assert line.startswith("OBJECT_STORE_URL: cannot make the folder")
+
+
 def test_the_environment_wins_over_the_env_file(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DATABASE_URL=nonsense\n")
     ended = start("migrations", tmp_path, {"DATABASE_URL": RIGHT["DATABASE_URL"]})

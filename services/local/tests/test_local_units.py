@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_services_are_kept_from_other_databases_and_queues(
     monkeypatch.setenv("TOLERANCE", "0.5")
     settings = LocalSettings(receiver_port=0, frontend_port=0)
     folder = tmp_path / "a folder"
-    for program in make_plan(settings, folder).programs:
+    for program in make_plan(settings, folder, os.environ).programs:
         assert program.environment["DATABASE_URL"] == f"sqlite+aiosqlite:///{folder}/facestack.db"
         assert program.environment["OBJECT_STORE_URL"].endswith("/a%20folder/store")
         assert "NSQD_URL" not in program.environment
@@ -159,7 +160,7 @@ def test_services_are_kept_from_other_databases_and_queues(
 
 def test_only_page_and_api_listen_where_it_was_asked_for(tmp_path: Path) -> None:
     settings = LocalSettings(host="0.0.0.0", receiver_port=0, frontend_port=0)
-    plan = make_plan(settings, tmp_path)
+    plan = make_plan(settings, tmp_path, os.environ)
     hosts = {program.name: program.environment["HOST"] for program in plan.programs}
     assert hosts == {
         "face_recog": "127.0.0.1",

@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.Column("attempt", sa.Integer, nullable=False),
         sa.Column("claim_token", sa.String(32)),
         sa.Column("due_at", sa.BigInteger),
-        sa.Column("error", sa.String(500)),
+        sa.Column("error", _exact(500)),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         sa.Column("processed_at", sa.BigInteger),
