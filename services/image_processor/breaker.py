@@ -90,6 +90,14 @@ class Breaker:
         """Return when it is not closed."""
         await self._opened.wait()
 
+    async def answers(self) -> bool:
+        """Ping the recogniser; whatever goes wrong is a no."""
+        try:
+            return await self._ping()
+        except Exception:
+            log.exception("the ping failed")
+            return False
+
     async def close(self) -> None:
         """Stop waiting for the recogniser; the state stays what it is."""
         if self._recovery:
@@ -103,7 +111,7 @@ class Breaker:
             await self._time.sleep(min(self._cool_down * spread, MAX_COOL_DOWN))
             self._cool_down = min(self._cool_down * 2, MAX_COOL_DOWN)
             self._enter(State.HALF_OPEN)
-            if await self._ping():
+            if await self.answers():
                 break
             self._enter(State.OPEN)
         self._faults = 0

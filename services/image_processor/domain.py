@@ -78,7 +78,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class TimedOut:
-    """The recogniser gave no answer in time: the attempt counts, the next one need not wait."""
+    """A recogniser that works was too slow: the attempt counts, the next one need not wait."""
 
     error: str
 

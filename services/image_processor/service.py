@@ -266,7 +266,7 @@ class Processor:
                 return Rejected("the picture is empty")
             result = await self._recogniser.identify(picture, claim.image_id)
         except RecogniserError as error:
-            return self._unanswered(error)
+            return await self._unanswered(error)
         except ObjectNotFoundError:
             return Rejected(f"there is no picture {claim.path}")
         except (InvalidPathError, ObjectTooLargeError) as error:
@@ -288,14 +288,18 @@ class Processor:
             return Released(str(error))
         return Failed(str(error))
 
-    def _unanswered(self, error: RecogniserError) -> Outcome:
+    async def _unanswered(self, error: RecogniserError) -> Outcome:
         match error:
-            case RecogniserUnavailableError():
+            case RecogniserUnavailableError() | RecogniserTimeoutError():
+                there = await self._breaker.answers()
                 self._breaker.fault()
-                return Released(str(error))
-            case RecogniserTimeoutError():
-                self._breaker.fault()
-                return TimedOut(str(error))
+                if not there:
+                    # An outage of the recogniser uses up no attempt.
+                    return Released(str(error))
+                # It works, so it is this picture that is too slow or took it down for a moment.
+                if isinstance(error, RecogniserTimeoutError):
+                    return TimedOut(str(error))
+                return Failed(str(error))
             case RecogniserBusyError():
                 return Released(str(error))
             case _:

@@ -158,10 +158,14 @@ TWO_FACES = (FACE, Face(50, 2, 80, 40, 0.75, True, ()))
 
 
 class FakeRecogniser:
-    """Answers by content. ``hang`` waits for :attr:`release`; ``up = False``: nobody there."""
+    """Answers by content. ``hang`` waits for :attr:`release`; ``up = False``: nobody there.
+
+    ``hung``: it is there, but neither pictures nor pings are answered in time.
+    """
 
     def __init__(self) -> None:
         self.up = True
+        self.hung = False
         self.release = asyncio.Event()
         self.working = 0
         self.image_ids: list[int] = []
@@ -170,6 +174,8 @@ class FakeRecogniser:
         self.image_ids.append(image_id)
         if not self.up:
             raise RecogniserUnavailableError("nobody there")
+        if self.hung:
+            raise RecogniserTimeoutError("no answer")
         self.working += 1
         try:
             return await self._answer(picture)
@@ -177,7 +183,7 @@ class FakeRecogniser:
             self.working -= 1
 
     async def ping(self) -> bool:
-        return self.up
+        return self.up and not self.hung
 
     async def _answer(self, picture: bytes) -> Processed | Rejected:
         match picture:
@@ -187,6 +193,8 @@ class FakeRecogniser:
                 return Rejected("it is no picture")
             case b"slow":
                 raise RecogniserTimeoutError("no answer")
+            case b"crash":
+                raise RecogniserUnavailableError("connection reset")
             case b"busy":
                 raise RecogniserBusyError("queue is full")
             case b"poison":

@@ -2,6 +2,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import structlog
 
 from services.image_processor.breaker import MAX_COOL_DOWN, THRESHOLD, Breaker, State
 
@@ -11,11 +12,14 @@ class Recogniser:
         self.up = False
         self.pings = 0
         self.hang: asyncio.Event | None = None
+        self.error: Exception | None = None
 
     async def ping(self) -> bool:
         self.pings += 1
         if self.hang:
             await self.hang.wait()
+        if self.error:
+            raise self.error
         return self.up
 
 
@@ -104,6 +108,20 @@ async def test_half_open_waits_for_the_one_ping(
     recogniser.hang.set()
     await virtual_time.advance(0)
     assert states == [State.OPEN, State.HALF_OPEN, State.OPEN]
+
+
+async def test_a_ping_that_raises_is_one_that_failed(
+    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: Any
+) -> None:
+    recogniser.error = RuntimeError("channel is broken")
+    _open(breaker)
+    with structlog.testing.capture_logs() as logs:
+        await virtual_time.advance(1)
+    assert states == [State.OPEN, State.HALF_OPEN, State.OPEN]
+    assert [entry["event"] for entry in logs] == ["the ping failed"]
+    recogniser.error, recogniser.up = None, True
+    await virtual_time.advance(2)
+    assert states[3:] == [State.HALF_OPEN, State.CLOSED]
 
 
 async def test_it_stays_wary_until_a_real_call_succeeds(

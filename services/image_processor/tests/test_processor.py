@@ -34,6 +34,7 @@ async def _settled(bench: Any, *wanted: str) -> None:
         (b"", "rejected", 1, "the picture is empty"),
         (b"poison", "failed", 1, "the worker died"),
         (b"slow", "pending", 1, "no answer"),
+        (b"crash", "failed", 1, "connection reset"),
         (b"busy", "pending", 0, None),
     ],
 )
@@ -96,12 +97,41 @@ async def test_attempts_end_in_dead_with_the_last_error(bench: Any) -> None:
     assert await bench.row(image_id) == row, "a ring for a dead image changes nothing"
 
 
-async def test_attempts_that_time_out_are_used_up_too(bench: Any) -> None:
-    [image_id] = await bench.submit(b"slow")
-    await bench.update(image_id, attempt=4)
-    bench.queue.put(image_id)
+@pytest.mark.parametrize("content", [b"slow", b"crash"])
+async def test_a_picture_that_a_working_recogniser_never_answers_ends_in_dead(
+    bench: Any, content: bytes
+) -> None:
+    [image_id] = await bench.submit(content)
     bench.start()
-    await _settled(bench, "dead")
+    for attempt in range(1, 6):
+        bench.queue.put(image_id)
+
+        async def attempted() -> bool:
+            row = await bench.row(image_id)
+            return bool(row.attempt == attempt and row.claim_token is None)  # noqa: B023
+
+        await eventually(attempted)
+        bench.clock.advance(20)
+    assert (await bench.row(image_id)).status == "dead"
+    assert len(bench.recogniser.image_ids) == 5
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_a_recogniser_that_hangs_uses_up_no_attempt(bench: Any, concurrency: int) -> None:
+    bench.concurrency = concurrency
+    bench.recogniser.hung = True
+    [image_id] = await bench.submit(b"face")
+    bench.start()
+    for tries in range(1, 6):
+        bench.queue.put(image_id)
+        await eventually(lambda: len(bench.recogniser.image_ids) == tries)  # noqa: B023
+    await eventually(lambda: bench.queue.paused)
+    await _settled(bench, "pending")
+    assert (await bench.row(image_id)).attempt == 0
+    bench.recogniser.hung = False
+    await bench.time.advance(15)
+    await _settled(bench, "processed")
+    assert (await bench.row(image_id)).attempt == 1
 
 
 @pytest.mark.parametrize("status", ["rejected", "dead"])
