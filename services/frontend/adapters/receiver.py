@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterable, Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote
 
@@ -133,16 +134,19 @@ class Receiver:
         """Return a picture's file; None when it is missing or larger than any picture may be."""
         with _answered("receiver GET picture"):
             async with self._client.stream("GET", address, timeout=_TIMEOUT) as response:
-                if response.is_server_error:
+                if _is_away(response):
                     raise ReceiverAwayError(f"answered {response.status_code}")
-                if response.is_error:
+                if response.status_code == HTTPStatus.NOT_FOUND:
                     return None
                 content = bytearray()
-                async for chunk in response.aiter_bytes():
-                    content += chunk
-                    if len(content) > MAX_PICTURE_BYTES:
-                        return None
-                return bytes(content)
+                if not response.is_error:
+                    async for chunk in response.aiter_bytes():
+                        content += chunk
+                        if len(content) > MAX_PICTURE_BYTES:
+                            return None
+        if response.is_error:
+            raise RefusedError(response.status_code, "There is no such picture.")
+        return bytes(content)
 
     async def _call(self, operation: str, address: str, **arguments: Any) -> httpx.Response:
         with _answered(f"receiver {operation}"):
@@ -150,11 +154,16 @@ class Receiver:
             response = await self._client.request(
                 method, address, **{"timeout": _TIMEOUT, **arguments}
             )
-            if response.is_server_error:
+            if _is_away(response):
                 raise NotNowError(_message(response))
         if response.is_error:
             raise RefusedError(response.status_code, _message(response))
         return response
+
+
+def _is_away(response: httpx.Response) -> bool:
+    # A busy receiver says nothing about what it was asked for.
+    return response.is_server_error or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
 
 
 @contextmanager

@@ -267,6 +267,14 @@ async def test_a_missing_picture_is_not_found(page: httpx.AsyncClient) -> None:
     assert (await page.get("/fragments/images/1")).status_code == 404
 
 
+async def test_a_busy_receiver_does_not_make_a_picture_missing(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.answers = {"GET /images/1": problem(429, "too many requests")}
+    assert (await page.get("/images/1")).status_code == 503
+    assert (await page.get("/fragments/images/1")).headers["Facestack-Available"] == "no"
+
+
 @pytest.mark.parametrize("path", ["/nowhere", "/images/abc", "/images/1/preview/x", "/static/no"])
 async def test_an_unknown_address_is_not_found(page: httpx.AsyncClient, path: str) -> None:
     answer = await page.get(path)

@@ -228,6 +228,17 @@ async def test_a_file_larger_than_any_picture_is_not_read_to_its_end(
     assert (await page.get("/images/5/thumbnail")).headers["Content-Type"] == "image/svg+xml"
 
 
+async def test_a_busy_receiver_is_asked_again(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.answers = {"GET /images/5/picture": problem(429, "too many requests")}
+    assert (await page.get("/images/5/thumbnail?v=1")).status_code == 503
+    receiver.answers = {
+        "GET /images/5/picture": httpx.Response(200, content=encoded(two_halves("red", "blue")))
+    }
+    assert (await page.get("/images/5/thumbnail?v=1")).headers["Content-Type"] == "image/jpeg"
+
+
 async def test_without_the_receiver_nothing_is_remembered(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
