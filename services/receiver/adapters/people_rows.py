@@ -73,7 +73,8 @@ class DatabasePeople:
                 await connection.execute(
                     sa.update(faces)
                     .where(faces.c.image_id == image_id, faces.c.face_index == index)
-                    .values(person=name)
+                    # Nobody measured a distance, and a person's word is not a guess.
+                    .values(person=name, distance=None, ambiguous=False)
                 )
         return known
 

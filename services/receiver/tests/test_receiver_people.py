@@ -127,7 +127,7 @@ async def seed_faces(
             "face_index": index,
             **dict(zip(("left", "top", "right", "bottom"), box, strict=True)),
             "detection_score": 1.0,
-            "ambiguous": False,
+            "ambiguous": True,
             "distance": 0.3,
             "candidates": [],
         }
@@ -166,7 +166,9 @@ async def test_an_unknown_face_is_cut_out_and_named(
     assert count_colours(crop) == 1
     found = (await client.get(f"/images/{image_id}")).json()["faces"]
     assert [face["person"] for face in found] == ["Ada", None]
-    assert found[0]["distance"] == 0.3
+    # Named by hand: no longer a guess at a distance.
+    assert (found[0]["distance"], found[0]["ambiguous"]) == (None, False)
+    assert (found[1]["distance"], found[1]["ambiguous"]) == (0.3, True)
     again = await name_face(client, "Ada", image_id, 0)
     assert (again.status_code, again.json()) == (201, enrolled)
     assert (await name_face(client, "Grace", image_id, 0)).status_code == 409
