@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from services.common.images import MAX_PART_BYTES, Status
+from services.common.images import MAX_PART_BYTES, RETRIABLE
 
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
@@ -241,7 +241,7 @@ EXTENSIONS: Final = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "web
 
 def check_retriable(image_id: int, status: str) -> None:
     """Raise :class:`ConflictError` for a status that a person may not send back to pending."""
-    if status not in (Status.REJECTED, Status.DEAD):
+    if status not in RETRIABLE:
         raise ConflictError(
             f"image {image_id} is {status}; only rejected and dead images can be tried again"
         )
