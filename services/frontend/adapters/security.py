@@ -1,11 +1,12 @@
 """What protects the pages from content and from other sites."""
 
 from typing import Final
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common.cross_site import is_cross_site
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -38,22 +39,8 @@ class GuardedApp:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        if scope["method"] not in {"GET", "HEAD"} and is_cross_site(Headers(scope=scope)):
+        if is_cross_site(scope):
             refusal = PlainTextResponse("This request came from another site.\n", 403)
             await refusal(scope, receive, guarded_send)
             return
         await self._app(scope, receive, guarded_send)
-
-
-def is_cross_site(headers: Headers) -> bool:
-    """Tell whether a browser says that another site's page sent the request.
-
-    Browsers send Sec-Fetch-Site to HTTPS and localhost, and Origin to any address. Other clients
-    send neither and act on nobody's behalf.
-    """
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site != "same-origin"
-    origin = headers.get("origin")
-    # Only the host: a proxy in front may have ended TLS, so the scheme can differ.
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")

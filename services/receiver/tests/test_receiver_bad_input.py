@@ -283,6 +283,52 @@ async def test_too_many_requests_at_once_are_told_to_come_back(
     assert (await client.get("/images")).status_code == 200
 
 
+WRITES = [
+    ("POST", "/image/post"),
+    ("POST", "/images/post"),
+    ("POST", "/images"),
+    ("POST", "/images/1/retry"),
+    ("DELETE", "/images/1"),
+    ("POST", "/people/Ada/pictures"),
+    ("DELETE", "/people/Ada"),
+    ("DELETE", "/people/Ada/pictures/1"),
+]
+
+
+@pytest.mark.parametrize(("method", "address"), WRITES)
+async def test_nothing_is_done_for_another_sites_page(
+    plain: httpx.AsyncClient, method: str, address: str
+) -> None:
+    for headers, refused in (
+        ({"Sec-Fetch-Site": "cross-site"}, True),
+        ({"Sec-Fetch-Site": "same-site"}, True),
+        ({"Origin": "http://evil.example"}, True),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://receiver"}, False),
+        ({"Origin": "http://receiver"}, False),
+        ({}, False),
+    ):
+        # What curl sends with -d, and any page's form may send.
+        headers |= {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = await plain.request(
+            method, address, content=b'{"path": "../wrong"}', headers=headers
+        )
+        if refused:
+            await assert_problem(plain, answer, 403, "another site")
+        else:
+            assert answer.status_code in {404, 415, 422}
+
+
+async def test_refusing_another_sites_page_is_documented(plain: httpx.AsyncClient) -> None:
+    paths = (await plain.get("/openapi.json")).json()["paths"]
+    documented = {
+        (method.upper(), path.replace("{image_id}", "1").replace("{picture_id}", "1"))
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+        if "403" in operation["responses"]
+    }
+    assert documented == {(method, path.replace("Ada", "{name}")) for method, path in WRITES}
+
+
 def test_a_real_server_survives_hostile_bytes(
     launch: Launch, plain_settings: ReceiverSettings
 ) -> None:

@@ -16,6 +16,7 @@ from services.common.ops import Lifecycle, probe_routes
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.in_flight import InFlightLimit
+from services.receiver.adapters.http.same_site import SameSite
 from services.receiver.adapters.http.views import (
     accepted_view,
     enrolled_view,
@@ -105,7 +106,8 @@ def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
-    return InFlightLimit(Express(app, {"/image/post", "/images/post"}), limit=max_in_flight)
+    express = Express(app, {"/image/post", "/images/post"})
+    return InFlightLimit(SameSite(express), limit=max_in_flight)
 
 
 def _add_submissions(app: FastAPI, api: Api) -> None:
@@ -116,7 +118,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         description="Submit a picture that is in the object store. The answer comes when the row"
         " is durable. A path that was submitted before gives the first one's id.",
         response_model=documents.AcceptedDocument,
-        responses=_located(openapi.errors(413, 415, 422)),
+        responses=_located(openapi.errors(403, 413, 415, 422)),
         openapi_extra=openapi.body(openapi.json_body(documents.PathDocument)),
     )
     async def submit_one(request: Request) -> Response:
@@ -141,7 +143,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(413, 415, 422),
+            openapi.errors(403, 413, 415, 422),
         ),
         openapi_extra=openapi.body(openapi.json_body(documents.PathsDocument)),
     )
@@ -164,7 +166,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(413, 415, 422),
+            openapi.errors(403, 413, 415, 422),
         ),
         openapi_extra=openapi.body({bodies.MULTIPART: {"schema": openapi.FILES}}),
     )
@@ -228,7 +230,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         status_code=202,
         summary="Try a rejected or dead image again",
         response_model=documents.ImageDocument,
-        responses=openapi.errors(404, 409, 422),
+        responses=openapi.errors(403, 404, 409, 422),
     )
     async def retry(image_id: _Id) -> Response:
         return json_response(image_view(await api.images.retry(image_id)), 202)
@@ -237,7 +239,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         "/images/{image_id:int}",
         status_code=204,
         summary="Delete an image, its faces and its picture",
-        responses=openapi.errors(404, 422),
+        responses=openapi.errors(403, 404, 422),
     )
     async def delete_image(image_id: _Id) -> Response:
         await api.images.delete(image_id)
@@ -277,7 +279,7 @@ def _add_people(app: FastAPI, api: Api) -> None:
                 forget=("delete_known", _KNOWN),
                 forget_person=("delete_person", {"name": _KNOWN["name"]}),
             ),
-            openapi.errors(404, 409, 413, 415, 422),
+            openapi.errors(403, 404, 409, 413, 415, 422),
         ),
         openapi_extra=openapi.body(
             {
@@ -320,7 +322,7 @@ def _add_people(app: FastAPI, api: Api) -> None:
         status_code=204,
         summary="Forget a person",
         description="Removes all known pictures. Results of the past keep the name.",
-        responses=openapi.errors(404, 422),
+        responses=openapi.errors(403, 404, 422),
     )
     async def delete_person(name: _Name) -> Response:
         await api.enrolment.delete(name)
@@ -331,7 +333,7 @@ def _add_people(app: FastAPI, api: Api) -> None:
         status_code=204,
         summary="Forget a known picture",
         description="The person stays, also without pictures.",
-        responses=openapi.errors(404, 422),
+        responses=openapi.errors(403, 404, 422),
     )
     async def delete_known(name: _Name, picture_id: _PictureId) -> Response:
         await api.enrolment.delete_picture(name, picture_id)

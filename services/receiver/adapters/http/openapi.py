@@ -20,6 +20,7 @@ _BODIES: Final = (
 _REF: Final = "#/components/schemas/{model}"
 
 _PROBLEMS: Final = {
+    403: "A browser sent this for another site's page.",
     404: "What the address or the body names does not exist.",
     409: "The request does not fit the present state.",
     413: "The body or a file is too large.",

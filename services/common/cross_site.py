@@ -1,0 +1,30 @@
+"""Tells which requests a browser sends for a page of another site."""
+
+from typing import Final
+
+from starlette.types import Scope
+
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN: Final = frozenset({b"same-origin", b"none"})  # none: the address bar, or an extension
+
+
+def is_cross_site(scope: Scope) -> bool:
+    """Tell whether an HTTP request would act for another site's page.
+
+    Browsers send Sec-Fetch-Site to HTTPS and localhost, and Origin to any address. Other clients
+    send neither and act on nobody's behalf. Reading changes nothing and is never refused.
+    """
+    if scope["method"] in _SAFE:
+        return False
+    site = origin = host = None
+    for name, value in scope["headers"]:  # names are in lower case
+        if name == b"sec-fetch-site":
+            site = value
+        elif name == b"origin":
+            origin = value
+        elif name == b"host":
+            host = value
+    if site is not None:
+        return site not in _OWN
+    # Only the host: a proxy in front may have ended TLS, so the scheme can differ.
+    return origin is not None and origin.partition(b"://")[2] != host
