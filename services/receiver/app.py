@@ -46,10 +46,20 @@ class Receiver:
             rows, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )
         images = Images(rows, store, submissions, self._ringer)
-        # Neither a queue nor a recogniser that is away fails a submission.
+        recogniser = GrpcRecogniser(self._client)
+        # Paths are taken and results are shown with the database alone, and only a receiver that
+        # gets requests can say what else is away.
         self.lifecycle = ops.Lifecycle(
-            {"database": self._database.check, "object store": store.check},
-            drain_seconds=settings.drain_seconds,
+            {"database": self._database.check}, drain_seconds=settings.drain_seconds
+        )
+        dependencies = ops.Lifecycle(
+            {
+                "database": self._database.check,
+                "object store": store.check,
+                "face_recog": recogniser.check,
+                "queue": self._ringer.check,
+            },
+            drain_seconds=0,
         )
         self.app = create_app(
             Api(
@@ -60,10 +70,11 @@ class Receiver:
                     DatabasePeople(self._database, now_ms),
                     store,
                     images,
-                    GrpcRecogniser(self._client),
+                    recogniser,
                     PillowCropper(),
                 ),
                 lifecycle=self.lifecycle,
+                dependencies=dependencies,
                 max_json_bytes=settings.max_json_bytes,
                 max_upload_bytes=settings.max_upload_bytes,
             ),

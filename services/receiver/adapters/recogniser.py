@@ -1,7 +1,7 @@
 """Asks face_recog whether a picture is fit to be a known one."""
 
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import RecogniserClient
+from services.common.facerecog.client import RecogniserClient, RecogniserUnavailableError
 from services.receiver.domain import InvalidError
 
 
@@ -17,3 +17,8 @@ class GrpcRecogniser:
         if answer.status != face_pb2.STATUS_OK:
             raise InvalidError(f"this picture cannot be used: {answer.reason}")
         return len(answer.faces)
+
+    async def check(self) -> None:
+        """Raise when nobody is ready to recognise."""
+        if not await self._client.ping():
+            raise RecogniserUnavailableError("face_recog does not answer, or is not ready")

@@ -36,6 +36,10 @@ class Ringer:
         if self._waiting and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._send())
 
+    async def check(self) -> None:
+        """Raise ``DoorbellUnavailableError`` when the queue does not answer."""
+        await self._doorbell.depth()
+
     async def flush(self) -> None:
         """Return when nothing waits any more."""
         if self._task:

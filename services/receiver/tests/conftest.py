@@ -12,6 +12,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from PIL import Image, UnidentifiedImageError
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
@@ -53,6 +54,9 @@ class FakeRecogniser(face_pb2_grpc.IdentifyServicer):
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 30_000_000)])
         face_pb2_grpc.add_IdentifyServicer_to_server(self, self._server)
+        servicer = health.aio.HealthServicer()
+        await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
 

@@ -6,7 +6,7 @@ from services.common.doorbell import NsqDoorbell
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.receiver.metrics import RINGS
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import Configure, Start
+from services.receiver.tests.conftest import Configure, FakeRecogniser, Start
 from services.testing.fixtures import new_mariadb_settings, s3_settings
 from services.testing.servers import MariaDb, Nsqd, VersityGw
 
@@ -64,8 +64,9 @@ async def test_an_object_store_that_goes_and_comes_back(
         )
         assert_away(await client.get(before["location"] + "/picture"), "object store")
         assert_away(await client.delete(before["location"]), "object store")
-        assert "object store" in (await client.get("/readyz")).json()["problems"]
-        # What needs no picture goes on.
+        # What needs no picture goes on, and the page can say what does not.
+        assert (await client.get("/readyz")).status_code == 200
+        assert "object store" in (await client.get("/status")).json()["problems"]
         assert (await client.post("/image/post", json={"path": "path"})).status_code == 202
         images = (await client.get("/images")).json()["images"]
         assert [image["path"] for image in images] == ["path", before["path"]]
@@ -76,6 +77,16 @@ async def test_an_object_store_that_goes_and_comes_back(
         assert again.status_code == 202
     finally:
         server.stop()
+
+
+async def test_a_recogniser_that_is_away_is_reported(
+    plain: httpx.AsyncClient, recogniser: FakeRecogniser
+) -> None:
+    await recogniser.stop()
+    report = (await plain.get("/status")).json()
+    assert set(report["problems"]) == {"face_recog"}
+    assert report["images"]["pending"] == 0
+    assert (await plain.get("/readyz")).status_code == 200
 
 
 async def test_a_queue_that_is_away_fails_no_request(
@@ -95,6 +106,7 @@ async def test_a_queue_that_is_away_fails_no_request(
     await ringer.flush()
     assert RINGS.labels("failed")._value.get() - failed == 1
     assert (await client.get("/readyz")).status_code == 200
+    assert set((await client.get("/status")).json()["problems"]) == {"queue"}
     nsqd.start()
     before = await doorbell.depth()  # what nsqd had in memory is gone
     assert (await client.post("/image/post", json={"path": "loud"})).status_code == 202

@@ -45,7 +45,7 @@ from services.receiver.service.ports import Rows
 from services.receiver.service.submitting import Submissions
 
 _STATUS_SECONDS: Final = 2.0
-"""How long counts are kept: they read an index of all rows."""
+"""How long a report is kept: its counts read an index of all rows."""
 
 _JSON_REFERENCE_BYTES: Final = 64 * 1024
 
@@ -67,7 +67,10 @@ _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body
 
 
 class Api:
-    """What the routes call."""
+    """What the routes call.
+
+    ``lifecycle`` answers the probes; ``dependencies`` only says what is away.
+    """
 
     def __init__(
         self,
@@ -77,6 +80,7 @@ class Api:
         images: Images,
         enrolment: Enrolment,
         lifecycle: Lifecycle,
+        dependencies: Lifecycle,
         max_json_bytes: int,
         max_upload_bytes: int,
     ) -> None:
@@ -85,6 +89,7 @@ class Api:
         self.images = images
         self.enrolment = enrolment
         self.lifecycle = lifecycle
+        self.dependencies = dependencies
         self.max_json_bytes = max_json_bytes
         self.max_upload_bytes = max_upload_bytes
 
@@ -344,6 +349,13 @@ def _add_status(app: FastAPI, api: Api) -> None:
     lock = asyncio.Lock()
     taken_at = float("-inf")
     report: StatusReport | None = None
+    away: dict[str, str] = {}
+
+    async def counted() -> StatusReport | None:
+        try:
+            return await api.rows.status()
+        except DatabaseUnavailableError:
+            return None
 
     @app.get(
         "/status",
@@ -352,22 +364,18 @@ def _add_status(app: FastAPI, api: Api) -> None:
         responses=openapi.errors(),
     )
     async def status() -> Response:
-        nonlocal taken_at, report
+        nonlocal taken_at, report, away
         async with lock:
             if time.monotonic() - taken_at > _STATUS_SECONDS:
-                try:
-                    report = await api.rows.status()
-                except DatabaseUnavailableError:
-                    report = None
+                report, away = await asyncio.gather(counted(), api.dependencies.problems())
                 taken_at = time.monotonic()
-            current = report
-        return json_response(
-            {
-                "images": current and current.images,
-                "oldest_pending_seconds": current and current.oldest_pending_seconds,
-                "problems": await api.lifecycle.problems(),
-            }
-        )
+            return json_response(
+                {
+                    "images": report and report.images,
+                    "oldest_pending_seconds": report and report.oldest_pending_seconds,
+                    "problems": away,
+                }
+            )
 
 
 def _add_documents(app: FastAPI) -> None:
