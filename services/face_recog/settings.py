@@ -1,11 +1,15 @@
 """Settings of the face recogniser."""
 
 import os
+from typing import Final
 
 from pydantic import Field
 
 from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
+
+QUEUE_PER_WORKER: Final = 4
+"""The last picture of a full queue is done within a caller's 20 s while each takes up to 4 s."""
 
 
 def usable_cpus() -> int:
@@ -22,10 +26,19 @@ class FaceRecogSettings(Settings, ObjectStoreSettings):
         default_factory=usable_cpus, ge=1, description="Worker processes; one per usable CPU."
     )
     queue_size: int = Field(
-        64, ge=1, description="Requests that wait for a worker; more are refused."
+        default_factory=lambda known: QUEUE_PER_WORKER * known["pool_size"],
+        ge=1,
+        description=f"Requests that wait for a worker, more are refused; {QUEUE_PER_WORKER} per"
+        " worker.",
     )
     work_seconds: Seconds = Field(
         15.0, description="Longest time on one picture; then its worker is replaced."
+    )
+    worker_memory_bytes: int = Field(
+        2 * 1024**3,
+        ge=64 * 1024**2,
+        description="Address space that a picture may take in a worker. One of 50 megapixels"
+        " with transparency took 0.4 GB; the rest is room for other kinds.",
     )
     stop_seconds: Seconds = Field(
         20.0, description="Longest time to finish what is in flight after the drain."

@@ -50,10 +50,12 @@ class _Worker:
         asyncio.get_running_loop().add_reader(process.sentinel, self._on_end)
 
     @classmethod
-    async def start(cls, context: multiprocessing.context.ForkServerContext) -> "_Worker":
+    async def start(
+        cls, context: multiprocessing.context.ForkServerContext, memory_bytes: int
+    ) -> "_Worker":
         ours, theirs = socket.socketpair()
         with theirs:
-            process = context.Process(target=worker.serve, args=(theirs,), daemon=True)
+            process = context.Process(target=worker.serve, args=(theirs, memory_bytes), daemon=True)
             process.start()
         try:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
@@ -93,14 +95,18 @@ class _Worker:
 class Pool:
     """Recognises pictures in ``size`` processes.
 
-    At most ``queue_size`` requests wait; ``work_seconds`` is the longest time on one picture.
+    At most ``queue_size`` requests wait; ``work_seconds`` is the longest time on one picture and
+    ``memory_bytes`` the most address space that it may take.
     """
 
-    def __init__(self, *, size: int, queue_size: int, work_seconds: float) -> None:
+    def __init__(
+        self, *, size: int, queue_size: int, work_seconds: float, memory_bytes: int
+    ) -> None:
         self.size = size
         self.engine = ""
         self._queue_size = queue_size
         self._work_seconds = work_seconds
+        self._memory_bytes = memory_bytes
         self._context = multiprocessing.get_context("forkserver")
         self._jobs: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
@@ -208,7 +214,7 @@ class Pool:
             getting.cancel()
 
     async def _start_worker(self) -> _Worker:
-        one = await _Worker.start(self._context)
+        one = await _Worker.start(self._context, self._memory_bytes)
         self._workers.add(one)
         try:
             async with asyncio.timeout(_START_SECONDS):

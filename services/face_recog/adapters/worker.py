@@ -6,10 +6,12 @@ picture took over can send no objects that run code.
 """
 
 import json
+import resource
 import signal
 import socket
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -27,12 +29,18 @@ from services.face_recog.domain import (
 NUMBER: Final = struct.Struct(">I")
 
 
-def serve(connection: socket.socket) -> None:
-    """Answer until the other side closes the connection; the first message is the engine."""
+def serve(connection: socket.socket, memory_bytes: int) -> None:
+    """Answer until the other side closes the connection; the first message is the engine.
+
+    Pictures may make the address space larger by ``memory_bytes``. One that wants more fails
+    alone, where the kernel would end whatever it chose of the container.
+    """
     # Ctrl-C reaches the whole process group; the parent finishes what is in flight, then closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with connection:
-        _send(connection, load_models().engine.encode())
+        engine = load_models().engine
+        _limit_growth(memory_bytes)
+        _send(connection, engine.encode())
         while (request := _receive(connection)) is not None:
             _send(connection, json.dumps(_answer(request)).encode())
 
@@ -79,6 +87,14 @@ def _answer(request: bytes) -> dict[str, Any]:
             for face in found.faces
         ],
     }
+
+
+def _limit_growth(size: int) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + size
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or limit <= hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _send(connection: socket.socket, message: bytes) -> None:

@@ -21,9 +21,18 @@ from services.face_recog.domain import (
 
 @asynccontextmanager
 async def started(
-    *, size: int = 1, queue_size: int = 64, work_seconds: float = 60
+    *,
+    size: int = 1,
+    queue_size: int = 64,
+    work_seconds: float = 60,
+    memory_bytes: int = 2 * 1024**3,
 ) -> AsyncIterator[Pool]:
-    pool = Pool(size=size, queue_size=queue_size, work_seconds=work_seconds)
+    pool = Pool(
+        size=size,
+        queue_size=queue_size,
+        work_seconds=work_seconds,
+        memory_bytes=memory_bytes,
+    )
     await pool.start()
     try:
         yield pool
@@ -114,6 +123,21 @@ async def test_a_worker_over_its_time_is_replaced(small_hopper: bytes) -> None:
         assert len((await pool.recognise(small_hopper)).faces) == 1
         assert restarts("timeout") == timeouts + 1
         assert not psutil.pid_exists(slow)
+
+
+async def test_a_picture_that_wants_too_much_memory_fails_alone(
+    small_hopper: bytes, encode: Callable[..., bytes]
+) -> None:
+    monster = encode(Image.new("RGBA", (8000, 6000), (1, 2, 3, 200)), "PNG", compress_level=1)
+    async with started(memory_bytes=256 * 1024**2) as pool:
+        pids = pool.processes
+        with pytest.raises(RecogniserFaultError, match="MemoryError"):
+            await pool.recognise(monster)
+        assert len((await pool.recognise(small_hopper)).faces) == 1
+        assert pool.processes == pids
+    async with started() as pool:
+        found = await pool.recognise(monster)
+        assert (found.width, found.height) == (8000, 6000)
 
 
 async def test_a_full_queue_refuses_and_an_urgent_request_goes_first(
