@@ -26,8 +26,10 @@ def migrate(settings: DatabaseSettings) -> None:
         with engine.connect() as connection:
             # MariaDB commits each DDL statement, so two runs at once must take turns.
             if not sqlite:
-                connection.execute(sa.text("SELECT GET_LOCK('facestack-migrations', 60)"))
+                locked = connection.scalar(sa.text("SELECT GET_LOCK('facestack-migrations', 60)"))
                 connection.commit()
+                if not locked:
+                    raise TimeoutError("another migration has been running for a minute")
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
@@ -44,7 +46,7 @@ def main() -> None:
         migrate(settings)
     except (sa.exc.OperationalError, OSError) as error:
         reason = getattr(error, "orig", None) or error
-        raise SystemExit(f"migrations: database is not reachable: {reason}") from None
+        raise SystemExit(f"migrations: database cannot be migrated: {reason}") from None
     log.info("database is up to date")
 
 

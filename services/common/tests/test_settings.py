@@ -133,5 +133,5 @@ def test_the_value_of_a_secret_is_never_printed(tmp_path: Path) -> None:
         },
     )
     assert ended.returncode == 1
-    assert "migrations: database is not reachable" in ended.stderr
+    assert "migrations: database cannot be migrated" in ended.stderr
     assert "hunter2" not in ended.stdout + ended.stderr
