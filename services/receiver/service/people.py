@@ -99,15 +99,37 @@ class Enrolment:
         known = await self._known(name, picture_id)
         await self._pictures.delete(KNOWN_PEOPLE + known.image_name)
         await self._people.delete_picture(picture_id)
+        # An enrolment of the same content may have put it once more, and found the row.
+        person = await self._people.get(known.person)
+        if person is None or known.image_name not in _names(person):
+            await self._pictures.delete(KNOWN_PEOPLE + known.image_name)
         log.info("known picture deleted", picture_id=picture_id)
 
     async def delete(self, name: str) -> None:
-        """Forget a person, or raise :class:`NotFoundError`; results of the past keep the name."""
-        person = await self._person(name)
-        for known in person.pictures:
-            await self._pictures.delete(KNOWN_PEOPLE + known.image_name)
-        await self._people.delete(person.name)
-        log.info("person deleted", pictures=len(person.pictures))
+        """Forget a person, or raise :class:`NotFoundError`; results of the past keep the name.
+
+        Pictures without a row go, too: put there by hand, or left when an enrolment or a deletion
+        stopped half-way. Objects go first: while the row is there, people see who is left.
+        """
+        name = check_person(name)
+        person = await self._people.get(name)
+        removed = await self._remove(name, keep=frozenset())
+        if person is None and not removed:
+            raise _nobody(name)
+        await self._people.delete(name)
+        # What enrolments put before the rows went; those that came later have new rows.
+        again = await self._people.get(name)
+        removed += await self._remove(name, keep=_names(again) if again else frozenset())
+        log.info("person deleted", pictures=removed)
+
+    async def _remove(self, name: str, keep: frozenset[str]) -> int:
+        """Remove a person's objects but those to keep; return how many were removed."""
+        folder = f"{KNOWN_PEOPLE}{name}/"
+        keys = [one.key async for one in self._pictures.list(folder)]
+        strays = [key for key in keys if key.removeprefix(KNOWN_PEOPLE) not in keep]
+        for key in strays:
+            await self._pictures.delete(key)
+        return len(strays)
 
     async def _store(
         self, name: str, content: bytes, known: KnownPicture | None, face: tuple[int, int] | None
@@ -132,7 +154,7 @@ class Enrolment:
     async def _person(self, name: str) -> Person:
         person = await self._people.get(check_person(name))
         if person is None:
-            raise NotFoundError(f"there is nobody called {name!r}")
+            raise _nobody(name)
         return person
 
     async def _known(self, name: str, picture_id: int) -> KnownPicture:
@@ -141,6 +163,14 @@ class Enrolment:
             if known.id == picture_id:
                 return known
         raise NotFoundError(f"{person.name!r} has no picture {picture_id}")
+
+
+def _nobody(name: str) -> NotFoundError:
+    return NotFoundError(f"there is nobody called {name!r}")
+
+
+def _names(person: Person) -> frozenset[str]:
+    return frozenset(known.image_name for known in person.pictures)
 
 
 def _check_owner(name: str, known: KnownPicture) -> None:

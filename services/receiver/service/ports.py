@@ -1,8 +1,9 @@
 """What the use cases need from the outside."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from services.common.objects import ObjectInfo
 from services.receiver.domain import (
     Accepted,
     Box,
@@ -88,6 +89,9 @@ class Pictures(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
+
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yield every object below the prefix, which ends in ``/``."""
 
 
 class Recogniser(Protocol):

@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from services.common.database import Database
+from services.common.database import Database, DatabaseUnavailableError
 from services.common.tables import faces, images
+from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, count_colours, draw, encode
 
@@ -290,3 +291,59 @@ async def test_forgetting_removes_objects_and_rows(
     assert known(settings) == [kept["image_name"]]
     (person,) = (await client.get("/people")).json()["people"]
     assert person["name"] == "Grace"
+
+
+def put_by_hand(settings: ReceiverSettings, name: str) -> None:
+    file = Path(settings.object_store_url.removeprefix("file://"), "known_people", name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(ONE)
+
+
+async def test_forgetting_removes_pictures_that_have_no_row(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    for name in ("Ada/one.jpg", "Ada/more/two.jpg", "Zoë 100% & #?/one.jpg", "Ada B/one.jpg"):
+        put_by_hand(plain_settings, name)
+    assert (await plain.delete("/people/Ada")).status_code == 204
+    assert (await plain.delete("/people/Ada")).status_code == 404
+    assert (await plain.delete(f"/people/{quote('Zoë 100% & #?')}")).status_code == 204
+    assert known(plain_settings) == ["Ada B/one.jpg"]
+    await enrol(plain, "Ada", OTHER)
+    put_by_hand(plain_settings, "Ada/one.jpg")
+    assert (await plain.delete("/people/Ada")).status_code == 204
+    assert known(plain_settings) == ["Ada B/one.jpg"]
+
+
+async def test_a_picture_put_again_while_it_is_forgotten_does_not_stay(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for method in ("delete", "delete_picture"):
+        enrolled = (await enrol(plain, "Ada", ONE)).json()
+        remove = getattr(DatabasePeople, method)
+
+        async def late(*arguments: Any, **_: Any) -> None:
+            put_by_hand(plain_settings, enrolled["image_name"])  # noqa: B023, called in this turn
+            await remove(*arguments)  # noqa: B023
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DatabasePeople, method, late)
+            rest = "" if method == "delete" else f"/pictures/{enrolled['id']}"
+            assert (await plain.delete(f"/people/Ada{rest}")).status_code == 204
+        assert known(plain_settings) == []
+
+
+async def test_forgetting_that_stopped_half_way_can_be_repeated(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise DatabaseUnavailableError("gone")
+
+    await enrol(plain, "Ada", ONE)
+    with monkeypatch.context() as patch:
+        patch.setattr(DatabasePeople, "delete", broken)
+        assert (await plain.delete("/people/Ada")).status_code == 503
+    (person,) = (await plain.get("/people")).json()["people"]
+    assert person["name"] == "Ada"
+    assert (await plain.delete("/people/Ada")).status_code == 204
+    assert (await plain.get("/people")).json() == {"people": []}
+    assert known(plain_settings) == []

@@ -326,7 +326,8 @@ def _add_people(app: FastAPI, api: Api) -> None:
         "/people/{name}",
         status_code=204,
         summary="Forget a person",
-        description="Removes all known pictures. Results of the past keep the name.",
+        description="Removes all known pictures, also those that only the object store knows."
+        " Results of the past keep the name.",
         responses=openapi.errors(403, 404, 422),
     )
     async def delete_person(name: _Name) -> Response:
