@@ -307,7 +307,6 @@ def in_words(time: datetime) -> str:
 
 
 _PROBLEMS: Final = {
-    "process": "The receiver is starting again.",
     "receiver": "The receiver does not answer. Pictures can be neither shown nor accepted.",
     "database": "The database is away. Pictures can be neither shown nor accepted.",
     "object store": "The picture store is away. Pictures can be neither opened nor uploaded.",
