@@ -4,6 +4,7 @@ import asyncio
 import functools
 import hashlib
 import io
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 import structlog
 
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
+from services.common.logs import Outage
 from services.common.metrics import observe
 from services.common.objects import (
     ObjectInfo,
@@ -49,6 +51,9 @@ _BATCH: Final = 16
 
 _PARALLEL_READS: Final = 16
 
+_PAUSE_PER_LISTING: Final = 4
+"""Listing 100,000 known pictures in a folder takes 2.4 s."""
+
 
 class NotReadyError(Exception):
     """The known people are not loaded yet."""
@@ -76,15 +81,22 @@ class Store(Protocol):
     async def put(self, key: str, content: bytes) -> None:
         """Create or replace an object."""
 
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is fine."""
+
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield every object below the prefix."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What a known picture came to: an encoding, or the reason why it is skipped."""
+    """What a known picture came to: an encoding, or the reason why it is skipped.
+
+    ``kept`` is the key under which the encodings of its content are kept; empty when they are not.
+    """
 
     tag: str
+    kept: str = ""
     encoding: Encoding | None = None
     reason: str = ""
 
@@ -93,8 +105,9 @@ class Gallery:
     """The known people: ``<prefix><person>/<picture>`` in the store.
 
     Each picture is encoded once, and its encoding kept in the store under its content's hash, so
-    that another replica need not. ``parallel`` pictures at a time are encoded for the first
-    snapshot, and later one, because then requests need the workers too.
+    that another replica need not; it goes when the last picture with that content does. What
+    cannot be kept is encoded nevertheless. ``parallel`` pictures at a time are encoded for the
+    first snapshot, and later one, because then requests need the workers too.
     """
 
     def __init__(
@@ -111,6 +124,9 @@ class Gallery:
         self._people: People | None = None
         self._ready = asyncio.Event()
         self._away = False
+        self._stale: set[str] = set()
+        self._keeping = Outage("place for encodings")
+        self._listing_seconds = 0.0
 
     @property
     def people(self) -> People:
@@ -128,7 +144,10 @@ class Gallery:
         await self._ready.wait()
 
     async def watch(self, interval: float) -> None:
-        """Follow the store for ever, looking every ``interval`` seconds."""
+        """Follow the store for ever, looking every ``interval`` seconds.
+
+        A long listing is repeated less often, so that it takes a fifth of the time at most.
+        """
         while True:
             complete = True
             try:
@@ -143,17 +162,19 @@ class Gallery:
                     log.info("known people can be read again")
                 self._away = False
             if complete:
-                await asyncio.sleep(interval)
+                await asyncio.sleep(max(interval, _PAUSE_PER_LISTING * self._listing_seconds))
 
     async def refresh(self) -> bool:
         """Look at the store once; return whether everything in it has been looked at.
 
         Raises ``ObjectStoreUnavailableError``; what was read by then is kept.
         """
+        start = time.perf_counter()
         listed = {info.key: info async for info in self._store.list(self._prefix)}
+        self._listing_seconds = time.perf_counter() - start
         removed = self._known.keys() - listed.keys()
         for key in removed:
-            del self._known[key]
+            self._stale.add(self._known.pop(key).kept)
         wanted = [
             info
             for key, info in listed.items()
@@ -168,13 +189,28 @@ class Gallery:
             for info, result in zip(batch, results, strict=True)
             if isinstance(result, _Known)
         }
+        self._stale |= {self._known[key].kept for key in read if key in self._known}
         self._known.update(read)
         problems = [result for result in results if isinstance(result, BaseException)]
         if not (problems and self._people is None) and (self._people is None or removed or read):
             self._publish()
+        complete = len(batch) == len(wanted)
+        if complete and self._stale:  # else a picture that only moved may still be to be read
+            await self._forget()
         if problems:
             raise problems[0]
-        return len(batch) == len(wanted)
+        return complete
+
+    async def _forget(self) -> None:
+        """Remove the encodings of content that no known picture has any more."""
+        self._stale -= {known.kept for known in self._known.values()} | {""}
+        try:
+            for key in sorted(self._stale):
+                await self._store.delete(key)
+                self._stale.discard(key)
+                self._keeping.passed()
+        except ObjectStoreUnavailableError as error:
+            self._keeping.failed(error)  # the next look tries again
 
     def _publish(self) -> None:
         if not self._ready.is_set():
@@ -200,14 +236,17 @@ class Gallery:
 
     async def _read(self, info: ObjectInfo) -> _Known | None:
         """Encode one known picture; None when it is gone or to be tried again."""
+        kept = ""
         try:
             async with self._reading:
-                encoding = await self._encode(info)
+                picture = await self._picture(info)
+                kept = self._cache + hashlib.sha256(picture).hexdigest()
+                encoding = await self._encode(picture, kept)
         except ObjectNotFoundError:
             return None
         except RejectedError as error:
             log.warning("known picture skipped", key=info.key, reason=str(error))
-            return _Known(info.tag, reason=str(error))
+            return _Known(info.tag, kept, reason=str(error))
         except RecogniserFaultError as error:
             self._faults[info.key, info.tag] += 1
             if self._faults[info.key, info.tag] < _TRIES:
@@ -215,24 +254,23 @@ class Gallery:
                 return None
             log.warning("known picture skipped", key=info.key, reason=str(error))
             return _Known(info.tag, reason=str(error))
-        return _Known(info.tag, encoding)
+        return _Known(info.tag, kept, encoding)
 
-    async def _encode(self, info: ObjectInfo) -> Encoding:
+    async def _picture(self, info: ObjectInfo) -> bytes:
         if info.key.removeprefix(self._prefix).count("/") != 1:
             raise RejectedError(
                 Problem.INVALID_REQUEST, f"its place is not {self._prefix}PERSON/PICTURE"
             )
-        picture = await _get_picture(self._store, info.key)
-        cached = self._cache + hashlib.sha256(picture).hexdigest()
-        encodings = await self._cached(cached)
+        return await _get_picture(self._store, info.key)
+
+    async def _encode(self, picture: bytes, kept: str) -> Encoding:
+        encodings = await self._cached(kept)
         if encodings is None:
             async with self._encoding:
                 found = await self._recogniser.recognise(picture, urgent=True)
             encodings = np.array([face.encoding for face in found.faces], dtype=np.float64)
             encodings = encodings.reshape(-1, ENCODING_SIZE)
-            content = io.BytesIO()
-            np.save(content, encodings, allow_pickle=False)
-            await self._store.put(cached, content.getvalue())
+            await self._keep(kept, encodings)
         if len(encodings) != 1:
             shown = f"{len(encodings)} faces" if len(encodings) else "no face"
             raise RejectedError(
@@ -240,6 +278,16 @@ class Gallery:
             )
         encoding: Encoding = encodings[0]
         return encoding
+
+    async def _keep(self, key: str, encodings: Encoding) -> None:
+        content = io.BytesIO()
+        np.save(content, encodings, allow_pickle=False)
+        try:
+            await self._store.put(key, content.getvalue())
+        except ObjectStoreUnavailableError as error:
+            self._keeping.failed(error)  # only another replica, or the next start, misses it
+        else:
+            self._keeping.passed()
 
     async def _cached(self, key: str) -> Encoding | None:
         """Return the encodings kept for a picture, shape (faces, 128); None when unusable."""

@@ -3,6 +3,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailableError
 from services.common.settings import ObjectStoreSettings
-from services.face_recog import metrics
+from services.face_recog import metrics, service
 from services.face_recog.domain import (
     Box,
     DetectedFace,
@@ -246,6 +247,148 @@ async def test_encoding_leaves_workers_to_requests_once_there_is_a_snapshot(
     assert recogniser.most == 1
 
 
+class ReadOnlyStore:
+    """A store in which nothing can be changed while it is locked."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.locked = True
+        self.get = store.get
+        self.list = store.list
+
+    async def put(self, key: str, content: bytes) -> None:
+        self._check()
+        await self._store.put(key, content)
+
+    async def delete(self, key: str) -> None:
+        self._check()
+        await self._store.delete(key)
+
+    def _check(self) -> None:
+        if self.locked:
+            raise ObjectStoreUnavailableError("permission denied")
+
+
+def place_events(logs: Any) -> list[str]:
+    return [line["event"] for line in logs if "place for encodings" in line["event"]]
+
+
+async def test_encodings_that_cannot_be_kept_are_used_nevertheless(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    for number in range(3):
+        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+    gallery = new_gallery(ReadOnlyStore(store), recogniser)
+    with capture_logs() as logs:
+        assert await gallery.refresh()
+        assert await gallery.refresh()
+    assert gallery.people.pictures == 3
+    assert len(recogniser.seen) == 3, "once, not in every round"
+    assert place_events(logs) == ["place for encodings is away"]
+
+
+async def kept_for(store: ObjectStore, *pictures: bytes) -> bool:
+    """Whether exactly these pictures' encodings are kept."""
+    kept = {info.key async for info in store.list("encodings/")}
+    wanted = {hashlib.sha256(picture).hexdigest() for picture in pictures}
+    return kept == {f"encodings/{ENGINE}/{name}" for name in wanted}
+
+
+async def test_encodings_go_with_the_last_picture_of_that_content(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    for key, content in {
+        "Ann/1": b"f1",
+        "Ann/2": b"f1",
+        "Bo/1": b"f2",
+        "Bo/group": b"fff",
+        "Cy/1": b"f3",
+        "Di/1": b"f4",
+    }.items():
+        await store.put(f"known_people/{key}", content)
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    assert await kept_for(store, b"f1", b"f2", b"fff", b"f3", b"f4")
+
+    await store.delete("known_people/Ann/1")  # the other one is the same
+    await store.delete("known_people/Bo/group")  # was skipped, yet shows faces
+    await store.put("known_people/Cy/1", b"f5")  # replaced
+    await store.delete("known_people/Di/1")  # renamed
+    await store.put("known_people/Diana/1", b"f4")
+    await gallery.refresh()
+    assert await kept_for(store, b"f1", b"f2", b"f4", b"f5")
+    assert recogniser.seen.count(b"f4") == 1
+
+    await store.delete("known_people/Ann/2")
+    await gallery.refresh()
+    assert await kept_for(store, b"f2", b"f4", b"f5")
+
+
+async def test_encodings_of_a_picture_that_moves_in_a_crowd_are_kept(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    for number in range(40):
+        await store.put(f"known_people/p/{number}", b"f%d" % number)
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    for number in range(40):
+        await store.delete(f"known_people/p/{number}")
+        await store.put(f"known_people/q/{number}", b"f%d" % number)
+    while not await gallery.refresh():
+        pass
+    assert gallery.people.pictures == 40
+    assert len(recogniser.seen) == 40
+
+
+async def test_encodings_that_cannot_be_removed_are_removed_later(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    await store.put("known_people/p/x", b"f")
+    read_only = ReadOnlyStore(store)
+    read_only.locked = False
+    gallery = new_gallery(read_only, recogniser)
+    await gallery.refresh()
+    await store.delete("known_people/p/x")
+    read_only.locked = True
+    with capture_logs() as logs:
+        await gallery.refresh()
+        await gallery.refresh()
+        assert gallery.people.pictures == 0
+        assert await kept_for(store, b"f")
+        read_only.locked = False
+        await gallery.refresh()
+    assert await kept_for(store)
+    assert place_events(logs) == ["place for encodings is away", "place for encodings is back"]
+
+
+@pytest.mark.parametrize(("listing", "pause"), [(0.1, 2.0), (2.5, 10.0)])
+async def test_a_long_listing_is_repeated_less_often(
+    recogniser: FakeRecogniser, monkeypatch: pytest.MonkeyPatch, listing: float, pause: float
+) -> None:
+    now = 0.0
+
+    class SlowStore(FakeStore):
+        async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+            nonlocal now
+            now += listing
+            async for info in super().list(prefix):
+                yield info
+
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        if seconds:
+            slept.append(seconds)
+            raise asyncio.CancelledError
+
+    gallery = new_gallery(SlowStore(), recogniser)
+    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        await gallery.watch(2.0)
+    assert slept == [pause]
+
+
 class FakeStore:
     """One known picture; every call fails while it is away."""
 
@@ -262,6 +405,9 @@ class FakeStore:
         return b"f"
 
     async def put(self, key: str, content: bytes) -> None:
+        self._check()
+
+    async def delete(self, key: str) -> None:
         self._check()
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
