@@ -257,7 +257,7 @@ async def test_known_people_follow_the_store(
         assert "it shows no face" in server.log_file.read_text()
         assert await name() == "Rear Admiral/new.webp"
     kept = list((server.store / "encodings").rglob("*"))
-    assert len([path for path in kept if path.is_file()]) == 4
+    assert len([path for path in kept if path.is_file()]) == 3  # what was removed is not kept
     for path in kept:
         if path.is_file():
             assert np.load(path).shape[1:] == (128,)
