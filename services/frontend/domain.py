@@ -230,6 +230,11 @@ class KnownPicture(_Model):
     image_name: str
     created_at: datetime
 
+    @property
+    def content_version(self) -> str:
+        """Return a text that changes when the picture behind the same id has changed."""
+        return fingerprint(self.image_name)
+
 
 class Person(_Model):
     """Somebody with a name and known pictures."""

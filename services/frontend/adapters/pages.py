@@ -140,15 +140,15 @@ class Pages:
 
     async def thumbnail(self, picture_id: int, v: Filter = None) -> Response:
         """Return a picture for a card."""
-        return await self._small(picture_address(picture_id), v, THUMBNAIL_SIDE)
+        return await self._small(self._submitted(picture_id), v, THUMBNAIL_SIDE)
 
     async def preview(self, picture_id: int, v: Filter = None) -> Response:
         """Return a picture for its own page."""
-        return await self._small(picture_address(picture_id), v, PREVIEW_SIDE)
+        return await self._small(self._submitted(picture_id), v, PREVIEW_SIDE)
 
     async def known_thumbnail(self, person: str, picture_id: int, v: Filter = None) -> Response:
         """Return a known picture."""
-        return await self._small(known_picture_address(person, picture_id), v, THUMBNAIL_SIDE)
+        return await self._small(self._known(person, picture_id), v, THUMBNAIL_SIDE)
 
     async def static(self, name: str, v: Filter = None) -> Response:
         """Return the style sheet, the script or a drawing."""
@@ -351,11 +351,31 @@ class Pages:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return HTMLResponse(html, headers=headers)
 
-    async def _small(self, address: str, version: str | None, side: int) -> Response:
+    async def _submitted(self, picture_id: int) -> tuple[str, str]:
+        picture = await self._receiver.picture(picture_id)
+        return picture_address(picture_id), picture.content_version
+
+    async def _known(self, person: str, picture_id: int) -> tuple[str, str]:
+        for one in await self._receiver.people():
+            for picture in one.pictures:
+                if (one.name, picture.id) == (person, picture_id):
+                    return known_picture_address(person, picture_id), picture.content_version
+        raise RefusedError(HTTPStatus.NOT_FOUND, "There is no such picture.")
+
+    async def _small(
+        self, found: Awaitable[tuple[str, str]], wanted: str | None, side: int
+    ) -> Response:
+        """Return a small picture, found by its address and its version.
+
+        The version is the picture's own: one that clients choose would let them fill the cache.
+        """
         try:
-            content = await self._thumbnails.get((address, version or "", side))
+            address, version = await found
+            content = await self._thumbnails.get((address, version, side))
         except ReceiverAwayError:
             return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        except RefusedError:
+            return self._message(HTTPStatus.NOT_FOUND, "There is no such picture.")
         if content is None:
             placeholder = self._files["placeholder.svg"]
             return Response(
@@ -366,7 +386,7 @@ class Pages:
         return Response(
             content,
             media_type="image/jpeg",
-            headers={"Cache-Control": _FOREVER if version else "no-cache"},
+            headers={"Cache-Control": _FOREVER if wanted == version else "no-cache"},
         )
 
     async def _act(self, request: Request, action: Awaitable[None], then: str) -> Response:

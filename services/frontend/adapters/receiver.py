@@ -25,6 +25,9 @@ from services.frontend.domain import (
 _TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
 _UPLOAD_TIMEOUT: Final = httpx.Timeout(60.0, connect=2.0)
 
+MAX_UPLOADS: Final = 50
+"""Uploads at once: half of the connections that httpx has, so that pages keep the others."""
+
 _PEOPLE: Final = TypeAdapter(tuple[Person, ...])
 _ACCEPTED: Final = TypeAdapter(tuple[Accepted, ...])
 
@@ -58,6 +61,7 @@ class Receiver:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
+        self._uploads = 0
 
     async def pictures(
         self, *, status: str | None, person: str | None, cursor: str | None, limit: int
@@ -85,13 +89,22 @@ class Receiver:
     async def upload(
         self, body: AsyncIterable[bytes], *, content_type: str, length: str | None
     ) -> tuple[Accepted, ...]:
-        """Pass a multipart body on as it arrives; ``length`` is its size in bytes, if known."""
+        """Pass a multipart body on as it arrives; ``length`` is its size in bytes, if known.
+
+        A slow client may take as long as it likes, so only :data:`MAX_UPLOADS` go on at once.
+        """
+        if self._uploads >= MAX_UPLOADS:
+            raise NotNowError("Too many uploads at once. Try again in a moment.")
         headers = {"Content-Type": content_type}
         if length is not None:
             headers["Content-Length"] = length
-        answer = await self._call(
-            "POST /images", "/images", content=body, headers=headers, timeout=_UPLOAD_TIMEOUT
-        )
+        self._uploads += 1
+        try:
+            answer = await self._call(
+                "POST /images", "/images", content=body, headers=headers, timeout=_UPLOAD_TIMEOUT
+            )
+        finally:
+            self._uploads -= 1
         return _parse_list(_ACCEPTED, answer, "images")
 
     async def retry(self, picture_id: int) -> None:

@@ -1,4 +1,6 @@
+import asyncio
 import re
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -406,6 +408,29 @@ async def test_an_upload_is_passed_on_as_it_is(
     assert receiver.calls == ["POST /images"]
     assert b'name="files"' in receiver.bodies[0]
     assert b"content" in receiver.bodies[0]
+
+
+async def test_uploads_leave_connections_for_the_pages(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun.release()
+        await go_on.wait()
+        yield b"content"
+
+    waiting = [asyncio.create_task(page.post("/upload", content=slow())) for _ in range(50)]
+    for _ in waiting:
+        await begun.acquire()
+    refused = await page.post("/upload", files={"files": ("a", b"b")})
+    assert refused.status_code == 503
+    assert "Too many uploads at once." in refused.text
+    assert (await page.get("/")).status_code == 200
+    go_on.set()
+    assert {(await task).status_code for task in waiting} == {303}
+    assert receiver.calls.count("POST /images") == 50
+    assert (await page.post("/upload", files={"files": ("a", b"b")})).status_code == 303
 
 
 async def test_an_upload_by_script_is_answered_with_json(page: httpx.AsyncClient) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import re
 import struct
 import zlib
 
@@ -9,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from services.frontend.adapters.shrink import shrink
 from services.frontend.service import Thumbnails
-from services.frontend.tests.fake_receiver import FakeReceiver, problem
+from services.frontend.tests.fake_receiver import FakeReceiver, image_json, person_json, problem
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
@@ -191,19 +192,49 @@ async def test_a_thumbnail_is_a_new_jpeg_that_may_be_kept(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     original = encoded(Image.new("RGB", (2000, 1000), "red"), "PNG")
+    receiver.images = [image_json(5)]
+    receiver.people = [person_json("A?B", 6)]
     receiver.answers = {
         "GET /images/5/picture": httpx.Response(200, content=original),
         "GET /people/A%3FB/pictures/6": httpx.Response(200, content=original),
     }
-    for path, width in (
-        ("/images/5/thumbnail?v=1", 640),
-        ("/images/5/preview?v=1", 1600),
-        ("/people/A%3FB/pictures/6/thumbnail?v=1", 640),
+    for shown_on, path, width in (
+        ("/", "/images/5/thumbnail", 640),
+        ("/images/5", "/images/5/preview", 1600),
+        ("/people", "/people/A%3FB/pictures/6/thumbnail", 640),
     ):
-        answer = await page.get(path)
+        html = (await page.get(shown_on)).text
+        addresses = re.findall(rf'="({re.escape(path)}\?v=[^"]+)"', html)
+        answer = await page.get(addresses[0])
         assert answer.headers["Content-Type"] == "image/jpeg"
         assert "immutable" in answer.headers["Cache-Control"]
         assert opened(answer.content).width == width
+        # What a client made up is not kept, neither there nor here.
+        calls = [call for call in receiver.calls if "/picture" in call]
+        for version in ("?v=1", "?v=2", ""):
+            answer = await page.get(path + version)
+            assert answer.headers["Cache-Control"] == "no-cache"
+        assert [call for call in receiver.calls if "/picture" in call] == calls
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/people/%2e/pictures/1/thumbnail", "/people/Ada/pictures/1/thumbnail", "/images/1/preview"],
+)
+async def test_a_thumbnail_of_nothing_is_not_found(page: httpx.AsyncClient, path: str) -> None:
+    assert (await page.get(path)).status_code == 404
+
+
+async def test_another_picture_behind_an_id_is_made_anew(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    widths = []
+    for size, path in ((100, "a.jpg"), (200, "b.jpg")):
+        receiver.images = [image_json(5, path=path)]
+        content = encoded(Image.new("RGB", (size, size)))
+        receiver.answers = {"GET /images/5/picture": httpx.Response(200, content=content)}
+        widths.append(opened((await page.get("/images/5/thumbnail")).content).width)
+    assert widths == [100, 200]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +243,7 @@ async def test_a_thumbnail_is_a_new_jpeg_that_may_be_kept(
 async def test_what_cannot_be_shown_has_a_placeholder(
     page: httpx.AsyncClient, receiver: FakeReceiver, answer: httpx.Response
 ) -> None:
+    receiver.images = [image_json(5)]
     receiver.answers = {"GET /images/5/picture": answer}
     shown = await page.get("/images/5/thumbnail?v=1")
     assert shown.status_code == 200
@@ -223,6 +255,7 @@ async def test_what_cannot_be_shown_has_a_placeholder(
 async def test_a_file_larger_than_any_picture_is_not_read_to_its_end(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
+    receiver.images = [image_json(5)]
     content = encoded(two_halves("red", "blue")) + bytes(21 * 2**20)
     receiver.answers = {"GET /images/5/picture": httpx.Response(200, content=content)}
     assert (await page.get("/images/5/thumbnail")).headers["Content-Type"] == "image/svg+xml"
@@ -231,6 +264,7 @@ async def test_a_file_larger_than_any_picture_is_not_read_to_its_end(
 async def test_a_busy_receiver_is_asked_again(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
+    receiver.images = [image_json(5)]
     receiver.answers = {"GET /images/5/picture": problem(429, "too many requests")}
     assert (await page.get("/images/5/thumbnail?v=1")).status_code == 503
     receiver.answers = {
@@ -242,6 +276,7 @@ async def test_a_busy_receiver_is_asked_again(
 async def test_without_the_receiver_nothing_is_remembered(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
+    receiver.images = [image_json(5)]
     receiver.away = True
     assert (await page.get("/images/5/thumbnail?v=1")).status_code == 503
     receiver.away = False
