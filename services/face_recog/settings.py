@@ -1,6 +1,7 @@
 """Settings of the face recogniser."""
 
 import os
+from pathlib import Path
 from typing import Final
 
 from pydantic import Field
@@ -12,9 +13,28 @@ QUEUE_PER_WORKER: Final = 4
 """The last picture of a full queue is done within a caller's 20 s while each takes up to 4 s."""
 
 
-def usable_cpus() -> int:
-    """Return how many CPUs this process may use, which a container may have fewer of."""
-    return len(os.sched_getaffinity(0))
+def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many CPUs this process may use: those it may run on, or its container's limit."""
+    cpus = len(os.sched_getaffinity(0))
+    return max(1, min(cpus, int(cpu_limit(cgroup) or cpus)))
+
+
+def cpu_limit(cgroup: Path) -> float | None:
+    """Return the CPUs that a control group may use, of version 2 or else 1; None: no limit.
+
+    A container sees its own group at the top of the file system.
+    """
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except OSError:
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    if quota == "max" or int(quota) <= 0:
+        return None
+    return int(quota) / int(period)
 
 
 class FaceRecogSettings(Settings, ObjectStoreSettings):

@@ -1,7 +1,10 @@
+import os
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from services.face_recog.settings import FaceRecogSettings
+from services.face_recog.settings import FaceRecogSettings, cpu_limit, usable_cpus
 
 STORE = "file:///nowhere"
 
@@ -20,3 +23,31 @@ def test_a_wrong_pool_size_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError) as error:
         FaceRecogSettings(object_store_url=STORE)
     assert ("pool_size",) in [one["loc"] for one in error.value.errors()]
+
+
+@pytest.mark.parametrize(
+    ("files", "limit", "cpus"),
+    [
+        ({}, None, 8),
+        ({"cpu.max": "max 100000\n"}, None, 8),
+        ({"cpu.max": "250000 100000\n"}, 2.5, 2),
+        ({"cpu.max": "50000 100000\n"}, 0.5, 1),
+        ({"cpu.max": "6400000 100000\n"}, 64, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3, 3),
+        ({"cpu/cpu.cfs_quota_us": "10000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 0.1, 1),
+    ],
+)
+def test_the_limit_of_a_container_is_kept(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, str],
+    limit: float | None,
+    cpus: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cpu_limit(tmp_path) == limit
+    assert usable_cpus(tmp_path) == cpus
