@@ -1,11 +1,13 @@
 """Enrolment: known people and their pictures."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
-from services.common.images import KNOWN_PEOPLE
-from services.common.objects import ObjectNotFoundError
+from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
+from services.common.objects import ObjectNotFoundError, ObjectTooLargeError
 from services.receiver.domain import (
     EXTENSIONS,
     ConflictError,
@@ -21,6 +23,9 @@ from services.receiver.service.images import Images
 from services.receiver.service.ports import Cropper, People, Pictures, Recogniser
 
 log = structlog.get_logger(__name__)
+
+_PICTURES_IN_MEMORY: Final = 4
+"""Of up to 20 MiB each, and not those of uploads, which must not wait for the recogniser."""
 
 _MARGINS: Final = (0.5, 0.25, 0.1)
 """Shares of a face's size to keep around it; the detector needs some, neighbours come with more."""
@@ -42,24 +47,27 @@ class Enrolment:
         self._images = images
         self._recogniser = recogniser
         self._cropper = cropper
+        self._memory = asyncio.Semaphore(_PICTURES_IN_MEMORY)
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody, by name."""
         return await self._people.all()
 
-    async def enrol(self, name: str, content: bytes) -> KnownPicture:
-        """Make a picture file a known picture of a person.
+    async def enrol(self, name: str, read: Callable[[], Awaitable[bytes]]) -> KnownPicture:
+        """Make a picture file, which ``read`` reads, a known picture of a person.
 
         Raises a ``ReceiverError`` when the picture does not show exactly one face or is another
         person's, ``RecogniserError`` when it cannot be checked.
         """
         name = check_person(name)
-        known = await self._people.find(digest(content))
-        if known is None:
-            faces = await self._recogniser.count_faces(content, image_id=None)
-            if faces != 1:
-                raise InvalidError(_refusal(faces))
-        return await self._store(name, content, known, face=None)
+        async with self._memory:
+            content = await read()
+            known = await self._people.find(digest(content))
+            if known is None:
+                faces = await self._recogniser.count_faces(content, image_id=None)
+                if faces != 1:
+                    raise InvalidError(_refusal(faces))
+            return await self._store(name, content, known, face=None)
 
     async def enrol_face(self, name: str, image_id: int, face_index: int) -> KnownPicture:
         """Make a face of a submitted picture a known picture; the face gets the name, too.
@@ -71,14 +79,16 @@ class Enrolment:
         face = next((one for one in image.faces if one.index == face_index), None)
         if face is None:
             raise NotFoundError(f"image {image_id} has no face {face_index}")
-        picture = await self._images.picture(image_id)
         found = 0
-        for margin in _MARGINS:
-            crop = await self._cropper.crop(picture, face.box, margin)
-            found = await self._recogniser.count_faces(crop, image_id=image_id)
-            if found == 1:
-                known = await self._people.find(digest(crop))
-                return await self._store(name, crop, known, face=(image_id, face_index))
+        async with self._memory:
+            crops = await self._cropper.crop(
+                await self._images.picture(image_id), face.box, _MARGINS
+            )
+            for crop in crops:
+                found = await self._recogniser.count_faces(crop, image_id=image_id)
+                if found == 1:
+                    known = await self._people.find(digest(crop))
+                    return await self._store(name, crop, known, face=(image_id, face_index))
         raise InvalidError(
             f"face {face_index} of image {image_id} cannot be cut out: {_refusal(found)}"
         )
@@ -87,9 +97,13 @@ class Enrolment:
         """Return the file of a known picture, or raise :class:`NotFoundError`."""
         known = await self._known(name, picture_id)
         try:
-            return await self._pictures.get(KNOWN_PEOPLE + known.image_name)
+            return await self._pictures.get(
+                KNOWN_PEOPLE + known.image_name, max_bytes=MAX_PICTURE_BYTES
+            )
         except ObjectNotFoundError:
             raise NotFoundError(f"picture {picture_id} is not in the store") from None
+        except ObjectTooLargeError as error:
+            raise NotFoundError(str(error)) from None
 
     async def delete_picture(self, name: str, picture_id: int) -> None:
         """Forget a known picture, or raise :class:`NotFoundError`; the person stays.

@@ -107,8 +107,8 @@ class Recogniser(Protocol):
 class Cropper(Protocol):
     """Cuts a face out of a picture."""
 
-    async def crop(self, content: bytes, box: Box, margin: float) -> bytes:
-        """Return a JPEG of the box of the upright picture and ``margin`` of its size around it.
+    async def crop(self, content: bytes, box: Box, margins: Sequence[float]) -> Sequence[bytes]:
+        """Return JPEGs of the box of the upright picture and each margin of its size around it.
 
         Raises ``InvalidError`` when the picture cannot be read.
         """

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path, Query, Request
@@ -15,6 +16,7 @@ from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status, 
 from services.common.ops import Lifecycle, probe_routes
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems
 from services.receiver.adapters.http.express import Express
+from services.receiver.adapters.http.files import Files
 from services.receiver.adapters.http.in_flight import InFlightLimit
 from services.receiver.adapters.http.same_site import SameSite
 from services.receiver.adapters.http.views import (
@@ -35,7 +37,6 @@ from services.receiver.domain import (
     StatusReport,
     Submission,
     decode_cursor,
-    media_type,
     submission_of_path,
 )
 from services.receiver.metrics import SUBMISSIONS
@@ -46,6 +47,9 @@ from services.receiver.service.submitting import Submissions
 
 _STATUS_SECONDS: Final = 2.0
 """How long a report is kept: its counts read an index of all rows."""
+
+_UPLOADS_AT_ONCE: Final = 16
+"""Each may keep 20 MB in memory, 1 MB of every file, and the rest on disk; further ones wait."""
 
 _JSON_REFERENCE_BYTES: Final = 64 * 1024
 
@@ -105,8 +109,9 @@ def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
         generate_unique_id_function=lambda route: route.name,
     )
     _add_submissions(app, api)
-    _add_images(app, api)
-    _add_people(app, api)
+    files = Files()
+    _add_images(app, api, files)
+    _add_people(app, api, files)
     _add_status(app, api)
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
@@ -116,6 +121,8 @@ def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
 
 
 def _add_submissions(app: FastAPI, api: Api) -> None:
+    uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+
     @app.post(
         "/image/post",
         status_code=202,
@@ -176,9 +183,10 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         openapi_extra=openapi.body({bodies.MULTIPART: {"schema": openapi.FILES}}),
     )
     async def upload(request: Request) -> Response:
-        async with bodies.multipart(
-            request, max_files=MAX_FILES, max_bytes=api.max_upload_bytes
-        ) as form:
+        async with (
+            uploads,
+            bodies.multipart(request, max_files=MAX_FILES, max_bytes=api.max_upload_bytes) as form,
+        ):
             files = [bodies.check_file(part, "/files") for part in form.getlist("files")]
             if not files:
                 raise InvalidError("the form has no field files", [Fault("/files", "is missing")])
@@ -189,7 +197,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         return json_response({"images": [accepted_view(one) for one in accepted]}, 202)
 
 
-def _add_images(app: FastAPI, api: Api) -> None:
+def _add_images(app: FastAPI, api: Api, files: Files) -> None:
     @app.get(
         "/images",
         summary="List images",
@@ -228,7 +236,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         responses=_picture(openapi.errors(404, 422)),
     )
     async def get_picture(image_id: _Id) -> Response:
-        return _file(await api.images.picture(image_id))
+        return files.response(partial(api.images.picture, image_id))
 
     @app.post(
         "/images/{image_id:int}/retry",
@@ -251,7 +259,7 @@ def _add_images(app: FastAPI, api: Api) -> None:
         return Response(status_code=204)
 
 
-def _add_people(app: FastAPI, api: Api) -> None:
+def _add_people(app: FastAPI, api: Api, files: Files) -> None:
     @app.get(
         "/people",
         summary="List people and their known pictures",
@@ -304,8 +312,8 @@ def _add_people(app: FastAPI, api: Api) -> None:
             async with bodies.multipart(
                 request, max_files=1, max_bytes=MAX_PICTURE_BYTES + bodies.MULTIPART_OVERHEAD
             ) as form:
-                content = await bodies.check_file(form.get("file"), "/file").read()
-            known = await api.enrolment.enrol(name, content)
+                file = bodies.check_file(form.get("file"), "/file")
+                known = await api.enrolment.enrol(name, _reader(file))
         else:
             face = await bodies.read_json(
                 request, documents.FaceReferenceDocument, max_bytes=_JSON_REFERENCE_BYTES
@@ -320,7 +328,7 @@ def _add_people(app: FastAPI, api: Api) -> None:
         responses=_picture(openapi.errors(404, 422)),
     )
     async def get_known(name: _Name, picture_id: _PictureId) -> Response:
-        return _file(await api.enrolment.picture(name, picture_id))
+        return files.response(partial(api.enrolment.picture, name, picture_id))
 
     @app.delete(
         "/people/{name}",
@@ -423,18 +431,6 @@ def _reader(file: UploadFile) -> Any:
         return await file.read()
 
     return read
-
-
-def _file(content: bytes) -> Response:
-    return Response(
-        content,
-        media_type=media_type(content),
-        headers={
-            "X-Content-Type-Options": "nosniff",
-            # Opened by itself, a file runs nothing, whatever it is.
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-        },
-    )
 
 
 def _located(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:

@@ -1,0 +1,199 @@
+import asyncio
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from services.common.images import MAX_PICTURE_BYTES
+from services.receiver.adapters.crop import PillowCropper
+from services.receiver.adapters.http.files import Files
+from services.receiver.domain import Box, InvalidError
+from services.receiver.service.people import Enrolment
+from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.conftest import draw, encode
+
+
+class Gate:
+    """Counts who is inside at once; nobody leaves before it is opened."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = 0
+        self.open = asyncio.Event()
+
+    async def enter(self) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        await self.open.wait()
+
+    def leave(self) -> None:
+        self.inside -= 1
+
+
+async def most_at_once(gate: Gate, start: Callable[[], Awaitable[None]], count: int) -> int:
+    """Start many, let them get as far as they can, and return how many were inside."""
+    tasks = [asyncio.ensure_future(start()) for _ in range(count)]
+    for _ in range(100):
+        await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(*tasks)
+    return gate.most
+
+
+async def test_only_a_few_files_are_in_memory_until_they_are_sent() -> None:
+    gate, files = Gate(), Files()
+    sent: list[int] = []
+
+    async def load() -> bytes:
+        return b"x" * 600_000
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await gate.enter()
+            return
+        sent.append(len(message["body"]))
+        if not message.get("more_body"):
+            gate.leave()
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    async def request() -> None:
+        await files.response(load)({"type": "http"}, receive, send)
+
+    assert await most_at_once(gate, request, 20) == 8
+    assert sum(sent) == 20 * 600_000
+    assert max(sent) < 300_000
+
+
+async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
+    gate = Gate()
+
+    async def read() -> bytes:
+        await gate.enter()
+        return b"picture"
+
+    class Recogniser:
+        async def count_faces(self, _: bytes, *, image_id: int | None) -> int:
+            assert image_id is None
+            gate.leave()
+            return 0
+
+    class People:
+        async def find(self, _: str) -> None:
+            return None
+
+    fakes: list[Any] = [People(), None, None, Recogniser(), None]
+    enrolment = Enrolment(*fakes)
+
+    async def enrol() -> None:
+        with pytest.raises(InvalidError, match="no face"):
+            await enrolment.enrol("Ada", read)
+
+    assert await most_at_once(gate, enrol, 10) == 4
+
+
+async def test_only_a_few_uploads_are_read_at_once(plain: httpx.AsyncClient) -> None:
+    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+    reading = 0
+
+    async def slow() -> AsyncIterator[bytes]:
+        nonlocal reading
+        reading += 1
+        begun.release()
+        await go_on.wait()
+        yield b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx\r\n--b--'
+
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    waiting = [
+        asyncio.create_task(plain.post("/images", content=slow(), headers=headers))
+        for _ in range(20)
+    ]
+    for _ in range(16):
+        await begun.acquire()
+    # Others go on.
+    assert (await plain.post("/image/post", json={"path": "a"})).status_code == 202
+    assert reading == 16
+    go_on.set()
+    assert [(await task).status_code for task in waiting] == [202] * 20
+
+
+async def test_a_known_picture_larger_than_any_is_not_read(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
+    answer = await plain.post("/people/Ada/pictures", files={"file": ("a.png", picture)})
+    folder = Path(plain_settings.object_store_url.removeprefix("file://"), "known_people")
+    with (folder / answer.json()["image_name"]).open("ab") as file:
+        file.truncate(MAX_PICTURE_BYTES + 1)
+    large = await plain.get(f"/people/Ada/pictures/{answer.json()['id']}")
+    assert large.status_code == 404
+    assert str(MAX_PICTURE_BYTES) in large.json()["detail"]
+
+
+def pixels(content: bytes) -> Any:
+    return np.array(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("box", [Box(20, 60, 40, 80), Box(0, 0, 30, 10), Box(60, 90, 90, 130)])
+async def test_every_orientation_is_cut_where_the_whole_picture_has_it(
+    orientation: int, box: Box
+) -> None:
+    # A shade of its own for every place: 1 of red per column, 1 of green per row.
+    columns, rows = np.meshgrid(np.arange(150), np.arange(100))
+    shades = np.stack([columns, rows, rows * 0], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(Image.fromarray(shades), exif=exif.tobytes())
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    crops = await PillowCropper().crop(content, box, (0.5, 0.1))
+    for crop, margin in zip(crops, (0.5, 0.1), strict=True):
+        x, y = round((box.right - box.left) * margin), round((box.bottom - box.top) * margin)
+        wanted = upright.crop(
+            (
+                max(0, box.left - x),
+                max(0, box.top - y),
+                min(upright.width, box.right + x),
+                min(upright.height, box.bottom + y),
+            )
+        )
+        found = pixels(crop)
+        assert found.shape == np.array(wanted).shape
+        assert abs(found - np.array(wanted).astype(int)).mean() < 2  # JPEG
+
+
+async def test_a_picture_is_decoded_once_and_never_copied_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encode(Image.new("RGBA", (2000, 1000), "red"), exif=exif.tobytes())
+    opened, copied = 0, []
+    open_picture = Image.open
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal opened
+        opened += 1
+        return open_picture(*arguments, **named)
+
+    def watch(method: str) -> None:
+        original = getattr(Image.Image, method)
+
+        def watched(self: Image.Image, *arguments: Any, **named: Any) -> Any:
+            copied.append(self.size)
+            return original(self, *arguments, **named)
+
+        monkeypatch.setattr(Image.Image, method, watched)
+
+    monkeypatch.setattr(Image, "open", counted)
+    for method in ("convert", "transpose", "copy"):
+        watch(method)
+    await PillowCropper().crop(content, Box(100, 100, 120, 120), (0.5, 0.25, 0.1))
+    assert opened == 1
+    assert copied
+    assert max(copied) <= (40, 40)
