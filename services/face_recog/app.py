@@ -51,14 +51,15 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             grace=settings.stop_seconds,
         )
         lifecycle = ops.Lifecycle(
-            {"known people": gallery.check}, drain_seconds=settings.drain_seconds
+            {"known people": gallery.check, "workers": pool.check},
+            drain_seconds=settings.drain_seconds,
         )
         lifecycle.install_signal_handlers()
         await server.start(settings.host, settings.port)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(ops.serve_probes(probes, lifecycle))
             watch = tasks.create_task(gallery.watch(settings.watch_seconds))
-            serve = tasks.create_task(_announce(server, gallery))
+            serve = tasks.create_task(announce(server, gallery, pool))
             await lifecycle.wait_draining()
             serve.cancel()
             await server.drain()
@@ -69,6 +70,11 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
         await pool.close()
 
 
-async def _announce(server: Server, gallery: Gallery) -> None:
+async def announce(server: Server, gallery: Gallery, pool: Pool) -> None:
+    """Tell the server's callers when it can serve, from the first snapshot on."""
     await gallery.wait_ready()
-    await server.set_serving()
+    while True:
+        await pool.wait_manned()
+        await server.set_serving(serving=True)
+        await pool.wait_deserted()
+        await server.set_serving(serving=False)

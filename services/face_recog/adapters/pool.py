@@ -112,13 +112,29 @@ class Pool:
         self._numbers = itertools.count()
         self._waiting = 0
         self._workers: set[_Worker] = set()
+        self._ready: set[_Worker] = set()
         self._answers: set[asyncio.Future[bytes]] = set()
         self._slots: list[asyncio.Task[None]] = []
+        self._manned = asyncio.Event()
+        self._deserted = asyncio.Event()
 
     @property
     def processes(self) -> list[int]:
         """The process ids of the workers."""
         return [one.process.pid for one in self._workers if one.process.pid]
+
+    async def check(self) -> None:
+        """Raise ``RecogniserFaultError`` while no worker can take a picture."""
+        if not self._manned.is_set():
+            raise RecogniserFaultError("no worker process is running")
+
+    async def wait_manned(self) -> None:
+        """Return when a worker can take a picture."""
+        await self._manned.wait()
+
+    async def wait_deserted(self) -> None:
+        """Return when no worker can take a picture."""
+        await self._deserted.wait()
 
     async def start(self) -> None:
         """Start the workers and return when all are ready; raise if one cannot start."""
@@ -222,12 +238,14 @@ class Pool:
         except (OSError, EOFError, TimeoutError) as error:
             code = await self._end_worker(one)
             raise RecogniserFaultError(f"a worker could not start, exit code {code}") from error
-        metrics.POOL_WORKERS.set(len(self._workers))
+        self._ready.add(one)
+        self._count_workers()
         return one
 
     async def _end_worker(self, one: _Worker) -> int | None:
         self._workers.discard(one)
-        metrics.POOL_WORKERS.set(len(self._workers))
+        self._ready.discard(one)
+        self._count_workers()
         return await one.end()
 
     async def _replacement(self) -> _Worker:
@@ -237,6 +255,15 @@ class Pool:
             except (OSError, RecogniserFaultError) as error:
                 log.critical("worker could not be replaced", reason=str(error))
                 await asyncio.sleep(_RESTART_PAUSE_SECONDS)
+
+    def _count_workers(self) -> None:
+        metrics.POOL_WORKERS.set(len(self._ready))
+        if self._ready:
+            self._manned.set()
+            self._deserted.clear()
+        else:
+            self._deserted.set()
+            self._manned.clear()
 
     def _count_waiting(self, change: int) -> None:
         self._waiting += change

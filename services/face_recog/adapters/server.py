@@ -48,7 +48,11 @@ _FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
 _IMAGE_ID: Final = "image-id"
 """The metadata in which callers send the id of the image that they ask for."""
 
-_HEALTH_NAMES: Final = ("", "facerecog.Identify", "facerecog.HealthCheck")
+_READINESS: Final = ("", "facerecog.Identify", "facerecog.HealthCheck")
+"""Health names that say whether requests are served."""
+
+_LIVENESS: Final = "liveness"
+"""The health name that is serving as long as the process answers at all."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -103,13 +107,17 @@ class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
 
 
 class Server:
-    """The gRPC server: not serving until :meth:`set_serving`, and no longer after draining."""
+    """The gRPC server: not serving until :meth:`set_serving`, and no longer after draining.
+
+    Only its health says so; requests are answered whenever they can be.
+    """
 
     def __init__(
         self, identifier: Identifier, *, engine: str, connection_age: float, grace: float
     ) -> None:
         self._grace = grace
         self._is_serving = False
+        self._draining = False
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
             interceptors=[_Observer()],
@@ -140,27 +148,31 @@ class Server:
             )
         except RuntimeError as error:
             raise OSError(f"cannot listen on {host}:{port}") from error
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(_LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self._show()
         await self._server.start()
         return bound
 
-    async def set_serving(self) -> None:
-        """Tell everyone that requests are served."""
-        self._is_serving = True
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+    async def set_serving(self, *, serving: bool) -> None:
+        """Tell everyone whether requests are served."""
+        self._is_serving = serving and not self._draining
+        await self._show()
 
     async def drain(self) -> None:
         """Tell everyone to go elsewhere; requests are still served."""
-        self._is_serving = False
-        await self._health.enter_graceful_shutdown()
+        self._draining = True
+        await self.set_serving(serving=False)
 
     async def stop(self) -> None:
         """Take no more requests and finish those in flight."""
         await self._server.stop(self._grace)
 
-    async def _set_health(self, status: int) -> None:
-        for name in _HEALTH_NAMES:
-            await self._health.set(name, status)
+    async def _show(self) -> None:
+        response = health_pb2.HealthCheckResponse
+        for name in _READINESS:
+            await self._health.set(
+                name, response.SERVING if self._is_serving else response.NOT_SERVING
+            )
 
 
 class _Observer(grpc.aio.ServerInterceptor):

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -30,6 +31,8 @@ from services.common.facerecog.client import (
     RecogniserUnavailableError,
 )
 from services.common.images import MAX_PICTURE_BYTES
+from services.face_recog.adapters.server import Server
+from services.face_recog.app import announce
 
 OLD_PROTO = """
 syntax = "proto3";
@@ -327,6 +330,60 @@ async def test_sigterm_finishes_what_is_in_flight(
     assert not psutil.pid_exists(worker.pid)
 
 
+async def is_alive(channel: grpc.aio.Channel) -> bool:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    answer = await health.Check(health_pb2.HealthCheckRequest(service="liveness"))
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_it_serves_while_people_are_known_and_workers_live() -> None:
+    events: asyncio.Queue[bool] = asyncio.Queue()
+    ready, manned, deserted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Listener:
+        async def set_serving(self, *, serving: bool) -> None:
+            (manned if serving else deserted).clear()
+            events.put_nowait(serving)
+
+    gallery: Any = SimpleNamespace(wait_ready=ready.wait)
+    pool: Any = SimpleNamespace(wait_manned=manned.wait, wait_deserted=deserted.wait)
+    server: Any = Listener()
+    announcing = asyncio.create_task(announce(server, gallery, pool))
+    manned.set()
+    await asyncio.sleep(0)
+    assert events.empty()
+    ready.set()
+    assert await events.get()
+    deserted.set()
+    assert not await events.get()
+    manned.set()
+    assert await events.get()
+    announcing.cancel()
+
+
+async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
+    identifier: Any = None
+    server = Server(identifier, engine="x", connection_age=60, grace=0)
+    port = await server.start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+
+        async def is_ready() -> bool:
+            answer = await health.Check(health_pb2.HealthCheckRequest())
+            assert await is_alive(channel)
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        assert not await is_ready()
+        await server.set_serving(serving=True)
+        assert await is_ready()
+        await server.set_serving(serving=False)
+        assert not await is_ready()
+        await server.drain()
+        await server.set_serving(serving=True)
+        assert not await is_ready(), "who drains does not come back"
+    await server.stop()
+
+
 async def test_health_from_start_to_drain(face_recog: StartServer) -> None:
     server = face_recog(DRAIN_SECONDS="60")
     async with client_of(server), grpc.aio.insecure_channel(server.target) as channel:
@@ -348,6 +405,7 @@ async def test_health_from_start_to_drain(face_recog: StartServer) -> None:
             server.terminate()
             assert (await watched.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
             watched.cancel()
+            assert await is_alive(channel)
             assert (await http.get(probe)).status_code == 503
             assert not (await old.HealthCheck(face_pb2.Empty())).ready
             # Until the drain time is over, requests are still answered.
@@ -370,6 +428,8 @@ async def test_without_its_store_it_starts_but_is_not_ready(
         )
         client = RecogniserClient(server.target, timeout=20)
         assert not await client.ping()
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            assert await is_alive(channel)
         with pytest.raises(RecogniserUnavailableError, match="being loaded"):
             await client.identify(small_hopper)
         await client.close()

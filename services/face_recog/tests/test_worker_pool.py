@@ -96,6 +96,20 @@ async def test_killed_idle_workers_are_replaced_and_fail_nothing(small_hopper: b
             assert len((await pool.recognise(small_hopper)).faces) == 1
 
 
+async def test_a_pool_without_workers_says_so() -> None:
+    async with started(size=2) as pool:
+        await pool.check()
+        first, _ = pool.processes
+        deserted = asyncio.create_task(pool.wait_deserted())
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: len({first, *pool.processes}) == 3)
+        assert not deserted.done()
+        await pool.check()
+    await deserted
+    with pytest.raises(RecogniserFaultError, match="no worker"):
+        await pool.check()
+
+
 async def test_the_fork_server_killed(small_hopper: bytes) -> None:
     async with started(size=2) as pool:
         os.kill(psutil.Process(pool.processes[0]).ppid(), signal.SIGKILL)
