@@ -94,6 +94,11 @@ class FaceRecog(Server):
         values = [line.split()[-1] for line in page.splitlines() if line.startswith(name + " ")]
         return float(values[0]) if values else 0  # a label shows with its first operation
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def workers(self) -> list[psutil.Process]:
         """The worker processes: the children of the fork server."""
         assert self._process

@@ -147,6 +147,37 @@ def huge_png() -> bytes:
     )
 
 
+def peaks(server: Any) -> dict[int, int]:
+    """The most memory that each process of the server has had, in bytes."""
+    found = {}
+    for pid in [server.pid, *(worker.pid for worker in server.workers())]:
+        status = Path(f"/proc/{pid}/status").read_text()
+        [line] = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        found[pid] = int(line.split()[1]) * 1024
+    return found
+
+
+async def test_a_huge_picture_is_refused_at_once_and_never_decoded(
+    face_recog: StartServer, small_hopper: bytes
+) -> None:
+    server = face_recog(POOL_SIZE="1")
+    content = huge_png()
+    assert len(content) < 21_000
+    async with client_of(server) as client, grpc.aio.insecure_channel(server.target) as channel:
+        await client.identify(small_hopper)
+        before = peaks(server)
+        answer = await face_pb2_grpc.IdentifyStub(channel).Identify(
+            face_pb2.IdentifyRequest(image_data=content), timeout=1, wait_for_ready=True
+        )
+        assert answer.status == face_pb2.STATUS_TOO_LARGE
+        assert "13000 x 13000" in answer.reason
+        assert (answer.width, answer.height) == (0, 0)
+        after = peaks(server)
+    assert after.keys() == before.keys()
+    # Decoded it is 169 MB.
+    assert sum(after.values()) - sum(before.values()) < 50_000_000
+
+
 async def test_content_problems_are_answers_and_no_errors(
     face_recog: StartServer, astronaut: Image.Image, encode: Callable[..., bytes]
 ) -> None:
