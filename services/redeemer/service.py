@@ -91,8 +91,7 @@ class Redeemer:
     async def _ring(self, ids: Sequence[int], reason: str) -> None:
         if not ids:
             return
-        for image_id in ids:
-            log.debug("redeemed", image_id=image_id, reason=reason)
+        log.info("rung", image_ids=list(ids), reason=reason)
         # A ring that fails is repeated after the interval; _depth says that the queue is away.
         with suppress(DoorbellUnavailableError):
             await self._doorbell.ring(ids)

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.dialects.mysql
 import structlog
 
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell
 from services.common.settings import DatabaseSettings
 from services.common.tables import images
-from services.redeemer.adapters import DatabaseRows
+from services.redeemer.adapters import DatabaseRows, oldest_pending
 from services.redeemer.domain import BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
 from services.redeemer.service import Redeemer
@@ -227,7 +228,7 @@ async def test_the_gauges_show_rows_age_and_depth(bench: Bench) -> None:
     await bench.redeemer.count()
     assert {label: _images(label) for label in ("pending", "dead")} == {"pending": 0, "dead": 0}
     assert OLDEST_PENDING._value.get() == 0
-    await bench.add(3, due_at=NOW, created_at=NOW - 5_000)
+    await bench.add(3, due_at=NOW, created_at=NOW - 5_000, updated_at=NOW - 5_000)
     await bench.add(2, status="dead")
     bench.bell.waiting = 7
     await bench.redeemer.count()
@@ -238,6 +239,51 @@ async def test_the_gauges_show_rows_age_and_depth(bench: Bench) -> None:
     }
     assert OLDEST_PENDING._value.get() == 5
     assert QUEUE_DEPTH._value.get() == 7
+
+
+async def test_the_age_of_what_waits_begins_when_it_went_back_to_pending(bench: Bench) -> None:
+    week = 7 * 24 * 3600 * 1000
+    await bench.add(due_at=NOW, created_at=NOW - week, updated_at=NOW - 2_000)  # just retried
+    await bench.add(due_at=NOW, created_at=NOW - 4_000, updated_at=NOW - 4_000)
+    await bench.redeemer.count()
+    assert OLDEST_PENDING._value.get() == 4
+    await bench.redeemer.sweep()  # rings, which makes nothing younger
+    await bench.redeemer.count()
+    assert OLDEST_PENDING._value.get() == 4
+
+
+async def test_the_oldest_is_found_by_an_index(
+    mariadb_database: tuple[Database, str],
+) -> None:
+    database, _ = mariadb_database
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO images (path, name, status, attempt, created_at, updated_at)"
+            " SELECT seq, 'n', IF(seq > 3000, 'pending', 'processed'), 1, seq, seq"
+            " FROM seq_1_to_6000"
+        )
+        await connection.exec_driver_sql("ANALYZE TABLE images")
+    dialect = sa.dialects.mysql.dialect()
+    text = oldest_pending().compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    async with database.reading() as connection:
+        plan = (await connection.exec_driver_sql(f"EXPLAIN {text}")).mappings().all()
+        assert await connection.scalar(oldest_pending()) == 3001
+    [inner] = [row for row in plan if row["table"] == "images"]
+    assert inner["key"] == "ix_images_status_id"
+    assert "filesort" not in (inner["Extra"] or "")
+
+
+async def test_rings_are_logged_with_their_images(bench: Bench) -> None:
+    await bench.add(status="failed", attempt=1, due_at=NOW)
+    await bench.add(status="processing", attempt=1, due_at=NOW, claim_token="gone")
+    await bench.add(2, due_at=NOW)
+    with structlog.testing.capture_logs() as logs:
+        await bench.redeemer.sweep()
+        await bench.redeemer.sweep()
+    assert logs == [
+        {"event": "rung", "image_ids": ids, "reason": reason, "log_level": "info"}
+        for reason, ids in (("failed", [1]), ("lease", [2]), ("pending", [3, 4]))
+    ]
 
 
 def _images(status: str) -> float:
