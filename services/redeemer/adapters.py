@@ -92,8 +92,6 @@ def oldest_pending() -> sa.Select[int | None]:
     """
     first = (
         sa.select(images.c.updated_at)
-        # Told, because MariaDB walks all rows when it believes most of them to match.
-        .with_hint(images, "FORCE INDEX (ix_images_status_id)", "mysql")
         .where(images.c.status == Status.PENDING)
         .order_by(images.c.id)
         .limit(OLDEST_OF)
