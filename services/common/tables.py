@@ -5,10 +5,12 @@
 NULL for what is final.
 """
 
+from typing import Final
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from services.common.images import MAX_PATH_LENGTH
+from services.common.images import MAX_PATH_LENGTH, Status
 
 metadata = sa.MetaData()
 
@@ -95,4 +97,27 @@ person_images = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("image_name", name="uq_person_images_image_name"),
     sa.Index("ix_person_images_person_id", "person_id"),
+    sqlite_autoincrement=True,  # its id is part of the address of a picture that browsers keep
 )
+
+_OLDEST_OF: Final = 1000
+"""The longest wait is looked for among so many pending images with the lowest ids.
+
+Ids grow with time, except for images that went back to pending; all of them would be too many.
+"""
+
+
+def oldest_pending() -> sa.Select[int | None]:
+    """Return the query for the time since when the oldest pending image has waited.
+
+    Not when it was submitted: an image may go back to pending after a week. Rings leave that time
+    alone.
+    """
+    first = (
+        sa.select(images.c.updated_at)
+        .where(images.c.status == Status.PENDING)
+        .order_by(images.c.id)
+        .limit(_OLDEST_OF)
+        .subquery()
+    )
+    return sa.select(sa.func.min(first.c.updated_at))

@@ -275,7 +275,7 @@ class Processor:
             return await self._unread(error)
         except Exception as error:
             log.exception("unexpected error")
-            return Failed(f"unexpected error: {error!r}")
+            return Failed(f"unexpected error: {type(error).__name__}; the log says more")
         self._breaker.success()
         return result
 
@@ -316,11 +316,11 @@ class Processor:
                 self._database.failed(error)
                 await asyncio.sleep(rest)
                 rest = min(rest * 2, _MAX_REST_SECONDS)
-            except Exception as error:
+            except Exception:
                 if isinstance(outcome, Failed):
                     raise
                 log.exception("the result could not be stored")
-                outcome = Failed(f"the result could not be stored: {error!r}")
+                outcome = Failed("the result could not be stored; the log says why")
             else:
                 self._database.passed()
                 return name

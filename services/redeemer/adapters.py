@@ -8,8 +8,8 @@ import sqlalchemy as sa
 from services.common.clock import Clock
 from services.common.database import Database
 from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
-from services.common.tables import images
-from services.redeemer.domain import BATCH, OLDEST_OF, Census, unfinished
+from services.common.tables import images, oldest_pending
+from services.redeemer.domain import BATCH, Census, unfinished
 
 
 class DatabaseRows:
@@ -82,19 +82,3 @@ class DatabaseRows:
                     sa.update(images).where(images.c.id.in_(ids)).values(moved)
                 )
         return ids
-
-
-def oldest_pending() -> sa.Select[int | None]:
-    """Return the query for the time since when the oldest pending image has waited.
-
-    Not when it was submitted: an image may go back to pending after a week. Rings leave that time
-    alone.
-    """
-    first = (
-        sa.select(images.c.updated_at)
-        .where(images.c.status == Status.PENDING)
-        .order_by(images.c.id)
-        .limit(OLDEST_OF)
-        .subquery()
-    )
-    return sa.select(sa.func.min(first.c.updated_at))

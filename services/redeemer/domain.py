@@ -12,13 +12,6 @@ ENOUGH_RINGS: Final = 100
 """With so many rings in the queue the processors are busy, and more would not help."""
 
 
-OLDEST_OF: Final = 1000
-"""The longest wait is looked for among so many pending images with the lowest ids.
-
-Ids grow with time, except for images that went back to pending; all of them would be too many.
-"""
-
-
 def unfinished(attempt: int) -> str:
     """Return the error of an image whose last lease ran out."""
     return f"processing did not finish in time, attempt {attempt} of {MAX_ATTEMPTS}"

@@ -79,5 +79,6 @@ def upgrade() -> None:
         sa.Column("image_name", _exact(512), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.UniqueConstraint("image_name", name="uq_person_images_image_name"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_person_images_person_id", "person_images", ["person_id"])

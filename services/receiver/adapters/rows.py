@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from services.common.clock import Clock
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.images import RETRIABLE, RING_AFTER_MS, Status
-from services.common.tables import faces, images
+from services.common.tables import faces, images, oldest_pending
 from services.receiver.domain import (
     Accepted,
     Box,
@@ -152,13 +152,7 @@ class DatabaseRows:
                 sa.select(images.c.status, sa.func.count()).group_by(images.c.status)
             ):
                 counts[Status(status)] = count
-            # Ids grow with time, and the index on status and id answers at once.
-            oldest = await connection.scalar(
-                sa.select(images.c.created_at)
-                .where(images.c.status == Status.PENDING)
-                .order_by(images.c.id)
-                .limit(1)
-            )
+            oldest = await connection.scalar(oldest_pending())
         age = None if oldest is None else max(0, self._now() - oldest) / 1000
         return StatusReport({status.value: count for status, count in counts.items()}, age)
 

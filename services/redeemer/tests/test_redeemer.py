@@ -12,8 +12,8 @@ import structlog
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell
 from services.common.settings import DatabaseSettings
-from services.common.tables import images
-from services.redeemer.adapters import DatabaseRows, oldest_pending
+from services.common.tables import images, oldest_pending
+from services.redeemer.adapters import DatabaseRows
 from services.redeemer.domain import BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
 from services.redeemer.service import Redeemer
