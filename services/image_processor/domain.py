@@ -77,8 +77,8 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class TimedOut:
-    """A recogniser that works was too slow: the attempt counts, the next one need not wait."""
+class Unanswered:
+    """A recogniser that works did not answer: the attempt counts, the next one need not wait."""
 
     error: str
 
@@ -90,7 +90,7 @@ class Released:
     reason: str
 
 
-Outcome = Processed | Rejected | Failed | TimedOut | Released
+Outcome = Processed | Rejected | Failed | Unanswered | Released
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ def change(claim: Claim, outcome: Outcome, *, now: int, random: Random) -> Chang
             return Change(Status.PROCESSED, claim.attempt, None, None)
         case Rejected(reason):
             return Change(Status.REJECTED, claim.attempt, None, reason[:_MAX_ERROR_LENGTH])
-        case Failed(error) | TimedOut(error) if last:
+        case Failed(error) | Unanswered(error) if last:
             return Change(Status.DEAD, claim.attempt, None, error[:_MAX_ERROR_LENGTH])
         case Failed(error):
             due_at = now + backoff_ms(claim.attempt, random)
             return Change(Status.FAILED, claim.attempt, due_at, error[:_MAX_ERROR_LENGTH])
-        case TimedOut(error):
+        case Unanswered(error):
             due_at = now + RING_AFTER_MS
             return Change(Status.PENDING, claim.attempt, due_at, error[:_MAX_ERROR_LENGTH])
         case Released():

@@ -42,7 +42,7 @@ from services.image_processor.domain import (
     Processed,
     Rejected,
     Released,
-    TimedOut,
+    Unanswered,
 )
 from services.image_processor.metrics import ATTEMPTS, IN_FLIGHT
 
@@ -202,7 +202,7 @@ class Processor:
             ring.finish()
             return False
         match outcome:
-            case TimedOut():
+            case Unanswered():
                 ring.requeue(AGAIN_SECONDS)
             case Released():
                 ring.requeue(AGAIN_SECONDS)
@@ -233,7 +233,7 @@ class Processor:
             holding.cancel()
             ATTEMPTS.labels(name or "superseded").inc()
             seconds = time.perf_counter() - start
-            metrics.record("process", seconds, error=isinstance(outcome, Failed | TimedOut))
+            metrics.record("process", seconds, error=isinstance(outcome, Failed | Unanswered))
             log.info(
                 "attempt ended",
                 outcome=name or "superseded",
@@ -296,10 +296,8 @@ class Processor:
                 if not there:
                     # An outage of the recogniser uses up no attempt.
                     return Released(str(error))
-                # It works, so it is this picture that is too slow or took it down for a moment.
-                if isinstance(error, RecogniserTimeoutError):
-                    return TimedOut(str(error))
-                return Failed(str(error))
+                # It works, so it may be this picture that is too slow or took it down for a moment.
+                return Unanswered(str(error))
             case RecogniserBusyError():
                 return Released(str(error))
             case _:
@@ -358,7 +356,7 @@ def pause_while_open(queue: Queue, gauge: Callable[[float], None]) -> Callable[[
 
 def _reason(outcome: Outcome) -> str | None:
     match outcome:
-        case Rejected(text) | Failed(text) | TimedOut(text) | Released(text):
+        case Rejected(text) | Failed(text) | Unanswered(text) | Released(text):
             return text
         case _:
             return None

@@ -9,7 +9,7 @@ from services.image_processor.domain import (
     Processed,
     Rejected,
     Released,
-    TimedOut,
+    Unanswered,
     backoff_ms,
     change,
 )
@@ -39,7 +39,7 @@ def test_what_an_outcome_makes_of_the_row(attempt: int) -> None:
         Status.PENDING, attempt - 1, NOW + 10_000, None
     )
     failed = _change(Failed("broken"), attempt)
-    timed_out = _change(TimedOut("slow"), attempt)
+    timed_out = _change(Unanswered("slow"), attempt)
     if last:
         assert failed == Change(Status.DEAD, attempt, None, "broken")
         assert timed_out == Change(Status.DEAD, attempt, None, "slow")
@@ -50,5 +50,5 @@ def test_what_an_outcome_makes_of_the_row(attempt: int) -> None:
 
 
 def test_an_error_fits_its_column() -> None:
-    for outcome in (Failed("x" * 600), Rejected("x" * 600), TimedOut("x" * 600)):
+    for outcome in (Failed("x" * 600), Rejected("x" * 600), Unanswered("x" * 600)):
         assert _change(outcome, 1).error == "x" * 500
