@@ -83,15 +83,20 @@ class Lifecycle:
         """Return what keeps the process from serving, by dependency; empty means ready."""
         if self.draining:
             return {"process": "draining"}
-        results = await asyncio.gather(
-            *(asyncio.wait_for(check(), _CHECK_TIMEOUT_SECONDS) for check in self._checks.values()),
-            return_exceptions=True,
-        )
-        return {
-            name: str(result) or type(result).__name__
-            for name, result in zip(self._checks, results, strict=True)
-            if isinstance(result, BaseException)
-        }
+        return await failed_checks(self._checks)
+
+
+async def failed_checks(checks: Mapping[str, Check]) -> dict[str, str]:
+    """Run all checks at once and return why each failed one did, by its name."""
+    results = await asyncio.gather(
+        *(asyncio.wait_for(check(), _CHECK_TIMEOUT_SECONDS) for check in checks.values()),
+        return_exceptions=True,
+    )
+    return {
+        name: str(result) or type(result).__name__
+        for name, result in zip(checks, results, strict=True)
+        if isinstance(result, BaseException)
+    }
 
 
 def probe_routes(lifecycle: Lifecycle) -> list[Route]:

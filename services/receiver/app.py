@@ -52,15 +52,12 @@ class Receiver:
         self.lifecycle = ops.Lifecycle(
             {"database": self._database.check}, drain_seconds=settings.drain_seconds
         )
-        dependencies = ops.Lifecycle(
-            {
-                "database": self._database.check,
-                "object store": store.check,
-                "face_recog": recogniser.check,
-                "queue": self._ringer.check,
-            },
-            drain_seconds=0,
-        )
+        dependencies = {
+            "database": self._database.check,
+            "object store": store.check,
+            "face_recog": recogniser.check,
+            "queue": self._ringer.check,
+        }
         self.app = create_app(
             Api(
                 rows=rows,

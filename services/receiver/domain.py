@@ -29,9 +29,6 @@ MAX_NAME_LENGTH: Final = 255
 MAX_PERSON_LENGTH: Final = 100
 """Characters of a person's name."""
 
-MAX_PIXELS: Final = 50_000_000
-"""The largest picture that is decoded, the same as the recogniser's limit."""
-
 
 class ReceiverError(Exception):
     """The request was refused."""

@@ -19,6 +19,10 @@ MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
 """Room for a picture and the rest of its request."""
 
 
+IMAGE_ID: Final = "image-id"
+"""The metadata with the id of the image that the caller asks for, for the logs."""
+
+
 class RecogniserError(Exception):
     """The recogniser did not give an answer."""
 
@@ -79,7 +83,7 @@ class RecogniserClient:
         ``image_id`` is what face_recog's log lines about it will carry.
         """
         request = face_pb2.IdentifyRequest(image_data=picture)
-        metadata = None if image_id is None else (("image-id", str(image_id)),)
+        metadata = None if image_id is None else ((IMAGE_ID, str(image_id)),)
         try:
             return await self._identify.Identify(request, timeout=self._timeout, metadata=metadata)
         except grpc.aio.AioRpcError as error:

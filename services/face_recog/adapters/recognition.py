@@ -17,8 +17,9 @@ from typing import Any, Final
 import dlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
+from services.common.pictures import FORMATS, MAX_PIXELS, SIDEWAYS, TURNS
 from services.face_recog.domain import (
     Box,
     DetectedFace,
@@ -28,25 +29,11 @@ from services.face_recog.domain import (
     RejectedError,
 )
 
-MAX_PIXELS: Final = 50_000_000
-
 MIN_SCORE: Final = 0.4
 """Detections with a lower score are seldom faces."""
 
 _SMALL: Final = 1024
 _LARGE: Final = 2048
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
-_ORIENTATION: Final = 0x0112
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 _RULES: Final = 1
 """To be raised with every change here that changes an answer; cached encodings depend on it."""
 
@@ -127,9 +114,9 @@ def _load(content: bytes) -> tuple[Pixels, int, int]:
     except Exception as error:
         # Pillow's decoders raise whatever they stumble over.
         raise RejectedError(Problem.UNREADABLE, f"picture is damaged: {error}") from error
-    if orientation in _TURNS:
-        image = image.transpose(_TURNS[orientation])
-    if orientation in _SIDEWAYS:
+    if orientation in TURNS:
+        image = image.transpose(TURNS[orientation])
+    if orientation in SIDEWAYS:
         width, height = height, width
     return np.array(image), width, height
 
@@ -140,7 +127,7 @@ def _open(content: bytes) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of large pictures; the limit here is lower.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise RejectedError(
             Problem.TOO_LARGE, f"picture has more than {MAX_PIXELS:,} pixels"
@@ -170,7 +157,7 @@ def _target(width: int, height: int) -> tuple[int, int] | None:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001, damaged notes beside a picture do not damage the picture
         return 1
 

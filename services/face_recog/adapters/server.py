@@ -11,7 +11,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.client import MAX_MESSAGE_BYTES
+from services.common.facerecog.client import IMAGE_ID, MAX_MESSAGE_BYTES
 from services.common.metrics import record
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.domain import (
@@ -45,9 +45,6 @@ _FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
     RecogniserBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     RecogniserFaultError: grpc.StatusCode.INTERNAL,
 }
-_IMAGE_ID: Final = "image-id"
-"""The metadata in which callers send the id of the image that they ask for."""
-
 _READINESS: Final = ("", "facerecog.Identify", "facerecog.HealthCheck")
 """Health names that say whether requests are served."""
 
@@ -218,7 +215,7 @@ class _Observer(grpc.aio.ServerInterceptor):
 def _image_id(context: _Context) -> dict[str, int]:
     """Return the image that the caller asks for, as it stands in the logs."""
     for name, value in context.invocation_metadata() or ():
-        if name == _IMAGE_ID and re.fullmatch("[0-9]{1,19}", str(value), re.ASCII):
+        if name == IMAGE_ID and re.fullmatch("[0-9]{1,19}", str(value), re.ASCII):
             return {"image_id": int(value)}
     return {}
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
+from services.common.pictures import TURNS
 from services.face_recog.adapters import recognition
 from services.face_recog.adapters.recognition import recognise
 from services.face_recog.domain import Box, Encoding, Problem, RejectedError
@@ -166,7 +167,7 @@ def test_exif_orientation(hopper: Image.Image, encode: Encode, orientation: int,
     undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = hopper
     if orientation > 1:
-        turn = undo.get(orientation, recognition._TURNS.get(orientation))
+        turn = undo.get(orientation, TURNS.get(orientation))
         assert turn is not None
         stored = hopper.transpose(turn)
     exif = Image.Exif()

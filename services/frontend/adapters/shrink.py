@@ -5,17 +5,15 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-MAX_PIXELS: Final = 50_000_000
-"""As in the recogniser: larger pictures are rejected from their header."""
+from services.common.pictures import FORMATS, MAX_PIXELS
 
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
 _BACKGROUND: Final = (128, 128, 128)  # behind transparent pixels: dark and light drawings show
 
 
 def shrink(content: bytes, longest_side: int) -> bytes | None:
     """Return an upright JPEG without metadata, or None when the content is no usable picture."""
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return None
             # JPEG only: decodes at a half, a quarter or an eighth, where that is still enough.

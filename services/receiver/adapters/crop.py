@@ -7,27 +7,16 @@ from typing import Final
 
 from PIL import ExifTags, Image
 
-from services.receiver.domain import MAX_PIXELS, Box, InvalidError
+from services.common.pictures import FORMATS, MAX_PIXELS, SIDEWAYS, TURNS
+from services.receiver.domain import Box, InvalidError
 
 _AT_ONCE: Final = 1
 """Pictures decoded at the same time. Measured with a small face and 50 megapixels: a JPEG or PNG,
 also a transparent one, takes 205 MB, a progressive JPEG 350 MB, a WebP 855 MB in its decoder."""
 
-_FORMATS: Final = ("JPEG", "PNG", "WEBP")
 _SIXTEEN_BIT: Final = 256
 _QUALITY: Final = 95
 
-# By the EXIF orientation: how the stored pixels are turned to stand upright.
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SWAPPED: Final = frozenset({5, 6, 7, 8})
 _MIRRORED_X: Final = frozenset({2, 3, 7, 8})
 _MIRRORED_Y: Final = frozenset({3, 4, 6, 7})
 
@@ -46,7 +35,7 @@ class PillowCropper:
 
 def _crops(content: bytes, box: Box, margins: Sequence[float]) -> list[bytes]:
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as opened:
             if opened.width * opened.height <= MAX_PIXELS:  # as the header says
                 opened.load()
                 return [_cut(opened, box, margin) for margin in margins]
@@ -65,8 +54,8 @@ def _cut(opened: Image.Image, box: Box, margin: float) -> bytes:
     orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     # Only the part is turned and converted: the whole picture would be in memory once more.
     part = _rgb(opened.crop(_stored(wanted, opened.size, orientation)))
-    if orientation in _TURNS:
-        part = part.transpose(_TURNS[orientation])
+    if orientation in TURNS:
+        part = part.transpose(TURNS[orientation])
     output = io.BytesIO()
     part.save(output, "JPEG", quality=_QUALITY)
     return output.getvalue()
@@ -81,7 +70,7 @@ def _stored(
     """
     left, top, right, bottom = wanted
     width, height = size
-    if orientation in _SWAPPED:
+    if orientation in SIDEWAYS:
         left, top, right, bottom = top, left, bottom, right
     if orientation in _MIRRORED_X:
         left, right = width - right, width - left
