@@ -36,8 +36,10 @@ _UNOBSERVED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 class Lifecycle:
     """Whether the process is ready, draining or to stop.
 
-    ``checks`` are the dependencies without which the process cannot serve, each an awaitable that
-    raises when it is away.
+    ``checks`` are the dependencies without which the process cannot begin to serve, each an
+    awaitable that raises when it is away. A process that was ready once stays ready until it
+    drains: were all replicas to leave the load balancer when the database goes, clients would be
+    refused a connection instead of told what is away.
     """
 
     def __init__(self, checks: Mapping[str, Check], *, drain_seconds: float) -> None:
@@ -46,6 +48,7 @@ class Lifecycle:
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
         self._drain_task: asyncio.Task[None] | None = None
+        self._was_ready = False
 
     @property
     def draining(self) -> bool:
@@ -79,11 +82,13 @@ class Lifecycle:
         """Return when the drain time is over."""
         await self._stopping.wait()
 
-    async def problems(self) -> dict[str, str]:
-        """Return what keeps the process from serving, by dependency; empty means ready."""
+    async def readiness(self) -> tuple[bool, dict[str, str]]:
+        """Return whether requests should be sent here, and what is away, by dependency."""
         if self.draining:
-            return {"process": "draining"}
-        return await failed_checks(self._checks)
+            return False, {"process": "draining"}
+        problems = await failed_checks(self._checks)
+        self._was_ready = self._was_ready or not problems
+        return self._was_ready, problems
 
 
 async def failed_checks(checks: Mapping[str, Check]) -> dict[str, str]:
@@ -107,9 +112,9 @@ def probe_routes(lifecycle: Lifecycle) -> list[Route]:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
-        problems = await lifecycle.problems()
+        ready, problems = await lifecycle.readiness()
         return JSONResponse(
-            {"ready": not problems, "problems": problems}, status_code=503 if problems else 200
+            {"ready": ready, "problems": problems}, status_code=200 if ready else 503
         )
 
     async def metrics_page(_: Request) -> Response:

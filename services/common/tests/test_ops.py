@@ -107,7 +107,19 @@ async def test_not_ready_names_each_dependency_that_is_away() -> None:
 async def test_a_dependency_that_hangs_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "_CHECK_TIMEOUT_SECONDS", 0.01)
     lifecycle = ops.Lifecycle({"store": hangs}, drain_seconds=LONG)
-    assert await lifecycle.problems() == {"store": "TimeoutError"}
+    assert await lifecycle.readiness() == (False, {"store": "TimeoutError"})
+
+
+async def test_ready_once_is_ready_until_the_drain_and_names_what_is_away() -> None:
+    checks = {"database": there}
+    async with running(Service(drain_seconds=LONG, checks=checks)) as run:
+        assert (await run.client.get("/readyz")).status_code == 200
+        checks["database"] = away
+        response = await run.client.get("/readyz")
+        assert response.status_code == 200
+        assert response.json() == {"ready": True, "problems": {"database": "nobody there"}}
+        run.service.lifecycle.drain()
+        assert (await run.client.get("/readyz")).status_code == 503
 
 
 async def test_draining_fails_readiness_closes_connections_and_still_serves() -> None:
