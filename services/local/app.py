@@ -67,7 +67,13 @@ async def _demo(settings: LocalSettings, console: Console) -> int:
     any_ports = settings.model_copy(update={"receiver_port": 0, "frontend_port": 0})
     with _own_folder(settings.demo_folder) as folder:
         plan = make_plan(any_ports, folder, os.environ)
-        demo = Demo(plan, photos, settings.samples_folder)
+        demo = Demo(
+            plan.api_url,
+            [plan.face_recog_metrics_url],
+            plan.put_picture,
+            photos,
+            settings.samples_folder,
+        )
 
         async def show(_: Supervisor) -> int:
             console.print(f"Submitting {len(SAMPLES)} pictures ...")

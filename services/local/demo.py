@@ -12,7 +12,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.common.images import Status
-from services.local.programs import LocalError, Plan
+from services.local.programs import LocalError
 from services.local.samples import KNOWN, SAMPLES, Photos, Sample
 
 _FINAL: Final = frozenset({Status.PROCESSED, Status.REJECTED, Status.DEAD})
@@ -80,17 +80,29 @@ def _names(people: Sequence[str]) -> str:
 
 
 class Demo:
-    """One run of the demo against services that are up."""
+    """One run of the demo against services that are up.
 
-    def __init__(self, plan: Plan, photos: Photos, samples_folder: Path) -> None:
-        self._plan = plan
+    ``put`` places a picture where a path that is submitted is looked up.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        face_recog_metrics_urls: Sequence[str],
+        put: Callable[[str, bytes], None],
+        photos: Photos,
+        samples_folder: Path,
+    ) -> None:
+        self._api_url = api_url
+        self._face_recog_metrics_urls = face_recog_metrics_urls
+        self._put = put
         self._photos = photos
         self._samples_folder = samples_folder
 
     async def run(self, on_step: Callable[[str], None], on_row: Callable[[Row], None]) -> list[Row]:
         """Tell of each step and row, and return every row; raise :class:`LocalError`."""
         async with httpx.AsyncClient(
-            base_url=self._plan.api_url, timeout=30.0, trust_env=False
+            base_url=self._api_url, timeout=30.0, trust_env=False
         ) as client:
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -118,14 +130,12 @@ class Demo:
             _expect(response, f"enrolling {person}")
 
     async def _wait_for_the_gallery(self, client: httpx.AsyncClient) -> None:
-        """Wait until the recogniser has seen the new known pictures in the store."""
-        while True:
-            page = await client.get(self._plan.face_recog_metrics_url)
-            for family in text_string_to_metric_families(page.text):
-                for sample in family.samples:
-                    if sample.name == "facestack_gallery_pictures" and sample.value >= len(KNOWN):
-                        return
-            await asyncio.sleep(0.1)
+        """Wait until every recogniser has seen the new known pictures in the store."""
+        for url in self._face_recog_metrics_urls:
+            while True:
+                if await _gallery_pictures(client, url) >= len(KNOWN):
+                    break
+                await asyncio.sleep(0.1)
 
     async def _submit_and_wait(
         self, client: httpx.AsyncClient, batch: Sequence[Sample]
@@ -153,14 +163,6 @@ class Demo:
             for sample, one in zip(batch, submitted, strict=True)
         ]
 
-    def _put(self, name: str, content: bytes) -> None:
-        file = self._plan.pictures / name
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
-        except OSError as error:
-            raise LocalError(f"cannot write {file}: {error.strerror}") from None
-
     @staticmethod
     async def _wait_final(client: httpx.AsyncClient, image_id: int) -> dict[str, Any]:
         while True:
@@ -168,6 +170,16 @@ class Demo:
             if image["status"] in _FINAL:
                 return image
             await asyncio.sleep(0.05)
+
+
+async def _gallery_pictures(client: httpx.AsyncClient, url: str) -> float:
+    page = await client.get(url)
+    return next(
+        sample.value
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+        if sample.name == "facestack_gallery_pictures"
+    )
 
 
 def _expect(response: httpx.Response, what: str) -> dict[str, Any]:

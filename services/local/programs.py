@@ -52,6 +52,15 @@ class Plan:
         """The folder in which a path that is submitted is looked up."""
         return self.folder / "store" / "pictures"
 
+    def put_picture(self, path: str, content: bytes) -> None:
+        """Write a picture to that folder."""
+        file = self.pictures / path
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        except OSError as error:
+            raise LocalError(f"cannot write {file}: {error.strerror}") from None
+
     @property
     def logs(self) -> Path:
         """The folder of the services' logs."""
