@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format lock stubs servers samples bench clean venv venv-dev
+.PHONY: cluster cluster-down e2e e2e-rollouts help demo run test check format lock stubs images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -30,6 +30,25 @@ lock: venv-dev ## write the hash-locked requirements anew after a change in pypr
 
 stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs
+
+images: ## build the services' container images with Docker
+	@scripts/images $(ARGS)
+
+##@ Run it on Kubernetes
+cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to play with
+	@$(python) -m e2e up
+
+cluster-down: venv-dev ## delete that cluster
+	@$(python) -m e2e down
+
+# A KUBECONFIG of the environment is somebody's daily cluster: only one that is given here counts.
+e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) \
+  $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig=$(KUBECONFIG))
+e2e: venv-dev samples ## test all of it on a kind cluster, made for it; KEEP=1 keeps that cluster
+	@$(e2e) $(if $(ARGS),$(ARGS),e2e)
+
+e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 10 rollouts, 10,000 requests
+	@$(e2e) e2e/test_rollouts.py --rollouts=10 --requests=10000 $(ARGS)
 
 ##@ Get what it needs
 servers: ## install MariaDB, Chromium, NSQ and versitygw, which some tests need
