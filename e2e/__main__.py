@@ -1,0 +1,35 @@
+"""``python -m e2e up``: a cluster with the pipeline to play with; ``down`` deletes it."""
+
+import argparse
+import sys
+
+from e2e import kind
+from e2e.cluster import ROOT, ClusterError
+
+
+def main() -> None:
+    """Run one of the two commands."""
+    parser = argparse.ArgumentParser(prog="python -m e2e", description=__doc__)
+    parser.add_argument("command", choices=["up", "down"])
+    try:
+        if parser.parse_args().command == "down":
+            kind.delete()
+        else:
+            up()
+    except (ClusterError, AssertionError) as error:
+        sys.exit(f"make: {error}")
+
+
+def up() -> None:
+    """Make the cluster if need be, deploy what has changed, and say how to use it."""
+    kind.prepare()
+    cluster = kind.create()
+    cluster.deploy()
+    print(f"""
+Page     {cluster.page_url}
+API      {cluster.api_url}/docs
+kubectl  export KUBECONFIG={kind.KUBECONFIG.relative_to(ROOT)}
+make cluster-down deletes it all.""")
+
+
+main()

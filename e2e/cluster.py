@@ -1,0 +1,341 @@
+"""A running cluster with the pipeline on it, through kubectl."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Self
+
+import yaml
+
+from e2e.waiting import wait_until
+
+ROOT: Final = Path(__file__).parents[1]
+STATE: Final = ROOT / "var" / "e2e"
+NODE: Final = ROOT / "e2e" / "node"
+_KUBECTL_SECONDS: Final = 300
+_READY_SECONDS: Final = 420
+_CONTROL_PLANE: Final = "node-role.kubernetes.io/control-plane"
+
+
+class ClusterError(Exception):
+    """The cluster cannot be made or used; the text says what to do."""
+
+
+@contextmanager
+def phase(what: str) -> Iterator[None]:
+    """Say what goes on, and afterwards how long it took."""
+    print(f"== {what} ...", flush=True)
+    started = time.monotonic()
+    yield
+    print(f"== {what}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def run(*command: str | Path) -> None:
+    """Run a command whose words are for the terminal."""
+    result = subprocess.run([str(part) for part in command], cwd=ROOT, check=False)
+    if result.returncode != 0:
+        raise ClusterError(f"'{' '.join(map(str, command))}' failed: see above")
+
+
+def output(*command: str | Path) -> str:
+    """Run a command for its result; what it says besides goes to the terminal."""
+    result = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, text=True, stdout=subprocess.PIPE, check=False
+    )
+    if result.returncode != 0:
+        raise ClusterError(f"'{' '.join(map(str, command))}' failed: see above")
+    return result.stdout.strip()
+
+
+def tool(name: str) -> str:
+    """Return the path of kind or kubectl."""
+    return output(NODE / "tool", name)
+
+
+class Cluster:
+    """One cluster; the tests' only way to it beside HTTP."""
+
+    namespace: Final = "face"
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self.api_url = os.environ.get("API_URL") or "http://127.0.0.1:8000"
+        self.page_url = os.environ.get("PAGE_URL") or "http://127.0.0.1:8080"
+        self._kubectl = tool("kubectl")
+        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        # Commands without a namespace then mean the pipeline's, here and in a user's shell.
+        self.kubectl("config", "set-context", "--current", f"--namespace={self.namespace}")
+        self._containers = self._node_containers()
+
+    @classmethod
+    def given(cls, kubeconfig: Path) -> Self:
+        """Use an existing cluster through a copy of its kubeconfig, which stays as it is."""
+        if not kubeconfig.is_file():
+            raise ClusterError(f"there is no kubeconfig {kubeconfig}")
+        STATE.mkdir(parents=True, exist_ok=True)
+        copy = STATE / "given-kubeconfig"
+        copy.touch(mode=0o600)
+        flat = ("config", "view", "--flatten", "--minify", f"--kubeconfig={kubeconfig.resolve()}")
+        copy.write_text(output(tool("kubectl"), *flat))
+        return cls(copy)
+
+    @property
+    def is_ours(self) -> bool:
+        """Is every node a container here, so that a test may stop it and load images into it?"""
+        return self._containers is not None
+
+    def nodes(self) -> list[str]:
+        """Return the names of all nodes."""
+        return self.kubectl("get", "nodes", "-o", "name").stdout.replace("node/", "").split()
+
+    def nodes_ready(self) -> bool:
+        """Is every node ready to run pods?"""
+        conditions = self.kubectl(
+            "get", "nodes", "-o", 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}'
+        )
+        return set(conditions.stdout.split()) == {"True"}
+
+    def kubectl(
+        self, *args: str, input: str | None = None, check: bool = True  # noqa: A002 - as in subprocess
+    ) -> subprocess.CompletedProcess[str]:
+        """Run kubectl; without ``--namespace`` it means the pipeline's."""
+        result = subprocess.run(
+            [self._kubectl, *args],
+            env=self._environment,
+            input=input,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=_KUBECTL_SECONDS,
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(f"kubectl {' '.join(args)}: {result.stderr or result.stdout}")
+        return result
+
+    def get(self, *args: str) -> dict[str, Any]:
+        """Return what ``kubectl get`` finds."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", *args, "-o", "json").stdout)
+        return found
+
+    @contextmanager
+    def forward(self, target: str, port: int) -> Iterator[int]:
+        """Give a local port that leads to one of a pod or Service, past every network policy."""
+        with subprocess.Popen(
+            [self._kubectl, "port-forward", target, f":{port}"],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            local = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
+            try:
+                if local is None:
+                    raise AssertionError(f"kubectl port-forward {target} {port}: {line.strip()}")
+                yield int(local.group(1))
+            finally:
+                process.terminate()
+
+    def sql(self, statement: str, user: str = "root") -> list[tuple[str | None, ...]]:
+        """Run SQL on the database as one of its users and return the rows, as text."""
+        name = "mariadb-admin" if user == "root" else f"database-{user.replace('_', '-')}"
+        password = self.kubectl(
+            "get", "secret", name, "-o", "go-template={{.data.password | base64decode}}"
+        ).stdout
+        client = (
+            "read -r MYSQL_PWD; export MYSQL_PWD; "
+            f"exec mariadb --host=127.0.0.1 --user={user} --batch --skip-column-names facestack"
+        )
+        rows = self.kubectl(
+            "exec", "-i", "mariadb-0", "--", "sh", "-c", client, input=f"{password}\n{statement}\n"
+        ).stdout
+        return [tuple(map(_column, row.split("\t"))) for row in rows.splitlines()]
+
+    def load_image(self, *names: str) -> None:
+        """Copy images from the local engine to every node that runs pods."""
+        if self._containers is None:
+            raise ClusterError("images can be loaded into a kind cluster on this machine only")
+        missing = [
+            name
+            for name in names
+            if subprocess.run(
+                ["docker", "image", "inspect", name], capture_output=True, check=False
+            ).returncode
+        ]
+        if missing:
+            raise ClusterError(f"not in the local engine: {', '.join(missing)}: run 'make images'")
+        with tempfile.NamedTemporaryFile(suffix=".tar", dir=STATE) as archive:
+            # One archive holds a layer that several images share once.
+            run("docker", "save", "--output", archive.name, *names)
+            nodes = f"--nodes={','.join(self._containers)}"
+            run(
+                tool("kind"), "load", "image-archive", archive.name, nodes, f"--name={self._name()}"
+            )
+
+    def missing_images(self, names: Sequence[str]) -> list[str]:
+        """Return those images that some node does not have."""
+        if self._containers is None:
+            return []
+        missing = set()
+        for node in self._containers:
+            held = subprocess.run(
+                ["docker", "exec", node, "ctr", "--namespace=k8s.io", "images", "list", "--quiet"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.split()
+            # containerd calls Docker's "mariadb" by its full name, docker.io/library/mariadb.
+            short = {re.sub(r"^docker\.io/(library/)?", "", name) for name in held}
+            missing |= set(names) - short
+        return sorted(missing)
+
+    def deploy(self, overlay: Path = ROOT / "overlays" / "kind") -> None:
+        """Apply an overlay and return when all of it is ready."""
+        rendered = self.kubectl("kustomize", str(overlay)).stdout
+        images = _images(rendered)
+        if missing := self.missing_images(images):
+            with phase(f"loading {len(missing)} images into the nodes"):
+                self.load_image(*missing)
+        with phase(f"applying {overlay.relative_to(ROOT)}"):
+            applied = self.kubectl("apply", "-f", "-", "-o", "name", input=rendered).stdout.split()
+        with phase("waiting until all is ready"):
+            self.wait_ready(applied)
+
+    def wait_ready(self, names: Sequence[str] = ()) -> None:
+        """Return when all workloads are ready; of Jobs only those that are named count."""
+        started = time.monotonic()
+        told = ""
+
+        def ready() -> bool:
+            nonlocal told
+            waiting = self.not_ready(names)
+            text = "; ".join(f"{name}: {why}" for name, why in sorted(waiting.items()))
+            if waiting and text != told:
+                print(f"   {time.monotonic() - started:3.0f} s  {text}", flush=True)
+                told = text
+            return not waiting
+
+        try:
+            wait_until(ready, _READY_SECONDS, "every workload to be ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; not ready: {told}") from None
+
+    def not_ready(self, names: Sequence[str] = ()) -> dict[str, str]:
+        """Return what is not ready, and why, as far as Kubernetes tells."""
+        waiting = {}
+        pods = self.get("pods")["items"]
+        for item in self.get("deployments,statefulsets,jobs")["items"]:
+            name = item["metadata"]["name"]
+            if item["kind"] == "Job" and f"job.batch/{name}" not in names:
+                continue
+            if (progress := _progress(item)) is not None:
+                why = _reason(pods, item["spec"]["template"]["metadata"]["labels"])
+                waiting[name] = f"{progress} {why}".strip()
+        return waiting
+
+    def collect(self, folder: Path) -> None:
+        """Write down all that tells why something failed."""
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def keep(name: str, *args: str) -> None:
+            # What kubectl cannot tell is said in its place, so that the rest is still collected.
+            try:
+                result = self.kubectl(*args, check=False)
+                text = result.stdout + result.stderr
+            except subprocess.TimeoutExpired as error:
+                text = str(error)
+            (folder / f"{name}.txt").write_text(text)
+
+        keep("all", "get", "all,networkpolicies,pvc,nodes", "-o", "wide", "--show-labels=false")
+        keep("events", "get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp")
+        with suppress(AssertionError, subprocess.TimeoutExpired):
+            for pod in self.get("pods")["items"]:
+                name = pod["metadata"]["name"]
+                keep(f"{name}.log", "logs", name, "--all-containers", "--timestamps")
+                statuses = pod["status"].get("containerStatuses", [])
+                if any(status["restartCount"] for status in statuses):
+                    previous = ("--all-containers", "--timestamps", "--previous")
+                    keep(f"{name}.previous.log", "logs", name, *previous)
+                if not statuses or not all(status["ready"] for status in statuses):
+                    keep(f"{name}.describe", "describe", "pod", name)
+
+    def _node_containers(self) -> list[str] | None:
+        """Return the nodes that may run pods, if every node is a kind container of this engine."""
+        if not shutil.which("docker"):
+            return None
+        nodes = self.get("nodes")["items"]
+        if not all(
+            node["spec"].get("providerID", "").startswith("kind://docker/") for node in nodes
+        ):
+            return None
+        names = [node["metadata"]["name"] for node in nodes]
+        inspected = subprocess.run(
+            ["docker", "container", "inspect", *names], capture_output=True, check=False
+        )
+        if inspected.returncode != 0:
+            return None
+        return [
+            node["metadata"]["name"]
+            for node in nodes
+            if not any(taint["key"] == _CONTROL_PLANE for taint in node["spec"].get("taints", []))
+        ]
+
+    def _name(self) -> str:
+        provider: str = self.get("nodes")["items"][0]["spec"]["providerID"]
+        return provider.split("/")[3]
+
+
+def _images(rendered: str) -> list[str]:
+    """Return every image that rendered manifests run."""
+    images = set()
+    for document in yaml.safe_load_all(rendered):
+        template = (document or {}).get("spec", {}).get("template", {})
+        for container in template.get("spec", {}).get("containers", []):
+            images.add(container["image"])
+    return sorted(images)
+
+
+def _column(text: str) -> str | None:
+    """Undo the escapes of the MariaDB client's batch format."""
+    if text == "NULL":
+        return None
+    return re.sub(r"\\(.)", lambda m: {"n": "\n", "t": "\t", "0": "\0"}.get(m[1], m[1]), text)
+
+
+def _progress(item: dict[str, Any]) -> str | None:
+    """Return how far a workload is, or None when it is as it should be."""
+    status = item["status"]
+    if item["kind"] == "Job":
+        conditions = {each["type"]: each for each in status.get("conditions", [])}
+        if "Complete" in conditions:
+            return None
+        failed = conditions.get("Failed")
+        return failed.get("message", "failed") if failed else "not done"
+    wanted = item["spec"]["replicas"]
+    if status.get("observedGeneration", 0) < item["metadata"]["generation"]:
+        return "not looked at"
+    counts = [status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")]
+    return None if counts == [wanted] * 3 else f"{min(counts[1:])}/{wanted}"
+
+
+def _reason(pods: Sequence[dict[str, Any]], labels: dict[str, str]) -> str:
+    """Return why the first pod of a workload that is not ready is not ready."""
+    for pod in pods:
+        if not labels.items() <= pod["metadata"]["labels"].items():
+            continue
+        for status in pod["status"].get("containerStatuses", []):
+            waiting = status["state"].get("waiting")
+            if waiting and waiting["reason"] != "ContainerCreating":
+                return f"{waiting['reason']} {waiting.get('message', '')}".strip()
+        for condition in pod["status"].get("conditions", []):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return str(condition.get("message", ""))
+    return ""

@@ -1,0 +1,85 @@
+"""The cluster as fixtures, and the evidence of what failed on it."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import kind
+from e2e.cluster import STATE, Cluster, phase
+
+_CLUSTER = pytest.StashKey[Cluster]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Beside the options of pytest-kind, of which --kubeconfig and --keep-cluster are used."""
+    group = parser.getgroup("rollouts")
+    group.addoption("--rollouts", type=int, default=3, help="rollouts of each service (default: 3)")
+    group.addoption(
+        "--requests", type=int, default=2000, help="at least so many requests in all (default: 2000)"
+    )
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Give the cluster that is named by --kubeconfig, or our own, made if it is not there."""
+    given = request.config.getoption("--kubeconfig")
+    if given:
+        found = Cluster.given(Path(given))
+        created = False
+    else:
+        kind.prepare()
+        created = not kind.exists()
+        found = kind.create()
+    request.config.stash[_CLUSTER] = found
+    yield found
+    # What was there before the tests stays.
+    if created and not request.config.getoption("--keep-cluster"):
+        kind.delete()
+
+
+@pytest.fixture(scope="session")
+def pipeline(cluster: Cluster) -> Cluster:
+    """Give the cluster with overlays/kind on it and all of it ready."""
+    cluster.deploy()
+    return cluster
+
+
+def _file_name(test: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", test)
+
+
+def _folder(item: pytest.Item) -> Path:
+    return STATE / _file_name(item.name)
+
+
+@pytest.fixture
+def evidence(request: pytest.FixtureRequest) -> Path:
+    """Give the folder that is kept when the test fails, for screenshots and the like."""
+    folder = _folder(request.node)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Forget what an earlier run left of this test."""
+    shutil.rmtree(STATE / _file_name(nodeid.rpartition("::")[2]), ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """Collect what tells why, while the cluster is still as the failure left it."""
+    report = yield
+    found = item.config.stash.get(_CLUSTER, None)
+    folder = _folder(item)
+    if report.failed:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{report.when}.txt").write_text(report.longreprtext)
+        if found:
+            with phase(f"collecting logs and events into {folder}"):
+                found.collect(folder)
+    elif report.when == "teardown" and not list(folder.glob("*.txt")):
+        shutil.rmtree(folder, ignore_errors=True)
+    return report

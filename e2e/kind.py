@@ -1,0 +1,62 @@
+"""The kind cluster that this repository makes for itself."""
+
+import subprocess
+from contextlib import chdir
+from pathlib import Path
+from typing import Final
+
+from pytest_kind import KindCluster
+
+from e2e.cluster import NODE, ROOT, STATE, Cluster, output, phase, run, tool
+from e2e.waiting import wait_until
+
+NAME: Final = "facestack"
+KUBECONFIG: Final = STATE / "kubeconfig"
+_NODES_SECONDS: Final = 180
+
+
+def exists() -> bool:
+    """Is there a cluster of this name?"""
+    listed = subprocess.run(
+        [tool("kind"), "get", "clusters"], capture_output=True, text=True, check=True
+    )
+    return NAME in listed.stdout.split()
+
+
+def prepare() -> None:
+    """Start the engine and make every image that the pipeline runs."""
+    with phase("Docker engine"):
+        run(NODE / "engine")
+    with phase("images"):
+        run(ROOT / "scripts" / "images")
+        run(NODE / "images" / "build", "mariadb", "nsq", "versitygw")
+
+
+def create() -> Cluster:
+    """Make the cluster, or use the one of this name that is there."""
+    STATE.mkdir(parents=True, exist_ok=True)
+    if exists():
+        run(tool("kind"), "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}")
+        cluster = Cluster(KUBECONFIG)
+    else:
+        with phase("node image"):
+            image = output(NODE / "node-image")
+        with phase("cluster of 3 nodes"):
+            _kind_cluster(image).create(ROOT / "e2e" / "kind.yaml")
+            cluster = Cluster(KUBECONFIG)
+            wait_until(cluster.nodes_ready, _NODES_SECONDS, "every node to be ready")
+    return cluster
+
+
+def delete() -> None:
+    """Delete the cluster; the engine and the images stay."""
+    with phase("deleting the cluster"):
+        _kind_cluster().delete()
+
+
+def _kind_cluster(image: str | None = None) -> KindCluster:
+    # It makes a folder in the current one, and downloads what it is not given.
+    with chdir(STATE):
+        return KindCluster(
+            NAME, KUBECONFIG, image=image, kind_path=Path(tool("kind")), kubectl_path=Path(tool("kubectl"))
+        )
