@@ -1,0 +1,5 @@
+"""Makes the Secrets that are not there yet: ``python -m services.credentials NAME=KEY[,KEY] ...``.
+
+Each key gets a random value. A Secret that exists is left alone and never read, so running it again
+changes nothing.
+"""

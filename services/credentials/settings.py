@@ -1,0 +1,21 @@
+"""Settings of the credentials Job; Kubernetes sets the first two in every pod."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from services.common.settings import Port, Settings
+
+
+class CredentialsSettings(Settings):
+    """What the environment says."""
+
+    kubernetes_service_host: str = Field(description="Address of the API server.")
+    kubernetes_service_port: Port
+    service_account_folder: Path = Field(
+        Path("/var/run/secrets/kubernetes.io/serviceaccount"),
+        description="Folder with the files token, ca.crt and namespace.",
+    )
+    wait_seconds: float = Field(
+        0.0, ge=0, description="How long to wait for an API server that refuses or is away."
+    )
