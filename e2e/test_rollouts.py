@@ -1,0 +1,266 @@
+"""A new version takes over without a lost request, and a bad one stops by itself."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from e2e.cluster import Cluster
+from e2e.load import Load, wait_final
+from e2e.versions import (
+    CRASHING,
+    NEWER,
+    NEWER_SCHEMA,
+    OLDER,
+    ROLLOUT_SECONDS,
+    Patch,
+    Version,
+    Versions,
+)
+from e2e.waiting import wait_until
+
+WORKLOADS: Final = ("receiver", "frontend", "image-processor", "face-recog")
+
+TRIPS: Final = (WORKLOADS, *((one,) for one in WORKLOADS))
+"""Workloads that go to the new version at once, and back."""
+
+
+@pytest.fixture(scope="module")
+def versions(pipeline: Cluster) -> Versions:
+    """The other versions, in the nodes."""
+    if not pipeline.is_ours:
+        pytest.skip("other versions of the images can only be loaded into a kind cluster")
+    made = Versions(pipeline)
+    made.make(
+        [
+            *((workload, NEWER) for workload in WORKLOADS),
+            ("migrations", NEWER_SCHEMA),
+            ("receiver", OLDER),
+            ("receiver", CRASHING),
+        ]
+    )
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _as_before(pipeline: Cluster, versions: Versions) -> Iterator[None]:
+    """Bring the cluster back to the versions of the overlay."""
+    yield
+    pipeline.deploy()
+    versions.wait_rolled_out(WORKLOADS)
+
+
+@pytest.fixture
+def load(pipeline: Cluster) -> Load:
+    """Clients that only submit, read and look at pages."""
+    return Load(pipeline.api_url, pipeline.page_url)
+
+
+def test_no_request_fails_while_versions_change(
+    pipeline: Cluster, versions: Versions, pytestconfig: pytest.Config
+) -> None:
+    wanted = pytestconfig.getoption("--rollouts")
+    least = pytestconfig.getoption("--requests")
+    load = Load(pipeline.api_url, pipeline.page_url, recognise=True)
+    rollouts = 0
+    with load.running():
+        for workloads in itertools.cycle(TRIPS):
+            for version in (NEWER, None):
+                _roll(versions, load, workloads, version)
+                rollouts += len(workloads)
+            if rollouts >= wanted:
+                break
+        load.phase = "after the last roll-out"
+        wait_until(lambda: load.requests >= least, ROLLOUT_SECONDS, f"{least} requests")
+    print(f"{rollouts} roll-outs\n{load.report()}")
+    assert not load.failures, load.sample()
+    rows = wait_final(pipeline, [*load.acknowledged, *load.uploaded])
+    assert {rows[one] for one in load.acknowledged} == {("rejected", 1)}, "no such picture"
+    assert {rows[one] for one in load.uploaded} == {("processed", 1)}
+
+
+def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions, load: Load) -> None:
+    undrained: Patch = [
+        {"op": "remove", "path": "/spec/template/spec/containers/0/lifecycle"},
+        {
+            "op": "add",
+            "path": "/spec/template/spec/containers/0/env",
+            "value": [{"name": "DRAIN_SECONDS", "value": "0"}],
+        },
+    ]
+    patches = {"receiver": undrained}
+    versions.release({}, patches=patches)
+    versions.wait_rolled_out(["receiver"])
+    with load.running():
+        _roll(versions, load, ("receiver",), NEWER, patches=patches)
+    print(f"without the drain\n{load.report()}\n{load.sample(4)}")
+    assert load.failures
+    # Only answers are lost: what was acknowledged is there.
+    wait_final(pipeline, load.acknowledged)
+
+
+def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, load: Load) -> None:
+    before = versions.pods("receiver")
+    old_job, new_job = (
+        f"migrations-{tag.partition('-')[2]}"
+        for tag in (versions.current["migrations"], versions.tag("migrations", NEWER_SCHEMA))
+    )
+    try:
+        with load.running():
+            load.phase = "old pods, new schema"
+            versions.release({"migrations": NEWER_SCHEMA})
+            _wait_complete(pipeline, new_job)
+            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0002",)]
+            _wait_requests(load, 200)
+            assert versions.pods("receiver") == before
+
+            load.phase = "old pods start on the new schema"
+            pipeline.kubectl("rollout", "restart", "deployment/receiver")
+            versions.wait_rolled_out(["receiver"])
+
+            # What a revert of the release brings.
+            load.phase = "old migrations run on the new schema"
+            pipeline.kubectl("delete", "job", old_job)
+            pipeline.deploy()
+            _wait_complete(pipeline, old_job)
+            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0002",)]
+            _wait_requests(load, 50)
+        print(load.report())
+        assert not load.failures, load.sample()
+        wait_final(pipeline, load.acknowledged)
+    finally:
+        pipeline.sql(
+            "ALTER TABLE images DROP COLUMN IF EXISTS camera;"
+            " UPDATE alembic_version SET version_num = '0001';"
+        )
+        pipeline.kubectl("delete", "job", new_job, "--ignore-not-found")
+
+
+def test_new_clients_get_on_with_old_pods(pipeline: Cluster, versions: Versions) -> None:
+    """A client of the newer API meets both versions, and goes the old way where it must."""
+    client = _NewClient(pipeline.api_url)
+    versions.release({"receiver": OLDER})
+    while _rolling(pipeline, versions, OLDER):
+        client.submit()
+    assert client.singly
+    versions.wait_rolled_out(["receiver"], OLDER)
+    pipeline.deploy()
+    while _rolling(pipeline, versions, None):
+        client.submit()
+    versions.wait_rolled_out(["receiver"])
+    print(f"{client.at_once} paths taken at once, {client.singly} one by one")
+    assert client.at_once
+    rows = {
+        path
+        for (path,) in pipeline.sql(f"SELECT path FROM images WHERE path LIKE '{client.prefix}/%'")
+    }
+    assert rows == client.submitted
+
+
+def test_a_release_that_crashes_stops_by_itself(
+    pipeline: Cluster, versions: Versions, load: Load
+) -> None:
+    soon: dict[str, Patch] = {
+        "receiver": [{"op": "replace", "path": "/spec/progressDeadlineSeconds", "value": 20}]
+    }
+    before = versions.pods("receiver")
+    with load.running():
+        load.phase = "a release that crashes"
+        versions.release({"receiver": CRASHING}, patches=soon)
+        status = pipeline.kubectl("rollout", "status", "deployment/receiver", check=False)
+        assert status.returncode != 0
+        assert "exceeded its progress deadline" in status.stderr
+        pods = versions.pods("receiver")
+        assert set(before) < set(pods)
+        assert len(pods) == len(before) + 1, "one pod at a time is tried"
+
+        load.phase = "undo"
+        pipeline.kubectl("rollout", "undo", "deployment/receiver")
+        versions.wait_rolled_out(["receiver"])
+        assert versions.pods("receiver") == before
+        _wait_requests(load, 100)
+    print(load.report())
+    assert not load.failures, load.sample()
+    wait_final(pipeline, load.acknowledged)
+
+
+class _NewClient:
+    """Submits many paths at once, and one by one where the receiver is older than that."""
+
+    def __init__(self, api_url: str) -> None:
+        self._api = api_url
+        self._numbers = itertools.count(1)
+        self.prefix = f"new-client/{uuid4().hex[:12]}"
+        self.submitted: set[str] = set()
+        self.at_once = 0
+        self.singly = 0
+
+    def submit(self) -> None:
+        paths = [f"{self.prefix}/{next(self._numbers)}.jpg" for _ in range(3)]
+        many = {"paths": [{"path": path} for path in paths]}
+        # A new connection each time, so that both versions are met.
+        answer = httpx.post(f"{self._api}/images/post", json=many, trust_env=False)
+        if answer.status_code == httpx.codes.ACCEPTED:
+            self.at_once += len(paths)
+        else:
+            assert answer.status_code == httpx.codes.NOT_FOUND, answer.text
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["detail"] == (
+                "there is nothing at /images/post; /openapi.json lists what there is"
+            )
+            for path in paths:
+                one = httpx.post(f"{self._api}/image/post", json={"path": path}, trust_env=False)
+                assert one.status_code == httpx.codes.ACCEPTED, one.text
+            self.singly += len(paths)
+        self.submitted.update(paths)
+
+
+def _roll(
+    versions: Versions,
+    load: Load,
+    workloads: Sequence[str],
+    version: Version | None,
+    *,
+    patches: dict[str, Patch] | None = None,
+) -> None:
+    """Bring the workloads to the version, by default back to the current one, and say how."""
+    number = version.number if version else "back"
+    load.phase = f"{', '.join(workloads)} -> {number}"
+    started, requests, failed = time.monotonic(), load.requests, len(load.failures)
+    versions.release(dict.fromkeys(workloads, version) if version else {}, patches=patches)
+    versions.wait_rolled_out(workloads, version)
+    print(
+        f"   {load.phase}: {time.monotonic() - started:.0f} s,"
+        f" {load.requests - requests:,} requests, {len(load.failures) - failed} failed",
+        flush=True,
+    )
+
+
+def _rolling(pipeline: Cluster, versions: Versions, version: Version | None) -> bool:
+    """Tell whether pods of another version than this one serve."""
+    tag = versions.tag("receiver", version) if version else versions.current["receiver"]
+    found = pipeline.get("endpointslices", "-l", "kubernetes.io/service-name=receiver")["items"]
+    serving = {
+        endpoint["targetRef"]["name"]
+        for one in found
+        for endpoint in one["endpoints"] or ()
+        if endpoint["conditions"]["ready"]
+    }
+    return any(
+        not image.endswith(f":{tag}")
+        for name, image in versions.pods("receiver")
+        if name in serving
+    )
+
+
+def _wait_complete(pipeline: Cluster, job: str) -> None:
+    pipeline.kubectl("wait", "--for=condition=complete", f"job/{job}", "--timeout=180s")
+
+
+def _wait_requests(load: Load, more: int) -> None:
+    wanted = load.requests + more
+    wait_until(lambda: load.requests >= wanted, ROLLOUT_SECONDS, f"{more} more requests")

@@ -1,0 +1,127 @@
+"""Other versions of the images under test, and the roll-outs from one to another.
+
+Every version is made from the images under test by the Dockerfile in ``image``.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from e2e.cluster import ROOT, STATE, Cluster
+from e2e.waiting import wait_until
+
+ROLLOUT_SECONDS: Final = 300
+"""How long a roll-out may take; it ends when the last old pod has ended."""
+
+_CONTEXT: Final = Path(__file__).parent / "image"
+_OVERLAY: Final = STATE / "release"
+_KIND: Final = ROOT / "overlays" / "kind"
+
+Patch = list[dict[str, Any]]
+"""A JSON patch."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A name for people, such as 0.2.0, and the stage of the Dockerfile that makes its images."""
+
+    number: str
+    stage: str
+
+
+NEWER: Final = Version("0.2.0", "newer")
+NEWER_SCHEMA: Final = Version("0.2.0", "newer-migrations")
+OLDER: Final = Version("0.0.9", "older-receiver")
+CRASHING: Final = Version("0.3.0", "crashing")
+
+
+class Versions:
+    """The tags of the images in the cluster's overlay, and of those made from them."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.current = _current_tags()
+
+    def tag(self, workload: str, version: Version) -> str:
+        """Return the tag of a workload's image in another version.
+
+        Jobs are named by the part after the dash, so every version has its own.
+        """
+        seed = f"{self.current[workload]} {version.number}".encode()
+        return f"{version.number}-{sha256(seed).hexdigest()[:12]}"
+
+    def make(self, wanted: Iterable[tuple[str, Version]]) -> None:
+        """Build images of workloads and load them into the nodes."""
+        names = []
+        for workload, version in wanted:
+            names.append(f"facestack/{workload}:{self.tag(workload, version)}")
+            subprocess.run(
+                [
+                    *("docker", "build", "--quiet", f"--target={version.stage}"),
+                    f"--build-arg=IMAGE=facestack/{workload}:{self.current[workload]}",
+                    *(f"--build-arg=VERSION={version.number}", f"--tag={names[-1]}", "."),
+                ],
+                cwd=_CONTEXT,
+                env={**os.environ, "DOCKER_BUILDKIT": "1"},
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+        self._cluster.load_image(*self._cluster.missing_images(names))
+
+    def release(
+        self, versions: Mapping[str, Version], *, patches: Mapping[str, Patch] | None = None
+    ) -> None:
+        """Apply the overlay with other versions of some workloads, and patched Deployments."""
+        _OVERLAY.mkdir(parents=True, exist_ok=True)
+        content = {
+            "resources": [os.path.relpath(_KIND, _OVERLAY.resolve())],
+            "images": [
+                {"name": f"facestack/{workload}", "newTag": self.tag(workload, version)}
+                for workload, version in versions.items()
+            ],
+            "patches": [
+                {"target": {"kind": "Deployment", "name": name}, "patch": yaml.safe_dump(patch)}
+                for name, patch in (patches or {}).items()
+            ],
+        }
+        (_OVERLAY / "kustomization.yaml").write_text(yaml.safe_dump(content))
+        self._cluster.kubectl("apply", "-k", str(_OVERLAY))
+
+    def wait_rolled_out(self, workloads: Iterable[str], version: Version | None = None) -> None:
+        """Return when the version runs, by default the current one, and nothing older."""
+        for workload in workloads:
+            tag = self.tag(workload, version) if version else self.current[workload]
+            self._cluster.kubectl(
+                "rollout", "status", f"deployment/{workload}", f"--timeout={ROLLOUT_SECONDS - 10}s"
+            )
+            wait_until(
+                lambda workload=workload, tag=tag: (  # type: ignore[misc]
+                    {image for _, image in self.pods(workload)} == {f"facestack/{workload}:{tag}"}
+                ),
+                ROLLOUT_SECONDS,
+                f"the old pods of {workload} to end",
+            )
+
+    def pods(self, workload: str) -> list[tuple[str, str]]:
+        """Return name and image of each pod, also of those that are ending."""
+        found = self._cluster.get("pods", "-l", f"app.kubernetes.io/name={workload}")["items"]
+        return sorted(
+            (pod["metadata"]["name"], pod["spec"]["containers"][0]["image"]) for pod in found
+        )
+
+
+def _current_tags() -> dict[str, str]:
+    images = yaml.safe_load((ROOT / "base" / "kustomization.yaml").read_text())["images"]
+    return {
+        image["name"].removeprefix("facestack/"): image["newTag"]
+        for image in images
+        if image["name"].startswith("facestack/")
+    }
