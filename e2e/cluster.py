@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
@@ -97,13 +97,15 @@ class Cluster:
 
     def nodes_ready(self) -> bool:
         """Is every node ready to run pods?"""
-        conditions = self.kubectl(
-            "get", "nodes", "-o", 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}'
-        )
-        return set(conditions.stdout.split()) == {"True"}
+        path = '{.items[*].status.conditions[?(@.type=="Ready")].status}'
+        ready = self.kubectl("get", "nodes", "-o", f"jsonpath={path}").stdout.split()
+        return set(ready) == {"True"}
 
     def kubectl(
-        self, *args: str, input: str | None = None, check: bool = True  # noqa: A002 - as in subprocess
+        self,
+        *args: str,
+        input: str | None = None,  # noqa: A002 - as subprocess calls it
+        check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl; without ``--namespace`` it means the pipeline's."""
         result = subprocess.run(
@@ -232,12 +234,14 @@ class Cluster:
         """Return what is not ready, and why, as far as Kubernetes tells."""
         waiting = {}
         pods = self.get("pods")["items"]
+        events = self.get("events", "--field-selector=type=Warning")["items"]
+        warned = {each["involvedObject"]["name"]: each.get("message", "") for each in events}
         for item in self.get("deployments,statefulsets,jobs")["items"]:
             name = item["metadata"]["name"]
             if item["kind"] == "Job" and f"job.batch/{name}" not in names:
                 continue
             if (progress := _progress(item)) is not None:
-                why = _reason(pods, item["spec"]["template"]["metadata"]["labels"])
+                why = _reason(pods, item["spec"]["template"]["metadata"]["labels"], warned)
                 waiting[name] = f"{progress} {why}".strip()
         return waiting
 
@@ -326,16 +330,20 @@ def _progress(item: dict[str, Any]) -> str | None:
     return None if counts == [wanted] * 3 else f"{min(counts[1:])}/{wanted}"
 
 
-def _reason(pods: Sequence[dict[str, Any]], labels: dict[str, str]) -> str:
-    """Return why the first pod of a workload that is not ready is not ready."""
+def _reason(
+    pods: Sequence[dict[str, Any]], labels: dict[str, str], warned: Mapping[str, str]
+) -> str:
+    """Return why the first of a workload's pods that is not ready is not ready."""
     for pod in pods:
-        if not labels.items() <= pod["metadata"]["labels"].items():
+        conditions = {each["type"]: each for each in pod["status"].get("conditions", [])}
+        done = conditions.get("Ready", {}).get("status") == "True"
+        if done or not labels.items() <= pod["metadata"]["labels"].items():
             continue
         for status in pod["status"].get("containerStatuses", []):
             waiting = status["state"].get("waiting")
             if waiting and waiting["reason"] != "ContainerCreating":
                 return f"{waiting['reason']} {waiting.get('message', '')}".strip()
-        for condition in pod["status"].get("conditions", []):
-            if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return str(condition.get("message", ""))
+        if conditions.get("PodScheduled", {}).get("status") == "False":
+            return str(conditions["PodScheduled"].get("message", ""))
+        return warned.get(pod["metadata"]["name"], "")
     return ""

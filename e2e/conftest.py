@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rollouts")
     group.addoption("--rollouts", type=int, default=3, help="rollouts of each service (default: 3)")
     group.addoption(
-        "--requests", type=int, default=2000, help="at least so many requests in all (default: 2000)"
+        "--requests",
+        type=int,
+        default=2000,
+        help="at least so many requests in all (default: 2000)",
     )
 
 
@@ -69,7 +72,9 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Collect what tells why, while the cluster is still as the failure left it."""
     report = yield
     found = item.config.stash.get(_CLUSTER, None)

@@ -58,5 +58,9 @@ def _kind_cluster(image: str | None = None) -> KindCluster:
     # It makes a folder in the current one, and downloads what it is not given.
     with chdir(STATE):
         return KindCluster(
-            NAME, KUBECONFIG, image=image, kind_path=Path(tool("kind")), kubectl_path=Path(tool("kubectl"))
+            NAME,
+            KUBECONFIG,
+            image=image,
+            kind_path=Path(tool("kind")),
+            kubectl_path=Path(tool("kubectl")),
         )
