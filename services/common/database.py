@@ -52,8 +52,8 @@ class Database:
         async with self.reading() as connection:
             try:
                 found = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
-            except (sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
-                if _is_passing(error):
+            except sa.exc.DBAPIError as error:
+                if not _lacks_table(error):
                     raise
                 found = None
         # Expand, then contract: a newer schema still serves this code.
@@ -70,25 +70,28 @@ class Database:
 
 def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     url = sa.make_url(settings.database_url)
-    if settings.database_password_file:
-        url = url.set(password=read_secret(settings.database_password_file))
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(url, pool_size=settings.database_pool_size, max_overflow=0)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
+    arguments: dict[str, Any] = {
+        "connect_timeout": 3,
+        # A host that vanished says nothing, and TCP would wait for it for a quarter of an hour.
+        "read_timeout": settings.database_timeout_seconds,
+        "charset": "utf8mb4",
+    }
+    if file := settings.database_password_file:
+        # Read for each connection, so a new password needs no restart. Bytes, because the driver
+        # turns text into Latin-1.
+        arguments["password_creator"] = lambda: read_secret(file).encode()
     return create_async_engine(
         url,
         pool_size=settings.database_pool_size,
         max_overflow=0,
         pool_pre_ping=True,  # a restarted server leaves dead connections in the pool
         pool_recycle=1800,
-        connect_args={
-            "connect_timeout": 3,
-            # A host that vanished says nothing, and TCP would wait for it for a quarter of an hour.
-            "read_timeout": settings.database_timeout_seconds,
-            "charset": "utf8mb4",
-        },
+        connect_args=arguments,
         isolation_level="READ COMMITTED",
     )
 
@@ -123,10 +126,12 @@ def _translated() -> Iterator[None]:
 
 
 # https://mariadb.com/kb/en/mariadb-error-codes/: too many connections, server shutdown, lock wait
-# timeout, deadlock, and the client's "cannot connect" and "connection lost" family.
+# timeout, deadlock, the client's "cannot connect" and "connection lost" family; and what a service
+# is told that starts before the migrations made the database, its user or its grants.
 _PASSING_CODES: Final = frozenset(
-    {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+    {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2014, 2055} | {1044, 1045, 1049, 1142}
 )
+_NO_SUCH_TABLE: Final = 1146
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -138,6 +143,15 @@ def _is_passing(error: BaseException) -> bool:
     if error.connection_invalidated or isinstance(original, OSError | EOFError):
         return True
     if isinstance(original, sqlite3.OperationalError):
-        return "locked" in str(original) or "busy" in str(original)
-    arguments: tuple[object, ...] = getattr(original, "args", ())
-    return bool(arguments) and arguments[0] in _PASSING_CODES
+        return "locked" in str(original) or "busy" in str(original) or _lacks_table(error)
+    return _code(error) in _PASSING_CODES or _lacks_table(error)
+
+
+def _lacks_table(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether the migrations have not run yet."""
+    return _code(error) == _NO_SUCH_TABLE or "no such table" in str(error.orig)
+
+
+def _code(error: sa.exc.DBAPIError) -> object:
+    arguments: tuple[object, ...] = getattr(error.orig, "args", ())
+    return arguments[0] if arguments else None

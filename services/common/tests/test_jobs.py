@@ -28,6 +28,10 @@ class Action:
         return self.runs
 
 
+def _never(seconds: float) -> None:
+    pytest.fail(f"slept {seconds} s")
+
+
 def test_an_action_is_repeated_until_it_works() -> None:
     time = Time()
     assert persist(Action(6), seconds=60, clock=time.clock, sleep=time.sleep) == 7
@@ -44,7 +48,7 @@ def test_the_time_is_used_up_to_its_end_and_then_the_last_reason_counts() -> Non
 def test_without_patience_it_is_tried_once() -> None:
     action = Action(100)
     with pytest.raises(NotYetError, match="failure 1"):
-        persist(action, seconds=0, sleep=pytest.fail)
+        persist(action, seconds=0, sleep=_never)
     assert action.runs == 1
 
 
@@ -53,4 +57,4 @@ def test_other_errors_are_not_waited_out() -> None:
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        persist(broken, seconds=60, sleep=pytest.fail)
+        persist(broken, seconds=60, sleep=_never)

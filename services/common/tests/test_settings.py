@@ -108,7 +108,8 @@ def test_a_setting_that_cannot_work_is_named(name: str, value: str, tmp_path: Pa
 
 def test_a_store_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ended = start("receiver", tmp_path, {**RIGHT, "OBJECT_STORE_URL": f"file://{tmp_path}/file/x"})
+    store = f"file://{tmp_path}/file/x"
+    ended = start("receiver", tmp_path, {**RIGHT, "OBJECT_STORE_URL": store, "PORT": "0"})
     assert ended.returncode == 1
     (line,) = [one for one in ended.stderr.splitlines() if one]
     assert line.startswith("OBJECT_STORE_URL: cannot make the folder")

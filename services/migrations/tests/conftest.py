@@ -1,0 +1,89 @@
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from services.common.database import Database
+from services.image_processor import domain as processing
+from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.receiver.adapters.people_rows import DatabasePeople
+from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
+from services.receiver.domain import Submission
+from services.redeemer.adapters import DatabaseRows as RedeemerRows
+
+NOW = 1_000_000
+LATER = NOW + 1_000_000
+
+DIGEST = "d" * 64
+
+
+async def run_every_statement(
+    receiver: Database, image_processor: Database, redeemer: Database
+) -> None:
+    """Use each service's adapters, all of them, each on its own connections."""
+    for database in (receiver, image_processor, redeemer):
+        await database.check()
+    rows = ReceiverRows(receiver, lambda: NOW)
+    people = DatabasePeople(receiver, lambda: NOW)
+    processor = ProcessorRows(image_processor, lambda: NOW)
+
+    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
+    again = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
+    assert again["a.jpg"].duplicate
+    first, second, third = (
+        rows_[path].id
+        for rows_, path in (
+            (submitted, "a.jpg"),
+            (submitted, "b.jpg"),
+            (again, "c.jpg"),
+        )
+    )
+    known = await people.add("Ada", DIGEST, "jpg", None)
+    assert await people.find(DIGEST) == known
+
+    assert await processor.pending(10) == [first, second, third]
+    claim = await processor.claim(first)
+    assert claim
+    assert await processor.renew(claim)
+    candidate = processing.Candidate(known.image_name, "somebody", 0.25)
+    face = processing.Face(1, 2, 30, 40, 0.5, False, (candidate,))
+    assert await processor.finish(claim, processing.Processed((face, face), 9, 9, "test")) == (
+        "processed"
+    )
+    image = await rows.get(first)
+    assert image
+    assert [one.person for one in image.faces] == ["Ada", "Ada"]
+    await people.add("Ada", DIGEST, "jpg", (first, 1))
+
+    failing, rejecting = await processor.claim(second), await processor.claim(third)
+    assert failing
+    assert rejecting
+    assert await processor.finish(failing, processing.Failed("broken")) == "failed"
+    assert await processor.finish(rejecting, processing.Rejected("no picture")) == "rejected"
+    assert await rows.retry(third)
+
+    repair = RedeemerRows(redeemer, lambda: LATER)
+    assert await repair.take_failed() == [second]
+    assert await processor.claim(second)
+    assert await repair.take_abandoned() == [second]
+    assert await repair.bury_abandoned() == []
+    assert third in await RedeemerRows(redeemer, lambda: 2 * LATER).take_waiting()
+    assert (await repair.census()).counts == {"processed": 1, "pending": 2}
+
+    assert (await rows.status()).images["processed"] == 1
+    page = await rows.page(status=None, person="Ada", before=None, limit=10)
+    assert [one.id for one in page.images] == [first]
+    assert await rows.path(first) == "a.jpg"
+    await rows.delete(first)
+    assert await rows.get(first) is None
+    assert [one.name for one in await people.all()] == ["Ada"]
+    assert await people.get("Ada")
+    await people.delete_picture(known.id)
+    await people.delete("Ada")
+
+
+RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]
+
+
+@pytest.fixture
+def every_statement() -> RunEveryStatement:
+    return run_every_statement

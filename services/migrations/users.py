@@ -1,0 +1,134 @@
+"""The services' users on MariaDB, with exactly the grants below."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+
+from services.common.settings import read_secret
+
+log = structlog.get_logger(__name__)
+
+# The last is the table that a service asks whether it may begin, so by then it has the others.
+GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "receiver": {
+        "images": "SELECT, INSERT, UPDATE, DELETE",
+        "faces": "SELECT, INSERT, UPDATE, DELETE",
+        "persons": "SELECT, INSERT, UPDATE, DELETE",
+        "person_images": "SELECT, INSERT, UPDATE, DELETE",
+        "alembic_version": "SELECT",
+    },
+    "image_processor": {
+        "images": "SELECT, UPDATE",
+        "faces": "SELECT, INSERT, DELETE",
+        "persons": "SELECT",
+        "person_images": "SELECT",
+        "alembic_version": "SELECT",
+    },
+    "redeemer": {
+        "images": "SELECT, UPDATE",
+        "alembic_version": "SELECT",
+    },
+}
+
+_PREVIOUS: Final = ".previous"
+
+
+class UsersError(Exception):
+    """The users cannot be made as asked; the message says what to do."""
+
+
+def read_users(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return the passwords that each user of the folder may use, the current one first.
+
+    ``receiver`` holds the password of that user, ``receiver.previous`` the one before it, if any.
+    """
+    users: dict[str, tuple[str, ...]] = {}
+    # Kubernetes keeps the files themselves in folders that start with a dot.
+    files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    for file in files:
+        name = file.name.removesuffix(_PREVIOUS)
+        if name not in GRANTS:
+            known = ", ".join(GRANTS)
+            raise UsersError(f"{file}: there is no user {name!r}, only {known}")
+        password = read_secret(file)
+        if file.name == name:
+            if not password:
+                raise UsersError(f"{file} is empty: it must hold the password of {name}")
+            users[name] = (password,)
+        elif name not in users:
+            raise UsersError(f"{file} is there, but no file {name} with the current password")
+        elif password:
+            users[name] += (password,)
+    if not users:
+        raise UsersError(f"{folder} holds no file: one for each user is expected")
+    return users
+
+
+def apply_users(
+    connection: sa.Connection, users: Mapping[str, Sequence[str]], *, revoke: bool = True
+) -> None:
+    """Give each user its passwords and its grants, and without ``revoke=False`` no others.
+
+    What a user has and keeps is never taken away meanwhile, so services go on working.
+    """
+    for user, passwords in users.items():
+        account = f"'{user}'@'%'"
+        # Hashed here, so the server's logs and process list never show a password.
+        ways = " OR ".join(f"mysql_native_password USING '{_hashed(one)}'" for one in passwords)
+        for statement in ("CREATE USER IF NOT EXISTS", "ALTER USER"):
+            _run(connection, f"{statement} {account} IDENTIFIED VIA {ways}")
+        _grant(connection, account, GRANTS[user])
+        if revoke and _revoke_surplus(connection, account, GRANTS[user]):
+            # Taking ALL away has taken the rest too.
+            _grant(connection, account, GRANTS[user])
+        log.info("database user is up to date", user=user, passwords=len(passwords))
+
+
+def _grant(connection: sa.Connection, account: str, grants: Mapping[str, str]) -> None:
+    for table, privileges in grants.items():
+        _run(connection, f"GRANT {privileges} ON `{table}` TO {account}")
+
+
+_GRANT: Final = re.compile(r"GRANT (?P<privileges>.+) ON (?P<object>.+) TO `\w+`@`%`(?P<rest>.*)")
+_ROLE: Final = re.compile(r"GRANT (?P<role>`.+`) TO `\w+`@`%`.*")
+# SELECT, or SELECT (`one`, `two`)
+_PRIVILEGE: Final = re.compile(r"[A-Z][A-Z ]*[A-Z](?: \([^)]*\))?")
+
+
+def _revoke_surplus(connection: sa.Connection, account: str, grants: Mapping[str, str]) -> bool:
+    """Take away what SHOW GRANTS says beyond the grants; tell whether there was anything."""
+    database = connection.engine.url.database
+    wanted = {
+        f"`{database}`.`{table}`": set(privileges.split(", "))
+        for table, privileges in grants.items()
+    }
+    surplus: list[str] = []
+    for line in _run(connection, f"SHOW GRANTS FOR {account}").scalars().all():
+        if role := _ROLE.fullmatch(line):
+            surplus.append(role["role"])
+        elif grant := _GRANT.fullmatch(line):
+            found = set(_PRIVILEGE.findall(grant["privileges"])) - {"USAGE"}
+            if "WITH GRANT OPTION" in grant["rest"]:
+                surplus.append(f"GRANT OPTION ON {grant['object']}")
+            if too_much := sorted(found - wanted.get(grant["object"], set())):
+                surplus.append(f"{', '.join(too_much)} ON {grant['object']}")
+    for one in surplus:
+        log.warning("taking away what the user need not have", user=account, grant=one)
+        _run(connection, f"REVOKE {one} FROM {account}")
+    return bool(surplus)
+
+
+def _run(connection: sa.Connection, statement: str) -> sa.CursorResult[str]:
+    # An account's % is no placeholder.
+    return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def _hashed(password: str) -> str:
+    """Return what mysql_native_password keeps of a password."""
+    once = hashlib.sha1(password.encode(), usedforsecurity=False).digest()
+    return f"*{hashlib.sha1(once, usedforsecurity=False).hexdigest().upper()}"
