@@ -149,7 +149,9 @@ def _is_passing(error: BaseException) -> bool:
 
 def _lacks_table(error: sa.exc.DBAPIError) -> bool:
     """Tell whether the migrations have not run yet."""
-    return _code(error) == _NO_SUCH_TABLE or "no such table" in str(error.orig)
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return "no such table" in str(error.orig)
+    return _code(error) == _NO_SUCH_TABLE
 
 
 def _code(error: sa.exc.DBAPIError) -> object:

@@ -102,6 +102,8 @@ def load(settings: type[S]) -> S:
             f"{'.'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
             + ("" if one["type"] == "missing" else f", got {one['input']!r}")
             for one in error.errors()
+            # A default that follows from a setting that is wrong is not wrong itself.
+            if one["type"] != "default_factory_not_called"
         )
         print(  # noqa: T201, logging is configured from these very settings
             f"{settings.__module__.split('.')[-2]}: wrong settings: {wrong}."

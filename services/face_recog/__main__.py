@@ -8,4 +8,5 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from services.face_recog.app import main
 
-main()
+if __name__ == "__main__":
+    main()

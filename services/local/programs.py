@@ -13,6 +13,7 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 # Settings that would send a service to another database, store or queue than the local one.
 _FOREIGN: Final = (
     "DATABASE_PASSWORD_FILE",
+    "DATABASE_USERS_FOLDER",
     "NSQD_URL",
     "NSQLOOKUPD_URLS",
     "S3_ENDPOINT",

@@ -85,8 +85,8 @@ async def database(database_settings: DatabaseSettings) -> AsyncIterator[Databas
 
 def s3_settings(server: VersityGw, folder: Path) -> ObjectStoreSettings:
     """Return settings for the server, with its keys written to files in the folder."""
-    (folder / "s3-id").write_text(server.access_key_id)
-    (folder / "s3-secret").write_text(server.secret_access_key)
+    (folder / "s3-id").write_text(f"{server.access_key_id}\n")
+    (folder / "s3-secret").write_text(f"{server.secret_access_key}\n")
     return ObjectStoreSettings(
         object_store_url="s3://facestack",
         s3_endpoint=server.endpoint,

@@ -57,6 +57,7 @@ def test_missing_settings_end_the_process_with_one_line(service: str, tmp_path: 
     assert line.startswith(f"{service}: wrong settings: ")
     for name in MISSING[service]:
         assert f"{name}: Field required" in line
+    assert line.count(";") == len(MISSING[service]) - 1
 
 
 @pytest.mark.parametrize("service", WRONG)
