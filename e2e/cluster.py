@@ -202,8 +202,7 @@ class Cluster:
     def deploy(self, overlay: Path = ROOT / "overlays" / "kind") -> None:
         """Apply an overlay and return when all of it is ready."""
         rendered = self.kubectl("kustomize", str(overlay)).stdout
-        images = _images(rendered)
-        if missing := self.missing_images(images):
+        if missing := self.missing_images(images_of(rendered)):
             with phase(f"loading {len(missing)} images into the nodes"):
                 self.load_image(*missing)
         with phase(f"applying {overlay.relative_to(ROOT)}"):
@@ -297,7 +296,7 @@ class Cluster:
         return provider.split("/")[3]
 
 
-def _images(rendered: str) -> list[str]:
+def images_of(rendered: str) -> list[str]:
     """Return every image that rendered manifests run."""
     images = set()
     for document in yaml.safe_load_all(rendered):

@@ -39,10 +39,9 @@ def create() -> Cluster:
         run(tool("kind"), "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}")
         cluster = Cluster(KUBECONFIG)
     else:
-        with phase("node image"):
-            image = output(NODE / "node-image")
+        image = node_image()
         with phase("cluster of 3 nodes"):
-            _kind_cluster(image).create(ROOT / "e2e" / "kind.yaml")
+            kind_cluster(image).create(ROOT / "e2e" / "kind.yaml")
             cluster = Cluster(KUBECONFIG)
             wait_until(cluster.nodes_ready, _NODES_SECONDS, "every node to be ready")
     return cluster
@@ -51,15 +50,24 @@ def create() -> Cluster:
 def delete() -> None:
     """Delete the cluster; the engine and the images stay."""
     with phase("deleting the cluster"):
-        _kind_cluster().delete()
+        kind_cluster().delete()
 
 
-def _kind_cluster(image: str | None = None) -> KindCluster:
+def node_image() -> str:
+    """Return the name of an image for nodes, built if no registry has one."""
+    with phase("node image"):
+        return output(NODE / "node-image")
+
+
+def kind_cluster(
+    image: str | None = None, name: str = NAME, kubeconfig: Path = KUBECONFIG
+) -> KindCluster:
+    """Return a cluster to create or delete."""
     # It makes a folder in the current one, and downloads what it is not given.
     with chdir(STATE):
         return KindCluster(
-            NAME,
-            KUBECONFIG,
+            name,
+            kubeconfig,
             image=image,
             kind_path=Path(tool("kind")),
             kubectl_path=Path(tool("kubectl")),

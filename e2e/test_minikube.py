@@ -1,0 +1,116 @@
+"""What a reader of the README types, on a cluster with one node and nothing on it."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from e2e import kind
+from e2e.client import Client, assert_recognised
+from e2e.cluster import ROOT, STATE, Cluster, images_of, phase, tool
+from services.local.samples import EILEEN
+from services.testing.servers import free_port
+
+NAME: Final = "facestack-minikube"
+COMMAND: Final = "kubectl kustomize overlays/minikube | kubectl apply -f -"
+
+
+@pytest.fixture(scope="module")
+def minikube(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Give an empty cluster with one node, which has the images, as minikube would."""
+    if request.config.getoption("--kubeconfig"):
+        pytest.skip("a cluster was given: this test makes one of its own")
+    kind.prepare()
+    api_port = free_port()
+    config = {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "networking": {"podSubnet": "10.244.0.0/16"},
+        "nodes": [
+            {
+                "role": "control-plane",
+                "extraPortMappings": [
+                    {"listenAddress": "127.0.0.1", "hostPort": api_port, "containerPort": 30000}
+                ],
+            }
+        ],
+    }
+    file = STATE / "minikube.yaml"
+    file.write_text(yaml.safe_dump(config))
+    made = kind.kind_cluster(kind.node_image(), NAME, STATE / "minikube-kubeconfig")
+    made.delete()  # what an interrupted run has left
+    try:
+        with phase("cluster of 1 node"):
+            made.create(file)
+        cluster = Cluster(made.kubeconfig_path)
+        cluster.api_url = f"http://127.0.0.1:{api_port}"
+        rendered = cluster.kubectl("kustomize", str(ROOT / "overlays" / "minikube")).stdout
+        with phase("loading the images"):
+            cluster.load_image(*images_of(rendered))
+        yield cluster
+    finally:
+        with phase("deleting the cluster"):
+            made.delete()
+
+
+def test_the_command_of_the_readme_runs_the_pipeline_and_again_changes_nothing(
+    minikube: Cluster,
+) -> None:
+    first = apply(minikube)
+    assert {how for _, how in first} == {"created"}
+    names = [name for name, _ in first]
+    minikube.wait_ready(names)
+    client = Client(minikube)
+    client.enrol()
+    ids = client.upload(client.picture(EILEEN))
+    processed = client.wait_final(ids)
+    assert_recognised(processed, EILEEN)
+
+    before = objects(minikube, names)
+    pods = minikube.get("pods")["items"]
+    second = apply(minikube)
+    assert [name for name, _ in second] == names
+    # kubectl says "configured" where a default of the server looks like a change to it.
+    assert {how for _, how in second} <= {"unchanged", "configured"}
+    assert objects(minikube, names) == before
+    assert [pod["metadata"]["uid"] for pod in minikube.get("pods")["items"]] == [
+        pod["metadata"]["uid"] for pod in pods
+    ]
+    assert client.wait_final(ids) == processed
+
+
+def apply(cluster: Cluster) -> list[tuple[str, str]]:
+    """Type the command; return the name of each object and what became of it."""
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", COMMAND],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "PATH": f"{Path(tool('kubectl')).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(result.stdout)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""  # no warning either
+    return [
+        (name, how) for name, _, how in (line.partition(" ") for line in result.stdout.splitlines())
+    ]
+
+
+def objects(cluster: Cluster, names: list[str]) -> dict[str, Any]:
+    """Return the objects without what the cluster writes into them."""
+    return {
+        f"{item['kind']}/{item['metadata']['name']}": (
+            item["metadata"]["uid"],
+            {key: value for key, value in item.items() if key not in {"metadata", "status"}},
+        )
+        for item in cluster.get(*names)["items"]
+    }

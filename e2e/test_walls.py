@@ -1,0 +1,472 @@
+"""What the cluster must refuse, found out by trying."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from e2e.client import pods
+from e2e.cluster import Cluster
+from e2e.waiting import wait_until
+from scripts.manifests.design import EDGES, OTHER, OUTSIDE, RIGHTS
+from services.migrations.users import GRANTS
+
+PORTS: Final = {
+    "face-recog": (50051, 9102),
+    "frontend": (8080,),
+    "image-processor": (9101,),
+    "mariadb": (3306,),
+    "nsqd": (4150, 4151),
+    "nsqlookupd": (4160, 4161),
+    "object-store": (7070,),
+    "receiver": (8000,),
+    "redeemer": (9103,),
+}
+JOBS: Final = ("credentials", "migrations")
+WORKLOADS: Final = (*PORTS, *JOBS)
+API: Final = "the API server"
+DNS_METRICS: Final = "metrics of DNS"
+_POLICY_SECONDS: Final = 60
+_REFUSALS: Final = {1044, 1045, 1142, 1227}
+"""Errors of MariaDB that mean: this user may not."""
+
+# Tries all targets at once and prints those that were reached.
+KNOCK: Final = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def reached(target):
+    try:
+        socket.create_connection(target[:2], timeout=3).close()
+    except OSError:
+        return False
+    return True
+targets = json.loads(sys.argv[1])
+with ThreadPoolExecutor(len(targets)) as pool:
+    print(json.dumps([one for one, ok in zip(targets, pool.map(reached, targets)) if ok]))
+"""
+RESOLVE: Final = "import socket; print(socket.gethostbyname('mariadb'))"
+
+Opened = set[tuple[str, str, int]]
+
+
+def probe(name: str, image: str, **labels: str) -> dict[str, Any]:
+    """Return a pod that does nothing, as restricted as the pipeline's own.
+
+    It is never ready, so no Service sends it what is meant for the workload whose labels it has.
+    """
+    small = {"cpu": "10m", "memory": "64Mi"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"e2e": "probe", **labels}},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "probe",
+                    "image": image,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["python", "-c", "import signal; signal.pause()"],
+                    "readinessProbe": {"tcpSocket": {"port": 1}},
+                    "resources": {"requests": small, "limits": small},
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def image(pipeline: Cluster) -> str:
+    """Name an image that every node has and that holds Python."""
+    found: str = pipeline.get("deployment/redeemer")["spec"]["template"]["spec"]["containers"][0][
+        "image"
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def probes(pipeline: Cluster, image: str) -> Iterator[dict[str, tuple[str, str]]]:
+    """Give a probe, by namespace and name, with the labels of each workload, and a stranger."""
+    name = "app.kubernetes.io/name"
+    found = {workload: (pipeline.namespace, f"probe-{workload}") for workload in WORKLOADS} | {
+        OTHER: ("default", "probe-stranger")
+    }
+    documents = []
+    for workload, (namespace, pod) in found.items():
+        labels = {} if workload == OTHER else {name: workload}
+        document = probe(pod, image, **labels)
+        document["metadata"]["namespace"] = namespace
+        documents.append(document)
+    remove = ("delete", "pods", "--selector=e2e=probe", "--ignore-not-found")
+    try:
+        pipeline.kubectl("apply", "--filename=-", input=yaml.safe_dump_all(documents))
+        wait_until(lambda: all_running(pipeline, found.values()), 120, "every probe to run")
+        yield found
+    finally:
+        pipeline.kubectl(*remove)
+        pipeline.kubectl(*remove, "--namespace=default")
+
+
+def all_running(cluster: Cluster, pods: Iterable[tuple[str, str]]) -> bool:
+    found = cluster.get("pods", "--selector=e2e=probe", "--all-namespaces")["items"]
+    running = {
+        (pod["metadata"]["namespace"], pod["metadata"]["name"])
+        for pod in found
+        if pod["status"]["phase"] == "Running"
+    }
+    return running >= set(pods)
+
+
+@pytest.fixture(scope="module")
+def targets(pipeline: Cluster) -> list[tuple[str, int, str]]:
+    """Give every port of every pod, and of the cluster's own: address, port, whose it is."""
+    api = pipeline.get("service/kubernetes", "--namespace=default")["spec"]["clusterIP"]
+    dns = pipeline.get("pods", "--selector=k8s-app=kube-dns", "--namespace=kube-system")["items"]
+    return [
+        *(
+            (pod["status"]["podIP"], port, workload)
+            for workload, ports in PORTS.items()
+            for pod in own_pods(pipeline, workload)
+            for port in ports
+        ),
+        *((pod["status"]["podIP"], 9153, DNS_METRICS) for pod in dns),
+        (api, 443, API),
+    ]
+
+
+def own_pods(cluster: Cluster, workload: str) -> list[dict[str, Any]]:
+    """Return the pods of a workload without the probe that looks like one."""
+    return [
+        pod for pod in pods(cluster, workload) if pod["metadata"]["labels"].get("e2e") != "probe"
+    ]
+
+
+def opened(
+    cluster: Cluster, probes: dict[str, tuple[str, str]], targets: list[tuple[str, int, str]]
+) -> Opened:
+    """Return who reached whom at which port; at all pods of a workload or at none."""
+
+    def knock(workload: str) -> Opened:
+        namespace, pod = probes[workload]
+        reached = json.loads(
+            cluster.kubectl(
+                "exec", pod, f"--namespace={namespace}", "--",
+                "python", "-c", KNOCK, json.dumps(targets),
+            ).stdout
+        )  # fmt: skip
+        found = {(workload, whose, port) for _, port, whose in reached}
+        for _, whose, port in found:
+            of = [one for one in targets if (one[2], one[1]) == (whose, port)]
+            got = [one for one in reached if (one[2], one[1]) == (whose, port)]
+            if len(of) != len(got):
+                raise AssertionError(f"{workload} reached only {got} of {of}")
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        return set().union(*pool.map(knock, probes))
+
+
+def test_exactly_the_edges_of_the_design_are_open(
+    pipeline: Cluster,
+    probes: dict[str, tuple[str, str]],
+    targets: list[tuple[str, int, str]],
+) -> None:
+    expected = {edge for edge in EDGES if edge[0] != OUTSIDE} | {("credentials", API, 443)}
+
+    def as_designed() -> bool:
+        found = opened(pipeline, probes, targets)
+        too_many, missing = found - expected, expected - found
+        if too_many or missing:
+            raise AssertionError(f"open: {sorted(too_many)}; closed: {sorted(missing)}")
+        return True
+
+    wait_until(as_designed, _POLICY_SECONDS, "exactly the design's edges to be open")
+    print(f"{len(probes)} sources, {len(targets)} targets: {len(expected)} edges open, no other")
+
+
+def test_it_is_the_policies_that_keep_the_others_closed(
+    pipeline: Cluster,
+    probes: dict[str, tuple[str, str]],
+    targets: list[tuple[str, int, str]],
+) -> None:
+    """With a policy that allows everything, all can be reached: somebody listens everywhere."""
+    allow: dict[str, Any] = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "e2e-allow-all"},
+        "spec": {
+            "podSelector": {},
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{}],
+            "egress": [{}],
+        },
+    }
+    every = {(source, whose, port) for source in probes for _, port, whose in targets}
+
+    def all_open() -> bool:
+        closed = every - opened(pipeline, probes, targets)
+        if closed:
+            raise AssertionError(f"closed: {sorted(closed)}")
+        return True
+
+    pipeline.kubectl("apply", "--filename=-", input=yaml.safe_dump(allow))
+    try:
+        wait_until(all_open, _POLICY_SECONDS, "everything to be open")
+    finally:
+        pipeline.kubectl("delete", "networkpolicy/e2e-allow-all")
+
+
+def test_everybody_can_look_up_names(pipeline: Cluster, probes: dict[str, tuple[str, str]]) -> None:
+    (database,) = (pod["status"]["podIP"] for pod in own_pods(pipeline, "mariadb"))
+    for workload in WORKLOADS:
+        namespace, pod = probes[workload]
+        found = pipeline.kubectl(
+            "exec", pod, f"--namespace={namespace}", "--", "python", "-c", RESOLVE
+        ).stdout
+        assert found.strip() == database, workload
+
+
+def test_a_privileged_pod_is_refused_by_the_namespace(pipeline: Cluster, image: str) -> None:
+    bad = probe("privileged", image)
+    assert refusal(pipeline, bad) is None
+    bad["spec"]["containers"][0]["securityContext"] = {"privileged": True}
+    reason = refusal(pipeline, bad)
+    assert reason
+    assert 'violates PodSecurity "restricted:' in reason
+    assert 'container "probe" must not set securityContext.privileged=true' in reason
+
+
+def refusal(cluster: Cluster, document: dict[str, Any]) -> str | None:
+    """Return why the API server would not take the document, or None if it would."""
+    result = cluster.kubectl(
+        "apply", "--filename=-", "--dry-run=server", input=yaml.safe_dump(document), check=False
+    )
+    return result.stderr if result.returncode else None
+
+
+def test_no_running_pod_holds_a_token(pipeline: Cluster) -> None:
+    folder = "/var/run/secrets/kubernetes.io"
+    for workload in PORTS:
+        pod = own_pods(pipeline, workload)[0]["metadata"]["name"]
+        listed = pipeline.kubectl("exec", pod, "--", "ls", folder, check=False)
+        assert listed.returncode != 0, f"{workload}: {listed.stdout}"
+        assert "No such file" in listed.stderr, f"{workload}: {listed.stderr}"
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -> None:
+    user = f"--as=system:serviceaccount:{pipeline.namespace}:{workload}"
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{pipeline.namespace}",
+              "system:authenticated")  # fmt: skip
+    identity = (user, *(f"--as-group={group}" for group in groups))
+    secret = yaml.safe_dump(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "e2e-by-a-pod"}}
+    )
+
+    def may(*command: str, namespace: str = pipeline.namespace, text: str | None = None) -> bool:
+        result = pipeline.kubectl(
+            *command, *identity, f"--namespace={namespace}", input=text, check=False
+        )
+        if result.returncode:
+            assert "(Forbidden)" in result.stderr, result.stderr
+        return result.returncode == 0
+
+    create = ("create", "--filename=-", "--dry-run=server")
+    allowed = {(verb, kind) for who, _, kind, verb in RIGHTS if who == workload}
+    assert may(*create, text=secret) == (("create", "secrets") in allowed)
+    assert not may(*create, namespace="default", text=secret)
+    for kind in ("secrets", "pods", "configmaps", "nodes", "namespaces"):
+        assert not may("get", kind)
+    assert not may("get", "secret", "mariadb-admin")
+    assert not may("delete", "secret", "mariadb-admin", "--dry-run=server")
+    assert not may("delete", "pod", "mariadb-0", "--dry-run=server")
+
+
+COLUMNS: Final = {
+    "images": "attempt",
+    "faces": "face_index",
+    "persons": "created_at",
+    "person_images": "created_at",
+    "alembic_version": "version_num",
+}
+PRIVILEGES: Final = {
+    "SELECT": "SELECT `{column}` FROM `{table}` WHERE FALSE",
+    "INSERT": "INSERT INTO `{table}` (`{column}`) SELECT 1 FROM DUAL WHERE FALSE",
+    "UPDATE": "UPDATE `{table}` SET `{column}` = 1 WHERE FALSE",
+    "DELETE": "DELETE FROM `{table}` WHERE FALSE",
+}
+NOBODYS: Final = (
+    "CREATE TABLE e2e (id INT)",
+    "ALTER TABLE images ADD COLUMN e2e INT",
+    "DROP TABLE images",
+    "TRUNCATE TABLE images",
+    "CREATE DATABASE e2e",
+    "CREATE USER e2e",
+    "GRANT ALL ON facestack.* TO CURRENT_USER",
+    "SELECT * FROM mysql.global_priv",
+    "SELECT 1 INTO OUTFILE '/tmp/e2e'",
+    "SET GLOBAL max_connections = 1",
+)
+
+
+@pytest.mark.parametrize("user", GRANTS)
+def test_a_database_user_can_do_only_what_it_needs(pipeline: Cluster, user: str) -> None:
+    granted = {
+        PRIVILEGES[privilege].format(table=table, column=COLUMNS[table])
+        for table, privileges in GRANTS[user].items()
+        for privilege in privileges.split(", ")
+    }
+    statements = [
+        *(
+            statement.format(table=table, column=column)
+            for table, column in COLUMNS.items()
+            for statement in PRIVILEGES.values()
+        ),
+        *NOBODYS,
+    ]
+    assert refused_statements(pipeline, user, statements) == set(statements) - granted
+
+
+def refused_statements(cluster: Cluster, user: str, statements: list[str]) -> set[str]:
+    """Run each statement as the user, and return those that MariaDB does not let it run."""
+    secret = f"database-{user.replace('_', '-')}"
+    template = "go-template={{.data.password | base64decode}}"
+    password = cluster.kubectl("get", "secret", secret, "-o", template).stdout
+    client = (
+        "read -r MYSQL_PWD; export MYSQL_PWD; exec mariadb --host=127.0.0.1 --force"
+        f" --user={user} facestack"
+    )
+    lines = "".join(f"{statement};\n" for statement in statements)
+    result = cluster.kubectl(
+        "exec",
+        "-i",
+        "mariadb-0",
+        "--",
+        "sh",
+        "-c",
+        client,
+        input=f"{password}\n{lines}",
+        check=False,
+    )
+    errors = re.findall(r"^ERROR (\d+) .*? at line (\d+): (.*)$", result.stderr, re.MULTILINE)
+    refused = {int(line): (int(code), text) for code, line, text in errors}
+    other = {line: error for line, error in refused.items() if error[0] not in _REFUSALS}
+    assert not other, f"{user}: {other}"
+    assert refused, f"{user}: {result.stderr}"
+    return {statements[line - 1] for line in refused}
+
+
+def deployment(image: str) -> dict[str, Any]:
+    """Return a workload that the namespace takes."""
+    pod = probe("e2e", image)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "e2e"},
+        "spec": {
+            "selector": {"matchLabels": {"e2e": "probe"}},
+            "template": {"metadata": {"labels": {"e2e": "probe"}}, "spec": pod["spec"]},
+        },
+    }
+
+
+def cron_job(image: str) -> dict[str, Any]:
+    """Return one with its pod deeper inside."""
+    template = deployment(image)["spec"]["template"]
+    template["spec"]["restartPolicy"] = "Never"
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": "e2e"},
+        "spec": {"schedule": "@daily", "jobTemplate": {"spec": {"template": template}}},
+    }
+
+
+WHOLE: Final = {"cpu": "10m", "memory": "64Mi"}
+BAD: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "latest": (
+        {"image": "facestack/redeemer:latest"},
+        "container 'probe' has the image 'facestack/redeemer:latest': give the exact version",
+    ),
+    "no tag": (
+        {"image": "facestack/redeemer"},
+        "container 'probe' has the image 'facestack/redeemer': give the exact version",
+    ),
+    "unknown registry": (
+        {"image": "example.org/facestack/redeemer:1.2.3"},
+        "container 'probe' has the image 'example.org/facestack/redeemer:1.2.3', which is not from",
+    ),
+    "similar name": (
+        {"image": "mariadb-tools:1.2.3"},
+        "container 'probe' has the image 'mariadb-tools:1.2.3', which is not from facestack/,",
+    ),
+    "no resources": (
+        {"resources": {}},
+        "container 'probe' has no resources.requests.cpu and no resources.requests.memory and",
+    ),
+    "no memory limit": (
+        {"resources": {"requests": WHOLE, "limits": {"cpu": "10m"}}},
+        "container 'probe' has no resources.limits.memory: set",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_workload_is_refused_with_what_to_do(pipeline: Cluster, image: str, fault: str) -> None:
+    change, expected = BAD[fault]
+    for document in (deployment(image), cron_job(image), probe("e2e", image)):
+        assert refusal(pipeline, document) is None
+        spec = pod_spec(document)
+        spec["containers"][0].update(change)
+        assert expected in str(refusal(pipeline, document))
+
+
+def test_a_fault_in_any_container_is_found(pipeline: Cluster, image: str) -> None:
+    document = deployment(image)
+    containers = pod_spec(document)["containers"]
+    first = {**containers[0], "name": "first"}
+    del first["readinessProbe"]
+    pod_spec(document)["initContainers"] = [first]
+    assert refusal(pipeline, document) is None
+    containers.append({**containers[0], "name": "second", "resources": {}})
+    first["resources"] = {}
+    reason = str(refusal(pipeline, document))
+    assert "container 'first' has no resources.requests.cpu" in reason
+    assert "container 'second' has no resources.requests.cpu" in reason
+    assert "container 'probe'" not in reason
+
+
+def test_debugging_is_allowed_with_our_images_only(pipeline: Cluster, image: str) -> None:
+    pipeline.kubectl("apply", "--filename=-", input=yaml.safe_dump(probe("debugged", image)))
+    try:
+        command = ("debug", "debugged", "--profile=restricted", "--container=debugger")
+        pipeline.kubectl(*command, f"--image={image}", "--", "python", "-c", "pass")
+        command = (*command[:-1], "--container=shell")
+        result = pipeline.kubectl(*command, "--image=busybox:1.36.1", "--", "true", check=False)
+        assert result.returncode != 0
+        assert "has the image 'busybox:1.36.1', which is not from" in result.stderr
+    finally:
+        pipeline.kubectl("delete", "pod", "debugged")
+
+
+def pod_spec(document: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = document["spec"]
+    while "containers" not in spec:
+        spec = (spec.get("jobTemplate") or spec["template"])["spec"]
+    return spec
