@@ -21,6 +21,7 @@ STATE: Final = ROOT / "var" / "e2e"
 NODE: Final = ROOT / "e2e" / "node"
 _KUBECTL_SECONDS: Final = 300
 _READY_SECONDS: Final = 420
+_STALLED_SECONDS: Final = 20
 _CONTROL_PLANE: Final = "node-role.kubernetes.io/control-plane"
 
 
@@ -212,25 +213,20 @@ class Cluster:
 
     def wait_ready(self, names: Sequence[str] = ()) -> None:
         """Return when all workloads are ready; of Jobs only those that are named count."""
-        started = time.monotonic()
-        told = ""
+        progress = _Progress()
 
         def ready() -> bool:
-            nonlocal told
             waiting = self.not_ready(names)
-            text = "; ".join(f"{name}: {why}" for name, why in sorted(waiting.items()))
-            if waiting and text != told:
-                print(f"   {time.monotonic() - started:3.0f} s  {text}", flush=True)
-                told = text
+            progress.show(waiting)
             return not waiting
 
         try:
             wait_until(ready, _READY_SECONDS, "every workload to be ready")
         except AssertionError as error:
-            raise AssertionError(f"{error}; not ready: {told}") from None
+            raise AssertionError(f"{error}\n{progress.details()}") from None
 
-    def not_ready(self, names: Sequence[str] = ()) -> dict[str, str]:
-        """Return what is not ready, and why, as far as Kubernetes tells."""
+    def not_ready(self, names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
+        """Return what is not ready: how far it is, and why, as far as Kubernetes tells."""
         waiting = {}
         pods = self.get("pods")["items"]
         events = self.get("events", "--field-selector=type=Warning")["items"]
@@ -240,8 +236,8 @@ class Cluster:
             if item["kind"] == "Job" and f"job.batch/{name}" not in names:
                 continue
             if (progress := _progress(item)) is not None:
-                why = _reason(pods, item["spec"]["template"]["metadata"]["labels"], warned)
-                waiting[name] = f"{progress} {why}".strip()
+                labels = item["spec"]["template"]["metadata"]["labels"]
+                waiting[name] = (progress, _reason(pods, labels, warned))
         return waiting
 
     def collect(self, folder: Path) -> None:
@@ -294,6 +290,33 @@ class Cluster:
     def _name(self) -> str:
         provider: str = self.get("nodes")["items"][0]["spec"]["providerID"]
         return provider.split("/")[3]
+
+
+class _Progress:
+    """One line whenever something moved; the reasons when nothing did for a while."""
+
+    def __init__(self) -> None:
+        self._started = self._moved = time.monotonic()
+        self._line = self._told = ""
+        self._waiting: dict[str, tuple[str, str]] = {}
+
+    def show(self, waiting: dict[str, tuple[str, str]]) -> None:
+        self._waiting = waiting
+        now = time.monotonic()
+        line = ", ".join(f"{name} {progress}" for name, (progress, _) in sorted(waiting.items()))
+        if line != self._line:
+            self._line, self._moved = line, now
+            if line:
+                print(f"   {now - self._started:3.0f} s  waiting for {line}", flush=True)
+        elif now - self._moved > _STALLED_SECONDS and self.details() != self._told:
+            self._told = self.details()
+            print(self._told, flush=True)
+
+    def details(self) -> str:
+        return "\n".join(
+            f"          {name} {progress}: {why[:200] or 'no reason is known'}"
+            for name, (progress, why) in sorted(self._waiting.items())
+        )
 
 
 def images_of(rendered: str) -> list[str]:

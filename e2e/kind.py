@@ -36,7 +36,8 @@ def create() -> Cluster:
     """Make the cluster, or use the one of this name that is there."""
     STATE.mkdir(parents=True, exist_ok=True)
     if exists():
-        run(tool("kind"), "export", "kubeconfig", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}")
+        wanted = (f"--name={NAME}", f"--kubeconfig={KUBECONFIG}")
+        run(tool("kind"), "export", "kubeconfig", "--quiet", *wanted)
         cluster = Cluster(KUBECONFIG)
     else:
         image = node_image()
