@@ -4,6 +4,7 @@ import asyncio
 import socket
 
 from services.common import logs, ops
+from services.common.jobs import end_on_sigterm
 from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.face_recog.adapters.pool import Pool
@@ -17,6 +18,7 @@ def main() -> None:
     """Run until SIGTERM or SIGINT."""
     settings = load(FaceRecogSettings)
     logs.configure("face_recog", settings.log_level)
+    end_on_sigterm()  # until the workers are there and it can drain
     probes = ops.listen(settings.host, settings.probe_port)
     # gRPC opens its port itself, late and with a page of its own errors when it is taken.
     ops.listen(settings.host, settings.port).close()

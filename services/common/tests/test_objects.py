@@ -2,7 +2,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
+from services.common import ops
 from services.common.images import MAX_PART_BYTES
 from services.common.objects import (
     ObjectNotFoundError,
@@ -10,6 +15,7 @@ from services.common.objects import (
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
 )
+from services.common.settings import ObjectStoreSettings
 from services.testing.fixtures import s3_settings
 from services.testing.servers import VersityGw
 
@@ -109,3 +115,47 @@ async def test_the_server_gone_and_back(tmp_path: Path) -> None:
     await store.check()
     assert await store.get("pictures/kept") == b"kept"
     server.stop()
+
+
+async def test_without_keys_the_pods_own_identity_on_aws_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def give(request: Request) -> Response:
+        asked.append(request.headers["authorization"])
+        return JSONResponse(
+            {
+                "AccessKeyId": "role-key",
+                "SecretAccessKey": "role-secret",
+                "Token": "role-session",
+                "Expiration": "2999-01-01T00:00:00Z",
+            }
+        )
+
+    async def answer(request: Request) -> Response:
+        assert request.headers["x-amz-security-token"] == "role-session"
+        assert "Credential=role-key/" in request.headers["authorization"]
+        assert "/eu-central-1/s3/" in request.headers["authorization"]
+        return PlainTextResponse("the picture")
+
+    # What the EKS Pod Identity webhook puts into a pod.
+    (tmp_path / "token").write_text("token of the ServiceAccount")
+    monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
+    app = Starlette(routes=[Route("/v1/credentials", give), Route("/bucket/{key:path}", answer)])
+    listener = ops.listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}/v1/credentials")
+    lifecycle = ops.Lifecycle({}, drain_seconds=0)
+    serving = asyncio.create_task(ops.serve_http(app, listener, lifecycle))
+    settings = ObjectStoreSettings(
+        object_store_url="s3://bucket", s3_region="eu-central-1", s3_endpoint=url
+    )
+    assert await ObjectStore(settings).get("pictures/a.jpg") == b"the picture"
+    # AWS is asked through TLS only, but the identity of the pod comes without.
+    encrypted = ObjectStore(settings.model_copy(update={"s3_endpoint": "https://127.0.0.1:1"}))
+    with pytest.raises(ObjectStoreUnavailableError):
+        await encrypted.get("pictures/a.jpg")
+    assert asked == ["token of the ServiceAccount"] * 2
+    lifecycle.drain()
+    await serving

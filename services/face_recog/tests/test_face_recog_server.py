@@ -331,6 +331,27 @@ async def test_a_full_queue_and_a_slow_worker(face_recog: StartServer, small_hop
         assert (await waiting).image_name == "Grace Hopper/g.jpg"
 
 
+async def test_sigterm_ends_it_while_its_workers_start(tmp_path: Path) -> None:
+    environment = {
+        **os.environ,
+        "OBJECT_STORE_URL": f"file://{tmp_path}",
+        "PORT": "0",
+        "PROBE_PORT": "0",
+    }
+    process = psutil.Popen([sys.executable, "-m", "services.face_recog"], env=environment)
+
+    async def workers_are_started() -> bool:
+        return bool(process.children(recursive=True))
+
+    await until(workers_are_started)
+    children = process.children(recursive=True)
+    process.terminate()
+    # Not by the signal's default: the first process of a container has none.
+    assert await asyncio.to_thread(process.wait, 60) == 128 + signal.SIGTERM
+    _, alive = await asyncio.to_thread(psutil.wait_procs, children, 60)
+    assert not alive
+
+
 async def test_sigterm_finishes_what_is_in_flight(
     face_recog: StartServer, small_hopper: bytes
 ) -> None:
