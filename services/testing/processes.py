@@ -53,6 +53,7 @@ async def running(module: str, **environment: str) -> AsyncIterator[ServiceProce
         env={
             **os.environ,
             "PROBE_PORT": str(port),
+            "PORT": str(port),  # where the receiver and the frontend answer probes too
             "HOST": "127.0.0.1",
             "DRAIN_SECONDS": "0",
             **environment,

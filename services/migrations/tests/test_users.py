@@ -14,7 +14,9 @@ from services.common.database import Database, DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
 from services.migrations.users import GRANTS, UsersError, read_users
+from services.testing.processes import running
 from services.testing.servers import MariaDb
+from services.testing.waiting import eventually
 
 RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]
 
@@ -307,6 +309,32 @@ async def test_a_running_service_takes_the_new_password_from_its_file(site: Site
     mounted.write_text("second password")
     await running.check()
     await running.close()
+
+
+@pytest.mark.parametrize("user", ALL)
+async def test_a_service_that_starts_before_its_user_is_made_waits_for_it(
+    site: Site, user: str, tmp_path: Path
+) -> None:
+    async with running(
+        f"services.{user}",
+        DATABASE_URL=f"mysql+asyncmy://{user}@127.0.0.1:{site.port}/{site.name}",
+        DATABASE_PASSWORD_FILE=str(site.folder / user),
+        OBJECT_STORE_URL=f"file://{tmp_path}/store",
+        FACE_RECOG_TARGET="127.0.0.1:1",
+    ) as process:
+        answer = await process.get("/readyz")
+        assert answer.status_code == 503
+        assert "Access denied" in answer.json()["problems"]["database"]
+        site.migrate()
+
+        async def is_ready() -> bool:
+            return (await process.get("/readyz")).is_success
+
+        await eventually(is_ready)
+        process.terminate()
+        exit_status, said = await process.ended()
+    assert exit_status == 0
+    assert "Traceback" not in said
 
 
 def test_no_password_reaches_the_server_or_the_log(site: Site) -> None:
