@@ -1,0 +1,257 @@
+"""What is in the services' images, seen from outside and at work."""
+
+import asyncio
+import functools
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from e2e import kind
+from e2e.client import SAMPLES
+from e2e.cluster import ROOT, output
+from e2e.waiting import wait_until
+from services.common.facerecog.client import RecogniserClient
+from services.common.facerecog.face_pb2 import IdentifyResponse
+
+ARGUMENTS: Final = {
+    "credentials": ["mariadb-admin=password"],
+    "face-recog": [],
+    "frontend": [],
+    "image-processor": [],
+    "migrations": [],
+    "receiver": [],
+    "redeemer": [],
+}
+SERVICES: Final = tuple(ARGUMENTS)
+
+# An identity that the image has never heard of, without rights; and as the pods run it.
+NOBODY: Final = ("--rm", "--user=12345:12345", "--cap-drop=ALL", "--network=none")
+LIKE_A_POD: Final = (*NOBODY[:-1], "--security-opt=no-new-privileges", "--read-only")
+
+# Run with a root that could be written to, so that it shows what only its modes protect.
+LOOK: Final = """
+import importlib.metadata, importlib.util, json, os, pathlib, shutil
+tools = "pip pip3 easy_install cc gcc c++ g++ clang make cmake ld git"
+modules = "pip ensurepip setuptools pkg_resources wheel pytest face_recognition"
+os.chdir("/app")
+files = [file for file in pathlib.Path().rglob("*") if file.is_file()]
+paths = [
+    path
+    for top in ("/app", "/opt", "/usr", "/etc", "/root", "/home", "/var")
+    for folder, _, names in os.walk(top)
+    for path in (folder, *(f"{folder}/{name}" for name in names))
+    if not os.path.islink(path)
+]
+print(json.dumps({
+    "tools": [tool for tool in tools.split() if shutil.which(tool)],
+    "modules": [module for module in modules.split() if importlib.util.find_spec(module)],
+    "packers": [path for path in paths if os.path.basename(path) in modules.split()[:4]],
+    "tests": [path for path in paths if path.startswith(("/app", "/opt")) and "/tests/" in path],
+    "writable": [path for path in paths if os.access(path, os.W_OK)],
+    "services": [path.name for path in pathlib.Path("services").iterdir()],
+    "files": [str(file) for file in files if file.suffix != ".pyc"],
+    "compiled": [
+        str(file.parent.parent / file.name.split(".")[0]) + ".py"
+        for file in files if file.suffix == ".pyc"
+    ],
+    "installed": [one.name for one in importlib.metadata.distributions()],
+}))
+"""
+
+# What the processes of face_recog have loaded and how many threads they run.
+PROCESSES: Final = """
+import json, os, pathlib
+found = []
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    maps = (folder / "maps").read_text()
+    # The first process serves gRPC, with threads of its own.
+    if int(folder.name) not in (1, os.getpid()) and "_dlib_pybind11" in maps:
+        found.append({
+            "openblas": "/libopenblas" in maps,
+            "threads": len(list((folder / "task").iterdir())),
+        })
+print(json.dumps(found))
+"""
+
+
+def docker(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+
+
+@functools.cache
+def look(image: str) -> dict[str, Any]:
+    done = docker("run", *NOBODY, "--entrypoint=python", image, "-c", LOOK)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def tag(request: pytest.FixtureRequest) -> str:
+    """Build the images where they are not there yet."""
+    if request.config.getoption("--kubeconfig") and docker("info").returncode != 0:
+        pytest.skip("no Docker engine here to look at images with")
+    tag = output(ROOT / "scripts" / "image-tag")
+    names = [f"facestack/{service}:{tag}" for service in SERVICES]
+    if docker("image", "inspect", *names).returncode != 0:
+        kind.prepare()
+    return tag
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def image(service: str, tag: str) -> str:
+    return f"facestack/{service}:{tag}"
+
+
+@pytest.fixture
+def content(image: str) -> dict[str, Any]:
+    return look(image)
+
+
+def test_how_an_image_starts_and_what_it_says_of_itself(service: str, image: str, tag: str) -> None:
+    [inspected] = json.loads(docker("image", "inspect", image).stdout)
+    config = inspected["Config"]
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"] == ["python", "-m", f"services.{service.replace('-', '_')}"]
+    assert not config.get("Cmd")
+    labels = {
+        name.removeprefix("org.opencontainers.image."): value
+        for name, value in config["Labels"].items()
+    }
+    assert labels["version"] == tag
+    assert labels["revision"] == tag.rpartition("-")[2]
+    assert labels["licenses"] == "MIT"
+    assert labels["title"].startswith("Facestack: ")
+    assert labels["description"]
+
+
+def test_an_image_has_nothing_to_install_or_build_with(content: dict[str, Any]) -> None:
+    assert content["tools"] == []
+    assert content["modules"] == []
+    assert content["packers"] == []
+
+
+def test_an_image_holds_its_service_and_no_other(service: str, content: dict[str, Any]) -> None:
+    own = service.replace("-", "_")
+    assert set(content["services"]) == {"__init__.py", "__pycache__", "common", own}
+    assert content["tests"] == []
+
+
+def test_an_image_holds_exactly_the_locked_packages(service: str, content: dict[str, Any]) -> None:
+    lines = (ROOT / "requirements" / f"{service}.txt").read_text().splitlines()
+    requirements = [Requirement(line.rstrip("\\")) for line in lines if "==" in line]
+    locked = {
+        canonicalize_name(requirement.name)
+        for requirement in requirements
+        if requirement.marker is None or requirement.marker.evaluate()
+    }
+    if service == "face-recog":
+        # setuptools only builds; dlib is the one with OpenBLAS.
+        locked = locked - {"dlib-bin", "setuptools"} | {canonicalize_name("dlib")}
+    assert sorted(canonicalize_name(name) for name in content["installed"]) == sorted(locked)
+
+
+def test_nobody_can_write_into_an_image(content: dict[str, Any]) -> None:
+    scratch = ("/var/tmp", "/var/lock", "/var/mail")
+    assert [path for path in content["writable"] if not path.startswith(scratch)] == []
+
+
+def test_an_image_carries_its_bytecode(content: dict[str, Any]) -> None:
+    sources = {file for file in content["files"] if file.endswith(".py")}
+    assert sources <= set(content["compiled"])
+
+
+def test_a_wrong_setting_ends_the_container_with_one_line(service: str, image: str) -> None:
+    ended = docker(
+        "run",
+        *LIKE_A_POD,
+        "--network=none",
+        "--env=LOG_LEVEL=LOUD",
+        image,
+        *ARGUMENTS[service],
+    )
+    assert ended.returncode == 2
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"{service.replace('-', '_')}: wrong settings: ")
+    assert "LOG_LEVEL: " in line
+    assert "'LOUD'" in line
+
+
+def test_the_tag_is_made_of_what_is_in_the_images(tag: str) -> None:
+    hashed = set(output(ROOT / "scripts" / "image-tag", "--files").splitlines())
+    services = {file for file in hashed if file.startswith("services/")}
+    held: set[str] = set()
+    for service in SERVICES:
+        held |= set(look(f"facestack/{service}:{tag}")["files"])
+    assert held - {"requirements.txt"} == services - {"services/Dockerfile", "services/install"}
+
+
+@pytest.fixture
+def recogniser(tag: str, tmp_path: Path) -> Iterator[str]:
+    """Start face_recog with one known person, and give the id of its container."""
+    known = tmp_path / "known_people" / "Grace Hopper"
+    known.mkdir(parents=True)
+    (known / "1.jpg").write_bytes((SAMPLES / "grace_hopper.jpg").read_bytes())
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o777)
+    started = docker(
+        "run",
+        "--detach",
+        *LIKE_A_POD,
+        f"--volume={tmp_path}:/store",
+        "--tmpfs=/tmp",
+        "--env=OBJECT_STORE_URL=file:///store",
+        "--publish=127.0.0.1::50051",
+        "--publish=127.0.0.1::9102",
+        f"facestack/face-recog:{tag}",
+    )
+    assert started.returncode == 0, started.stderr
+    container = started.stdout.strip()
+    try:
+        yield container
+    finally:
+        docker("rm", "--force", container)
+
+
+def test_face_recog_names_a_face_with_dlib_on_openblas(recogniser: str) -> None:
+    def address(port: int) -> str:
+        return docker("port", recogniser, str(port)).stdout.strip()
+
+    def ready() -> bool:
+        url = f"http://{address(9102)}/readyz"
+        return httpx.get(url, trust_env=False).is_success
+
+    async def identify(picture: bytes) -> IdentifyResponse:
+        client = RecogniserClient(address(50051), timeout=30)
+        try:
+            return await client.identify(picture)
+        finally:
+            await client.close()
+
+    try:
+        wait_until(ready, 60, "face_recog to be ready")
+    except AssertionError:
+        print(docker("logs", recogniser).stderr)
+        raise
+    answer = asyncio.run(identify((SAMPLES / "grace_hopper.jpg").read_bytes()))
+    [face] = answer.faces
+    assert face.candidates[0].person == "Grace Hopper"
+    assert face.candidates[0].distance < 0.01
+
+    processes = json.loads(docker("exec", recogniser, "python", "-c", PROCESSES).stdout)
+    assert len(processes) >= 2  # the fork server and a worker
+    for process in processes:
+        # More threads would mean that OPENBLAS_NUM_THREADS=1 is not in effect.
+        assert process == {"openblas": True, "threads": 1}
