@@ -1,0 +1,1 @@
+"""Renders every overlay and checks what comes out, without a cluster."""

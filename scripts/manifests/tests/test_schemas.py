@@ -1,0 +1,68 @@
+"""The schemas are made strict, and keep what a schema leaves open on purpose."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.manifests import schemas
+from scripts.manifests.schemas import _strict
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (
+            {"type": "object", "properties": {"a": {"type": "string", "description": "text"}}},
+            {
+                "type": "object",
+                "properties": {"a": {"type": "string"}},
+                "additionalProperties": False,
+            },
+        ),
+        ({"type": "object"}, {"type": "object"}),
+        (
+            {"properties": {"description": {"type": "string"}}, "additionalProperties": True},
+            {"properties": {"description": {"type": "string"}}, "additionalProperties": True},
+        ),
+        (
+            {"properties": {}, "x-kubernetes-preserve-unknown-fields": True},
+            {"properties": {}},
+        ),
+        ({"x-kubernetes-int-or-string": True}, {"type": ["integer", "string"]}),
+        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        (
+            {"anyOf": [{"properties": {"a": {}}}]},
+            {"anyOf": [{"properties": {"a": {}}}]},
+        ),
+    ],
+)
+def test_an_object_with_fields_has_no_others(given: dict[str, Any], made: dict[str, Any]) -> None:
+    assert _strict(given) == made
+
+
+def test_there_is_a_schema_for_every_kind_that_a_module_defines(schema_folder: Path) -> None:
+    for name in (
+        "apps/deployment-v1",
+        "v1/service-v1",
+        "admissionregistration.k8s.io/validatingadmissionpolicy-v1",
+        "external-secrets.io/externalsecret-v1",
+        "elbv2.k8s.aws/targetgroupbinding-v1beta1",
+    ):
+        schema = json.loads((schema_folder / f"{name}.json").read_text())
+        assert schema["additionalProperties"] is False
+        assert {"apiVersion", "kind"} <= set(schema["required"])
+
+
+def test_a_module_that_is_not_what_was_looked_at_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Done:
+        stdout = '{"Dir": "/somewhere", "Sum": "h1:other"}'
+        returncode = 0
+
+    monkeypatch.setattr(subprocess, "run", lambda *_args, **_named: Done())
+    with pytest.raises(SystemExit, match="has the sum h1:other, not h1:this"):
+        schemas._download(schemas.Module("example.com/module", "v1.0.0", "h1:this"))
