@@ -1,0 +1,144 @@
+"""What stands in the environment of our own processes is what they read."""
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from scripts.manifests.design import ENVIRONMENT_SECRETS
+from scripts.manifests.model import Document, Finding, Manifests, at, items, mapping
+from services.common.settings import Settings
+
+_SECRET_NAME: Final = re.compile("PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL")
+_CREDENTIAL_IN_URL: Final = re.compile(r"://[^/@:]*:[^/@]+@")
+
+
+def environment(manifests: Manifests, container: Document) -> dict[str, str]:
+    """Return a container's variables that have a value, those of ConfigMaps included."""
+    found: dict[str, str] = {}
+    for source in items(container, "envFrom"):
+        config = manifests.find("ConfigMap", at(source, "configMapRef.name"))
+        found.update({k: str(v) for k, v in mapping(config, "data").items()})
+    for variable in items(container, "env"):
+        value = variable.get("value")
+        if reference := at(variable, "valueFrom.configMapKeyRef"):
+            config = manifests.find("ConfigMap", reference.get("name"))
+            value = mapping(config, "data").get(reference.get("key"))
+        if value is not None:
+            found[str(variable.get("name"))] = str(value)
+    return found
+
+
+@cache
+def _fields(workload: str) -> dict[str, FieldInfo]:
+    """Return what a service of ours reads, by variable."""
+    try:
+        module = importlib.import_module(f"services.{workload.replace('-', '_')}.settings")
+    except ModuleNotFoundError:
+        return {}
+    for found in vars(module).values():
+        if (
+            isinstance(found, type)
+            and issubclass(found, BaseSettings)
+            and found.__module__ == module.__name__
+            and found is not Settings
+        ):
+            fields = {name.upper(): field for name, field in found.model_fields.items()}
+            # Kubernetes itself tells every pod where its API is.
+            return {n: f for n, f in fields.items() if not n.startswith("KUBERNETES_SERVICE_")}
+    return {}
+
+
+@cache
+def _problem(workload: str, name: str, value: str) -> str | None:
+    """Return why a service of ours would refuse a value."""
+    field = _fields(workload)[name]
+    if name.endswith(("_FILE", "_FOLDER")):
+        return None  # such a path is checked where the secrets are
+    # pydantic-settings reads lists and the like as JSON.
+    try:
+        # A field is at once the constraints of its own type.
+        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+        read: Any = json.loads(value) if "tuple" in str(field.annotation) else value
+        adapter.validate_python(read)
+    except (ValidationError, json.JSONDecodeError) as error:
+        return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+    return None
+
+
+def settings(manifests: Manifests) -> Iterator[Finding]:
+    """Check that no setting of our services is missing, misspelt or refused by the service."""
+    for workload in manifests.workloads:
+        fields = _fields(workload.name)
+        if not fields:
+            continue
+        for container in workload.containers:
+            given = environment(manifests, container.spec)
+            for name, field in fields.items():
+                if field.is_required() and name not in given:
+                    yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
+            for name, value in given.items():
+                place = f"{container.field}.env[{name}]"
+                if name not in fields:
+                    yield workload.finding(place, f"{workload.name} reads no such setting")
+                elif problem := _problem(workload.name, name, value):
+                    yield workload.finding(place, f"is {value!r}: {problem}")
+
+
+def secret_values(manifests: Manifests) -> Iterator[Finding]:
+    """Check that no secret stands in an environment variable or an argument; files hold them."""
+    for workload in manifests.workloads:
+        for container in workload.containers:
+            for name, value in environment(manifests, container.spec).items():
+                field = f"{container.field}.env[{name}]"
+                is_path = name.endswith(("_FILE", "_FOLDER"))
+                if _SECRET_NAME.search(name) and not is_path:
+                    yield workload.finding(field, f"is a secret in clear: use {name}_FILE")
+                if _CREDENTIAL_IN_URL.search(value):
+                    yield workload.finding(field, "holds a password: use a file beside it")
+            for variable in items(container.spec, "env"):
+                secret = at(variable, "valueFrom.secretKeyRef")
+                allowed = ENVIRONMENT_SECRETS.get(workload.name, set())
+                if secret and variable.get("name") not in allowed:
+                    field = f"{container.field}.env[{variable.get('name')}]"
+                    yield workload.finding(field, "mount the Secret as a file instead")
+
+
+_FIELDS: Final = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
+_REFERENCE: Final = re.compile(r"\$\((\w+)\)")
+
+
+def variables(manifests: Manifests) -> Iterator[Finding]:
+    """Check that every variable has a value, and every one that an argument refers to exists."""
+    for workload in manifests.workloads:
+        needed = set(ENVIRONMENT_SECRETS.get(workload.name, set()))
+        for container in workload.containers:
+            names = set(environment(manifests, container.spec))
+            for variable in items(container.spec, "env"):
+                name = str(variable.get("name"))
+                source = mapping(variable, "valueFrom")
+                field = at(source, "fieldRef.fieldPath")
+                if "value" in variable or field or at(source, "secretKeyRef"):
+                    names.add(name)
+                elif not at(source, "configMapKeyRef"):
+                    yield workload.finding(f"{container.field}.env[{name}]", "has no value")
+                if field and field != _FIELDS.get(name):
+                    advice = f"is {field}: {_FIELDS.get(name)} is right"
+                    yield workload.finding(f"{container.field}.env[{name}].valueFrom", advice)
+            for word in [*_words(container.spec)]:
+                needed |= set(_REFERENCE.findall(word))
+            if not container.starts_only:
+                for name in sorted(needed - names):
+                    yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
+
+
+def _words(container: Document) -> Iterator[str]:
+    for field in ("command", "args"):
+        for word in container.get(field) or []:
+            yield str(word)

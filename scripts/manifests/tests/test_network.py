@@ -1,0 +1,89 @@
+"""What NetworkPolicies allow is computed as Kubernetes does it."""
+
+import yaml
+
+from scripts.manifests.design import OTHER, OUTSIDE, PRIVATE
+from scripts.manifests.model import Manifests
+from scripts.manifests.rules.network import allowed
+
+PODS = """
+- kind: Deployment
+  metadata: {name: a}
+  spec:
+    template:
+      metadata: {labels: {name: a}}
+      spec:
+        containers: [{ports: [{name: http, containerPort: 80}]}]
+- kind: Deployment
+  metadata: {name: b}
+  spec:
+    template:
+      metadata: {labels: {name: b}}
+      spec: {containers: []}
+"""
+
+
+def into_a(policies: str) -> set[tuple[str, int]]:
+    """Return who may enter pod a, and at which port; 0 is any."""
+    manifests = Manifests([*yaml.safe_load(PODS), *(yaml.safe_load(policies) or [])])
+    return {(edge[0], edge[2]) for edge in allowed(manifests, "Ingress") if edge[1] == "a"}
+
+
+def policy(spec: str) -> str:
+    return f"- {{kind: NetworkPolicy, spec: {spec}}}\n"
+
+
+DENY = policy("{podSelector: {}, policyTypes: [Ingress, Egress]}")
+
+
+def test_without_a_policy_everybody_may_enter_everywhere() -> None:
+    assert {("b", 0), (OUTSIDE, 0), (OTHER, 0)} <= into_a("")
+
+
+def test_a_policy_without_rules_lets_nobody_in() -> None:
+    assert into_a(DENY) == set()
+
+
+def test_policies_add_up() -> None:
+    first = policy(
+        "{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {name: b}}}]}]}"
+    )
+    assert into_a(DENY + first) == {("b", 0)}
+
+
+def test_a_rule_without_peers_lets_all_in_at_its_ports() -> None:
+    found = into_a(policy("{podSelector: {}, ingress: [{ports: [{port: 80}]}]}"))
+    assert {port for _, port in found} == {80}
+    assert {OUTSIDE, PRIVATE, OTHER, "b"} <= {source for source, _ in found}
+
+
+def test_a_named_port_is_the_one_of_the_pod() -> None:
+    spec = "{podSelector: {}, ingress: [{from: [{podSelector: {}}], ports: [{port: http}]}]}"
+    assert into_a(policy(spec)) == {("a", 80), ("b", 80)}
+
+
+def test_a_range_of_ports_opens_each_of_them() -> None:
+    spec = "{podSelector: {matchLabels: {name: a}}, ingress: [{ports: [{port: 80, endPort: 82}]}]}"
+    assert {port for _, port in into_a(policy(spec))} == {80, 81, 82}
+
+
+def test_a_pod_selector_alone_means_the_same_namespace() -> None:
+    assert OTHER not in {
+        s for s, _ in into_a(policy("{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}"))
+    }
+    everywhere = policy("{podSelector: {}, ingress: [{from: [{namespaceSelector: {}}]}]}")
+    assert {OTHER, "b"} <= {source for source, _ in into_a(everywhere)}
+
+
+def test_an_address_block_leaves_out_its_exceptions() -> None:
+    spec = (
+        "{podSelector: {}, ingress: [{from: [{ipBlock:"
+        " {cidr: 0.0.0.0/0, except: [10.244.0.0/16, 172.16.0.0/12, 192.168.0.0/16]}}]}]}"
+    )
+    assert into_a(policy(spec)) == {(OUTSIDE, 0)}
+
+
+def test_a_policy_for_other_pods_or_the_other_direction_restricts_nothing() -> None:
+    assert (OUTSIDE, 0) in into_a(policy("{podSelector: {matchLabels: {name: b}}, ingress: []}"))
+    assert (OUTSIDE, 0) in into_a(policy("{podSelector: {}, policyTypes: [Egress]}"))
+    assert into_a(policy("{podSelector: {}, egress: [{}]}")) == set()
