@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: cluster cluster-down e2e e2e-rollouts help demo run test check format lock stubs images servers samples bench clean venv venv-dev
+.PHONY: cluster cluster-down e2e e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -30,6 +30,10 @@ lock: venv-dev ## write the hash-locked requirements anew after a change in pypr
 
 stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs
+
+manifests: venv-dev ## render every overlay and check what comes out
+	@scripts/manifest-tools
+	@$(python) -m scripts.manifests $(ARGS)
 
 images: ## build the services' container images with Docker
 	@scripts/images $(ARGS)

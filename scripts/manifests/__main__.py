@@ -1,0 +1,67 @@
+"""Render and check every overlay, or those that the arguments name."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from scripts.manifests import exceptions, tools
+from scripts.manifests.model import Finding, Manifests
+from scripts.manifests.rendering import RenderError, overlays, parse, render
+from scripts.manifests.rules import check
+
+_TOOLS = {
+    "kubeconform": tools.kubeconform,
+    "kube-score": tools.kube_score,
+    "checkov": tools.checkov,
+}
+
+
+def _check(folder: Path) -> dict[str, list[Finding]]:
+    """Return the findings of our own rules and of each tool."""
+    manifest = render(folder, tools.binary("kubectl"))
+    found = {"rules": list(check(Manifests(parse(manifest))))}
+    return found | {name: list(run(manifest)) for name, run in _TOOLS.items()}
+
+
+def main() -> int:
+    """Print what is wrong and a table; return 0 when nothing is."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.manifests", description=__doc__)
+    known = {folder.name: folder for folder in overlays()}
+    parser.add_argument("overlays", nargs="*", metavar="OVERLAY", help=", ".join(known))
+    names = parser.parse_args().overlays or list(known)
+    if unknown := set(names) - set(known):
+        parser.error(f"no overlay is called {', '.join(unknown)}: choose from {', '.join(known)}")
+    console = Console(highlight=False)
+    table = Table("overlay", "rules", *_TOOLS, "seconds")
+    everything: dict[str, list[Finding]] = {}
+    wrong = 0
+    for name in names:
+        started = time.monotonic()
+        with console.status(f"checking overlays/{name}"):
+            found = _check(known[name])
+        cells = []
+        for tool, findings in found.items():
+            everything.setdefault(tool, []).extend(findings)
+            left = list(exceptions.remaining(tool, findings))
+            for finding in left:
+                console.print(f"{name}: {tool}: {finding}", markup=False, soft_wrap=True)
+            wrong += len(left)
+            cells.append(f"{len(left)} wrong" if left else "ok")
+        table.add_row(name, *cells, f"{time.monotonic() - started:.1f}")
+    if set(names) == set(known):
+        for finding in exceptions.unused(everything):
+            console.print(str(finding), markup=False, soft_wrap=True)
+            wrong += 1
+    console.print(table)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (RenderError, tools.MissingToolError) as error:
+        sys.exit(f"manifests: {error}")

@@ -1,0 +1,54 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.manifests import tools
+from scripts.manifests.model import Document
+from scripts.manifests.rendering import overlays, parse, render
+
+
+def or_skip(find: Callable[..., Any], *arguments: str) -> Any:
+    """Return what is found, or skip the test, or fail it where nothing may be missing."""
+    try:
+        return find(*arguments)
+    except tools.MissingToolError as error:
+        if os.environ.get("REQUIRE_SERVERS") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> str:
+    return str(or_skip(tools.binary, "kubectl"))
+
+
+@pytest.fixture(scope="session")
+def schema_folder() -> Path:
+    return Path(or_skip(tools.schema_folder))
+
+
+@pytest.fixture(scope="session")
+def tool(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Ask for a program by its name: the test is skipped without it."""
+
+    def need(name: str) -> None:
+        or_skip(tools.binary, name)
+        if name == "kubeconform":
+            request.getfixturevalue("schema_folder")
+
+    return need
+
+
+@pytest.fixture(scope="session")
+def rendered(kubectl: str) -> dict[str, str]:
+    """Every overlay, as ``kubectl kustomize`` prints it, by name."""
+    return {folder.name: render(folder, kubectl) for folder in overlays()}
+
+
+@pytest.fixture(scope="session")
+def overlay_documents(rendered: dict[str, str]) -> dict[str, list[Document]]:
+    """The documents of every overlay, by name; a test that changes them puts them back."""
+    return {name: parse(manifest) for name, manifest in rendered.items()}

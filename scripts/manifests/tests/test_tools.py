@@ -1,0 +1,82 @@
+"""The tools of others would say so if something were wrong."""
+
+from collections.abc import Callable
+
+import pytest
+
+from scripts.manifests import exceptions, tools
+from scripts.manifests.model import Finding
+
+
+def replaced(manifest: str, old: str, new: str) -> str:
+    assert old in manifest
+    return manifest.replace(old, new, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("minReadySeconds: 5", "minReadySecond: 5", "'minReadySecond' not allowed"),
+        ("runAsUser: 10001", "runAsUser: root", "got string, want integer"),
+        ("apiVersion: apps/v1", "apiVersion: apps/v2", "could not find schema"),
+        ("kind: Deployment", "kind: Deploymnet", "could not find schema"),
+        ("      serviceAccountName: ", "      serviceAccountNames: ", "not allowed"),
+        ("containerPort: 8000", 'containerPort: "8000"', "got string, want integer"),
+    ],
+)
+def test_kubeconform_refuses(
+    rendered: dict[str, str], tool: Callable[[str], None], old: str, new: str, said: str
+) -> None:
+    tool("kubeconform")
+    findings = list(tools.kubeconform(replaced(rendered["kind"], old, new)))
+    assert len(findings) == 1
+    assert said in findings[0].problem
+
+
+def test_kubeconform_knows_the_custom_resources(
+    rendered: dict[str, str], tool: Callable[[str], None]
+) -> None:
+    tool("kubeconform")
+    manifest = replaced(rendered["aws"], "refreshInterval:", "refreshIntervals:")
+    assert [finding.field for finding in tools.kubeconform(manifest)] == ["spec"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "check"),
+    [
+        ("            memory: 1536Mi\n", "", "container-resources"),
+        ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "container-security"),
+    ],
+)
+def test_kube_score_refuses(
+    rendered: dict[str, str], tool: Callable[[str], None], old: str, new: str, check: str
+) -> None:
+    tool("kube-score")
+    findings = tools.kube_score(replaced(rendered["kind"], old, new))
+    left = list(exceptions.remaining("kube-score", findings))
+    assert len(left) == 1
+    assert left[0].field.startswith(check)
+
+
+def test_checkov_refuses(rendered: dict[str, str], tool: Callable[[str], None]) -> None:
+    tool("checkov")
+    manifest = replaced(
+        rendered["kind"], "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true"
+    )
+    left = list(exceptions.remaining("checkov", tools.checkov(manifest)))
+    assert [finding.field for finding in left] == ["CKV_K8S_20"]
+
+
+def test_an_exception_that_nothing_needs_is_a_finding() -> None:
+    findings = [Finding("Deployment/any", exemption.check, "") for exemption in _ALL[:-1]]
+    named = [finding.where for finding in exceptions.unused({"kube-score": findings})]
+    assert named
+    assert f"exceptions.py: kube-score {_ALL[-1].check}" in named
+
+
+_ALL = [e for e in exceptions.EXEMPTIONS if e.tool == "kube-score"]
+
+
+def test_a_missing_program_is_told_with_what_installs_it() -> None:
+    with pytest.raises(tools.MissingToolError, match="not installed: run 'scripts/manifest-tools'"):
+        tools.binary("no-such-program")
