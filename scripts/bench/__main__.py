@@ -6,10 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from scripts.bench import pipeline, recognition, submissions
+from scripts.bench import openblas, pipeline, recognition, submissions
 from services.common import logs
 
-_ALL = {"pipeline": pipeline.run, "recognition": recognition.run, "submissions": submissions.run}
+_ALL = {
+    "dlib": openblas.run,
+    "pipeline": pipeline.run,
+    "recognition": recognition.run,
+    "submissions": submissions.run,
+}
 
 
 def main() -> None:

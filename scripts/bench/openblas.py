@@ -1,0 +1,103 @@
+"""dlib as the image of face_recog has it, built with OpenBLAS, against the wheel from PyPI."""
+
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench import faces
+from scripts.bench.pictures import write_variants
+
+_ROOT: Final = Path(__file__).parents[2]
+_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class _Dlib:
+    """A process that finds and encodes faces, one picture after the other."""
+
+    def __init__(self, *command: str) -> None:
+        self._process = subprocess.Popen(
+            command,
+            cwd=_ROOT,
+            env={**os.environ, **_ONE_THREAD},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def answer(self, picture: Path) -> dict[str, Any]:
+        assert self._process.stdin  # noqa: S101, both are pipes
+        assert self._process.stdout  # noqa: S101
+        print(picture, file=self._process.stdin, flush=True)
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def end(self) -> None:
+        self._process.communicate()
+
+
+def run(console: Console, folder: Path, *, rounds: int = 20) -> None:
+    """Print the table; the two take turns at every picture, so that noise meets both."""
+    tag = subprocess.run(
+        [_ROOT / "scripts" / "image-tag"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    image = f"facestack/face-recog:{tag}"
+    inspect = ["docker", "image", "inspect", image]
+    try:
+        subprocess.run(inspect, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        console.print(f"dlib: not measured, there is no image {image}: run 'make images'")
+        return
+    pictures = write_variants(folder, rounds, largest=600)
+    program = Path(faces.__file__)
+    container = ["docker", "run", "--rm", "--interactive", "--network=none"]
+    container += [f"--user={os.getuid()}:{os.getgid()}", "--env=PYTHONPATH=/app"]
+    container += [f"--env={name}={value}" for name, value in _ONE_THREAD.items()]
+    container += [f"--volume={folder}:{folder}:ro", f"--volume={program}:/faces.py:ro"]
+    dlibs = {
+        "wheel from PyPI": _Dlib(sys.executable, "-m", faces.__name__),
+        "with OpenBLAS": _Dlib(*container, "--entrypoint=python", image, "/faces.py"),
+    }
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in dlibs}
+    try:
+        for name, dlib in dlibs.items():  # the first answer loads the models
+            answers[name].append(dlib.answer(pictures[0]))
+        for picture in pictures:
+            for name, dlib in random.sample(list(dlibs.items()), len(dlibs)):
+                answers[name].append(dlib.answer(picture))
+    finally:
+        for dlib in dlibs.values():
+            dlib.end()
+
+    wheel, ours = (
+        [answer for answer in found[1:] if answer["boxes"]] for found in answers.values()
+    )
+    table = Table(
+        "",
+        *(f"{name}, ms" for name in dlibs),
+        "ratio",
+        title=f"dlib, one thread, median of {rounds} pictures of one face",
+    )
+    for step in ("detection", "encoding"):
+        before, after = (
+            statistics.median(answer[step] for answer in found) * 1000 for found in (wheel, ours)
+        )
+        table.add_row(step, f"{before:.1f}", f"{after:.1f}", f"{after / before:.2f}")
+    console.print(table)
+    same = [found["boxes"] for found in wheel] == [found["boxes"] for found in ours]
+    console.print(f"Boxes: {'the same' if same else 'NOT the same'} in {len(wheel)} pictures.")
+    if same:
+        farthest = max(
+            float(np.linalg.norm(np.subtract(one, other)))
+            for first, second in zip(wheel, ours, strict=True)
+            for one, other in zip(first["encodings"], second["encodings"], strict=True)
+        )
+        console.print(f"Farthest two encodings of one face: {farthest:.1e} (a match is up to 0.6).")
