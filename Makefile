@@ -55,7 +55,7 @@ e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 10 rollo
 	@$(e2e) e2e/test_rollouts.py --rollouts=10 --requests=10000 $(ARGS)
 
 ##@ Get what it needs
-servers: ## install MariaDB, Chromium, NSQ and versitygw, which some tests need
+servers: ## install what some tests need: MariaDB, Chromium, NSQ, versitygw, checks of manifests
 	@scripts/servers
 
 samples: venv ## get the two sample photographs
