@@ -263,7 +263,7 @@ class Cluster:
                 if any(status["restartCount"] for status in statuses):
                     previous = ("--all-containers", "--timestamps", "--previous")
                     keep(f"{name}.previous.log", "logs", name, *previous)
-                if not statuses or not all(status["ready"] for status in statuses):
+                if pod["status"]["phase"] != "Succeeded" and not _is_ready(pod):
                     keep(f"{name}.describe", "describe", "pod", name)
 
     def _node_containers(self) -> list[str] | None:
@@ -352,15 +352,19 @@ def _progress(item: dict[str, Any]) -> str | None:
     return None if counts == [wanted] * 3 else f"{min(counts[1:])}/{wanted}"
 
 
+def _is_ready(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
 def _reason(
     pods: Sequence[dict[str, Any]], labels: dict[str, str], warned: Mapping[str, str]
 ) -> str:
     """Return why the first of a workload's pods that is not ready is not ready."""
     for pod in pods:
-        conditions = {each["type"]: each for each in pod["status"].get("conditions", [])}
-        done = conditions.get("Ready", {}).get("status") == "True"
-        if done or not labels.items() <= pod["metadata"]["labels"].items():
+        if _is_ready(pod) or not labels.items() <= pod["metadata"]["labels"].items():
             continue
+        conditions = {each["type"]: each for each in pod["status"].get("conditions", [])}
         for status in pod["status"].get("containerStatuses", []):
             waiting = status["state"].get("waiting")
             if waiting and waiting["reason"] != "ContainerCreating":

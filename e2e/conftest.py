@@ -79,12 +79,13 @@ def pytest_runtest_makereport(
     report = yield
     found = item.config.stash.get(_CLUSTER, None)
     folder = _folder(item)
+    if found is None:
+        return report
     if report.failed:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{report.when}.txt").write_text(report.longreprtext)
-        if found:
-            with phase(f"collecting logs and events into {folder}"):
-                found.collect(folder)
+        with phase(f"collecting logs and events into {folder}"):
+            found.collect(folder)
     elif report.when == "teardown" and not list(folder.glob("*.txt")):
         shutil.rmtree(folder, ignore_errors=True)
     return report
