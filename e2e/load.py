@@ -8,6 +8,7 @@ never exceeds its rate and needs little of the machine that the cluster runs on.
 import asyncio
 import io
 import itertools
+import re
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -33,6 +34,9 @@ _FACE: Final = (150, 20, 300, 170)
 
 _OPEN: Final = {"pending", "processing", "failed"}
 _FINAL_SECONDS: Final = 300
+
+_PROBLEM: Final = re.compile('class="reason">([^<]+)<')
+"""What a page says is away."""
 
 _MOST: Final = 100_000
 """Requests after which a load ends whatever else happens."""
@@ -78,17 +82,24 @@ class _UnexpectedAnswerError(Exception):
 
 
 class Load:
-    """The requests of one test.
+    """The requests of one test, with a ``crowd`` of clients of each kind.
 
     ``acknowledged`` are the ids of submissions by path, none of which is a picture, and
     ``uploaded`` those of pictures of a face. ``phase`` says with each failure what went on.
     """
 
     def __init__(
-        self, api_url: str, page_url: str, *, recognise: bool = False, timeout: float = 30.0
+        self,
+        api_url: str,
+        page_url: str,
+        *,
+        crowd: int = 1,
+        recognise: bool = False,
+        timeout: float = 30.0,
     ) -> None:
         self._api = api_url
         self._page = page_url
+        self._crowd = crowd
         self._timeout = timeout
         self._prefix = f"load/{uuid4().hex[:12]}"
         self._numbers = itertools.count(1)
@@ -175,7 +186,7 @@ class Load:
     async def _clients(self) -> None:
         async with asyncio.TaskGroup() as group:
             for request, (visit, rate) in self._visits.items():
-                for connections in _CONNECTIONS:
+                for connections in list(_CONNECTIONS) * self._crowd:
                     group.create_task(self._client(request, connections, visit, 1 / rate))
 
     async def _client(
@@ -245,10 +256,10 @@ class Load:
 
     async def _look(self, address: str, client: httpx.AsyncClient) -> None:
         answer = await client.get(f"{self._page}{address}")
-        if answer.status_code != HTTPStatus.OK or 'class="problems"' in answer.text:
-            _, _, problems = answer.text.partition('class="problems"')
+        problems = _PROBLEM.findall(answer.text)
+        if answer.status_code != HTTPStatus.OK or problems:
             raise _UnexpectedAnswerError(
-                answer.status_code, f"{answer.status_code} {problems[:600] or answer.text[:300]}"
+                answer.status_code, f"{answer.status_code} {'; '.join(problems)}".rstrip()
             )
 
     async def _look_at_one(self, client: httpx.AsyncClient) -> None:

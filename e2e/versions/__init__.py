@@ -4,6 +4,7 @@ Every version is made from the images under test by the Dockerfile in ``image``.
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,15 +14,14 @@ from typing import Any, Final
 
 import yaml
 
-from e2e.cluster import ROOT, STATE, Cluster
+from e2e.cluster import ROOT, STATE, Cluster, phase
 from e2e.waiting import wait_until
 
 ROLLOUT_SECONDS: Final = 300
 """How long a roll-out may take; it ends when the last old pod has ended."""
 
 _CONTEXT: Final = Path(__file__).parent / "image"
-_OVERLAY: Final = STATE / "release"
-_KIND: Final = ROOT / "overlays" / "kind"
+_RELEASE: Final = STATE / "release"
 
 Patch = list[dict[str, Any]]
 """A JSON patch."""
@@ -58,43 +58,55 @@ class Versions:
 
     def make(self, wanted: Iterable[tuple[str, Version]]) -> None:
         """Build images of workloads and load them into the nodes."""
-        names = []
-        for workload, version in wanted:
-            names.append(f"facestack/{workload}:{self.tag(workload, version)}")
-            subprocess.run(
-                [
-                    *("docker", "build", "--quiet", f"--target={version.stage}"),
-                    f"--build-arg=IMAGE=facestack/{workload}:{self.current[workload]}",
-                    *(f"--build-arg=VERSION={version.number}", f"--tag={names[-1]}", "."),
-                ],
-                cwd=_CONTEXT,
-                # The old builder is enough, and needs no plugin with any client.
-                env={**os.environ, "DOCKER_BUILDKIT": "0"},
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-        self._cluster.load_image(*self._cluster.missing_images(names))
+        with phase("images of other versions"):
+            names = [self._build(workload, version) for workload, version in wanted]
+            if missing := self._cluster.missing_images(names):
+                self._cluster.load_image(*missing)
+
+    def _build(self, workload: str, version: Version) -> str:
+        name = f"facestack/{workload}:{self.tag(workload, version)}"
+        built = subprocess.run(
+            [
+                *("docker", "build", "--quiet", f"--target={version.stage}"),
+                f"--build-arg=IMAGE=facestack/{workload}:{self.current[workload]}",
+                *(f"--build-arg=VERSION={version.number}", f"--tag={name}", "."),
+            ],
+            cwd=_CONTEXT,
+            # The old builder is enough, and needs no plugin with any client.
+            env={**os.environ, "DOCKER_BUILDKIT": "0"},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert built.returncode == 0, f"{name}: {built.stderr}"
+        return name
 
     def release(
         self, versions: Mapping[str, Version], *, patches: Mapping[str, Patch] | None = None
     ) -> None:
-        """Apply the overlay with other versions of some workloads, and patched Deployments."""
-        _OVERLAY.mkdir(parents=True, exist_ok=True)
-        content = {
-            "resources": [os.path.relpath(_KIND, _OVERLAY.resolve())],
-            "images": [
-                {"name": f"facestack/{workload}", "newTag": self.tag(workload, version)}
-                for workload, version in versions.items()
-            ],
+        """Apply the overlay with other versions of some workloads, and patched Deployments.
+
+        As in a real release, the tags change in the base.
+        """
+        for part in ("base", "overlays/kind"):
+            shutil.copytree(ROOT / part, _RELEASE / part, dirs_exist_ok=True)
+        base = _RELEASE / "base" / "kustomization.yaml"
+        content = yaml.safe_load(base.read_text())
+        for image in content["images"]:
+            workload = image["name"].removeprefix("facestack/")
+            if workload in versions:
+                image["newTag"] = self.tag(workload, versions[workload])
+        base.write_text(yaml.safe_dump(content))
+        changes = {
+            "resources": ["overlays/kind"],
             "patches": [
                 {"target": {"kind": "Deployment", "name": name}, "patch": yaml.safe_dump(patch)}
                 for name, patch in (patches or {}).items()
             ],
         }
-        (_OVERLAY / "kustomization.yaml").write_text(yaml.safe_dump(content))
-        self._cluster.kubectl("apply", "-k", str(_OVERLAY))
+        (_RELEASE / "kustomization.yaml").write_text(yaml.safe_dump(changes))
+        self._cluster.kubectl("apply", "-k", str(_RELEASE))
 
     def wait_rolled_out(self, workloads: Iterable[str], version: Version | None = None) -> None:
         """Return when the version runs, by default the current one, and nothing older."""
