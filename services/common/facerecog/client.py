@@ -62,6 +62,9 @@ class RecogniserClient:
             target,
             options=[
                 ("grpc.lb_policy_name", "round_robin"),
+                # A replica that drains says so and gets no more requests, also not the one that
+                # asks how it is: while another one serves, the recogniser is not away.
+                ("grpc.service_config", '{"healthCheckConfig": {"serviceName": ""}}'),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 # A replica that comes back is found again within seconds, not minutes.

@@ -480,11 +480,14 @@ async def test_without_its_store_it_starts_but_is_not_ready(
         )
         client = RecogniserClient(server.target, timeout=20)
         assert not await client.ping()
-        async with grpc.aio.insecure_channel(server.target) as channel:
-            assert await is_alive(channel)
-        with pytest.raises(RecogniserUnavailableError, match="being loaded"):
+        with pytest.raises(RecogniserUnavailableError):
             await client.identify(small_hopper)
         await client.close()
+        async with grpc.aio.insecure_channel(server.target) as channel:
+            assert await is_alive(channel)
+            request = face_pb2.IdentifyRequest(image_data=small_hopper)
+            with pytest.raises(grpc.aio.AioRpcError, match="being loaded"):
+                await face_pb2_grpc.IdentifyStub(channel).Identify(request)
 
 
 def test_a_port_in_use_ends_it_with_one_line(tmp_path: Path) -> None:
