@@ -16,7 +16,7 @@ class Machine:
 
     def __init__(self, folder: Path) -> None:
         self.node = folder / "e2e" / "node"
-        shutil.copytree(NODE, self.node, ignore=shutil.ignore_patterns("tests", "go.sum"))
+        shutil.copytree(NODE, self.node, ignore=shutil.ignore_patterns("tests"))
         self.commands = folder / "commands"
         self.commands.mkdir()
 
