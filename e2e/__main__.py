@@ -1,6 +1,7 @@
 """``python -m e2e up``: a cluster with the pipeline to play with; ``down`` deletes it."""
 
 import argparse
+import subprocess
 import sys
 
 from e2e import kind
@@ -16,8 +17,10 @@ def main() -> None:
             kind.delete()
         else:
             up()
-    except (ClusterError, AssertionError) as error:
+    except (ClusterError, AssertionError, subprocess.CalledProcessError) as error:
         sys.exit(f"make: {error}")
+    except KeyboardInterrupt:
+        sys.exit("make: stopped; call it again to go on, or make cluster-down")
 
 
 def up() -> None:

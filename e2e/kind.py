@@ -8,7 +8,7 @@ from typing import Final
 
 from pytest_kind import KindCluster
 
-from e2e.cluster import NODE, ROOT, STATE, Cluster, output, phase, run, tool
+from e2e.cluster import NODE, ROOT, STATE, Cluster, ClusterError, output, phase, run, tool
 from e2e.waiting import wait_until
 
 NAME: Final = "facestack"
@@ -43,7 +43,13 @@ def create() -> Cluster:
     if exists():
         wanted = (f"--name={NAME}", f"--kubeconfig={KUBECONFIG}")
         run(tool("kind"), "export", "kubeconfig", "--quiet", *wanted)
-        cluster = Cluster(KUBECONFIG)
+        try:
+            cluster = Cluster(KUBECONFIG)
+        except AssertionError as error:
+            raise ClusterError(
+                f"the cluster {NAME} is there and does not answer; "
+                f"'make cluster-down' deletes it, then try again ({error})"
+            ) from None
     else:
         image = node_image()
         with phase("cluster of 3 nodes"):
