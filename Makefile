@@ -46,7 +46,7 @@ cluster-down: venv-dev ## delete that cluster
 	@$(python) -m e2e down
 
 # A KUBECONFIG of the environment is somebody's daily cluster: only one that is given here counts.
-e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) \
+e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
   $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig=$(KUBECONFIG))
 e2e: venv-dev samples ## test all of it on a kind cluster, made for it; KEEP=1 keeps that cluster
 	@$(e2e) $(if $(ARGS),$(ARGS),e2e)
@@ -61,9 +61,9 @@ servers: ## install what some tests need: MariaDB, Chromium, NSQ, versitygw, che
 samples: venv ## get the two sample photographs
 	@$(python) scripts/get-samples
 
-clean: ## remove what was built or downloaded; var/local, the data of `make run`, stays
+clean: ## remove what was built or downloaded here; stays: var/local, the data of `make run`, and clusters
 	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	@rm -rf var/samples var/demo var/*.log
+	@rm -rf var/samples var/demo var/e2e var/images var/wheels var/*.log
 	@find services scripts e2e -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
@@ -71,6 +71,7 @@ help: ## this list
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@printf '\nVariables: PYTHON=/path/to/python3.11, ARGS="arguments for pytest or the benchmark"\n'
+	@printf 'of make e2e: KUBECONFIG=file of an existing cluster, KEEP=1 to keep the cluster, WIPE=1 to empty one\n'
 
 venv:
 	@scripts/venv local "$(PYTHON)"

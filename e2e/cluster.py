@@ -162,6 +162,13 @@ class Cluster:
         ).stdout
         return [tuple(map(_column, row.split("\t"))) for row in rows.splitlines()]
 
+    def pictures(self) -> int:
+        """Return how many pictures the pipeline holds, as far as its database answers."""
+        try:
+            return int(str(self.sql("SELECT COUNT(*) FROM images")[0][0]))
+        except AssertionError:
+            return 0
+
     def load_image(self, *names: str) -> None:
         """Copy images from the local engine to every node that runs pods."""
         if self._containers is None:
@@ -177,7 +184,7 @@ class Cluster:
             raise ClusterError(f"not in the local engine: {', '.join(missing)}: run 'make images'")
         with tempfile.NamedTemporaryFile(suffix=".tar", dir=STATE) as archive:
             # One archive holds a layer that several images share once.
-            run("docker", "save", "--output", archive.name, *names)
+            run("docker", "save", *_one_platform(), "--output", archive.name, *names)
             nodes = f"--nodes={','.join(self._containers)}"
             run(
                 tool("kind"), "load", "image-archive", archive.name, nodes, f"--name={self._name()}"
@@ -324,9 +331,23 @@ def images_of(rendered: str) -> list[str]:
     images = set()
     for document in yaml.safe_load_all(rendered):
         template = (document or {}).get("spec", {}).get("template", {})
-        for container in template.get("spec", {}).get("containers", []):
+        pod = template.get("spec", {})
+        for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
             images.add(container["image"])
     return sorted(images)
+
+
+def _one_platform() -> list[str]:
+    """Return what makes `docker save` leave out the platforms that were never pulled.
+
+    An engine that keeps images in containerd names them all in the archive, and kind would look
+    for each: https://github.com/kubernetes-sigs/kind/issues/3795.
+    """
+    info = ("docker", "info", "--format", "{{.OSType}}/{{.Architecture}} {{.DriverStatus}}")
+    platform, _, status = output(*info).partition(" ")
+    if "io.containerd.snapshotter" not in status:
+        return []
+    return [f"--platform={platform.replace('x86_64', 'amd64').replace('aarch64', 'arm64')}"]
 
 
 def _column(text: str) -> str | None:

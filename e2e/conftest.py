@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from e2e import kind
-from e2e.cluster import STATE, Cluster, phase
+from e2e.cluster import STATE, Cluster, ClusterError, phase
 
 _CLUSTER = pytest.StashKey[Cluster]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Beside the options of pytest-kind, of which --kubeconfig and --keep-cluster are used."""
+    parser.addoption(
+        "--wipe", action="store_true", help="delete the pictures that a cluster not made here holds"
+    )
     group = parser.getgroup("rollouts")
     group.addoption("--rollouts", type=int, default=3, help="rollouts of each service (default: 3)")
     group.addoption(
@@ -27,20 +30,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Give the cluster that is named by --kubeconfig, or our own, made if it is not there."""
-    given = request.config.getoption("--kubeconfig")
-    if given:
-        found = Cluster.given(Path(given))
-        created = False
-    else:
+    """Give the cluster that is named by --kubeconfig, or our own, made if it is not there.
+
+    One that was there before stays, and tests begin only if it holds nothing that they would
+    delete.
+    """
+    option = request.config.getoption
+    given = option("--kubeconfig")
+    if not given:
         kind.prepare()
-        created = not kind.exists()
-        found = kind.create()
-    request.config.stash[_CLUSTER] = found
-    yield found
-    # What was there before the tests stays.
-    if created and not request.config.getoption("--keep-cluster"):
-        kind.delete()
+    created = not given and not kind.exists()
+    try:
+        found = Cluster.given(Path(given)) if given else kind.create()
+        request.config.stash[_CLUSTER] = found
+        if not created and not option("--wipe") and (pictures := found.pictures()):
+            raise ClusterError(
+                f"the pipeline on this cluster holds {pictures} pictures, which the tests would"
+                " delete: say so with 'make e2e WIPE=1', or use another cluster"
+            )
+        yield found
+    finally:
+        if created and not option("--keep-cluster"):
+            kind.delete()
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,6 @@ def prepare() -> None:
 
 def create() -> Cluster:
     """Make the cluster, or use the one of this name that is there."""
-    STATE.mkdir(parents=True, exist_ok=True)
     if exists():
         wanted = (f"--name={NAME}", f"--kubeconfig={KUBECONFIG}")
         run(tool("kind"), "export", "kubeconfig", "--quiet", *wanted)
@@ -55,7 +54,7 @@ def create() -> Cluster:
         with phase("cluster of 3 nodes"):
             kind_cluster(image).create(ROOT / "e2e" / "kind.yaml")
             cluster = Cluster(KUBECONFIG)
-            wait_until(cluster.nodes_ready, _NODES_SECONDS, "every node to be ready")
+    wait_until(cluster.nodes_ready, _NODES_SECONDS, "every node to be ready")
     return cluster
 
 
@@ -79,6 +78,7 @@ def kind_cluster(
     image: str | None = None, name: str = NAME, kubeconfig: Path = KUBECONFIG
 ) -> KindCluster:
     """Return a cluster to create or delete."""
+    STATE.mkdir(parents=True, exist_ok=True)
     # It makes a folder in the current one, and downloads what it is not given.
     with chdir(STATE):
         return KindCluster(
