@@ -216,9 +216,9 @@ class PicturePage(_Model):
 
 
 class StatusReport(_Model):
-    """How many pictures are in each state, and what is away, by name with the reason."""
+    """How many pictures are in each state, if the database says it, and what is away and why."""
 
-    images: dict[Status, int | None]
+    images: dict[Status, int] | None
     oldest_pending_seconds: float | None
     problems: dict[str, str]
 

@@ -268,7 +268,7 @@ class Pages:
             pictures = page
         elif isinstance(page, RefusedError):  # for example the cursor of an older version
             pictures = PicturePage(images=(), next_cursor=None)
-        counts = report.images if isinstance(report, StatusReport) else {}
+        counts = (report.images or {}) if isinstance(report, StatusReport) else {}
         busy = any(counts.get(one) for one in domain.OPEN) or (
             pictures is not None and any(picture.is_open for picture in pictures.images)
         )

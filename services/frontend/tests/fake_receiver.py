@@ -88,7 +88,11 @@ class FakeReceiver:
         )
         for image in self.images:
             counts[image["status"]] += 1
-        report = {"images": counts, "oldest_pending_seconds": None, "problems": self.problems}
+        report = {
+            "images": None if "database" in self.problems else counts,
+            "oldest_pending_seconds": None,
+            "problems": self.problems,
+        }
         page = {"images": self.images, "next_cursor": self.next_cursor}
         accepted = {"images": [{"id": 7, "status": "pending", "duplicate": False}]}
         return {
