@@ -136,11 +136,14 @@ class Load:
         """How many requests every client has made since its last one that failed."""
         return min((tally.in_a_row for tally in self.tallies.values()), default=0)
 
-    @property
-    def last_failure_at(self) -> float | None:
-        """When the last request that failed was given up, in monotonic seconds."""
-        ends = (self._start + one.at + one.seconds for one in self.failures)
-        return max(ends, default=None)
+    def outage(self, since: float) -> str:
+        """Say how long after a moment, in monotonic seconds, the last request failed, and how."""
+        late = [one for one in self.failures if self._start + one.at + one.seconds > since]
+        if not late:
+            return "no request failed"
+        last = max(late, key=lambda one: one.at + one.seconds)
+        end = self._start + last.at + last.seconds
+        return f"the last of {len(late)} requests failed {end - since:.0f} s after that: {last}"
 
     @contextmanager
     def running(self) -> Iterator[None]:

@@ -79,7 +79,7 @@ def test_a_lost_node_is_made_up_for(pipeline: Cluster, load: Load) -> None:
         _wait_steady(load)
         print(
             f"{node} was missed after {missed:.0f} s and all its pods were ready elsewhere after"
-            f" {moved:.0f} s; {_outage(load, lost)}"
+            f" {moved:.0f} s; {load.outage(lost)}"
         )
 
         load.phase = "comes back"
@@ -115,7 +115,7 @@ def test_without_the_node_with_the_data_the_service_says_what_is_away(
         _wait_steady(load)
         print(
             f"all pods were ready {time.monotonic() - returned:.0f} s after the node was started;"
-            f" {_outage(load, returned)}"
+            f" {load.outage(returned)}"
         )
     print(f"{load.report()}\n{load.sample(4)}")
     assert _statuses(load) <= {None, 503}, "nobody was told anything wrong"
@@ -244,11 +244,3 @@ def _page_says(pipeline: Cluster, words: str) -> bool:
 def _statuses(load: Load) -> set[int | None]:
     """Return what the API said to requests that failed; pages also show what else is away."""
     return {one.status for one in load.failures if "(page)" not in one.client}
-
-
-def _outage(load: Load, since: float) -> str:
-    """Say when the last request failed."""
-    last = load.last_failure_at
-    if last is None or last < since:
-        return "no request failed"
-    return f"the last request failed {last - since:.0f} s after that"
