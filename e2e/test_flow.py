@@ -33,11 +33,12 @@ from services.frontend.tests.browser import ARGUMENTS, Site, card, drop
 from services.local.demo import Demo, Row
 from services.local.samples import EILEEN, GRACE, load_photos
 from services.local.samples import SAMPLES as DEMO_SAMPLES
+from services.receiver.domain import MAX_FILES
 from services.testing.servers import find_binary
 
 OVERLAY = ROOT / "overlays" / "kind"
 PROCESSED = 'facestack_attempts_total{outcome="processed"}'
-BATCH = 40
+BATCH = 2 * MAX_FILES
 WORKLOADS = (
     "nsqd",
     "nsqlookupd",
@@ -309,7 +310,11 @@ def test_more_replicas_share_the_work(pipeline: Cluster, known: Client) -> None:
 
 def rate(client: Client) -> float:
     """Submit a batch and return how many pictures per second were processed."""
-    ids = client.upload(*(client.picture(EILEEN) for _ in range(BATCH)))
+    ids = [
+        image_id
+        for _ in range(BATCH // MAX_FILES)
+        for image_id in client.upload(*(client.picture(EILEEN) for _ in range(MAX_FILES)))
+    ]
     images = client.wait_final(ids)
     assert_recognised(images, EILEEN)
     begin = min(datetime.fromisoformat(image["created_at"]) for image in images)
