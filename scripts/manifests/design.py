@@ -39,7 +39,7 @@ SINGLE: Final = frozenset({"mariadb", "nsqd", "nsqlookupd", "object-store"})
 
 PRIORITIES: Final = {
     "Deployment": "face-service",
-    "Job": "face-service",
+    "Job": "face-data",
     "StatefulSet": "face-data",
 }
 
