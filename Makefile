@@ -51,8 +51,8 @@ e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-c
 e2e: venv-dev samples ## test all of it on a kind cluster, made for it; KEEP=1 keeps that cluster
 	@$(e2e) $(if $(ARGS),$(ARGS),e2e)
 
-e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 10 rollouts, 10,000 requests
-	@$(e2e) e2e/test_rollouts.py --rollouts=10 --requests=10000 $(ARGS)
+e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 rollouts, 10,000 requests
+	@$(e2e) e2e/test_rollouts.py --rollouts=16 --requests=10000 $(ARGS)
 
 ##@ Get what it needs
 servers: ## install what some tests need: MariaDB, Chromium, NSQ, versitygw, checks of manifests

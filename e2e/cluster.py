@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
+import pytest
 import yaml
 
 from e2e.waiting import wait_until
@@ -23,6 +24,10 @@ _KUBECTL_SECONDS: Final = 300
 _READY_SECONDS: Final = 420
 _STALLED_SECONDS: Final = 20
 _CONTROL_PLANE: Final = "node-role.kubernetes.io/control-plane"
+
+
+IN_USE: Final = pytest.StashKey["Cluster"]()
+"""The cluster that tests now use: what they leave behind is collected when they fail."""
 
 
 class ClusterError(Exception):

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from e2e import kind
-from e2e.cluster import STATE, Cluster, ClusterError, phase
-
-_CLUSTER = pytest.StashKey[Cluster]()
+from e2e.cluster import IN_USE, STATE, Cluster, ClusterError, phase
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,7 +17,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--wipe", action="store_true", help="delete the pictures that a cluster not made here holds"
     )
     group = parser.getgroup("rollouts")
-    group.addoption("--rollouts", type=int, default=3, help="rollouts of each service (default: 3)")
+    group.addoption(
+        "--rollouts",
+        type=int,
+        default=3,
+        help="at least so many rollouts, each of one service (default: 3)",
+    )
     group.addoption(
         "--requests",
         type=int,
@@ -42,7 +45,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     created = not given and not kind.exists()
     try:
         found = Cluster.given(Path(given)) if given else kind.create()
-        request.config.stash[_CLUSTER] = found
+        request.config.stash[IN_USE] = found
         if not created and not option("--wipe") and (pictures := found.pictures()):
             raise ClusterError(
                 f"the pipeline on this cluster holds {pictures} pictures, which the tests would"
@@ -88,7 +91,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Collect what tells why, while the cluster is still as the failure left it."""
     report = yield
-    found = item.config.stash.get(_CLUSTER, None)
+    found = item.config.stash.get(IN_USE, None)
     folder = _folder(item)
     if found is None:
         return report

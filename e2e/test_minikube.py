@@ -11,7 +11,7 @@ import yaml
 
 from e2e import kind
 from e2e.client import Client, assert_recognised
-from e2e.cluster import ROOT, STATE, Cluster, images_of, phase, tool
+from e2e.cluster import IN_USE, ROOT, STATE, Cluster, images_of, phase, tool
 from services.local.samples import EILEEN
 from services.testing.servers import free_port
 
@@ -51,10 +51,18 @@ def minikube(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         rendered = cluster.kubectl("kustomize", str(ROOT / "overlays" / "minikube")).stdout
         with phase("loading the images"):
             cluster.load_image(*images_of(rendered))
+        stash = request.config.stash
+        before = stash.get(IN_USE, None)
+        stash[IN_USE] = cluster
         yield cluster
+        if before:
+            stash[IN_USE] = before
+        else:
+            del stash[IN_USE]
     finally:
-        with phase("deleting the cluster"):
-            made.delete()
+        if not request.config.getoption("--keep-cluster"):
+            with phase("deleting the cluster"):
+                made.delete()
 
 
 def test_the_command_of_the_readme_runs_the_pipeline_and_again_changes_nothing(

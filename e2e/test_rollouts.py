@@ -98,7 +98,10 @@ def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) 
     versions.release({}, patches=patches)
     versions.wait_rolled_out(["receiver"])
     with load.running():
-        _roll(versions, load, ("receiver",), NEWER, patches=patches)
+        for version in (NEWER, None) * 3:
+            _roll(versions, load, ("receiver",), version, patches=patches)
+            if load.failures:
+                break
     print(f"without the drain\n{load.report()}\n{load.sample(4)}")
     assert load.failures
     # Only answers are lost: what was acknowledged is there.
@@ -146,13 +149,11 @@ def test_new_clients_get_on_with_old_pods(pipeline: Cluster, versions: Versions)
     """A client of the newer API meets both versions, and goes the old way where it must."""
     client = _NewClient(pipeline.api_url)
     versions.release({"receiver": OLDER})
-    while _rolling(pipeline, versions, OLDER):
-        client.submit()
+    _submit_while_rolling(client, pipeline, versions, OLDER)
     assert client.singly
     versions.wait_rolled_out(["receiver"], OLDER)
     pipeline.deploy()
-    while _rolling(pipeline, versions, None):
-        client.submit()
+    _submit_while_rolling(client, pipeline, versions, None)
     versions.wait_rolled_out(["receiver"])
     print(f"{client.at_once} paths taken at once, {client.singly} one by one")
     assert client.at_once
@@ -240,6 +241,15 @@ def _roll(
         f" {load.requests - requests:,} requests, {len(load.failures) - failed} failed",
         flush=True,
     )
+
+
+def _submit_while_rolling(
+    client: _NewClient, pipeline: Cluster, versions: Versions, version: Version | None
+) -> None:
+    deadline = time.monotonic() + ROLLOUT_SECONDS
+    while _rolling(pipeline, versions, version):
+        assert time.monotonic() < deadline, f"receiver is still rolling after {ROLLOUT_SECONDS} s"
+        client.submit()
 
 
 def _rolling(pipeline: Cluster, versions: Versions, version: Version | None) -> bool:

@@ -1,5 +1,6 @@
 """What the cluster must refuse, found out by trying."""
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -377,6 +378,26 @@ def cron_job(image: str) -> dict[str, Any]:
     }
 
 
+def workloads(image: str) -> list[dict[str, Any]]:
+    """Return one of each kind that makes pods, and a pod."""
+    template = deployment(image)["spec"]["template"]
+    once = {**template, "spec": {**template["spec"], "restartPolicy": "Never"}}
+    selector = {"selector": {"matchLabels": template["metadata"]["labels"]}, "template": template}
+    return [
+        deployment(image),
+        _of_kind("apps/v1", "StatefulSet", {**selector, "serviceName": "e2e"}),
+        _of_kind("apps/v1", "DaemonSet", selector),
+        _of_kind("batch/v1", "Job", {"template": once}),
+        cron_job(image),
+        probe("e2e", image),
+    ]
+
+
+def _of_kind(version: str, kind: str, spec: dict[str, Any]) -> dict[str, Any]:
+    document = {"apiVersion": version, "kind": kind, "metadata": {"name": "e2e"}, "spec": spec}
+    return copy.deepcopy(document)
+
+
 WHOLE: Final = {"cpu": "10m", "memory": "64Mi"}
 BAD: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "latest": (
@@ -409,11 +430,24 @@ BAD: Final[dict[str, tuple[dict[str, Any], str]]] = {
 @pytest.mark.parametrize("fault", BAD)
 def test_a_workload_is_refused_with_what_to_do(pipeline: Cluster, image: str, fault: str) -> None:
     change, expected = BAD[fault]
-    for document in (deployment(image), cron_job(image), probe("e2e", image)):
+    for document in workloads(image):
         assert refusal(pipeline, document) is None
         spec = pod_spec(document)
         spec["containers"][0].update(change)
         assert expected in str(refusal(pipeline, document))
+
+
+def test_a_running_workload_cannot_be_changed_to_a_floating_image(pipeline: Cluster) -> None:
+    result = pipeline.kubectl(
+        "set",
+        "image",
+        "deployment/redeemer",
+        "*=facestack/redeemer:latest",
+        "--dry-run=server",
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "'facestack/redeemer:latest': give the exact version" in result.stderr
 
 
 def test_a_fault_in_any_container_is_found(pipeline: Cluster, image: str) -> None:
