@@ -55,7 +55,10 @@ class Submissions:
     async def _commit(
         self, requests: list[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]]
     ) -> None:
-        paths = {one.path: one for submissions, _ in requests for one in submissions}
+        paths: dict[str, Submission] = {}
+        for submissions, _ in requests:
+            for one in submissions:
+                paths.setdefault(one.path, one)  # the first gives the row its name
         try:
             rows = await self._rows.add(list(paths.values()))
         except Exception as error:  # noqa: BLE001, every waiting request gets it

@@ -54,6 +54,16 @@ async def test_twenty_clients_with_one_content_make_one_row(
     assert len(stored(settings)) == 1
 
 
+async def test_of_equal_files_in_one_request_the_first_gives_the_name(
+    client: httpx.AsyncClient,
+) -> None:
+    files = [("files", (name, b"same")) for name in ("first.jpg", "second.jpg")]
+    first, second = (await client.post("/images", files=files)).json()["images"]
+    assert (first["id"], first["duplicate"]) == (second["id"], False)
+    assert second["duplicate"] is True
+    assert (await client.get(first["location"])).json()["name"] == "first.jpg"
+
+
 async def test_a_name_is_kept_as_given_without_control_characters(
     client: httpx.AsyncClient,
 ) -> None:
