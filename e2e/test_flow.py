@@ -178,8 +178,8 @@ def test_the_demo_went_through_nsq_and_mariadb(pipeline: Cluster, demo: DemoRun)
     assert rows == [
         (str(image["id"]), image["path"], image["status"]) for _, image in sorted(images.items())
     ]
-    named = pipeline.sql("SELECT image_id, person FROM faces ORDER BY image_id, person")
-    assert named == sorted(
+    named = pipeline.sql("SELECT image_id, person FROM faces")
+    assert sorted(named) == sorted(
         (str(image["id"]), face["person"]) for image in images.values() for face in image["faces"]
     )
 
