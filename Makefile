@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: cluster cluster-down e2e e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
+.PHONY: cluster cluster-down e2e e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -53,6 +53,9 @@ e2e: venv-dev samples ## test all of it on a kind cluster, made for it; KEEP=1 k
 
 e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 rollouts, 10,000 requests
 	@$(e2e) e2e/test_rollouts.py --rollouts=16 --requests=10000 $(ARGS)
+
+e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
+	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)
 
 ##@ Get what it needs
 servers: ## install what some tests need: MariaDB, Chromium, NSQ, versitygw, checks of manifests

@@ -16,6 +16,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--wipe", action="store_true", help="delete the pictures that a cluster not made here holds"
     )
+    parser.addoption(
+        "--orders",
+        type=int,
+        default=1,
+        help="in how many random orders all is applied at once (default: 1)",
+    )
     group = parser.getgroup("rollouts")
     group.addoption(
         "--rollouts",
@@ -29,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=2000,
         help="at least so many requests in all (default: 2000)",
     )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test once for each random order."""
+    if "order" in metafunc.fixturenames:
+        metafunc.parametrize("order", range(1, metafunc.config.getoption("--orders") + 1))
 
 
 @pytest.fixture(scope="session")
