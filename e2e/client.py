@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 from e2e.cluster import ROOT, Cluster
 from e2e.waiting import wait_until
 from services.common.images import Status
+from services.local.demo import FINAL
 from services.local.samples import KNOWN, load_photos
 
 SAMPLES: Final = ROOT / "var" / "samples"
 METRICS_PORTS: Final = {"image-processor": 9101, "face-recog": 9102, "redeemer": 9103}
-_FINAL: Final = {Status.PROCESSED, Status.REJECTED, Status.DEAD}
 _FINAL_SECONDS: Final = 120
 """Everything is final within 60 s of the last fault; the rest is for a slow machine."""
 
@@ -51,7 +51,7 @@ class Client:
     def picture(self, person: str) -> bytes:
         """Return a file that nobody has sent before: the photograph mirrored and smaller."""
         image = ImageOps.mirror(ImageOps.scale(self._photos[person], 0.6))
-        return _jpeg(image)
+        return new_jpeg(image)
 
     def upload(self, *pictures: bytes) -> list[int]:
         """Upload pictures until they are acknowledged, and return their ids."""
@@ -100,7 +100,7 @@ class Client:
         def done() -> bool:
             for image_id in list(waiting):
                 image = self.image(image_id)
-                if image["status"] in _FINAL:
+                if image["status"] in FINAL:
                     images[image_id] = image
                     del waiting[image_id]
             if waiting:
@@ -228,7 +228,8 @@ def object_store(cluster: Cluster) -> Iterator[S3Store]:
         )
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def new_jpeg(image: Image.Image, quality: int = 85) -> bytes:
+    """Return a file that nobody has sent before."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=85, comment=uuid4().bytes)
+    image.save(file, "JPEG", quality=quality, comment=uuid4().bytes)
     return file.getvalue()

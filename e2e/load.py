@@ -6,7 +6,6 @@ never exceeds its rate and needs little of the machine that the cluster runs on.
 """
 
 import asyncio
-import io
 import itertools
 import re
 import statistics
@@ -24,6 +23,7 @@ from uuid import uuid4
 import httpx
 from PIL import Image
 
+from e2e.client import new_jpeg
 from e2e.cluster import Cluster
 from e2e.waiting import wait_until
 from services.local.samples import EILEEN, load_photos
@@ -271,7 +271,7 @@ class Load:
 
     async def _upload(self, client: httpx.AsyncClient) -> None:
         answer = await client.post(
-            f"{self._api}/images", files={"files": ("face.jpg", _jpeg(self._face))}
+            f"{self._api}/images", files={"files": ("face.jpg", new_jpeg(self._face, quality=90))}
         )
         (image,) = _expect(answer, HTTPStatus.ACCEPTED)["images"]
         self.uploaded.add(image["id"])
@@ -280,7 +280,7 @@ class Load:
         """Ask for what is refused, but only after face_recog has looked at the picture."""
         answer = await client.post(
             f"{self._api}/people/Nobody/pictures",
-            files={"file": ("sky.jpg", _jpeg(self._no_face))},
+            files={"file": ("sky.jpg", new_jpeg(self._no_face, quality=90))},
         )
         _expect(answer, HTTPStatus.UNPROCESSABLE_ENTITY)
 
@@ -291,13 +291,6 @@ def _expect(answer: httpx.Response, status: HTTPStatus) -> Any:
             answer.status_code, f"{answer.status_code} {answer.text[:300]}"
         )
     return answer.json()
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    """Return a file that nobody has sent before."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90, comment=uuid4().bytes)
-    return file.getvalue()
 
 
 def wait_final(cluster: Cluster, ids: Iterable[int]) -> dict[int, tuple[str, int]]:

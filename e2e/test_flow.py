@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from e2e.client import (
     SAMPLES,
@@ -30,12 +30,11 @@ from e2e.client import (
 from e2e.cluster import ROOT, Cluster
 from e2e.waiting import wait_until
 from services.common.doorbell import CHANNEL, TOPIC
-from services.frontend.tests.browser import ARGUMENTS, Site, card, drop
+from services.frontend.tests.browser import Site, card, chromium, drop
 from services.local.demo import Demo, Row
 from services.local.samples import EILEEN, GRACE, load_photos
 from services.local.samples import SAMPLES as DEMO_SAMPLES
 from services.receiver.domain import MAX_FILES
-from services.testing.servers import find_binary
 
 OVERLAY = ROOT / "overlays" / "kind"
 PROCESSED = 'facestack_attempts_total{outcome="processed"}'
@@ -136,12 +135,8 @@ def known(client: Client) -> Client:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=find_binary("chromium"), args=ARGUMENTS
-        )
+    with chromium() as running:
         yield running
-        running.close()
 
 
 def void(_: object) -> None:

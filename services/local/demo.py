@@ -15,7 +15,7 @@ from services.common.images import Status
 from services.local.programs import LocalError
 from services.local.samples import KNOWN, SAMPLES, Photos, Sample
 
-_FINAL: Final = frozenset({Status.PROCESSED, Status.REJECTED, Status.DEAD})
+FINAL: Final = frozenset({Status.PROCESSED, Status.REJECTED, Status.DEAD})
 _PATIENCE_SECONDS: Final = 120.0
 
 
@@ -167,7 +167,7 @@ class Demo:
     async def _wait_final(client: httpx.AsyncClient, image_id: int) -> dict[str, Any]:
         while True:
             image = _expect(await client.get(f"/images/{image_id}"), f"asking for {image_id}")
-            if image["status"] in _FINAL:
+            if image["status"] in FINAL:
                 return image
             await asyncio.sleep(0.05)
 

@@ -14,15 +14,23 @@ from typing import Any, Final
 
 import httpx
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Locator, Page
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    FilePayload,
+    Locator,
+    Page,
+    sync_playwright,
+)
 
 from services.testing.pipeline import Pipeline
 from services.testing.samples import sample
+from services.testing.servers import find_binary
 
 ROOT: Final = Path(__file__).parents[3]
 SCREENSHOTS: Final = ROOT / "var" / "screenshots"
 
-ARGUMENTS: Final = [
+_ARGUMENTS: Final = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -31,6 +39,18 @@ ARGUMENTS: Final = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Run the system's Chromium."""
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=find_binary("chromium"), args=_ARGUMENTS
+        )
+        yield running
+        running.close()
+
 
 EILEEN: Final = "Eileen Collins"
 GRACE: Final = "Grace Hopper"

@@ -3,10 +3,9 @@ from collections.abc import Iterator
 
 import pytest
 from PIL import Image, ImageOps
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from services.frontend.tests.browser import (
-    ARGUMENTS,
     EILEEN,
     FACES,
     GRACE,
@@ -14,6 +13,7 @@ from services.frontend.tests.browser import (
     Site,
     as_file,
     card,
+    chromium,
     drawn_in_pixels,
     drop,
     jpeg,
@@ -24,7 +24,6 @@ from services.frontend.tests.browser import (
 )
 from services.testing.pipeline import Pipeline
 from services.testing.samples import sample
-from services.testing.servers import find_binary
 
 expect.set_options(timeout=20_000)
 
@@ -47,12 +46,8 @@ NASTY = "<img src=x onerror=1>.jpg"
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     # Not for the session: its event loop would be in the way of other modules' async tests.
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=find_binary("chromium"), args=ARGUMENTS
-        )
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
