@@ -52,12 +52,14 @@ class Receiver:
         self.lifecycle = ops.Lifecycle(
             {"database": self._database.check}, drain_seconds=settings.drain_seconds
         )
-        dependencies = {
-            "database": self._database.check,
-            "object store": store.check,
-            "face_recog": recogniser.check,
-            "queue": self._ringer.check,
-        }
+        self._outages = ops.Outages(
+            {
+                "database": self._database.check,
+                "object store": store.check,
+                "face_recog": recogniser.check,
+                "queue": self._ringer.check,
+            }
+        )
         self.app = create_app(
             Api(
                 rows=rows,
@@ -71,7 +73,7 @@ class Receiver:
                     PillowCropper(),
                 ),
                 lifecycle=self.lifecycle,
-                dependencies=dependencies,
+                outages=self._outages,
                 max_json_bytes=settings.max_json_bytes,
                 max_upload_bytes=settings.max_upload_bytes,
             ),
@@ -80,6 +82,7 @@ class Receiver:
 
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
+        await self._outages.close()
         await self._ringer.flush()
         await self._doorbell.close()
         await self._client.close()

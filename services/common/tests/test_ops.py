@@ -122,6 +122,35 @@ async def test_ready_once_is_ready_until_the_drain_and_names_what_is_away() -> N
         assert (await run.client.get("/readyz")).status_code == 503
 
 
+async def test_a_dependency_that_fails_for_a_moment_is_not_away() -> None:
+    answers = [away, there]
+
+    async def restarts() -> None:
+        await answers.pop(0)()
+
+    assert await ops.Outages({"database": restarts}).away() == {}
+    assert not answers, "it was asked again"
+
+
+async def test_a_dependency_that_fails_for_long_is_away_until_it_answers() -> None:
+    checks = {"database": away, "queue": there, "object store": hangs}
+    outages = ops.Outages(checks, patience=0.1)
+    assert await outages.away() == {
+        "database": "nobody there",
+        "object store": "no answer within 0.1 s",
+    }
+    checks["database"] = checks["object store"] = there
+    assert await outages.away() == {}
+
+
+async def test_an_answer_does_not_wait_for_what_is_slow() -> None:
+    outages = ops.Outages({"database": hangs, "queue": there})
+    assert await outages.away() == {}
+    assert asyncio.all_tasks() - {asyncio.current_task()}, "the slow one is still asked"
+    await outages.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_draining_fails_readiness_closes_connections_and_still_serves() -> None:
     async with running(Service(drain_seconds=LONG)) as run:
         before = await run.client.get("/items/1")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from services.common.database import DatabaseUnavailableError
 from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status, check_path
-from services.common.ops import Check, Lifecycle, failed_checks, probe_routes
+from services.common.ops import Lifecycle, Outages, probe_routes
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.files import Files
@@ -73,7 +73,7 @@ _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body
 class Api:
     """What the routes call.
 
-    ``lifecycle`` answers the probes; ``dependencies`` only says what is away.
+    ``lifecycle`` answers the probes; ``outages`` only says what is away.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Api:
         images: Images,
         enrolment: Enrolment,
         lifecycle: Lifecycle,
-        dependencies: Mapping[str, Check],
+        outages: Outages,
         max_json_bytes: int,
         max_upload_bytes: int,
     ) -> None:
@@ -93,7 +93,7 @@ class Api:
         self.images = images
         self.enrolment = enrolment
         self.lifecycle = lifecycle
-        self.dependencies = dependencies
+        self.outages = outages
         self.max_json_bytes = max_json_bytes
         self.max_upload_bytes = max_upload_bytes
 
@@ -376,7 +376,7 @@ def _add_status(app: FastAPI, api: Api) -> None:
         nonlocal taken_at, report, away
         async with lock:
             if time.monotonic() - taken_at > _STATUS_SECONDS:
-                report, away = await asyncio.gather(counted(), failed_checks(api.dependencies))
+                report, away = await asyncio.gather(counted(), api.outages.away())
                 taken_at = time.monotonic()
             return json_response(
                 {
