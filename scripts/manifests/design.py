@@ -133,3 +133,29 @@ REGISTRIES: Final = r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com"
 """Registries that hold our own images; a name without one is what a node has already."""
 
 POD_NETWORK: Final = "10.244.0.0/16"
+
+UNIT_IMAGES: Final = {"registry.k8s.io/metrics-server/metrics-server": "v0.9.0"}
+"""What units in apps/ run, each at one version."""
+
+UNIT_CLUSTER_RIGHTS: Final = {
+    "system:metrics-server": frozenset(
+        {("", "nodes/metrics", "get")}
+        | {("", kind, verb) for kind in ("nodes", "pods") for verb in ("get", "list", "watch")}
+    ),
+    "system:aggregated-metrics-reader": frozenset(
+        ("metrics.k8s.io", kind, verb)
+        for kind in ("nodes", "pods")
+        for verb in ("get", "list", "watch")
+    ),
+}
+"""What a unit may do in all namespaces, by ClusterRole: group, kind, verb."""
+
+GIVEN_ROLES: Final = {
+    "metrics-server": frozenset(
+        {
+            (None, "ClusterRole", "system:auth-delegator"),
+            ("kube-system", "Role", "extension-apiserver-authentication-reader"),
+        }
+    ),
+}
+"""Roles of Kubernetes' own that a unit's ServiceAccount has: namespace, kind, name."""

@@ -81,14 +81,19 @@ def namespace(manifests: Manifests) -> Iterator[Finding]:
     if found is None:
         yield Finding(f"Namespace/{NAMESPACE}", "metadata.name", "is missing: make the namespace")
         return
-    labels = mapping(found, "metadata.labels")
+    yield from restricted(found)
+
+
+def restricted(document: Document) -> Iterator[Finding]:
+    """Check that a namespace's labels make it refuse pods that break Pod Security restricted."""
+    labels = mapping(document, "metadata.labels")
     version = f"v1.{schemas.MINOR}"
     for mode in ("enforce", "audit", "warn"):
         for label, wanted in ((mode, "restricted"), (f"{mode}-version", version)):
             value = labels.get(f"pod-security.kubernetes.io/{label}")
             if value != wanted:
                 field = f"metadata.labels.pod-security.kubernetes.io/{label}"
-                yield Finding(title(found), field, f"{said(value)}: set {wanted}")
+                yield Finding(title(document), field, f"{said(value)}: set {wanted}")
 
 
 def cluster_rights(manifests: Manifests) -> Iterator[Finding]:
