@@ -32,9 +32,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.manifests", description=__doc__)
     known = {folder.name: folder for folder in overlays()}
     parser.add_argument("overlays", nargs="*", metavar="OVERLAY", help=", ".join(known))
-    names = parser.parse_args().overlays or list(known)
+    parser.add_argument(
+        "--print", action="store_true", help="print what is rendered, and check nothing"
+    )
+    arguments = parser.parse_args()
+    names = arguments.overlays or list(known)
     if unknown := set(names) - set(known):
         parser.error(f"no overlay is called {', '.join(unknown)}: choose from {', '.join(known)}")
+    if arguments.print:
+        for name in names:
+            sys.stdout.write(render(known[name], tools.binary("kubectl")))
+        return 0
     console = Console(highlight=False)
     table = Table("overlay", "rules", *_TOOLS, "seconds")
     everything: dict[str, list[Finding]] = {}

@@ -1,26 +1,58 @@
-"""What is so on one AWS account only stands in one file, and nowhere else."""
+"""What is so on one AWS account only stands in one file, and a change of it gets to the pods."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import pytest
-import yaml
 
-from scripts.manifests.rendering import ROOT
+from scripts.gitops import substitution
+from scripts.manifests import rendering
+from scripts.manifests.model import Manifests
+from scripts.manifests.rendering import ROOT, parse, render
 
 FOLDER: Final = ROOT / "overlays" / "aws"
-FACTS: Final[dict[str, str]] = yaml.safe_load((FOLDER / "cluster.yaml").read_text())["data"]
+FACTS: Final = rendering.facts("aws")
+# Too short to be told from anything else.
+SPECIFIC: Final = [name for name, value in FACTS.items() if len(value) > 10]
+
+
+@pytest.fixture(scope="module")
+def built(kubectl: str) -> str:
+    """The overlay before the facts get into it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendering, "facts", lambda _: {})
+        return render(FOLDER, kubectl)
+
+
+def test_no_variable_is_left(rendered: dict[str, str]) -> None:
+    assert "${" not in rendered["aws"]
+
+
+@pytest.mark.parametrize("name", SPECIFIC)
+def test_no_manifest_holds_a_fact(name: str) -> None:
+    files = [file for file in FOLDER.glob("*.yaml") if FACTS[name] in file.read_text()]
+    assert [file.name for file in files] == []
+
+
+def templates(built: str, facts: Mapping[str, str]) -> dict[str, tuple[Any, list[Any]]]:
+    """Return each workload's pod template, and the contents of the ConfigMaps that it reads."""
+    manifests = Manifests(parse(substitution.apply(built, facts)))
+    found = {}
+    for workload in manifests.workloads:
+        names = [
+            source["configMapRef"]["name"]
+            for container in workload.containers
+            for source in container.spec.get("envFrom", [])
+        ]
+        maps = [manifests.find("ConfigMap", name) for name in names]
+        found[workload.name] = (workload.template, maps)
+    return found
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_each_fact_gets_into_the_manifests(rendered: dict[str, str], name: str) -> None:
-    assert FACTS[name] in rendered["aws"]
-
-
-def test_no_manifest_is_left_without_its_fact(rendered: dict[str, str]) -> None:
-    assert "cluster.yaml" not in rendered["aws"]
-
-
-@pytest.mark.parametrize("name", FACTS)
-def test_no_other_file_holds_a_fact(name: str) -> None:
-    others = [file for file in FOLDER.glob("*.yaml") if file.name != "cluster.yaml"]
-    assert [file.name for file in others if FACTS[name] in file.read_text()] == []
+def test_a_fact_that_changes_a_setting_makes_new_pods(built: str, name: str) -> None:
+    before, after = templates(built, FACTS), templates(built, {**FACTS, name: "changed"})
+    of_settings = {one for one in before if before[one][1] != after[one][1]}
+    of_pods = {one for one in before if before[one][0] != after[one][0]}
+    assert of_settings <= of_pods
+    assert of_settings or name not in {"bucket", "region", "database"}

@@ -35,6 +35,10 @@ FREE: Final = (
         "it makes the bucket: the cluster tests show",
     ),
     (
+        r"template\.metadata\.annotations(\.facestack\.dev/facts| taken away)",
+        "test_aws.py changes each fact",
+    ),
+    (
         r"^ValidatingAdmissionPolicy(Binding)?/\S+ (spec\.[mv]|metadata\.name)",
         "tried on the cluster",
     ),

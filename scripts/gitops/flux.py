@@ -1,0 +1,395 @@
+"""Builds Kustomizations as Flux's kustomize-controller does, by the kustomization that it writes.
+
+The controller adds patches, components and the like of a Kustomization to the kustomization.yaml
+in its path, builds that, and puts the facts into what comes out. Here kubectl does the building.
+"""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from scripts.gitops import substitution
+from scripts.gitops.source import Source, normal
+from scripts.manifests.model import Document, at, items, mapping, title
+
+API: Final = "kustomize.toolkit.fluxcd.io"
+NAMESPACE: Final = "flux-system"
+_ORIGIN: Final = "config.kubernetes.io/origin"
+# Fields that say how to build, and those that do not; any other is not known here.
+_BUILDING: Final = frozenset(
+    {
+        "commonMetadata",
+        "components",
+        "decryption",
+        "ignoreMissingComponents",
+        "images",
+        "namePrefix",
+        "nameSuffix",
+        "patches",
+        "path",
+        "postBuild",
+        "sourceRef",
+        "targetNamespace",
+    }
+)
+_RUNNING: Final = frozenset(
+    {
+        "deletionPolicy",
+        "dependsOn",
+        "force",
+        "healthCheckExprs",
+        "healthChecks",
+        "interval",
+        "prune",
+        "retryInterval",
+        "serviceAccountName",
+        "suspend",
+        "timeout",
+        "wait",
+    }
+)
+
+
+class BuildError(Exception):
+    """Flux would not build this: in which file, and why."""
+
+    def __init__(self, file: str, problem: str) -> None:
+        super().__init__(f"{file}: {problem}")
+        self.file = file
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object that Flux applies, and the file in git that it is made from."""
+
+    document: Document
+    file: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Return what no two objects of a cluster have in common: group, kind, namespace, name."""
+        group, slash, _ = str(self.document.get("apiVersion")).partition("/")
+        metadata = mapping(self.document, "metadata")
+        return (
+            group if slash else "",
+            str(self.document.get("kind")),
+            str(metadata.get("namespace") or ""),
+            str(metadata.get("name")),
+        )
+
+    @property
+    def title(self) -> str:
+        """Return how a message calls it."""
+        return title(self.document)
+
+
+@dataclass
+class Kustomization:
+    """A Kustomization of Flux, and what it applies."""
+
+    made_from: Object
+    objects: list[Object] = field(default_factory=list)
+
+    @cached_property
+    def name(self) -> str:
+        """Return its name."""
+        return str(at(self.made_from.document, "metadata.name"))
+
+    @cached_property
+    def spec(self) -> Mapping[str, Any]:
+        """Return what it says."""
+        return mapping(self.made_from.document, "spec")
+
+    @cached_property
+    def path(self) -> str:
+        """Return the folder that it applies."""
+        return normal(str(self.spec.get("path") or "."))
+
+    @cached_property
+    def waits_for(self) -> list[str]:
+        """Return the names of the Kustomizations that it waits for."""
+        return [str(one.get("name")) for one in items(self.spec, "dependsOn")]
+
+    @property
+    def file(self) -> str:
+        """Return the file that defines it."""
+        return self.made_from.file
+
+
+class Builder:
+    """Builds Kustomizations from one source; equal ones only once, whatever the source."""
+
+    _cache: Final[dict[str, str]] = {}
+
+    def __init__(self, source: Source, kubectl: str) -> None:
+        self.source = source
+        self._kubectl = kubectl
+        self.files: set[str] = set()
+        """The files that all builds together read."""
+
+    def build(
+        self, kustomization: Kustomization, facts: Mapping[str, str], used: set[str]
+    ) -> list[Object]:
+        """Return what Flux would apply; note the facts' names in ``used``."""
+        spec = kustomization.spec
+        if unknown := sorted(spec.keys() - _BUILDING - _RUNNING):
+            raise BuildError(
+                kustomization.file,
+                f"{kustomization.made_from.title}: spec.{unknown[0]}: is not known here: take it"
+                " away, or teach scripts/gitops/flux.py what Flux does with it",
+            )
+        printed = self._print(kustomization)
+        try:
+            if "postBuild" in spec:
+                printed = substitution.apply(printed, facts, used)
+            documents = substitution.read(printed)
+        except substitution.SubstitutionError as error:
+            file = self._file_with(str(error)) or kustomization.file
+            raise BuildError(file, f"{kustomization.made_from.title}: {error}") from None
+        objects = [self._object(kustomization, document) for document in documents]
+        return [_with_common_metadata(one, spec) for one in objects]
+
+    def plain(self, path: str) -> list[Object]:
+        """Return the objects of a folder as they stand there."""
+        made_from = Object({"metadata": {"name": path}, "spec": {"path": path}}, path)
+        return self.build(Kustomization(made_from), {}, set())
+
+    def _print(self, kustomization: Kustomization) -> str:
+        """Return what kustomize makes of the folder and of what the Kustomization adds."""
+        folder = kustomization.path
+        file = f"{folder}/kustomization.yaml"
+        if not (self.source.folder / folder).is_dir():
+            title_ = kustomization.made_from.title
+            problem = f"{title_}: spec.path: there is no folder {folder} in git"
+            raise BuildError(kustomization.file, problem)
+        original = self.source.folder / file
+        if not original.is_file():
+            raise BuildError(file, "is missing: without it Flux takes every YAML file there is")
+        written = self._generate(kustomization, original)
+        components = [str(one) for one in kustomization.spec.get("components") or []]
+        parts = [folder, *(f"{folder}/{one}" for one in components)]
+        read = set().union(*(self.source.used(part) for part in parts))
+        self.files |= read
+        digest = sha256(written.encode())
+        for name in sorted(read):
+            digest.update(f"\0{name}\0".encode() + (self.source.folder / name).read_bytes())
+        key = f"{folder} {digest.hexdigest()}"
+        if key not in self._cache:
+            kept = original.read_bytes()
+            original.write_text(written)
+            try:
+                self._cache[key] = self._kustomize(folder)
+            finally:
+                original.write_bytes(kept)
+        return self._cache[key]
+
+    def _generate(self, kustomization: Kustomization, original: Path) -> str:
+        """Return the kustomization that Flux writes in the place of the one that is there."""
+        spec = kustomization.spec
+        file = original.relative_to(self.source.folder).as_posix()
+        try:
+            content = yaml.load(original.read_text(), yaml.CSafeLoader) or {}
+        except yaml.YAMLError as error:
+            raise BuildError(file, f"is no YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict):
+            raise BuildError(file, "is no kustomization")
+        remote = [str(one) for one in content.get("resources") or [] if "://" in str(one)]
+        if remote:
+            raise BuildError(file, f"{remote[0]} is outside of git: copy it here, at one version")
+        for theirs, ours in (
+            ("targetNamespace", "namespace"),
+            ("namePrefix", "namePrefix"),
+            ("nameSuffix", "nameSuffix"),
+        ):
+            if theirs in spec:
+                content[ours] = spec[theirs]
+        if spec.get("patches"):
+            content["patches"] = [*(content.get("patches") or []), *spec["patches"]]
+        folder = self.source.folder / kustomization.path
+        components = [str(one) for one in spec.get("components") or []]
+        if spec.get("ignoreMissingComponents"):
+            components = [one for one in components if (folder / one).exists()]
+        if components:
+            content["components"] = [*(content.get("components") or []), *components]
+        if spec.get("images"):
+            content["images"] = list(_merge(content.get("images") or [], spec["images"]))
+        # So that every object says which file it is from; Flux itself does without.
+        content["buildMetadata"] = ["originAnnotations"]
+        return yaml.safe_dump(content, sort_keys=False)
+
+    def _kustomize(self, folder: str) -> str:
+        done = subprocess.run(
+            [
+                self._kubectl,
+                "kustomize",
+                "--load-restrictor=LoadRestrictionsNone",
+                str(self.source.folder / folder),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip().removeprefix("error: ")
+            said = said.replace(f"{self.source.folder.resolve()}/", "")
+            said = said.replace(f"{self.source.folder}/", "")
+            raise BuildError(f"{folder}/kustomization.yaml", " ".join(said.split()))
+        return done.stdout
+
+    def _object(self, kustomization: Kustomization, document: Document) -> Object:
+        """Take the file that an object is from off the object."""
+        if not at(document, "kind") or not at(document, "metadata.name"):
+            raise BuildError(kustomization.file, f"{document} has no kind or no name")
+        annotations = document["metadata"].get("annotations") or {}
+        origin = yaml.load(annotations.pop(_ORIGIN, "{}"), yaml.CSafeLoader)
+        if not annotations:
+            document["metadata"].pop("annotations", None)
+        # What a kustomization generates is from that kustomization.
+        name = origin.get("path") or origin.get("configuredIn") or "kustomization.yaml"
+        return Object(document, normal(f"{kustomization.path}/{name}"))
+
+    def _file_with(self, problem: str) -> str | None:
+        """Return the one file that has the variable which a message is about."""
+        variable = problem.partition("${")[2].partition("}")[0]
+        found = [
+            name
+            for name in sorted(self.files)
+            if variable and f"${{{variable}}}" in (self.source.folder / name).read_text()
+        ]
+        return found[0] if len(found) == 1 else None
+
+
+def _merge(own: list[Any], added: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield a kustomization's images with what a Kustomization says in addition."""
+    by_name = {image["name"]: dict(image) for image in own}
+    for image in added:
+        entry = by_name.setdefault(image["name"], {"name": image["name"]})
+        if image.get("newName"):
+            entry["newName"] = image["newName"]
+        if image.get("newTag") or image.get("digest"):
+            # A tag and a digest are one thing: a new one takes the place of both.
+            for name in ("newTag", "digest"):
+                entry.pop(name, None)
+                if image.get(name):
+                    entry[name] = image[name]
+    yield from by_name.values()
+
+
+def _with_common_metadata(one: Object, spec: Mapping[str, Any]) -> Object:
+    for kind in ("labels", "annotations"):
+        if added := mapping(spec, f"commonMetadata.{kind}"):
+            metadata = one.document["metadata"]
+            metadata[kind] = {**(metadata.get(kind) or {}), **added}
+    return one
+
+
+@dataclass
+class Cluster:
+    """All that Flux applies to one cluster."""
+
+    name: str
+    facts: Mapping[str, str]
+    kustomizations: dict[str, Kustomization]
+    used_facts: set[str]
+
+    @property
+    def root(self) -> Kustomization:
+        """Return the Kustomization that brings all others, and itself."""
+        return next(iter(self.kustomizations.values()))
+
+    def objects(self) -> Iterator[tuple[Kustomization, Object]]:
+        """Yield every object with the Kustomization that applies it."""
+        for kustomization in self.kustomizations.values():
+            for one in kustomization.objects:
+                yield kustomization, one
+
+    def before(self, name: str) -> set[str]:
+        """Return the Kustomizations that are ready before one is applied."""
+        found: set[str] = set()
+        wanted = list(self.kustomizations[name].waits_for) if name in self.kustomizations else []
+        while wanted:
+            one = wanted.pop()
+            if one not in found and one in self.kustomizations:
+                found.add(one)
+                wanted += self.kustomizations[one].waits_for
+        return found
+
+
+def is_kustomization(document: Document) -> bool:
+    """Tell whether a document is a Kustomization of Flux."""
+    return document.get("kind") == "Kustomization" and str(document.get("apiVersion")).startswith(
+        f"{API}/"
+    )
+
+
+def load(builder: Builder, name: str) -> Cluster:
+    """Build all that Flux applies to the cluster whose entry folder has this name."""
+    entry = f"flux/{name}"
+    facts_file = f"{entry}/cluster.yaml"
+    plain = builder.plain(entry)
+    facts = next((mapping(one.document, "data") for one in plain if one.file == facts_file), None)
+    if facts is None:
+        problem = f"{entry}/kustomization.yaml does not list it: add it to resources"
+        raise BuildError(facts_file, problem)
+    for key, value in facts.items():
+        if not isinstance(value, str):
+            raise BuildError(facts_file, f"data.{key}: is {value!r}: put it in quotes")
+    cluster = Cluster(name, facts, {}, set())
+    root = _root(plain, entry, facts)
+    cluster.kustomizations[root.name] = root
+    waiting = [root]
+    while waiting:
+        one = waiting.pop(0)
+        one.objects = builder.build(one, _facts_of(one, facts), cluster.used_facts)
+        for made in one.objects:
+            if not is_kustomization(made.document):
+                continue
+            child = Kustomization(made)
+            known = cluster.kustomizations.get(child.name)
+            if known is None:
+                cluster.kustomizations[child.name] = child
+                waiting.append(child)
+            elif known is root and known.spec != child.spec:
+                problem = f"{made.title}: its patches change itself: leave it out of their targets"
+                raise BuildError(made.file, problem)
+            elif known is not root:
+                raise BuildError(made.file, f"{made.title}: {known.file} has one of this name, too")
+    return cluster
+
+
+def _root(plain: list[Object], entry: str, facts: Mapping[str, str]) -> Kustomization:
+    """Return the Kustomization of the entry folder whose path is that folder."""
+    for one in plain:
+        if is_kustomization(one.document):
+            try:
+                text = substitution.substitute(yaml.safe_dump(one.document), facts)
+            except substitution.SubstitutionError as error:
+                raise BuildError(one.file, f"{one.title}: {error}") from None
+            found = Kustomization(Object(substitution.read(text)[0], one.file))
+            if found.path == entry:
+                return found
+    problem = f"has no Kustomization with the path ./{entry}: add ../root to resources"
+    raise BuildError(f"{entry}/kustomization.yaml", problem)
+
+
+def _facts_of(kustomization: Kustomization, facts: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a Kustomization puts into what it builds."""
+    found: dict[str, str] = {}
+    for reference in items(kustomization.spec, "postBuild.substituteFrom"):
+        if reference != {"kind": "ConfigMap", "name": "cluster"}:
+            raise BuildError(
+                kustomization.file,
+                f"{kustomization.made_from.title}: spec.postBuild.substituteFrom: is {reference}:"
+                " only the ConfigMap cluster has facts",
+            )
+        found |= facts
+    inline = mapping(kustomization.spec, "postBuild.substitute")
+    # Flux takes line breaks away, because a value becomes part of a line.
+    return {name: str(value).replace("\n", "") for name, value in {**found, **inline}.items()}
