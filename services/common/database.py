@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from services.common.settings import DatabaseSettings, read_secret
+from services.common.passwords import log_in_with
+from services.common.settings import DatabaseSettings
 
 REVISION: Final = "0001"
 """The Alembic revision that this code works on; migrations bring the database there."""
@@ -81,11 +82,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
         "read_timeout": settings.database_timeout_seconds,
         "charset": "utf8mb4",
     }
-    if file := settings.database_password_file:
-        # Read for each connection, so a new password needs no restart. Bytes, because the driver
-        # turns text into Latin-1.
-        arguments["password_creator"] = lambda: read_secret(file).encode()
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         pool_size=settings.database_pool_size,
         max_overflow=0,
@@ -94,6 +91,9 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
         connect_args=arguments,
         isolation_level="READ COMMITTED",
     )
+    if file := settings.database_password_file:
+        log_in_with(engine.sync_engine, file)
+    return engine
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

@@ -13,9 +13,10 @@ from alembic.script import ScriptDirectory
 
 from services.common import logs
 from services.common.jobs import NotYetError, end_on_sigterm, persist
-from services.common.settings import DatabaseSettings, load, read_secret
+from services.common.passwords import log_in_with, read_passwords
+from services.common.settings import DatabaseSettings, load
 from services.migrations.settings import MigrationSettings
-from services.migrations.users import UsersError, apply_users, read_users
+from services.migrations.users import UsersError, apply_own, apply_users, read_users
 
 log = structlog.get_logger("services.migrations")
 
@@ -56,6 +57,8 @@ def migrate(
                 command.upgrade(config, "head")
                 connection.commit()
             apply_users(connection, users or {}, revoke=not newer)
+            if settings.database_password_file and engine.dialect.name != "sqlite":
+                apply_own(connection, tuple(read_passwords(settings.database_password_file)))
             connection.commit()
     finally:
         engine.dispose()
@@ -65,12 +68,14 @@ def _create_engine(settings: DatabaseSettings) -> sa.Engine:
     url = sa.make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         return sa.create_engine(url.set(drivername="sqlite+pysqlite"), poolclass=sa.NullPool)
-    arguments: dict[str, object] = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS}
-    if settings.database_password_file:
-        arguments["password"] = read_secret(settings.database_password_file).encode()
-    return sa.create_engine(
-        url.set(drivername="mysql+pymysql"), poolclass=sa.NullPool, connect_args=arguments
+    engine = sa.create_engine(
+        url.set(drivername="mysql+pymysql"),
+        poolclass=sa.NullPool,
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS},
     )
+    if settings.database_password_file:
+        log_in_with(engine, settings.database_password_file)
+    return engine
 
 
 def _connect(engine: sa.Engine) -> sa.Connection:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +62,7 @@ def read_users(folder: Path) -> dict[str, tuple[str, ...]]:
             users[name] = (password,)
         elif name not in users:
             raise UsersError(f"{file} is there, but no file {name} with the current password")
-        elif password:
+        elif password and password not in users[name]:
             users[name] += (password,)
     if not users:
         raise UsersError(f"{folder} holds no file: one for each user is expected")
@@ -78,15 +78,40 @@ def apply_users(
     """
     for user, passwords in users.items():
         account = f"'{user}'@'%'"
-        # Hashed here, so the server's logs and process list never show a password.
-        ways = " OR ".join(f"mysql_native_password USING '{_hashed(one)}'" for one in passwords)
         for statement in ("CREATE USER IF NOT EXISTS", "ALTER USER"):
-            _run(connection, f"{statement} {account} IDENTIFIED VIA {ways}")
+            _run(connection, f"{statement} {account} {_identified(map(_hashed, passwords))}")
         _grant(connection, account, GRANTS[user])
         if revoke and _revoke_surplus(connection, account, GRANTS[user]):
             # Taking ALL away has taken the rest too.
             _grant(connection, account, GRANTS[user])
         log.info("database user is up to date", user=user, passwords=len(passwords))
+
+
+_HASH: Final = re.compile(r"'(\*[0-9A-F]{40})'")
+
+
+def apply_own(connection: sa.Connection, passwords: Sequence[str]) -> None:
+    """Give the user of this connection its passwords, the current one first, and no others.
+
+    A user of MariaDB is one account here and one for elsewhere, and both are rotated. An account of that name that has none of them is somebody else's and stays as it is.
+    """
+    wanted = [_hashed(password) for password in passwords if password]
+    user = connection.engine.url.username
+    # One for each name of a host may be there, too, but a server that resolves none knows none.
+    hosts = "SELECT Host FROM mysql.user WHERE User = :user AND Host IN ('%', 'localhost')"
+    for host in connection.scalars(sa.text(hosts), {"user": user}).all():
+        account = f"'{user}'@'{host}'"
+        shown = str(_run(connection, f"SHOW CREATE USER {account}").scalar_one())
+        found = set(_HASH.findall(shown))
+        if found & set(wanted) and found != set(wanted):
+            _run(connection, f"ALTER USER {account} {_identified(wanted)}")
+            log.info("changed the passwords of this user", user=account, passwords=len(wanted))
+
+
+def _identified(hashes: Iterable[str]) -> str:
+    # Hashed here, so the server's logs and process list never show a password.
+    ways = " OR ".join(f"mysql_native_password USING '{one}'" for one in hashes)
+    return f"IDENTIFIED VIA {ways}"
 
 
 def _grant(connection: sa.Connection, account: str, grants: Mapping[str, str]) -> None:

@@ -311,6 +311,98 @@ async def test_a_running_service_takes_the_new_password_from_its_file(site: Site
     await running.close()
 
 
+async def test_a_rotation_refuses_nobody_whoever_hears_of_it_first(site: Site) -> None:
+    """Files of pods, the server, and back again: any order, as a Secret's volume follows late."""
+    first = "first password of redeemer"
+    site.migrate()
+    pod = site.copy_of_password("redeemer")
+    previous_in_pod = pod.with_name(f"previous-{pod.name}")
+
+    # The pod hears of it first.
+    pod.write_text("second password")
+    previous_in_pod.write_text(first)
+    assert await connects(site.database("redeemer", pod))
+    (site.folder / "redeemer").write_text("second password")
+    (site.folder / "redeemer.previous").write_text(first)
+    site.migrate()
+    for mounted in (pod, site.copy_of_password("redeemer")):
+        assert await connects(site.database("redeemer", mounted))
+
+    # The commit is reverted; a pod that started meanwhile still has the new files.
+    (site.folder / "redeemer").write_text(first)
+    (site.folder / "redeemer.previous").unlink()
+    site.migrate()
+    assert await connects(site.database("redeemer", pod))
+
+    # And once more, to the end: the server hears of it first.
+    pod.write_text(first)
+    previous_in_pod.unlink()
+    old = site.copy_of_password("redeemer")
+    (site.folder / "redeemer").write_text("second password")
+    (site.folder / "redeemer.previous").write_text(first)
+    site.migrate()
+    assert await connects(site.database("redeemer", pod))
+    pod.write_text("second password")
+    (site.folder / "redeemer.previous").unlink()
+    site.migrate()
+    assert await connects(site.database("redeemer", pod))
+    assert not await connects(site.database("redeemer", old))
+
+
+async def test_both_passwords_may_be_the_same(site: Site) -> None:
+    (site.folder / "redeemer.previous").write_text((site.folder / "redeemer").read_text())
+    assert read_users(site.folder)["redeemer"] == ("first password of redeemer",)
+
+
+@pytest.fixture
+def own(mariadb: MariaDb, tmp_path: Path) -> Iterator[Site]:
+    """A site whose migrations log in as a user like root in a cluster: here, and from elsewhere."""
+    made = Site(mariadb, tmp_path, "root")
+    for host in ("%", "localhost"):
+        made.root(f"CREATE USER chief@'{host}' IDENTIFIED BY 'old'")
+        made.root(f"GRANT ALL ON *.* TO chief@'{host}' WITH GRANT OPTION")
+    made.root("CREATE USER chief@'10.0.0.1' IDENTIFIED BY 'of somebody else'")
+    file = tmp_path / "chief"
+    file.write_text("old")
+    made.settings = DatabaseSettings(
+        database_url=f"mysql+asyncmy://chief@127.0.0.1:{made.port}/{made.name}",
+        database_password_file=file,
+    )
+    yield made
+    for user in (*(f"{user}@'%'" for user in GRANTS), "chief@localhost", "chief@'10.0.0.1'"):
+        made.root(f"DROP USER IF EXISTS {user}")
+    made.root("DROP USER chief@'%'")
+
+
+async def test_the_migrations_rotate_their_own_password(own: Site, tmp_path: Path) -> None:
+    new, old, wrong = (tmp_path / name for name in ("chief", "kept", "wrong"))
+    previous = tmp_path / "previous-chief"
+    old.write_text("old")
+    wrong.write_text("wrong")
+    others = own.root("SHOW CREATE USER chief@'10.0.0.1'")
+    own.migrate()
+    assert await connects(own.database("chief", old))
+    new.write_text("it's new")
+    previous.write_text("old")
+    own.migrate()
+    for host in ("%", "localhost"):
+        (shown,) = own.root(f"SHOW CREATE USER chief@'{host}'")
+        assert str(shown).count("mysql_native_password USING") == 2
+    assert await connects(own.database("chief", old))
+    previous.unlink()
+    with structlog.testing.capture_logs() as logs:
+        own.migrate()
+    assert await connects(own.database("chief", new))
+    assert not await connects(own.database("chief", old))
+    assert not await connects(own.database("chief", wrong))
+    assert own.root("SHOW CREATE USER chief@'10.0.0.1'") == others
+    changed = [line["user"] for line in logs if line["event"].startswith("changed the passwords")]
+    assert sorted(changed) == ["'chief'@'%'", "'chief'@'localhost'"]
+    with structlog.testing.capture_logs() as logs:
+        own.migrate()
+    assert not [line for line in logs if line["event"].startswith("changed the passwords")]
+
+
 @pytest.mark.parametrize("user", ALL)
 async def test_a_service_that_starts_before_its_user_is_made_waits_for_it(
     site: Site, user: str, tmp_path: Path

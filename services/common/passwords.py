@@ -1,0 +1,55 @@
+"""The password of a database user, from a file that changes while the process runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from services.common.settings import read_secret
+
+_ACCESS_DENIED: Final = 1045
+
+
+def read_passwords(file: Path) -> Iterator[str]:
+    """Yield the password in the file, and if that will not do, what else may: each is read late.
+
+    While a password is rotated, the one before it lies in ``previous-NAME`` beside ``NAME``. The
+    file itself may have changed meanwhile, so it is read a second time.
+    """
+    seen = set()
+    for one in (file, file.with_name(f"previous-{file.name}"), file):
+        try:
+            password = read_secret(one)
+        except FileNotFoundError:
+            if one == file:
+                raise
+            continue
+        if password not in seen:
+            seen.add(password)
+            yield password
+
+
+def log_in_with(engine: sa.Engine, file: Path) -> None:
+    """Have every new connection of the engine take its password from the file.
+
+    Pods and server hear of a new password at different times, in either order: whoever is refused
+    with the new one is let in with the one before.
+    """
+
+    def connect(dialect: Any, _: object, arguments: list[Any], parameters: dict[str, Any]) -> Any:
+        passwords = read_passwords(file)
+        password = next(passwords)
+        while True:
+            # Bytes, because the driver turns text into Latin-1.
+            login = {**parameters, "password": password.encode()}
+            try:
+                return dialect.connect(*arguments, **login)
+            except dialect.loaded_dbapi.OperationalError as error:
+                other = next(passwords, None) if error.args[0] == _ACCESS_DENIED else None
+                if other is None:
+                    raise
+                password = other
+
+    event.listen(engine, "do_connect", connect)
