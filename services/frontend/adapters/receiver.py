@@ -22,7 +22,8 @@ from services.frontend.domain import (
     StatusReport,
 )
 
-_TIMEOUT: Final = httpx.Timeout(5.0, connect=2.0)
+# On a machine that is busy with a roll-out, a late page is better than one that says "away".
+_TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
 _UPLOAD_TIMEOUT: Final = httpx.Timeout(60.0, connect=2.0)
 
 MAX_UPLOADS: Final = 50
