@@ -156,10 +156,11 @@ class Builder:
         objects = [self._object(kustomization, document) for document in documents]
         return [_with_common_metadata(one, spec) for one in objects]
 
-    def plain(self, path: str) -> list[Object]:
-        """Return the objects of a folder as they stand there."""
-        made_from = Object({"metadata": {"name": path}, "spec": {"path": path}}, path)
-        return self.build(Kustomization(made_from), {}, set())
+    def plain(self, path: str, facts: Mapping[str, str] | None = None) -> list[Object]:
+        """Return the objects of a folder by itself."""
+        spec = {"path": path, "postBuild": {}}
+        made_from = Object({"metadata": {"name": path}, "spec": spec}, path)
+        return self.build(Kustomization(made_from), facts or {}, set())
 
     def _print(self, kustomization: Kustomization) -> str:
         """Return what kustomize makes of the folder and of what the Kustomization adds."""
@@ -296,8 +297,10 @@ class Cluster:
 
     name: str
     facts: Mapping[str, str]
-    kustomizations: dict[str, Kustomization]
-    used_facts: set[str]
+    kustomizations: dict[str, Kustomization] = field(default_factory=dict)
+    used_facts: set[str] = field(default_factory=set)
+    problems: list[BuildError] = field(default_factory=list)
+    """What could not be built."""
 
     @property
     def root(self) -> Kustomization:
@@ -331,37 +334,49 @@ def is_kustomization(document: Document) -> bool:
 
 def load(builder: Builder, name: str) -> Cluster:
     """Build all that Flux applies to the cluster whose entry folder has this name."""
-    entry = f"flux/{name}"
-    facts_file = f"{entry}/cluster.yaml"
-    plain = builder.plain(entry)
-    facts = next((mapping(one.document, "data") for one in plain if one.file == facts_file), None)
-    if facts is None:
-        problem = f"{entry}/kustomization.yaml does not list it: add it to resources"
-        raise BuildError(facts_file, problem)
-    for key, value in facts.items():
-        if not isinstance(value, str):
-            raise BuildError(facts_file, f"data.{key}: is {value!r}: put it in quotes")
-    cluster = Cluster(name, facts, {}, set())
-    root = _root(plain, entry, facts)
+    plain = builder.plain(f"flux/{name}")
+    facts = _facts(name, plain)
+    cluster = Cluster(name, facts)
+    root = _root(plain, f"flux/{name}", facts)
     cluster.kustomizations[root.name] = root
     waiting = [root]
     while waiting:
         one = waiting.pop(0)
-        one.objects = builder.build(one, _facts_of(one, facts), cluster.used_facts)
+        try:
+            one.objects = builder.build(one, _facts_of(one, facts), cluster.used_facts)
+        except BuildError as error:
+            cluster.problems.append(error)
         for made in one.objects:
-            if not is_kustomization(made.document):
-                continue
-            child = Kustomization(made)
-            known = cluster.kustomizations.get(child.name)
-            if known is None:
-                cluster.kustomizations[child.name] = child
-                waiting.append(child)
-            elif known is root and known.spec != child.spec:
-                problem = f"{made.title}: its patches change itself: leave it out of their targets"
-                raise BuildError(made.file, problem)
-            elif known is not root:
-                raise BuildError(made.file, f"{made.title}: {known.file} has one of this name, too")
+            if is_kustomization(made.document):
+                waiting += _new(cluster, Kustomization(made))
     return cluster
+
+
+def _facts(name: str, plain: list[Object]) -> Mapping[str, str]:
+    """Return the facts of a cluster, out of what its entry folder has."""
+    file = f"flux/{name}/cluster.yaml"
+    facts = next((mapping(one.document, "data") for one in plain if one.file == file), None)
+    if facts is None:
+        problem = f"flux/{name}/kustomization.yaml does not list it: add it to resources"
+        raise BuildError(file, problem)
+    for key, value in facts.items():
+        if not isinstance(value, str):
+            raise BuildError(file, f"data.{key}: is {value!r}: put it in quotes")
+    return facts
+
+
+def _new(cluster: Cluster, child: Kustomization) -> list[Kustomization]:
+    """Add a Kustomization that another one makes; return it unless it is the root again."""
+    known = cluster.kustomizations.setdefault(child.name, child)
+    if known is child:
+        return [child]
+    if known is not cluster.root:
+        problem = f"{child.made_from.title}: {known.file} has one of this name, too"
+        raise BuildError(child.file, problem)
+    if known.spec != child.spec:
+        problem = f"{child.made_from.title}: its patches change itself: leave it out of the targets"
+        raise BuildError(child.file, problem)
+    return []
 
 
 def _root(plain: list[Object], entry: str, facts: Mapping[str, str]) -> Kustomization:

@@ -1,7 +1,8 @@
-"""Makes the schemas that manifests are checked with, out of pinned Go modules.
+"""Makes the schemas that manifests are checked with, out of pinned Go modules and of our own files.
 
 The Go module proxy is the one place where Kubernetes and every project with custom resources
 publish them. ``go`` verifies what it downloads; the sums below hold it to what was looked at here.
+Flux's own custom resources stand in this repository, because a push installs them.
 """
 
 import hashlib
@@ -74,9 +75,17 @@ CRD_MODULES: Final = (
 )
 
 
+def _own_crds() -> list[Path]:
+    """Return the files with the CustomResourceDefinitions that Flux installs from here."""
+    return sorted((ROOT / "flux" / "controllers").glob("*/crds.yaml"))
+
+
 def key() -> str:
-    """Return what the schemas in the cache depend on: the pins and this file."""
-    return hashlib.sha256(Path(__file__).read_bytes() + KUBERNETES.encode()).hexdigest()[:16]
+    """Return what the schemas in the cache depend on: the pins, this file and our own files."""
+    digest = hashlib.sha256(Path(__file__).read_bytes() + KUBERNETES.encode())
+    for file in _own_crds():
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def is_current() -> bool:
@@ -228,6 +237,7 @@ def main() -> None:
         if not files:
             raise SystemExit(f"schemas: {module.path} {module.version} has no {module.crds}")
         _custom(files, fresh, known)
+    _custom(_own_crds(), fresh, known)
     (fresh / VECTORS).write_text(json.dumps(_vectors(_download(POD_SECURITY_MODULE))))
     (fresh / "KEY").write_text(key())
     shutil.rmtree(CACHE, ignore_errors=True)

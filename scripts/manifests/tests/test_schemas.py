@@ -50,6 +50,14 @@ def test_there_is_a_schema_for_every_kind_that_a_module_defines(schema_folder: P
         "admissionregistration.k8s.io/validatingadmissionpolicy-v1",
         "external-secrets.io/externalsecret-v1",
         "elbv2.k8s.aws/targetgroupbinding-v1beta1",
+        "kustomize.toolkit.fluxcd.io/kustomization-v1",
+        "source.toolkit.fluxcd.io/gitrepository-v1",
+        "notification.toolkit.fluxcd.io/receiver-v1",
+        "notification.toolkit.fluxcd.io/alert-v1beta3",
+        "notification.toolkit.fluxcd.io/provider-v1beta3",
+        "image.toolkit.fluxcd.io/imagerepository-v1",
+        "image.toolkit.fluxcd.io/imagepolicy-v1",
+        "image.toolkit.fluxcd.io/imageupdateautomation-v1",
     ):
         schema = json.loads((schema_folder / f"{name}.json").read_text())
         assert schema["additionalProperties"] is False
