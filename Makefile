@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: cluster cluster-down e2e e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
+.PHONY: secrets cluster cluster-down e2e e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -31,6 +31,9 @@ lock: venv-dev ## write the hash-locked requirements anew after a change in pypr
 stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs
 
+crds: ## generate Flux's definitions anew after a change of its versions
+	@scripts/crds
+
 manifests: venv-dev ## render every overlay and check what comes out
 	@scripts/manifest-tools
 	@$(python) -m scripts.manifests $(ARGS)
@@ -45,6 +48,11 @@ cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to pla
 cluster-down: venv-dev ## delete that cluster
 	@$(python) -m e2e down
 
+secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind [CONTEXT=... | ROTATE=database | FINISH=1]
+	@{ command -v sops && command -v age-keygen; } >/dev/null || e2e/node/build-tools .tools/bin sops age-keygen
+	@$(python) -m scripts.secrets "$(CLUSTER)" --context="$(CONTEXT)" --new="$(NEW)" --rotate="$(ROTATE)" \
+	  --finish="$(FINISH)" --outage="$(OUTAGE)" --key="$(AGE_KEY)"
+
 # A KUBECONFIG of the environment is somebody's daily cluster: only one that is given here counts.
 e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
   $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig=$(KUBECONFIG))
@@ -56,6 +64,9 @@ e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 rollo
 
 e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
 	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)
+
+bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
+	@scripts/bootstrap
 
 ##@ Get what it needs
 servers: ## install what some tests need: MariaDB, Chromium, NSQ, versitygw, checks of manifests

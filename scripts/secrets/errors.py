@@ -1,0 +1,5 @@
+"""What is told instead of a stack trace."""
+
+
+class SecretsError(Exception):
+    """It cannot be done as asked; the message says what to do."""

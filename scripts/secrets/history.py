@@ -1,0 +1,231 @@
+"""Looks for secrets that anybody can read: in every commit, and in the files as they are now."""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+import yaml
+
+from scripts.secrets.errors import SecretsError
+
+_FIXTURES: Final = {
+    # Tests refuse a manifest with this: scripts/manifests/tests/broken/secret-in-git.
+    "letmein",
+}
+"""Values that open nothing; no other is let through."""
+
+_AGE_KEY: Final = re.compile(rb"AGE-SECRET-KEY-(PQ-)?1[0-9A-Z]{50,}")
+_PRIVATE_KEY: Final = re.compile(
+    rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----\s+([A-Za-z0-9+/=]{40,}\s+)+-----END"
+)
+# Whatever has one of these is looked at as YAML, of which JSON is a part.
+_SUSPECT: Final = re.compile(rb"kind[\"']?\s*:\s*[\"']?Secret\b|secretGenerator")
+_ENCRYPTED: Final = re.compile(r"ENC\[AES256_GCM,.*\]", re.DOTALL)
+_YAML: Final = (".yaml", ".yml", ".json")
+_SEPARATOR: Final = re.compile(r"^---.*$", re.MULTILINE)
+_FENCE: Final = re.compile(r"^(?:---.*|\s*```.*)$", re.MULTILINE)
+_FIELD: Final = re.compile(r"^\s*(data|stringData|literals)\s*:", re.MULTILINE)
+_TEXTS: Final = ("data", "stringData")
+_SHORT: Final = 12
+
+_ADVICE: Final = (
+    "whoever has the repository has it: change it where it is used (make secrets CLUSTER=..."
+    " ROTATE=...), and encrypt what takes its place"
+)
+_NOT_YET: Final = "it is in no commit yet: encrypt it (make secrets CLUSTER=...) or take it away"
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a document with tags of others, of which only the shape matters."""
+
+
+_Loader.add_multi_constructor("", lambda *_: None)
+
+
+def check(root: Path) -> tuple[list[str], str]:
+    """Return a line for each secret that can be read, and what was looked at."""
+    inside = _git(root, "rev-parse", "--is-inside-work-tree", check=False).strip()
+    if inside != "true":
+        raise SecretsError(f"{root} is no git repository: its history is what is to be checked")
+    found = [
+        f"{path}: {problem}: {_NOT_YET}"
+        for path in _files(root)
+        if (content := _content(root / path)) is not None
+        for problem in _changed_problems(root, path, content)
+    ]
+    commits = 0
+    for kind, name, path, content in _objects(root):
+        commits += kind == "commit"
+        seen = problems(path, content) if kind == "blob" else _key_problems(content)
+        found += [f"{_where(root, kind, name, path)}: {problem}: {_ADVICE}" for problem in seen]
+    looked_at = f"looked at {commits} commits and the files as they are"
+    if _git(root, "rev-parse", "--is-shallow-repository").strip() == "true":
+        looked_at += ", not at what came before: this clone is shallow (git fetch --unshallow)"
+    return found, looked_at
+
+
+def problems(path: str, content: bytes) -> Iterator[str]:
+    """Yield what can be read in a file."""
+    yield from _key_problems(content)
+    if _SUSPECT.search(content):
+        text = content.decode(errors="replace")
+        if path.endswith(_YAML):
+            yield from dict.fromkeys(_manifest_problems(text))
+        else:
+            for part in _FENCE.split(text):
+                with suppress(yaml.YAMLError):
+                    yield from dict.fromkeys(_readable(_parsed(part)))
+
+
+def _key_problems(content: bytes) -> Iterator[str]:
+    if _AGE_KEY.search(content):
+        yield "has a private age key"
+    if _PRIVATE_KEY.search(content):
+        yield "has a private key"
+
+
+def _manifest_problems(text: str) -> Iterator[str]:
+    # Each document on its own: one that is a template hides no other.
+    for part in _SEPARATOR.split(text):
+        try:
+            yield from _readable(_parsed(part))
+        except yaml.YAMLError:
+            if _SUSPECT.search(part.encode()) and _FIELD.search(part):
+                yield "looks like a Secret, and is no YAML that could be checked"
+
+
+def _parsed(text: str) -> Any:
+    return list(yaml.load_all(text, Loader=_Loader))
+
+
+def _readable(node: Any) -> Iterator[str]:
+    """Yield what is not encrypted in a document, however deep it is."""
+    if isinstance(node, str) and _SUSPECT.search(node.encode()):
+        # A patch, or a manifest in a ConfigMap.
+        with suppress(yaml.YAMLError):
+            yield from _readable([one for one in _parsed(node) if not isinstance(one, str)])
+    elif isinstance(node, list):
+        for one in node:
+            yield from _readable(one)
+    elif isinstance(node, dict):
+        if node.get("kind") == "Secret":
+            yield from _readable_secret(node)
+        yield from _readable_literals(node)
+        for key, one in node.items():
+            if not (node.get("kind") == "Secret" and key in _TEXTS):
+                yield from _readable(one)
+
+
+def _readable_literals(node: dict[str, Any]) -> Iterator[str]:
+    for generator in _listed(node.get("secretGenerator")):
+        for literal in _listed(generator.get("literals")):
+            key, _, text = str(literal).partition("=")
+            if text not in _FIXTURES:
+                yield f"secretGenerator {generator.get('name')} has {key} as it is"
+
+
+def _readable_secret(node: dict[str, Any]) -> Iterator[str]:
+    metadata = node.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    title = f"Secret {name or 'without a name'}"
+    for field in _TEXTS:
+        texts = node.get(field)
+        if not isinstance(texts, dict):
+            if texts is not None:
+                yield f"{title} has {field} that is not encrypted"
+            continue
+        for key, text in texts.items():
+            if text in (None, ""):
+                continue
+            if not _ENCRYPTED.fullmatch(str(text)) and str(text) not in _FIXTURES:
+                yield f"{title} has {field}.{key} that is not encrypted"
+
+
+def _listed(node: Any) -> list[Any]:
+    return [one for one in node if one] if isinstance(node, list) else []
+
+
+# What git has.
+
+
+def _files(root: Path) -> list[str]:
+    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    return sorted({path for path in listed.split("\0") if path})
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() and not file.is_symlink() else None
+
+
+def _changed_problems(root: Path, path: str, content: bytes) -> Iterable[str]:
+    """Return what a file shows that no commit has: the others are told with their commit."""
+    found = list(problems(path, content))
+    if found:
+        name = _git(root, "hash-object", "--no-filters", path).strip()
+        if _arrivals(root, name):
+            return []
+    return found
+
+
+def _objects(root: Path) -> Iterator[tuple[str, str, str, bytes]]:
+    """Yield kind, name, path and content of every object that a commit, tag or branch leads to."""
+    paths: dict[str, str] = {}
+    for line in _git(root, "rev-list", "--objects", "--all", *_head(root)).splitlines():
+        name, _, path = line.partition(" ")
+        paths[name] = path
+    kinds = _git(root, "cat-file", "--batch-check", text="\n".join(paths)).splitlines()
+    wanted = [line.split()[0] for line in kinds if line.split()[1] in {"blob", "commit", "tag"}]
+    with tempfile.TemporaryFile() as names:
+        names.write("\n".join([*wanted, ""]).encode())
+        names.seek(0)
+        command = ["git", "-C", str(root), "cat-file", "--batch", "--buffer"]
+        with (
+            subprocess.Popen(command, stdin=names, stdout=subprocess.PIPE) as process,
+            cast("IO[bytes]", process.stdout) as answers,
+        ):
+            for name in wanted:
+                _, kind, size = answers.readline().decode().split()
+                content = answers.read(int(size))
+                answers.read(1)
+                yield kind, name, paths[name], content
+
+
+def _head(root: Path) -> list[str]:
+    """Return HEAD where there is one: it may be on no branch."""
+    return ["HEAD"] if _git(root, "rev-parse", "--verify", "-q", "HEAD", check=False) else []
+
+
+def _arrivals(root: Path, blob: str) -> list[tuple[str, str]]:
+    """Return every commit that brought the content of a file, and its name there; newest first."""
+    command = ("log", "--all", *_head(root), "-m", "--root", "--no-renames", "--diff-filter=AM")
+    log = _git(root, *command, f"--find-object={blob}", "--format=>%H", "--name-only")
+    found = []
+    for one in log.split(">")[1:]:
+        commit, *names = one.split("\n")
+        found += [(commit, name) for name in names if name]
+    return found
+
+
+def _where(root: Path, kind: str, name: str, path: str) -> str:
+    if kind != "blob":
+        return f"{kind} {name[:_SHORT]}"
+    arrivals = _arrivals(root, name)
+    commit, path = arrivals[-1] if arrivals else ("", path)
+    return f"commit {commit[:_SHORT]} {path}" if commit else f"object {name[:_SHORT]} {path}"
+
+
+def _git(root: Path, *arguments: str, text: str = "", check: bool = True) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), "-c", f"safe.directory={root}", *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0 and check:
+        raise SecretsError(f"git {arguments[0]} says: {done.stderr.strip()}")
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,107 @@
+"""What a running cluster has, through kubectl."""
+
+import base64
+import json
+import subprocess
+from collections.abc import Collection
+from typing import Any, Final
+
+from scripts.secrets.errors import SecretsError
+from scripts.secrets.store import NAMESPACE, binary
+
+STAMP: Final = "facestack.dev/credentials"
+_FLUX: Final = "flux-system"
+_SECONDS: Final = 10
+
+
+class Running:
+    """The cluster of a context of kubectl; None: of the current one."""
+
+    def __init__(self, context: str | None = None) -> None:
+        self._context = context or self._run("config", "current-context").strip()
+
+    def __str__(self) -> str:
+        return self._context
+
+    def expect(self, cluster: str) -> None:
+        """Refuse a cluster that follows another entry folder."""
+        facts = self._get("configmap", "cluster", _FLUX)
+        found = facts["data"].get("cluster") if facts else None
+        if found and found != cluster:
+            raise SecretsError(f"context {self} is the cluster that follows flux/{found}: CONTEXT")
+
+    def secret(self, name: str, namespace: str) -> dict[str, str] | None:
+        """Return the values of a Secret; None when there is none."""
+        found = self._get("secret", name, namespace)
+        if found is None:
+            return None
+        data = found.get("data") or {}
+        return {key: base64.b64decode(text).decode() for key, text in data.items()}
+
+    def lagging(self, stamp: str, secrets: Collection[str]) -> list[str]:
+        """Return what does not run with the stamp yet, of all that uses one of the Secrets."""
+        found = []
+        jobs = self._items("jobs")
+        migrations = [
+            one for one in jobs if _labels(one).get("app.kubernetes.io/name") == "migrations"
+        ]
+        if not any(_stamp(one) == stamp and _complete(one) for one in migrations):
+            found.append("the migrations have not run with them")
+        for deployment in self._items("deployments"):
+            name = deployment["metadata"]["name"]
+            volumes = deployment["spec"]["template"]["spec"].get("volumes") or []
+            if not {(one.get("secret") or {}).get("secretName") for one in volumes} & {*secrets}:
+                continue
+            if _stamp(deployment) != stamp:
+                found.append(f"deployment {name} has not got them")
+            elif not _rolled_out(deployment):
+                found.append(f"deployment {name} is still rolling")
+        return found
+
+    def _items(self, kind: str) -> list[dict[str, Any]]:
+        answer = json.loads(self._kubectl("get", kind, "--namespace", NAMESPACE, "--output=json"))
+        items: list[dict[str, Any]] = answer["items"]
+        return items
+
+    def _get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
+        where = (kind, name, "--namespace", namespace)
+        text = self._kubectl("get", *where, "--ignore-not-found", "--output=json")
+        found: dict[str, Any] | None = json.loads(text) if text.strip() else None
+        return found
+
+    def _kubectl(self, *arguments: str) -> str:
+        context = ("--context", self._context, f"--request-timeout={_SECONDS}s")
+        return self._run(*context, *arguments)
+
+    @staticmethod
+    def _run(*arguments: str) -> str:
+        done = subprocess.run(
+            [binary("kubectl"), *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise SecretsError(f"kubectl says: {done.stderr.strip()}")
+        return done.stdout
+
+
+def _labels(item: dict[str, Any]) -> dict[str, str]:
+    return item["metadata"].get("labels") or {}
+
+
+def _stamp(item: dict[str, Any]) -> str | None:
+    annotations = item["spec"]["template"]["metadata"].get("annotations") or {}
+    found: str | None = annotations.get(STAMP)
+    return found
+
+
+def _complete(job: dict[str, Any]) -> bool:
+    conditions = job["status"].get("conditions") or []
+    return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
+
+
+def _rolled_out(deployment: dict[str, Any]) -> bool:
+    status = deployment["status"]
+    if status.get("observedGeneration", 0) < deployment["metadata"]["generation"]:
+        return False
+    wanted = deployment["spec"]["replicas"]
+    names = ("replicas", "updatedReplicas", "availableReplicas")
+    return [status.get(name, 0) for name in names] == [wanted] * len(names)

@@ -1,0 +1,106 @@
+"""A repository with two clusters, and the programs that encrypt."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from scripts.secrets.passwords import Passwords
+from scripts.secrets.store import Store
+from services.testing.servers import find_binary
+
+ROOT = Path(__file__).parents[3]
+
+
+@dataclass
+class Site:
+    """A copy of what the passwords depend on; ``said`` is what a user would read."""
+
+    root: Path
+    keys: Path
+    said: list[str] = field(default_factory=list)
+
+    def store(self, cluster: str = "kind") -> Store:
+        return Store(self.root, cluster, self.keys / f"{cluster}.agekey")
+
+    def passwords(self, cluster: str = "kind") -> Passwords:
+        return Passwords(self.store(cluster), say=self.said.append)
+
+    def make(self, cluster: str = "kind") -> None:
+        passwords = self.passwords(cluster)
+        passwords.prepare()
+        passwords.encrypt_anew()
+        passwords.make(new=True)
+        passwords.store.settle()
+
+    def rotate(self, *names: str, outage: bool = False) -> None:
+        passwords = self.passwords()
+        passwords.rotate(names, outage=outage)
+        passwords.store.settle()
+
+    def finish(self) -> None:
+        passwords = self.passwords()
+        passwords.finish(unchecked=True)
+        passwords.store.settle()
+
+    def values(self, name: str, cluster: str = "kind") -> dict[str, str]:
+        return dict(self.store(cluster).read(name).values)
+
+    def files(self) -> dict[str, str]:
+        found = (file for file in self.root.rglob("*") if file.is_file())
+        return {file.relative_to(self.root).as_posix(): file.read_text() for file in found}
+
+    def git(self, *arguments: str) -> str:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+        command = ["git", "-C", str(self.root), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def commit(self, **files: str) -> str:
+        """Commit files, by their names with __ for / and _ for a dot, and return the commit."""
+        for name, content in files.items():
+            file = self.root / name.replace("__", "/").replace("_", ".")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
+            self.git("add", str(file))
+        self.git("commit", "-q", "--allow-empty", "-m", "a message")
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def tools() -> None:
+    """What encrypts, or the test is skipped."""
+    for name in ("sops", "age-keygen"):
+        find_binary(name)
+
+
+@pytest.fixture
+def site(tmp_path: Path, tools: None) -> Site:
+    """A cluster without secrets."""
+    root = tmp_path / "repository"
+    shutil.copytree(ROOT / "base" / "credentials", root / "base" / "credentials")
+    for overlay in ("kind", "minikube", "aws"):
+        shutil.copytree(ROOT / "overlays" / overlay, root / "overlays" / overlay)
+        shutil.copytree(
+            ROOT / "flux" / overlay,
+            root / "flux" / overlay,
+            ignore=shutil.ignore_patterns("secrets"),
+        )
+    return Site(root, tmp_path / "keys")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Site:
+    """A git repository without a commit."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    made = Site(root, tmp_path / "keys")
+    made.git("init", "-q", "-b", "main")
+    return made
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A kubectl that has no context."""
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
