@@ -1,6 +1,7 @@
 """The units of apps/: metrics that scale a workload, and a tenant who can do what is meant."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -11,6 +12,7 @@ import yaml
 
 from e2e.cluster import ROOT, Cluster
 from e2e.gitops.delivery import Delivery
+from e2e.gitops.flux import ENTRY
 from e2e.waiting import wait_until
 from scripts.manifests.rendering import parse
 
@@ -352,11 +354,13 @@ def review(right: tuple[str, str, str | None]) -> dict[str, Any]:
     }
 
 
-def allowed(cluster: Cluster, rights: list[tuple[str, str, str | None]]) -> set[Any]:
-    """Ask the API server, as the deployer, for each of the rights."""
+def allowed(
+    cluster: Cluster, rights: list[tuple[str, str, str | None]], who: str = DEPLOYER
+) -> set[Any]:
+    """Ask the API server, as a deployer, for each of the rights."""
     asked = yaml.safe_dump_all(map(review, rights))
     # What is no object is not in the schemas that kubectl checks with.
-    command = ("create", "--filename=-", "--validate=false", "-o", "json", DEPLOYER)
+    command = ("create", "--filename=-", "--validate=false", "-o", "json", who)
     answer = cluster.kubectl(*command, input=asked).stdout
     decoder, found = json.JSONDecoder(), []
     while answer.strip():
@@ -392,6 +396,41 @@ def test_nothing_is_missing_in_the_table(pipeline: Cluster) -> None:
     assert listed(PLAYGROUND) == expected
     for namespace in OTHER_NAMESPACES:
         assert listed(namespace) == set(), namespace
+
+
+def test_a_tenant_is_one_commit(delivery: Delivery) -> None:
+    """A copy with another name and one line makes it; the revert takes all but the namespace."""
+    cluster, repository, name = delivery.cluster, delivery.repository, "team-a"
+    where, deployer = f"--namespace={name}", f"--as=system:serviceaccount:{name}:deployer"
+    unit = repository.folder / "apps" / name
+    shutil.copytree(repository.folder / "apps" / PLAYGROUND, unit)
+    for file in unit.rglob("*.yaml"):
+        file.write_text(file.read_text().replace(PLAYGROUND, name))
+    line = f"- ../../apps/{PLAYGROUND}\n"
+    entry = f"flux/{ENTRY}/kustomization.yaml"
+    repository.replace(entry, line, line + line.replace(PLAYGROUND, name))
+    try:
+        delivery.wait_ready(delivery.push("A tenant"))
+        own, others = table(MAY, name), table(MAY, PLAYGROUND)
+        assert allowed(cluster, own, deployer) == set(own)
+        assert allowed(cluster, others, deployer) == set()
+        assert allowed(cluster, own) == set()
+        config_map = ("create", "configmap", "data", "--from-literal=a=b", where)
+        cluster.kubectl(*config_map, deployer)
+
+        repository.revert()
+        repository.push()
+        delivery.wait_ready()
+
+        def pruned() -> bool:
+            kinds = "roles,rolebindings,resourcequotas,limitranges,networkpolicies"
+            return not cluster.get(kinds, where)["items"]
+
+        wait_until(pruned, _START_SECONDS, "what made the tenant to be pruned")
+        assert cluster.get("configmap/data", where)["data"] == {"a": "b"}
+        assert allowed(cluster, own, deployer) == set()
+    finally:
+        cluster.kubectl("delete", "namespace", name, "--ignore-not-found")
 
 
 def test_what_is_forbidden_does_not_work(pipeline: Cluster) -> None:

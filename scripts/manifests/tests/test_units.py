@@ -1,12 +1,16 @@
 """Every unit in apps/ keeps the rules for units, and a fault in one is told with what to do."""
 
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pytest
 import yaml
 
+from scripts.gitops.checks import check, unused_files
+from scripts.gitops.flux import Builder, load
+from scripts.gitops.source import Source, working_tree
 from scripts.gitops.substitution import substitute
 from scripts.manifests import exceptions, tools
 from scripts.manifests.design import UNIT_IMAGES
@@ -243,19 +247,53 @@ def test_a_tenant_is_bounded_in_everything_that_nodes_have(units: dict[str, str]
             assert resource in container[default]
 
 
-def test_another_tenant_is_a_copy_with_another_name(
-    units: dict[str, str], kubectl: str, tmp_path: Any
-) -> None:
-    for file in (ROOT / "apps/playground/manifests").iterdir():
-        (tmp_path / file.name).write_text(file.read_text().replace("playground", "team-a"))
-    copy = render(tmp_path, kubectl)
-    assert list(check_unit(Manifests(parse(copy)))) == []
-    assert parse(copy.replace("team-a", "playground")) == parse(units["playground"])
-    assert {
-        (one["kind"], one["metadata"]["name"])
-        for one in parse(copy)
-        if one["kind"] in {"Namespace", "ValidatingAdmissionPolicy"}
-    } == {("Namespace", "team-a"), ("ValidatingAdmissionPolicy", "team-a-services")}
+@pytest.fixture
+def found() -> Iterator[Source]:
+    """Give a copy of what Flux gets to see, to change."""
+    with working_tree() as source:
+        yield source
+
+
+def add_tenant(found: Source, name: str) -> None:
+    """Copy the playground under another name, as its README says."""
+    folder = found.folder / "apps" / name
+    shutil.copytree(found.folder / "apps/playground", folder)
+    for file in folder.rglob("*.yaml"):
+        file.write_text(file.read_text().replace("playground", name))
+
+
+def add_line(found: Source, name: str) -> None:
+    """Turn a unit on in one cluster."""
+    entry = found.folder / "flux/kind/kustomization.yaml"
+    line = "- ../../apps/playground\n"
+    assert line in entry.read_text()
+    entry.write_text(entry.read_text().replace(line, line + f"- ../../apps/{name}\n"))
+
+
+def test_adding_a_unit_is_adding_a_folder_and_one_line(found: Source, kubectl: str) -> None:
+    add_tenant(found, "team-a")
+    add_line(found, "team-a")
+    builder = Builder(found, kubectl)
+    cluster = load(builder, "kind")
+    assert cluster.problems == []
+    unit, playground = (cluster.kustomizations[name] for name in ("team-a", "playground"))
+    assert unit.spec == {**playground.spec, "path": "./apps/team-a/manifests"}
+    assert {"interval", "prune", "sourceRef", "timeout", "wait"} <= unit.spec.keys()
+    assert len(unit.objects) == len(playground.objects)
+    assert not {one.key for one in unit.objects} & {one.key for one in playground.objects}
+    assert list(check_unit(Manifests(one.document for one in unit.objects))) == []
+    assert "playground" not in yaml.safe_dump_all(one.document for one in unit.objects)
+    said = map(str, check(cluster, builder))
+    assert [one for one in said if "team-a" in one] == []
+
+
+def test_a_unit_without_its_line_is_told(found: Source, kubectl: str) -> None:
+    add_tenant(found, "team-a")
+    builder = Builder(found, kubectl)
+    for name in found.entries():
+        assert "team-a" not in load(builder, name).kustomizations
+    left = {finding.where for finding in unused_files(found, builder.files)}
+    assert left >= {f"apps/team-a/{name}.yaml" for name in ("kustomization", "sync")}
 
 
 @pytest.mark.parametrize("name", NAMES)
