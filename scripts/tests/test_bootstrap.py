@@ -1,4 +1,4 @@
-"""What scripts/bootstrap refuses, before it has changed anything; the rest is tested on a cluster."""
+"""What scripts/bootstrap refuses before it has changed anything; the rest is for a cluster."""
 
 import os
 import shutil
