@@ -93,7 +93,8 @@ _HASH: Final = re.compile(r"'(\*[0-9A-F]{40})'")
 def apply_own(connection: sa.Connection, passwords: Sequence[str]) -> None:
     """Give the user of this connection its passwords, the current one first, and no others.
 
-    A user of MariaDB is one account here and one for elsewhere, and both are rotated. An account of that name that has none of them is somebody else's and stays as it is.
+    A user of MariaDB is one account here and one for elsewhere, and both are rotated. An account of
+    that name that has none of the passwords is somebody else's and stays as it is.
     """
     wanted = [_hashed(password) for password in passwords if password]
     user = connection.engine.url.username

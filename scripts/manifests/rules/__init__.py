@@ -49,6 +49,7 @@ RULES: Final[tuple[Rule, ...]] = (
     services.ways_in,
     config_maps.config_maps,
     secrets.secrets,
+    secrets.optional_keys,
     secrets.files,
     secrets.mounts,
     secrets.tokens,

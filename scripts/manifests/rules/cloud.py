@@ -122,6 +122,11 @@ def external_secrets(manifests: Manifests) -> Iterator[Finding]:
             if key != f"facestack/{at(secret, 'metadata.name')}":
                 wanted = f"facestack/{at(secret, 'metadata.name')}"
                 yield Finding(where, "spec.data.remoteRef.key", f"is {key}: set {wanted}")
+            previous = str(entry.get("secretKey")).startswith("previous-")
+            version = at(entry, "remoteRef.version")
+            if version != ("AWSPREVIOUS" if previous else None):
+                advice = "set AWSPREVIOUS for a previous password, and none for the current one"
+                yield Finding(where, "spec.data.remoteRef.version", f"is {version}: {advice}")
     for store_document in manifests.kind("SecretStore", "ClusterSecretStore"):
         yield from _store(store_document, used)
 

@@ -38,13 +38,16 @@ def made_secrets(manifests: Manifests) -> dict[str, set[str]]:
     return made
 
 
-def _sources(volume: Document) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield name and file-by-key (empty: all keys) of every Secret in a volume."""
+def _sources(volume: Document) -> Iterator[tuple[str, dict[str, str], bool]]:
+    """Yield name and file-by-key (empty: all keys) of every Secret in a volume.
+
+    Last comes whether its keys may be missing.
+    """
     if found := at(volume, "secret"):
-        yield str(found.get("secretName")), _items(found)
+        yield str(found.get("secretName")), _items(found), found.get("optional") is True
     for source in items(volume, "projected.sources"):
         if found := at(source, "secret"):
-            yield str(found.get("name")), _items(found)
+            yield str(found.get("name")), _items(found), found.get("optional") is True
 
 
 def _items(source: Document) -> dict[str, str]:
@@ -52,10 +55,11 @@ def _items(source: Document) -> dict[str, str]:
 
 
 def _references(workload: Workload) -> Iterator[tuple[str, str, list[str]]]:
-    """Yield field, name and keys of every Secret that a workload uses."""
+    """Yield field, name and keys, which it cannot do without, of every Secret of a workload."""
     for volume in items(workload.pod, "volumes"):
-        for name, files in _sources(volume):
-            yield f"spec.template.spec.volumes[{volume.get('name')}]", name, list(files)
+        for name, files, optional in _sources(volume):
+            keys = [] if optional else list(files)
+            yield f"spec.template.spec.volumes[{volume.get('name')}]", name, keys
     for container in workload.containers:
         for variable in items(container.spec, "env"):
             if reference := at(variable, "valueFrom.secretKeyRef"):
@@ -81,12 +85,32 @@ def secrets(manifests: Manifests) -> Iterator[Finding]:
         yield Finding(title(document), "kind", "take it away: no secret stands in git")
 
 
+def optional_keys(manifests: Manifests) -> Iterator[Finding]:
+    """Check that a previous password may be missing, and nothing else may.
+
+    Where others make the Secrets, each must be there all the same: nobody adds it later.
+    """
+    external = any(manifests.kind("ExternalSecret"))
+    made = made_secrets(manifests)
+    for workload in manifests.workloads:
+        for volume in items(workload.pod, "volumes"):
+            field = f"spec.template.spec.volumes[{volume.get('name')}]"
+            for name, files, optional in _sources(volume):
+                previous = bool(files) and all(key.startswith("previous-") for key in files)
+                if optional != previous:
+                    advice = "set" if previous else "take away"
+                    yield workload.finding(field, f"{advice} optional: true of Secret {name}")
+                if external and optional and not files.keys() <= made.get(name, set()):
+                    problem = f"the ExternalSecret {name} has no {', '.join(files)}"
+                    yield workload.finding(field, problem)
+
+
 def _files(workload: Workload, container: Container, made: Mapping[str, set[str]]) -> Files:
     """Return the files of all Secrets in a container."""
     found = {}
     volumes = {volume.get("name"): volume for volume in items(workload.pod, "volumes")}
     for mount in items(container.spec, "volumeMounts"):
-        for name, files in _sources(volumes.get(mount.get("name"), {})):
+        for name, files, _ in _sources(volumes.get(mount.get("name"), {})):
             for key in files or made.get(name, set()):
                 found[f"{mount.get('mountPath')}/{files.get(key, key)}"] = (name, key)
     return found
@@ -108,7 +132,9 @@ def files(manifests: Manifests) -> Iterator[Finding]:
             for variable, value in environment(manifests, container.spec).items():
                 field = f"{container.field}.env[{variable}]"
                 if variable.endswith("_FILE"):
-                    named.add(value)
+                    # Services look for the password before this one beside it.
+                    folder, _, name = value.rpartition("/")
+                    named |= {value, f"{folder}/previous-{name}"}
                     if value not in there:
                         known = ", ".join(sorted(there)) or "none"
                         yield workload.finding(field, f"{value} is no secret's file: {known} is")
@@ -178,6 +204,7 @@ def _token_paths(source: Document) -> Iterator[str]:
             yield str(item.get("path"))
 
 
+_BEFORE: Final = ".previous"
 _LOGIN: Final = re.compile(r"\w+\+\w+://(?P<user>\w+)@[^/]+/(?P<database>\w+)(\?.*)?")
 
 
@@ -200,6 +227,7 @@ def database_users(manifests: Manifests) -> Iterator[Finding]:
                     given["root"] = password
                 else:
                     used[found["user"]] = (workload, password)
+    yield from _previous_passwords(given)
     for user, (workload, secret) in used.items():
         if secret and given.get(user) != secret:
             advice = (
@@ -208,6 +236,19 @@ def database_users(manifests: Manifests) -> Iterator[Finding]:
             yield workload.finding("spec.template.spec.volumes", advice)
     for user in sorted(given.keys() - used.keys() - {"root"}):
         yield Finding("Job of migrations", "spec.template.spec.volumes", f"nobody is user {user}")
+
+
+def _previous_passwords(given: dict[str, tuple[str, str] | None]) -> Iterator[Finding]:
+    """Check that each service's user has its previous password, and take those out."""
+    field = "spec.template.spec.volumes"
+    before = {name: given.pop(name) for name in [*given] if name.endswith(_BEFORE)}
+    for user, secret in given.items():
+        wanted = secret and (secret[0], f"previous-{secret[1]}")
+        if user != "root" and before.pop(f"{user}{_BEFORE}", None) != wanted:
+            advice = f"{user}{_BEFORE} must be, optionally, the previous password of {user}"
+            yield Finding("Job of migrations", field, advice)
+    for name in sorted(before):
+        yield Finding("Job of migrations", field, f"nobody is user {name}")
 
 
 def database_names(manifests: Manifests) -> Iterator[Finding]:
