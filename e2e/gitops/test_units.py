@@ -109,11 +109,13 @@ def as_deployer(cluster: Cluster, *command: str, documents: Sequence[Any] = ()) 
     return cluster.kubectl(*words, input=text).stdout
 
 
-def refusal(cluster: Cluster, document: dict[str, Any], *where: str) -> str:
+def refusal(cluster: Cluster, document: dict[str, Any]) -> str:
     """Return why the API server does not take what the deployer wants to create."""
-    command = ("create", "--filename=-", *(where or (HERE,)), DEPLOYER)
-    result = cluster.kubectl(*command, input=yaml.safe_dump(document), check=False)
-    assert result.returncode != 0, f"taken: {result.stdout}"
+    text = yaml.safe_dump(document)
+    result = cluster.kubectl("create", "--filename=-", HERE, DEPLOYER, input=text, check=False)
+    if result.returncode == 0:
+        cluster.kubectl("delete", "--filename=-", HERE, input=text)
+        raise AssertionError(f"taken: {result.stdout}")
     return result.stderr
 
 
