@@ -133,10 +133,15 @@ class Cluster:
         return found
 
     @contextmanager
-    def forward(self, target: str, port: int) -> Iterator[int]:
+    def forward(
+        self, target: str, port: int, namespace: str = namespace, *options: str
+    ) -> Iterator[int]:
         """Give a local port that leads to one of a pod or Service, past every network policy."""
         with subprocess.Popen(
-            [self._kubectl, "port-forward", target, f":{port}"],
+            [
+                *(self._kubectl, "port-forward", f"--namespace={namespace}"),
+                *(*options, target, f":{port}"),
+            ],
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -267,6 +272,11 @@ class Cluster:
 
         keep("all", "get", "all,networkpolicies,pvc,nodes", "-o", "wide", "--show-labels=false")
         keep("events", "get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp")
+        if self.kubectl("get", "namespace", "flux-system", check=False).returncode == 0:
+            flux = "--namespace=flux-system"
+            keep("flux", "get", "gitrepositories,kustomizations", flux, "-o", "yaml")
+            keep("flux.log", "logs", flux, "--selector=app.kubernetes.io/part-of=flux", "--tail=-1")
+            keep("git.log", "logs", "--namespace=git", "git-0")
         with suppress(AssertionError, subprocess.TimeoutExpired):
             for pod in self.get("pods")["items"]:
                 name = pod["metadata"]["name"]

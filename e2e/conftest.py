@@ -9,6 +9,7 @@ import pytest
 
 from e2e import kind
 from e2e.cluster import IN_USE, STATE, Cluster, ClusterError, phase
+from e2e.gitops.flux import leave
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,6 +73,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def pipeline(cluster: Cluster) -> Cluster:
     """Give the cluster with overlays/kind on it and all of it ready."""
+    leave(cluster)
     cluster.deploy()
     return cluster
 

@@ -1,0 +1,190 @@
+"""A cluster that is run by pushing to a repository, and everything that takes."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Timer
+from typing import Final
+
+from e2e.cluster import NODE, Cluster, images_of, phase, run, tool
+from e2e.gitops.flux import ENTRY, Flux
+from e2e.gitops.git import GitServer, Repository
+
+READY_SECONDS: Final = 240
+"""How long a push may take until all is ready."""
+
+_BOOTSTRAP_SECONDS: Final = 420
+_NOTE_FOLDER: Final = "base/redeemer"
+_NOTE: Final = """\
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: note
+data:
+  text: {text}
+"""
+
+# Times that show a failure soon. All else is what every cluster of kind has.
+_SOON: Final = """\
+patches:
+- target: {kind: Kustomization, name: facestack}
+  patch: |
+    - {op: replace, path: /spec/interval, value: 15s}
+    - {op: replace, path: /spec/retryInterval, value: 5s}
+    - op: add
+      path: /spec/patches/-
+      value:
+        target: {kind: Kustomization, labelSelector: "!facestack.dev/root"}
+        patch: |
+          apiVersion: kustomize.toolkit.fluxcd.io/v1
+          kind: Kustomization
+          metadata:
+            name: any
+          spec:
+            interval: 15s
+            retryInterval: 5s
+            timeout: 3m
+"""
+
+
+class Delivery:
+    """A cluster, the repository that it follows, and the server between them."""
+
+    def __init__(self, cluster: Cluster, server: GitServer, repository: Repository) -> None:
+        self.cluster = cluster
+        self.server = server
+        self.repository = repository
+        self.flux = Flux(cluster)
+        self.bootstrapped = ""
+        """What the first bootstrap has said."""
+        self.first_push_seconds = 0.0
+        """From the first push to everything ready."""
+        self._good = ""
+
+    def begin(self) -> None:
+        """Bring a cluster with nothing of ours on it to where the first push leaves it."""
+        self.add_entry(ENTRY)
+        redeemer = f"{_NOTE_FOLDER}/kustomization.yaml"
+        self.repository.replace(redeemer, "resources:\n", "resources:\n- note.yaml\n")
+        self.write_note("first")
+        self.repository.commit("A cluster for tests")
+        self._load_images()
+        with phase("git server"):
+            self.server.start()
+        pushed = 0.0
+
+        def accept(deploy_key: str) -> None:
+            nonlocal pushed
+            self.server.accept(deploy_key)
+            pushed = self.repository.push("--force")
+
+        with phase("bootstrap and the first push"):
+            result = self.bootstrap(accept=accept)
+        assert result.returncode == 0, "bootstrap failed: see above"
+        assert pushed, "bootstrap has not printed a deploy key: see above"
+        self.bootstrapped = result.stdout
+        self.first_push_seconds = time.monotonic() - pushed
+        self._good = self.repository.head
+
+    def add_entry(self, name: str, like: str = "kind") -> None:
+        """Add a cluster as the docs tell: copy a folder and change its facts."""
+        folder = self.repository.folder / "flux" / name
+        shutil.copytree(self.repository.folder / "flux" / like, folder)
+        self.repository.replace(f"flux/{name}/cluster.yaml", f"cluster: {like}", f"cluster: {name}")
+        if like == "kind":
+            with (folder / "kustomization.yaml").open("a") as file:
+                file.write(_SOON)
+
+    def bootstrap(
+        self, entry: str = ENTRY, accept: Callable[[str], None] = lambda _: None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run bootstrap as a person would, who gives the git host the key that it prints."""
+        path = f"{Path(tool('kubectl')).parent}:{os.environ['PATH']}"
+        said = []
+        with subprocess.Popen(
+            [self.repository.folder / "scripts" / "bootstrap"],
+            cwd=self.repository.folder,
+            env={
+                **os.environ,
+                "PATH": path,
+                "KUBECONFIG": str(self.cluster.kubeconfig),
+                "CLUSTER": entry,
+                "GIT_URL": self.server.url,
+                "KNOWN_HOSTS": str(self.server.known_hosts),
+                "INTERVAL": "2s",
+                "TIMEOUT": str(_BOOTSTRAP_SECONDS),
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            timer = Timer(2 * _BOOTSTRAP_SECONDS, process.kill)
+            timer.start()
+            try:
+                for line in process.stdout:
+                    print(f"   {line}", end="", flush=True)
+                    said.append(line)
+                    if key := re.search(r"ssh-ed25519 AAAA\S+", line):
+                        accept(key.group())
+            finally:
+                timer.cancel()
+        return subprocess.CompletedProcess(process.args, process.returncode, "".join(said))
+
+    def push(self, message: str) -> float:
+        """Commit everything and push it; return the time at which the server had it."""
+        self.repository.commit(message)
+        return self.repository.push()
+
+    def wait_ready(self, since: float | None = None) -> None:
+        """Return when all of Flux is ready with the last commit, which is then the good one."""
+        self.flux.wait_ready(self.repository.revision, READY_SECONDS)
+        self._good = self.repository.head
+        if since is not None:
+            print(f"   from push to ready: {time.monotonic() - since:.0f} s", flush=True)
+
+    def restore(self) -> None:
+        """Bring repository and cluster back to the last good state, if they are elsewhere."""
+        if self.repository.head == self._good and not self.repository.git("status", "--porcelain"):
+            return
+        self.repository.git("reset", "--quiet", "--hard", self._good)
+        self.repository.git("clean", "--quiet", "-d", "--force")
+        self.repository.push("--force")
+        self.wait_ready()
+
+    def write_note(self, text: str) -> None:
+        """Change what a ConfigMap of the layer apps says, which rolls nothing out."""
+        self.repository.write(f"{_NOTE_FOLDER}/note.yaml", _NOTE.format(text=text))
+
+    def note(self) -> str:
+        """Return what that ConfigMap says on the cluster."""
+        text: str = self.cluster.get("configmap", "note")["data"]["text"]
+        return text
+
+    def _load_images(self) -> None:
+        """Have every image in the nodes that some Kustomization of the cluster runs."""
+        run(
+            NODE / "images" / "build", "source-controller", "kustomize-controller", "metrics-server"
+        )
+        folders = ["flux/controllers/core", "overlays/kind", "apps/metrics-server/manifests"]
+        images: set[str] = set()
+        for folder in folders:
+            rendered = self.cluster.kubectl("kustomize", str(self.repository.folder / folder))
+            images |= set(images_of(rendered.stdout))
+        if missing := self.cluster.missing_images(sorted(images)):
+            with phase(f"loading {len(missing)} images into the nodes"):
+                self.cluster.load_image(*missing)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Write other tags of the workloads' images into the base, as a release does."""
+        for workload, tag in tags.items():
+            file = self.repository.folder / "base" / "kustomization.yaml"
+            pattern = rf"(- name: facestack/{workload}\n  newTag: )\S+"
+            text, found = re.subn(pattern, rf"\g<1>{tag}", file.read_text())
+            assert found == 1, f"base/kustomization.yaml has {found} tags of {workload}"
+            file.write_text(text)

@@ -1,0 +1,116 @@
+"""A bad push says what is wrong with it, harms nothing that runs, and a revert heals it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import pytest
+
+from e2e.gitops.delivery import Delivery
+from e2e.load import Load, wait_final
+from e2e.versions import CRASHING, Versions
+from e2e.waiting import wait_until
+
+FAILED_SECONDS: Final = 120
+LAYERS: Final = ("controllers", "configs", "data", "apps")
+
+
+@pytest.fixture(scope="module")
+def versions(delivery: Delivery) -> Versions:
+    """Other versions, in the nodes."""
+    made = Versions(delivery.cluster)
+    made.make([("receiver", CRASHING), ("migrations", CRASHING)])
+    return made
+
+
+def test_an_image_that_crashes(delivery: Delivery, versions: Versions) -> None:
+    delivery.tags({"receiver": versions.tag("receiver", CRASHING)})
+    give_up_soon(delivery)
+    with bad_push(delivery, "apps") as said:
+        assert "health check failed" in said, said
+        assert "Deployment/face/receiver status: 'Failed'" in said, said
+
+
+def test_a_migration_that_fails(delivery: Delivery, versions: Versions) -> None:
+    tag = versions.tag("migrations", CRASHING)
+    delivery.tags({"migrations": tag})
+    delivery.repository.replace("base/migrations/job.yaml", "backoffLimit: 6", "backoffLimit: 0")
+    change_receiver(delivery)
+    with bad_push(delivery, "data") as said:
+        assert f"Job/face/migrations-{tag.partition('-')[2]} status: 'Failed'" in said, said
+
+
+def test_an_invalid_manifest(delivery: Delivery) -> None:
+    delivery.repository.replace(
+        "base/namespace/priority-classes.yaml", "value: 1000000", "value: high"
+    )
+    change_receiver(delivery)
+    with bad_push(delivery, "configs") as said:
+        assert "PriorityClass/face-data" in said, said
+        assert "high" in said or "value" in said, said
+
+
+def test_a_broken_kustomization(delivery: Delivery) -> None:
+    delivery.repository.replace(
+        "overlays/kind/kustomization.yaml", "- ../../base\n", "- ../../bass\n"
+    )
+    change_receiver(delivery)
+    with bad_push(delivery, "configs") as said:
+        assert "kustomize build failed" in said, said
+        assert "bass" in said, said
+
+
+def give_up_soon(delivery: Delivery) -> None:
+    delivery.repository.replace(
+        "base/components/rollout/kustomization.yaml",
+        "progressDeadlineSeconds: 300",
+        "progressDeadlineSeconds: 20",
+    )
+
+
+def change_receiver(delivery: Delivery) -> None:
+    """Put something into the push that would roll the receiver out, if it came that far."""
+    delivery.repository.replace(
+        "base/receiver/kustomization.yaml", "DRAIN_SECONDS=5", "DRAIN_SECONDS=6"
+    )
+
+
+@contextmanager
+def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
+    """Push, give what the layer says when it has failed, then revert; all of it under load."""
+    cluster, flux, repository = delivery.cluster, delivery.flux, delivery.repository
+    later = LAYERS[LAYERS.index(layer) + 1 :]
+    before = serving(delivery)
+    good = repository.revision
+    load = Load(cluster.api_url, cluster.page_url)
+    with load.running():
+        load.phase = "a bad push"
+        wait_until(lambda: load.in_a_row >= 2, 30, "every client to be served")
+        delivery.push("A bad push")
+        bad = repository.revision
+        said = flux.wait_failed(layer, bad, FAILED_SECONDS)
+        print(f"   {layer} says: {said}", flush=True)
+        yield said
+        # Not one request later either, and not one layer further.
+        enough = load.requests + 100
+        wait_until(lambda: load.requests >= enough, 60, "100 more requests")
+        states = flux.states()
+        assert {name: states[name].applied for name in later} == dict.fromkeys(later, good)
+        assert bad not in {states[name].attempted for name in later}
+        assert before <= serving(delivery)
+
+        load.phase = "its revert"
+        repository.revert()
+        pushed = repository.push()
+        delivery.wait_ready(pushed)
+        assert serving(delivery) == before
+    print(load.report())
+    assert not load.failures, load.sample()
+    wait_final(cluster, load.acknowledged)
+
+
+def serving(delivery: Delivery) -> set[str]:
+    """Return the names of the pods of the services that clients call."""
+    selector = "--selector=app.kubernetes.io/name in (receiver, frontend)"
+    found = delivery.cluster.get("pods", selector)["items"]
+    return {pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]}

@@ -1,0 +1,67 @@
+"""What is done by hand is undone, and what leaves the repository leaves the cluster."""
+
+from typing import Final
+
+from e2e.gitops.delivery import READY_SECONDS, Delivery
+from e2e.waiting import wait_until
+
+PUT_BACK_SECONDS: Final = 60
+BASE: Final = "base/kustomization.yaml"
+
+
+def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
+    cluster = delivery.cluster
+    wanted = cluster.get("deployment", "redeemer")["spec"]["replicas"]
+    [settings] = (
+        source["configMapRef"]["name"]
+        for source in cluster.get("deployment", "redeemer")["spec"]["template"]["spec"][
+            "containers"
+        ][0]["envFrom"]
+    )
+    before = cluster.get("configmap", settings)["data"]
+    service = cluster.get("service", "face-recog")
+
+    cluster.kubectl("scale", "deployment/redeemer", f"--replicas={wanted + 1}")
+    by_hand = '--patch={"data": {"NSQD_URL": "http://elsewhere:4151", "BY_HAND": "yes"}}'
+    cluster.kubectl("patch", "configmap", settings, "--type=merge", by_hand)
+    cluster.kubectl("delete", "service", "face-recog")
+
+    def scaled() -> bool:
+        return bool(cluster.get("deployment", "redeemer")["spec"]["replicas"] == wanted)
+
+    wait_until(scaled, PUT_BACK_SECONDS, "redeemer to be scaled back")
+    wait_until(
+        lambda: cluster.get("configmap", settings)["data"] == before,
+        PUT_BACK_SECONDS,
+        f"the ConfigMap {settings} to be as it was",
+    )
+
+    def made_again() -> bool:
+        made = cluster.get("service", "face-recog")
+        assert made["metadata"]["uid"] != service["metadata"]["uid"]
+        assert made["spec"]["selector"] == service["spec"]["selector"]
+        assert made["spec"]["ports"] == service["spec"]["ports"]
+        return True
+
+    wait_until(made_again, PUT_BACK_SECONDS, "the Service face-recog to be there again")
+    delivery.wait_ready()
+
+
+def test_a_removed_workload_goes_and_its_volume_stays(delivery: Delivery) -> None:
+    cluster, repository = delivery.cluster, delivery.repository
+    claim = cluster.get("pvc", "data-nsqd-0")
+    repository.replace(BASE, "\n- nsqd\n", "\n")
+    pushed = delivery.push("Do without nsqd")
+    selector = "--selector=app.kubernetes.io/name=nsqd"
+    kinds = "statefulsets,services,networkpolicies,poddisruptionbudgets,serviceaccounts,pods"
+    wait_until(lambda: not cluster.get(kinds, selector)["items"], READY_SECONDS, "nsqd to be gone")
+    delivery.flux.wait_ready(repository.revision, READY_SECONDS)
+    assert cluster.get("pvc", "data-nsqd-0")["metadata"]["uid"] == claim["metadata"]["uid"]
+
+    repository.revert()
+    pushed = repository.push()
+    delivery.wait_ready(pushed)
+    assert cluster.get("statefulset", "nsqd")["status"]["readyReplicas"] == 1
+    after = cluster.get("pvc", "data-nsqd-0")
+    assert after["metadata"]["uid"] == claim["metadata"]["uid"]
+    assert after["spec"]["volumeName"] == claim["spec"]["volumeName"]

@@ -1,0 +1,148 @@
+"""What a push brings, however it is made."""
+
+import time
+from datetime import datetime
+from typing import Final
+
+import pytest
+
+from e2e.client import ready
+from e2e.cluster import Cluster
+from e2e.gitops.delivery import READY_SECONDS, Delivery
+from e2e.gitops.git import HOST
+from e2e.load import Load, wait_final
+from e2e.versions import NEWER, NEWER_SCHEMA, Versions
+from e2e.waiting import wait_until
+
+WORKLOADS: Final = ("receiver", "frontend", "image-processor", "face-recog")
+SOON: Final = 60
+"""Seconds for a push that rolls nothing out."""
+
+AWAY_SECONDS: Final = 60
+
+
+@pytest.fixture
+def versions(delivery: Delivery) -> Versions:
+    """Other versions, in the nodes."""
+    made = Versions(delivery.cluster)
+    made.make([*((one, NEWER) for one in WORKLOADS), ("migrations", NEWER_SCHEMA)])
+    return made
+
+
+def test_a_new_image_is_rolled_out_without_a_failed_request(
+    delivery: Delivery, versions: Versions
+) -> None:
+    cluster = delivery.cluster
+    tags = {one: versions.tag(one, NEWER) for one in WORKLOADS}
+    tags["migrations"] = versions.tag("migrations", NEWER_SCHEMA)
+    load = Load(cluster.api_url, cluster.page_url, recognise=True)
+    with load.running():
+        wait_until(lambda: load.in_a_row >= 2, 30, "every client to be served")
+        delivery.tags(tags)
+        pushed = delivery.push("A release")
+        wait_until(
+            lambda: all(serving(cluster, one, tags[one]) for one in WORKLOADS),
+            READY_SECONDS,
+            "new pods and no others to serve",
+        )
+        print(f"   from push to all new pods serving: {time.monotonic() - pushed:.0f} s")
+        delivery.wait_ready(pushed)
+    print(load.report())
+    assert not load.failures, load.sample()
+    rows = wait_final(cluster, [*load.acknowledged, *load.uploaded])
+    assert {rows[one] for one in load.uploaded} == {("processed", 1)}
+
+    # The schema came first.
+    job = cluster.get("job", f"migrations-{tags['migrations'].partition('-')[2]}")
+    migrated = moment(job["status"]["completionTime"])
+    found = cluster.get("pods", "-l", f"app.kubernetes.io/name in ({','.join(WORKLOADS)})")["items"]
+    assert migrated <= min(moment(pod["metadata"]["creationTimestamp"]) for pod in found)
+    assert cluster.sql("SELECT version_num FROM alembic_version") == [("0002",)]
+
+
+def serving(cluster: Cluster, workload: str, tag: str) -> bool:
+    """Tell whether pods with this tag serve, as many as there should be, and no others are left."""
+    spec = cluster.get("deployment", workload)["spec"]
+    found = cluster.get("pods", "-l", f"app.kubernetes.io/name={workload}")["items"]
+    images = {pod["spec"]["containers"][0]["image"] for pod in found if ready(pod)}
+    current = [pod for pod in found if ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+    return images == {f"facestack/{workload}:{tag}"} and len(current) >= spec["replicas"]
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def test_of_two_pushes_at_once_the_last_one_counts(delivery: Delivery) -> None:
+    repository = delivery.repository
+    commits = []
+    for text in ("one", "two"):
+        delivery.write_note(text)
+        repository.commit(text)
+        commits.append(repository.head)
+    began = time.monotonic()
+    repository.push_commits(*commits)
+    print(f"   both in {time.monotonic() - began:.1f} s")
+    wait_note(delivery, "two")
+    delivery.wait_ready()
+
+
+def test_a_forced_push_is_followed(delivery: Delivery) -> None:
+    repository = delivery.repository
+    delivery.write_note("lost")
+    delivery.push("To be taken out of history")
+    wait_note(delivery, "lost")
+    lost = repository.head
+    repository.git("reset", "--quiet", "--hard", "HEAD^")
+    delivery.write_note("forced")
+    repository.commit("In its place")
+    repository.push("--force")
+    assert lost not in repository.git("rev-list", "HEAD").split()
+    wait_note(delivery, "forced")
+    delivery.wait_ready()
+
+
+def test_while_flux_is_suspended_a_push_waits_and_what_was_pushed_before_is_kept(
+    delivery: Delivery,
+) -> None:
+    cluster = delivery.cluster
+    before = delivery.note()
+    with delivery.flux.suspended():
+        delivery.write_note("resumed")
+        delivery.push("While Flux is suspended")
+        # It still looks after the cluster: so it is at work, and has not taken the push.
+        cluster.kubectl("delete", "configmap", "note")
+        wait_note(delivery, before)
+    wait_note(delivery, "resumed")
+    delivery.wait_ready()
+
+
+def test_a_minute_without_the_git_server_costs_nothing_but_the_pushes_of_it(
+    delivery: Delivery,
+) -> None:
+    cluster, flux = delivery.cluster, delivery.flux
+    load = Load(cluster.api_url, cluster.page_url)
+    with load.running():
+        with delivery.server.away():
+            began = time.monotonic()
+            load.phase = "without the git server"
+            wait_until(lambda: flux.source().ready == "False", SOON, "the source to be away")
+            assert HOST in flux.source().message
+            wait_until(
+                lambda: time.monotonic() - began > AWAY_SECONDS, AWAY_SECONDS + 1, "a minute"
+            )
+            assert {state.ready for state in flux.states().values()} <= {"True", "Unknown"}
+        load.phase = "the git server is back"
+        delivery.write_note("back")
+        pushed = delivery.push("After the minute")
+        wait_note(delivery, "back", pushed)
+        delivery.wait_ready(pushed)
+    print(load.report())
+    assert not load.failures, load.sample()
+
+
+def wait_note(delivery: Delivery, text: str, since: float | None = None) -> None:
+    """Return when the cluster has what was pushed."""
+    wait_until(lambda: delivery.note() == text, SOON, f"the note to say {text!r}")
+    if since is not None:
+        print(f"   from push to applied: {time.monotonic() - since:.1f} s", flush=True)
