@@ -646,7 +646,7 @@ def test_pods_of_the_playground_reach_one_another_and_nobody_else(
             return True
 
         wait_until(as_meant, _POLICY_SECONDS, "only pods of the playground to be reached")
-        # Where nothing closes the way out, what has no walls of its own can be reached: it is there.
+        # From where nothing closes the way out, what has no walls is reached: so it is there.
         found = reached("stranger", "--namespace=default", outside)
         assert set(found) == {"kubernetes.default", "kubelet", "API server"}
     finally:
