@@ -61,10 +61,7 @@ def _manage(options: argparse.Namespace, root: Path) -> int:
     if _state(store) == before:
         print("nothing to do: all is there and fits")
     else:
-        print(
-            f"next: git add .sops.yaml flux/{store.cluster} && git commit && git push. A cluster"
-            f" that has not got the key yet gets it by 'make bootstrap CLUSTER={store.cluster}'."
-        )
+        print(f"next: git add .sops.yaml flux/{store.cluster} && git commit && git push")
     return 0
 
 

@@ -75,7 +75,8 @@ class Passwords:
                 store.make_key()
                 self.say(
                     f"made {store.key}: whoever has it can read the passwords, and without it"
-                    " nobody can. Keep a copy where you keep what must not be lost."
+                    " nobody can. Keep a copy where you keep what must not be lost. 'make bootstrap"
+                    f" CLUSTER={store.cluster}' gives it to the cluster, before you push."
                 )
             own = store.own_recipient()
             store.add_rule(own)
@@ -216,9 +217,16 @@ class Passwords:
             self.say(f"{name}: only the current password is left")
 
     def _expect_rolled_out(self, names: list[str]) -> None:
-        running = self.running or Running()
-        running.expect(self.store.cluster)
-        if lagging := running.lagging(self.store.stamp() or "", names):
+        try:
+            running = self.running or Running()
+            running.expect(self.store.cluster)
+            lagging = running.lagging(self.store.stamp() or "", names)
+        except SecretsError as error:
+            raise SecretsError(
+                f"FINISH=1 asks {self.store.cluster} whether its pods have the new passwords, and"
+                f" {error}. CONTEXT= names it to kubectl; FINISH=unchecked asks nobody."
+            ) from None
+        if lagging:
             raise SecretsError(
                 f"{running} does not run with the new passwords yet: {'; '.join(lagging)}. Push,"
                 " and wait; the previous ones stay valid meanwhile."

@@ -83,9 +83,9 @@ class Store:
         self.folder = root / "flux" / cluster / "secrets"
         self._facts = root / "flux" / cluster / "cluster.yaml"
         if not _NAME.fullmatch(cluster) or not self._facts.is_file():
-            known = ", ".join(clusters(root)) or "none"
+            problem = f"there is no flux/{cluster}/cluster.yaml" if cluster else "which cluster?"
             raise SecretsError(
-                f"there is no flux/{cluster}/cluster.yaml: CLUSTER is one of {known}; a new one is"
+                f"{problem}: CLUSTER= is one of {', '.join(clusters(root)) or 'none'}; a new one is"
                 " a copy of such a folder"
             )
 

@@ -174,8 +174,14 @@ def test_a_shallow_clone_says_what_was_looked_at(repository: Site, tmp_path: Pat
 
 def test_a_repository_without_a_commit_and_none_at_all(repository: Site, tmp_path: Path) -> None:
     assert found(repository) == []
-    with pytest.raises(SecretsError, match="is no git repository"):
-        history.check(tmp_path)
+    assert history.check(tmp_path) == ([], "looked at nothing, for this is no git repository")
+
+
+def test_a_broken_repository_is_no_good_one(repository: Site) -> None:
+    repository.commit(a_yaml=TEXT)
+    (repository.root / ".git" / "HEAD").unlink()
+    with pytest.raises(SecretsError, match=r"git .* says: fatal: not a git repository"):
+        found(repository)
 
 
 def test_our_own_history_has_none() -> None:

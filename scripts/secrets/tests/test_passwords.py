@@ -261,7 +261,7 @@ def test_what_does_not_fit_together_is_told(
 def test_an_unknown_cluster_is_told(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["knid"], site.root) == 1
     said = capsys.readouterr().err
-    assert "no flux/knid/cluster.yaml: CLUSTER is one of aws, kind, minikube" in said
+    assert "no flux/knid/cluster.yaml: CLUSTER= is one of aws, kind, minikube" in said
 
 
 # A running cluster.
@@ -384,7 +384,10 @@ def test_finishing_without_a_cluster_to_ask_is_refused(
     site.make()
     site.rotate("database")
     assert main(["kind", "--finish=1", f"--key={site.keys / 'kind.agekey'}"], site.root) == 1
-    assert "current-context is not set" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "FINISH=1 asks kind" in said
+    assert "current-context is not set" in said
+    assert "FINISH=unchecked asks nobody" in said
     assert "previous-password" in site.values("database-receiver")
 
 
