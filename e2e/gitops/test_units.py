@@ -160,13 +160,13 @@ def test_the_receiver_is_scaled_within_the_facts_of_the_cluster(pipeline: Cluste
     assert scaler["status"]["currentMetrics"][0]["resource"]["current"]["averageValue"]
 
     def in_bounds() -> bool:
-        deployment = pipeline.get("deployment/receiver")
-        owners = {
-            field["manager"]
-            for field in deployment["metadata"].get("managedFields", [])
-            if "f:replicas" in field["fieldsV1"].get("f:spec", {})
+        deployment = pipeline.get("deployment/receiver", "--show-managed-fields")
+        fields = {
+            one["manager"]: one["fieldsV1"].get("f:spec", {})
+            for one in deployment["metadata"]["managedFields"]
         }
-        assert "kustomize-controller" not in owners, "Flux would set the number, too"
+        assert "f:template" in fields["kustomize-controller"]
+        assert "f:replicas" not in fields["kustomize-controller"], "Flux sets the number, too"
         low, high = (int(scaler["spec"][bound]) for bound in ("minReplicas", "maxReplicas"))
         return low <= int(deployment["spec"]["replicas"]) <= high
 
