@@ -24,7 +24,7 @@ _PRIVATE_KEY: Final = re.compile(
     rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----\s+([A-Za-z0-9+/=]{40,}\s+)+-----END"
 )
 # Whatever has one of these is looked at as YAML, of which JSON is a part.
-_SUSPECT: Final = re.compile(rb"kind[\"']?\s*:\s*[\"']?Secret\b|secretGenerator")
+_SUSPECT: Final = re.compile(rb"kind[\"']?\s*:\s*[^\n]{0,40}?\bSecret\b|secretGenerator")
 _ENCRYPTED: Final = re.compile(r"ENC\[AES256_GCM,.*\]", re.DOTALL)
 _YAML: Final = (".yaml", ".yml", ".json")
 _SEPARATOR: Final = re.compile(r"^---.*$", re.MULTILINE)
@@ -41,10 +41,18 @@ _NOT_YET: Final = "it is in no commit yet: encrypt it (make secrets CLUSTER=...)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads a document with tags of others, of which only the shape matters."""
+    """Reads values with tags of others as if they had none."""
 
 
-_Loader.add_multi_constructor("", lambda *_: None)
+def _untagged(loader: _Loader, _: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return loader.construct_scalar(cast("yaml.ScalarNode", node))
+
+
+_Loader.add_multi_constructor("", _untagged)
 
 
 def check(root: Path) -> tuple[list[str], str]:
