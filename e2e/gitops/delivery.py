@@ -33,7 +33,6 @@ _SOON: Final = """\
 patches:
 - target: {kind: Kustomization, name: facestack}
   patch: |
-    - {op: replace, path: /spec/interval, value: 15s}
     - {op: replace, path: /spec/retryInterval, value: 5s}
     - op: add
       path: /spec/patches/-
@@ -45,9 +44,17 @@ patches:
           metadata:
             name: any
           spec:
-            interval: 15s
             retryInterval: 5s
             timeout: 3m
+"""
+# What undoes changes by hand soon: an hour is too long for a test.
+_OFTEN: Final = """\
+    - op: add
+      path: /spec/patches/-
+      value:
+        target: {kind: Kustomization, name: apps}
+        patch: |
+          - {op: replace, path: /spec/interval, value: 10s}
 """
 
 
@@ -98,6 +105,11 @@ class Delivery:
         if like == "kind":
             with (folder / "kustomization.yaml").open("a") as file:
                 file.write(_SOON)
+
+    def look_often(self) -> None:
+        """Have Flux look after the layer apps every 10 s and not every hour."""
+        with (self.repository.folder / "flux" / ENTRY / "kustomization.yaml").open("a") as file:
+            file.write(_OFTEN)
 
     def bootstrap(
         self, entry: str = ENTRY, accept: Callable[[str], None] = lambda _: None

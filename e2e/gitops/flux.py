@@ -20,6 +20,7 @@ _OURS: Final = (
     "kustomize.toolkit.fluxcd.io/namespace=flux-system",
 )
 _GONE_SECONDS: Final = 120
+_HANDLED_SECONDS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class State:
     message: str
     applied: str
     attempted: str
+    handled: str
 
     def __str__(self) -> str:
         return f"Ready={self.ready} {self.reason}: {self.message[:300]} ({self.applied})"
@@ -84,6 +86,19 @@ class Flux:
 
         return wait_until(failed, seconds, f"{name} to fail at {revision}")
 
+    def reconcile(self, name: str) -> None:
+        """Have a Kustomization apply what it has, and return when it has done so."""
+        request = f"{time.time_ns()}"
+        annotation = f"reconcile.fluxcd.io/requestedAt={request}"
+        self._cluster.kubectl(
+            "annotate", _KUSTOMIZATIONS, NAMESPACE, name, annotation, "--overwrite"
+        )
+        wait_until(
+            lambda: self.states()[name].handled == request,
+            _HANDLED_SECONDS,
+            f"{name} to be applied",
+        )
+
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """Have Flux look at no new commit while the block runs."""
@@ -110,29 +125,24 @@ def _state(item: dict[str, Any]) -> State:
         ready.get("message", "nothing yet"),
         status.get("lastAppliedRevision", ""),
         status.get("lastAttemptedRevision", ""),
+        status.get("lastHandledReconcileAt", ""),
     )
-
-
-def follows(cluster: Cluster) -> str | None:
-    """Return the entry folder that the cluster follows; None when Flux is not there."""
-    if not cluster.kubectl("get", "namespace", "flux-system", "--ignore-not-found").stdout:
-        return None
-    fact = ("get", "configmap", "cluster", NAMESPACE, "--ignore-not-found")
-    return cluster.kubectl(*fact, "-o", "jsonpath={.data.cluster}").stdout
 
 
 def leave(cluster: Cluster) -> None:
     """Take away what these tests, interrupted, have left; refuse where somebody else's Flux is."""
-    entry = follows(cluster)
-    if entry is None:
+    if not cluster.kubectl("get", "namespace", "flux-system", "--ignore-not-found").stdout:
         return
-    if entry != ENTRY:
+    # The git server is there before Flux and longer than it.
+    if not cluster.get("namespaces", "--selector=facestack.dev/e2e")["items"]:
+        fact = ("get", "configmap", "cluster", NAMESPACE, "--ignore-not-found")
+        entry = cluster.kubectl(*fact, "-o", "jsonpath={.data.cluster}").stdout
         raise ClusterError(
-            "Flux runs on this cluster and keeps it equal to "
-            + (f"flux/{entry} of a repository" if entry else "something else than a folder of ours")
-            + ": tests would be at war with it; use another cluster"
+            f"Flux keeps this cluster equal to {f'flux/{entry}' if entry else 'something'} of a git"
+            " repository, and tests would be at war with it: use another cluster"
         )
     wipe(cluster)
+    cluster.kubectl("delete", "namespaces", "--selector=facestack.dev/e2e")
 
 
 def wipe(cluster: Cluster) -> None:

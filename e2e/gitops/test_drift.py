@@ -3,6 +3,7 @@
 from typing import Final
 
 from e2e.gitops.delivery import READY_SECONDS, Delivery
+from e2e.gitops.flux import NAMESPACE
 from e2e.waiting import wait_until
 
 PUT_BACK_SECONDS: Final = 60
@@ -11,6 +12,14 @@ BASE: Final = "base/kustomization.yaml"
 
 def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
     cluster = delivery.cluster
+    delivery.look_often()
+    delivery.push("Look often")
+    kustomization = ("kustomizations", "apps", NAMESPACE)
+    wait_until(
+        lambda: cluster.get(*kustomization)["spec"]["interval"] == "10s",
+        PUT_BACK_SECONDS,
+        "Flux to look often",
+    )
     wanted = cluster.get("deployment", "redeemer")["spec"]["replicas"]
     [settings] = (
         source["configMapRef"]["name"]
@@ -44,6 +53,8 @@ def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
         return True
 
     wait_until(made_again, PUT_BACK_SECONDS, "the Service face-recog to be there again")
+    delivery.repository.revert()
+    delivery.repository.push()
     delivery.wait_ready()
 
 

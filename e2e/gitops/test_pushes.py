@@ -110,9 +110,10 @@ def test_while_flux_is_suspended_a_push_waits_and_what_was_pushed_before_is_kept
     with delivery.flux.suspended():
         delivery.write_note("resumed")
         delivery.push("While Flux is suspended")
-        # It still looks after the cluster: so it is at work, and has not taken the push.
+        # It still looks after the cluster, and knows nothing of the push.
         cluster.kubectl("delete", "configmap", "note")
-        wait_note(delivery, before)
+        delivery.flux.reconcile("apps")
+        assert delivery.note() == before
     wait_note(delivery, "resumed")
     delivery.wait_ready()
 
