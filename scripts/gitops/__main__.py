@@ -16,12 +16,12 @@ from scripts.manifests import tools
 from scripts.manifests.model import Finding
 
 
-def validate(found: source.Source, names: list[str]) -> Iterator[tuple[str, list[Finding], str]]:
+def validate(tree: source.Source, names: list[str]) -> Iterator[tuple[str, list[Finding], str]]:
     """Yield each cluster's name, what is wrong with it, and what was looked at in how many words.
 
     When all clusters are asked for, the last is about files that none of them uses.
     """
-    builder = Builder(found, tools.binary("kubectl"))
+    builder = Builder(tree, tools.binary("kubectl"))
     for name in names:
         try:
             cluster = load(builder, name)
@@ -30,14 +30,16 @@ def validate(found: source.Source, names: list[str]) -> Iterator[tuple[str, list
             continue
         if cluster.problems:
             # What else there is to say would follow from these.
-            yield name, [_finding(error) for error in cluster.problems], "cannot be built"
+            # Layers of one overlay share its faults.
+            found = {str(error): _finding(error) for error in cluster.problems}
+            yield name, list(found.values()), "cannot be built"
             continue
         count = len(list(cluster.objects()))
         looked_at = f"{len(cluster.kustomizations)} Kustomizations, {count} objects"
         yield name, list(check(cluster, builder)), looked_at
-    if names == found.entries():
-        left = list(unused_files(found, builder.files))
-        yield "files", left, f"{len(found.files())} files"
+    if names == tree.entries():
+        left = list(unused_files(tree, builder.files))
+        yield "files", left, f"{len(tree.files())} files"
 
 
 def _finding(error: BuildError) -> Finding:

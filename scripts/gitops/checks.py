@@ -11,7 +11,6 @@ import yaml
 from scripts.gitops.flux import (
     NAMESPACE,
     Builder,
-    BuildError,
     Cluster,
     Kustomization,
     Object,
@@ -68,15 +67,18 @@ def identities(context: Context) -> Iterator[Finding]:
 def dependencies(context: Context) -> Iterator[Finding]:
     """Check that what a Kustomization waits for exists, and does not wait for it in turn."""
     known = context.cluster.kustomizations
+    told: set[str] = set()
     for kustomization in known.values():
         for name in kustomization.waits_for:
             if name not in known:
                 names = ", ".join(sorted(known))
                 problem = f"waits for {name}, which this cluster has not: it has {names}"
                 yield finding(kustomization.made_from, "spec.dependsOn", problem)
-        if kustomization.name in context.cluster.before(kustomization.name):
-            problem = f"is a circle: {' -> '.join(_circle(context.cluster, kustomization))}"
-            yield finding(kustomization.made_from, "spec.dependsOn", problem)
+        if circle := _circle(context.cluster, kustomization):
+            if not told & set(circle):
+                problem = f"is a circle: {' -> '.join(circle)}"
+                yield finding(kustomization.made_from, "spec.dependsOn", problem)
+            told |= set(circle)
         elif not kustomization.waits_for and kustomization.name not in _FIRST:
             problem = f"is missing: only {' and '.join(_FIRST)} wait for nothing"
             yield finding(kustomization.made_from, "spec.dependsOn", problem)
@@ -86,7 +88,7 @@ _FIRST: Final = ("facestack", "controllers")
 
 
 def _circle(cluster: Cluster, start: Kustomization) -> list[str]:
-    """Return the names on the way from a Kustomization back to itself."""
+    """Return the names on the way from a Kustomization back to itself, if there is one."""
     ways = [[start.name]]
     while ways:
         way = ways.pop(0)
@@ -95,7 +97,7 @@ def _circle(cluster: Cluster, start: Kustomization) -> list[str]:
                 return [*way, name]
             if name in cluster.kustomizations and name not in way:
                 ways.append([*way, name])
-    return [start.name]
+    return []
 
 
 _COMMON: Final = {
@@ -360,7 +362,7 @@ def _with_files(
     documents = [one.document for one in objects if one.key[1] != "Secret"]
     for found in rules(Manifests(documents)):
         if not _is_meant(found, context):
-            file = files.get(found.where)
+            file = files.get(found.where.replace(" of ", "/"))
             where = f"{file}: {found.where}" if file else found.where
             yield Finding(where, found.field, found.problem)
 
@@ -391,34 +393,36 @@ def schemas(context: Context) -> Iterator[Finding]:
         wrong.add(found.where)
         files = sorted({one.file for one in new.values() if one.title == found.where})
         where = f"{' or '.join(files)}: {found.where}"
-        yield Finding(where, found.field, found.problem)
+        yield Finding(where, found.field or "fields", found.problem)
     _valid.update(text for text, one in new.items() if one.title not in wrong)
 
 
-CHECKS: Final[tuple[Check, ...]] = (
-    identities,
-    dependencies,
-    common_fields,
-    facts,
-    layers,
-    order,
-    migrations_first,
-    secrets,
-    kept,
-    jobs,
-    strictness,
-    manifests,
-    schemas,
+STAGES: Final[tuple[tuple[Check, ...], ...]] = (
+    (
+        identities,
+        dependencies,
+        common_fields,
+        facts,
+        secrets,
+        kept,
+        jobs,
+        strictness,
+        schemas,
+    ),
+    (layers, order, migrations_first),
+    (manifests,),
 )
+"""The checks. After a stage with findings comes none: its findings would follow from them."""
 
 
 def check(cluster: Cluster, builder: Builder) -> Iterator[Finding]:
     """Yield whatever is wrong with a cluster."""
-    for one in CHECKS:
-        try:
-            yield from one(Context(cluster, builder))
-        except BuildError as error:
-            yield Finding(error.file, "build", error.problem)
+    context = Context(cluster, builder)
+    for stage in STAGES:
+        found = [finding for one in stage for finding in one(context)]
+        yield from found
+        if found:
+            return
 
 
 def unused_files(source: Source, used: set[str]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ The controller adds patches, components and the like of a Kustomization to the k
 in its path, builds that, and puts the facts into what comes out. Here kubectl does the building.
 """
 
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from scripts.manifests.model import Document, at, items, mapping, title
 
 API: Final = "kustomize.toolkit.fluxcd.io"
 NAMESPACE: Final = "flux-system"
+_WAY: Final = re.compile(r"recursed (?:accumulation of|merging from) path '([^']+)': ")
 _ORIGIN: Final = "config.kubernetes.io/origin"
 # Fields that say how to build, and those that do not; any other is not known here.
 _BUILDING: Final = frozenset(
@@ -151,8 +153,10 @@ class Builder:
                 printed = substitution.apply(printed, facts, used)
             documents = substitution.read(printed)
         except substitution.SubstitutionError as error:
-            file = self._file_with(str(error)) or kustomization.file
-            raise BuildError(file, f"{kustomization.made_from.title}: {error}") from None
+            made_from = error.document and self._object(kustomization, error.document)
+            raise BuildError(
+                made_from.file if made_from else kustomization.file, str(error)
+            ) from None
         objects = [self._object(kustomization, document) for document in documents]
         return [_with_common_metadata(one, spec) for one in objects]
 
@@ -173,11 +177,13 @@ class Builder:
         original = self.source.folder / file
         if not original.is_file():
             raise BuildError(file, "is missing: without it Flux takes every YAML file there is")
-        written = self._generate(kustomization, original)
         components = [str(one) for one in kustomization.spec.get("components") or []]
         parts = [folder, *(f"{folder}/{one}" for one in components)]
         read = set().union(*(self.source.used(part) for part in parts))
         self.files |= read
+        for problem_file, problem in self.source.problems(read):
+            raise BuildError(problem_file, problem)
+        written = self._generate(kustomization, original)
         digest = sha256(written.encode())
         for name in sorted(read):
             digest.update(f"\0{name}\0".encode() + (self.source.folder / name).read_bytes())
@@ -194,16 +200,7 @@ class Builder:
     def _generate(self, kustomization: Kustomization, original: Path) -> str:
         """Return the kustomization that Flux writes in the place of the one that is there."""
         spec = kustomization.spec
-        file = original.relative_to(self.source.folder).as_posix()
-        try:
-            content = yaml.load(original.read_text(), yaml.CSafeLoader) or {}
-        except yaml.YAMLError as error:
-            raise BuildError(file, f"is no YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(content, dict):
-            raise BuildError(file, "is no kustomization")
-        remote = [str(one) for one in content.get("resources") or [] if "://" in str(one)]
-        if remote:
-            raise BuildError(file, f"{remote[0]} is outside of git: copy it here, at one version")
+        content = yaml.load(original.read_text(), yaml.CSafeLoader)
         for theirs, ours in (
             ("targetNamespace", "namespace"),
             ("namePrefix", "namePrefix"),
@@ -238,10 +235,12 @@ class Builder:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip().removeprefix("error: ")
+            said = " ".join(done.stderr.split()).removeprefix("error: ")
             said = said.replace(f"{self.source.folder.resolve()}/", "")
-            said = said.replace(f"{self.source.folder}/", "")
-            raise BuildError(f"{folder}/kustomization.yaml", " ".join(said.split()))
+            # It tells the whole way to where the fault is.
+            way = list(_WAY.finditer(said))
+            place = way[-1][1] if way else folder
+            raise BuildError(f"{place}/kustomization.yaml", said[way[-1].end() :] if way else said)
         return done.stdout
 
     def _object(self, kustomization: Kustomization, document: Document) -> Object:
@@ -255,16 +254,6 @@ class Builder:
         # What a kustomization generates is from that kustomization.
         name = origin.get("path") or origin.get("configuredIn") or "kustomization.yaml"
         return Object(document, normal(f"{kustomization.path}/{name}"))
-
-    def _file_with(self, problem: str) -> str | None:
-        """Return the one file that has the variable which a message is about."""
-        variable = problem.partition("${")[2].partition("}")[0]
-        found = [
-            name
-            for name in sorted(self.files)
-            if variable and f"${{{variable}}}" in (self.source.folder / name).read_text()
-        ]
-        return found[0] if len(found) == 1 else None
 
 
 def _merge(own: list[Any], added: list[Any]) -> Iterator[dict[str, Any]]:
@@ -334,6 +323,9 @@ def is_kustomization(document: Document) -> bool:
 
 def load(builder: Builder, name: str) -> Cluster:
     """Build all that Flux applies to the cluster whose entry folder has this name."""
+    if f"flux/{name}/cluster.yaml" not in builder.source.used(f"flux/{name}"):
+        file = f"flux/{name}/kustomization.yaml"
+        raise BuildError(file, "does not list cluster.yaml: add it to resources")
     plain = builder.plain(f"flux/{name}")
     facts = _facts(name, plain)
     cluster = Cluster(name, facts)
@@ -355,14 +347,12 @@ def load(builder: Builder, name: str) -> Cluster:
 def _facts(name: str, plain: list[Object]) -> Mapping[str, str]:
     """Return the facts of a cluster, out of what its entry folder has."""
     file = f"flux/{name}/cluster.yaml"
-    facts = next((mapping(one.document, "data") for one in plain if one.file == file), None)
-    if facts is None:
-        problem = f"flux/{name}/kustomization.yaml does not list it: add it to resources"
-        raise BuildError(file, problem)
+    facts = next(mapping(one.document, "data") for one in plain if one.file == file)
     for key, value in facts.items():
         if not isinstance(value, str):
             raise BuildError(file, f"data.{key}: is {value!r}: put it in quotes")
-    return facts
+    # Flux takes line breaks away, because a value becomes part of a line.
+    return {key: value.replace("\n", "") for key, value in facts.items()}
 
 
 def _new(cluster: Cluster, child: Kustomization) -> list[Kustomization]:
@@ -406,5 +396,4 @@ def _facts_of(kustomization: Kustomization, facts: Mapping[str, str]) -> dict[st
             )
         found |= facts
     inline = mapping(kustomization.spec, "postBuild.substitute")
-    # Flux takes line breaks away, because a value becomes part of a line.
-    return {name: str(value).replace("\n", "") for name, value in {**found, **inline}.items()}
+    return found | {name: str(value).replace("\n", "") for name, value in inline.items()}

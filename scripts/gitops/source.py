@@ -4,8 +4,9 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -44,6 +45,20 @@ class Source:
         self._collect(PurePosixPath(path), found)
         return found
 
+    def problems(self, files: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Yield what kustomize could not read among files: which, and why."""
+        for name in sorted(files):
+            place = self.folder / name
+            problem = _parsing_problem(place.read_bytes()) if name.endswith(".yaml") else None
+            if problem:
+                yield name, problem
+            elif place.name == "kustomization.yaml":
+                for reference in _references(place):
+                    if "://" in reference:
+                        yield name, f"{reference} is outside of git: copy it here, at one version"
+                    elif not (place.parent / reference).exists():
+                        yield name, f"names {reference}, which is not in git"
+
     def _collect(self, path: PurePosixPath, found: set[str]) -> None:
         place = self.folder / path
         if place.is_dir():
@@ -78,6 +93,15 @@ def normal(path: str) -> str:
 _LISTS: Final = ("resources", "components", "crds", "configurations", "generators", "transformers")
 _ENTRIES: Final = ("patches", "replacements")
 _GENERATORS: Final = ("configMapGenerator", "secretGenerator")
+
+
+@cache
+def _parsing_problem(content: bytes) -> str | None:
+    try:
+        list(yaml.parse(content, yaml.CSafeLoader))
+    except yaml.YAMLError as error:
+        return f"is no YAML: {' '.join(str(error).split())}"
+    return None
 
 
 def _references(kustomization: Path) -> Iterator[str]:

@@ -21,6 +21,9 @@ _REFERENCE: Final = re.compile(rf"({NAME.pattern})(:=|:-|=|\}})")
 class SubstitutionError(Exception):
     """A text has a variable that is not defined, or that is written wrong."""
 
+    document: Any = None
+    """The object that it is in, as it was before."""
+
 
 def substitute(text: str, facts: Mapping[str, str], used: set[str] | None = None) -> str:
     """Return the text with every variable's value in its place; note the names in ``used``.
@@ -145,6 +148,7 @@ def _object(text: str, facts: Mapping[str, str], used: set[str] | None) -> str:
         try:
             return substitute(text, facts, used)
         except SubstitutionError as error:
-            name = f"{document.get('kind')}/{metadata.get('name')}"
-            raise SubstitutionError(f"{name}: {error}") from None
+            named = SubstitutionError(f"{document.get('kind')}/{metadata.get('name')}: {error}")
+            named.document = document
+            raise named from None
     return text

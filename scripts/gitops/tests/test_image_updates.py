@@ -189,7 +189,7 @@ def test_make_images_writes_the_same_and_keeps_the_marks(repository: Path) -> No
     set_marked(repository)
     expected = file.read_text()
     file.write_text(before)
-    command = [repository / "scripts" / "write-tag", NEW]
+    command = [str(repository / "scripts" / "write-tag"), NEW]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     assert file.read_text() == expected
     assert "commit it" in first.stdout
@@ -201,7 +201,7 @@ def test_make_images_writes_the_same_and_keeps_the_marks(repository: Path) -> No
 def test_only_a_tag_of_ours_is_written(repository: Path, tag: str) -> None:
     file = repository / "base" / "kustomization.yaml"
     before = file.read_text()
-    command = [repository / "scripts" / "write-tag", tag]
+    command = [str(repository / "scripts" / "write-tag"), tag]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "VERSION-GITHASH" in done.stderr

@@ -1,0 +1,39 @@
+"""Repositories with one fault each are refused, and told the file and the reason, word for word."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from scripts.gitops.source import Source, working_tree
+from scripts.gitops.tests.changes import change, copy, said
+
+FILES: Final = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def whole() -> Iterator[Source]:
+    with working_tree() as source:
+        yield source
+
+
+@pytest.mark.usefixtures("schemas", "kubectl")
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_broken_repository_is_refused_with_the_reason(
+    whole: Source, tmp_path: Path, file: Path
+) -> None:
+    fault: dict[str, Any] = yaml.safe_load(file.read_text())
+    source = copy(whole, tmp_path)
+    for one in fault["changes"]:
+        change(source, one)
+    clusters = fault.get("clusters", "kind")
+    found = said(source, *([] if clusters == "all" else [clusters]))
+    assert fault["said"]
+    assert found == fault["said"]
+
+
+@pytest.mark.usefixtures("schemas", "kubectl")
+def test_what_is_in_git_is_whole(whole: Source) -> None:
+    assert said(whole) == []
