@@ -131,25 +131,27 @@ def _state(item: dict[str, Any]) -> State:
 
 def leave(cluster: Cluster) -> None:
     """Take away what these tests, interrupted, have left; refuse where somebody else's Flux is."""
-    if not cluster.kubectl("get", "namespace", "flux-system", "--ignore-not-found").stdout:
-        return
     # The git server is there before Flux and longer than it.
-    if not cluster.get("namespaces", "--selector=facestack.dev/e2e")["items"]:
+    mark = "--selector=facestack.dev/e2e"
+    if cluster.get("namespaces", mark)["items"]:
+        wipe(cluster)
+        cluster.kubectl("delete", "namespaces", mark)
+    elif cluster.kubectl("get", "namespace", "flux-system", "--ignore-not-found").stdout:
         fact = ("get", "configmap", "cluster", NAMESPACE, "--ignore-not-found")
         entry = cluster.kubectl(*fact, "-o", "jsonpath={.data.cluster}").stdout
         raise ClusterError(
             f"Flux keeps this cluster equal to {f'flux/{entry}' if entry else 'something'} of a git"
             " repository, and tests would be at war with it: use another cluster"
         )
-    wipe(cluster)
-    cluster.kubectl("delete", "namespaces", "--selector=facestack.dev/e2e")
 
 
 def wipe(cluster: Cluster) -> None:
     """Delete everything of ours, with its volumes, whatever state it is in."""
     with phase("emptying the cluster"):
-        started = time.monotonic()
         _stop(cluster)
+        for selector in _OURS:
+            # With one whose server is gone no namespace ends.
+            cluster.kubectl("delete", "apiservices", f"--selector={selector}")
         names = _namespaces(cluster)
         if names:
             cluster.kubectl("delete", "namespace", *names, "--wait=false")
@@ -168,7 +170,6 @@ def wipe(cluster: Cluster) -> None:
             return True
 
         wait_until(gone, _GONE_SECONDS, "everything of ours to be gone")
-        print(f"   {time.monotonic() - started:.0f} s")
 
 
 def leftovers(cluster: Cluster) -> list[str]:

@@ -1,6 +1,7 @@
 """The git server inside the cluster, and the repository of somebody who pushes to it."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -26,6 +27,7 @@ _ENVIRONMENT: Final = {
     "GIT_COMMITTER_NAME": "e2e",
     "GIT_COMMITTER_EMAIL": "e2e@example.com",
 }
+_HOST_KEY: Final = "host-key"
 _READY_SECONDS: Final = 120
 
 
@@ -47,16 +49,10 @@ class GitServer:
         if self._cluster.missing_images([image]):
             self._cluster.load_image(image)
         self._folder.mkdir(parents=True, exist_ok=True)
-        host, push = (self._key(name) for name in ("host-key", "push-key"))
-        self.known_hosts.write_text(f"{HOST} {host}\n")
+        self.known_hosts.write_text(f"{HOST} {self._key(_HOST_KEY)}\n")
         manifest = Template((_CONTEXT / "git.yaml").read_text()).substitute(image=image)
         self._cluster.kubectl("apply", "-f", "-", input=manifest)
-        keys = self._folder / "authorized-keys"
-        keys.write_text(f"restrict {push}\n")
-        files = (f"--from-file={path}" for path in (self._folder / "host-key", keys))
-        secret = ("create", "secret", "generic", "git-server", _NAMESPACE, *files)
-        rendered = self._cluster.kubectl(*secret, "--dry-run=client", "-o", "yaml").stdout
-        self._cluster.kubectl("apply", "-f", "-", input=rendered)
+        self._give_keys(_HOST_KEY)
         self._wait_ready()
 
     def stop(self) -> None:
@@ -74,14 +70,23 @@ class GitServer:
     def away(self) -> Iterator[None]:
         """Have no server while the block runs."""
         self._scale(0)
-        self._cluster.kubectl(
-            "wait", "--for=delete", _NAMESPACE, "pod/git-0", f"--timeout={_READY_SECONDS}s"
-        )
         try:
             yield
         finally:
             self._scale(1)
             self._wait_ready()
+
+    @contextmanager
+    def impostor(self) -> Iterator[None]:
+        """Have somebody else answer at the address of a server that is away."""
+        self._give_keys("impostor-key")
+        self._scale(1)
+        self._wait_ready()
+        try:
+            yield
+        finally:
+            self._give_keys(_HOST_KEY)
+            self._scale(0)
 
     @contextmanager
     def open(self) -> Iterator[tuple[str, dict[str, str]]]:
@@ -95,10 +100,20 @@ class GitServer:
                 "GlobalKnownHostsFile": "/dev/null",
                 "HostKeyAlias": HOST,
             }
-            ssh = " ".join(
-                ["ssh -F none", *(f"-o {key}={value}" for key, value in options.items())]
-            )
+            ssh = shlex.join(["ssh", "-F", "none", *(f"-o{k}={v}" for k, v in options.items())])
             yield f"ssh://git@127.0.0.1:{port}{_REPOSITORY}", {"GIT_SSH_COMMAND": ssh}
+
+    def _give_keys(self, host_key: str) -> None:
+        """Say what the server shows who it is with, and who may push."""
+        self._key(host_key)
+        keys = self._folder / "authorized-keys"
+        keys.write_text(f"restrict {self._key('push-key')}\n")
+        files = (f"host-key={self._folder / host_key}", keys)
+        create = ("create", "secret", "generic", "git-server", _NAMESPACE)
+        rendered = self._cluster.kubectl(
+            *create, *(f"--from-file={file}" for file in files), "--dry-run=client", "-o", "yaml"
+        ).stdout
+        self._cluster.kubectl("apply", "-f", "-", input=rendered)
 
     def _key(self, name: str) -> str:
         file = self._folder / name
@@ -127,6 +142,9 @@ class GitServer:
 
     def _scale(self, replicas: int) -> None:
         self._cluster.kubectl("scale", _NAMESPACE, "statefulset/git", f"--replicas={replicas}")
+        if not replicas:
+            wait = ("wait", "--for=delete", _NAMESPACE, "pod/git-0")
+            self._cluster.kubectl(*wait, f"--timeout={_READY_SECONDS}s")
 
     def _wait_ready(self) -> None:
         self._cluster.kubectl(

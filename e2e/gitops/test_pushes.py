@@ -118,7 +118,7 @@ def test_while_flux_is_suspended_a_push_waits_and_what_was_pushed_before_is_kept
     delivery.wait_ready()
 
 
-def test_a_minute_without_the_git_server_costs_nothing_but_the_pushes_of_it(
+def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believed(
     delivery: Delivery,
 ) -> None:
     cluster, flux = delivery.cluster, delivery.flux
@@ -129,6 +129,11 @@ def test_a_minute_without_the_git_server_costs_nothing_but_the_pushes_of_it(
             load.phase = "without the git server"
             wait_until(lambda: flux.source().ready == "False", SOON, "the source to be away")
             assert HOST in flux.source().message
+            with delivery.server.impostor():
+                refused = "knownhosts: key mismatch"
+                wait_until(
+                    lambda: refused in flux.source().message, SOON, "another server to be refused"
+                )
             wait_until(
                 lambda: time.monotonic() - began > AWAY_SECONDS, AWAY_SECONDS + 1, "a minute"
             )
