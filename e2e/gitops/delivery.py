@@ -11,19 +11,23 @@ from threading import Timer
 from typing import Final
 
 from e2e.cluster import NODE, Cluster, images_of, phase, run, tool
-from e2e.gitops.flux import ENTRY, Flux
+from e2e.gitops.flux import ENTRY, NAMESPACE, Flux
 from e2e.gitops.git import GitServer, Repository
+from e2e.waiting import wait_until
 
 READY_SECONDS: Final = 240
 """How long a push may take until all is ready."""
 
+NOTE_SECONDS: Final = 120
+"""How long a push may take until its first object is applied."""
+
 _BOOTSTRAP_SECONDS: Final = 420
-_NOTE_FOLDER: Final = "base/redeemer"
 _NOTE: Final = """\
 apiVersion: v1
 kind: ConfigMap
 metadata:
   name: note
+  namespace: flux-system
 data:
   text: {text}
 """
@@ -75,8 +79,8 @@ class Delivery:
     def begin(self) -> None:
         """Bring a cluster with nothing of ours on it to where the first push leaves it."""
         self.add_entry(ENTRY)
-        redeemer = f"{_NOTE_FOLDER}/kustomization.yaml"
-        self.repository.replace(redeemer, "resources:\n", "resources:\n- note.yaml\n")
+        entry = f"flux/{ENTRY}/kustomization.yaml"
+        self.repository.replace(entry, "- cluster.yaml\n", "- cluster.yaml\n- note.yaml\n")
         self.write_note("first")
         self.repository.commit("A cluster for tests")
         self._load_images()
@@ -170,25 +174,29 @@ class Delivery:
         self.wait_ready()
 
     def write_note(self, text: str) -> None:
-        """Change what a ConfigMap of the layer apps says, which rolls nothing out."""
-        self.repository.write(f"{_NOTE_FOLDER}/note.yaml", _NOTE.format(text=text))
+        """Change what a ConfigMap in the entry folder says: the smallest change there is."""
+        self.repository.write(f"flux/{ENTRY}/note.yaml", _NOTE.format(text=text))
 
     def note(self) -> str:
         """Return what that ConfigMap says on the cluster."""
-        text: str = self.cluster.get("configmap", "note")["data"]["text"]
+        text: str = self.cluster.get("configmap", "note", NAMESPACE)["data"]["text"]
         return text
 
+    def wait_note(self, text: str, since: float | None = None) -> None:
+        """Return when the cluster has the last commit's note, which makes that commit a good one."""
+        wait_until(lambda: self.note() == text, NOTE_SECONDS, f"the note to say {text!r}")
+        self._good = self.repository.head
+        if since is not None:
+            print(f"   from push to applied: {time.monotonic() - since:.1f} s", flush=True)
+
     def _load_images(self) -> None:
-        """Have every image in the nodes that some Kustomization of the cluster runs."""
+        """Have the pipeline's images in the nodes, and here what bootstrap loads into them."""
         run(
             NODE / "images" / "build", "source-controller", "kustomize-controller", "metrics-server"
         )
-        folders = ["flux/controllers/core", "overlays/kind", "apps/metrics-server/manifests"]
-        images: set[str] = set()
-        for folder in folders:
-            rendered = self.cluster.kubectl("kustomize", str(self.repository.folder / folder))
-            images |= set(images_of(rendered.stdout))
-        if missing := self.cluster.missing_images(sorted(images)):
+        overlay = self.repository.folder / "overlays" / "kind"
+        rendered = self.cluster.kubectl("kustomize", str(overlay)).stdout
+        if missing := self.cluster.missing_images(images_of(rendered)):
             with phase(f"loading {len(missing)} images into the nodes"):
                 self.cluster.load_image(*missing)
 

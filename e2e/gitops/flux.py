@@ -20,7 +20,7 @@ _OURS: Final = (
     "kustomize.toolkit.fluxcd.io/namespace=flux-system",
 )
 _GONE_SECONDS: Final = 120
-_HANDLED_SECONDS: Final = 60
+_HANDLED_SECONDS: Final = 120
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from e2e.load import Load, wait_final
 from e2e.versions import CRASHING, Versions
 from e2e.waiting import wait_until
 
-FAILED_SECONDS: Final = 120
+FAILED_SECONDS: Final = 180
 LAYERS: Final = ("controllers", "configs", "data", "apps")
 
 

@@ -6,7 +6,7 @@ from e2e.gitops.delivery import READY_SECONDS, Delivery
 from e2e.gitops.flux import NAMESPACE
 from e2e.waiting import wait_until
 
-PUT_BACK_SECONDS: Final = 60
+PUT_BACK_SECONDS: Final = 120
 BASE: Final = "base/kustomization.yaml"
 
 

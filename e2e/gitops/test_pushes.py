@@ -8,16 +8,14 @@ import pytest
 
 from e2e.client import ready
 from e2e.cluster import Cluster
-from e2e.gitops.delivery import READY_SECONDS, Delivery
+from e2e.gitops.delivery import NOTE_SECONDS, READY_SECONDS, Delivery
+from e2e.gitops.flux import NAMESPACE
 from e2e.gitops.git import HOST
 from e2e.load import Load, wait_final
 from e2e.versions import NEWER, NEWER_SCHEMA, Versions
 from e2e.waiting import wait_until
 
 WORKLOADS: Final = ("receiver", "frontend", "image-processor", "face-recog")
-SOON: Final = 60
-"""Seconds for a push that rolls nothing out."""
-
 AWAY_SECONDS: Final = 60
 
 
@@ -83,39 +81,35 @@ def test_of_two_pushes_at_once_the_last_one_counts(delivery: Delivery) -> None:
     began = time.monotonic()
     repository.push_commits(*commits)
     print(f"   both in {time.monotonic() - began:.1f} s")
-    wait_note(delivery, "two")
-    delivery.wait_ready()
+    delivery.wait_note("two")
 
 
 def test_a_forced_push_is_followed(delivery: Delivery) -> None:
     repository = delivery.repository
     delivery.write_note("lost")
     delivery.push("To be taken out of history")
-    wait_note(delivery, "lost")
+    delivery.wait_note("lost")
     lost = repository.head
     repository.git("reset", "--quiet", "--hard", "HEAD^")
     delivery.write_note("forced")
     repository.commit("In its place")
     repository.push("--force")
     assert lost not in repository.git("rev-list", "HEAD").split()
-    wait_note(delivery, "forced")
-    delivery.wait_ready()
+    delivery.wait_note("forced")
 
 
 def test_while_flux_is_suspended_a_push_waits_and_what_was_pushed_before_is_kept(
     delivery: Delivery,
 ) -> None:
-    cluster = delivery.cluster
     before = delivery.note()
     with delivery.flux.suspended():
         delivery.write_note("resumed")
         delivery.push("While Flux is suspended")
         # It still looks after the cluster, and knows nothing of the push.
-        cluster.kubectl("delete", "configmap", "note")
-        delivery.flux.reconcile("apps")
+        delivery.cluster.kubectl("delete", "configmap", "note", NAMESPACE)
+        delivery.flux.reconcile("facestack")
         assert delivery.note() == before
-    wait_note(delivery, "resumed")
-    delivery.wait_ready()
+    delivery.wait_note("resumed")
 
 
 def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believed(
@@ -127,12 +121,16 @@ def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believ
         with delivery.server.away():
             began = time.monotonic()
             load.phase = "without the git server"
-            wait_until(lambda: flux.source().ready == "False", SOON, "the source to be away")
+            wait_until(
+                lambda: flux.source().ready == "False", NOTE_SECONDS, "the source to be away"
+            )
             assert HOST in flux.source().message
             with delivery.server.impostor():
                 refused = "knownhosts: key mismatch"
                 wait_until(
-                    lambda: refused in flux.source().message, SOON, "another server to be refused"
+                    lambda: refused in flux.source().message,
+                    NOTE_SECONDS,
+                    "another server to be refused",
                 )
             wait_until(
                 lambda: time.monotonic() - began > AWAY_SECONDS, AWAY_SECONDS + 1, "a minute"
@@ -141,14 +139,6 @@ def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believ
         load.phase = "the git server is back"
         delivery.write_note("back")
         pushed = delivery.push("After the minute")
-        wait_note(delivery, "back", pushed)
-        delivery.wait_ready(pushed)
+        delivery.wait_note("back", pushed)
     print(load.report())
     assert not load.failures, load.sample()
-
-
-def wait_note(delivery: Delivery, text: str, since: float | None = None) -> None:
-    """Return when the cluster has what was pushed."""
-    wait_until(lambda: delivery.note() == text, SOON, f"the note to say {text!r}")
-    if since is not None:
-        print(f"   from push to applied: {time.monotonic() - since:.1f} s", flush=True)
