@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: secrets cluster cluster-down e2e e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
+.PHONY: validate hooks diff secrets cluster cluster-down e2e e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -38,6 +38,14 @@ manifests: venv-dev ## render every overlay and check what comes out
 	@scripts/manifest-tools
 	@$(python) -m scripts.manifests $(ARGS)
 
+validate: venv-dev ## build what Flux would apply to each cluster, and check it
+	@scripts/manifest-tools
+	@scripts/validate $(CLUSTER) $(ARGS)
+
+hooks: ## check every push with `make validate` before it leaves; git config --unset core.hooksPath undoes it
+	@git config core.hooksPath scripts/hooks
+	@echo "git runs scripts/hooks/pre-push before a push."
+
 images: ## build the services' container images with Docker
 	@scripts/images $(ARGS)
 
@@ -64,6 +72,9 @@ e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 rollo
 
 e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
 	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)
+
+diff: venv-dev ## what a push would change on a running cluster: CLUSTER=folder of flux/, CONTEXT=kubectl's
+	@$(python) -m scripts.gitops.diff "$(CLUSTER)" $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap

@@ -23,6 +23,8 @@ API: Final = "kustomize.toolkit.fluxcd.io"
 NAMESPACE: Final = "flux-system"
 _WAY: Final = re.compile(r"recursed (?:accumulation of|merging from) path '([^']+)': ")
 _ORIGIN: Final = "config.kubernetes.io/origin"
+# Kustomize takes these for namespaced ones; the API server drops the namespace.
+_CLUSTER_WIDE: Final = frozenset({"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"})
 # Fields that say how to build, and those that do not; any other is not known here.
 _BUILDING: Final = frozenset(
     {
@@ -78,13 +80,10 @@ class Object:
     def key(self) -> tuple[str, str, str, str]:
         """Return what no two objects of a cluster have in common: group, kind, namespace, name."""
         group, slash, _ = str(self.document.get("apiVersion")).partition("/")
+        kind = str(self.document.get("kind"))
         metadata = mapping(self.document, "metadata")
-        return (
-            group if slash else "",
-            str(self.document.get("kind")),
-            str(metadata.get("namespace") or ""),
-            str(metadata.get("name")),
-        )
+        namespace = "" if kind in _CLUSTER_WIDE else str(metadata.get("namespace") or "")
+        return group if slash else "", kind, namespace, str(metadata.get("name"))
 
     @property
     def title(self) -> str:
