@@ -1,5 +1,7 @@
 """Wires the frontend together and runs it."""
 
+from typing import Final
+
 import httpx
 import uvloop
 from fastapi import FastAPI, Request
@@ -17,6 +19,18 @@ from services.frontend.adapters.security import GuardedApp
 from services.frontend.adapters.shrink import shrink
 from services.frontend.service import Thumbnails
 from services.frontend.settings import FrontendSettings
+
+_ATTEMPTS: Final = 3
+
+
+def connect(url: str) -> httpx.AsyncClient:
+    """Return a client of the receiver there.
+
+    A connection that was not made has carried nothing, so another is tried: it may lead to another
+    replica, where the first one's is gone or the network does not know it yet.
+    """
+    transport = httpx.AsyncHTTPTransport(retries=_ATTEMPTS - 1)
+    return httpx.AsyncClient(base_url=url, transport=transport, trust_env=False)
 
 
 def create_app(client: httpx.AsyncClient, lifecycle: ops.Lifecycle) -> ASGIApp:
@@ -48,7 +62,7 @@ async def run(settings: FrontendSettings) -> None:
     # No dependency: without the receiver the pages say that it is away.
     lifecycle = ops.Lifecycle({}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
-    async with httpx.AsyncClient(base_url=settings.receiver_url, trust_env=False) as client:
+    async with connect(settings.receiver_url) as client:
         await ops.serve_http(create_app(client, lifecycle), listener, lifecycle)
 
 
