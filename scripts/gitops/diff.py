@@ -230,13 +230,26 @@ def _note(printed: str, changes: Changes) -> None:
     for number, start in enumerate(starts):
         end = starts[number + 1].start() if number + 1 < len(starts) else len(printed)
         lines = printed[start.end() : end].strip("\n").split("\n")
-        hunk = [line for line in lines if not _NOISE.fullmatch(line)]
+        hunk = list(_changed(line for line in lines if not _NOISE.fullmatch(line)))
         # GROUP.VERSION.KIND.NAMESPACE.NAME; only group and name may have dots.
         found = _FILE.fullmatch(start[1])
         key = ("", *found.groups()) if found else ("", "object", "", start[1])
         is_new = bool(hunk) and hunk[0].startswith("@@ -0,0 ")
-        if any(line[0] in "+-" for line in hunk if line):
+        if hunk:
             changes.add("+" if is_new else "~", _named(key), hunk=() if is_new else hunk)
+
+
+def _changed(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the hunks that change something, once the noise is gone."""
+    hunks: list[list[str]] = []
+    for line in lines:
+        if line.startswith("@@ "):
+            hunks.append([])
+        if hunks:
+            hunks[-1].append(line)
+    for hunk in hunks:
+        if any(line[:1] in {"+", "-"} for line in hunk):
+            yield from hunk
 
 
 _FILE: Final = re.compile(r"(?:.*\.)?v\d+(?:(?:alpha|beta)\d+)?\.([A-Za-z]+)\.([a-z0-9-]*)\.(.+)")

@@ -5,13 +5,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from scripts.gitops.diff import Kubectl, _owned
-from scripts.gitops.flux import API, NAMESPACE, Cluster, Kustomization
+from scripts.gitops.diff import Kubectl
+from scripts.gitops.flux import API, NAMESPACE, Cluster, Kustomization, Object
 from services.testing.servers import Server, find_binary, free_port
 
 _TOKEN: Final = "only-for-this-test"
@@ -101,12 +102,21 @@ def sync(kubectl: Kubectl, cluster: Cluster) -> None:
     """Do what Flux does: apply everything, and note for each Kustomization what it has applied."""
     owned = [(kustomization, one) for kustomization, one in cluster.objects()]
     first = {"Namespace", "CustomResourceDefinition"}
-    apply(kubectl, [_owned(one, k) for k, one in owned if one.key[1] in first])
+    apply(kubectl, [_labelled(one, k.name) for k, one in owned if one.key[1] in first])
     established = "--for=condition=Established"
     kubectl.get("wait", established, "customresourcedefinitions", "--all", "--timeout=60s")
-    apply(kubectl, [_owned(one, k) for k, one in owned if one.key[1] not in first])
+    apply(kubectl, [_labelled(one, k.name) for k, one in owned if one.key[1] not in first])
     for kustomization in cluster.kustomizations.values():
         _note_inventory(kubectl, kustomization)
+
+
+def _labelled(one: Object, owner: str) -> Any:
+    """Return an object with the two labels that Flux adds."""
+    document = deepcopy(one.document)
+    labels = document["metadata"].setdefault("labels", {})
+    labels["kustomize.toolkit.fluxcd.io/name"] = owner
+    labels["kustomize.toolkit.fluxcd.io/namespace"] = "flux-system"
+    return document
 
 
 def _note_inventory(kubectl: Kubectl, kustomization: Kustomization) -> None:
