@@ -183,7 +183,7 @@ class Delivery:
         return text
 
     def wait_note(self, text: str, since: float | None = None) -> None:
-        """Return when the cluster has the last commit's note, which makes that commit a good one."""
+        """Return when the cluster has the note of the last commit, which is then a good one."""
         wait_until(lambda: self.note() == text, NOTE_SECONDS, f"the note to say {text!r}")
         self._good = self.repository.head
         if since is not None:
