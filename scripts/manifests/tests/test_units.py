@@ -298,7 +298,7 @@ def test_a_unit_without_its_line_is_told(found: Source, kubectl: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_unit_says_only_what_differs_from_the_root(name: str) -> None:
-    (sync,) = yaml.safe_load_all((ROOT / "apps" / name / "sync.yaml").read_text())
+    sync, *_ = yaml.safe_load_all((ROOT / "apps" / name / "sync.yaml").read_text())
     assert sync["metadata"] == {"name": name, "namespace": "flux-system"}
     assert sync["spec"]["path"] == f"./apps/{name}/manifests"
     assert sync["spec"]["dependsOn"]
