@@ -36,6 +36,7 @@ def test_a_new_image_is_rolled_out_without_a_failed_request(
     load = Load(cluster.api_url, cluster.page_url, recognise=True)
     with load.running():
         wait_until(lambda: load.in_a_row >= 2, 30, "every client to be served")
+        load.phase = "a release"
         delivery.tags(tags)
         pushed = delivery.push("A release")
         wait_until(
