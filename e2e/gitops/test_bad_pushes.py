@@ -103,7 +103,8 @@ def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
         repository.revert()
         pushed = repository.push()
         delivery.wait_ready(pushed)
-        assert serving(delivery) == before
+        # The autoscaler may have added some.
+        assert before <= serving(delivery)
     print(load.report())
     assert not load.failures, load.sample()
     wait_final(cluster, load.acknowledged)
