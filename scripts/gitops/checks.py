@@ -71,8 +71,7 @@ def dependencies(context: Context) -> Iterator[Finding]:
     for kustomization in known.values():
         for name in kustomization.waits_for:
             if name not in known:
-                names = ", ".join(sorted(known))
-                problem = f"waits for {name}, which this cluster has not: it has {names}"
+                problem = f"waits for {name}, which flux/{context.cluster.name} does not bring"
                 yield finding(kustomization.made_from, "spec.dependsOn", problem)
         if circle := _circle(context.cluster, kustomization):
             if not told & set(circle):
