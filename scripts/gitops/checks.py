@@ -21,6 +21,7 @@ from scripts.manifests.design import NAMESPACE as PIPELINE
 from scripts.manifests.design import SINGLE
 from scripts.manifests.model import Document, Finding, Manifests, at, items, mapping
 from scripts.manifests.rules import check as check_pipeline
+from scripts.manifests.rules import flux
 from scripts.manifests.rules.units import check_unit
 
 API: Final = "kustomize.toolkit.fluxcd.io"
@@ -280,33 +281,11 @@ def secrets(context: Context) -> Iterator[Finding]:
             yield finding(one, "sops", problem)
 
 
-def kept(context: Context) -> Iterator[Finding]:
-    """Check that Flux never deletes a namespace or a volume with what is in it."""
-    for _, one in context.cluster.objects():
-        metadata = mapping(one.document, "metadata")
-        marks = [mapping(metadata, kind).get(f"{API}/prune") for kind in ("labels", "annotations")]
-        kind = one.document.get("kind")
-        if kind in {"Namespace", "PersistentVolumeClaim"} and "disabled" not in marks:
-            problem = f"set {API}/prune: disabled: all that is in it would go too"
-            yield finding(one, "metadata.annotations", problem)
-        if kind == "StatefulSet":
-            policy = {"whenDeleted": "Retain", "whenScaled": "Retain"}
-            field = "spec.persistentVolumeClaimRetentionPolicy"
-            if at(one.document, field) != policy:
-                yield finding(one, field, f"set {policy}: the volumes stay")
-
-
-def jobs(context: Context) -> Iterator[Finding]:
-    """Check that Flux may replace a Job, whose template nobody can change."""
-    for _, one in context.cluster.objects():
-        if one.document.get("kind") == "Job":
-            marks = [
-                mapping(one.document, f"metadata.{kind}").get(f"{API}/force")
-                for kind in ("labels", "annotations")
-            ]
-            # The controller compares without regard to case.
-            if "enabled" not in [str(mark).lower() for mark in marks]:
-                yield finding(one, "metadata.annotations", f"set {API}/force: enabled")
+def marks(context: Context) -> Iterator[Finding]:
+    """Check that Flux keeps what holds data, and makes anew what cannot be changed."""
+    objects = [one for _, one in context.cluster.objects()]
+    for rule in (flux.kept, flux.replaceable):
+        yield from _with_files(rule, objects, context)
 
 
 def migrations_first(context: Context) -> Iterator[Finding]:
@@ -403,8 +382,7 @@ STAGES: Final[tuple[tuple[Check, ...], ...]] = (
         common_fields,
         facts,
         secrets,
-        kept,
-        jobs,
+        marks,
         strictness,
         schemas,
     ),

@@ -23,7 +23,10 @@ from scripts.manifests.rules import RULES
 FREE: Final = (
     (r" description", "it is for people"),
     (r"^(PodDisruptionBudget|NetworkPolicy|Role|RoleBinding|Ingress)/\S+ metadata\.name", "a name"),
-    (r"^NetworkPolicy/\S+ metadata\.labels\.app\.kubernetes\.io/name", "it is for people"),
+    (
+        r"^(NetworkPolicy|Ingress)/\S+ metadata\.labels\.app\.kubernetes\.io/name",
+        "it is for people",
+    ),
     (r"volumeClaimTemplates\[0\]\.metadata\.labels", "they are for people"),
     (r"^ConfigMap/\S+ data\.S3_REGION", "versitygw has none; AWS has many"),
     (
