@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: validate hooks diff secrets cluster cluster-down e2e e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
+.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import yaml
@@ -24,7 +25,6 @@ from scripts.manifests.rules import check as check_pipeline
 from scripts.manifests.rules import flux
 from scripts.manifests.rules.units import check_unit
 
-API: Final = "kustomize.toolkit.fluxcd.io"
 CREDENTIALS: Final = "facestack.dev/credentials"
 _SECRETS: Final = "secrets"
 
@@ -45,6 +45,17 @@ class Context:
     def units(self) -> list[Kustomization]:
         """Return the Kustomizations of what runs beside the pipeline."""
         return [k for k in self.cluster.kustomizations.values() if k.path.startswith("apps/")]
+
+    @cached_property
+    def scaled(self) -> set[tuple[Any, Any]]:
+        """Return kind and name of each workload whose number is an autoscaler's affair."""
+        target = "spec.scaleTargetRef"
+        return {
+            (at(one.document, f"{target}.kind"), at(one.document, f"{target}.name"))
+            for unit in self.units
+            for one in unit.objects
+            if one.document.get("kind") == "HorizontalPodAutoscaler"
+        }
 
 
 Check: TypeAlias = Callable[[Context], Iterator[Finding]]
@@ -175,13 +186,7 @@ def _in_a_layer(document: Document, context: Context) -> Document:
     wanted: Document = deepcopy(document)
     cluster_facts = context.cluster.facts
     kind, name = wanted.get("kind"), at(wanted, "metadata.name")
-    scaled = {
-        (at(one.document, "spec.scaleTargetRef.kind"), at(one.document, "spec.scaleTargetRef.name"))
-        for unit in context.units
-        for one in unit.objects
-        if one.document.get("kind") == "HorizontalPodAutoscaler"
-    }
-    if (kind, name) in scaled:
+    if (kind, name) in context.scaled:
         wanted["spec"].pop("replicas", None)
     for claim in items(wanted, "spec.volumeClaimTemplates"):
         claim["spec"]["storageClassName"] = cluster_facts.get("storage_class")

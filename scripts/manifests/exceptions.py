@@ -25,7 +25,7 @@ _PULLED: Final = (
     "a tag is never moved, and kind and minikube run images that no registry has: rules/images.py"
     " holds every image to an exact tag"
 )
-EXEMPTIONS: Final = (
+_IMAGES: Final = (
     Exemption("checkov", "CKV_K8S_15", ".*", _PULLED),
     Exemption("kube-score", "container-image-pull-policy", ".*", _PULLED),
     Exemption(
@@ -34,6 +34,9 @@ EXEMPTIONS: Final = (
         ".*",
         "a digest is known only where a registry is in reach; an invented one would be worse",
     ),
+)
+EXEMPTIONS: Final = (
+    *_IMAGES,
     Exemption(
         "checkov",
         "CKV_K8S_35",
@@ -60,14 +63,7 @@ EXEMPTIONS: Final = (
     ),
 )
 UNIT_EXEMPTIONS: Final = (
-    Exemption("checkov", "CKV_K8S_15", ".*", _PULLED),
-    Exemption("kube-score", "container-image-pull-policy", ".*", _PULLED),
-    Exemption(
-        "checkov",
-        "CKV_K8S_43",
-        ".*",
-        "a digest is known only where a registry is in reach; an invented one would be worse",
-    ),
+    *_IMAGES,
     Exemption(
         "kube-score",
         "deployment-replicas",
