@@ -18,8 +18,12 @@ from e2e.waiting import wait_until
 READY_SECONDS: Final = 240
 """How long a push may take until all is ready."""
 
-NOTE_SECONDS: Final = 120
-"""How long a push may take until its first object is applied."""
+NOTE_SECONDS: Final = 180
+"""How long a push may take until its first object is applied.
+
+Flux notices a server that has just gone away after 127 s where nothing answers: that is how long
+Linux tries to connect (tcp_syn_retries in tcp(7)).
+"""
 
 _BOOTSTRAP_SECONDS: Final = 420
 _NOTE: Final = """\

@@ -38,10 +38,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 print("serving", flush=True)
 http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
 """
+# The walls take a moment until they know a new pod, and refuse it meanwhile.
 CLIENT: Final = """
-import time, urllib.request
+import time, urllib.error, urllib.request
 while True:
-    urllib.request.urlopen("http://hello:8080", timeout=30).read()
+    try:
+        urllib.request.urlopen("http://hello:8080", timeout=30).read()
+    except urllib.error.URLError as error:
+        print(error, flush=True)
     time.sleep(0.05)
 """
 # Tries all targets at once and prints those that were reached, and what a name is.
