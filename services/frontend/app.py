@@ -1,5 +1,7 @@
 """Wires the frontend together and runs it."""
 
+import asyncio
+import time
 from typing import Final
 
 import httpx
@@ -21,6 +23,10 @@ from services.frontend.service import Thumbnails
 from services.frontend.settings import FrontendSettings
 
 _ATTEMPTS: Final = 3
+_CONNECTIONS: Final = 8
+"""Each leads to any of the receiver's replicas, so few of these are missed."""
+
+_PATIENCE_SECONDS: Final = 30.0
 
 
 def connect(url: str) -> httpx.AsyncClient:
@@ -31,6 +37,23 @@ def connect(url: str) -> httpx.AsyncClient:
     """
     transport = httpx.AsyncHTTPTransport(retries=_ATTEMPTS - 1)
     return httpx.AsyncClient(base_url=url, transport=transport, trust_env=False)
+
+
+def first_contact(url: str, patience: float = _PATIENCE_SECONDS) -> ops.Check:
+    """Return a check that raises until the receiver can be reached, for ``patience`` seconds.
+
+    A network takes a moment to let a new pod through its policies
+    (https://kubernetes.io/docs/concepts/services-networking/network-policies, "Pod lifecycle").
+    Without a receiver the process begins to serve all the same: pages say that it is away.
+    """
+    deadline = time.monotonic() + patience
+
+    async def check() -> None:
+        if time.monotonic() < deadline:
+            async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+                await asyncio.gather(*(client.get("/livez") for _ in range(_CONNECTIONS)))
+
+    return check
 
 
 def create_app(client: httpx.AsyncClient, lifecycle: ops.Lifecycle) -> ASGIApp:
@@ -59,8 +82,8 @@ def create_app(client: httpx.AsyncClient, lifecycle: ops.Lifecycle) -> ASGIApp:
 async def run(settings: FrontendSettings) -> None:
     """Serve until told to stop."""
     listener = ops.listen(settings.host, settings.port)
-    # No dependency: without the receiver the pages say that it is away.
-    lifecycle = ops.Lifecycle({}, drain_seconds=settings.drain_seconds)
+    checks = {"receiver": first_contact(settings.receiver_url)}
+    lifecycle = ops.Lifecycle(checks, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
     async with connect(settings.receiver_url) as client:
         await ops.serve_http(create_app(client, lifecycle), listener, lifecycle)

@@ -1,7 +1,11 @@
 import asyncio
 from http import HTTPStatus
 
-from services.frontend.app import connect
+import httpx
+import pytest
+
+from services.common.ops import Lifecycle
+from services.frontend.app import connect, first_contact
 from services.testing.servers import free_port
 
 
@@ -20,3 +24,39 @@ async def test_a_connection_that_was_not_made_is_tried_again() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", port)
         async with server:
             assert (await asked).status_code == HTTPStatus.NO_CONTENT
+
+
+async def test_a_process_is_ready_once_every_connection_to_the_receiver_is_made() -> None:
+    asked = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        # One replica of two that the network does not let it reach yet.
+        if asked <= refused and asked % 2:
+            writer.transport.abort()
+            return
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        writer.close()
+
+    port = free_port()
+    refused = 8
+    lifecycle = Lifecycle({"receiver": first_contact(f"http://127.0.0.1:{port}")}, drain_seconds=0)
+    ready, problems = await lifecycle.readiness()
+    assert not ready
+    assert "connection attempts failed" in problems["receiver"]
+    async with await asyncio.start_server(answer, "127.0.0.1", port):
+        assert not (await lifecycle.readiness())[0]
+        assert asked == refused
+        assert await lifecycle.readiness() == (True, {})
+    # Whatever happens to the receiver afterwards, pages tell.
+    assert (await lifecycle.readiness())[0]
+
+
+async def test_a_process_does_not_wait_for_ever_for_the_receiver() -> None:
+    check = first_contact(f"http://127.0.0.1:{free_port()}", patience=0.2)
+    with pytest.raises(httpx.ConnectError):
+        await check()
+    await asyncio.sleep(0.2)
+    await check()
