@@ -20,6 +20,7 @@ _ORDER: Final = (
     "test_drift",
     "test_bad_pushes",
     "test_bootstrap",
+    "test_recovery",
     "test_teardown",
 )
 """Each begins where the one before it ended: the first fills a cluster, the last empties it."""

@@ -181,8 +181,9 @@ def leftovers(cluster: Cluster) -> list[str]:
             found.add(_name(item))
     for name in _namespaces(cluster):
         for item in cluster.get(kinds, f"--namespace={name}")["items"]:
-            # A namespace is born with these two.
-            if item["metadata"]["name"] not in {"default", "kube-root-ca.crt"}:
+            # What is in no namespace is listed for each; a namespace is born with these two.
+            born = item["metadata"]["name"] in {"default", "kube-root-ca.crt"}
+            if "namespace" in item["metadata"] and not born:
                 found.add(_name(item))
     ours = set(_namespaces(cluster)) | {"face"}
     for volume in cluster.get("persistentvolumes")["items"]:

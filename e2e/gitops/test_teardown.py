@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from e2e.gitops.delivery import READY_SECONDS, Delivery
-from e2e.gitops.flux import NAMESPACE, leftovers
-from e2e.waiting import wait_until
+from e2e.gitops.delivery import Delivery
+from e2e.gitops.flux import leftovers
+from e2e.gitops.recipes import follow, recipe
 
 KEPT: Final = {"Namespace", "PersistentVolume", "PersistentVolumeClaim", "Secret"}
 """Volumes, what they are in, and the passwords that the database on them knows."""
@@ -13,17 +13,7 @@ KEPT: Final = {"Namespace", "PersistentVolume", "PersistentVolumeClaim", "Secret
 def test_taken_out_of_the_repositorys_hands_only_data_stays(delivery: Delivery) -> None:
     cluster = delivery.cluster
     volumes = cluster.get("persistentvolumes")["items"]
-    kustomizations = "kustomizations.kustomize.toolkit.fluxcd.io"
-    cluster.kubectl("delete", kustomizations, NAMESPACE, "facestack", "--wait=false")
-
-    def pruned() -> bool:
-        assert not (left := delivery.flux.states()), sorted(left)
-        assert not (pods := cluster.get("pods")["items"]), len(pods)
-        return True
-
-    wait_until(pruned, READY_SECONDS, "everything to be pruned")
-    folder = delivery.repository.folder / "flux" / "controllers" / "core"
-    cluster.kubectl("delete", "-k", str(folder))
+    follow(cluster, recipe("Take a cluster out of Flux's hands"), delivery.repository.folder)
     assert cluster.get("persistentvolumes")["items"] == volumes
     left = leftovers(cluster)
     print("\n".join(left))
