@@ -65,9 +65,9 @@ secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind [CON
 e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
   $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig=$(KUBECONFIG))
 e2e: venv-dev samples ## test all of it on a kind cluster, made for it; KEEP=1 keeps that cluster
-	@$(e2e) $(if $(ARGS),$(ARGS),e2e/test_*.py)
+	@$(e2e) $(if $(ARGS),$(ARGS),-m "not long" e2e)
 
-e2e-gitops: venv-dev samples ## the long test of what a git push can do: roll-outs, bad pushes, outages, secrets, tenants
+e2e-gitops: venv-dev samples ## the long test of what a git push can do: rollouts, bad pushes, outages, secrets, recovery
 	@$(e2e) e2e/gitops $(ARGS)
 
 e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 rollouts, 10,000 requests

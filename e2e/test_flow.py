@@ -403,6 +403,7 @@ def redeemed(cluster: Cluster) -> dict[str, float]:
     }
 
 
+@pytest.mark.long
 def test_everything_applied_at_once_in_random_order_comes_up(
     pipeline: Cluster, client: Client, order: int
 ) -> None:

@@ -23,6 +23,7 @@ def versions(delivery: Delivery) -> Versions:
     return made
 
 
+@pytest.mark.long
 def test_an_image_that_crashes(delivery: Delivery, versions: Versions) -> None:
     delivery.tags({"receiver": versions.tag("receiver", CRASHING)})
     give_up_soon(delivery)
@@ -31,6 +32,7 @@ def test_an_image_that_crashes(delivery: Delivery, versions: Versions) -> None:
         assert "Deployment/face/receiver status: 'Failed'" in said, said
 
 
+@pytest.mark.long
 def test_a_migration_that_fails(delivery: Delivery, versions: Versions) -> None:
     tag = versions.tag("migrations", CRASHING)
     delivery.tags({"migrations": tag})
@@ -50,6 +52,7 @@ def test_an_invalid_manifest(delivery: Delivery) -> None:
         assert "high" in said or "value" in said, said
 
 
+@pytest.mark.long
 def test_a_broken_kustomization(delivery: Delivery) -> None:
     delivery.repository.replace(
         "overlays/kind/kustomization.yaml", "- ../../base\n", "- ../../bass\n"

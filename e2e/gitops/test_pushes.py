@@ -113,6 +113,7 @@ def test_while_flux_is_suspended_a_push_waits_and_what_was_pushed_before_is_kept
     delivery.wait_note("resumed")
 
 
+@pytest.mark.long
 def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believed(
     delivery: Delivery,
 ) -> None:

@@ -13,6 +13,7 @@ from e2e.gitops.recipes import follow, recipe
 from services.local.samples import EILEEN, GRACE
 
 
+@pytest.mark.long
 def test_a_lost_cluster_comes_back_out_of_git_and_a_backup(
     delivery: Delivery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,8 @@ from e2e.gitops.passwords import Passwords
 from e2e.load import Load, wait_final
 from e2e.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 SOON = 90
 """Seconds for Flux to say that something is wrong."""
 

@@ -177,6 +177,7 @@ def test_the_receiver_is_scaled_within_the_facts_of_the_cluster(pipeline: Cluste
     wait_until(in_bounds, _SCALE_SECONDS, "the receiver to have as many replicas as it may")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("tidy")
 def test_a_newcomers_deployment_is_scaled_under_load(pipeline: Cluster, image: str) -> None:
     """What somebody does on the first day, as the account that is theirs."""
@@ -404,6 +405,7 @@ def test_nothing_is_missing_in_the_table(pipeline: Cluster) -> None:
         assert listed(namespace) == set(), namespace
 
 
+@pytest.mark.long
 def test_a_tenant_is_one_commit(delivery: Delivery) -> None:
     """A copy with another name and one line makes it; the revert takes all but the namespace."""
     cluster, repository, name = delivery.cluster, delivery.repository, "team-a"
