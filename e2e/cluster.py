@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[1]
 STATE: Final = ROOT / "var" / "e2e"
 NODE: Final = ROOT / "e2e" / "node"
 _KUBECTL_SECONDS: Final = 300
+_BUILD_SECONDS: Final = 300
 _READY_SECONDS: Final = 420
 _STALLED_SECONDS: Final = 20
 _CONTROL_PLANE: Final = "node-role.kubernetes.io/control-plane"
@@ -58,6 +59,21 @@ def output(*command: str | Path) -> str:
     if result.returncode != 0:
         raise ClusterError(f"'{' '.join(map(str, command))}' failed: see above")
     return result.stdout.strip()
+
+
+def build_image(name: str, context: Path, *options: str) -> None:
+    """Build an image in the local engine."""
+    built = subprocess.run(
+        ["docker", "build", "--quiet", f"--tag={name}", *options, "."],
+        cwd=context,
+        # The old builder is enough, and needs no plugin with any client.
+        env={**os.environ, "DOCKER_BUILDKIT": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_BUILD_SECONDS,
+    )
+    assert built.returncode == 0, f"{name}: {built.stderr}"
 
 
 def tool(name: str) -> str:

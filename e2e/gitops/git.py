@@ -13,7 +13,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from e2e.cluster import NODE, ROOT, Cluster, run
+from e2e.cluster import NODE, ROOT, Cluster, build_image, run
 
 HOST: Final = "git.git.svc.cluster.local"
 _NAMESPACE: Final = "--namespace=git"
@@ -142,17 +142,7 @@ class GitServer:
         name = f"localhost/git-server:{sha256(content).hexdigest()[:12]}"
         inspect = ["docker", "image", "inspect", name]
         if subprocess.run(inspect, capture_output=True, check=False).returncode:
-            built = subprocess.run(
-                ["docker", "build", "--quiet", f"--tag={name}", "."],
-                cwd=_CONTEXT,
-                # The old builder is enough, and needs no plugin with any client.
-                env={**os.environ, "DOCKER_BUILDKIT": "0"},
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=300,
-            )
-            assert built.returncode == 0, f"{name}: {built.stderr}"
+            build_image(name, _CONTEXT)
         return name
 
     def _scale(self, replicas: int) -> None:

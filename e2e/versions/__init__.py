@@ -3,9 +3,7 @@
 Every version is made from the images under test by the Dockerfile in ``image``.
 """
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +12,7 @@ from typing import Any, Final
 
 import yaml
 
-from e2e.cluster import ROOT, STATE, Cluster, phase
+from e2e.cluster import ROOT, STATE, Cluster, build_image, phase
 from e2e.waiting import wait_until
 
 ROLLOUT_SECONDS: Final = 300
@@ -65,21 +63,13 @@ class Versions:
 
     def _build(self, workload: str, version: Version) -> str:
         name = f"facestack/{workload}:{self.tag(workload, version)}"
-        built = subprocess.run(
-            [
-                *("docker", "build", "--quiet", f"--target={version.stage}"),
-                f"--build-arg=IMAGE=facestack/{workload}:{self.current[workload]}",
-                *(f"--build-arg=VERSION={version.number}", f"--tag={name}", "."),
-            ],
-            cwd=_CONTEXT,
-            # The old builder is enough, and needs no plugin with any client.
-            env={**os.environ, "DOCKER_BUILDKIT": "0"},
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=300,
+        build_image(
+            name,
+            _CONTEXT,
+            f"--target={version.stage}",
+            f"--build-arg=IMAGE=facestack/{workload}:{self.current[workload]}",
+            f"--build-arg=VERSION={version.number}",
         )
-        assert built.returncode == 0, f"{name}: {built.stderr}"
         return name
 
     def release(
