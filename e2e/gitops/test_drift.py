@@ -4,6 +4,7 @@ from typing import Final
 
 from e2e.gitops.delivery import READY_SECONDS, Delivery
 from e2e.gitops.flux import NAMESPACE
+from e2e.gitops.recipes import follow, recipe
 from e2e.waiting import wait_until
 
 PUT_BACK_SECONDS: Final = 120
@@ -56,6 +57,26 @@ def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
     delivery.repository.revert()
     delivery.repository.push()
     delivery.wait_ready()
+
+
+def test_while_a_layer_is_suspended_what_is_done_by_hand_stays(delivery: Delivery) -> None:
+    cluster = delivery.cluster
+    suspend, resume = recipe("Stop the world").splitlines()
+    wanted = cluster.get("deployment", "redeemer")["spec"]["replicas"]
+
+    def replicas() -> int:
+        return int(cluster.get("deployment", "redeemer")["spec"]["replicas"])
+
+    follow(cluster, suspend, delivery.repository.folder)
+    try:
+        cluster.kubectl("scale", "deployment/redeemer", f"--replicas={wanted + 1}")
+        # What applies the layer's own object leaves it suspended.
+        delivery.flux.reconcile("facestack")
+        assert cluster.get("kustomizations", "apps", NAMESPACE)["spec"]["suspend"]
+        assert replicas() == wanted + 1
+    finally:
+        follow(cluster, resume, delivery.repository.folder)
+    wait_until(lambda: replicas() == wanted, PUT_BACK_SECONDS, "redeemer to be scaled back")
 
 
 def test_a_removed_workload_goes_and_its_volume_stays(delivery: Delivery) -> None:

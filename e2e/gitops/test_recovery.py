@@ -8,7 +8,7 @@ import pytest
 from e2e.client import Client, assert_recognised
 from e2e.cluster import STATE
 from e2e.gitops.delivery import Delivery
-from e2e.gitops.flux import wipe
+from e2e.gitops.flux import ENTRY, wipe
 from e2e.gitops.recipes import follow, recipe
 from services.local.samples import EILEEN, GRACE
 
@@ -29,7 +29,7 @@ def test_a_lost_cluster_comes_back_out_of_git_and_a_backup(
     wipe(cluster)
     bootstrap, _, restore = recipe("Recover a lost cluster").partition("\n")
     assert bootstrap.startswith("make bootstrap ")
-    if encrypted := (STATE / "gitops" / "age.key").is_file():
+    if encrypted := (delivery.repository.folder / "flux" / ENTRY / "secrets").is_dir():
         monkeypatch.setenv("AGE_KEY", str(STATE / "gitops" / "age.key"))
     assert delivery.bootstrap(accept=delivery.server.accept).returncode == 0
     assert client.call("GET", "/people")["people"] == []

@@ -24,6 +24,7 @@ case "$*" in
 esac
 """
 URL = "ssh://git@git.example.com/facestack.git"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGf1MSh1Gp9jGvxmJLBgLQcHUdnFqkZ5OVaPRUUlfbMG"
 
 
 class Bench:
@@ -146,6 +147,27 @@ def test_host_keys_of_another_server(bench: Bench, url: str, entry: str) -> None
 def test_a_server_that_does_not_show_its_key(bench: Bench) -> None:
     said = bench.run(CLUSTER="kind", GIT_URL="ssh://git@127.0.0.1:9/facestack.git")
     assert "127.0.0.1:9 tells no host key from here: save it in a file and say KNOWN_HOSTS=" in said
+
+
+def test_a_key_that_nobody_has_accepted(bench: Bench) -> None:
+    show_key(bench)
+    said = bench.run(CLUSTER="kind", GIT_URL=URL)
+    assert "nobody is here to compare the key of git.example.com: save it in a file" in said
+
+
+def test_a_key_that_ssh_knows_is_taken_and_the_server_not_asked(bench: Bench) -> None:
+    (bench.folder / ".ssh").mkdir()
+    (bench.folder / ".ssh" / "known_hosts").write_text(f"git.example.com {KEY}\n")
+    said = bench.run(CLUSTER="kind", GIT_URL=URL)
+    # It is what the fake kubectl refuses, after the key.
+    assert "nothing else may be asked here: --namespace=flux-system get nodes" in said
+
+
+def show_key(bench: Bench) -> None:
+    """Have a server that shows a key."""
+    scan = bench.folder / "bin" / "ssh-keyscan"
+    scan.write_text(f"#!/bin/sh\necho 'git.example.com {KEY}'\n")
+    scan.chmod(0o755)
 
 
 def test_encrypted_secrets_without_their_key(bench: Bench) -> None:
