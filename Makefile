@@ -42,7 +42,7 @@ validate: venv-dev ## build what Flux would apply to each cluster, and check it
 	@scripts/manifest-tools
 	@scripts/validate $(CLUSTER) $(ARGS)
 
-hooks: ## check every push with `make validate` before it leaves; git config --unset core.hooksPath undoes it
+hooks: ## before each push, look for readable secrets and `make validate`; git config --unset core.hooksPath undoes it
 	@git config core.hooksPath scripts/hooks
 	@echo "git runs scripts/hooks/pre-push before a push."
 

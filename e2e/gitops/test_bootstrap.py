@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from e2e.gitops.delivery import Delivery
 from e2e.gitops.flux import ENTRY, NAMESPACE
 
@@ -16,6 +18,7 @@ def test_bootstrap_again_changes_nothing(delivery: Delivery) -> None:
     assert installed(delivery) == before
 
 
+@pytest.mark.long
 def test_a_second_cluster_is_a_copied_folder_and_no_matter_of_the_first(delivery: Delivery) -> None:
     before = installed(delivery)
     delivery.add_entry("second")

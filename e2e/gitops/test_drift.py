@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import pytest
+
 from e2e.gitops.delivery import READY_SECONDS, Delivery
 from e2e.gitops.flux import NAMESPACE
 from e2e.gitops.recipes import follow, recipe
@@ -79,6 +81,7 @@ def test_while_a_layer_is_suspended_what_is_done_by_hand_stays(delivery: Deliver
     wait_until(lambda: replicas() == wanted, PUT_BACK_SECONDS, "redeemer to be scaled back")
 
 
+@pytest.mark.long
 def test_a_removed_workload_goes_and_its_volume_stays(delivery: Delivery) -> None:
     cluster, repository = delivery.cluster, delivery.repository
     claim = cluster.get("pvc", "data-nsqd-0")

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import pytest
+
 from e2e.gitops.delivery import Delivery
 from e2e.gitops.flux import leftovers
 from e2e.gitops.recipes import follow, recipe
@@ -10,6 +12,7 @@ KEPT: Final = {"Namespace", "PersistentVolume", "PersistentVolumeClaim", "Secret
 """Volumes, what they are in, and the passwords that the database on them knows."""
 
 
+@pytest.mark.long
 def test_taken_out_of_the_repositorys_hands_only_data_stays(delivery: Delivery) -> None:
     cluster = delivery.cluster
     volumes = cluster.get("persistentvolumes")["items"]

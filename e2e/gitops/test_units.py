@@ -572,6 +572,14 @@ REFUSED_PODS: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"serviceAccountName": "kustomize-controller"},
         'service account playground/kustomize-controller: serviceaccount "kustomize-controller"',
     ),
+    "account of people": (
+        {"serviceAccountName": "deployer"},
+        "deployer is for people, and a pod would renew its token: leave it out",
+    ),
+    "account of people by its old name": (
+        {"serviceAccount": "deployer"},
+        "deployer is for people, and a pod would renew its token: leave it out",
+    ),
 }
 
 
@@ -606,6 +614,19 @@ def test_a_service_that_reaches_out_is_refused(
         "spec": {"ports": [{"port": 80}], "selector": {"app": "out"}, **change},
     }
     assert reason in refusal(pipeline, service)
+
+
+def test_a_secret_that_is_a_token_is_refused(pipeline: Cluster) -> None:
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": "forever",
+            "annotations": {"kubernetes.io/service-account.name": "deployer"},
+        },
+        "type": "kubernetes.io/service-account-token",
+    }
+    assert "is a token that never ends: ask for one that ends" in refusal(pipeline, secret)
 
 
 @pytest.mark.usefixtures("tidy")

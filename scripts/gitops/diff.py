@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +19,9 @@ from scripts.manifests.model import at, items, mapping
 
 MANAGER: Final = "kustomize-controller"
 """In whose name Flux applies; another name would see fields as somebody else's."""
+
+_PLAIN: Final = {"KUBECTL_EXTERNAL_DIFF": "diff -u -N", "LC_ALL": "C"}
+"""What is printed is read here, so no tool or language of the user's may write it."""
 
 Key: TypeAlias = tuple[str, str, str, str]
 
@@ -37,7 +41,14 @@ class Kubectl:
         command = [tools.binary("kubectl"), *arguments]
         if self.context:
             command.insert(1, f"--context={self.context}")
-        return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **_PLAIN},
+        )
 
     def get(self, *arguments: str) -> str:
         """Run it and return what it printed."""
@@ -70,6 +81,18 @@ def called(key: Key) -> str:
     """Return how an object is called: kind, namespace and name."""
     _, kind, namespace, name = key
     return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+
+
+def _refused(done: subprocess.CompletedProcess[str]) -> bool:
+    """Tell whether `kubectl diff` failed: 1 only says that something differs."""
+    return done.returncode not in {0, 1}
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    """Return on one line why the cluster refuses; what it only warns of is no reason."""
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("Warning:")]
+    said = " ".join(" ".join(lines).split()) or f"nothing, and kubectl ended with {done.returncode}"
+    return f"the cluster says: {said}"
 
 
 class Comparison:
@@ -129,16 +152,17 @@ class Comparison:
                 asked.append((one.key, json.dumps(_owned(one, kustomization))))
         texts = [text for _, text in asked]
         done = self._diff("\n---\n".join(texts)) if texts else None
-        if done is None or not done.stderr.strip():
+        if done is None or not _refused(done):
             _note(done.stdout if done else "", changes)
             return
         # One that the cluster refuses hides the others, so each is asked for by itself.
         for key, text in asked:
             done = self._diff(text)
-            if "immutable" in done.stderr and f'{API}/force": "enabled' in text.lower():
+            refused = _refused(done)
+            if refused and "immutable" in done.stderr and f'{API}/force": "enabled' in text.lower():
                 changes.add("~", key, "is deleted and made again, because it cannot be changed")
-            elif done.stderr.strip():
-                changes.add("!", key, f"the cluster says: {' '.join(done.stderr.split())}")
+            elif refused:
+                changes.add("!", key, _words(done))
             else:
                 _note(done.stdout, changes)
 
@@ -159,10 +183,10 @@ class Comparison:
         done = self._kubectl.run(
             "get", "secret", name, f"--namespace={namespace}", f"--output={form}"
         )
-        if "NotFound" in done.stderr:
+        if _NOT_FOUND in done.stderr:
             changes.add("+", one.key, "is encrypted")
         elif done.returncode:
-            changes.add("!", one.key, f"the cluster says: {' '.join(done.stderr.split())}")
+            changes.add("!", one.key, _words(done))
         else:
             found = set(done.stdout.split())
             wanted = {key for part in ("data", "stringData") for key in mapping(one.document, part)}
@@ -180,8 +204,11 @@ class Comparison:
             resource = f"{key[1]}.{entry.get('v')}.{key[0]}" if key[0] else key[1]
             place = [f"--namespace={key[2]}"] if key[2] else []
             found = self._kubectl.run("get", resource, key[3], *place, "--output=json")
-            if found.returncode:
+            if _NOT_FOUND in found.stderr:
                 continue  # it is gone already
+            if found.returncode:
+                changes.add("!", key, _words(found))
+                continue
             metadata = mapping(json.loads(found.stdout), "metadata")
             marks = [mapping(metadata, one).get(f"{API}/prune") for one in _MARKS]
             if "disabled" not in [str(mark).lower() for mark in marks]:
@@ -189,6 +216,7 @@ class Comparison:
 
 
 _MARKS: Final = ("labels", "annotations")
+_NOT_FOUND: Final = "(NotFound)"
 
 
 def _left_alone(one: Object) -> bool:
@@ -225,8 +253,10 @@ _NOISE: Final = re.compile(r"[-+]  generation: \d+|--- .*|\+\+\+ .*|\\ No newlin
 
 
 def _note(printed: str, changes: Changes) -> None:
-    """Note what kubectl printed, without the names of its files."""
+    """Note what kubectl printed, without the names of its files; DiffError: nothing can be read."""
     starts = list(_START.finditer(printed))
+    if printed.strip() and not starts:
+        raise DiffError(f"this output of kubectl diff cannot be read: {printed.strip()[:200]}")
     for number, start in enumerate(starts):
         end = starts[number + 1].start() if number + 1 < len(starts) else len(printed)
         lines = printed[start.end() : end].strip("\n").split("\n")

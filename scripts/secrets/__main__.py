@@ -50,14 +50,17 @@ def _manage(options: argparse.Namespace, root: Path) -> int:
         raise SecretsError("one thing at a time: ROTATE begins a rotation, FINISH ends it")
     before = _state(store)
     passwords.prepare()
-    passwords.encrypt_anew()
-    if options.rotate:
-        passwords.rotate(options.rotate.replace(",", " ").split(), outage=bool(options.outage))
-    elif options.finish:
-        passwords.finish(unchecked=options.finish == "unchecked")
-    else:
-        passwords.make(new=bool(options.new))
-    store.settle()
+    try:
+        passwords.encrypt_anew()
+        if options.rotate:
+            passwords.rotate(options.rotate.replace(",", " ").split(), outage=bool(options.outage))
+        elif options.finish:
+            passwords.finish(unchecked=options.finish == "unchecked")
+        else:
+            passwords.make(new=bool(options.new))
+    finally:
+        # What was written before something failed must have its stamp, too, or no pod would roll.
+        store.settle()
     if _state(store) == before:
         print("nothing to do: all is there and fits")
     else:

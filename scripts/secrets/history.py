@@ -1,8 +1,10 @@
 """Looks for secrets that anybody can read: in every commit, and in the files as they are now."""
 
+import json
 import re
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -21,15 +23,25 @@ _FIXTURES: Final = {
 
 _AGE_KEY: Final = re.compile(rb"AGE-SECRET-KEY-(PQ-)?1[0-9A-Z]{50,}")
 _PRIVATE_KEY: Final = re.compile(
-    rb"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----\s+([A-Za-z0-9+/=]{40,}\s+)+-----END"
+    # In JSON, a line ends with a backslash and a letter.
+    rb"-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY-----(\s|\\[nr])+[A-Za-z0-9+/=]{40}"
 )
 # Whatever has one of these is looked at as YAML, of which JSON is a part.
-_SUSPECT: Final = re.compile(rb"kind[\"']?\s*:\s*[^\n]{0,40}?\bSecret\b|secretGenerator")
+_SUSPECT: Final = re.compile(rb"kind[\"']?\s*:\s*[^\n]{0,40}?\bSecret(List)?\b|secretGenerator")
 _ENCRYPTED: Final = re.compile(r"ENC\[AES256_GCM,.*\]", re.DOTALL)
+_VARIABLE: Final = re.compile(r"\$\w+|\$\{\w+\}|\$\(.*\)", re.DOTALL)
+_TEMPLATE_LINE: Final = re.compile(r"^[ \t]*\{\{.*\}\}[ \t]*$", re.MULTILINE)
+_TEMPLATE: Final = re.compile(r"\{\{.*?\}\}")
 _YAML: Final = (".yaml", ".yml", ".json")
 _SEPARATOR: Final = re.compile(r"^---.*$", re.MULTILINE)
-_FENCE: Final = re.compile(r"^(?:---.*|\s*```.*)$", re.MULTILINE)
+_FENCE: Final = re.compile(r"^(?:---.*|\s*(?:```|~~~).*)$", re.MULTILINE)
+_QUOTES: Final = re.compile(r"\"{3}\\?|'{3}\\?")
+_KIND_LINE: Final = re.compile(
+    r"[\s-]*(?:[\"']?kind[\"']?\s*:\s*[\"']?Secret(?:List)?\b|secretGenerator\s*:)"
+)
+_KEY: Final = re.compile(r"[\"']?[\w./-]+[\"']?\s*:(?:\s|$)|-(?:\s|$)|[]}#]")
 _FIELD: Final = re.compile(r"^\s*(data|stringData|literals)\s*:", re.MULTILINE)
+_SECRET: Final = re.compile(r"\bSecret\b")
 _TEXTS: Final = ("data", "stringData")
 _SHORT: Final = 12
 
@@ -41,7 +53,7 @@ _NOT_YET: Final = "it is in no commit yet: encrypt it (make secrets CLUSTER=...)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads values with tags of others as if they had none."""
+    """Reads every value as text, whatever its tag: only null and a merge have a meaning here."""
 
 
 def _untagged(loader: _Loader, _: str, node: yaml.Node) -> Any:
@@ -52,6 +64,16 @@ def _untagged(loader: _Loader, _: str, node: yaml.Node) -> Any:
     return loader.construct_scalar(cast("yaml.ScalarNode", node))
 
 
+# Else 2024-99-99 would be a date, and an error that is not one of YAML.
+_Loader.yaml_implicit_resolvers = {
+    first: [one for one in resolvers if one[0].endswith((":null", ":merge"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag and tag.endswith(":null")
+}
 _Loader.add_multi_constructor("", _untagged)
 
 
@@ -84,9 +106,7 @@ def problems(path: str, content: bytes) -> Iterator[str]:
         if path.endswith(_YAML):
             yield from dict.fromkeys(_manifest_problems(text))
         else:
-            for part in _FENCE.split(text):
-                with suppress(yaml.YAMLError):
-                    yield from dict.fromkeys(_readable(_parsed(part)))
+            yield from dict.fromkeys(_readable_text(text))
 
 
 def _key_problems(content: bytes) -> Iterator[str]:
@@ -106,51 +126,140 @@ def _manifest_problems(text: str) -> Iterator[str]:
                 yield "looks like a Secret, and is no YAML that could be checked"
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> list[Any]:
+    """Return the documents; what a template fills in is a variable in them."""
+    text = _TEMPLATE.sub("${template}", _TEMPLATE_LINE.sub("", text))
     return list(yaml.load_all(text, Loader=_Loader))
 
 
 def _readable(node: Any) -> Iterator[str]:
     """Yield what is not encrypted in a document, however deep it is."""
     if isinstance(node, str) and _SUSPECT.search(node.encode()):
-        # A patch, or a manifest in a ConfigMap.
-        with suppress(yaml.YAMLError):
-            yield from _readable([one for one in _parsed(node) if not isinstance(one, str)])
+        # A patch, a manifest in a ConfigMap, or a script that applies one.
+        yield from _readable_text(node)
     elif isinstance(node, list):
         for one in node:
             yield from _readable(one)
     elif isinstance(node, dict):
         if node.get("kind") == "Secret":
             yield from _readable_secret(node)
-        yield from _readable_literals(node)
+        elif node.get("kind") == "SecretList":
+            # The kind of each is known, so it may be left out.
+            for one in _mappings(node.get("items")):
+                yield from _readable_secret(one)
+        yield from _readable_generators(node)
+        yield from _readable_patch(node)
         for key, one in node.items():
             if not (node.get("kind") == "Secret" and key in _TEXTS):
                 yield from _readable(one)
 
 
-def _readable_literals(node: dict[str, Any]) -> Iterator[str]:
-    for generator in _listed(node.get("secretGenerator")):
+def _readable_text(text: str) -> Iterator[str]:
+    """Yield what is not encrypted in the manifests that a text has among other things."""
+    for part in (*_FENCE.split(text), *_blocks(text), *_blocks(text.replace("\\n", "\n"))):
+        with suppress(yaml.YAMLError):
+            yield from _readable([one for one in _parsed(part) if not isinstance(one, str)])
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Yield the lines around each that says it is a Secret, as YAML and as JSON."""
+    lines = _QUOTES.sub("\n", text).splitlines()
+    for number, line in enumerate(lines):
+        if not _KIND_LINE.match(line):
+            continue
+        depth = _depth(line)
+        first, last = number, number + 1
+        while first and not _is_item(lines[first], depth) and _belongs(lines[first - 1], depth):
+            first -= 1
+        while (
+            last < len(lines) and not _is_item(lines[last], depth) and _belongs(lines[last], depth)
+        ):
+            last += 1
+        # Without the dash of a list: the other items do not matter.
+        head = lines[first][:depth].replace("-", " ") + lines[first][depth:]
+        block = textwrap.dedent("\n".join([head, *lines[first + 1 : last]]))
+        yield block
+        with suppress(ValueError):
+            # Only what is JSON all over: the values of a dict in a program are names, mostly.
+            yield json.dumps(json.loads(f"{{{block}}}"))
+
+
+def _depth(line: str) -> int:
+    """Return the column of the first character that is no dash of a list."""
+    return len(line) - len(line.lstrip(" \t-"))
+
+
+def _is_item(line: str, depth: int) -> bool:
+    """Tell whether what is at this depth begins a new item of a list."""
+    return _depth(line) == depth and "-" in line[:depth]
+
+
+def _belongs(line: str, depth: int) -> bool:
+    """Tell whether a line can be of the same manifest as a key at this depth."""
+    if _is_item(line, depth) or not line.strip() or line.startswith("#"):
+        return True
+    indent = len(line) - len(line.lstrip())
+    return indent > depth or (indent == depth and bool(_KEY.match(line, depth)))
+
+
+def _readable_generators(node: dict[Any, Any]) -> Iterator[str]:
+    for generator in _mappings(node.get("secretGenerator")):
+        title = f"secretGenerator {generator.get('name')}"
         for literal in _listed(generator.get("literals")):
             key, _, text = str(literal).partition("=")
-            if text not in _FIXTURES:
-                yield f"secretGenerator {generator.get('name')} has {key} as it is"
+            if not _is_closed(text):
+                yield f"{title} has {key} as it is"
+        named = [*_listed(generator.get("files")), *_listed(generator.get("envs"))]
+        for name in [*named, *_listed([generator.get("env")])]:
+            yield f"{title} has what {name} names as it is"
 
 
-def _readable_secret(node: dict[str, Any]) -> Iterator[str]:
+def _readable_patch(node: dict[Any, Any]) -> Iterator[str]:
+    """Yield what a patch that is for Secrets sets; one of JSON6902 says nowhere that it is."""
+    target, patch = node.get("target"), node.get("patch")
+    if not isinstance(target, dict) or not _SECRET.search(str(target.get("kind"))):
+        return
+    if isinstance(patch, str):
+        with suppress(yaml.YAMLError):
+            patch = _parsed(patch)
+    for change in _mappings(_flat(patch)):
+        _, field, key = (*str(change.get("path", "")).split("/", 2), "", "")[:3]
+        value = change.get("value")
+        texts = change if "op" not in change else {field: {key: value} if key else value}
+        yield from _readable_secret({"metadata": target, **texts})
+
+
+def _readable_secret(node: dict[Any, Any]) -> Iterator[str]:
     metadata = node.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     title = f"Secret {name or 'without a name'}"
     for field in _TEXTS:
         texts = node.get(field)
-        if not isinstance(texts, dict):
-            if texts is not None:
-                yield f"{title} has {field} that is not encrypted"
-            continue
-        for key, text in texts.items():
-            if text in (None, ""):
-                continue
-            if not _ENCRYPTED.fullmatch(str(text)) and str(text) not in _FIXTURES:
-                yield f"{title} has {field}.{key} that is not encrypted"
+        if isinstance(texts, dict):
+            for key, text in texts.items():
+                if not _is_closed(text):
+                    yield f"{title} has {field}.{key} that is not encrypted"
+        elif not _is_closed(texts):
+            yield f"{title} has {field} that is not encrypted"
+
+
+def _is_closed(value: Any) -> bool:
+    """Tell whether a value opens nothing: it is empty, encrypted, a fixture or to be filled in."""
+    if isinstance(value, dict):
+        # {name} in a string of Python.
+        return not any(value.values())
+    text = str(value or "")
+    shapes = (_ENCRYPTED, _VARIABLE)
+    return not text or text in _FIXTURES or any(one.fullmatch(text) for one in shapes)
+
+
+def _mappings(node: Any) -> list[dict[Any, Any]]:
+    return [one for one in _listed(node) if isinstance(one, dict)]
+
+
+def _flat(node: Any) -> list[Any]:
+    """Return what is in lists of lists, or the one that is in none."""
+    return [inner for one in node for inner in _flat(one)] if isinstance(node, list) else [node]
 
 
 def _listed(node: Any) -> list[Any]:

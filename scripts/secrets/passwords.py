@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from scripts.secrets.errors import SecretsError
+from scripts.secrets.errors import NoContextError, NoProgramError, SecretsError
 from scripts.secrets.running import Running
 from scripts.secrets.store import NAMESPACE, Secret, Store
 
@@ -69,6 +69,8 @@ class Passwords:
     def prepare(self) -> None:
         """See to it that there is a key, that it counts, and that files are for this cluster."""
         store = self.store
+        if lost := store.without_rule():
+            raise SecretsError(lost)
         rule = store.rule()
         if rule is None:
             if not store.key.exists():
@@ -76,15 +78,12 @@ class Passwords:
                 self.say(
                     f"made {store.key}: whoever has it can read the passwords, and without it"
                     " nobody can. Keep a copy where you keep what must not be lost. 'make bootstrap"
-                    f" CLUSTER={store.cluster}' gives it to the cluster, before you push."
+                    f" CLUSTER={store.cluster}' gives it to the cluster; to one that follows git"
+                    " already, before you push."
                 )
             own = store.own_recipient()
             store.add_rule(own)
             self.say(f"added {own} to .sops.yaml")
-            for file in store.files():
-                if own not in store.recipients(file):
-                    file.unlink()
-                    self.say(f"removed {store.relative(file)}: it came from another cluster")
             return
         if not rule:
             raise SecretsError(
@@ -144,14 +143,14 @@ class Passwords:
                     raise SecretsError(f"Secret {one.name} of {source} has no {', '.join(lacking)}")
                 values = {key: values[key] for key in (*one.keys, PREVIOUS) if values.get(key)}
                 how = f"took over from {source}"
-            self.store.write(Secret(one.name, one.namespace, values))
+            self.store.write([Secret(one.name, one.namespace, values)])
             self.say(f"{how}: {one.name}")
 
     def _make_alerts(self) -> None:
         if _UNITS not in self.store.entry():
             return
         if self.alerts:
-            self.store.write(Secret("alerts", FLUX, self.alerts))
+            self.store.write([Secret("alerts", FLUX, self.alerts)])
             self.say("wrote alerts: where Flux reports a failure")
         elif not self.store.path("alerts").exists():
             self.say(
@@ -161,21 +160,33 @@ class Passwords:
 
     def _refuse_to_lock_out(self, missing: Iterable[Wanted]) -> None:
         """Make no new passwords for a database that has others: nobody could log in."""
+        asked = "kubectl"
         try:
             current = Running()
+            asked = f"your current context {current}"
+            current.expect(self.store.cluster)
             there = [one.name for one in missing if current.secret(one.name, one.namespace)]
-        except SecretsError:
+        except (NoContextError, NoProgramError):
             return
+        except SecretsError as error:
+            raise SecretsError(
+                f"asked {asked} whether {self.store.cluster} has passwords already: {error}."
+                " CONTEXT=NAME names the cluster; NEW=1 makes new ones, which would lock everybody"
+                " out of a database that has others."
+            ) from None
         if there:
             raise SecretsError(
                 f"the cluster of your current context {current} has {', '.join(there)} already. If"
                 f" that is {self.store.cluster}, CONTEXT={current} takes them over; if it is"
                 " another, NEW=1 makes new ones."
             )
+        self.say(f"asked {asked}: it has none of them")
 
     def rotate(self, names: Iterable[str], *, outage: bool) -> None:
-        """Give Secrets new values."""
-        for one in self._chosen(names):
+        """Give Secrets new values: all of them, or none where one is refused."""
+        chosen = self._chosen(names)
+        rotated = []
+        for one in chosen:
             before = self._read(one.name)
             new = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in one.keys}
             if one.has_two:
@@ -190,10 +201,13 @@ class Passwords:
                 raise SecretsError(
                     f"{one.name} has only one key at a time, which its server reads at its start:"
                     " requests fail from the change until all have restarted. OUTAGE=1 rotates it;"
-                    " once the cluster has it, 'kubectl --namespace=face rollout restart"
-                    f" statefulset {one.name}'"
+                    # Not `rollout restart`: Flux takes its annotation away, so it restarts twice.
+                    f" once the cluster has it, 'kubectl --namespace={NAMESPACE} delete pod"
+                    f" {one.name}-0'"
                 )
-            self.store.write(Secret(one.name, one.namespace, new))
+            rotated.append(Secret(one.name, one.namespace, new))
+        self.store.write(rotated)
+        for one in chosen:
             self.say(f"rotated {one.name}")
             if one.has_two:
                 self.say("  the previous password stays valid until FINISH=1")
@@ -201,20 +215,20 @@ class Passwords:
                 self.say("  tell the git host: until then a push is fetched within a minute")
 
     def finish(self, *, unchecked: bool) -> None:
-        """Take away the previous passwords, when the cluster needs them no more."""
-        names = [
-            one.name for one in self.wanted() if one.has_two and self._read(one.name).get(PREVIOUS)
-        ]
-        if not names:
+        """Take away the previous passwords, when the cluster needs them no more; all or none."""
+        finished = []
+        for one in self.wanted():
+            values = self._read(one.name) if one.has_two else {}
+            if values.pop(PREVIOUS, ""):
+                finished.append(Secret(one.name, one.namespace, values))
+        if not finished:
             self.say("no password is being rotated")
             return
         if not unchecked:
-            self._expect_rolled_out(names)
-        for name in names:
-            secret = self.store.read(name)
-            values = {key: text for key, text in secret.values.items() if key != PREVIOUS}
-            self.store.write(Secret(secret.name, secret.namespace, values))
-            self.say(f"{name}: only the current password is left")
+            self._expect_rolled_out([one.name for one in finished])
+        self.store.write(finished)
+        for secret in finished:
+            self.say(f"{secret.name}: only the current password is left")
 
     def _expect_rolled_out(self, names: list[str]) -> None:
         try:

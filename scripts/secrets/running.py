@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Collection
 from typing import Any, Final
 
-from scripts.secrets.errors import SecretsError
+from scripts.secrets.errors import NoContextError, SecretsError
 from scripts.secrets.store import NAMESPACE, binary
 
 STAMP: Final = "facestack.dev/credentials"
@@ -15,10 +15,14 @@ _SECONDS: Final = 10
 
 
 class Running:
-    """The cluster of a context of kubectl; None: of the current one."""
+    """The cluster of a context of kubectl; None: of the current one, NoContextError without."""
 
     def __init__(self, context: str | None = None) -> None:
-        self._context = context or self._run("config", "current-context").strip()
+        # Not `config current-context`: it fails without one just as with a file that is broken.
+        view = ("config", "view", "--output=jsonpath={.current-context}")
+        self._context = context or self._run(*view).strip()
+        if not self._context:
+            raise NoContextError("kubectl's current-context is not set")
 
     def __str__(self) -> str:
         return self._context

@@ -6,14 +6,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from scripts.secrets.errors import SecretsError
+from scripts.secrets.errors import NoProgramError, SecretsError
 
 NAMESPACE: Final = "face"
 _COMPONENT: Final = "kustomization.yaml"
@@ -135,12 +135,21 @@ class Store:
     def rule(self) -> set[str] | None:
         """Return whom ``.sops.yaml`` names for this cluster; None without a rule for it."""
         file = self.root / _RULES
-        rules = (yaml.safe_load(file.read_text()) or {}) if file.is_file() else {}
-        for rule in rules.get("creation_rules") or []:
-            if re.search(rule.get("path_regex", ""), self.relative(self.path("any"))):
-                age = rule.get("age") or ""
-                names = age.split(",") if isinstance(age, str) else age
-                return {str(name).strip() for name in names if str(name).strip()}
+        return self._named(file.read_text()) if file.is_file() else None
+
+    def _named(self, rules: str) -> set[str] | None:
+        """Return whom such rules name for this cluster."""
+        try:
+            for rule in (yaml.safe_load(rules) or {}).get("creation_rules") or []:
+                if re.search(rule.get("path_regex", ""), self.relative(self.path("any"))):
+                    age = rule.get("age") or ""
+                    names = age.split(",") if isinstance(age, str) else age
+                    return {str(name).strip() for name in names if str(name).strip()}
+        except (yaml.YAMLError, re.error, AttributeError, TypeError) as error:
+            raise SecretsError(
+                f"{_RULES} is not what sops takes ({error}): mend it, or take back what changed it"
+                f" (git log -p {_RULES})"
+            ) from None
         return None
 
     def add_rule(self, recipient: str) -> None:
@@ -148,10 +157,24 @@ class Store:
         file = self.root / _RULES
         text = file.read_text() if file.is_file() else _RULES_HEAD
         rule = _RULE.format(cluster=self.cluster, recipient=recipient)
-        _replace(file, f"{text.rstrip()}\n{rule}")
-        if self.rule() != {recipient}:
-            _replace(file, text)
+        new = f"{text.rstrip()}\n{rule}"
+        try:
+            fits = self._named(new) == {recipient}
+        except SecretsError:
+            fits = False
+        if not fits:
             raise SecretsError(f"{_RULES} has another shape: add to its creation_rules\n{rule}")
+        _replace(file, new)
+
+    def without_rule(self) -> str | None:
+        """Return what to do when there are files, and no rule says who may read them."""
+        if not self.files() or self.rule() is not None:
+            return None
+        folder = self.relative(self.folder)
+        return (
+            f"{folder} has files, and {_RULES} has no rule for them: if the folder was copied,"
+            f" rm -r {folder}; if the rule was lost, bring it back (git log -p {_RULES})"
+        )
 
     def recipients(self, file: Path) -> set[str]:
         """Return who can read a file; the error of one that is not encrypted says what to do."""
@@ -169,9 +192,12 @@ class Store:
 
     # The files themselves.
 
-    def write(self, secret: Secret) -> None:
-        """Encrypt a Secret for everybody whom ``.sops.yaml`` names, with a new data key."""
-        self._encrypt(self.path(secret.name), secret.manifest())
+    def write(self, secrets: Iterable[Secret]) -> None:
+        """Encrypt Secrets for everybody whom ``.sops.yaml`` names, with new data keys.
+
+        One that cannot be encrypted leaves all as they were.
+        """
+        self._encrypt({self.path(one.name): one.manifest() for one in secrets})
 
     def read(self, name: str) -> Secret:
         """Decrypt a Secret."""
@@ -185,19 +211,23 @@ class Store:
 
     def encrypt_anew(self, file: Path) -> None:
         """Encrypt a file with a new data key, for whom ``.sops.yaml`` names now."""
-        self._encrypt(file, self._decrypt(file))
+        self._encrypt({file: self._decrypt(file)})
 
-    def _encrypt(self, file: Path, text: str) -> None:
+    def _encrypt(self, texts: Mapping[Path, str]) -> None:
         # Through a pipe: what is not encrypted is never on a disk.
-        encrypted = _run(
-            "sops",
-            *("--config", str(self.root / _RULES)),
-            *("encrypt", "--input-type", "yaml", "--filename-override", self.relative(file)),
-            cwd=self.root,
-            text=text,
-        )
-        self.folder.mkdir(exist_ok=True)
-        _replace(file, encrypted)
+        encrypted = {
+            file: _run(
+                "sops",
+                *("--config", str(self.root / _RULES)),
+                *("encrypt", "--input-type", "yaml", "--filename-override", self.relative(file)),
+                cwd=self.root,
+                text=text,
+            )
+            for file, text in texts.items()
+        }
+        for file, text in encrypted.items():
+            self.folder.mkdir(exist_ok=True)
+            _replace(file, text)
 
     def _decrypt(self, file: Path) -> str:
         environment = {"SOPS_AGE_KEY_FILE": str(self.key)}
@@ -250,13 +280,13 @@ class Store:
             except SecretsError as error:
                 found.append(str(error))
                 continue
-            if rule is None:
-                found.append(f"{path}: {_RULES} has no rule for it, so it was copied: {advice}")
-            elif readers != rule:
+            if rule is not None and readers != rule:
                 others = ", ".join(sorted(readers ^ rule))
                 found.append(
                     f"{path}: its recipients are not those of {_RULES} ({others}): {advice}"
                 )
+        if lost := self.without_rule():
+            found.append(lost)
         if found:
             return found
         component = self.folder / _COMPONENT
@@ -284,7 +314,7 @@ def binary(name: str) -> str:
     tools = Path(__file__).parents[2] / ".tools" / "bin"
     if found := shutil.which(name, path=f"{tools}:{os.environ['PATH']}"):
         return found
-    raise SecretsError(
+    raise NoProgramError(
         f"{name} is missing: 'make servers' builds it, your distribution may have it"
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts.gitops.diff import DiffError, Kubectl, report
+from scripts.gitops.diff import Changes, DiffError, Kubectl, _note, report
 from scripts.gitops.flux import Builder, load
 from scripts.gitops.source import ROOT, Source, working_tree
 from scripts.gitops.tests.api_server import apply, ready, running, sync
@@ -116,12 +116,67 @@ def test_what_goes_away_is_told_but_not_what_stays(tree: Source, cluster: Kubect
     assert all(line.startswith("- ") for line in found)
 
 
-def test_what_is_new_is_told(tree: Source, cluster: Kubectl) -> None:
-    config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more, namespace: playground}\n"
-    change(tree, {"file": "apps/playground/manifests/more.yaml", "write": config})
+def add(tree: Source, manifest: str) -> None:
+    change(tree, {"file": "apps/playground/manifests/more.yaml", "write": manifest})
     file = "apps/playground/manifests/kustomization.yaml"
     change(tree, {"file": file, "old": "resources:\n", "new": "resources:\n- more.yaml\n"})
+
+
+def test_what_is_new_is_told(tree: Source, cluster: Kubectl) -> None:
+    add(tree, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more, namespace: playground}\n")
     assert told(tree, cluster) == ["+ ConfigMap playground/more"]
+
+
+def test_a_warning_of_the_cluster_is_no_refusal(tree: Source, cluster: Kubectl) -> None:
+    add(tree, "apiVersion: v1\nkind: Endpoints\nmetadata: {name: old, namespace: playground}\n")
+    assert told(tree, cluster) == ["+ Endpoints playground/old"]
+
+
+def test_a_refusal_is_told_without_the_warnings(tree: Source, cluster: Kubectl) -> None:
+    fault = "subsets: [{addresses: [{ip: none}]}]\n"
+    meta = "metadata: {name: old, namespace: playground}\n"
+    add(tree, f"apiVersion: v1\nkind: Endpoints\n{meta}{fault}")
+    (found,) = told(tree, cluster)
+    assert found.startswith("! Endpoints playground/old: the cluster says: ")
+    assert "is invalid" in found
+    assert "Warning:" not in found
+
+
+def test_another_tool_for_differences_is_not_used(
+    tree: Source, cluster: Kubectl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECTL_EXTERNAL_DIFF", "true")
+    add(tree, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more, namespace: playground}\n")
+    assert told(tree, cluster) == ["+ ConfigMap playground/more"]
+
+
+def test_an_output_that_cannot_be_read_is_no_sameness() -> None:
+    with pytest.raises(DiffError, match=r"cannot be read: \x1b\[1mdiff"):
+        _note(
+            "\x1b[1mdiff -u -N /tmp/LIVE-1/v1.ConfigMap.a.b /tmp/MERGED-1/v1.ConfigMap.a.b\n",
+            Changes(),
+        )
+
+
+class Denied(Kubectl):
+    """As kubectl of somebody who may not read quotas."""
+
+    def run(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        if arguments[:2] == ("get", "ResourceQuota"):
+            reason = 'Error from server (Forbidden): resourcequotas "total" is forbidden\n'
+            return subprocess.CompletedProcess(arguments, 1, "", reason)
+        return super().run(*arguments, given=given)
+
+
+def test_what_cannot_be_looked_at_does_not_count_as_gone(tree: Source, mended: Kubectl) -> None:
+    line = "- ../../apps/playground\n"
+    change(tree, {"file": "flux/kind/kustomization.yaml", "old": line, "new": ""})
+    mended.get("delete", "limitrange/each", "--namespace=playground")
+    found = told(tree, Denied(mended.context))
+    refused = 'the cluster says: Error from server (Forbidden): resourcequotas "total" is forbidden'
+    assert f"! ResourceQuota playground/total: {refused}" in found
+    assert "- NetworkPolicy playground/default-deny" in found
+    assert not any("LimitRange" in line for line in found)
 
 
 def test_what_somebody_changed_by_hand_is_told(tree: Source, mended: Kubectl) -> None:

@@ -4,7 +4,8 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from textwrap import indent
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from scripts.secrets import history
 from scripts.secrets.errors import SecretsError
 from scripts.secrets.tests.conftest import ROOT, Site
+from services.testing.servers import find_binary
 
 READABLE: dict[str, Any] = {
     "apiVersion": "v1",
@@ -21,12 +23,30 @@ READABLE: dict[str, Any] = {
 }
 ENCRYPTED = {**READABLE, "stringData": {"password": "ENC[AES256_GCM,data:a,iv:b,tag:c,type:str]"}}
 AGE_KEY = "AGE-SECRET-KEY-1" + "Q" * 58
-SSH_KEY = (
-    f"-----BEGIN OPENSSH PRIVATE {'KEY'}-----\n{'b' * 70}\n-----END OPENSSH PRIVATE KEY-----\n"
-)
 TEXT = yaml.safe_dump(READABLE)
 PATCH = {"kind": "Kustomization", "patches": [{"patch": TEXT}]}
 LITERAL = {"secretGenerator": [{"name": "database", "literals": ["password=hunter2"]}]}
+WITHOUT_KIND = {key: value for key, value in READABLE.items() if key != "kind"}
+TAB = "\t"
+TARGET = {"kind": "Secret", "name": "database"}
+
+
+def generator(**named: Any) -> str:
+    return yaml.safe_dump({"secretGenerator": [{"name": "database", **named}]})
+
+
+def patch(patch: Any, **target: str) -> str:
+    patches = [{"target": {**TARGET, **target}, "patch": patch}]
+    return yaml.safe_dump({"kind": "Kustomization", "patches": patches})
+
+
+def change(path: str, value: Any) -> str:
+    return yaml.safe_dump([{"op": "add", "path": path, "value": value}])
+
+
+def password(value: str) -> str:
+    """Return a manifest, with a value as it is written."""
+    return TEXT.replace("hunter2", value)
 
 
 def found(site: Site) -> list[str]:
@@ -51,7 +71,50 @@ def found(site: Site) -> list[str]:
         ("notes_md", f"Do this:\n```\n{TEXT}```\n", "has stringData.password"),
         ("key_txt", f"# created\n{AGE_KEY}\n", "has a private age key"),
         ("key_bin", f"\0\1{AGE_KEY}\0", "has a private age key"),
-        ("id", SSH_KEY, "has a private key"),
+        (
+            "a_yaml",
+            yaml.safe_dump({"kind": "SecretList", "items": [WITHOUT_KIND]}),
+            "Secret database has stringData.password",
+        ),
+        ("a_yaml", patch(change("/data/password", "hunter2")), "Secret database has data.password"),
+        ("a_yaml", patch(change("/stringData", {"a": "hunter2"})), "Secret database has stringDa"),
+        ("a_yaml", patch(change("/data/a", "hunter2"), kind="ConfigMap|Secret"), "has data.a that"),
+        ("a_yaml", patch(yaml.safe_load(change("/data/a", "hunter2"))), "data.a"),
+        ("a_yaml", patch(yaml.safe_dump(WITHOUT_KIND)), "has stringData.password"),
+        ("a_yaml", generator(files=["a=b.txt"]), "database has what a=b.txt names as it is"),
+        ("a_yaml", generator(envs=["b.env"]), "database has what b.env names as it is"),
+        ("a_yaml", generator(env="b.env"), "database has what b.env names as it is"),
+        ("a_yaml", password("2024-99-99"), "has stringData.password"),
+        ("a_yaml", "secretGenerator: [foo]\n---\n" + TEXT, "has stringData.password"),
+        ("a_yaml", password("pre-$X"), "has stringData.password"),
+        ("a_sh", f"kubectl apply -f- <<EOF\n{TEXT}EOF\nx=1\n", "has stringData.password"),
+        ("a_sh", f"f() {{\n\tx <<-EOF\n{indent(TEXT, TAB)}\tEOF\n}}\n", "has stringData.password"),
+        ("a_sh", f"x <<EOF\n{json.dumps(READABLE, indent=2)}\nEOF\n", "has stringData.password"),
+        ("a_py", f'TEXT = """{TEXT}"""\nx = {{}}\n', "has stringData.password"),
+        (
+            "a_py",
+            f"def f():\n    return QQQ\n{indent(TEXT, '    ')}QQQ\n".replace("QQQ", "'" * 3),
+            "has stringData.password",
+        ),
+        ("a_py", f"TEXT = {TEXT!r}\n", "has stringData.password"),
+        ("notes_md", f"Do this:\n~~~yaml\n{TEXT}~~~\n", "has stringData.password"),
+        (
+            "notes_md",
+            f"Note: do this\n\n{indent(TEXT, '    ')}\nDone.\n",
+            "has stringData.password",
+        ),
+        ("notes_md", f"1. x:\n   ```\n{indent(TEXT, '   ')}   ```\n", "has stringData.password"),
+        ("a_yaml_tmpl", "a: {{ b }\nx\n" + TEXT + "more: {{ c }}\n", "has stringData.password"),
+        (
+            "a_txt",
+            f"x\nitems:\n{indent(TEXT, '  ').replace(' ', '-', 1)}- kind: ConfigMap\n",
+            "has stringData.password",
+        ),
+        (
+            "a_yaml",
+            yaml.safe_dump({"run": f"apply <<EOF\n{TEXT}EOF\nx {{\n"}),
+            "has stringData.password",
+        ),
     ],
 )
 def test_what_is_readable_is_found_in_the_past(
@@ -69,10 +132,57 @@ def test_what_is_readable_is_found_in_the_past(
     assert "hunter2" not in line
 
 
+SSH: Final = ("ssh-keygen", "-q", "-N", "", "-f")
+KEYS = {
+    "ed25519": (*SSH, "key", "-t", "ed25519", "-C", ""),
+    "ssh-rsa": (*SSH, "key", "-t", "rsa", "-b", "2048"),
+    "rsa": ("openssl", "genpkey", "-quiet", "-algorithm", "RSA", "-out", "key"),
+    "pkcs1": ("openssl", "genrsa", "-traditional", "-out", "key", "2048"),
+    "ec": ("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key"),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_a_private_key_is_found_in_every_dress(tmp_path: Path, kind: str) -> None:
+    program, *arguments = KEYS[kind]
+    command = [find_binary(program), *arguments]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    key = (tmp_path / "key").read_text()
+    dresses = {
+        "as it is": key,
+        "indented": indent(key, "    "),
+        "with carriage returns": key.replace("\n", "\r\n"),
+        "in JSON": json.dumps({"key": key}),
+        "in JSON, with carriage returns": json.dumps({"key": key.replace("\n", "\r\n")}),
+    }
+    for dress, text in dresses.items():
+        assert list(history.problems("a", text.encode())) == ["has a private key"], dress
+
+
+@pytest.mark.parametrize("name", ["a_yaml", "a_sh", "a_py", "a_yaml_tmpl"])
+@pytest.mark.parametrize(
+    "value", ["$X", "${X}", "$(cat file)", "'$(cat file)'", "{{ .x }}", "'{{ x }}'", "{x}"]
+)
+def test_what_is_filled_in_later_is_no_secret(repository: Site, name: str, value: str) -> None:
+    repository.commit(**{name: password(value)})
+    assert found(repository) == []
+
+
 @pytest.mark.parametrize(
     "content",
     [
         yaml.safe_dump(ENCRYPTED),
+        "secretGenerator: [foo]\n",
+        "secretGenerator: {literals: [a=b]}\n",
+        "secretGenerator:\n- {literals: a=b, files: c}\n",
+        generator(literals=["a=$X", "b="]),
+        "kind: Secret\nmetadata: {name: a}\nx: 2024-99-99\ny: !!int z\n",
+        patch(change("/data/password", ENCRYPTED["stringData"]["password"])),
+        patch(change("/metadata/labels", {"a": "b"})),
+        patch(change("/data/a", "b"), kind="SecretStore"),
+        patch("a: ["),
+        patch(None),
+        yaml.safe_dump({"kind": "SecretList", "items": [ENCRYPTED, "foo"]}),
         yaml.safe_dump({**READABLE, "stringData": {"password": ""}}),
         TEXT.replace("kind: Secret", "kind: SecretStore"),
         "kind: Role\nrules: [{resources: [secrets], resourceNames: [Secret]}]\n",

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from scripts.secrets.__main__ import main
-from scripts.secrets.errors import SecretsError
+from scripts.secrets.errors import NoProgramError, SecretsError
 from scripts.secrets.passwords import Passwords
 from scripts.secrets.running import STAMP, Running
-from scripts.secrets.store import Store, binary
+from scripts.secrets.store import Secret, Store, binary
 from scripts.secrets.tests.conftest import Site
 
 ALL = {
@@ -137,6 +137,57 @@ def test_what_cannot_be_rotated_without_an_outage_is_refused_until_one_is_meant(
     assert not set(site.values("object-store").values()) & set(before.values())
 
 
+def test_a_rotation_that_is_refused_for_one_changes_no_file(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.make()
+    before = site.files()
+    key = f"--key={site.keys / 'kind.agekey'}"
+    assert main(["kind", "--rotate=database-receiver,object-store", key], site.root) == 1
+    said = capsys.readouterr()
+    assert "kubectl --namespace=face delete pod object-store-0" in said.err
+    assert "rotated" not in said.out
+    assert site.files() == before
+
+    # One that cannot be read: neither a rotation nor its end gets half way.
+    site.rotate("database")
+    site.store().path("database-redeemer").write_text("kind: Secret\nsops: {}\n")
+    before = site.files()
+    with pytest.raises(SecretsError, match=r"database-redeemer.yaml cannot be read with"):
+        site.passwords().finish(unchecked=True)
+    with pytest.raises(SecretsError, match=r"database-redeemer.yaml cannot be read with"):
+        site.passwords().rotate(["mariadb-admin", "database-redeemer"], outage=False)
+    assert site.files() == before
+
+
+def test_what_cannot_be_encrypted_leaves_all_as_they_were(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.make()
+    before = site.files()
+    manifest = Secret.manifest
+    monkeypatch.setattr(
+        Secret, "manifest", lambda one: manifest(one) if one.name != "database-redeemer" else "a: ["
+    )
+    with pytest.raises(SecretsError, match="sops says"):
+        site.rotate("database")
+    assert site.files() == before
+
+
+def test_what_was_written_before_a_failure_has_its_stamp(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = Secret.manifest
+    monkeypatch.setattr(
+        Secret, "manifest", lambda one: manifest(one) if one.name != "object-store" else "a: ["
+    )
+    arguments = ["kind", "--new=1", f"--key={site.keys / 'kind.agekey'}"]
+    assert main(arguments, site.root) == 1
+    assert "secrets: sops says" in capsys.readouterr().err
+    assert len(site.store().files()) == 4
+    assert site.store().problems() == []
+
+
 def _data_keys(site: Site) -> set[str]:
     """Return all that is encrypted with the data keys."""
     texts = "".join(file.read_text() for file in site.store().files())
@@ -181,9 +232,19 @@ def test_a_copied_folder_gets_passwords_and_a_key_of_its_own(site: Site) -> None
     shutil.copytree(site.root / "flux" / "kind", site.root / "flux" / "office")
     facts = site.root / "flux/office/cluster.yaml"
     facts.write_text(facts.read_text().replace("cluster: kind", "cluster: office"))
-    assert (
-        "so it was copied: run 'make secrets CLUSTER=office'" in site.store("office").problems()[0]
+    before = site.files()
+    advice = (
+        "flux/office/secrets has files, and .sops.yaml has no rule for them: if the folder was"
+        " copied, rm -r flux/office/secrets; if the rule was lost, bring it back"
+        " (git log -p .sops.yaml)"
     )
+    with pytest.raises(SecretsError, match=re.escape(advice)):
+        site.make("office")
+    assert site.store("office").problems() == [advice]
+    assert site.files() == before
+    assert not site.store("office").key.exists()
+
+    shutil.rmtree(site.root / "flux/office/secrets")
     site.make("office")
     assert site.store("office").problems() == []
     for name in ALL:
@@ -193,12 +254,50 @@ def test_a_copied_folder_gets_passwords_and_a_key_of_its_own(site: Site) -> None
         Store(site.root, "kind", site.keys / "office.agekey").read("database-receiver")
 
 
-def test_a_lost_rule_costs_no_password(site: Site) -> None:
+@pytest.mark.parametrize("key", ["here", "with somebody else"])
+def test_a_lost_rule_costs_no_password(site: Site, key: str) -> None:
     site.make()
-    before = site.values("mariadb-admin")
-    (site.root / ".sops.yaml").unlink()
+    if key != "here":
+        site.store().key.unlink()
+    rules = site.root / ".sops.yaml"
+    before, text = site.files(), rules.read_text()
+    rules.unlink()
+    with pytest.raises(SecretsError, match="if the rule was lost, bring it back"):
+        site.make()
+    rules.write_text(text)
+    assert site.files() == before
+
+
+OTHER_SHAPES = {
+    "indented": "creation_rules:\n  - path_regex: ^other/\n    age: age1\n",
+    "something behind": "creation_rules:\n- age: age1\n  path_regex: ^other/\nstores: {}\n",
+    "no rules": "stores: {}\n",
+    "a list": "- path_regex: ^other/\n",
+    "no mappings": "creation_rules: [one]\n",
+    "no YAML": "creation_rules: {\n",
+    "no expression": "creation_rules:\n- path_regex: (\n",
+}
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+def test_rules_of_another_shape_stay_as_they_are(site: Site, shape: str) -> None:
+    rules = site.root / ".sops.yaml"
+    rules.write_text(OTHER_SHAPES[shape])
+    with pytest.raises(
+        SecretsError, match=r"^.sops.yaml (has another shape|is not what sops takes)"
+    ):
+        site.make()
+    assert rules.read_text() == OTHER_SHAPES[shape]
+    assert not list(rules.parent.glob(".sops.yaml.*"))
+    assert not list(rules.parent.glob(".*.new"))
+
+
+def test_the_key_is_given_to_the_cluster_by_bootstrap(site: Site) -> None:
     site.make()
-    assert site.values("mariadb-admin") == before
+    assert (
+        "'make bootstrap CLUSTER=kind' gives it to the cluster; to one that follows git already,"
+        " before you push." in site.said[0]
+    )
 
 
 def test_without_the_key_nothing_is_changed_and_it_is_told_where_to_get_it(site: Site) -> None:
@@ -243,7 +342,7 @@ def test_aws_has_its_passwords_elsewhere_and_only_those_of_flux_here(site: Site)
     [
         ("flux/kind/secrets/kustomization.yaml", "- object-store.yaml\n", "", "does not list"),
         ("flux/kind/cluster.yaml", "credentials: sha-", "credentials: no-", "pods would not roll"),
-        (".sops.yaml", "flux/kind/", "flux/none/", "no rule for it"),
+        (".sops.yaml", "flux/kind/", "flux/none/", "no rule for them"),
         ("flux/kind/secrets/object-store.yaml", "sops:\n", "spos:\n", "is not encrypted"),
     ],
 )
@@ -354,6 +453,80 @@ def test_no_new_passwords_are_made_for_a_database_that_has_others(
         passwords.make(new=False)
     assert site.store().files() == []
     passwords.make(new=True)
+    assert len(site.store().files()) == 5
+
+
+class Down(Answers):
+    """A cluster whose API answers nothing."""
+
+    def _get(self, kind: str, name: str, namespace: str) -> dict[str, object] | None:
+        raise SecretsError("kubectl says: connection refused")
+
+
+@pytest.mark.parametrize(
+    ("current", "problem"),
+    [
+        (Down(), "kubectl says: connection refused"),
+        (
+            Answers(follows="minikube"),
+            "context somewhere is the cluster that follows flux/minikube",
+        ),
+    ],
+)
+def test_none_are_made_before_the_current_context_tells_that_it_has_none(
+    site: Site, monkeypatch: pytest.MonkeyPatch, current: Answers, problem: str
+) -> None:
+    monkeypatch.setattr("scripts.secrets.passwords.Running", lambda: current)
+    passwords = site.passwords()
+    passwords.prepare()
+    with pytest.raises(SecretsError) as raised:
+        passwords.make(new=False)
+    assert str(raised.value) == (
+        f"asked your current context somewhere whether kind has passwords already: {problem}."
+        " CONTEXT=NAME names the cluster; NEW=1 makes new ones, which would lock everybody out of"
+        " a database that has others."
+    )
+    assert site.store().files() == []
+
+
+def test_it_is_told_which_context_has_none(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scripts.secrets.passwords.Running", lambda: Answers(follows="kind"))
+    passwords = site.passwords()
+    passwords.prepare()
+    passwords.make(new=False)
+    assert "asked your current context somewhere: it has none of them" in site.said
+    assert len(site.store().files()) == 5
+
+
+def test_a_kubectl_that_cannot_be_asked_is_not_one_without_a_cluster(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    passwords = site.passwords()
+    passwords.prepare()
+    config = tmp_path / "config"
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    for text, problem in (
+        ("kind: [", "asked kubectl whether kind has passwords already: kubectl says: "),
+        ("{apiVersion: v1, kind: Config, current-context: gone}", "context gone whether kind has"),
+    ):
+        config.write_text(text)
+        with pytest.raises(SecretsError, match=problem):
+            passwords.make(new=False)
+    assert site.store().files() == []
+
+
+@pytest.mark.parametrize("kubectl", ["without a context", "not installed"])
+def test_without_a_context_there_is_no_cluster(
+    site: Site, monkeypatch: pytest.MonkeyPatch, no_cluster: None, kubectl: str
+) -> None:
+    def missing(name: str) -> str:
+        raise NoProgramError(f"{name} is missing")
+
+    if kubectl == "not installed":
+        monkeypatch.setattr("scripts.secrets.running.binary", missing)
+    passwords = site.passwords()
+    passwords.prepare()
+    passwords.make(new=False)
     assert len(site.store().files()) == 5
 
 
