@@ -37,14 +37,14 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """Open a transaction for writing."""
-        with _translated():
+        with self._translated():
             async with self._engine.begin() as connection:
                 yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for statements that need no transaction."""
-        with _translated():
+        with self._translated():
             async with self._engine.connect() as connection:
                 yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -54,7 +54,7 @@ class Database:
             try:
                 found = await connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
             except sa.exc.DBAPIError as error:
-                if not _lacks_table(error):
+                if not _lacks_table(error.orig):
                     raise
                 found = None
         # Expand, then contract: a newer schema still serves this code.
@@ -67,6 +67,18 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn passing faults of the driver into DatabaseUnavailableError."""
+        # What fails between two statements, SQLAlchemy hands on as the driver's own error.
+        drivers = self._engine.dialect.loaded_dbapi.Error
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, OSError, drivers) as error:
+            if not _is_passing(error):
+                raise
+            raise DatabaseUnavailableError(str(getattr(error, "orig", None) or error)) from error
 
 
 def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
@@ -114,22 +126,14 @@ def _begin_sqlite(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn passing faults of the driver into DatabaseUnavailableError."""
-    try:
-        yield
-    except (sa.exc.SQLAlchemyError, OSError) as error:
-        if not _is_passing(error):
-            raise
-        raise DatabaseUnavailableError(str(getattr(error, "orig", None) or error)) from error
-
-
 # https://mariadb.com/kb/en/mariadb-error-codes/: too many connections, server shutdown, lock wait
-# timeout, deadlock, the client's "cannot connect" and "connection lost" family; and what a service
-# is told that starts before the migrations made the database, its user or its grants.
+# timeout, deadlock, the client's "cannot connect" and "connection lost" family, of which the driver
+# calls one 0; and what a service is told that starts before the migrations made the database, its
+# user or its grants.
 _PASSING_CODES: Final = frozenset(
-    {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2014, 2055} | {1044, 1045, 1049, 1142}
+    {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
+    | {0}
+    | {1044, 1045, 1049, 1142}
 )
 _NO_SUCH_TABLE: Final = 1146
 
@@ -137,23 +141,25 @@ _NO_SUCH_TABLE: Final = 1146
 def _is_passing(error: BaseException) -> bool:
     if isinstance(error, OSError | sa.exc.TimeoutError):
         return True
-    if not isinstance(error, sa.exc.DBAPIError):
-        return False
-    original = error.orig
-    if error.connection_invalidated or isinstance(original, OSError | EOFError):
+    cause: BaseException | None = error
+    if isinstance(error, sa.exc.DBAPIError):
+        if error.connection_invalidated:
+            return True
+        cause = error.orig
+    if isinstance(cause, OSError | EOFError):
         return True
-    if isinstance(original, sqlite3.OperationalError):
-        return "locked" in str(original) or "busy" in str(original) or _lacks_table(error)
-    return _code(error) in _PASSING_CODES or _lacks_table(error)
+    if isinstance(cause, sqlite3.OperationalError):
+        return "locked" in str(cause) or "busy" in str(cause) or _lacks_table(cause)
+    return _code(cause) in _PASSING_CODES or _lacks_table(cause)
 
 
-def _lacks_table(error: sa.exc.DBAPIError) -> bool:
+def _lacks_table(cause: BaseException | None) -> bool:
     """Tell whether the migrations have not run yet."""
-    if isinstance(error.orig, sqlite3.OperationalError):
-        return "no such table" in str(error.orig)
-    return _code(error) == _NO_SUCH_TABLE
+    if isinstance(cause, sqlite3.OperationalError):
+        return "no such table" in str(cause)
+    return _code(cause) == _NO_SUCH_TABLE
 
 
-def _code(error: sa.exc.DBAPIError) -> object:
-    arguments: tuple[object, ...] = getattr(error.orig, "args", ())
+def _code(cause: BaseException | None) -> object:
+    arguments: tuple[object, ...] = getattr(cause, "args", ())
     return arguments[0] if arguments else None

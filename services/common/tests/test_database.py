@@ -1,7 +1,10 @@
 import asyncio
+from typing import Any
 
+import pymysql
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
@@ -161,3 +164,27 @@ async def test_a_server_that_goes_away_and_comes_back(
         assert await connection.scalar(sa.text("SELECT 1")) == 1
     await database.close()
     server.stop()
+
+
+async def test_a_connection_that_is_lost_between_two_statements_counts_as_away(
+    mariadb: MariaDb,
+) -> None:
+    database = Database(DatabaseSettings(database_url=mariadb.url("mysql")))
+    lost = []
+
+    def lose(connection: Any, *_: object) -> None:
+        # The pool has just found it alive.
+        lost.append(connection.driver_connection.thread_id())
+        with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root") as other:
+            other.cursor().execute(f"KILL {lost[-1]}")
+
+    event.listen(database._engine.sync_engine, "checkout", lose)
+    for opened in (database.reading, database.transaction):
+        with pytest.raises(DatabaseUnavailableError):
+            async with opened() as connection:
+                await connection.scalar(sa.text("SELECT 1"))
+    assert len(set(lost)) == 2
+    event.remove(database._engine.sync_engine, "checkout", lose)
+    async with database.reading() as connection:
+        assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await database.close()
