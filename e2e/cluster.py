@@ -91,7 +91,6 @@ class Cluster:
         self.api_url = os.environ.get("API_URL") or "http://127.0.0.1:8000"
         self.page_url = os.environ.get("PAGE_URL") or "http://127.0.0.1:8080"
         self._kubectl = tool("kubectl")
-        self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         # Commands without a namespace then mean the pipeline's, here and in a user's shell.
         self.kubectl("config", "set-context", "--current", f"--namespace={self.namespace}")
         self._containers = self._node_containers()
@@ -107,6 +106,15 @@ class Cluster:
         flat = ("config", "view", "--flatten", "--minify", f"--kubeconfig={kubeconfig.resolve()}")
         copy.write_text(output(tool("kubectl"), *flat))
         return cls(copy)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of somebody with this cluster as current context, and with kubectl."""
+        return {
+            **os.environ,
+            "PATH": f"{Path(self._kubectl).parent}:{os.environ['PATH']}",
+            "KUBECONFIG": str(self.kubeconfig),
+        }
 
     @property
     def is_ours(self) -> bool:
@@ -132,7 +140,7 @@ class Cluster:
         """Run kubectl; without ``--namespace`` it means the pipeline's."""
         result = subprocess.run(
             [self._kubectl, *args],
-            env=self._environment,
+            env=self.environment,
             input=input,
             text=True,
             capture_output=True,
@@ -158,7 +166,7 @@ class Cluster:
                 *(self._kubectl, "port-forward", f"--namespace={namespace}"),
                 *(*options, target, f":{port}"),
             ],
-            env=self._environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

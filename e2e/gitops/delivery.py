@@ -1,16 +1,14 @@
 """A cluster that is run by pushing to a repository, and everything that takes."""
 
-import os
 import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from threading import Timer
 from typing import Final
 
-from e2e.cluster import NODE, Cluster, images_of, phase, run, tool
+from e2e.cluster import NODE, Cluster, images_of, phase, run
 from e2e.gitops.flux import ENTRY, NAMESPACE, Flux
 from e2e.gitops.git import GitServer, Repository
 from e2e.waiting import wait_until
@@ -126,15 +124,12 @@ class Delivery:
         self, entry: str = ENTRY, accept: Callable[[str], None] = lambda _: None
     ) -> subprocess.CompletedProcess[str]:
         """Run bootstrap as a person would, who gives the git host the key that it prints."""
-        path = f"{Path(tool('kubectl')).parent}:{os.environ['PATH']}"
         said = []
         with subprocess.Popen(
             [self.repository.folder / "scripts" / "bootstrap"],
             cwd=self.repository.folder,
             env={
-                **os.environ,
-                "PATH": path,
-                "KUBECONFIG": str(self.cluster.kubeconfig),
+                **self.cluster.environment,
                 "CLUSTER": entry,
                 "GIT_URL": self.server.url,
                 "KNOWN_HOSTS": str(self.server.known_hosts),

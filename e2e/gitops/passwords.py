@@ -1,6 +1,5 @@
 """`make secrets` in the tests' repository, and who may log in to the database afterwards."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from e2e.cluster import NODE, ROOT, Cluster, run, tool
+from e2e.cluster import NODE, ROOT, Cluster, run
 from e2e.gitops.delivery import READY_SECONDS, Delivery
 from e2e.gitops.flux import ENTRY
 from e2e.waiting import wait_until
@@ -36,14 +35,11 @@ class Passwords:
 
     def make_secrets(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run what `make secrets` runs, as somebody with this cluster as current context."""
+        environment = self._cluster.environment
         done = subprocess.run(
             [sys.executable, "-m", "scripts.secrets", ENTRY, f"--key={self.key}", *arguments],
             cwd=self._delivery.repository.folder,
-            env={
-                **os.environ,
-                "PATH": f"{_TOOLS}:{Path(tool('kubectl')).parent}:{os.environ['PATH']}",
-                "KUBECONFIG": str(self._cluster.kubeconfig),
-            },
+            env={**environment, "PATH": f"{_TOOLS}:{environment['PATH']}"},
             capture_output=True,
             text=True,
             check=False,

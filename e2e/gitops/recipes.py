@@ -1,12 +1,11 @@
 """The recipes of docs/gitops.md, followed to the letter."""
 
-import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Final
 
-from e2e.cluster import ROOT, Cluster, tool
+from e2e.cluster import ROOT, Cluster
 
 _SECONDS: Final = 600
 
@@ -25,11 +24,7 @@ def follow(cluster: Cluster, commands: str, folder: Path) -> None:
     done = subprocess.run(
         ["bash", "-euxo", "pipefail", "-c", commands],
         cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{Path(tool('kubectl')).parent}:{os.environ['PATH']}",
-            "KUBECONFIG": str(cluster.kubeconfig),
-        },
+        env=cluster.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
