@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
+.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -69,6 +69,9 @@ e2e: venv-dev samples ## test all of it on a kind cluster, made for it; KEEP=1 k
 
 e2e-gitops: venv-dev samples ## the long test of what a git push can do: rollouts, bad pushes, outages, secrets, recovery
 	@$(e2e) e2e/gitops $(ARGS)
+
+e2e-nodes: venv-dev samples ## the long test of nodes that go away: drained, lost, lost with the data
+	@$(e2e) e2e/test_nodes.py $(ARGS)
 
 e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 rollouts, 10,000 requests
 	@$(e2e) e2e/test_rollouts.py --rollouts=16 --requests=10000 $(ARGS)

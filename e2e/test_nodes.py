@@ -65,6 +65,7 @@ def test_no_request_fails_while_a_node_is_drained(pipeline: Cluster, load: Load)
     wait_final(pipeline, load.acknowledged)
 
 
+@pytest.mark.long
 def test_a_lost_node_is_made_up_for(pipeline: Cluster, load: Load) -> None:
     _need_containers(pipeline)
     node = _other_worker(pipeline)
@@ -91,6 +92,7 @@ def test_a_lost_node_is_made_up_for(pipeline: Cluster, load: Load) -> None:
     wait_final(pipeline, load.acknowledged)
 
 
+@pytest.mark.long
 def test_without_the_node_with_the_data_the_service_says_what_is_away(
     pipeline: Cluster, load: Load
 ) -> None:

@@ -83,6 +83,7 @@ def test_no_request_fails_while_versions_change(
     assert {rows[one] for one in load.uploaded} == {("processed", 1)}
 
 
+@pytest.mark.long
 def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) -> None:
     # The less there is to do, the sooner new connections go elsewhere: only a crowd meets the gap.
     load = Load(pipeline.api_url, pipeline.page_url, crowd=4)
