@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from scripts.gitops import source
-from scripts.gitops.flux import API, NAMESPACE, Builder, BuildError, Cluster, Kustomization, Object
+from scripts.gitops.flux import NAMESPACE, Builder, BuildError, Cluster, Kustomization, Object
 from scripts.gitops.flux import load as load_cluster
 from scripts.manifests import tools
-from scripts.manifests.model import at, items, mapping
+from scripts.manifests.model import FLUX_API, at, items, mapping, marked
 
 MANAGER: Final = "kustomize-controller"
 """In whose name Flux applies; another name would see fields as somebody else's."""
@@ -108,9 +108,9 @@ class Comparison:
 
     def _kustomizations(self) -> dict[str, Any]:
         """Return the cluster's Kustomizations by name."""
-        if f"{API}/v1" not in self._served:
+        if f"{FLUX_API}/v1" not in self._served:
             return {}
-        kind = f"kustomizations.{API}"
+        kind = f"kustomizations.{FLUX_API}"
         listed = self._kubectl.get("get", kind, f"--namespace={NAMESPACE}", "--output=json")
         return {one["metadata"]["name"]: one for one in json.loads(listed)["items"]}
 
@@ -149,20 +149,20 @@ class Comparison:
             elif "sops" in one.document:
                 self._compare_sealed(one, changes)
             else:
-                asked.append((one.key, json.dumps(_owned(one, kustomization))))
+                asked.append((one, json.dumps(_owned(one, kustomization))))
         texts = [text for _, text in asked]
         done = self._diff("\n---\n".join(texts)) if texts else None
         if done is None or not _refused(done):
             _note(done.stdout if done else "", changes)
             return
         # One that the cluster refuses hides the others, so each is asked for by itself.
-        for key, text in asked:
+        for one, text in asked:
             done = self._diff(text)
             refused = _refused(done)
-            if refused and "immutable" in done.stderr and f'{API}/force": "enabled' in text.lower():
-                changes.add("~", key, "is deleted and made again, because it cannot be changed")
+            if refused and "immutable" in done.stderr and marked(one.document, "force", "enabled"):
+                changes.add("~", one.key, "is deleted and made again, because it cannot be changed")
             elif refused:
-                changes.add("!", key, _words(done))
+                changes.add("!", one.key, _words(done))
             else:
                 _note(done.stdout, changes)
 
@@ -209,23 +209,17 @@ class Comparison:
             if found.returncode:
                 changes.add("!", key, _words(found))
                 continue
-            metadata = mapping(json.loads(found.stdout), "metadata")
-            marks = [mapping(metadata, one).get(f"{API}/prune") for one in _MARKS]
-            if "disabled" not in [str(mark).lower() for mark in marks]:
+            if not marked(json.loads(found.stdout), "prune", "disabled"):
                 changes.add("-", key)
 
 
-_MARKS: Final = ("labels", "annotations")
 _NOT_FOUND: Final = "(NotFound)"
 
 
 def _left_alone(one: Object) -> bool:
     """Tell whether Flux leaves an object alone once it is there, or altogether."""
-    marks = [mapping(one.document, f"metadata.{kind}") for kind in _MARKS]
-    return any(
-        str(found.get(f"{API}/{mark}")).lower() in values
-        for found in marks
-        for mark, values in (("reconcile", {"disabled"}), ("ssa", {"ignore", "ifnotpresent"}))
+    return marked(one.document, "reconcile", "disabled") or marked(
+        one.document, "ssa", "ignore", "ifnotpresent"
     )
 
 
@@ -234,8 +228,8 @@ def _owned(one: Object, kustomization: Kustomization) -> dict[str, Any]:
     metadata = dict(one.document["metadata"])
     metadata["labels"] = {
         **(metadata.get("labels") or {}),
-        f"{API}/name": kustomization.name,
-        f"{API}/namespace": NAMESPACE,
+        f"{FLUX_API}/name": kustomization.name,
+        f"{FLUX_API}/namespace": NAMESPACE,
     }
     return {**one.document, "metadata": metadata}
 

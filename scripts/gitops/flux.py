@@ -17,9 +17,8 @@ import yaml
 
 from scripts.gitops import substitution
 from scripts.gitops.source import Source, normal
-from scripts.manifests.model import Document, at, items, mapping, title
+from scripts.manifests.model import FLUX_API, Document, at, items, mapping, title
 
-API: Final = "kustomize.toolkit.fluxcd.io"
 NAMESPACE: Final = "flux-system"
 _WAY: Final = re.compile(r"recursed (?:accumulation of|merging from) path '([^']+)': ")
 _ORIGIN: Final = "config.kubernetes.io/origin"
@@ -316,7 +315,7 @@ class Cluster:
 def is_kustomization(document: Document) -> bool:
     """Tell whether a document is a Kustomization of Flux."""
     return document.get("kind") == "Kustomization" and str(document.get("apiVersion")).startswith(
-        f"{API}/"
+        f"{FLUX_API}/"
     )
 
 

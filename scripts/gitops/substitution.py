@@ -10,8 +10,10 @@ from typing import Any, Final
 
 import yaml
 
+from scripts.manifests.model import FLUX_API
+
 NAME: Final = re.compile(r"[_A-Za-z][_A-Za-z0-9]*")
-SWITCH: Final = "kustomize.toolkit.fluxcd.io/substitute"
+SWITCH: Final = f"{FLUX_API}/substitute"
 """A label or annotation that says ``disabled``: the object is applied as it stands."""
 
 _OPENING: Final = re.compile(r"\$\$|\$\{")

@@ -10,6 +10,7 @@ Document: TypeAlias = dict[str, Any]
 WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "Job")
 SERVING_KINDS: Final = ("Deployment", "StatefulSet")
 NAME_LABEL: Final = "app.kubernetes.io/name"
+FLUX_API: Final = "kustomize.toolkit.fluxcd.io"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ def items(node: Any, path: str) -> list[Document]:
 def title(document: Document) -> str:
     """Return how a message calls a document."""
     return f"{document.get('kind')}/{at(document, 'metadata.name')}"
+
+
+def marked(document: Document, name: str, *values: str) -> bool:
+    """Tell whether Flux takes a document as marked: by a label or an annotation, in any case."""
+    found = [
+        mapping(document, f"metadata.{kind}").get(f"{FLUX_API}/{name}")
+        for kind in ("labels", "annotations")
+    ]
+    return any(str(value).lower() in values for value in found)
 
 
 def selects(selector: Any, labels: Mapping[str, Any]) -> bool:

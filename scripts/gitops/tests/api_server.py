@@ -12,7 +12,8 @@ from typing import Any, Final
 import pytest
 
 from scripts.gitops.diff import Kubectl
-from scripts.gitops.flux import API, NAMESPACE, Cluster, Kustomization, Object
+from scripts.gitops.flux import NAMESPACE, Cluster, Kustomization, Object
+from scripts.manifests.model import FLUX_API
 from services.testing.servers import Server, find_binary, free_port
 
 _TOKEN: Final = "only-for-this-test"
@@ -44,6 +45,8 @@ def running(folder: Path) -> Iterator[Path]:
             str(folder / "kube-apiserver"),
             f"--etcd-servers=http://127.0.0.1:{etcd_port}",
             "--bind-address=127.0.0.1",
+            # By default it is that of a network, which a machine need not have.
+            "--advertise-address=127.0.0.1",
             f"--secure-port={port}",
             f"--cert-dir={folder}",
             "--service-account-issuer=https://localhost",
@@ -129,7 +132,7 @@ def _note_inventory(kubectl: Kubectl, kustomization: Kustomization) -> None:
     status = {"status": {"inventory": {"entries": entries}}}
     kubectl.get(
         "patch",
-        f"kustomizations.{API}",
+        f"kustomizations.{FLUX_API}",
         kustomization.name,
         f"--namespace={NAMESPACE}",
         "--subresource=status",

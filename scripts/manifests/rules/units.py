@@ -10,7 +10,17 @@ from scripts.manifests.design import (
     UNIT_CLUSTER_RIGHTS,
     UNIT_IMAGES,
 )
-from scripts.manifests.model import Document, Finding, Manifests, Rule, at, items, mapping, title
+from scripts.manifests.model import (
+    FLUX_API,
+    Document,
+    Finding,
+    Manifests,
+    Rule,
+    at,
+    items,
+    mapping,
+    title,
+)
 from scripts.manifests.rules import pods, rollout, services
 from scripts.manifests.rules.access import restricted
 from scripts.manifests.rules.fields import Must, broken, exactly, said
@@ -31,7 +41,7 @@ _CLUSTER_WIDE: Final = frozenset(
 _SHARED: Final = frozenset({NAMESPACE, "flux-system"})
 """Namespaces that others make and where units may put objects."""
 
-_PRUNE: Final = "kustomize.toolkit.fluxcd.io/prune"
+_PRUNE: Final = f"{FLUX_API}/prune"
 _NAMESPACE: Final = (
     Must(
         "metadata.annotations",
