@@ -90,6 +90,8 @@ class Cluster:
         self.kubeconfig = kubeconfig
         self.api_url = os.environ.get("API_URL") or "http://127.0.0.1:8000"
         self.page_url = os.environ.get("PAGE_URL") or "http://127.0.0.1:8080"
+        self.stays = True
+        """Does somebody use it after the tests, so that they must take away what is theirs?"""
         self._kubectl = tool("kubectl")
         # Commands without a namespace then mean the pipeline's, here and in a user's shell.
         self.kubectl("config", "set-context", "--current", f"--namespace={self.namespace}")
@@ -269,10 +271,17 @@ class Cluster:
     def not_ready(self, names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
         """Return what is not ready: how far it is, and why, as far as Kubernetes tells."""
         waiting = {}
-        pods = self.get("pods")["items"]
-        events = self.get("events", "--field-selector=type=Warning")["items"]
-        warned = {each["involvedObject"]["name"]: each.get("message", "") for each in events}
-        for item in self.get("deployments,statefulsets,jobs")["items"]:
+        # Asked for at once: while the cluster starts, every kubectl takes its share of the machine.
+        found = self.get("pods,events,deployments,statefulsets,jobs")["items"]
+        pods = [item for item in found if item["kind"] == "Pod"]
+        warned = {
+            item["involvedObject"]["name"]: item.get("message", "")
+            for item in found
+            if item["kind"] == "Event" and item["type"] == "Warning"
+        }
+        for item in found:
+            if item["kind"] in {"Pod", "Event"}:
+                continue
             name = item["metadata"]["name"]
             if item["kind"] == "Job" and f"job.batch/{name}" not in names:
                 continue

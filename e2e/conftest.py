@@ -58,6 +58,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     created = not given and not kind.exists()
     try:
         found = Cluster.given(Path(given)) if given else kind.create()
+        found.stays = not created or option("--keep-cluster")
         request.config.stash[IN_USE] = found
         if not created and not option("--wipe") and (pictures := found.pictures()):
             raise ClusterError(

@@ -31,18 +31,11 @@ TRIPS: Final = (WORKLOADS, *((one,) for one in WORKLOADS))
 
 @pytest.fixture(scope="module")
 def versions(pipeline: Cluster) -> Versions:
-    """The other versions, in the nodes."""
+    """The versions that most tests need, in the nodes."""
     if not pipeline.is_ours:
         pytest.skip("other versions of the images can only be loaded into a kind cluster")
     made = Versions(pipeline)
-    made.make(
-        [
-            *((workload, NEWER) for workload in WORKLOADS),
-            ("migrations", NEWER_SCHEMA),
-            ("receiver", OLDER),
-            ("receiver", CRASHING),
-        ]
-    )
+    made.make([*((workload, NEWER) for workload in WORKLOADS), ("receiver", CRASHING)])
     return made
 
 
@@ -109,7 +102,9 @@ def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) 
     wait_final(pipeline, load.acknowledged)
 
 
+@pytest.mark.long
 def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, load: Load) -> None:
+    versions.make([("migrations", NEWER_SCHEMA)])
     before = versions.pods("receiver")
     old_job, new_job = (
         f"migrations-{tag.partition('-')[2]}"
@@ -146,8 +141,10 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
         pipeline.kubectl("delete", "job", new_job, "--ignore-not-found")
 
 
+@pytest.mark.long
 def test_new_clients_get_on_with_old_pods(pipeline: Cluster, versions: Versions) -> None:
     """A client of the newer API meets both versions, and goes the old way where it must."""
+    versions.make([("receiver", OLDER)])
     client = _NewClient(pipeline.api_url)
     versions.release({"receiver": OLDER})
     _submit_while_rolling(client, pipeline, versions, OLDER)

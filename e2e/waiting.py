@@ -30,4 +30,4 @@ def wait_until(condition: Callable[[], T], seconds: float, what: str) -> T:
         if time.monotonic() >= deadline:
             seen = f"{type(problem).__name__}: {problem}" if problem else f"last seen: {last!r}"
             raise AssertionError(f"waited {seconds:g} s in vain for {what}; {seen}") from problem
-        time.sleep(0.25)
+        time.sleep(0.5)

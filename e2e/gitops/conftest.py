@@ -51,8 +51,9 @@ def delivery(cluster: Cluster) -> Iterator[Delivery]:
         made.begin()
         yield made
     finally:
-        wipe(cluster)
-        server.stop()
+        if cluster.stays:
+            wipe(cluster)
+            server.stop()
 
 
 @pytest.fixture(autouse=True)
