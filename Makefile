@@ -64,7 +64,7 @@ secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind [CON
 # A KUBECONFIG of the environment is somebody's daily cluster: only one that is given here counts.
 e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
   $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig=$(KUBECONFIG))
-e2e: venv-dev samples ## test all of it on a kind cluster, made for it; KEEP=1 keeps that cluster
+e2e: venv-dev samples ## test it on a kind cluster, made for it; KEEP=1 keeps that cluster
 	@$(e2e) $(if $(ARGS),$(ARGS),-m "not long" e2e)
 
 e2e-gitops: venv-dev samples ## the long test of what a git push can do: rollouts, bad pushes, outages, secrets, recovery
@@ -73,8 +73,8 @@ e2e-gitops: venv-dev samples ## the long test of what a git push can do: rollout
 e2e-nodes: venv-dev samples ## the long test of nodes that go away: drained, lost, lost with the data
 	@$(e2e) e2e/test_nodes.py $(ARGS)
 
-e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 rollouts, 10,000 requests
-	@$(e2e) e2e/test_rollouts.py --rollouts=16 --requests=10000 $(ARGS)
+e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 of them, 10,000 requests, versions side by side
+	@$(e2e) e2e/test_rollouts.py $(ARGS)
 
 e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
 	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)

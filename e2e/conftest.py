@@ -27,14 +27,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--rollouts",
         type=int,
-        default=3,
-        help="at least so many rollouts, each of one service (default: 3)",
+        default=16,
+        help="at least so many rollouts, each of one service (default: 16)",
     )
     group.addoption(
         "--requests",
         type=int,
-        default=2000,
-        help="at least so many requests in all (default: 2000)",
+        default=10000,
+        help="at least so many requests in all (default: 10000)",
     )
 
 

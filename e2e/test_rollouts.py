@@ -23,6 +23,8 @@ from e2e.versions import (
 )
 from e2e.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 WORKLOADS: Final = ("receiver", "frontend", "image-processor", "face-recog")
 
 TRIPS: Final = (WORKLOADS, *((one,) for one in WORKLOADS))
@@ -31,11 +33,18 @@ TRIPS: Final = (WORKLOADS, *((one,) for one in WORKLOADS))
 
 @pytest.fixture(scope="module")
 def versions(pipeline: Cluster) -> Versions:
-    """The versions that most tests need, in the nodes."""
+    """The other versions, in the nodes."""
     if not pipeline.is_ours:
         pytest.skip("other versions of the images can only be loaded into a kind cluster")
     made = Versions(pipeline)
-    made.make([*((workload, NEWER) for workload in WORKLOADS), ("receiver", CRASHING)])
+    made.make(
+        [
+            *((workload, NEWER) for workload in WORKLOADS),
+            ("migrations", NEWER_SCHEMA),
+            ("receiver", OLDER),
+            ("receiver", CRASHING),
+        ]
+    )
     return made
 
 
@@ -76,7 +85,6 @@ def test_no_request_fails_while_versions_change(
     assert {rows[one] for one in load.uploaded} == {("processed", 1)}
 
 
-@pytest.mark.long
 def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) -> None:
     # The less there is to do, the sooner new connections go elsewhere: only a crowd meets the gap.
     load = Load(pipeline.api_url, pipeline.page_url, crowd=4)
@@ -102,9 +110,7 @@ def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) 
     wait_final(pipeline, load.acknowledged)
 
 
-@pytest.mark.long
 def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, load: Load) -> None:
-    versions.make([("migrations", NEWER_SCHEMA)])
     before = versions.pods("receiver")
     old_job, new_job = (
         f"migrations-{tag.partition('-')[2]}"
@@ -141,10 +147,8 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
         pipeline.kubectl("delete", "job", new_job, "--ignore-not-found")
 
 
-@pytest.mark.long
 def test_new_clients_get_on_with_old_pods(pipeline: Cluster, versions: Versions) -> None:
     """A client of the newer API meets both versions, and goes the old way where it must."""
-    versions.make([("receiver", OLDER)])
     client = _NewClient(pipeline.api_url)
     versions.release({"receiver": OLDER})
     _submit_while_rolling(client, pipeline, versions, OLDER)
