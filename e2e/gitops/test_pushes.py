@@ -55,7 +55,14 @@ def test_a_new_image_is_rolled_out_without_a_failed_request(
     job = cluster.get("job", f"migrations-{tags['migrations'].partition('-')[2]}")
     migrated = moment(job["status"]["completionTime"])
     found = cluster.get("pods", "-l", f"app.kubernetes.io/name in ({','.join(WORKLOADS)})")["items"]
-    assert migrated <= min(moment(pod["metadata"]["creationTimestamp"]) for pod in found)
+    released = {f"facestack/{one}:{tags[one]}" for one in WORKLOADS}
+    # An old pod may still be on its way out.
+    made = [
+        moment(pod["metadata"]["creationTimestamp"])
+        for pod in found
+        if pod["spec"]["containers"][0]["image"] in released
+    ]
+    assert migrated <= min(made)
     assert cluster.sql("SELECT version_num FROM alembic_version") == [("0002",)]
 
 
