@@ -185,7 +185,7 @@ def metrics_pages(cluster: Cluster, workload: str) -> Iterator[dict[str, str]]:
 
 def read(page: str) -> dict[str, float]:
     """Return the values of a metrics page, each by its name with its labels."""
-    lines = httpx.get(page, timeout=10, trust_env=False).text.splitlines()
+    lines = httpx.get(page, timeout=30, trust_env=False).text.splitlines()
     pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}
 

@@ -174,11 +174,15 @@ class Cluster:
             text=True,
         ) as process:
             assert process.stdout is not None
-            line = process.stdout.readline()
-            local = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
+            said = ""
+            local = None
             try:
+                # It may complain first, as of an API that does not answer.
+                while local is None and (line := process.stdout.readline()):
+                    local = re.match(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
+                    said += line
                 if local is None:
-                    raise AssertionError(f"kubectl port-forward {target} {port}: {line.strip()}")
+                    raise AssertionError(f"kubectl port-forward {target} {port}: {said.strip()}")
                 yield int(local.group(1))
             finally:
                 process.terminate()

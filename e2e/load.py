@@ -124,7 +124,11 @@ class Load:
         self.acknowledged: dict[int, str] = {}
         self.uploaded: set[int] = set()
         self.failures: list[Failure] = []
-        self.tallies: dict[str, Tally] = {}
+        self.tallies = {
+            _called(request, connections): Tally()
+            for request in self._visits
+            for connections in _CONNECTIONS
+        }
 
     @property
     def requests(self) -> int:
@@ -134,7 +138,7 @@ class Load:
     @property
     def in_a_row(self) -> int:
         """How many requests every client has made since its last one that failed."""
-        return min((tally.in_a_row for tally in self.tallies.values()), default=0)
+        return min(tally.in_a_row for tally in self.tallies.values())
 
     def outage(self, since: float) -> str:
         """Say how long after a moment, in monotonic seconds, the last request failed, and how."""
@@ -199,8 +203,8 @@ class Load:
         visit: Callable[[httpx.AsyncClient], Awaitable[None]],
         interval: float,
     ) -> None:
-        name = f"{request}, {connections}"
-        tally = self.tallies.setdefault(name, Tally())
+        name = _called(request, connections)
+        tally = self.tallies[name]
         async with self._http(connections) as client:
             while not self._stopping and self.requests < _MOST:
                 begin = time.monotonic()
@@ -283,6 +287,10 @@ class Load:
             files={"file": ("sky.jpg", new_jpeg(self._no_face, quality=90))},
         )
         _expect(answer, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def _called(request: str, connections: str) -> str:
+    return f"{request}, {connections}"
 
 
 def _expect(answer: httpx.Response, status: HTTPStatus) -> Any:

@@ -74,6 +74,7 @@ def queue(cluster: Cluster) -> Queue:
         stats = httpx.get(
             f"http://127.0.0.1:{port}/stats",
             params={"format": "json", "topic": TOPIC, "channel": CHANNEL},
+            timeout=30,
             trust_env=False,
         ).json()
     for topic in stats["topics"] or ():
@@ -387,6 +388,7 @@ def nsqd(cluster: Cluster) -> Iterator[Callable[[str], None]]:
             httpx.post(
                 f"http://127.0.0.1:{port}/channel/{what}",
                 params={"topic": TOPIC, "channel": CHANNEL},
+                timeout=30,
                 trust_env=False,
             ).raise_for_status()
 

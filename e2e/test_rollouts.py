@@ -208,7 +208,7 @@ class _NewClient:
         paths = [f"{self.prefix}/{next(self._numbers)}.jpg" for _ in range(3)]
         many = {"paths": [{"path": path} for path in paths]}
         # A new connection each time, so that both versions are met.
-        answer = httpx.post(f"{self._api}/images/post", json=many, trust_env=False)
+        answer = httpx.post(f"{self._api}/images/post", json=many, timeout=30, trust_env=False)
         if answer.status_code == httpx.codes.ACCEPTED:
             self.at_once += len(paths)
         else:
@@ -218,7 +218,9 @@ class _NewClient:
                 "there is nothing at /images/post; /openapi.json lists what there is"
             )
             for path in paths:
-                one = httpx.post(f"{self._api}/image/post", json={"path": path}, trust_env=False)
+                one = httpx.post(
+                    f"{self._api}/image/post", json={"path": path}, timeout=30, trust_env=False
+                )
                 assert one.status_code == httpx.codes.ACCEPTED, one.text
             self.singly += len(paths)
         self.submitted.update(paths)

@@ -13,7 +13,7 @@ from e2e.gitops.flux import ENTRY, NAMESPACE, Flux
 from e2e.gitops.git import GitServer, Repository
 from e2e.waiting import wait_until
 
-READY_SECONDS: Final = 240
+READY_SECONDS: Final = 600
 """How long a push may take until all is ready."""
 
 NOTE_SECONDS: Final = 180

@@ -102,11 +102,20 @@ class Flux:
     @contextmanager
     def suspended(self) -> Iterator[None]:
         """Have Flux look at no new commit while the block runs."""
+        before = self._refusals()
         self._suspend("true")
         try:
+            # A look that has begun goes on; the one after it finds that it may not.
+            wait_until(lambda: self._refusals() > before, _HANDLED_SECONDS, "Flux to be suspended")
             yield
         finally:
             self._suspend("false")
+
+    def _refusals(self) -> int:
+        """Return how often source-controller has not looked because it is suspended."""
+        logs = ("logs", NAMESPACE, "deployment/source-controller", "--tail=-1")
+        said = self._cluster.kubectl(*logs).stdout
+        return said.count("reconciliation is suspended for this object")
 
     def _suspend(self, value: str) -> None:
         patch = f'--patch={{"spec": {{"suspend": {value}}}}}'
@@ -159,7 +168,8 @@ def wipe(cluster: Cluster) -> None:
                 # Nobody waits for what they would still do.
                 cluster.kubectl("delete", "pods", f"--namespace={name}", "--all", "--now")
         for selector in _OURS:
-            kinds = ",".join(_kinds(cluster))
+            # Until the last API that was served by a pod is forgotten, not all can be named.
+            kinds = ",".join(wait_until(lambda: _kinds(cluster), _GONE_SECONDS, "every API"))
             cluster.kubectl(
                 "delete", kinds, "--all-namespaces", f"--selector={selector}", "--ignore-not-found"
             )

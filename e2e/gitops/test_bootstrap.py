@@ -48,6 +48,7 @@ def installed(delivery: Delivery) -> dict[str, Any]:
         *cluster.get("pods", NAMESPACE)["items"],
         *cluster.get("deployments,statefulsets,configmaps,secrets,pods")["items"],
     ]
+    there = (item for item in items if "deletionTimestamp" not in item["metadata"])
     return {
         f"{item['kind']} {item['metadata'].get('namespace', '')}/{item['metadata']['name']}": (
             item["metadata"]["uid"],
@@ -58,5 +59,5 @@ def installed(delivery: Delivery) -> dict[str, Any]:
                 if key not in {"metadata", "status", "kind", "apiVersion"}
             },
         )
-        for item in items
+        for item in there
     }

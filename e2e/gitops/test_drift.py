@@ -9,7 +9,8 @@ from e2e.gitops.flux import NAMESPACE
 from e2e.gitops.recipes import follow, recipe
 from e2e.waiting import wait_until
 
-PUT_BACK_SECONDS: Final = 120
+PUT_BACK_SECONDS: Final = 300
+"""A change during a wait for health is seen after that layer's timeout, which is 3 minutes here."""
 BASE: Final = "base/kustomization.yaml"
 
 

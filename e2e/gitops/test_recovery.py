@@ -40,7 +40,7 @@ def test_a_lost_cluster_comes_back_out_of_git_and_a_backup(
         assert cluster.get("secret", "mariadb-admin")["data"] == passwords
     assert client.image(image["id"]) == image
     address = f"{cluster.api_url}/images/{image['id']}/picture"
-    assert httpx.get(address, trust_env=False).content == picture
+    assert httpx.get(address, timeout=30, trust_env=False).content == picture
     assert client.call("GET", "/people") == people
     # Who was known is known.
     client.enrol()
