@@ -27,6 +27,11 @@ _GALLERY_SECONDS: Final = 60
 _PAUSE_SECONDS: Final = 0.5
 
 
+def request(method: str, url: str, **arguments: Any) -> httpx.Response:
+    """Ask once, over a new connection and no proxy; a busy machine has 30 s to answer."""
+    return httpx.request(method, url, timeout=30, trust_env=False, **arguments)
+
+
 class RefusedError(Exception):
     """The API says that the request is wrong, so repeating it is no use."""
 
@@ -40,9 +45,7 @@ class Client:
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """Call the receiver once, over a new connection."""
-        answer = httpx.request(
-            method, f"{self._cluster.api_url}{path}", timeout=30, trust_env=False, **arguments
-        )
+        answer = request(method, f"{self._cluster.api_url}{path}", **arguments)
         if answer.is_client_error and answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
             raise RefusedError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         answer.raise_for_status()
@@ -157,12 +160,7 @@ def assert_recognised(images: list[dict[str, Any]], person: str) -> None:
 
 def pods(cluster: Cluster, workload: str) -> list[dict[str, Any]]:
     """Return the pods of a workload that are not on their way out."""
-    selector = f"app.kubernetes.io/name={workload}"
-    return [
-        pod
-        for pod in cluster.get("pods", f"--selector={selector}")["items"]
-        if "deletionTimestamp" not in pod["metadata"]
-    ]
+    return cluster.staying("pods", f"--selector=app.kubernetes.io/name={workload}")
 
 
 def ready(pod: dict[str, Any]) -> bool:
@@ -185,7 +183,7 @@ def metrics_pages(cluster: Cluster, workload: str) -> Iterator[dict[str, str]]:
 
 def read(page: str) -> dict[str, float]:
     """Return the values of a metrics page, each by its name with its labels."""
-    lines = httpx.get(page, timeout=30, trust_env=False).text.splitlines()
+    lines = request("GET", page).text.splitlines()
     pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}
 

@@ -158,6 +158,12 @@ class Cluster:
         found: dict[str, Any] = json.loads(self.kubectl("get", *args, "-o", "json").stdout)
         return found
 
+    def staying(self, *args: str) -> list[dict[str, Any]]:
+        """Return what ``kubectl get`` lists, without what is on its way out."""
+        return [
+            item for item in self.get(*args)["items"] if "deletionTimestamp" not in item["metadata"]
+        ]
+
     @contextmanager
     def forward(
         self, target: str, port: int, namespace: str = namespace, *options: str

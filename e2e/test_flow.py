@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 import yaml
 from playwright.sync_api import Browser, Page, expect
@@ -26,6 +25,7 @@ from e2e.client import (
     people,
     pods,
     ready,
+    request,
 )
 from e2e.cluster import ROOT, Cluster
 from e2e.waiting import wait_until
@@ -71,11 +71,10 @@ class Queue:
 
 def queue(cluster: Cluster) -> Queue:
     with cluster.forward("svc/nsqd", 4151) as port:
-        stats = httpx.get(
+        stats = request(
+            "GET",
             f"http://127.0.0.1:{port}/stats",
             params={"format": "json", "topic": TOPIC, "channel": CHANNEL},
-            timeout=30,
-            trust_env=False,
         ).json()
     for topic in stats["topics"] or ():
         (channel,) = topic["channels"]
@@ -385,11 +384,10 @@ def nsqd(cluster: Cluster) -> Iterator[Callable[[str], None]]:
     with cluster.forward("svc/nsqd", 4151) as port:
 
         def do(what: str) -> None:
-            httpx.post(
+            request(
+                "POST",
                 f"http://127.0.0.1:{port}/channel/{what}",
                 params={"topic": TOPIC, "channel": CHANNEL},
-                timeout=30,
-                trust_env=False,
             ).raise_for_status()
 
         yield do

@@ -9,6 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from e2e.client import request
 from e2e.cluster import Cluster
 from e2e.load import Load, wait_final
 from e2e.versions import (
@@ -208,7 +209,7 @@ class _NewClient:
         paths = [f"{self.prefix}/{next(self._numbers)}.jpg" for _ in range(3)]
         many = {"paths": [{"path": path} for path in paths]}
         # A new connection each time, so that both versions are met.
-        answer = httpx.post(f"{self._api}/images/post", json=many, timeout=30, trust_env=False)
+        answer = request("POST", f"{self._api}/images/post", json=many)
         if answer.status_code == httpx.codes.ACCEPTED:
             self.at_once += len(paths)
         else:
@@ -218,9 +219,7 @@ class _NewClient:
                 "there is nothing at /images/post; /openapi.json lists what there is"
             )
             for path in paths:
-                one = httpx.post(
-                    f"{self._api}/image/post", json={"path": path}, timeout=30, trust_env=False
-                )
+                one = request("POST", f"{self._api}/image/post", json={"path": path})
                 assert one.status_code == httpx.codes.ACCEPTED, one.text
             self.singly += len(paths)
         self.submitted.update(paths)

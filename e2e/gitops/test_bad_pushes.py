@@ -116,5 +116,4 @@ def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
 def serving(delivery: Delivery) -> set[str]:
     """Return the names of the pods of the services that clients call."""
     selector = "--selector=app.kubernetes.io/name in (receiver, frontend)"
-    found = delivery.cluster.get("pods", selector)["items"]
-    return {pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]}
+    return {pod["metadata"]["name"] for pod in delivery.cluster.staying("pods", selector)}

@@ -41,14 +41,13 @@ def installed(delivery: Delivery) -> dict[str, Any]:
         "kustomizations.kustomize.toolkit.fluxcd.io,gitrepositories.source.toolkit.fluxcd.io"
     )
     items = [
-        *cluster.get(kinds, NAMESPACE)["items"],
-        *cluster.get(
+        *cluster.staying(kinds, NAMESPACE),
+        *cluster.staying(
             "crds,clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/part-of=flux"
-        )["items"],
-        *cluster.get("pods", NAMESPACE)["items"],
-        *cluster.get("deployments,statefulsets,configmaps,secrets,pods")["items"],
+        ),
+        *cluster.staying("pods", NAMESPACE),
+        *cluster.staying("deployments,statefulsets,configmaps,secrets,pods"),
     ]
-    there = (item for item in items if "deletionTimestamp" not in item["metadata"])
     return {
         f"{item['kind']} {item['metadata'].get('namespace', '')}/{item['metadata']['name']}": (
             item["metadata"]["uid"],
@@ -59,5 +58,5 @@ def installed(delivery: Delivery) -> dict[str, Any]:
                 if key not in {"metadata", "status", "kind", "apiVersion"}
             },
         )
-        for item in there
+        for item in items
     }

@@ -130,9 +130,5 @@ def test_what_the_cluster_cannot_decrypt_changes_nothing_and_a_revert_heals_it(
 
 def pods(delivery: Delivery) -> set[str]:
     """Return the names of the services' pods."""
-    items = delivery.cluster.get("pods", "-l", "app.kubernetes.io/part-of=facestack")["items"]
-    return {
-        one["metadata"]["name"]
-        for one in items
-        if one["status"]["phase"] == "Running" and "deletionTimestamp" not in one["metadata"]
-    }
+    items = delivery.cluster.staying("pods", "-l", "app.kubernetes.io/part-of=facestack")
+    return {one["metadata"]["name"] for one in items if one["status"]["phase"] == "Running"}

@@ -141,10 +141,8 @@ def test_top_tells_what_nodes_and_pods_use(pipeline: Cluster) -> None:
     wait_until(lambda: told("nodes") == nodes, _METRICS_SECONDS, "metrics of every node")
 
     def every_pod() -> bool:
-        found = pipeline.get("pods", "--field-selector=status.phase=Running")["items"]
-        running = {
-            one["metadata"]["name"] for one in found if "deletionTimestamp" not in one["metadata"]
-        }
+        found = pipeline.staying("pods", "--field-selector=status.phase=Running")
+        running = {one["metadata"]["name"] for one in found}
         assert running
         return told("pods") >= running
 
