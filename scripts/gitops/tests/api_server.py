@@ -21,8 +21,11 @@ _READY_SECONDS: Final = 120
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Path]:
-    """Start etcd and the API server in a folder; give the kubeconfig of an administrator."""
+def running(folder: Path) -> Iterator[Kubectl]:
+    """Start etcd and the API server in a folder; give its administrator's kubectl once it answers.
+
+    Meanwhile the environment's kubeconfig is the administrator's, for what calls kubectl itself.
+    """
     etcd_port, peer_port, port = free_port(), free_port(), free_port()
     etcd = Server(
         [
@@ -73,13 +76,17 @@ def running(folder: Path) -> Iterator[Path]:
     try:
         etcd.start()
         server.start()
-        yield kubeconfig
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KUBECONFIG", str(kubeconfig))
+            kubectl = Kubectl()
+            _wait_ready(kubectl)
+            yield kubectl
     finally:
         server.stop()
         etcd.stop()
 
 
-def ready(kubectl: Kubectl) -> None:
+def _wait_ready(kubectl: Kubectl) -> None:
     """Return when the API server answers."""
     deadline = time.monotonic() + _READY_SECONDS
     while kubectl.run("get", "--raw=/readyz").returncode:
@@ -99,6 +106,19 @@ def apply(kubectl: Kubectl, documents: list[Any]) -> None:
         given="\n---\n".join(json.dumps(document) for document in documents),
     )
     assert done.returncode == 0, done.stderr
+
+
+def note(kubectl: Kubectl, kind: str, name: str, **status: Any) -> None:
+    """Write into the status of an object of Flux's."""
+    kubectl.get(
+        "patch",
+        kind,
+        name,
+        f"--namespace={NAMESPACE}",
+        "--subresource=status",
+        "--type=merge",
+        f"--patch={json.dumps({'status': status})}",
+    )
 
 
 def sync(kubectl: Kubectl, cluster: Cluster) -> None:
@@ -129,13 +149,5 @@ def _note_inventory(kubectl: Kubectl, kustomization: Kustomization) -> None:
         version = str(one.document["apiVersion"]).rpartition("/")[2]
         name = name.replace(":", "__")
         entries.append({"id": f"{namespace}_{name}_{group}_{kind}", "v": version})
-    status = {"status": {"inventory": {"entries": entries}}}
-    kubectl.get(
-        "patch",
-        f"kustomizations.{FLUX_API}",
-        kustomization.name,
-        f"--namespace={NAMESPACE}",
-        "--subresource=status",
-        "--type=merge",
-        f"--patch={json.dumps(status)}",
-    )
+    kind = f"kustomizations.{FLUX_API}"
+    note(kubectl, kind, kustomization.name, inventory={"entries": entries})

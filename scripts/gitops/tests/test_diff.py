@@ -12,7 +12,7 @@ import pytest
 from scripts.gitops.diff import Changes, DiffError, Kubectl, _note, report
 from scripts.gitops.flux import Builder, load
 from scripts.gitops.source import ROOT, Source, working_tree
-from scripts.gitops.tests.api_server import apply, ready, running, sync
+from scripts.gitops.tests.api_server import apply, running, sync
 from scripts.gitops.tests.changes import change, copy
 
 SECRET = """
@@ -44,13 +44,7 @@ def cluster(
     kubectl: str, whole: Source, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Kubectl]:
     """An API server with everything of flux/kind as it is in git."""
-    with (
-        running(tmp_path_factory.mktemp("cluster")) as kubeconfig,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("KUBECONFIG", str(kubeconfig))
-        found = Kubectl()
-        ready(found)
+    with running(tmp_path_factory.mktemp("cluster")) as found:
         sync(found, load(Builder(whole, kubectl), "kind"))
         yield found
 

@@ -1,18 +1,16 @@
 """What flux-wait takes for ready, against a real API server that the test writes to like Flux."""
 
-import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import pytest
 
 from scripts.gitops.diff import Kubectl
 from scripts.gitops.flux import NAMESPACE
 from scripts.gitops.source import ROOT
-from scripts.gitops.tests.api_server import ready, running
+from scripts.gitops.tests.api_server import note, running
 
 REVISION: Final = "main@sha1:5b1c1e3bd2f0f5e7a4d86b6c0e3f3d1c0a9b8e7f"
 DEFINITIONS: Final = [
@@ -34,36 +32,31 @@ spec:
   prune: true
   sourceRef: {{kind: GitRepository, name: facestack}}
 """
+SOURCE: Final = ("gitrepository", "facestack")
+ROOT_LAYER: Final = ("kustomization", "facestack")
 _SECONDS: Final = 60
 
 
 @pytest.fixture(scope="module")
-def cluster(kubectl: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
     """An API server that knows a GitRepository and a Kustomization, which nobody works on."""
-    with (
-        running(tmp_path_factory.mktemp("cluster")) as kubeconfig,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("KUBECONFIG", str(kubeconfig))
-        patch.setenv("KUBECTL", kubectl)
-        found = Kubectl()
-        ready(found)
+    with running(tmp_path_factory.mktemp("cluster")) as found:
         found.get("create", "namespace", NAMESPACE)
         found.get("create", *(f"--filename={file}" for file in DEFINITIONS))
         found.get("wait", "--for=condition=Established", "crds", "--all", "--timeout=60s")
         done = found.run("create", "--filename=-", given=FOLLOWED)
         assert done.returncode == 0, done.stderr
         empty = condition("git repository is empty", status="False")
-        note(found, "gitrepository", conditions=[empty], lastHandledReconcileAt="before")
+        note(found, *SOURCE, conditions=[empty], lastHandledReconcileAt="before")
         yield found
 
 
 @pytest.fixture
-def said(cluster: Kubectl) -> Iterator[IO[str]]:
-    """What flux-wait says while it runs; it has asked for a look at git."""
+def said(cluster: Kubectl, kubectl: str) -> Iterator[IO[str]]:
+    """What flux-wait says while it runs."""
     with subprocess.Popen(
         [ROOT / "scripts" / "flux-wait"],
-        env={**os.environ, "TIMEOUT": str(_SECONDS)},
+        env={**os.environ, "KUBECTL": kubectl, "TIMEOUT": str(_SECONDS)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -73,13 +66,6 @@ def said(cluster: Kubectl) -> Iterator[IO[str]]:
             yield process.stdout
         finally:
             process.kill()
-
-
-def note(cluster: Kubectl, kind: str, **status: Any) -> None:
-    """Write into an object's status."""
-    patch = f"--patch={json.dumps({'status': status})}"
-    where = (f"--namespace={NAMESPACE}", "--subresource=status", "--type=merge")
-    cluster.get("patch", kind, "facestack", *where, patch)
 
 
 def condition(message: str, status: str = "True") -> dict[str, str]:
@@ -92,25 +78,19 @@ def condition(message: str, status: str = "True") -> dict[str, str]:
     }
 
 
-def asked(cluster: Kubectl) -> str:
-    """Return the mark of the look that was asked for, once it is there."""
-    deadline = time.monotonic() + _SECONDS
-    mark = r"--output=jsonpath={.metadata.annotations.reconcile\.fluxcd\.io/requestedAt}"
-    where = ("gitrepository", "facestack", f"--namespace={NAMESPACE}")
-    while not (handled := cluster.get("get", *where, mark)):
-        assert time.monotonic() < deadline, "flux-wait asks for no look at git"
-    return handled
-
-
 def test_ready_is_what_has_a_revision_too_and_not_only_the_condition(
     cluster: Kubectl, said: IO[str]
 ) -> None:
     assert said.readline() == "== waiting until all is ready\n"
     assert said.readline().split()[2:] == ["git", "git", "repository", "is", "empty"]
 
+    mark = r"--output=jsonpath={.metadata.annotations.reconcile\.fluxcd\.io/requestedAt}"
+    asked = cluster.get("get", *SOURCE, f"--namespace={NAMESPACE}", mark)
+    assert asked
+
     # Flux's controllers write the conditions first, and with a second request all else.
     stored = [condition("stored artifact")]
-    note(cluster, "gitrepository", conditions=stored, lastHandledReconcileAt=asked(cluster))
+    note(cluster, *SOURCE, conditions=stored, lastHandledReconcileAt=asked)
     assert said.readline().split()[2:] == ["git", "stored", "artifact"]
 
     artifact = {
@@ -120,13 +100,13 @@ def test_ready_is_what_has_a_revision_too_and_not_only_the_condition(
         "path": "facestack.tar.gz",
         "url": "http://source-controller/facestack.tar.gz",
     }
-    note(cluster, "gitrepository", artifact=artifact)
+    note(cluster, *SOURCE, artifact=artifact)
     assert said.readline().split()[2:] == ["facestack", "not", "looked", "at", "yet"]
 
-    note(cluster, "kustomization", conditions=[condition(f"Applied revision: {REVISION}")])
+    note(cluster, *ROOT_LAYER, conditions=[condition(f"Applied revision: {REVISION}")])
     assert said.readline().split()[2:] == ["facestack", "Applied", "revision:", REVISION]
 
-    note(cluster, "kustomization", lastAppliedRevision=REVISION)
+    note(cluster, *ROOT_LAYER, lastAppliedRevision=REVISION)
     assert said.readline().split()[2:] == ["facestack", "ready"]
     assert said.readline() == f"== all is ready at {REVISION}\n"
     assert said.read() == ""
