@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test check format lock stubs manifests images servers samples bench clean venv venv-dev
+.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-long check format lock stubs manifests images servers samples bench clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -12,8 +12,11 @@ run: venv ## start all services and stay up; Ctrl-C stops them
 	@$(python) -m services.local run
 
 ##@ Work on it
-test: venv-dev samples ## run every test
+test: venv-dev samples ## run every test but the long ones
 	@$(python) -m pytest $(ARGS)
+
+test-long: venv-dev samples ## run the long tests: thousands of random schedules and inputs, new ones each time
+	@$(python) -m pytest -m long --hypothesis-profile=long $(ARGS)
 
 check: venv-dev ## lint, types, formatting, import rules, lock files and stubs
 	@scripts/check

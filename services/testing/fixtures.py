@@ -4,6 +4,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pymysql
 import pytest
 
@@ -14,6 +15,21 @@ from services.migrations.__main__ import migrate
 from services.testing.servers import MariaDb, Nsqd, Nsqlookupd, VersityGw
 
 _names = itertools.count(1)
+
+# The same inputs at every run, on every machine; a busy one is no fault of the code under test.
+hypothesis.settings.register_profile(
+    "short",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+# Other inputs at every run: a failure prints the line that repeats it.
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("short"), derandomize=False
+)
+hypothesis.settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")
