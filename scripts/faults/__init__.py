@@ -1,0 +1,1 @@
+"""Faults on purpose: the whole pipeline on one machine, and an account of every picture."""
