@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from services.common.passwords import log_in_with
 from services.common.settings import DatabaseSettings
 
-REVISION: Final = "0001"
+REVISION: Final = "0002"
 """The Alembic revision that this code works on; migrations bring the database there."""
 
 

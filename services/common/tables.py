@@ -42,7 +42,18 @@ images = sa.Table(
     sa.Column("width", sa.Integer),
     sa.Column("height", sa.Integer),
     sa.Column("engine", sa.String(64)),
+    # SHA-256 of what was uploaded; NULL for a picture that somebody else put into the store.
+    sa.Column("content_digest", sa.String(64)),
+    # The object's tag (objects.py) when the result was made; NULL before, and in older results.
+    sa.Column("object_tag", sa.String(255)),
     sa.UniqueConstraint("path", name="uq_images_path"),
+    # Partial where that is possible: paths that are submitted alone need no entry.
+    sa.Index(
+        "uq_images_content_digest",
+        "content_digest",
+        unique=True,
+        sqlite_where=sa.text("content_digest IS NOT NULL"),
+    ),
     sa.Index("ix_images_status_id", "status", "id"),
     sa.Index("ix_images_status_due_at", "status", "due_at"),
     sqlite_autoincrement=True,  # an id is never given twice, as in MariaDB
@@ -98,6 +109,23 @@ person_images = sa.Table(
     sa.UniqueConstraint("image_name", name="uq_person_images_image_name"),
     sa.Index("ix_person_images_person_id", "person_id"),
     sqlite_autoincrement=True,  # its id is part of the address of a picture that browsers keep
+)
+
+# Objects that the redeemer removes once they are due, unless a row names them: what was deleted,
+# and what is being stored and has no row yet. See "Deleting" in docs/architecture.md.
+garbage = sa.Table(
+    "garbage",
+    metadata,
+    # The whole key: the longest prefix has 13 characters.
+    sa.Column("object_key", _exact(MAX_PATH_LENGTH + 32), primary_key=True),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    # Only the object with this tag may go, when others than the receiver write the key.
+    sa.Column("object_tag", sa.String(255)),
+    # Set while a redeemer removes the object.
+    sa.Column("claim_token", sa.String(32)),
+    # When it was removed first: it is looked for once more, in case a write came late.
+    sa.Column("removed_at", sa.BigInteger),
+    sa.Index("ix_garbage_due_at", "due_at"),
 )
 
 _OLDEST_OF: Final = 1000

@@ -20,6 +20,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "faces": "SELECT, INSERT, UPDATE, DELETE",
         "persons": "SELECT, INSERT, UPDATE, DELETE",
         "person_images": "SELECT, INSERT, UPDATE, DELETE",
+        "garbage": "SELECT, INSERT, UPDATE, DELETE",
         "alembic_version": "SELECT",
     },
     "image_processor": {
@@ -31,6 +32,8 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "redeemer": {
         "images": "SELECT, UPDATE",
+        "person_images": "SELECT",
+        "garbage": "SELECT, UPDATE, DELETE",
         "alembic_version": "SELECT",
     },
 }

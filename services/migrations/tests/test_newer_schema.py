@@ -1,13 +1,17 @@
 """The services work on the schema that the next version's migrations may leave behind."""
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
 from services.common.tables import metadata
+from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
 
 RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]
@@ -60,3 +64,40 @@ async def test_a_service_that_starts_before_the_migrations_waits_for_them(
         await database.check()
     migrate(database_settings)
     await database.check()
+
+
+def upgrade(settings: DatabaseSettings, revision: str) -> None:
+    """Bring a database to a revision that need not be the newest."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = sa.create_engine(settings.database_url.replace("aiosqlite", "pysqlite"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+async def test_rows_of_the_first_revision_keep_what_they_hold(
+    sqlite_settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    settings = sqlite_settings.model_copy(
+        update={"database_url": f"sqlite+aiosqlite:///{tmp_path / 'first.db'}"}
+    )
+    upgrade(settings, "0001")
+    database = Database(settings)
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO images (path, name, status, attempt, created_at, updated_at)"
+            " VALUES ('uploads/ab', 'a.jpg', 'processed', 1, 1, 1), ('b', 'b', 'dead', 5, 1, 1)"
+        )
+    migrate(settings)
+    await database.check()
+    async with database.reading() as connection:
+        rows = await connection.exec_driver_sql(
+            "SELECT path, status, content_digest, object_tag FROM images"
+        )
+        assert [tuple(row) for row in rows] == [
+            ("uploads/ab", "processed", None, None),
+            ("b", "dead", None, None),
+        ]
+    await database.close()

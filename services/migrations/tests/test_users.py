@@ -167,7 +167,9 @@ REFUSED = [
     ("redeemer", "INSERT INTO images (path) VALUES ('x')"),
     ("redeemer", "SELECT * FROM faces"),
     ("redeemer", "SELECT * FROM persons"),
-    ("redeemer", "SELECT * FROM person_images"),
+    ("redeemer", "DELETE FROM person_images"),
+    ("redeemer", "INSERT INTO garbage (object_key) VALUES ('x')"),
+    ("image_processor", "SELECT * FROM garbage"),
 ]
 
 
