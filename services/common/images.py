@@ -22,6 +22,12 @@ MAX_ATTEMPTS: Final = 5
 RING_AFTER_MS: Final = 10_000
 """How long a pending row waits before the redeemer rings for it, and rings again."""
 
+LEASE_MS: Final = 30_000
+"""How long a claim is its owner's without being renewed."""
+
+LATEST_DUE_MS: Final = LEASE_MS + 5_000
+"""No row is due later than this: a lease is the longest wait, and clocks are nudged by seconds."""
+
 KNOWN_PEOPLE: Final = "known_people/"
 """The prefix of known pictures: ``known_people/<person>/<picture>``."""
 

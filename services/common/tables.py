@@ -10,7 +10,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from services.common.images import MAX_PATH_LENGTH, Status
+from services.common.images import LATEST_DUE_MS, MAX_PATH_LENGTH, Status
 
 metadata = sa.MetaData()
 
@@ -135,11 +135,19 @@ Ids grow with time, except for images that went back to pending; all of them wou
 """
 
 
-def oldest_pending() -> sa.Select[int | None]:
-    """Return the query for the time since when the oldest pending image has waited.
+def is_due(now: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Return the condition that a row's due time has come.
 
-    Not when it was submitted: an image may go back to pending after a week. Rings leave that time
-    alone.
+    A time that is too far away was set before the clock was set back: nobody is to wait for that.
+    """
+    return sa.or_(images.c.due_at <= now, images.c.due_at > now + LATEST_DUE_MS)
+
+
+def longest_wait(now: sa.ColumnElement[int]) -> sa.Select[int | None]:
+    """Return the query for how long the oldest pending image has waited, in ms; NULL: none waits.
+
+    Not since it was submitted: an image may go back to pending after a week. Rings leave that time
+    alone. After a clock was set back it is 0 until that has caught up.
     """
     first = (
         sa.select(images.c.updated_at)
@@ -148,4 +156,5 @@ def oldest_pending() -> sa.Select[int | None]:
         .limit(_OLDEST_OF)
         .subquery()
     )
-    return sa.select(sa.func.min(first.c.updated_at))
+    wait = now - sa.func.min(first.c.updated_at)
+    return sa.select(sa.case((wait < 0, 0), else_=wait))

@@ -8,7 +8,7 @@ import time
 import uvloop
 
 from services.common import logs, ops
-from services.common.clock import now_ms
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
@@ -42,7 +42,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     client = RecogniserClient(
         settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
     )
-    rows = DatabaseRows(database, now_ms)
+    rows = DatabaseRows(database, database_now)
     away = logs.Outage("database")
     queue = (
         NsqQueue(settings.nsqlookupd_urls, max_in_flight=settings.concurrency)

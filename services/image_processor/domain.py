@@ -6,9 +6,6 @@ from typing import Final, assert_never
 
 from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
 
-LEASE_MS: Final = 30_000
-"""How long a claim is ours without being renewed."""
-
 RENEW_SECONDS: Final = 10.0
 """Two renewals in a row may fail before the lease is over."""
 
@@ -95,11 +92,11 @@ Outcome = Processed | Rejected | Failed | Unanswered | Released
 
 @dataclass(frozen=True)
 class Change:
-    """The columns of the row that an outcome sets."""
+    """What an outcome makes of the row; it is due in so many ms, or never again."""
 
     status: Status
     attempt: int
-    due_at: int | None
+    due_in: int | None
     error: str | None
 
 
@@ -109,8 +106,8 @@ def backoff_ms(attempt: int, random: Random) -> int:
     return int(min(pause, _MAX_BACKOFF_MS))
 
 
-def change(claim: Claim, outcome: Outcome, *, now: int, random: Random) -> Change:
-    """Return what the outcome makes of the claimed row; ``now`` in ms since the epoch."""
+def change(claim: Claim, outcome: Outcome, *, random: Random) -> Change:
+    """Return what the outcome makes of the claimed row."""
     last = claim.attempt >= MAX_ATTEMPTS
     match outcome:
         case Processed():
@@ -120,12 +117,11 @@ def change(claim: Claim, outcome: Outcome, *, now: int, random: Random) -> Chang
         case Failed(error) | Unanswered(error) if last:
             return Change(Status.DEAD, claim.attempt, None, error[:_MAX_ERROR_LENGTH])
         case Failed(error):
-            due_at = now + backoff_ms(claim.attempt, random)
-            return Change(Status.FAILED, claim.attempt, due_at, error[:_MAX_ERROR_LENGTH])
+            pause = backoff_ms(claim.attempt, random)
+            return Change(Status.FAILED, claim.attempt, pause, error[:_MAX_ERROR_LENGTH])
         case Unanswered(error):
-            due_at = now + RING_AFTER_MS
-            return Change(Status.PENDING, claim.attempt, due_at, error[:_MAX_ERROR_LENGTH])
+            return Change(Status.PENDING, claim.attempt, RING_AFTER_MS, error[:_MAX_ERROR_LENGTH])
         case Released():
-            return Change(Status.PENDING, claim.attempt - 1, now + RING_AFTER_MS, None)
+            return Change(Status.PENDING, claim.attempt - 1, RING_AFTER_MS, None)
         case _:
             assert_never(outcome)

@@ -41,7 +41,7 @@ class Receiver:
         )
         self._ringer = Ringer(self._doorbell)
         store = ObjectStore(settings)
-        rows = DatabaseRows(self._database, now_ms)
+        rows = DatabaseRows(self._database)
         submissions = Submissions(
             rows, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )

@@ -5,10 +5,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.common.clock import Clock
+from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
-from services.common.tables import images, oldest_pending
+from services.common.tables import images, is_due, longest_wait
 from services.redeemer.domain import BATCH, Census, unfinished
 
 
@@ -19,7 +19,7 @@ class DatabaseRows:
     skipped. On SQLite transactions take turns anyway.
     """
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database
         self._clock = clock
 
@@ -59,7 +59,7 @@ class DatabaseRows:
         )
         async with self._database.reading() as connection:
             counts = {row.status: row.images for row in await connection.execute(counting)}
-            return Census(counts, await connection.scalar(oldest_pending()))
+            return Census(counts, await connection.scalar(longest_wait(self._clock())))
 
     async def _take(
         self, status: Status, values: dict[str, Any], *conditions: sa.ColumnElement[bool]
@@ -67,7 +67,7 @@ class DatabaseRows:
         now = self._clock()
         choosing = (
             sa.select(images.c.id)
-            .where(images.c.status == status, images.c.due_at <= now, *conditions)
+            .where(images.c.status == status, is_due(now), *conditions)
             .order_by(images.c.due_at)
             .limit(BATCH)
             .with_for_update(skip_locked=True)

@@ -10,7 +10,7 @@ import structlog
 import uvloop
 
 from services.common import logs, metrics, ops
-from services.common.clock import now_ms
+from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import NsqDoorbell, PolledRows
 from services.common.settings import load
@@ -28,7 +28,7 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     """Sweep until SIGTERM."""
     database = Database(settings)
     doorbell = NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
-    redeemer = Redeemer(rows=DatabaseRows(database, now_ms), doorbell=doorbell, clock=now_ms)
+    redeemer = Redeemer(rows=DatabaseRows(database, database_now), doorbell=doorbell)
     # Without NSQ it is ready nevertheless: it still moves what has failed or was abandoned.
     lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()

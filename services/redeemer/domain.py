@@ -19,7 +19,7 @@ def unfinished(attempt: int) -> str:
 
 @dataclass(frozen=True)
 class Census:
-    """Rows per status, and since when the oldest pending one has waited, in ms since the epoch."""
+    """Rows per status, and for how many ms the oldest pending one has waited; None: none does."""
 
     counts: dict[str, int]
-    oldest_pending: int | None
+    longest_wait: int | None

@@ -10,7 +10,6 @@ from typing import Protocol
 
 import structlog
 
-from services.common.clock import Clock
 from services.common.doorbell import Doorbell, DoorbellUnavailableError
 from services.common.images import Status
 from services.common.logs import Outage
@@ -46,10 +45,9 @@ class Rows(Protocol):
 class Redeemer:
     """Sweeps the rows; several replicas may."""
 
-    def __init__(self, *, rows: Rows, doorbell: Doorbell, clock: Clock) -> None:
+    def __init__(self, *, rows: Rows, doorbell: Doorbell) -> None:
         self._rows = rows
         self._doorbell = doorbell
-        self._clock = clock
         self._queue = Outage("queue")
 
     async def sweep(self) -> None:
@@ -85,8 +83,7 @@ class Redeemer:
         census = await self._rows.census()
         for status in Status:
             IMAGES.labels(status.value).set(census.counts.get(status.value, 0))
-        age = self._clock() - census.oldest_pending if census.oldest_pending is not None else 0
-        OLDEST_PENDING.set(max(age, 0) / 1000)
+        OLDEST_PENDING.set((census.longest_wait or 0) / 1000)
 
     async def _ring(self, ids: Sequence[int], reason: str) -> None:
         if not ids:

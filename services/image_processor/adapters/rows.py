@@ -8,12 +8,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock
+from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.images import MAX_ATTEMPTS, Status
-from services.common.tables import faces, images, person_images, persons
+from services.common.images import LEASE_MS, MAX_ATTEMPTS, Status
+from services.common.tables import faces, images, is_due, person_images, persons
 from services.image_processor.domain import (
-    LEASE_MS,
     Candidate,
     Claim,
     Face,
@@ -26,7 +25,7 @@ from services.image_processor.domain import (
 class DatabaseRows:
     """Claims and finishes, each in one transaction whose condition decides."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database
         self._clock = clock
 
@@ -47,7 +46,7 @@ class DatabaseRows:
         token = secrets.token_hex(16)
         due = sa.and_(
             images.c.status.in_([Status.FAILED, Status.PROCESSING]),
-            images.c.due_at <= now,
+            is_due(now),
             images.c.attempt < MAX_ATTEMPTS,
         )
         claiming = (
@@ -77,11 +76,11 @@ class DatabaseRows:
     async def finish(self, claim: Claim, outcome: Outcome) -> str | None:
         """Store the outcome and return how the attempt ended; ``None`` when the claim is lost."""
         now = self._clock()
-        new = change(claim, outcome, now=now, random=random.random)
+        new = change(claim, outcome, random=random.random)
         values: dict[str, Any] = {
             "status": new.status,
             "attempt": new.attempt,
-            "due_at": new.due_at,
+            "due_at": None if new.due_in is None else now + new.due_in,
             "error": new.error,
             "claim_token": None,
             "updated_at": now,

@@ -38,6 +38,9 @@ class ManualClock:
     def __call__(self) -> int:
         return self.now
 
+    def in_database(self) -> sa.ColumnElement[int]:
+        return sa.literal(self.now, sa.BigInteger())
+
     def advance(self, seconds: float) -> None:
         self.now += round(seconds * 1000)
 
@@ -322,7 +325,7 @@ class Bench:
     grace_seconds: float = 20.0
 
     def __post_init__(self) -> None:
-        self.rows = DatabaseRows(self.database, self.clock)
+        self.rows = DatabaseRows(self.database, self.clock.in_database)
         self.stopping = asyncio.Event()
         self.running: list[asyncio.Task[None]] = []
         self.breakers: list[Breaker] = []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from services.common.clock import now_ms
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
 from services.common.tables import person_images, persons
@@ -22,7 +22,7 @@ async def test_many_claims_at_once_have_one_winner(
 ) -> None:
     ids = await bench.submit(*[b"face"] * 10)
     pools = [Database(database_settings) for _ in range(3)]
-    several = [DatabaseRows(pool, bench.clock) for pool in pools]
+    several = [DatabaseRows(pool, bench.clock.in_database) for pool in pools]
     claims = await asyncio.gather(
         *(rows.claim(image_id) for image_id in ids for rows in several for _ in range(4))
     )
@@ -42,7 +42,7 @@ async def test_many_claims_at_once_have_one_winner(
 def _claim_all(url: str, ids: list[int], start: Any) -> list[int]:
     async def claim_all() -> list[int]:
         database = Database(DatabaseSettings(database_url=url))
-        rows = DatabaseRows(database, now_ms)
+        rows = DatabaseRows(database, database_now)
         won = []
         for image_id in ids:
             claim = await rows.claim(image_id)
@@ -93,6 +93,17 @@ async def test_an_expired_lease_is_taken_up_and_the_late_worker_changes_nothing(
     after = await bench.row(image_id)
     assert await bench.rows.finish(late, Failed("late")) is None
     assert await bench.row(image_id) == after
+
+
+@pytest.mark.parametrize("seconds", [6, 3600, 10**8])
+async def test_a_clock_that_was_set_back_holds_up_no_lease(bench: Any, seconds: int) -> None:
+    [image_id] = await bench.submit(b"face")
+    late = await bench.rows.claim(image_id)
+    bench.clock.advance(-4)  # what a nudge of the clock may do
+    assert await bench.rows.claim(image_id) is None
+    bench.clock.advance(4 - seconds)
+    assert (await bench.rows.claim(image_id)).attempt == 2
+    assert await bench.rows.finish(late, RESULT) is None
 
 
 async def test_a_renewed_lease_lasts(bench: Any) -> None:

@@ -2,6 +2,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.image_processor import domain as processing
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
@@ -10,8 +11,7 @@ from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.receiver.domain import Submission
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 
-NOW = 1_000_000
-LATER = NOW + 1_000_000
+LEASE_OVER = 31_000
 
 DIGEST = "d" * 64
 
@@ -22,9 +22,9 @@ async def run_every_statement(
     """Use each service's adapters, all of them, each on its own connections."""
     for database in (receiver, image_processor, redeemer):
         await database.check()
-    rows = ReceiverRows(receiver, lambda: NOW)
-    people = DatabasePeople(receiver, lambda: NOW)
-    processor = ProcessorRows(image_processor, lambda: NOW)
+    rows = ReceiverRows(receiver)
+    people = DatabasePeople(receiver, now_ms)
+    processor = ProcessorRows(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
     again = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
@@ -61,12 +61,12 @@ async def run_every_statement(
     assert await processor.finish(rejecting, processing.Rejected("no picture")) == "rejected"
     assert await rows.retry(third)
 
-    repair = RedeemerRows(redeemer, lambda: LATER)
+    repair = RedeemerRows(redeemer, lambda: database_now() + LEASE_OVER)
     assert await repair.take_failed() == [second]
     assert await processor.claim(second)
     assert await repair.take_abandoned() == [second]
     assert await repair.bury_abandoned() == []
-    assert third in await RedeemerRows(redeemer, lambda: 2 * LATER).take_waiting()
+    assert third in await repair.take_waiting()
     assert (await repair.census()).counts == {"processed": 1, "pending": 2}
 
     assert (await rows.status()).images["processed"] == 1

@@ -6,10 +6,10 @@ from typing import Any, Final
 import orjson
 import sqlalchemy as sa
 
-from services.common.clock import Clock
+from services.common.clock import MARIADB_NOW, SQLITE_NOW, database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.images import RETRIABLE, RING_AFTER_MS, Status
-from services.common.tables import faces, images, oldest_pending
+from services.common.tables import faces, images, longest_wait
 from services.receiver.domain import (
     Accepted,
     Box,
@@ -29,28 +29,29 @@ _RUNS: Final = 4
 # One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,
 # [[path, name], ...]: the database takes it apart in half the time that the driver needs to quote
 # every value. Path and name fit their columns, so IGNORE has nothing else to ignore.
-_INSERT_SQLITE: Final = """
+_INSERT_SQLITE: Final = f"""
 INSERT OR IGNORE INTO images (status, attempt, due_at, created_at, updated_at, path, name)
-SELECT ?, 0, ?, ?, ?, json_extract(value, '$[0]'), json_extract(value, '$[1]')
+SELECT ?, 0, {SQLITE_NOW} + ?, {SQLITE_NOW}, {SQLITE_NOW},
+  json_extract(value, '$[0]'), json_extract(value, '$[1]')
 FROM json_each(?)
 RETURNING id, path
-"""
-_INSERT_MARIADB: Final = """
+"""  # noqa: S608, constants
+_INSERT_MARIADB: Final = f"""
 INSERT IGNORE INTO images (status, attempt, due_at, created_at, updated_at, path, name)
-SELECT %s, 0, %s, %s, %s, path, name FROM JSON_TABLE(%s, '$[*]' COLUMNS (
+SELECT %s, 0, {MARIADB_NOW} + %s, {MARIADB_NOW}, {MARIADB_NOW},
+  path, name FROM JSON_TABLE(%s, '$[*]' COLUMNS (
   path VARCHAR(512) CHARACTER SET utf8mb4 PATH '$[0]',
   name VARCHAR(255) CHARACTER SET utf8mb4 PATH '$[1]'
 )) AS submitted
 RETURNING id, path
-"""
+"""  # noqa: S608
 
 
 class DatabaseRows:
     """The port ``Rows`` on a database."""
 
-    def __init__(self, database: Database, now: Clock) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._now = now
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
@@ -71,10 +72,9 @@ class DatabaseRows:
         async with self._database.transaction() as connection:
             # A row that is deleted between the two statements is inserted in the next turn.
             while missing:
-                now = self._now()
                 content = orjson.dumps(missing, default=tuple).decode()
                 inserted = await connection.exec_driver_sql(
-                    self._insert, (Status.PENDING, now + RING_AFTER_MS, now, now, content)
+                    self._insert, (Status.PENDING, RING_AFTER_MS, content)
                 )
                 for row in inserted:
                     rows[row.path] = Accepted(row.id, row.path, Status.PENDING, duplicate=False)
@@ -122,7 +122,7 @@ class DatabaseRows:
 
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
-        now = self._now()
+        now = database_now()
         async with self._database.transaction() as connection:
             result = await connection.execute(
                 sa.update(images)
@@ -152,8 +152,8 @@ class DatabaseRows:
                 sa.select(images.c.status, sa.func.count()).group_by(images.c.status)
             ):
                 counts[Status(status)] = count
-            oldest = await connection.scalar(oldest_pending())
-        age = None if oldest is None else max(0, self._now() - oldest) / 1000
+            wait = await connection.scalar(longest_wait(database_now()))
+        age = None if wait is None else wait / 1000
         return StatusReport({status.value: count for status, count in counts.items()}, age)
 
     async def _load(self, ids: Sequence[int]) -> list[Image]:

@@ -6,7 +6,6 @@ import httpx
 import pymysql
 import pytest
 
-from services.common.clock import now_ms
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
@@ -118,7 +117,7 @@ async def test_replicas_with_the_same_paths_in_any_order_agree(
     database_settings: DatabaseSettings,
 ) -> None:
     databases = [Database(database_settings) for _ in range(2)]
-    replicas = [DatabaseRows(database, now_ms) for database in databases]
+    replicas = [DatabaseRows(database) for database in databases]
     paths = [Submission(f"{n}", f"{n}") for n in range(200)]
     results = await asyncio.gather(
         *(replicas[turn % 2].add(paths if turn % 4 < 2 else paths[::-1]) for turn in range(8))
@@ -146,7 +145,7 @@ async def test_the_victim_of_a_deadlock_runs_again(mariadb: MariaDb) -> None:
         cursor.executemany(insert, [(f"heavy-{n}",) for n in range(100)])
         cursor.execute(insert, ("z",))
         adding = asyncio.create_task(
-            DatabaseRows(database, now_ms).add([Submission("a", "a"), Submission("z", "z")])
+            DatabaseRows(database).add([Submission("a", "a"), Submission("z", "z")])
         )
         await _until_somebody_waits_for_a_lock(mariadb)
         await asyncio.to_thread(cursor.execute, insert, ("a",))

@@ -6,7 +6,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.common.clock import now_ms
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import PolledRows
 from services.common.images import PICTURES
@@ -127,7 +126,7 @@ async def test_a_deletion_in_between_leaves_no_row_without_its_picture(
     database: Database, folder_store_settings: ObjectStoreSettings
 ) -> None:
     store = LosesFirstPut(folder_store_settings)
-    images = make_images(DatabaseRows(database, now_ms), store)
+    images = make_images(DatabaseRows(database), store)
     (accepted,) = await images.upload([("a.jpg", _read)])
     assert not accepted.duplicate
     assert await images.picture(accepted.id) == b"content"
@@ -137,7 +136,7 @@ class WatchedRows(DatabaseRows):
     """Notes whether the picture was in the store when its row was written."""
 
     def __init__(self, database: Database, store: ObjectStore) -> None:
-        super().__init__(database, now_ms)
+        super().__init__(database)
         self._store = store
         self.seen: list[bool] = []
 
@@ -170,7 +169,7 @@ class FailingDelete(DatabaseRows):
 async def test_an_interrupted_deletion_can_be_repeated(
     database: Database, folder_store_settings: ObjectStoreSettings
 ) -> None:
-    rows = FailingDelete(database, now_ms)
+    rows = FailingDelete(database)
     store = ObjectStore(folder_store_settings)
     images = make_images(rows, store)
     (accepted,) = await images.upload([("a.jpg", _read)])

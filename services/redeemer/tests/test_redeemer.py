@@ -9,10 +9,11 @@ import sqlalchemy as sa
 import sqlalchemy.dialects.mysql
 import structlog
 
+from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell
 from services.common.settings import DatabaseSettings
-from services.common.tables import images, oldest_pending
+from services.common.tables import images, longest_wait
 from services.redeemer.adapters import DatabaseRows
 from services.redeemer.domain import BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
@@ -56,8 +57,8 @@ class Bench:
         self.redeemer = self.replica(database)
 
     def replica(self, database: Database, doorbell: Any = None) -> Redeemer:
-        rows = DatabaseRows(database, lambda: self.now)
-        return Redeemer(rows=rows, doorbell=doorbell or self.bell, clock=lambda: self.now)
+        rows = DatabaseRows(database, lambda: sa.literal(self.now, sa.BigInteger()))
+        return Redeemer(rows=rows, doorbell=doorbell or self.bell)
 
     async def add(self, count: int = 1, **values: Any) -> None:
         row = {
@@ -136,6 +137,23 @@ async def test_a_lost_ring_is_repeated_once_an_interval(bench: Bench) -> None:
         bench.now += 2_000
     assert seen == [0] * 5 + [1] * 5 + [2] * 5 + [3]
     assert (await bench.row()).updated_at == NOW, "a ring changes nothing of the image"
+
+
+async def test_a_clock_that_was_set_back_holds_up_nothing(bench: Bench) -> None:
+    hour = 3_600_000
+    await bench.add(status="processing", attempt=1, due_at=NOW + 30_000, claim_token="gone")
+    await bench.add(status="processing", attempt=5, due_at=NOW + 30_000, claim_token="gone")
+    await bench.add(status="failed", attempt=1, due_at=NOW + 20_000)
+    await bench.add(due_at=NOW + 10_000)
+    bench.now -= 4_000  # a nudge changes nothing
+    await bench.redeemer.sweep()
+    assert bench.bell.rung == []
+    bench.now -= hour
+    await bench.redeemer.sweep()
+    assert [row.status for row in await bench.rows()] == ["pending", "dead", "pending", "pending"]
+    assert sorted(bench.bell.rung) == [1, 3, 4]
+    await bench.redeemer.count()
+    assert OLDEST_PENDING._value.get() == 0, "not an hour less than nothing"
 
 
 @pytest.mark.parametrize("status", ["processed", "rejected", "dead"])
@@ -264,13 +282,39 @@ async def test_the_oldest_is_found_by_an_index(
         )
         await connection.exec_driver_sql("ANALYZE TABLE images")
     dialect = sa.dialects.mysql.dialect()
-    text = oldest_pending().compile(dialect=dialect, compile_kwargs={"literal_binds": True})
+    query = longest_wait(sa.literal(NOW, sa.BigInteger()))
+    text = query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})
     async with database.reading() as connection:
         plan = (await connection.exec_driver_sql(f"EXPLAIN {text}")).mappings().all()
-        assert await connection.scalar(oldest_pending()) == 1
+        assert await connection.scalar(query) == NOW - 1
     [inner] = [row for row in plan if row["table"] == "images"]
     assert inner["key"] == "ix_images_status_id"
     assert "filesort" not in (inner["Extra"] or "")
+
+
+async def test_what_is_due_is_found_by_an_index(mariadb_database: tuple[Database, str]) -> None:
+    database, _ = mariadb_database
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO images (path, name, status, attempt, due_at, created_at, updated_at)"
+            " SELECT seq, 'n', 'pending', 1, seq, seq, seq FROM seq_1_to_20000"
+        )
+        await connection.exec_driver_sql("ANALYZE TABLE images")
+    statements: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        statements.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        await DatabaseRows(database, database_now).take_waiting()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    choosing, parameters = statements[0]
+    async with database.reading() as connection:
+        [row] = (await connection.exec_driver_sql(f"EXPLAIN {choosing}", parameters)).mappings()
+    assert (row["type"], row["key"]) == ("range", "ix_images_status_due_at")
+    assert "filesort" not in (row["Extra"] or "")
 
 
 async def test_rings_are_logged_with_their_images(bench: Bench) -> None:
