@@ -19,7 +19,14 @@ class DoorbellUnavailableError(Exception):
 
 
 class Doorbell(Protocol):
-    """What the receiver and the redeemer ring."""
+    """What the receiver and the redeemer ring.
+
+    ``polled`` tells that processors find pending rows by themselves, so that no ring is missed.
+    """
+
+    @property
+    def polled(self) -> bool:
+        """Whether nobody has to ring."""
 
     async def ring(self, image_ids: Sequence[int]) -> None:
         """Announce images, or raise :class:`DoorbellUnavailableError`."""
@@ -33,6 +40,8 @@ class Doorbell(Protocol):
 
 class PolledRows:
     """The embedded default: processors poll the rows, so nobody has to ring."""
+
+    polled: Final = True
 
     async def ring(self, image_ids: Sequence[int]) -> None:
         """Do nothing."""
@@ -50,6 +59,8 @@ class NsqDoorbell:
 
     ``url`` is for example ``http://nsqd:4151``.
     """
+
+    polled: Final = False
 
     def __init__(self, url: str) -> None:
         self._client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(3.0))

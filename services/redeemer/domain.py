@@ -8,8 +8,11 @@ from services.common.images import MAX_ATTEMPTS
 BATCH: Final = 100
 """Rows of one kind that one step takes, oldest first."""
 
-ENOUGH_RINGS: Final = 100
-"""With so many rings in the queue the processors are busy, and more would not help."""
+ENOUGH_RINGS: Final = 1000
+"""The queue is kept filled up to so many rings: what 500 pictures a second need between two sweeps.
+
+More would not help, and what waits behind them is rung for when there is room.
+"""
 
 
 def unfinished(attempt: int) -> str:

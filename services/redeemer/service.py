@@ -5,7 +5,6 @@ twice. A ring that gets lost is repeated after the interval that the row itself 
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -22,8 +21,8 @@ log = structlog.get_logger(__name__)
 class Rows(Protocol):
     """The images; each call raises ``DatabaseUnavailableError`` when the database is away.
 
-    The first four change up to ``BATCH`` rows, oldest first, and return the ids of those that
-    this very call has changed.
+    The first four change up to ``BATCH`` rows, those due longest first, and return the ids of those
+    that this very call has changed.
     """
 
     async def take_failed(self) -> Sequence[int]:
@@ -69,11 +68,19 @@ class Redeemer:
             for image_id in ids:
                 log.warning("image is dead: its last attempt did not finish", image_id=image_id)
             full = len(ids) == BATCH
-        depth = await self._depth()
-        if depth is not None and depth < ENOUGH_RINGS:
+        if not self._doorbell.polled:
+            await self._fill_queue()
+
+    async def _fill_queue(self) -> None:
+        """Ring for pending images until the queue holds enough; what was never rung is first."""
+        more = True
+        while more:
+            depth = await self._depth()
+            if depth is None or depth >= ENOUGH_RINGS:
+                return
             ids = await self._rows.take_waiting()
             REDEEMED.labels("pending").inc(len(ids))
-            await self._ring(ids, "pending")
+            more = await self._ring(ids, "pending") and len(ids) == BATCH
 
     async def count(self) -> None:
         """Set the gauges; raise ``DatabaseUnavailableError`` when the rows cannot be had."""
@@ -85,13 +92,16 @@ class Redeemer:
             IMAGES.labels(status.value).set(census.counts.get(status.value, 0))
         OLDEST_PENDING.set((census.longest_wait or 0) / 1000)
 
-    async def _ring(self, ids: Sequence[int], reason: str) -> None:
+    async def _ring(self, ids: Sequence[int], reason: str) -> bool:
+        """Return whether the queue took the rings; those that it did not are repeated later."""
         if not ids:
-            return
+            return True
         log.info("rung", image_ids=list(ids), reason=reason)
-        # A ring that fails is repeated after the interval; _depth says that the queue is away.
-        with suppress(DoorbellUnavailableError):
+        try:
             await self._doorbell.ring(ids)
+        except DoorbellUnavailableError:  # _depth says that the queue is away
+            return False
+        return True
 
     async def _depth(self) -> int | None:
         try:

@@ -196,6 +196,8 @@ class HeldRows:
 class ListedDoorbell:
     """Notes what is rung."""
 
+    polled = False
+
     def __init__(self) -> None:
         self.rung: list[int] = []
         self.error: Exception | None = None

@@ -11,11 +11,11 @@ import structlog
 
 from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
-from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell
+from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell, PolledRows
 from services.common.settings import DatabaseSettings
 from services.common.tables import images, longest_wait
 from services.redeemer.adapters import DatabaseRows
-from services.redeemer.domain import BATCH
+from services.redeemer.domain import BATCH, ENOUGH_RINGS
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
 from services.redeemer.service import Redeemer
 from services.testing.fixtures import new_mariadb_settings
@@ -27,18 +27,28 @@ NOW = 1_000_000
 
 
 class Bell:
-    """A doorbell in memory."""
+    """A doorbell in memory. ``full``: nothing is taken, although it answers."""
+
+    polled = False
 
     def __init__(self) -> None:
         self.up = True
+        self.full = False
         self.waiting = 0
         self.rung: list[int] = []
 
     async def ring(self, image_ids: Sequence[int]) -> None:
         await asyncio.sleep(0)
-        if not self.up:
+        if not self.up or self.full:
             raise DoorbellUnavailableError("no answer")
         self.rung += image_ids
+        self.waiting += len(image_ids)
+
+    def heard(self, count: int) -> list[int]:
+        """Take the oldest rings, as processors do; these are all that wait."""
+        taken = self.rung[len(self.rung) - self.waiting :][:count]
+        self.waiting -= len(taken)
+        return taken
 
     async def depth(self) -> int:
         if not self.up:
@@ -182,25 +192,73 @@ async def test_replicas_ring_nothing_twice_per_interval(
     bench.now = NOW + 10_000
     for _ in range(5):
         await asyncio.gather(*(replica.sweep() for replica in replicas))
-    # Every sweep takes one batch of pending rows, so these were enough for all of them.
     assert Counter(bench.bell.rung) == Counter(range(1, 591))
     for pool in pools:
         await pool.close()
 
 
-async def test_a_sweep_takes_all_that_failed_and_one_batch_of_what_waits(bench: Bench) -> None:
+async def test_a_sweep_takes_all_that_failed_and_fills_the_queue_with_what_waits(
+    bench: Bench,
+) -> None:
     await bench.add(2 * BATCH + 1, status="failed", attempt=1, due_at=NOW)
+    await bench.add(2 * ENOUGH_RINGS, due_at=NOW)
     await bench.redeemer.sweep()
-    assert len(bench.bell.rung) == 2 * BATCH + 1
-    bench.bell.rung.clear()
-    bench.now += 10_000
+    assert bench.bell.waiting == ENOUGH_RINGS + 1, "batches are whole"
+    assert set(range(1, 2 * BATCH + 2)) < set(bench.bell.rung)
     await bench.redeemer.sweep()
-    assert len(bench.bell.rung) == BATCH
+    assert bench.bell.waiting == ENOUGH_RINGS + 1
+    bench.bell.heard(150)
+    await bench.redeemer.sweep()
+    assert len(bench.bell.rung) == ENOUGH_RINGS + 201
 
 
-async def test_the_oldest_are_first(bench: Bench) -> None:
+@pytest.mark.parametrize("speed", [20, 700])
+async def test_a_backlog_without_rings_drains_as_fast_as_it_is_processed(
+    bench: Bench, speed: int
+) -> None:
+    count, sweep_seconds = 3000, 2
+    await bench.add(count, due_at=NOW)
+    left, spent = set(range(1, count + 1)), 0
+    sweeps = 0
+    while left:
+        await bench.redeemer.sweep()
+        sweeps += 1
+        heard = bench.bell.heard(speed * sweep_seconds)
+        spent += len(heard)
+        async with bench.database.transaction() as connection:
+            await connection.execute(
+                sa.update(images)
+                .where(images.c.id.in_(heard))
+                .values(status="processed", due_at=None)
+            )
+        left -= set(heard)
+        assert bench.bell.waiting <= ENOUGH_RINGS + BATCH, "the queue is not flooded"
+        bench.now += sweep_seconds * 1000
+    fastest = min(speed * sweep_seconds, ENOUGH_RINGS)
+    assert sweeps <= count / fastest * 1.05 + 1
+    # While rings wait longer than their interval some are rung for again, but none before all
+    # were once.
+    assert len(set(bench.bell.rung[:count])) == count
+    assert spent <= 1.4 * count
+
+
+async def test_a_queue_that_takes_nothing_is_offered_one_batch(bench: Bench) -> None:
+    await bench.add(3 * BATCH, due_at=NOW)
+    bench.bell.full = True
+    await bench.redeemer.sweep()
+    assert [row.due_at for row in await bench.rows()].count(NOW) == 2 * BATCH
+
+
+async def test_polled_rows_are_left_alone(bench: Bench) -> None:
+    await bench.add(due_at=NOW)
+    await bench.replica(bench.database, PolledRows()).sweep()
+    assert (await bench.row()).due_at == NOW
+
+
+async def test_what_is_due_longest_is_first(bench: Bench) -> None:
     await bench.add(BATCH, due_at=NOW)
     await bench.add(BATCH, due_at=NOW - 1)
+    bench.bell.waiting = ENOUGH_RINGS - 1
     await bench.redeemer.sweep()
     assert sorted(bench.bell.rung) == list(range(BATCH + 1, 2 * BATCH + 1))
 
@@ -208,10 +266,10 @@ async def test_the_oldest_are_first(bench: Bench) -> None:
 async def test_busy_processors_are_not_rung_for_what_waits(bench: Bench) -> None:
     await bench.add(due_at=NOW)
     await bench.add(status="failed", attempt=1, due_at=NOW)
-    bench.bell.waiting = 100
+    bench.bell.waiting = ENOUGH_RINGS
     await bench.redeemer.sweep()
     assert bench.bell.rung == [2]
-    bench.bell.waiting = 99
+    bench.bell.waiting = ENOUGH_RINGS - 1
     await bench.redeemer.sweep()
     assert bench.bell.rung == [2, 1]
 
