@@ -29,11 +29,16 @@ class ObjectStoreUnavailableError(Exception):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """What a listing says of an object: its key, size in bytes and a tag that changes with it."""
+    """What a listing says of an object.
+
+    Its key, its size in bytes, a tag that changes with its content, and when it was written, in
+    seconds since the epoch by the store's clock.
+    """
 
     key: str
     size: int
     tag: str
+    modified: float
 
 
 if TYPE_CHECKING:
@@ -93,7 +98,8 @@ class ObjectStore:
             async for chunk in obstore.list(self._store, prefix.rstrip("/")):
                 for meta in chunk:
                     tag = meta["e_tag"] or meta["last_modified"].isoformat()
-                    yield ObjectInfo(meta["path"], meta["size"], tag)
+                    modified = meta["last_modified"].timestamp()
+                    yield ObjectInfo(meta["path"], meta["size"], tag, modified)
 
     async def check(self) -> None:
         """Raise if the store does not answer."""

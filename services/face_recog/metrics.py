@@ -12,6 +12,9 @@ GALLERY_PICTURES = Gauge("facestack_gallery_pictures", "Known pictures that are 
 GALLERY_SKIPPED = Gauge(
     "facestack_gallery_skipped_pictures", "Objects among the known people that cannot be used."
 )
+GALLERY_TROUBLE = Gauge(
+    "facestack_gallery_trouble", "1 while the known people cannot be read and old ones are used."
+)
 FACES = Counter("facestack_faces_total", "Faces that were found.", ["result"])
 
 # A rate over a label is never missing when the label exists from the start.

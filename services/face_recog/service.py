@@ -1,20 +1,18 @@
 """Naming the faces of a picture, and keeping the known people as the object store has them."""
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
-import io
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-import numpy as np
 import structlog
 
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
-from services.common.logs import Outage
 from services.common.metrics import observe
 from services.common.objects import (
     ObjectInfo,
@@ -26,7 +24,6 @@ from services.face_recog import metrics
 from services.face_recog.domain import (
     DEFAULT_CANDIDATES,
     DEFAULT_TOLERANCE,
-    ENCODING_SIZE,
     Box,
     Encoding,
     Match,
@@ -37,6 +34,7 @@ from services.face_recog.domain import (
     RejectedError,
     match,
 )
+from services.face_recog.kept import Faces, KeptEncodings, Store
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +42,7 @@ _QUICK_PICTURES: Final = 2000
 """Known pictures that are compared with a face in less than a millisecond."""
 
 _TRIES: Final = 3
-"""A known picture that took a worker with it this often is skipped."""
+"""A known picture that failed this often, by whatever fault, is skipped."""
 
 _BATCH: Final = 16
 """New known pictures per look at the store while serving, so that removals show soon too."""
@@ -53,6 +51,9 @@ _PARALLEL_READS: Final = 16
 
 _PAUSE_PER_LISTING: Final = 4
 """Listing 100,000 known pictures in a folder takes 2.4 s."""
+
+_SWEEP_SECONDS: Final = 3600.0
+"""Between two looks at everything that is kept: that is a listing as long as the other one."""
 
 
 class NotReadyError(Exception):
@@ -72,42 +73,25 @@ class Recogniser(Protocol):
         """
 
 
-class Store(Protocol):
-    """What of the object store is used."""
-
-    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        """Return an object's content."""
-
-    async def put(self, key: str, content: bytes) -> None:
-        """Create or replace an object."""
-
-    async def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is fine."""
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Yield every object below the prefix."""
-
-
 @dataclass(frozen=True)
 class _Known:
-    """What a known picture came to: an encoding, or the reason why it is skipped.
+    """What a known picture came to: an encoding, or none when it is skipped.
 
-    ``kept`` is the key under which the encodings of its content are kept; empty when they are not.
+    ``digest`` is the SHA-256 of its content; empty when it could not be read.
     """
 
     tag: str
-    kept: str = ""
-    encoding: Encoding | None = None
-    reason: str = ""
+    digest: str = ""
+    encoding: Encoding | None = field(default=None, compare=False)
 
 
 class Gallery:
     """The known people: ``<prefix><person>/<picture>`` in the store.
 
-    Each picture is encoded once, and its encoding kept in the store under its content's hash, so
-    that another replica need not; it goes when the last picture with that content does. What
-    cannot be kept is encoded nevertheless. ``parallel`` pictures at a time are encoded for the
-    first snapshot, and later one, because then requests need the workers too.
+    Each picture is encoded once, and its encoding kept in the store, so that another replica need
+    not; it goes when the last picture with that content does. What cannot be kept is encoded
+    nevertheless. ``parallel`` pictures at a time are encoded for the first snapshot, and later
+    one, because then requests need the workers too.
     """
 
     def __init__(
@@ -116,23 +100,23 @@ class Gallery:
         self._store = store
         self._recogniser = recogniser
         self._prefix = prefix
-        self._cache = f"encodings/{engine}/"
+        self._kept = KeptEncodings(store, engine)
         self._reading = asyncio.Semaphore(_PARALLEL_READS)
         self._encoding = asyncio.Semaphore(parallel)
         self._known: dict[str, _Known] = {}
         self._faults: Counter[tuple[str, str]] = Counter()
         self._people: People | None = None
         self._ready = asyncio.Event()
-        self._away = False
-        self._stale: set[str] = set()
-        self._keeping = Outage("place for encodings")
+        self._trouble = ""
         self._listing_seconds = 0.0
+        self._swept_at: float | None = None
 
     @property
     def people(self) -> People:
         """The newest snapshot, or :class:`NotReadyError`."""
         if self._people is None:
-            raise NotReadyError("the known people are still being loaded")
+            why = f": {self._trouble}" if self._trouble else ""
+            raise NotReadyError(f"the known people are still being loaded{why}")
         return self._people
 
     async def check(self) -> None:
@@ -144,7 +128,7 @@ class Gallery:
         await self._ready.wait()
 
     async def watch(self, interval: float) -> None:
-        """Follow the store for ever, looking every ``interval`` seconds.
+        """Follow the store for ever, looking every ``interval`` seconds, whatever a look ends with.
 
         A long listing is repeated less often, so that it takes a fifth of the time at most.
         """
@@ -153,64 +137,98 @@ class Gallery:
             try:
                 with observe("gallery"):
                     complete = await self.refresh()
-            except ObjectStoreUnavailableError as error:
-                if not self._away:
-                    log.warning("known people cannot be read, the last ones are kept: %s", error)
-                self._away = True
+            except Exception as error:  # noqa: BLE001, without a watch the people would be stale
+                self._note_trouble(error)
             else:
-                if self._away:
-                    log.info("known people can be read again")
-                self._away = False
+                self._note_trouble(None)
             if complete:
                 await asyncio.sleep(max(interval, _PAUSE_PER_LISTING * self._listing_seconds))
+
+    def _note_trouble(self, error: Exception | None) -> None:
+        """Say once what keeps the known people from being read, and once that nothing does."""
+        trouble = "" if error is None else _describe(error)
+        if error is None:
+            if self._trouble:
+                log.info("known people can be read again")
+        elif not self._trouble or (trouble != self._trouble and not _is_expected(error)):
+            log.warning(
+                "known people cannot be read, the last ones are kept: %s",
+                trouble,
+                exc_info=None if _is_expected(error) else error,
+            )
+        self._trouble = trouble
+        metrics.GALLERY_TROUBLE.set(bool(trouble))
 
     async def refresh(self) -> bool:
         """Look at the store once; return whether everything in it has been looked at.
 
-        Raises ``ObjectStoreUnavailableError``; what was read by then is kept.
+        Raises ``ObjectStoreUnavailableError``; what was read by then is kept. One picture that
+        the store does not give while it gives others is skipped in the end, and tried again.
         """
         start = time.perf_counter()
         listed = {info.key: info async for info in self._store.list(self._prefix)}
         self._listing_seconds = time.perf_counter() - start
         removed = self._known.keys() - listed.keys()
         for key in removed:
-            self._stale.add(self._known.pop(key).kept)
+            self._kept.forget(self._known.pop(key).digest)
         wanted = [
             info
             for key, info in listed.items()
             if key not in self._known or self._known[key].tag != info.tag
         ]
+        wanted.sort(key=self._count_faults)  # those that failed before do not hold up the others
         batch = wanted if self._people is None else wanted[:_BATCH]
+        complete = all(self._count_faults(info) for info in wanted[len(batch) :])
         results = await asyncio.gather(
             *(self._read(info) for info in batch), return_exceptions=True
         )
-        read = {
-            info.key: result
-            for info, result in zip(batch, results, strict=True)
-            if isinstance(result, _Known)
-        }
-        self._stale |= {self._known[key].kept for key in read if key in self._known}
-        self._known.update(read)
-        problems = [result for result in results if isinstance(result, BaseException)]
-        if not (problems and self._people is None) and (self._people is None or removed or read):
+        read, problems = await self._sort_out(batch, results)
+        changed = {key: known for key, known in read.items() if known != self._known.get(key)}
+        for key in changed.keys() & self._known.keys():
+            self._kept.forget(self._known[key].digest)
+        self._known.update(changed)
+        if not (problems and self._people is None) and (self._people is None or removed or changed):
             self._publish()
-        complete = len(batch) == len(wanted)
-        if complete and self._stale:  # else a picture that only moved may still be to be read
-            await self._forget()
         if problems:
             raise problems[0]
+        if complete and listed.keys() == self._known.keys():  # else one that moved may be to come
+            await self._tidy()
         return complete
 
-    async def _forget(self) -> None:
-        """Remove the encodings of content that no known picture has any more."""
-        self._stale -= {known.kept for known in self._known.values()} | {""}
+    async def _sort_out(
+        self, batch: Sequence[ObjectInfo], results: Sequence[_Known | BaseException | None]
+    ) -> tuple[dict[str, _Known], list[Exception]]:
+        """Return what was read, by key, and the faults that are not of one picture alone."""
+        pairs = list(zip(batch, results, strict=True))
+        read = {info.key: result for info, result in pairs if isinstance(result, _Known)}
+        failed = [(info, result) for info, result in pairs if isinstance(result, Exception)]
+        # People are not taken for unknown because the store is away: then all are waited for.
+        if not failed or not (read or await self._can_read()):
+            return read, [error for _, error in failed]
+        problems = []
+        for info, error in failed:
+            if skipped := self._count_fault(info, error):
+                # Without its tag it is tried again at every look.
+                read[info.key] = dataclasses.replace(skipped, tag="")
+            else:
+                problems.append(error)
+        return read, problems
+
+    async def _can_read(self) -> bool:
+        """Tell whether a picture that was read before can be read now."""
+        read = next((key for key, known in self._known.items() if known.digest), None)
         try:
-            for key in sorted(self._stale):
-                await self._store.delete(key)
-                self._stale.discard(key)
-                self._keeping.passed()
-        except ObjectStoreUnavailableError as error:
-            self._keeping.failed(error)  # the next look tries again
+            return read is not None and bool(await _get_picture(self._store, read))
+        except Exception:  # noqa: BLE001, whatever it is, it is no fault of the other pictures
+            return False
+
+    async def _tidy(self) -> None:
+        """Remove what is kept of no known picture; only after all that was listed was read."""
+        await self._kept.remove({known.digest for known in self._known.values()})
+        now = time.perf_counter()
+        if self._swept_at is None or now - self._swept_at > _SWEEP_SECONDS:
+            await self._kept.sweep()
+            self._swept_at = now
 
     def _publish(self) -> None:
         if not self._ready.is_set():
@@ -236,25 +254,31 @@ class Gallery:
 
     async def _read(self, info: ObjectInfo) -> _Known | None:
         """Encode one known picture; None when it is gone or to be tried again."""
-        kept = ""
+        digest = ""
         try:
             async with self._reading:
                 picture = await self._picture(info)
-                kept = self._cache + hashlib.sha256(picture).hexdigest()
-                encoding = await self._encode(picture, kept)
+                digest = hashlib.sha256(picture).hexdigest()
+                encoding = await self._encode(picture, digest)
         except ObjectNotFoundError:
             return None
         except RejectedError as error:
             log.warning("known picture skipped", key=info.key, reason=str(error))
-            return _Known(info.tag, kept, reason=str(error))
+            return _Known(info.tag, digest)
         except RecogniserFaultError as error:
-            self._faults[info.key, info.tag] += 1
-            if self._faults[info.key, info.tag] < _TRIES:
-                log.warning("known picture failed", key=info.key, reason=str(error))
-                return None
-            log.warning("known picture skipped", key=info.key, reason=str(error))
-            return _Known(info.tag, reason=str(error))
-        return _Known(info.tag, kept, encoding)
+            log.warning("known picture failed", key=info.key, reason=str(error))
+            return self._count_fault(info, error)
+        return _Known(info.tag, digest, encoding)
+
+    def _count_fault(self, info: ObjectInfo, error: Exception) -> _Known | None:
+        """Return that a picture is skipped when this is one fault too many."""
+        self._faults[info.key, info.tag] += 1
+        if self._count_faults(info) == _TRIES:
+            log.warning("known picture skipped", key=info.key, reason=_describe(error))
+        return _Known(info.tag) if self._count_faults(info) >= _TRIES else None
+
+    def _count_faults(self, info: ObjectInfo) -> int:
+        return self._faults[info.key, info.tag]
 
     async def _picture(self, info: ObjectInfo) -> bytes:
         if info.key.removeprefix(self._prefix).count("/") != 1:
@@ -263,51 +287,20 @@ class Gallery:
             )
         return await _get_picture(self._store, info.key)
 
-    async def _encode(self, picture: bytes, kept: str) -> Encoding:
-        encodings = await self._cached(kept)
-        if encodings is None:
+    async def _encode(self, picture: bytes, digest: str) -> Encoding:
+        faces = await self._kept.read(digest)
+        if faces is None:
             async with self._encoding:
                 found = await self._recogniser.recognise(picture, urgent=True)
-            encodings = np.array([face.encoding for face in found.faces], dtype=np.float64)
-            encodings = encodings.reshape(-1, ENCODING_SIZE)
-            await self._keep(kept, encodings)
-        if len(encodings) != 1:
-            shown = f"{len(encodings)} faces" if len(encodings) else "no face"
+            only = found.faces[0].encoding if len(found.faces) == 1 else None
+            faces = Faces(len(found.faces), only)
+            await self._kept.write(digest, faces)
+        if faces.encoding is None:
+            shown = f"{faces.count} faces" if faces.count else "no face"
             raise RejectedError(
                 Problem.INVALID_REQUEST, f"it shows {shown}; a known picture must show one"
             )
-        encoding: Encoding = encodings[0]
-        return encoding
-
-    async def _keep(self, key: str, encodings: Encoding) -> None:
-        content = io.BytesIO()
-        np.save(content, encodings, allow_pickle=False)
-        try:
-            await self._store.put(key, content.getvalue())
-        except ObjectStoreUnavailableError as error:
-            self._keeping.failed(error)  # only another replica, or the next start, misses it
-        else:
-            self._keeping.passed()
-
-    async def _cached(self, key: str) -> Encoding | None:
-        """Return the encodings kept for a picture, shape (faces, 128); None when unusable."""
-        try:
-            content = await self._store.get(key)
-        except ObjectNotFoundError:
-            return None
-        try:
-            encodings: Encoding = np.load(io.BytesIO(content), allow_pickle=False)
-        except (ValueError, EOFError, OSError):
-            encodings = np.empty(0)
-        if (
-            encodings.ndim != 2  # noqa: PLR2004
-            or encodings.shape[1] != ENCODING_SIZE
-            or encodings.dtype != np.float64
-            or not np.isfinite(encodings).all()
-        ):
-            log.warning("kept encoding is damaged and made again", key=key)
-            return None
-        return encodings
+        return faces.encoding
 
 
 @dataclass(frozen=True)
@@ -399,6 +392,14 @@ class Identifier:
             raise RejectedError(Problem.INVALID_REQUEST, str(error)) from error
         except ObjectNotFoundError as error:
             raise RejectedError(Problem.NOT_FOUND, f"no picture at {path}") from error
+
+
+def _is_expected(error: Exception) -> bool:
+    return isinstance(error, ObjectStoreUnavailableError | RecogniserFaultError)
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if _is_expected(error) else f"{type(error).__name__}: {error}"
 
 
 async def _get_picture(store: Store, key: str) -> bytes:

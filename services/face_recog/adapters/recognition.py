@@ -34,15 +34,15 @@ MIN_SCORE: Final = 0.4
 
 _SMALL: Final = 1024
 _LARGE: Final = 2048
-_RULES: Final = 1
-"""To be raised with every change here that changes an answer; cached encodings depend on it."""
+_RULES: Final = 2
+"""To be raised with every change here that changes an answer; kept encodings depend on it."""
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Models:
-    """The loaded models, and the name under which their answers are cached."""
+    """The loaded models, and the name under which their encodings are kept."""
 
     detector: Any
     landmarks: Any

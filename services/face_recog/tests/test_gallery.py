@@ -1,6 +1,7 @@
 import asyncio
 import hashlib
-import io
+import tokenize
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,40 +144,6 @@ async def test_every_picture_is_encoded_once_for_all_replicas(
     assert b"f3" in another.seen
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "shape", "type", "nan", "pickle"])
-async def test_a_damaged_kept_encoding_is_made_again(
-    store: ObjectStore, recogniser: FakeRecogniser, damage: str
-) -> None:
-    await store.put("known_people/p/x", b"f")
-    await new_gallery(store, recogniser).refresh()
-    [kept] = [info.key async for info in store.list(f"encodings/{ENGINE}/")]
-    assert kept.endswith(hashlib.sha256(b"f").hexdigest())
-    good = await store.get(kept)
-
-    def npy(array: Any, **options: Any) -> bytes:
-        content = io.BytesIO()
-        np.save(content, array, **options)
-        return content.getvalue()
-
-    await store.put(
-        kept,
-        {
-            "cut": good[:-5],
-            "empty": b"",
-            "text": b"hello",
-            "shape": npy(np.zeros((1, 127))),
-            "type": npy(np.zeros((1, 128), dtype=np.int8)),
-            "nan": npy(np.full((1, 128), np.nan)),
-            "pickle": npy(np.array([[{}]], dtype=object), allow_pickle=True),
-        }[damage],
-    )
-    gallery = new_gallery(store, recogniser)
-    await gallery.refresh()
-    assert names(gallery, b"f") == ["p/x"]
-    assert recogniser.seen == [b"f", b"f"]
-    assert await store.get(kept) == good
-
-
 async def test_what_cannot_be_used_is_reported_once_and_skipped(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
@@ -290,6 +257,7 @@ async def test_encodings_that_cannot_be_kept_are_used_nevertheless(
 async def kept_for(store: ObjectStore, *pictures: bytes) -> bool:
     """Whether exactly these pictures' encodings are kept."""
     kept = {info.key async for info in store.list("encodings/")}
+    kept.remove(f"encodings/{ENGINE}/in-use")
     wanted = {hashlib.sha256(picture).hexdigest() for picture in pictures}
     return kept == {f"encodings/{ENGINE}/{name}" for name in wanted}
 
@@ -322,6 +290,55 @@ async def test_encodings_go_with_the_last_picture_of_that_content(
     await store.delete("known_people/Ann/2")
     await gallery.refresh()
     assert await kept_for(store, b"f2", b"f4", b"f5")
+
+
+async def test_what_was_removed_while_nothing_ran_is_swept_at_the_next_start(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    for number in range(3):
+        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+    await new_gallery(store, recogniser).refresh()
+    await store.delete("known_people/p1/x")
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    assert await kept_for(store, b"f0", b"f1", b"f2")  # another replica may just have made them
+    await gallery.refresh()
+    assert await kept_for(store, b"f0", b"f2")
+
+
+async def test_nothing_is_swept_while_a_picture_is_still_to_be_read(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    await store.put("known_people/p/x", b"f")
+    await new_gallery(store, recogniser).refresh()
+    await store.put("known_people/p/poison", b"die")
+    gallery = new_gallery(store, recogniser)
+    await store.delete("known_people/p/x")
+    for _ in range(2):
+        await gallery.refresh()
+    assert await kept_for(store, b"f")
+    for _ in range(2):  # after the third try it is skipped
+        await gallery.refresh()
+    assert await kept_for(store)
+
+
+async def test_an_hour_is_between_two_sweeps(
+    store: ObjectStore, recogniser: FakeRecogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    stray = f"encodings/{ENGINE}/{hashlib.sha256(b'stray').hexdigest()}"
+    await store.put(stray, b"")
+    for now in (1.0, 3590.0):  # noqa: B007, the clock above reads it
+        await gallery.refresh()
+        await gallery.refresh()
+        assert await store.exists(stray)
+    now = 3601.0
+    await gallery.refresh()
+    await gallery.refresh()
+    assert not await store.exists(stray)
 
 
 async def test_encodings_of_a_picture_that_moves_in_a_crowd_are_kept(
@@ -413,7 +430,7 @@ class FakeStore:
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         self.lists += 1
         self._check()
-        yield ObjectInfo("known_people/p/x", 1, "tag")
+        yield ObjectInfo("known_people/p/x", 1, "tag", 0)
 
 
 async def test_while_the_store_is_away_the_last_snapshot_is_kept(
@@ -445,6 +462,162 @@ async def test_while_the_store_is_away_the_last_snapshot_is_kept(
     away = [line for line in logs if "cannot be read" in line["event"]]
     back = [line for line in logs if "can be read again" in line["event"]]
     assert (len(away), len(back)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ValueError("a surprise"),
+        EOFError(),
+        RecursionError(),
+        zipfile.BadZipFile("File is not a zip file"),
+        tokenize.TokenError("EOF in multi-line statement"),
+        np.linalg.LinAlgError(),
+        TimeoutError(),
+        KeyError("x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("where", ["list", "get", "put", "recognise"])
+async def test_no_error_ends_the_watch_and_each_is_said(
+    store: ObjectStore, recogniser: FakeRecogniser, where: str, error: Exception
+) -> None:
+    for number in range(3):
+        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+    broken = Broken(store, recogniser, where, error)
+    gallery = Gallery(broken, broken, prefix="known_people/", engine=ENGINE, parallel=3)
+    with capture_logs() as logs:
+        watching = asyncio.create_task(gallery.watch(0.001))
+        async with asyncio.timeout(10):
+            while broken.failures < 20:  # noqa: ASYNC110, the watch goes on by itself
+                await asyncio.sleep(0.001)
+            with pytest.raises(NotReadyError, match=type(error).__name__):
+                await gallery.check()
+            assert metrics.GALLERY_TROUBLE._value.get() == 1
+            broken.where = ""
+            await gallery.wait_ready()
+        assert gallery.people.pictures == 3
+        broken.where = where
+        await store.put("known_people/later/x", b"f later")
+        # When others can be read it is this picture alone that is skipped.
+        alone = where in {"put", "recognise"}
+        sign = metrics.GALLERY_SKIPPED if alone else metrics.GALLERY_TROUBLE
+        async with asyncio.timeout(10):
+            while sign._value.get() != 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        broken.where = ""
+        async with asyncio.timeout(10):
+            while names(gallery, b"f later") != ["later/x"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            while metrics.GALLERY_TROUBLE._value.get():  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert not watching.done()
+        watching.cancel()
+    events = [line["event"] for line in logs if "known people c" in line["event"]]
+    assert type(error).__name__ in events[0]
+    assert "known people can be read again" in events
+    assert len(events) <= 4, "once each, not at every look"
+
+
+class Broken:
+    """A store and a recogniser of which one method raises an error."""
+
+    def __init__(
+        self, store: ObjectStore, recogniser: FakeRecogniser, where: str, error: Exception
+    ) -> None:
+        self._store = store
+        self._recogniser = recogniser
+        self.where = where
+        self.error = error
+        self.failures = 0
+        self.delete = store.delete
+
+    def _fail(self, where: str) -> None:
+        if where == self.where:
+            self.failures += 1
+            raise self.error
+
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        self._fail("get")
+        return await self._store.get(key, max_bytes=max_bytes)
+
+    async def put(self, key: str, content: bytes) -> None:
+        self._fail("put")
+        await self._store.put(key, content)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        async for info in self._store.list(prefix):
+            yield info
+            self._fail("list")
+
+    async def recognise(
+        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False
+    ) -> Recognition:
+        self._fail("recognise")
+        return await self._recogniser.recognise(picture, max_faces=max_faces, urgent=urgent)
+
+
+async def test_a_picture_that_the_store_does_not_give_holds_up_nobody(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    for number in range(40):
+        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+
+    class Partly(Broken):
+        async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+            if "/p1" in key and self.where:  # p1 and p10 to p19
+                raise ObjectStoreUnavailableError("permission denied")
+            return await super().get(key, max_bytes=max_bytes)
+
+    partly = Partly(store, recogniser, "elsewhere", ValueError())
+    gallery = Gallery(partly, partly, prefix="known_people/", engine=ENGINE, parallel=3)
+    with capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(ObjectStoreUnavailableError):
+                await gallery.refresh()
+            with pytest.raises(NotReadyError):
+                await gallery.check()
+        assert await gallery.refresh()
+        assert gallery.people.pictures == 29
+        for number in range(40, 60):
+            await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        assert not await gallery.refresh(), "the rest at once"
+        assert await gallery.refresh()
+        assert await gallery.refresh()
+        assert gallery.people.pictures == 49
+    skipped = [line["key"] for line in logs if line["event"] == "known picture skipped"]
+    assert len(skipped) == len(set(skipped)) == 11
+    partly.where = ""
+    await gallery.refresh()
+    assert gallery.people.pictures == 60
+
+
+async def test_the_first_snapshot_waits_for_a_store_that_lists_but_does_not_give(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    for number in range(4):
+        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+
+    class HalfWay(Broken):
+        gets = 0
+
+        async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+            self.gets += 1
+            if self.where and self.gets > 2:
+                raise ObjectStoreUnavailableError("gone")
+            return await super().get(key, max_bytes=max_bytes)
+
+    half = HalfWay(store, recogniser, "elsewhere", ValueError())
+    gallery = Gallery(half, half, prefix="known_people/", engine=ENGINE, parallel=1)
+    for _ in range(10):
+        with pytest.raises(ObjectStoreUnavailableError):
+            await gallery.refresh()
+        with pytest.raises(NotReadyError):
+            await gallery.check()
+    half.where = ""
+    await gallery.refresh()
+    assert gallery.people.pictures == 4
 
 
 async def test_a_real_server_gone_and_back(tmp_path: Path, recogniser: FakeRecogniser) -> None:
