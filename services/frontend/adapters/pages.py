@@ -256,7 +256,7 @@ class Pages:
     ) -> dict[str, Any]:
         status = status if status in set(Status) else None
         report, page = await asyncio.gather(
-            self._report(),
+            self._report(person),
             _or_error(
                 self._receiver.pictures(
                     status=status, person=person, cursor=cursor, limit=PAGE_SIZE
@@ -324,8 +324,10 @@ class Pages:
             "fragment": "/fragments/people",
         }
 
-    async def _report(self) -> StatusReport | RefusedError | ReceiverAwayError:
-        return await _or_error(self._receiver.status())
+    async def _report(
+        self, person: str | None = None
+    ) -> StatusReport | RefusedError | ReceiverAwayError:
+        return await _or_error(self._receiver.status(person))
 
     # Answers
 

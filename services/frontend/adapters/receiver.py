@@ -78,9 +78,10 @@ class Receiver:
         """Return one picture."""
         return _parse(Picture, await self._call("GET /images/{id}", f"/images/{picture_id}"))
 
-    async def status(self) -> StatusReport:
-        """Return counts by status and what is away."""
-        return _parse(StatusReport, await self._call("GET /status", "/status"))
+    async def status(self, person: str | None = None) -> StatusReport:
+        """Return counts by status, of a person if one is named, and what is away."""
+        params = {"person": person} if person is not None else {}
+        return _parse(StatusReport, await self._call("GET /status", "/status", params=params))
 
     async def people(self) -> tuple[Person, ...]:
         """Return everybody, by name."""

@@ -2,7 +2,7 @@
 
 const main = document.getElementById("main");
 const FAST = 1000;
-const SLOW = 4000;
+const SLOW = 1500; // what others do shows within 2 s
 const LONGEST = 8000;
 
 // ---- Live regions -------------------------------------------------------------------------------

@@ -40,6 +40,14 @@ LAYOUT_SHIFT = """() => new Promise((resolve) => {
     }).observe({ type: "layout-shift", buffered: true });
     requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => resolve(0))));
 })"""
+# Every pair of the number on the chip "All" and of the cards that was ever to be seen.
+RECORD_COUNTERS = """() => {
+    window.counters = [];
+    new MutationObserver(() => window.counters.push([
+        Number(document.querySelector("#chip-all .count").textContent),
+        document.querySelectorAll("li.card").length,
+    ])).observe(document.getElementById("main"), { subtree: true, childList: true });
+}"""
 NASTY = "<img src=x onerror=1>.jpg"
 
 
@@ -198,6 +206,25 @@ def test_new_pictures_of_others_appear_on_top(site: Site) -> None:
         assert_not_reloaded(page)
 
 
+def test_the_counters_change_together_with_the_cards(site: Site) -> None:
+    site.wait_status(site.submit("first.txt", b"no picture 7"), "rejected")
+    with site.open() as page:
+        page.evaluate(RECORD_COUNTERS)
+        page.locator("#files").set_input_files(as_file(mirrored(GRACE)))
+        expect(card(page, "chosen.jpg").locator(".badge")).to_have_text("Processed")
+        expect(page.locator("#chip-processed")).to_have_text("Processed 1")
+        card(page, "chosen.jpg").get_by_role("button", name="Delete: chosen.jpg").click()
+        page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        expect(card(page, "chosen.jpg")).to_have_count(0)
+        seen = page.evaluate("window.counters")
+        # What another client does.
+        site.submit("second.txt", b"no picture 8")
+        expect(card(page, "second.txt")).to_be_visible()
+        expect(page.locator("#chip-all")).to_have_text("All 2")
+    assert [2, 2] in seen
+    assert all(counter == cards for counter, cards in seen), seen
+
+
 def test_people_are_added_and_removed(site: Site) -> None:
     with site.open("/people") as page:
         mark(page)
@@ -258,6 +285,18 @@ def test_filters(site: Site) -> None:
         chips.get_by_role("link", name="All").click()
         page.get_by_label("Person").select_option(EILEEN)
         expect(names).to_have_text(["eileen.jpg"])
+        # The counters are of the person, too.
+        expect(chips.get_by_role("link")).to_have_text(
+            [
+                "All 1",
+                "Waiting 0",
+                "Processing 0",
+                "Processed 1",
+                "Retrying 0",
+                "Rejected 0",
+                "Gave up 0",
+            ]
+        )
         chips.get_by_role("link", name="Rejected").click()
         expect(page.get_by_role("heading", name="No picture matches")).to_be_visible()
         page.goto("/people")

@@ -144,10 +144,17 @@ class DatabaseRows:
         async with self._database.transaction() as connection:
             await connection.execute(sa.delete(images).where(images.c.id == image_id))
 
-    async def status(self) -> StatusReport:
-        """Count rows by status."""
+    async def status(self, person: str | None = None) -> StatusReport:
+        """Count rows by status, of a person only those with a face of this person."""
         async with self._database.reading() as connection:
             counts = dict.fromkeys(Status, 0)
+            if person is not None:
+                # As for a page: only a processed image has faces.
+                query = sa.select(sa.func.count(faces.c.image_id.distinct())).where(
+                    faces.c.person == person
+                )
+                counts[Status.PROCESSED] = await connection.scalar(query) or 0
+                return StatusReport({one.value: count for one, count in counts.items()}, None)
             for status, count in await connection.execute(
                 sa.select(images.c.status, sa.func.count()).group_by(images.c.status)
             ):

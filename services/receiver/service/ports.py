@@ -42,8 +42,8 @@ class Rows(Protocol):
     async def delete(self, image_id: int) -> None:
         """Remove an image and its faces."""
 
-    async def status(self) -> StatusReport:
-        """Count rows by status."""
+    async def status(self, person: str | None = None) -> StatusReport:
+        """Count rows by status, of a person only those with a face of this person."""
 
 
 class People(Protocol):

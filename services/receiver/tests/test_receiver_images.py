@@ -11,7 +11,6 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import faces, images
 from services.receiver.adapters.rows import page_query
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import Start
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.servers import MariaDb
 
@@ -316,11 +315,3 @@ async def test_status_counts_every_status(
     }
     assert report["oldest_pending_seconds"] > 0
     assert report["problems"] == {}
-
-
-async def test_counts_are_kept_for_a_while(start: Start, settings: ReceiverSettings) -> None:
-    client = start(settings).client
-    before = (await client.get("/status")).json()
-    assert before["oldest_pending_seconds"] is None
-    await client.post("/image/post", json={"path": "new"})
-    assert (await client.get("/status")).json() == before

@@ -40,13 +40,14 @@ from services.receiver.domain import (
     submission_of_path,
 )
 from services.receiver.metrics import SUBMISSIONS
+from services.receiver.service.counting import Counting
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Rows
 from services.receiver.service.submitting import Submissions
 
-_STATUS_SECONDS: Final = 2.0
-"""How long a report is kept: its counts read an index of all rows."""
+_OUTAGES_SECONDS: Final = 2.0
+"""How long it is kept what is away: finding out may take a second."""
 
 _UPLOADS_AT_ONCE: Final = 16
 """Each may keep 20 MB in memory, 1 MB of every file, and the rest on disk; further ones wait."""
@@ -355,36 +356,49 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
 
 
 def _add_status(app: FastAPI, api: Api) -> None:
+    counting = Counting(api.rows)
     lock = asyncio.Lock()
-    taken_at = float("-inf")
-    report: StatusReport | None = None
-    away: dict[str, str] = {}
+    asked_at = float("-inf")
+    known: dict[str, str] = {}
 
-    async def counted() -> StatusReport | None:
+    async def counted(person: str | None) -> StatusReport | None:
         try:
-            return await api.rows.status()
+            if person is not None:
+                return await api.rows.status(person)
+            return await counting.report()
         except DatabaseUnavailableError:
             return None
+
+    async def away() -> dict[str, str]:
+        nonlocal asked_at, known
+        async with lock:
+            if time.monotonic() - asked_at > _OUTAGES_SECONDS:
+                known = await api.outages.away()
+                asked_at = time.monotonic()
+            return known
 
     @app.get(
         "/status",
         summary="Rows per status, the oldest that waits, and what is away",
+        description="The counts have everything that was acknowledged before the request, by any"
+        " replica; with person, they are of the images with a face of this person.",
         response_model=documents.StatusDocument,
-        responses=openapi.errors(),
+        responses=openapi.errors(422),
     )
-    async def status() -> Response:
-        nonlocal taken_at, report, away
-        async with lock:
-            if time.monotonic() - taken_at > _STATUS_SECONDS:
-                report, away = await asyncio.gather(counted(), api.outages.away())
-                taken_at = time.monotonic()
-            return json_response(
-                {
-                    "images": report and report.images,
-                    "oldest_pending_seconds": report and report.oldest_pending_seconds,
-                    "problems": away,
-                }
-            )
+    async def status(
+        person: Annotated[
+            str | None,
+            Query(min_length=1, max_length=100, description="Only with a face of this person."),
+        ] = None,
+    ) -> Response:
+        report, problems = await asyncio.gather(counted(person), away())
+        return json_response(
+            {
+                "images": report and report.images,
+                "oldest_pending_seconds": report and report.oldest_pending_seconds,
+                "problems": problems,
+            }
+        )
 
 
 def _add_documents(app: FastAPI) -> None:
