@@ -19,6 +19,11 @@ class ServiceProcess:
         self._process = process
         self._probes = f"http://127.0.0.1:{port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     async def get(self, path: str) -> httpx.Response:
         """Ask its probe port."""
         async with httpx.AsyncClient(base_url=self._probes) as client:
@@ -35,6 +40,11 @@ class ServiceProcess:
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._process.terminate()
+
+    async def kill(self) -> None:
+        """Send SIGKILL, and wait for its end."""
+        self._process.kill()
+        await self._process.communicate()
 
     async def ended(self, *, seconds: float = 30) -> tuple[int | None, str]:
         """Wait for its end and return exit status and output."""

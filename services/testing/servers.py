@@ -79,6 +79,11 @@ class Server:
         """Ask it to end, and wait."""
         self._end(signal.SIGTERM)
 
+    def send(self, what: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP."""
+        assert self._process
+        self._process.send_signal(what)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process and self._process.poll() is None:
             self._process.send_signal(how)
@@ -89,7 +94,7 @@ class Server:
 class MariaDb(Server):
     """A MariaDB server on an empty data folder; user ``root`` has no password."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
         server = find_binary("mariadbd")
         data = folder / "data"
         # As root the server must be told that it may run as root.
@@ -121,6 +126,7 @@ class MariaDb(Server):
             ],
             port=port,
             log=folder / "mariadbd.log",
+            env=env,
         )
 
     def url(self, database: str) -> str:

@@ -3,7 +3,8 @@
 pynsq 0.9.1 looks nsqd up once a minute, resolves host names in the event loop, forgets a live
 connection when a second one to the same nsqd comes up, keeps a reader that is resumed with a
 message in flight at RDY 0, and finishes silently after ``max_tries``. It logs each failed try to
-connect with a traceback; this module says once what changed.
+connect with a traceback; this module says once what changed. Its timers follow the wall clock: when
+that is set back by an hour, nothing is looked up for an hour.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any, Final
 import nsq
 import structlog
 from tornado.httpclient import HTTPClientError, HTTPRequest
+from tornado.ioloop import IOLoop
 from tornado.iostream import StreamClosedError
 
 from services.common.doorbell import CHANNEL, TOPIC, parse_ring
@@ -47,6 +49,7 @@ class NsqQueue:
     ) -> None:
         for name in ("nsq", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        IOLoop.current().time = time.monotonic  # type: ignore[method-assign]
         self._max_in_flight = max_in_flight
         self._messages: deque[NsqRing] = deque()
         self._unanswered: set[NsqRing] = set()
@@ -151,6 +154,7 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self._attempts: dict[str, tuple[float, Any]] = {}
         self._lookupds: dict[str, Outage] = {}
+        self._heard: dict[Any, tuple[float, float]] = {}
         self._closed = False
         super().__init__(*arguments, **keywords)
 
@@ -223,9 +227,17 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
         self._attempts[key] = (time.monotonic(), self.connect_to_nsqd(address, port))
 
     def _drop_silent_connections(self) -> None:
-        # A node that lost its power sends no end of its connections.
+        # A node that lost its power sends no end of its connections. When a connection was last
+        # heard pynsq says by the wall clock, which only tells whether it was heard again.
+        now = time.monotonic()
+        before = self._heard
+        self._heard = {}
         for conn in list(self.conns.values()):
-            if time.time() - conn.last_recv_timestamp > 2 * _HEARTBEAT_SECONDS:
+            last, since = before.get(conn, (None, now))
+            if last != conn.last_recv_timestamp:
+                since = now
+            self._heard[conn] = conn.last_recv_timestamp, since
+            if now - since > 2 * _HEARTBEAT_SECONDS:
                 conn.close()
 
     def _on_connection_ready(self, conn: Any, **keywords: Any) -> None:

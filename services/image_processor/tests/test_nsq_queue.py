@@ -1,6 +1,7 @@
 """What is particular to NSQ, on real servers."""
 
 import asyncio
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import structlog
 
 from services.common.doorbell import CHANNEL, TOPIC, NsqDoorbell
+from services.image_processor.adapters import nsq_queue
 from services.image_processor.adapters.nsq_queue import NsqQueue, NsqRing
 from services.testing.servers import Nsqd, Nsqlookupd, free_port
 from services.testing.waiting import eventually
@@ -197,6 +199,32 @@ async def test_nsqd_killed_and_restarted_is_found_again_within_seconds(
             held = await _take(queue)
         assert held.image_id == 10 + round_
     held.finish()
+
+
+async def test_a_clock_that_is_set_back_stops_no_timer(
+    nsqd: Nsqd, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nsq_queue, "_HEARTBEAT_SECONDS", 1)
+    looked_up = 0
+    look_up = nsq_queue._Reader._look_up
+
+    async def counted(self: Any) -> None:
+        nonlocal looked_up
+        looked_up += 1
+        await look_up(self)
+
+    monkeypatch.setattr(nsq_queue._Reader, "_look_up", counted)
+    connect()
+    await eventually(_ready(nsqd, 1))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    before = looked_up
+    await eventually(lambda: looked_up >= before + 2)  # one was on its way
+    with structlog.testing.capture_logs() as logs:
+        nsqd.send(signal.SIGSTOP)  # silent, as after a loss of power
+        await eventually(lambda: "lost nsqd" in str(logs))
+    nsqd.send(signal.SIGCONT)
+    await eventually(_ready(nsqd, 1))
 
 
 async def test_lookupd_absent_at_start_and_there_later(tmp_path: Path) -> None:
