@@ -82,7 +82,9 @@ class RecogniserClientSettings(_FromEnvironment):
     """Where face_recog answers."""
 
     face_recog_target: str = Field(description="gRPC target, for example dns:///face-recog:50051.")
-    face_recog_timeout_seconds: Seconds = Field(20.0, description="Deadline of one request.")
+    face_recog_timeout_seconds: Seconds = Field(
+        20.0, description="Deadline of one request, while a person waits for its answer."
+    )
 
 
 def read_secret(file: Path) -> str:

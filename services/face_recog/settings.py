@@ -10,7 +10,7 @@ from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
 
 QUEUE_PER_WORKER: Final = 4
-"""The last picture of a full queue is done within a caller's 20 s while each takes up to 4 s."""
+"""A person who enrols waits 20 s at most, as long as the last of a full queue if each takes 4 s."""
 
 
 def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -18,6 +18,12 @@ class ImageProcessorSettings(
     """What the environment says."""
 
     probe_port: Port = Field(9101, description="Port of probes and metrics.")
+    face_recog_timeout_seconds: Seconds = Field(
+        600.0,
+        description="Deadline of one picture. Waiting in face_recog's queue counts, so it is far"
+        " beyond any work; a dead connection is noticed within 25 s, and NSQ holds a message for"
+        " 15 minutes at most.",
+    )
     nsqlookupd_urls: tuple[str, ...] | None = Field(
         None,
         description='nsqlookupd instances as JSON, ["http://nsqlookupd:4161"];'

@@ -71,6 +71,7 @@ class RecogniserClient:
                 ("grpc.initial_reconnect_backoff_ms", 500),
                 ("grpc.max_reconnect_backoff_ms", 3000),
                 ("grpc.dns_min_time_between_resolutions_ms", 3000),
+                # Deadlines are far away: a connection that died without a word is noticed by this.
                 ("grpc.keepalive_time_ms", 20_000),
                 ("grpc.keepalive_timeout_ms", 5_000),
             ],

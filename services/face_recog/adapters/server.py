@@ -121,9 +121,9 @@ class Server:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                # Clients look for replicas again only when they reconnect.
+                # Clients look for replicas again only when they reconnect. An old connection
+                # finishes what it has, however long that takes: no grace, which would cut it.
                 ("grpc.max_connection_age_ms", int(connection_age * 1000)),
-                ("grpc.max_connection_age_grace_ms", int(grace * 1000)),
                 # Clients ping idle connections, so that a lost host is noticed.
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
                 ("grpc.keepalive_permit_without_calls", 1),

@@ -33,6 +33,8 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.face_recog.adapters.server import Server
 from services.face_recog.app import announce
 from services.face_recog.kept import unpack
+from services.face_recog.service import Answer, Question
+from services.testing.waiting import eventually
 
 OLD_PROTO = """
 syntax = "proto3";
@@ -433,6 +435,44 @@ async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
         await server.drain()
         await server.set_serving(serving=True)
         assert not await is_ready(), "who drains does not come back"
+    await server.stop()
+
+
+async def test_a_connections_age_cuts_no_request() -> None:
+    release = asyncio.Event()
+
+    async def identify(question: Question) -> Answer:
+        if question.picture == b"long":
+            await release.wait()
+        return Answer(1, 1, [])
+
+    identifier: Any = SimpleNamespace(identify=identify)
+    server = Server(identifier, engine="x", connection_age=0.5, grace=0.1)
+    port = await server.start("127.0.0.1", 0)
+    await server.set_serving(serving=True)
+    client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
+    long = asyncio.create_task(client.identify(b"long"))
+    seen: set[int] = set()
+
+    def connections() -> set[int]:
+        return {
+            one.laddr.port
+            for one in psutil.Process().net_connections("tcp")
+            if one.raddr and one.raddr.port == port and one.status == psutil.CONN_ESTABLISHED
+        }
+
+    async def aged() -> bool:
+        seen.update(connections())
+        await client.identify(b"short")
+        return len(seen) >= 4
+
+    await until(aged)
+    assert not long.done()
+    release.set()
+    assert (await long).width == 1
+    # The last one of an age is closed with its last request.
+    await eventually(lambda: len(connections()) == 1)
+    await client.close()
     await server.stop()
 
 
