@@ -1,4 +1,4 @@
-// Keeps a page live and uploads without reloading. Every form also works without this script.
+// Keeps a page live without reloading. Every form also works without this script.
 
 const main = document.getElementById("main");
 const FAST = 1000;
@@ -138,6 +138,9 @@ function reloadPictures() {
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) refresh();
 });
+document.addEventListener("changed", refresh); // by another script of the page
+addEventListener("online", refresh);
+addEventListener("pageshow", (event) => event.persisted && refresh());
 
 // ---- Times --------------------------------------------------------------------------------------
 
@@ -214,120 +217,6 @@ for (const [type, on] of [["pointerover", true], ["pointerout", false], ["focusi
     const card = event.target.closest?.(".face-card");
     if (!card) return;
     document.querySelector(`.overlay [data-face="${card.dataset.face}"]`)?.classList.toggle("lit", on);
-  });
-}
-
-// ---- Uploads ------------------------------------------------------------------------------------
-
-const upload = document.getElementById("upload");
-const AT_A_TIME = 3;
-const waiting = [];
-let running = 0;
-
-function add(files) {
-  const list = document.getElementById("uploads-list");
-  for (const file of files) {
-    const item = document.createElement("li");
-    const name = document.createElement("bdi");
-    name.className = "file-name";
-    name.textContent = file.name;
-    const bar = document.createElement("progress");
-    bar.max = 1;
-    bar.value = 0;
-    bar.setAttribute("aria-label", `Upload of ${file.name}`);
-    const state = document.createElement("span");
-    state.className = "state";
-    state.textContent = "Waiting";
-    item.append(name, bar, state);
-    list.prepend(item);
-    waiting.push({ file, item, bar, state });
-  }
-  document.getElementById("uploads").hidden = false;
-  start();
-}
-
-function start() {
-  while (running < AT_A_TIME && waiting.length) {
-    running += 1;
-    transfer(waiting.shift()).finally(() => {
-      running -= 1;
-      start();
-    });
-  }
-  const items = [...document.querySelectorAll("#uploads-list li")];
-  const done = items.filter((item) => item.matches(".done, .failed")).length;
-  const text = done < items.length ? `Uploading ${done + 1} of ${items.length}` : "Uploads";
-  document.getElementById("uploads-title").textContent = text;
-}
-
-async function transfer({ file, item, bar, state }) {
-  const limit = Number(upload.dataset.maxBytes);
-  try {
-    if (file.size === 0) throw new Error("The file is empty.");
-    if (file.size > limit) throw new Error(`Larger than ${Math.floor(limit / 2 ** 20)} MB.`);
-    const [answer] = await post(file, (part) => {
-      bar.value = part;
-      state.textContent = part < 1 ? `${Math.round(part * 100)} %` : "Almost there";
-    });
-    item.classList.add("done");
-    state.textContent = answer.duplicate ? "Known already: the same picture was uploaded before" : "Uploaded";
-  } catch (error) {
-    item.classList.add("failed");
-    state.textContent = error.message;
-  }
-  bar.remove();
-  document.getElementById("uploads-status").textContent = `${file.name}: ${state.textContent}`;
-  refresh();
-}
-
-// XMLHttpRequest, because fetch does not tell how far an upload is.
-function post(file, progress) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", upload.action);
-    request.responseType = "json";
-    request.setRequestHeader("Accept", "application/json");
-    request.upload.addEventListener("progress", (event) => progress(event.loaded / event.total));
-    request.addEventListener("load", () => {
-      if (request.status === 202) resolve(request.response.images);
-      else reject(new Error(request.response?.message ?? `The server answered ${request.status}.`));
-    });
-    request.addEventListener("error", () => reject(new Error("The connection was lost. Try again.")));
-    const data = new FormData();
-    data.append("files", file);
-    request.send(data);
-  });
-}
-
-if (upload) {
-  const drop = document.getElementById("drop");
-  const input = document.getElementById("files");
-  let depth = 0;
-  const isFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const show = (change) => {
-    depth = Math.max(0, depth + change);
-    drop.hidden = depth === 0;
-  };
-  addEventListener("dragenter", (event) => isFiles(event) && show(1));
-  addEventListener("dragleave", (event) => isFiles(event) && show(-1));
-  addEventListener("dragover", (event) => isFiles(event) && event.preventDefault());
-  addEventListener("drop", (event) => {
-    if (!isFiles(event)) return;
-    event.preventDefault();
-    show(-depth);
-    add(event.dataTransfer.files);
-  });
-  input.addEventListener("change", () => {
-    add([...input.files]);
-    input.value = "";
-  });
-  upload.addEventListener("submit", (event) => {
-    event.preventDefault();
-    input.click();
-  });
-  document.getElementById("uploads-close").addEventListener("click", () => {
-    document.getElementById("uploads").hidden = true;
-    for (const item of document.querySelectorAll("#uploads-list li.done, #uploads-list li.failed")) item.remove();
   });
 }
 

@@ -20,6 +20,7 @@ from playwright.sync_api import (
     FilePayload,
     Locator,
     Page,
+    Route,
     sync_playwright,
 )
 
@@ -179,6 +180,36 @@ def drop(page: Page, *files: tuple[str, bytes | int]) -> None:
     )
     for event in ("dragenter", "dragover", "drop"):
         page.dispatch_event("body", event, {"dataTransfer": transfer})
+
+
+def drop_from_disk(page: Page, *paths: Path) -> None:
+    """Drag files and folders over the page and drop them, as from a file manager."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for event in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": event, "x": 300, "y": 300, "data": data})
+    session.detach()
+
+
+class Gate:
+    """Holds a page's requests to addresses of a pattern back until it is opened."""
+
+    def __init__(self, page: Page, pattern: str) -> None:
+        self.held: list[Route] = []
+        self._open = False
+        page.route(pattern, self._pass)
+
+    def _pass(self, route: Route) -> None:
+        if self._open:
+            route.continue_()
+        else:
+            self.held.append(route)
+
+    def open(self) -> None:
+        """Let those that wait and all later ones pass."""
+        self._open = True
+        while self.held:
+            self.held.pop(0).continue_()
 
 
 def card(page: Page, name: str) -> Locator:

@@ -1,21 +1,24 @@
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Dialog, Page, expect
 
 from services.frontend.tests.browser import (
     EILEEN,
     FACES,
     GRACE,
     PHOTOS,
+    Gate,
     Site,
     as_file,
     card,
     chromium,
     drawn_in_pixels,
     drop,
+    drop_from_disk,
     jpeg,
     keep_screenshot,
     mirrored,
@@ -381,6 +384,116 @@ def test_bad_files_are_named_with_the_reason(site: Site) -> None:
         expect(failed).to_have_count(3)
         expect(failed.first).to_contain_text(re.compile("larger|limit|MB|bytes|large"))
     assert len(site.complaints) == 1  # the browser reports the status 413
+    site.complaints.clear()
+
+
+def test_the_pictures_of_a_dropped_folder_are_uploaded(site: Site, tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    inner = album / "1984 #1 %20?" / "صور"
+    inner.mkdir(parents=True)
+    odd = ["Zoë's best 100 %.JPG", "صورة.png", f"{'long' * 50}.webp", "a&b;c=d.jpeg"]
+    many = [f"{number}.jpg" for number in range(105)]  # readEntries gives 100 at a time
+    for number, name in enumerate(many):
+        (album / name).write_bytes(b"no picture 100%d" % number)
+    for number, name in enumerate(odd):
+        (inner / name).write_bytes(b"no picture 200%d" % number)
+    for name in (".DS_Store", "Thumbs.db", ".hidden.jpg", "notes.txt"):
+        (album / name).write_bytes(b"other")
+    (album / "again").symlink_to(album)
+    (tmp_path / "beside.txt").write_bytes(b"no picture 9")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "letter.doc").write_bytes(b"other")
+    with site.open() as page:
+        names = ("album", "beside.txt", "empty", "words")
+        drop_from_disk(page, *(tmp_path / name for name in names))
+        lines = page.locator("#uploads-list li")
+        expect(lines.filter(has_text="empty")).to_contain_text("The folder is empty.")
+        letters = "No pictures in this folder, 1 other file skipped."
+        expect(lines.filter(has_text="words")).to_contain_text(letters)
+        expect(lines.filter(has_text="album")).to_contain_text("4 other files skipped.")
+        expect(page.locator("#uploads-title")).to_have_text("110 uploaded")
+    images = site.call("GET", "/images?limit=200")["images"]
+    assert sorted(image["name"] for image in images) == sorted([*many, *odd, "beside.txt"])
+
+
+def test_leaving_during_an_upload_asks(site: Site) -> None:
+    asked: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    with site.open() as page:
+        page.on("dialog", stay)
+        gate = Gate(page, "**/upload")
+        drop(page, *((f"{number}.txt", b"no picture 30%d" % number) for number in range(4)))
+        expect(page.locator("#uploads-title")).to_have_text("Uploading 1 of 4")
+        page.get_by_role("link", name="People").click()
+        wait_for(lambda: asked == ["beforeunload"])
+        page.locator("#chip-dead").click()
+        wait_for(lambda: asked == ["beforeunload"] * 2)
+        gate.open()
+        expect(page.locator("#uploads-title")).to_have_text("4 uploaded")
+        page.get_by_role("link", name="People").click()
+        expect(page.get_by_role("heading", name="People", exact=True)).to_be_visible()
+        assert len(asked) == 2
+    assert len(site.call("GET", "/images")["images"]) == 4
+
+
+def test_a_failed_upload_is_shown_to_somebody_who_closed_the_list(site: Site) -> None:
+    with site.open() as page:
+        gate = Gate(page, "**/upload")
+        drop(page, ("late.txt", b"no picture 40"))
+        expect(page.locator("#uploads li")).to_have_count(1)
+        page.get_by_role("button", name="Close the list of uploads").click()
+        expect(page.locator("#uploads")).to_be_hidden()
+        gate.held.pop().abort()
+        failed = page.locator("#uploads li.failed")
+        expect(failed).to_be_visible()
+        expect(failed).to_contain_text("The connection was lost. Try again.")
+        expect(page.locator("#uploads-title")).to_have_text("1 failed")
+        gate.open()
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#uploads-title")).to_have_text("1 uploaded")
+        expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+        expect(failed).to_have_count(0)
+    assert all("ERR_FAILED" in complaint for complaint in site.complaints), site.complaints
+    site.complaints.clear()
+
+
+def test_an_upload_that_is_known_already_leads_to_the_picture(site: Site) -> None:
+    known = site.submit("first.txt", b"no picture 41")
+    with site.open() as page:
+        drop(page, ("second.txt", b"no picture 41"))
+        item = page.locator("#uploads li")
+        expect(item).to_contain_text("Known already: the same picture was uploaded before.")
+        item.get_by_role("link", name="Show second.txt").click()
+        expect(page).to_have_url(re.compile(f"/images/{known}$"))
+        expect(page.get_by_role("heading", name="first.txt")).to_be_visible()
+
+
+def test_uploads_wait_for_the_connection_and_tell_what_became_of_the_files(
+    site: Site, tmp_path: Path
+) -> None:
+    files = [tmp_path / name for name in ("same.txt", "gone.txt")]
+    for number, file in enumerate(files):
+        file.write_bytes(b"no picture 50%d" % number)
+    with site.open() as page:
+        page.context.set_offline(True)
+        page.locator("#files").set_input_files(files)
+        expect(page.locator("#uploads-title")).to_have_text(
+            "Waiting for the connection, 0 of 2 uploaded"
+        )
+        files[1].unlink()
+        page.context.set_offline(False)
+        expect(page.locator("#uploads-title")).to_have_text("1 uploaded, 1 failed")
+        failed = page.locator("#uploads li.failed")
+        expect(failed).to_contain_text("gone.txt")
+        expect(failed).to_contain_text("The file was changed or removed")
+        expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+        expect(card(page, "same.txt")).to_be_visible()
+    assert all("ERR_" in complaint for complaint in site.complaints), site.complaints
     site.complaints.clear()
 
 
