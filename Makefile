@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-long check format lock stubs manifests images servers samples bench clean venv venv-dev
+.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-long check format lock stubs manifests images servers samples bench faults clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -24,6 +24,9 @@ check: venv-dev ## lint, types, formatting, import rules, lock files and stubs
 format: venv-dev ## format the code and fix what can be fixed
 	@$(python) -m ruff check --fix-only --quiet .
 	@$(python) -m ruff format .
+
+faults: venv-dev samples ## strike the whole pipeline with random faults, and account for every picture
+	@$(python) -m scripts.faults $(ARGS)
 
 bench: venv-dev samples ## measure speed and memory against bare baselines
 	@$(python) -m scripts.bench $(ARGS)
@@ -97,7 +100,7 @@ samples: venv ## get the two sample photographs
 
 clean: ## remove what was built or downloaded here; stays: var/local, the data of `make run`, and clusters
 	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	@rm -rf var/samples var/demo var/e2e var/images var/wheels var/*.log
+	@rm -rf var/samples var/demo var/faults var/e2e var/images var/wheels var/*.log
 	@find services scripts e2e -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list

@@ -62,6 +62,16 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         self.port = port
 
+    @property
+    def command(self) -> list[str]:
+        """Return what is run, for those who start it themselves."""
+        return self._command
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what it is told."""
+        return self._env
+
     def start(self) -> Self:
         """Start it and wait until it listens."""
         with self._log.open("ab") as log:
