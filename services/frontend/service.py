@@ -1,15 +1,20 @@
-"""Small versions of pictures: made once, kept in memory, never more than a few at a time."""
+"""What pages are made of and what is kept: small versions of pictures, and everybody's names."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
+
+from services.frontend.domain import Person
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 """About a thousand thumbnails of 640 px."""
 
 CONCURRENCY: Final = 2
 """Pictures decoded at a time; each may need 4 bytes for each of its 50 million pixels."""
+
+_REST: Final = 10.0
 
 _ENTRY_BYTES: Final = 200  # what an entry costs beside its content
 
@@ -70,6 +75,32 @@ class Thumbnails:
         while self._room < 0:
             _, oldest = self._made.popitem(last=False)
             self._room += _cost(oldest)
+
+
+class Names:
+    """Everybody's names, asked for by every page that is open.
+
+    ``fetch()`` returns everybody. It takes long where there are many people, so for ten times as
+    long the same names are given again. Raises what ``fetch`` raises.
+    """
+
+    def __init__(self, fetch: Callable[[], Awaitable[tuple[Person, ...]]]) -> None:
+        self._fetch = fetch
+        self._asked: asyncio.Task[tuple[str, ...]] | None = None
+        self._good_until = 0.0
+
+    async def get(self) -> tuple[str, ...]:
+        """Return the names, in the order of ``fetch``."""
+        if self._asked is None or (self._asked.done() and time.monotonic() >= self._good_until):
+            self._asked = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._asked)
+
+    async def _ask(self) -> tuple[str, ...]:
+        start = time.monotonic()
+        names = tuple(person.name for person in await self._fetch())
+        end = time.monotonic()
+        self._good_until = end + _REST * (end - start)
+        return names
 
 
 def _cost(made: bytes | None) -> int:

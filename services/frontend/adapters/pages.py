@@ -5,6 +5,7 @@ that says what is wrong. A script that asks for JSON gets the same as JSON.
 """
 
 import asyncio
+import unicodedata
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import suppress
 from http import HTTPStatus
@@ -26,7 +27,6 @@ from services.frontend.adapters.receiver import (
 from services.frontend.adapters.rendering import Renderer, StaticFile, query
 from services.frontend.domain import (
     NotNowError,
-    Person,
     Picture,
     PicturePage,
     Problem,
@@ -34,7 +34,7 @@ from services.frontend.domain import (
     RefusedError,
     StatusReport,
 )
-from services.frontend.service import Thumbnails
+from services.frontend.service import Names, Thumbnails
 
 PAGE_SIZE: Final = 24
 """Fills whole rows of 2, 3, 4, 6 and 8 cards."""
@@ -71,6 +71,7 @@ class Pages:
     ) -> None:
         self._receiver = receiver
         self._thumbnails = thumbnails
+        self._names = Names(receiver.people)
         self._renderer = renderer
         self._files = files
 
@@ -103,10 +104,7 @@ class Pages:
         self, status: Filter = None, person: Filter = None, cursor: Filter = None
     ) -> Response:
         """Show pictures, newest first."""
-        view, people = await asyncio.gather(
-            self._pictures(status, person, cursor), _or_none(self._receiver.people())
-        )
-        return self._page("pictures.html", view, names=_names(people, person))
+        return self._page("pictures.html", await self._pictures(status, person, cursor))
 
     async def pictures_fragment(
         self,
@@ -187,7 +185,7 @@ class Pages:
 
     async def delete(self, request: Request, picture_id: int) -> Response:
         """Remove a picture."""
-        return await self._act(request, self._receiver.delete(picture_id), "/")
+        return await self._act(request, _gone(self._receiver.delete(picture_id)), "/")
 
     async def name_face(self, request: Request, picture_id: int, index: int) -> Response:
         """Make a face a known picture of the person named in the form."""
@@ -235,14 +233,14 @@ class Pages:
 
     async def delete_person(self, request: Request, person: str) -> Response:
         """Forget a person."""
-        return await self._act(request, self._receiver.delete_person(person), "/people")
+        return await self._act(request, _gone(self._receiver.delete_person(person)), "/people")
 
     async def delete_known_picture(
         self, request: Request, person: str, picture_id: int
     ) -> Response:
         """Forget one known picture."""
         return await self._act(
-            request, self._receiver.delete_known_picture(person, picture_id), "/people"
+            request, _gone(self._receiver.delete_known_picture(person, picture_id)), "/people"
         )
 
     def not_found(self) -> Response:
@@ -255,13 +253,16 @@ class Pages:
         self, status: str | None, person: str | None, cursor: str | None
     ) -> dict[str, Any]:
         status = status if status in set(Status) else None
-        report, page = await asyncio.gather(
+        # As names are kept.
+        person = unicodedata.normalize("NFC", person) if person else None
+        report, page, names = await asyncio.gather(
             self._report(person),
             _or_error(
                 self._receiver.pictures(
                     status=status, person=person, cursor=cursor, limit=PAGE_SIZE
                 )
             ),
+            _or_none(self._names.get()),
         )
         pictures: PicturePage | None = None
         if isinstance(page, PicturePage):
@@ -274,6 +275,7 @@ class Pages:
         )
         return {
             "page": pictures,
+            "names": names,
             "counts": counts,
             "problems": _problems(report, page),
             "available": pictures is not None,
@@ -283,15 +285,15 @@ class Pages:
         }
 
     async def _picture(self, picture_id: int) -> dict[str, Any]:
-        report, picture, people = await asyncio.gather(
+        report, picture, names = await asyncio.gather(
             self._report(),
             _or_error(self._receiver.picture(picture_id)),
-            _or_none(self._receiver.people()),
+            _or_none(self._names.get()),
         )
         found = picture if isinstance(picture, Picture) else None
         return {
             "picture": found,
-            "names": _names(people),
+            "names": names,
             "problems": _problems(report, picture),
             "available": found is not None,
             "missing": isinstance(picture, RefusedError),
@@ -428,12 +430,6 @@ def _problems(*answers: object) -> list[Problem]:
     return []
 
 
-def _names(people: tuple[Person, ...] | None, selected: str | None = None) -> list[str]:
-    names = [person.name for person in people or ()]
-    # Somebody put there by hand has no row, and still can be asked for.
-    return names if selected is None or selected in names else [*names, selected]
-
-
 def _wants_json(request: Request) -> bool:
     return "application/json" in request.headers.get("accept", "")
 
@@ -477,3 +473,12 @@ async def _or_none(call: Awaitable[T]) -> T | None:
 
 async def _error_of(action: Awaitable[None]) -> RefusedError | ReceiverAwayError | None:
     return await _or_error(action)
+
+
+async def _gone(deletion: Awaitable[None]) -> None:
+    """Delete what may be gone already: somebody else was faster, and that is all right."""
+    try:
+        await deletion
+    except RefusedError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise

@@ -41,8 +41,11 @@ async function poll() {
       headers: tag ? { "If-None-Match": tag } : {},
       signal: AbortSignal.timeout(15000),
     });
-    if (response.status === 404) location.assign("/");
-    if (response.status === 200) {
+    if (response.status === 404) {
+      // What was typed stays to be copied.
+      delete main.dataset.live;
+      document.getElementById("gone").hidden = false;
+    } else if (response.status === 200) {
       const parsed = new DOMParser().parseFromString(await response.text(), "text/html");
       const complete = patch(parsed.querySelector("main"));
       // What was left alone because somebody works in it is looked at again.
@@ -77,11 +80,16 @@ function patchList(list, fresh) {
   const wanted = new Set([...fresh.children].map((item) => item.dataset.key));
   const existing = new Map();
   let complete = true;
-  for (const item of [...list.children]) {
+  let focused = -1;
+  for (const [index, item] of [...list.children].entries()) {
     existing.set(item.dataset.key, item);
     if (wanted.has(item.dataset.key)) continue;
-    if (isBusy(item)) complete = false;
-    else item.remove();
+    if (isBusy(item)) {
+      complete = false;
+      continue;
+    }
+    if (item.contains(document.activeElement)) focused = index;
+    item.remove();
   }
   let place = list.firstElementChild;
   for (const item of [...fresh.children]) {
@@ -95,13 +103,20 @@ function patchList(list, fresh) {
     place = old.nextElementSibling;
     if (old.dataset.version !== item.dataset.version && !swap(old, item)) complete = false;
   }
+  if (focused >= 0) focusIn(list.children[focused] ?? list.lastElementChild);
   return complete;
+}
+
+/** Focus the first thing in an element that can be used, so that the keyboard stays where it was. */
+function focusIn(element) {
+  const first = element?.querySelector("a[href]:not([tabindex]), button, input:not([type=hidden])");
+  (first ?? main).focus({ preventScroll: true });
 }
 
 /** Replace an element unless somebody works in it; focus and loaded pictures stay. */
 function swap(old, fresh) {
   if (isBusy(old)) return false;
-  const focused = old.contains(document.activeElement) ? document.activeElement.id : "";
+  const focused = old.contains(document.activeElement) && document.activeElement.id;
   const open = [...old.querySelectorAll("details")].map((details) => details.open);
   fresh.querySelectorAll("details").forEach((details, i) => { details.open = open[i] ?? false; });
   for (const picture of fresh.querySelectorAll("img")) {
@@ -112,12 +127,17 @@ function swap(old, fresh) {
     picture.replaceWith(same);
   }
   old.replaceWith(fresh);
-  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  if (focused !== false) {
+    const same = document.getElementById(focused);
+    if (same) same.focus({ preventScroll: true });
+    else focusIn(fresh);
+  }
   return true;
 }
 
 function isBusy(element) {
   if (element.querySelector(":popover-open, form[data-sending]")) return true;
+  if (element.matches("select:focus")) return true; // it may be open
   return [...element.querySelectorAll("input:not([type=hidden])")].some((input) =>
     input.type === "file" ? input.files.length > 0 : input.value !== input.defaultValue,
   );
@@ -171,10 +191,11 @@ async function send(form) {
   if (message) message.textContent = "";
   const body = form.enctype === "multipart/form-data" ? new FormData(form) : new URLSearchParams(new FormData(form));
   form.dataset.sending = "";
+  if (body instanceof FormData) addEventListener("beforeunload", ask);
   try {
     const response = await fetch(form.action, { method: "POST", body, headers: { Accept: "application/json" } });
-    const answer = await response.json();
-    if (!response.ok) return tell(message, answer.message);
+    const answer = await response.json().catch(() => ({}));
+    if (!response.ok) return tell(message, answer.message ?? `The server answered ${response.status}.`);
     if (form.dataset.then) return location.assign(form.dataset.then);
     form.closest("[popover]")?.hidePopover();
     // What was typed is saved: the form no longer holds back the fresh version.
@@ -184,8 +205,15 @@ async function send(form) {
     tell(message, "The connection is lost. Try again in a moment.");
   } finally {
     delete form.dataset.sending;
+    removeEventListener("beforeunload", ask);
+    // Sent as soon as it is chosen: the same file may be chosen again.
+    if ("upload" in form.dataset) form.reset();
   }
   return refresh();
+}
+
+function ask(event) {
+  event.preventDefault();
 }
 
 let toastTimer = 0;
@@ -209,6 +237,17 @@ document.addEventListener("submit", (event) => {
 
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});
+
+// In an open dialog the keyboard stays in it; Esc closes it, and the button behind it has the focus.
+document.addEventListener("keydown", (event) => {
+  const dialog = event.key === "Tab" && event.target.closest(".dialog:popover-open");
+  if (!dialog) return;
+  const stops = [...dialog.querySelectorAll("button")];
+  if (event.shiftKey) stops.reverse();
+  if (event.target !== stops.at(-1)) return;
+  event.preventDefault();
+  stops[0].focus();
 });
 
 // A box and the card of its face show each other.

@@ -228,6 +228,81 @@ def test_the_counters_change_together_with_the_cards(site: Site) -> None:
     assert all(counter == cards for counter, cards in seen), seen
 
 
+def test_dialogs_take_the_focus_keep_it_and_give_it_back(site: Site) -> None:
+    for number in range(3):
+        site.submit(f"{number}.txt", b"no picture 60%d" % number)
+    wait_for(lambda: site.call("GET", "/status")["images"]["rejected"] == 3)
+    with site.open() as page:
+        delete = page.get_by_role("button", name="Delete: 1.txt")
+        dialog = page.get_by_role("dialog")
+        cancel = dialog.get_by_role("button", name="Cancel")
+        confirm = dialog.get_by_role("button", name="Delete")
+        for leave in ("Escape", "Enter"):
+            delete.focus()
+            page.keyboard.press("Enter")
+            expect(cancel).to_be_focused()
+            for stop in (confirm, cancel):
+                page.keyboard.press("Tab")
+                expect(stop).to_be_focused()
+            page.keyboard.press("Shift+Tab")
+            expect(confirm).to_be_focused()
+            page.keyboard.press("Tab")
+            page.keyboard.press(leave)
+            expect(dialog).to_have_count(0)
+            expect(delete).to_be_focused()
+        # The page changes below an open dialog, and even what it asks about goes away.
+        delete.click()
+        expect(cancel).to_be_focused()
+        site.submit("4.txt", b"no picture 604")
+        expect(card(page, "4.txt").locator(".badge")).to_have_text("Rejected")
+        site.call("DELETE", f"/images/{card(page, '1.txt').get_attribute('data-id')}")
+        expect(page.locator("#chip-all")).to_have_text("All 3")
+        expect(dialog).to_be_visible()
+        expect(cancel).to_be_focused()
+        # That somebody else was faster is no failure, and the focus goes to what is next.
+        confirm.click()
+        expect(card(page, "1.txt")).to_have_count(0)
+        expect(page.get_by_role("link", name="0.txt", exact=True)).to_be_focused()
+        retry = page.get_by_role("button", name="Try again: 0.txt")
+        retry.focus()
+        page.keyboard.press("Enter")
+        expect(card(page, "0.txt").locator(":focus")).to_have_count(1)
+
+
+def test_suggestions_and_filters_know_who_was_added_since(site: Site) -> None:
+    picture = site.submit("astronaut.png", jpeg(photo(EILEEN)))
+    site.wait_status(picture, "processed")
+    with site.open("/?person=Zoe%CC%88") as pictures, site.open(f"/images/{picture}") as one:
+        mark(pictures)
+        person = pictures.get_by_label("Person")
+        expect(person.locator("option")).to_have_text(["Everybody", "Zo\u00eb"])
+        enrol(site, GRACE)
+        expect(one.locator(f'#names option[value="{GRACE}"]')).to_have_count(1)
+        expect(person.locator("option")).to_have_text(["Everybody", GRACE, "Zo\u00eb"])
+        site.call("POST", "/people/Zoe%CC%88/pictures", json={"image_id": picture, "face_index": 0})
+        expect(card(pictures, "astronaut.png")).to_be_visible()
+        # Who was forgotten can still be asked for.
+        site.call("DELETE", "/people/Zo%C3%AB")
+        expect(one.locator("#names option")).to_have_count(1)
+        expect(person).to_have_value("Zo\u00eb")
+        expect(card(pictures, "astronaut.png")).to_be_visible()
+        assert_not_reloaded(pictures)
+
+
+def test_a_picture_that_is_deleted_elsewhere_leaves_what_was_typed(site: Site) -> None:
+    picture = site.submit("astronaut.png", jpeg(photo(EILEEN)))
+    site.wait_status(picture, "processed")
+    with site.open(f"/images/{picture}") as page:
+        page.get_by_label("Who is this?").fill("Somebody with a long na")
+        site.call("DELETE", f"/images/{picture}")
+        expect(page.get_by_text("This picture was deleted.")).to_be_visible()
+        expect(page.get_by_label("Who is this?")).to_have_value("Somebody with a long na")
+        page.get_by_role("link", name="Go to the pictures").click()
+        expect(page.get_by_role("heading", name="No pictures yet")).to_be_visible()
+    assert all("404" in complaint for complaint in site.complaints), site.complaints
+    site.complaints.clear()
+
+
 def test_people_are_added_and_removed(site: Site) -> None:
     with site.open("/people") as page:
         mark(page)
