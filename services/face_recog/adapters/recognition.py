@@ -8,8 +8,6 @@ two more models, 86 MB, that nothing here uses.
 import functools
 import importlib.metadata
 import importlib.util
-import io
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +15,9 @@ from typing import Any, Final
 import dlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 
-from services.common.pictures import FORMATS, MAX_PIXELS, SIDEWAYS, TURNS
+from services.common.pictures import SIDEWAYS, TURNS, PictureError, open_picture, to_rgb
 from services.face_recog.domain import (
     Box,
     DetectedFace,
@@ -53,7 +51,7 @@ class Models:
 @functools.cache
 def load_models() -> Models:
     """Load the models, once in a process."""
-    # Some packages switch this on for the whole process; half a picture is no picture.
+    # Some packages switch this on for the whole process; what is missing must be noticed.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     spec = importlib.util.find_spec("face_recognition_models")
     if spec is None or spec.origin is None:
@@ -97,54 +95,22 @@ def recognise(content: bytes, max_faces: int) -> Recognition:
 
 def _load(content: bytes) -> tuple[Pixels, int, int]:
     """Return the upright pixels to search, and width and height of the upright original."""
-    image: Image.Image = _open(content)
-    width, height = image.size
-    target = _target(width, height)
     try:
-        if target:
-            # A JPEG is decoded at half its size or less where that still is enough.
-            image.draft(image.mode, target)
-        image.load()
-        orientation = _orientation(image)
-        image = _rgb(image)
-        if target:
-            image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0)
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Pillow's decoders raise whatever they stumble over.
-        raise RejectedError(Problem.UNREADABLE, f"picture is damaged: {error}") from error
-    if orientation in TURNS:
-        image = image.transpose(TURNS[orientation])
-    if orientation in SIDEWAYS:
+        picture = open_picture(content)
+        width, height = picture.stored_size
+        target = _target(width, height)
+        image = picture.decode(target)
+    except PictureError as error:
+        problem = Problem.TOO_LARGE if error.too_large else Problem.UNREADABLE
+        raise RejectedError(problem, str(error)) from error
+    image = to_rgb(image)
+    if target:
+        image = image.resize(target, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if picture.orientation in TURNS:
+        image = image.transpose(TURNS[picture.orientation])
+    if picture.orientation in SIDEWAYS:
         width, height = height, width
     return np.array(image), width, height
-
-
-def _open(content: bytes) -> Image.Image:
-    """Read the header only, and refuse what is no picture or too large a one."""
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures; the limit here is lower.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise RejectedError(
-            Problem.TOO_LARGE, f"picture has more than {MAX_PIXELS:,} pixels"
-        ) from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise RejectedError(
-            Problem.UNREADABLE, "not a picture that can be read; send a JPEG, PNG or WebP file"
-        ) from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise RejectedError(
-            Problem.TOO_LARGE,
-            f"picture has {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all",
-        )
-    return image
 
 
 def _target(width: int, height: int) -> tuple[int, int] | None:
@@ -153,22 +119,6 @@ def _target(width: int, height: int) -> tuple[int, int] | None:
     if longest <= _SMALL:
         return None
     return max(1, round(width * _LARGE / longest)), max(1, round(height * _LARGE / longest))
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001, damaged notes beside a picture do not damage the picture
-        return 1
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # 16 bits; Pillow's own conversion clips where this scales.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if "transparency" in image.info and image.mode == "P":
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns
-    return image.convert("RGB")
 
 
 def _detect(pixels: Pixels, *, upsample: int) -> list[tuple[Any, float]]:

@@ -18,6 +18,7 @@ from services.common.pictures import TURNS
 from services.face_recog.adapters import recognition
 from services.face_recog.adapters.recognition import recognise
 from services.face_recog.domain import Box, Encoding, Problem, RejectedError
+from services.testing.damaged_pictures import damaged_pictures, save
 
 Encode = Callable[..., bytes]
 
@@ -299,6 +300,34 @@ def test_what_is_no_picture_is_refused(content: bytes) -> None:
     with pytest.raises(RejectedError) as error:
         recognise(content, 0)
     assert error.value.problem == Problem.UNREADABLE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PNG: long compressed note",
+        "PNG: huge profile",
+        "PNG: wrong checksum of a note",
+        "PNG: last twentieth missing",
+        "JPEG: without its end",
+        "JPEG: progressive without its end",
+        "JPEG: several pictures, broken",
+        "WebP: cut in its notes",
+        "orientation as a long",
+    ],
+)
+def test_a_face_is_found_whatever_is_damaged_beside_the_pixels(
+    astronaut: Image.Image, name: str
+) -> None:
+    for size in (512, 1400):  # the latter is decoded smaller
+        photo = astronaut.resize((size, size))
+        damaged = damaged_pictures(photo)[name]
+        upright = photo.rotate(-90) if damaged.orientation == 6 else photo
+        expected = [face.box for face in recognise(save(upright, "PNG"), 0).faces]
+        found = [face.box for face in recognise(damaged.content, 0).faces]
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_near(one, other, pixels=size // 50)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -3,9 +3,9 @@
 import io
 from typing import Final
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from services.common.pictures import FORMATS, MAX_PIXELS
+from services.common.pictures import TURNS, eight_bits, open_picture
 
 _BACKGROUND: Final = (128, 128, 128)  # behind transparent pixels: dark and light drawings show
 
@@ -13,17 +13,15 @@ _BACKGROUND: Final = (128, 128, 128)  # behind transparent pixels: dark and ligh
 def shrink(content: bytes, longest_side: int) -> bytes | None:
     """Return an upright JPEG without metadata, or None when the content is no usable picture."""
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                return None
-            # JPEG only: decodes at a half, a quarter or an eighth, where that is still enough.
-            image.draft("RGB", (longest_side, longest_side))
-            plain = _plain(image)
-            if plain.mode == "RGBA":
-                # Smooth scaling copies all transparent pixels first: leave it few enough.
-                plain.thumbnail((4 * longest_side, 4 * longest_side), Image.Resampling.NEAREST)
-            plain.thumbnail((longest_side, longest_side), reducing_gap=2.0)
-            upright = _flat(ImageOps.exif_transpose(plain))
+        picture = open_picture(content)
+        plain = _plain(picture.decode((longest_side, longest_side)))
+        if plain.mode == "RGBA":
+            # Smooth scaling copies all transparent pixels first: leave it few enough.
+            plain.thumbnail((4 * longest_side, 4 * longest_side), Image.Resampling.NEAREST)
+        plain.thumbnail((longest_side, longest_side), reducing_gap=2.0)
+        upright = _flat(plain)
+        if picture.orientation in TURNS:
+            upright = upright.transpose(TURNS[picture.orientation])
     except Exception:  # noqa: BLE001, decoders raise anything on content made to break them
         return None
     # A new image, because the old one carries the file's comments and profiles along.
@@ -35,11 +33,9 @@ def shrink(content: bytes, longest_side: int) -> bytes | None:
 
 def _plain(image: Image.Image) -> Image.Image:
     """Return it in a mode that can be scaled well."""
+    image = eight_bits(image)
     if image.mode in {"L", "RGB", "RGBA"}:
         return image
-    if image.mode.startswith("I"):
-        # Sixteen bits of grey; Pillow's own conversion would clip them to white.
-        return image.convert("I").point(lambda value: value / 257).convert("L")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
