@@ -13,7 +13,7 @@ import httpx
 import sqlalchemy as sa
 
 from scripts.faults.accounting import FINAL, Account, Change, History, Row, account
-from scripts.faults.clients import Client, Journal
+from scripts.faults.clients import Client, Journal, key_of
 from scripts.faults.pictures import Pictures
 from scripts.faults.plan import Fault, Kind, draw
 from scripts.faults.stack import Stack, Switches
@@ -157,7 +157,12 @@ class Campaign:
         return wanted or not self._faults_over
 
     def _room(self) -> bool:
-        return len(self._journal.acknowledged) - len(self._final_at) < _OPEN
+        return len(self._waiting()) < _OPEN
+
+    def _waiting(self) -> list[int]:
+        """Return what was acknowledged, not deleted, and is not known to be final."""
+        done = self._final_at.keys() | self._journal.deleted
+        return [one for one in self._journal.acknowledged if one not in done]
 
     async def _strike(self) -> None:
         targets = self._stack.targets().only(self._order.targets)
@@ -193,7 +198,7 @@ class Campaign:
         now = self._now()
         for image_id in self._journal.acknowledged:
             self._acknowledged_at.setdefault(image_id, now)
-        waiting = [one for one in self._journal.acknowledged if one not in self._final_at]
+        waiting = self._waiting()
         if not waiting:
             return
         query = sa.select(images.c.id).where(
@@ -218,7 +223,7 @@ class Campaign:
         start = self._now()
         while self._now() - start < self._order.patience:
             await self._look()
-            missing = len(self._journal.acknowledged) - len(self._final_at)
+            missing = len(self._waiting())
             if not missing:
                 break
             self._show(f"{self._now():.0f} s: {missing} pictures are not final yet")
@@ -255,7 +260,7 @@ class Campaign:
                 rows += [
                     Row(
                         one["id"],
-                        one["path"],
+                        key_of(one["path"]),
                         Status(one["status"]),
                         tuple(face["person"] for face in one["faces"]),
                         one["error"],

@@ -1,28 +1,38 @@
 """Clients who submit pictures in every way there is, and write down what they were told."""
 
 import asyncio
+import hashlib
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 import httpx
 
 from scripts.faults.accounting import Answer, Ask, Attempt, Told
 from scripts.faults.pictures import Picture, Pictures
-from services.receiver.domain import submission_of_upload
 
 _TIMEOUT_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.1
 _AGAIN_SECONDS: Final = (0.2, 1.0)
 _AGAIN_SHARE: Final = 0.1  # of requests that submit once more what was acknowledged
+_DELETE_SHARE: Final = 0.05
+_UPLOAD_AGAIN_SHARE: Final = 0.7  # of uploads that were deleted
+_UPLOADED: Final = re.compile(r"^(uploads/[0-9a-f]{64})\b.*")
+
+
+def key_of(path: str) -> str:
+    """Return what a picture is told apart by: its path, or the digest of an upload in it."""
+    return _UPLOADED.sub(r"\1", path)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to submit: by its path, or with its content."""
+    """One picture to submit: by its path, which is its key then, or with its content."""
 
-    path: str
+    key: str
     content: bytes | None
 
 
@@ -33,13 +43,16 @@ class Journal:
         self.attempts: list[Attempt] = []
         self.answers: dict[str, Answer] = {}
         self.acknowledged: dict[int, str] = {}
+        self.deleted: set[int] = set()
 
     def write(self, ask: Ask, items: Sequence[Item], told: Told, ids: Sequence[int | None]) -> None:
         """Write one request down."""
         for item, image_id in zip(items, ids, strict=True):
-            self.attempts.append(Attempt(ask, item.path, told, image_id))
+            self.attempts.append(Attempt(ask, item.key, told, image_id))
             if ask is Ask.SUBMIT and told is Told.ACKNOWLEDGED and image_id is not None:
-                self.acknowledged[image_id] = item.path
+                self.acknowledged[image_id] = item.key
+            elif ask is Ask.DELETE and told is not Told.REFUSED and image_id is not None:
+                self.deleted.add(image_id)
 
 
 class Client:
@@ -62,7 +75,8 @@ class Client:
         self._put = put
         self._journal = journal
         self._numbers = numbers
-        self._submitted: list[list[Item]] = []
+        self._submitted: list[tuple[Sequence[Item], Sequence[int]]] = []
+        self._laid: set[str] = set()
         self._client = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False)
 
     async def run(self, go_on: Callable[[], bool], room: Callable[[], bool]) -> None:
@@ -72,25 +86,57 @@ class Client:
                 if not room():
                     await asyncio.sleep(_PAUSE_SECONDS)
                     continue
-                items = self._draw()
-                await self._lay(items, go_on)
-                while go_on() and not await self._submit(items):  # noqa: ASYNC110, a client waits
-                    await asyncio.sleep(self._random.uniform(*_AGAIN_SECONDS))
-                self._submitted.append(items)
+                dice = self._random.random()
+                if self._submitted and dice < _DELETE_SHARE:
+                    await self._delete(go_on)
+                elif self._submitted and dice < _DELETE_SHARE + _AGAIN_SHARE:
+                    await self._submit(self._random.choice(self._submitted)[0], go_on)
+                else:
+                    await self._submit(self._draw(), go_on)
+
+    async def _submit(self, items: Sequence[Item], go_on: Callable[[], bool]) -> None:
+        """Submit until it is acknowledged."""
+        await self._lay(items, go_on)
+        while go_on():
+            told, ids = await self._told(items)
+            self._journal.write(Ask.SUBMIT, items, told, ids)
+            if told is Told.ACKNOWLEDGED:
+                self._submitted.append((items, [one for one in ids if one is not None]))
+                return
+            await self._rest()
+
+    async def _delete(self, go_on: Callable[[], bool]) -> None:
+        """Delete what was submitted, and mostly submit an upload again at once."""
+        items, ids = self._submitted.pop(self._random.randrange(len(self._submitted)))
+        # Whoever submits it again from now on gets another image.
+        keys = {item.key for item in items}
+        self._submitted = [one for one in self._submitted if keys.isdisjoint(_keys(one[0]))]
+        for item, image_id in zip(items, ids, strict=True):
+            while go_on():
+                told = await self._told_of_deletion(image_id)
+                self._journal.write(Ask.DELETE, [item], told, [image_id])
+                if told is Told.ACKNOWLEDGED:
+                    break
+                await self._rest()
+            else:
+                return
+        if items[0].content is not None and self._random.random() < _UPLOAD_AGAIN_SHARE:
+            await self._submit(items, go_on)
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(self._random.uniform(*_AGAIN_SECONDS))
 
     async def _lay(self, items: Sequence[Item], go_on: Callable[[], bool]) -> None:
         """Put what is submitted by its path where its owner would."""
         for item in items:
-            while item.content is None and go_on():
+            while item.content is None and item.key not in self._laid and go_on():
                 try:
-                    self._put(item.path)
-                    break
+                    self._put(item.key)
+                    self._laid.add(item.key)
                 except OSError:  # the disk is full
                     await asyncio.sleep(_AGAIN_SECONDS[1])
 
     def _draw(self) -> list[Item]:
-        if self._submitted and self._random.random() < _AGAIN_SHARE:
-            return self._random.choice(self._submitted)
         how = self._random.choice(["one path", "paths", "files"])
         if how == "one path":
             return [self._by_path()]
@@ -106,18 +152,12 @@ class Client:
 
     def _by_content(self) -> Item:
         picture = self._pictures.unique(self._numbers())
-        path = submission_of_upload("picture.jpg", picture.content).path
-        return self._item(path, picture, picture.content)
+        digest = hashlib.sha256(picture.content).hexdigest()
+        return self._item(f"uploads/{digest}", picture, picture.content)
 
-    def _item(self, path: str, picture: Picture, content: bytes | None) -> Item:
-        self._journal.answers[path] = picture.answer
-        return Item(path, content)
-
-    async def _submit(self, items: Sequence[Item]) -> bool:
-        """Send one request; False when it has to be sent again."""
-        told, ids = await self._told(items)
-        self._journal.write(Ask.SUBMIT, items, told, ids)
-        return told is Told.ACKNOWLEDGED
+    def _item(self, key: str, picture: Picture, content: bytes | None) -> Item:
+        self._journal.answers[key] = picture.answer
+        return Item(key, content)
 
     async def _told(self, items: Sequence[Item]) -> tuple[Told, Sequence[int | None]]:
         nobody = [None] * len(items)
@@ -133,11 +173,25 @@ class Client:
         accepted = content.get("images", [content])
         return Told.ACKNOWLEDGED, [int(one["id"]) for one in accepted]
 
+    async def _told_of_deletion(self, image_id: int) -> Told:
+        try:
+            answer = await self._client.delete(f"/images/{image_id}")
+        except httpx.HTTPError:
+            return Told.UNKNOWN
+        # Not there is gone: an earlier answer may have been lost.
+        if answer.is_success or answer.status_code == HTTPStatus.NOT_FOUND:
+            return Told.ACKNOWLEDGED
+        return Told.REFUSED if answer.is_client_error else Told.UNKNOWN
+
     async def _send(self, items: Sequence[Item]) -> httpx.Response:
         if items[0].content is not None:
             files = [("files", ("picture.jpg", item.content or b"")) for item in items]
             return await self._client.post("/images", files=files)
         if len(items) == 1:
-            return await self._client.post("/image/post", json={"path": items[0].path})
-        paths = [{"path": item.path} for item in items]
+            return await self._client.post("/image/post", json={"path": items[0].key})
+        paths = [{"path": item.key} for item in items]
         return await self._client.post("/images/post", json={"paths": paths})
+
+
+def _keys(items: Sequence[Item]) -> set[str]:
+    return {item.key for item in items}

@@ -22,11 +22,14 @@ def report(console: Console, order: Order, result: Result, folder: Path) -> None
     account = result.account
     told = account.told
     console.print(
-        f"{sum(told.values()):,} submissions: {told.get(Told.ACKNOWLEDGED, 0):,} acknowledged,"
-        f" {told.get(Told.REFUSED, 0):,} refused, {told.get(Told.UNKNOWN, 0):,} without an answer"
-        " that says which"
+        f"{sum(told.values()):,} submissions and deletions:"
+        f" {told.get(Told.ACKNOWLEDGED, 0):,} acknowledged, {told.get(Told.REFUSED, 0):,} refused,"
+        f" {told.get(Told.UNKNOWN, 0):,} without an answer that says which"
     )
-    console.print(f"{account.pictures:,} pictures acknowledged, of which:")
+    console.print(
+        f"{account.pictures:,} pictures acknowledged, {account.deleted:,} of them deleted again;"
+        " of all:"
+    )
     for loss in Loss:
         count = account.count(loss)
         console.print(f"  {loss:<14} {count:>5,}", style="bold red" if count else "green")
