@@ -2,14 +2,17 @@
 
 import argparse
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
-from scripts.bench import openblas, pipeline, recognition, submissions
+from scripts.bench import commits, openblas, pipeline, recognition, submissions
 from services.common import logs
 
-_ALL = {
+_ALL: Final[Mapping[str, Callable[[Console, Path], None]]] = {
+    "commits": commits.run,
     "dlib": openblas.run,
     "pipeline": pipeline.run,
     "recognition": recognition.run,

@@ -94,6 +94,16 @@ async def _bare_mariadb(port: int, database: str, prefix: str, bulk: int, second
     return done / (time.perf_counter() - start)
 
 
+def fill(file: Path, rows: int) -> None:
+    """Put processed images into a migrated SQLite database."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute(
+            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})"
+            f" INSERT INTO images ({_COLUMNS}) SELECT {_FILL_ROW.format('i')} FROM n"
+        )
+        connection.commit()
+
+
 class _Sqlite:
     name = "SQLite"
 
@@ -105,13 +115,7 @@ class _Sqlite:
         return _bare_sqlite(self._file, prefix, bulk, seconds)
 
     def fill(self) -> None:
-        with contextlib.closing(sqlite3.connect(self._file)) as connection:
-            connection.execute(
-                "WITH RECURSIVE n(i) AS"
-                f" (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {MILLION})"
-                f" INSERT INTO images ({_COLUMNS}) SELECT {_FILL_ROW.format('i')} FROM n"
-            )
-            connection.commit()
+        fill(self._file, MILLION)
 
 
 class _MariaDb:

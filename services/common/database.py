@@ -39,14 +39,24 @@ class Database:
         """Open a transaction for writing."""
         with self._translated():
             async with self._engine.begin() as connection:
+                if self.is_sqlite:
+                    # Take the write lock at once: a transaction that starts by reading cannot be
+                    # upgraded safely.
+                    await connection.exec_driver_sql("BEGIN IMMEDIATE")
                 yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Open a connection for statements that need no transaction."""
+        """Open a connection for statements that need no transaction.
+
+        Each sees what was committed when it began. Nothing is held between two of them, neither a
+        lock nor an old version of the rows.
+        """
         with self._translated():
             async with self._engine.connect() as connection:
-                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+                if not self.is_sqlite:  # there, only transaction() begins one
+                    await connection.execution_options(isolation_level="AUTOCOMMIT")
+                yield connection
 
     async def check(self) -> None:
         """Raise if the server is away or its schema is older than this code."""
@@ -86,7 +96,6 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(url, pool_size=settings.database_pool_size, max_overflow=0)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
         return engine
     arguments: dict[str, Any] = {
         "connect_timeout": 3,
@@ -109,7 +118,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:
-    # The driver must not begin transactions by itself; _begin_sqlite does.
+    # The driver must not begin transactions by itself; Database.transaction does.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
@@ -117,13 +126,6 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA busy_timeout = 5000")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    if connection.get_isolation_level() == "AUTOCOMMIT":
-        return
-    # Take the write lock at once: a transaction that starts by reading cannot be upgraded safely.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 # https://mariadb.com/kb/en/mariadb-error-codes/: too many connections, server shutdown, lock wait

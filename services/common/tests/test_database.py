@@ -1,4 +1,6 @@
 import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pymysql
@@ -61,6 +63,53 @@ async def test_parallel_read_modify_write_loses_nothing(database: Database) -> N
     await asyncio.gather(*(increment() for _ in range(40)))
     async with database.reading() as connection:
         assert await connection.scalar(sa.select(images.c.attempt)) == 40
+
+
+@pytest.fixture
+async def other_process(database_settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """Connections as another process has them: to the same rows, in a pool of their own."""
+    pool = Database(database_settings)
+    yield pool
+    await pool.close()
+
+
+async def test_a_read_and_a_write_of_two_processes_do_not_wait_for_each_other(
+    database: Database, other_process: Database
+) -> None:
+    counting = sa.select(sa.func.count()).select_from(images)
+    async with asyncio.timeout(4):  # less than SQLite waits for a lock
+        async with database.reading() as reader:
+            seen = [await reader.scalar(counting)]
+            async with other_process.transaction() as writer:
+                await writer.execute(sa.insert(images), [_row("one")])
+                seen.append(await reader.scalar(counting))
+            seen.append(await reader.scalar(counting))
+        assert seen == [0, 0, 1]
+        async with database.transaction() as writer:
+            await writer.execute(sa.insert(images), [_row("two")])
+            async with other_process.reading() as reader:
+                assert await reader.scalar(counting) == 1
+                await writer.execute(sa.insert(images), [_row("three")])
+
+
+async def test_a_reader_between_two_statements_holds_back_no_checkpoint(
+    sqlite_settings: DatabaseSettings,
+) -> None:
+    database = Database(sqlite_settings)
+    log = f"{sqlite_settings.database_url.removeprefix('sqlite+aiosqlite:///')}-wal"
+    async with database.reading() as reader:
+        await reader.scalar(sa.select(images.c.id))
+        for number in range(20):
+            async with database.transaction() as writer:
+                rows = [_row(f"{number}/{one:0>500}") for one in range(1000)]
+                await writer.execute(sa.insert(images), rows)
+            # A checkpoint comes after each 1000 pages of 4 KiB, and the log begins anew.
+            assert _size(log) < 16 * 1024 * 1024
+    await database.close()
+
+
+def _size(file: str) -> int:
+    return Path(file).stat().st_size
 
 
 async def test_migrations_make_what_the_tables_say_and_run_twice(

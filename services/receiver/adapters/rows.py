@@ -1,5 +1,6 @@
 """Images in the database."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -164,22 +165,24 @@ class DatabaseRows:
         return StatusReport({status.value: count for status, count in counts.items()}, age)
 
     async def _load(self, ids: Sequence[int]) -> list[Image]:
-        """Return the images that still exist, newest first, in two statements."""
+        """Return the images that still exist, newest first.
+
+        One statement, so that nobody sees an image of before a change with faces of after it.
+        """
         if not ids:
             return []
+        query = (
+            sa.select(images, faces)
+            .select_from(images.outerjoin(faces))
+            .where(images.c.id.in_(ids))
+            .order_by(images.c.id.desc(), faces.c.face_index)
+        )
         async with self._database.reading() as connection:
-            rows = await connection.execute(
-                sa.select(images).where(images.c.id.in_(ids)).order_by(images.c.id.desc())
-            )
-            found = await connection.execute(
-                sa.select(faces)
-                .where(faces.c.image_id.in_(ids))
-                .order_by(faces.c.image_id, faces.c.face_index)
-            )
-        by_image: dict[int, list[Face]] = {}
-        for row in found:
-            by_image.setdefault(row.image_id, []).append(_face(row))
-        return [_image(row, by_image.get(row.id, ())) for row in rows]
+            rows = (await connection.execute(query)).all()
+        return [
+            _image(first, [_face(row) for row in (first, *others) if row.face_index is not None])
+            for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
+        ]
 
 
 def page_query(*, status: str | None, person: str | None, before: int | None) -> sa.Select[int]:

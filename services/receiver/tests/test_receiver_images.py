@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
@@ -276,6 +277,26 @@ async def test_deleting_removes_row_faces_and_picture(
     store = settings.object_store_url.removeprefix("file://")
     assert not any(accepted["path"].endswith(name) for name in _files(store))
     assert (await client.get(other["location"] + "/picture")).content == b"other"
+
+
+async def test_an_image_is_not_shown_without_its_faces_when_it_is_deleted_meanwhile(
+    client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await seed(settings, [image_row(1)], [face_row(1, 0), face_row(1, 1)])
+    database = Database(settings)
+    execute = AsyncConnection.execute
+
+    async def deleted_after(connection: AsyncConnection, statement: Any) -> Any:
+        result = await execute(connection, statement)
+        monkeypatch.undo()
+        async with database.transaction() as other:
+            await other.execute(sa.delete(images))
+        return result
+
+    monkeypatch.setattr(AsyncConnection, "execute", deleted_after)
+    assert len((await client.get("/images/1")).json()["faces"]) == 2
+    assert (await client.get("/images/1")).status_code == 404
+    await database.close()
 
 
 async def test_deleting_a_submitted_path_removes_its_picture_too(
