@@ -19,6 +19,9 @@ MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
 """Room for a picture and the rest of its request."""
 
 
+_KEEPALIVE_MS: Final = 20_000
+_PING_TIMEOUT_MS: Final = 5_000
+
 IMAGE_ID: Final = "image-id"
 """The metadata with the id of the image that the caller asks for, for the logs."""
 
@@ -71,9 +74,11 @@ class RecogniserClient:
                 ("grpc.initial_reconnect_backoff_ms", 500),
                 ("grpc.max_reconnect_backoff_ms", 3000),
                 ("grpc.dns_min_time_between_resolutions_ms", 3000),
-                # Deadlines are far away: a connection that died without a word is noticed by this.
-                ("grpc.keepalive_time_ms", 20_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
+                # Deadlines are far away: a connection that died without a word is noticed by
+                # pings, and not only by the first two. (gRPC 1.85 heeds no keepalive_timeout_ms.)
+                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+                ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+                ("grpc.http2.max_pings_without_data", 0),
             ],
         )
         self._identify = face_pb2_grpc.IdentifyStub(self._channel)

@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -6,6 +7,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from services.common.facerecog import client as client_module
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import RecogniserClient, RecogniserUnavailableError
 from services.testing.waiting import eventually
@@ -21,6 +23,8 @@ class Replica(face_pb2_grpc.IdentifyServicer):
 
     async def Identify(self, request: Any, context: Any) -> face_pb2.IdentifyResponse:  # noqa: N802
         self.asked += 1
+        if request.image_data == b"long":
+            await asyncio.Event().wait()
         return face_pb2.IdentifyResponse(status=face_pb2.STATUS_OK)
 
     async def say(self, *, serving: bool) -> None:
@@ -29,7 +33,7 @@ class Replica(face_pb2_grpc.IdentifyServicer):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 100)])
         face_pb2_grpc.add_IdentifyServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         self.port = server.add_insecure_port("127.0.0.1:0")
@@ -98,3 +102,50 @@ async def test_a_replica_that_drains_is_left_alone(
         await client.identify(b"picture")
     await leaving.say(serving=True)
     await eventually(client.ping)
+
+
+class Between:
+    """A connection that goes silent after so many chunks of the client, and says nothing of it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.heard = 0
+        self.silent_from = float("inf")
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, forth = await asyncio.open_connection("127.0.0.1", self._port)
+        self.writers += writer, forth
+        await asyncio.gather(self._pass(reader, forth, 1), self._pass(back, writer, 0))
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int
+    ) -> None:
+        while chunk := await reader.read(65536):
+            self.heard += count
+            if self.heard < self.silent_from:
+                writer.write(chunk)
+        writer.close()
+
+
+async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
+    replicas: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "_KEEPALIVE_MS", 300)
+    monkeypatch.setattr(client_module, "_PING_TIMEOUT_MS", 300)
+    between = Between(replicas[0].port)
+    server = await asyncio.start_server(between.connect, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = RecogniserClient(f"127.0.0.1:{port}", timeout=600)
+    await eventually(client.ping)
+    long = asyncio.create_task(client.identify(b"long"))
+    await eventually(lambda: replicas[0].asked)
+    between.silent_from = between.heard + 6  # pings, which go on
+    with pytest.raises(RecogniserUnavailableError):
+        await asyncio.wait_for(long, 20)
+    assert between.heard >= between.silent_from
+    await client.close()
+    server.close()
+    for writer in between.writers:
+        writer.close()
+        await writer.wait_closed()
