@@ -16,6 +16,10 @@ MAX_PICTURE_BYTES: Final = 20 * 1024 * 1024
 PICTURES: Final = "pictures/"
 """The prefix of the object store under which a path is a key."""
 
+MAX_PATH_BYTES: Final = 1024 - len(PICTURES)
+"""S3 takes keys of 1,024 bytes in UTF-8
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html)."""
+
 MAX_ATTEMPTS: Final = 5
 """After so many attempts that ended in a fault an image is dead."""
 
@@ -51,15 +55,19 @@ class InvalidPathError(ValueError):
     """The path cannot name a picture; the message says why."""
 
 
-# Control characters, and lone surrogates, which no store or database can hold.
-_FORBIDDEN: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+# Control characters, lone surrogates, and what XML cannot hold, in which S3 lists its keys.
+_FORBIDDEN: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
 # What a folder store calls a file that it is still writing.
 _UNFINISHED: Final = re.compile(r"#\d+$")
 _BAD_PART: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
 
 
 def check_path(path: str) -> str:
-    """Return the path if it is a relative object key, else raise :class:`InvalidPathError`."""
+    """Return the path if it is a relative object key, else raise :class:`InvalidPathError`.
+
+    Whatever passes can be put, read, listed and deleted below :data:`PICTURES`, in a folder as in
+    S3.
+    """
     if not path:
         raise InvalidPathError("path is empty")
     if len(path) > MAX_PATH_LENGTH:
@@ -75,6 +83,8 @@ def check_path(path: str) -> str:
     if _BAD_PART.search(path):
         raise InvalidPathError("path must not contain empty, . or .. parts")
     # A character has up to four bytes, so short paths need no closer look.
+    if len(path) * 4 > MAX_PATH_BYTES and (size := len(path.encode())) > MAX_PATH_BYTES:
+        raise InvalidPathError(f"path has {size} bytes in UTF-8, the limit is {MAX_PATH_BYTES}")
     if len(path) * 4 > MAX_PART_BYTES and any(
         len(part.encode()) > MAX_PART_BYTES for part in path.split("/")
     ):

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,19 +146,16 @@ class Demo:
             response = await client.post(
                 "/images", files=[("files", file) for file in files.items()]
             )
+            submitted = _expect(response, f"uploading {batch[0].name}")["images"]
         else:
             # A path names a picture in the store, where a synced folder would have put it.
             for name, content in files.items():
                 self._put(name, content)
-            paths = [{"path": one.name} for one in batch]
-            single = batch[0].endpoint == "POST /image/post"
-            response = await (
-                client.post("/image/post", json=paths[0])
-                if single
-                else client.post("/images/post", json={"paths": paths})
+            submitted = await submit(
+                client,
+                [one.name for one in batch],
+                together=batch[0].endpoint == "POST /images/post",
             )
-        answer = _expect(response, f"submitting {batch[0].name}")
-        submitted = answer.get("images", [answer])
         return [
             Row(sample, await self._wait_final(client, one["id"]), one["duplicate"])
             for sample, one in zip(batch, submitted, strict=True)
@@ -170,6 +168,26 @@ class Demo:
             if image["status"] in FINAL:
                 return image
             await asyncio.sleep(0.05)
+
+
+async def submit(
+    client: httpx.AsyncClient, paths: Sequence[str], *, together: bool
+) -> list[dict[str, Any]]:
+    """Submit pictures that are in the store, and return what the receiver says of each.
+
+    While a rollout mixes versions, a receiver may not know the endpoint for many: then they are
+    submitted one by one.
+    """
+    if together:
+        many = {"paths": [{"path": path} for path in paths]}
+        response = await client.post("/images/post", json=many)
+        if response.status_code != HTTPStatus.NOT_FOUND:
+            images: list[dict[str, Any]] = _expect(response, f"submitting {paths[0]}")["images"]
+            return images
+    return [
+        _expect(await client.post("/image/post", json={"path": path}), f"submitting {path}")
+        for path in paths
+    ]
 
 
 async def _gallery_pictures(client: httpx.AsyncClient, url: str) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from services.common.images import MAX_PART_BYTES, RETRIABLE
+from services.common.images import MAX_PART_BYTES, RETRIABLE, check_path
 
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
@@ -161,7 +161,12 @@ class StatusReport:
 
 
 def submission_of_path(path: str) -> Submission:
-    """Return the submission of a picture that is in the store already."""
+    """Return the submission of a picture that is in the store already.
+
+    One leading slash is taken away, which a client may write that thinks of the pictures as a file
+    system. Raises ``InvalidPathError``.
+    """
+    path = check_path(path.removeprefix("/"))
     return Submission(path, path[-MAX_NAME_LENGTH:])
 
 

@@ -24,7 +24,7 @@ class ReceiverSettings(Settings, DatabaseSettings, ObjectStoreSettings, Recognis
         256, ge=1, description="Requests served at once; further ones are answered with 429."
     )
     max_json_bytes: int = Field(
-        # 1000 paths of 512 characters, each written as an escaped surrogate pair, just fit.
+        # 1000 of the longest paths, each character escaped, have 3 MiB.
         8 * 1024 * 1024,
         ge=1024,
         description="Largest JSON body.",

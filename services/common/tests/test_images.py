@@ -16,7 +16,8 @@ from services.common.images import MAX_PART_BYTES, MAX_PATH_LENGTH, InvalidPathE
         "photo#1.jpg",
         "#1/photo",
         "x" * MAX_PART_BYTES,
-        "/".join(["日" * 60] * 8),
+        "/".join(["日" * 60] * 5),
+        "x" * 115 + ("/" + "日" * 66 + "x") * 4 + "/" + "日" * 33,
     ],
 )
 def test_a_relative_key_is_a_path(path: str) -> None:
@@ -42,6 +43,8 @@ def test_a_relative_key_is_a_path(path: str) -> None:
         ("a\nb", "control"),
         ("a\x85b", "control"),
         ("a\ud800b", "Unicode"),
+        ("a\uffffb", "Unicode"),
+        ("/".join(["日" * 60] * 6), "bytes in UTF-8"),
         ("a/b/" * (MAX_PATH_LENGTH // 4) + "c", "characters"),
         ("x" * (MAX_PART_BYTES + 1), "bytes"),
         ("日" * 67, "bytes"),

@@ -1,18 +1,36 @@
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image, ImageOps
 
-from services.local.demo import Row
+from services.local.demo import Row, submit
 from services.local.programs import make_plan
 from services.local.samples import GRACE, KNOWN, SAMPLES, Sample
 from services.local.settings import LocalSettings
 from services.local.supervisor import Log, read_line
 
 SCALED = SAMPLES[0]
+
+
+async def test_many_paths_are_submitted_one_by_one_to_a_receiver_that_knows_no_bulk() -> None:
+    asked: list[tuple[str, bytes]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, request.content))
+        if request.url.path == "/images/post":
+            return httpx.Response(404, json={"status": 404})
+        return httpx.Response(202, json={"id": len(asked), **json.loads(request.content)})
+
+    older = httpx.MockTransport(answer)
+    async with httpx.AsyncClient(transport=older, base_url="http://receiver") as client:
+        accepted = await submit(client, ["a.jpg", "b.jpg"], together=True)
+    assert accepted == [{"id": 2, "path": "a.jpg"}, {"id": 3, "path": "b.jpg"}]
+    assert [path for path, _ in asked] == ["/images/post", "/image/post", "/image/post"]
 
 
 def face(person: str | None, *, left: int = 0) -> dict[str, Any]:

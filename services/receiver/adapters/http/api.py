@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
 from services.common.database import DatabaseUnavailableError
-from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status, check_path
+from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status
 from services.common.ops import Lifecycle, Outages, probe_routes
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems
 from services.receiver.adapters.http.express import Express
@@ -139,7 +139,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
             request, documents.PathDocument, max_bytes=api.max_json_bytes, lenient=True
         )
         try:
-            submission = submission_of_path(check_path(body.path))
+            submission = submission_of_path(body.path)
         except InvalidPathError as error:
             raise InvalidError(str(error), [Fault("/path", str(error))]) from None
         (accepted,) = await api.submissions.submit([submission])
@@ -162,7 +162,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
     )
     async def submit_many(request: Request) -> Response:
         body = await bodies.read_json(
-            request, documents.PathsDocument, max_bytes=api.max_json_bytes
+            request, documents.PathsDocument, max_bytes=api.max_json_bytes, lenient=True
         )
         accepted = await api.submissions.submit(_checked(body))
         _count("/images/post", accepted)
@@ -423,7 +423,7 @@ def _checked(body: documents.PathsDocument) -> list[Submission]:
     faults = []
     for number, one in enumerate(body.paths):
         try:
-            submissions.append(submission_of_path(check_path(one.path)))
+            submissions.append(submission_of_path(one.path))
         except InvalidPathError as error:
             faults.append(Fault(f"/paths/{number}/path", str(error)))
     if faults:

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from services.common.images import MAX_PATH_LENGTH, Status
+from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
 from services.receiver.domain import MAX_BATCH
 
 # A part is anything but . and .., without / and control characters.
@@ -19,7 +19,7 @@ _PART: Final = (
     rf"|\.{_FIRST}{_CHARACTER}{{0,198}}"
     rf"|\.\.{_CHARACTER}{{1,198}})"
 )
-PATH_PATTERN: Final = rf"^{_PART}(?:/{_PART})*$"
+PATH_PATTERN: Final = rf"^/?{_PART}(?:/{_PART})*$"
 
 Path = Annotated[
     str,
@@ -30,8 +30,9 @@ Path = Annotated[
             "minLength": 1,
             "maxLength": MAX_PATH_LENGTH,
             "pattern": PATH_PATTERN,
-            "description": "Key below pictures/ in the object store. Each part between slashes has"
-            " at most 200 bytes in UTF-8.",
+            "description": "Key below pictures/ in the object store; one leading slash is taken"
+            f" away. It has at most {MAX_PATH_BYTES} bytes in UTF-8, each part between slashes at"
+            f" most {MAX_PART_BYTES}.",
             "examples": ["unknown_people/unknown220.jpg"],
         }
     ),
