@@ -120,18 +120,7 @@ class Campaign:
 
     async def _load_and_strike(self) -> None:
         watching = asyncio.create_task(self._watch())
-        clients = [
-            Client(
-                number,
-                seed=self._order.seed,
-                url=self._stack.api_url,
-                pictures=self._pictures,
-                put=self._put,
-                journal=self._journal,
-                numbers=lambda: next(self._numbers),
-            ).run(self._go_on, self._room)
-            for number in range(_CLIENTS)
-        ]
+        clients = [self._client(number).run(self._go_on, self._room) for number in range(_CLIENTS)]
         try:
             async with asyncio.TaskGroup() as tasks:
                 for client in clients:
@@ -140,6 +129,17 @@ class Campaign:
         finally:
             self._loading = False  # not cancelled: that would leave a statement half read
             await watching
+
+    def _client(self, number: int) -> Client:
+        return Client(
+            number,
+            seed=self._order.seed,
+            url=self._stack.api_url,
+            pictures=self._pictures,
+            put=self._put,
+            journal=self._journal,
+            numbers=lambda: next(self._numbers),
+        )
 
     def _put(self, path: str) -> None:
         number = int(Path(path).stem)
@@ -167,7 +167,7 @@ class Campaign:
     async def _strike(self) -> None:
         targets = self._stack.targets().only(self._order.targets)
         faults = draw(self._order.seed, self._order.faults, targets, self._order.kinds)
-        striker = Striker(self._stack, self._unobserved)
+        striker = Striker(self._stack, self._unobserved, lambda: self._client(_CLIENTS).crowd())
 
         async def strike(fault: Fault) -> None:
             began = self._now()

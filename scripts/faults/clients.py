@@ -13,6 +13,7 @@ import httpx
 
 from scripts.faults.accounting import Answer, Ask, Attempt, Told
 from scripts.faults.pictures import Picture, Pictures
+from services.common.images import Status
 
 _TIMEOUT_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.1
@@ -20,6 +21,10 @@ _AGAIN_SECONDS: Final = (0.2, 1.0)
 _AGAIN_SHARE: Final = 0.1  # of requests that submit once more what was acknowledged
 _DELETE_SHARE: Final = 0.05
 _UPLOAD_AGAIN_SHARE: Final = 0.7  # of uploads that were deleted
+_CROWD: Final = 400
+_CROWDS: Final = 3
+_LONG: Final = f"no picture/{'x' * 180}/{'y' * 180}"
+_NO_PICTURE: Final = Picture(b"", Answer(Status.REJECTED))
 _UPLOADED: Final = re.compile(r"^(uploads/[0-9a-f]{64})\b.*")
 
 
@@ -143,6 +148,22 @@ class Client:
         if how == "paths":
             return [self._by_path() for _ in range(self._random.randint(2, 8))]
         return [self._by_content() for _ in range(self._random.randint(1, 3))]
+
+    async def crowd(self) -> None:
+        """Submit so many long paths that the database needs room for them, until it has none.
+
+        There is no picture at any of them, which is soon found out.
+        """
+        async with self._client:
+            for _ in range(_CROWDS):
+                items = [
+                    self._item(f"{_LONG}/{self._numbers()}.jpg", _NO_PICTURE, None)
+                    for _ in range(_CROWD)
+                ]
+                told, ids = await self._told(items)
+                self._journal.write(Ask.SUBMIT, items, told, ids)
+                if told is not Told.ACKNOWLEDGED:
+                    return
 
     def _by_path(self) -> Item:
         number = self._numbers()

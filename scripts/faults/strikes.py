@@ -15,12 +15,19 @@ _SLOW_MS: Final = {"latency": 1500, "jitter": 1000}
 
 
 class Striker:
-    """Strikes a stack; ``unobserved`` runs what nobody may have a file open for."""
+    """Strikes a stack.
+
+    ``unobserved`` runs what nobody may have a file open for; ``crowd`` has the database need room.
+    """
 
     def __init__(
-        self, stack: Stack, unobserved: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+        self,
+        stack: Stack,
+        unobserved: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+        crowd: Callable[[], Awaitable[None]],
     ) -> None:
         self._stack = stack
+        self._crowd = crowd
         self._unobserved = unobserved
         self._network_busy: dict[str, asyncio.Lock] = {}
 
@@ -83,7 +90,10 @@ class Striker:
         async with self._stack.on_disk(fault.target)[0].busy:
             await asyncio.to_thread(disk.fill)
             try:
-                await asyncio.sleep(fault.seconds)
+                resting = asyncio.create_task(asyncio.sleep(fault.seconds))
+                if fault.target == "mariadb":  # its files have room for a while
+                    await self._crowd()
+                await resting
             finally:
                 disk.clear()
 
