@@ -111,9 +111,12 @@ class Campaign:
                 self._say(f"No faults of the {what}: {why}.")
             self._database = self._stack.observe()
             self._begin = time.monotonic()
-            await self._load_and_strike()
-            settled = await self._settle()
-            history = await self._history()
+            try:
+                await self._load_and_strike()
+                settled = await self._settle()
+                history = await self._history()
+            finally:
+                await self._database.close()
         finally:
             await self._stack.stop()
         return self._result(history, settled)
@@ -239,7 +242,6 @@ class Campaign:
             made = [
                 Change(row.image_id, _status(row.before_), _status(row.after_)) for row in found
             ]
-        await self._database.close()
         return History(
             attempts=self._journal.attempts,
             changes=made,

@@ -66,13 +66,13 @@ class Disk:
             fcntl.ioctl(folder, _FS_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
         finally:
             os.close(folder)
-        self.remove()
+        _run("umount", str(self.folder))
         self._mount()
         self.clear()
 
     def remove(self) -> None:
-        """Unmount it."""
-        _run("umount", str(self.folder))
+        """Unmount it, as soon as nobody uses it."""
+        _run("umount", "--lazy", str(self.folder))
 
     def _mount(self) -> None:
         options = f"loop,commit={_COMMIT_SECONDS}"
