@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from services.testing.clocks import Clock
+
 START_SECONDS: Final = 60.0
 """How long a process may take until it listens; the machine is small."""
 
@@ -34,8 +36,8 @@ class Node:
     environment: Mapping[str, str]
     port: int
     log: Path
-    clock: Path | None = None
-    """What libfaketime reads; None when this process's clock cannot be moved."""
+    clock: Clock | None = None
+    """None when this process's clock cannot be moved."""
     may_die: bool = False
     """Whether ending by itself is an answer to a fault, as on a full disk; not of our services."""
     complaints: list[str] = field(default_factory=list)
@@ -76,7 +78,7 @@ class Node:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # it, or workers that it left behind
         await process.wait()
-        _forget_clock(process.pid)
+        self._forget_clock(process.pid)
 
     async def close(self) -> None:
         """End it for good."""
@@ -106,15 +108,16 @@ class Node:
                 continue
             if not self.may_die:
                 self.complaints.append(f"{self.name} ended by itself with {process.returncode}")
-            self._forget(process.pid)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            self._forget_clock(process.pid)
             await asyncio.sleep(_RESTART_SECONDS)
             if self._wanted:
                 await self._spawn()
 
-    def _forget(self, pid: int) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-        _forget_clock(pid)
+    def _forget_clock(self, pid: int) -> None:
+        if self.clock is not None:
+            self.clock.forget(pid)
 
     async def _listening(self) -> None:
         deadline = time.monotonic() + START_SECONDS
@@ -124,9 +127,3 @@ class Node:
                     return
             await asyncio.sleep(0.05)
         raise NodeError(f"{self.name} does not listen after {START_SECONDS:g} s: see {self.log}")
-
-
-def _forget_clock(pid: int) -> None:
-    """Remove what libfaketime leaves in shared memory when its process is killed."""
-    for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
-        Path("/dev/shm", name).unlink(missing_ok=True)  # noqa: S108

@@ -11,6 +11,7 @@ from typing import Final
 
 import httpx
 import pymysql
+import pytest
 
 from scripts.faults.disks import Disk, why_none
 from scripts.faults.network import Network
@@ -21,6 +22,7 @@ from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
+from services.testing.clocks import Clock
 from services.testing.servers import (
     MariaDb,
     Nsqd,
@@ -31,7 +33,9 @@ from services.testing.servers import (
 )
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_FAKETIME: Final = "usr/lib/*/faketime/libfaketimeMT.so.1"
+_CHEAP_CLOCK: Final = {"FAKETIME_NO_CACHE": "0", "FAKETIME_CACHE_DURATION": "1"}
+"""Looking once a second where the clock stands; at every question it takes much of the machine."""
+
 _BUCKET: Final = "facestack"
 _DISKS: Final = {"mariadb": 512, "nsqd": 16, "versitygw": 128, "sqlite": 64}
 """Sizes in MiB; MariaDB's own files take 150."""
@@ -78,11 +82,8 @@ class Stack:
         self.logs.mkdir(parents=True, exist_ok=True)
         if reason := why_none():
             self.without["disk"] = reason
-        self._faketime = "" if self.sqlite else _faketime()
         if self.sqlite:
             self.without["clock"] = "SQLite crawls under libfaketime"
-        elif not self._faketime:
-            self.without["clock"] = "libfaketime is missing: run 'make servers'"
         await self._start_network()
         if self.sqlite:
             environment = await self._without_servers()
@@ -281,30 +282,27 @@ class Stack:
                     "STOP_SECONDS": "5",
                     "POOL_SIZE": "2",
                     **environment[name],
-                    **self._clock(name),
+                    **(clock.environment if (clock := self._clock(name)) else {}),
+                    **_CHEAP_CLOCK,
                 },
                 probe,
             )
-            if self._faketime:
-                node.clock = self._clock_file(name)
+            node.clock = clock
         await asyncio.gather(*(self.nodes[name].start() for name in self._probes))
         async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(trust_env=False) as client:
             for name, url in self._probes.items():
                 await _ready(name, url, client)
 
-    def _clock_file(self, name: str) -> Path:
-        return self.folder / f"{name}.clock"
-
-    def _clock(self, name: str) -> dict[str, str]:
-        if not self._faketime:
-            return {}
-        self._clock_file(name).write_text("+0")
-        return {
-            "LD_PRELOAD": self._faketime,
-            "FAKETIME_TIMESTAMP_FILE": str(self._clock_file(name)),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+    def _clock(self, name: str) -> Clock | None:
+        if "clock" in self.without:
+            return None
+        folder = self.folder / f"{name}.clock"
+        folder.mkdir()
+        try:
+            return Clock(folder)
+        except (pytest.skip.Exception, pytest.fail.Exception) as missing:
+            self.without["clock"] = str(missing)
+            return None
 
 
 async def _ready(name: str, url: str, client: httpx.AsyncClient) -> None:
@@ -317,11 +315,6 @@ async def _ready(name: str, url: str, client: httpx.AsyncClient) -> None:
         except TimeoutError:
             raise NodeError(f"{name} is not ready: see its log") from None
         await asyncio.sleep(0.1)
-
-
-def _faketime() -> str:
-    """Return the library that moves a process's clock; empty when it is not installed."""
-    return next(map(str, sorted(Path("/").glob(_FAKETIME))), "")
 
 
 def _found(name: str) -> str | None:

@@ -117,9 +117,7 @@ class Striker:
     def _set_clock(self, name: str, seconds: int) -> None:
         clock = self._stack.nodes[name].clock
         assert clock is not None  # noqa: S101, only nodes with a clock are struck
-        new = clock.with_suffix(".new")
-        new.write_text(f"{seconds:+d}")
-        new.replace(clock)
+        clock.set(seconds)
 
     async def _lose_power(self, fault: Fault) -> None:
         nodes = self._stack.on_disk(fault.target)
