@@ -74,13 +74,14 @@ def _switches(arguments: argparse.Namespace) -> Switches:
 def _go_apart() -> None:
     """Run again in a network and with mounts of our own, so that nothing is left behind.
 
-    The ports of a server that is restarted are then nobody else's meanwhile.
+    The ports of a server that is restarted are then nobody else's meanwhile, and libfaketime's
+    shared memory goes too.
     """
     if os.geteuid() != 0 or _APART in os.environ or not shutil.which("unshare"):
         return
     command = ["unshare", "--mount", "--net", "--propagation", "private"]
-    command += ["sh", "-c", 'ip link set lo up && exec "$0" "$@"', sys.executable, "-m"]
-    command += ["scripts.faults", *sys.argv[1:]]
+    apart = 'ip link set lo up && mount -t tmpfs none /dev/shm && exec "$0" "$@"'
+    command += ["sh", "-c", apart, sys.executable, "-m", "scripts.faults", *sys.argv[1:]]
     os.execvpe(command[0], command, {**os.environ, _APART: "1"})  # noqa: S606
 
 

@@ -5,15 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from scripts.faults.disks import Disk, why_none
+from scripts.faults.disks import Disk
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    if reason := why_none():
-        if os.environ.get("REQUIRE_SERVERS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+def disk(tmp_path: Path, disks: None) -> Iterator[Disk]:
     made = Disk(tmp_path / "image", tmp_path / "disk", mebibytes=16)
     yield made
     made.remove()
