@@ -27,6 +27,7 @@ _OPEN: Final = 60
 """Pictures that may be acknowledged and not yet final: what 2 cores do in some 10 s."""
 
 _SILENCE_SECONDS: Final = 60
+_STILL_SECONDS: Final = 10
 _WATCH_SECONDS: Final = 0.5
 _PAGE: Final = 100
 
@@ -222,18 +223,21 @@ class Campaign:
             await action()
 
     async def _settle(self) -> float | None:
-        """Wait until every acknowledged image is final; return after how long, or None."""
+        """Wait until every acknowledged image is final; return after how long, or None.
+
+        Patience ends, but not while the pipeline still works through what waits.
+        """
         start = self._now()
-        while self._now() - start < self._order.patience:
+        while True:
             await self._look()
-            missing = len(self._waiting())
-            if not missing:
-                break
+            after = self._now() - start
+            if not (missing := len(self._waiting())):
+                return after
+            still = self._now() - max(self._final_at.values(), default=0)
+            if after > self._order.patience and still > _STILL_SECONDS:
+                return None
             self._show(f"{self._now():.0f} s: {missing} pictures are not final yet")
             await asyncio.sleep(_WATCH_SECONDS)
-        else:
-            return None
-        return self._now() - start
 
     async def _history(self) -> History:
         changes = sa.table("changes", *map(sa.column, ("number", "image_id", "before_", "after_")))
