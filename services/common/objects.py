@@ -1,5 +1,6 @@
 """The object store: a folder on one machine, S3 in a cluster, both through obstore."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
+from services.common import folders
 from services.common.settings import ObjectStoreSettings, read_secret
 
 
@@ -57,6 +59,7 @@ class ObjectStore:
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
         self._store = _open(settings)
+        self._folder = self._store.prefix if isinstance(self._store, LocalStore) else None
 
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return the object's content, or raise :class:`ObjectNotFoundError`.
@@ -64,6 +67,7 @@ class ObjectStore:
         An object of more than ``max_bytes`` is not read: :class:`ObjectTooLargeError`.
         """
         with _translated(key):
+            await self._check(key)
             result = await obstore.get_async(self._store, key)
             size = result.meta["size"]
             if max_bytes is not None and size > max_bytes:
@@ -74,11 +78,14 @@ class ObjectStore:
         """Create or replace an object; a reader sees the old or the new one, never a part."""
         with _translated(key):
             await obstore.put_async(self._store, key, content)
+            if self._folder:
+                await asyncio.to_thread(folders.sync, self._folder, key)
 
     async def exists(self, key: str) -> bool:
         """Tell whether an object has this key."""
         try:
             with _translated(key):
+                await self._check(key)
                 await obstore.head_async(self._store, key)
         except ObjectNotFoundError:
             return False
@@ -95,6 +102,10 @@ class ObjectStore:
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield every object below the prefix, which ends in ``/``, in no order."""
         with _translated(prefix):
+            if self._folder:
+                for file in await asyncio.to_thread(_files, self._folder, prefix):
+                    yield ObjectInfo(file.key, file.size, file.tag, file.modified)
+                return
             async for chunk in obstore.list(self._store, prefix.rstrip("/")):
                 for meta in chunk:
                     tag = meta["e_tag"] or meta["last_modified"].isoformat()
@@ -104,6 +115,14 @@ class ObjectStore:
     async def check(self) -> None:
         """Raise if the store does not answer."""
         await self.exists("readiness")
+
+    async def _check(self, key: str) -> None:
+        if self._folder:
+            await asyncio.to_thread(folders.check_file, self._folder, key)
+
+
+def _files(folder: Path, prefix: str) -> list[folders.File]:
+    return list(folders.walk(folder, prefix))
 
 
 def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:

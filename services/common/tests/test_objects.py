@@ -1,7 +1,11 @@
 import asyncio
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import obstore
 import pytest
+from obstore.store import LocalStore
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -86,7 +90,7 @@ async def test_a_replaced_object_has_another_tag(any_store: ObjectStore) -> None
 async def test_keys_never_leave_the_store(any_store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(b"secret")
     for key in ("../outside", "pictures/../../outside", "pictures/nul\0"):
-        with pytest.raises(ObjectStoreUnavailableError):
+        with pytest.raises((ObjectNotFoundError, ObjectStoreUnavailableError)):
             await any_store.get(key)
 
 
@@ -159,3 +163,84 @@ async def test_without_keys_the_pods_own_identity_on_aws_is_used(
     assert asked == ["token of the ServiceAccount"] * 2
     lifecycle.drain()
     await serving
+
+
+@pytest.fixture
+def folder(folder_store_settings: ObjectStoreSettings, tmp_path: Path) -> Path:
+    """The folder of a store, with one picture."""
+    pictures = tmp_path / "store" / "pictures"
+    pictures.mkdir(parents=True)
+    (pictures / "good.jpg").write_bytes(b"good")
+    return pictures
+
+
+def lies_outside(path: Path) -> None:
+    outside = path.parent.parent.parent / "outside"
+    outside.mkdir()
+    (outside / "secret.jpg").write_bytes(b"secret")
+    if path.name == "linked":
+        path.symlink_to(outside)
+    else:
+        path.symlink_to(outside / "secret.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "make"),
+    [
+        ("link.jpg", "link.jpg", lies_outside),
+        ("linked", "linked/secret.jpg", lies_outside),
+        ("circle.jpg", "circle.jpg", lambda path: path.symlink_to(path)),
+        ("gone.jpg", "gone.jpg", lambda path: path.symlink_to("nowhere")),
+        ("pipe.jpg", "pipe.jpg", os.mkfifo),
+        ("folder.jpg", "folder.jpg", Path.mkdir),
+    ],
+)
+async def test_what_is_no_file_of_the_folder_is_no_object(
+    folder_store_settings: ObjectStoreSettings,
+    folder: Path,
+    name: str,
+    key: str,
+    make: Callable[[Path], None],
+) -> None:
+    make(folder / name)
+    store = ObjectStore(folder_store_settings)
+    with pytest.raises(ObjectNotFoundError):
+        await store.get(f"pictures/{key}")
+    assert not await store.exists(f"pictures/{key}")
+    assert [info.key async for info in store.list("pictures/")] == ["pictures/good.jpg"]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.jpg", b"a\nb.jpg", b"a.jpg#1"])
+async def test_a_name_that_is_no_key_hides_no_other(
+    folder_store_settings: ObjectStoreSettings, folder: Path, name: bytes
+) -> None:
+    os.close(os.open(bytes(folder) + b"/" + name, os.O_CREAT))
+    store = ObjectStore(folder_store_settings)
+    assert [info.key async for info in store.list("pictures/")] == ["pictures/good.jpg"]
+
+
+@pytest.fixture
+def album(folder: Path) -> Path:
+    """The folder, elsewhere, with a link in its old place and another one inside."""
+    moved = folder.rename(folder.parent.parent / "album")
+    folder.symlink_to(moved)
+    (moved / "again.jpg").symlink_to("good.jpg")
+    return moved
+
+
+@pytest.mark.usefixtures("album")
+async def test_the_top_folder_may_be_a_link_and_links_inside_lead_on(
+    folder_store_settings: ObjectStoreSettings,
+) -> None:
+    store = ObjectStore(folder_store_settings)
+    assert await store.get("pictures/again.jpg") == b"good"
+    listed = {info.key async for info in store.list("pictures/")}
+    assert listed == {"pictures/good.jpg", "pictures/again.jpg"}
+
+
+async def test_a_file_has_the_same_tag_in_a_listing_and_alone(
+    folder_store_settings: ObjectStoreSettings, folder: Path
+) -> None:
+    [listed] = [info async for info in ObjectStore(folder_store_settings).list("pictures/")]
+    alone = await obstore.head_async(LocalStore(folder.parent), listed.key)
+    assert (listed.tag, listed.size) == (alone["e_tag"], alone["size"])

@@ -1,0 +1,71 @@
+"""What a folder as an object store needs beside what obstore does with it.
+
+Somebody may put anything into the folder by hand: links, pipes, names that are no text. Objects
+are regular files whose path keeps the rule for paths, and no link leads out of the top folder that
+it is in, such as ``pictures/``; that one itself may be a link to where the pictures are.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.images import check_path
+
+
+@dataclass(frozen=True)
+class File:
+    """An object that is a file: its key, size in bytes, tag, and the time when it was written.
+
+    The tag is the one that obstore gives it.
+    """
+
+    key: str
+    size: int
+    tag: str
+    modified: float
+
+
+def check_file(folder: Path, key: str) -> None:
+    """Raise ``FileNotFoundError`` unless the key names an object of the folder."""
+    top = (folder / key.partition("/")[0]).resolve()
+    try:
+        real = (folder / key).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        raise FileNotFoundError(key) from error
+    # A pipe would be waited for without end.
+    if not real.is_relative_to(top) or not real.is_file():
+        raise FileNotFoundError(key)
+
+
+def walk(folder: Path, prefix: str) -> Iterator[File]:
+    """Yield the objects below a prefix, which ends in ``/``."""
+    top = folder / prefix
+    inside = (folder / prefix.partition("/")[0]).resolve()
+    for parent, _, names in os.walk(top):
+        for name in names:
+            path = Path(parent, name)
+            key = str(path.relative_to(folder))
+            try:
+                check_path(key)
+                if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                    continue
+                if not path.is_file():
+                    continue
+                found = path.stat()
+            except (OSError, RuntimeError, ValueError):  # gone meanwhile, or never to be read
+                continue
+            tag = f'"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"'
+            yield File(key, found.st_size, tag, found.st_mtime)
+
+
+def sync(folder: Path, key: str) -> None:
+    """Bring a file and its name to the disk: what was acknowledged outlives a power cut."""
+    path = folder / key
+    while path != folder.parent:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        path = path.parent
