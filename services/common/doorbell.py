@@ -104,8 +104,8 @@ def parse_ring(body: bytes) -> int:
     """Return the image id of a message, or raise ``ValueError``."""
     try:
         image_id = json.loads(body)["id"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a ring: {body[:100]!r}") from error
-    if type(image_id) is not int or image_id <= 0:
+    if type(image_id) is not int or not 0 < image_id < 2**63:
         raise ValueError(f"not an image id: {image_id!r}")
     return image_id

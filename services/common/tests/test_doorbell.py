@@ -86,6 +86,8 @@ def test_a_ring_names_one_image() -> None:
         b'{"id": true}',
         b'{"id": 0}',
         b'{"id": -1}',
+        b'{"id": %d}' % 2**63,
+        b"[" * 100_000,
         b"\xff\xfe",
     ],
 )
