@@ -1,5 +1,6 @@
 """Connections to the database: SQLite on one machine, MariaDB in a cluster."""
 
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,13 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from services.common.passwords import log_in_with
 from services.common.settings import DatabaseSettings
+from services.common.tables import metadata
 
 REVISION: Final = "0002"
 """The Alembic revision that this code works on; migrations bring the database there."""
 
 
 class DatabaseUnavailableError(Exception):
-    """The database did not answer; the same call may work later."""
+    """The database cannot do it now; the same call may work later."""
 
 
 class Database:
@@ -26,8 +28,9 @@ class Database:
     >>> async with database.transaction() as connection: ...  # commits, or rolls back on error
     >>> async with database.reading() as connection: ...      # each statement on its own
 
-    Both raise :class:`DatabaseUnavailableError` when the server is away, busy beyond its limits
-    or chose this transaction to resolve a deadlock.
+    Both raise :class:`DatabaseUnavailableError` when the server is away, full, read-only or busy
+    beyond its limits, or chose this transaction to resolve a deadlock. Anything else that goes
+    wrong is the statement's fault, and SQLAlchemy's error for it is passed on.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -96,6 +99,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     if url.get_backend_name() == "sqlite":
         engine = create_async_engine(url, pool_size=settings.database_pool_size, max_overflow=0)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "handle_error", _mark_broken)
         return engine
     arguments: dict[str, Any] = {
         "connect_timeout": 3,
@@ -112,6 +116,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
         connect_args=arguments,
         isolation_level="READ COMMITTED",
     )
+    event.listen(engine.sync_engine, "handle_error", _mark_broken)
     if file := settings.database_password_file:
         log_in_with(engine.sync_engine, file)
     return engine
@@ -128,16 +133,55 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor.close()
 
 
-# https://mariadb.com/kb/en/mariadb-error-codes/: too many connections, server shutdown, lock wait
-# timeout, deadlock, the client's "cannot connect" and "connection lost" family, of which the driver
-# calls one 0; and what a service is told that starts before the migrations made the database, its
-# user or its grants.
-_PASSING_CODES: Final = frozenset(
-    {1040, 1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2014, 2055}
-    | {0}
-    | {1044, 1045, 1049, 1142}
+# SQLite's result codes (https://sqlite.org/rescode.html); an extended one holds it in its low byte.
+# The file or its folder is not to be written, read or opened now: an open connection may have come
+# to terms with that, so the next call gets a new one.
+_SQLITE_REOPEN: Final = frozenset(
+    {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 )
-_NO_SUCH_TABLE: Final = 1146
+_SQLITE_PASSING: Final = _SQLITE_REOPEN | {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_PROTOCOL,  # the race for the write-ahead log was lost too often
+}
+
+# https://mariadb.com/kb/en/mariadb-error-code-reference/, and `perror NUMBER` of the server.
+# The server may only be read now: by an option, or because it is a replica since a failover, so
+# that the next call should reach whoever writes.
+_MARIADB_RECONNECT: Final = frozenset({1290, 1792, 1836})
+_MARIADB_PASSING: Final = (
+    _MARIADB_RECONNECT
+    # Disk or table space full, files that cannot be opened, read, written or locked, and what the
+    # storage engine or a commit says of them; a table that is read only while the engine recovers.
+    | {1015, 1016, 1021, 1023, 1024, 1026, 1030, 1036, 1114, 1180, 1181}
+    # Out of memory, sort memory, threads, locks, transactions; connections, of all and of one user.
+    | {1037, 1038, 1041, 1135, 1206, 1637}
+    | {1040, 1203, 1226}
+    # Changed since it was read, lock wait timeout, deadlock: to be run again.
+    | {1020, 1205, 1213}
+    # Interrupted by somebody or by a limit of time, and a sort that was.
+    | {1028, 1317, 1927, 1969}
+    # Shutting down, connections that break or are not taken, on the server's side and the client's;
+    # one of the latter the driver calls 0.
+    | {1053, 1077, 1078, 1079, 1042, 1043, 1129, 1152, 1158, 1159, 1160, 1161, 1184}
+    | {0, 2002, 2003, 2005, 2006, 2013, 2014, 2026, 2055}
+    # What a service is told that starts before the migrations made the database, its user or its
+    # grants, or while its password is changed or its account is locked.
+    | {1044, 1045, 1049, 1130, 1142, 1143, 1698, 1820, 1862, 4150, 4151}
+)
+_MARIADB_NO_SUCH_TABLE: Final = 1146
+_MISSING_TABLE: Final = re.compile(r"no such table: (?:\w+\.)?(\w+)|'[^']*\.(\w+)'")
+_OUR_TABLES: Final = frozenset({*metadata.tables, "alembic_version"})
+
+
+def _mark_broken(context: sa.engine.ExceptionContext) -> None:
+    """Have the pool drop its connections after errors that only new ones can be free of."""
+    cause = context.original_exception
+    if _code(cause) in (_SQLITE_REOPEN if _is_sqlite(cause) else _MARIADB_RECONNECT):
+        context.is_disconnect = True
 
 
 def _is_passing(error: BaseException) -> bool:
@@ -148,20 +192,29 @@ def _is_passing(error: BaseException) -> bool:
         if error.connection_invalidated:
             return True
         cause = error.orig
-    if isinstance(cause, OSError | EOFError):
+    if isinstance(cause, OSError | EOFError) or _lacks_table(cause):
         return True
-    if isinstance(cause, sqlite3.OperationalError):
-        return "locked" in str(cause) or "busy" in str(cause) or _lacks_table(cause)
-    return _code(cause) in _PASSING_CODES or _lacks_table(cause)
+    return _code(cause) in (_SQLITE_PASSING if _is_sqlite(cause) else _MARIADB_PASSING)
 
 
 def _lacks_table(cause: BaseException | None) -> bool:
-    """Tell whether the migrations have not run yet."""
-    if isinstance(cause, sqlite3.OperationalError):
-        return "no such table" in str(cause)
-    return _code(cause) == _NO_SUCH_TABLE
+    """Tell whether the migrations have not run yet: a table is missing that they make.
+
+    SQLite has no code for that, and MariaDB's says nothing of which table it is.
+    """
+    if not isinstance(cause, sqlite3.OperationalError) and _code(cause) != _MARIADB_NO_SUCH_TABLE:
+        return False
+    found = _MISSING_TABLE.search(str(cause))
+    return found is not None and not _OUR_TABLES.isdisjoint(found.groups())
+
+
+def _is_sqlite(cause: BaseException | None) -> bool:
+    return isinstance(cause, sqlite3.Error)
 
 
 def _code(cause: BaseException | None) -> object:
+    if isinstance(cause, sqlite3.Error):
+        # What the driver itself raises has none.
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF
     arguments: tuple[object, ...] = getattr(cause, "args", ())
     return arguments[0] if arguments else None

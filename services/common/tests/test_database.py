@@ -12,13 +12,15 @@ from services.common.database import Database, DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.common.tables import images, metadata
 from services.migrations.__main__ import migrate
+from services.testing.disks import fill, remount
+from services.testing.fixtures import new_mariadb_settings
 from services.testing.servers import MariaDb
 
 
 def _row(path: str) -> dict[str, object]:
     return {
         "path": path,
-        "name": path,
+        "name": path[:255],
         "status": "pending",
         "attempt": 0,
         "created_at": 1,
@@ -237,3 +239,171 @@ async def test_a_connection_that_is_lost_between_two_statements_counts_as_away(
     async with database.reading() as connection:
         assert await connection.scalar(sa.text("SELECT 1")) == 1
     await database.close()
+
+
+async def _insert(database: Database, *paths: str) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(images), [_row(path) for path in paths])
+
+
+async def _paths(database: Database) -> list[str]:
+    async with database.reading() as connection:
+        query = sa.select(images.c.path).order_by(images.c.id)
+        return list(await connection.scalars(query))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELEC 1",
+        "SELECT nothing FROM images",
+        "SELECT 1 FROM never_made",
+        "INSERT INTO images (path) VALUES ('a')",
+        "INSERT INTO images SELECT * FROM images",
+        "INSERT INTO faces (image_id) VALUES (7)",
+    ],
+)
+async def test_a_wrong_statement_is_no_outage(database: Database, statement: str) -> None:
+    await _insert(database, "a")
+    for opened in (database.reading, database.transaction):
+        with pytest.raises(sa.exc.DBAPIError):
+            async with opened() as connection:
+                await connection.execute(sa.text(statement))
+    assert await _paths(database) == ["a"]
+
+
+async def test_what_the_migrations_have_not_made_yet_may_be_there_later(
+    database: Database,
+) -> None:
+    async with database.transaction() as connection:
+        await connection.run_sync(metadata.drop_all)
+    with pytest.raises(DatabaseUnavailableError):
+        await _paths(database)
+    async with database.transaction() as connection:
+        await connection.run_sync(metadata.create_all)
+    assert await _paths(database) == []
+
+
+async def test_a_full_database_is_an_outage_that_passes(database: Database) -> None:
+    limit = 40
+
+    def keep_small(connection: Any, *_: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA max_page_count = {limit}")
+        cursor.close()
+
+    if database.is_sqlite:
+        event.listen(database._engine.sync_engine, "checkout", keep_small)
+    else:
+        async with database.transaction() as connection:
+            # A table of this kind has a limit; those that it is referred to by go first.
+            await connection.execute(sa.text("DROP TABLE faces"))
+            await connection.execute(sa.text("SET max_heap_table_size = 1048576"))
+            await connection.execute(sa.text("ALTER TABLE images ENGINE = MEMORY"))
+    kept: list[str] = []
+    with pytest.raises(DatabaseUnavailableError, match="full"):
+        for number in range(1000):
+            await _insert(database, *(new := [f"{number}/{one:0>400}" for one in range(10)]))
+            kept += new
+    assert kept
+    assert (await _paths(database))[: len(kept)] == kept
+    if database.is_sqlite:
+        limit = 1000
+    else:
+        async with database.transaction() as connection:
+            await connection.execute(sa.delete(images))
+            kept = []
+    await _insert(database, "after")
+    assert (await _paths(database))[-1] == "after"
+
+
+async def test_a_read_only_file_is_an_outage_that_passes(sqlite_settings: DatabaseSettings) -> None:
+    database = Database(sqlite_settings)
+    await _insert(database, "before")
+    async with database.reading() as connection:
+        # As a connection is that was opened while the file could only be read.
+        await connection.exec_driver_sql("PRAGMA query_only = ON")
+    with pytest.raises(DatabaseUnavailableError, match="readonly"):
+        await _insert(database, "lost")
+    await _insert(database, "after")
+    assert await _paths(database) == ["before", "after"]
+    await database.close()
+
+
+async def test_a_disk_that_is_full_or_read_only_is_an_outage_that_passes(
+    small_disk: Path,
+) -> None:
+    settings = DatabaseSettings(database_url=f"sqlite+aiosqlite:///{small_disk / 'facestack.db'}")
+    migrate(settings)
+    database = Database(settings)
+    await _insert(database, "before")
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    kept = ["before"]
+    with pytest.raises(DatabaseUnavailableError):
+        for number in range(1000):
+            await _insert(database, *(new := [f"{number}/{one:0>400}" for one in range(100)]))
+            kept += new
+    assert (await _paths(database))[: len(kept)] == kept
+    ballast.unlink()
+    await _insert(database, "between")
+    await database.close()
+    remount(small_disk, "ro")
+    with pytest.raises(DatabaseUnavailableError):
+        await _insert(database, "lost")
+    remount(small_disk, "rw")
+    await _insert(database, "after")
+    assert (await _paths(database))[-2:] == ["between", "after"]
+    await database.close()
+
+
+async def test_a_server_that_may_only_be_read_is_an_outage_that_passes(mariadb: MariaDb) -> None:
+    settings = new_mariadb_settings(mariadb)
+    name = settings.database_url.rpartition("/")[2]
+    _as_root(
+        mariadb,
+        "CREATE OR REPLACE USER plain@'127.0.0.1'",
+        f"GRANT ALL ON {name}.* TO plain@'127.0.0.1'",
+    )
+    url = settings.database_url.replace("root@", "plain@")
+    database = Database(DatabaseSettings(database_url=url))
+    await _insert(database, "before")
+    for prevent, allow in (
+        ("SET GLOBAL read_only = ON", "SET GLOBAL read_only = OFF"),
+        ("SET GLOBAL tx_read_only = ON", "SET GLOBAL tx_read_only = OFF"),
+        (
+            "ALTER USER plain@'127.0.0.1' ACCOUNT LOCK",
+            "ALTER USER plain@'127.0.0.1' ACCOUNT UNLOCK",
+        ),
+    ):
+        _as_root(mariadb, prevent)
+        try:
+            await database.close()  # what is asked of a new connection
+            with pytest.raises(DatabaseUnavailableError):
+                for number in range(3):
+                    await _insert(database, f"{prevent} {number}")
+        finally:
+            _as_root(mariadb, allow)
+        await _insert(database, f"after {prevent}")
+    paths = await _paths(database)
+    assert paths[0] == "before"
+    assert sum(path.startswith("after") for path in paths) == 3
+    await database.close()
+
+
+async def test_what_a_statement_waits_for_too_long_is_an_outage(mariadb: MariaDb) -> None:
+    database = Database(DatabaseSettings(database_url=mariadb.url("mysql")))
+    with pytest.raises(DatabaseUnavailableError, match="max_statement_time"):
+        async with database.reading() as connection:
+            await connection.execute(
+                sa.text("SET STATEMENT max_statement_time = 0.1 FOR SELECT SLEEP(5)")
+            )
+    async with database.reading() as connection:
+        assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await database.close()
+
+
+def _as_root(mariadb: MariaDb, *statements: str) -> None:
+    with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root") as connection:
+        for statement in statements:
+            connection.cursor().execute(statement)

@@ -11,10 +11,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
+import structlog
 
 from services.common.database import DatabaseUnavailableError
 from services.common.logs import Outage
+
+log = structlog.get_logger(__name__)
 
 _BATCH: Final = 8
 _MAX_REST_SECONDS: Final = 2.0
@@ -93,9 +95,13 @@ class RowPoller:
         self._not_before = {key: at for key, at in self._not_before.items() if at > now}
         try:
             ids = await self._pending(_BATCH + len(self._not_before))
-        except (DatabaseUnavailableError, SQLAlchemyError) as error:  # the latter: no such table
+        except DatabaseUnavailableError as error:
             self._database.failed(error)
             self._rest = min(self._rest * 2, _MAX_REST_SECONDS)
+            return False
+        except Exception:
+            log.exception("the rows could not be read")
+            self._rest = _MAX_REST_SECONDS
             return False
         self._database.passed()
         self._rest = self._poll_seconds

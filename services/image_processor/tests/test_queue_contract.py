@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from services.common import logs
+from services.common.database import DatabaseUnavailableError
 from services.common.doorbell import NsqDoorbell
 from services.common.logs import Outage
 from services.image_processor.adapters.nsq_queue import NsqQueue
@@ -205,3 +207,29 @@ async def test_what_was_not_answered_is_offered_to_somebody_else(world: Any, que
     assert ring.image_id == 1
     _finish(world, ring)
     await other.close()
+
+
+async def test_rows_that_cannot_be_read_are_said_and_asked_for_again(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("image_processor", "INFO")
+    answers: list[Any] = [
+        DatabaseUnavailableError("it is full"),
+        ValueError("a fault of ours"),
+        [7],
+    ]
+
+    async def pending(_: int) -> list[int]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    queue = RowPoller(pending, poll_seconds=0.01, database=Outage("database"))
+    ring = await queue.take()
+    assert ring is not None
+    assert ring.image_id == 7
+    log = capfd.readouterr().out
+    assert "full" in log
+    assert "Traceback" in log
+    assert "a fault of ours" in log

@@ -1,12 +1,16 @@
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 
 from services.common.doorbell import NsqDoorbell
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.migrations.__main__ import migrate
 from services.receiver.metrics import RINGS
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import Configure, FakeRecogniser, Start
+from services.receiver.tests.conftest import Configure, FakeRecogniser, Launch, Start
+from services.testing.disks import fill
 from services.testing.fixtures import new_mariadb_settings, s3_settings
 from services.testing.servers import MariaDb, Nsqd, VersityGw
 
@@ -78,6 +82,74 @@ async def test_an_object_store_that_goes_and_comes_back(
         assert again.status_code == 202
     finally:
         server.stop()
+
+
+async def test_a_disk_that_is_full_loses_nothing_and_may_be_cleared(
+    small_disk: Path, recogniser: FakeRecogniser, configure: Configure, start: Start
+) -> None:
+    database = DatabaseSettings(database_url=f"sqlite+aiosqlite:///{small_disk / 'facestack.db'}")
+    migrate(database)
+    store = ObjectStoreSettings(object_store_url=f"file://{small_disk / 'store'}")
+    client = start(configure(database, store, recogniser.port)).client
+    fill(small_disk / "ballast")
+    accepted = []
+    for number in range(1000):
+        paths = {"paths": [{"path": f"{number}/{one:0>150}"} for one in range(100)]}
+        answer = await client.post("/images/post", json=paths)
+        if answer.status_code != 202:
+            break
+        accepted += answer.json()["images"]
+    assert_away(answer, "database")
+    assert_away(await client.post("/images", files={"files": ("a", bytes(9999))}), "object store")
+    for one in accepted:
+        assert (await client.get(one["location"])).json()["path"] == one["path"]
+    (small_disk / "ballast").unlink()
+    assert (await client.post("/images/post", json=paths)).status_code == 202
+    answer = await client.post("/images", files={"files": ("a", bytes(9999))})
+    assert answer.status_code == 202
+
+
+async def test_an_object_store_whose_disk_is_full(
+    small_disk: Path, sqlite_settings: DatabaseSettings, configure: Configure, start: Start
+) -> None:
+    server = VersityGw(small_disk).start()
+    try:
+        client = start(configure(sqlite_settings, s3_settings(server, small_disk), 1)).client
+        kept = (await client.post("/images", files={"files": ("a", b"kept")})).json()["images"][0]
+        fill(small_disk / "ballast")
+        files = {"files": ("b", bytes(99_999))}
+        assert_away(await client.post("/images", files=files), "object store")
+        assert (await client.get(kept["location"] + "/picture")).content == b"kept"
+        (small_disk / "ballast").unlink()
+        assert (await client.post("/images", files=files)).status_code == 202
+        assert [len(one["faces"]) for one in (await client.get("/images")).json()["images"]] == [
+            0,
+            0,
+        ]
+    finally:
+        server.stop()
+
+
+async def test_a_wrong_statement_is_a_fault_of_ours_with_a_traceback(
+    launch: Launch, plain_settings: ReceiverSettings
+) -> None:
+    process = launch(plain_settings)
+    file = plain_settings.database_url.removeprefix("sqlite+aiosqlite:///")
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("ALTER TABLE images RENAME COLUMN name TO other")
+    async with httpx.AsyncClient(base_url=process.url) as client:
+        for answer in (
+            await client.post("/image/post", json={"path": "a"}),
+            await client.get("/images/1"),
+        ):
+            assert answer.status_code == 500
+            assert answer.json()["detail"] == "the receiver failed; its log says why"
+    process.close()  # its log is complete
+    log = process.log.read_text()
+    assert "Traceback" in log
+    assert "no column named name" in log
+    assert "no such column" in log
+    assert "dependency is away" not in log
 
 
 async def test_a_recogniser_that_is_away_is_reported(
