@@ -6,6 +6,7 @@ then the listener closes and what is in flight is finished.
 """
 
 import asyncio
+import resource
 import signal
 import socket
 import time
@@ -24,6 +25,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import metrics
+from services.common.connections import KEEP_ALIVE_SECONDS, Connections
+from services.common.settings import HttpSettings
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +35,8 @@ Check = Callable[[], Awaitable[None]]
 _CHECK_TIMEOUT_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 0.5
+_OTHER_FILES: Final = 256
+_FEWEST_FILES: Final = 32
 _UNOBSERVED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 
@@ -237,20 +242,49 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def serve_http(app: ASGIApp, listener: socket.socket, lifecycle: Lifecycle) -> None:
+def allow_open_files(wanted: int) -> int:
+    """Raise the process's own limit on open files, and return how many connections may have.
+
+    Many systems set 1024 where they allow more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = wanted + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        soft = enough if hard == resource.RLIM_INFINITY else min(enough, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return (
+        wanted
+        if soft == resource.RLIM_INFINITY
+        else min(wanted, max(soft - _OTHER_FILES, _OTHER_FILES))
+    )
+
+
+async def serve_http(
+    app: ASGIApp,
+    listener: socket.socket,
+    lifecycle: Lifecycle,
+    settings: HttpSettings | None = None,
+) -> None:
     """Serve an ASGI application until the drain time is over and the last response is sent."""
+    settings = settings or HttpSettings()
+    # Each may need a socket and a file in which its body arrives.
+    max_connections = allow_open_files(2 * settings.max_connections) // 2
+    connections = Connections(settings.head_seconds, max_connections)
     config = uvicorn.Config(
         ObservedApp(app, lifecycle),
+        http=connections.protocol,
+        ws="none",
         lifespan="off",
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_keep_alive=75,  # longer than the idle time of the load balancers in front
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=30,
         proxy_headers=False,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    watching = asyncio.create_task(connections.watch())
     stopping = asyncio.create_task(lifecycle.wait_stopping())
     try:
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -258,6 +292,7 @@ async def serve_http(app: ASGIApp, listener: socket.socket, lifecycle: Lifecycle
         stopping.cancel()
         server.should_exit = True
         await serving
+        watching.cancel()
 
 
 async def serve_probes(listener: socket.socket, lifecycle: Lifecycle) -> None:

@@ -45,6 +45,31 @@ class Settings(_FromEnvironment):
     )
 
 
+class HttpSettings(_FromEnvironment):
+    """What an HTTP server waits for, and how much it takes at once."""
+
+    max_connections: int = Field(
+        1000,
+        ge=8,
+        description="Connections at once; for one more, that which waited longest is closed.",
+    )
+    head_seconds: Seconds = Field(
+        10.0, description="How long a client may take for a request's line and headers."
+    )
+    body_idle_seconds: Seconds = Field(
+        10.0, description="How long a client may send nothing of a request's body."
+    )
+    body_seconds: Seconds = Field(300.0, description="How long a client may take for a whole body.")
+    max_upload_bytes: int = Field(
+        100 * 1024 * 1024, ge=1024, description="Largest body of an upload of pictures."
+    )
+    max_spool_bytes: int = Field(
+        768 * 1024 * 1024,
+        ge=1024,
+        description="Disk space for bodies that arrive, which are too large for memory.",
+    )
+
+
 class DatabaseSettings(_FromEnvironment):
     """Where the rows are."""
 

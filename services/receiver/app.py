@@ -75,7 +75,7 @@ class Receiver:
                 lifecycle=self.lifecycle,
                 outages=self._outages,
                 max_json_bytes=settings.max_json_bytes,
-                max_upload_bytes=settings.max_upload_bytes,
+                http=settings,
             ),
             max_in_flight=settings.max_in_flight,
         )
@@ -98,7 +98,7 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
     gc.set_threshold(50_000, 20, 20)
     receiver.lifecycle.install_signal_handlers()
     try:
-        await ops.serve_http(receiver.app, listener, receiver.lifecycle)
+        await ops.serve_http(receiver.app, listener, receiver.lifecycle, settings)
     finally:
         await receiver.close()
 

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from services.common.settings import (
     DatabaseSettings,
+    HttpSettings,
     ObjectStoreSettings,
     Port,
     RecogniserClientSettings,
@@ -11,7 +12,9 @@ from services.common.settings import (
 )
 
 
-class ReceiverSettings(Settings, DatabaseSettings, ObjectStoreSettings, RecogniserClientSettings):
+class ReceiverSettings(
+    Settings, HttpSettings, DatabaseSettings, ObjectStoreSettings, RecogniserClientSettings
+):
     """What the environment says."""
 
     port: Port = Field(8000, description="Port of the HTTP interface.")
@@ -21,14 +24,13 @@ class ReceiverSettings(Settings, DatabaseSettings, ObjectStoreSettings, Recognis
         description="nsqd's HTTP interface; when not set, processors poll the rows.",
     )
     max_in_flight: int = Field(
-        256, ge=1, description="Requests served at once; further ones are answered with 429."
+        256,
+        ge=1,
+        description="Submissions served at once, and other requests: further ones get 429.",
     )
     max_json_bytes: int = Field(
         # 1000 of the longest paths, each character escaped, have 3 MiB.
         8 * 1024 * 1024,
         ge=1024,
         description="Largest JSON body.",
-    )
-    max_upload_bytes: int = Field(
-        100 * 1024 * 1024, ge=1024, description="Largest multipart body of POST /images."
     )

@@ -11,13 +11,15 @@ from starlette.datastructures import UploadFile
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
+from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD, Spools
 from services.common.database import DatabaseUnavailableError
+from services.common.door import Door
 from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status
 from services.common.ops import Lifecycle, Outages, probe_routes
-from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems
+from services.common.settings import HttpSettings
+from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.files import Files
-from services.receiver.adapters.http.in_flight import InFlightLimit
 from services.receiver.adapters.http.same_site import SameSite
 from services.receiver.adapters.http.views import (
     accepted_view,
@@ -48,9 +50,6 @@ from services.receiver.service.submitting import Submissions
 
 _OUTAGES_SECONDS: Final = 2.0
 """How long it is kept what is away: finding out may take a second."""
-
-_UPLOADS_AT_ONCE: Final = 16
-"""Each may keep 20 MB in memory, 1 MB of every file, and the rest on disk; further ones wait."""
 
 _JSON_REFERENCE_BYTES: Final = 64 * 1024
 
@@ -87,7 +86,7 @@ class Api:
         lifecycle: Lifecycle,
         outages: Outages,
         max_json_bytes: int,
-        max_upload_bytes: int,
+        http: HttpSettings,
     ) -> None:
         self.rows = rows
         self.submissions = submissions
@@ -96,7 +95,8 @@ class Api:
         self.lifecycle = lifecycle
         self.outages = outages
         self.max_json_bytes = max_json_bytes
-        self.max_upload_bytes = max_upload_bytes
+        self.http = http
+        self.spools = Spools(http.max_spool_bytes)
 
 
 def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
@@ -117,13 +117,15 @@ def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
-    express = Express(app, {"/image/post", "/images/post"})
-    return InFlightLimit(SameSite(express), limit=max_in_flight)
+    return Door(
+        SameSite(Express(app, rooms.SUBMISSIONS)),
+        room=rooms.by_kind(max_in_flight),
+        refuse=rooms.refuse,
+        settings=api.http,
+    )
 
 
 def _add_submissions(app: FastAPI, api: Api) -> None:
-    uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
-
     @app.post(
         "/image/post",
         status_code=202,
@@ -131,12 +133,16 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         description="Submit a picture that is in the object store. The answer comes when the row"
         " is durable. A path that was submitted before gives the first one's id.",
         response_model=documents.AcceptedDocument,
-        responses=_located(openapi.errors(403, 413, 415, 422)),
+        responses=_located(openapi.errors(403, 408, 413, 415, 422)),
         openapi_extra=openapi.body(openapi.json_body(documents.PathDocument)),
     )
     async def submit_one(request: Request) -> Response:
         body = await bodies.read_json(
-            request, documents.PathDocument, max_bytes=api.max_json_bytes, lenient=True
+            request,
+            documents.PathDocument,
+            api.spools,
+            max_bytes=api.max_json_bytes,
+            lenient=True,
         )
         try:
             submission = submission_of_path(body.path)
@@ -156,13 +162,17 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(403, 413, 415, 422),
+            openapi.errors(403, 408, 413, 415, 422),
         ),
         openapi_extra=openapi.body(openapi.json_body(documents.PathsDocument)),
     )
     async def submit_many(request: Request) -> Response:
         body = await bodies.read_json(
-            request, documents.PathsDocument, max_bytes=api.max_json_bytes, lenient=True
+            request,
+            documents.PathsDocument,
+            api.spools,
+            max_bytes=api.max_json_bytes,
+            lenient=True,
         )
         accepted = await api.submissions.submit(_checked(body))
         _count("/images/post", accepted)
@@ -179,15 +189,14 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(403, 413, 415, 422),
+            openapi.errors(403, 408, 413, 415, 422),
         ),
-        openapi_extra=openapi.body({bodies.MULTIPART: {"schema": openapi.FILES}}),
+        openapi_extra=openapi.body({MULTIPART: {"schema": openapi.FILES}}),
     )
     async def upload(request: Request) -> Response:
-        async with (
-            uploads,
-            bodies.multipart(request, max_files=MAX_FILES, max_bytes=api.max_upload_bytes) as form,
-        ):
+        async with bodies.multipart(
+            request, api.spools, max_files=MAX_FILES, max_bytes=api.http.max_upload_bytes
+        ) as form:
             files = [bodies.check_file(part, "/files") for part in form.getlist("files")]
             if not files:
                 raise InvalidError("the form has no field files", [Fault("/files", "is missing")])
@@ -293,11 +302,11 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
                 forget=("delete_known", _KNOWN),
                 forget_person=("delete_person", {"name": _KNOWN["name"]}),
             ),
-            openapi.errors(403, 404, 409, 413, 415, 422),
+            openapi.errors(403, 404, 408, 409, 413, 415, 422),
         ),
         openapi_extra=openapi.body(
             {
-                bodies.MULTIPART: {
+                MULTIPART: {
                     "schema": {
                         "type": "object",
                         "properties": {"file": openapi.FILE},
@@ -309,15 +318,21 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         ),
     )
     async def enrol(name: _Name, request: Request) -> Response:
-        if bodies.media_type(request) == bodies.MULTIPART:
+        if bodies.media_type(request) == MULTIPART:
             async with bodies.multipart(
-                request, max_files=1, max_bytes=MAX_PICTURE_BYTES + bodies.MULTIPART_OVERHEAD
+                request,
+                api.spools,
+                max_files=1,
+                max_bytes=MAX_PICTURE_BYTES + MULTIPART_OVERHEAD,
             ) as form:
                 file = bodies.check_file(form.get("file"), "/file")
                 known = await api.enrolment.enrol(name, _reader(file))
         else:
             face = await bodies.read_json(
-                request, documents.FaceReferenceDocument, max_bytes=_JSON_REFERENCE_BYTES
+                request,
+                documents.FaceReferenceDocument,
+                api.spools,
+                max_bytes=_JSON_REFERENCE_BYTES,
             )
             known = await api.enrolment.enrol_face(name, face.image_id, face.face_index)
         return json_response(enrolled_view(known), 201)

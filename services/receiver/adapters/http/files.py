@@ -1,8 +1,8 @@
-"""Sends picture files, never more than a few at a time."""
+"""Sends picture files, of which only so many bytes are in memory at a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from starlette.responses import Response
@@ -10,34 +10,74 @@ from starlette.types import Receive, Scope, Send
 
 from services.receiver.domain import media_type
 
-AT_ONCE: Final = 8
-"""Files of up to 20 MiB in memory; further requests wait."""
+LOADED_AT_ONCE: Final = 4
+"""Files of up to 20 MiB whose size is not known yet; further requests wait."""
+
+SENDING_BYTES: Final = 128 * 1024 * 1024
+"""Of files that are being sent: some sixty of 2 MB."""
 
 _PIECE_BYTES: Final = 256 * 1024
 _SECONDS: Final = 60.0
-"""A client that takes longer than this for one file keeps others from theirs, and is cut off."""
+"""A client that takes longer than this for one file is cut off."""
+
+_PATIENCE_SECONDS: Final = 3.0
+"""When others wait for memory, the client that has been at it longest is cut off after this."""
 
 
 class Files:
-    """Makes responses of which only a few are loaded and sent at a time."""
+    """Makes responses that load their content when it is their turn.
 
-    def __init__(self) -> None:
-        self._turn = asyncio.Semaphore(AT_ONCE)
+    How slowly some clients read does not keep others from their files for longer than
+    ``patience`` seconds.
+    """
+
+    def __init__(self, *, patience: float = _PATIENCE_SECONDS) -> None:
+        self._patience = patience
+        self._loading = asyncio.Semaphore(LOADED_AT_ONCE)
+        self._left = SENDING_BYTES
+        self._sending: dict[asyncio.Timeout, float] = {}
+        self._changed = asyncio.Event()
 
     def response(self, load: Callable[[], Awaitable[bytes]]) -> Response:
-        """Return a response that loads its content when it is its turn."""
-        return _File(self._turn, load)
+        """Return a response with what ``load`` returns."""
+        return _File(self, load)
+
+    @asynccontextmanager
+    async def loaded(self, load: Callable[[], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+        """Hold a file in memory for as long as the block takes, or until others need the memory."""
+        async with self._loading:
+            content = await load()
+            while len(content) > self._left:
+                await self._wait_for_memory()
+            self._left -= len(content)
+        loop = asyncio.get_running_loop()
+        try:
+            # The server closes a connection whose response is not complete.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SECONDS) as limit:
+                    self._sending[limit] = loop.time()
+                    yield content
+        finally:
+            del self._sending[limit]
+            self._left += len(content)
+            self._changed.set()
+
+    async def _wait_for_memory(self) -> None:
+        limit, since = next(iter(self._sending.items()))
+        if not limit.expired():
+            limit.reschedule(max(since + self._patience, asyncio.get_running_loop().time()))
+        self._changed.clear()
+        await self._changed.wait()
 
 
 class _File(Response):
-    def __init__(self, turn: asyncio.Semaphore, load: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, files: Files, load: Callable[[], Awaitable[bytes]]) -> None:
         super().__init__()
-        self._turn = turn
+        self._files = files
         self._load = load
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        async with self._turn:
-            content = await self._load()
+        async with self._files.loaded(self._load) as content:
             self.init_headers(
                 {
                     "Content-Type": media_type(content),
@@ -47,10 +87,7 @@ class _File(Response):
                     "Content-Security-Policy": "default-src 'none'; sandbox",
                 }
             )
-            # The server closes a connection whose response is not complete.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_SECONDS):
-                    await self._send(content, send)
+            await self._send(content, send)
 
     async def _send(self, content: bytes, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -22,11 +22,12 @@ _REF: Final = "#/components/schemas/{model}"
 _PROBLEMS: Final = {
     403: "A browser sent this for another site's page.",
     404: "What the address or the body names does not exist.",
+    408: "The body came too slowly.",
     409: "The request does not fit the present state.",
     413: "The body or a file is too large.",
     415: "The body has the wrong media type.",
     422: "The request is wrong; errors says where.",
-    429: "Too many requests are being served.",
+    429: "Too many requests of this kind are being served.",
     500: "The receiver failed.",
     503: "Something that the receiver needs is away.",
 }

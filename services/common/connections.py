@@ -1,0 +1,252 @@
+"""Bounds on what a client may do with a connection, where uvicorn has none.
+
+A connection waits for its client in three ways, and each has an end:
+
+- for the head of a request, for ``head_seconds``, and of a limited size;
+- for the rest of a body that is answered already, such as one that is too large, for
+  ``_REST_SECONDS``: a client that is cut off while it sends never sees the answer;
+- for the client to read what was written, for ``_READ_SECONDS``, and all clients together leave
+  no more than ``_MAX_UNREAD_BYTES``.
+
+How long the body of a request that is not answered may take, :mod:`services.common.door` says.
+"""
+
+import asyncio
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Of a request's line and headers; browsers and proxies stay below 16 KiB."""
+
+MAX_HEADERS: Final = 100
+MAX_TARGET_BYTES: Final = 16 * 1024
+"""Of the path and query of a request."""
+
+KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than the idle time of the load balancers in front."""
+
+_REST_SECONDS: Final = 30.0
+_READ_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 5.0
+"""How long a process that stops waits for slow clients; what they send was not acknowledged."""
+
+_MAX_UNREAD_BYTES: Final = 96 * 1024 * 1024
+_LOOK_SECONDS: Final = 0.5
+
+
+class Connections:
+    """All connections of a server, by what of their clients they wait for.
+
+    Each value is when the wait ends, in the event loop's seconds.
+    """
+
+    def __init__(self, head_seconds: float, max_connections: int) -> None:
+        self.head_seconds = head_seconds
+        self.max_connections = max_connections
+        self.heads: dict[Connection, float] = {}
+        self.bodies: dict[Connection, float] = {}
+        self.unread: dict[Connection, float] = {}
+
+    @property
+    def protocol(self) -> type[asyncio.Protocol]:
+        """What uvicorn makes for each connection."""
+        return cast("type[asyncio.Protocol]", partial(Connection, self))
+
+    async def watch(self) -> None:
+        """Close connections whose client is late, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = loop.time()
+            for waiting, end in (
+                (self.heads, Connection.end_head),
+                (self.bodies, Connection.abort),
+                (self.unread, Connection.abort),
+            ):
+                late = [one for one, until in waiting.items() if until < now]
+                for one in late:
+                    end(one)
+
+    def make_room(self) -> None:
+        """Close the connection that has waited longest: for a head, else for a body."""
+        # The last of the heads is the new connection, which may be a probe's.
+        waiting = self.heads if len(self.heads) > 1 or not self.bodies else self.bodies
+        next(iter(waiting)).abort()
+
+    def limit_unread(self) -> None:
+        """Close connections that have waited longest for their reader while there is too much."""
+        total = sum(one.unread_bytes for one in self.unread)
+        for one in [*self.unread][:-1]:
+            if total <= _MAX_UNREAD_BYTES:
+                break
+            total -= one.unread_bytes
+            one.abort()
+
+    def forget(self, connection: "Connection") -> None:
+        """Wait no longer for this one's client."""
+        for waiting in (self.heads, self.bodies, self.unread):
+            waiting.pop(connection, None)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with every wait for the client entered in ``Connections``."""
+
+    def __init__(self, all_of_them: Connections, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._all = all_of_them
+        self._in_head = True
+        self._refusal: tuple[HTTPStatus, str] | None = None
+        self._bytes = 0  # since the last head or piece of a body was complete
+        self.url = b""
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much waits in this process for the client to read."""
+        return self.transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """Cut the client off."""
+        self._all.forget(self)
+        self.transport.abort()
+
+    def end_head(self) -> None:
+        """Close a connection on which no request came, or tell why if a part of one came."""
+        if self._in_head and self._bytes:
+            self._refusal = (
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"the request's head was not there after {self._all.head_seconds:g} s",
+            )
+            self.send_400_response("")
+        else:
+            self.transport.close()
+        self._all.forget(self)
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._wait_for_head(self._all.head_seconds)
+        if len(self.connections) > self._all.max_connections:
+            self._all.make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._all.forget(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, up to the limits of what is no body."""
+        if not self._in_head and self in self._all.heads:  # the next request begins
+            self._in_head = True
+            self._wait_for_head(self._all.head_seconds)
+        self._bytes += len(data)
+        super().data_received(data)
+        if self._bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            if len(self.url) > MAX_TARGET_BYTES:
+                self._refuse_target()
+            else:
+                self._refuse_head()
+            self.send_400_response("")
+
+    def pause_writing(self) -> None:
+        """Begin to wait for the client to read."""
+        super().pause_writing()
+        self._all.unread[self] = self.loop.time() + _READ_SECONDS
+        self._all.limit_unread()
+
+    def resume_writing(self) -> None:
+        """Wait no longer for the client to read."""
+        self._all.unread.pop(self, None)
+        super().resume_writing()
+
+    # What the parser calls
+
+    def on_headers_complete(self) -> None:
+        """Begin to serve, unless the head is larger than allowed."""
+        if len(self.url) > MAX_TARGET_BYTES:
+            self._refuse_target()
+        elif (
+            len(self.headers) > MAX_HEADERS
+            or sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES
+        ):
+            self._refuse_head()
+        if self._refusal:
+            raise ValueError(self._refusal)  # makes the parser stop and ask for a refusal
+        self._in_head = False
+        self._bytes = 0
+        self._all.heads.pop(self, None)
+        self._all.bodies[self] = float("inf")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Wait no longer for the body."""
+        self._bytes = 0
+        self._all.bodies.pop(self, None)
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._wait_for_head(KEEP_ALIVE_SECONDS)
+
+    # What the application causes
+
+    def on_response_complete(self) -> None:
+        """Wait for the rest of the body, or for the next request."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self in self._all.bodies:
+            self._all.bodies[self] = self.loop.time() + _REST_SECONDS
+        elif self.cycle.response_complete:  # no request was sent before this answer
+            self._wait_for_head(KEEP_ALIVE_SECONDS)
+
+    def shutdown(self) -> None:
+        """Finish what is being served, but do not wait long for clients."""
+        super().shutdown()
+        self.loop.call_later(_STOP_SECONDS, self._stop)
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what is wrong with a request that never reached the application, and close."""
+        self._all.forget(self)
+        cycle = self.cycle
+        if cycle and cycle.response_started and not (self._in_head and cycle.response_complete):
+            self.transport.abort()  # an answer within or behind another one would confuse
+            return
+        status, detail = self._refusal or (HTTPStatus.BAD_REQUEST, msg)
+        content = orjson.dumps(
+            {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
+        )
+        self.transport.write(
+            f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
+            f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode()
+            + content
+        )
+        self.transport.close()
+
+    def _stop(self) -> None:
+        if self in self._all.bodies or self in self._all.unread:
+            self.abort()
+
+    def _wait_for_head(self, seconds: float) -> None:
+        self._all.heads.pop(self, None)  # it goes to the end: the first has waited longest
+        self._all.heads[self] = self.loop.time() + seconds
+
+    def _refuse_target(self) -> None:
+        self._refusal = (
+            HTTPStatus.REQUEST_URI_TOO_LONG,
+            f"the address is longer than {MAX_TARGET_BYTES} bytes",
+        )
+
+    def _refuse_head(self) -> None:
+        self._refusal = (
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            f"a request may have {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes together",
+        )

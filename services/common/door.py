@@ -1,0 +1,185 @@
+"""Lets requests in: those whose body arrives in time, and as many as can be served at once.
+
+A request is counted from the moment its body is there until its answer begins, so neither one
+that is sent slowly nor one that is read slowly takes a place from the others.
+"""
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.common.settings import HttpSettings
+
+RETRY_AFTER: Final = {"Retry-After": "1"}
+
+_PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+_BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
+
+_SLOW_START_SECONDS: Final = 20.0
+_MIN_BYTES_A_SECOND: Final = 4 * 1024
+"""Of a body that takes longer than that start; slower ones would only hold a connection."""
+
+
+class Room:
+    """How many requests of a kind are served at once; ``kind`` is what the refusal calls them.
+
+    Their endpoints read the body, all of it, if ``takes_body``; else it is not waited for.
+    """
+
+    def __init__(self, kind: str, limit: int, *, takes_body: bool) -> None:
+        self.kind = kind
+        self.limit = limit
+        self.takes_body = takes_body
+        self.taken = 0
+
+    def check(self) -> None:
+        """Raise ``HTTPException`` with 429 when there is no place."""
+        if self.taken >= self.limit:
+            raise HTTPException(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"{self.limit} {self.kind} are being served, try again",
+                headers=RETRY_AFTER,
+            )
+
+
+class Door:
+    """ASGI middleware: raises ``HTTPException`` where the application reads a body.
+
+    408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for its
+    transfer in a way that no client uses, 429 when the ``room`` of the request is full. What is
+    refused before the application is asked gets the response that ``refuse`` makes. Probes go in
+    always, or a busy process would look like a dead one.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        room: Callable[[Scope], Room],
+        refuse: Callable[[Scope, HTTPException], Response],
+        settings: HttpSettings,
+    ) -> None:
+        self._app = app
+        self._room = room
+        self._refuse = refuse
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        if scope["type"] != "http" or scope["path"] in _PROBES:
+            await self._app(scope, receive, send)
+            return
+        room = self._room(scope)
+        inside = False
+
+        def enter() -> None:
+            nonlocal inside
+            room.check()
+            room.taken += 1
+            inside = True
+
+        def leave() -> None:
+            nonlocal inside
+            if inside:
+                room.taken -= 1
+                inside = False
+
+        async def leaving_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                leave()
+            await send(message)
+
+        try:
+            follows = _has_body(scope)
+            if follows and room.takes_body:
+                room.check()  # rather now than when all of it was sent for nothing
+                receive = _InTime(receive, enter, self._settings)
+            else:
+                enter()
+                receive = _InTime(receive, _nothing, self._settings) if follows else receive
+        except HTTPException as error:
+            await self._refuse(scope, error)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, leaving_send)
+        finally:
+            leave()
+
+
+class _InTime:
+    """An ASGI ``receive`` with deadlines, which calls ``complete`` once the body is there."""
+
+    def __init__(
+        self, receive: Receive, complete: Callable[[], None], settings: HttpSettings
+    ) -> None:
+        self._receive = receive
+        self._complete = complete
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._start = self._loop.time()
+        self._received = 0
+        self._done = False
+
+    async def __call__(self) -> Message:
+        if self._done:
+            return await self._receive()
+        slow = _SLOW_START_SECONDS + self._received / _MIN_BYTES_A_SECOND
+        try:
+            async with asyncio.timeout_at(
+                min(
+                    self._loop.time() + self._settings.body_idle_seconds,
+                    self._start + min(self._settings.body_seconds, slow),
+                )
+            ):
+                message = await self._receive()
+        except TimeoutError:
+            seconds = self._loop.time() - self._start
+            raise HTTPException(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"the body came too slowly: {self._received} bytes in {seconds:.0f} s",
+                headers={"Connection": "close"},
+            ) from None
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            if not message.get("more_body"):
+                self._done = True
+                self._complete()
+        return message
+
+
+def _nothing() -> None:
+    """Be called when the body is there."""
+
+
+def _has_body(scope: Scope) -> bool:
+    """Tell whether a body follows, or raise ``HTTPException`` when nobody could read it."""
+    follows = False
+    for name, value in scope["headers"]:
+        if name not in _BODY_HEADERS:
+            continue
+        if name == b"content-length":
+            follows = follows or value != b"0"
+        elif name == b"content-encoding":
+            if value.strip().lower() not in (b"", b"identity"):
+                raise HTTPException(
+                    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                    f"send the body as it is, not with Content-Encoding {_text(value)}",
+                    headers={"Accept-Encoding": "identity"},
+                )
+        elif value.strip().lower() != b"chunked":
+            raise HTTPException(
+                HTTPStatus.NOT_IMPLEMENTED,
+                f"Transfer-Encoding {_text(value)} is not known here, send it chunked",
+            )
+        else:
+            follows = True
+    return follows
+
+
+def _text(value: bytes) -> str:
+    return repr(value[:50].decode("latin-1"))
