@@ -15,10 +15,11 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from services.testing.disks import fill
+
 _FS_IOC_SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, __u32), linux/fs.h
 _NO_LOG_FLUSH: Final = 2
 _COMMIT_SECONDS: Final = 3600
-_BLOCK: Final = 4096
 
 
 def why_none() -> str | None:
@@ -41,19 +42,13 @@ class Disk:
         self._ballast = folder / "ballast"
         with image.open("wb") as file:
             file.truncate(mebibytes * 2**20)
-        _run("mkfs.ext4", "-q", "-F", "-m", "0", "-b", str(_BLOCK), str(image))
+        _run("mkfs.ext4", "-q", "-F", "-m", "0", str(image))
         folder.mkdir(parents=True, exist_ok=True)
         self._mount()
 
     def fill(self) -> None:
         """Leave no free block."""
-        with self._ballast.open("ab") as file:
-            step = 2**30
-            while step >= _BLOCK:
-                try:
-                    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, step)
-                except OSError:
-                    step //= 2
+        fill(self._ballast)
 
     def clear(self) -> None:
         """Give the room back."""

@@ -18,6 +18,7 @@ from scripts.faults.network import Network
 from scripts.faults.nodes import START_SECONDS, Node, NodeError
 from scripts.faults.pictures import Pictures
 from scripts.faults.plan import Targets
+from services.common import folders
 from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.settings import DatabaseSettings
@@ -37,12 +38,12 @@ _CHEAP_CLOCK: Final = {"FAKETIME_NO_CACHE": "0", "FAKETIME_CACHE_DURATION": "1"}
 """Looking once a second where the clock stands; at every question it takes much of the machine."""
 
 _BUCKET: Final = "facestack"
-_DISKS: Final = {"mariadb": 512, "nsqd": 16, "versitygw": 128, "sqlite": 64}
+_MACHINE: Final = "machine"  # with SQLite rows and pictures are on one disk
+_DISKS: Final = {"mariadb": 256, "nsqd": 16, "versitygw": 128, _MACHINE: 128}
 """Sizes in MiB; MariaDB's own files take 150."""
 
 PROCESSORS: Final = ("image_processor_1", "image_processor_2")
 SERVICES: Final = ("face_recog", "receiver", *PROCESSORS, "redeemer")
-_WITH_DATABASE: Final = ("receiver", *PROCESSORS, "redeemer")
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,14 @@ class Stack:
         )
 
     def put(self, path: str, content: bytes) -> None:
-        """Lay a picture into the object store by hand."""
-        file = self._objects / PICTURES / path
+        """Lay a picture into the object store by hand, and see that it is on the disk."""
+        self._put(PICTURES + path, content)
+
+    def _put(self, key: str, content: bytes) -> None:
+        file = self._objects / key
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
+        folders.sync(self._objects, key)
 
     def targets(self) -> Targets:
         """Return what can be struck here."""
@@ -127,8 +132,8 @@ class Stack:
 
     def on_disk(self, name: str) -> list[Node]:
         """Return the processes that have files open on a disk."""
-        if name == "sqlite":
-            return [node for node in self.nodes.values() if node.name in _WITH_DATABASE]
+        if name == _MACHINE:
+            return [node for node in self.nodes.values() if node.name in SERVICES]
         return [self.nodes[name]]
 
     def complaints(self) -> list[str]:
@@ -138,7 +143,7 @@ class Stack:
     @property
     def _objects(self) -> Path:
         if self.sqlite:
-            return self.folder / "store"
+            return self.folder / _MACHINE / "store"
         return self.folder / "versitygw" / "buckets" / _BUCKET
 
     def _disk(self, name: str) -> Path:
@@ -230,19 +235,17 @@ class Stack:
         return told
 
     async def _without_servers(self) -> dict[str, dict[str, str]]:
-        file = self._disk("sqlite") / "facestack.db"
+        file = self._disk(_MACHINE) / "facestack.db"
         self._database_url = f"sqlite+aiosqlite:///{file}"
         told = {
             "DATABASE_URL": self._database_url,
-            "OBJECT_STORE_URL": (self.folder / "store").as_uri(),
+            "OBJECT_STORE_URL": self._objects.as_uri(),
         }
         return {name: dict(told) for name in SERVICES}
 
     def _prepare_objects(self, pictures: Pictures) -> None:
         for person, content in pictures.known.items():
-            folder = self._objects / KNOWN_PEOPLE / person
-            folder.mkdir(parents=True)
-            (folder / "known.jpg").write_bytes(content)
+            self._put(f"{KNOWN_PEOPLE}{person}/known.jpg", content)
 
     async def _prepare_database(self) -> None:
         """Have the database write down every change of a status."""
