@@ -278,6 +278,7 @@ class Campaign:
                 cursor = {"cursor": page["next_cursor"]}
 
     def _result(self, history: History, settled: float | None) -> Result:
+        bugs = self._journal.bugs
         worst: dict[Kind, float] = defaultdict(float)
         for struck in self._struck:
             kind = struck.fault.kind
@@ -290,7 +291,10 @@ class Campaign:
         return Result(
             account=account(history),
             struck=self._struck,
-            complaints=self._stack.complaints(),
+            complaints=[
+                *self._stack.complaints(),
+                *(f"{asked} was answered with 500, {n} times" for asked, n in bugs.items()),
+            ],
             without=self._stack.without,
             waits={
                 image_id: final - self._acknowledged_at[image_id]

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -49,6 +50,8 @@ class Journal:
         self.answers: dict[str, Answer] = {}
         self.acknowledged: dict[int, str] = {}
         self.deleted: set[int] = set()
+        self.bugs: Counter[str] = Counter()
+        """Answers with 500 by what was asked; what is away or full is said with 503."""
 
     def write(self, ask: Ask, items: Sequence[Item], told: Told, ids: Sequence[int | None]) -> None:
         """Write one request down."""
@@ -183,7 +186,7 @@ class Client:
     async def _told(self, items: Sequence[Item]) -> tuple[Told, Sequence[int | None]]:
         nobody = [None] * len(items)
         try:
-            answer = await self._send(items)
+            answer = self._looked_at(await self._send(items))
             if answer.is_client_error:
                 return Told.REFUSED, nobody
             if not answer.is_success:
@@ -196,13 +199,18 @@ class Client:
 
     async def _told_of_deletion(self, image_id: int) -> Told:
         try:
-            answer = await self._client.delete(f"/images/{image_id}")
+            answer = self._looked_at(await self._client.delete(f"/images/{image_id}"))
         except httpx.HTTPError:
             return Told.UNKNOWN
         # Not there is gone: an earlier answer may have been lost.
         if answer.is_success or answer.status_code == HTTPStatus.NOT_FOUND:
             return Told.ACKNOWLEDGED
         return Told.REFUSED if answer.is_client_error else Told.UNKNOWN
+
+    def _looked_at(self, answer: httpx.Response) -> httpx.Response:
+        if answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self._journal.bugs[answer.request.method] += 1
+        return answer
 
     async def _send(self, items: Sequence[Item]) -> httpx.Response:
         if items[0].content is not None:
