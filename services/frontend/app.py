@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from services.common import logs, ops
+from services.common.head import HeadApp
 from services.common.settings import load
 from services.frontend.adapters.pages import Pages
 from services.frontend.adapters.receiver import Receiver
@@ -76,7 +77,7 @@ def create_app(client: httpx.AsyncClient, lifecycle: ops.Lifecycle) -> ASGIApp:
             return pages.not_found()
         return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
 
-    return GuardedApp(app)
+    return GuardedApp(HeadApp(app))
 
 
 async def run(settings: FrontendSettings) -> None:

@@ -374,29 +374,75 @@ def whole_frame(picture: Picture, aspect: float) -> Frame | None:
     )
 
 
+_EDGE: Final = 12.0
+"""Percent of a frame's height that a label takes on the smallest screen."""
+
+
+@dataclass(frozen=True)
+class _Area:
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @property
+    def is_on_the_left(self) -> bool:
+        """Tell where its label starts; in the right part it ends there, or it would be cut off."""
+        return self.left <= 100 - self.right
+
+
 def marks(faces: Sequence[Face], frame: Frame) -> list[Mark]:
     """Return where the boxes and labels of faces are within a frame."""
-    return [_mark(face, frame) for face in faces]
+    areas = [_area(face.box, frame) for face in faces]
+    return [
+        _mark(face, area, [other for other in areas if other is not area])
+        for face, area in zip(faces, areas, strict=True)
+    ]
 
 
-def _mark(face: Face, frame: Frame) -> Mark:
-    left = (face.box.left - frame.left) / frame.width * 100
-    right = (face.box.right - frame.left) / frame.width * 100
-    top = (face.box.top - frame.top) / frame.height * 100
-    bottom = (face.box.bottom - frame.top) / frame.height * 100
+def _area(box: Box, frame: Frame) -> _Area:
+    return _Area(
+        (box.left - frame.left) / frame.width * 100,
+        (box.top - frame.top) / frame.height * 100,
+        (box.right - frame.left) / frame.width * 100,
+        (box.bottom - frame.top) / frame.height * 100,
+    )
+
+
+def _mark(face: Face, area: _Area, others: Sequence[_Area]) -> Mark:
+    left, right, top, bottom = area.left, area.right, area.top, area.bottom
     # Above the box, or below it where there is no room above, or in it where there is neither.
-    edge = 12
-    if top > edge:
-        label_top, place = top, "above"
-    elif bottom < 100 - edge:
-        label_top, place = bottom, "below"
+    if top > _EDGE:
+        label_top, place, begin = top, "above", top - _EDGE
+    elif bottom < 100 - _EDGE:
+        label_top, place, begin = bottom, "below", bottom
     else:
-        label_top, place = top, "below"
-    # A label starts at its box, or ends at it in the right part, where it would be cut off.
-    if left <= 100 - right:
-        label_left, label_width, side = left, 100 - left, "start"
+        label_top, place, begin = top, "below", top
+    # Beside it, with their labels: a long name ends before them, at the least it has its own box.
+    beside = [
+        other
+        for other in others
+        if other.top - _EDGE < begin + _EDGE and other.bottom + _EDGE > begin
+    ]
+    if area.is_on_the_left:
+        side = "start"
+        ends = [
+            # Two labels that grow towards each other share the room between their boxes.
+            other.left if other.is_on_the_left else (right + other.left) / 2
+            for other in beside
+            if other.left > left
+        ]
+        label_left = left
+        label_width = max(min(ends, default=100.0), right) - left
     else:
-        label_left, label_width, side = 0.0, right, "end"
+        side = "end"
+        starts = [
+            (other.right + left) / 2 if other.is_on_the_left else other.right
+            for other in beside
+            if other.right < right
+        ]
+        label_left = min(max(starts, default=0.0), left)
+        label_width = right - label_left
     return Mark(
         face=face,
         left=round(left, 3),

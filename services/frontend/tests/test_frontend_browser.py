@@ -623,6 +623,28 @@ def test_everything_works_without_script(site: Site) -> None:
     site.complaints.clear()
 
 
+def test_nothing_is_wider_than_a_small_phone(site: Site) -> None:
+    name = "Maximiliane-Alexandra-Konstantinopolitanska " * 2
+    picture = site.submit(f"{'x' * 200}.png", jpeg(photo(EILEEN)))
+    site.wait_status(picture, "processed")
+    site.submit("y" * 150, b"no picture 61")
+    site.call(
+        "POST",
+        f"/people/{name.strip()}/pictures",
+        json={"image_id": picture, "face_index": 0},
+    )
+    small = {"viewport": {"width": 320, "height": 600}}
+    for path in ("/", f"/?person={name.strip()}", f"/images/{picture}", "/people"):
+        with site.open(path, **small) as page:
+            expect(page.locator(".card, .person, .face-card").first).to_be_visible()
+            drop(page, (f"{'z' * 200}.txt", b""))
+            for button in page.get_by_role("button", name=re.compile("^Delete")).all():
+                button.click()
+                assert page.evaluate("document.documentElement.scrollWidth") == 320
+                page.keyboard.press("Escape")
+            keep_screenshot(page, f"small-{path.strip('/').partition('/')[0][:6] or 'pictures'}")
+
+
 def test_it_looks_right_on_a_desk_and_on_a_phone(site: Site) -> None:
     eileen, grace = photo(EILEEN), photo(GRACE)
     together = Image.new("RGB", (949, 512))

@@ -71,6 +71,29 @@ def test_a_label_stays_inside(box: tuple[int, int, int, int], place: str) -> Non
     assert mark.label_top < 100
 
 
+def test_labels_end_before_other_faces_and_their_labels() -> None:
+    """Rows of faces, each as high as the others, a bit lower, or one below the other."""
+    for columns in range(2, 8):
+        step = 1200 // columns
+        boxes = [
+            (column * step + 40, 250 + 20 * (column % 3), column * step + 110, 330)
+            for column in range(columns)
+        ]
+        shown = picture(1200, 900, *boxes, (40, 700, 110, 780))
+        frame = whole_frame(shown, ASPECT)
+        assert frame is not None
+        *row, alone = marks(shown.faces, frame)
+        labels = [(mark.label_left, mark.label_left + mark.label_width) for mark in row]
+        for number, (left, right) in enumerate(labels):
+            assert left <= row[number].left
+            assert right >= row[number].left + row[number].width - 0.01
+            for other in range(number + 1, columns):
+                assert right <= row[other].left + 0.01  # they are rounded
+                assert right <= labels[other][0] + 0.01
+        # Nobody is beside it: its name may be as long as the picture is wide.
+        assert alone.label_left + alone.label_width == pytest.approx(100)
+
+
 def test_a_picture_of_unknown_size_has_no_frame() -> None:
     unknown = Picture.model_validate(image_json(1, width=None, height=None))
     assert card_frame(unknown, ASPECT) is None

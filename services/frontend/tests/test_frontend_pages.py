@@ -288,6 +288,47 @@ async def test_a_wrong_method_is_refused(page: httpx.AsyncClient) -> None:
     assert (await page.put("/people")).status_code == 405
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/images/1",
+        "/people",
+        "/fragments/pictures",
+        "/images/1/thumbnail",
+        "/images/1/preview",
+        "/static/app.js",
+        "/livez",
+        "/nowhere",
+        "/upload",
+    ],
+)
+async def test_head_has_the_headers_of_get_and_no_body(
+    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+) -> None:
+    receiver.images = [image_json(1)]
+    receiver.answers["GET /images/1/picture"] = httpx.Response(200, content=b"no picture")
+    get, head = await page.get(path), await page.head(path)
+    assert get.content
+    assert head.content == b""
+    assert (head.status_code, head.headers) == (get.status_code, get.headers)
+
+
+async def test_a_person_is_asked_for_as_names_are_kept(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    await page.get("/", params={"person": "Zoe\u0308"})
+    assert "GET /images?person=Zo%C3%AB&limit=24" in receiver.calls
+    assert "GET /status?person=Zo%C3%AB" in receiver.calls
+
+
+async def test_what_was_deleted_meanwhile_counts_as_deleted(page: httpx.AsyncClient) -> None:
+    # The fake answers 404.
+    for path in ("/images/1/delete", "/people/Ada/delete", "/people/Ada/pictures/1/delete"):
+        answer = await page.post(path, headers={"Accept": "application/json"})
+        assert answer.status_code == 200
+
+
 async def test_static_files_are_cached_for_ever_by_version(page: httpx.AsyncClient) -> None:
     html = (await page.get("/")).text
     for address in re.findall(r'"(/static/[^"]+)"', html):

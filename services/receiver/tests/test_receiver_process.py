@@ -198,3 +198,25 @@ def test_a_missing_setting_ends_the_process_with_one_line(variable: str) -> None
     assert result.returncode == 2
     assert variable in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+async def test_head_has_the_headers_of_get_and_no_body(
+    launch: Launch, plain_settings: ReceiverSettings
+) -> None:
+    process = launch(plain_settings)
+    content = b"\xff\xd8\xff" + bytes(300_000)
+    # One connection: a body where none belongs would be taken for the next answer.
+    limits = httpx.Limits(max_connections=1)
+    async with httpx.AsyncClient(base_url=process.url, limits=limits) as client:
+        await client.post("/images", files={"files": ("a.jpg", content)})
+        paths = ("/images", "/images/1", "/images/1/picture", "/people", "/openapi.json", "/docs")
+        for path in (*paths, "/livez", "/images/99", "/nothing", "/images/1/retry"):
+            head, get = await client.head(path), await client.get(path)
+            assert head.content == b""
+            assert head.status_code == get.status_code
+            for header in ("content-type", "content-length", "allow"):
+                assert head.headers.get(header) == get.headers.get(header)
+        picture = await client.head("/images/1/picture")
+        assert picture.headers["content-length"] == str(len(content))
+        metrics = (await client.get("/metrics")).text
+    assert 'operation="HEAD /images/{image_id}/picture"' in metrics

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD, Spools
 from services.common.database import DatabaseUnavailableError
 from services.common.door import Door
+from services.common.head import HeadApp
 from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status
 from services.common.ops import Lifecycle, Outages, probe_routes
 from services.common.settings import HttpSettings
@@ -117,12 +118,13 @@ def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
-    return Door(
+    door = Door(
         SameSite(Express(app, rooms.SUBMISSIONS)),
         room=rooms.by_kind(max_in_flight),
         refuse=rooms.refuse,
         settings=api.http,
     )
+    return HeadApp(door)
 
 
 def _add_submissions(app: FastAPI, api: Api) -> None:
