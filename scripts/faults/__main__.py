@@ -6,6 +6,7 @@ As root it runs in a network and with mounts of its own, which end with it.
 import argparse
 import asyncio
 import fcntl
+import logging
 import os
 import random
 import shutil
@@ -138,6 +139,8 @@ def main() -> None:
         targets=arguments.targets,
         switches=_switches(arguments),
     )
+    # It tells of each connection that a fault has ended.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     console = Console(soft_wrap=True)
     console.print(
         f"{order.faults} faults over at least {order.pictures:,} pictures, seed {order.seed}"
