@@ -18,7 +18,7 @@ from services.common.images import RETRIABLE, Status
 OPEN: Final = frozenset({Status.PENDING, Status.PROCESSING, Status.FAILED})
 """The states that change without a person."""
 
-STATUS_WORDS: Final = {
+STATUS_WORDS: Final[dict[str, str]] = {
     Status.PENDING: "Waiting",
     Status.PROCESSING: "Processing",
     Status.PROCESSED: "Processed",
@@ -131,7 +131,7 @@ class Picture(_Model):
     id: int
     path: str
     name: str
-    status: Status
+    status: str  # a newer receiver may have more of them than ``Status``
     attempt: int
     error: str | None
     created_at: datetime
@@ -151,7 +151,7 @@ class Picture(_Model):
     @property
     def status_word(self) -> str:
         """Return the status for people."""
-        return STATUS_WORDS[self.status]
+        return STATUS_WORDS.get(self.status, self.status)
 
     @property
     def can_retry(self) -> bool:
@@ -171,19 +171,15 @@ class Picture(_Model):
     @property
     def summary(self) -> str:
         """Say in one sentence how it stands."""
-        match self.status:
-            case Status.PENDING:
-                return "Waiting for its turn."
-            case Status.PROCESSING:
-                return "Looking for faces."
-            case Status.PROCESSED:
-                return _count_faces(self.faces)
-            case Status.FAILED:
-                return f"Attempt {self.attempt} failed and will be repeated. {self.reason}"
-            case Status.REJECTED:
-                return f"This picture cannot be used. {self.reason}"
-            case Status.DEAD:
-                return f"Stopped after {self.attempt} attempts. {self.reason}"
+        sentences: dict[str, str] = {
+            Status.PENDING: "Waiting for its turn.",
+            Status.PROCESSING: "Looking for faces.",
+            Status.PROCESSED: _count_faces(self.faces),
+            Status.FAILED: f"Attempt {self.attempt} failed and will be repeated. {self.reason}",
+            Status.REJECTED: f"This picture cannot be used. {self.reason}",
+            Status.DEAD: f"Stopped after {self.attempt} attempts. {self.reason}",
+        }
+        return sentences.get(self.status, "A newer version of Facestack is at work on it.")
 
     @property
     def reason(self) -> str:
@@ -252,7 +248,7 @@ class Accepted(_Model):
     """The answer to one uploaded picture."""
 
     id: int
-    status: Status
+    status: str
     duplicate: bool
 
 

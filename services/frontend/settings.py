@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from services.common.settings import HttpSettings, Port, Settings
+from services.common.settings import Port, Settings
 
 
-class FrontendSettings(Settings, HttpSettings):
+class FrontendSettings(Settings):
     """Where to listen and where the receiver answers."""
 
     port: Port = Field(8080, description="HTTP port of the pages.")

@@ -1,11 +1,12 @@
 """Images in the database."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
+import structlog
 
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, database_now
 from services.common.database import Database, DatabaseUnavailableError
@@ -24,6 +25,8 @@ from services.receiver.domain import (
 
 _RETRY_CODES: Final = frozenset({1205, 1213})
 """Lock wait timeout and deadlock: MariaDB asks to run the transaction again."""
+
+log = structlog.get_logger(__name__)
 
 _RUNS: Final = 4
 
@@ -159,7 +162,8 @@ class DatabaseRows:
             for status, count in await connection.execute(
                 sa.select(images.c.status, sa.func.count()).group_by(images.c.status)
             ):
-                counts[Status(status)] = count
+                if status in counts:  # a newer version may have others
+                    counts[status] = count
             wait = await connection.scalar(longest_wait(database_now()))
         age = None if wait is None else wait / 1000
         return StatusReport({status.value: count for status, count in counts.items()}, age)
@@ -233,10 +237,22 @@ def _face(row: Any) -> Face:
         ambiguous=row.ambiguous,
         person=row.person,
         distance=row.distance,
-        candidates=tuple(
-            Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
-        ),
+        candidates=tuple(_candidates(row.candidates)),
     )
+
+
+def _candidates(stored: Any) -> Iterator[Candidate]:
+    """Yield what can be read of a face's candidates; a damaged one takes nothing else with it."""
+    for one in stored if isinstance(stored, list) else ():
+        match one:
+            case {
+                "person": str(person),
+                "image_name": str(image_name),
+                "distance": int() | float() as distance,
+            }:
+                yield Candidate(person, image_name, distance)
+            case _:
+                log.warning("a candidate in a row cannot be read", found=repr(one)[:100])
 
 
 def _code(error: DatabaseUnavailableError) -> object:

@@ -1,12 +1,16 @@
 """Writes answers as JSON; documents.py says what they look like."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 import orjson
 from starlette.responses import Response
 
 from services.common.images import Status
 from services.receiver.domain import Accepted, Image, KnownPicture, Page, Person, encode_cursor
+
+_LAST_MS: Final = 253_402_300_799_000
+"""The last second that ISO 8601 has four digits for the year of; a damaged row may say more."""
 
 
 def json_response(content: object, status: int = 200, location: str | None = None) -> Response:
@@ -87,5 +91,5 @@ def enrolled_view(picture: KnownPicture) -> dict[str, object]:
 def _time(milliseconds: int | None) -> str | None:
     if milliseconds is None:
         return None
-    moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    moment = datetime.fromtimestamp(min(max(0, milliseconds), _LAST_MS) / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
