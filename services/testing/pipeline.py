@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ _START_SECONDS: Final = 60
 class Service(Server):
     """One service; ``stop`` asks it to end and fails when it does not end cleanly."""
 
-    def __init__(self, program: Program, folder: Path) -> None:
+    def __init__(self, program: Program, folder: Path, settings: Mapping[str, str]) -> None:
         url = httpx.URL(program.probe_url)
         assert url.port is not None
         log = folder / f"{program.name}.log"
@@ -29,7 +29,7 @@ class Service(Server):
             [sys.executable, "-m", f"services.{program.name}"],
             port=url.port,
             log=log,
-            env=dict(program.environment),
+            env={**program.environment, **settings},
         )
         self.probe_url = program.probe_url
         self._program = program
@@ -57,18 +57,23 @@ class Service(Server):
 
 
 class Pipeline:
-    """Receiver, image_processor, face_recog, redeemer and frontend on a folder of their own."""
+    """Receiver, image_processor, face_recog, redeemer and frontend on a folder of their own.
 
-    def __init__(self, folder: Path) -> None:
-        settings = LocalSettings(receiver_port=0, frontend_port=0)
-        self._plan: Plan = make_plan(settings, folder, os.environ)
+    ``settings`` are what every service is told beside what a local run tells it.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        ports = LocalSettings(receiver_port=0, frontend_port=0)
+        self._plan: Plan = make_plan(ports, folder, os.environ)
         self._plan.logs.mkdir(parents=True, exist_ok=True)
         self.services = {
-            program.name: Service(program, self._plan.logs) for program in self._plan.programs
+            program.name: Service(program, self._plan.logs, settings)
+            for program in self._plan.programs
         }
         self.page_url = self._plan.page_url
         self.api_url = self._plan.api_url
         self.face_recog_metrics_url = self._plan.face_recog_metrics_url
+        self.face_recog_target = self._plan.environment["FACE_RECOG_TARGET"]
 
     def start(self) -> None:
         """Migrate, start everything and wait until all of it is ready."""

@@ -81,6 +81,12 @@ class Server:
         wait_for_port(self.port, self._process)
         return self
 
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         """End it as a power cut would."""
         self._end(signal.SIGKILL)
