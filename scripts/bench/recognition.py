@@ -65,7 +65,7 @@ async def _measure(console: Console, folder: Path, rounds: int) -> None:
     reencoding = {number: _reencode(known_files[:number], picture) for number in KNOWN}
 
     store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder / 'store'}"))
-    pool = Pool(size=1, queue_size=8, work_seconds=60, memory_bytes=2 * 1024**3)
+    pool = Pool(size=1, queue_size=8, work_seconds=60, long_seconds=60, memory_bytes=2 * 1024**3)
     await pool.start()
     gallery = _FixedGallery(store, pool)
     server = Server(

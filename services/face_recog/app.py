@@ -35,6 +35,7 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
         size=settings.pool_size,
         queue_size=settings.queue_size,
         work_seconds=settings.work_seconds,
+        long_seconds=settings.long_seconds,
         memory_bytes=settings.worker_memory_bytes,
     )
     try:

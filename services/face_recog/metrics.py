@@ -4,6 +4,9 @@ from prometheus_client import Counter, Gauge
 
 POOL_QUEUE = Gauge("facestack_pool_queue_depth", "Pictures that wait for a worker.")
 POOL_WORKERS = Gauge("facestack_pool_workers", "Worker processes that can take a picture.")
+POOL_LONG = Counter(
+    "facestack_pool_long_pictures_total", "Pictures that needed more than one step."
+)
 POOL_RESTARTS = Counter(
     "facestack_pool_restarts_total", "Worker processes that were replaced.", ["reason"]
 )

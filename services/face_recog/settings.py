@@ -52,7 +52,12 @@ class FaceRecogSettings(Settings, ObjectStoreSettings):
         " worker.",
     )
     work_seconds: Seconds = Field(
-        15.0, description="Longest time on one picture; then its worker is replaced."
+        15.0, description="Longest time of one step at a picture; then its worker is replaced."
+    )
+    long_seconds: Seconds = Field(
+        120.0,
+        description="Longest time of a step that was too slow once, in a process beside the"
+        " others; a picture that needs longer is rejected.",
     )
     worker_memory_bytes: int = Field(
         2 * 1024**3,

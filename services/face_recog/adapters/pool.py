@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import multiprocessing
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from typing import Final
@@ -19,7 +20,13 @@ import structlog
 
 from services.face_recog import metrics
 from services.face_recog.adapters import worker
-from services.face_recog.domain import RecogniserBusyError, RecogniserFaultError, Recognition
+from services.face_recog.domain import (
+    Problem,
+    RecogniserBusyError,
+    RecogniserFaultError,
+    Recognition,
+    RejectedError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +35,13 @@ _START_SECONDS: Final = 60.0
 
 _RESTART_PAUSE_SECONDS: Final = 1.0
 
+SLICE_SECONDS: Final = 1.0
+"""Faces are encoded for so long; then it is another picture's turn."""
+
+
+class _OverranError(Exception):
+    """A step took longer than one may."""
+
 
 @dataclass(order=True)
 class _Job:
@@ -35,6 +49,7 @@ class _Job:
     number: int
     request: bytes = field(compare=False)
     answer: asyncio.Future[bytes] = field(compare=False)
+    weight: int = field(compare=False)
 
 
 class _Worker:
@@ -95,20 +110,33 @@ class _Worker:
 class Pool:
     """Recognises pictures in ``size`` processes.
 
-    At most ``queue_size`` requests wait; ``work_seconds`` is the longest time on one picture and
-    ``memory_bytes`` the most address space that it may take.
+    At most ``queue_size`` requests wait for their first step; ``memory_bytes`` is the most address
+    space that a picture may take. A picture of many faces is worked on in steps, and queues anew
+    for each, so others pass it. A step may take ``work_seconds``, for a worker that hangs is to be
+    noticed; then it is done once more from its start, in a process beside the others, one such step
+    at a time, and may take ``long_seconds``. A picture that needs longer than that is rejected.
     """
 
     def __init__(
-        self, *, size: int, queue_size: int, work_seconds: float, memory_bytes: int
+        self,
+        *,
+        size: int,
+        queue_size: int,
+        work_seconds: float,
+        long_seconds: float,
+        memory_bytes: int,
+        slice_seconds: float = SLICE_SECONDS,
     ) -> None:
         self.size = size
         self.engine = ""
         self._queue_size = queue_size
         self._work_seconds = work_seconds
+        self._long_seconds = long_seconds
+        self._slice_seconds = slice_seconds
         self._memory_bytes = memory_bytes
         self._context = multiprocessing.get_context("forkserver")
         self._jobs: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
+        self._overran: asyncio.PriorityQueue[_Job] = asyncio.PriorityQueue()
         self._numbers = itertools.count()
         self._waiting = 0
         self._workers: set[_Worker] = set()
@@ -139,8 +167,11 @@ class Pool:
     async def start(self) -> None:
         """Start the workers and return when all are ready; raise if one cannot start."""
         self._context.set_forkserver_preload(["services.face_recog.adapters.preload"])
-        await asyncio.gather(*(self._start_worker() for _ in range(self.size)))
-        self._slots = [asyncio.create_task(self._serve(one)) for one in self._workers]
+        workers = await asyncio.gather(*(self._start_worker() for _ in range(self.size)))
+        self._ready.update(workers)
+        self._count_workers()
+        self._slots = [asyncio.create_task(self._serve(one)) for one in workers]
+        self._slots.append(asyncio.create_task(self._serve_overran()))
 
     async def close(self) -> None:
         """End the workers; whoever still waits gets a ``RecogniserFaultError``."""
@@ -153,37 +184,71 @@ class Pool:
                 answer.set_exception(RecogniserFaultError("the service is stopping"))
 
     async def recognise(
-        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False
+        self,
+        picture: bytes,
+        *,
+        max_faces: int = 0,
+        urgent: bool = False,
+        on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Recognition:
         """Find and encode the largest faces (0: all) of a picture file.
 
-        An ``urgent`` request goes first and is never refused. Raises ``RejectedError`` when the
-        content is at fault, ``RecogniserFaultError`` when the worker is, and
-        ``RecogniserBusyError``.
+        An ``urgent`` request goes first and is never refused. ``on_long`` is called, once, when the
+        picture needs longer than others. Raises ``RejectedError`` when the content is at fault,
+        ``RecogniserFaultError`` when the worker is, and ``RecogniserBusyError``.
         """
         if self._waiting >= self._queue_size and not urgent:
             raise RecogniserBusyError(f"{self._waiting} pictures are waiting already")
+        is_long = False
+
+        async def say_long() -> None:
+            nonlocal is_long
+            if not is_long:
+                is_long = True
+                metrics.POOL_LONG.inc()
+                if on_long:
+                    await on_long()
+
+        steps = worker.Steps(picture, max_faces, self._slice_seconds)
+        del picture  # what it is in the first request is enough
+        while steps.request:
+            # What was begun keeps nobody out who comes anew.
+            weight = 0 if is_long else 1
+            try:
+                answer = await self._do(self._jobs, steps.request, urgent=urgent, weight=weight)
+            except _OverranError:
+                await say_long()
+                answer = await self._do(self._overran, steps.request, urgent=urgent, weight=0)
+            steps.take(answer)
+            if steps.request:
+                await say_long()
+        return steps.recognition()
+
+    async def _do(
+        self, queue: "asyncio.PriorityQueue[_Job]", request: bytes, *, urgent: bool, weight: int
+    ) -> bytes:
+        """Have a step done when it is its turn."""
         job = _Job(
             priority=0 if urgent else 1,
             number=next(self._numbers),
-            request=worker.encode_request(picture, max_faces),
+            request=request,
             answer=asyncio.get_running_loop().create_future(),
+            weight=weight,
         )
         self._answers.add(job.answer)
-        self._jobs.put_nowait(job)
-        self._count_waiting(1)
+        queue.put_nowait(job)
+        self._count_waiting(job.weight)
         try:
-            answer = await job.answer
+            return await job.answer
         except asyncio.CancelledError:
-            # The husk stays in the queue until its turn, without its weight; a worker that is
+            # The job stays in the queue until its turn, without its weight; a worker that is
             # busy with it is bound by its time.
             if job.request:
                 job.request = b""
-                self._count_waiting(-1)
+                self._count_waiting(-job.weight)
             raise
         finally:
             self._answers.discard(job.answer)
-        return worker.decode_answer(answer)
 
     async def _serve(self, one: _Worker) -> None:
         """Give one worker its jobs, and replace it when it is lost."""
@@ -193,23 +258,48 @@ class Pool:
             code = await self._end_worker(one)
             log.warning("worker replaced", reason=reason, exit_code=code)
             one = await self._replacement()
+            self._ready.add(one)
+            self._count_workers()
 
     async def _serve_until_lost(self, one: _Worker) -> str:
         while (job := await self._next_job(one)) is not None:
             request, job.request = job.request, b""
-            self._count_waiting(-1)
+            self._count_waiting(-job.weight)
             try:
                 async with asyncio.timeout(self._work_seconds):
                     answer = await one.exchange(request)
             except TimeoutError:
-                self._fail(job, f"the picture took longer than {self._work_seconds:g} s")
+                self._fail(job, _OverranError())
                 return "timeout"
             except (OSError, EOFError):
-                self._fail(job, "the worker process died")
+                self._fail(job, RecogniserFaultError("the worker process died"))
                 return "crash"
             if not job.answer.done():
                 job.answer.set_result(answer)
         return "crash"
+
+    async def _serve_overran(self) -> None:
+        """Give each step that overran its time its long time, in a process of its own."""
+        while True:
+            job = await self._overran.get()
+            if not job.request:
+                continue
+            request, job.request = job.request, b""
+            self._count_waiting(-job.weight)
+            one = await self._replacement()
+            try:
+                async with asyncio.timeout(self._long_seconds):
+                    answer = await one.exchange(request)
+            except TimeoutError:
+                reason = f"recognising it takes longer than {self._long_seconds:g} s"
+                self._fail(job, RejectedError(Problem.TOO_LARGE, reason))
+            except (OSError, EOFError):
+                self._fail(job, RecogniserFaultError("the worker process died"))
+            else:
+                if not job.answer.done():
+                    job.answer.set_result(answer)
+            finally:
+                await self._end_worker(one)
 
     async def _next_job(self, one: _Worker) -> _Job | None:
         """Return a job that somebody waits for, or None when the idle worker died."""
@@ -238,8 +328,6 @@ class Pool:
         except (OSError, EOFError, TimeoutError) as error:
             code = await self._end_worker(one)
             raise RecogniserFaultError(f"a worker could not start, exit code {code}") from error
-        self._ready.add(one)
-        self._count_workers()
         return one
 
     async def _end_worker(self, one: _Worker) -> int | None:
@@ -270,6 +358,6 @@ class Pool:
         metrics.POOL_QUEUE.set(self._waiting)
 
     @staticmethod
-    def _fail(job: _Job, reason: str) -> None:
+    def _fail(job: _Job, error: Exception) -> None:
         if not job.answer.done():
-            job.answer.set_exception(RecogniserFaultError(reason))
+            job.answer.set_exception(error)

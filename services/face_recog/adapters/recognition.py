@@ -8,6 +8,8 @@ two more models, 86 MB, that nothing here uses.
 import functools
 import importlib.metadata
 import importlib.util
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +22,8 @@ from PIL import Image, ImageFile
 from services.common.pictures import SIDEWAYS, TURNS, PictureError, open_picture, to_rgb
 from services.face_recog.domain import (
     Box,
-    DetectedFace,
     Encoding,
     Problem,
-    Recognition,
     RejectedError,
 )
 
@@ -36,6 +36,7 @@ _RULES: Final = 2
 """To be raised with every change here that changes an answer; kept encodings depend on it."""
 
 Pixels = NDArray[np.uint8]
+Rectangle = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,23 @@ def load_models() -> Models:
     )
 
 
-def recognise(content: bytes, max_faces: int) -> Recognition:
-    """Find and encode the ``max_faces`` largest faces (0: all) of a JPEG, PNG or WebP file.
+@dataclass(frozen=True)
+class Found:
+    """A picture's searched pixels, its upright size, and its faces: largest first.
+
+    ``rectangles`` are their places in the pixels, as dlib names them: left, top, right, bottom.
+    """
+
+    pixels: Pixels
+    width: int
+    height: int
+    boxes: Sequence[Box]
+    scores: Sequence[float]
+    rectangles: Sequence[Rectangle]
+
+
+def find(content: bytes, max_faces: int) -> Found:
+    """Find the ``max_faces`` largest faces (0: all) of a picture file.
 
     Raises :class:`RejectedError` when the content is at fault.
     """
@@ -83,14 +99,26 @@ def recognise(content: bytes, max_faces: int) -> Recognition:
         (_box(rectangle, scale, width, height), score, rectangle) for rectangle, score in found
     ]
     faces.sort(key=lambda face: (_area(face[0]), face[1]), reverse=True)
-    return Recognition(
+    faces = faces[: max_faces or None]
+    return Found(
+        pixels,
         width,
         height,
-        [
-            DetectedFace(box, score, _encode(pixels, rectangle))
-            for box, score, rectangle in faces[: max_faces or None]
-        ],
+        [box for box, _, _ in faces],
+        [score for _, score, _ in faces],
+        [(one.left(), one.top(), one.right(), one.bottom()) for _, _, one in faces],
     )
+
+
+def encode(pixels: Pixels, rectangles: Sequence[Rectangle], seconds: float) -> list[Encoding]:
+    """Encode the first faces, as many as are begun within so many seconds, but at least one."""
+    start = time.monotonic()
+    encodings: list[Encoding] = []
+    for rectangle in rectangles:
+        if encodings and time.monotonic() - start >= seconds:
+            break
+        encodings.append(_encode(pixels, dlib.rectangle(*rectangle)))
+    return encodings
 
 
 def _load(content: bytes) -> tuple[Pixels, int, int]:

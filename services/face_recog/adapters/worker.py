@@ -1,8 +1,13 @@
-"""The worker's side of the pool: one picture after the other over a socket.
+"""The worker's side of the pool, and what a picture's steps come to: one after the other.
 
-A message is its length (four bytes, big-endian) and that many bytes. A request is the number of
-faces wanted (four bytes) and the picture file; an answer is JSON, so that a worker that a hostile
-picture took over can send no objects that run code.
+A step is a request and its answer, and each is a message: its length (four bytes, big-endian), the
+length of its head (four bytes), the head, which is JSON, so that a worker that a hostile picture
+took over can send no objects that run code, and bytes.
+
+The first step is given a picture file. It finds the faces and encodes as many as it can in the
+time of a slice. If that is not all, it answers with the pixels, and every further step is given
+those and the rectangles that are left: nothing is decoded or searched twice, and any worker may go
+on.
 """
 
 import json
@@ -10,16 +15,16 @@ import resource
 import signal
 import socket
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from services.face_recog.adapters.recognition import load_models, recognise
+from services.face_recog.adapters.recognition import encode, find, load_models
 from services.face_recog.domain import (
     Box,
     DetectedFace,
+    Encoding,
     Problem,
     RecogniserFaultError,
     Recognition,
@@ -42,51 +47,97 @@ def serve(connection: socket.socket, memory_bytes: int) -> None:
         _limit_growth(memory_bytes)
         _send(connection, engine.encode())
         while (request := _receive(connection)) is not None:
-            _send(connection, json.dumps(_answer(request)).encode())
+            _send(connection, answer(request))
 
 
-def encode_request(picture: bytes, max_faces: int) -> bytes:
-    """Return the whole message, with its length."""
-    return NUMBER.pack(NUMBER.size + len(picture)) + NUMBER.pack(max_faces) + picture
+class Steps:
+    """The steps at one picture; the faces of each slice take ``seconds``, or one face its time.
+
+    ``request`` is the next step's message, with its length; empty when all is done.
+    """
+
+    def __init__(self, picture: bytes, max_faces: int, seconds: float) -> None:
+        self._seconds = seconds
+        self._first: dict[str, Any] = {}
+        self._pixels = b""
+        self._encodings: list[Encoding] = []
+        body = _pack({"max_faces": max_faces, "seconds": seconds}, picture)
+        self.request = NUMBER.pack(len(body)) + body
+
+    def take(self, answer: bytes) -> None:
+        """Note a step's answer; raise ``RejectedError`` or ``RecogniserFaultError``."""
+        head, content = _unpack(answer)
+        if "failure" in head:
+            raise RecogniserFaultError(head["failure"])
+        if "problem" in head:
+            raise RejectedError(Problem(head["problem"]), head["reason"])
+        if not self._first:
+            self._first, self._pixels = head, content
+        self._encodings += [np.array(one) for one in head["encodings"]]
+        self.request = b""
+        left = self._first["rectangles"][len(self._encodings) :]
+        if left:
+            if not head["encodings"]:
+                raise RecogniserFaultError("a step encoded no face")
+            more = {
+                "shape": self._first["shape"],
+                "rectangles": left,
+                "seconds": self._seconds,
+            }
+            body = _pack(more, self._pixels)
+            self.request = NUMBER.pack(len(body)) + body
+
+    def recognition(self) -> Recognition:
+        """Return what was found; all steps must be done."""
+        return Recognition(
+            self._first["width"],
+            self._first["height"],
+            [
+                DetectedFace(Box(*box), score, encoding)
+                for box, score, encoding in zip(
+                    self._first["boxes"], self._first["scores"], self._encodings, strict=True
+                )
+            ],
+        )
 
 
-def decode_answer(answer: bytes) -> Recognition:
-    """Return what was found, or raise ``RejectedError`` or ``RecogniserFaultError``."""
-    content: Mapping[str, Any] = json.loads(answer)
-    if "failure" in content:
-        raise RecogniserFaultError(content["failure"])
-    if "problem" in content:
-        raise RejectedError(Problem(content["problem"]), content["reason"])
-    return Recognition(
-        content["width"],
-        content["height"],
-        [
-            DetectedFace(Box(*face["box"]), face["score"], np.array(face["encoding"]))
-            for face in content["faces"]
-        ],
+def answer(request: bytes) -> bytes:
+    """Do a step; message and answer without their lengths."""
+    try:
+        head, content = _unpack(request)
+        if "rectangles" in head:
+            pixels = np.frombuffer(content, dtype=np.uint8).reshape(head["shape"])
+            encodings = encode(pixels, head["rectangles"], head["seconds"])
+            return _pack({"encodings": [one.tolist() for one in encodings]})
+        found = find(content, head["max_faces"])
+        encodings = encode(found.pixels, found.rectangles, head["seconds"])
+    except RejectedError as error:
+        return _pack({"problem": error.problem, "reason": str(error)})
+    except Exception as error:  # noqa: BLE001, whatever it is, it is this picture's failure
+        return _pack({"failure": f"{type(error).__name__}: {error}"})
+    return _pack(
+        {
+            "width": found.width,
+            "height": found.height,
+            "boxes": [[box.left, box.top, box.right, box.bottom] for box in found.boxes],
+            "scores": found.scores,
+            "shape": found.pixels.shape,
+            "rectangles": found.rectangles,
+            "encodings": [one.tolist() for one in encodings],
+        },
+        found.pixels.tobytes() if len(encodings) < len(found.rectangles) else b"",
     )
 
 
-def _answer(request: bytes) -> dict[str, Any]:
-    try:
-        [max_faces] = NUMBER.unpack_from(request)
-        found = recognise(request[NUMBER.size :], max_faces)
-    except RejectedError as error:
-        return {"problem": error.problem, "reason": str(error)}
-    except Exception as error:  # noqa: BLE001, whatever it is, it is this picture's failure
-        return {"failure": f"{type(error).__name__}: {error}"}
-    return {
-        "width": found.width,
-        "height": found.height,
-        "faces": [
-            {
-                "box": [face.box.left, face.box.top, face.box.right, face.box.bottom],
-                "score": face.score,
-                "encoding": face.encoding.tolist(),
-            }
-            for face in found.faces
-        ],
-    }
+def _pack(head: dict[str, Any], content: bytes = b"") -> bytes:
+    encoded = json.dumps(head).encode()
+    return NUMBER.pack(len(encoded)) + encoded + content
+
+
+def _unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
+    [size] = NUMBER.unpack_from(message)
+    end = NUMBER.size + size
+    return json.loads(message[NUMBER.size : end]), message[end:]
 
 
 def _limit_growth(size: int) -> None:

@@ -16,11 +16,19 @@ from PIL import Image, ImageFile, ImageOps
 
 from services.common.pictures import TURNS
 from services.face_recog.adapters import recognition
-from services.face_recog.adapters.recognition import recognise
-from services.face_recog.domain import Box, Encoding, Problem, RejectedError
+from services.face_recog.adapters.worker import NUMBER, Steps, answer
+from services.face_recog.domain import Box, Encoding, Problem, Recognition, RejectedError
 from services.testing.damaged_pictures import damaged_pictures, save
 
 Encode = Callable[..., bytes]
+
+
+def recognise(content: bytes, max_faces: int) -> Recognition:
+    """Do all steps, each face in one of its own."""
+    steps = Steps(content, max_faces, 0)
+    while steps.request:
+        steps.take(answer(steps.request[NUMBER.size :]))
+    return steps.recognition()
 
 
 def is_same_person(one: Encoding, other: Encoding) -> bool:
@@ -117,7 +125,7 @@ def test_a_huge_png_is_refused_from_its_header() -> None:
     script = """
 import json, sys
 from PIL import ImageFile
-from services.face_recog.adapters.recognition import recognise
+from services.face_recog.adapters.recognition import find
 from services.face_recog.domain import RejectedError
 def peak():
     with open("/proc/self/status") as file:
@@ -127,7 +135,7 @@ loads = []
 ImageFile.ImageFile.load = lambda self: loads.append(self)
 before = peak()
 try:
-    recognise(content, 0)
+    find(content, 0)
 except RejectedError as error:
     print(json.dumps([error.problem, str(error), peak() - before, len(loads)]))
 """

@@ -4,6 +4,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ from services.face_recog import metrics
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import load_models
 from services.face_recog.domain import (
+    Problem,
     RecogniserBusyError,
     RecogniserFaultError,
     RejectedError,
@@ -25,12 +27,16 @@ async def started(
     size: int = 1,
     queue_size: int = 64,
     work_seconds: float = 60,
+    long_seconds: float = 60,
+    slice_seconds: float = 60,
     memory_bytes: int = 2 * 1024**3,
 ) -> AsyncIterator[Pool]:
     pool = Pool(
         size=size,
         queue_size=queue_size,
         work_seconds=work_seconds,
+        long_seconds=long_seconds,
+        slice_seconds=slice_seconds,
         memory_bytes=memory_bytes,
     )
     await pool.start()
@@ -127,16 +133,130 @@ async def test_a_signal_to_the_whole_group_ends_no_worker(small_hopper: bytes) -
         assert set(pool.processes) == set(pids)
 
 
-async def test_a_worker_over_its_time_is_replaced(small_hopper: bytes) -> None:
+class Listener:
+    """Counts how often it is told that a picture needs long."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    async def __call__(self) -> None:
+        self.told += 1
+
+
+@pytest.fixture(scope="session")
+def page(astronaut: Image.Image, hopper: Image.Image, encode: Callable[..., bytes]) -> bytes:
+    """Twelve faces."""
+    faces = [astronaut.crop((140, 40, 300, 200)), hopper.crop((123, 82, 423, 382))]
+    sheet = Image.new("RGB", (640, 480), "gray")
+    for number in range(12):
+        size = 150 - 2 * number  # one order of the faces
+        face = faces[number % 2].resize((size, size))
+        sheet.paste(face, (number % 4 * 160, number // 4 * 160))
+    return encode(sheet, "PNG")
+
+
+async def test_steps_find_what_one_would(page: bytes) -> None:
+    listener = Listener()
+    async with started() as pool:
+        whole = await pool.recognise(page, on_long=listener)
+    assert (len(whole.faces), listener.told) == (12, 0)
+    async with started(size=2, slice_seconds=0) as pool:
+        found = await pool.recognise(page, on_long=listener)
+        some = await pool.recognise(page, max_faces=5, on_long=listener)
+    assert (len(some.faces), listener.told) == (5, 2)
+    assert (found.width, found.height) == (whole.width, whole.height)
+    for one, other in [
+        *zip(found.faces, whole.faces, strict=True),
+        *zip(some.faces, whole.faces[:5], strict=True),
+    ]:
+        assert (one.box, one.score) == (other.box, other.score)
+        assert (one.encoding == other.encoding).all()
+
+
+async def test_other_pictures_pass_one_of_many_faces(page: bytes, small_hopper: bytes) -> None:
+    async with started(slice_seconds=0, queue_size=1) as pool:
+        pages = []
+        for _ in range(2):
+            began = Listener()
+            pages.append(asyncio.create_task(pool.recognise(page, on_long=began)))
+            await until(lambda: began.told > 0)  # noqa: B023
+        for _ in range(3):  # what was begun fills no queue
+            assert len((await pool.recognise(small_hopper)).faces) == 1
+        assert not any(one.done() for one in pages)
+        assert [len((await one).faces) for one in pages] == [12, 12]
+
+
+async def test_a_worker_that_dies_at_a_later_step_ends_the_picture(
+    page: bytes, small_hopper: bytes
+) -> None:
+    async with started(slice_seconds=0) as pool:
+
+        async def kill() -> None:
+            halt(pool.processes[0])
+            os.kill(pool.processes[0], signal.SIGKILL)
+
+        with pytest.raises(RecogniserFaultError, match="died"):
+            await pool.recognise(page, on_long=kill)
+        assert len((await pool.recognise(small_hopper)).faces) == 1
+
+
+async def test_a_step_over_its_time_gets_a_long_one_once(small_hopper: bytes) -> None:
     timeouts = restarts("timeout")
+    listener = Listener()
     async with started(work_seconds=4) as pool:
         [slow] = pool.processes
         halt(slow)
-        with pytest.raises(RecogniserFaultError, match="longer than 4 s"):
-            await pool.recognise(small_hopper)
-        assert len((await pool.recognise(small_hopper)).faces) == 1
+        found = await pool.recognise(small_hopper, on_long=listener)
+        assert (len(found.faces), listener.told) == (1, 1)
         assert restarts("timeout") == timeouts + 1
         assert not psutil.pid_exists(slow)
+        await until(lambda: len(pool.processes) == 1)
+    async with started(work_seconds=4, long_seconds=0.001) as pool:
+        halt(pool.processes[0])
+        with pytest.raises(RejectedError, match="takes longer than") as rejected:
+            await pool.recognise(small_hopper)
+        assert rejected.value.problem == Problem.TOO_LARGE
+        assert len((await pool.recognise(small_hopper)).faces) == 1
+
+
+async def test_others_go_on_while_one_step_takes_long(
+    small_hopper: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with started(work_seconds=4, queue_size=1) as pool:
+        beside = pool._slots[-1]
+        held: list[int] = []
+        replacement = pool._replacement
+
+        async def halted() -> Any:
+            one = await replacement()
+            if asyncio.current_task() is beside:
+                held.append(one.process.pid or 0)
+                halt(held[-1])
+            return one
+
+        monkeypatch.setattr(pool, "_replacement", halted)
+        slow = []
+        before = restarts("timeout")
+        halted_before: set[int] = set()
+
+        def free() -> set[int]:
+            return {one.process.pid or 0 for one in pool._ready} - halted_before
+
+        for number in range(1, 3):
+            await until(lambda: bool(free()))
+            halted_before |= free()
+            for pid in halted_before & set(pool.processes):
+                halt(pid)
+            slow.append(asyncio.create_task(pool.recognise(small_hopper)))
+            await until(lambda: restarts("timeout") >= before + number)  # noqa: B023
+        await until(lambda: bool(held))
+        for _ in range(3):
+            assert len((await pool.recognise(small_hopper)).faces) == 1
+        assert not any(one.done() for one in slow)
+        for number in range(2):  # one after the other
+            await until(lambda: len(held) == number + 1)  # noqa: B023
+            resume(held[number])
+            assert len((await slow[number]).faces) == 1
 
 
 async def test_a_picture_that_wants_too_much_memory_fails_alone(
