@@ -1,5 +1,6 @@
 """Faces, known people and who is nearest to whom."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -99,16 +100,22 @@ class Match:
     ambiguous: bool
 
 
+def _person(name: str) -> str:
+    return unicodedata.normalize("NFC", name.partition("/")[0])
+
+
 class People:
     """An immutable snapshot of the known people.
 
-    ``encodings`` maps ``person/picture`` to a face's encoding.
+    ``encodings`` maps ``folder/picture`` to a face's encoding; the folder's name is the person's,
+    in whatever form of Unicode the file system gave it.
     """
 
     def __init__(self, encodings: Mapping[str, Encoding]) -> None:
         # Sorted by person, so that one person's rows are neighbours.
-        self._names = sorted(encodings, key=lambda name: name.split("/", 1))
-        owners = [name.split("/", 1)[0] for name in self._names]
+        owned = sorted((_person(name), name) for name in encodings)
+        owners = [owner for owner, _ in owned]
+        self._names = [name for _, name in owned]
         firsts = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
         self._persons = [owners[row] for row in firsts]
         self._starts = np.array(firsts, dtype=np.intp)

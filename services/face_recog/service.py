@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import structlog
 
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
 from services.common.metrics import observe
+from services.common.names import InvalidNameError, check_name
 from services.common.objects import (
     ObjectInfo,
     ObjectNotFoundError,
@@ -281,9 +283,19 @@ class Gallery:
         return self._faults[info.key, info.tag]
 
     async def _picture(self, info: ObjectInfo) -> bytes:
-        if info.key.removeprefix(self._prefix).count("/") != 1:
+        place = info.key.removeprefix(self._prefix)
+        if place.count("/") != 1:
             raise RejectedError(
                 Problem.INVALID_REQUEST, f"its place is not {self._prefix}PERSON/PICTURE"
+            )
+        folder = unicodedata.normalize("NFC", place.partition("/")[0])
+        try:
+            name = check_name(folder)
+        except InvalidNameError as error:
+            raise RejectedError(Problem.INVALID_REQUEST, f"its folder: {error}") from None
+        if name != folder:
+            raise RejectedError(
+                Problem.INVALID_REQUEST, "its folder has spaces around a person's name"
             )
         return await _get_picture(self._store, info.key)
 

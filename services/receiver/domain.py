@@ -10,12 +10,12 @@ The message of each is meant for the client.
 
 import hashlib
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from services.common.images import MAX_PART_BYTES, RETRIABLE, check_path
+from services.common.images import RETRIABLE, check_path
+from services.common.names import InvalidNameError, check_name
 
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
@@ -25,9 +25,6 @@ MAX_FILES: Final = 20
 
 MAX_NAME_LENGTH: Final = 255
 """Characters that are kept of an uploaded file's name: the end, which holds the extension."""
-
-MAX_PERSON_LENGTH: Final = 100
-"""Characters of a person's name."""
 
 
 class ReceiverError(Exception):
@@ -185,24 +182,11 @@ def digest(content: bytes) -> str:
 
 
 def check_person(name: str) -> str:
-    """Return the name in Unicode's composed form, or raise :class:`InvalidError`.
-
-    The name is a part of an object key and of a URL.
-    """
-    name = unicodedata.normalize("NFC", name)
-    if not 1 <= len(name) <= MAX_PERSON_LENGTH:
-        raise InvalidError(
-            f"a person's name has 1 to {MAX_PERSON_LENGTH} characters, this has {len(name)}"
-        )
-    if "/" in name or _UNPRINTABLE.search(name):
-        raise InvalidError("a person's name must not contain / or control characters")
-    if name[0] in " ." or name[-1] in " .":
-        raise InvalidError("a person's name must not start or end with a space or a dot")
-    if len(name.encode()) > MAX_PART_BYTES:
-        raise InvalidError(
-            f"a person's name has at most {MAX_PART_BYTES} bytes, this has {len(name.encode())}"
-        )
-    return name
+    """Return the name as it is kept, or raise :class:`InvalidError`; see ``common/names.py``."""
+    try:
+        return check_name(name)
+    except InvalidNameError as error:
+        raise InvalidError(str(error)) from None
 
 
 def encode_cursor(last_id: int) -> str:
@@ -211,7 +195,10 @@ def encode_cursor(last_id: int) -> str:
 
 
 def decode_cursor(cursor: str) -> int:
-    """Return the id before which the page starts; the cursor matches :data:`CURSOR`."""
+    """Return the id before which the page starts, or raise :class:`InvalidError`."""
+    if not re.fullmatch(CURSOR, cursor):
+        reason = "cursor is not what an earlier page gave as its next_cursor"
+        raise InvalidError(reason, [Fault("/query/cursor", reason)])
     return int(cursor, 16)
 
 

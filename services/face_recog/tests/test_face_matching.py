@@ -134,3 +134,16 @@ def test_the_nearest_picture_of_a_person_is_exact_too() -> None:
         known = {f"p/{number}": at(base, 1e-4 * (number + 1)) for number in range(20)}
         [found] = People(known).nearest(base, 1)
         assert found.image_name == "p/0"
+
+
+def test_folders_of_one_name_in_two_forms_are_one_person() -> None:
+    face = encoding()
+    composed, decomposed = "Zo\u00eb/x", "Zoe\u0308/y"
+    # Another name would be sorted between them.
+    people = People({composed: at(face, 0.3), "Zof/x": at(face, 0.5), decomposed: at(face, 0.1)})
+    assert (people.people, people.pictures) == (2, 3)
+    found = people.nearest(face, 2)
+    assert [(one.person, one.image_name) for one in found] == [
+        ("Zo\u00eb", decomposed),
+        ("Zof", "Zof/x"),
+    ]

@@ -153,6 +153,8 @@ async def test_what_cannot_be_used_is_reported_once_and_skipped(
     await store.put("known_people/bad/x", b"bad")
     await store.put("known_people/top", b"f top")
     await store.put("known_people/deep/er/x", b"f deep")
+    await store.put("known_people/An\u200bn/x", b"f unseen")
+    await store.put("known_people/Ann /x", b"f spaced")
     await store.put("known_people/huge/x", bytes(MAX_PICTURE_BYTES + 1))
     gallery = new_gallery(store, recogniser)
     with capture_logs() as logs:
@@ -167,17 +169,20 @@ async def test_what_cannot_be_used_is_reported_once_and_skipped(
         "known_people/bad/x": "not a picture",
         "known_people/top": "its place is not known_people/PERSON/PICTURE",
         "known_people/deep/er/x": "its place is not known_people/PERSON/PICTURE",
+        "known_people/An\u200bn/x": "its folder: a person's name must not contain characters that"
+        " cannot be seen, such as U+200B (zero width space)",
+        "known_people/Ann /x": "its folder has spaces around a person's name",
         "known_people/huge/x": "picture has more than 20 MB",
     }
-    assert len([line for line in logs if line["event"] == "known picture skipped"]) == 6
+    assert len([line for line in logs if line["event"] == "known picture skipped"]) == 8
     assert gallery.people.pictures == 1
-    assert metrics.GALLERY_SKIPPED._value.get() == 6
+    assert metrics.GALLERY_SKIPPED._value.get() == 8
     assert sorted(recogniser.seen) == [b"bad", b"f", b"fff", b"nobody"]
 
     await store.put("known_people/none/x", b"f now")
     await gallery.refresh()
     assert names(gallery, b"f now") == ["none/x"]
-    assert metrics.GALLERY_SKIPPED._value.get() == 5
+    assert metrics.GALLERY_SKIPPED._value.get() == 7
 
 
 async def test_a_picture_that_ends_workers_is_tried_three_times(

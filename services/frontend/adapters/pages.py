@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from services.common.images import MAX_PICTURE_BYTES, Status
+from services.common.names import InvalidNameError, check_name
 from services.frontend import domain
 from services.frontend.adapters.receiver import (
     Receiver,
@@ -253,8 +254,8 @@ class Pages:
         self, status: str | None, person: str | None, cursor: str | None
     ) -> dict[str, Any]:
         status = status if status in set(Status) else None
-        # As names are kept.
-        person = unicodedata.normalize("NFC", person) if person else None
+        with suppress(InvalidNameError):  # else the receiver says what is wrong
+            person = check_name(person) if person else None  # as names are kept
         report, page, names = await asyncio.gather(
             self._report(person),
             _or_error(
@@ -360,10 +361,11 @@ class Pages:
         return picture_address(picture_id), picture.content_version
 
     async def _known(self, person: str, picture_id: int) -> tuple[str, str]:
+        name = unicodedata.normalize("NFC", person)
         for one in await self._receiver.people():
             for picture in one.pictures:
-                if (one.name, picture.id) == (person, picture_id):
-                    return known_picture_address(person, picture_id), picture.content_version
+                if (one.name, picture.id) == (name, picture_id):
+                    return known_picture_address(name, picture_id), picture.content_version
         raise RefusedError(HTTPStatus.NOT_FOUND, "There is no such picture.")
 
     async def _small(

@@ -11,6 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from services.common import metrics
 from services.common.images import MAX_PICTURE_BYTES
+from services.common.names import InvalidNameError, check_name
 from services.frontend.domain import (
     Accepted,
     NotNowError,
@@ -47,10 +48,12 @@ def known_picture_address(person: str, picture_id: int) -> str:
 
 
 def _person_address(person: str) -> str:
-    # In a URL these would name something else, however they are quoted.
-    if "/" in person or person in {".", ".."}:
-        raise RefusedError(422, "A person's name must not contain / or start with a dot.")
-    return f"/people/{quote(person, safe='')}"
+    # In a URL a slash would name something else, however it is quoted.
+    try:
+        name = check_name(person)
+    except InvalidNameError as error:
+        raise RefusedError(422, _sentence(str(error))) from None
+    return f"/people/{quote(name, safe='')}"
 
 
 class Receiver:

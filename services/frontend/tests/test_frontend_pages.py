@@ -353,6 +353,8 @@ async def test_the_style_sheet_knows_every_position_of_a_picture_in_a_card(
         ("/images/5/retry", "POST /images/5/retry", "/images/5"),
         ("/images/5/delete", "DELETE /images/5", "/"),
         ("/people/A%3FB%20%C3%A4/delete", "DELETE /people/A%3FB%20%C3%A4", "/people"),
+        ("/people/Zoe%CC%88/delete", "DELETE /people/Zo%C3%AB", "/people"),
+        ("/people/J./delete", "DELETE /people/J.", "/people"),
         ("/people/Ada/pictures/3/delete", "DELETE /people/Ada/pictures/3", "/people"),
     ],
 )

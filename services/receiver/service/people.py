@@ -1,6 +1,7 @@
 """Enrolment: known people and their pictures."""
 
 import asyncio
+import unicodedata
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -138,8 +139,9 @@ class Enrolment:
 
     async def _remove(self, name: str, keep: frozenset[str]) -> int:
         """Remove a person's objects but those to keep; return how many were removed."""
-        folder = f"{KNOWN_PEOPLE}{name}/"
-        keys = [one.key async for one in self._pictures.list(folder)]
+        # A folder that was put there by hand may have its name in decomposed form.
+        folders = {unicodedata.normalize(form, f"{KNOWN_PEOPLE}{name}/") for form in ("NFC", "NFD")}
+        keys = [one.key for folder in folders async for one in self._pictures.list(folder)]
         strays = [key for key in keys if key.removeprefix(KNOWN_PEOPLE) not in keep]
         for key in strays:
             await self._pictures.delete(key)

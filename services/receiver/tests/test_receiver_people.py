@@ -241,37 +241,114 @@ async def test_a_face_that_is_not_there_is_not_found(
 
 
 @pytest.mark.parametrize(
-    "name",
-    [" a", "a ", ".a", "a.", "..", "a\nb", "a\x85b", "x" * 101, "😀" * 51, "a\0", "\ufb2c" * 40],
+    ("name", "reason"),
+    [
+        (" \u00a0", "must not be empty"),
+        (".a", "must not start with a dot"),
+        ("..", "must not start with a dot"),
+        ("a\nb", "control characters"),
+        ("a\0", "control characters"),
+        ("a\t", "control characters"),
+        ("a\u200bb", "U+200B (zero width space)"),
+        ("x" * 101, "at most 100 characters, this has 101"),
+        ("😀" * 51, "at most 200 bytes in UTF-8, this has 204"),
+        ("\ufb2c" * 40, "at most 100 characters, this has 120"),
+        ("AC/DC", "must not contain /"),
+        ("AC/pictures", "must not contain /"),
+        ("/", "must not contain /"),
+    ],
 )
-async def test_a_name_that_cannot_be_a_key_is_refused(plain: httpx.AsyncClient, name: str) -> None:
+async def test_a_name_that_cannot_be_a_key_is_refused(
+    plain: httpx.AsyncClient, name: str, reason: str
+) -> None:
     # Encoded wholly, or the client would resolve dots.
     address = "".join(f"%{byte:02X}" for byte in name.encode())
-    for method, rest, body in (
-        ("POST", "/pictures", {"files": {"file": ("a.png", ONE)}}),
-        ("DELETE", "", {}),
-        ("GET", "/pictures/1", {}),
+    for method, url, body in (
+        ("POST", f"/people/{address}/pictures", {"files": {"file": ("a.png", ONE)}}),
+        ("DELETE", f"/people/{address}", {}),
+        ("DELETE", f"/people/{address}/pictures/1", {}),
+        ("GET", f"/people/{address}/pictures/1", {}),
+        ("GET", f"/images?person={address}", {}),
+        ("GET", f"/status?person={address}", {}),
     ):
         arguments: dict[str, Any] = body
-        answer = await plain.request(method, f"/people/{address}{rest}", **arguments)
+        answer = await plain.request(method, url, **arguments)
         assert answer.status_code == 422, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
+        assert reason in answer.json()["errors"][0]["detail"]
+    assert (await plain.get("/people")).json() == {"people": []}
 
 
-async def test_any_other_name_works_everywhere(client: httpx.AsyncClient) -> None:
-    for name in ("<b>x", "Zoë", "名前", "a.b c", "100% & more?#", "'", "x" * 100):
+async def test_any_other_name_works_everywhere(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    names = (
+        *("<script>x", "Zoë", "名前", "a.b c", "100% & more?#", "'", "x" * 100, "Sammy Davis Jr."),
+        *(
+            "John F.",
+            "J.",
+            "null",
+            "%",
+            "%2F",
+            "?",
+            "+",
+            "a+b",
+            "\\",
+            "*",
+            '"',
+            "👨\u200d👩\u200d👧",
+            "#1",
+        ),
+    )
+    for name in names:
         enrolled = (await enrol(client, name, ONE)).json()
         assert enrolled["person"] == name
+        assert known(settings) == [enrolled["image_name"]]
         address = f"/people/{quote(name, safe='')}"
         assert (await client.get(f"{address}/pictures/{enrolled['id']}")).content == ONE
+        assert (await client.get("/images", params={"person": name})).json()["images"] == []
+        assert (await client.delete(f"{address}/pictures/{enrolled['id']}")).status_code == 204
         assert (await client.delete(address)).status_code == 204
+    assert known(settings) == []
 
 
-async def test_a_name_is_kept_in_its_composed_form(client: httpx.AsyncClient) -> None:
+async def test_a_name_is_the_same_in_any_form(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
     composed, decomposed = "Zo\u00eb", "Zoe\u0308"
-    first = (await enrol(client, decomposed, ONE)).json()
+    first = (await enrol(client, f" {decomposed} ", ONE)).json()
     assert first["person"] == composed
     assert (await enrol(client, composed, ONE)).json() == first
+    image = (await client.post("/image/post", json={"path": "a.jpg"})).json()
+    database = Database(settings)
+    async with database.transaction() as connection:
+        await connection.execute(sa.update(images).values(status="processed"))
+        await connection.execute(sa.insert(faces), [_face(image["id"], composed)])
+    await database.close()
+    for name in (composed, decomposed, f"{composed} ", f"\u00a0{decomposed}"):
+        address = f"/people/{quote(name)}/pictures/{first['id']}"
+        assert (await client.get(address)).content == ONE
+        found = await client.get("/images", params={"person": name})
+        assert [one["id"] for one in found.json()["images"]] == [image["id"]]
+        counts = (await client.get("/status", params={"person": name})).json()["images"]
+        assert counts["processed"] == 1
+    put_by_hand(settings, f"{decomposed}/by-hand.jpg")
+    assert (await client.delete(f"/people/{quote(decomposed)}")).status_code == 204
+    assert known(settings) == []
+
+
+def _face(image_id: int, person: str) -> dict[str, Any]:
+    box = dict.fromkeys(("left", "top", "right", "bottom"), 1)
+    return {
+        **box,
+        "image_id": image_id,
+        "face_index": 0,
+        "detection_score": 1.0,
+        "ambiguous": False,
+        "person": person,
+        "distance": 0.1,
+        "candidates": [],
+    }
 
 
 async def test_forgetting_removes_objects_and_rows(

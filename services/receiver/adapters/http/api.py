@@ -7,6 +7,7 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path, Query, Request
+from pydantic import WithJsonSchema
 from starlette.datastructures import UploadFile
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
@@ -22,6 +23,7 @@ from services.receiver.adapters.http import bodies, docs_page, documents, openap
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.files import Files
 from services.receiver.adapters.http.same_site import SameSite
+from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.adapters.http.views import (
     accepted_view,
     enrolled_view,
@@ -58,14 +60,11 @@ _Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", exam
 _PictureId = Annotated[
     int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
 ]
-_Name = Annotated[
-    str,
-    Path(
-        pattern=openapi.PERSON_PATTERN,
-        description="A person's name, at most 200 bytes in UTF-8; kept in Unicode's composed form.",
-        examples=["Grace Hopper"],
-    ),
+_Name = Annotated[openapi.PersonName, Path()]
+_Person = Annotated[
+    openapi.PersonName | None, Query(description="Only with a face of this person.")
 ]
+_Cursor = Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR})]
 
 
 _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
@@ -119,7 +118,7 @@ def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
     door = Door(
-        SameSite(Express(app, rooms.SUBMISSIONS)),
+        SameSite(SlashInName(Express(app, rooms.SUBMISSIONS))),
         room=rooms.by_kind(max_in_flight),
         refuse=rooms.refuse,
         settings=api.http,
@@ -219,12 +218,9 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
     )
     async def list_images(
         status: Annotated[Status | None, Query(description="Only with this status.")] = None,
-        person: Annotated[
-            str | None,
-            Query(min_length=1, max_length=100, description="Only with a face of this person."),
-        ] = None,
+        person: _Person = None,
         cursor: Annotated[
-            str | None, Query(pattern=CURSOR, description="next_cursor of the page before.")
+            _Cursor | None, Query(description="next_cursor of the page before.")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = 50,
     ) -> Response:
@@ -403,10 +399,7 @@ def _add_status(app: FastAPI, api: Api) -> None:
         responses=openapi.errors(422),
     )
     async def status(
-        person: Annotated[
-            str | None,
-            Query(min_length=1, max_length=100, description="Only with a face of this person."),
-        ] = None,
+        person: _Person = None,
     ) -> Response:
         report, problems = await asyncio.gather(counted(person), away())
         return json_response(

@@ -1,15 +1,16 @@
 """Completes the OpenAPI document: bodies that FastAPI does not see, problems, links."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, WithJsonSchema
 from pydantic.json_schema import models_json_schema
 
 from services.common.images import MAX_PICTURE_BYTES
+from services.common.names import MAX_NAME_LENGTH, check_name
 from services.receiver.adapters.http import documents, problems
-from services.receiver.domain import MAX_FILES, MAX_PERSON_LENGTH
+from services.receiver.domain import MAX_FILES
 
 _BODIES: Final = (
     documents.PathDocument,
@@ -33,10 +34,25 @@ _PROBLEMS: Final = {
 }
 _RETRIED: Final = frozenset({429, 503})
 
-# No slash, no control character, no space or dot at either end.
-_INNER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
-_OUTER: Final = r"[^/ .\x00-\x1f\x7f-\x9f]"
-PERSON_PATTERN: Final = rf"^{_OUTER}(?:{_INNER}{{0,{MAX_PERSON_LENGTH - 2}}}{_OUTER})?$"
+# No slash, no control character, no dot at the start; check_name says the rest.
+_PERSON_PATTERN: Final = r"^[^/.\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*$"
+
+PersonName = Annotated[
+    str,
+    AfterValidator(check_name),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_NAME_LENGTH,
+            "pattern": _PERSON_PATTERN,
+            "description": "A person's name: at most 200 bytes in UTF-8, nothing that cannot be"
+            " seen, no slash, no dot at the start. It is kept in Unicode's composed form, without"
+            " spaces around it.",
+            "examples": ["Grace Hopper"],
+        }
+    ),
+]
 
 FILE: Final = {
     "type": "string",

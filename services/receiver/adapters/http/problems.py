@@ -52,7 +52,14 @@ def problem(
 
 def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
     """Return where a request is wrong, and how."""
-    return [Fault("".join(f"/{part}" for part in one["loc"]), one["msg"]) for one in error.errors()]
+    return [
+        # A rule of our own says it in its own words.
+        Fault(
+            "".join(f"/{part}" for part in one["loc"]),
+            str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"],
+        )
+        for one in error.errors()
+    ]
 
 
 def install(app: FastAPI) -> None:
