@@ -62,7 +62,7 @@ class Spools:
         if size > self._left:
             raise HTTPException(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                "too many uploads arrive at once, there is no space for another, try again",
+                "too many uploads arrive at once, there is no space for another",
                 headers=RETRY_AFTER,
             )
         self._left -= size
@@ -106,10 +106,11 @@ class Spool:
         await self._flush()
         return await asyncio.to_thread(self._read, start, size)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield everything in order."""
-        for start in range(0, self.size, _MEMORY_BYTES):
-            yield await self.read(start, _MEMORY_BYTES)
+    async def pieces(self, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
+        """Yield ``size`` bytes in order, or all that follow."""
+        end = self.size if size is None else start + size
+        for at in range(start, end, _MEMORY_BYTES):
+            yield await self.read(at, min(_MEMORY_BYTES, end - at))
 
     async def close(self) -> None:
         """Give memory and space back."""
@@ -128,7 +129,7 @@ class Spool:
             log.warning("cannot keep a body on disk", error=str(error))
             raise HTTPException(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                "the disk on which uploads arrive is full or broken, try again later",
+                "the disk on which uploads arrive is full or broken",
                 headers=RETRY_AFTER,
             ) from None
         self._on_disk += len(data)
@@ -189,9 +190,10 @@ async def multipart(
         )
         try:
             form = await parser.parse()
-        except MultiPartException as error:
+        except (MultiPartException, KeyError) as error:
+            reason = error.message if isinstance(error, MultiPartException) else "no Content-Type"
             raise HTTPException(
-                HTTPStatus.UNPROCESSABLE_ENTITY, f"the multipart body is wrong: {error.message}"
+                HTTPStatus.UNPROCESSABLE_ENTITY, f"the multipart body is wrong: {reason}"
             ) from None
         yield form
 
@@ -234,10 +236,10 @@ class _Parser(MultiPartParser):
         """Begin a part."""
         super().on_headers_finished()
         if self._current_part.file:
-            self._current_part.file = _Part(self._spool, self._current_part.file)
+            self._current_part.file = Part(self._spool, self._current_part.file)
 
 
-class _Part(UploadFile):
+class Part(UploadFile):
     """A file of a form: a section of the spool that all files of the form share."""
 
     def __init__(self, spool: Spool, plain: UploadFile) -> None:
@@ -255,6 +257,10 @@ class _Part(UploadFile):
 
     async def seek(self, offset: int) -> None:
         """Do nothing: it is always read from the start."""
+
+    def pieces(self) -> AsyncIterator[bytes]:
+        """Yield all of it in order."""
+        return self._spool.pieces(self._start or 0, self.size)
 
     async def read(self, size: int = -1) -> bytes:
         """Return all of it."""

@@ -42,7 +42,7 @@ class Room:
         if self.taken >= self.limit:
             raise HTTPException(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"{self.limit} {self.kind} are being served, try again",
+                f"too many {self.kind} at once, {self.limit} are being served",
                 headers=RETRY_AFTER,
             )
 
@@ -141,7 +141,7 @@ class _InTime:
             seconds = self._loop.time() - self._start
             raise HTTPException(
                 HTTPStatus.REQUEST_TIMEOUT,
-                f"the body came too slowly: {self._received} bytes in {seconds:.0f} s",
+                f"what was sent came too slowly: {self._received} bytes in {seconds:.0f} s",
                 headers={"Connection": "close"},
             ) from None
         if message["type"] == "http.request":

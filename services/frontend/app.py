@@ -9,12 +9,16 @@ import uvloop
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse, Response
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from services.common import logs, ops
+from services.common.bodies import Spools
+from services.common.door import Door
 from services.common.head import HeadApp
-from services.common.settings import load
+from services.common.settings import HttpSettings, load
+from services.frontend.adapters import rooms
 from services.frontend.adapters.pages import Pages
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import Renderer, static_files
@@ -57,11 +61,20 @@ def first_contact(url: str, patience: float = _PATIENCE_SECONDS) -> ops.Check:
     return check
 
 
-def create_app(client: httpx.AsyncClient, lifecycle: ops.Lifecycle) -> ASGIApp:
+def create_app(
+    client: httpx.AsyncClient, lifecycle: ops.Lifecycle, settings: HttpSettings
+) -> ASGIApp:
     """Return the application on an HTTP client whose base URL is the receiver's."""
     receiver = Receiver(client)
     files = static_files()
-    pages = Pages(receiver, Thumbnails(receiver.content, shrink), Renderer(files), files)
+    pages = Pages(
+        receiver,
+        Thumbnails(receiver.content, shrink),
+        Renderer(files),
+        files,
+        spools=Spools(settings.max_spool_bytes),
+        max_upload_bytes=settings.max_upload_bytes,
+    )
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(pages.router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
@@ -72,12 +85,23 @@ def create_app(client: httpx.AsyncClient, lifecycle: ops.Lifecycle) -> ASGIApp:
         return pages.not_found()
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
+    async def refused(request: Request, error: HTTPException) -> Response:
         if error.status_code == 404:  # noqa: PLR2004
             return pages.not_found()
-        return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
+        return pages.refused(request, error)
 
-    return GuardedApp(HeadApp(app))
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it
+
+    return GuardedApp(
+        Door(
+            HeadApp(app),
+            room=rooms.by_kind(),
+            refuse=lambda scope, error: pages.refused(Request(scope), error),
+            settings=settings,
+        )
+    )
 
 
 async def run(settings: FrontendSettings) -> None:
@@ -87,7 +111,7 @@ async def run(settings: FrontendSettings) -> None:
     lifecycle = ops.Lifecycle(checks, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
     async with connect(settings.receiver_url) as client:
-        await ops.serve_http(create_app(client, lifecycle), listener, lifecycle)
+        await ops.serve_http(create_app(client, lifecycle, settings), listener, lifecycle, settings)
 
 
 def main() -> None:

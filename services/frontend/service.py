@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from services.frontend.domain import Person
+from services.frontend.domain import NotNowError, Person
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 """About a thousand thumbnails of 640 px."""
@@ -16,6 +16,7 @@ CONCURRENCY: Final = 2
 
 _REST: Final = 10.0
 
+_MAX_WAITING: Final = 256
 _ENTRY_BYTES: Final = 200  # what an entry costs beside its content
 
 Key = tuple[str, str, int]
@@ -52,6 +53,8 @@ class Thumbnails:
             return self._made[key]
         task = self._making.get(key)
         if task is None:
+            if len(self._making) >= _MAX_WAITING:
+                raise NotNowError("Too many pictures at once.")
             # Its own task: a client that goes away does not take it from the others.
             task = self._making[key] = asyncio.create_task(self._make(key))
             task.add_done_callback(lambda _: self._making.pop(key))

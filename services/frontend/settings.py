@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from services.common.settings import Port, Settings
+from services.common.settings import HttpSettings, Port, Settings
 
 
-class FrontendSettings(Settings):
+class FrontendSettings(Settings, HttpSettings):
     """Where to listen and where the receiver answers."""
 
     port: Port = Field(8080, description="HTTP port of the pages.")

@@ -6,22 +6,22 @@ that says what is wrong. A script that asks for JSON gets the same as JSON.
 
 import asyncio
 import unicodedata
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import suppress
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from services.common import bodies
 from services.common.images import MAX_PICTURE_BYTES, Status
 from services.common.names import InvalidNameError, check_name
 from services.frontend import domain
 from services.frontend.adapters.receiver import (
     Receiver,
+    explain_problem,
     known_picture_address,
     picture_address,
 )
@@ -46,18 +46,11 @@ THUMBNAIL_SIDE: Final = 640
 PREVIEW_SIDE: Final = 1600
 """Longest side in pixels of the picture on its own page."""
 
-_MAX_FORM_BYTES: Final = MAX_PICTURE_BYTES + 64 * 1024
-_MAX_DRAINED_BYTES: Final = 256 * 1024 * 1024
+_MAX_NAME_FORM_BYTES: Final = 64 * 1024
 _FOREVER: Final = "private, max-age=31536000, immutable"
 
 T = TypeVar("T")
 Filter = Annotated[str | None, Query(max_length=200)]
-
-
-class _KnownPictureParser(MultiPartParser):
-    """Keeps one picture in memory: the root file system of a pod is read-only."""
-
-    spool_max_size = _MAX_FORM_BYTES
 
 
 class Pages:
@@ -69,12 +62,17 @@ class Pages:
         thumbnails: Thumbnails,
         renderer: Renderer,
         files: dict[str, StaticFile],
+        *,
+        spools: bodies.Spools,
+        max_upload_bytes: int,
     ) -> None:
         self._receiver = receiver
         self._thumbnails = thumbnails
         self._names = Names(receiver.people)
         self._renderer = renderer
         self._files = files
+        self._spools = spools
+        self._max_upload_bytes = max_upload_bytes
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -163,19 +161,17 @@ class Pages:
     # Actions
 
     async def upload(self, request: Request) -> Response:
-        """Pass uploaded pictures on to the receiver as they arrive."""
-        body = request.stream()
-        try:
-            accepted = await self._receiver.upload(
-                body,
-                content_type=request.headers.get("content-type", ""),
-                length=request.headers.get("content-length"),
-            )
-        except (RefusedError, ReceiverAwayError) as error:
-            await _drain(body)
-            return self._failure(request, error)
-        except ClientDisconnect:
-            return Response(status_code=HTTPStatus.BAD_REQUEST)
+        """Pass uploaded pictures on to the receiver, once they are here."""
+        async with self._spools.open() as spool:
+            await bodies.receive(request, spool, max_bytes=self._max_upload_bytes)
+            try:
+                accepted = await self._receiver.upload(
+                    spool.pieces(),
+                    content_type=request.headers.get("content-type", ""),
+                    size=spool.size,
+                )
+            except (RefusedError, ReceiverAwayError) as error:
+                return self._failure(request, error)
         if _wants_json(request):
             return JSONResponse({"images": [one.model_dump() for one in accepted]}, 202)
         return RedirectResponse("/", HTTPStatus.SEE_OTHER)
@@ -190,7 +186,8 @@ class Pages:
 
     async def name_face(self, request: Request, picture_id: int, index: int) -> Response:
         """Make a face a known picture of the person named in the form."""
-        async with request.form(max_files=0, max_fields=4) as form:
+        small = bodies.limited(request, _MAX_NAME_FORM_BYTES)
+        async with small.form(max_files=0, max_fields=4) as form:
             person = str(form.get("person", "")).strip()
         refusal = (
             await _error_of(self._receiver.enrol_face(person, picture_id, index))
@@ -208,29 +205,35 @@ class Pages:
 
     async def add_known_picture(self, request: Request) -> Response:
         """Make an uploaded file a known picture of the person named in the form."""
-        body = request.stream()
-        parser = _KnownPictureParser(request.headers, _limited(body), max_files=1, max_fields=4)
         try:
-            form = await parser.parse()
-        except ClientDisconnect:
-            return Response(status_code=HTTPStatus.BAD_REQUEST)
-        except (MultiPartException, RefusedError, KeyError) as error:
-            await _drain(body)
-            refused = error if isinstance(error, RefusedError) else None
-            return self._failure(request, refused or RefusedError(422, "Choose one picture."))
-        try:
-            person, file = str(form.get("person", "")).strip(), form.get("file")
-            if not person:
-                return self._failure(request, RefusedError(422, "Enter a name."))
-            if not isinstance(file, UploadFile) or not file.size:
-                return self._failure(request, RefusedError(422, "Choose a picture."))
-            return await self._act(
+            async with bodies.multipart(
                 request,
-                self._receiver.enrol_picture(person, file.file, file.filename or "picture"),
-                "/people",
-            )
-        finally:
-            await form.close()
+                self._spools,
+                max_files=1,
+                max_bytes=MAX_PICTURE_BYTES + bodies.MULTIPART_OVERHEAD,
+            ) as form:
+                return await self._add_known_picture(request, form)
+        except HTTPException as error:
+            messages = {
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
+                    f"The picture is larger than {MAX_PICTURE_BYTES // 2**20} MB."
+                ),
+                HTTPStatus.UNPROCESSABLE_ENTITY: "Choose one picture.",
+            }
+            message = messages.get(HTTPStatus(error.status_code))
+            if message is None:
+                raise
+            return self._failure(request, RefusedError(error.status_code, message))
+
+    async def _add_known_picture(self, request: Request, form: FormData) -> Response:
+        person, file = str(form.get("person", "")).strip(), form.get("file")
+        if not person:
+            return self._failure(request, RefusedError(422, "Enter a name."))
+        if not isinstance(file, bodies.Part) or not file.size:
+            return self._failure(request, RefusedError(422, "Choose a picture."))
+        return await self._act(
+            request, self._receiver.enrol_picture(person, file.pieces(), file.size), "/people"
+        )
 
     async def delete_person(self, request: Request, person: str) -> Response:
         """Forget a person."""
@@ -247,6 +250,13 @@ class Pages:
     def not_found(self) -> Response:
         """Return the page for an address that does not exist."""
         return self._message(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def refused(self, request: Request, error: HTTPException) -> Response:
+        """Say why a request was refused before its action was tried."""
+        refusal = RefusedError(error.status_code, explain_problem(error.detail, error.headers))
+        response = self._failure(request, refusal)
+        response.headers.update(error.headers or {})
+        return response
 
     # What the pages are made of
 
@@ -427,6 +437,8 @@ def _problems(*answers: object) -> list[Problem]:
     if isinstance(report, StatusReport) and report.problems:
         return [domain.describe_problem(*item) for item in sorted(report.problems.items())]
     for answer in answers:
+        if isinstance(answer, NotNowError):
+            return [Problem("receiver", str(answer), "")]
         if isinstance(answer, ReceiverAwayError):
             return [domain.describe_problem("receiver", str(answer))]
     return []
@@ -440,25 +452,6 @@ def _done(request: Request, then: str) -> Response:
     if _wants_json(request):
         return JSONResponse({"then": then})
     return RedirectResponse(then, HTTPStatus.SEE_OTHER)
-
-
-async def _drain(body: AsyncGenerator[bytes, None]) -> None:
-    """Read the rest of a refused body, or the browser never sees why it was refused."""
-    read = 0
-    with suppress(ClientDisconnect):
-        async for chunk in body:
-            read += len(chunk)
-            if read > _MAX_DRAINED_BYTES:
-                return
-
-
-async def _limited(body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    read = 0
-    async for chunk in body:
-        read += len(chunk)
-        if read > _MAX_FORM_BYTES:
-            raise RefusedError(413, f"The picture is larger than {MAX_PICTURE_BYTES // 2**20} MB.")
-        yield chunk
 
 
 async def _or_error(call: Awaitable[T]) -> T | RefusedError | ReceiverAwayError:

@@ -1,9 +1,9 @@
 """The receiver's HTTP API, which is the frontend's only way to data and actions."""
 
-from collections.abc import AsyncIterable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -27,8 +27,7 @@ from services.frontend.domain import (
 _TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
 _UPLOAD_TIMEOUT: Final = httpx.Timeout(60.0, connect=2.0)
 
-MAX_UPLOADS: Final = 50
-"""Uploads at once: half of the connections that httpx has, so that pages keep the others."""
+_BOUNDARY: Final = "facestack-known-picture-0d9b6f2c7a1e4835"
 
 _PEOPLE: Final = TypeAdapter(tuple[Person, ...])
 _ACCEPTED: Final = TypeAdapter(tuple[Accepted, ...])
@@ -65,7 +64,6 @@ class Receiver:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
-        self._uploads = 0
 
     async def pictures(
         self, *, status: str | None, person: str | None, cursor: str | None, limit: int
@@ -92,24 +90,13 @@ class Receiver:
         return _parse_list(_PEOPLE, answer, "people")
 
     async def upload(
-        self, body: AsyncIterable[bytes], *, content_type: str, length: str | None
+        self, body: AsyncIterable[bytes], *, content_type: str, size: int
     ) -> tuple[Accepted, ...]:
-        """Pass a multipart body on as it arrives; ``length`` is its size in bytes, if known.
-
-        A slow client may take as long as it likes, so only :data:`MAX_UPLOADS` go on at once.
-        """
-        if self._uploads >= MAX_UPLOADS:
-            raise NotNowError("Too many uploads at once. Try again in a moment.")
-        headers = {"Content-Type": content_type}
-        if length is not None:
-            headers["Content-Length"] = length
-        self._uploads += 1
-        try:
-            answer = await self._call(
-                "POST /images", "/images", content=body, headers=headers, timeout=_UPLOAD_TIMEOUT
-            )
-        finally:
-            self._uploads -= 1
+        """Pass a multipart body of ``size`` bytes on."""
+        headers = {"Content-Type": content_type, "Content-Length": str(size)}
+        answer = await self._call(
+            "POST /images", "/images", content=body, headers=headers, timeout=_UPLOAD_TIMEOUT
+        )
         return _parse_list(_ACCEPTED, answer, "images")
 
     async def retry(self, picture_id: int) -> None:
@@ -129,12 +116,28 @@ class Receiver:
             timeout=_UPLOAD_TIMEOUT,
         )
 
-    async def enrol_picture(self, person: str, file: BinaryIO, filename: str) -> None:
-        """Make an uploaded file a known picture of a person."""
+    async def enrol_picture(self, person: str, file: AsyncIterable[bytes], size: int) -> None:
+        """Make an uploaded file of ``size`` bytes a known picture of a person."""
+        head = (
+            f"--{_BOUNDARY}\r\nContent-Disposition: form-data;"
+            ' name="file"; filename="picture"\r\n\r\n'
+        ).encode()
+        tail = f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield head
+            async for piece in file:
+                yield piece
+            yield tail
+
         await self._call(
             "POST /people/{name}/pictures",
             f"{_person_address(person)}/pictures",
-            files={"file": (filename, file)},
+            content=body(),
+            headers={
+                "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
+                "Content-Length": str(len(head) + size + len(tail)),
+            },
             timeout=_UPLOAD_TIMEOUT,
         )
 
@@ -202,9 +205,16 @@ def _message(response: httpx.Response) -> str:
         details = [str(error["detail"]) for error in problem.get("errors") or ()]
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"The receiver answered {response.status_code} without a reason."
-    message = " ".join(_sentence(part) for part in (text, *(d for d in details if d not in text)))
-    wait = response.headers.get("Retry-After")
-    return f"{message} Try again in {wait} s." if wait else message
+    return explain_problem(
+        " ".join(_sentence(part) for part in (text, *(d for d in details if d not in text))),
+        response.headers,
+    )
+
+
+def explain_problem(detail: str, headers: Mapping[str, str] | None) -> str:
+    """Return what is wrong as a sentence, and when to try again."""
+    wait = (headers or {}).get("Retry-After")
+    return f"{_sentence(detail)} Try again in {wait} s." if wait else _sentence(detail)
 
 
 def _sentence(text: str) -> str:

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from services.common.ops import Lifecycle
+from services.common.settings import HttpSettings
 from services.frontend.app import create_app
 from services.frontend.tests.fake_receiver import FakeReceiver
 from services.testing.pipeline import pipeline
@@ -24,7 +25,8 @@ async def page(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://receiver") as client,
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(client, lifecycle)), base_url="http://page"
+            transport=httpx.ASGITransport(create_app(client, lifecycle, HttpSettings())),
+            base_url="http://page",
         ) as browser,
     ):
         yield browser

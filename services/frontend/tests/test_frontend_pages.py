@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from services.frontend.adapters.receiver import Receiver
 from services.frontend.tests.fake_receiver import (
     FakeReceiver,
     face_json,
@@ -453,7 +454,7 @@ async def test_an_upload_is_passed_on_as_it_is(
     assert b"content" in receiver.bodies[0]
 
 
-async def test_uploads_leave_connections_for_the_pages(
+async def test_slow_uploads_take_nothing_from_others(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     begun, go_on = asyncio.Semaphore(0), asyncio.Event()
@@ -463,17 +464,51 @@ async def test_uploads_leave_connections_for_the_pages(
         await go_on.wait()
         yield b"content"
 
-    waiting = [asyncio.create_task(page.post("/upload", content=slow())) for _ in range(50)]
+    waiting = [asyncio.create_task(page.post("/upload", content=slow())) for _ in range(60)]
     for _ in waiting:
         await begun.acquire()
-    refused = await page.post("/upload", files={"files": ("a", b"b")})
-    assert refused.status_code == 503
-    assert "Too many uploads at once." in refused.text
+    assert (await page.post("/upload", files={"files": ("a", b"b")})).status_code == 303
     assert (await page.get("/")).status_code == 200
+    assert receiver.calls.count("POST /images") == 1
+    go_on.set()
+    assert {(await task).status_code for task in waiting} <= {303, 429}
+
+
+async def test_too_many_uploads_are_told_so(
+    page: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Semaphore(0), asyncio.Event()
+
+    async def upload() -> httpx.Response:
+        return await page.post("/upload", files={"files": ("a", b"b")})
+
+    async def busy(*_: object, **__: object) -> httpx.Response:
+        begun.release()
+        await go_on.wait()
+        return httpx.Response(202, json={"images": []})
+
+    monkeypatch.setattr(Receiver, "_call", busy)
+    waiting = [asyncio.create_task(upload()) for _ in range(32)]
+    for _ in waiting:
+        await begun.acquire()
+    refused = await page.post(
+        "/upload", files={"files": ("a", b"b")}, headers={"Accept": "application/json"}
+    )
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "1"
+    wanted = "Too many uploads at once, 32 are being served. Try again in 1 s."
+    assert refused.json()["message"] == wanted
     go_on.set()
     assert {(await task).status_code for task in waiting} == {303}
-    assert receiver.calls.count("POST /images") == 50
-    assert (await page.post("/upload", files={"files": ("a", b"b")})).status_code == 303
+
+
+async def test_an_upload_that_is_too_large_is_told_so(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    answer = await page.post("/upload", headers={"Content-Length": "999999999"}, content=b"x")
+    assert answer.status_code == 413
+    assert "The body has 999999999 bytes, the limit is 104857600 bytes." in answer.text
+    assert receiver.calls == []
 
 
 async def test_an_upload_by_script_is_answered_with_json(page: httpx.AsyncClient) -> None:

@@ -283,7 +283,7 @@ async def test_too_many_requests_at_once_are_told_to_come_back(
     assert refused.status_code == 429
     assert refused.headers["retry-after"]
     assert refused.headers["content-type"] == "application/problem+json"
-    assert "2 requests are being served" in refused.json()["detail"]
+    assert "too many requests at once, 2 are being served" in refused.json()["detail"]
     # Neither probes nor requests of other kinds wait for these.
     for probe in ("/livez", "/readyz", "/metrics"):
         assert (await client.get(probe)).status_code == 200

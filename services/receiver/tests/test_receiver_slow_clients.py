@@ -6,86 +6,27 @@ so that nobody waits for them.
 
 import contextlib
 import re
-import resource
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-import yaml
 
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch, Process
+from services.testing.clients import Clients, answer, many_files, pod
+
+__all__ = ["many_files"]
 
 HEAD = b"POST /images HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; boundary=B\r\n"
 PART = b'--B\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
 JSON_HEAD = b"POST /images/post HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-MANIFEST = Path(__file__).parents[3] / "base" / "receiver" / "deployment.yaml"
-
-
-def mebibytes(quantity: str) -> int:
-    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", quantity).groups()  # type: ignore[union-attr]
-    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
-
-
-def pod() -> tuple[int, int]:
-    """Return the memory and the temporary disk space that the pod has, in bytes."""
-    deployment = next(yaml.safe_load_all(MANIFEST.read_text()))
-    spec = deployment["spec"]["template"]["spec"]
-    volume = next(one for one in spec["volumes"] if one["name"] == "tmp")
-    return (
-        mebibytes(spec["containers"][0]["resources"]["limits"]["memory"]) * 2**20,
-        mebibytes(volume["emptyDir"]["sizeLimit"]) * 2**20,
-    )
-
-
-class Clients:
-    """Raw connections to one server."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._open: list[socket.socket] = []
-
-    def send(self, data: bytes, count: int = 1) -> list[socket.socket]:
-        """Open connections, send the same on each, and leave them open."""
-        opened = []
-        for _ in range(count):
-            one = socket.create_connection(("127.0.0.1", self._port), timeout=30)
-            opened.append(one)
-            one.sendall(data)
-        self._open += opened
-        return opened
-
-    def close(self) -> None:
-        for one in self._open:
-            one.close()
-
-
-def answer(connection: socket.socket) -> bytes:
-    """Return everything that the server says until it closes the connection."""
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := connection.recv(65536):
-            received += piece
-    return received
-
-
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """Let this process open a socket for each client."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 Serve = Callable[..., tuple[Process, Clients]]
 
 
@@ -230,7 +171,7 @@ def endless(port: int, head: bytes, piece: bytes, stop: threading.Event) -> None
 
 @pytest.mark.usefixtures("many_files")
 def test_memory_and_disk_stay_within_what_the_pod_has(serve: Serve) -> None:
-    memory, disk = pod()
+    memory, disk = pod("receiver")
     process, clients = serve(body_idle_seconds=60, body_seconds=60)
     measured = psutil.Process(process.process.pid)
     stop = threading.Event()

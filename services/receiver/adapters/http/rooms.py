@@ -39,7 +39,9 @@ def by_kind(max_in_flight: int) -> Callable[[Scope], Room]:
                 return uploads
             if path.startswith("/people/"):
                 return enrolments
-        elif scope["method"] == "GET" and (path.endswith("/picture") or "/pictures/" in path):
+        elif scope["method"] in {"GET", "HEAD"} and (
+            path.endswith("/picture") or "/pictures/" in path
+        ):
             return pictures
         return others
 
