@@ -7,6 +7,7 @@ that says what is wrong. A script that asks for JSON gets the same as JSON.
 import asyncio
 import unicodedata
 from collections.abc import Awaitable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
