@@ -215,17 +215,16 @@ class Stack:
         if name != "face_recog":
             port = await self._through(name, "mariadb", mariadb.port)
             told["DATABASE_URL"] = mariadb.url(_BUCKET).replace(str(mariadb.port), str(port))
-        if name != "redeemer":
-            port = await self._through(name, "versitygw", versitygw.port)
-            told["S3_ENDPOINT"] = f"http://127.0.0.1:{port}"
-            told["OBJECT_STORE_URL"] = f"s3://{_BUCKET}"
-            for setting, value in (
-                ("S3_ACCESS_KEY_ID_FILE", versitygw.access_key_id),
-                ("S3_SECRET_ACCESS_KEY_FILE", versitygw.secret_access_key),
-            ):
-                file = self.folder / setting.lower()
-                file.write_text(value)
-                told[setting] = str(file)
+        port = await self._through(name, "versitygw", versitygw.port)
+        told["S3_ENDPOINT"] = f"http://127.0.0.1:{port}"
+        told["OBJECT_STORE_URL"] = f"s3://{_BUCKET}"
+        for setting, value in (
+            ("S3_ACCESS_KEY_ID_FILE", versitygw.access_key_id),
+            ("S3_SECRET_ACCESS_KEY_FILE", versitygw.secret_access_key),
+        ):
+            file = self.folder / setting.lower()
+            file.write_text(value)
+            told[setting] = str(file)
         if name in PROCESSORS:
             port = await self._through(name, "nsqlookupd", lookupd.http_port)
             told["NSQLOOKUPD_URLS"] = f'["http://127.0.0.1:{port}"]'
