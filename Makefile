@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-long check format lock stubs manifests images servers samples bench faults clean venv venv-dev
+.PHONY: bootstrap crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs manifests images servers samples bench faults clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -17,6 +17,9 @@ test: venv-dev samples ## run every test but the long ones
 
 test-long: venv-dev samples ## run the long tests: thousands of random schedules and inputs, new ones each time
 	@$(python) -m pytest -m long --hypothesis-profile=long $(ARGS)
+
+test-bare: venv-dev samples ## run them in a fresh clone with no tool on PATH: pass, or say what to install
+	@scripts/test-bare $(ARGS)
 
 check: venv-dev ## lint, types, formatting, import rules, lock files and stubs
 	@scripts/check
@@ -92,7 +95,7 @@ bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://.
 	@scripts/bootstrap
 
 ##@ Get what it needs
-servers: ## install what some tests need: MariaDB, Chromium, NSQ, versitygw, checks of manifests
+servers: ## install all that tests start: MariaDB, Chromium, NSQ, versitygw, checks of manifests ...
 	@scripts/servers
 
 samples: venv ## get the two sample photographs

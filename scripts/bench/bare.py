@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,11 @@ def pictures_per_second(files: list[Path], known: list[Any]) -> float:
     """Recognise the files in a loop per CPU and return the rate, without starting up."""
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     cpus = len(os.sched_getaffinity(0))
-    with multiprocessing.get_context("spawn").Pool(cpus, _start, (known,)) as pool:
-        pool.map(_identify, files[:cpus], chunksize=1)
+    # Unlike multiprocessing's own pool, this one says so when a process of it dies.
+    with ProcessPoolExecutor(
+        cpus, multiprocessing.get_context("spawn"), initializer=_start, initargs=(known,)
+    ) as pool:
+        list(pool.map(_identify, files[:cpus]))
         start = time.perf_counter()
-        pool.map(_identify, files, chunksize=1)
+        list(pool.map(_identify, files))
         return len(files) / (time.perf_counter() - start)

@@ -5,6 +5,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import count
 
@@ -78,5 +79,5 @@ def submit(port: int, prefix: str, *, bulk: int, clients: int, seconds: float) -
 
     ``bulk`` is the number of paths in a request; 1 uses the single endpoint.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_process, ((port, prefix, bulk, clients, seconds),))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_process, (port, prefix, bulk, clients, seconds)).result()

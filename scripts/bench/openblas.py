@@ -1,11 +1,13 @@
 """dlib as the image of face_recog has it, built with OpenBLAS, against the wheel from PyPI."""
 
+import contextlib
 import json
 import os
 import random
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from rich.table import Table
 from scripts.bench import faces
 from scripts.bench.pictures import write_variants
 
+_ROUNDS: Final = 20
 _ROOT: Final = Path(__file__).parents[2]
 _ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -36,16 +39,19 @@ class _Dlib:
     def answer(self, picture: Path) -> dict[str, Any]:
         assert self._process.stdin  # noqa: S101, both are pipes
         assert self._process.stdout  # noqa: S101
-        print(picture, file=self._process.stdin, flush=True)
-        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):
+            print(picture, file=self._process.stdin, flush=True)
+        if not (line := self._process.stdout.readline()):
+            raise EOFError(f"{self._process.args!r} ended")
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def end(self) -> None:
         self._process.communicate()
 
 
-def run(console: Console, folder: Path, *, rounds: int = 20) -> None:
-    """Print the table; the two take turns at every picture, so that noise meets both."""
+def run(console: Console, folder: Path, *, short: bool) -> None:
+    """Print the table of the wheel and of the image."""
     tag = subprocess.run(
         [_ROOT / "scripts" / "image-tag"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -54,17 +60,25 @@ def run(console: Console, folder: Path, *, rounds: int = 20) -> None:
     try:
         subprocess.run(inspect, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        console.print(f"dlib: not measured, there is no image {image}: run 'make images'")
-        return
-    pictures = write_variants(folder, rounds, largest=600)
+        raise SystemExit(f"dlib: there is no image {image}: run 'make images'") from None
     program = Path(faces.__file__)
     container = ["docker", "run", "--rm", "--interactive", "--network=none"]
     container += [f"--user={os.getuid()}:{os.getgid()}", "--env=PYTHONPATH=/app"]
     container += [f"--env={name}={value}" for name, value in _ONE_THREAD.items()]
     container += [f"--volume={folder}:{folder}:ro", f"--volume={program}:/faces.py:ro"]
+    compare(console, folder, [*container, "--entrypoint=python", image, "/faces.py"], short=short)
+
+
+def compare(console: Console, folder: Path, command: Sequence[str], *, short: bool) -> None:
+    """Print the table of the wheel and of what answers as :mod:`scripts.bench.faces` does.
+
+    The two take turns at every picture, so that noise meets both.
+    """
+    rounds = 2 if short else _ROUNDS
+    pictures = write_variants(folder, rounds, largest=600)
     dlibs = {
         "wheel from PyPI": _Dlib(sys.executable, "-m", faces.__name__),
-        "with OpenBLAS": _Dlib(*container, "--entrypoint=python", image, "/faces.py"),
+        "with OpenBLAS": _Dlib(*command),
     }
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in dlibs}
     try:

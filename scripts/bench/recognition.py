@@ -1,10 +1,12 @@
 """One identify over gRPC with few and very many known people."""
 
 import asyncio
+import contextlib
 import os
 import random
 import statistics
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +25,9 @@ from services.face_recog.domain import ENCODING_SIZE, Encoding, People
 from services.face_recog.service import Gallery, Identifier
 from services.testing.servers import free_port
 
-KNOWN: Final = (3, 10, 50)
-SYNTHETIC: Final = 100_000
+_KNOWN: Final = (3, 10, 50)
+_SYNTHETIC: Final = 100_000
+_ROUNDS: Final = 15
 
 
 class _FixedGallery(Gallery):
@@ -54,48 +57,60 @@ def _reencode(known: list[Path], picture: Path) -> float:
     return time.perf_counter() - start
 
 
-async def _measure(console: Console, folder: Path, rounds: int) -> None:
-    known_files = write_variants(folder / "known", max(KNOWN), largest=300)
+@contextlib.asynccontextmanager
+async def _serving(folder: Path) -> AsyncIterator[tuple[RecogniserClient, _FixedGallery]]:
+    """Serve from this process, with one worker, and end all of it whatever happens."""
+    async with contextlib.AsyncExitStack() as stack:
+        store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder / 'store'}"))
+        pool = Pool(
+            size=1, queue_size=8, work_seconds=60, long_seconds=60, memory_bytes=2 * 1024**3
+        )
+        stack.push_async_callback(pool.close)
+        await pool.start()
+        gallery = _FixedGallery(store, pool)
+        server = Server(
+            Identifier(store, pool, gallery), engine=pool.engine, connection_age=600, grace=1
+        )
+        port = free_port()
+        await server.start("127.0.0.1", port)
+        stack.push_async_callback(server.stop)
+        await server.set_serving(serving=True)
+        client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
+        stack.push_async_callback(client.close)
+        yield client, gallery
+
+
+async def _measure(
+    console: Console, folder: Path, known: tuple[int, ...], synthetic: int, rounds: int
+) -> None:
+    known_files = write_variants(folder / "known", max(known), largest=300)
     [picture] = write_variants(folder / "picture", 1, largest=900)
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     console.print(f"Encoding {len(known_files)} known pictures …")
     start = time.perf_counter()
     real = [bare.encode(file)[0] for file in known_files]
     encode_seconds = (time.perf_counter() - start) / len(known_files)
-    reencoding = {number: _reencode(known_files[:number], picture) for number in KNOWN}
+    reencoding = {number: _reencode(known_files[:number], picture) for number in known}
 
-    store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder / 'store'}"))
-    pool = Pool(size=1, queue_size=8, work_seconds=60, long_seconds=60, memory_bytes=2 * 1024**3)
-    await pool.start()
-    gallery = _FixedGallery(store, pool)
-    server = Server(
-        Identifier(store, pool, gallery), engine=pool.engine, connection_age=600, grace=1
-    )
-    port = free_port()
-    await server.start("127.0.0.1", port)
-    client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
     galleries = {
-        number: People(_synthetic(real[:number], number)) for number in (*KNOWN, SYNTHETIC)
+        number: People(_synthetic(real[:number], number)) for number in (*known, synthetic)
     }
     seconds: dict[int, list[float]] = {number: [] for number in galleries}
     content = picture.read_bytes()
-    for turn in range(rounds + 1):
-        for number, people in random.sample(list(galleries.items()), len(galleries)):
-            gallery.show(people)
-            start = time.perf_counter()
-            await client.identify(content)
-            if turn:  # the first round warms up
-                seconds[number].append(time.perf_counter() - start)
-    await client.close()
-    await server.drain()
-    await server.stop()
-    await pool.close()
+    async with _serving(folder) as (client, gallery):
+        for turn in range(rounds + 1):
+            for number, people in random.sample(list(galleries.items()), len(galleries)):
+                gallery.show(people)
+                start = time.perf_counter()
+                await client.identify(content)
+                if turn:  # the first round warms up
+                    seconds[number].append(time.perf_counter() - start)
 
-    first = statistics.median(seconds[KNOWN[0]])
+    first = statistics.median(seconds[known[0]])
     table = Table(
         "known people",
         "ms",
-        "against 3 known people",
+        f"against {known[0]} known people",
         "re-encoding them per request, s",
         "ratio",
         title=f"One identify, median of {rounds}",
@@ -116,6 +131,7 @@ async def _measure(console: Console, folder: Path, rounds: int) -> None:
     console.print(table)
 
 
-def run(console: Console, folder: Path, *, rounds: int = 15) -> None:
+def run(console: Console, folder: Path, *, short: bool) -> None:
     """Print the table; the galleries take turns, so that noise meets all of them."""
-    asyncio.run(_measure(console, folder, rounds))
+    how = ((1, 2), 1_000, 1) if short else (_KNOWN, _SYNTHETIC, _ROUNDS)
+    asyncio.run(_measure(console, folder, *how))

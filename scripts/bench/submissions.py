@@ -4,15 +4,13 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
-from urllib.request import urlopen
 
 import asyncmy
 import pymysql
@@ -21,12 +19,15 @@ from rich.table import Table
 
 from scripts.bench import load
 from services.common.settings import DatabaseSettings
+from services.local.programs import Program
 from services.migrations.__main__ import migrate
+from services.testing.pipeline import Service
 from services.testing.servers import MariaDb, free_port
 
-CLIENTS: Final = 32
-BULK: Final = 100
-MILLION: Final = 1_000_000
+_CLIENTS: Final = 32
+_BULK: Final = 100
+_ROWS: Final = 1_000_000
+_SECONDS: Final = 8
 
 _COLUMNS: Final = "path, name, status, attempt, due_at, created_at, updated_at"
 _INSERT: Final = f"INSERT INTO images ({_COLUMNS}) VALUES "
@@ -48,7 +49,7 @@ def _bare_sqlite(file: Path, prefix: str, bulk: int, seconds: float) -> float:
     batches = _rows(prefix, bulk)
     lock = threading.Lock()
     until = time.perf_counter() + seconds
-    done = [0] * CLIENTS
+    done = [0] * _CLIENTS
 
     def work(number: int) -> None:
         connection = sqlite3.connect(file, timeout=30, isolation_level=None)
@@ -62,12 +63,9 @@ def _bare_sqlite(file: Path, prefix: str, bulk: int, seconds: float) -> float:
             done[number] += bulk
         connection.close()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(CLIENTS)]
     start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(_CLIENTS) as threads:
+        list(threads.map(work, range(_CLIENTS)))  # raises what one of them raised
     return sum(done) / (time.perf_counter() - start)
 
 
@@ -90,7 +88,7 @@ async def _bare_mariadb(port: int, database: str, prefix: str, bulk: int, second
         await connection.ensure_closed()
 
     start = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(CLIENTS)))
+    await asyncio.gather(*(work() for _ in range(_CLIENTS)))
     return done / (time.perf_counter() - start)
 
 
@@ -114,8 +112,8 @@ class _Sqlite:
     def bare(self, prefix: str, bulk: int, seconds: float) -> float:
         return _bare_sqlite(self._file, prefix, bulk, seconds)
 
-    def fill(self) -> None:
-        fill(self._file, MILLION)
+    def fill(self, rows: int) -> None:
+        fill(self._file, rows)
 
 
 class _MariaDb:
@@ -129,10 +127,10 @@ class _MariaDb:
     def bare(self, prefix: str, bulk: int, seconds: float) -> float:
         return asyncio.run(_bare_mariadb(self._server.port, "bench", prefix, bulk, seconds))
 
-    def fill(self) -> None:
+    def fill(self, rows: int) -> None:
         row = _FILL_ROW.format("seq").replace("'filled/' || seq", "CONCAT('filled/', seq)")
         self._execute(
-            f"INSERT INTO images ({_COLUMNS}) SELECT {row} FROM seq_1_to_{MILLION}",
+            f"INSERT INTO images ({_COLUMNS}) SELECT {row} FROM seq_1_to_{rows}",
             database="bench",
         )
 
@@ -160,36 +158,18 @@ def _receiver(url: str, folder: Path) -> Iterator[int]:
         "PORT": str(port),
         "LOG_LEVEL": "INFO",
     }
-    with (folder / "receiver.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.receiver"], env=environment, stdout=log, stderr=log
-        )
+    receiver = Service(Program("receiver", environment, f"http://127.0.0.1:{port}"), folder)
     try:
-        _wait_until(lambda: _ready(port))
+        receiver.start()
+        receiver.wait_ready()
         yield port
     finally:
-        process.terminate()
-        process.wait(30)
+        receiver.stop()
 
 
-def _ready(port: int) -> bool:
-    try:
-        with urlopen(f"http://127.0.0.1:{port}/readyz") as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit("the receiver did not become ready; see its log")
-        time.sleep(0.05)
-
-
-def run(console: Console, folder: Path, *, seconds: float = 8) -> None:
-    """Print the table; each row compares two neighbouring runs of ``seconds``."""
+def run(console: Console, folder: Path, *, short: bool) -> None:
+    """Print the table; each row compares two neighbouring runs of the same length."""
+    rows, seconds = (1_000, 0.2) if short else (_ROWS, _SECONDS)
     table = Table(
         "database",
         "rows before",
@@ -199,25 +179,32 @@ def run(console: Console, folder: Path, *, seconds: float = 8) -> None:
         "p99 ms",
         "bare driver rows/s",
         "ratio",
-        title=f"Acknowledged submissions, {CLIENTS} keep-alive clients",
+        title=f"Acknowledged submissions, {_CLIENTS} keep-alive clients",
     )
-    server = MariaDb(folder).start()
+    server = MariaDb(folder)
     try:
+        server.start()
         databases: list[Any] = [_Sqlite(folder), _MariaDb(server)]
         for database in databases:
             migrate(DatabaseSettings(database_url=database.url))
-            for before in (0, MILLION):
+            for before in (0, rows):
                 if before:
-                    console.print(f"{database.name}: filling in a million rows …")
-                    database.fill()
-                for bulk in (1, BULK):
+                    console.print(f"{database.name}: filling in {rows:,} rows …")
+                    database.fill(rows)
+                for bulk in (1, _BULK):
                     console.print(f"{database.name}, {before:,} rows, {bulk} a request …")
                     name = f"{before}-{bulk}"
                     bare = database.bare(f"bare-{name}", bulk, seconds)
                     with _receiver(database.url, folder) as port:
-                        load.submit(port, f"warm-{name}", bulk=bulk, clients=CLIENTS, seconds=1)
+                        load.submit(
+                            port,
+                            f"warm-{name}",
+                            bulk=bulk,
+                            clients=_CLIENTS,
+                            seconds=min(1, seconds),
+                        )
                         ours = load.submit(
-                            port, f"ours-{name}", bulk=bulk, clients=CLIENTS, seconds=seconds
+                            port, f"ours-{name}", bulk=bulk, clients=_CLIENTS, seconds=seconds
                         )
                     table.add_row(
                         database.name,

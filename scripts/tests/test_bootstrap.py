@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from services.testing.servers import find_binary
+
 ROOT = Path(__file__).parents[2]
 
 KUBECTL = """\
@@ -70,6 +72,13 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
+@pytest.fixture
+def ssh() -> None:
+    """The client of OpenSSH, or the test is skipped."""
+    for name in ("ssh-keygen", "ssh-keyscan"):
+        find_binary(name)
+
+
 def test_no_cluster_is_named(bench: Bench) -> None:
     assert "say which cluster this is: CLUSTER=NAME, one of: aws kind minikube" in bench.run()
 
@@ -129,6 +138,7 @@ def test_an_address_that_does_not_do(bench: Bench, url: str, problem: str) -> No
     assert problem in bench.run(CLUSTER="kind", GIT_URL=url)
 
 
+@pytest.mark.usefixtures("ssh")
 @pytest.mark.parametrize(
     ("url", "entry"),
     [
@@ -144,17 +154,20 @@ def test_host_keys_of_another_server(bench: Bench, url: str, entry: str) -> None
     assert f"has no key of {entry}\n" in said
 
 
+@pytest.mark.usefixtures("ssh")
 def test_a_server_that_does_not_show_its_key(bench: Bench) -> None:
     said = bench.run(CLUSTER="kind", GIT_URL="ssh://git@127.0.0.1:9/facestack.git")
     assert "127.0.0.1:9 tells no host key from here: save it in a file and say KNOWN_HOSTS=" in said
 
 
+@pytest.mark.usefixtures("ssh")
 def test_a_key_that_nobody_has_accepted(bench: Bench) -> None:
     show_key(bench)
     said = bench.run(CLUSTER="kind", GIT_URL=URL)
     assert "nobody is here to compare the key of git.example.com: save it in a file" in said
 
 
+@pytest.mark.usefixtures("ssh")
 def test_a_key_that_ssh_knows_is_taken_and_the_server_not_asked(bench: Bench) -> None:
     (bench.folder / ".ssh").mkdir()
     (bench.folder / ".ssh" / "known_hosts").write_text(f"git.example.com {KEY}\n")

@@ -11,20 +11,25 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 import pytest
 
 _TOOLS: Final = Path(__file__).parents[2] / ".tools" / "bin"
-_INSTALL: Final = "make servers"
 
 
 def find_binary(name: str) -> str:
-    """Return the path of a server's binary, or skip or fail the test."""
-    path = shutil.which(name, path=f"{_TOOLS}:{os.environ['PATH']}:/usr/sbin:/sbin")
-    if path:
+    """Return the path of a server's or tool's binary, or skip or fail the test."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    # A user's PATH leaves out the sbin beside each bin, where Debian puts servers.
+    beside = [str(Path(folder).with_name("sbin")) for folder in folders]
+    if path := shutil.which(name, path=os.pathsep.join([str(_TOOLS), *folders, *beside])):
         return path
-    reason = f"{name} is not installed: run '{_INSTALL}'"
+    return give_up(f"{name} is not installed: run 'make servers'")
+
+
+def give_up(reason: str) -> NoReturn:
+    """Skip the test for want of what the reason says how to get; fail where all must be there."""
     if os.environ.get("REQUIRE_SERVERS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -78,7 +83,11 @@ class Server:
             self._process = subprocess.Popen(
                 self._command, stdout=log, stderr=subprocess.STDOUT, env=self._env
             )
-        wait_for_port(self.port, self._process)
+        try:
+            wait_for_port(self.port, self._process)
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     @property
@@ -103,7 +112,12 @@ class Server:
     def _end(self, how: signal.Signals) -> None:
         if self._process and self._process.poll() is None:
             self._process.send_signal(how)
-            self._process.wait(30)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
         self._process = None
 
 
@@ -115,7 +129,7 @@ class MariaDb(Server):
         data = folder / "data"
         # As root the server must be told that it may run as root.
         user = ["--user=root"] if os.geteuid() == 0 else []
-        subprocess.run(
+        installed = subprocess.run(
             [
                 find_binary("mariadb-install-db"),
                 "--no-defaults",
@@ -124,10 +138,12 @@ class MariaDb(Server):
                 "--skip-test-db",
                 *user,
             ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            check=False,
+            capture_output=True,
+            text=True,
         )
+        if installed.returncode:
+            pytest.fail(f"mariadb-install-db: {installed.stdout}{installed.stderr}")
         port = free_port()
         super().__init__(
             [

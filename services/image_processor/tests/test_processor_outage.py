@@ -144,6 +144,8 @@ async def test_the_process_works_and_drains(
     folder_store_settings: ObjectStoreSettings,
     recogniser_server: Any,
 ) -> None:
+    if queue == "nsq":
+        lookupd, nsqd = map(request.getfixturevalue, ("nsqlookupd", "nsqd"))
     database = Database(sqlite_settings)
     store = ObjectStore(folder_store_settings)
     bench = bench_of(database)
@@ -151,8 +153,8 @@ async def test_the_process_works_and_drains(
     ids = await bench.submit(*contents)
     more = {}
     if queue == "nsq":
-        more["NSQLOOKUPD_URLS"] = f'["{request.getfixturevalue("nsqlookupd").http_url}"]'
-        doorbell = NsqDoorbell(request.getfixturevalue("nsqd").http_url)
+        more["NSQLOOKUPD_URLS"] = f'["{lookupd.http_url}"]'
+        doorbell = NsqDoorbell(nsqd.http_url)
         await doorbell.ring(ids)
         await doorbell.close()
     for number, content in enumerate(contents):
