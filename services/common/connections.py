@@ -12,11 +12,11 @@ How long the body of a request that is not answered may take, :mod:`services.com
 """
 
 import asyncio
+import json
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
 
-import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -221,9 +221,9 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()  # an answer within or behind another one would confuse
             return
         status, detail = self._refusal or (HTTPStatus.BAD_REQUEST, msg)
-        content = orjson.dumps(
+        content = json.dumps(
             {"type": "about:blank", "title": status.phrase, "status": status, "detail": detail}
-        )
+        ).encode()
         self.transport.write(
             f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: application/problem+json\r\n"
             f"Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode()
