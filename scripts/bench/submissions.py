@@ -158,7 +158,7 @@ def _receiver(url: str, folder: Path) -> Iterator[int]:
         "PORT": str(port),
         "LOG_LEVEL": "INFO",
     }
-    receiver = Service(Program("receiver", environment, f"http://127.0.0.1:{port}"), folder)
+    receiver = Service(Program("receiver", environment, f"http://127.0.0.1:{port}"), folder, {})
     try:
         receiver.start()
         receiver.wait_ready()
