@@ -24,7 +24,7 @@ from services.migrations.__main__ import migrate
 from services.testing.pipeline import Service
 from services.testing.servers import MariaDb, free_port
 
-_CLIENTS: Final = 32
+CLIENTS: Final = 32
 _BULK: Final = 100
 _ROWS: Final = 1_000_000
 _SECONDS: Final = 8
@@ -49,7 +49,7 @@ def _bare_sqlite(file: Path, prefix: str, bulk: int, seconds: float) -> float:
     batches = _rows(prefix, bulk)
     lock = threading.Lock()
     until = time.perf_counter() + seconds
-    done = [0] * _CLIENTS
+    done = [0] * CLIENTS
 
     def work(number: int) -> None:
         connection = sqlite3.connect(file, timeout=30, isolation_level=None)
@@ -64,8 +64,8 @@ def _bare_sqlite(file: Path, prefix: str, bulk: int, seconds: float) -> float:
         connection.close()
 
     start = time.perf_counter()
-    with ThreadPoolExecutor(_CLIENTS) as threads:
-        list(threads.map(work, range(_CLIENTS)))  # raises what one of them raised
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        list(threads.map(work, range(CLIENTS)))  # raises what one of them raised
     return sum(done) / (time.perf_counter() - start)
 
 
@@ -88,7 +88,7 @@ async def _bare_mariadb(port: int, database: str, prefix: str, bulk: int, second
         await connection.ensure_closed()
 
     start = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(_CLIENTS)))
+    await asyncio.gather(*(work() for _ in range(CLIENTS)))
     return done / (time.perf_counter() - start)
 
 
@@ -147,7 +147,8 @@ class _MariaDb:
 
 
 @contextlib.contextmanager
-def _receiver(url: str, folder: Path) -> Iterator[int]:
+def receiver(url: str, folder: Path, **settings: str) -> Iterator[int]:
+    """Run a receiver on the database, with these settings, and yield its port."""
     port = free_port()
     environment = {
         **os.environ,
@@ -157,14 +158,15 @@ def _receiver(url: str, folder: Path) -> Iterator[int]:
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "LOG_LEVEL": "INFO",
+        **settings,
     }
-    receiver = Service(Program("receiver", environment, f"http://127.0.0.1:{port}"), folder, {})
+    service = Service(Program("receiver", environment, f"http://127.0.0.1:{port}"), folder, {})
     try:
-        receiver.start()
-        receiver.wait_ready()
+        service.start()
+        service.wait_ready()
         yield port
     finally:
-        receiver.stop()
+        service.stop()
 
 
 def run(console: Console, folder: Path, *, short: bool) -> None:
@@ -179,7 +181,7 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
         "p99 ms",
         "bare driver rows/s",
         "ratio",
-        title=f"Acknowledged submissions, {_CLIENTS} keep-alive clients",
+        title=f"Acknowledged submissions, {CLIENTS} keep-alive clients",
     )
     server = MariaDb(folder)
     try:
@@ -195,16 +197,16 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
                     console.print(f"{database.name}, {before:,} rows, {bulk} a request …")
                     name = f"{before}-{bulk}"
                     bare = database.bare(f"bare-{name}", bulk, seconds)
-                    with _receiver(database.url, folder) as port:
+                    with receiver(database.url, folder) as port:
                         load.submit(
                             port,
                             f"warm-{name}",
                             bulk=bulk,
-                            clients=_CLIENTS,
+                            clients=CLIENTS,
                             seconds=min(1, seconds),
                         )
                         ours = load.submit(
-                            port, f"ours-{name}", bulk=bulk, clients=_CLIENTS, seconds=seconds
+                            port, f"ours-{name}", bulk=bulk, clients=CLIENTS, seconds=seconds
                         )
                     table.add_row(
                         database.name,

@@ -3,6 +3,7 @@
 ReceiverError
 ├── NotFoundError   the thing that is named does not exist
 ├── ConflictError   its state does not allow the request
+├── BusyError       too much waits already; the same request works later
 └── InvalidError    the request can never work; ``faults`` names each wrong part
 
 The message of each is meant for the client.
@@ -37,6 +38,10 @@ class NotFoundError(ReceiverError):
 
 class ConflictError(ReceiverError):
     """The request does not fit the present state."""
+
+
+class BusyError(ReceiverError):
+    """Too much waits already, and this would wait too long."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from services.receiver.domain import MAX_BATCH, Accepted, Submission
+from services.receiver.domain import MAX_BATCH, Accepted, BusyError, Submission
 from services.receiver.service.ports import Rows
 from services.receiver.service.ringing import Ringer
 
@@ -15,6 +15,10 @@ log = structlog.get_logger(__name__)
 
 _MAX_ROWS: Final = MAX_BATCH
 """Rows in one transaction: a larger one keeps everybody waiting longer than it saves."""
+
+
+MAX_WAITING_ROWS: Final = 8 * MAX_BATCH
+"""Rows that wait for their transaction: more would wait for longer than it takes to come again."""
 
 
 class Submissions:
@@ -27,14 +31,18 @@ class Submissions:
         self._rows = rows
         self._ringer = ringer
         self._waiting: deque[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]] = deque()
+        self._waiting_rows = 0
         self._idle = parallel
         self._writers: set[asyncio.Task[None]] = set()
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Accepted]:
         """Return the accepted rows, in order, once they are durable: all of them or none.
 
-        Raises ``DatabaseUnavailableError``.
+        Raises ``DatabaseUnavailableError``, and :class:`BusyError` when too many rows wait.
         """
+        if self._waiting_rows + len(submissions) > MAX_WAITING_ROWS:
+            raise BusyError(f"too many submissions at once, {self._waiting_rows} paths wait")
+        self._waiting_rows += len(submissions)
         future: asyncio.Future[list[Accepted]] = asyncio.get_running_loop().create_future()
         self._waiting.append((submissions, future))
         if self._idle:
@@ -78,6 +86,7 @@ class Submissions:
         while self._waiting and size + len(self._waiting[0][0]) <= _MAX_ROWS:
             size += len(self._waiting[0][0])
             requests.append(self._waiting.popleft())
+        self._waiting_rows -= size
         return requests
 
     def _announce(self, new: list[int]) -> None:

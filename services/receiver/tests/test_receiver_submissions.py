@@ -13,7 +13,7 @@ from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import Accepted, Submission
+from services.receiver.domain import Accepted, BusyError, Submission
 from services.receiver.metrics import RINGS
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
@@ -292,6 +292,26 @@ async def test_a_transaction_holds_at_most_a_thousand_rows() -> None:
     rows.release.set()
     await asyncio.gather(*tasks)
     assert [len(batch) for batch in rows.batches] == [800, 800, 400]
+
+
+async def test_more_than_can_be_committed_soon_is_sent_away() -> None:
+    rows: Any = HeldRows()
+    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
+
+    def submit(number: int) -> "asyncio.Task[list[Accepted]]":
+        batch = [Submission(f"{number}/{m}", "") for m in range(1000)]
+        return asyncio.create_task(submissions.submit(batch))
+
+    first = submit(0)
+    await rows.entered.wait()
+    waiting = [submit(number) for number in range(1, 9)]
+    await asyncio.sleep(0)
+    with pytest.raises(BusyError, match="8000 paths wait"):
+        await submissions.submit([Submission("one more", "")])
+    rows.release.set()
+    await asyncio.gather(first, *waiting)
+    assert len(rows.batches) == 9
+    await submissions.submit([Submission("one more", "")])
 
 
 async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:

@@ -15,14 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from services.common.database import DatabaseUnavailableError
+from services.common.door import RETRY_AFTER
 from services.common.facerecog.client import RecogniserError
 from services.common.objects import ObjectStoreUnavailableError
-from services.receiver.domain import ConflictError, Fault, InvalidError, NotFoundError
+from services.receiver.domain import BusyError, ConflictError, Fault, InvalidError, NotFoundError
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-RETRY_AFTER: Final = {"Retry-After": "1"}
 
 _AWAY: Final[Mapping[type[Exception], str]] = {
     DatabaseUnavailableError: "database",
@@ -68,6 +68,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _wrong_parameters)
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
+    app.add_exception_handler(BusyError, _busy)
     for kind in _AWAY:
         app.add_exception_handler(kind, _away)
     app.add_exception_handler(HTTPException, _refused)
@@ -89,6 +90,10 @@ async def _not_found(_: Request, error: Exception) -> Response:
 
 async def _conflict(_: Request, error: Exception) -> Response:
     return problem(409, str(error))
+
+
+async def _busy(_: Request, error: Exception) -> Response:
+    return problem(429, str(error), headers=RETRY_AFTER)
 
 
 async def _away(request: Request, error: Exception) -> Response:
