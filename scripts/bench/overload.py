@@ -21,6 +21,8 @@ from services.migrations.__main__ import migrate
 _ACCEPTED: Final = 202
 _REFUSED: Final = 429
 _STEP_SECONDS: Final = 0.005
+_CONNECTIONS: Final = 800
+"""Fewer than the receiver takes: what is due while all are in use waits, and that is counted."""
 
 
 @dataclass
@@ -47,6 +49,7 @@ class _Arrivals:
         self._port = port
         self._prefix = prefix
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._free = asyncio.Semaphore(_CONNECTIONS)
         self.answers = Answers()
 
     async def run(self, per_second: float, seconds: float) -> Answers:
@@ -64,11 +67,21 @@ class _Arrivals:
         return self.answers
 
     async def _send(self, number: int, due: float) -> None:
-        connection = (
-            self._idle.pop()
-            if self._idle
-            else await asyncio.open_connection("127.0.0.1", self._port)
-        )
+        async with self._free:
+            connection = (
+                self._idle.pop()
+                if self._idle
+                else await asyncio.open_connection("127.0.0.1", self._port)
+            )
+            await self._ask(connection, number, due)
+            self._idle.append(connection)
+
+    async def _ask(
+        self,
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        number: int,
+        due: float,
+    ) -> None:
         reader, writer = connection
         body = orjson.dumps({"path": f"{self._prefix}/{number}.jpg"})
         writer.write(
@@ -83,7 +96,6 @@ class _Arrivals:
         self.answers.of.setdefault(status, []).append((time.perf_counter() - due) * 1000)
         if status == _REFUSED and b"\r\nretry-after: " not in head:
             self.answers.without_retry_after += 1
-        self._idle.append(connection)
 
 
 def _process(arguments: tuple[int, str, float, float]) -> Answers:
