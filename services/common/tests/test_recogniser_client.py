@@ -111,12 +111,25 @@ class Between:
         self._port = port
         self.heard = 0
         self.silent_from = float("inf")
-        self.writers: list[asyncio.StreamWriter] = []
+        self._writers: list[asyncio.StreamWriter] = []
+        self._connections: list[asyncio.Task[None]] = []
 
-    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        self._connections.append(asyncio.create_task(self._connect(reader, writer)))
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         back, forth = await asyncio.open_connection("127.0.0.1", self._port)
-        self.writers += writer, forth
+        self._writers.append(forth)
         await asyncio.gather(self._pass(reader, forth, 1), self._pass(back, writer, 0))
+
+    async def close(self) -> None:
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+            await writer.wait_closed()
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, count: int
@@ -134,7 +147,7 @@ async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
     monkeypatch.setattr(client_module, "_KEEPALIVE_MS", 300)
     monkeypatch.setattr(client_module, "_PING_TIMEOUT_MS", 300)
     between = Between(replicas[0].port)
-    server = await asyncio.start_server(between.connect, "127.0.0.1", 0)
+    server = await asyncio.start_server(between.accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     client = RecogniserClient(f"127.0.0.1:{port}", timeout=600)
     await eventually(client.ping)
@@ -146,6 +159,5 @@ async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
     assert between.heard >= between.silent_from
     await client.close()
     server.close()
-    for writer in between.writers:
-        writer.close()
-        await writer.wait_closed()
+    await server.wait_closed()
+    await between.close()
