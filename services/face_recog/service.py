@@ -7,7 +7,7 @@ import hashlib
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -66,9 +66,14 @@ class Recogniser(Protocol):
     """What finds and encodes faces."""
 
     async def recognise(
-        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False
+        self,
+        picture: bytes,
+        *,
+        max_faces: int = 0,
+        urgent: bool = False,
+        on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Recognition:
-        """Return the largest faces (0: all) of a picture file.
+        """Return the largest faces (0: all) of a picture file; say when it needs long.
 
         Raises ``RejectedError``, ``RecogniserFaultError`` or ``RecogniserBusyError``. An urgent
         request goes first and is never refused.
@@ -355,8 +360,10 @@ class Identifier:
         self._recogniser = recogniser
         self._gallery = gallery
 
-    async def identify(self, question: Question) -> Answer:
-        """Answer a question.
+    async def identify(
+        self, question: Question, *, on_long: Callable[[], Awaitable[None]] | None = None
+    ) -> Answer:
+        """Answer a question; ``on_long`` is called when its picture needs longer than others.
 
         Raises ``RejectedError`` when the question is at fault; :class:`NotReadyError`,
         ``ObjectStoreUnavailableError`` and whatever the recogniser raises are faults.
@@ -370,7 +377,9 @@ class Identifier:
         picture = question.picture or await self._fetch(question.path)
         if len(picture) > MAX_PICTURE_BYTES:
             raise _too_many_bytes()
-        found = await self._recogniser.recognise(picture, max_faces=question.max_faces)
+        found = await self._recogniser.recognise(
+            picture, max_faces=question.max_faces, on_long=on_long
+        )
         people = self._gallery.people
         encodings = [face.encoding for face in found.faces]
         find_matches = functools.partial(

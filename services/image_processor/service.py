@@ -53,6 +53,9 @@ AGAIN_SECONDS: Final = 1.0
 
 _FIRST_REST_SECONDS: Final = 0.25
 _MAX_REST_SECONDS: Final = 2.0
+_MAX_LONG: Final = 8
+"""So many pictures that need long are worked on beside the others, each of up to 20 MB."""
+
 _RELEASE_SECONDS: Final = 3.0  # spent at the very end on giving claims back
 
 
@@ -84,6 +87,9 @@ class Queue(Protocol):
 
     def resume(self) -> None:
         """Go on."""
+
+    def resize(self, in_flight: int) -> None:
+        """Expect so many rings to be taken at once."""
 
     def stop(self) -> None:
         """Hand out nothing any more; rings that were taken can still be answered."""
@@ -121,12 +127,17 @@ class Pictures(Protocol):
 class Recogniser(Protocol):
     """face_recog."""
 
-    async def identify(self, picture: bytes, image_id: int) -> Processed | Rejected:
-        """Recognise a picture file, or raise a ``RecogniserError``."""
+    async def identify(
+        self, picture: bytes, image_id: int, on_long: Callable[[], None]
+    ) -> Processed | Rejected:
+        """Recognise a picture file, or raise a ``RecogniserError``; say when it needs long."""
 
 
 class Processor:
-    """Works on up to ``concurrency`` images at once; ``database`` says when the rows are away."""
+    """Works on up to ``concurrency`` images at once, and on some more when pictures need long.
+
+    ``database`` says when the rows are away.
+    """
 
     def __init__(
         self,
@@ -147,6 +158,9 @@ class Processor:
         self._breaker = breaker
         self._concurrency = concurrency
         self._renew_seconds = renew_seconds
+        self._workers: set[asyncio.Task[None]] = set()
+        self._long: set[int] = set()
+        self._broken: asyncio.Future[None] = asyncio.Future()
         self._stopping = asyncio.Event()
         self._database = database
         self._store = Outage("object store")
@@ -157,28 +171,60 @@ class Processor:
         What is not finished within the grace is given back. The queue is left open, so that its
         owner closes it after the last answer.
         """
-        workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
+        for _ in range(self._concurrency):
+            self._add_worker()
         told = asyncio.ensure_future(told_to_stop)
-        ended, _ = await asyncio.wait({told, *workers}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({told, self._broken}, return_when=asyncio.FIRST_COMPLETED)
         told.cancel()
         self._stopping.set()
         self._queue.stop()
-        _, late = await asyncio.wait(workers, timeout=grace_seconds)
+        workers = list(self._workers)
+        if workers:
+            await asyncio.wait(workers, timeout=grace_seconds)
+        late = [worker for worker in workers if not worker.done()]
         if late:
             log.warning("giving back what is in flight", images=len(late))
         for worker in late:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-        for task in ended:
-            task.result()  # a worker never ends by itself, so this is its error
+        if self._broken.done():
+            self._broken.result()
+
+    def _add_worker(self) -> None:
+        worker = asyncio.create_task(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._on_end)
+
+    def _on_end(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled() and worker.exception() and not self._broken.done():
+            self._broken.set_exception(worker.exception() or AssertionError)
+
+    def _on_long(self, image_id: int) -> None:
+        """Have another image worked on meanwhile, so that a picture that needs long stops none."""
+        if len(self._long) < _MAX_LONG and not self._stopping.is_set():
+            self._long.add(image_id)
+            self._resize()
+
+    def _resize(self) -> None:
+        wanted = self._concurrency + len(self._long)
+        while len(self._workers) < wanted:
+            self._add_worker()
+        self._queue.resize(wanted)
 
     async def _work(self) -> None:
         rest = _FIRST_REST_SECONDS
         while (ring := await self._queue.take()) is not None:
             with structlog.contextvars.bound_contextvars(image_id=ring.image_id):
-                if await self._answer(ring):
-                    rest = _FIRST_REST_SECONDS
-                    continue
+                clear = await self._answer(ring)
+            if ring.image_id in self._long:
+                self._long.remove(ring.image_id)
+                if not self._stopping.is_set():
+                    self._resize()
+                return  # another one took its place
+            if clear:
+                rest = _FIRST_REST_SECONDS
+                continue
             # Something that every image needs is away: do not run through the queue meanwhile.
             await self._rest(rest)
             rest = min(rest * 2, _MAX_REST_SECONDS)
@@ -264,7 +310,9 @@ class Processor:
             self._store.passed()
             if not picture:
                 return Rejected("the picture is empty")
-            result = await self._recogniser.identify(picture, claim.image_id)
+            result = await self._recogniser.identify(
+                picture, claim.image_id, lambda: self._on_long(claim.image_id)
+            )
         except RecogniserError as error:
             return await self._unanswered(error)
         except ObjectNotFoundError:
@@ -292,7 +340,8 @@ class Processor:
         match error:
             case RecogniserUnavailableError() | RecogniserTimeoutError():
                 there = await self._breaker.answers()
-                self._breaker.fault()
+                if not (there and isinstance(error, RecogniserTimeoutError)):
+                    self._breaker.fault()  # who answers pings is busy with it, not away
                 if not there:
                     # An outage of the recogniser uses up no attempt.
                     return Released(str(error))

@@ -7,12 +7,13 @@ RecogniserError
 └── RecogniserFailedError       this picture's recognition failed, for example its worker died
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.facerecog import face_pb2
 from services.common.images import MAX_PICTURE_BYTES
 
 MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
@@ -24,6 +25,10 @@ _PING_TIMEOUT_MS: Final = 5_000
 
 IMAGE_ID: Final = "image-id"
 """The metadata with the id of the image that the caller asks for, for the logs."""
+
+
+LONG: Final = "long"
+"""The header that is sent ahead of the answer when a picture needs longer than others."""
 
 
 class RecogniserError(Exception):
@@ -81,23 +86,41 @@ class RecogniserClient:
                 ("grpc.http2.max_pings_without_data", 0),
             ],
         )
-        self._identify = face_pb2_grpc.IdentifyStub(self._channel)
+        # As a stream of one answer, whose headers can be read before it; the wire is the same.
+        self._identify = self._channel.unary_stream(
+            "/facerecog.Identify/Identify",
+            request_serializer=face_pb2.IdentifyRequest.SerializeToString,
+            response_deserializer=face_pb2.IdentifyResponse.FromString,
+        )
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # stubs have no methods
 
     async def identify(
-        self, picture: bytes, *, image_id: int | None = None
+        self,
+        picture: bytes,
+        *,
+        image_id: int | None = None,
+        on_long: Callable[[], None] | None = None,
     ) -> face_pb2.IdentifyResponse:
         """Recognise a picture file, or raise a :class:`RecogniserError`.
 
-        ``image_id`` is what face_recog's log lines about it will carry.
+        ``image_id`` is what face_recog's log lines about it will carry; ``on_long`` is called when
+        the picture turns out to need longer than others.
         """
         request = face_pb2.IdentifyRequest(image_data=picture)
         metadata = None if image_id is None else ((IMAGE_ID, str(image_id)),)
+        call: Any = self._identify(request, timeout=self._timeout, metadata=metadata)
         try:
-            return await self._identify.Identify(request, timeout=self._timeout, metadata=metadata)
+            headers = await call.initial_metadata()
+            if on_long and any(name == LONG for name, _ in headers or ()):
+                on_long()
+            answer: face_pb2.IdentifyResponse = await call.read()
         except grpc.aio.AioRpcError as error:
             kind = _ERRORS.get(error.code(), RecogniserFailedError)
             raise kind(f"face_recog: {error.code().name}: {error.details()}") from error
+        else:
+            return answer
+        finally:
+            call.cancel()  # nobody waits for it any more, unless it is done
 
     async def ping(self) -> bool:
         """Ask the health service, without raising."""

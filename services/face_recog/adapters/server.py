@@ -11,7 +11,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.client import IMAGE_ID, MAX_MESSAGE_BYTES
+from services.common.facerecog.client import IMAGE_ID, LONG, MAX_MESSAGE_BYTES
 from services.common.metrics import record
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.domain import (
@@ -63,6 +63,10 @@ class _Identify(face_pb2_grpc.IdentifyServicer):
         self, request: face_pb2.IdentifyRequest, context: _Context
     ) -> face_pb2.IdentifyResponse:
         """Answer one request."""
+
+        async def say_long() -> None:
+            await context.send_initial_metadata(((LONG, "1"),))
+
         with structlog.contextvars.bound_contextvars(**_image_id(context)):
             try:
                 answer = await self._identifier.identify(
@@ -72,7 +76,8 @@ class _Identify(face_pb2_grpc.IdentifyServicer):
                         tolerance=request.tolerance if request.HasField("tolerance") else None,
                         max_faces=request.max_faces,
                         max_candidates=request.max_candidates,
-                    )
+                    ),
+                    on_long=say_long,
                 )
             except RejectedError as error:
                 log.info("rejected", problem=error.problem, reason=str(error))

@@ -442,8 +442,9 @@ async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
 async def test_a_connections_age_cuts_no_request() -> None:
     release = asyncio.Event()
 
-    async def identify(question: Question) -> Answer:
+    async def identify(question: Question, *, on_long: Any) -> Answer:
         if question.picture == b"long":
+            await on_long()
             await release.wait()
         return Answer(1, 1, [])
 
@@ -452,7 +453,9 @@ async def test_a_connections_age_cuts_no_request() -> None:
     port = await server.start("127.0.0.1", 0)
     await server.set_serving(serving=True)
     client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
-    long = asyncio.create_task(client.identify(b"long"))
+    told = asyncio.Event()
+    long = asyncio.create_task(client.identify(b"long", on_long=told.set))
+    await told.wait()
     seen: set[int] = set()
 
     def connections() -> set[int]:

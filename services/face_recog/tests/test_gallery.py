@@ -40,7 +40,7 @@ class FakeRecogniser:
         self.most = 0
 
     async def recognise(
-        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False
+        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False, on_long: Any = None
     ) -> Recognition:
         assert urgent
         self.seen.append(picture)
@@ -557,7 +557,7 @@ class Broken:
             self._fail("list")
 
     async def recognise(
-        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False
+        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False, on_long: Any = None
     ) -> Recognition:
         self._fail("recognise")
         return await self._recogniser.recognise(picture, max_faces=max_faces, urgent=urgent)

@@ -92,6 +92,12 @@ class NsqQueue:
             self._paused = False
             self._reader.resume(self._max_in_flight)
 
+    def resize(self, in_flight: int) -> None:
+        """Let RDY be another number."""
+        self._max_in_flight = in_flight
+        if not self._paused:
+            self.resume()
+
     def stop(self) -> None:
         """Set RDY to 0 for good and let :meth:`take` return."""
         self._stopped = True

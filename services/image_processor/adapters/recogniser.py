@@ -1,5 +1,7 @@
 """face_recog over gRPC."""
 
+from collections.abc import Callable
+
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient, RecogniserFailedError
 from services.image_processor.domain import Candidate, Face, Processed, Rejected
@@ -11,9 +13,11 @@ class GrpcRecogniser:
     def __init__(self, client: RecogniserClient) -> None:
         self._client = client
 
-    async def identify(self, picture: bytes, image_id: int) -> Processed | Rejected:
+    async def identify(
+        self, picture: bytes, image_id: int, on_long: Callable[[], None]
+    ) -> Processed | Rejected:
         """Recognise a picture file, or raise a ``RecogniserError``."""
-        answer = await self._client.identify(picture, image_id=image_id)
+        answer = await self._client.identify(picture, image_id=image_id, on_long=on_long)
         match answer.status:
             case face_pb2.STATUS_OK:
                 faces = tuple(_face(face) for face in answer.faces)

@@ -73,6 +73,9 @@ class RowPoller:
         """Poll again."""
         self._running.set()
 
+    def resize(self, in_flight: int) -> None:
+        """Do nothing: who asks gets one image."""
+
     def stop(self) -> None:
         """End polling for good."""
         self._stopped = True

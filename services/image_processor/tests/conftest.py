@@ -120,6 +120,7 @@ class MemoryQueue:
         self.requeued: list[int] = []
         self.touched: list[int] = []
         self.paused = False
+        self.in_flight = 0
         self._stopped = False
         self._changed = asyncio.Event()
         self.ids.listeners.append(self._changed)
@@ -145,6 +146,9 @@ class MemoryQueue:
     def resume(self) -> None:
         self.paused = False
         self._changed.set()
+
+    def resize(self, in_flight: int) -> None:
+        self.in_flight = in_flight
 
     def stop(self) -> None:
         self._stopped = True
@@ -173,13 +177,17 @@ class FakeRecogniser:
         self.working = 0
         self.image_ids: list[int] = []
 
-    async def identify(self, picture: bytes, image_id: int) -> Processed | Rejected:
+    async def identify(
+        self, picture: bytes, image_id: int, on_long: Callable[[], None]
+    ) -> Processed | Rejected:
         self.image_ids.append(image_id)
         if not self.up:
             raise RecogniserUnavailableError("nobody there")
         if self.hung:
             raise RecogniserTimeoutError("no answer")
         self.working += 1
+        if picture == b"long":
+            on_long()
         try:
             return await self._answer(picture)
         finally:
@@ -190,7 +198,7 @@ class FakeRecogniser:
 
     async def _answer(self, picture: bytes) -> Processed | Rejected:
         match picture:
-            case b"hang":
+            case b"hang" | b"long":
                 await self.release.wait()
             case b"unreadable":
                 return Rejected("it is no picture")

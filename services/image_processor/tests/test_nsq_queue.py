@@ -83,6 +83,18 @@ async def test_pausing_sets_ready_to_zero(
     await eventually(_ready(nsqd, 4))
 
 
+async def test_more_are_asked_for_when_more_are_wanted(nsqd: Nsqd, connect: Connect) -> None:
+    queue = connect()
+    await eventually(_ready(nsqd, 1))
+    queue.resize(12)
+    await eventually(_ready(nsqd, 12))
+    queue.pause()
+    queue.resize(3)
+    await eventually(_ready(nsqd, 0))
+    queue.resume()
+    await eventually(_ready(nsqd, 3))
+
+
 async def test_pausing_gives_back_what_nobody_took(
     nsqd: Nsqd, connect: Connect, doorbell: NsqDoorbell
 ) -> None:

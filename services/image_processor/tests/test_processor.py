@@ -230,6 +230,26 @@ async def test_several_pictures_are_in_flight(bench: Any) -> None:
     await _settled(bench, *["processed"] * 6)
 
 
+async def test_pictures_that_need_long_stop_no_others(bench: Any) -> None:
+    long = await bench.submit(*[b"long"] * 8)
+    others = await bench.submit(*[b"face"] * 20)
+    for image_id in long + others:
+        bench.queue.put(image_id)
+    bench.start()
+    await _settled(bench, *["processing"] * 8, *["processed"] * 20)
+    assert bench.queue.in_flight == 4 + 8
+    bench.recogniser.release.set()
+    await _settled(bench, *["processed"] * 28)
+    await eventually(lambda: bench.queue.in_flight == 4)
+    bench.recogniser.release.clear()
+    ids = await bench.submit(*[b"hang"] * 6)
+    for image_id in ids:
+        bench.queue.put(image_id)
+    await eventually(lambda: bench.recogniser.working == 4)
+    await _settled(bench, *["processed"] * 28, *["processing"] * 4, *["pending"] * 2)
+    bench.recogniser.release.set()
+
+
 async def test_draining_finishes_what_is_in_flight_and_takes_nothing_more(bench: Any) -> None:
     ids = await bench.submit(*[b"hang"] * 5)
     for image_id in ids:
@@ -323,10 +343,10 @@ async def test_an_unexpected_error_fails_the_image_and_not_the_processor(
 ) -> None:
     answer = bench.recogniser.identify
 
-    async def identify(picture: bytes, image_id: int) -> Any:
+    async def identify(picture: bytes, image_id: int, on_long: Any) -> Any:
         if image_id == broken:
             raise ZeroDivisionError("on purpose")
-        return await answer(picture, image_id)
+        return await answer(picture, image_id, on_long)
 
     monkeypatch.setattr(bench.recogniser, "identify", identify)
     broken, other = await bench.submit(b"face", b"face")

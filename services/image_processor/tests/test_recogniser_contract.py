@@ -30,7 +30,7 @@ async def recogniser(
 
 
 async def test_faces_with_their_people(recogniser: Recogniser) -> None:
-    assert await recogniser.identify(b"face", 1) == Processed(
+    assert await recogniser.identify(b"face", 1, lambda: None) == Processed(
         (
             Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),)),
             Face(50, 2, 80, 40, 0.75, True, ()),
@@ -42,11 +42,11 @@ async def test_faces_with_their_people(recogniser: Recogniser) -> None:
 
 
 async def test_no_face_is_an_answer(recogniser: Recogniser) -> None:
-    assert await recogniser.identify(b"empty", 1) == Processed((), 100, 90, "test-1")
+    assert await recogniser.identify(b"empty", 1, lambda: None) == Processed((), 100, 90, "test-1")
 
 
 async def test_a_file_that_is_no_picture(recogniser: Recogniser) -> None:
-    assert await recogniser.identify(b"unreadable", 1) == Rejected("it is no picture")
+    assert await recogniser.identify(b"unreadable", 1, lambda: None) == Rejected("it is no picture")
 
 
 @pytest.mark.parametrize(
@@ -59,26 +59,26 @@ async def test_a_file_that_is_no_picture(recogniser: Recogniser) -> None:
 )
 async def test_faults(recogniser: Recogniser, picture: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
-        await recogniser.identify(picture, 1)
+        await recogniser.identify(picture, 1, lambda: None)
 
 
 async def test_nobody_there(recogniser_server: Any) -> None:
     client = RecogniserClient(recogniser_server.target, timeout=10)
     await recogniser_server.stop()
     with pytest.raises(RecogniserUnavailableError):
-        await GrpcRecogniser(client).identify(b"face", 1)
+        await GrpcRecogniser(client).identify(b"face", 1, lambda: None)
     await client.close()
 
 
 async def test_the_deadline_is_the_clients(recogniser_server: Any) -> None:
     client = RecogniserClient(recogniser_server.target, timeout=0.05)
     with pytest.raises(RecogniserTimeoutError):
-        await GrpcRecogniser(client).identify(b"hang", 1)
+        await GrpcRecogniser(client).identify(b"hang", 1, lambda: None)
     await client.close()
 
 
 async def test_the_image_id_goes_along(recogniser_server: Any) -> None:
     client = RecogniserClient(recogniser_server.target, timeout=10)
-    await GrpcRecogniser(client).identify(b"face", 42)
+    await GrpcRecogniser(client).identify(b"face", 42, lambda: None)
     assert recogniser_server.servicer.image_ids == ["42"]
     await client.close()
