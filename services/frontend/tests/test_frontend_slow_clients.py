@@ -115,7 +115,7 @@ def test_half_sent_uploads_stop_nobody(receiver: int, tmp_path: Path) -> None:
         assert psutil.Process(frontend.process.pid).memory_info().rss < memory
         assert FrontendSettings.model_fields["max_spool_bytes"].default < disk
         frontend.process.send_signal(signal.SIGTERM)
-        assert frontend.process.wait(20) == 0  # the half-sent ones do not hold it up
+        assert frontend.process.wait(15) == 0  # the half-sent ones do not hold it up
     finally:
         frontend.clients.close()
         frontend.process.kill()
