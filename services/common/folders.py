@@ -5,12 +5,16 @@ are regular files whose path keeps the rule for paths, and no link leads out of 
 it is in, such as ``pictures/``; that one itself may be a link to where the pictures are.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from services.common.images import check_path
+
+_NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,12 @@ def check_file(folder: Path, key: str) -> None:
     top = (folder / key.partition("/")[0]).resolve()
     try:
         real = (folder / key).resolve(strict=True)
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+    except (RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        raise FileNotFoundError(key) from error
+    except OSError as error:
+        # A disk that fails, or a folder that may not be entered, says nothing of the object.
+        if error.errno not in _NOTHING_THERE:
+            raise
         raise FileNotFoundError(key) from error
     # A pipe would be waited for without end.
     if not real.is_relative_to(top) or not real.is_file():
@@ -47,7 +56,7 @@ def walk(folder: Path, prefix: str) -> Iterator[File]:
             path = Path(parent, name)
             key = str(path.relative_to(folder))
             try:
-                check_path(key)
+                check_path(key.partition("/")[2] or key)  # the rule is of what is below a prefix
                 if path.is_symlink() and not path.resolve().is_relative_to(inside):
                     continue
                 if not path.is_file():

@@ -1,8 +1,17 @@
-"""The object store: a folder on one machine, S3 in a cluster, both through obstore."""
+"""The object store: a folder on one machine, S3 in a cluster, both through obstore.
+
+ObjectStoreError
+├── ObjectNotFoundError           no object has this key
+├── ObjectTooLargeError           it has more bytes than the caller takes
+├── ObjectRefusedError            the store takes no such key, now or later
+└── ObjectStoreUnavailableError   it may work later: no answer, no permission, no space
+"""
 
 import asyncio
+import errno
+import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -10,23 +19,31 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, InvalidPathError, NotSupportedError
 from obstore.store import LocalStore, S3Store
 
 from services.common import folders
 from services.common.settings import ObjectStoreSettings, read_secret
 
 
-class ObjectNotFoundError(Exception):
+class ObjectStoreError(Exception):
+    """The store did not do what was asked."""
+
+
+class ObjectNotFoundError(ObjectStoreError):
     """No object has this key."""
 
 
-class ObjectTooLargeError(Exception):
+class ObjectTooLargeError(ObjectStoreError):
     """The object has more bytes than the caller takes."""
 
 
-class ObjectStoreUnavailableError(Exception):
-    """The store did not answer; the same call may work later."""
+class ObjectRefusedError(ObjectStoreError):
+    """The store takes no such key; asking again changes nothing."""
+
+
+class ObjectStoreUnavailableError(ObjectStoreError):
+    """The store did not answer, lets nobody in or has no space; the same call may work later."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +66,26 @@ if TYPE_CHECKING:
 _CONNECT_TIMEOUT: Final = "3s"
 _REQUEST_TIMEOUT: Final = "10s"
 
+# obstore keeps the system's error number and S3's code in its text alone.
+_ERRNO: Final = re.compile(r"\(os error (\d+)\)")
+_S3_CODE: Final = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
+_REFUSED_ERRNOS: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP})
+_NO_FILE_ERRNOS: Final = frozenset({errno.ENOTDIR, errno.EISDIR})
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; the last three are of stores
+# on a file system, where a key cannot be a folder of another one.
+_REFUSED_CODES: Final = frozenset(
+    {"KeyTooLongError", "InvalidURI", "RequestHeaderSectionTooLarge"}
+    | {"XMinioInvalidObjectName", "ObjectParentIsFile", "ExistingObjectIsDirectory"}
+)
+_NO_BUCKET: Final = "NoSuchBucket"
+
 
 class ObjectStore:
     """One folder or bucket.
 
     Keys are relative, ``/``-separated and hold any character but control characters. Every call
-    raises :class:`ObjectStoreUnavailableError` when the store does not answer.
+    raises :class:`ObjectStoreUnavailableError` when it may work later, and
+    :class:`ObjectRefusedError` for a key that no object can have.
     """
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
@@ -66,7 +97,7 @@ class ObjectStore:
 
         An object of more than ``max_bytes`` is not read: :class:`ObjectTooLargeError`.
         """
-        with _translated(key):
+        with self._translated(key):
             await self._check(key)
             result = await obstore.get_async(self._store, key)
             size = result.meta["size"]
@@ -76,7 +107,7 @@ class ObjectStore:
 
     async def put(self, key: str, content: bytes) -> None:
         """Create or replace an object; a reader sees the old or the new one, never a part."""
-        with _translated(key):
+        with self._translated(key, writing=True):
             await obstore.put_async(self._store, key, content)
             if self._folder:
                 await asyncio.to_thread(folders.sync, self._folder, key)
@@ -84,24 +115,24 @@ class ObjectStore:
     async def exists(self, key: str) -> bool:
         """Tell whether an object has this key."""
         try:
-            with _translated(key):
+            with self._translated(key):
                 await self._check(key)
                 await obstore.head_async(self._store, key)
-        except ObjectNotFoundError:
+        except (ObjectNotFoundError, ObjectRefusedError):
             return False
         return True
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
         try:
-            with _translated(key):
+            with self._translated(key):
                 await obstore.delete_async(self._store, key)
-        except ObjectNotFoundError:
+        except (ObjectNotFoundError, ObjectRefusedError):
             pass
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield every object below the prefix, which ends in ``/``, in no order."""
-        with _translated(prefix):
+        with self._translated(prefix):
             if self._folder:
                 for file in await asyncio.to_thread(_files, self._folder, prefix):
                     yield ObjectInfo(file.key, file.size, file.tag, file.modified)
@@ -113,12 +144,47 @@ class ObjectStore:
                     yield ObjectInfo(meta["path"], meta["size"], tag, modified)
 
     async def check(self) -> None:
-        """Raise if the store does not answer."""
-        await self.exists("readiness")
+        """Raise if the store does not answer, or is not there."""
+        # Asked for its head alone, S3 does not say whether object or bucket is missing.
+        with suppress(ObjectNotFoundError, ObjectTooLargeError):
+            await self.get("readiness", max_bytes=0)
 
     async def _check(self, key: str) -> None:
         if self._folder:
             await asyncio.to_thread(folders.check_file, self._folder, key)
+
+    @contextmanager
+    def _translated(self, key: str, *, writing: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            # Nothing is missing but the store itself: the bucket, or the folder.
+            if writing or _NO_BUCKET in str(error) or (self._folder and not self._folder.is_dir()):
+                raise _unavailable(key, error) from error
+            raise ObjectNotFoundError(key) from error
+        except (InvalidPathError, NotSupportedError, ValueError, TypeError) as error:
+            raise ObjectRefusedError(f"object store: {key}: {_reason(error)}") from error
+        except (BaseError, OSError) as error:
+            found = _ERRNO.search(str(error))
+            number = int(found[1]) if found else None
+            if number in _NO_FILE_ERRNOS and not writing:
+                raise ObjectNotFoundError(key) from error
+            if number in _REFUSED_ERRNOS | _NO_FILE_ERRNOS or _is_refused(error):
+                raise ObjectRefusedError(f"object store: {key}: {_reason(error)}") from error
+            raise _unavailable(key, error) from error
+
+
+def _is_refused(error: Exception) -> bool:
+    code = _S3_CODE.search(str(error))
+    return code is not None and not _REFUSED_CODES.isdisjoint(code.groups())
+
+
+def _unavailable(key: str, error: Exception) -> ObjectStoreUnavailableError:
+    return ObjectStoreUnavailableError(f"object store: {key}: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0]  # below it obstore prints its own structures
 
 
 def _files(folder: Path, prefix: str) -> list[folders.File]:
@@ -157,17 +223,3 @@ def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:
         # The caller's own retry (a failed row, a 503) is the one place where time is spent.
         retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=3)},
     )
-
-
-@contextmanager
-def _translated(key: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise ObjectNotFoundError(key) from error
-    except (BaseError, OSError, ValueError) as error:
-        # A folder store's ways to say that there is no object a/b/c or a.
-        if "NotADirectory" in str(error) or "IsADirectory" in str(error):
-            raise ObjectNotFoundError(key) from error
-        reason = str(error).partition("\n")[0]  # below it obstore prints its own structures
-        raise ObjectStoreUnavailableError(f"object store: {key}: {reason}") from error

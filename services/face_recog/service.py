@@ -19,6 +19,7 @@ from services.common.names import InvalidNameError, check_name
 from services.common.objects import (
     ObjectInfo,
     ObjectNotFoundError,
+    ObjectRefusedError,
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
 )
@@ -426,6 +427,8 @@ def _describe(error: Exception) -> str:
 async def _get_picture(store: Store, key: str) -> bytes:
     try:
         return await store.get(key, max_bytes=MAX_PICTURE_BYTES)
+    except ObjectRefusedError as error:
+        raise RejectedError(Problem.INVALID_REQUEST, str(error)) from error
     except ObjectTooLargeError as error:
         raise _too_many_bytes() from error
 

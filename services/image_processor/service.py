@@ -30,6 +30,7 @@ from services.common.images import (
 from services.common.logs import Outage
 from services.common.objects import (
     ObjectNotFoundError,
+    ObjectRefusedError,
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
 )
@@ -317,7 +318,7 @@ class Processor:
             return await self._unanswered(error)
         except ObjectNotFoundError:
             return Rejected(f"there is no picture {claim.path}")
-        except (InvalidPathError, ObjectTooLargeError) as error:
+        except (InvalidPathError, ObjectRefusedError, ObjectTooLargeError) as error:
             return Rejected(str(error))
         except ObjectStoreUnavailableError as error:
             return await self._unread(error)

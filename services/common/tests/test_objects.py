@@ -1,10 +1,13 @@
 import asyncio
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import obstore
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from obstore.store import LocalStore
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -12,9 +15,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from services.common import ops
-from services.common.images import MAX_PART_BYTES
+from services.common.images import MAX_PART_BYTES, InvalidPathError, check_path
 from services.common.objects import (
     ObjectNotFoundError,
+    ObjectRefusedError,
     ObjectStore,
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
@@ -90,8 +94,86 @@ async def test_a_replaced_object_has_another_tag(any_store: ObjectStore) -> None
 async def test_keys_never_leave_the_store(any_store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(b"secret")
     for key in ("../outside", "pictures/../../outside", "pictures/nul\0"):
-        with pytest.raises((ObjectNotFoundError, ObjectStoreUnavailableError)):
+        with pytest.raises((ObjectNotFoundError, ObjectRefusedError)):
             await any_store.get(key)
+        with pytest.raises(ObjectRefusedError):
+            await any_store.put(key, b"x")
+        await any_store.delete(key)
+        assert not await any_store.exists(key)
+    assert await asyncio.to_thread((tmp_path / "outside").read_bytes) == b"secret"
+
+
+# Half of the paths are near the limits, where parts are long and characters have many bytes.
+_PARTS = st.one_of(
+    st.text(max_size=20),
+    st.text(st.sampled_from("a.#1\\%é日😀 "), max_size=70),
+    st.builds(lambda one, times: one * times, st.sampled_from("xé日😀"), st.integers(48, 201)),
+)
+_PATHS = st.lists(_PARTS, min_size=1, max_size=8).map("/".join)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(path=_PATHS)
+@example(path="x" * 115 + ("/" + "日" * 66 + "x") * 4 + "/" + "日" * 33)
+@example(path="\ufffe")
+@example(path="é#1/~")
+def test_a_path_that_is_accepted_is_a_key_everywhere(
+    versitygw: VersityGw, tmp_path: Path, path: str
+) -> None:
+    try:
+        key = "pictures/" + check_path(path)
+    except InvalidPathError as error:
+        assert str(error).startswith("path ")  # noqa: PT017
+        return
+    # An empty folder that an earlier example left would be in the way of a file.
+    folder = ObjectStoreSettings(object_store_url=f"file://{tempfile.mkdtemp(dir=tmp_path)}")
+
+    async def use(store: ObjectStore) -> None:
+        await store.put(key, b"content")
+        assert await store.get(key) == b"content"
+        assert [info.size async for info in store.list("pictures/") if info.key == key] == [7]
+        await store.delete(key)
+        assert not await store.exists(key)
+
+    for one in (folder, s3_settings(versitygw, tmp_path)):
+        asyncio.run(use(ObjectStore(one)))
+
+
+@pytest.mark.parametrize("key", ["x" * 300, "a//b", "a/./b", "/".join(["x" * 200] * 60)])
+async def test_a_key_that_no_object_can_have_is_refused(any_store: ObjectStore, key: str) -> None:
+    with pytest.raises(ObjectRefusedError):
+        await any_store.put(key, b"x")
+    # A folder says that there is no such file, which is as final.
+    with pytest.raises((ObjectRefusedError, ObjectNotFoundError)):
+        await any_store.get(key)
+    await any_store.delete(key)
+
+
+async def test_a_key_that_is_in_the_way_of_another_is_refused(any_store: ObjectStore) -> None:
+    await any_store.put("way/file", b"x")
+    for key in ("way/file/below", "way"):
+        with pytest.raises(ObjectRefusedError):
+            await any_store.put(key, b"x")
+    assert await any_store.get("way/file") == b"x"
+
+
+async def test_a_store_that_is_missing_does_not_say_that_its_objects_are(
+    versitygw: VersityGw, tmp_path: Path
+) -> None:
+    folder = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{tmp_path / 'store'}"))
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    there = s3_settings(versitygw, tmp_path)
+    bucket = ObjectStore(there.model_copy(update={"object_store_url": "s3://another-bucket"}))
+    (tmp_path / "wrong").write_text("another key")
+    nobody = ObjectStore(there.model_copy(update={"s3_secret_access_key_file": tmp_path / "wrong"}))
+    for store in (folder, bucket, nobody):
+        with pytest.raises(ObjectStoreUnavailableError):
+            await store.get("pictures/a.jpg")
+        with pytest.raises(ObjectStoreUnavailableError):
+            await store.check()
+    for store in (bucket, nobody):
+        with pytest.raises(ObjectStoreUnavailableError):
+            await store.put("pictures/a.jpg", b"x")
 
 
 async def test_parallel_readers_and_writers(any_store: ObjectStore) -> None:

@@ -20,7 +20,11 @@ from services.common.facerecog.client import (
     RecogniserUnavailableError,
 )
 from services.common.logs import Outage
-from services.common.objects import ObjectNotFoundError, ObjectStoreUnavailableError
+from services.common.objects import (
+    ObjectNotFoundError,
+    ObjectRefusedError,
+    ObjectStoreUnavailableError,
+)
 from services.common.tables import faces, images
 from services.image_processor.adapters.rows import DatabaseRows
 from services.image_processor.breaker import Breaker
@@ -295,13 +299,15 @@ class RecogniserServer:
 class FakePictures:
     """The object store port in memory; ``up = False``: it does not answer.
 
-    What is in ``damaged`` cannot be read, although the store answers.
+    What is in ``damaged`` cannot be read, although the store answers; what is in ``refused`` is no
+    key for it.
     """
 
     def __init__(self) -> None:
         self.up = True
         self.objects: dict[str, bytes] = {}
         self.damaged: set[str] = set()
+        self.refused: set[str] = set()
 
     async def check(self) -> None:
         if not self.up:
@@ -311,6 +317,8 @@ class FakePictures:
         await self.check()
         if key in self.damaged:
             raise ObjectStoreUnavailableError("input/output error")
+        if key in self.refused:
+            raise ObjectRefusedError(f"{key}: your key is too long")
         if key not in self.objects:
             raise ObjectNotFoundError(key)
         return self.objects[key]

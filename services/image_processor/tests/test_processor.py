@@ -82,6 +82,16 @@ async def test_a_picture_that_is_not_there_or_too_large_is_rejected(
     assert f"the limit is {MAX_PICTURE_BYTES}" in (await bench.row(large)).error
 
 
+async def test_a_key_that_the_store_refuses_is_rejected_at_once(bench: Any) -> None:
+    [image_id] = await bench.submit(b"face")
+    bench.pictures.refused = set(bench.pictures.objects)
+    bench.queue.put(image_id)
+    bench.start()
+    await _settled(bench, "rejected")
+    row = await bench.row(image_id)
+    assert (row.attempt, row.error.endswith("your key is too long")) == (1, True)
+
+
 async def test_attempts_end_in_dead_with_the_last_error(bench: Any) -> None:
     [image_id] = await bench.submit(b"poison")
     bench.start()

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from services.common.database import DatabaseUnavailableError
 from services.common.door import RETRY_AFTER
 from services.common.facerecog.client import RecogniserError
-from services.common.objects import ObjectStoreUnavailableError
+from services.common.objects import ObjectRefusedError, ObjectStoreUnavailableError
 from services.receiver.domain import BusyError, ConflictError, Fault, InvalidError, NotFoundError
 
 log = structlog.get_logger(__name__)
@@ -65,6 +65,7 @@ def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
 def install(app: FastAPI) -> None:
     """Answer every exception with a problem document."""
     app.add_exception_handler(InvalidError, _invalid)
+    app.add_exception_handler(ObjectRefusedError, _unkept)
     app.add_exception_handler(RequestValidationError, _wrong_parameters)
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
@@ -78,6 +79,10 @@ def install(app: FastAPI) -> None:
 
 async def _invalid(_: Request, error: Any) -> Response:
     return problem(422, str(error), faults=error.faults)
+
+
+async def _unkept(_: Request, error: Exception) -> Response:
+    return problem(422, str(error))
 
 
 async def _wrong_parameters(_: Request, error: Any) -> Response:
