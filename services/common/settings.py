@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, FilePath, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -37,7 +38,9 @@ class Settings(_FromEnvironment):
     """What every process has."""
 
     host: str = Field("0.0.0.0", description="Address to listen on.")
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_level: str = Field(
+        "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR."
+    )
     drain_seconds: float = Field(
         0.5,
         ge=0,
@@ -120,13 +123,21 @@ def read_secret(file: Path) -> str:
 S = TypeVar("S", bound=Settings)
 
 
+def _said(settings: type[Settings], fault: ErrorDetails) -> str:
+    """Return what is wrong, in words: of a form, what it is for rather than its expression."""
+    if fault["type"] != "string_pattern_mismatch":
+        return fault["msg"]
+    meaning = (settings.model_fields[str(fault["loc"][0])].description or "").rstrip(".")
+    return f"does not have the form that it needs ({meaning})"
+
+
 def load(settings: type[S]) -> S:
     """Build the settings, or end the process with one line that names each wrong one."""
     try:
         return settings()
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc']).upper()}: {one['msg']}"
+            f"{'.'.join(str(part) for part in one['loc']).upper()}: {_said(settings, one)}"
             + ("" if one["type"] == "missing" else f", got {one['input']!r}")
             for one in error.errors()
             # A default that follows from a setting that is wrong is not wrong itself.

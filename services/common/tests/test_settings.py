@@ -68,6 +68,7 @@ def test_a_wrong_setting_ends_the_process_with_one_line(service: str, tmp_path: 
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"{service}: wrong settings: {name}: ")
     assert f"got '{value}'" in line
+    assert "^" not in line, "no regular expression, but words"
 
 
 def test_a_wrong_setting_in_the_env_file_is_named_too(tmp_path: Path) -> None:
