@@ -108,6 +108,7 @@ EDGES: Final = frozenset(
         ("image-processor", "face-recog", 50051),
         ("redeemer", "mariadb", 3306),
         ("redeemer", "nsqd", 4151),
+        ("redeemer", "object-store", 7070),
         ("face-recog", "object-store", 7070),
         ("frontend", "receiver", 8000),
         ("nsqd", "nsqlookupd", 4160),

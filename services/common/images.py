@@ -32,6 +32,13 @@ LEASE_MS: Final = 30_000
 LATEST_DUE_MS: Final = LEASE_MS + 5_000
 """No row is due later than this: a lease is the longest wait, and clocks are nudged by seconds."""
 
+STORING_MS: Final = 120_000
+"""How long an upload or enrolment may take to store its object and its row.
+
+What takes longer is refused and removed, and may be sent again: an upload of 20 files to a store
+that answers each just in time.
+"""
+
 KNOWN_PEOPLE: Final = "known_people/"
 """The prefix of known pictures: ``known_people/<person>/<picture>``."""
 

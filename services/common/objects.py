@@ -61,6 +61,7 @@ class ObjectInfo:
 
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import S3Config
 
 _CONNECT_TIMEOUT: Final = "3s"
@@ -97,13 +98,18 @@ class ObjectStore:
 
         An object of more than ``max_bytes`` is not read: :class:`ObjectTooLargeError`.
         """
+        content, _ = await self.get_tagged(key, max_bytes=max_bytes)
+        return content
+
+    async def get_tagged(self, key: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:
+        """Return as :meth:`get` does, and the tag of that very content."""
         with self._translated(key):
             await self._check(key)
             result = await obstore.get_async(self._store, key)
             size = result.meta["size"]
             if max_bytes is not None and size > max_bytes:
                 raise ObjectTooLargeError(f"{key} has {size} bytes, the limit is {max_bytes}")
-            return bytes(await result.bytes_async())
+            return bytes(await result.bytes_async()), _tag(result.meta)
 
     async def put(self, key: str, content: bytes) -> None:
         """Create or replace an object; a reader sees the old or the new one, never a part."""
@@ -114,13 +120,16 @@ class ObjectStore:
 
     async def exists(self, key: str) -> bool:
         """Tell whether an object has this key."""
+        return await self.tag(key) is not None
+
+    async def tag(self, key: str) -> str | None:
+        """Return the object's tag, which changes with it; ``None`` when no object has this key."""
         try:
             with self._translated(key):
                 await self._check(key)
-                await obstore.head_async(self._store, key)
+                return _tag(await obstore.head_async(self._store, key))
         except (ObjectNotFoundError, ObjectRefusedError):
-            return False
-        return True
+            return None
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
@@ -139,9 +148,8 @@ class ObjectStore:
                 return
             async for chunk in obstore.list(self._store, prefix.rstrip("/")):
                 for meta in chunk:
-                    tag = meta["e_tag"] or meta["last_modified"].isoformat()
                     modified = meta["last_modified"].timestamp()
-                    yield ObjectInfo(meta["path"], meta["size"], tag, modified)
+                    yield ObjectInfo(meta["path"], meta["size"], _tag(meta), modified)
 
     async def check(self) -> None:
         """Raise if the store does not answer, or is not there."""
@@ -189,6 +197,10 @@ def _reason(error: Exception) -> str:
 
 def _files(folder: Path, prefix: str) -> list[folders.File]:
     return list(folders.walk(folder, prefix))
+
+
+def _tag(meta: "ObjectMeta") -> str:
+    return meta["e_tag"] or meta["last_modified"].isoformat()
 
 
 def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:

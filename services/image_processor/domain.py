@@ -57,6 +57,8 @@ class Processed:
     width: int
     height: int
     engine: str
+    object_tag: str | None = None
+    """Of the object that was recognised."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, Protocol
 
 import structlog
@@ -118,8 +119,11 @@ class Rows(Protocol):
 class Pictures(Protocol):
     """The object store."""
 
-    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        """Return an object, or raise the errors of ``services.common.objects``."""
+    async def get_tagged(self, key: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:
+        """Return an object and its tag, or raise the errors of ``services.common.objects``."""
+
+    async def tag(self, key: str) -> str | None:
+        """Return an object's tag, which changes with it; None when there is none."""
 
     async def check(self) -> None:
         """Raise ``ObjectStoreUnavailableError`` when the store does not answer."""
@@ -307,13 +311,18 @@ class Processor:
     async def _attempt(self, claim: Claim) -> Outcome:  # noqa: PLR0911, one for each way to end
         try:
             key = PICTURES + check_path(claim.path)
-            picture = await self._pictures.get(key, max_bytes=MAX_PICTURE_BYTES)
+            picture, tag = await self._pictures.get_tagged(key, max_bytes=MAX_PICTURE_BYTES)
             self._store.passed()
             if not picture:
                 return Rejected("the picture is empty")
-            result = await self._recogniser.identify(
+            result: Outcome = await self._recogniser.identify(
                 picture, claim.image_id, lambda: self._on_long(claim.image_id)
             )
+            if await self._pictures.tag(key) != tag:
+                # Whoever replaced it and submitted it again was told that it is being looked at.
+                result = Unanswered("the picture was replaced while it was looked at")
+            elif isinstance(result, Processed):
+                result = replace(result, object_tag=tag)
         except RecogniserError as error:
             return await self._unanswered(error)
         except ObjectNotFoundError:

@@ -7,13 +7,14 @@ from typing import Final
 import uvloop
 
 from services.common import logs, ops
-from services.common.clock import now_ms
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.doorbell import Doorbell, NsqDoorbell, PolledRows
 from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.receiver.adapters.crop import PillowCropper
+from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
@@ -43,9 +44,10 @@ class Receiver:
         store = ObjectStore(settings)
         rows = DatabaseRows(self._database)
         submissions = Submissions(
-            rows, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
+            rows, store, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )
-        images = Images(rows, store, submissions, self._ringer)
+        garbage = DatabaseGarbage(self._database, database_now)
+        images = Images(rows, garbage, store, submissions, self._ringer)
         recogniser = GrpcRecogniser(self._client)
         # Paths are taken and results are shown with the database alone, and only a receiver that
         # gets requests can say what else is away.
@@ -66,11 +68,12 @@ class Receiver:
                 submissions=submissions,
                 images=images,
                 enrolment=Enrolment(
-                    DatabasePeople(self._database, now_ms),
-                    store,
-                    images,
-                    recogniser,
-                    PillowCropper(),
+                    people=DatabasePeople(self._database, now_ms),
+                    garbage=garbage,
+                    pictures=store,
+                    images=images,
+                    recogniser=recogniser,
+                    cropper=PillowCropper(),
                 ),
                 lifecycle=self.lifecycle,
                 outages=self._outages,

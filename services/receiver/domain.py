@@ -11,6 +11,7 @@ The message of each is meant for the client.
 
 import hashlib
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -67,13 +68,27 @@ class Submission(NamedTuple):  # a tuple: bulk submissions make many
     name: str
 
 
+class Upload(NamedTuple):
+    """A picture that is stored under a key that nobody else ever writes, and by its content."""
+
+    path: str
+    name: str
+    content_digest: str
+
+
 class Accepted(NamedTuple):
-    """A durable row for a submission, and whether it was there before."""
+    """A durable row for a submission, and whether it was there before.
+
+    ``sent_back``: it was rejected or dead and is looked at again. ``tag`` is that of the picture
+    that its result is about, where somebody may have replaced it since, else None.
+    """
 
     id: int
     path: str
     status: str
     duplicate: bool
+    sent_back: bool = False
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,11 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A row with its faces; times are milliseconds since the epoch."""
+    """A row with its faces; times are milliseconds since the epoch.
+
+    ``tag`` is that of the picture that the result is about, where somebody may have replaced it
+    since, else None.
+    """
 
     id: int
     path: str
@@ -125,6 +144,7 @@ class Image:
     width: int | None
     height: int | None
     engine: str | None
+    tag: str | None
     faces: tuple[Face, ...]
 
 
@@ -144,6 +164,41 @@ class KnownPicture:
     person: str
     image_name: str
     created_at: int
+
+
+class NewKnownPicture(NamedTuple):
+    """A picture to become known; ``image_name`` is a key that nobody else ever writes."""
+
+    person: str
+    image_name: str
+    content_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class FaceOfResult:
+    """A face of the result that an image had at that time, in ms since the epoch."""
+
+    image_id: int
+    index: int
+    processed_at: int | None
+
+
+class StoredPicture(NamedTuple):
+    """Where an image's picture is, below ``pictures/``, and whether only uploads write there.
+
+    Of another path ``tag`` is that of the picture that the result is about, None when not known.
+    """
+
+    path: str
+    uploaded: bool
+    tag: str | None
+
+
+class Removal(NamedTuple):
+    """An object that is to go: its whole key, and its tag if only that one is to go."""
+
+    key: str
+    tag: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +230,31 @@ def submission_of_path(path: str) -> Submission:
 _UNPRINTABLE: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
-def submission_of_upload(filename: str, content: bytes) -> Submission:
-    """Return the submission of an uploaded file; the same content has the same path."""
+def upload_of(filename: str, content: bytes) -> Upload:
+    """Return the upload of a file, to be stored under a path that was never used."""
     name = _UNPRINTABLE.sub("", filename)[-MAX_NAME_LENGTH:]
-    return Submission(f"uploads/{digest(content)}", name or "picture")
+    content_digest = digest(content)
+    return Upload(f"{UPLOADS}{_unique(content_digest)}", name or "picture", content_digest)
+
+
+UPLOADS: Final = "uploads/"
+
+
+def new_known_picture(person: str, content: bytes) -> NewKnownPicture:
+    """Return a known picture to be stored under a name that was never used.
+
+    The recogniser has found a face, so the content has one of the formats that it reads.
+    """
+    content_digest = digest(content)
+    extension = EXTENSIONS[media_type(content)]
+    return NewKnownPicture(
+        person, f"{person}/{_unique(content_digest)}.{extension}", content_digest
+    )
+
+
+def _unique(content_digest: str) -> str:
+    """Return a name that is never given twice, so what happens late to one harms no other."""
+    return f"{content_digest}.{secrets.token_hex(8)}"
 
 
 def digest(content: bytes) -> str:

@@ -1,1 +1,1 @@
-"""The repair loop: finds images that nobody works on and rings for them."""
+"""The repair loops: ring for images that nobody works on, remove objects that no row names."""

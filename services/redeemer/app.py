@@ -13,8 +13,10 @@ from services.common import logs, metrics, ops
 from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import NsqDoorbell, PolledRows
+from services.common.objects import ObjectStore
 from services.common.settings import load
-from services.redeemer.adapters import DatabaseRows
+from services.redeemer.adapters import DatabaseGarbage, DatabaseRows
+from services.redeemer.collecting import Collector
 from services.redeemer.service import Redeemer
 from services.redeemer.settings import RedeemerSettings
 
@@ -29,6 +31,9 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     database = Database(settings)
     doorbell = NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
     redeemer = Redeemer(rows=DatabaseRows(database, database_now), doorbell=doorbell)
+    collector = Collector(
+        garbage=DatabaseGarbage(database, database_now), objects=ObjectStore(settings)
+    )
     # Without NSQ it is ready nevertheless: it still moves what has failed or was abandoned.
     lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
@@ -37,6 +42,7 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
         await asyncio.gather(
             _repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
             _repeat(lifecycle, "count", redeemer.count, COUNT_SECONDS, away),
+            _repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
             ops.serve_probes(listener, lifecycle),
         )
     finally:

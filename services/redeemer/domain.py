@@ -15,6 +15,16 @@ More would not help, and what waits behind them is rung for when there is room.
 """
 
 
+REMOVAL_MS: Final = 60_000
+"""How long the removal of an object is one replica's; after that another one removes it."""
+
+REMOVE_AGAIN_MS: Final = 3_600_000
+"""When an object that may still be on its way to the store is removed once more.
+
+A write that was given up may come through later; no server holds one back for an hour.
+"""
+
+
 def unfinished(attempt: int) -> str:
     """Return the error of an image whose last lease ran out."""
     return f"processing did not finish in time, attempt {attempt} of {MAX_ATTEMPTS}"

@@ -13,6 +13,7 @@ OLDEST_PENDING: Final = Gauge(
     "facestack_oldest_pending_seconds", "Age of the oldest image that waits; 0 when none does."
 )
 QUEUE_DEPTH: Final = Gauge("facestack_queue_depth", "Rings that no processor has been given yet.")
+REMOVED: Final = Counter("facestack_objects_removed_total", "Objects removed that no row names.")
 REDEEMED: Final = Counter("facestack_redeemed_total", "Repairs.", ["reason"])
 for _reason in ("pending", "failed", "lease", "dead"):
     REDEEMED.labels(_reason)

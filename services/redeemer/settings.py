@@ -2,10 +2,16 @@
 
 from pydantic import Field
 
-from services.common.settings import DatabaseSettings, Port, Seconds, Settings
+from services.common.settings import (
+    DatabaseSettings,
+    ObjectStoreSettings,
+    Port,
+    Seconds,
+    Settings,
+)
 
 
-class RedeemerSettings(Settings, DatabaseSettings):
+class RedeemerSettings(Settings, DatabaseSettings, ObjectStoreSettings):
     """What the environment says."""
 
     probe_port: Port = Field(9103, description="Port of probes and metrics.")

@@ -91,6 +91,7 @@ class DatabaseRows:
                 "width": outcome.width,
                 "height": outcome.height,
                 "engine": outcome.engine,
+                "object_tag": outcome.object_tag,
             }
         finishing = sa.update(images).where(*_ours(claim)).values(values)
         async with self._database.transaction() as connection:

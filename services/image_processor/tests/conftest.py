@@ -313,15 +313,20 @@ class FakePictures:
         if not self.up:
             raise ObjectStoreUnavailableError("no answer")
 
-    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+    async def get_tagged(self, key: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:
         await self.check()
         if key in self.damaged:
             raise ObjectStoreUnavailableError("input/output error")
         if key in self.refused:
             raise ObjectRefusedError(f"{key}: your key is too long")
-        if key not in self.objects:
+        tag = await self.tag(key)
+        if tag is None:
             raise ObjectNotFoundError(key)
-        return self.objects[key]
+        return self.objects[key], tag
+
+    async def tag(self, key: str) -> str | None:
+        await self.check()
+        return repr(self.objects[key]) if key in self.objects else None
 
 
 @dataclass

@@ -4,11 +4,21 @@ import pytest
 
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
+from services.common.objects import ObjectInfo
 from services.image_processor import domain as processing
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
-from services.receiver.domain import Submission
+from services.receiver.domain import (
+    FaceOfResult,
+    NewKnownPicture,
+    Removal,
+    StoredPicture,
+    Submission,
+    Upload,
+)
+from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 
 LEASE_OVER = 31_000
@@ -16,7 +26,7 @@ LEASE_OVER = 31_000
 DIGEST = "d" * 64
 
 
-async def run_every_statement(
+async def run_every_statement(  # noqa: PLR0915, one after the other
     receiver: Database, image_processor: Database, redeemer: Database
 ) -> None:
     """Use each service's adapters, all of them, each on its own connections."""
@@ -27,17 +37,20 @@ async def run_every_statement(
     processor = ProcessorRows(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
-    again = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
-    assert again["a.jpg"].duplicate
+    repeated = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
+    assert repeated["a.jpg"].duplicate
     first, second, third = (
         rows_[path].id
         for rows_, path in (
             (submitted, "a.jpg"),
             (submitted, "b.jpg"),
-            (again, "c.jpg"),
+            (repeated, "c.jpg"),
         )
     )
-    known = await people.add("Ada", DIGEST, "jpg", None)
+    notes = ReceiverGarbage(receiver, database_now)
+    await notes.expect(f"known_people/Ada/{DIGEST}.1.jpg")
+    known = await people.add(NewKnownPicture("Ada", f"Ada/{DIGEST}.1.jpg", DIGEST), None)
+    assert known
     assert await people.find(DIGEST) == known
 
     assert await processor.pending(10) == [first, second, third]
@@ -46,13 +59,17 @@ async def run_every_statement(
     assert await processor.renew(claim)
     candidate = processing.Candidate(known.image_name, "somebody", 0.25)
     face = processing.Face(1, 2, 30, 40, 0.5, False, (candidate,))
-    assert await processor.finish(claim, processing.Processed((face, face), 9, 9, "test")) == (
-        "processed"
-    )
+    assert await processor.finish(
+        claim, processing.Processed((face, face), 9, 9, "test", "tag")
+    ) == ("processed")
     image = await rows.get(first)
     assert image
     assert [one.person for one in image.faces] == ["Ada", "Ada"]
-    await people.add("Ada", DIGEST, "jpg", (first, 1))
+    named = FaceOfResult(first, 1, image.processed_at)
+    await notes.expect("known_people/Ada/again.jpg")
+    again = NewKnownPicture("Ada", "Ada/again.jpg", DIGEST)
+    assert await people.add(again, named) == known
+    assert await people.replace_object(known, again)
 
     failing, rejecting = await processor.claim(second), await processor.claim(third)
     assert failing
@@ -72,13 +89,30 @@ async def run_every_statement(
     assert (await rows.status()).images["processed"] == 1
     page = await rows.page(status=None, person="Ada", before=None, limit=10)
     assert [one.id for one in page.images] == [first]
-    assert await rows.path(first) == "a.jpg"
-    await rows.delete(first)
+    assert await rows.stored(first) == StoredPicture("a.jpg", False, "tag")
+    assert await rows.look_again(first, "tag")
+    assert await rows.delete(first, Removal("pictures/a.jpg", "tag"))
     assert await rows.get(first) is None
     assert [one.name for one in await people.all()] == ["Ada"]
     assert await people.get("Ada")
     await people.delete_picture(known.id)
-    await people.delete("Ada")
+    assert await people.delete("Ada", [ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)])
+    await _upload_twice(rows, notes)
+    collecting = RedeemerGarbage(redeemer, database_now)
+    removals = await collecting.take()
+    assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
+    await collecting.removed(removals)
+
+
+async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:
+    first, second = (Upload(f"uploads/{number}", "U", DIGEST) for number in (1, 2))
+    for one in (first, second):
+        await notes.expect(f"pictures/{one.path}")
+    added = await rows.add_uploads([first])
+    again = await rows.add_uploads([second])
+    assert added
+    assert again == [added[0]._replace(duplicate=True)]
+    assert await rows.replace_object(again[0], second)
 
 
 RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]

@@ -1,20 +1,33 @@
 """People and their known pictures in the database."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock
+from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
-from services.common.tables import faces, person_images, persons
-from services.receiver.domain import KnownPicture, Person
+from services.common.images import KNOWN_PEOPLE
+from services.common.objects import ObjectInfo
+from services.common.tables import faces, garbage, images, person_images, persons
+from services.receiver.adapters.garbage import all_expected, remove_soon, settle
+from services.receiver.domain import (
+    FaceOfResult,
+    KnownPicture,
+    NewKnownPicture,
+    Person,
+    Removal,
+)
 
 
 class DatabasePeople:
     """The port ``People`` on a database."""
 
-    def __init__(self, database: Database, now: Clock) -> None:
+    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
         self._database = database
         self._now = now
+        self._clock = clock
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody, by name."""
@@ -50,37 +63,27 @@ class DatabasePeople:
         async with self._database.reading() as connection:
             return await _find(connection, content_digest)
 
-    async def add(
-        self, name: str, content_digest: str, extension: str, face: tuple[int, int] | None
-    ) -> KnownPicture:
+    async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
         """Make content a known picture of a person, unless it is somebody's already."""
-        now = self._now()
         async with self._database.transaction() as connection:
-            # One enrolment at a time, or two people could get the same picture at once. This row
-            # is the one that every database has; SQLite has one writer anyway.
-            await connection.execute(
-                sa.select(sa.column("version_num"))
-                .select_from(sa.table("alembic_version"))
-                .with_for_update()
-            )
-            known = await _find(connection, content_digest)
+            await _take_turns(connection)
+            if not await all_expected(connection, self._clock, [_key(picture.image_name)]):
+                return None
+            known = await _find(connection, picture.content_digest)
             if known is None:
-                known = await self._insert(
-                    connection, name, f"{name}/{content_digest}.{extension}", now
-                )
-            if face and known.person == name:
-                image_id, index = face
-                await connection.execute(
-                    sa.update(faces)
-                    .where(faces.c.image_id == image_id, faces.c.face_index == index)
-                    # Nobody measured a distance, and a person's word is not a guess.
-                    .values(person=name, distance=None, ambiguous=False)
-                )
+                known = await self._insert(connection, picture.person, picture.image_name)
+                named, unnamed = [_key(picture.image_name)], []
+            else:
+                named, unnamed = [], [_key(picture.image_name)]
+            await settle(connection, self._clock, named=named, unnamed=unnamed)
+            if face and known.person == picture.person:
+                await _name_face(connection, face, picture.person)
         return known
 
     async def _insert(
-        self, connection: AsyncConnection, name: str, image_name: str, now: int
+        self, connection: AsyncConnection, name: str, image_name: str
     ) -> KnownPicture:
+        now = self._now()
         find_person = sa.select(persons.c.id).where(persons.c.name == name)
         person_id = await connection.scalar(find_person)
         if person_id is None:
@@ -93,17 +96,114 @@ class DatabasePeople:
         )
         return KnownPicture(int(inserted.lastrowid), name, image_name, now)
 
-    async def delete_picture(self, picture_id: int) -> None:
-        """Remove a known picture."""
+    async def replace_object(
+        self, known: KnownPicture, picture: NewKnownPicture
+    ) -> KnownPicture | None:
+        """Name a new object in the row of a known picture, whose own is lost."""
         async with self._database.transaction() as connection:
-            await connection.execute(
-                sa.delete(person_images).where(person_images.c.id == picture_id)
+            await _take_turns(connection)
+            if not await all_expected(connection, self._clock, [_key(picture.image_name)]):
+                return None
+            result = await connection.execute(
+                sa.update(person_images)
+                .where(
+                    person_images.c.id == known.id,
+                    person_images.c.image_name == known.image_name,
+                )
+                .values(image_name=picture.image_name)
             )
+            if result.rowcount != 1:
+                return known
+            await settle(connection, self._clock, named=[_key(picture.image_name)], unnamed=[])
+        return replace(known, image_name=picture.image_name)
 
-    async def delete(self, name: str) -> None:
-        """Remove a person and all known pictures."""
+    async def delete_picture(self, picture_id: int) -> None:
+        """Remove a known picture, and have its object removed."""
         async with self._database.transaction() as connection:
-            await connection.execute(sa.delete(persons).where(persons.c.name == name))
+            await _take_turns(connection)
+            await self._forget(connection, person_images.c.id == picture_id)
+
+    async def delete(self, name: str, found: Sequence[ObjectInfo]) -> int:
+        """Remove a person and all known pictures, and have their objects removed."""
+        async with self._database.transaction() as connection:
+            await _take_turns(connection)
+            person = persons.c.name == name
+            its_id = sa.select(persons.c.id).where(person).scalar_subquery()
+            gone = await self._forget(connection, person_images.c.person_id == its_id)
+            result = await connection.execute(sa.delete(persons).where(person))
+            strays = await self._strays(connection, found, gone)
+            await remove_soon(connection, self._clock, strays)
+        return result.rowcount + len(gone) + len(strays)
+
+    async def _forget(self, connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:
+        """Remove known pictures and have their objects removed; return the keys of these."""
+        names = await connection.scalars(sa.select(person_images.c.image_name).where(which))
+        keys = {_key(name) for name in names}
+        await connection.execute(sa.delete(person_images).where(which))
+        await remove_soon(connection, self._clock, [Removal(key, None) for key in keys])
+        return keys
+
+    async def _strays(
+        self, connection: AsyncConnection, found: Sequence[ObjectInfo], gone: set[str]
+    ) -> list[Removal]:
+        """Return the objects that no row names and no note has removed as they are.
+
+        A note without a tag is of an object that is being enrolled, or of one that was.
+        """
+        keys = [one.key for one in found]
+        noted: dict[str, str | None] = {
+            row.object_key: row.object_tag
+            for row in await connection.execute(
+                sa.select(garbage.c.object_key, garbage.c.object_tag).where(
+                    garbage.c.object_key.in_(keys)
+                )
+            )
+        }
+        named = {
+            _key(name)
+            for name in await connection.scalars(
+                sa.select(person_images.c.image_name).where(
+                    person_images.c.image_name.in_([key.removeprefix(KNOWN_PEOPLE) for key in keys])
+                )
+            )
+        }
+        return [
+            Removal(one.key, one.tag)
+            for one in found
+            if one.key not in gone | named
+            and (one.key not in noted or noted[one.key] not in (None, one.tag))
+        ]
+
+
+async def _take_turns(connection: AsyncConnection) -> None:
+    """Let one change of people be made at a time.
+
+    Two people could get one picture at once, and a person could go while a picture comes. This row
+    is the one that every database has; SQLite has one writer anyway.
+    """
+    await connection.execute(
+        sa.select(sa.column("version_num"))
+        .select_from(sa.table("alembic_version"))
+        .with_for_update()
+    )
+
+
+async def _name_face(connection: AsyncConnection, face: FaceOfResult, person: str) -> None:
+    # The image may have been looked at again meanwhile; then its faces are others.
+    same_result = sa.exists().where(
+        images.c.id == face.image_id,
+        images.c.processed_at.is_not_distinct_from(face.processed_at),
+    )
+    await connection.execute(
+        sa.update(faces)
+        .where(faces.c.image_id == face.image_id, faces.c.face_index == face.index, same_result)
+        # Nobody measured a distance, and a person's word is not a guess.
+        .values(person=person, distance=None, ambiguous=False)
+    )
+
+
+def _key(image_name: str) -> str:
+    return KNOWN_PEOPLE + image_name
 
 
 async def _find(connection: AsyncConnection, content_digest: str) -> KnownPicture | None:

@@ -1,27 +1,35 @@
 """Images in the database."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import orjson
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import MARIADB_NOW, SQLITE_NOW, database_now
+from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
 from services.common.database import Database, DatabaseUnavailableError
-from services.common.images import RETRIABLE, RING_AFTER_MS, Status
+from services.common.images import PICTURES, RETRIABLE, RING_AFTER_MS, Status
 from services.common.tables import faces, images, longest_wait
+from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.domain import (
+    UPLOADS,
     Accepted,
     Box,
     Candidate,
     Face,
     Image,
     Page,
+    Removal,
     StatusReport,
+    StoredPicture,
     Submission,
+    Upload,
 )
+
+_T = TypeVar("_T")
 
 _RETRY_CODES: Final = frozenset({1205, 1213})
 """Lock wait timeout and deadlock: MariaDB asks to run the transaction again."""
@@ -54,21 +62,16 @@ RETURNING id, path
 class DatabaseRows:
     """The port ``Rows`` on a database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
         self._database = database
+        self._clock = clock
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path."""
         # In one order everywhere, so that replicas with the same paths do not deadlock.
         ordered = sorted(submissions, key=lambda one: one.path)
-        for run in range(1, _RUNS + 1):
-            try:
-                return await self._add(ordered)
-            except DatabaseUnavailableError as error:
-                if run == _RUNS or _code(error) not in _RETRY_CODES:
-                    raise
-        raise AssertionError("unreachable")
+        return await _again(lambda: self._add(ordered))
 
     async def _add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         rows: dict[str, Accepted] = {}
@@ -85,28 +88,118 @@ class DatabaseRows:
                 missing = [one for one in missing if one.path not in rows]
                 if not missing:
                     break
-                known = await connection.execute(
-                    sa.select(images.c.id, images.c.path, images.c.status).where(
-                        images.c.path.in_([one.path for one in missing])
-                    )
-                )
-                for found in known:
-                    rows[found.path] = Accepted(found.id, found.path, found.status, duplicate=True)
+                known = await _find(connection, images.c.path, [one.path for one in missing])
+                rows |= await self._send_back(connection, known)
                 missing = [one for one in missing if one.path not in rows]
         return rows
+
+    async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
+        """Insert a row for each content that has none, in one transaction; return all in order."""
+        return await _again(lambda: self._add_uploads(uploads))
+
+    async def _add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
+        # Ordered for the reason in add; of equal ones in one request the first gives the name.
+        wanted = {one.content_digest: one for one in reversed(uploads)}
+        async with self._database.transaction() as connection:
+            if not await all_expected(connection, self._clock, [_key(one) for one in uploads]):
+                return None
+            # Before there were digests, a content's path was made of nothing else.
+            old = await _find(connection, images.c.path, [UPLOADS + digest for digest in wanted])
+            rows = await self._send_back(connection, old)
+            by_digest = {path.removeprefix(UPLOADS): row for path, row in rows.items()}
+            while missing := [one for digest, one in wanted.items() if digest not in by_digest]:
+                await self._insert_uploads(connection, sorted(missing, key=_digest_of))
+                found = await _find(connection, images.c.content_digest, map(_digest_of, missing))
+                own = {one.path for one in missing}
+                rows = await self._send_back(
+                    connection, [row for row in found if row.path not in own]
+                )
+                by_digest |= {
+                    row.content_digest: rows.get(row.path)
+                    or Accepted(row.id, row.path, row.status, duplicate=False)
+                    for row in found
+                }
+            named = {PICTURES + row.path for row in by_digest.values()}
+            keys = {_key(one) for one in uploads}
+            await settle(
+                connection, self._clock, named=sorted(keys & named), unnamed=sorted(keys - named)
+            )
+        found_rows = [by_digest[one.content_digest] for one in uploads]
+        return [
+            row if row.path == one.path else row._replace(duplicate=True)
+            for one, row in zip(uploads, found_rows, strict=True)
+        ]
+
+    async def _insert_uploads(self, connection: AsyncConnection, uploads: Sequence[Upload]) -> None:
+        now = database_now()
+        values = {
+            "path": sa.bindparam("path"),
+            "name": sa.bindparam("name"),
+            "content_digest": sa.bindparam("content_digest"),
+            "status": Status.PENDING,
+            "attempt": 0,
+            "due_at": now + RING_AFTER_MS,
+            "created_at": now,
+            "updated_at": now,
+        }
+        await connection.execute(
+            sa.insert(images)
+            .values(values)
+            .prefix_with("OR IGNORE", dialect="sqlite")
+            .prefix_with("IGNORE", dialect="mysql"),
+            [one._asdict() for one in uploads],
+        )
+
+    async def _send_back(
+        self, connection: AsyncConnection, found: Iterable[Any]
+    ) -> dict[str, Accepted]:
+        """Set what was rejected or dead back to pending; return all rows by path."""
+        rows: dict[str, Accepted] = {}
+        for row in found:
+            sent_back = row.status in RETRIABLE and await _retry(connection, row.id)
+            rows[row.path] = Accepted(
+                row.id,
+                row.path,
+                Status.PENDING if sent_back else row.status,
+                duplicate=True,
+                sent_back=sent_back,
+                tag=_tag_of_result(row) if row.status == Status.PROCESSED else None,
+            )
+        return rows
+
+    async def replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
+        """Name an upload's object in the row of this content, whose own is lost."""
+        now = database_now()
+        async with self._database.transaction() as connection:
+            if not await all_expected(connection, self._clock, [_key(upload)]):
+                return None
+            its = sa.update(images).where(
+                images.c.id == accepted.id, images.c.path == accepted.path
+            )
+            if (await connection.execute(its.values(path=upload.path))).rowcount != 1:
+                return accepted
+            # Whoever works on it looks for the lost object.
+            await connection.execute(
+                sa.update(images)
+                .where(images.c.id == accepted.id, images.c.status != Status.PROCESSED)
+                .values(_pending(now))
+            )
+            await settle(connection, self._clock, named=[_key(upload)], unnamed=[])
+        return accepted._replace(path=upload.path)
 
     async def get(self, image_id: int) -> Image | None:
         """Return an image with its faces."""
         found = await self._load([image_id])
         return found[0] if found else None
 
-    async def path(self, image_id: int) -> str | None:
-        """Return an image's path."""
+    async def stored(self, image_id: int) -> StoredPicture | None:
+        """Return where an image's picture is."""
         async with self._database.reading() as connection:
-            path: str | None = await connection.scalar(
-                sa.select(images.c.path).where(images.c.id == image_id)
-            )
-        return path
+            rows = await _find(connection, images.c.id, [image_id])
+        if not rows:
+            return None
+        (row,) = rows
+        return StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
 
     async def page(
         self, *, status: str | None, person: str | None, before: int | None, limit: int
@@ -126,27 +219,42 @@ class DatabaseRows:
 
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
-        now = database_now()
+        async with self._database.transaction() as connection:
+            return await _retry(connection, image_id)
+
+    async def look_again(self, image_id: int, tag: str) -> bool:
+        """Set a processed image back to pending, without its faces."""
         async with self._database.transaction() as connection:
             result = await connection.execute(
                 sa.update(images)
-                .where(images.c.id == image_id, images.c.status.in_(sorted(RETRIABLE)))
+                .where(
+                    images.c.id == image_id,
+                    images.c.status == Status.PROCESSED,
+                    images.c.object_tag == tag,
+                )
                 .values(
-                    status=Status.PENDING,
-                    attempt=0,
-                    error=None,
-                    claim_token=None,
-                    processed_at=None,
-                    due_at=now + RING_AFTER_MS,
-                    updated_at=now,
+                    **_pending(database_now()),
+                    object_tag=None,
+                    width=None,
+                    height=None,
+                    engine=None,
                 )
             )
+            if result.rowcount == 1:
+                await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
         return result.rowcount == 1
 
-    async def delete(self, image_id: int) -> None:
-        """Remove an image; its faces go with it."""
-        async with self._database.transaction() as connection:
-            await connection.execute(sa.delete(images).where(images.c.id == image_id))
+    async def delete(self, image_id: int, removal: Removal | None) -> bool:
+        """Remove an image, whose faces go with it, and have its object removed."""
+
+        async def run() -> bool:
+            async with self._database.transaction() as connection:
+                result = await connection.execute(sa.delete(images).where(images.c.id == image_id))
+                if result.rowcount == 1 and removal:
+                    await remove_soon(connection, self._clock, [removal])
+            return result.rowcount == 1
+
+        return await _again(run)
 
     async def status(self, person: str | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""
@@ -210,6 +318,66 @@ def page_query(*, status: str | None, person: str | None, before: int | None) ->
     return query.order_by(column.desc())
 
 
+async def _find(
+    connection: AsyncConnection, column: sa.Column[Any], values: Iterable[Any]
+) -> Sequence[Any]:
+    query = sa.select(
+        images.c.id,
+        images.c.path,
+        images.c.status,
+        images.c.content_digest,
+        images.c.object_tag,
+    )
+    return (await connection.execute(query.where(column.in_(list(values))))).all()
+
+
+def _tag_of_result(row: Any) -> str | None:
+    # Nobody replaces what was uploaded.
+    tag: str | None = row.object_tag if row.content_digest is None else None
+    return tag
+
+
+def _digest_of(upload: Upload) -> str:
+    return upload.content_digest
+
+
+def _key(upload: Upload) -> str:
+    return PICTURES + upload.path
+
+
+async def _retry(connection: AsyncConnection, image_id: int) -> bool:
+    result = await connection.execute(
+        sa.update(images)
+        .where(images.c.id == image_id, images.c.status.in_(sorted(RETRIABLE)))
+        .values(_pending(database_now()))
+    )
+    return result.rowcount == 1
+
+
+def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
+    """Return the columns of an image that is looked at as if for the first time."""
+    return {
+        "status": Status.PENDING,
+        "attempt": 0,
+        "error": None,
+        "claim_token": None,
+        "processed_at": None,
+        "due_at": now + RING_AFTER_MS,
+        "updated_at": now,
+    }
+
+
+async def _again(work: Callable[[], Awaitable[_T]]) -> _T:
+    """Run a transaction again that the database has chosen to end a deadlock."""
+    for run in range(1, _RUNS + 1):
+        try:
+            return await work()
+        except DatabaseUnavailableError as error:
+            if run == _RUNS or _code(error) not in _RETRY_CODES:
+                raise
+    raise AssertionError("unreachable")
+
+
 def _image(row: Any, its_faces: Iterable[Face]) -> Image:
     return Image(
         id=row.id,
@@ -225,6 +393,7 @@ def _image(row: Any, its_faces: Iterable[Face]) -> Image:
         width=row.width,
         height=row.height,
         engine=row.engine,
+        tag=_tag_of_result(row),
         faces=tuple(its_faces),
     )
 

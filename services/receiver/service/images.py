@@ -6,16 +6,24 @@ from typing import Final
 
 import structlog
 
-from services.common.images import MAX_PICTURE_BYTES, PICTURES
-from services.common.objects import ObjectNotFoundError, ObjectTooLargeError
+from services.common.images import MAX_PICTURE_BYTES, PICTURES, STORING_MS
+from services.common.objects import (
+    ObjectNotFoundError,
+    ObjectStoreUnavailableError,
+    ObjectTooLargeError,
+)
 from services.receiver.domain import (
     Accepted,
+    ConflictError,
     Image,
     NotFoundError,
+    Removal,
+    StoredPicture,
+    Upload,
     check_retriable,
-    submission_of_upload,
+    upload_of,
 )
-from services.receiver.service.ports import Pictures, Rows
+from services.receiver.service.ports import Garbage, Pictures, Rows
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 
@@ -24,7 +32,7 @@ log = structlog.get_logger(__name__)
 _PICTURES_IN_MEMORY: Final = 8
 """Of up to 20 MiB each; further requests wait."""
 
-Upload = tuple[str, Callable[[], Awaitable[bytes]]]
+File = tuple[str, Callable[[], Awaitable[bytes]]]
 """A file's name, and how to read its content."""
 
 
@@ -32,34 +40,53 @@ class Images:
     """Submitted images and their pictures."""
 
     def __init__(
-        self, rows: Rows, pictures: Pictures, submissions: Submissions, ringer: Ringer
+        self,
+        rows: Rows,
+        garbage: Garbage,
+        pictures: Pictures,
+        submissions: Submissions,
+        ringer: Ringer,
     ) -> None:
         self._rows = rows
+        self._garbage = garbage
         self._pictures = pictures
         self._submissions = submissions
         self._ringer = ringer
         self._memory = asyncio.Semaphore(_PICTURES_IN_MEMORY)
 
-    async def upload(self, files: Sequence[Upload]) -> list[Accepted]:
-        """Store files by their content, then their rows, all or none; the picture comes first.
+    async def upload(self, files: Sequence[File]) -> list[Accepted]:
+        """Store files, then a row for each content, all or none.
 
-        Raises ``ObjectStoreUnavailableError`` and ``DatabaseUnavailableError``.
+        An object is noted before it is stored, so the redeemer finds what gets no row. Raises
+        ``ObjectStoreUnavailableError`` and ``DatabaseUnavailableError``.
         """
-        submissions = []
+        uploads = []
         for name, read in files:
             async with self._memory:
                 content = await read()
-                submission = await asyncio.to_thread(submission_of_upload, name, content)
-                await self._pictures.put(PICTURES + submission.path, content)
-            submissions.append(submission)
-        accepted = await self._submissions.submit(submissions)
-        for (_, read), one in zip(files, accepted, strict=True):
-            key = PICTURES + one.path
-            # Somebody may have deleted an older row with this content between put and commit.
-            if not one.duplicate and not await self._pictures.exists(key):
-                async with self._memory:
-                    await self._pictures.put(key, await read())
-        return accepted
+                upload = await asyncio.to_thread(upload_of, name, content)
+                await self._garbage.expect(PICTURES + upload.path)
+                await self._pictures.put(PICTURES + upload.path, content)
+            uploads.append(upload)
+        accepted = await self._rows.add_uploads(uploads)
+        if accepted is None:
+            raise took_too_long()
+        self._submissions.announce(accepted)
+        return [await self._checked(*one) for one in zip(uploads, accepted, strict=True)]
+
+    async def _checked(self, upload: Upload, accepted: Accepted) -> Accepted:
+        """Make the upload the picture of its row when that has lost its own.
+
+        It was removed by hand, or the store restored from an older backup than the database.
+        """
+        if accepted.path == upload.path or await self._pictures.exists(PICTURES + accepted.path):
+            return accepted
+        found = await self._rows.replace_object(accepted, upload)
+        if found is None:
+            raise took_too_long()
+        log.warning("the picture was lost and is stored again", image_id=found.id)
+        self._ringer.ring([found.id])
+        return found
 
     async def get(self, image_id: int) -> Image:
         """Return an image, or raise :class:`NotFoundError`."""
@@ -70,39 +97,70 @@ class Images:
 
     async def picture(self, image_id: int) -> bytes:
         """Return an image's file, or raise :class:`NotFoundError`."""
-        path = await self._path(image_id)
+        content, _ = await self._content(image_id, (await self._stored(image_id)).path)
+        return content
+
+    async def picture_of_result(self, image: Image) -> bytes:
+        """Return the file that an image's result is about, or raise a ``ReceiverError``."""
+        content, tag = await self._content(image.id, image.path)
+        if image.tag not in (None, tag):
+            raise ConflictError(
+                f"the picture {image.path} has changed since image {image.id} was looked at:"
+                " submit the path again, and name a face of the new result"
+            )
+        return content
+
+    async def _content(self, image_id: int, path: str) -> tuple[bytes, str]:
         try:
-            return await self._pictures.get(PICTURES + path, max_bytes=MAX_PICTURE_BYTES)
+            return await self._pictures.get_tagged(PICTURES + path, max_bytes=MAX_PICTURE_BYTES)
         except ObjectNotFoundError:
             raise NotFoundError(f"image {image_id} has no picture in the store") from None
         except ObjectTooLargeError as error:
             raise NotFoundError(str(error)) from None
 
     async def retry(self, image_id: int) -> Image:
-        """Send a rejected or dead image back to pending, or raise a ``ReceiverError``."""
+        """Send a rejected or dead image back to pending, or raise a ``ReceiverError``.
+
+        So goes a processed one whose picture somebody has replaced.
+        """
         done = await self._rows.retry(image_id)
         image = await self.get(image_id)
         if not done:
-            check_retriable(image_id, image.status)
+            if not await self._submissions.look_again_if_changed(image.id, image.path, image.tag):
+                check_retriable(image_id, image.status)
+            image = await self.get(image_id)
         log.info("tried again", image_id=image_id)
         self._ringer.ring([image_id])
         return image
 
     async def delete(self, image_id: int) -> None:
-        """Remove picture, row and results, or raise :class:`NotFoundError`.
+        """Remove row and results, or raise :class:`NotFoundError`; the redeemer removes the object.
 
-        The picture goes first: while the row is there, the deletion can be repeated.
+        Of a path that somebody else wrote, that is the object that the result is about, or the one
+        that is there now: a later one stays.
         """
-        path = await self._path(image_id)
-        await self._pictures.delete(PICTURES + path)
-        await self._rows.delete(image_id)
+        stored = await self._stored(image_id)
+        key = PICTURES + stored.path
+        tag = stored.tag
+        if not stored.uploaded and tag is None:
+            tag = await self._pictures.tag(key)
+        removal = Removal(key, tag) if stored.uploaded or tag else None
+        if not await self._rows.delete(image_id, removal):
+            raise _unknown(image_id)
         log.info("deleted", image_id=image_id)
 
-    async def _path(self, image_id: int) -> str:
-        path = await self._rows.path(image_id)
-        if path is None:
+    async def _stored(self, image_id: int) -> StoredPicture:
+        stored = await self._rows.stored(image_id)
+        if stored is None:
             raise _unknown(image_id)
-        return path
+        return stored
+
+
+def took_too_long() -> ObjectStoreUnavailableError:
+    """Return the error of an object whose removal may have begun before its row was stored."""
+    return ObjectStoreUnavailableError(
+        f"storing took more than {STORING_MS // 1000} s; nothing was kept"
+    )
 
 
 def _unknown(image_id: int) -> NotFoundError:

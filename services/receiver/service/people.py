@@ -10,18 +10,18 @@ import structlog
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
 from services.common.objects import ObjectNotFoundError, ObjectTooLargeError
 from services.receiver.domain import (
-    EXTENSIONS,
     ConflictError,
+    FaceOfResult,
     InvalidError,
     KnownPicture,
     NotFoundError,
     Person,
     check_person,
     digest,
-    media_type,
+    new_known_picture,
 )
-from services.receiver.service.images import Images
-from services.receiver.service.ports import Cropper, People, Pictures, Recogniser
+from services.receiver.service.images import Images, took_too_long
+from services.receiver.service.ports import Cropper, Garbage, People, Pictures, Recogniser
 
 log = structlog.get_logger(__name__)
 
@@ -37,13 +37,16 @@ class Enrolment:
 
     def __init__(
         self,
+        *,
         people: People,
+        garbage: Garbage,
         pictures: Pictures,
         images: Images,
         recogniser: Recogniser,
         cropper: Cropper,
     ) -> None:
         self._people = people
+        self._garbage = garbage
         self._pictures = pictures
         self._images = images
         self._recogniser = recogniser
@@ -68,7 +71,7 @@ class Enrolment:
                 faces = await self._recogniser.count_faces(content, image_id=None)
                 if faces != 1:
                     raise InvalidError(_refusal(faces))
-            return await self._store(name, content, known, face=None)
+            return await self._store(name, content, known, None)
 
     async def enrol_face(self, name: str, image_id: int, face_index: int) -> KnownPicture:
         """Make a face of a submitted picture a known picture; the face gets the name, too.
@@ -83,13 +86,14 @@ class Enrolment:
         found = 0
         async with self._memory:
             crops = await self._cropper.crop(
-                await self._images.picture(image_id), face.box, _MARGINS
+                await self._images.picture_of_result(image), face.box, _MARGINS
             )
             for crop in crops:
                 found = await self._recogniser.count_faces(crop, image_id=image_id)
                 if found == 1:
                     known = await self._people.find(digest(crop))
-                    return await self._store(name, crop, known, face=(image_id, face_index))
+                    its = FaceOfResult(image_id, face_index, image.processed_at)
+                    return await self._store(name, crop, known, its)
         raise InvalidError(
             f"face {face_index} of image {image_id} cannot be cut out: {_refusal(found)}"
         )
@@ -107,63 +111,43 @@ class Enrolment:
             raise NotFoundError(str(error)) from None
 
     async def delete_picture(self, name: str, picture_id: int) -> None:
-        """Forget a known picture, or raise :class:`NotFoundError`; the person stays.
-
-        The object goes first: while the row is there, the deletion can be repeated.
-        """
+        """Forget a known picture, or raise :class:`NotFoundError`; the person stays."""
         known = await self._known(name, picture_id)
-        await self._pictures.delete(KNOWN_PEOPLE + known.image_name)
-        await self._people.delete_picture(picture_id)
-        # An enrolment of the same content may have put it once more, and found the row.
-        person = await self._people.get(known.person)
-        if person is None or known.image_name not in _names(person):
-            await self._pictures.delete(KNOWN_PEOPLE + known.image_name)
+        await self._people.delete_picture(known.id)
         log.info("known picture deleted", picture_id=picture_id)
 
     async def delete(self, name: str) -> None:
         """Forget a person, or raise :class:`NotFoundError`; results of the past keep the name.
 
-        Pictures without a row go, too: put there by hand, or left when an enrolment or a deletion
-        stopped half-way. Objects go first: while the row is there, people see who is left.
+        Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """
         name = check_person(name)
-        person = await self._people.get(name)
-        removed = await self._remove(name, keep=frozenset())
-        if person is None and not removed:
-            raise _nobody(name)
-        await self._people.delete(name)
-        # What enrolments put before the rows went; those that came later have new rows.
-        again = await self._people.get(name)
-        removed += await self._remove(name, keep=_names(again) if again else frozenset())
-        log.info("person deleted", pictures=removed)
-
-    async def _remove(self, name: str, keep: frozenset[str]) -> int:
-        """Remove a person's objects but those to keep; return how many were removed."""
         # A folder that was put there by hand may have its name in decomposed form.
         folders = {unicodedata.normalize(form, f"{KNOWN_PEOPLE}{name}/") for form in ("NFC", "NFD")}
-        keys = [one.key for folder in folders async for one in self._pictures.list(folder)]
-        strays = [key for key in keys if key.removeprefix(KNOWN_PEOPLE) not in keep]
-        for key in strays:
-            await self._pictures.delete(key)
-        return len(strays)
+        found = [one for folder in folders async for one in self._pictures.list(folder)]
+        removed = await self._people.delete(name, found)
+        if not removed:
+            raise _nobody(name)
+        log.info("person deleted", removed=removed)
 
     async def _store(
-        self, name: str, content: bytes, known: KnownPicture | None, face: tuple[int, int] | None
+        self, name: str, content: bytes, known: KnownPicture | None, face: FaceOfResult | None
     ) -> KnownPicture:
         if known:
             _check_owner(name, known)
-        content_digest = digest(content)
-        # The recogniser reads no other formats, so a picture with a face has one of these.
-        extension = EXTENSIONS[media_type(content)]
-        key = f"{KNOWN_PEOPLE}{name}/{content_digest}.{extension}"
-        await self._pictures.put(key, content)
-        stored = await self._people.add(name, content_digest, extension, face)
-        if stored.person != name:
-            await self._pictures.delete(key)
-            _check_owner(name, stored)
-        # Somebody may have deleted the person between put and commit.
-        if not await self._pictures.exists(key):
-            await self._pictures.put(key, content)
+        picture = new_known_picture(name, content)
+        await self._garbage.expect(KNOWN_PEOPLE + picture.image_name)
+        await self._pictures.put(KNOWN_PEOPLE + picture.image_name, content)
+        stored = await self._people.add(picture, face)
+        if stored is None:
+            raise took_too_long()
+        _check_owner(name, stored)
+        if stored.image_name != picture.image_name and not await self._pictures.exists(
+            KNOWN_PEOPLE + stored.image_name
+        ):
+            stored = await self._people.replace_object(stored, picture)
+            if stored is None:
+                raise took_too_long()
         log.info("known picture added", picture_id=stored.id)
         return stored
 
@@ -183,10 +167,6 @@ class Enrolment:
 
 def _nobody(name: str) -> NotFoundError:
     return NotFoundError(f"there is nobody called {name!r}")
-
-
-def _names(person: Person) -> frozenset[str]:
-    return frozenset(known.image_name for known in person.pictures)
 
 
 def _check_owner(name: str, known: KnownPicture) -> None:

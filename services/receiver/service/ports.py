@@ -7,13 +7,29 @@ from services.common.objects import ObjectInfo
 from services.receiver.domain import (
     Accepted,
     Box,
+    FaceOfResult,
     Image,
     KnownPicture,
+    NewKnownPicture,
     Page,
     Person,
+    Removal,
     StatusReport,
+    StoredPicture,
     Submission,
+    Upload,
 )
+
+
+class Garbage(Protocol):
+    """The objects that the redeemer removes unless a row names them; raises as :class:`Rows`."""
+
+    async def expect(self, key: str) -> None:
+        """Note that an object is about to be stored: without a row it goes after a while.
+
+        Whoever stores the row takes the note away, and stores nothing when it is gone: then the
+        redeemer may be removing the object.
+        """
 
 
 class Rows(Protocol):
@@ -22,14 +38,30 @@ class Rows(Protocol):
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path.
 
-        The paths are distinct. Nothing is stored when it raises.
+        The paths are distinct. What was rejected or dead goes back to pending. Nothing is stored
+        when it raises.
+        """
+
+    async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
+        """Insert a row for each content that has none, in one transaction; return all in order.
+
+        The objects were expected before they were stored; those that get no row are removed. None,
+        and nothing is stored, when that took too long. What was rejected or dead goes back to
+        pending.
+        """
+
+    async def replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
+        """Name an upload's object in the row of this content, whose own is lost; return the row.
+
+        A row that is gone, or names another object by now, stays as it is. None, and nothing is
+        stored, when storing took too long.
         """
 
     async def get(self, image_id: int) -> Image | None:
         """Return an image with its faces."""
 
-    async def path(self, image_id: int) -> str | None:
-        """Return an image's path."""
+    async def stored(self, image_id: int) -> StoredPicture | None:
+        """Return where an image's picture is."""
 
     async def page(
         self, *, status: str | None, person: str | None, before: int | None, limit: int
@@ -39,8 +71,14 @@ class Rows(Protocol):
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
 
-    async def delete(self, image_id: int) -> None:
-        """Remove an image and its faces."""
+    async def look_again(self, image_id: int, tag: str) -> bool:
+        """Set a processed image back to pending, without its faces.
+
+        False when its result is not about the picture with this tag, any more.
+        """
+
+    async def delete(self, image_id: int, removal: Removal | None) -> bool:
+        """Remove an image with its faces, and have its object removed; False when it is gone."""
 
     async def status(self, person: str | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""
@@ -58,21 +96,31 @@ class People(Protocol):
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
 
-    async def add(
-        self, name: str, content_digest: str, extension: str, face: tuple[int, int] | None
-    ) -> KnownPicture:
+    async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
         """Make content a known picture of a person, who is created when missing.
 
-        ``face``, an image's id and a face's index, gets the person's name in the same transaction.
-        Content that is known already changes nothing: its picture is returned, which may be
-        somebody else's.
+        ``face`` gets the person's name in the same transaction. The object was expected before it
+        was stored; it is removed when its content is known already. Then that picture is returned,
+        which may be somebody else's. None, and nothing is stored, when storing took too long.
+        """
+
+    async def replace_object(
+        self, known: KnownPicture, picture: NewKnownPicture
+    ) -> KnownPicture | None:
+        """Name a new object in the row of a known picture, whose own is lost.
+
+        As :meth:`Rows.replace_object` does.
         """
 
     async def delete_picture(self, picture_id: int) -> None:
-        """Remove a known picture."""
+        """Remove a known picture, and have its object removed."""
 
-    async def delete(self, name: str) -> None:
-        """Remove a person and all known pictures."""
+    async def delete(self, name: str, found: Sequence[ObjectInfo]) -> int:
+        """Remove a person and all known pictures, and have their objects removed.
+
+        What was ``found`` in the store beside them goes too, unless it is being enrolled. Returns
+        how many objects that are, without those that were to be removed already.
+        """
 
 
 class Pictures(Protocol):
@@ -81,14 +129,17 @@ class Pictures(Protocol):
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return an object's content."""
 
+    async def get_tagged(self, key: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:
+        """Return an object's content and its tag."""
+
     async def put(self, key: str, content: bytes) -> None:
         """Create or replace an object."""
 
     async def exists(self, key: str) -> bool:
         """Tell whether an object has this key."""
 
-    async def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is fine."""
+    async def tag(self, key: str) -> str | None:
+        """Return an object's tag, which changes with it; None when there is none."""
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield every object below the prefix, which ends in ``/``."""

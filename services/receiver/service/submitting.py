@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
 
+from services.common.images import PICTURES, Status
 from services.receiver.domain import MAX_BATCH, Accepted, BusyError, Submission
-from services.receiver.service.ports import Rows
+from services.receiver.service.ports import Pictures, Rows
 from services.receiver.service.ringing import Ringer
 
 log = structlog.get_logger(__name__)
@@ -20,6 +21,9 @@ _MAX_ROWS: Final = MAX_BATCH
 MAX_WAITING_ROWS: Final = 8 * MAX_BATCH
 """Rows that wait for their transaction: more would wait for longer than it takes to come again."""
 
+_COMPARISONS_AT_ONCE: Final = 16
+"""Of a result's picture with the one in the store; more would wait in the store."""
+
 
 class Submissions:
     """Group commit: what arrives while transactions commit goes into the next one together.
@@ -27,8 +31,10 @@ class Submissions:
     ``parallel`` is how many transactions the database takes at once.
     """
 
-    def __init__(self, rows: Rows, ringer: Ringer, *, parallel: int) -> None:
+    def __init__(self, rows: Rows, pictures: Pictures, ringer: Ringer, *, parallel: int) -> None:
         self._rows = rows
+        self._pictures = pictures
+        self._comparisons = asyncio.Semaphore(_COMPARISONS_AT_ONCE)
         self._ringer = ringer
         self._waiting: deque[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]] = deque()
         self._waiting_rows = 0
@@ -38,7 +44,9 @@ class Submissions:
     async def submit(self, submissions: Sequence[Submission]) -> list[Accepted]:
         """Return the accepted rows, in order, once they are durable: all of them or none.
 
-        Raises ``DatabaseUnavailableError``, and :class:`BusyError` when too many rows wait.
+        A path that has a result is looked at again if its picture was replaced since. Raises
+        ``DatabaseUnavailableError``, :class:`BusyError` when too many rows wait, and
+        ``ObjectStoreUnavailableError`` when the store cannot tell; the rows are there then.
         """
         if self._waiting_rows + len(submissions) > MAX_WAITING_ROWS:
             raise BusyError(f"too many submissions at once, {self._waiting_rows} paths wait")
@@ -50,7 +58,27 @@ class Submissions:
             writer = asyncio.create_task(self._write())
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
-        return await future
+        accepted = await future
+        if any(one.tag for one in accepted):
+            return list(await asyncio.gather(*map(self._compared, accepted)))
+        return accepted
+
+    async def _compared(self, accepted: Accepted) -> Accepted:
+        if await self.look_again_if_changed(accepted.id, accepted.path, accepted.tag):
+            return accepted._replace(status=Status.PENDING)
+        return accepted
+
+    async def look_again_if_changed(self, image_id: int, path: str, tag: str | None) -> bool:
+        """Send a processed image back to pending if its picture has not this tag any more."""
+        if tag is None:
+            return False
+        async with self._comparisons:
+            if await self._pictures.tag(PICTURES + path) == tag:
+                return False
+        if await self._rows.look_again(image_id, tag):
+            log.info("the picture has changed", image_id=image_id)
+            self._ringer.ring([image_id])
+        return True
 
     async def _write(self) -> None:
         try:
@@ -74,7 +102,7 @@ class Submissions:
                 if not future.done():
                     future.set_exception(error)
             return
-        self._announce([row.id for row in rows.values() if not row.duplicate])
+        self.announce(rows.values())
         for submissions, future in requests:
             accepted = [_claim(rows, one.path) for one in submissions]
             if not future.done():  # the client may have gone away
@@ -89,7 +117,9 @@ class Submissions:
         self._waiting_rows -= size
         return requests
 
-    def _announce(self, new: list[int]) -> None:
+    def announce(self, rows: Iterable[Accepted]) -> None:
+        """Log and ring for what waits since this moment."""
+        new = [row.id for row in rows if row.sent_back or not row.duplicate]
         if not new:
             return
         # One line a transaction: a line a row would cost as much as the rows.
@@ -104,5 +134,5 @@ def _claim(rows: dict[str, Accepted], path: str) -> Accepted:
     """Return the path's row; whoever asks for the same path after the first has a duplicate."""
     row = rows[path]
     if not row.duplicate:
-        rows[path] = Accepted(row.id, path, row.status, duplicate=True)
+        rows[path] = row._replace(duplicate=True)
     return row

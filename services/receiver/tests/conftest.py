@@ -15,10 +15,15 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from PIL import Image, UnidentifiedImageError
 
+from services.common.clock import database_now
+from services.common.database import Database
 from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
+from services.redeemer.adapters import DatabaseGarbage
+from services.redeemer.collecting import Collector
 from services.testing.servers import free_port
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -96,6 +101,14 @@ def make_settings(
             **more,
         }
     )
+
+
+async def collect(settings: ReceiverSettings, *, later_ms: int = 0) -> None:
+    """Remove the objects that no row names, as the redeemer does so much later."""
+    database = Database(settings)
+    notes = DatabaseGarbage(database, lambda: database_now() + later_ms)
+    await Collector(garbage=notes, objects=ObjectStore(settings)).collect()
+    await database.close()
 
 
 Configure = Callable[..., ReceiverSettings]

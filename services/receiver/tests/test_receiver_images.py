@@ -12,6 +12,7 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import faces, images
 from services.receiver.adapters.rows import page_query
 from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.conftest import collect
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.servers import MariaDb
 
@@ -274,6 +275,7 @@ async def test_deleting_removes_row_faces_and_picture(
     ):
         answer = await client.request(method, accepted["location"] + address)
         assert answer.status_code == 404
+    await collect(settings)
     store = settings.object_store_url.removeprefix("file://")
     assert not any(accepted["path"].endswith(name) for name in _files(store))
     assert (await client.get(other["location"] + "/picture")).content == b"other"
@@ -308,6 +310,7 @@ async def test_deleting_a_submitted_path_removes_its_picture_too(
     picture = await client.get(accepted["location"] + "/picture")
     assert picture.headers["content-type"] == "image/jpeg"
     assert (await client.delete(accepted["location"])).status_code == 204
+    await collect(settings)
     assert _files(store) == []
 
 

@@ -122,8 +122,16 @@ async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
         async def find(self, _: str) -> None:
             return None
 
-    fakes: list[Any] = [People(), None, None, Recogniser(), None]
-    enrolment = Enrolment(*fakes)
+    unused: Any = None
+    people: Any = People()
+    enrolment = Enrolment(
+        people=people,
+        garbage=unused,
+        pictures=unused,
+        images=unused,
+        recogniser=Recogniser(),
+        cropper=unused,
+    )
 
     async def enrol() -> None:
         with pytest.raises(InvalidError, match="no face"):

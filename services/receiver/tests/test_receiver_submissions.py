@@ -223,6 +223,9 @@ async def _until_somebody_waits_for_a_lock(mariadb: MariaDb) -> None:
                 await asyncio.sleep(0.01)
 
 
+NO_PICTURES: Any = None  # nothing is compared with a result
+
+
 class HeldRows:
     """Rows whose transaction takes until ``release`` is set."""
 
@@ -271,7 +274,7 @@ def _submit(submissions: Submissions, path: str) -> "asyncio.Task[list[Accepted]
 
 async def test_what_waits_while_one_transaction_commits_goes_into_the_next_together() -> None:
     rows: Any = HeldRows()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
+    submissions = Submissions(rows, NO_PICTURES, Ringer(ListedDoorbell()), parallel=1)
     first = _submit(submissions, "first")
     await rows.entered.wait()
     others = [_submit(submissions, f"{n}") for n in range(30)]
@@ -284,7 +287,7 @@ async def test_what_waits_while_one_transaction_commits_goes_into_the_next_toget
 
 async def test_a_transaction_holds_at_most_a_thousand_rows() -> None:
     rows: Any = HeldRows()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
+    submissions = Submissions(rows, NO_PICTURES, Ringer(ListedDoorbell()), parallel=1)
     tasks = [
         asyncio.create_task(submissions.submit([Submission(f"{n}/{m}", "") for m in range(400)]))
         for n in range(5)
@@ -296,7 +299,7 @@ async def test_a_transaction_holds_at_most_a_thousand_rows() -> None:
 
 async def test_more_than_can_be_committed_soon_is_sent_away() -> None:
     rows: Any = HeldRows()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
+    submissions = Submissions(rows, NO_PICTURES, Ringer(ListedDoorbell()), parallel=1)
 
     def submit(number: int) -> "asyncio.Task[list[Accepted]]":
         batch = [Submission(f"{number}/{m}", "") for m in range(1000)]
@@ -318,7 +321,7 @@ async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
     rows: Any = HeldRows()
     doorbell = ListedDoorbell()
     ringer = Ringer(doorbell)
-    submissions = Submissions(rows, ringer, parallel=1)
+    submissions = Submissions(rows, NO_PICTURES, ringer, parallel=1)
     rows.error = DatabaseUnavailableError("away")
     rows.release.set()
     failed = [_submit(submissions, f"{n}") for n in range(3)]
@@ -332,7 +335,7 @@ async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
 
 async def test_a_client_that_goes_away_does_not_disturb_the_others() -> None:
     rows: Any = HeldRows()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=1)
+    submissions = Submissions(rows, NO_PICTURES, Ringer(ListedDoorbell()), parallel=1)
     leaving, staying = _submit(submissions, "leaving"), _submit(submissions, "staying")
     await rows.entered.wait()
     leaving.cancel()
@@ -374,7 +377,7 @@ async def test_who_submits_again_at_once_never_waits_for_a_writer_that_just_ende
 ) -> None:
     rows: Any = HeldRows()
     rows.release.set()
-    submissions = Submissions(rows, Ringer(ListedDoorbell()), parallel=parallel)
+    submissions = Submissions(rows, NO_PICTURES, Ringer(ListedDoorbell()), parallel=parallel)
 
     async def client(name: str) -> None:
         for number in range(20):

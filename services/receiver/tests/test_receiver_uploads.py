@@ -1,23 +1,26 @@
 import asyncio
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
-import pytest
 
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.clock import database_now
+from services.common.database import Database
 from services.common.doorbell import PolledRows
 from services.common.images import PICTURES
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import Accepted, Submission
+from services.receiver.domain import Accepted, Upload
 from services.receiver.service.images import Images
 from services.receiver.service.ports import Rows
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.conftest import collect
 
 
 def stored(settings: ReceiverSettings) -> list[Path]:
@@ -33,7 +36,8 @@ async def test_files_are_stored_by_content_and_given_back(client: httpx.AsyncCli
     )
     assert answer.status_code == 202
     for content, kind, one in zip(contents, kinds, answer.json()["images"], strict=True):
-        assert one["path"] == f"uploads/{hashlib.sha256(content).hexdigest()}"
+        digest = hashlib.sha256(content).hexdigest()
+        assert re.fullmatch(rf"uploads/{digest}\.[0-9a-f]{{16}}", one["path"])
         assert one["duplicate"] is False
         picture = await client.get(one["location"] + "/picture")
         assert picture.content == content
@@ -50,7 +54,10 @@ async def test_twenty_clients_with_one_content_make_one_row(
     accepted = [answer.json()["images"][0] for answer in answers]
     assert len({one["id"] for one in accepted}) == 1
     assert sorted(one["duplicate"] for one in accepted) == [False] + [True] * 19
+    await collect(settings)
     assert len(stored(settings)) == 1
+    picture = await client.get(accepted[0]["location"] + "/picture")
+    assert picture.content == b"same"
 
 
 async def test_of_equal_files_in_one_request_the_first_gives_the_name(
@@ -101,48 +108,27 @@ async def test_one_bad_file_refuses_the_upload_and_stores_nothing(
     assert (await plain.get("/images")).json()["images"] == []
 
 
-class LosesFirstPut(ObjectStore):
-    """A store in which somebody deletes an object between its put and the row's commit."""
-
-    lost = False
-
-    async def put(self, key: str, content: bytes) -> None:
-        await super().put(key, content)
-        if not self.lost:
-            self.lost = True
-            await self.delete(key)
-
-
-def make_images(rows: Rows, store: ObjectStore) -> Images:
+def make_images(rows: Rows, database: Database, store: ObjectStore) -> Images:
     ringer = Ringer(PolledRows())
-    return Images(rows, store, Submissions(rows, ringer, parallel=1), ringer)
+    submissions = Submissions(rows, store, ringer, parallel=1)
+    return Images(rows, DatabaseGarbage(database, database_now), store, submissions, ringer)
 
 
 async def _read() -> bytes:
     return b"content"
 
 
-async def test_a_deletion_in_between_leaves_no_row_without_its_picture(
-    database: Database, folder_store_settings: ObjectStoreSettings
-) -> None:
-    store = LosesFirstPut(folder_store_settings)
-    images = make_images(DatabaseRows(database), store)
-    (accepted,) = await images.upload([("a.jpg", _read)])
-    assert not accepted.duplicate
-    assert await images.picture(accepted.id) == b"content"
-
-
 class WatchedRows(DatabaseRows):
-    """Notes whether the picture was in the store when its row was written."""
+    """Notes whether the pictures were in the store when their rows were written."""
 
     def __init__(self, database: Database, store: ObjectStore) -> None:
         super().__init__(database)
         self._store = store
         self.seen: list[bool] = []
 
-    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
-        self.seen += [await self._store.exists(PICTURES + one.path) for one in submissions]
-        return await super().add(submissions)
+    async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
+        self.seen += [await self._store.exists(PICTURES + one.path) for one in uploads]
+        return await super().add_uploads(uploads)
 
 
 async def test_the_picture_is_there_before_the_row(
@@ -150,33 +136,6 @@ async def test_the_picture_is_there_before_the_row(
 ) -> None:
     database, store = Database(sqlite_settings), ObjectStore(folder_store_settings)
     rows = WatchedRows(database, store)
-    await make_images(rows, store).upload([("a.jpg", _read)])
+    await make_images(rows, database, store).upload([("a.jpg", _read)])
     assert rows.seen == [True]
     await database.close()
-
-
-class FailingDelete(DatabaseRows):
-    """The database goes away just before the row is deleted."""
-
-    away = True
-
-    async def delete(self, image_id: int) -> None:
-        if self.away:
-            raise DatabaseUnavailableError("away")
-        await super().delete(image_id)
-
-
-async def test_an_interrupted_deletion_can_be_repeated(
-    database: Database, folder_store_settings: ObjectStoreSettings
-) -> None:
-    rows = FailingDelete(database)
-    store = ObjectStore(folder_store_settings)
-    images = make_images(rows, store)
-    (accepted,) = await images.upload([("a.jpg", _read)])
-    with pytest.raises(DatabaseUnavailableError):
-        await images.delete(accepted.id)
-    assert (await images.get(accepted.id)).id == accepted.id
-    assert not await store.exists(PICTURES + accepted.path)
-    rows.away = False
-    await images.delete(accepted.id)
-    assert await rows.get(accepted.id) is None

@@ -412,13 +412,18 @@ async def mariadb_database(mariadb: MariaDb) -> AsyncIterator[tuple[Database, st
 
 
 async def test_two_processes_ring_a_real_nsqd_and_outlive_its_absence(
-    mariadb_database: tuple[Database, str], nsqd: Nsqd
+    mariadb_database: tuple[Database, str], nsqd: Nsqd, tmp_path: Path
 ) -> None:
     database, url = mariadb_database
     bench = Bench(database)
     await bench.add(40, status="failed", attempt=1, due_at=NOW)
     nsqd.kill()
-    settings = {"DATABASE_URL": url, "NSQD_URL": nsqd.http_url, "SWEEP_SECONDS": "0.1"}
+    settings = {
+        "DATABASE_URL": url,
+        "OBJECT_STORE_URL": tmp_path.as_uri(),
+        "NSQD_URL": nsqd.http_url,
+        "SWEEP_SECONDS": "0.1",
+    }
     doorbell = NsqDoorbell(nsqd.http_url)
 
     async def moved() -> bool:

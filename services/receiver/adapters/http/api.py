@@ -132,7 +132,8 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         status_code=202,
         summary="Submit one picture",
         description="Submit a picture that is in the object store. The answer comes when the row"
-        " is durable. A path that was submitted before gives the first one's id.",
+        " is durable. A path that was submitted before gives the first one's id; what was"
+        " rejected or dead, or whose picture was replaced since, is looked at again.",
         response_model=documents.AcceptedDocument,
         responses=_located(openapi.errors(403, 408, 413, 415, 422)),
         openapi_extra=openapi.body(openapi.json_body(documents.PathDocument)),

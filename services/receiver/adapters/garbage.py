@@ -1,0 +1,76 @@
+"""Notes of objects to remove, in the transactions of the rows that name them or did."""
+
+from collections.abc import Collection
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import DatabaseClock
+from services.common.database import Database
+from services.common.images import STORING_MS
+from services.common.tables import garbage
+from services.receiver.domain import Removal
+
+
+class DatabaseGarbage:
+    """The port ``Garbage`` on a database."""
+
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def expect(self, key: str) -> None:
+        """Note that an object is about to be stored."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                sa.insert(garbage).values(object_key=key, due_at=self._clock() + STORING_MS)
+            )
+
+
+async def remove_soon(
+    connection: AsyncConnection, clock: DatabaseClock, stored: Collection[Removal]
+) -> None:
+    """Have objects removed that no row names any more, whatever was noted of their keys."""
+    for one in sorted(stored, key=lambda one: one.key):
+        await connection.execute(sa.delete(garbage).where(garbage.c.object_key == one.key))
+        await connection.execute(
+            sa.insert(garbage).values(object_key=one.key, due_at=clock(), object_tag=one.tag)
+        )
+
+
+async def all_expected(
+    connection: AsyncConnection, clock: DatabaseClock, keys: Collection[str]
+) -> bool:
+    """Lock the notes of objects that were stored; False when a redeemer has been at any.
+
+    Then that object may come after its removal, so it is removed once more.
+    """
+    found = await connection.scalars(
+        sa.select(garbage.c.object_key)
+        .where(
+            garbage.c.object_key.in_(keys),
+            garbage.c.claim_token.is_(None),
+            garbage.c.removed_at.is_(None),
+        )
+        .order_by(garbage.c.object_key)
+        .with_for_update()
+    )
+    late = set(keys) - set(found)
+    await remove_soon(connection, clock, [Removal(key, None) for key in late])
+    return not late
+
+
+async def settle(
+    connection: AsyncConnection,
+    clock: DatabaseClock,
+    *,
+    named: Collection[str],
+    unnamed: Collection[str],
+) -> None:
+    """Forget the notes of objects that have a row now; have the others removed."""
+    if named:
+        await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(named)))
+    if unnamed:
+        await connection.execute(
+            sa.update(garbage).where(garbage.c.object_key.in_(unnamed)).values(due_at=clock())
+        )

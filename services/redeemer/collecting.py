@@ -1,0 +1,85 @@
+"""The use case: remove the objects that no row names.
+
+A key of uploads or enrolments is written once and never used again, so what happens late to one
+harms no other. Of a key that people write only the object with the noted tag is removed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from services.common.logs import Outage
+from services.common.objects import ObjectStoreUnavailableError
+from services.redeemer.domain import BATCH
+from services.redeemer.metrics import REMOVED
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """An object to remove, if it has the tag, where there is one; ``token`` makes it ours."""
+
+    key: str
+    tag: str | None
+    token: str
+
+
+class Garbage(Protocol):
+    """The notes of objects; each call raises ``DatabaseUnavailableError``."""
+
+    async def take(self) -> Sequence[Removal]:
+        """Take up to ``BATCH`` objects that are due and that no row names, for a minute.
+
+        Whoever is storing such an object will not give it a row any more.
+        """
+
+    async def removed(self, removals: Sequence[Removal]) -> None:
+        """Note that they are gone. Those that may still be written are due once more, later."""
+
+
+class Objects(Protocol):
+    """The object store; each call raises ``ObjectStoreUnavailableError``."""
+
+    async def tag(self, key: str) -> str | None:
+        """Return an object's tag, which changes with it; None when there is none."""
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is fine."""
+
+
+class Collector:
+    """Removes objects; several replicas may."""
+
+    def __init__(self, *, garbage: Garbage, objects: Objects) -> None:
+        self._garbage = garbage
+        self._objects = objects
+        self._store = Outage("object store")
+
+    async def collect(self) -> None:
+        """Remove what is due; raise ``DatabaseUnavailableError`` when that cannot be told."""
+        full = True
+        while full:
+            removals = await self._garbage.take()
+            gone: list[Removal] = []
+            try:
+                for one in removals:
+                    await self._remove(one)
+                    gone.append(one)
+            except ObjectStoreUnavailableError as error:
+                # The rest is due again when its minute is over.
+                self._store.failed(error)
+            else:
+                self._store.passed()
+            if gone:
+                await self._garbage.removed(gone)
+            full = len(gone) == BATCH
+
+    async def _remove(self, one: Removal) -> None:
+        if one.tag is not None and await self._objects.tag(one.key) != one.tag:
+            return
+        await self._objects.delete(one.key)
+        REMOVED.inc()
+        log.info("removed", key=one.key)
