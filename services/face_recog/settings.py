@@ -9,11 +9,28 @@ from pydantic import Field
 from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
 
+_CGROUP: Final = Path("/sys/fs/cgroup")
+
 QUEUE_PER_WORKER: Final = 4
 """A person who enrols waits 20 s at most, as long as the last of a full queue if each takes 4 s."""
 
 
-def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+_SERVICE_BYTES: Final = 240 * 1024**2
+"""For the service, the fork server and idle workers: 120 MiB after the start, and 100,000 known
+people."""
+
+_QUEUE_BYTES: Final = 400 * 1024**2
+"""For the pictures that a worker has and that wait for it: one of 20 MiB took up to 80 MiB, in
+gRPC's buffers, as its message and as itself."""
+
+MAX_WORKER_BYTES: Final = 2 * 1024**3
+"""More than twice of what any picture took."""
+
+MIN_WORKER_BYTES: Final = 256 * 1024**2
+"""Enough for a JPEG of any size that is taken."""
+
+
+def usable_cpus(cgroup: Path = _CGROUP) -> int:
     """Return how many CPUs this process may use: those it may run on, or its container's limit."""
     cpus = len(os.sched_getaffinity(0))
     return max(1, min(cpus, int(cpu_limit(cgroup) or cpus)))
@@ -35,6 +52,24 @@ def cpu_limit(cgroup: Path) -> float | None:
     if quota == "max" or int(quota) <= 0:
         return None
     return int(quota) / int(period)
+
+
+def memory_limit(cgroup: Path) -> int:
+    """Return the bytes that a control group, of version 2 or else 1, and the machine have."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limit = (cgroup / file).read_text().strip()
+        except OSError:
+            continue
+        return machine if limit == "max" else min(machine, int(limit))
+    return machine
+
+
+def worker_memory(workers: int, cgroup: Path = _CGROUP) -> int:
+    """Return the bytes for a picture in each of so many workers, within the container's limit."""
+    share = (memory_limit(cgroup) - _SERVICE_BYTES) // workers - _QUEUE_BYTES
+    return min(max(share, MIN_WORKER_BYTES), MAX_WORKER_BYTES)
 
 
 class FaceRecogSettings(Settings, ObjectStoreSettings):
@@ -60,10 +95,10 @@ class FaceRecogSettings(Settings, ObjectStoreSettings):
         " others; a picture that needs longer is rejected.",
     )
     worker_memory_bytes: int = Field(
-        2 * 1024**3,
+        default_factory=lambda known: worker_memory(known["pool_size"]),
         ge=64 * 1024**2,
-        description="Address space that a picture may take in a worker. One of 50 megapixels"
-        " with transparency took 0.4 GB; the rest is room for other kinds.",
+        description="Address space that a picture may take in a worker: an equal part of what the"
+        " container may use. Of 50 megapixels, a JPEG took 0.2 GB, a PNG 0.4 GB and a WebP 0.8 GB.",
     )
     stop_seconds: Seconds = Field(
         20.0, description="Longest time to finish what is in flight after the drain."

@@ -54,31 +54,39 @@ _LIVENESS: Final = "liveness"
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class _Identify(face_pb2_grpc.IdentifyServicer):
+def _question(message: bytes) -> Question:
+    """Read a request. The message, with a copy of the picture, need not live until the answer."""
+    request = face_pb2.IdentifyRequest.FromString(message)
+    return Question(
+        path=request.image_path,
+        picture=request.image_data,
+        tolerance=request.tolerance if request.HasField("tolerance") else None,
+        max_faces=request.max_faces,
+        max_candidates=request.max_candidates,
+    )
+
+
+class _Identify:
     def __init__(self, identifier: Identifier, engine: str) -> None:
         self._identifier = identifier
         self._engine = engine
 
-    async def Identify(  # noqa: N802, the name is the interface's
-        self, request: face_pb2.IdentifyRequest, context: _Context
-    ) -> face_pb2.IdentifyResponse:
-        """Answer one request."""
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what the generated stubs would, but with :func:`_question`."""
+        method = grpc.unary_unary_rpc_method_handler(
+            self._identify,
+            request_deserializer=_question,
+            response_serializer=face_pb2.IdentifyResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler("facerecog.Identify", {"Identify": method})
 
+    async def _identify(self, question: Question, context: _Context) -> face_pb2.IdentifyResponse:
         async def say_long() -> None:
             await context.send_initial_metadata(((LONG, "1"),))
 
         with structlog.contextvars.bound_contextvars(**_image_id(context)):
             try:
-                answer = await self._identifier.identify(
-                    Question(
-                        path=request.image_path,
-                        picture=request.image_data,
-                        tolerance=request.tolerance if request.HasField("tolerance") else None,
-                        max_faces=request.max_faces,
-                        max_candidates=request.max_candidates,
-                    ),
-                    on_long=say_long,
-                )
+                answer = await self._identifier.identify(question, on_long=say_long)
             except RejectedError as error:
                 log.info("rejected", problem=error.problem, reason=str(error))
                 return face_pb2.IdentifyResponse(
@@ -89,7 +97,10 @@ class _Identify(face_pb2_grpc.IdentifyServicer):
                 )
             except tuple(_FAULTS) as error:
                 log.warning("failed", reason=str(error))
-                await context.abort(_FAULTS[type(error)], str(error))
+                # An abort's traceback would keep the picture in memory for long.
+                context.set_code(_FAULTS[type(error)])
+                context.set_details(str(error))
+                return face_pb2.IdentifyResponse()
             response = _response(answer, self._engine)
             log.info("identified", faces=len(response.faces), image_name=response.image_name)
             return response
@@ -136,7 +147,7 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        face_pb2_grpc.add_IdentifyServicer_to_server(_Identify(identifier, engine), self._server)
+        self._server.add_generic_rpc_handlers((_Identify(identifier, engine).handler(),))
         face_pb2_grpc.add_HealthCheckServicer_to_server(
             _HealthCheck(lambda: self._is_serving), self._server
         )
@@ -199,7 +210,7 @@ class _Observer(grpc.aio.ServerInterceptor):
             error = True
             try:
                 response = await handler.unary_unary(request, context)
-                error = False
+                error = context.code() is not None
             except asyncio.CancelledError:
                 # The client went away, which is its own affair unless its patience ended.
                 left = context.time_remaining()

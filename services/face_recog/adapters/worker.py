@@ -22,6 +22,7 @@ import numpy as np
 
 from services.face_recog.adapters.recognition import encode, find, load_models
 from services.face_recog.domain import (
+    ENCODING_SIZE,
     Box,
     DetectedFace,
     Encoding,
@@ -66,6 +67,12 @@ class Steps:
 
     def take(self, answer: bytes) -> None:
         """Note a step's answer; raise ``RejectedError`` or ``RecogniserFaultError``."""
+        try:
+            self._take(answer)
+        except (ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
+            raise RecogniserFaultError(f"the worker's answer makes no sense: {error!r}") from error
+
+    def _take(self, answer: bytes) -> None:
         head, content = _unpack(answer)
         if "failure" in head:
             raise RecogniserFaultError(head["failure"])
@@ -73,7 +80,7 @@ class Steps:
             raise RejectedError(Problem(head["problem"]), head["reason"])
         if not self._first:
             self._first, self._pixels = head, content
-        self._encodings += [np.array(one) for one in head["encodings"]]
+        self._encodings += [_encoding(one) for one in head["encodings"]]
         self.request = b""
         left = self._first["rectangles"][len(self._encodings) :]
         if left:
@@ -101,6 +108,13 @@ class Steps:
         )
 
 
+def _encoding(numbers: Any) -> Encoding:
+    encoding: Encoding = np.array(numbers, dtype=np.float64)
+    if encoding.shape != (ENCODING_SIZE,) or not np.isfinite(encoding).all():
+        raise ValueError(f"an encoding of the shape {encoding.shape}")
+    return encoding
+
+
 def answer(request: bytes) -> bytes:
     """Do a step; message and answer without their lengths."""
     try:
@@ -113,6 +127,8 @@ def answer(request: bytes) -> bytes:
         encodings = encode(found.pixels, found.rectangles, head["seconds"])
     except RejectedError as error:
         return _pack({"problem": error.problem, "reason": str(error)})
+    except MemoryError:
+        return _pack({"failure": "the picture needs more memory than a worker may take"})
     except Exception as error:  # noqa: BLE001, whatever it is, it is this picture's failure
         return _pack({"failure": f"{type(error).__name__}: {error}"})
     return _pack(

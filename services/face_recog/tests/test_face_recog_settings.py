@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.face_recog.settings import FaceRecogSettings, cpu_limit, usable_cpus
+from services.face_recog.settings import (
+    FaceRecogSettings,
+    cpu_limit,
+    memory_limit,
+    usable_cpus,
+    worker_memory,
+)
 
 STORE = "file:///nowhere"
 
@@ -51,3 +57,32 @@ def test_the_limit_of_a_container_is_kept(
         (tmp_path / name).write_text(content)
     assert cpu_limit(tmp_path) == limit
     assert usable_cpus(tmp_path) == cpus
+
+
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, 16 * GIB),
+        ({"memory.max": "max\n"}, 16 * GIB),
+        ({"memory.max": f"{2 * GIB}\n"}, 2 * GIB),
+        ({"memory.max": f"{64 * GIB}\n"}, 16 * GIB),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 16 * GIB),
+        ({"memory/memory.limit_in_bytes": f"{3 * GIB}\n"}, 3 * GIB),
+    ],
+)
+def test_the_memory_limit_of_a_container_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int
+) -> None:
+    sizes = {"SC_PHYS_PAGES": 4 * 1024**2, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert memory_limit(tmp_path) == limit
+    for workers in range(1, 33):
+        share = worker_memory(workers, tmp_path)
+        assert 256 * 1024**2 <= share <= 2 * GIB
+        assert share == 256 * 1024**2 or workers * share < limit
