@@ -149,3 +149,7 @@ def load(settings: type[S]) -> S:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+    except (UnicodeDecodeError, OSError) as error:
+        service = settings.__module__.split(".")[-2]
+        print(f"{service}: .env cannot be read: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None

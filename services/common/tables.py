@@ -5,12 +5,16 @@
 NULL for what is final.
 """
 
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.dialects import mysql
 
 from services.common.images import LATEST_DUE_MS, MAX_PATH_LENGTH, Status
+
+log = structlog.get_logger(__name__)
 
 metadata = sa.MetaData()
 
@@ -59,6 +63,48 @@ images = sa.Table(
     sqlite_autoincrement=True,  # an id is never given twice, as in MariaDB
 )
 
+
+class Candidates(sa.TypeDecorator[list[dict[str, Any]]]):
+    """Who a face may be; of what is no such list, only the entries that are sound.
+
+    One damaged value would otherwise take a whole page of images with it. The face's own person
+    and distance are columns of their own.
+    """
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def result_processor(
+        self, dialect: sa.Dialect, coltype: object
+    ) -> Callable[[Any], list[dict[str, Any]]]:
+        """Return what reads a value of the database."""
+        read = super().result_processor(dialect, coltype)
+
+        def candidates(value: Any) -> list[dict[str, Any]]:
+            if value is None:  # the row of an image without faces
+                return []
+            try:
+                content = read(value) if read else value
+            except (ValueError, TypeError, RecursionError):
+                content = None
+            entries: list[Any] = content if isinstance(content, list) else [None]
+            sound = [entry for entry in entries if _is_candidate(entry)]
+            if len(sound) < len(entries):
+                log.warning("candidates of a face are damaged and left out", value=str(value)[:200])
+            return sound
+
+        return candidates
+
+
+def _is_candidate(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("person"), str)
+        and isinstance(entry.get("image_name"), str)
+        and type(entry.get("distance")) in {int, float}
+    )
+
+
 faces = sa.Table(
     "faces",
     metadata,
@@ -80,7 +126,7 @@ faces = sa.Table(
     sa.Column("person", _exact(100)),
     sa.Column("distance", sa.Float),
     # [{"person": str, "image_name": str, "distance": float}], nearest first.
-    sa.Column("candidates", sa.JSON, nullable=False),
+    sa.Column("candidates", Candidates, nullable=False),
     sa.Index("ix_faces_person_image_id", "person", "image_id"),
 )
 

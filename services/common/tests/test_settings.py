@@ -138,3 +138,12 @@ def test_the_value_of_a_secret_is_never_printed(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "migrations: database cannot be migrated" in ended.stderr
     assert "hunter2" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("service", ["face_recog", "redeemer"])
+def test_a_damaged_env_file_is_one_line(service: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xff\xfe\0LOG_LEVEL=\xc3(")
+    result = start(service, tmp_path, RIGHT)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert line.startswith(f"{service}: .env cannot be read")
