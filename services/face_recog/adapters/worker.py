@@ -62,8 +62,7 @@ class Steps:
         self._first: dict[str, Any] = {}
         self._pixels = b""
         self._encodings: list[Encoding] = []
-        body = _pack({"max_faces": max_faces, "seconds": seconds}, picture)
-        self.request = NUMBER.pack(len(body)) + body
+        self.request = _message({"max_faces": max_faces, "seconds": seconds}, picture)
 
     def take(self, answer: bytes) -> None:
         """Note a step's answer; raise ``RejectedError`` or ``RecogniserFaultError``."""
@@ -91,21 +90,20 @@ class Steps:
                 "rectangles": left,
                 "seconds": self._seconds,
             }
-            body = _pack(more, self._pixels)
-            self.request = NUMBER.pack(len(body)) + body
+            self.request = _message(more, self._pixels)
 
     def recognition(self) -> Recognition:
-        """Return what was found; all steps must be done."""
-        return Recognition(
-            self._first["width"],
-            self._first["height"],
-            [
+        """Return what was found, or raise ``RecogniserFaultError``; all steps must be done."""
+        try:
+            faces = [
                 DetectedFace(Box(*box), score, encoding)
                 for box, score, encoding in zip(
                     self._first["boxes"], self._first["scores"], self._encodings, strict=True
                 )
-            ],
-        )
+            ]
+            return Recognition(self._first["width"], self._first["height"], faces)
+        except (ValueError, LookupError, TypeError) as error:
+            raise RecogniserFaultError(f"the worker's answer makes no sense: {error!r}") from error
 
 
 def _encoding(numbers: Any) -> Encoding:
@@ -143,6 +141,13 @@ def answer(request: bytes) -> bytes:
         },
         found.pixels.tobytes() if len(encodings) < len(found.rectangles) else b"",
     )
+
+
+def _message(head: dict[str, Any], content: bytes) -> bytes:
+    """Return a step's request with its length; a large picture is copied only once."""
+    encoded = json.dumps(head).encode()
+    size = NUMBER.size + len(encoded) + len(content)
+    return b"".join((NUMBER.pack(size), NUMBER.pack(len(encoded)), encoded, content))
 
 
 def _pack(head: dict[str, Any], content: bytes = b"") -> bytes:

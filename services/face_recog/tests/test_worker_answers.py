@@ -1,25 +1,38 @@
 import json
+import struct
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.face_recog.adapters.worker import decode_answer
+from services.face_recog.adapters.worker import Steps
 from services.face_recog.domain import RecogniserFaultError, RejectedError
 
-FACE = {"box": [1, 2, 3, 4], "score": 1.0, "encoding": [0.5] * 128}
-GOOD = json.dumps({"width": 9, "height": 9, "faces": [FACE]}).encode()
+HEAD = {
+    "width": 9,
+    "height": 9,
+    "boxes": [[1, 2, 3, 4]],
+    "scores": [1.0],
+    "shape": [9, 9, 3],
+    "rectangles": [[1, 2, 3, 4]],
+    "encodings": [[0.5] * 128],
+}
 JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text() | st.just(FACE),
+    st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from([*HEAD.values()]),
     lambda inner: (
         st.lists(inner)
-        | st.dictionaries(
-            st.sampled_from(["width", "height", "faces", "problem", "reason", "failure", *FACE]),
-            inner,
-        )
+        | st.dictionaries(st.sampled_from(["problem", "reason", "failure", *HEAD]), inner)
     ),
 )
+
+
+def packed(head: Any) -> bytes:
+    encoded = json.dumps(head).encode()
+    return struct.pack(">I", len(encoded)) + encoded
+
+
+GOOD = packed(HEAD)
 
 
 def damaged(position: int, bit: int) -> bytes:
@@ -30,13 +43,18 @@ def damaged(position: int, bit: int) -> bytes:
 
 @given(
     st.binary()
-    | JSON.map(lambda value: json.dumps(value).encode())
+    | JSON.map(packed)
+    | st.dictionaries(st.sampled_from([*HEAD]), JSON).map(lambda part: packed({**HEAD, **part}))
     | st.builds(damaged, st.integers(0), st.integers(0, 7))
     | st.integers(0, len(GOOD)).map(lambda length: GOOD[:length])
 )
 def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None:
+    steps = Steps(b"picture", 0, 1.0)
     try:
-        found = decode_answer(answer)
+        steps.take(answer)
+        if steps.request:
+            return
+        found = steps.recognition()
     except (RecogniserFaultError, RejectedError):
         return
     assert all(face.encoding.shape == (128,) for face in found.faces)
@@ -44,10 +62,17 @@ def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None
 
 @pytest.mark.parametrize(
     "change",
-    [{"encoding": [0.5] * 127}, {"encoding": [float("nan")] * 128}, {"box": [1, 2, 3]}, {"box": 1}],
+    [
+        {"encodings": [[0.5] * 127]},
+        {"encodings": [[float("nan")] * 128]},
+        {"boxes": [[1, 2, 3]]},
+        {"boxes": []},
+        {"scores": 1},
+    ],
     ids=str,
 )
 def test_an_answer_of_another_shape_is_a_fault(change: dict[str, Any]) -> None:
-    answer = {"width": 9, "height": 9, "faces": [{**FACE, **change}]}
+    steps = Steps(b"picture", 0, 1.0)
     with pytest.raises(RecogniserFaultError, match="makes no sense"):
-        decode_answer(json.dumps(answer).encode())
+        steps.take(packed({**HEAD, **change}))
+        steps.recognition()
