@@ -48,14 +48,13 @@ def used(server: FaceRecog) -> int:
 
 
 async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(
-    face_recog: Callable[..., FaceRecog], container: Any, cgroup: Path
+    face_recog: Callable[..., FaceRecog], cgroup: Path
 ) -> None:
     workers = usable_cpus(cgroup)
     server = face_recog(
         POOL_SIZE=str(workers),
         WORKER_MEMORY_BYTES=str(worker_memory(workers, cgroup)),
         WORK_SECONDS="120",
-        **{one["name"]: one["value"] for one in container["env"]},
     )
     # Of all kinds WebP takes most: its decoder keeps four bytes a pixel three times.
     picture = io.BytesIO()
