@@ -97,10 +97,7 @@ class _Identify:
                 )
             except tuple(_FAULTS) as error:
                 log.warning("failed", reason=str(error))
-                # An abort's traceback would keep the picture in memory for long.
-                context.set_code(_FAULTS[type(error)])
-                context.set_details(str(error))
-                return face_pb2.IdentifyResponse()
+                await context.abort(_FAULTS[type(error)], str(error))
             response = _response(answer, self._engine)
             log.info("identified", faces=len(response.faces), image_name=response.image_name)
             return response
@@ -210,7 +207,7 @@ class _Observer(grpc.aio.ServerInterceptor):
             error = True
             try:
                 response = await handler.unary_unary(request, context)
-                error = context.code() is not None
+                error = False
             except asyncio.CancelledError:
                 # The client went away, which is its own affair unless its patience ended.
                 left = context.time_remaining()
