@@ -1,21 +1,29 @@
 """What a reader of the README types, on a cluster with one node and nothing on it."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
 from e2e import kind
 from e2e.client import Client, assert_recognised
 from e2e.cluster import IN_USE, ROOT, STATE, Cluster, images_of, phase, tool
+from scripts.gitops.flux import Builder, load
+from scripts.gitops.source import working_tree
 from services.local.samples import EILEEN
 from services.testing.servers import free_port
 
 NAME: Final = "facestack-minikube"
+SERVER_PORT: Final = 8443
+"""Where minikube's API server listens, which is where policies see a connection lead to."""
+
 COMMAND: Final = "kubectl kustomize overlays/minikube | kubectl apply -f -"
 
 
@@ -25,7 +33,7 @@ def minikube(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     if request.config.getoption("--kubeconfig"):
         pytest.skip("a cluster was given: this test makes one of its own")
     kind.prepare()
-    api_port = free_port()
+    api_port, server_port = free_port(), free_port()
     config = {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
@@ -34,18 +42,35 @@ def minikube(request: pytest.FixtureRequest) -> Iterator[Cluster]:
             {
                 "role": "control-plane",
                 "extraPortMappings": [
-                    {"listenAddress": "127.0.0.1", "hostPort": api_port, "containerPort": 30000}
+                    {"listenAddress": "127.0.0.1", "hostPort": outside, "containerPort": inside}
+                    for outside, inside in ((api_port, 30000), (server_port, SERVER_PORT))
                 ],
             }
         ],
+        "kubeadmConfigPatches": [
+            yaml.safe_dump(patch)
+            for patch in (
+                {"kind": "InitConfiguration", "localAPIEndpoint": {"bindPort": SERVER_PORT}},
+                {
+                    "kind": "ClusterConfiguration",
+                    "controlPlaneEndpoint": f"{NAME}-control-plane:{SERVER_PORT}",
+                },
+            )
+        ],
     }
-    file = STATE / "minikube.yaml"
-    file.write_text(yaml.safe_dump(config))
     made = kind.kind_cluster(kind.node_image(), NAME, STATE / "minikube-kubeconfig")
     made.delete()  # what an interrupted run has left
+    file = STATE / "minikube.yaml"
+    file.write_text(yaml.safe_dump(config))
     try:
         with phase("cluster of 1 node"):
             made.create(file)
+        # What kind maps to this machine is the port that its own API servers have.
+        server = f"--server=https://127.0.0.1:{server_port}"
+        settings = f"--kubeconfig={made.kubeconfig_path}"
+        subprocess.run(
+            [tool("kubectl"), settings, "config", "set-cluster", f"kind-{NAME}", server], check=True
+        )
         cluster = Cluster(made.kubeconfig_path)
         cluster.api_url = f"http://127.0.0.1:{api_port}"
         rendered = cluster.kubectl("kustomize", str(ROOT / "overlays" / "minikube")).stdout
@@ -89,6 +114,38 @@ def test_the_command_of_the_readme_runs_the_pipeline_and_again_changes_nothing(
         pod["metadata"]["uid"] for pod in pods
     ]
     assert client.wait_final(ids) == processed
+
+
+def test_all_of_it_fits_into_the_size_that_the_docs_name(minikube: Cluster) -> None:
+    docs = (ROOT / "docs" / "kubernetes.md").read_text()
+    [size] = re.findall(r"^minikube start .*--cpus=(\d+) --memory=(\d+)g\b", docs, re.MULTILINE)
+    with working_tree() as tree:
+        flux = load(Builder(tree, tool("kubectl")), "minikube")
+    assert flux.problems == []
+    # Calico's own pod, which this cluster has not.
+    taken = {"cpu": Decimal("0.25"), "memory": Decimal(0)}
+    for pod in minikube.get("pods", "--namespace=kube-system")["items"]:
+        add(taken, pod["spec"], 1)
+    # Beside the pipeline Flux and its units, with as many receivers as there may be.
+    for _, one in flux.objects():
+        spec = one.document.get("spec", {})
+        if "containers" in (spec.get("template") or {}).get("spec", {}):
+            is_scaled = one.document["metadata"]["name"] == "receiver"
+            most = flux.facts["receiver_max_replicas"] if is_scaled else spec.get("replicas", 1)
+            add(taken, spec["template"]["spec"], int(most))
+    print({name: str(amount) for name, amount in taken.items()})
+    assert taken["cpu"] > 1, "not everything was counted"
+    assert taken["cpu"] < Decimal(size[0])
+    # Where a rollout makes one pod more of the largest, and the node itself needs some.
+    assert taken["memory"] < (Decimal(size[1]) - 1) * 2**30
+
+
+def add(taken: dict[str, Decimal], pod: dict[str, Any], number: int) -> None:
+    """Add what so many pods of the kind request."""
+    for container in pod["containers"]:
+        requests = container.get("resources", {}).get("requests", {})
+        for name in taken:
+            taken[name] += number * parse_quantity(requests.get(name, "0"))  # type: ignore[no-untyped-call]
 
 
 def apply(cluster: Cluster) -> list[tuple[str, str]]:

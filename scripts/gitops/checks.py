@@ -158,6 +158,23 @@ def _replaced(context: Context) -> Iterator[str]:
                     yield str(origin.get("fieldPath")).removeprefix("data.")
 
 
+def api_server(context: Context) -> Iterator[Finding]:
+    """Check that policies for the API server open the port at which this cluster's listens."""
+    port = context.cluster.facts.get("api_server_port")
+    for _, one in context.cluster.objects():
+        name = at(one.document, "metadata.name")
+        if one.document.get("kind") == "NetworkPolicy" and name in _ASKING:
+            rules = items(one.document, "spec.egress")
+            opened = {str(each.get("port")) for rule in rules for each in items(rule, "ports")}
+            if port not in opened:
+                problem = f"does not open {port}, the fact api_server_port: open it"
+                yield finding(one, "spec.egress.ports", problem)
+
+
+_ASKING: Final = {"api-server", "credentials", "metrics-server"}
+"""The policies of those who ask the API server."""
+
+
 def layers(context: Context) -> Iterator[Finding]:
     """Check that the layers together apply the overlay: all of it, once, and nothing else."""
     shares: dict[str, list[Kustomization]] = {}
@@ -386,6 +403,7 @@ STAGES: Final[tuple[tuple[Check, ...], ...]] = (
         dependencies,
         common_fields,
         facts,
+        api_server,
         secrets,
         marks,
         strictness,

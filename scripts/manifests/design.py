@@ -120,9 +120,12 @@ EDGES: Final = frozenset(
 DISCOVERED: Final = frozenset({("image-processor", "nsqd", 4150)})
 """Edges whose address no setting holds: nsqlookupd tells it."""
 
-# Its address is not known beforehand, so these ports are open to any address.
-API_SERVER: Final = {"credentials": (443, 6443)}
-"""Who talks to the API server, at which ports."""
+# Its address is not known beforehand, so its ports are open to any address.
+API_SERVER: Final = {"credentials": 443}
+"""Who talks to the API server, at which port of its Service."""
+
+API_SERVER_PORTS: Final = frozenset({443, 6443, 8443})
+"""Where API servers listen behind that: the fact ``api_server_port`` says which it is."""
 
 MANAGED: Final = {
     "mariadb": ((DATABASE, 3306),),

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 
 from scripts.manifests.design import (
     API_SERVER,
+    API_SERVER_PORTS,
     CLIENTS,
     DATABASE,
     DISCOVERED,
@@ -175,9 +176,23 @@ def designed(manifests: Manifests, direction: str) -> set[Edge]:
         policies = list(manifests.kind("NetworkPolicy"))
         ends = names | {end.name for end in _ends(policies, direction)}
         for name in API_SERVER.keys() & names:
-            edges |= {(name, end, p, "TCP") for end in ends for p in API_SERVER[name]}
+            ports = {API_SERVER[name], _behind(policies, name)}
+            edges |= {(name, end, port, "TCP") for end in ends for port in ports}
     edges |= {(name, DNS, 53, protocol) for name in names for protocol in ("TCP", "UDP")}
     return {edge for edge in edges if edge[0 if direction == "Egress" else 1] in names}
+
+
+def _behind(policies: list[Document], name: str) -> int:
+    """Return where a policy takes the API server to listen, which facts of the cluster confirm."""
+    opened = {
+        port.get("port")
+        for policy in policies
+        if at(policy, "metadata.name") == name
+        for rule in items(policy, "spec.egress")
+        for port in items(rule, "ports")
+    }
+    found = (API_SERVER_PORTS & opened) - {API_SERVER[name]}
+    return next(iter(found)) if len(found) == 1 else API_SERVER[name]
 
 
 def edges(manifests: Manifests) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ UNITS: Final = sorted(
 )
 NAMES: Final = [folder.name for folder in UNITS]
 FACTS: Final = {
+    "api_server_port": "6443",
     "kubelet_insecure_tls": "true",
     "receiver_min_replicas": "2",
     "receiver_max_replicas": "4",
