@@ -33,7 +33,7 @@ from services.common.logs import Outage
 from services.common.objects import (
     ObjectInfo,
     ObjectNotFoundError,
-    ObjectStoreUnavailableError,
+    ObjectStoreError,
     ObjectTooLargeError,
 )
 from services.face_recog.domain import ENCODING_SIZE, Encoding
@@ -211,7 +211,7 @@ class KeptEncodings:
         """Say once when the store takes no changes, and once when it does again."""
         try:
             yield
-        except (ObjectStoreUnavailableError, ObjectNotFoundError) as error:
-            self._outage.failed(error)  # the latter: a folder is in the way of a file
+        except ObjectStoreError as error:  # away, or a folder is in the way of a file
+            self._outage.failed(error)
         else:
             self._outage.passed()

@@ -20,7 +20,7 @@ from services.common.objects import (
     ObjectInfo,
     ObjectNotFoundError,
     ObjectRefusedError,
-    ObjectStoreUnavailableError,
+    ObjectStoreError,
     ObjectTooLargeError,
 )
 from services.face_recog import metrics
@@ -417,7 +417,7 @@ class Identifier:
 
 
 def _is_expected(error: Exception) -> bool:
-    return isinstance(error, ObjectStoreUnavailableError | RecogniserFaultError)
+    return isinstance(error, ObjectStoreError | RecogniserFaultError)
 
 
 def _describe(error: Exception) -> str:
