@@ -29,7 +29,7 @@ def why_none() -> str | None:
     if not Path("/dev/loop-control").exists():
         return "there is no /dev/loop-control"
     if not shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
-        return "mkfs.ext4 is missing: install e2fsprogs"
+        return "mkfs.ext4 is not installed: run 'make servers'"
     return None
 
 
