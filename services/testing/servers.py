@@ -127,6 +127,9 @@ class MariaDb(Server):
     def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
         server = find_binary("mariadbd")
         data = folder / "data"
+        # A server that starts removes the temporary tables that it finds, also another one's.
+        temporary = folder / "tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
         # As root the server must be told that it may run as root.
         user = ["--user=root"] if os.geteuid() == 0 else []
         installed = subprocess.run(
@@ -141,6 +144,7 @@ class MariaDb(Server):
             check=False,
             capture_output=True,
             text=True,
+            env={**os.environ, "TMPDIR": str(temporary)},
         )
         if installed.returncode:
             pytest.fail(f"mariadb-install-db: {installed.stdout}{installed.stderr}")
@@ -150,6 +154,7 @@ class MariaDb(Server):
                 server,
                 "--no-defaults",
                 f"--datadir={data}",
+                f"--tmpdir={temporary}",
                 f"--socket={data / 'socket'}",
                 f"--port={port}",
                 "--bind-address=127.0.0.1",
