@@ -164,7 +164,7 @@ class Processor:
         self._concurrency = concurrency
         self._renew_seconds = renew_seconds
         self._workers: set[asyncio.Task[None]] = set()
-        self._long: set[int] = set()
+        self._long: set[Ring] = set()
         self._broken: asyncio.Future[None] = asyncio.Future()
         self._stopping = asyncio.Event()
         self._database = database
@@ -205,10 +205,10 @@ class Processor:
         if not worker.cancelled() and worker.exception() and not self._broken.done():
             self._broken.set_exception(worker.exception() or AssertionError)
 
-    def _on_long(self, image_id: int) -> None:
+    def _on_long(self, ring: Ring) -> None:
         """Have another image worked on meanwhile, so that a picture that needs long stops none."""
         if len(self._long) < _MAX_LONG and not self._stopping.is_set():
-            self._long.add(image_id)
+            self._long.add(ring)
             self._resize()
 
     def _resize(self) -> None:
@@ -222,8 +222,8 @@ class Processor:
         while (ring := await self._queue.take()) is not None:
             with structlog.contextvars.bound_contextvars(image_id=ring.image_id):
                 clear = await self._answer(ring)
-            if ring.image_id in self._long:
-                self._long.remove(ring.image_id)
+            if ring in self._long:
+                self._long.remove(ring)
                 if not self._stopping.is_set():
                     self._resize()
                 return  # another one took its place
@@ -270,7 +270,7 @@ class Processor:
         outcome: Outcome = Released("the process ends")
         try:
             with IN_FLIGHT.track_inprogress():
-                found = await self._until_lost_or_open(self._attempt(claim), holding)
+                found = await self._until_lost_or_open(self._attempt(claim, ring), holding)
                 if found is None:
                     return None
                 outcome = found
@@ -308,7 +308,9 @@ class Processor:
             opened.cancel()
             working.cancel()
 
-    async def _attempt(self, claim: Claim) -> Outcome:  # noqa: PLR0911, one for each way to end
+    async def _attempt(  # noqa: PLR0911, one for each way to end
+        self, claim: Claim, ring: Ring
+    ) -> Outcome:
         try:
             key = PICTURES + check_path(claim.path)
             picture, tag = await self._pictures.get_tagged(key, max_bytes=MAX_PICTURE_BYTES)
@@ -316,7 +318,7 @@ class Processor:
             if not picture:
                 return Rejected("the picture is empty")
             result: Outcome = await self._recogniser.identify(
-                picture, claim.image_id, lambda: self._on_long(claim.image_id)
+                picture, claim.image_id, lambda: self._on_long(ring)
             )
             if await self._pictures.tag(key) != tag:
                 # Whoever replaced it and submitted it again was told that it is being looked at.

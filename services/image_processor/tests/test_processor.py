@@ -260,6 +260,19 @@ async def test_pictures_that_need_long_stop_no_others(bench: Any) -> None:
     bench.recogniser.release.set()
 
 
+async def test_a_second_ring_for_a_picture_that_needs_long_takes_nobodys_place(bench: Any) -> None:
+    bench.concurrency = 1
+    [image_id] = await bench.submit(b"long")
+    bench.queue.put(image_id)
+    bench.start()
+    await eventually(lambda: bench.queue.in_flight == 2)
+    bench.queue.put(image_id)
+    await eventually(lambda: bench.queue.finished == [image_id])
+    bench.queue.put(*await bench.submit(b"face"))
+    await _settled(bench, "processing", "processed")
+    bench.recogniser.release.set()
+
+
 async def test_draining_finishes_what_is_in_flight_and_takes_nothing_more(bench: Any) -> None:
     ids = await bench.submit(*[b"hang"] * 5)
     for image_id in ids:
