@@ -168,8 +168,27 @@ FAULTS: dict[Callable[[pytest.MonkeyPatch], None], int] = {
 }
 """With the seed that was the first to find each; another version may need others."""
 
+# One of each kind: of removals, notes, fences, second looks and claims.
+AT_EVERY_PUSH = {
+    removal_without_a_look_at_the_rows,
+    deletion_without_a_note,
+    without_a_fence,
+    no_second_look,
+    results_of_old_claims,
+}
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(
+            fault,
+            id=fault.__name__,
+            marks=() if fault in AT_EVERY_PUSH else pytest.mark.long,
+        )
+        for fault in FAULTS
+    ],
+)
 async def test_a_fault_is_found(
     database: Database, monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
