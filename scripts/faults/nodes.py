@@ -112,7 +112,7 @@ class Node:
                 os.killpg(process.pid, signal.SIGKILL)
             self._forget_clock(process.pid)
             await asyncio.sleep(_RESTART_SECONDS)
-            if self._wanted:
+            if self._wanted and self._process is process:  # else a fault has ended and started it
                 await self._spawn()
 
     def _forget_clock(self, pid: int) -> None:
