@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from typing import Final
 
 from services.common import logs, ops
 from services.common.jobs import end_on_sigterm
@@ -12,6 +13,9 @@ from services.face_recog.adapters.server import Server
 from services.face_recog.domain import RecogniserFaultError
 from services.face_recog.service import Gallery, Identifier
 from services.face_recog.settings import FaceRecogSettings
+
+_ANSWER_SECONDS: Final = 1.0
+"""For what is given back to reach its callers, before their calls are cut."""
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             Identifier(store, pool, gallery),
             engine=pool.engine,
             connection_age=settings.connection_age_seconds,
-            grace=settings.stop_seconds,
+            grace=settings.stop_seconds + _ANSWER_SECONDS,
         )
         lifecycle = ops.Lifecycle(
             {"known people": gallery.check, "workers": pool.check},
@@ -67,8 +71,13 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             serve.cancel()
             await server.drain()
             await lifecycle.wait_stopping()
-            await server.stop()
             watch.cancel()
+            stopping = asyncio.create_task(server.stop())
+            await asyncio.wait({stopping}, timeout=settings.stop_seconds)
+            # A call that is cut where another replica answers looks like the picture's fault, and
+            # costs it an attempt.
+            pool.give_back()
+            await stopping
     finally:
         await pool.close()
 

@@ -101,7 +101,9 @@ class FaceRecogSettings(Settings, ObjectStoreSettings):
         " container may use. Of 50 megapixels, a JPEG took 0.2 GB, a PNG 0.4 GB and a WebP 0.8 GB.",
     )
     stop_seconds: Seconds = Field(
-        20.0, description="Longest time to finish what is in flight after the drain."
+        20.0,
+        description="Longest time to finish what is in flight after the drain; the rest is refused"
+        " as busy, so that another replica takes it.",
     )
     connection_age_seconds: Seconds = Field(
         60.0, description="Age at which clients reconnect, and so find new replicas."

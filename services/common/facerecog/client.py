@@ -3,7 +3,7 @@
 RecogniserError
 ├── RecogniserUnavailableError  nobody there: a fault of the service, the picture was not tried
 ├── RecogniserTimeoutError      no answer in time: a fault of the service
-├── RecogniserBusyError         its queue is full: try again in a moment
+├── RecogniserBusyError         its queue is full, or it stops: try again in a moment
 └── RecogniserFailedError       this picture's recognition failed, for example its worker died
 """
 
@@ -44,7 +44,7 @@ class RecogniserTimeoutError(RecogniserError):
 
 
 class RecogniserBusyError(RecogniserError):
-    """The queue is full."""
+    """The queue is full, or it stops before this picture's turn."""
 
 
 class RecogniserFailedError(RecogniserError):

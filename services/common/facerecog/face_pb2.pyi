@@ -33,7 +33,7 @@ class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Status.ValueTy
     STATUS_UNREADABLE: _Status.ValueType  # 3
     """no image, damaged, or not JPEG, PNG or WebP"""
     STATUS_TOO_LARGE: _Status.ValueType  # 4
-    """over the limit of pixels or bytes"""
+    """over the limit of pixels, bytes or time"""
     STATUS_INVALID_REQUEST: _Status.ValueType  # 5
     """neither path nor data, a bad path, a tolerance out of range"""
 
@@ -47,7 +47,7 @@ STATUS_NOT_FOUND: Status.ValueType  # 2
 STATUS_UNREADABLE: Status.ValueType  # 3
 """no image, damaged, or not JPEG, PNG or WebP"""
 STATUS_TOO_LARGE: Status.ValueType  # 4
-"""over the limit of pixels or bytes"""
+"""over the limit of pixels, bytes or time"""
 STATUS_INVALID_REQUEST: Status.ValueType  # 5
 """neither path nor data, a bad path, a tolerance out of range"""
 Global___Status: _TypeAlias = Status  # noqa: Y015

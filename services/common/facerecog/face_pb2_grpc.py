@@ -48,8 +48,9 @@ class IdentifyServicer:
 
     def Identify(self, request, context):
         """Content problems answer OK with a status; an error is a fault that may pass:
-        RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while starting, draining or without its
-        object store, INTERNAL when a worker died, DEADLINE_EXCEEDED.
+        RESOURCE_EXHAUSTED when the queue is full or the time of a stop is over, UNAVAILABLE while
+        starting, draining or without its object store, INTERNAL when a worker died,
+        DEADLINE_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,8 +35,9 @@ class IdentifyStub:
     def __new__(cls, channel: _aio.Channel) -> IdentifyAsyncStub: ...
     Identify: _grpc.UnaryUnaryMultiCallable[_face_pb2.IdentifyRequest, _face_pb2.IdentifyResponse]
     """Content problems answer OK with a status; an error is a fault that may pass:
-    RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while starting, draining or without its
-    object store, INTERNAL when a worker died, DEADLINE_EXCEEDED.
+    RESOURCE_EXHAUSTED when the queue is full or the time of a stop is over, UNAVAILABLE while
+    starting, draining or without its object store, INTERNAL when a worker died,
+    DEADLINE_EXCEEDED.
     """
 
 @_typing.type_check_only
@@ -46,8 +47,9 @@ class IdentifyAsyncStub(IdentifyStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Identify: _aio.UnaryUnaryMultiCallable[_face_pb2.IdentifyRequest, _face_pb2.IdentifyResponse]  # type: ignore[assignment]
     """Content problems answer OK with a status; an error is a fault that may pass:
-    RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while starting, draining or without its
-    object store, INTERNAL when a worker died, DEADLINE_EXCEEDED.
+    RESOURCE_EXHAUSTED when the queue is full or the time of a stop is over, UNAVAILABLE while
+    starting, draining or without its object store, INTERNAL when a worker died,
+    DEADLINE_EXCEEDED.
     """
 
 class IdentifyServicer(metaclass=_abc_1.ABCMeta):
@@ -60,8 +62,9 @@ class IdentifyServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_face_pb2.IdentifyResponse, _abc.Awaitable[_face_pb2.IdentifyResponse]]:
         """Content problems answer OK with a status; an error is a fault that may pass:
-        RESOURCE_EXHAUSTED when the queue is full, UNAVAILABLE while starting, draining or without its
-        object store, INTERNAL when a worker died, DEADLINE_EXCEEDED.
+        RESOURCE_EXHAUSTED when the queue is full or the time of a stop is over, UNAVAILABLE while
+        starting, draining or without its object store, INTERNAL when a worker died,
+        DEADLINE_EXCEEDED.
         """
 
 def add_IdentifyServicer_to_server(servicer: IdentifyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

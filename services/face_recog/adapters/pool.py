@@ -145,6 +145,7 @@ class Pool:
         self._slots: list[asyncio.Task[None]] = []
         self._manned = asyncio.Event()
         self._deserted = asyncio.Event()
+        self._is_stopping = False
 
     @property
     def processes(self) -> list[int]:
@@ -173,15 +174,20 @@ class Pool:
         self._slots = [asyncio.create_task(self._serve(one)) for one in workers]
         self._slots.append(asyncio.create_task(self._serve_overran()))
 
+    def give_back(self) -> None:
+        """Refuse, with a ``RecogniserBusyError``, what was not finished and whatever comes."""
+        self._is_stopping = True
+        for answer in self._answers:
+            if not answer.done():
+                answer.set_exception(_stopping())
+
     async def close(self) -> None:
-        """End the workers; whoever still waits gets a ``RecogniserFaultError``."""
+        """End the workers, and give back what they have not finished."""
         for slot in self._slots:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
         await asyncio.gather(*(self._end_worker(one) for one in list(self._workers)))
-        for answer in self._answers:
-            if not answer.done():
-                answer.set_exception(RecogniserFaultError("the service is stopping"))
+        self.give_back()
 
     async def recognise(
         self,
@@ -228,6 +234,8 @@ class Pool:
         self, queue: "asyncio.PriorityQueue[_Job]", request: bytes, *, urgent: bool, weight: int
     ) -> bytes:
         """Have a step done when it is its turn."""
+        if self._is_stopping:
+            raise _stopping()
         job = _Job(
             priority=0 if urgent else 1,
             number=next(self._numbers),
@@ -361,3 +369,7 @@ class Pool:
     def _fail(job: _Job, error: Exception) -> None:
         if not job.answer.done():
             job.answer.set_exception(error)
+
+
+def _stopping() -> RecogniserBusyError:
+    return RecogniserBusyError("the service is stopping")

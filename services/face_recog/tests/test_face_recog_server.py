@@ -385,6 +385,21 @@ async def test_sigterm_finishes_what_is_in_flight(
     assert not psutil.pid_exists(worker.pid)
 
 
+async def test_what_a_stop_leaves_unfinished_is_refused_as_busy(
+    face_recog: StartServer, small_hopper: bytes
+) -> None:
+    server = face_recog(POOL_SIZE="1", STOP_SECONDS="0.2")
+    async with client_of(server) as client:
+        [worker] = server.workers()
+        worker.suspend()
+        requests = [asyncio.create_task(client.identify(small_hopper)) for _ in range(3)]
+        await until_metric(server, "facestack_pool_queue_depth", 2)
+        server.terminate()
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [RecogniserBusyError] * 3
+    assert await asyncio.to_thread(server.wait) == 0
+
+
 async def is_alive(channel: grpc.aio.Channel) -> bool:
     health: Any = health_pb2_grpc.HealthStub(channel)
     answer = await health.Check(health_pb2.HealthCheckRequest(service="liveness"))

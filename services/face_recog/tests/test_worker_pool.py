@@ -322,14 +322,14 @@ async def test_a_request_whose_client_went_away_is_dropped(small_hopper: bytes) 
         assert pool.processes == [pid]
 
 
-async def test_closing_fails_who_still_waits(small_hopper: bytes) -> None:
+async def test_closing_gives_back_what_still_waits(small_hopper: bytes) -> None:
     async with started() as pool:
         [pid] = pool.processes
         halt(pid)
         requests = [asyncio.create_task(pool.recognise(small_hopper)) for _ in range(3)]
         await until(lambda: metrics.POOL_QUEUE._value.get() == 2)
     results = await asyncio.gather(*requests, return_exceptions=True)
-    assert all(isinstance(result, RecogniserFaultError) for result in results)
+    assert all(isinstance(result, RecogniserBusyError) for result in results)
     assert not psutil.pid_exists(pid)
 
 
