@@ -8,6 +8,7 @@ from scripts.bench.alone import measure, run_alone
 _MODULES: Final = {
     "commits": "commits",
     "dlib": "openblas",
+    "drain": "drain",
     "overload": "overload",
     "pipeline": "pipeline",
     "recognition": "recognition",

@@ -16,7 +16,13 @@ from services.testing.samples import sample
 from services.testing.servers import find_binary
 
 ROOT = Path(__file__).parents[3]
-NEEDS = {"commits": (), "pipeline": (), "recognition": (), "submissions": ("mariadbd",)}
+NEEDS = {
+    "commits": (),
+    "drain": ("mariadbd", "nsqd", "nsqlookupd"),
+    "pipeline": (),
+    "recognition": (),
+    "submissions": ("mariadbd",),
+}
 # dlib wants an image that may not be there: below, the wheel is measured against itself.
 SECONDS = 120
 

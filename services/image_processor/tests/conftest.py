@@ -6,13 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
 import pytest
 import sqlalchemy as sa
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.database import Database
-from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import (
     RecogniserBusyError,
     RecogniserFailedError,
@@ -28,9 +25,9 @@ from services.common.objects import (
 from services.common.tables import faces, images
 from services.image_processor.adapters.rows import DatabaseRows
 from services.image_processor.breaker import Breaker
-from services.image_processor.domain import Candidate, Face, Processed, Rejected
+from services.image_processor.domain import Processed, Rejected
 from services.image_processor.service import Processor, Queue, pause_while_open
-from services.testing.servers import free_port
+from services.testing.recogniser import TWO_FACES, RecogniserServer
 
 
 class ManualClock:
@@ -164,13 +161,10 @@ class MemoryQueue:
             ring.requeue(0)
 
 
-FACE = Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),))
-TWO_FACES = (FACE, Face(50, 2, 80, 40, 0.75, True, ()))
-
-
 class FakeRecogniser:
-    """Answers by content. ``hang`` waits for :attr:`release`; ``up = False``: nobody there.
+    """Answers by content, as ``RecogniserServer`` does. ``hang`` waits for :attr:`release`.
 
+    ``up = False``: nobody there.
     ``hung``: it is there, but neither pictures nor pings are answered in time.
     """
 
@@ -217,83 +211,6 @@ class FakeRecogniser:
             case b"empty":
                 return Processed((), 100, 90, "test-1")
         return Processed(TWO_FACES, 100, 90, "test-1")
-
-
-class Servicer(face_pb2_grpc.IdentifyServicer):
-    """A real gRPC service with the same answers."""
-
-    def __init__(self) -> None:
-        self.image_ids: list[str] = []
-        self.release = asyncio.Event()
-
-    async def Identify(  # noqa: N802
-        self, request: face_pb2.IdentifyRequest, context: Any
-    ) -> face_pb2.IdentifyResponse:
-        self.image_ids += [
-            value for key, value in context.invocation_metadata() if key == "image-id"
-        ]
-        match request.image_data:
-            case b"hang":
-                await self.release.wait()
-            case b"unreadable":
-                return face_pb2.IdentifyResponse(
-                    status=face_pb2.STATUS_UNREADABLE, reason="it is no picture"
-                )
-            case b"slow":
-                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer")
-            case b"busy":
-                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full")
-            case b"poison":
-                await context.abort(grpc.StatusCode.INTERNAL, "the worker died")
-            case b"empty":
-                return face_pb2.IdentifyResponse(
-                    status=face_pb2.STATUS_OK, width=100, height=90, engine="test-1"
-                )
-        return face_pb2.IdentifyResponse(
-            status=face_pb2.STATUS_OK,
-            width=100,
-            height=90,
-            engine="test-1",
-            faces=[
-                face_pb2.Face(
-                    box=face_pb2.Box(
-                        left=face.left, top=face.top, right=face.right, bottom=face.bottom
-                    ),
-                    detection_score=face.detection_score,
-                    ambiguous=face.ambiguous,
-                    candidates=[
-                        face_pb2.Candidate(
-                            image_name=candidate.image_name,
-                            person=candidate.person,
-                            distance=candidate.distance,
-                        )
-                        for candidate in face.candidates
-                    ],
-                )
-                for face in TWO_FACES
-            ],
-        )
-
-
-class RecogniserServer:
-    """A gRPC server that can be stopped and started again on its port."""
-
-    def __init__(self) -> None:
-        self.target = f"127.0.0.1:{free_port()}"
-        self.servicer = Servicer()
-        self._server: Any = None
-
-    async def start(self) -> None:
-        self._server = grpc.aio.server()
-        face_pb2_grpc.add_IdentifyServicer_to_server(self.servicer, self._server)
-        checks = health.aio.HealthServicer()
-        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
-        self._server.add_insecure_port(self.target)
-        await self._server.start()
-
-    async def stop(self) -> None:
-        await self._server.stop(None)
 
 
 class FakePictures:

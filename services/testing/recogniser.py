@@ -1,0 +1,92 @@
+"""A real gRPC server in face_recog's place, which answers at once, by a picture's content."""
+
+import asyncio
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.image_processor.domain import Candidate, Face
+from services.testing.servers import free_port
+
+FACE = Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),))
+TWO_FACES = (FACE, Face(50, 2, 80, 40, 0.75, True, ()))
+
+
+class Servicer(face_pb2_grpc.IdentifyServicer):
+    """What each content is answered is in :meth:`Identify`; ``hang`` waits for ``release``."""
+
+    def __init__(self) -> None:
+        self.image_ids: list[str] = []
+        self.release = asyncio.Event()
+
+    async def Identify(  # noqa: N802
+        self, request: face_pb2.IdentifyRequest, context: Any
+    ) -> face_pb2.IdentifyResponse:
+        """Answer by the picture: two faces, unless it asks for something else."""
+        self.image_ids += [
+            value for key, value in context.invocation_metadata() if key == "image-id"
+        ]
+        match request.image_data:
+            case b"hang":
+                await self.release.wait()
+            case b"unreadable":
+                return face_pb2.IdentifyResponse(
+                    status=face_pb2.STATUS_UNREADABLE, reason="it is no picture"
+                )
+            case b"slow":
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer")
+            case b"busy":
+                await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full")
+            case b"poison":
+                await context.abort(grpc.StatusCode.INTERNAL, "the worker died")
+            case b"empty":
+                return face_pb2.IdentifyResponse(
+                    status=face_pb2.STATUS_OK, width=100, height=90, engine="test-1"
+                )
+        return face_pb2.IdentifyResponse(
+            status=face_pb2.STATUS_OK,
+            width=100,
+            height=90,
+            engine="test-1",
+            faces=[
+                face_pb2.Face(
+                    box=face_pb2.Box(
+                        left=face.left, top=face.top, right=face.right, bottom=face.bottom
+                    ),
+                    detection_score=face.detection_score,
+                    ambiguous=face.ambiguous,
+                    candidates=[
+                        face_pb2.Candidate(
+                            image_name=candidate.image_name,
+                            person=candidate.person,
+                            distance=candidate.distance,
+                        )
+                        for candidate in face.candidates
+                    ],
+                )
+                for face in TWO_FACES
+            ],
+        )
+
+
+class RecogniserServer:
+    """A gRPC server that can be stopped and started again on its port."""
+
+    def __init__(self) -> None:
+        self.target = f"127.0.0.1:{free_port()}"
+        self.servicer = Servicer()
+        self._server: Any = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        face_pb2_grpc.add_IdentifyServicer_to_server(self.servicer, self._server)
+        checks = health.aio.HealthServicer()
+        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
+        self._server.add_insecure_port(self.target)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
