@@ -50,6 +50,7 @@ async def test_a_backlog_without_rings_is_worked_through(
         running(
             "services.redeemer",
             DATABASE_URL=settings.database_url,
+            OBJECT_STORE_URL=folder_store_settings.object_store_url,
             NSQD_URL=nsqd.http_url,
             SWEEP_SECONDS="600",
         ) as redeemer,
