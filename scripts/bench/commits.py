@@ -86,11 +86,11 @@ class _Commits:
     failed: int = 0
 
     async def go_on(self, settings: DatabaseSettings, prefix: str, seconds: float) -> None:
-        """Commit one row at a time for so many seconds."""
+        """Commit one row at a time for so many seconds, and two at least."""
         database = Database(settings)
         rows = DatabaseRows(database)
         until = time.perf_counter() + seconds
-        while (start := time.perf_counter()) < until:
+        while (start := time.perf_counter()) < until or len(self.seconds) < 2:
             try:
                 await rows.add([submission_of_path(f"{prefix}/{len(self.seconds)}")])
             except DatabaseUnavailableError:

@@ -15,7 +15,7 @@ class Network:
     """The proxies of one toxiproxy; ``url`` is where it takes orders."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=5, trust_env=False)
+        self._client = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False)
 
     async def link(self, name: str, port: int) -> int:
         """Make a proxy to a port of this machine and return the port that it listens on."""
