@@ -4,6 +4,7 @@ A key of uploads or enrolments is written once and never used again, so what hap
 harms no other. Of a key that people write only the object with the noted tag is removed.
 """
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,23 +64,26 @@ class Collector:
         full = True
         while full:
             removals = await self._garbage.take()
-            gone: list[Removal] = []
-            try:
-                for one in removals:
-                    await self._remove(one)
-                    gone.append(one)
-            except ObjectStoreUnavailableError as error:
-                # The rest is due again when its minute is over.
-                self._store.failed(error)
-            else:
-                self._store.passed()
+            # At once: one that cannot be removed keeps no other waiting, and little time passes
+            # between the look at the rows and the removal.
+            errors = await asyncio.gather(*map(self._remove, removals))
+            gone = [one for one, error in zip(removals, errors, strict=True) if error is None]
             if gone:
                 await self._garbage.removed(gone)
+            # The rest is due again when its minute is over.
+            if error := next(filter(None, errors), None):
+                self._store.failed(error)
+            elif gone:
+                self._store.passed()
             full = len(gone) == BATCH
 
-    async def _remove(self, one: Removal) -> None:
-        if one.tag is not None and await self._objects.tag(one.key) != one.tag:
-            return
-        await self._objects.delete(one.key)
+    async def _remove(self, one: Removal) -> ObjectStoreUnavailableError | None:
+        try:
+            if one.tag is not None and await self._objects.tag(one.key) != one.tag:
+                return None
+            await self._objects.delete(one.key)
+        except ObjectStoreUnavailableError as error:
+            return error
         REMOVED.inc()
         log.info("removed", key=one.key)
+        return None

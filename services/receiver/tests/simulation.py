@@ -187,7 +187,7 @@ class World:
         self._waiting: list[Step] = []
         self._late: list[Callable[[], Awaitable[Any]]] = []
         self._processes: dict[str, Any] = {}
-        self._looked_at: dict[Process, str] = {}
+        self._looked_at: set[tuple[Process, str]] = set()
         self._claims: dict[int, Claim] = {}
         for name in ("receiver 1", "receiver 2", "processor", "collector 1", "collector 2"):
             self._start(name)
@@ -233,7 +233,7 @@ class World:
         writers = made.submissions._writers if isinstance(made, Receiver) else set()
         for task in process.tasks | writers:
             task.cancel()
-        self._looked_at.pop(process, None)
+        self._looked_at = {one for one in self._looked_at if one[0] is not process}
         self._waiting = [step for step in self._waiting if step.process is not process]
         self._start(name)
 
@@ -399,11 +399,20 @@ class World:
     def _put_by_hand(self, key: str, content: bytes) -> None:
         # No store removes an object only if it has a tag, so between the look at the tag and the
         # removal somebody may replace it: the one thing that is not promised.
-        if key in self._looked_at.values():
+        if key in {looked_at for _, looked_at in self._looked_at}:
             return
         self._note(f"by hand: {key}")
         self.store.objects[key] = (content, f"hand {self.tick}")
         self.puts.setdefault(key, []).append(self.tick)
+
+    def _look(self, process: Process, call: str, key: str = "") -> None:
+        """Note what a redeemer looks at and has not removed yet."""
+        if call == "tag":
+            self._looked_at.add((process, key))
+        elif call == "delete":
+            self._looked_at.discard((process, key))
+        elif call == "removed":
+            self._looked_at = {one for one in self._looked_at if one[0] is not process}
 
     async def _take(self, step: Step) -> None:
         self._waiting.remove(step)
@@ -412,10 +421,8 @@ class World:
         )
         chance = 1.0 if self.calm else self.random.random()
         self._note(step.name)
-        if isinstance(step.process, Collecting) and step.name != "answer":
-            self._looked_at.pop(step.process, None)
-            if step.name.startswith("tag "):
-                self._looked_at[step.process] = step.name.removeprefix("tag ")
+        if isinstance(step.process, Collecting):
+            self._look(step.process, *step.name.split())
         if step.name == "answer":
             step.future.set_result(await step.work())
         elif chance < 0.02:

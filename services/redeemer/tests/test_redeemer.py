@@ -12,9 +12,11 @@ import structlog
 from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell, PolledRows
+from services.common.objects import ObjectStoreUnavailableError
 from services.common.settings import DatabaseSettings
 from services.common.tables import images, longest_wait
 from services.redeemer.adapters import DatabaseRows
+from services.redeemer.collecting import Collector, Removal
 from services.redeemer.domain import BATCH, ENOUGH_RINGS
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
 from services.redeemer.service import Redeemer
@@ -298,6 +300,31 @@ async def test_without_the_queue_rows_move_on_and_are_rung_later(bench: Bench) -
     events = [entry["event"] for entry in logs]
     assert events.count("queue is away") == 1
     assert events.count("queue is back") == 1
+
+
+async def test_an_object_that_cannot_be_removed_keeps_no_other_waiting() -> None:
+    removals = [Removal(key, None, "token") for key in ("locked", "one", "two")]
+    gone: list[Removal] = []
+
+    class Notes:
+        async def take(self) -> Sequence[Removal]:
+            return removals
+
+        async def removed(self, removals: Sequence[Removal]) -> None:
+            gone.extend(removals)
+
+    class Store:
+        async def tag(self, key: str) -> str | None:
+            raise AssertionError(key)
+
+        async def delete(self, key: str) -> None:
+            if key == "locked":
+                raise ObjectStoreUnavailableError("no permission")
+
+    with structlog.testing.capture_logs() as logs:
+        await Collector(garbage=Notes(), objects=Store()).collect()
+    assert gone == removals[1:]
+    assert [entry["event"] for entry in logs] == ["removed", "removed", "object store is away"]
 
 
 async def test_the_gauges_show_rows_age_and_depth(bench: Bench) -> None:
