@@ -116,10 +116,14 @@ class Spool:
         """Give memory and space back."""
         self._memory = bytearray()
         if self._reserved:
-            await asyncio.to_thread(self._close)
-            self._spools.give(self._reserved)
+            try:
+                await asyncio.to_thread(self._close)
+            finally:
+                self._spools.give(self._reserved)
 
     async def _flush(self) -> None:
+        if not self._memory:
+            return
         data, self._memory = self._memory, bytearray()
         self._spools.take(len(data))
         self._reserved += len(data)

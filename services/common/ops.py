@@ -255,7 +255,7 @@ def allow_open_files(wanted: int) -> int:
     return (
         wanted
         if soft == resource.RLIM_INFINITY
-        else min(wanted, max(soft - _OTHER_FILES, _OTHER_FILES))
+        else min(wanted, max(soft - _OTHER_FILES, _FEWEST_FILES))
     )
 
 
