@@ -93,7 +93,11 @@ class Receiver:
         self, body: AsyncIterable[bytes], *, content_type: str, size: int
     ) -> tuple[Accepted, ...]:
         """Pass a multipart body of ``size`` bytes on."""
-        headers = {"Content-Type": content_type, "Content-Length": str(size)}
+        # In bytes: a header may hold what is not ASCII, which httpx would not encode.
+        headers = {
+            b"Content-Type": content_type.encode("latin-1"),
+            b"Content-Length": str(size).encode(),
+        }
         answer = await self._call(
             "POST /images", "/images", content=body, headers=headers, timeout=_UPLOAD_TIMEOUT
         )

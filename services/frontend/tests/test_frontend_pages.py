@@ -454,6 +454,15 @@ async def test_an_upload_is_passed_on_as_it_is(
     assert b"content" in receiver.bodies[0]
 
 
+async def test_a_type_that_is_not_ascii_is_passed_on(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    kind = "multipart/form-data; boundary=ä".encode("latin-1")
+    answer = await page.post("/upload", headers={b"Content-Type": kind}, content=b"x")
+    assert answer.status_code == 303
+    assert receiver.calls == ["POST /images"]
+
+
 async def test_slow_uploads_take_nothing_from_others(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
