@@ -194,7 +194,7 @@ async def test_a_wrong_id(plain: httpx.AsyncClient, number: str) -> None:
         await assert_problem(plain, answer, 422)
 
 
-@pytest.mark.parametrize("number", ["-1", "x", "1.5", "1%00", "..%2f1"])
+@pytest.mark.parametrize("number", ["-1", "x", "1.5", "1%00", "..%2f1", "9" * 5000])
 async def test_what_is_no_number_is_no_address(plain: httpx.AsyncClient, number: str) -> None:
     for method, rest in (("GET", ""), ("GET", "/picture"), ("POST", "/retry"), ("DELETE", "")):
         answer = await plain.request(method, f"/images/{number}{rest}")

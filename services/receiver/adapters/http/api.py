@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path, Query, Request
 from pydantic import WithJsonSchema
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.datastructures import UploadFile
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
@@ -55,6 +56,15 @@ _OUTAGES_SECONDS: Final = 2.0
 """How long it is kept what is away: finding out may take a second."""
 
 _JSON_REFERENCE_BYTES: Final = 64 * 1024
+
+
+class _IdConvertor(IntegerConvertor):
+    """Digits, fewer than those of which Python makes no number; more are nobody's id."""
+
+    regex = "[0-9]{1,100}"
+
+
+register_url_convertor("id", _IdConvertor())
 
 _Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[1])]
 _PictureId = Annotated[
@@ -230,7 +240,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         return json_response(page_view(page))
 
     @app.get(
-        "/images/{image_id:int}",
+        "/images/{image_id:id}",
         summary="Get an image and its faces",
         response_model=documents.ImageDocument,
         responses=openapi.errors(404, 422),
@@ -239,7 +249,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         return json_response(image_view(await api.images.get(image_id)))
 
     @app.get(
-        "/images/{image_id:int}/picture",
+        "/images/{image_id:id}/picture",
         summary="Get the picture file",
         response_class=Response,
         responses=_picture(openapi.errors(404, 422)),
@@ -248,7 +258,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         return files.response(partial(api.images.picture, image_id))
 
     @app.post(
-        "/images/{image_id:int}/retry",
+        "/images/{image_id:id}/retry",
         status_code=202,
         summary="Try a rejected or dead image again",
         response_model=documents.ImageDocument,
@@ -258,7 +268,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         return json_response(image_view(await api.images.retry(image_id)), 202)
 
     @app.delete(
-        "/images/{image_id:int}",
+        "/images/{image_id:id}",
         status_code=204,
         summary="Delete an image, its faces and its picture",
         responses=openapi.errors(403, 404, 422),
@@ -337,7 +347,7 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         return json_response(enrolled_view(known), 201)
 
     @app.get(
-        "/people/{name}/pictures/{picture_id:int}",
+        "/people/{name}/pictures/{picture_id:id}",
         summary="Get the file of a known picture",
         response_class=Response,
         responses=_picture(openapi.errors(404, 422)),
@@ -358,7 +368,7 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         return Response(status_code=204)
 
     @app.delete(
-        "/people/{name}/pictures/{picture_id:int}",
+        "/people/{name}/pictures/{picture_id:id}",
         status_code=204,
         summary="Forget a known picture",
         description="The person stays, also without pictures.",
