@@ -8,8 +8,8 @@ from services.receiver.domain import StatusReport
 from services.receiver.service.ports import Rows
 
 _REST: Final = 4.0
-"""How much longer than a count took the next one waits: at most a fifth of one of the database's
-processors. A count reads an index of all rows, 0.1 s of work for a million."""
+"""How much longer than a count took the next one waits: while counts take less than 0.25 s, at most
+a fifth of one of the database's processors. One reads an index of all rows, 0.1 s for a million."""
 
 _MAX_REST_SECONDS: Final = 1.0
 
