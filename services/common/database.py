@@ -1,6 +1,5 @@
 """Connections to the database: SQLite on one machine, MariaDB in a cluster."""
 
-import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -98,12 +97,7 @@ class Database:
 def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     url = sa.make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(
-            url,
-            pool_size=settings.database_pool_size,
-            max_overflow=0,
-            json_deserializer=_read_json,
-        )
+        engine = create_async_engine(url, pool_size=settings.database_pool_size, max_overflow=0)
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "handle_error", _mark_broken)
         return engine
@@ -121,20 +115,11 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
         pool_recycle=1800,
         connect_args=arguments,
         isolation_level="READ COMMITTED",
-        json_deserializer=_read_json,
     )
     event.listen(engine.sync_engine, "handle_error", _mark_broken)
     if file := settings.database_password_file:
         log_in_with(engine.sync_engine, file)
     return engine
-
-
-def _read_json(text: str) -> Any:
-    """Return what a JSON column holds; None when it is damaged: the rest of the row is of use."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

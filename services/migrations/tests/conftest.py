@@ -91,7 +91,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert [one.id for one in page.images] == [first]
     assert await rows.stored(first) == StoredPicture("a.jpg", False, "tag")
     assert await rows.look_again(first, "tag")
-    assert await rows.delete(first, Removal("pictures/a.jpg", "tag"))
+    assert await rows.delete(first, "a.jpg", Removal("pictures/a.jpg", "tag"))
     assert await rows.get(first) is None
     assert [one.name for one in await people.all()] == ["Ada"]
     assert await people.get("Ada")

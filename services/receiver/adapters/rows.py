@@ -1,12 +1,11 @@
 """Images in the database."""
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import orjson
 import sqlalchemy as sa
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
@@ -33,8 +32,6 @@ _T = TypeVar("_T")
 
 _RETRY_CODES: Final = frozenset({1205, 1213})
 """Lock wait timeout and deadlock: MariaDB asks to run the transaction again."""
-
-log = structlog.get_logger(__name__)
 
 _RUNS: Final = 4
 
@@ -244,15 +241,20 @@ class DatabaseRows:
                 await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
         return result.rowcount == 1
 
-    async def delete(self, image_id: int, removal: Removal | None) -> bool:
+    async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
         """Remove an image, whose faces go with it, and have its object removed."""
+        its = images.c.id == image_id
 
         async def run() -> bool:
             async with self._database.transaction() as connection:
-                result = await connection.execute(sa.delete(images).where(images.c.id == image_id))
-                if result.rowcount == 1 and removal:
+                # Compared here: what was read of a damaged path does not find its row again.
+                find_path = sa.select(images.c.path).where(its).with_for_update()
+                if await connection.scalar(find_path) != path:
+                    return False
+                await connection.execute(sa.delete(images).where(its))
+                if removal:
                     await remove_soon(connection, self._clock, [removal])
-            return result.rowcount == 1
+            return True
 
         return await _again(run)
 
@@ -406,22 +408,10 @@ def _face(row: Any) -> Face:
         ambiguous=row.ambiguous,
         person=row.person,
         distance=row.distance,
-        candidates=tuple(_candidates(row.candidates)),
+        candidates=tuple(
+            Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
+        ),
     )
-
-
-def _candidates(stored: Any) -> Iterator[Candidate]:
-    """Yield what can be read of a face's candidates; a damaged one takes nothing else with it."""
-    for one in stored if isinstance(stored, list) else ():
-        match one:
-            case {
-                "person": str(person),
-                "image_name": str(image_name),
-                "distance": int() | float() as distance,
-            }:
-                yield Candidate(person, image_name, distance)
-            case _:
-                log.warning("a candidate in a row cannot be read", found=repr(one)[:100])
 
 
 def _code(error: DatabaseUnavailableError) -> object:

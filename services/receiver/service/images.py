@@ -139,14 +139,15 @@ class Images:
         Of a path that somebody else wrote, that is the object that the result is about, or the one
         that is there now: a later one stays.
         """
-        stored = await self._stored(image_id)
-        key = PICTURES + stored.path
-        tag = stored.tag
-        if not stored.uploaded and tag is None:
-            tag = await self._pictures.tag(key)
-        removal = Removal(key, tag) if stored.uploaded or tag else None
-        if not await self._rows.delete(image_id, removal):
-            raise _unknown(image_id)
+        deleted = False
+        while not deleted:  # a lost object may be replaced meanwhile, and the new one is to go
+            stored = await self._stored(image_id)
+            key = PICTURES + stored.path
+            tag = stored.tag
+            if not stored.uploaded and tag is None:
+                tag = await self._pictures.tag(key)
+            removal = Removal(key, tag) if stored.uploaded or tag else None
+            deleted = await self._rows.delete(image_id, stored.path, removal)
         log.info("deleted", image_id=image_id)
 
     async def _stored(self, image_id: int) -> StoredPicture:

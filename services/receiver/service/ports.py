@@ -77,8 +77,11 @@ class Rows(Protocol):
         False when its result is not about the picture with this tag, any more.
         """
 
-    async def delete(self, image_id: int, removal: Removal | None) -> bool:
-        """Remove an image with its faces, and have its object removed; False when it is gone."""
+    async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
+        """Remove an image with its faces, and have its object removed.
+
+        False when the image is gone, or its picture is not at this path any more.
+        """
 
     async def status(self, person: str | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""

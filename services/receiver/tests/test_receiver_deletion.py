@@ -174,6 +174,25 @@ async def test_a_lost_object_is_stored_again_by_the_next_upload(
     assert stored(settings) == [f"pictures/{again['path']}"]
 
 
+async def test_a_deletion_takes_the_object_that_replaced_a_lost_one_with_it(
+    client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await upload(client, b"content")
+    (folder(settings) / "pictures" / first["path"]).unlink()
+    delete = DatabaseRows.delete
+
+    async def overtaken(self: DatabaseRows, *arguments: Any) -> bool:
+        monkeypatch.undo()
+        assert (await upload(client, b"content"))["id"] == first["id"]
+        return await delete(self, *arguments)
+
+    monkeypatch.setattr(DatabaseRows, "delete", overtaken)
+    assert (await client.delete(first["location"])).status_code == 204
+    assert (await client.get(first["location"])).status_code == 404
+    await collect(settings, later_ms=GRACE_MS)
+    assert stored(settings) == []
+
+
 async def test_a_lost_known_picture_is_stored_again_by_the_next_enrolment(
     client: httpx.AsyncClient, settings: ReceiverSettings
 ) -> None:
