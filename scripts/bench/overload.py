@@ -4,9 +4,10 @@ import asyncio
 import multiprocessing
 import statistics
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import orjson
 import uvloop
@@ -48,54 +49,93 @@ class _Arrivals:
     def __init__(self, port: int, prefix: str) -> None:
         self._port = port
         self._prefix = prefix
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-        self._free = asyncio.Semaphore(_CONNECTIONS)
+        self._idle: list[_Connection] = []
+        self._due: deque[tuple[int, float]] = deque()
+        self._changed = asyncio.Event()
+        self._lost = False
         self.answers = Answers()
 
     async def run(self, per_second: float, seconds: float) -> Answers:
         """Send at this rate for so long, and wait for the answers."""
+        loop = asyncio.get_running_loop()
+        connections = [
+            (await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port))[1]
+            for _ in range(_CONNECTIONS)
+        ]
         start = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            sent = 0
-            while (elapsed := time.perf_counter() - start) < seconds:
-                while sent < elapsed * per_second:
-                    group.create_task(self._send(sent, start + sent / per_second))
-                    sent += 1
-                await asyncio.sleep(_STEP_SECONDS)
-        for _, writer in self._idle:
-            writer.close()
+        sent = 0
+        while (elapsed := time.perf_counter() - start) < seconds:
+            while sent < elapsed * per_second:
+                self._due.append((sent, start + sent / per_second))
+                sent += 1
+            self._send()
+            await asyncio.sleep(_STEP_SECONDS)
+        while self._due or len(self._idle) < len(connections):
+            if self._lost:
+                raise ConnectionError("the receiver closed a connection before its answer")
+            self._changed.clear()
+            await self._changed.wait()
+        for one in connections:
+            one.transport.close()
         return self.answers
 
-    async def _send(self, number: int, due: float) -> None:
-        async with self._free:
-            connection = (
-                self._idle.pop()
-                if self._idle
-                else await asyncio.open_connection("127.0.0.1", self._port)
-            )
-            await self._ask(connection, number, due)
-            self._idle.append(connection)
+    def is_idle(self, connection: "_Connection") -> None:
+        """Take back a connection whose request is answered, or that is new."""
+        self._idle.append(connection)
+        self._send()
+        self._changed.set()
 
-    async def _ask(
-        self,
-        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter],
-        number: int,
-        due: float,
-    ) -> None:
-        reader, writer = connection
-        body = orjson.dumps({"path": f"{self._prefix}/{number}.jpg"})
-        writer.write(
+    def is_lost(self) -> None:
+        """Give up: a request on a connection that was closed has no answer."""
+        self._lost = True
+        self._changed.set()
+
+    def _send(self) -> None:
+        while self._due and self._idle:
+            number, due = self._due.popleft()
+            self._idle.pop().ask(orjson.dumps({"path": f"{self._prefix}/{number}.jpg"}), due)
+
+
+class _Connection(asyncio.Protocol):
+    """A keep-alive connection; streams would cost as much as what is measured."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, arrivals: _Arrivals) -> None:
+        self._arrivals = arrivals
+        self._due = 0.0
+        self._received = b""
+
+    def ask(self, body: bytes, due: float) -> None:
+        self._due = due
+        self.transport.write(
             b"POST /image/post HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
         )
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        lines = head.split(b"\r\n")
-        length = next(int(one[15:]) for one in lines if one.startswith(b"content-length:"))
-        await reader.readexactly(length)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._arrivals.is_idle(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._arrivals.is_lost()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end:
+            return
+        head = head.lower()
+        if len(body) < int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]):
+            return
+        self._received = b""
+        answers = self._arrivals.answers
         status = int(head[9:12])
-        self.answers.of.setdefault(status, []).append((time.perf_counter() - due) * 1000)
+        answers.of.setdefault(status, []).append((time.perf_counter() - self._due) * 1000)
         if status == _REFUSED and b"\r\nretry-after: " not in head:
-            self.answers.without_retry_after += 1
+            answers.without_retry_after += 1
+        self._arrivals.is_idle(self)
 
 
 def _process(arguments: tuple[int, str, float, float]) -> Answers:
