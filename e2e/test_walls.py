@@ -283,6 +283,7 @@ COLUMNS: Final = {
     "faces": "face_index",
     "persons": "created_at",
     "person_images": "created_at",
+    "garbage": "due_at",
     "alembic_version": "version_num",
 }
 PRIVILEGES: Final = {

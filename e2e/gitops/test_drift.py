@@ -25,12 +25,9 @@ def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
         "Flux to look often",
     )
     wanted = cluster.get("deployment", "redeemer")["spec"]["replicas"]
-    [settings] = (
-        source["configMapRef"]["name"]
-        for source in cluster.get("deployment", "redeemer")["spec"]["template"]["spec"][
-            "containers"
-        ][0]["envFrom"]
-    )
+    [container] = cluster.get("deployment", "redeemer")["spec"]["template"]["spec"]["containers"]
+    names = [source["configMapRef"]["name"] for source in container["envFrom"]]
+    [settings] = (name for name in names if name.startswith("redeemer-"))
     before = cluster.get("configmap", settings)["data"]
     service = cluster.get("service", "face-recog")
 

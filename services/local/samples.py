@@ -117,7 +117,7 @@ SAMPLES: Final = (
     Sample("eileen-quality35.jpg", "POST /images", _recompressed(EILEEN), "processed", (EILEEN,)),
     Sample("grace-quality35.jpg", "POST /images", _recompressed(GRACE), "processed", (GRACE,)),
     Sample("both-4000-pixels.jpg", "POST /images", _side_by_side, "processed", (EILEEN, GRACE)),
-    Sample("no-image.jpg", "POST /images", _text, "rejected", error="not a picture"),
+    Sample("no-image.jpg", "POST /images", _text, "rejected", error="no picture"),
     Sample(
         "grace-again.jpg",
         "POST /images",
