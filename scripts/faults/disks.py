@@ -25,9 +25,9 @@ _COMMIT_SECONDS: Final = 3600
 def why_none() -> str | None:
     """Return why no disk can be made here, or None."""
     if os.geteuid() != 0:
-        return "mounting needs root"
+        return "mounting needs root: run 'make test' or 'make faults' as root"
     if not Path("/dev/loop-control").exists():
-        return "there is no /dev/loop-control"
+        return "there is no /dev/loop-control: run 'modprobe loop' as root"
     if not shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin"):
         return "mkfs.ext4 is not installed: run 'make servers'"
     return None

@@ -138,6 +138,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         text=True,
     )
     if made.returncode:
-        pytest.skip(f"no small file system without root: {made.stderr.strip()}")
+        pytest.skip(f"{made.stderr.strip()}: run 'make test' as root")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
