@@ -20,7 +20,7 @@ MISSING = {
     "receiver": ["DATABASE_URL", "OBJECT_STORE_URL", "FACE_RECOG_TARGET"],
     "image_processor": ["DATABASE_URL", "OBJECT_STORE_URL", "FACE_RECOG_TARGET"],
     "face_recog": ["OBJECT_STORE_URL"],
-    "redeemer": ["DATABASE_URL"],
+    "redeemer": ["DATABASE_URL", "OBJECT_STORE_URL"],
     "migrations": ["DATABASE_URL"],
 }
 
