@@ -8,6 +8,7 @@ const title = document.getElementById("uploads-title");
 const again = document.getElementById("uploads-again");
 
 const AT_A_TIME = 3;
+const RETRY_MS = 5000;
 const DONE_SHOWN = 50; // of thousands, the last
 const MAX_DEPTH = 40; // of folders in folders
 
@@ -15,6 +16,7 @@ const CHANGED = "The file was changed or removed after it was chosen. Choose it 
 
 const waiting = [];
 let running = 0;
+let offline = false; // tried, not asked: a browser calls itself offline on a machine that has only itself
 let reading = 0; // folders
 let tally = { all: 0, done: 0, failed: 0 };
 
@@ -28,7 +30,7 @@ function add(files) {
 }
 
 function start() {
-  while (navigator.onLine && running < AT_A_TIME && waiting.length) {
+  while (!offline && running < AT_A_TIME && waiting.length) {
     running += 1;
     transfer(waiting.shift()).finally(() => {
       running -= 1;
@@ -44,6 +46,11 @@ function start() {
   if (title.textContent !== text) title.textContent = text;
 }
 
+function resume() {
+  offline = false;
+  start();
+}
+
 function ask(event) {
   event.preventDefault();
 }
@@ -52,7 +59,7 @@ function inWords(busy) {
   const failed = tally.failed ? `${tally.failed} failed` : "";
   if (!busy) return [tally.done ? `${tally.done} uploaded` : "", failed].filter(Boolean).join(", ") || "Uploads";
   let now = `Uploading ${Math.min(tally.done + tally.failed + 1, tally.all)} of ${tally.all}`;
-  if (!navigator.onLine) now = `Waiting for the connection, ${tally.done} of ${tally.all} uploaded`;
+  if (offline) now = `Waiting for the connection, ${tally.done} of ${tally.all} uploaded`;
   else if (reading && !running) now = "Looking for pictures";
   return failed ? `${now}, ${failed}` : now;
 }
@@ -71,9 +78,11 @@ async function transfer(upload) {
     });
     finish(upload, answer);
   } catch (error) {
-    if (error.passing && !navigator.onLine) {
+    if (error.unanswered && !navigator.onLine) {
       upload.item.remove();
       waiting.unshift(upload);
+      if (!offline) setTimeout(resume, RETRY_MS);
+      offline = true;
       return;
     }
     fail(upload, error);
@@ -115,7 +124,7 @@ function post(file, progress) {
 async function lost(file) {
   try {
     await file.slice(0, 1).arrayBuffer();
-    return new Failure("The connection was lost. Try again.", true);
+    return Object.assign(new Failure("The connection was lost. Try again.", true), { unanswered: true });
   } catch {
     return new Failure(CHANGED);
   }
@@ -293,4 +302,4 @@ document.getElementById("uploads-close").addEventListener("click", () => {
   start();
 });
 
-for (const type of ["online", "offline"]) addEventListener(type, start);
+addEventListener("online", resume);
