@@ -5,6 +5,7 @@ in CI, it fails instead.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -36,10 +37,19 @@ def give_up(reason: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """Return a TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that nobody listens on.
+
+    It is below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range), one
+    of which could take it before the server does.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], *, seconds: float = 30) -> None:
