@@ -557,27 +557,30 @@ CASES |= {
 # Rows
 
 
+def read_back(target: Target, image_id: int) -> str:
+    """Have the API and the page show a row, remove it, and return the statuses."""
+    page = [
+        target.http("GET", f"{target.page}/images/{image_id}"),
+        target.http("GET", f"{target.page}/"),
+    ]
+    answers = page + [
+        target.http("GET", f"{target.api}{address}")
+        for address in (f"/images/{image_id}", "/images", "/status")
+    ]
+    target.sql("DELETE FROM faces WHERE image_id = ?", image_id)
+    target.sql("DELETE FROM images WHERE id = ?", image_id)
+    assert not any("<script>alert" in answer.text for answer in page)
+    return " ".join(sorted({str(answer.status_code) for answer in answers}))
+
+
 def pending(path: str, **columns: object) -> Case:
     return lambda target: str(target.final(target.row(path, **columns))["status"])
 
 
 def shown(path: str, **columns: object) -> Case:
-    """A row that is read back by the API and by the page."""
-
-    def run(target: Target) -> str:
-        image_id = target.row(path, status="rejected", due_at=None, **columns)
-        answers = [
-            target.http("GET", f"{target.api}/images/{image_id}"),
-            target.http("GET", f"{target.api}/images"),
-            target.http("GET", f"{target.page}/images/{image_id}"),
-            target.http("GET", f"{target.page}/"),
-            target.http("GET", f"{target.api}/status"),
-        ]
-        target.sql("DELETE FROM images WHERE id = ?", image_id)
-        assert not any("<script>alert" in answer.text for answer in answers[2:4])
-        return " ".join(sorted({str(answer.status_code) for answer in answers}))
-
-    return run
+    return lambda target: read_back(
+        target, target.row(path, **{"status": "rejected", "due_at": None, **columns})
+    )
 
 
 def face(**columns: object) -> Case:
@@ -597,16 +600,7 @@ def face(**columns: object) -> Case:
         }
         marks = ", ".join("?" * len(values))
         target.sql(f"INSERT INTO faces ({', '.join(values)}) VALUES ({marks})", *values.values())
-        answers = [
-            target.http("GET", f"{target.api}/images/{image_id}"),
-            target.http("GET", f"{target.api}/images"),
-            target.http("GET", f"{target.page}/images/{image_id}"),
-            target.http("GET", f"{target.page}/"),
-        ]
-        target.sql("DELETE FROM faces WHERE image_id = ?", image_id)
-        target.sql("DELETE FROM images WHERE id = ?", image_id)
-        assert not any("<script>alert" in answer.text for answer in answers[2:])
-        return " ".join(sorted({str(answer.status_code) for answer in answers}))
+        return read_back(target, image_id)
 
     return run
 
@@ -624,6 +618,7 @@ CASES |= {
     "row-name-script": shown("row-name", name=_SCRIPT),
     "row-times-huge": shown("row-times", created_at=2**62, updated_at=-(2**62)),
     "row-engine-turned": shown("row-engine", engine="\u202e"),
+    "row-state-unknown": shown("row-state", status="archived"),
     "row-size-negative": shown("row-size", width=-1, height=0),
     "face-candidates-text": face(candidates="not json"),
     "face-candidates-shape": face(candidates='{"a": 1}'),
@@ -632,20 +627,6 @@ CASES |= {
     "face-person-script": face(person=_SCRIPT, distance=0.1),
     "face-distance-infinite": face(person="x", distance=float("inf")),
 }
-
-
-@case("row-state-unknown")
-def _row_state_unknown(target: Target) -> str:
-    image_id = target.row("row-state", status="archived", due_at=None)
-    answers = [
-        target.http("GET", f"{target.api}/images/{image_id}"),
-        target.http("GET", f"{target.api}/images"),
-        target.http("GET", f"{target.page}/images/{image_id}"),
-        target.http("GET", f"{target.page}/"),
-        target.http("GET", f"{target.api}/status"),
-    ]
-    target.sql("DELETE FROM images WHERE id = ?", image_id)
-    return " ".join(sorted({str(answer.status_code) for answer in answers}))
 
 
 # The picture folder
