@@ -8,26 +8,12 @@ it is in, such as ``pictures/``; that one itself may be a link to where the pict
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from services.common.images import check_path
 
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
-
-
-@dataclass(frozen=True)
-class File:
-    """An object that is a file: its key, size in bytes, tag, and the time when it was written.
-
-    The tag is the one that obstore gives it.
-    """
-
-    key: str
-    size: int
-    tag: str
-    modified: float
 
 
 def check_file(folder: Path, key: str) -> None:
@@ -47,8 +33,8 @@ def check_file(folder: Path, key: str) -> None:
         raise FileNotFoundError(key)
 
 
-def walk(folder: Path, prefix: str) -> Iterator[File]:
-    """Yield the objects below a prefix, which ends in ``/``."""
+def walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the key of each object below a prefix, which ends in ``/``, and what its file is."""
     top = folder / prefix
     inside = (folder / prefix.partition("/")[0]).resolve()
     for parent, _, names in os.walk(top):
@@ -64,8 +50,7 @@ def walk(folder: Path, prefix: str) -> Iterator[File]:
                 found = path.stat()
             except (OSError, RuntimeError, ValueError):  # gone meanwhile, or never to be read
                 continue
-            tag = f'"{found.st_ino:x}-{found.st_mtime_ns // 1000:x}-{found.st_size:x}"'
-            yield File(key, found.st_size, tag, found.st_mtime)
+            yield key, found
 
 
 def sync(folder: Path, key: str) -> None:

@@ -143,8 +143,8 @@ class ObjectStore:
         """Yield every object below the prefix, which ends in ``/``, in no order."""
         with self._translated(prefix):
             if self._folder:
-                for file in await asyncio.to_thread(_files, self._folder, prefix):
-                    yield ObjectInfo(file.key, file.size, file.tag, file.modified)
+                for info in await asyncio.to_thread(_files, self._folder, prefix):
+                    yield info
                 return
             async for chunk in obstore.list(self._store, prefix.rstrip("/")):
                 for meta in chunk:
@@ -195,8 +195,17 @@ def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0]  # below it obstore prints its own structures
 
 
-def _files(folder: Path, prefix: str) -> list[folders.File]:
-    return list(folders.walk(folder, prefix))
+def _files(folder: Path, prefix: str) -> list[ObjectInfo]:
+    return [
+        # The tag is the one that obstore gives a file.
+        ObjectInfo(
+            key,
+            file.st_size,
+            f'"{file.st_ino:x}-{file.st_mtime_ns // 1000:x}-{file.st_size:x}"',
+            file.st_mtime,
+        )
+        for key, file in folders.walk(folder, prefix)
+    ]
 
 
 def _tag(meta: "ObjectMeta") -> str:
