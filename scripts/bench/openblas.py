@@ -76,20 +76,21 @@ def compare(console: Console, folder: Path, command: Sequence[str], *, short: bo
     """
     rounds = 2 if short else _ROUNDS
     pictures = write_variants(folder, rounds, largest=600)
-    dlibs = {
-        "wheel from PyPI": _Dlib(sys.executable, "-m", faces.__name__),
-        "with OpenBLAS": _Dlib(*command),
+    commands = {
+        "wheel from PyPI": (sys.executable, "-m", faces.__name__),
+        "with OpenBLAS": command,
     }
-    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in dlibs}
-    try:
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+    with contextlib.ExitStack() as ended:
+        dlibs: dict[str, _Dlib] = {}
+        for name, program in commands.items():
+            dlibs[name] = _Dlib(*program)
+            ended.callback(dlibs[name].end)
         for name, dlib in dlibs.items():  # the first answer loads the models
             answers[name].append(dlib.answer(pictures[0]))
         for picture in pictures:
             for name, dlib in random.sample(list(dlibs.items()), len(dlibs)):
                 answers[name].append(dlib.answer(picture))
-    finally:
-        for dlib in dlibs.values():
-            dlib.end()
 
     wheel, ours = (
         [answer for answer in found[1:] if answer["boxes"]] for found in answers.values()
