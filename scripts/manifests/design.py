@@ -124,7 +124,10 @@ DISCOVERED: Final = frozenset({("image-processor", "nsqd", 4150)})
 API_SERVER: Final = {"credentials": 443}
 """Who talks to the API server, at which port of its Service."""
 
-API_SERVER_PORTS: Final = frozenset({443, 6443, 8443})
+KUBEADM_PORT: Final = 6443
+"""Where the API server of a cluster on one's own machines listens, but for minikube's."""
+
+API_SERVER_PORTS: Final = frozenset({443, KUBEADM_PORT, 8443})
 """Where API servers listen behind that: the fact ``api_server_port`` says which it is."""
 
 MANAGED: Final = {

@@ -16,6 +16,7 @@ from scripts.manifests.design import (
     DNS,
     EDGES,
     IDENTITY,
+    KUBEADM_PORT,
     LOAD_BALANCER,
     MANAGED,
     NAMESPACE,
@@ -176,13 +177,14 @@ def designed(manifests: Manifests, direction: str) -> set[Edge]:
         policies = list(manifests.kind("NetworkPolicy"))
         ends = names | {end.name for end in _ends(policies, direction)}
         for name in API_SERVER.keys() & names:
-            ports = {API_SERVER[name], _behind(policies, name)}
+            own = API_SERVER[name] if MANAGED.keys() - names else KUBEADM_PORT
+            ports = {API_SERVER[name], _behind(policies, name, own)}
             edges |= {(name, end, port, "TCP") for end in ends for port in ports}
     edges |= {(name, DNS, 53, protocol) for name in names for protocol in ("TCP", "UDP")}
     return {edge for edge in edges if edge[0 if direction == "Egress" else 1] in names}
 
 
-def _behind(policies: list[Document], name: str) -> int:
+def _behind(policies: list[Document], name: str, usual: int) -> int:
     """Return where a policy takes the API server to listen, which facts of the cluster confirm."""
     opened = {
         port.get("port")
@@ -192,7 +194,7 @@ def _behind(policies: list[Document], name: str) -> int:
         for port in items(rule, "ports")
     }
     found = (API_SERVER_PORTS & opened) - {API_SERVER[name]}
-    return next(iter(found)) if len(found) == 1 else API_SERVER[name]
+    return next(iter(found)) if len(found) == 1 else usual
 
 
 def edges(manifests: Manifests) -> Iterator[Finding]:
