@@ -20,7 +20,7 @@ from services.receiver.service.submitting import Submissions
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch
 from services.testing.fixtures import new_mariadb_settings
-from services.testing.servers import MariaDb
+from services.testing.servers import MariaDb, find_binary
 
 
 async def test_one_path_is_accepted_and_can_be_looked_at(client: httpx.AsyncClient) -> None:
@@ -65,6 +65,7 @@ async def test_a_leading_slash_makes_no_other_picture(plain: httpx.AsyncClient) 
 def test_curl_submits_pictures_with_nothing_but_its_data(
     launch: Launch, plain_settings: ReceiverSettings
 ) -> None:
+    curl = find_binary("curl")
     host = launch(plain_settings).url.removeprefix("http://")
     for command, path in (
         (
@@ -88,7 +89,7 @@ def test_curl_submits_pictures_with_nothing_but_its_data(
     # The same body in a form of another site's page changes nothing.
     refused = subprocess.run(
         [
-            *("curl", "-d", '{"paths":[{"path":"x"}]}', "-H", "Origin: http://evil.example"),
+            *(curl, "-d", '{"paths":[{"path":"x"}]}', "-H", "Origin: http://evil.example"),
             f"http://{host}/images/post",
         ],
         capture_output=True,
