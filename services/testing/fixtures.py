@@ -8,6 +8,7 @@ from pathlib import Path
 import hypothesis
 import pymysql
 import pytest
+import structlog
 
 from services.common.database import Database
 from services.common.objects import ObjectStore
@@ -31,6 +32,15 @@ hypothesis.settings.register_profile(
     "long", hypothesis.settings.get_profile("short"), derandomize=False
 )
 hypothesis.settings.load_profile("short")
+
+
+@pytest.fixture(autouse=True)
+def _no_logging_left() -> Iterator[None]:
+    """Hold a test that would change the logging of those that follow."""
+    yield
+    cached = structlog.get_config()["cache_logger_on_first_use"]
+    structlog.reset_defaults()
+    assert not cached, "loggers made in this test keep its configuration for ever"
 
 
 @pytest.fixture(scope="session")

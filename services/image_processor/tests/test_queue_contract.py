@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+import structlog
 
-from services.common import logs
 from services.common.database import DatabaseUnavailableError
 from services.common.doorbell import NsqDoorbell
 from services.common.logs import Outage
@@ -209,10 +209,7 @@ async def test_what_was_not_answered_is_offered_to_somebody_else(world: Any, que
     await other.close()
 
 
-async def test_rows_that_cannot_be_read_are_said_and_asked_for_again(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    logs.configure("image_processor", "INFO")
+async def test_rows_that_cannot_be_read_are_said_and_asked_for_again() -> None:
     answers: list[Any] = [
         DatabaseUnavailableError("it is full"),
         ValueError("a fault of ours"),
@@ -226,10 +223,12 @@ async def test_rows_that_cannot_be_read_are_said_and_asked_for_again(
         return list(answer)
 
     queue = RowPoller(pending, poll_seconds=0.01, database=Outage("database"))
-    ring = await queue.take()
+    with structlog.testing.capture_logs() as logs:
+        ring = await queue.take()
     assert ring is not None
     assert ring.image_id == 7
-    log = capfd.readouterr().out
-    assert "full" in log
-    assert "Traceback" in log
-    assert "a fault of ours" in log
+    assert [(entry["event"], entry.get("error"), entry.get("exc_info")) for entry in logs] == [
+        ("database is away", "it is full", None),
+        ("the rows could not be read", None, True),
+        ("database is back", None, None),
+    ]

@@ -41,7 +41,6 @@ async def database(
     opened = simulation.open_database(sqlite_settings)
     yield opened
     await opened.close()
-    structlog.reset_defaults()
 
 
 async def explore(database: Database, seeds: range) -> None:
