@@ -22,6 +22,10 @@ class DatabaseUnavailableError(Exception):
     """The database cannot do it now; the same call may work later."""
 
 
+class DatabaseConflictError(DatabaseUnavailableError):
+    """The transaction lost to another one, in a deadlock or by waiting: run it again."""
+
+
 class Database:
     """One pool of connections.
 
@@ -29,8 +33,9 @@ class Database:
     >>> async with database.reading() as connection: ...      # each statement on its own
 
     Both raise :class:`DatabaseUnavailableError` when the server is away, full, read-only or busy
-    beyond its limits, or chose this transaction to resolve a deadlock. Anything else that goes
-    wrong is the statement's fault, and SQLAlchemy's error for it is passed on.
+    beyond its limits, and :class:`DatabaseConflictError` when it chose this transaction to resolve
+    a deadlock. Anything else that goes wrong is the statement's fault, and SQLAlchemy's error for
+    it is passed on.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -91,7 +96,10 @@ class Database:
         except (sa.exc.SQLAlchemyError, OSError, drivers) as error:
             if not _is_passing(error):
                 raise
-            raise DatabaseUnavailableError(str(getattr(error, "orig", None) or error)) from error
+            cause = getattr(error, "orig", None) or error
+            conflict = not _is_sqlite(cause) and _code(cause) in _MARIADB_CONFLICT
+            kind = DatabaseConflictError if conflict else DatabaseUnavailableError
+            raise kind(str(cause)) from error
 
 
 def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
@@ -154,16 +162,17 @@ _SQLITE_PASSING: Final = _SQLITE_REOPEN | {
 # The server may only be read now: by an option, or because it is a replica since a failover, so
 # that the next call should reach whoever writes.
 _MARIADB_RECONNECT: Final = frozenset({1290, 1792, 1836})
+# Changed since it was read, lock wait timeout, deadlock.
+_MARIADB_CONFLICT: Final = frozenset({1020, 1205, 1213})
 _MARIADB_PASSING: Final = (
     _MARIADB_RECONNECT
+    | _MARIADB_CONFLICT
     # Disk or table space full, files that cannot be opened, read, written or locked, and what the
     # storage engine or a commit says of them; a table that is read only while the engine recovers.
     | {1015, 1016, 1021, 1023, 1024, 1026, 1030, 1036, 1114, 1180, 1181}
     # Out of memory, sort memory, threads, locks, transactions; connections, of all and of one user.
     | {1037, 1038, 1041, 1135, 1206, 1637}
     | {1040, 1203, 1226}
-    # Changed since it was read, lock wait timeout, deadlock: to be run again.
-    | {1020, 1205, 1213}
     # Interrupted by somebody or by a limit of time, and a sort that was.
     | {1028, 1317, 1927, 1969}
     # Shutting down, connections that break or are not taken, on the server's side and the client's;

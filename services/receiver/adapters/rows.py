@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database, DatabaseConflictError
 from services.common.images import PICTURES, RETRIABLE, RING_AFTER_MS, Status
 from services.common.tables import faces, images, longest_wait
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
@@ -29,9 +29,6 @@ from services.receiver.domain import (
 )
 
 _T = TypeVar("_T")
-
-_RETRY_CODES: Final = frozenset({1205, 1213})
-"""Lock wait timeout and deadlock: MariaDB asks to run the transaction again."""
 
 _RUNS: Final = 4
 
@@ -166,6 +163,9 @@ class DatabaseRows:
 
     async def replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
         """Name an upload's object in the row of this content, whose own is lost."""
+        return await _again(lambda: self._replace_object(accepted, upload))
+
+    async def _replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
         now = database_now()
         async with self._database.transaction() as connection:
             if not await all_expected(connection, self._clock, [_key(upload)]):
@@ -216,11 +216,18 @@ class DatabaseRows:
 
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
-        async with self._database.transaction() as connection:
-            return await _retry(connection, image_id)
+
+        async def run() -> bool:
+            async with self._database.transaction() as connection:
+                return await _retry(connection, image_id)
+
+        return await _again(run)
 
     async def look_again(self, image_id: int, tag: str) -> bool:
         """Set a processed image back to pending, without its faces."""
+        return await _again(lambda: self._look_again(image_id, tag))
+
+    async def _look_again(self, image_id: int, tag: str) -> bool:
         async with self._database.transaction() as connection:
             result = await connection.execute(
                 sa.update(images)
@@ -374,8 +381,8 @@ async def _again(work: Callable[[], Awaitable[_T]]) -> _T:
     for run in range(1, _RUNS + 1):
         try:
             return await work()
-        except DatabaseUnavailableError as error:
-            if run == _RUNS or _code(error) not in _RETRY_CODES:
+        except DatabaseConflictError:
+            if run == _RUNS:
                 raise
     raise AssertionError("unreachable")
 
@@ -412,9 +419,3 @@ def _face(row: Any) -> Face:
             Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
         ),
     )
-
-
-def _code(error: DatabaseUnavailableError) -> object:
-    original = getattr(error.__cause__, "orig", None)
-    arguments: tuple[object, ...] = getattr(original, "args", ())
-    return arguments[0] if arguments else None
