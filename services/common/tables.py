@@ -181,12 +181,15 @@ Ids grow with time, except for images that went back to pending; all of them wou
 """
 
 
-def is_due(now: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
-    """Return the condition that a row's due time has come.
+def is_due(
+    table: sa.Table, now: sa.ColumnElement[int], latest_ms: int = LATEST_DUE_MS
+) -> sa.ColumnElement[bool]:
+    """Return the condition that the due time of a table's row has come.
 
-    A time that is too far away was set before the clock was set back: nobody is to wait for that.
+    One that is farther away than any is set was set before the clock was set back: nobody is to
+    wait for that.
     """
-    return sa.or_(images.c.due_at <= now, images.c.due_at > now + LATEST_DUE_MS)
+    return sa.or_(table.c.due_at <= now, table.c.due_at > now + latest_ms)
 
 
 def longest_wait(now: sa.ColumnElement[int]) -> sa.Select[int | None]:

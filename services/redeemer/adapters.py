@@ -82,7 +82,7 @@ class DatabaseRows:
         now = self._clock()
         choosing = (
             sa.select(images.c.id)
-            .where(images.c.status == status, is_due(now), *conditions)
+            .where(images.c.status == status, is_due(images, now), *conditions)
             .order_by(images.c.due_at)
             .limit(BATCH)
             .with_for_update(skip_locked=True)
@@ -112,8 +112,7 @@ class DatabaseGarbage:
         token = secrets.token_hex(16)
         choosing = (
             sa.select(garbage.c.object_key, garbage.c.object_tag)
-            # What is too far away was noted before the clock was set back.
-            .where(sa.or_(garbage.c.due_at <= now, garbage.c.due_at > now + 2 * REMOVE_AGAIN_MS))
+            .where(is_due(garbage, now, 2 * REMOVE_AGAIN_MS))
             .order_by(garbage.c.due_at)
             .limit(BATCH)
             .with_for_update(skip_locked=True)

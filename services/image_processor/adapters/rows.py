@@ -46,7 +46,7 @@ class DatabaseRows:
         token = secrets.token_hex(16)
         due = sa.and_(
             images.c.status.in_([Status.FAILED, Status.PROCESSING]),
-            is_due(now),
+            is_due(images, now),
             images.c.attempt < MAX_ATTEMPTS,
         )
         claiming = (
