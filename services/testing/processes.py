@@ -2,14 +2,59 @@
 
 import asyncio
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 
 from services.testing.servers import free_port
 from services.testing.waiting import eventually
+
+
+class HttpProcess:
+    """A running service that has no probe port of its own, for tests without an event loop.
+
+    Settings are the environment's, by name in any case.
+    """
+
+    def __init__(self, module: str, log: Path, **settings: object) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        environment = {name.upper(): str(value) for name, value in settings.items()}
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                env={**os.environ, **environment, "HOST": "127.0.0.1", "PORT": str(self.port)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + 30
+        while not self._ready():
+            assert self.process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+    def _ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz").is_success
+        except httpx.TransportError:
+            return False
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """Send SIGTERM unless it has ended, and wait for its end."""
+        if self.process.poll() is None:
+            self.terminate()
+        self.process.wait(30)
 
 
 class ServiceProcess:

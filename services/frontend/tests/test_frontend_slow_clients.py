@@ -1,11 +1,6 @@
 """The frontend as it runs, between clients that are slow or many."""
 
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +11,7 @@ import pytest
 
 from services.frontend.settings import FrontendSettings
 from services.testing.clients import Clients, answer, many_files, pod
-from services.testing.servers import free_port
+from services.testing.processes import HttpProcess
 
 __all__ = ["many_files"]
 
@@ -63,38 +58,15 @@ def receiver() -> Iterator[int]:
     server.server_close()
 
 
-class Frontend:
+class Frontend(HttpProcess):
     """A frontend as a process of its own."""
 
-    def __init__(self, receiver: int, log: Path, **values: float) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self.clients = Clients(port)
-        environment = {
-            "HOST": "127.0.0.1",
-            "PORT": str(port),
-            "RECEIVER_URL": f"http://127.0.0.1:{receiver}",
-            "DRAIN_SECONDS": "0.1",
-            **{name.upper(): str(value) for name, value in values.items()},
-        }
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.frontend"],
-                env={**os.environ, **environment},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        deadline = time.monotonic() + 30
-        while not self._ready():
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-
-    def _ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/readyz").is_success
-        except httpx.TransportError:
-            return False
+    def __init__(self, receiver: int, log: Path, **settings: float) -> None:
+        address = f"http://127.0.0.1:{receiver}"
+        super().__init__(
+            "services.frontend", log, receiver_url=address, drain_seconds=0.1, **settings
+        )
+        self.clients = Clients(self.port)
 
     def upload(self) -> httpx.Response:
         files = {"files": ("a.jpg", b"x" * 300_000)}
@@ -114,7 +86,7 @@ def test_half_sent_uploads_stop_nobody(receiver: int, tmp_path: Path) -> None:
             assert httpx.get(f"{frontend.url}/livez").status_code == 200
         assert psutil.Process(frontend.process.pid).memory_info().rss < memory
         assert FrontendSettings.model_fields["max_spool_bytes"].default < disk
-        frontend.process.send_signal(signal.SIGTERM)
+        frontend.terminate()
         assert frontend.process.wait(15) == 0  # the half-sent ones do not hold it up
     finally:
         frontend.clients.close()
@@ -137,5 +109,4 @@ def test_a_stalled_upload_is_told_why(receiver: int, tmp_path: Path) -> None:
         assert frontend.upload().status_code == 202
     finally:
         frontend.clients.close()
-        frontend.process.terminate()
-        frontend.process.wait(30)
+        frontend.close()

@@ -1,9 +1,4 @@
 import io
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +19,7 @@ from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.redeemer.adapters import DatabaseGarbage
 from services.redeemer.collecting import Collector
-from services.testing.servers import free_port
+from services.testing.processes import HttpProcess
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -182,52 +177,17 @@ def plain(start: Start, plain_settings: ReceiverSettings) -> httpx.AsyncClient:
     return start(plain_settings).client
 
 
-class Process:
-    """A receiver as a process of its own."""
-
-    def __init__(self, settings: ReceiverSettings, log: Path) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = log
-        values = settings.model_dump(exclude_none=True)
-        environment = {name.upper(): str(value) for name, value in values.items()}
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.receiver"],
-                env={**os.environ, **environment, "HOST": "127.0.0.1", "PORT": str(self.port)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        deadline = time.monotonic() + 30
-        while not self._ready():
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-
-    def _ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/readyz").is_success
-        except httpx.TransportError:
-            return False
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.terminate()
-        self.process.wait(30)
-
-
-Launch = Callable[[ReceiverSettings], Process]
+Launch = Callable[[ReceiverSettings], HttpProcess]
 
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    started: list[Process] = []
+    started: list[HttpProcess] = []
 
-    def begin(settings: ReceiverSettings) -> Process:
-        started.append(Process(settings, tmp_path / f"receiver-{len(started)}.log"))
+    def begin(settings: ReceiverSettings) -> HttpProcess:
+        log = tmp_path / f"receiver-{len(started)}.log"
+        values = settings.model_dump(exclude_none=True)
+        started.append(HttpProcess("services.receiver", log, **values))
         return started[-1]
 
     yield begin

@@ -9,13 +9,14 @@ import httpx
 import pytest
 
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import Launch, Process
+from services.receiver.tests.conftest import Launch
+from services.testing.processes import HttpProcess
 
 
 class Balancer:
     """Sends each request to a process that was ready when it was last asked."""
 
-    def __init__(self, processes: list[Process]) -> None:
+    def __init__(self, processes: list[HttpProcess]) -> None:
         self._processes = processes
         self._ready = list(processes)
         self.looked = asyncio.Event()
@@ -30,7 +31,7 @@ class Balancer:
                 self.looked.set()
                 await asyncio.sleep(0.4)  # as often as a load balancer looks
 
-    async def _is_ready(self, client: httpx.AsyncClient, process: Process) -> bool:
+    async def _is_ready(self, client: httpx.AsyncClient, process: HttpProcess) -> bool:
         try:
             return (await client.get(f"{process.url}/readyz")).is_success
         except httpx.TransportError:

@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import Launch, Process
+from services.receiver.tests.conftest import Launch
 from services.testing.clients import Clients, answer, many_files, pod
+from services.testing.processes import HttpProcess
 
 __all__ = ["many_files"]
 
@@ -27,7 +28,7 @@ HEAD = b"POST /images HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; 
 PART = b'--B\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
 JSON_HEAD = b"POST /images/post HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-Serve = Callable[..., tuple[Process, Clients]]
+Serve = Callable[..., tuple[HttpProcess, Clients]]
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def serve(launch: Launch, plain_settings: ReceiverSettings) -> Iterator[Serve]:
     """Start a receiver with short deadlines, or with those that are given."""
     clients: list[Clients] = []
 
-    def begin(**values: Any) -> tuple[Process, Clients]:
+    def begin(**values: Any) -> tuple[HttpProcess, Clients]:
         deadlines = {"head_seconds": 1, "body_idle_seconds": 1, "body_seconds": 3, **values}
         process = launch(plain_settings.model_copy(update=deadlines))
         clients.append(Clients(process.port))
@@ -46,7 +47,7 @@ def serve(launch: Launch, plain_settings: ReceiverSettings) -> Iterator[Serve]:
         one.close()
 
 
-def assert_serves(process: Process, name: str) -> None:
+def assert_serves(process: HttpProcess, name: str) -> None:
     """Uploads, submissions, reads, pictures and probes all work."""
     with httpx.Client(base_url=process.url, timeout=60) as client:
         upload = client.post("/images", files={"files": (name, name.encode())})
