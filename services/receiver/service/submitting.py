@@ -69,11 +69,14 @@ class Submissions:
         return accepted
 
     async def look_again_if_changed(self, image_id: int, path: str, tag: str | None) -> bool:
-        """Send a processed image back to pending if its picture has not this tag any more."""
+        """Send a processed image back to pending if its picture has another tag than this.
+
+        What a picture showed that is gone stays known.
+        """
         if tag is None:
             return False
         async with self._comparisons:
-            if await self._pictures.tag(PICTURES + path) == tag:
+            if await self._pictures.tag(PICTURES + path) in (tag, None):
                 return False
         if await self._rows.look_again(image_id, tag):
             log.info("the picture has changed", image_id=image_id)

@@ -107,6 +107,17 @@ async def test_a_replaced_picture_can_be_tried_again(
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
 
 
+async def test_the_result_outlives_its_picture(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    first = await looked_at(client, settings)
+    before = (await client.get(first["location"])).json()
+    (folder(settings) / "pictures" / "front.png").unlink()
+    assert (await submit(client, "front.png"))["status"] == "processed"
+    assert (await client.post(f"{first['location']}/retry")).status_code == 409
+    assert (await client.get(first["location"])).json() == before
+
+
 async def test_no_face_of_a_replaced_picture_is_named(
     client: httpx.AsyncClient, settings: ReceiverSettings, recogniser: FakeRecogniser
 ) -> None:

@@ -39,9 +39,7 @@ def by_kind(max_in_flight: int) -> Callable[[Scope], Room]:
                 return uploads
             if path.startswith("/people/"):
                 return enrolments
-        elif scope["method"] in {"GET", "HEAD"} and (
-            path.endswith("/picture") or "/pictures/" in path
-        ):
+        elif scope["method"] == "GET" and (path.endswith("/picture") or "/pictures/" in path):
             return pictures
         return others
 
