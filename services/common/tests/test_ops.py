@@ -183,13 +183,11 @@ async def test_a_request_in_flight_is_finished_after_the_drain_time() -> None:
 
 
 async def refused(service: Service) -> None:
-    """Return once nobody listens any more."""
-    while True:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", service.port)
-        except (ConnectionRefusedError, ConnectionResetError):
-            return
-        writer.close()
+    """Return once nobody listens any more; a connection before that would be nobody's to close."""
+    while service.listener.fileno() != -1:
+        await asyncio.sleep(0)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", service.port)
 
 
 async def test_a_second_signal_cuts_the_drain_time_short() -> None:
