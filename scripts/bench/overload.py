@@ -18,6 +18,7 @@ from scripts.bench import load
 from scripts.bench.submissions import CLIENTS, receiver
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
+from services.receiver.settings import ReceiverSettings
 
 _ACCEPTED: Final = 202
 _REFUSED: Final = 429
@@ -148,12 +149,13 @@ def run(console: Console, folder: Path, *, short: bool) -> list[Answers]:
     seconds = 1.0 if short else 10.0
     url = f"sqlite+aiosqlite:///{folder / 'bench.db'}"
     migrate(DatabaseSettings(database_url=url))
-    more = {"MAX_IN_FLIGHT": str(CLIENTS)} if short else {}
+    # As many clients as the receiver serves at once: more are refused, fewer leave it idle.
+    clients = CLIENTS if short else ReceiverSettings.model_fields["max_in_flight"].default
     found = []
-    with receiver(url, folder, **more) as port:
-        load.submit(port, "warm", bulk=1, clients=CLIENTS, seconds=seconds / 4)
+    with receiver(url, folder, MAX_IN_FLIGHT=str(clients)) as port:
+        load.submit(port, "warm", bulk=1, clients=clients, seconds=seconds / 4)
         capacity = load.submit(
-            port, "capacity", bulk=1, clients=CLIENTS, seconds=seconds / 2
+            port, "capacity", bulk=1, clients=clients, seconds=seconds / 2
         ).per_second
         table = Table(
             "offered",
