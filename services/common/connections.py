@@ -9,14 +9,20 @@ A connection waits for its client in three ways, and each has an end:
   no more than ``_MAX_UNREAD_BYTES``.
 
 How long the body of a request that is not answered may take, :mod:`services.common.door` says.
+
+A request that the server has no place for is answered here, as soon as its head is there: to make
+a task and an ASGI scope for each would take the time of those that have a place.
 """
 
 import asyncio
 import json
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any, Final, cast
 
+from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -37,6 +43,19 @@ _STOP_SECONDS: Final = 5.0
 _MAX_UNREAD_BYTES: Final = 96 * 1024 * 1024
 _LOOK_SECONDS: Final = 0.5
 
+Refuse = Callable[[bytes, bytes], Response | None]
+"""From a request's method and target to the answer, if it needs none of the application."""
+
+_ANSWERED: Final[Any] = SimpleNamespace(
+    response_started=True, response_complete=True, message_event=asyncio.Event()
+)
+"""Stands for the first request of a connection when the application never saw it."""
+
+
+def refuse_nothing(_: bytes, __: bytes) -> Response | None:
+    """Leave every request to the application."""
+    return None
+
 
 class Connections:
     """All connections of a server, by what of their clients they wait for.
@@ -44,9 +63,12 @@ class Connections:
     Each value is when the wait ends, in the event loop's seconds.
     """
 
-    def __init__(self, head_seconds: float, max_connections: int) -> None:
+    def __init__(
+        self, head_seconds: float, max_connections: int, refuse: Refuse = refuse_nothing
+    ) -> None:
         self.head_seconds = head_seconds
         self.max_connections = max_connections
+        self.refuse = refuse
         self.heads: dict[Connection, float] = {}
         self.bodies: dict[Connection, float] = {}
         self.unread: dict[Connection, float] = {}
@@ -181,7 +203,13 @@ class Connection(HttpToolsProtocol):
         self._bytes = 0
         self._all.heads.pop(self, None)
         self._all.bodies[self] = float("inf")
-        super().on_headers_complete()
+        response = (
+            self._all.refuse(self.parser.get_method(), self.url) if self._is_plain() else None
+        )
+        if response is None:
+            super().on_headers_complete()
+        else:
+            self._answer(response)
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -230,6 +258,32 @@ class Connection(HttpToolsProtocol):
             + content
         )
         self.transport.close()
+
+    def _is_plain(self) -> bool:
+        """Tell whether an answer can be sent now, with nothing to say of the connection."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self.expect_100_continue
+            and not self.parser.should_upgrade()
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+        )
+
+    def _answer(self, response: Response) -> None:
+        """Send this; the rest of the request is read and dropped, and the next one may come."""
+        headers = [*self.server_state.default_headers, *response.raw_headers]
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\n%b\r\n%b"
+            % (
+                response.status_code,
+                HTTPStatus(response.status_code).phrase.encode(),
+                b"".join(b"%b: %b\r\n" % header for header in headers),
+                bytes(response.body),
+            )
+        )
+        self.cycle = self.cycle or _ANSWERED
+        self.on_response_complete()
 
     def _stop(self) -> None:
         if self in self._all.bodies or self in self._all.unread:

@@ -25,7 +25,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import metrics
-from services.common.connections import KEEP_ALIVE_SECONDS, Connections
+from services.common.connections import (
+    KEEP_ALIVE_SECONDS,
+    Connections,
+    Refuse,
+    refuse_nothing,
+)
 from services.common.settings import HttpSettings
 
 log = structlog.get_logger(__name__)
@@ -264,12 +269,21 @@ async def serve_http(
     listener: socket.socket,
     lifecycle: Lifecycle,
     settings: HttpSettings | None = None,
+    refuse: Refuse = refuse_nothing,
 ) -> None:
-    """Serve an ASGI application until the drain time is over and the last response is sent."""
+    """Serve an ASGI application until the drain time is over and the last response is sent.
+
+    What ``refuse`` answers never reaches the application; during the drain it is not asked, since
+    every answer then says that the connection ends.
+    """
     settings = settings or HttpSettings()
     # Each may need a socket and a file in which its body arrives.
     max_connections = allow_open_files(2 * settings.max_connections) // 2
-    connections = Connections(settings.head_seconds, max_connections)
+
+    def refuse_before_the_drain(method: bytes, target: bytes) -> Response | None:
+        return None if lifecycle.draining else refuse(method, target)
+
+    connections = Connections(settings.head_seconds, max_connections, refuse_before_the_drain)
     config = uvicorn.Config(
         ObservedApp(app, lifecycle),
         http=connections.protocol,

@@ -16,6 +16,7 @@ from services.common.settings import load
 from services.receiver.adapters.crop import PillowCropper
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.http.api import Api, create_app
+from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
 from services.receiver.adapters.rows import DatabaseRows
@@ -62,6 +63,7 @@ class Receiver:
                 "queue": self._ringer.check,
             }
         )
+        self.rooms = Rooms(settings.max_in_flight)
         self.app = create_app(
             Api(
                 rows=rows,
@@ -80,7 +82,7 @@ class Receiver:
                 max_json_bytes=settings.max_json_bytes,
                 http=settings,
             ),
-            max_in_flight=settings.max_in_flight,
+            self.rooms,
         )
 
     async def close(self) -> None:
@@ -101,7 +103,9 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
     gc.set_threshold(50_000, 20, 20)
     receiver.lifecycle.install_signal_handlers()
     try:
-        await ops.serve_http(receiver.app, listener, receiver.lifecycle, settings)
+        await ops.serve_http(
+            receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
+        )
     finally:
         await receiver.close()
 

@@ -109,7 +109,7 @@ class Api:
         self.spools = Spools(http.max_spool_bytes)
 
 
-def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
+def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     """Return the whole HTTP interface."""
     app = FastAPI(
         version="1",
@@ -129,7 +129,7 @@ def create_app(api: Api, *, max_in_flight: int) -> ASGIApp:
     problems.install(app)
     door = Door(
         SameSite(SlashInName(Express(app, rooms.SUBMISSIONS))),
-        room=rooms.by_kind(max_in_flight),
+        room=places.of,
         refuse=rooms.refuse,
         settings=api.http,
     )

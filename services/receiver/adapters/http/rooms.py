@@ -1,16 +1,17 @@
 """How many requests of each kind are served at once, so that none takes the others' places."""
 
-from collections.abc import Callable
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from services.common import metrics
 from services.common.door import Room
 from services.receiver.adapters.http.problems import problem
 
 SUBMISSIONS: Final = frozenset({"/image/post", "/images/post"})
+_TARGETS: Final = frozenset(path.encode() for path in SUBMISSIONS)
 
 _UPLOADS: Final = 64
 """Bodies on disk that wait for the object store, which gets 8 pictures at a time."""
@@ -22,28 +23,43 @@ _PICTURES: Final = 64
 """They wait for the object store, as :mod:`files` says how many at a time."""
 
 
-def by_kind(max_in_flight: int) -> Callable[[Scope], Room]:
-    """Return a function that tells a request's room."""
-    submissions = Room("submissions", max_in_flight, takes_body=True)
-    uploads = Room("uploads", _UPLOADS, takes_body=True)
-    enrolments = Room("enrolments", _ENROLMENTS, takes_body=True)
-    pictures = Room("pictures", _PICTURES, takes_body=False)
-    others = Room("requests", max_in_flight, takes_body=False)
+class Rooms:
+    """The rooms of one server."""
 
-    def room(scope: Scope) -> Room:
+    def __init__(self, max_in_flight: int) -> None:
+        self._submissions = Room("submissions", max_in_flight, takes_body=True)
+        self._uploads = Room("uploads", _UPLOADS, takes_body=True)
+        self._enrolments = Room("enrolments", _ENROLMENTS, takes_body=True)
+        self._pictures = Room("pictures", _PICTURES, takes_body=False)
+        self._others = Room("requests", max_in_flight, takes_body=False)
+
+    def of(self, scope: Scope) -> Room:
+        """Return the request's room."""
         path: str = scope["path"]
         if scope["method"] == "POST":
             if path in SUBMISSIONS:
-                return submissions
+                return self._submissions
             if path == "/images":
-                return uploads
+                return self._uploads
             if path.startswith("/people/"):
-                return enrolments
+                return self._enrolments
         elif scope["method"] == "GET" and (path.endswith("/picture") or "/pictures/" in path):
-            return pictures
-        return others
+            return self._pictures
+        return self._others
 
-    return room
+    def refuse_early(self, method: bytes, target: bytes) -> Response | None:
+        """Return the answer to a submission that finds no place, counted like any other.
+
+        Only to those that are written as clients write them: :class:`Door` refuses all others.
+        """
+        if method != b"POST" or target not in _TARGETS:
+            return None
+        try:
+            self._submissions.check()
+        except HTTPException as error:
+            metrics.record(f"POST {target.decode()}", 0.0, error=False)
+            return refuse({}, error)
+        return None
 
 
 def refuse(_: Scope, error: HTTPException) -> Response:
