@@ -11,11 +11,14 @@ A connection waits for its client in three ways, and each has an end:
 How long the body of a request that is not answered may take, :mod:`services.common.door` says.
 
 A request that the server has no place for is answered here, as soon as its head is there: to make
-a task and an ASGI scope for each would take the time of those that have a place.
+a task and an ASGI scope for each would take the time of those that have a place. Nor is everything
+read at once that has come: what is served needs some turns of the event loop, each as long as all
+that is read in it.
 """
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -42,6 +45,8 @@ _STOP_SECONDS: Final = 5.0
 
 _MAX_UNREAD_BYTES: Final = 96 * 1024 * 1024
 _LOOK_SECONDS: Final = 0.5
+_READS_A_TURN: Final = 32
+"""Pieces of what clients sent that are read in a turn of the event loop: about 2 ms of work."""
 
 Refuse = Callable[[bytes, bytes], Response | None]
 """From a request's method and target to the answer, if it needs none of the application."""
@@ -72,6 +77,8 @@ class Connections:
         self.heads: dict[Connection, float] = {}
         self.bodies: dict[Connection, float] = {}
         self.unread: dict[Connection, float] = {}
+        self._reads = 0  # in this turn of the event loop
+        self._put_off: deque[Connection] = deque()
 
     @property
     def protocol(self) -> type[asyncio.Protocol]:
@@ -108,6 +115,24 @@ class Connections:
             total -= one.unread_bytes
             one.abort()
 
+    def may_read(self, connection: "Connection") -> bool:
+        """Tell whether to read what has come now; else the connection's turn comes later."""
+        if self._reads == 0:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        if self._reads < _READS_A_TURN:
+            self._reads += 1
+            return True
+        self._put_off.append(connection)
+        return False
+
+    def _next_turn(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._reads = min(len(self._put_off), _READS_A_TURN)
+        if self._reads:
+            loop.call_soon(self._next_turn)
+        for _ in range(self._reads):
+            loop.call_soon(self._put_off.popleft().read_now)
+
     def forget(self, connection: "Connection") -> None:
         """Wait no longer for this one's client."""
         for waiting in (self.heads, self.bodies, self.unread):
@@ -123,6 +148,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._refusal: tuple[HTTPStatus, str] | None = None
         self._bytes = 0  # since the last head or piece of a body was complete
+        self._put_off = b""
         self.url = b""
 
     @property
@@ -162,6 +188,25 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Read what has come, now or in one of the next turns."""
+        if self._all.may_read(self):
+            self._read(data)
+        else:
+            self._put_off = data
+            self.transport.pause_reading()
+
+    def read_now(self) -> None:
+        """Read what was put off."""
+        data, self._put_off = self._put_off, b""
+        if self.transport.is_closing():
+            return
+        try:
+            self._read(data)
+        finally:
+            if not (self.flow.read_paused or self.transport.is_closing()):
+                self.transport.resume_reading()
+
+    def _read(self, data: bytes) -> None:
         """Read on, up to the limits of what is no body."""
         if not self._in_head and self in self._all.heads:  # the next request begins
             self._in_head = True

@@ -37,14 +37,23 @@ class Room:
         self.takes_body = takes_body
         self.taken = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no place."""
+        return self.taken >= self.limit
+
+    def refusal(self) -> HTTPException:
+        """Return what a request is told that finds no place."""
+        return HTTPException(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"too many {self.kind} at once, {self.limit} are being served",
+            headers=RETRY_AFTER,
+        )
+
     def check(self) -> None:
-        """Raise ``HTTPException`` with 429 when there is no place."""
-        if self.taken >= self.limit:
-            raise HTTPException(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"too many {self.kind} at once, {self.limit} are being served",
-                headers=RETRY_AFTER,
-            )
+        """Raise the refusal when there is no place."""
+        if self.is_full:
+            raise self.refusal()
 
 
 class Door:

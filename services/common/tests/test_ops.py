@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from services.common import ops
+from services.testing.waiting import eventually
 
 LONG = 3600.0
 """A drain time that a test never waits for."""
@@ -184,8 +185,7 @@ async def test_a_request_in_flight_is_finished_after_the_drain_time() -> None:
 
 async def refused(service: Service) -> None:
     """Return once nobody listens any more; a connection before that would be nobody's to close."""
-    while service.listener.fileno() != -1:
-        await asyncio.sleep(0)
+    await eventually(lambda: service.listener.fileno() == -1)
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", service.port)
 

@@ -1,6 +1,7 @@
 """A full receiver's answers, on real connections: the application never sees what they answer."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -39,8 +40,11 @@ class Client:
         self._reader = reader
         self._writer = writer
 
-    async def send(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         self._writer.write(data)
+
+    async def send(self, data: bytes) -> None:
+        self.write(data)
         await self._writer.drain()
 
     async def answer(self, *, head: bool = False) -> Answer:
@@ -172,6 +176,22 @@ async def test_pipelined_requests_are_answered_in_their_order(server: Server) ->
     assert_refused(await client.answer())
     assert (await client.answer(head=True)).status == 200
     assert_refused(await client.answer())
+
+
+async def test_what_comes_at_once_leaves_turns_to_what_is_served(server: Server) -> None:
+    await server.fill()
+    clients = [await server.connect() for _ in range(300)]
+    before = counted()
+    for client in clients:
+        client.write(SUBMISSION + get(b"GET"))
+    read = [0.0]
+    while read[-1] < len(clients):
+        await asyncio.sleep(0)
+        read.append(counted() - before)
+    assert max(after - earlier for earlier, after in itertools.pairwise(read)) < 100
+    for client in clients:
+        assert_refused(await client.answer())
+        assert (await client.answer()).body == b"GET"
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT"])

@@ -11,7 +11,7 @@ from services.common.door import Room
 from services.receiver.adapters.http.problems import problem
 
 SUBMISSIONS: Final = frozenset({"/image/post", "/images/post"})
-_TARGETS: Final = frozenset(path.encode() for path in SUBMISSIONS)
+_TARGETS: Final = {path.encode(): f"POST {path}" for path in SUBMISSIONS}
 
 _UPLOADS: Final = 64
 """Bodies on disk that wait for the object store, which gets 8 pictures at a time."""
@@ -32,6 +32,7 @@ class Rooms:
         self._enrolments = Room("enrolments", _ENROLMENTS, takes_body=True)
         self._pictures = Room("pictures", _PICTURES, takes_body=False)
         self._others = Room("requests", max_in_flight, takes_body=False)
+        self._refusal = refuse({}, self._submissions.refusal())
 
     def of(self, scope: Scope) -> Room:
         """Return the request's room."""
@@ -52,14 +53,10 @@ class Rooms:
 
         Only to those that are written as clients write them: :class:`Door` refuses all others.
         """
-        if method != b"POST" or target not in _TARGETS:
+        if method != b"POST" or target not in _TARGETS or not self._submissions.is_full:
             return None
-        try:
-            self._submissions.check()
-        except HTTPException as error:
-            metrics.record(f"POST {target.decode()}", 0.0, error=False)
-            return refuse({}, error)
-        return None
+        metrics.record(_TARGETS[target], 0.0, error=False)
+        return self._refusal
 
 
 def refuse(_: Scope, error: HTTPException) -> Response:
