@@ -31,7 +31,7 @@ format: venv-dev ## format the code and fix what can be fixed
 faults: venv-dev samples ## strike the whole pipeline with random faults, and account for every picture
 	@$(python) -m scripts.faults $(ARGS)
 
-bench: venv-dev samples ## measure speed and memory against bare baselines
+bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
 	@$(python) -m scripts.bench $(ARGS)
 
 lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml

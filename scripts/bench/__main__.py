@@ -6,6 +6,7 @@ from typing import Final
 from scripts.bench.alone import measure, run_alone
 
 _MODULES: Final = {
+    "accuracy": "accuracy",
     "commits": "commits",
     "dlib": "openblas",
     "drain": "drain",

@@ -17,6 +17,7 @@ from services.testing.servers import find_binary
 
 ROOT = Path(__file__).parents[3]
 NEEDS = {
+    "accuracy": (),
     "commits": (),
     "drain": ("mariadbd", "nsqd", "nsqlookupd"),
     "pipeline": (),

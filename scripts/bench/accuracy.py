@@ -1,0 +1,279 @@
+"""How true names are: known people and strangers, through the recogniser and the rule.
+
+``LFW=folder`` names a folder of pictures, ``NAME/NAME_0001.jpg``, each of one person or with that
+person's face as the largest. Nobody's figures rest on faces that the same figure was tuned by.
+"""
+
+import asyncio
+import hashlib
+import os
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from rich.console import Console
+from rich.table import Table
+
+from scripts.bench.pictures import write_variants
+from services.common.images import MAX_PICTURE_BYTES
+from services.common.objects import ObjectStore
+from services.common.settings import ObjectStoreSettings
+from services.face_recog.adapters.pool import Pool
+from services.face_recog.domain import DEFAULT_TOLERANCE, Encoding, People, RejectedError, match
+from services.face_recog.kept import Faces, KeptEncodings
+from services.face_recog.settings import usable_cpus
+
+_KEPT: Final = Path("var/accuracy").absolute()
+_KNOWN: Final = (10, 30, 100, 400)
+_PICTURES: Final = (1, 3)
+_PROBES: Final = 400
+"""At least so many known faces a row: with few people known, other people take turns."""
+
+_ALLOWED: Final = 0.01
+"""The share of strangers with a name at which rules are compared."""
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """So many people known by so many pictures each, or by as many as there are."""
+
+    known: int
+    pictures: int
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Whom the rule takes a face for, and how far off that is; infinitely when for nobody."""
+
+    true: bool
+    distance: float
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """To the faces of known people and of strangers, half of whom serve to choose a tolerance."""
+
+    known: Sequence[_Answer]
+    tuning: Sequence[_Answer]
+    strangers: Sequence[_Answer]
+
+
+def run(console: Console, folder: Path, *, short: bool) -> None:
+    """Print the table and draw found against false; short with a few people of the folder."""
+    given = os.environ.get("LFW")
+    if not given and not short:
+        raise SystemExit("LFW=folder with pictures NAME/NAME_0001.jpg is to be named")
+    if given and not Path(given).is_dir():
+        raise SystemExit(f"LFW={given} is no folder")
+    people = _people(Path(given)) if given else _samples(folder / "samples")
+    kept = _KEPT if given else folder / "kept"
+    if given and short:
+        people = _some(people)
+    kept.mkdir(parents=True, exist_ok=True)
+    encodings = asyncio.run(_encode(console, people, kept))
+    table = Table(
+        "known people",
+        "pictures each",
+        "found",
+        "somebody else's name",
+        "strangers named",
+        "distance for 1 %",
+        "found there",
+        "strangers named there",
+        title=f"Names within a distance of {DEFAULT_TOLERANCE}",
+    )
+    curves = {}
+    for setting in _settings(encodings):
+        answers = _ask(encodings, setting)
+        if not (answers.known and answers.tuning and answers.strangers):
+            raise SystemExit("too few people: some need two pictures, and some must be strangers")
+        curves[setting] = _curve(answers)
+        distance = _allowing(answers.tuning)
+        table.add_row(
+            str(setting.known),
+            str(setting.pictures),
+            *_shares(answers, DEFAULT_TOLERANCE),
+            f"{distance:.2f}",
+            *[_shares(answers, distance)[column] for column in (0, 2)],
+        )
+    console.print(table)
+    _draw(curves, kept / "accuracy.svg")
+    console.print(f"Drawn: {kept / 'accuracy.svg'}")
+
+
+def _people(folder: Path) -> dict[str, list[Path]]:
+    """Return everybody's pictures, in the order of their names."""
+    return {
+        person.name: pictures
+        for person in sorted(folder.iterdir())
+        if person.is_dir() and (pictures := sorted(person.iterdir()))
+    }
+
+
+def _some(people: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Return 30 people with the most pictures and 60 with one, which take a minute to encode."""
+    most = sorted(people, key=lambda name: -len(people[name]))[:30]
+    single = [name for name in people if len(people[name]) == 1][:60]
+    return {name: people[name] for name in [*most, *single]}
+
+
+def _samples(folder: Path) -> dict[str, list[Path]]:
+    """Return two people with a few pictures each, and the same two as strangers."""
+    files = write_variants(folder, 16, largest=300)
+    strangers = {f"stranger {number}": [file] for number, file in enumerate(files[8:])}
+    return {"Eileen": files[:8:2], "Grace": files[1:8:2], **strangers}
+
+
+async def _encode(
+    console: Console, people: dict[str, list[Path]], kept_in: Path
+) -> dict[str, list[Encoding]]:
+    """Return the encoding of the largest face of every picture that shows one.
+
+    They are kept as the recogniser keeps them, so that another run need not encode again.
+    """
+    workers = usable_cpus()
+    pool = Pool(
+        size=workers,
+        queue_size=2 * workers,
+        work_seconds=60,
+        long_seconds=60,
+        memory_bytes=2 * 1024**3,
+    )
+    await pool.start()
+    kept = KeptEncodings(
+        ObjectStore(ObjectStoreSettings(object_store_url=f"file://{kept_in}")), pool.engine
+    )
+    turns = asyncio.Semaphore(2 * workers)
+
+    async def encode(file: Path) -> Encoding | None:
+        async with turns:
+            content = await asyncio.to_thread(file.read_bytes)
+            digest = hashlib.sha256(content).hexdigest()
+            faces = await kept.read(digest)
+            if faces is None:
+                try:
+                    found = await pool.recognise(content[:MAX_PICTURE_BYTES], max_faces=1)
+                except RejectedError as error:
+                    console.print(f"{file} is left out: {error}")
+                    return None
+                faces = Faces(len(found.faces), found.faces[0].encoding if found.faces else None)
+                await kept.write(digest, faces)
+            return faces.encoding
+
+    try:
+        pictures = [(name, file) for name, files in people.items() for file in files]
+        console.print(f"Encoding {len(pictures)} pictures with {pool.engine} …")
+        found = await asyncio.gather(*(encode(file) for _, file in pictures))
+    finally:
+        await pool.close()
+    encodings: dict[str, list[Encoding]] = {}
+    for (name, _), encoding in zip(pictures, found, strict=True):
+        if encoding is not None:
+            encodings.setdefault(name, []).append(encoding)
+    console.print(f"{sum(map(len, encodings.values()))} of them show a face.")
+    return encodings
+
+
+def _settings(encodings: dict[str, list[Encoding]]) -> list[_Setting]:
+    """Return what is measured; of fewer people than asked for, all of them are known."""
+    known = sum(len(faces) > 1 for faces in encodings.values())
+    numbers = dict.fromkeys(min(number, known) for number in _KNOWN)
+    return [_Setting(number, pictures) for number in numbers for pictures in _PICTURES]
+
+
+def _ask(encodings: dict[str, list[Encoding]], setting: _Setting) -> _Answers:
+    """Put known people's first pictures and strangers to the rule; those enrolled are others.
+
+    People take turns at being known. Whoever has too few pictures is known only when all are.
+    """
+    drawing = random.Random(1)  # noqa: S311, the same people in each run
+    several = sorted(name for name, faces in encodings.items() if len(faces) > 1)
+    known, tuning, strangers = list[_Answer](), list[_Answer](), list[_Answer]()
+    for _ in range(-(-_PROBES // setting.known) if setting.known < len(several) else 1):
+        shuffled = drawing.sample(several, len(several))
+        shuffled.sort(key=lambda name: len(encodings[name]) <= setting.pictures)
+        chosen = set(shuffled[: setting.known])
+        people = People(
+            {
+                f"{name}/{number}": encoding
+                for name in chosen
+                for number, encoding in enumerate(encodings[name][1 : setting.pictures + 1])
+            }
+        )
+        for name, faces in encodings.items():
+            answer = _answer(people, name, faces[0])
+            if name in chosen:
+                known.append(answer)
+            else:
+                (tuning if _is_for_tuning(name) else strangers).append(answer)
+    return _Answers(known, tuning, strangers)
+
+
+def _is_for_tuning(name: str) -> bool:
+    return hashlib.sha256(name.encode()).digest()[0] % 2 == 0
+
+
+def _answer(people: People, name: str, face: Encoding) -> _Answer:
+    [found] = match(people, [face], tolerance=1.0, max_candidates=1)
+    if not found.candidates:
+        return _Answer(true=False, distance=float("inf"))
+    best = found.candidates[0]
+    return _Answer(true=best.person == name, distance=best.distance)
+
+
+def _allowing(strangers: Sequence[_Answer]) -> float:
+    """Return the distance within which ``_ALLOWED`` of the strangers would get a name."""
+    return float(np.quantile([answer.distance for answer in strangers], _ALLOWED, method="lower"))
+
+
+def _share(answers: Sequence[_Answer], distance: float, *, true: bool) -> float:
+    return statistics.fmean(
+        answer.true is true and answer.distance <= distance for answer in answers
+    )
+
+
+def _shares(answers: _Answers, distance: float) -> list[str]:
+    """Return who of the known is found or misnamed, and who of the strangers is named, in %."""
+    return [
+        f"{_share(answers.known, distance, true=True):.1%}",
+        f"{_share(answers.known, distance, true=False):.1%}",
+        f"{_share(answers.strangers, distance, true=False):.1%}",
+    ]
+
+
+def _curve(answers: _Answers) -> list[tuple[float, float]]:
+    """Return found against strangers named, for every share of strangers from 0.1 % on."""
+    distances = [answer.distance for answer in answers.strangers]
+    return [
+        (share, _share(answers.known, float(np.quantile(distances, share)), true=True))
+        for share in np.geomspace(0.001, 1, 61)
+    ]
+
+
+def _draw(curves: dict[_Setting, list[tuple[float, float]]], file: Path) -> None:
+    # The same curves make the same file, whose words can be searched and selected.
+    mpl.rcParams |= {"svg.hashsalt": file.name, "svg.fonttype": "none"}
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    colours = {known: f"C{turn}" for turn, known in enumerate({one.known: 0 for one in curves})}
+    for setting, curve in curves.items():
+        axes.plot(
+            *zip(*curve, strict=True),
+            linestyle="-" if setting.pictures > 1 else ":",
+            color=colours[setting.known],
+            label=f"{setting.known} people, {setting.pictures} each",
+        )
+    axes.axvline(_ALLOWED, color="grey", linewidth=0.8)
+    axes.set(xscale="log", xlabel="strangers named", ylabel="known people found", ylim=(0, 1.02))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(file, metadata={"Date": None})
