@@ -1,4 +1,4 @@
-"""Which pictures are read, and how: one rule for all who open them."""
+"""Which pictures are read, and how: the one way in which all services open them."""
 
 import io
 from dataclasses import dataclass
@@ -6,30 +6,19 @@ from typing import Final
 
 from PIL import Image, ImageChops, UnidentifiedImageError
 
+from services.common.colours import to_rgb
 from services.common.picture_files import (
+    MAX_PIXELS,
     MISSING,
     PictureError,
     PictureFile,
     cut_off,
     end_jpeg,
     mend_png,
-    orientation,
     read_file,
 )
 
-__all__ = [
-    "MAX_PIXELS",
-    "SIDEWAYS",
-    "TURNS",
-    "Picture",
-    "PictureError",
-    "eight_bits",
-    "open_picture",
-    "to_rgb",
-]
-
-MAX_PIXELS: Final = 50_000_000
-"""The largest picture that is decoded; its header says how large it is."""
+__all__ = ["MAX_PIXELS", "TURNS", "Picture", "PictureError", "Pixels", "open_picture"]
 
 TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -42,29 +31,74 @@ TURNS: Final = {
 }
 """By the EXIF orientation: how the stored pixels are turned to stand upright; 1 is not turned."""
 
-SIDEWAYS: Final = frozenset({5, 6, 7, 8})
-"""The orientations that swap width and height."""
+_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+_MIRRORED_X: Final = frozenset({2, 3, 7, 8})
+_MIRRORED_Y: Final = frozenset({3, 4, 6, 7})
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """The decoded pixels of a picture, not turned yet, in whatever mode the file has."""
+
+    stored: Image.Image
+    orientation: int
+    profile: bytes
+
+    def upright(self, size: tuple[int, int] | None = None) -> Image.Image:
+        """Return the whole picture as sRGB, in ``size`` (width, height) when that is given.
+
+        Only once: it may reuse the decoded pixels.
+        """
+        return self._turned(to_rgb(self.stored, self.profile, self._swapped(size)))
+
+    def part(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """Return what the upright picture shows in a box, as sRGB.
+
+        ``box`` is left, top, right, bottom in pixels; what of it is outside is left away. Only the
+        part is turned and converted: the whole picture would be in memory once more.
+        """
+        left, top, right, bottom = box
+        width, height = self.stored.size
+        if self.orientation in _SIDEWAYS:
+            left, top, right, bottom = top, left, bottom, right
+        if self.orientation in _MIRRORED_X:
+            left, right = width - right, width - left
+        if self.orientation in _MIRRORED_Y:
+            top, bottom = height - bottom, height - top
+        inside = max(0, left), max(0, top), min(width, right), min(height, bottom)
+        return self._turned(to_rgb(self.stored.crop(inside), self.profile))
+
+    def _turned(self, image: Image.Image) -> Image.Image:
+        return image.transpose(TURNS[self.orientation]) if self.orientation in TURNS else image
+
+    def _swapped(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        return size[::-1] if size and self.orientation in _SIDEWAYS else size
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that may be decoded; ``orientation`` is the EXIF one, 1 to 8."""
+    """A picture that may be decoded."""
 
     file: PictureFile
-    orientation: int
 
     @property
-    def stored_size(self) -> tuple[int, int]:
-        """Width and height of the stored pixels."""
-        return self.file.width, self.file.height
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright picture."""
+        size = self.file.width, self.file.height
+        return size[::-1] if self.file.orientation in _SIDEWAYS else size
 
-    def decode(self, enough: tuple[int, int] | None = None) -> Image.Image:
-        """Return the stored pixels, not turned yet, in whatever mode the file has.
+    def decode(self, enough: tuple[int, int] | None = None) -> Pixels:
+        """Return the pixels.
 
         A JPEG is decoded at a half, a quarter or an eighth of its size where that is ``enough``
-        in width and height. Raises :class:`PictureError` when they cannot be decoded, or when
-        more than ``MISSING`` of them is not there.
+        in width and height of the upright picture. Raises :class:`PictureError` when they cannot be
+        decoded, or when more than ``MISSING`` of them is not there.
         """
+        if enough and self.file.orientation in _SIDEWAYS:
+            enough = enough[::-1]
+        return Pixels(self._load(enough), self.file.orientation, self.file.profile)
+
+    def _load(self, enough: tuple[int, int] | None) -> Image.Image:
         try:
             if self.file.is_cut:
                 return self._decode_cut(enough)
@@ -80,12 +114,23 @@ class Picture:
             raise PictureError("picture is damaged: its header makes no sense") from error
         except Exception as error:
             # Pillow's decoders raise whatever they stumble over.
-            raise PictureError(f"picture is damaged: {error}") from error
+            raise self._reason(str(error)) from error
+
+    def _reason(self, error: str) -> Exception:
+        if self.file.missing:
+            return cut_off(self.file.missing)
+        if any(words in error for words in _NO_MEMORY):
+            return MemoryError(error)
+        if "truncated" in error:
+            return PictureError("picture is cut off; send the whole file")
+        return PictureError(f"picture is damaged: {error.strip()}")
 
     def _decode(self, content: bytes, enough: tuple[int, int] | None) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=[self.file.kind])
-        if image.size != self.stored_size:
+        if image.size != (self.file.width, self.file.height):
             raise PictureError("picture is damaged: its headers contradict one another")
+        if image.mode in _UNREADABLE:
+            raise PictureError("a picture of 32 bits a colour is not read; save it with 8 or 16")
         if enough:
             image.draft(None, enough)
         image.load()
@@ -102,18 +147,10 @@ class Picture:
         return image
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """Return a picture of 16 bits a pixel with 8; Pillow's own conversion clips to white."""
-    if image.mode.startswith("I"):
-        return image.point(lambda value: value * (1 / 256)).convert("L")
-    return image
+_NO_MEMORY: Final = ("Memory allocation error: Out of memory", "Out of memory")
+"""What decoders say that have no exception for it."""
 
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return it as RGB, without what it has of transparency."""
-    if image.mode == "P" and image.has_transparency_data:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns
-    return eight_bits(image).convert("RGB")
+_UNREADABLE: Final = frozenset({"F", "I"})
 
 
 def open_picture(content: bytes) -> Picture:
@@ -121,10 +158,4 @@ def open_picture(content: bytes) -> Picture:
 
     Raises :class:`PictureError`.
     """
-    file = read_file(content)
-    if file.width * file.height > MAX_PIXELS:
-        raise PictureError(
-            f"picture has {file.width} x {file.height} pixels, the limit is {MAX_PIXELS:,} in all",
-            too_large=True,
-        )
-    return Picture(file, orientation(file.exif))
+    return Picture(read_file(content))

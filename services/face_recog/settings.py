@@ -98,7 +98,8 @@ class FaceRecogSettings(Settings, ObjectStoreSettings):
         default_factory=lambda known: worker_memory(known["pool_size"]),
         ge=64 * 1024**2,
         description="Address space that a picture may take in a worker: an equal part of what the"
-        " container may use. Of 50 megapixels, a JPEG took 0.2 GB, a PNG 0.4 GB and a WebP 0.8 GB.",
+        " container may use. Of 50 megapixels, a JPEG took 0.2 GB, a PNG or HEIC 0.4 GB, an AVIF"
+        " 0.6 GB and a WebP 0.8 GB.",
     )
     stop_seconds: Seconds = Field(
         20.0,

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from services.common.images import RETRIABLE, check_path
 from services.common.names import InvalidNameError, check_name
+from services.common.picture_formats import format_of
 
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
@@ -246,9 +247,11 @@ def new_known_picture(person: str, content: bytes) -> NewKnownPicture:
     The recogniser has found a face, so the content has one of the formats that it reads.
     """
     content_digest = digest(content)
-    extension = EXTENSIONS[media_type(content)]
+    found = format_of(content)
+    if found is None:
+        raise InvalidError("the content has no format that is known")
     return NewKnownPicture(
-        person, f"{person}/{_unique(content_digest)}.{extension}", content_digest
+        person, f"{person}/{_unique(content_digest)}.{found.extension}", content_digest
     )
 
 
@@ -285,28 +288,6 @@ def decode_cursor(cursor: str) -> int:
 
 CURSOR: Final = "^[0-7][0-9a-f]{15}$"
 """Exactly the numbers that an id can be."""
-
-
-_MAGIC: Final = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF87a", "image/gif"),
-    (b"GIF89a", "image/gif"),
-    (b"BM", "image/bmp"),
-)
-
-
-def media_type(content: bytes) -> str:
-    """Tell a picture's media type from its first bytes."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    return next(
-        (name for magic, name in _MAGIC if content.startswith(magic)), "application/octet-stream"
-    )
-
-
-EXTENSIONS: Final = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
-"""Of the formats that the recogniser reads."""
 
 
 def check_retriable(image_id: int, status: str) -> None:

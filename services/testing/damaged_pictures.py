@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from PIL import Image
 
+from services.common.picture_files.heif import prepare_decoders
+
 Chunk = tuple[bytes, bytes] | tuple[bytes, bytes, int]
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -30,6 +32,7 @@ class Damaged:
 
 
 def save(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    prepare_decoders()  # Pillow writes HEIC by the same library
     content = io.BytesIO()
     image.save(content, kind, **options)
     return content.getvalue()

@@ -31,7 +31,7 @@ class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Status.ValueTy
     STATUS_NOT_FOUND: _Status.ValueType  # 2
     """no picture at image_path"""
     STATUS_UNREADABLE: _Status.ValueType  # 3
-    """no image, damaged, or not JPEG, PNG or WebP"""
+    """no image, damaged, or in another format"""
     STATUS_TOO_LARGE: _Status.ValueType  # 4
     """over the limit of pixels, bytes or time"""
     STATUS_INVALID_REQUEST: _Status.ValueType  # 5
@@ -45,7 +45,7 @@ STATUS_OK: Status.ValueType  # 1
 STATUS_NOT_FOUND: Status.ValueType  # 2
 """no picture at image_path"""
 STATUS_UNREADABLE: Status.ValueType  # 3
-"""no image, damaged, or not JPEG, PNG or WebP"""
+"""no image, damaged, or in another format"""
 STATUS_TOO_LARGE: Status.ValueType  # 4
 """over the limit of pixels, bytes or time"""
 STATUS_INVALID_REQUEST: Status.ValueType  # 5
@@ -64,7 +64,7 @@ class IdentifyRequest(_message.Message):
     image_path: _builtins.str
     """key below pictures/ in the object store; used when image_data is empty"""
     image_data: _builtins.bytes
-    """the picture file itself: JPEG, PNG or WebP"""
+    """the picture file itself, in any format of picture_formats.py"""
     tolerance: _builtins.float
     """largest distance that is a match, 0 < x <= 1; default 0.6"""
     max_faces: _builtins.int

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.common.pictures import TURNS, PictureError, open_picture, to_rgb
+from services.common.pictures import TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.face_recog.domain import RejectedError
 from services.frontend.adapters.shrink import shrink
@@ -54,9 +54,10 @@ def test_sound_pixels_are_taken_whatever_is_beside_them(
             open_picture(one.content).decode()
         return
     picture = open_picture(one.content)
-    assert picture.orientation == one.orientation
-    assert picture.stored_size == photo.size
-    assert share_of_rows(to_rgb(picture.decode()), photo) > 0.9
+    assert picture.file.orientation == one.orientation
+    assert picture.size == photo.size
+    upright = photo.transpose(TURNS[one.orientation]) if one.orientation in TURNS else photo
+    assert share_of_rows(picture.decode().upright(), upright) > 0.9
 
 
 def takes(content: bytes) -> dict[str, str]:
@@ -161,15 +162,10 @@ def test_all_agree_on_very_much_damage(content: bytes) -> None:
     ("content", "words"),
     [
         (b"", "the file is empty"),
-        (b"hello", "this is no picture; send JPEG, PNG or WebP"),
+        (b"hello", "this is no picture; send JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP or TIFF"),
         (bytes(1000), "this is no picture"),
-        (save(SMALL, "GIF"), "this is GIF, which is not read; send JPEG, PNG or WebP"),
-        (save(SMALL, "BMP"), "this is BMP"),
-        (save(SMALL, "TIFF"), "this is TIFF"),
-        (save(SMALL, "AVIF"), "this is AVIF"),
         (save(SMALL, "ICO"), "this is an icon"),
         (save(SMALL, "JPEG2000"), "this is JPEG 2000"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "this is HEIC"),
         (b"\0\0\0\x18ftypmp42", "this is a video"),
         (b" <svg xmlns='http://www.w3.org/2000/svg'/>", "this is SVG"),
         (b"<?xml version='1.0'?><svg/>", "this is SVG"),
@@ -195,7 +191,7 @@ def test_a_grey_end_is_no_missing_end() -> None:
         canvas.paste(SMALL, (20, 20))
         for options in ({}, {"progressive": True}, {"restart_marker_blocks": 3}):
             content = save(canvas, **options)
-            picture = open_picture(content[:-2]).decode()
+            picture = open_picture(content[:-2]).decode().stored
             assert np.array_equal(np.asarray(picture), np.asarray(Image.open(io.BytesIO(content))))
 
 
@@ -209,7 +205,7 @@ def test_a_tenth_may_be_missing(share: float, taken: bool, interlaced: bool) -> 
     for cut in (content[: int(len(content) * share)], save(noise)[: int(len(save(noise)) * share)]):
         picture = open_picture(cut)
         if taken:
-            assert picture.decode().size == (300, 300)
+            assert picture.decode().stored.size == (300, 300)
         else:
             with pytest.raises(PictureError, match=r"its last \d\d% are missing"):
                 picture.decode()
@@ -238,9 +234,9 @@ def interlace(image: Image.Image) -> bytes:
 def test_an_interlaced_picture_that_lacks_its_end_is_the_same(size: tuple[int, int]) -> None:
     noise = Image.effect_noise(size, 90)
     content = interlace(noise)
-    assert np.array_equal(np.asarray(open_picture(content).decode()), np.asarray(noise))
+    assert np.array_equal(np.asarray(open_picture(content).decode().stored), np.asarray(noise))
     cut = open_picture(content[:-20])  # the end, and checksums of the pixels
-    assert np.array_equal(np.asarray(cut.decode()), np.asarray(noise))
+    assert np.array_equal(np.asarray(cut.decode().stored), np.asarray(noise))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -248,7 +244,7 @@ def test_the_turns_are_those_of_the_standard(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for kind in ("PNG", "JPEG", "WEBP"):
-        assert open_picture(save(SMALL, kind, exif=exif)).orientation == orientation
+        assert open_picture(save(SMALL, kind, exif=exif)).file.orientation == orientation
     assert (orientation in TURNS) == (orientation > 1)
 
 

@@ -1,26 +1,19 @@
 """Real pictures, and a real face_recog process."""
 
-import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 from PIL import Image
 
+from services.testing.damaged_pictures import save
 from services.testing.samples import sample
 from services.testing.servers import Server, free_port
-
-
-def save(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
 
 
 @pytest.fixture(scope="session")

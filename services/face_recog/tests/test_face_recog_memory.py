@@ -5,7 +5,7 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import psutil
@@ -15,8 +15,10 @@ from PIL import Image
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.images import MAX_PICTURE_BYTES
+from services.common.picture_formats import FORMATS
 from services.face_recog.settings import QUEUE_PER_WORKER, usable_cpus, worker_memory
 from services.face_recog.tests.conftest import FaceRecog
+from services.testing.damaged_pictures import save
 
 MANIFEST = Path(__file__).parents[3] / "base" / "face-recog" / "deployment.yaml"
 
@@ -45,6 +47,40 @@ def used(server: FaceRecog) -> int:
     """Bytes of all processes; what they share counts once."""
     service = psutil.Process(server.pid)
     return sum(one.memory_full_info().pss for one in [service, *service.children(recursive=True)])
+
+
+@pytest.mark.parametrize("kind", [one.kind for one in FORMATS])
+async def test_the_largest_picture_of_every_format_is_recognised(
+    face_recog: Callable[..., FaceRecog], cgroup: Path, kind: str
+) -> None:
+    workers = usable_cpus(cgroup)
+    server = face_recog(
+        POOL_SIZE="1",
+        WORKER_MEMORY_BYTES=str(worker_memory(workers, cgroup)),
+        WORK_SECONDS="120",
+    )
+    mode = "1" if kind == "BMP" else "RGBA" if kind in {"PNG", "TIFF", "AVIF", "HEIF"} else "RGB"
+    # Of the others one with alpha takes most, a file of so large a BMP is too large but for this.
+    largest = Image.new("RGB", (8165, 6123), (1, 2, 3)).convert(mode)
+    content = save(largest, kind, **_SMALL.get(kind, {}))
+    assert len(content) < MAX_PICTURE_BYTES
+    [worker] = server.workers()
+    async with grpc.aio.insecure_channel(
+        server.target, options=[("grpc.max_send_message_length", -1)]
+    ) as channel:
+        request = face_pb2.IdentifyRequest(image_data=content)
+        answer = await face_pb2_grpc.IdentifyStub(channel).Identify(request, timeout=120)
+    assert (answer.status, answer.width, answer.height) == (face_pb2.STATUS_OK, 8165, 6123)
+    assert [one.pid for one in server.workers()] == [worker.pid]
+
+
+_SMALL: Final[dict[str, dict[str, Any]]] = {
+    "JPEG": {"quality": 10, "progressive": True},
+    "WEBP": {"lossless": True, "quality": 0, "method": 0},
+    "AVIF": {"quality": 10, "speed": 10},
+    "HEIF": {"quality": 10},
+    "TIFF": {"compression": "tiff_lzw"},
+}
 
 
 async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(

@@ -267,6 +267,11 @@ def variants(image: Image.Image, encode: Encode) -> dict[str, bytes]:
         "WebP": encode(image, "WEBP"),
         "progressive JPEG": encode(image, progressive=True),
         "several frames in a JPEG": encode(image, "MPO", save_all=True, append_images=[image]),
+        "GIF": encode(image.quantize(), "GIF"),
+        "BMP": encode(image, "BMP"),
+        "TIFF": encode(image, "TIFF", compression="tiff_lzw"),
+        "AVIF": encode(image, "AVIF"),
+        "HEIC": encode(image, "HEIF"),
     }
 
 
@@ -294,9 +299,9 @@ def test_a_16_bit_colour_png(hopper: Image.Image) -> None:
     assert face.box == Box(180, 139, 366, 325)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "ICO"])
+@pytest.mark.parametrize("kind", ["ICO", "JPEG2000", "TGA"])
 def test_other_formats_are_refused(astronaut: Image.Image, encode: Encode, kind: str) -> None:
-    with pytest.raises(RejectedError, match="JPEG, PNG or WebP") as error:
+    with pytest.raises(RejectedError, match="send JPEG, PNG, WebP, AVIF, HEIC") as error:
         recognise(encode(astronaut, kind), 0)
     assert error.value.problem == Problem.UNREADABLE
 

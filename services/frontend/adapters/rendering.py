@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 
 from services.common.images import MAX_PICTURE_BYTES, Status
+from services.common.picture_formats import ACCEPTED, TITLES
 from services.frontend import domain
 
 _FOLDER: Final = Path(__file__).parents[1]
@@ -64,6 +65,8 @@ class Renderer:
             status_words=domain.STATUS_WORDS,
             statuses=list(Status),
             max_bytes=MAX_PICTURE_BYTES,
+            accepted=ACCEPTED,
+            formats=TITLES,
         )
         self._templates.filters.update(
             in_words=domain.in_words, segment=lambda text: quote(text, safe="")

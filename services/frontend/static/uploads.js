@@ -220,7 +220,8 @@ async function visit(folder, depth, found) {
       else {
         try {
           const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
-          if (kinds.has(file.type)) files.push(file);
+          // Browsers know by no means the types of all that is taken.
+          if (kinds.has(file.type) || kinds.has(file.name.toLowerCase().replace(/^.*(?=\.)/, ""))) files.push(file);
           else found.others += 1;
         } catch {
           found.unread += 1;

@@ -1,16 +1,23 @@
 import asyncio
 import io
+import os
 import re
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
 from services.frontend.adapters.shrink import shrink
-from services.frontend.service import Thumbnails
+from services.frontend.service import CACHE_BYTES, Thumbnails
 from services.frontend.tests.fake_receiver import FakeReceiver, image_json, person_json, problem
+
+ROOT = Path(__file__).parents[3]
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
@@ -113,13 +120,43 @@ def test_a_bomb_is_refused(side: int) -> None:
         b"",
         b"no picture",
         b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
-        encoded(Image.new("RGB", (100, 100)), "GIF"),
+        encoded(Image.new("RGB", (100, 100)), "ICO"),
         encoded(two_halves("red", "blue"))[:2000],
         encoded(Image.effect_noise((300, 300), 50), "PNG")[:-40000],
     ],
 )
 def test_what_is_no_whole_picture_is_refused(content: bytes) -> None:
     assert shrink(content, 640) is None
+
+
+def test_the_hungriest_picture_fits_into_the_pod() -> None:
+    """A large WebP, decoded as often at the same time as the page does."""
+    script = """
+import io, resource, sys
+from concurrent.futures import ThreadPoolExecutor
+from services.frontend import app
+from services.frontend.adapters.shrink import shrink
+from services.frontend.service import CONCURRENCY
+content = sys.stdin.buffer.read()
+with ThreadPoolExecutor(CONCURRENCY) as threads:
+    made = list(threads.map(shrink, [content] * CONCURRENCY, [1600] * CONCURRENCY))
+assert all(made)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+    image = Image.new("RGB", (7070, 7070), (1, 2, 3))
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=encoded(image, "WEBP", lossless=True, quality=0, method=0),
+        check=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    manifest = (ROOT / "base" / "frontend" / "deployment.yaml").read_text()
+    [deployment] = [one for one in yaml.safe_load_all(manifest) if one["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    limit = container["resources"]["limits"]["memory"]
+    assert limit == "1Gi"
+    assert int(done.stdout) < 1024 - CACHE_BYTES // 2**20
 
 
 # The cache

@@ -59,7 +59,7 @@ async def test_a_picture_with_one_face_becomes_known(
     [
         (NONE, "no face found"),
         (TWO, "2 faces found: crop the picture to one"),
-        (b"no picture", "not a JPEG, PNG or WebP"),
+        (b"no picture", "this is no picture"),
         (b"", "empty"),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.receiver.domain import media_type
+from services.common.picture_formats import media_type
 
 LOADED_AT_ONCE: Final = 4
 """Files of up to 20 MiB whose size is not known yet; further requests wait."""

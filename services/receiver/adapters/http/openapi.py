@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.names import MAX_NAME_LENGTH, check_name
+from services.common.picture_formats import FORMATS
 from services.receiver.adapters.http import documents, problems
 from services.receiver.domain import MAX_FILES
 
@@ -123,7 +124,7 @@ def body(content: dict[str, Any]) -> dict[str, Any]:
 def picture_content() -> dict[str, Any]:
     """Describe the answer that is a file."""
     binary = {"schema": {"type": "string", "format": "binary"}}
-    kinds = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp")
+    kinds = [one.media_type for one in FORMATS]
     return dict.fromkeys((*kinds, "application/octet-stream"), binary)
 
 

@@ -1,0 +1,393 @@
+"""Pictures as people have them, through the one way in which all services open them."""
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from services.common.picture_files.heif import _frame_size
+from services.common.picture_formats import ACCEPTED, FORMATS, TITLES, format_of
+from services.common.pictures import MAX_PIXELS, TURNS, PictureError, open_picture
+from services.face_recog.adapters import recognition
+from services.face_recog.domain import RejectedError
+from services.frontend.adapters.shrink import shrink
+from services.receiver.adapters import crop
+from services.receiver.domain import Box, InvalidError
+from services.testing.damaged_pictures import save, tiff
+from services.testing.picture_kinds import (
+    PROFILED,
+    TURNED,
+    Kind,
+    picture_kinds,
+    swapping_profile,
+)
+from services.testing.samples import sample
+
+
+def photograph() -> Image.Image:
+    """128 x 192 of a face and what is around it, without the file's notes."""
+    whole = Image.open(sample("astronaut.png")).convert("RGB")
+    return Image.fromarray(np.asarray(whole.crop((100, 20, 356, 404)).resize((128, 192))))
+
+
+NAMES = sorted(picture_kinds(Image.linear_gradient("L").convert("RGB").resize((16, 16))))
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return photograph()
+
+
+@pytest.fixture(scope="module")
+def kinds(photo: Image.Image) -> dict[str, Kind]:
+    return picture_kinds(photo)
+
+
+def shown(content: bytes, size: tuple[int, int] | None = None) -> Image.Image:
+    return open_picture(content).decode(size).upright(size)
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    assert one.mode == other.mode == "RGB"
+    assert one.size == other.size
+    return float(np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).mean())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_kind_of_picture_is_shown_as_it_was_meant(kinds: dict[str, Kind], name: str) -> None:
+    one = kinds[name]
+    picture = open_picture(one.content)
+    assert picture.file.kind == one.kind
+    assert picture.size == one.shows.size
+    assert difference(picture.decode().upright(), one.shows) < 5
+    small = one.shows.width // 2, one.shows.height // 2
+    assert difference(shown(one.content, small), one.shows.resize(small)) < 7
+    part = open_picture(one.content).decode().part((-9, 8, 70, 90))
+    assert difference(part, one.shows.crop((0, 8, 70, 90))) < 5
+
+
+def test_there_is_a_picture_of_every_format(kinds: dict[str, Kind]) -> None:
+    assert {one.kind for one in kinds.values()} == {one.kind for one in FORMATS}
+    for one in FORMATS:
+        assert one.title in TITLES
+        assert one.media_type in ACCEPTED.split(",")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_service_opens_it(kinds: dict[str, Kind], name: str) -> None:
+    one = kinds[name]
+    _, width, height = recognition._load(one.content)
+    assert (width, height) == one.shows.size
+    [cut] = crop._crops(one.content, Box(10, 10, 60, 90), (0,))
+    assert Image.open(io.BytesIO(cut)).size == (50, 80)
+    small = shrink(one.content, 64)
+    assert small
+    with Image.open(io.BytesIO(small)) as image:
+        assert (image.format, image.height) == ("JPEG", 64)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", TURNED)
+def test_it_is_turned_once(photo: Image.Image, kind: str, orientation: int) -> None:
+    undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    turn = undo.get(orientation, TURNS.get(orientation))
+    stored = photo if turn is None else photo.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = open_picture(save(stored, kind, exif=exif.tobytes()))
+    assert picture.size == photo.size
+    assert difference(picture.decode().upright(), photo) < 6
+    small = 64, 96
+    assert difference(picture.decode(small).upright(small), photo.resize(small)) < 7
+    box = 20, 40, 90, 150
+    assert difference(picture.decode().part(box), photo.crop(box)) < 7
+
+
+@pytest.mark.parametrize("kind", PROFILED)
+def test_colours_follow_the_profile(kind: str) -> None:
+    red = Image.new("RGB", (64, 64), (230, 20, 20))
+    options = {"quality": 95} if kind != "PNG" else {}
+    content = save(red, kind, icc_profile=swapping_profile(), **options)
+    green = Image.new("RGB", (64, 64), (20, 230, 20))
+    assert difference(shown(content), green) < 12
+    assert difference(shown(content, (32, 32)), green.resize((32, 32))) < 12
+    assert (
+        difference(open_picture(content).decode().part((1, 1, 9, 9)), green.crop((1, 1, 9, 9))) < 12
+    )
+
+
+@pytest.mark.parametrize("kind", PROFILED)
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK"])
+def test_a_profile_that_is_broken_or_of_other_pixels_is_ignored(kind: str, mode: str) -> None:
+    if mode == "CMYK" and kind not in {"JPEG", "TIFF"}:
+        pytest.skip("has no such pixels")
+    if mode == "RGBA" and kind == "JPEG":
+        pytest.skip("has no such pixels")
+    image = Image.new("RGB", (64, 64), (180, 90, 60)).convert(mode)
+    profiles = [b"junk" * 9, swapping_profile()[:400]]
+    if mode in {"L", "CMYK"}:
+        profiles.append(swapping_profile())
+    for profile in profiles:
+        plain, noted = save(image, kind), save(image, kind, icc_profile=profile)
+        assert difference(shown(noted), shown(plain)) < 1
+
+
+def test_a_profile_of_srgb_changes_no_pixel() -> None:
+    noise = Image.effect_noise((64, 64), 90).convert("RGB")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert difference(shown(save(noise, "PNG", icc_profile=profile)), noise) == 0
+
+
+@pytest.mark.parametrize("wide", [-32768, 0, 32767])
+def test_sixteen_bits_are_scaled_in_one_way(wide: int) -> None:
+    for kind in ("PNG", "TIFF"):
+        deep = Image.new("I;16", (8, 8), 32768 + wide)
+        assert shown(save(deep, kind)).getpixel((3, 3)) == ((32768 + wide) >> 8,) * 3
+
+
+def test_what_has_32_bits_a_colour_is_refused() -> None:
+    for mode in ("I", "F"):
+        with pytest.raises(PictureError, match="32 bits a colour"):
+            open_picture(save(Image.new(mode, (8, 8)), "TIFF")).decode()
+
+
+def test_a_gif_whose_first_picture_is_smaller_or_beside_its_screen() -> None:
+    content = bytearray(save(Image.new("P", (40, 30), 1), "GIF"))
+    at = content.index(b",", 13 + (3 << (content[10] & 7) + 1 if content[10] & 128 else 0))
+    content[6:10] = struct.pack("<HH", 20, 60)
+    content[at + 1 : at + 5] = struct.pack("<HH", 10, 5)
+    assert open_picture(bytes(content)).size == (50, 60)
+    assert shown(bytes(content)).size == (50, 60)
+
+
+# Limits
+
+
+def claims(kind: str, width: int, height: int) -> bytes:
+    """A small file that says to be so large."""
+    content = bytearray(picture_kinds(photograph())[kind].content)
+    both = struct.pack(">II", width, height)
+    match kind:
+        case "JPEG":
+            at = content.index(b"\xff\xc0") + 5
+            content[at : at + 4] = struct.pack(">HH", height, width)
+        case "GIF":
+            content[6:10] = struct.pack("<HH", width, height)
+        case "BMP":
+            content[18:26] = struct.pack("<II", width, height)
+        case "TIFF":
+            for tag, number in ((256, width), (257, height)):
+                at = content.index(struct.pack("<H", tag), 8)
+                content[at : at + 12] = struct.pack("<HHII", tag, 4, 1, number)
+        case "PNG":
+            from services.testing.damaged_pictures import png, png_chunks  # noqa: PLC0415
+
+            chunks = png_chunks(bytes(content))
+            return png([(b"IHDR", both + chunks[0][1][8:]), *chunks[1:]])
+        case "WEBP":
+            at = content.index(b"VP8 ") + 14
+            content[at : at + 4] = struct.pack("<HH", width, height)
+        case _:
+            at = content.index(b"ispe") + 8
+            content[at : at + 8] = both
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", [one.kind for one in FORMATS])
+def test_more_pixels_than_the_limit_are_refused_from_the_header(kind: str) -> None:
+    with pytest.raises(PictureError, match="10000 x 5001 pixels, the limit is 50,000,000") as error:
+        open_picture(claims(kind, 10_000, 5_001))
+    assert error.value.too_large
+    assert MAX_PIXELS == 10_000 * 5_000
+    with suppress(PictureError):  # what is not there is missed after the size is read
+        assert open_picture(claims(kind, 10_000, 5_000)).size == (10_000, 5_000)
+
+
+def test_tiles_and_streams_larger_than_the_limit_are_refused_too() -> None:
+    photo = photograph()
+    kinds = picture_kinds(photo)
+    grid = kinds["HEIF in tiles"].content
+    size = struct.pack(">HH", *photo.size)
+    large = grid.replace(b"\0\0\2\1" + size, b"\0\0\2\1" + struct.pack(">HH", 60_000, 60_000))
+    tile = bytearray(kinds["TIFF in tiles"].content)
+    at = tile.index(struct.pack(">HHI", 322, 4, 1)) + 8
+    tile[at : at + 4] = struct.pack(">I", 4_000_000)
+    stream = bytearray(kinds["AVIF"].content)
+    at = stream.rindex(b"mdat") + 4
+    stream[at : at + 10] = sequence_header(16_384, 16_384)
+    assert large != grid
+    for content in (large, bytes(tile), bytes(stream)):
+        with pytest.raises(PictureError) as error:
+            open_picture(content)
+        assert error.value.too_large
+
+
+def sequence_header(width: int, height: int) -> bytes:
+    """The head of an AV1 stream of a single picture."""
+    bits = f"000{1:b}{1:b}{0:05b}{15:04b}{15:04b}{width - 1:016b}{height - 1:016b}".ljust(64, "0")
+    return b"\x0a\x08" + int(bits, 2).to_bytes(8, "big")
+
+
+def test_the_size_of_a_stream_is_read_from_it(kinds: dict[str, Kind]) -> None:
+    assert _frame_size(sequence_header(640, 480)) == (640, 480)
+    content = kinds["AVIF"].content
+    assert _frame_size(content[content.rindex(b"mdat") + 4 :]) == kinds["AVIF"].shows.size
+    moving = kinds["AVIF moving"].content
+    assert open_picture(moving).size == kinds["AVIF moving"].shows.size
+
+
+def memory_of(content: bytes) -> int:
+    """MiB that a process grows by when it opens and shows a picture, whatever comes of it."""
+    script = """
+import resource, sys
+from services.common.pictures import PictureError, open_picture
+content = sys.stdin.buffer.read()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    open_picture(content).decode((64, 64)).upright((64, 64))
+except PictureError as error:
+    assert str(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=content,
+        check=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    return int(json.loads(done.stdout))
+
+
+def test_small_files_take_little_memory_whatever_they_say() -> None:
+    tags = b"".join(struct.pack("<HHII", tag, 1, 4_000_000, 8) for tag in range(1000, 1400))
+    notes = b"II*\0" + struct.pack("<IH", 4_000_008, 400)
+    hungry_tiff = notes[:4] + struct.pack("<I", 4_000_008) + bytes(4_000_000)
+    hungry_tiff += struct.pack("<H", 400) + tags + bytes(4)
+    lying = bytearray(save(Image.new("RGB", (4000, 3000)), "HEIF", quality=1))
+    at = lying.index(b"ispe") + 8
+    lying[at : at + 8] = struct.pack(">II", 64, 64)
+    for content in (hungry_tiff, bytes(lying), claims("AVIF", 64, 64)):
+        assert memory_of(content) < 40
+
+
+# Damage
+
+
+WHOLE_IN_A_HALF = {"GIF moving", "JPEG progressive", "JPEG several", "TIFF of several pages"}
+"""Of which the first half shows the first picture, or all of it less sharply."""
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - WHOLE_IN_A_HALF))
+def test_half_a_file_is_refused_as_cut_off(kinds: dict[str, Kind], name: str) -> None:
+    content = kinds[name].content
+    with pytest.raises(PictureError, match="cut off"):
+        shown(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_junk_behind_the_end_is_no_damage(kinds: dict[str, Kind], name: str) -> None:
+    one = kinds[name]
+    assert difference(shown(one.content + b"junk" * 99), one.shows) < 5
+
+
+def test_notes_that_are_broken_are_no_damage(photo: Image.Image) -> None:
+    for kind in ("JPEG", "PNG", "WEBP"):  # Pillow writes no such notes into others
+        for exif in (b"Exif\0\0" + b"II*\0\xff", b"Exif\0\0" + tiff()[:17], b"Exif\0\0junk"):
+            content = save(photo, kind, exif=exif)
+            assert difference(shown(content), photo) < 6, kind
+    comment = save(photo.quantize(), "GIF", comment=b"x" * 999)
+    assert difference(shown(comment), photo) < 6
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "cut off"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic\0\0\0\x08moov", "this is a video"),
+        (b"II+\0\x08\0\0\0", "this is BigTIFF"),
+        (b"II*\0\x10\0\0\0", "cut off"),
+        (b"GIF89a", "cut off"),
+        (b"BM\0\0\0\0\0\0\0\0", "cut off"),
+    ],
+)
+def test_what_holds_no_picture_is_refused_with_the_reason(content: bytes, words: str) -> None:
+    with pytest.raises(PictureError, match=words):
+        open_picture(content)
+
+
+def test_a_camera_s_raw_file_is_not_its_small_copy(photo: Image.Image) -> None:
+    for tag, value in ((254, 1), (50706, 0x01040000)):
+        content = save(photo, "TIFF", tiffinfo={tag: value})
+        with pytest.raises(PictureError, match="raw format"):
+            open_picture(content)
+
+
+SMALL = {
+    name: one.content
+    for name, one in picture_kinds(Image.effect_noise((24, 16), 90).convert("RGB")).items()
+    if one.kind in {"AVIF", "HEIF", "GIF", "BMP", "TIFF"}
+}
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A sound file after bytes were changed, lost or added, mostly in its headers."""
+    content = bytearray(SMALL[draw(st.sampled_from(sorted(SMALL)))])
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, 500) | st.integers(0, len(content)))
+        match draw(st.integers(0, 4)):
+            case 0 if at < len(content):
+                content[at] ^= 1 << draw(st.integers(0, 7))
+            case 1 if at < len(content):
+                content[at] = draw(st.integers(0, 255))
+            case 2:
+                content[at : at + 4] = struct.pack(">I", draw(st.integers(0, 2**32 - 1)))
+            case 3:
+                del content[at : at + draw(st.integers(1, 20))]
+            case 4:
+                del content[len(content) - draw(st.integers(0, len(content))) :]
+    return bytes(content)
+
+
+def agree(content: bytes) -> None:
+    """Every service takes it, or all say why not."""
+    reasons = []
+    try:
+        recognition._load(content)
+        reasons.append("")
+    except RejectedError as error:
+        reasons.append(str(error))
+    try:
+        crop._crops(content, Box(0, 0, 1, 1), (0,))
+        reasons.append("")
+    except InvalidError as error:
+        reasons.append(str(error))
+    reasons.append("" if shrink(content, 64) else "no thumbnail")
+    assert len({bool(reason) for reason in reasons}) == 1, reasons
+    assert "<" not in reasons[0]
+    if format_of(content):
+        assert "; send JPEG" not in reasons[0]
+
+
+@settings(max_examples=300)
+@given(damaged())
+def test_all_agree_on_any_damage_and_nothing_but_a_refusal_is_raised(content: bytes) -> None:
+    agree(content)
+
+
+@pytest.mark.long
+@settings(max_examples=20_000)
+@given(damaged())
+def test_all_agree_on_very_much_damage(content: bytes) -> None:
+    agree(content)

@@ -1,0 +1,199 @@
+"""Sound pictures of every format and every kind of pixel, made from one photograph."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pillow_heif
+from PIL import Image, ImageCms
+
+from services.testing.damaged_pictures import png, save
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A file, its format as Pillow calls it, and what it shows when it is not the photograph."""
+
+    content: bytes
+    kind: str
+    shows: Image.Image
+
+
+def picture_kinds(photo: Image.Image) -> dict[str, Kind]:
+    """Return files by what is special about each; ``photo`` is RGB, its sides are even."""
+    veil = Image.linear_gradient("L").resize(photo.size)
+    veiled = photo.copy()
+    veiled.putalpha(veil)
+    on_white = Image.new("RGB", photo.size, "white")
+    on_white.paste(photo, mask=veil)
+    grey = photo.convert("L")
+    levels = np.asarray(grey).astype("<u2") * 257
+    deep = Image.fromarray(levels)
+    palette = photo.quantize(256, dither=Image.Dither.NONE)
+    holed = palette.copy()
+    hole = holed.getpixel((photo.width // 2, photo.height // 2))
+    assert isinstance(hole, int)
+    seen = Image.fromarray(np.where(np.asarray(palette) == hole, 0, 255).astype(np.uint8))
+    with_hole = Image.new("RGB", photo.size, "white")
+    with_hole.paste(palette.convert("RGB"), mask=seen)
+    black = photo.convert("1", dither=Image.Dither.NONE)
+    other = photo.transpose(Image.Transpose.ROTATE_180)
+    more: dict[str, Any] = {"save_all": True, "append_images": [other]}
+    lab = ImageCms.profileToProfile(
+        photo, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    assert lab is not None
+    files: dict[str, tuple[bytes, Image.Image]] = {
+        "JPEG": (save(photo, quality=92), photo),
+        "JPEG grey": (save(grey, quality=92), grey),
+        "JPEG of a printer": (save(photo.convert("CMYK"), quality=92), photo),
+        "JPEG progressive": (save(photo, quality=92, progressive=True), photo),
+        "JPEG several": (save(photo, "MPO", quality=92, **more), photo),
+        "PNG": (save(photo, "PNG"), photo),
+        "PNG grey": (save(grey, "PNG"), grey),
+        "PNG grey, alpha": (save(_la(grey, veil), "PNG"), on_white.convert("L")),
+        "PNG alpha": (save(veiled, "PNG"), on_white),
+        "PNG palette": (save(palette, "PNG"), photo),
+        "PNG palette, alpha": (save(palette, "PNG", transparency=hole), with_hole),
+        "PNG black and white": (save(black, "PNG"), black),
+        "PNG 16 bits, grey": (save(deep, "PNG"), grey),
+        "PNG 16 bits": (_deep_png(photo), photo),
+        "WEBP": (save(photo, "WEBP", quality=92), photo),
+        "WEBP lossless": (save(photo, "WEBP", lossless=True), photo),
+        "WEBP alpha": (save(veiled, "WEBP", quality=92), on_white),
+        "WEBP moving": (save(photo, "WEBP", quality=92, **more), photo),
+        "GIF": (save(palette, "GIF"), photo),
+        "GIF grey": (save(grey, "GIF"), grey),
+        "GIF alpha": (save(palette, "GIF", transparency=hole), with_hole),
+        "GIF interlaced": (save(palette, "GIF", interlace=1), photo),
+        "GIF moving": (save(palette, "GIF", **more), photo),
+        "BMP": (save(photo, "BMP"), photo),
+        "BMP palette": (save(palette, "BMP"), photo),
+        "BMP grey": (save(grey, "BMP"), grey),
+        "BMP black and white": (save(black, "BMP"), black),
+        "BMP from its top": (_top_down_bmp(photo), photo),
+        "TIFF": (save(photo, "TIFF"), photo),
+        "TIFF LZW": (save(photo, "TIFF", compression="tiff_lzw"), photo),
+        "TIFF deflate": (save(photo, "TIFF", compression="tiff_adobe_deflate"), photo),
+        "TIFF JPEG": (save(photo, "TIFF", compression="jpeg", quality=92), photo),
+        "TIFF grey": (save(grey, "TIFF"), grey),
+        "TIFF alpha": (save(veiled, "TIFF", compression="tiff_lzw"), on_white),
+        "TIFF palette": (save(palette, "TIFF"), photo),
+        "TIFF of a printer": (save(photo.convert("CMYK"), "TIFF"), photo),
+        "TIFF Lab": (save(lab, "TIFF"), photo),
+        "TIFF of a fax": (save(black, "TIFF", compression="group4"), black),
+        "TIFF 16 bits, grey": (save(deep, "TIFF"), grey),
+        "TIFF 16 bits": (_plain_tiff(photo, 16), photo),
+        "TIFF in tiles": (_plain_tiff(photo, 8, tile=64), photo),
+        "TIFF of several pages": (
+            save(photo.copy(), "TIFF", save_all=True, append_images=[other.copy()]),
+            photo,
+        ),
+        "AVIF": (save(photo, "AVIF", quality=90), photo),
+        "AVIF grey": (save(grey, "AVIF", quality=90), grey),
+        "AVIF alpha": (save(veiled, "AVIF", quality=90), on_white),
+        "AVIF moving": (save(photo, "AVIF", quality=90, **more), photo),
+        "HEIF": (save(photo, "HEIF", quality=90), photo),
+        "HEIF grey": (save(grey, "HEIF", quality=90), grey),
+        "HEIF alpha": (save(veiled, "HEIF", quality=90), on_white),
+        "HEIF 10 bits": (_deep_heif(photo), photo),
+        "HEIF in tiles": (save(photo, "HEIF", quality=90, tile_size=64), photo),
+        "HEIF several": (save(photo, "HEIF", quality=90, **more, primary_index=0), photo),
+    }
+    return {
+        name: Kind(content, name.partition(" ")[0], shows.convert("RGB"))
+        for name, (content, shows) in files.items()
+    }
+
+
+PROFILED: Final = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF")
+"""The formats of which embedded colour profiles are read."""
+
+TURNED: Final = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF")
+"""The formats that tell how they are to be turned."""
+
+
+def swapping_profile() -> bytes:
+    """A colour profile in which red is green and green is red."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for one, other in ((b"rXYZ", b"xxxx"), (b"gXYZ", b"rXYZ"), (b"xxxx", b"gXYZ")):
+        profile = profile.replace(one, other)
+    return profile.replace("sRGB".encode("utf-16-be"), "Odd!".encode("utf-16-be"))
+
+
+def _la(grey: Image.Image, veil: Image.Image) -> Image.Image:
+    both = grey.convert("LA")
+    both.putalpha(veil)
+    return both
+
+
+def _deep_png(photo: Image.Image) -> bytes:
+    pixels = (np.asarray(photo).astype("<u2") * 257).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", *photo.size, 16, 2, 0, 0, 0)
+    return png([(b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")])
+
+
+def _top_down_bmp(photo: Image.Image) -> bytes:
+    upside_down = photo.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    content = bytearray(save(upside_down, "BMP"))
+    content[22:26] = struct.pack("<i", -photo.height)
+    return bytes(content)
+
+
+def _plain_tiff(photo: Image.Image, depth: int, tile: int = 0) -> bytes:
+    """A big-endian TIFF as other programs write it."""
+    pixels = np.asarray(photo)
+    if depth == 16:  # noqa: PLR2004
+        pixels = (pixels.astype("<u2") * 257).astype(">u2")
+    width, height = photo.size
+    if tile:
+        parts = [
+            pixels[top : top + tile, left : left + tile].tobytes()
+            for top in range(0, height, tile)
+            for left in range(0, width, tile)
+        ]
+    else:
+        parts = [pixels.tobytes()]
+    start = 8
+    offsets = [start + sum(len(one) for one in parts[:index]) for index in range(len(parts))]
+    end = start + sum(len(one) for one in parts)
+    tags: list[tuple[int, int, list[int]]] = [
+        (256, 4, [width]),
+        (257, 4, [height]),
+        (258, 3, [depth] * 3),
+        (259, 3, [1]),
+        (262, 3, [2]),
+        (277, 3, [3]),
+    ]
+    lengths = [len(one) for one in parts]
+    if tile:
+        tags += [(322, 4, [tile]), (323, 4, [tile]), (324, 4, offsets), (325, 4, lengths)]
+    else:
+        tags += [(273, 4, offsets), (278, 4, [height]), (279, 4, lengths)]
+    directory, behind = b"", b""
+    values_at = end + 2 + 12 * len(tags) + 4
+    for tag, kind, numbers in sorted(tags):
+        value = struct.pack(f">{len(numbers)}{'H' if kind == 3 else 'I'}", *numbers)  # noqa: PLR2004
+        if len(value) > 4:  # noqa: PLR2004
+            behind, value = behind + value, struct.pack(">I", values_at + len(behind))
+        directory += struct.pack(">HHI", tag, kind, len(numbers)) + value.ljust(4, b"\0")
+    return (
+        b"MM\0*"
+        + struct.pack(">I", end)
+        + b"".join(parts)
+        + struct.pack(">H", len(tags))
+        + directory
+        + bytes(4)
+        + behind
+    )
+
+
+def _deep_heif(photo: Image.Image) -> bytes:
+    pixels = np.asarray(photo).astype("<u2") * 257
+    output = io.BytesIO()
+    pillow_heif.from_bytes("RGB;16", photo.size, pixels.tobytes()).save(output, quality=90)
+    return output.getvalue()
