@@ -10,7 +10,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
-from services.testing.damaged_pictures import png, save
+from services.testing.damaged_pictures import png, png_chunks, save
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,55 @@ def swapping_profile() -> bytes:
     for one, other in ((b"rXYZ", b"xxxx"), (b"gXYZ", b"rXYZ"), (b"xxxx", b"gXYZ")):
         profile = profile.replace(one, other)
     return profile.replace("sRGB".encode("utf-16-be"), "Odd!".encode("utf-16-be"))
+
+
+def claims(photo: Image.Image, kind: str, width: int, height: int) -> bytes:
+    """A small file that says to be so large."""
+    content = bytearray(save(photo.quantize() if kind == "GIF" else photo, kind))
+    both = struct.pack(">II", width, height)
+    match kind:
+        case "JPEG":
+            at = content.index(b"\xff\xc0") + 5
+            content[at : at + 4] = struct.pack(">HH", height, width)
+        case "GIF":
+            content[6:10] = struct.pack("<HH", width, height)
+        case "BMP":
+            content[18:26] = struct.pack("<II", width, height)
+        case "TIFF":
+            for tag, number in ((256, width), (257, height)):
+                at = content.index(struct.pack("<H", tag), 8)
+                content[at : at + 12] = struct.pack("<HHII", tag, 4, 1, number)
+        case "PNG":
+            chunks = png_chunks(bytes(content))
+            return png([(b"IHDR", both + chunks[0][1][8:]), *chunks[1:]])
+        case "WEBP":
+            at = content.index(b"VP8 ") + 14
+            content[at : at + 4] = struct.pack("<HH", width, height)
+        case _:
+            at = content.index(b"ispe") + 8
+            content[at : at + 8] = both
+    return bytes(content)
+
+
+def long_stream(photo: Image.Image) -> bytes:
+    """An AVIF whose boxes say what is right, and whose stream begins as one of 65,536 x 65,536."""
+    content = bytearray(save(photo, "AVIF"))
+    at = content.rindex(b"mdat") + 4
+    content[at : at + 10] = sequence_header(65_536, 65_536)
+    return bytes(content)
+
+
+def sequence_header(width: int, height: int) -> bytes:
+    """The head of an AV1 stream of a single picture."""
+    bits = f"000{1:b}{1:b}{0:05b}{15:04b}{15:04b}{width - 1:016b}{height - 1:016b}".ljust(64, "0")
+    return b"\x0a\x08" + int(bits, 2).to_bytes(8, "big")
+
+
+def many_tags() -> bytes:
+    """A TIFF of 400 notes, each of which is the whole file of 4 MB."""
+    tags = b"".join(struct.pack("<HHII", tag, 1, 4_000_000, 8) for tag in range(1000, 1400))
+    content = b"II*\0" + struct.pack("<I", 4_000_008) + bytes(4_000_000)
+    return content + struct.pack("<H", 400) + tags + bytes(4)
 
 
 def _la(grey: Image.Image, veil: Image.Image) -> Image.Image:

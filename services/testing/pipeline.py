@@ -72,6 +72,7 @@ class Pipeline:
         }
         self.page_url = self._plan.page_url
         self.api_url = self._plan.api_url
+        self.store = Path(httpx.URL(self._plan.environment["OBJECT_STORE_URL"]).path)
         self.face_recog_metrics_url = self._plan.face_recog_metrics_url
         self.face_recog_target = self._plan.environment["FACE_RECOG_TARGET"]
 

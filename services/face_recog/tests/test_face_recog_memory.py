@@ -78,7 +78,7 @@ _SMALL: Final[dict[str, dict[str, Any]]] = {
     "JPEG": {"quality": 10, "progressive": True},
     "WEBP": {"lossless": True, "quality": 0, "method": 0},
     "AVIF": {"quality": 10, "speed": 10},
-    "HEIF": {"quality": 10},
+    "HEIF": {"enc_params": {"preset": "ultrafast"}},
     "TIFF": {"compression": "tiff_lzw"},
 }
 

@@ -132,6 +132,17 @@ class Site:
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
+    @property
+    def store(self) -> Path:
+        """The folder that is the object store."""
+        return self.pipeline.store
+
+    def get(self, url: str, path: str) -> httpx.Response:
+        """Get what is no JSON, from the page or the receiver."""
+        answer = httpx.get(url + path, trust_env=False, timeout=20)
+        answer.raise_for_status()
+        return answer
+
     def submit(self, name: str, content: bytes) -> int:
         """Upload a picture past the pages, and return its id."""
         answer = self.call("POST", "/images", files={"files": (name, content)})

@@ -1,11 +1,14 @@
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from playwright.sync_api import Browser, Dialog, Page, expect
 
+from services.common.picture_formats import FORMATS, media_type
 from services.frontend.tests.browser import (
     EILEEN,
     FACES,
@@ -25,6 +28,7 @@ from services.frontend.tests.browser import (
     photo,
     wait_for,
 )
+from services.testing.damaged_pictures import save
 from services.testing.pipeline import Pipeline
 from services.testing.samples import sample
 
@@ -677,3 +681,93 @@ def test_it_looks_right_on_a_desk_and_on_a_phone(site: Site) -> None:
             phone = "phone" if name == "pictures" else f"{name}-phone"
             keep_screenshot(page, phone, published=phone == "phone")
             assert page.evaluate(LAYOUT_SHIFT) < 0.01
+
+
+@pytest.mark.parametrize("kind", [one.kind for one in FORMATS])
+def test_a_picture_of_every_format_is_recognised_and_shown(site: Site, kind: str) -> None:
+    enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    original = ImageOps.mirror(photo(EILEEN))
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "AVIF" else {}
+    content = save(original.quantize() if kind == "GIF" else original, kind, **options)
+    uploaded = site.submit("holiday.jpg", content)  # whatever its name says
+    by_path = site.store / "pictures" / "by hand" / f"{kind}.bin"
+    by_path.parent.mkdir(exist_ok=True, parents=True)
+    by_path.write_bytes(content)
+    submitted = site.call("POST", "/image/post", json={"path": f"by hand/{kind}.bin"})["id"]
+    left, top, right, bottom = FACES[EILEEN]
+    for picture in (uploaded, submitted):
+        site.wait_status(picture, "processed")
+        found = site.call("GET", f"/images/{picture}")
+        assert (found["width"], found["height"]) == original.size
+        [face] = found["faces"]
+        assert face["person"] == EILEEN
+        for side, place in zip(
+            ("left", "top", "right", "bottom"), (512 - right, top, 512 - left, bottom), strict=True
+        ):
+            assert face["box"][side] == pytest.approx(place, abs=24)
+        kept = site.get(site.pipeline.api_url, f"/images/{picture}/picture")
+        assert kept.content == content
+        assert kept.headers["content-type"] == media_type(content)
+        for small, size in (("thumbnail", 512), ("preview", 512)):
+            made = site.get(site.pipeline.page_url, f"/images/{picture}/{small}")
+            assert made.headers["content-type"] == "image/jpeg"
+            with Image.open(io.BytesIO(made.content)) as image:
+                shown = np.asarray(image).astype(int)
+                assert image.size == (size, size)
+            assert np.abs(shown - np.asarray(original).astype(int)).mean() < 7
+
+
+def test_a_picture_that_no_browser_knows_is_shown_upright_with_its_face_and_enrolled(
+    site: Site,
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stored = photo(GRACE).transpose(Image.Transpose.ROTATE_90)
+    content = save(stored, "HEIF", quality=90, exif=exif.tobytes())
+    with site.open() as page:
+        drop(page, ("IMG_0001.HEIC", content))
+        shown = card(page, "IMG_0001.HEIC")
+        expect(shown.locator(".badge")).to_have_text("Processed")
+        drawn = drawn_in_pixels(shown.locator(".overlay .box"), picture=(512, 600), fit="cover")
+        assert_over_the_face(drawn, GRACE)
+        assert shown.locator("img").evaluate(_SIZE) == [512, 600]
+        keep_screenshot(page, "heic")
+        shown.get_by_role("link", name="IMG_0001.HEIC").click()
+        large = page.locator(".stage img")
+        expect(large).to_have_js_property("complete", value=True)
+        assert large.evaluate(_SIZE) == [512, 600]
+        drawn = drawn_in_pixels(page.locator(".stage .box"), picture=(512, 600), fit="contain")
+        assert_over_the_face(drawn, GRACE)
+        face = page.locator(".face-card")
+        face.get_by_label("Who is this?").fill(GRACE)
+        face.get_by_role("button", name="Save name").click()
+        expect(face).to_have_attribute("data-kind", "known")
+        page.get_by_role("link", name="People").click()
+        adding = page.locator(".person", has_text=GRACE).locator("input[type=file]")
+        adding.set_input_files({"name": "g.HEIC", "mimeType": "", "buffer": content})
+        portraits = page.locator(".portraits img")
+        expect(portraits).to_have_count(2)
+        for portrait in portraits.all():
+            expect(portrait).to_have_js_property("complete", value=True)
+            assert portrait.evaluate("image => image.naturalWidth") > 50
+    [person] = site.call("GET", "/people")["people"]
+    assert {Path(one["image_name"]).suffix for one in person["pictures"]} == {".jpg", ".heic"}
+
+
+_SIZE = (
+    "async (image) => { await image.decode(); return [image.naturalWidth, image.naturalHeight]; }"
+)
+
+
+def test_pictures_in_a_dropped_folder_are_known_by_their_names_too(
+    site: Site, tmp_path: Path
+) -> None:
+    folder = tmp_path / "camera"
+    folder.mkdir()
+    (folder / "IMG_1.HEIC").write_bytes(save(photo(EILEEN), "HEIF"))
+    (folder / "notes.txt").write_text("no picture")
+    with site.open() as page:
+        drop_from_disk(page, folder)
+        expect(card(page, "IMG_1.HEIC").locator(".badge")).to_have_text("Processed")
+        expect(page.locator("#uploads li.note")).to_contain_text("1 other file skipped")

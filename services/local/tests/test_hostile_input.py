@@ -25,6 +25,8 @@ import pytest
 from PIL import Image
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.testing.damaged_pictures import save
+from services.testing.picture_kinds import claims, long_stream, many_tags
 from services.testing.pipeline import Pipeline
 from services.testing.samples import sample
 from services.testing.servers import Nsqd, Nsqlookupd
@@ -416,6 +418,7 @@ def uploaded(content: bytes, name: str = "a.jpg") -> Case:
 
 
 _BOMB: Final = zlib.compress(bytes(200 << 20), 9)
+_GREY: Final = Image.linear_gradient("L").convert("RGB").resize((64, 64))
 _TIFF: Final = b"II*\0\x08\0\0\0"
 CASES |= {
     "file-text": uploaded(b"no picture at all"),
@@ -438,6 +441,14 @@ CASES |= {
     "file-webp-16383": uploaded(
         b"RIFF\x1e\0\0\0WEBPVP8L\x11\0\0\0\x2f\xff\xff\xff\x0f" + bytes(12)
     ),
+    "file-heic-60000": uploaded(claims(_GREY, "HEIF", 60_000, 60_000)),
+    "file-heic-lies": uploaded(claims(_GREY.resize((640, 640)), "HEIF", 64, 64)),
+    "file-avif-stream": uploaded(long_stream(_GREY)),
+    "file-avif-cut": uploaded(save(_GREY, "AVIF")[:-60]),
+    "file-gif-65535": uploaded(claims(_GREY, "GIF", 65_535, 65_535)),
+    "file-bmp-60000": uploaded(claims(_GREY, "BMP", 60_000, 60_000)),
+    "file-tiff-60000": uploaded(claims(_GREY, "TIFF", 60_000, 60_000)),
+    "file-tiff-notes": uploaded(many_tags()),
     "file-exif-loop": uploaded(exif_jpeg(_TIFF + b"\0\0\x08\0\0\0")),
     "file-exif-far": uploaded(exif_jpeg(_TIFF + b"\x01\0\x12\x01\x03\0\xff\xff\xff\xff\xf0\0\0\0")),
     "file-exif-turn-999": uploaded(
