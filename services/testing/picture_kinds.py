@@ -116,12 +116,12 @@ TURNED: Final = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF")
 """The formats that tell how they are to be turned."""
 
 
-def swapping_profile() -> bytes:
+def swapping_profile(name: str = "Odd!") -> bytes:
     """A colour profile in which red is green and green is red."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for one, other in ((b"rXYZ", b"xxxx"), (b"gXYZ", b"rXYZ"), (b"xxxx", b"gXYZ")):
         profile = profile.replace(one, other)
-    return profile.replace("sRGB".encode("utf-16-be"), "Odd!".encode("utf-16-be"))
+    return profile.replace("sRGB".encode("utf-16-be"), name.encode("utf-16-be"))
 
 
 def claims(photo: Image.Image, kind: str, width: int, height: int) -> bytes:

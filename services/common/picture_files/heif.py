@@ -15,6 +15,7 @@ import pillow_heif
 from PIL import AvifImagePlugin, Image
 
 from services.common.picture_files.file import (
+    MAX_PIXELS,
     MAX_PROFILE,
     MISSING,
     PictureError,
@@ -29,6 +30,7 @@ _AV1: Final = b"av01"
 _CODED: Final = {"HEIF": b"hvc1", "AVIF": _AV1}
 _GRID: Final = b"grid"
 _ORIENTATION: Final = 0x0112
+_FILL: Final = 63
 _MOST: Final = 10_000
 """Boxes in a box, places of items, units of a stream: 50 megapixels have a few hundred."""
 
@@ -78,9 +80,9 @@ def read_heif(content: bytes) -> PictureFile:
         raise _senseless()
     for item in items:
         if item.kind == _GRID:
-            check_size(*_grid_size(found.bytes_of(item)))
+            _check_coded(*_grid_size(found.bytes_of(item)))
         elif item.kind == _AV1:
-            check_size(*_frame_size(found.bytes_of(item)))
+            _check_coded(*_frame_size(found.bytes_of(item)))
     pieces = [
         piece
         for item in items
@@ -112,6 +114,12 @@ def _open(kind: str, content: bytes, missing: float) -> PictureFile:
         if missing:
             raise cut_off(missing) from None
         raise _senseless() from None
+
+
+def _check_coded(width: int, height: int) -> None:
+    """Hold what is coded to the limit of what is shown; it is larger by what fills its blocks."""
+    if max(1, width - _FILL) * max(1, height - _FILL) > MAX_PIXELS:
+        check_size(width, height)
 
 
 def _senseless() -> PictureError:
@@ -196,7 +204,7 @@ class _Meta:
             if box == b"ipco":
                 for kind, at, _ in _boxes(self.content, begin, end):
                     if kind == b"ispe":
-                        check_size(*struct.unpack_from(">II", self.content, at + 4))
+                        _check_coded(*struct.unpack_from(">II", self.content, at + 4))
 
 
 def _places(content: bytes, at: int) -> Iterator[tuple[int, _Item]]:

@@ -60,10 +60,13 @@ async def test_the_largest_picture_of_every_format_is_recognised(
         WORK_SECONDS="120",
     )
     mode = "1" if kind == "BMP" else "RGBA" if kind in {"PNG", "TIFF", "AVIF", "HEIF"} else "RGB"
-    # Of the others one with alpha takes most, a file of so large a BMP is too large but for this.
+    # Of most, one with alpha takes most memory; a BMP of so many pixels is too large a file.
     largest = Image.new("RGB", (8165, 6123), (1, 2, 3)).convert(mode)
     content = save(largest, kind, **_SMALL.get(kind, {}))
     assert len(content) < MAX_PICTURE_BYTES
+    async with asyncio.timeout(60):
+        while not server.metric("facestack_gallery_pictures"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     [worker] = server.workers()
     async with grpc.aio.insecure_channel(
         server.target, options=[("grpc.max_send_message_length", -1)]
