@@ -147,7 +147,7 @@ class Picture:
         return image
 
 
-_NO_MEMORY: Final = ("Memory allocation error: Out of memory", "Out of memory")
+_NO_MEMORY: Final = ("Memory allocation error: Unspecified", "Out of memory")
 """What decoders say that have no exception for it."""
 
 _UNREADABLE: Final = frozenset({"F", "I"})

@@ -264,6 +264,30 @@ def test_small_files_take_little_memory_whatever_they_say(photo: Image.Image) ->
         assert memory_of(content) < 40
 
 
+def test_a_lack_of_memory_is_no_damage() -> None:
+    script = """
+import sys
+from services.common.pictures import open_picture
+from services.face_recog.adapters.worker import _limit_growth
+picture = open_picture(sys.stdin.buffer.read())
+_limit_growth(45 * 1024**2)
+try:
+    picture.decode()
+except MemoryError:
+    print("no memory")
+"""
+    large = Image.new("RGB", (4000, 3000))
+    for content in (save(large, "AVIF", speed=10), save(large, "PNG")):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            input=content,
+            check=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        )
+        assert done.stdout == b"no memory\n"
+
+
 # Damage
 
 
