@@ -8,9 +8,8 @@ from typing import Final
 MAX_PIXELS: Final = 50_000_000
 """The largest picture that is decoded, in every format; its header says how large it is.
 
-One of so many pixels makes the process that decodes it grow by 50 MB as a GIF, 200 MB as a TIFF,
-BMP, PNG or JPEG, 340 MB as a progressive JPEG, 400 MB as a HEIC, 550 MB as a transparent AVIF and
-770 MB as a WebP. Tests hold the recogniser's workers and the page to what their pods may take."""
+What one of so many pixels takes stands in docs/architecture.md: at most 770 MB, of WebP's decoder.
+Tests hold the recogniser's workers and the page to what their pods may take."""
 
 MAX_PROFILE: Final = 4 * 1024**2
 """Bytes of a colour profile; those of printers have up to 2 MiB. A larger one is ignored."""
