@@ -8,6 +8,7 @@ from pydantic import Field
 
 from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
+from services.face_recog.domain import EngineName
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -72,7 +73,17 @@ def worker_memory(workers: int, cgroup: Path = _CGROUP) -> int:
     return min(max(share, MIN_WORKER_BYTES), MAX_WORKER_BYTES)
 
 
-class FaceRecogSettings(Settings, ObjectStoreSettings):
+class EngineSettings(Settings):
+    """What finds and encodes faces."""
+
+    engine: EngineName = Field(
+        "classic",
+        description="classic: dlib, as the face_recognition package; centerface: the detector"
+        " CenterFace before dlib's encodings, faster and for smaller faces.",
+    )
+
+
+class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
     """What the face recogniser is told from outside."""
 
     port: Port = Field(50051, description="gRPC.")

@@ -1,4 +1,4 @@
-"""The sample pictures: photographs of Eileen Collins and Grace Hopper."""
+"""The samples: photographs of Eileen Collins and Grace Hopper, and the weights of an engine."""
 
 import subprocess
 import sys
@@ -12,7 +12,15 @@ _ROOT: Final = Path(__file__).parents[2]
 
 def sample(name: str) -> Path:
     """Return ``astronaut.png`` or ``grace_hopper.jpg``, downloaded when it is not there yet."""
-    path = _ROOT / "var" / "samples" / name
+    return _get(_ROOT / "var" / "samples" / name)
+
+
+def weights(name: str) -> Path:
+    """Return ``centerface.onnx``, downloaded when it is not there yet."""
+    return _get(_ROOT / "var" / "models" / name)
+
+
+def _get(path: Path) -> Path:
     if not path.exists():
         result = subprocess.run(
             [sys.executable, str(_ROOT / "scripts" / "get-samples")],
@@ -21,5 +29,5 @@ def sample(name: str) -> Path:
             text=True,
         )
         if result.returncode:
-            give_up(f"no sample pictures, run 'scripts/get-samples': {result.stderr.strip()}")
+            give_up(f"{path.name} is missing, run 'scripts/get-samples': {result.stderr.strip()}")
     return path
