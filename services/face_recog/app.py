@@ -36,7 +36,7 @@ def main() -> None:
 async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
     store = ObjectStore(settings)
     pool = Pool(
-        engine=settings.engine,
+        engine=settings.choice,
         size=settings.pool_size,
         queue_size=settings.queue_size,
         work_seconds=settings.work_seconds,

@@ -4,13 +4,31 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-EngineName = Literal["classic", "centerface"]
-"""What may be chosen to find and encode faces."""
+
+@dataclass(frozen=True)
+class Embedder:
+    """A model from a file, and how it wants the 112 x 112 pixels of a face.
+
+    Its input is (pixel - ``mean``) / ``scale``; its output has ``size`` numbers. Scaled to length
+    1, those of two faces of one person are nearer than ``distance``.
+    """
+
+    file: Path
+    mean: float
+    scale: float
+    colours: Literal["RGB", "BGR"]
+    size: int
+    distance: float
+
+
+EngineChoice = Literal["classic", "centerface"] | Embedder
+"""What may be chosen to find and encode faces; an embedder stands behind CenterFace."""
 
 DEFAULT_TOLERANCE: Final = 0.6
 """The distance for which the model was trained: it tells people apart at 0.6."""

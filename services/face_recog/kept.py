@@ -54,9 +54,6 @@ _FACES: Final = struct.Struct("<I")
 _HASH_BYTES: Final = 32
 _HEX_DIGITS: Final = 2 * _HASH_BYTES
 _FLOAT: Final = np.dtype("<f4")
-_MAX_BYTES: Final = 4096
-"""More than any engine's name needs; what is larger is not read."""
-
 _MARK: Final = "in-use"
 _KEY: Final = re.compile(rf"{FOLDER}(?P<engine>[^/]+)/(?P<name>[0-9a-f]{{{_HEX_DIGITS}}}|{_MARK})")
 _REMOVALS: Final = 500
@@ -140,6 +137,8 @@ class KeptEncodings:
     def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
         self._engine = engine
+        largest = pack(engine, "00" * 32, Faces(1, np.zeros(engine.size)))
+        self._most_bytes = len(largest)  # what is larger is not read
         self._candidates: set[str] = set()
         self._former: set[str] = set()
         self._outage = Outage("place for encodings")
@@ -148,7 +147,7 @@ class KeptEncodings:
         """Return what is kept for a picture; None when it is to be made."""
         key = self._key(digest)
         try:
-            content = await self._store.get(key, max_bytes=_MAX_BYTES)
+            content = await self._store.get(key, max_bytes=self._most_bytes)
             return unpack(content, self._engine, digest)
         except ObjectNotFoundError:
             return None

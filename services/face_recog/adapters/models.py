@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
-from services.face_recog.domain import Encoding, Engine, EngineName
+from services.face_recog.domain import Encoding, Engine, EngineChoice
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
@@ -45,15 +45,22 @@ class Models(Protocol):
 
 
 @functools.cache
-def load_models(name: EngineName) -> Models:
-    """Load an engine's models, once in a process; raise ``OSError`` when a file is missing."""
+def load_models(choice: EngineChoice) -> Models:
+    """Load an engine's models, once in a process; raise ``OSError`` when a file is not there.
+
+    The message is for people, and so it is when the file is not what it should be.
+    """
     # Some packages switch this on for the whole process; what is missing must be noticed.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     # Imported here, so that an engine takes no memory for what another is made of.
-    if name == "classic":
+    if choice == "classic":
         from services.face_recog.adapters.classic import Classic  # noqa: PLC0415
 
         return Classic()
-    from services.face_recog.adapters.centerface import CenterFaceDlib  # noqa: PLC0415
+    if choice == "centerface":
+        from services.face_recog.adapters.centerface import CenterFaceDlib  # noqa: PLC0415
 
-    return CenterFaceDlib()
+        return CenterFaceDlib()
+    from services.face_recog.adapters.embedder import CenterFaceEmbedder  # noqa: PLC0415
+
+    return CenterFaceEmbedder(choice)

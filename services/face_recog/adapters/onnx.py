@@ -1,6 +1,5 @@
 """ONNX models, run by ONNX Runtime in the one thread that a worker has."""
 
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -52,7 +51,7 @@ def free_shapes(model: bytes, name: str) -> bytes:
 class Network:
     """A model of one input. It has no threads, so a process may fork after it was loaded."""
 
-    def __init__(self, model: bytes | Path) -> None:
+    def __init__(self, model: bytes) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1

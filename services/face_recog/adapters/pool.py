@@ -22,7 +22,7 @@ from services.face_recog import metrics
 from services.face_recog.adapters import worker
 from services.face_recog.domain import (
     Engine,
-    EngineName,
+    EngineChoice,
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,
@@ -70,7 +70,7 @@ class _Worker:
     async def start(
         cls,
         context: multiprocessing.context.ForkServerContext,
-        engine: EngineName,
+        engine: EngineChoice,
         memory_bytes: int,
     ) -> "_Worker":
         ours, theirs = socket.socketpair()
@@ -115,7 +115,7 @@ class _Worker:
 
 
 class Pool:
-    """Recognises pictures in ``size`` processes, by the ``engine`` of that name.
+    """Recognises pictures in ``size`` processes, by one ``engine``.
 
     At most ``queue_size`` requests wait for their first step; ``memory_bytes`` is the most address
     space that a picture may take. A picture of many faces is worked on in steps, and queues anew
@@ -127,7 +127,7 @@ class Pool:
     def __init__(
         self,
         *,
-        engine: EngineName,
+        engine: EngineChoice,
         size: int,
         queue_size: int,
         work_seconds: float,
@@ -136,7 +136,7 @@ class Pool:
         slice_seconds: float = SLICE_SECONDS,
     ) -> None:
         self.size = size
-        self._engine_name = engine
+        self._choice = engine
         self._engine: Engine | None = None
         self._queue_size = queue_size
         self._work_seconds = work_seconds
@@ -344,7 +344,7 @@ class Pool:
             getting.cancel()
 
     async def _start_worker(self) -> _Worker:
-        one = await _Worker.start(self._context, self._engine_name, self._memory_bytes)
+        one = await _Worker.start(self._context, self._choice, self._memory_bytes)
         self._workers.add(one)
         try:
             async with asyncio.timeout(_START_SECONDS):

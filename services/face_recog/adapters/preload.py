@@ -21,4 +21,4 @@ from services.face_recog.settings import EngineSettings  # noqa: E402
 
 # What is missing is for each worker to say; from here nobody would hear it.
 with contextlib.suppress(OSError):
-    load_models(load(EngineSettings).engine)
+    load_models(load(EngineSettings).choice)

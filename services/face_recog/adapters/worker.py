@@ -27,7 +27,7 @@ from services.face_recog.domain import (
     DetectedFace,
     Encoding,
     Engine,
-    EngineName,
+    EngineChoice,
     Problem,
     RecogniserFaultError,
     Recognition,
@@ -37,7 +37,7 @@ from services.face_recog.domain import (
 NUMBER: Final = struct.Struct(">I")
 
 
-def serve(connection: socket.socket, name: EngineName, memory_bytes: int) -> None:
+def serve(connection: socket.socket, choice: EngineChoice, memory_bytes: int) -> None:
     """Answer until the other side closes the connection; the first message is the engine.
 
     Pictures may make the address space larger by ``memory_bytes``. One that wants more fails
@@ -47,7 +47,7 @@ def serve(connection: socket.socket, name: EngineName, memory_bytes: int) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with connection:
         try:
-            models = load_models(name)
+            models = load_models(choice)
         except OSError as error:
             _send(connection, _pack({"failure": str(error)}))
             return

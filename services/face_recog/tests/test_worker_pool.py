@@ -14,7 +14,7 @@ from services.face_recog import metrics
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.domain import (
-    EngineName,
+    EngineChoice,
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,
@@ -25,7 +25,7 @@ from services.face_recog.domain import (
 @asynccontextmanager
 async def started(
     *,
-    engine: EngineName = "classic",
+    engine: EngineChoice = "classic",
     size: int = 1,
     queue_size: int = 64,
     work_seconds: float = 60,
