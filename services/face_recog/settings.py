@@ -17,8 +17,8 @@ QUEUE_PER_WORKER: Final = 4
 
 
 _SERVICE_BYTES: Final = 240 * 1024**2
-"""For the service, the fork server and idle workers: 120 MiB after the start, and 100,000 known
-people."""
+"""For the service, the fork server and idle workers: 120 MiB after the start, or 160 with
+CenterFace, and 100,000 known people."""
 
 _QUEUE_BYTES: Final = 400 * 1024**2
 """For the pictures that a worker has and that wait for it: one of 20 MiB took up to 80 MiB, in

@@ -24,8 +24,8 @@ _RULES: Final = 1
 """To be raised with every change that changes an answer; kept encodings depend on it."""
 
 _MOST_PIXELS: Final = 2048 * 1536
-_TILE: Final = 640
-"""Pixels on a side of what is searched at once. That takes 130 MB, and one of 1088 takes 540 MB."""
+_TILE: Final = 512
+"""Pixels on a side of what is searched at once. That takes 60 MB, one of 1088 takes 540 MB."""
 
 _OVERLAP: Final = 96
 _STEP: Final = 32

@@ -17,6 +17,7 @@ from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.images import MAX_PICTURE_BYTES
 from services.face_recog.settings import QUEUE_PER_WORKER, usable_cpus, worker_memory
 from services.face_recog.tests.conftest import FaceRecog
+from services.testing.samples import weights
 
 MANIFEST = Path(__file__).parents[3] / "base" / "face-recog" / "deployment.yaml"
 
@@ -47,11 +48,14 @@ def used(server: FaceRecog) -> int:
     return sum(one.memory_full_info().pss for one in [service, *service.children(recursive=True)])
 
 
+@pytest.mark.parametrize("engine", ["classic", "centerface"])
 async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(
-    face_recog: Callable[..., FaceRecog], cgroup: Path
+    face_recog: Callable[..., FaceRecog], cgroup: Path, engine: str
 ) -> None:
+    weights("centerface.onnx")
     workers = usable_cpus(cgroup)
     server = face_recog(
+        ENGINE=engine,
         POOL_SIZE=str(workers),
         WORKER_MEMORY_BYTES=str(worker_memory(workers, cgroup)),
         WORK_SECONDS="120",
