@@ -25,37 +25,34 @@ _RULES: Final = 2
 """To be raised with every change that changes an answer; kept encodings depend on it."""
 
 
-class DlibEncoder:
-    """dlib's five landmarks and residual network: 128 numbers."""
+LANDMARKS: Final = "shape_predictor_5_face_landmarks.dat"
+NETWORK: Final = "dlib_face_recognition_resnet_model_v1.dat"
+SIZE: Final = 128
+"""Numbers that the network makes of a face."""
 
-    size: Final = 128
 
-    def __init__(self) -> None:
-        spec = importlib.util.find_spec("face_recognition_models")
-        if spec is None or spec.origin is None:
-            raise RuntimeError("face_recognition_models is not installed")
-        folder = Path(spec.origin).parent / "models"
-        self._landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
-        self._network = dlib.face_recognition_model_v1(
-            str(folder / "dlib_face_recognition_resnet_model_v1.dat")
-        )
-        models = importlib.metadata.version("face_recognition_models")
-        self.name = f"dlib-{dlib.__version__}+models-{models}"
+def model_file(name: str) -> Path:
+    """Return a file of the package of models."""
+    spec = importlib.util.find_spec("face_recognition_models")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("face_recognition_models is not installed")
+    return Path(spec.origin).parent / "models" / name
 
-    def encode(self, pixels: Pixels, place: Place) -> Encoding:
-        """Encode the face in a rectangle: left, top, right and bottom, in whole pixels."""
-        landmarks = self._landmarks(pixels, dlib.rectangle(*place))
-        return np.array(self._network.compute_face_descriptor(pixels, landmarks, 1))
+
+def models_version() -> str:
+    """Return which dlib and which models these are."""
+    version = importlib.metadata.version("face_recognition_models")
+    return f"dlib-{dlib.__version__}+models-{version}"
 
 
 class Classic:
-    """dlib's HOG detector before its encoder."""
+    """dlib's HOG detector, five landmarks and residual network."""
 
     def __init__(self) -> None:
         self._detector = dlib.get_frontal_face_detector()
-        self._encoder = DlibEncoder()
-        self.engine = Engine(f"{self._encoder.name}+rules-{_RULES}", self._encoder.size)
-        self.encode = self._encoder.encode
+        self._landmarks = dlib.shape_predictor(str(model_file(LANDMARKS)))
+        self._network = dlib.face_recognition_model_v1(str(model_file(NETWORK)))
+        self.engine = Engine(f"{models_version()}+rules-{_RULES}", SIZE)
 
     def fit(self, width: int, height: int) -> tuple[int, int] | None:
         """Return 2048 pixels on the longer side for what has more than 1024."""
@@ -71,6 +68,11 @@ class Classic:
         if large and not found:
             found = self.search(pixels, upsample=1)
         return found
+
+    def encode(self, pixels: Pixels, place: Place) -> Encoding:
+        """Encode the face in a rectangle: left, top, right and bottom, in whole pixels."""
+        landmarks = self._landmarks(pixels, dlib.rectangle(*place))
+        return np.array(self._network.compute_face_descriptor(pixels, landmarks, 1))
 
     def search(self, pixels: Pixels, *, upsample: int) -> list[Detection]:
         """Find faces after doubling the picture so many times."""

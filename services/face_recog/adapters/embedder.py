@@ -59,7 +59,7 @@ class CenterFaceEmbedder:
         self.fit = self._detector.fit
 
     def detect(self, pixels: Pixels) -> list[Detection]:
-        """Find faces of 19 to 2000 pixels; the place of one is its five points."""
+        """Find faces as :class:`CenterFace` does; the place of one is its five points."""
         found = self._detector.find(pixels)
         return [
             Detection((left, top, right, bottom), score, points)

@@ -4,6 +4,7 @@ Every worker is then a fork that shares them: it starts in milliseconds and adds
 """
 
 import contextlib
+import ctypes
 import os
 import signal
 
@@ -22,3 +23,5 @@ from services.face_recog.settings import EngineSettings  # noqa: E402
 # What is missing is for each worker to say; from here nobody would hear it.
 with contextlib.suppress(OSError):
     load_models(load(EngineSettings).choice)
+# Reading the models took as much again, which would stay with each fork.
+ctypes.CDLL(None).malloc_trim(0)

@@ -14,9 +14,11 @@ from PIL import Image
 
 from services.common.facerecog.client import RecogniserClient
 from services.face_recog.adapters import centerface, worker
+from services.face_recog.adapters.classic import NETWORK, model_file
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
+from services.face_recog.adapters.resnet import resnet
 from services.face_recog.domain import DEFAULT_TOLERANCE, Box, RecogniserFaultError
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import weights
@@ -78,15 +80,32 @@ def test_both_engines_encode_a_face_nearly_alike(
     )
 
 
-@pytest.mark.parametrize("width", [24, 60, 200, 480, 1000, 1150])
+@pytest.mark.parametrize(
+    ("width", "size"),
+    [
+        (24, (800, 600)),
+        (400, (800, 600)),
+        (36, (2048, 1536)),
+        (60, (2048, 1536)),
+        (200, (2048, 1536)),
+        (480, (2048, 1536)),
+        (1150, (2048, 1536)),
+        (2200, (4000, 3000)),
+    ],
+)
 def test_faces_of_every_size_are_found(
-    models: Models, faces: list[Image.Image], encode: Encode, width: int
+    models: Models,
+    faces: list[Image.Image],
+    encode: Encode,
+    width: int,
+    size: tuple[int, int],
 ) -> None:
+    x, y = size[0] // 2, size[1] // 2
     for face in faces:
-        picture = Image.new("RGB", (2048, 1536), "gray")
-        picture.paste(face.resize((2 * width, 2 * width)), (1024 - width, 768 - width))
+        picture = Image.new("RGB", size, "gray")
+        picture.paste(face.resize((2 * width, 2 * width)), (x - width, y - width))
         [box] = find(models, encode(picture, quality=95), 0).boxes
-        assert_each_once([box], [(1024, 768)], within=0.15 * width)
+        assert_each_once([box], [(x, y)], within=0.15 * width)
         assert 0.6 * width < box.right - box.left < 1.3 * width
 
 
@@ -140,10 +159,10 @@ def test_odd_sizes_show_no_face(models: Models, encode: Encode, size: tuple[int,
     ("length", "tiles"),
     [
         (1, [(0, 1)]),
-        (640, [(0, 640)]),
-        (641, [(0, 369), (273, 641)]),
-        (1184, [(0, 640), (544, 1184)]),
-        (1185, [(0, 459), (363, 822), (726, 1185)]),
+        (512, [(0, 512)]),
+        (513, [(0, 305), (209, 513)]),
+        (928, [(0, 512), (416, 928)]),
+        (929, [(0, 374), (278, 652), (556, 929)]),
     ],
 )
 def test_tiles_cover_a_side_and_overlap(length: int, tiles: list[tuple[int, int]]) -> None:
@@ -207,3 +226,22 @@ def test_missing_and_foreign_weights_are_told(
 
 def test_what_is_fetched_is_what_is_taken() -> None:
     assert centerface.WEIGHTS_SHA256 in (ROOT / "scripts" / "get-samples").read_text()
+
+
+def test_the_network_by_onnx_runtime_equals_dlib(
+    models: Models, faces: list[Image.Image], encode: Encode
+) -> None:
+    classic = load_models("classic")
+    for face in faces:
+        for picture in (face, face.resize((90, 90)), face.rotate(20), face.convert("L")):
+            found = find(models, encode(picture.resize((300, 300)), "PNG"), 0)
+            for place in found.places:
+                one, other = (which.encode(found.pixels, place) for which in (models, classic))
+                assert one.shape == (128,)
+                assert np.abs(one - other).max() < 1e-4
+
+
+def test_a_file_of_another_network_is_told() -> None:
+    content = model_file(NETWORK).read_bytes()
+    with pytest.raises(ValueError, match="last layer is missing"):
+        resnet(content.replace(b"fc_2", b"fc_9"))
