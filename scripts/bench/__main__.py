@@ -10,6 +10,7 @@ _MODULES: Final = {
     "commits": "commits",
     "dlib": "openblas",
     "drain": "drain",
+    "engines": "engines",
     "overload": "overload",
     "pipeline": "pipeline",
     "recognition": "recognition",

@@ -140,6 +140,7 @@ async def _encode(
     """
     workers = usable_cpus()
     pool = Pool(
+        engine="classic",
         size=workers,
         queue_size=2 * workers,
         work_seconds=60,
@@ -169,7 +170,7 @@ async def _encode(
 
     try:
         pictures = [(name, file) for name, files in people.items() for file in files]
-        console.print(f"Encoding {len(pictures)} pictures with {pool.engine} …")
+        console.print(f"Encoding {len(pictures)} pictures with {pool.engine.name} …")
         found = await asyncio.gather(*(encode(file) for _, file in pictures))
     finally:
         await pool.close()

@@ -10,25 +10,22 @@ import time
 import numpy as np
 from PIL import Image
 
-from services.face_recog.adapters.recognition import load_models
+from services.face_recog.adapters.classic import Classic
 
 
 def main() -> None:
     """Answer until the input ends."""
-    models = load_models()
+    classic = Classic()
     for line in sys.stdin:
         with Image.open(line.rstrip("\n")) as image:
             pixels = np.array(image.convert("RGB"))
         started = time.perf_counter()
-        boxes = models.detector(pixels, 1)
+        faces = classic.search(pixels, upsample=1)
         found = time.perf_counter()
-        encodings = [
-            models.encoder.compute_face_descriptor(pixels, models.landmarks(pixels, box), 1)
-            for box in boxes
-        ]
+        encodings = [classic.encode(pixels, face.place) for face in faces]
         answer = {
-            "boxes": [[box.left(), box.top(), box.right(), box.bottom()] for box in boxes],
-            "encodings": [list(encoding) for encoding in encodings],
+            "boxes": [face.rectangle for face in faces],
+            "encodings": [encoding.tolist() for encoding in encodings],
             "detection": found - started,
             "encoding": time.perf_counter() - found,
         }

@@ -21,7 +21,7 @@ from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import Server
-from services.face_recog.domain import ENCODING_SIZE, Encoding, People
+from services.face_recog.domain import Encoding, People
 from services.face_recog.service import Gallery, Identifier
 from services.testing.servers import free_port
 
@@ -43,7 +43,7 @@ class _FixedGallery(Gallery):
 
 def _synthetic(real: list[Encoding], number: int) -> dict[str, Encoding]:
     """Return the real encodings and random ones of the same length, each another person's."""
-    made = np.random.default_rng(1).normal(size=(max(0, number - len(real)), ENCODING_SIZE))
+    made = np.random.default_rng(1).normal(size=(max(0, number - len(real)), len(real[0])))
     made *= np.linalg.norm(real[0]) / np.linalg.norm(made, axis=1, keepdims=True)
     return {f"person {row}/1.jpg": encoding for row, encoding in enumerate([*real, *made])}
 
@@ -63,13 +63,18 @@ async def _serving(folder: Path) -> AsyncIterator[tuple[RecogniserClient, _Fixed
     async with contextlib.AsyncExitStack() as stack:
         store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder / 'store'}"))
         pool = Pool(
-            size=1, queue_size=8, work_seconds=60, long_seconds=60, memory_bytes=2 * 1024**3
+            engine="classic",
+            size=1,
+            queue_size=8,
+            work_seconds=60,
+            long_seconds=60,
+            memory_bytes=2 * 1024**3,
         )
         stack.push_async_callback(pool.close)
         await pool.start()
         gallery = _FixedGallery(store, pool)
         server = Server(
-            Identifier(store, pool, gallery), engine=pool.engine, connection_age=600, grace=1
+            Identifier(store, pool, gallery), engine=pool.engine.name, connection_age=600, grace=1
         )
         port = free_port()
         await server.start("127.0.0.1", port)

@@ -36,6 +36,7 @@ def main() -> None:
 async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
     store = ObjectStore(settings)
     pool = Pool(
+        engine=settings.choice,
         size=settings.pool_size,
         queue_size=settings.queue_size,
         work_seconds=settings.work_seconds,
@@ -53,7 +54,7 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
         )
         server = Server(
             Identifier(store, pool, gallery),
-            engine=pool.engine,
+            engine=pool.engine.name,
             connection_age=settings.connection_age_seconds,
             grace=settings.stop_seconds + _ANSWER_SECONDS,
         )

@@ -4,13 +4,31 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-ENCODING_SIZE: Final = 128
-"""Numbers in the encoding of a face; the model's output."""
+
+@dataclass(frozen=True)
+class Embedder:
+    """A model from a file, and how it wants the 112 x 112 pixels of a face.
+
+    Its input is (pixel - ``mean``) / ``scale``; its output has ``size`` numbers. Scaled to length
+    1, those of two faces of one person are nearer than ``distance``.
+    """
+
+    file: Path
+    mean: float
+    scale: float
+    colours: Literal["RGB", "BGR"]
+    size: int
+    distance: float
+
+
+EngineChoice = Literal["classic", "centerface"] | Embedder
+"""What may be chosen to find and encode faces; an embedder stands behind CenterFace."""
 
 DEFAULT_TOLERANCE: Final = 0.6
 """The distance for which the model was trained: it tells people apart at 0.6."""
@@ -28,6 +46,19 @@ AMBIGUOUS_MARGIN: Final = 0.05
 _ROUGH: Final = 1e-4
 
 Encoding = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What makes encodings: those of two engines are never compared.
+
+    ``name`` stands in answers and before what is kept: it names the models, their versions and the
+    version of the rules around them, in at most 64 characters. ``size`` is the number of numbers in
+    an encoding.
+    """
+
+    name: str
+    size: int
 
 
 class Problem(StrEnum):
@@ -67,7 +98,7 @@ class Box:
 
 @dataclass(frozen=True)
 class DetectedFace:
-    """A face with its encoding, shape (128,)."""
+    """A face with its encoding, shape (size of the engine,)."""
 
     box: Box
     score: float
@@ -105,7 +136,7 @@ def _person(name: str) -> str:
 
 
 class People:
-    """An immutable snapshot of the known people.
+    """An immutable snapshot of the known people, by one engine.
 
     ``encodings`` maps ``folder/picture`` to a face's encoding; the folder's name is the person's,
     in whatever form of Unicode the file system gave it.
@@ -120,7 +151,8 @@ class People:
         self._persons = [owners[row] for row in firsts]
         self._starts = np.array(firsts, dtype=np.intp)
         self._ends = np.array([*firsts[1:], len(owners)][: len(firsts)], dtype=np.intp)
-        self._matrix = np.empty((len(owners), ENCODING_SIZE), dtype=np.float32)
+        size = len(next(iter(encodings.values()), ()))
+        self._matrix = np.empty((len(owners), size), dtype=np.float32)
         for row, name in enumerate(self._names):
             self._matrix[row] = encodings[name]
         self._norms = np.einsum("ij,ij->i", self._matrix, self._matrix)

@@ -10,7 +10,8 @@ whole numbers and floats little-endian:
 *e*   the engine's name, UTF-8
 32    SHA-256 of the picture
 4     number of faces in the picture
-512   the encoding as 128 float32, when the picture shows exactly one face
+4 *n* the encoding as float32, of as many numbers *n* as the engine's encodings have, when the
+      picture shows exactly one face
 32    SHA-256 of all bytes before
 ====  ==========================================================================
 
@@ -36,7 +37,7 @@ from services.common.objects import (
     ObjectStoreError,
     ObjectTooLargeError,
 )
-from services.face_recog.domain import ENCODING_SIZE, Encoding
+from services.face_recog.domain import Encoding, Engine
 
 log = structlog.get_logger(__name__)
 
@@ -53,9 +54,6 @@ _FACES: Final = struct.Struct("<I")
 _HASH_BYTES: Final = 32
 _HEX_DIGITS: Final = 2 * _HASH_BYTES
 _FLOAT: Final = np.dtype("<f4")
-_MAX_BYTES: Final = 4096
-"""More than any engine's name needs; what is larger is not read."""
-
 _MARK: Final = "in-use"
 _KEY: Final = re.compile(rf"{FOLDER}(?P<engine>[^/]+)/(?P<name>[0-9a-f]{{{_HEX_DIGITS}}}|{_MARK})")
 _REMOVALS: Final = 500
@@ -84,13 +82,13 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class Faces:
-    """How many faces a picture shows; the encoding, shape (128,), of the only one."""
+    """How many faces a picture shows; the encoding, shape (size of the engine,), of the only."""
 
     count: int
     encoding: Encoding | None = None
 
 
-def pack(engine: str, digest: str, faces: Faces) -> bytes:
+def pack(engine: Engine, digest: str, faces: Faces) -> bytes:
     """Return the bytes to keep; ``digest`` is the picture's SHA-256 in hexadecimal."""
     content = _head(engine, digest) + _FACES.pack(faces.count)
     if faces.encoding is not None:
@@ -98,7 +96,7 @@ def pack(engine: str, digest: str, faces: Faces) -> bytes:
     return content + hashlib.sha256(content).digest()
 
 
-def unpack(content: bytes, engine: str, digest: str) -> Faces:
+def unpack(content: bytes, engine: Engine, digest: str) -> Faces:
     """Return what :func:`pack` was given, or raise :class:`DamagedError`."""
     body, check = content[:-_HASH_BYTES], content[-_HASH_BYTES:]
     if hashlib.sha256(body).digest() != check:
@@ -109,7 +107,7 @@ def unpack(content: bytes, engine: str, digest: str) -> Faces:
     rest = body[len(head) :]
     [count] = _FACES.unpack(rest[: _FACES.size].ljust(_FACES.size, b"\0"))
     numbers = rest[_FACES.size :]
-    one = ENCODING_SIZE * _FLOAT.itemsize if count == 1 else 0
+    one = engine.size * _FLOAT.itemsize if count == 1 else 0
     if len(rest) != _FACES.size + one:
         raise DamagedError(f"its length of {len(content)} bytes is wrong")
     if count != 1:
@@ -120,8 +118,8 @@ def unpack(content: bytes, engine: str, digest: str) -> Faces:
     return Faces(count, encoding)
 
 
-def _head(engine: str, digest: str) -> bytes:
-    name = engine.encode()
+def _head(engine: Engine, digest: str) -> bytes:
+    name = engine.name.encode()
     return _HEAD.pack(_MAGIC, _VERSION, len(name)) + name + bytes.fromhex(digest)
 
 
@@ -136,9 +134,11 @@ class KeptEncodings:
     Ages are by the store's clock: our own mark, just renewed, is now.
     """
 
-    def __init__(self, store: Store, engine: str) -> None:
+    def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
         self._engine = engine
+        largest = pack(engine, "00" * 32, Faces(1, np.zeros(engine.size)))
+        self._most_bytes = len(largest)  # what is larger is not read
         self._candidates: set[str] = set()
         self._former: set[str] = set()
         self._outage = Outage("place for encodings")
@@ -147,7 +147,7 @@ class KeptEncodings:
         """Return what is kept for a picture; None when it is to be made."""
         key = self._key(digest)
         try:
-            content = await self._store.get(key, max_bytes=_MAX_BYTES)
+            content = await self._store.get(key, max_bytes=self._most_bytes)
             return unpack(content, self._engine, digest)
         except ObjectNotFoundError:
             return None
@@ -167,13 +167,13 @@ class KeptEncodings:
     async def sweep(self) -> None:
         """Note everything that may be kept in vain, for :meth:`remove`; renew our mark."""
         with self._noting():
-            await self._mark(self._engine)
+            await self._mark(self._engine.name)
             engines: dict[str, dict[str, float]] = {}
             async for info in self._store.list(FOLDER):
                 if found := _KEY.fullmatch(info.key):
                     engines.setdefault(found["engine"], {})[found["name"]] = info.modified
             marks = {engine: names.pop(_MARK, None) for engine, names in engines.items()}
-            now = marks.get(self._engine)
+            now = marks.get(self._engine.name)
             for engine, names in engines.items():
                 keys = {f"{FOLDER}{engine}/{name}" for name in names}
                 marked = marks[engine]
@@ -204,7 +204,7 @@ class KeptEncodings:
         await self._store.put(f"{FOLDER}{engine}/{_MARK}", b"")
 
     def _key(self, digest: str) -> str:
-        return f"{FOLDER}{self._engine}/{digest}"
+        return f"{FOLDER}{self._engine.name}/{digest}"
 
     @contextmanager
     def _noting(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from services.face_recog.domain import (
     DEFAULT_TOLERANCE,
     Box,
     Encoding,
+    Engine,
     Match,
     People,
     Problem,
@@ -103,7 +104,7 @@ class Gallery:
     """
 
     def __init__(
-        self, store: Store, recogniser: Recogniser, *, prefix: str, engine: str, parallel: int
+        self, store: Store, recogniser: Recogniser, *, prefix: str, engine: Engine, parallel: int
     ) -> None:
         self._store = store
         self._recogniser = recogniser

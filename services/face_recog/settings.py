@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from pydantic import Field
+from pydantic import Field, FilePath, ValidationInfo, field_validator
 
 from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
+from services.face_recog.domain import Embedder, EngineChoice
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -16,8 +17,8 @@ QUEUE_PER_WORKER: Final = 4
 
 
 _SERVICE_BYTES: Final = 240 * 1024**2
-"""For the service, the fork server and idle workers: 120 MiB after the start, and 100,000 known
-people."""
+"""For the service, the fork server and idle workers: 120 MiB after the start, or 160 with
+CenterFace, and 100,000 known people."""
 
 _QUEUE_BYTES: Final = 400 * 1024**2
 """For the pictures that a worker has and that wait for it: one of 20 MiB took up to 80 MiB, in
@@ -72,7 +73,57 @@ def worker_memory(workers: int, cgroup: Path = _CGROUP) -> int:
     return min(max(share, MIN_WORKER_BYTES), MAX_WORKER_BYTES)
 
 
-class FaceRecogSettings(Settings, ObjectStoreSettings):
+class EngineSettings(Settings):
+    """What finds and encodes faces."""
+
+    engine: Literal["classic", "centerface", "onnx"] = Field(
+        "classic",
+        description="classic: dlib, as the face_recognition package; centerface: the detector"
+        " CenterFace before dlib's encodings, faster and for smaller faces; onnx: CenterFace before"
+        " the model in EMBEDDER_FILE.",
+    )
+    embedder_file: FilePath | None = Field(
+        None,
+        validate_default=True,
+        description="ONNX model of a face's 112 x 112 pixels, aligned by five points; for ENGINE"
+        " onnx.",
+    )
+    embedder_mean: float = Field(127.5, description="What it wants taken from each pixel first.")
+    embedder_scale: float = Field(127.5, gt=0, description="What it wants each divided by then.")
+    embedder_colours: Literal["RGB", "BGR"] = Field("RGB", description="RGB or BGR.")
+    embedder_size: int = Field(512, ge=2, le=4096, description="Numbers in its encodings.")
+    embedder_distance: float = Field(
+        1.1,
+        gt=0,
+        lt=2,
+        description="Distance up to which two of its encodings, scaled to length 1, are of one"
+        " person.",
+    )
+
+    @field_validator("embedder_file")
+    @classmethod
+    def _check_embedder(cls, file: Path | None, known: ValidationInfo) -> Path | None:
+        if file is None and known.data.get("engine") == "onnx":
+            raise ValueError("it is what ENGINE onnx runs")
+        return file
+
+    @property
+    def choice(self) -> EngineChoice:
+        """The engine, with all that its models depend on."""
+        if self.engine != "onnx":
+            return self.engine
+        assert self.embedder_file  # noqa: S101, it was checked
+        return Embedder(
+            file=self.embedder_file,
+            mean=self.embedder_mean,
+            scale=self.embedder_scale,
+            colours=self.embedder_colours,
+            size=self.embedder_size,
+            distance=self.embedder_distance,
+        )
+
+
+class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
     """What the face recogniser is told from outside."""
 
     port: Port = Field(50051, description="gRPC.")

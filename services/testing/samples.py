@@ -1,4 +1,4 @@
-"""The sample pictures: photographs of Eileen Collins and Grace Hopper."""
+"""The samples: photographs of Eileen Collins and Grace Hopper, and the weights of an engine."""
 
 import subprocess
 import sys
@@ -12,14 +12,25 @@ _ROOT: Final = Path(__file__).parents[2]
 
 def sample(name: str) -> Path:
     """Return ``astronaut.png`` or ``grace_hopper.jpg``, downloaded when it is not there yet."""
-    path = _ROOT / "var" / "samples" / name
+    return _get(_ROOT / "var" / "samples" / name, sys.executable, "scripts/get-samples")
+
+
+def weights(name: str) -> Path:
+    """Return ``centerface.onnx``, downloaded when it is not there yet."""
+    return _get(_ROOT / "var" / "models" / name, sys.executable, "scripts/get-samples")
+
+
+def embedder() -> Path:
+    """Return an ONNX model as an operator may bring it: pixels less 127, divided by 128, RGB, 512.
+
+    What it was trained on, nobody says: it is for tests alone, and in no image.
+    """
+    return _get(_ROOT / "var" / "models" / "embedder.onnx", "scripts/get-embedder")
+
+
+def _get(path: Path, *command: str) -> Path:
     if not path.exists():
-        result = subprocess.run(
-            [sys.executable, str(_ROOT / "scripts" / "get-samples")],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
+        result = subprocess.run(command, cwd=_ROOT, check=False, capture_output=True, text=True)
         if result.returncode:
-            give_up(f"no sample pictures, run 'scripts/get-samples': {result.stderr.strip()}")
+            give_up(f"{path.name} is missing, run '{command[-1]}': {result.stderr.strip()}")
     return path

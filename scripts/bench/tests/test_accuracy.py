@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from scripts.bench import accuracy
-from services.face_recog.domain import DEFAULT_TOLERANCE, ENCODING_SIZE, Encoding
+from services.face_recog.domain import DEFAULT_TOLERANCE, Encoding
 
 Faces = dict[str, list[Encoding]]
 
@@ -15,7 +15,7 @@ def faces(people: int, pictures: int, spread: float, like: list[Encoding] | None
     drawing = np.random.default_rng(people + pictures)
 
     def away(length: float) -> Encoding:
-        step = drawing.normal(size=ENCODING_SIZE)
+        step: Encoding = drawing.normal(size=128)
         return step / np.linalg.norm(step) * length
 
     centres = like or [away(1.4) for _ in range(people)]

@@ -44,7 +44,7 @@ def test_kubeconform_knows_the_custom_resources(
 @pytest.mark.parametrize(
     ("old", "new", "check"),
     [
-        ("            memory: 1536Mi\n", "", "container-resources"),
+        ("            memory: 1664Mi\n", "", "container-resources"),
         ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "container-security"),
     ],
 )

@@ -21,6 +21,7 @@ from services.common.picture_files.heif import _frame_size
 from services.common.picture_formats import ACCEPTED, FORMATS, TITLES, format_of
 from services.common.pictures import MAX_PIXELS, TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
+from services.face_recog.adapters.models import load_models
 from services.face_recog.domain import RejectedError
 from services.frontend.adapters.shrink import shrink
 from services.receiver.adapters import crop
@@ -92,7 +93,7 @@ def test_there_is_a_picture_of_every_format(kinds: dict[str, Kind]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_service_opens_it(kinds: dict[str, Kind], name: str) -> None:
     one = kinds[name]
-    _, width, height = recognition._load(one.content)
+    _, width, height = recognition._load(one.content, load_models("classic").fit)
     assert (width, height) == one.shows.size
     [cut] = crop._crops(one.content, Box(10, 10, 60, 90), (0,))
     assert Image.open(io.BytesIO(cut)).size == (50, 80)
@@ -386,7 +387,7 @@ def agree(content: bytes) -> None:
     """Every service takes it, or all say why not."""
     reasons = []
     try:
-        recognition._load(content)
+        recognition._load(content, load_models("classic").fit)
         reasons.append("")
     except RejectedError as error:
         reasons.append(str(error))

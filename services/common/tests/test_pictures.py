@@ -15,6 +15,7 @@ from PIL import Image
 
 from services.common.pictures import TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
+from services.face_recog.adapters.models import load_models
 from services.face_recog.domain import RejectedError
 from services.frontend.adapters.shrink import shrink
 from services.receiver.adapters import crop
@@ -64,7 +65,7 @@ def takes(content: bytes) -> dict[str, str]:
     """What each service says: an empty reason when it takes the picture."""
     answers = {}
     try:
-        recognition._load(content)
+        recognition._load(content, load_models("classic").fit)
         answers["face_recog"] = ""
     except RejectedError as error:
         answers["face_recog"] = str(error)

@@ -21,6 +21,8 @@ import structlog
 from services.face_recog import metrics
 from services.face_recog.adapters import worker
 from services.face_recog.domain import (
+    Engine,
+    EngineChoice,
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,
@@ -66,11 +68,16 @@ class _Worker:
 
     @classmethod
     async def start(
-        cls, context: multiprocessing.context.ForkServerContext, memory_bytes: int
+        cls,
+        context: multiprocessing.context.ForkServerContext,
+        engine: EngineChoice,
+        memory_bytes: int,
     ) -> "_Worker":
         ours, theirs = socket.socketpair()
         with theirs:
-            process = context.Process(target=worker.serve, args=(theirs, memory_bytes), daemon=True)
+            process = context.Process(
+                target=worker.serve, args=(theirs, engine, memory_bytes), daemon=True
+            )
             process.start()
         try:
             reader, writer = await asyncio.open_unix_connection(sock=ours)
@@ -108,7 +115,7 @@ class _Worker:
 
 
 class Pool:
-    """Recognises pictures in ``size`` processes.
+    """Recognises pictures in ``size`` processes, by one ``engine``.
 
     At most ``queue_size`` requests wait for their first step; ``memory_bytes`` is the most address
     space that a picture may take. A picture of many faces is worked on in steps, and queues anew
@@ -120,6 +127,7 @@ class Pool:
     def __init__(
         self,
         *,
+        engine: EngineChoice,
         size: int,
         queue_size: int,
         work_seconds: float,
@@ -128,7 +136,8 @@ class Pool:
         slice_seconds: float = SLICE_SECONDS,
     ) -> None:
         self.size = size
-        self.engine = ""
+        self._choice = engine
+        self._engine: Engine | None = None
         self._queue_size = queue_size
         self._work_seconds = work_seconds
         self._long_seconds = long_seconds
@@ -146,6 +155,13 @@ class Pool:
         self._manned = asyncio.Event()
         self._deserted = asyncio.Event()
         self._is_stopping = False
+
+    @property
+    def engine(self) -> Engine:
+        """What the answers come from, once a worker has started."""
+        if self._engine is None:
+            raise RecogniserFaultError("no worker has started yet")
+        return self._engine
 
     @property
     def processes(self) -> list[int]:
@@ -215,7 +231,7 @@ class Pool:
                 if on_long:
                     await on_long()
 
-        steps = worker.Steps(picture, max_faces, self._slice_seconds)
+        steps = worker.Steps(self.engine, picture, max_faces, self._slice_seconds)
         del picture  # what it is in the first request is enough
         while steps.request:
             # What was begun keeps nobody out who comes anew.
@@ -328,11 +344,14 @@ class Pool:
             getting.cancel()
 
     async def _start_worker(self) -> _Worker:
-        one = await _Worker.start(self._context, self._memory_bytes)
+        one = await _Worker.start(self._context, self._choice, self._memory_bytes)
         self._workers.add(one)
         try:
             async with asyncio.timeout(_START_SECONDS):
-                self.engine = (await one.receive()).decode()
+                self._engine = worker.read_engine(await one.receive())
+        except RecogniserFaultError:
+            await self._end_worker(one)
+            raise
         except (OSError, EOFError, TimeoutError) as error:
             code = await self._end_worker(one)
             raise RecogniserFaultError(f"a worker could not start, exit code {code}") from error

@@ -6,7 +6,7 @@ took over can send no objects that run code, and bytes.
 
 The first step is given a picture file. It finds the faces and encodes as many as it can in the
 time of a slice. If that is not all, it answers with the pixels, and every further step is given
-those and the rectangles that are left: nothing is decoded or searched twice, and any worker may go
+those and the places that are left: nothing is decoded or searched twice, and any worker may go
 on.
 """
 
@@ -20,12 +20,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from services.face_recog.adapters.recognition import encode, find, load_models
+from services.face_recog.adapters.models import Models, load_models
+from services.face_recog.adapters.recognition import encode, find
 from services.face_recog.domain import (
-    ENCODING_SIZE,
     Box,
     DetectedFace,
     Encoding,
+    Engine,
+    EngineChoice,
     Problem,
     RecogniserFaultError,
     Recognition,
@@ -35,7 +37,7 @@ from services.face_recog.domain import (
 NUMBER: Final = struct.Struct(">I")
 
 
-def serve(connection: socket.socket, memory_bytes: int) -> None:
+def serve(connection: socket.socket, choice: EngineChoice, memory_bytes: int) -> None:
     """Answer until the other side closes the connection; the first message is the engine.
 
     Pictures may make the address space larger by ``memory_bytes``. One that wants more fails
@@ -44,11 +46,23 @@ def serve(connection: socket.socket, memory_bytes: int) -> None:
     # Ctrl-C reaches the whole process group; the parent finishes what is in flight, then closes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with connection:
-        engine = load_models().engine
+        try:
+            models = load_models(choice)
+        except OSError as error:
+            _send(connection, _pack({"failure": str(error)}))
+            return
         _limit_growth(memory_bytes)
-        _send(connection, engine.encode())
+        _send(connection, _pack({"name": models.engine.name, "size": models.engine.size}))
         while (request := _receive(connection)) is not None:
-            _send(connection, answer(request))
+            _send(connection, answer(request, models))
+
+
+def read_engine(message: bytes) -> Engine:
+    """Read a worker's first message, or raise ``RecogniserFaultError``."""
+    head, _ = _unpack(message)
+    if "failure" in head:
+        raise RecogniserFaultError(head["failure"])
+    return Engine(head["name"], head["size"])
 
 
 class Steps:
@@ -57,7 +71,8 @@ class Steps:
     ``request`` is the next step's message, with its length; empty when all is done.
     """
 
-    def __init__(self, picture: bytes, max_faces: int, seconds: float) -> None:
+    def __init__(self, engine: Engine, picture: bytes, max_faces: int, seconds: float) -> None:
+        self._engine = engine
         self._seconds = seconds
         self._first: dict[str, Any] = {}
         self._pixels = b""
@@ -79,15 +94,15 @@ class Steps:
             raise RejectedError(Problem(head["problem"]), head["reason"])
         if not self._first:
             self._first, self._pixels = head, content
-        self._encodings += [_encoding(one) for one in head["encodings"]]
+        self._encodings += [self._encoding(one) for one in head["encodings"]]
         self.request = b""
-        left = self._first["rectangles"][len(self._encodings) :]
+        left = self._first["places"][len(self._encodings) :]
         if left:
             if not head["encodings"]:
                 raise RecogniserFaultError("a step encoded no face")
             more = {
                 "shape": self._first["shape"],
-                "rectangles": left,
+                "places": left,
                 "seconds": self._seconds,
             }
             self.request = _message(more, self._pixels)
@@ -105,24 +120,23 @@ class Steps:
         except (ValueError, LookupError, TypeError) as error:
             raise RecogniserFaultError(f"the worker's answer makes no sense: {error!r}") from error
 
+    def _encoding(self, numbers: Any) -> Encoding:
+        encoding: Encoding = np.array(numbers, dtype=np.float64)
+        if encoding.shape != (self._engine.size,) or not np.isfinite(encoding).all():
+            raise ValueError(f"an encoding of the shape {encoding.shape}")
+        return encoding
 
-def _encoding(numbers: Any) -> Encoding:
-    encoding: Encoding = np.array(numbers, dtype=np.float64)
-    if encoding.shape != (ENCODING_SIZE,) or not np.isfinite(encoding).all():
-        raise ValueError(f"an encoding of the shape {encoding.shape}")
-    return encoding
 
-
-def answer(request: bytes) -> bytes:
+def answer(request: bytes, models: Models) -> bytes:
     """Do a step; message and answer without their lengths."""
     try:
         head, content = _unpack(request)
-        if "rectangles" in head:
+        if "places" in head:
             pixels = np.frombuffer(content, dtype=np.uint8).reshape(head["shape"])
-            encodings = encode(pixels, head["rectangles"], head["seconds"])
+            encodings = encode(models, pixels, head["places"], head["seconds"])
             return _pack({"encodings": [one.tolist() for one in encodings]})
-        found = find(content, head["max_faces"])
-        encodings = encode(found.pixels, found.rectangles, head["seconds"])
+        found = find(models, content, head["max_faces"])
+        encodings = encode(models, found.pixels, found.places, head["seconds"])
     except RejectedError as error:
         return _pack({"problem": error.problem, "reason": str(error)})
     except MemoryError:
@@ -136,10 +150,10 @@ def answer(request: bytes) -> bytes:
             "boxes": [[box.left, box.top, box.right, box.bottom] for box in found.boxes],
             "scores": found.scores,
             "shape": found.pixels.shape,
-            "rectangles": found.rectangles,
+            "places": found.places,
             "encodings": [one.tolist() for one in encodings],
         },
-        found.pixels.tobytes() if len(encodings) < len(found.rectangles) else b"",
+        found.pixels.tobytes() if len(encodings) < len(found.places) else b"",
     )
 
 

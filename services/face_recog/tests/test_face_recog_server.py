@@ -32,6 +32,7 @@ from services.common.facerecog.client import (
 from services.common.images import MAX_PICTURE_BYTES
 from services.face_recog.adapters.server import Server
 from services.face_recog.app import announce
+from services.face_recog.domain import Engine
 from services.face_recog.kept import unpack
 from services.face_recog.service import Answer, Question
 from services.testing.waiting import eventually
@@ -296,7 +297,7 @@ async def test_known_people_follow_the_store(
     kept = [path for path in kept if path.is_file()]
     assert len(kept) == 3  # what was removed is not kept
     for path in kept:
-        unpack(path.read_bytes(), path.parent.name, path.name)
+        unpack(path.read_bytes(), Engine(path.parent.name, 128), path.name)
 
 
 async def test_a_worker_killed_in_mid_request(face_recog: StartServer, small_hopper: bytes) -> None:

@@ -19,6 +19,7 @@ from services.face_recog.domain import (
     Box,
     DetectedFace,
     Encoding,
+    Engine,
     Problem,
     RecogniserFaultError,
     Recognition,
@@ -28,7 +29,7 @@ from services.face_recog.service import Gallery, NotReadyError
 from services.testing.fixtures import s3_settings
 from services.testing.servers import VersityGw
 
-ENGINE = "dlib-1+rules-1"
+ENGINE = Engine("dlib-1+rules-1", 128)
 
 
 class FakeRecogniser:
@@ -138,7 +139,7 @@ async def test_every_picture_is_encoded_once_for_all_replicas(
     assert names(second, b"f3") == ["p3/x"]
 
     newer_engine = Gallery(
-        store, another, prefix="known_people/", engine="dlib-2+rules-1", parallel=3
+        store, another, prefix="known_people/", engine=Engine("dlib-2+rules-1", 128), parallel=3
     )
     await newer_engine.refresh()
     assert b"f3" in another.seen
@@ -262,9 +263,9 @@ async def test_encodings_that_cannot_be_kept_are_used_nevertheless(
 async def kept_for(store: ObjectStore, *pictures: bytes) -> bool:
     """Whether exactly these pictures' encodings are kept."""
     kept = {info.key async for info in store.list("encodings/")}
-    kept.remove(f"encodings/{ENGINE}/in-use")
+    kept.remove(f"encodings/{ENGINE.name}/in-use")
     wanted = {hashlib.sha256(picture).hexdigest() for picture in pictures}
-    return kept == {f"encodings/{ENGINE}/{name}" for name in wanted}
+    return kept == {f"encodings/{ENGINE.name}/{name}" for name in wanted}
 
 
 async def test_encodings_go_with_the_last_picture_of_that_content(
@@ -334,7 +335,7 @@ async def test_an_hour_is_between_two_sweeps(
     monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
-    stray = f"encodings/{ENGINE}/{hashlib.sha256(b'stray').hexdigest()}"
+    stray = f"encodings/{ENGINE.name}/{hashlib.sha256(b'stray').hexdigest()}"
     await store.put(stray, b"")
     for now in (1.0, 3590.0):  # noqa: B007, the clock above reads it
         await gallery.refresh()

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from services.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailableError
 from services.common.settings import ObjectStoreSettings
+from services.face_recog.domain import Engine
 from services.face_recog.kept import (
     GRACE_SECONDS,
     DamagedError,
@@ -24,8 +25,8 @@ from services.face_recog.kept import (
     unpack,
 )
 
-ENGINE = "dlib-1+rules-1"
-OTHER = "dlib-2+rules-1"
+ENGINE = Engine("dlib-1+rules-1", 128)
+OTHER = Engine("dlib-2+rules-1", 128)
 PICTURE = hashlib.sha256(b"a picture").hexdigest()
 NUMBERS = np.random.default_rng(1).normal(size=128).astype(np.float32).astype(np.float64)
 ONE = pack(ENGINE, PICTURE, Faces(1, NUMBERS))
@@ -37,7 +38,7 @@ def sealed(body: bytes) -> bytes:
 
 
 def test_the_layout_is_the_documented_one() -> None:
-    name = ENGINE.encode()
+    name = ENGINE.name.encode()
     head = b"FSKE" + struct.pack("<HH", 1, len(name)) + name + hashlib.sha256(b"a picture").digest()
     numbers = struct.pack("<I128f", 1, *NUMBERS)
     assert sealed(head + numbers) == ONE
@@ -165,7 +166,7 @@ async def test_whatever_lies_there_is_made_again_and_replaced(
     store: ObjectStore, content: bytes
 ) -> None:
     kept = KeptEncodings(store, ENGINE)
-    key = f"encodings/{ENGINE}/{PICTURE}"
+    key = f"encodings/{ENGINE.name}/{PICTURE}"
     await store.put(key, content)
     with capture_logs() as logs:
         assert await kept.read(PICTURE) is None
@@ -183,7 +184,7 @@ async def test_whatever_lies_there_is_made_again_and_replaced(
 async def test_a_folder_in_its_place_costs_only_time(
     store: ObjectStore, folder_store_settings: ObjectStoreSettings
 ) -> None:
-    await store.put(f"encodings/{ENGINE}/{PICTURE}/something", b"x")
+    await store.put(f"encodings/{ENGINE.name}/{PICTURE}/something", b"x")
     kept = KeptEncodings(store, ENGINE)
     assert await kept.read(PICTURE) is None
     await kept.write(PICTURE, Faces(1, NUMBERS))
@@ -222,20 +223,22 @@ async def test_only_what_no_known_picture_has_goes(any_store: ObjectStore) -> No
         await ours.write(digest(number), Faces(0))
         await theirs.write(digest(number), Faces(0))
     await any_store.put("encodings/notes.txt", b"somebody's")
-    await any_store.put(f"encodings/{ENGINE}/notes.txt", b"somebody's")
+    await any_store.put(f"encodings/{ENGINE.name}/notes.txt", b"somebody's")
     await ours.sweep()
     await ours.remove({digest(1), digest(2)})
-    wanted = {f"{engine}/{digest(number)}" for engine in (ENGINE, OTHER) for number in (1, 2)}
-    marks = {f"{ENGINE}/in-use", f"{OTHER}/in-use"}
-    assert await keys(any_store) == wanted | marks | {"notes.txt", f"{ENGINE}/notes.txt"}
+    wanted = {
+        f"{engine}/{digest(number)}" for engine in (ENGINE.name, OTHER.name) for number in (1, 2)
+    }
+    marks = {f"{ENGINE.name}/in-use", f"{OTHER.name}/in-use"}
+    assert await keys(any_store) == wanted | marks | {"notes.txt", f"{ENGINE.name}/notes.txt"}
 
     await ours.write(digest(7), Faces(0))  # by another replica: its picture was listed later
     ours.forget(digest(1))
     await ours.remove({digest(2)})
-    assert await keys(any_store) == (wanted - {f"{ENGINE}/{digest(1)}"}) | marks | {
+    assert await keys(any_store) == (wanted - {f"{ENGINE.name}/{digest(1)}"}) | marks | {
         "notes.txt",
-        f"{ENGINE}/notes.txt",
-        f"{ENGINE}/{digest(7)}",
+        f"{ENGINE.name}/notes.txt",
+        f"{ENGINE.name}/{digest(7)}",
     }
 
 
@@ -245,12 +248,12 @@ async def test_two_engines_beside_each_other_keep_theirs_and_a_former_one_goes_a
     aged = AgedStore(store)
     old, new = KeptEncodings(aged, ENGINE), KeptEncodings(aged, OTHER)
     former = "dlib-0+rules-1"
-    for engine in (ENGINE, former):
+    for engine in (ENGINE.name, former):
         for number in range(3):
             await store.put(f"encodings/{engine}/{digest(number)}", b"kept long ago")
     wanted = {digest(number) for number in range(3)}
     aged.ages = {
-        f"encodings/{engine}/{name[:3]}": 1e7 for engine in (ENGINE, former) for name in wanted
+        f"encodings/{engine}/{name[:3]}": 1e7 for engine in (ENGINE.name, former) for name in wanted
     }
 
     async def look() -> None:
@@ -259,8 +262,8 @@ async def test_two_engines_beside_each_other_keep_theirs_and_a_former_one_goes_a
             await replica.remove(wanted)
 
     await look()
-    everything = {f"{engine}/{name}" for engine in (ENGINE, former) for name in wanted}
-    everything |= {f"{engine}/in-use" for engine in (ENGINE, OTHER, former)}
+    everything = {f"{engine}/{name}" for engine in (ENGINE.name, former) for name in wanted}
+    everything |= {f"{engine}/in-use" for engine in (ENGINE.name, OTHER.name, former)}
     assert await keys(store) == everything, "an engine without a mark has a day from now on"
 
     aged.ages[f"encodings/{former}/"] = GRACE_SECONDS - 60
@@ -271,13 +274,13 @@ async def test_two_engines_beside_each_other_keep_theirs_and_a_former_one_goes_a
     assert await keys(store) == {one for one in everything if not one.startswith(former)}
 
     # The version before was taken away; until then each of its looks renewed its mark.
-    aged.ages = {f"encodings/{ENGINE}/": GRACE_SECONDS + 60}
+    aged.ages = {f"encodings/{ENGINE.name}/": GRACE_SECONDS + 60}
     await old.sweep()
     await old.remove(wanted)
-    assert f"{ENGINE}/{digest(0)}" in await keys(store), "nobody removes what is its own"
+    assert f"{ENGINE.name}/{digest(0)}" in await keys(store), "nobody removes what is its own"
     await new.sweep()
     await new.remove(wanted)
-    assert await keys(store) == {f"{OTHER}/in-use"}
+    assert await keys(store) == {f"{OTHER.name}/in-use"}
 
 
 async def test_a_sweep_removes_some_at_a_time_and_a_mark_last(store: ObjectStore) -> None:
@@ -294,13 +297,13 @@ async def test_a_sweep_removes_some_at_a_time_and_a_mark_last(store: ObjectStore
     assert 0 < len(left) < 300
     assert f"{former}/in-use" in left
     await kept.remove(set())
-    assert await keys(store) == {f"{ENGINE}/in-use"}
+    assert await keys(store) == {f"{ENGINE.name}/in-use"}
 
 
 async def test_a_listing_that_breaks_off_removes_nothing(
     store: ObjectStore,
 ) -> None:
-    await store.put(f"encodings/{ENGINE}/{digest(1)}", b"")
+    await store.put(f"encodings/{ENGINE.name}/{digest(1)}", b"")
 
     class Broken(AgedStore):
         async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -312,5 +315,5 @@ async def test_a_listing_that_breaks_off_removes_nothing(
     with capture_logs() as logs:
         await kept.sweep()
         await kept.remove(set())
-    assert f"{ENGINE}/{digest(1)}" in await keys(store)
+    assert f"{ENGINE.name}/{digest(1)}" in await keys(store)
     assert "place for encodings is away" in [line["event"] for line in logs]

@@ -16,6 +16,8 @@ from PIL import Image, ImageFile, ImageOps
 
 from services.common.pictures import TURNS
 from services.face_recog.adapters import recognition
+from services.face_recog.adapters.classic import Classic
+from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.worker import NUMBER, Steps, answer
 from services.face_recog.domain import Box, Encoding, Problem, Recognition, RejectedError
 from services.testing.damaged_pictures import damaged_pictures, save
@@ -25,9 +27,10 @@ Encode = Callable[..., bytes]
 
 def recognise(content: bytes, max_faces: int) -> Recognition:
     """Do all steps, each face in one of its own."""
-    steps = Steps(content, max_faces, 0)
+    models = load_models("classic")
+    steps = Steps(models.engine, content, max_faces, 0)
     while steps.request:
-        steps.take(answer(steps.request[NUMBER.size :]))
+        steps.take(answer(steps.request[NUMBER.size :], models))
     return steps.recognition()
 
 
@@ -104,8 +107,8 @@ def test_truncated_pictures_stay_refused_whatever_others_switch_on() -> None:
 import face_recognition
 from PIL import ImageFile
 assert ImageFile.LOAD_TRUNCATED_IMAGES
-from services.face_recog.adapters.recognition import load_models
-load_models()
+from services.face_recog.adapters.models import load_models
+load_models("classic")
 assert ImageFile.LOAD_TRUNCATED_IMAGES is False
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, env=child_env())
@@ -125,6 +128,7 @@ def test_a_huge_png_is_refused_from_its_header() -> None:
     script = """
 import json, sys
 from PIL import ImageFile
+from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.recognition import find
 from services.face_recog.domain import RejectedError
 def peak():
@@ -133,9 +137,10 @@ def peak():
 content = sys.stdin.buffer.read()
 loads = []
 ImageFile.ImageFile.load = lambda self: loads.append(self)
+models = load_models("classic")
 before = peak()
 try:
-    find(content, 0)
+    find(models, content, 0)
 except RejectedError as error:
     print(json.dumps([error.problem, str(error), peak() - before, len(loads)]))
 """
@@ -227,7 +232,8 @@ def test_a_small_face_in_a_large_picture_is_found_by_upsampling(
     crowd = Image.new("RGB", (2048, 2048), "gray")
     crowd.paste(hopper.resize((140, 164)), (900, 900))  # a face of about 50 pixels
     content = encode(crowd, quality=95)
-    assert not recognition._detect(recognition._load(content)[0], upsample=0)
+    classic = Classic()
+    assert not classic.search(recognition._load(content, classic.fit)[0], upsample=0)
     [face] = recognise(content, 0).faces
     assert_near(face.box, Box(949, 938, 1000, 989), pixels=6)
 
@@ -348,7 +354,7 @@ def test_a_face_is_found_whatever_is_damaged_beside_the_pixels(
 def test_half_a_picture_is_refused(
     astronaut: Image.Image, encode: Encode, kind: str, size: int
 ) -> None:
-    recognition.load_models()
+    load_models("classic")
     content = encode(astronaut.resize((size, size)), kind)
     with pytest.raises(RejectedError) as error:
         recognise(content[: len(content) // 2], 0)

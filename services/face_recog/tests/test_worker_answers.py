@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.face_recog.adapters.worker import Steps
-from services.face_recog.domain import RecogniserFaultError, RejectedError
+from services.face_recog.domain import Engine, RecogniserFaultError, RejectedError
 
+ENGINE = Engine("an engine", 128)
 HEAD = {
     "width": 9,
     "height": 9,
     "boxes": [[1, 2, 3, 4]],
     "scores": [1.0],
     "shape": [9, 9, 3],
-    "rectangles": [[1, 2, 3, 4]],
+    "places": [[1, 2, 3, 4]],
     "encodings": [[0.5] * 128],
 }
 JSON = st.recursive(
@@ -49,7 +50,7 @@ def damaged(position: int, bit: int) -> bytes:
     | st.integers(0, len(GOOD)).map(lambda length: GOOD[:length])
 )
 def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None:
-    steps = Steps(b"picture", 0, 1.0)
+    steps = Steps(ENGINE, b"picture", 0, 1.0)
     try:
         steps.take(answer)
         if steps.request:
@@ -72,7 +73,7 @@ def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None
     ids=str,
 )
 def test_an_answer_of_another_shape_is_a_fault(change: dict[str, Any]) -> None:
-    steps = Steps(b"picture", 0, 1.0)
+    steps = Steps(ENGINE, b"picture", 0, 1.0)
     with pytest.raises(RecogniserFaultError, match="makes no sense"):
         steps.take(packed({**HEAD, **change}))
         steps.recognition()

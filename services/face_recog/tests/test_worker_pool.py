@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from services.face_recog import metrics
+from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.pool import Pool
-from services.face_recog.adapters.recognition import load_models
 from services.face_recog.domain import (
+    EngineChoice,
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,
@@ -24,6 +25,7 @@ from services.face_recog.domain import (
 @asynccontextmanager
 async def started(
     *,
+    engine: EngineChoice = "classic",
     size: int = 1,
     queue_size: int = 64,
     work_seconds: float = 60,
@@ -32,6 +34,7 @@ async def started(
     memory_bytes: int = 2 * 1024**3,
 ) -> AsyncIterator[Pool]:
     pool = Pool(
+        engine=engine,
         size=size,
         queue_size=queue_size,
         work_seconds=work_seconds,
@@ -68,7 +71,7 @@ async def test_recognises_in_every_process_and_leaves_none_behind(small_hopper: 
     async with started(size=2) as pool:
         pids = pool.processes
         assert len(set(pids)) == 2
-        assert pool.engine == load_models().engine
+        assert pool.engine == load_models("classic").engine
         for found in await asyncio.gather(*(pool.recognise(small_hopper) for _ in range(6))):
             assert len(found.faces) == 1
             assert found.faces[0].encoding.shape == (128,)

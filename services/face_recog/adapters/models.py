@@ -1,0 +1,66 @@
+"""What an engine is made of: the one interface behind which faces are found and encoded."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFile
+
+from services.face_recog.domain import Encoding, Engine, EngineChoice
+
+Pixels = NDArray[np.uint8]
+"""Shape (height, width, 3), RGB."""
+
+Place = Sequence[float]
+"""Where a face is, as its engine wants it to encode it; whole numbers stay such in JSON."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A face in the searched pixels: left, top, right and bottom, score, and its place."""
+
+    rectangle: tuple[float, float, float, float]
+    score: float
+    place: Place
+
+
+class Models(Protocol):
+    """The loaded models of an engine; not to be used by two threads at a time."""
+
+    @property
+    def engine(self) -> Engine:
+        """What their encodings are kept and answered under."""
+
+    def fit(self, width: int, height: int) -> tuple[int, int] | None:
+        """Return the size at which to search a picture; None for one that is left as it is."""
+
+    def detect(self, pixels: Pixels) -> list[Detection]:
+        """Find the faces."""
+
+    def encode(self, pixels: Pixels, place: Place) -> Encoding:
+        """Encode the face at a place that :meth:`detect` gave for the same pixels."""
+
+
+@functools.cache
+def load_models(choice: EngineChoice) -> Models:
+    """Load an engine's models, once in a process; raise ``OSError`` when a file is not there.
+
+    The message is for people, and so it is when the file is not what it should be.
+    """
+    # Some packages switch this on for the whole process; what is missing must be noticed.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    # Imported here, so that an engine takes no memory for what another is made of.
+    if choice == "classic":
+        from services.face_recog.adapters.classic import Classic  # noqa: PLC0415
+
+        return Classic()
+    if choice == "centerface":
+        from services.face_recog.adapters.centerface import CenterFaceDlib  # noqa: PLC0415
+
+        return CenterFaceDlib()
+    from services.face_recog.adapters.embedder import CenterFaceEmbedder  # noqa: PLC0415
+
+    return CenterFaceEmbedder(choice)

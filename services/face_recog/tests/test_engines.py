@@ -1,0 +1,252 @@
+"""Every engine finds and names the same people; those of two are never compared."""
+
+import itertools
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.common.facerecog.client import RecogniserClient
+from services.face_recog.adapters import centerface, worker
+from services.face_recog.adapters.classic import NETWORK, model_file
+from services.face_recog.adapters.models import Models, load_models
+from services.face_recog.adapters.pool import Pool
+from services.face_recog.adapters.recognition import find
+from services.face_recog.adapters.resnet import resnet
+from services.face_recog.domain import DEFAULT_TOLERANCE, Box, RecogniserFaultError
+from services.face_recog.tests.conftest import FaceRecog
+from services.testing.samples import weights
+from services.testing.waiting import eventually
+
+ROOT = Path(__file__).parents[3]
+Encode = Callable[..., bytes]
+StartServer = Callable[..., FaceRecog]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _weights() -> None:
+    weights("centerface.onnx")
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return load_models("centerface")
+
+
+@pytest.fixture(scope="module")
+def faces(astronaut: Image.Image, hopper: Image.Image) -> list[Image.Image]:
+    """Both faces with little around them; each is half as wide as its picture."""
+    return [astronaut.crop((132, 28, 322, 218)), hopper.crop((81, 47, 449, 415))]
+
+
+def centre(box: Box) -> tuple[float, float]:
+    return (box.left + box.right) / 2, (box.top + box.bottom) / 2
+
+
+def assert_each_once(boxes: Any, places: list[tuple[int, int]], within: float) -> None:
+    assert len(boxes) == len(places)
+    for x, y in places:
+        near = [
+            one
+            for one in map(centre, boxes)
+            if abs(one[0] - x) <= within and abs(one[1] - y) <= within
+        ]
+        assert len(near) == 1, (x, y)
+
+
+def test_both_engines_encode_a_face_nearly_alike(
+    models: Models, astronaut: Image.Image, hopper: Image.Image, encode: Encode
+) -> None:
+    classic = load_models("classic")
+    assert models.engine.name != classic.engine.name
+    assert max(len(models.engine.name), len(classic.engine.name)) <= 64  # the column in the tables
+    encodings: dict[str, list[Any]] = {"classic": [], "centerface": []}
+    for picture in (astronaut, hopper):
+        for name, one in (("classic", classic), ("centerface", models)):
+            found = find(one, encode(picture, "PNG"), 0)
+            [place] = found.places
+            encodings[name].append(one.encode(found.pixels, place))
+    for one, other in zip(*encodings.values(), strict=True):
+        assert one.shape == other.shape == (128,)
+        assert np.linalg.norm(one - other) < 0.3
+    assert (
+        np.linalg.norm(encodings["centerface"][0] - encodings["centerface"][1]) > DEFAULT_TOLERANCE
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "size"),
+    [
+        (20, (600, 400)),
+        (24, (800, 600)),
+        (400, (800, 600)),
+        (36, (2048, 1536)),
+        (60, (2048, 1536)),
+        (200, (2048, 1536)),
+        (480, (2048, 1536)),
+        (1150, (2048, 1536)),
+        (2200, (4000, 3000)),
+    ],
+)
+def test_faces_of_every_size_are_found(
+    models: Models,
+    faces: list[Image.Image],
+    encode: Encode,
+    width: int,
+    size: tuple[int, int],
+) -> None:
+    x, y = size[0] // 2, size[1] // 2
+    for face in faces:
+        picture = Image.new("RGB", size, "gray")
+        picture.paste(face.resize((2 * width, 2 * width)), (x - width, y - width))
+        [box] = find(models, encode(picture, quality=95), 0).boxes
+        assert_each_once([box], [(x, y)], within=0.15 * width)
+        assert 0.6 * width < box.right - box.left < 1.3 * width
+
+
+def test_a_large_face_hides_no_small_ones(
+    models: Models, faces: list[Image.Image], encode: Encode
+) -> None:
+    group = Image.new("RGB", (4000, 3000), "gray")
+    group.paste(faces[1].resize((1600, 1600)), (100, 200))
+    places = [(2000 + 300 * number, 1900) for number in range(6)]
+    for x, y in places:
+        group.paste(faces[0].resize((160, 160)), (x - 80, y - 80))
+    boxes = find(models, encode(group, quality=90), 0).boxes
+    assert_each_once(boxes, [(900, 1000), *places], within=60)
+    assert centre(boxes[0])[0] < 1000, "the largest comes first"
+
+
+def test_a_panorama_shows_what_its_parts_show(
+    models: Models, faces: list[Image.Image], encode: Encode
+) -> None:
+    panorama = Image.new("RGB", (20_000, 1_500), "gray")
+    places = [(400, 300), (9_950, 700), (19_000, 1_100)]
+    for x, y in places:
+        panorama.paste(faces[0].resize((400, 400)), (x - 200, y - 200))
+    assert not find(load_models("classic"), encode(panorama), 0).boxes
+    assert_each_once(find(models, encode(panorama), 0).boxes, places, within=30)
+
+
+def test_a_face_across_the_edges_of_tiles_is_found_once(
+    models: Models, faces: list[Image.Image], encode: Encode
+) -> None:
+    for size, start in itertools.product((40, 90, 130, 280), (0, 20, 40)):
+        step = 2 * size + 11
+        crowd = Image.new("RGB", (1500, 1000), "gray")
+        places = [
+            (x, y)
+            for x in range(size + start, 1500 - size, step)
+            for y in range(size + start, 1000 - size, step)
+        ]
+        for number, (x, y) in enumerate(places):
+            face = faces[number % 2].resize((2 * size, 2 * size))
+            crowd.paste(face, (x - size, y - size))
+        boxes = find(models, encode(crowd, quality=95), 0).boxes
+        assert_each_once(boxes, places, size / 8)
+        for box in boxes:  # not only the part of it that a tile shows
+            assert 0.8 * size < box.right - box.left < 1.2 * size
+            assert size < box.bottom - box.top < 1.5 * size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2), (5000, 1), (2, 60_000), (641, 97)])
+def test_odd_sizes_show_no_face(models: Models, encode: Encode, size: tuple[int, int]) -> None:
+    assert not find(models, encode(Image.new("RGB", size), "PNG"), 0).boxes
+
+
+@pytest.mark.parametrize(
+    ("length", "tiles"),
+    [
+        (1, [(0, 1)]),
+        (640, [(0, 640)]),
+        (641, [(0, 369), (273, 641)]),
+        (1184, [(0, 640), (544, 1184)]),
+        (1185, [(0, 459), (363, 822), (726, 1185)]),
+    ],
+)
+def test_tiles_cover_a_side_and_overlap(length: int, tiles: list[tuple[int, int]]) -> None:
+    assert centerface._tiles(length) == tiles
+
+
+async def test_a_worker_keeps_its_memory(hopper: Image.Image, encode: Encode) -> None:
+    photo = encode(hopper.resize((6400, 7500)))
+    pool = Pool(
+        engine="centerface",
+        size=1,
+        queue_size=8,
+        work_seconds=60,
+        long_seconds=60,
+        memory_bytes=256 * 1024**2,
+    )
+    try:
+        await pool.start()
+        assert pool.engine == load_models("centerface").engine
+        for _ in range(3):
+            assert len((await pool.recognise(photo)).faces) == 1
+    finally:
+        await pool.close()
+
+
+async def test_engines_beside_each_other_know_the_same_people_and_keep_their_own_encodings(
+    face_recog: StartServer, small_hopper: bytes
+) -> None:
+    """As in a rollout from one to the other."""
+    old = face_recog(ENGINE="classic")
+    new = face_recog(ENGINE="centerface", OBJECT_STORE_URL=f"file://{old.store}")
+    names = set()
+    for server in (old, new):
+        client = RecogniserClient(server.target, timeout=60)
+        await eventually(client.ping, seconds=60)
+        answer = await client.identify(small_hopper)
+        await client.close()
+        [face] = answer.faces
+        assert face.candidates[0].image_name == "Grace Hopper/g.jpg"
+        names.add(answer.engine)
+        for process in server.workers():
+            assert process.num_threads() == 1
+    assert names == {load_models(name).engine.name for name in ("classic", "centerface")}
+    kept = {path.parent.name for path in (old.store / "encodings").rglob("*") if path.is_file()}
+    assert kept == names
+
+
+def test_missing_and_foreign_weights_are_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(centerface, "WEIGHTS", tmp_path / "centerface.onnx")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # of a worker's process
+    load_models.cache_clear()
+    for why in ("make samples", "not what was published"):
+        ours, theirs = socket.socketpair()
+        worker.serve(theirs, "centerface", 1)
+        with ours, pytest.raises(RecogniserFaultError, match=why):
+            worker.read_engine(ours.recv(4096)[worker.NUMBER.size :])
+        (tmp_path / "centerface.onnx").write_bytes(os.urandom(99))
+
+
+def test_what_is_fetched_is_what_is_taken() -> None:
+    assert centerface.WEIGHTS_SHA256 in (ROOT / "scripts" / "get-samples").read_text()
+
+
+def test_the_network_by_onnx_runtime_equals_dlib(
+    models: Models, faces: list[Image.Image], encode: Encode
+) -> None:
+    classic = load_models("classic")
+    for face in faces:
+        for picture in (face, face.resize((90, 90)), face.rotate(20), face.convert("L")):
+            found = find(models, encode(picture.resize((300, 300)), "PNG"), 0)
+            for place in found.places:
+                one, other = (which.encode(found.pixels, place) for which in (models, classic))
+                assert one.shape == (128,)
+                assert np.abs(one - other).max() < 1e-4
+
+
+def test_a_file_of_another_network_is_told() -> None:
+    content = model_file(NETWORK).read_bytes()
+    with pytest.raises(ValueError, match="last layer is missing"):
+        resnet(content.replace(b"fc_2", b"fc_9"))
