@@ -139,7 +139,6 @@ class Running:
 
     def __init__(self, settings: ReceiverSettings) -> None:
         self.receiver = Receiver(settings)
-        self.receiver._outages._patience = 0.5
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.receiver.app, raise_app_exceptions=False),
             base_url="http://receiver",

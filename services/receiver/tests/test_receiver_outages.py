@@ -3,8 +3,10 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
+import pytest
 
 from services.common.doorbell import NsqDoorbell
+from services.common.ops import Outages
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.migrations.__main__ import migrate
 from services.receiver.metrics import RINGS
@@ -13,6 +15,13 @@ from services.receiver.tests.conftest import Configure, FakeRecogniser, Launch, 
 from services.testing.disks import fill
 from services.testing.fixtures import new_mariadb_settings, s3_settings
 from services.testing.servers import MariaDb, Nsqd, VersityGw
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is away said in the first answer; elsewhere that could be a busy machine's."""
+    assert Outages.__init__.__kwdefaults__
+    monkeypatch.setitem(Outages.__init__.__kwdefaults__, "patience", 0.5)
 
 
 def assert_away(answer: httpx.Response, what: str) -> None:
