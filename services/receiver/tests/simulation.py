@@ -246,14 +246,16 @@ class World:
         return await future
 
     def begin(self, kind: str, *arguments: Any) -> None:
-        """Let somebody ask for something."""
-        operation = Operation(kind, arguments, self.tick)
-        self.operations.append(operation)
+        """Let somebody ask for something; a redeemer collects once at a time."""
         name = {"process": "processor", "collect": f"collector {self.random.randint(1, 2)}"}.get(
             kind, f"receiver {self.random.randint(1, 2)}"
         )
         made = self._processes[name]
         process = made.process if isinstance(made, Receiver) else made[0]
+        if isinstance(process, Collecting) and process.tasks:
+            return
+        operation = Operation(kind, arguments, self.tick)
+        self.operations.append(operation)
         task = asyncio.create_task(self._run(operation, made))
         process.tasks.add(task)
         task.add_done_callback(process.tasks.discard)
