@@ -42,17 +42,22 @@ def _fields(workload: str) -> dict[str, FieldInfo]:
         module = importlib.import_module(f"services.{workload.replace('-', '_')}.settings")
     except ModuleNotFoundError:
         return {}
-    for found in vars(module).values():
-        if (
-            isinstance(found, type)
-            and issubclass(found, BaseSettings)
-            and found.__module__ == module.__name__
-            and found is not Settings
-        ):
-            fields = {name.upper(): field for name, field in found.model_fields.items()}
-            # Kubernetes itself tells every pod where its API is.
-            return {n: f for n, f in fields.items() if not n.startswith("KUBERNETES_SERVICE_")}
-    return {}
+    own = [
+        found
+        for found in vars(module).values()
+        if isinstance(found, type)
+        and issubclass(found, BaseSettings)
+        and found.__module__ == module.__name__
+        and found is not Settings
+    ]
+    # One may be a part of another.
+    whole = max(own, key=lambda found: len(found.model_fields), default=BaseSettings)
+    # Kubernetes itself tells every pod where its API is.
+    return {
+        name.upper(): field
+        for name, field in whole.model_fields.items()
+        if not name.upper().startswith("KUBERNETES_SERVICE_")
+    }
 
 
 @cache
