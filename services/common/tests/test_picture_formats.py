@@ -235,15 +235,16 @@ def test_the_size_of_a_stream_is_read_from_it(kinds: dict[str, Kind]) -> None:
 def memory_of(content: bytes) -> int:
     """MiB that a process grows by when it opens and shows a picture, whatever comes of it."""
     script = """
-import resource, sys
+import sys
 from services.common.pictures import PictureError, open_picture
+from services.testing.memory import peak_kib
 content = sys.stdin.buffer.read()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 try:
     open_picture(content).decode((64, 64)).upright((64, 64))
 except PictureError as error:
     assert str(error)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak_kib() - before) // 1024)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -132,16 +132,17 @@ def test_what_is_no_whole_picture_is_refused(content: bytes) -> None:
 def test_the_hungriest_picture_fits_into_the_pod() -> None:
     """A large WebP, decoded as often at the same time as the page does."""
     script = """
-import io, resource, sys
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from services.frontend import app
 from services.frontend.adapters.shrink import shrink
 from services.frontend.service import CONCURRENCY
+from services.testing.memory import peak_kib
 content = sys.stdin.buffer.read()
 with ThreadPoolExecutor(CONCURRENCY) as threads:
     made = list(threads.map(shrink, [content] * CONCURRENCY, [1600] * CONCURRENCY))
 assert all(made)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peak_kib() // 1024)
 """
     image = Image.new("RGB", (7070, 7070), (1, 2, 3))
     done = subprocess.run(
