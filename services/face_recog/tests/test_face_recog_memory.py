@@ -20,6 +20,7 @@ from services.face_recog.settings import QUEUE_PER_WORKER, usable_cpus, worker_m
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.damaged_pictures import save
 from services.testing.samples import weights
+from services.testing.waiting import eventually
 
 MANIFEST = Path(__file__).parents[3] / "base" / "face-recog" / "deployment.yaml"
 
@@ -50,6 +51,11 @@ def used(server: FaceRecog) -> int:
     return sum(one.memory_full_info().pss for one in [service, *service.children(recursive=True)])
 
 
+async def until_ready(server: FaceRecog) -> None:
+    """Return when it knows its people."""
+    await eventually(lambda: server.metric("facestack_gallery_pictures"), seconds=300)
+
+
 @pytest.mark.parametrize("kind", [one.kind for one in FORMATS])
 async def test_the_largest_picture_of_every_format_is_recognised(
     face_recog: Callable[..., FaceRecog], cgroup: Path, kind: str
@@ -65,9 +71,7 @@ async def test_the_largest_picture_of_every_format_is_recognised(
     largest = Image.new("RGB", (8165, 6123), (1, 2, 3)).convert(mode)
     content = save(largest, kind, **_SMALL.get(kind, {}))
     assert len(content) < MAX_PICTURE_BYTES
-    async with asyncio.timeout(300):
-        while not server.metric("facestack_gallery_pictures"):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until_ready(server)
     [worker] = server.workers()
     async with grpc.aio.insecure_channel(
         server.target, options=[("grpc.max_send_message_length", -1)]
@@ -117,6 +121,7 @@ async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(
             answer: face_pb2.IdentifyResponse = await stub.Identify(request, timeout=600)
             return answer
 
+        await until_ready(server)  # without its workers it would not be, and refuse all
         for worker in server.workers():
             worker.suspend()
         hungry = [asyncio.create_task(ask(picture.getvalue())) for _ in range(workers)]
