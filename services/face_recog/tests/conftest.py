@@ -11,9 +11,12 @@ import psutil
 import pytest
 from PIL import Image
 
+from services.common.facerecog import face_pb2
+from services.common.facerecog.client import RecogniserClient
 from services.testing.damaged_pictures import save
 from services.testing.samples import sample
 from services.testing.servers import Server, free_port
+from services.testing.waiting import eventually
 
 
 @pytest.fixture(scope="session")
@@ -91,6 +94,14 @@ class FaceRecog(Server):
     def pid(self) -> int:
         assert self._process
         return self._process.pid
+
+    async def identify(self, picture: bytes) -> face_pb2.IdentifyResponse:
+        """Ask as the other services do, once it is ready."""
+        client = RecogniserClient(self.target, timeout=60)
+        await eventually(client.ping, seconds=60)
+        answer = await client.identify(picture)
+        await client.close()
+        return answer
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes: the children of the fork server."""

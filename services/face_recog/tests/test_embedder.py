@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from services.common.facerecog.client import RecogniserClient
 from services.face_recog.adapters.embedder import _TEMPLATE, align
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
@@ -19,7 +18,6 @@ from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, Re
 from services.face_recog.settings import EngineSettings
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import embedder, weights
-from services.testing.waiting import eventually
 
 Encode = Callable[..., bytes]
 
@@ -99,10 +97,7 @@ async def test_it_names_and_its_encodings_are_kept(
     first = face_recog(**settings)
     second = face_recog(**settings, OBJECT_STORE_URL=f"file://{first.store}", LOG_LEVEL="DEBUG")
     for server in (first, second):
-        client = RecogniserClient(server.target, timeout=60)
-        await eventually(client.ping, seconds=60)
-        answer = await client.identify(small_hopper)
-        await client.close()
+        answer = await server.identify(small_hopper)
         [face] = answer.faces
         assert face.candidates[0].image_name == "Grace Hopper/g.jpg"
         assert answer.engine == load_models(brought).engine.name

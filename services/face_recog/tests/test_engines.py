@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.common.facerecog.client import RecogniserClient
 from services.face_recog.adapters import centerface, worker
 from services.face_recog.adapters.classic import NETWORK, model_file
 from services.face_recog.adapters.models import Models, load_models
@@ -22,7 +21,6 @@ from services.face_recog.adapters.resnet import resnet
 from services.face_recog.domain import DEFAULT_TOLERANCE, Box, RecogniserFaultError
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import weights
-from services.testing.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 Encode = Callable[..., bytes]
@@ -201,10 +199,7 @@ async def test_engines_beside_each_other_know_the_same_people_and_keep_their_own
     new = face_recog(ENGINE="centerface", OBJECT_STORE_URL=f"file://{old.store}")
     names = set()
     for server in (old, new):
-        client = RecogniserClient(server.target, timeout=60)
-        await eventually(client.ping, seconds=60)
-        answer = await client.identify(small_hopper)
-        await client.close()
+        answer = await server.identify(small_hopper)
         [face] = answer.faces
         assert face.candidates[0].image_name == "Grace Hopper/g.jpg"
         names.add(answer.engine)
