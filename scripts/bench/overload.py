@@ -51,7 +51,7 @@ class _Arrivals:
     def __init__(self, port: int, prefix: str) -> None:
         self._port = port
         self._prefix = prefix
-        self._idle: list[_Connection] = []
+        self._idle: deque[_Connection] = deque()
         self._due: deque[tuple[int, float]] = deque()
         self._changed = asyncio.Event()
         self._lost = False
@@ -95,7 +95,8 @@ class _Arrivals:
     def _send(self) -> None:
         while self._due and self._idle:
             number, due = self._due.popleft()
-            self._idle.pop().ask(orjson.dumps({"path": f"{self._prefix}/{number}.jpg"}), due)
+            # Each in its turn: one that is not used for long is closed.
+            self._idle.popleft().ask(orjson.dumps({"path": f"{self._prefix}/{number}.jpg"}), due)
 
 
 class _Connection(asyncio.Protocol):

@@ -13,8 +13,8 @@ from typing import Final
 
 from services.testing.clocks import Clock
 
-START_SECONDS: Final = 60.0
-"""How long a process may take until it listens; the machine is small."""
+START_SECONDS: Final = 300.0
+"""A process that does not listen, or is not ready, after so long never will be."""
 
 _STOP_SECONDS: Final = 30.0
 _RESTART_SECONDS: Final = 1.0

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -291,9 +292,9 @@ class Stack:
             )
             node.clock = clock
         await asyncio.gather(*(self.nodes[name].start() for name in self._probes))
-        async with asyncio.timeout(START_SECONDS), httpx.AsyncClient(trust_env=False) as client:
+        async with httpx.AsyncClient(trust_env=False) as client:
             for name, url in self._probes.items():
-                await _ready(name, url, client)
+                await _ready(self.nodes[name], url, client)
 
     def _clock(self, name: str) -> Clock | None:
         if "clock" in self.without:
@@ -307,16 +308,22 @@ class Stack:
             return None
 
 
-async def _ready(name: str, url: str, client: httpx.AsyncClient) -> None:
-    while True:
+async def _ready(node: Node, url: str, client: httpx.AsyncClient) -> None:
+    answer = "none"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         try:
-            if (await client.get(url)).is_success:
+            response = await client.get(url)
+        except httpx.HTTPError as error:
+            answer = f"none ({error!r})"
+        else:
+            if response.is_success:
                 return
-        except httpx.HTTPError:
-            pass
-        except TimeoutError:
-            raise NodeError(f"{name} is not ready: see its log") from None
+            answer = f"{response.status_code} {response.text}"
         await asyncio.sleep(0.1)
+    raise NodeError(
+        f"{node.name} is not ready after {START_SECONDS:g} s: see {node.log}; its answer was {answer}"
+    )
 
 
 def _found(name: str) -> str | None:
