@@ -24,7 +24,7 @@ class ReceiverSettings(
         description="nsqd's HTTP interface; when not set, processors poll the rows.",
     )
     max_in_flight: int = Field(
-        256,
+        128,
         ge=1,
         description="Submissions served at once, and other requests: further ones get 429.",
     )
