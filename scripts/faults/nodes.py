@@ -49,8 +49,8 @@ class Node:
 
     async def start(self) -> None:
         """Start it and return when it listens."""
-        self._wanted = True
         await self._spawn()
+        self._wanted = True  # not before: one that was told to end has not ended by itself
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
         await self._listening()

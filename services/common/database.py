@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
+import asyncmy
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -110,6 +111,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
         event.listen(engine.sync_engine, "handle_error", _mark_broken)
         return engine
     arguments: dict[str, Any] = {
+        "async_creator_fn": _connect,
         "connect_timeout": 3,
         # A host that vanished says nothing, and TCP would wait for it for a quarter of an hour.
         "read_timeout": settings.database_timeout_seconds,
@@ -128,6 +130,16 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     if file := settings.database_password_file:
         log_in_with(engine.sync_engine, file)
     return engine
+
+
+async def _connect(*arguments: Any, **named: Any) -> Any:
+    """Connect as SQLAlchemy would, and say what happened when the server hangs up meanwhile."""
+    try:
+        return await asyncmy.connect(*arguments, **named)
+    except RuntimeError as error:  # the transport is closed already, and has no socket any more
+        raise ConnectionResetError(
+            "the server closed the connection before it was established"
+        ) from error
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

@@ -1,11 +1,17 @@
 import asyncio
+import socket
+import struct
+import threading
+import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pymysql
 import pytest
 import sqlalchemy as sa
+import uvloop
 from sqlalchemy import event
 
 from services.common.database import Database, DatabaseUnavailableError
@@ -250,6 +256,48 @@ async def _paths(database: Database) -> list[str]:
     async with database.reading() as connection:
         query = sa.select(images.c.path).order_by(images.c.id)
         return list(await connection.scalars(query))
+
+
+def test_a_server_that_hangs_up_while_it_is_connected_to_counts_as_away(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("x")
+
+    async def until_hung_up_on(port: int) -> None:
+        settings = DatabaseSettings(
+            database_url=f"mysql+asyncmy://face@127.0.0.1:{port}/face",
+            database_password_file=password,
+        )
+        database = Database(settings)
+
+        async def keep_busy() -> None:
+            while True:  # so that the event loop hears of both at once: connected, and closed
+                time.sleep(0.002)  # noqa: ASYNC251
+                await asyncio.sleep(0)
+
+        async with asyncio.timeout(60):
+            busy = asyncio.create_task(keep_busy())
+            while True:
+                with pytest.raises(DatabaseUnavailableError) as raised:
+                    async with database.reading():
+                        pass
+                if "before it was established" in str(raised.value):
+                    break
+            busy.cancel()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reset = struct.pack("ii", 1, 0)
+
+        def hang_up() -> None:
+            with suppress(OSError):  # the server is closed
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        # asyncio's own transports keep their socket to the end.
+        uvloop.run(until_hung_up_on(server.getsockname()[1]))
+        server.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize(
