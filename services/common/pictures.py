@@ -1,6 +1,7 @@
 """Which pictures are read, and how: the one way in which all services open them."""
 
 import io
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,6 +9,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from services.common.colours import to_rgb
 from services.common.picture_files import (
+    MAX_JPEG_PIXELS,
     MAX_PIXELS,
     MISSING,
     PictureError,
@@ -43,6 +45,8 @@ class Pixels:
     stored: Image.Image
     orientation: int
     profile: bytes
+    size: tuple[int, int]
+    """Width and height of the file's pixels: ``stored`` may have fewer."""
 
     def upright(self, size: tuple[int, int] | None = None) -> Image.Image:
         """Return the whole picture as sRGB, in ``size`` (width, height) when that is given.
@@ -55,17 +59,24 @@ class Pixels:
         """Return what the upright picture shows in a box, as sRGB.
 
         ``box`` is left, top, right, bottom in pixels; what of it is outside is left away. Only the
-        part is turned and converted: the whole picture would be in memory once more.
+        part is turned and converted: the whole picture would be in memory once more. It has
+        fewer pixels than the box where fewer were decoded.
         """
         left, top, right, bottom = box
-        width, height = self.stored.size
+        width, height = self.size
         if self.orientation in _SIDEWAYS:
             left, top, right, bottom = top, left, bottom, right
         if self.orientation in _MIRRORED_X:
             left, right = width - right, width - left
         if self.orientation in _MIRRORED_Y:
             top, bottom = height - bottom, height - top
-        inside = max(0, left), max(0, top), min(width, right), min(height, bottom)
+        across, down = self.stored.width / width, self.stored.height / height
+        inside = (
+            math.floor(max(0, left) * across),
+            math.floor(max(0, top) * down),
+            math.ceil(min(width, right) * across),
+            math.ceil(min(height, bottom) * down),
+        )
         return self._turned(to_rgb(self.stored.crop(inside), self.profile))
 
     def _turned(self, image: Image.Image) -> Image.Image:
@@ -91,12 +102,20 @@ class Picture:
         """Return the pixels.
 
         A JPEG is decoded at a half, a quarter or an eighth of its size where that is ``enough``
-        in width and height of the upright picture. Raises :class:`PictureError` when they cannot be
-        decoded, or when more than ``MISSING`` of them is not there.
+        in width and height of the upright picture, or where more would be too many. Raises
+        :class:`PictureError` when they cannot be decoded, or when more than ``MISSING`` of them is
+        not there.
         """
         if enough and self.file.orientation in _SIDEWAYS:
             enough = enough[::-1]
-        return Pixels(self._load(enough), self.file.orientation, self.file.profile)
+        file = self.file
+        smaller = 1
+        while file.width * file.height > MAX_PIXELS * smaller**2:
+            smaller *= 2
+        if smaller > 1:
+            most = file.width // smaller, file.height // smaller
+            enough = (min(enough[0], most[0]), min(enough[1], most[1])) if enough else most
+        return Pixels(self._load(enough), file.orientation, file.profile, (file.width, file.height))
 
     def _load(self, enough: tuple[int, int] | None) -> Image.Image:
         try:
@@ -126,6 +145,7 @@ class Picture:
         return PictureError(f"picture is damaged: {error.strip()}")
 
     def _decode(self, content: bytes, enough: tuple[int, int] | None) -> Image.Image:
+        Image.MAX_IMAGE_PIXELS = MAX_JPEG_PIXELS  # Pillow's own limit is lower; headers were read
         image = Image.open(io.BytesIO(content), formats=[self.file.kind])
         if image.size != (self.file.width, self.file.height):
             raise PictureError("picture is damaged: its headers contradict one another")

@@ -33,6 +33,7 @@ def picture_kinds(photo: Image.Image) -> dict[str, Kind]:
     levels = np.asarray(grey).astype("<u2") * 257
     deep = Image.fromarray(levels)
     palette = photo.quantize(256, dither=Image.Dither.NONE)
+    few = photo.quantize(16, dither=Image.Dither.NONE)
     holed = palette.copy()
     hole = holed.getpixel((photo.width // 2, photo.height // 2))
     assert isinstance(hole, int)
@@ -75,6 +76,8 @@ def picture_kinds(photo: Image.Image) -> dict[str, Kind]:
         "BMP grey": (save(grey, "BMP"), grey),
         "BMP black and white": (save(black, "BMP"), black),
         "BMP from its top": (_top_down_bmp(photo), photo),
+        "BMP run lengths": (_run_length_bmp(palette, 8), photo),
+        "BMP run lengths, 4 bits": (_run_length_bmp(few, 4), few),
         "TIFF": (save(photo, "TIFF"), photo),
         "TIFF LZW": (save(photo, "TIFF", compression="tiff_lzw"), photo),
         "TIFF deflate": (save(photo, "TIFF", compression="tiff_adobe_deflate"), photo),
@@ -191,6 +194,39 @@ def _top_down_bmp(photo: Image.Image) -> bytes:
     content = bytearray(save(upside_down, "BMP"))
     content[22:26] = struct.pack("<i", -photo.height)
     return bytes(content)
+
+
+def _run_length_bmp(palette: Image.Image, depth: int) -> bytes:
+    """A BMP packed by run lengths, which Pillow does not write: runs, plain pixels and steps."""
+    pixels = np.asarray(palette)[::-1]  # from the bottom
+    packed = b""
+    for row in pixels:
+        for start in range(0, len(row), 6):
+            six = row[start : start + 6]
+            if len(set(six.tolist())) == 1:
+                packed += bytes([len(six), six[0] * (17 if depth == 4 else 1)])  # noqa: PLR2004
+            elif len(six) < 3 or start % 12:  # noqa: PLR2004
+                for one in six:
+                    packed += bytes([1, one << 4 if depth == 4 else one])  # noqa: PLR2004
+            else:
+                plain = six.tobytes()
+                if depth == 4:  # noqa: PLR2004
+                    pairs = np.append(six, [0] * (len(six) % 2)).reshape(-1, 2)
+                    plain = bytes(int(one) << 4 | int(other) for one, other in pairs)
+                packed += bytes([0, len(six)]) + plain + bytes(len(plain) % 2)
+        packed += b"\0\0"
+    packed += b"\0\1"
+    colours = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)[: 1 << depth, ::-1]
+    table = b"".join(one.tobytes() + b"\0" for one in colours).ljust(4 << depth, b"\0")
+    start = 54 + len(table)
+    packing = 1 if depth == 8 else 2  # noqa: PLR2004
+    return (
+        b"BM"
+        + struct.pack("<IIIIii", start + len(packed), 0, start, 40, *palette.size)
+        + struct.pack("<HHIIiiII", 1, depth, packing, len(packed), 0, 0, 1 << depth, 0)
+        + table
+        + packed
+    )
 
 
 def _plain_tiff(photo: Image.Image, depth: int, tile: int = 0) -> bytes:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from services.common.picture_files.file import (
+    MAX_HUNGRY_PIXELS,
+    MAX_JPEG_PIXELS,
     MAX_PIXELS,
     MISSING,
     PictureError,
@@ -28,6 +30,7 @@ from services.common.picture_files.webp import read_webp
 from services.common.picture_formats import TITLES, format_of
 
 __all__ = [
+    "MAX_JPEG_PIXELS",
     "MAX_PIXELS",
     "MISSING",
     "PictureError",
@@ -48,6 +51,13 @@ _READERS: Final[Mapping[str, Callable[[bytes], PictureFile]]] = {
     "BMP": read_bmp,
     "TIFF": read_tiff,
 }
+
+_LIMITS: Final = {
+    "JPEG": MAX_JPEG_PIXELS,
+    "WEBP": MAX_HUNGRY_PIXELS,
+    "AVIF": MAX_HUNGRY_PIXELS,
+}
+"""Of pixels; ``MAX_PIXELS`` in other formats."""
 
 _ADVICE: Final = f"send {TITLES}"
 
@@ -74,7 +84,7 @@ def read_file(content: bytes) -> PictureFile:
             file = _READERS[found.kind](content)
         except (struct.error, IndexError):
             raise without_pixels() from None
-        check_size(file.width, file.height)
+        check_size(file.width, file.height, _LIMITS.get(file.kind, MAX_PIXELS))
         return file
     if not content:
         raise PictureError("the file is empty")

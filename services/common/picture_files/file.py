@@ -5,11 +5,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-MAX_PIXELS: Final = 50_000_000
-"""The largest picture that is decoded, in every format; its header says how large it is.
+MAX_PIXELS: Final = 64_000_000
+"""The most pixels that are decoded; a file's header says how many it has.
 
-What one of so many pixels takes stands in docs/architecture.md: at most 770 MB, of WebP's decoder.
-Tests hold the recogniser's workers and the page to what their pods may take."""
+A phone's panorama has 16,382 x 3,900 at most. What so many take stands in docs/architecture.md: at
+most MAXIMUM. Tests hold the recogniser's workers and the page to what their pods may take."""
+
+MAX_HUNGRY_PIXELS: Final = 50_000_000
+"""The same of WebP and AVIF: their decoders keep what they decode two or three times."""
+
+MAX_JPEG_PIXELS: Final = 200_000_000
+"""The same of a JPEG that comes in one scan, as cameras write it: of one with more than
+``MAX_PIXELS`` only every second, fourth or eighth pixel of a side is decoded, and the rest is never
+in memory. The largest photographs of phones have so many. In several scans, as progressive ones,
+decoders keep all of them."""
 
 MAX_PROFILE: Final = 4 * 1024**2
 """Bytes of a colour profile; those of printers have up to 2 MiB. A larger one is ignored."""
@@ -49,11 +58,11 @@ class PictureFile:
     missing: float = 0.0
 
 
-def check_size(width: int, height: int) -> None:
-    """Raise :class:`PictureError` for a picture, or a part of one, that is larger than any may."""
-    if width * height > MAX_PIXELS:
+def check_size(width: int, height: int, limit: int = MAX_PIXELS, kind: str = "picture") -> None:
+    """Raise :class:`PictureError` for a picture, or a part of one, that is larger than it may."""
+    if width * height > limit:
         raise PictureError(
-            f"picture has {width} x {height} pixels, the limit is {MAX_PIXELS:,} in all",
+            f"{kind} has {width} x {height} pixels, the limit is {limit:,} in all",
             too_large=True,
         )
 

@@ -15,6 +15,7 @@ import pillow_heif
 from PIL import AvifImagePlugin, Image
 
 from services.common.picture_files.file import (
+    MAX_HUNGRY_PIXELS,
     MAX_PIXELS,
     MAX_PROFILE,
     MISSING,
@@ -32,7 +33,7 @@ _GRID: Final = b"grid"
 _ORIENTATION: Final = 0x0112
 _FILL: Final = 63
 _MOST: Final = 10_000
-"""Boxes in a box, places of items, units of a stream: 50 megapixels have a few hundred."""
+"""Boxes in a box, places of items, units of a stream: 64 megapixels have a few hundred."""
 
 
 @functools.cache
@@ -70,7 +71,7 @@ def read_heif(content: bytes) -> PictureFile:
             raise cut_off(lost / (lost + len(content)))
         raise PictureError("this is a video, which is not read; send a picture")
     content = _without_films(content, kind, boxes)
-    found = _Meta(content)
+    found = _Meta(content, MAX_HUNGRY_PIXELS if kind == "AVIF" else MAX_PIXELS)
     found.read(meta[1] + 4, meta[2])
     coded, items = _CODED[kind], found.items.values()
     primary = found.items.get(found.primary, _Item())
@@ -80,9 +81,9 @@ def read_heif(content: bytes) -> PictureFile:
         raise _senseless()
     for item in items:
         if item.kind == _GRID:
-            _check_coded(*_grid_size(found.bytes_of(item)))
+            _check_coded(*_grid_size(found.bytes_of(item)), found.limit)
         elif item.kind == _AV1:
-            _check_coded(*_frame_size(found.bytes_of(item)))
+            _check_coded(*_frame_size(found.bytes_of(item)), found.limit)
     pieces = [
         piece
         for item in items
@@ -116,10 +117,10 @@ def _open(kind: str, content: bytes, missing: float) -> PictureFile:
         raise _senseless() from None
 
 
-def _check_coded(width: int, height: int) -> None:
+def _check_coded(width: int, height: int, limit: int) -> None:
     """Hold what is coded to the limit of what is shown; it is larger by what fills its blocks."""
-    if max(1, width - _FILL) * max(1, height - _FILL) > MAX_PIXELS:
-        check_size(width, height)
+    if max(1, width - _FILL) * max(1, height - _FILL) > limit:
+        check_size(width, height, limit)
 
 
 def _senseless() -> PictureError:
@@ -160,9 +161,13 @@ def _without_films(content: bytes, kind: str, boxes: list[tuple[bytes, int, int]
 
 @dataclass
 class _Meta:
-    """What a file says of its pictures: the main one's number, all items, bytes kept among it."""
+    """What a file says of its pictures: the main one's number, all items, bytes kept among it.
+
+    None of them may have more than ``limit`` pixels.
+    """
 
     content: bytes
+    limit: int
     primary: int = 0
     items: dict[int, _Item] = field(default_factory=dict)
     kept: bytes = b""
@@ -204,7 +209,8 @@ class _Meta:
             if box == b"ipco":
                 for kind, at, _ in _boxes(self.content, begin, end):
                     if kind == b"ispe":
-                        _check_coded(*struct.unpack_from(">II", self.content, at + 4))
+                        width, height = struct.unpack_from(">II", self.content, at + 4)
+                        _check_coded(width, height, self.limit)
 
 
 def _places(content: bytes, at: int) -> Iterator[tuple[int, _Item]]:

@@ -9,12 +9,14 @@ from services.common.picture_files.file import (
     MAX_PROFILE,
     PictureError,
     PictureFile,
+    check_size,
     orientation,
 )
 
 _TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - _TABLES - {0xC8}
 _READABLE_FRAMES: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_PROGRESSIVE_FRAMES: Final = frozenset({0xC2, 0xCA})
 _BARE: Final = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _SCAN: Final = 0xDA
 _APP0: Final = 0xE0
@@ -33,11 +35,13 @@ def read_jpeg(content: bytes) -> PictureFile:
     exif = b""
     profile: dict[int, bytes] = {}
     size = 0, 0
-    start = 0
+    start = colours = 0
+    in_one_scan = True
     for marker, start, body in _jpeg_segments(content):
         segment = content[start : start + 4] + body
         if marker in _FRAMES:
             size = _jpeg_size(marker, body)
+            in_one_scan, colours = marker not in _PROGRESSIVE_FRAMES, body[5]
             header.append(segment)
         elif marker in _TABLES or (marker == _ADOBE and _is_adobe(body)):
             header.append(segment)
@@ -50,6 +54,8 @@ def read_jpeg(content: bytes) -> PictureFile:
     if 0 in size:
         raise PictureError("picture is damaged: it has no pixels")
     pixels = content[start:]
+    if not in_one_scan or pixels[4] != colours:  # of the first scan's header, how many are in it
+        check_size(*size, kind="progressive picture")
     return PictureFile(
         "JPEG",
         *size,

@@ -58,6 +58,10 @@ def _behind_blocks(content: bytes, position: int) -> int:
 
 _OLD_HEADER: Final = 12
 _UNCOMPRESSED: Final = frozenset({0, 3})
+_RUN_LENGTHS: Final = frozenset({1, 2})
+_STEP: Final = b"\0\2\xff\xff"
+_STOP: Final = b"\0\1"
+_MOST_CUT: Final = 65
 
 
 def read_bmp(content: bytes) -> PictureFile:
@@ -80,4 +84,13 @@ def read_bmp(content: bytes) -> PictureFile:
         if lost > size * MISSING:
             raise cut_off(lost / size)
         content += bytes(max(lost, 0))
+    elif packing in _RUN_LENGTHS:
+        [size] = struct.unpack_from("<I", content, 34)
+        lost = start + size - len(content)
+        if lost > size * MISSING:
+            raise cut_off(lost / size)
+        # Steps over what is not there leave it blank. They follow twice, from another byte on: a
+        # run that was cut takes the first 255 bytes, or one, for its own.
+        steps = _STEP * (height // _STEP[-1] + _MOST_CUT)
+        content = content[: start + size].removesuffix(_STOP) + steps + b"\0" + steps
     return PictureFile("BMP", width, height, content)

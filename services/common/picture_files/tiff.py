@@ -1,7 +1,11 @@
 """TIFF files: the first page."""
 
+import ctypes
+import functools
 import struct
 from typing import Final
+
+from PIL import _imaging
 
 from services.common.picture_files.file import (
     MAX_PROFILE,
@@ -102,6 +106,7 @@ class _Directory:
 
 def read_tiff(content: bytes) -> PictureFile:
     """Write a directory of its own behind the file, of nothing but what tells the pixels."""
+    _silence_decoder()
     directory = _Directory(content)
     if directory.first(_SUBFILE) & 1:
         raise _raw()  # the first page is a small copy of the picture
@@ -122,6 +127,17 @@ def read_tiff(content: bytes) -> PictureFile:
         directory.profile,
         missing=missing,
     )
+
+
+@functools.cache
+def _silence_decoder() -> None:
+    """Keep libtiff from writing to standard error; what is wrong Pillow raises."""
+    # Names are looked up in what Pillow is linked with, too.
+    libtiff = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        handle = libtiff[name]
+        handle.restype = ctypes.c_void_p
+        handle(None)
 
 
 def _raw() -> PictureError:
