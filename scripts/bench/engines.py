@@ -26,7 +26,7 @@ _ROUNDS: Final = 9
 
 def _recognise(models: Models, file: Path) -> None:
     found = find(models, file.read_bytes(), 0)
-    encode(models, found.pixels, found.places, float("inf"))
+    encode(models, found.chips, float("inf"))
 
 
 def run(console: Console, folder: Path, *, short: bool) -> None:

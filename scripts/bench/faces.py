@@ -22,7 +22,7 @@ def main() -> None:
         started = time.perf_counter()
         faces = classic.search(pixels, upsample=1)
         found = time.perf_counter()
-        encodings = [classic.encode(pixels, face.place) for face in faces]
+        encodings = [classic.encode(classic.chip(pixels, face.place)) for face in faces]
         answer = {
             "boxes": [face.rectangle for face in faces],
             "encodings": [encoding.tolist() for encoding in encodings],

@@ -27,7 +27,7 @@ gRPC's buffers, as its message and as itself."""
 MAX_WORKER_BYTES: Final = 2 * 1024**3
 """More than twice of what any picture took."""
 
-MIN_WORKER_BYTES: Final = 256 * 1024**2
+MIN_WORKER_BYTES: Final = 768 * 1024**2
 """Enough for a JPEG of any size that is taken."""
 
 
@@ -149,8 +149,7 @@ class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
         default_factory=lambda known: worker_memory(known["pool_size"]),
         ge=64 * 1024**2,
         description="Address space that a picture may take in a worker: an equal part of what the"
-        " container may use. Of 50 megapixels, a JPEG took 0.2 GB, a PNG or HEIC 0.4 GB, an AVIF"
-        " 0.6 GB and a WebP 0.8 GB.",
+        " container may use. The largest that are taken need 0.7 GB, and a WebP 0.9 GB.",
     )
     stop_seconds: Seconds = Field(
         20.0,

@@ -1,6 +1,7 @@
 """The ``centerface`` engine: CenterFace before dlib's residual network, run by ONNX Runtime."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -8,9 +9,10 @@ from typing import Final
 import dlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from services.face_recog.adapters.classic import (
+    CHIP_PADDING,
+    CHIP_SIDE,
     LANDMARKS,
     NETWORK,
     SIZE,
@@ -19,7 +21,9 @@ from services.face_recog.adapters.classic import (
 )
 from services.face_recog.adapters.models import Detection, Pixels, Place
 from services.face_recog.adapters.onnx import Network, free_shapes
-from services.face_recog.adapters.resnet import MEANS, SCALE, SIDE, resnet
+from services.face_recog.adapters.resnet import MEANS, SCALE, resnet
+from services.face_recog.adapters.tiles import are_whole, cut, distinct, levels, smaller
+from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
 from services.face_recog.domain import Encoding, Engine
 
 WEIGHTS: Final = Path(__file__).parents[3] / "var" / "models" / "centerface.onnx"
@@ -28,43 +32,41 @@ WEIGHTS_SHA256: Final = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507
 MIN_SCORE: Final = 0.5
 """Between 0 and 1. Faces of 19 pixels have about 0.75, of 30 and more 0.85."""
 
-_RULES: Final = 1
+_RULES: Final = 2
 """To be raised with every change that changes an answer; kept encodings depend on it."""
-
-_MOST_PIXELS: Final = 2048 * 1536
-"""What faces are encoded from."""
 
 _FINE_PIXELS: Final = 640 * 512
 _FINE_SCALE: Final = 2 / 3
-"""They are searched in as few pixels as these, but nowhere at less than two thirds of the size:
-then the smallest that are found have about 30 pixels. Those of 20 are hardly worth encoding, and
-finding them takes twice the time."""
+_LARGE_PIXELS: Final = 2048 * 1536
+_LARGE_SCALE: Final = 1 / 2
+"""Faces are searched in as few pixels as the first, but nowhere at less than two thirds of the
+size: then the smallest that are found have about 30 pixels. Those of 20 are hardly worth encoding,
+and finding them takes twice the time. Of what has more than the third, as many are searched as of
+that, but nowhere at less than half the size: then the smallest have about 40."""
 
 _TILE: Final = 640
 """Pixels on a side of what is searched at once. That takes 110 MB, and one of 1088 takes 540."""
 
 _OVERLAP: Final = 96
+"""The model finds faces of 19 to 500 pixels, so a level finds those of 57 to 1500 of the one
+before: all that are too large for it, and those of more than these that no tile shows whole."""
+
 _STEP: Final = 32
 """Sides are multiples of it."""
 
 _CELL: Final = 4
 """A cell of the answer stands for so many pixels on a side."""
 
-_COARSE: Final = 3
-"""The second look is at a picture so many times smaller.
+_MAYBE: Final = 0.3
+"""A face that lies on its side has a lower score; from this one on it is looked at once more."""
 
-The model finds faces of 19 to 500 pixels, so the second look finds those of 57 to 1500: all that
-are too large for the first, and those of more than ``_OVERLAP`` pixels that no tile shows whole.
-"""
+_AGAIN_SIDE: Final = 96
+_AGAIN_AROUND: Final = 1.5
+"""Pixels of a face that is looked at once more, and so many times of it to each side of its centre:
+nine cells of ``_STEP``."""
 
-_PADDING: Final = 0.25
-"""Of a face, around it: what dlib's network was trained with."""
-
-_SAME: Final = 0.3
-"""Two rectangles that share so much of what both cover are one face."""
-
-_INSIDE: Final = 0.8
-"""So is one of which so much lies in a better one: the half of a face that a tile shows."""
+_COMPLEX: Final = np.array([1, 1j], np.complex64)
+_TINY: Final = 1e-6
 
 Floats = NDArray[np.float32]
 
@@ -85,6 +87,25 @@ class FoundFaces:
     def where(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> "FoundFaces":
         """Return those that are chosen."""
         return FoundFaces(self.rectangles[chosen], self.scores[chosen], self.points[chosen])
+
+    @property
+    def centres(self) -> Floats:
+        """The centres of the rectangles, shape (n, 2)."""
+        return (self.rectangles[:, :2] + self.rectangles[:, 2:]) * np.float32(0.5)
+
+    @property
+    def quarters(self) -> NDArray[np.intp]:
+        """How many quarter turns against the clock make each stand upright, shape (n,)."""
+        eyes, mouth = self.points[:, :2], self.points[:, 3:]
+        across = (eyes[:, 1] - eyes[:, 0]) @ _COMPLEX
+        down = (mouth.mean(axis=1) - eyes.mean(axis=1)) @ _COMPLEX
+        leaning = across / np.abs(across).clip(_TINY) + down / np.abs(down).clip(_TINY) / 1j
+        quarters: NDArray[np.intp] = np.round(np.angle(leaning) / (np.pi / 2)).astype(np.intp) % 4
+        return quarters
+
+    def distinct(self) -> "FoundFaces":
+        """Return the best of what is one face, best first."""
+        return self.where(distinct(self.rectangles, self.scores))
 
     def moved(self, scale: float, left: float, top: float) -> "FoundFaces":
         """Return them scaled and then moved."""
@@ -110,49 +131,75 @@ class CenterFace:
             raise OSError(f"{WEIGHTS} is not what was published: remove it, run 'make samples'")
         self._network = Network(free_shapes(weights, "input.1"))
 
-    def fit(self, width: int, height: int) -> tuple[int, int] | None:
-        """Return 3 megapixels of whatever form for what has more."""
-        scale = float(np.sqrt(_MOST_PIXELS / (width * height)))
-        return None if scale >= 1 else (max(1, round(width * scale)), max(1, round(height * scale)))
+    def scale(self, pixels: int) -> float:
+        """Return at which scale a picture of so many pixels is searched."""
+        if pixels <= _LARGE_PIXELS:
+            return max(_FINE_SCALE, min(1.0, math.sqrt(_FINE_PIXELS / pixels)))
+        return max(_LARGE_SCALE, _FINE_SCALE * math.sqrt(_LARGE_PIXELS / pixels))
 
-    def find(self, pixels: Pixels) -> FoundFaces:
-        """Find the faces."""
-        height, width, _ = pixels.shape
-        fine = max(_FINE_SCALE, min(1.0, float(np.sqrt(_FINE_PIXELS / (width * height)))))
-        found = [
-            one.moved(1 / scale, 0, 0)
-            for scale in (fine, fine / _COARSE)
-            for one in self._search(_smaller(pixels, scale))
+    def find(self, pixels: Pixels, scale: float) -> FoundFaces:
+        """Find the faces, also those that lie on their side or stand on their head."""
+        found = _together(
+            [
+                one.moved(1 / smaller_by, 0, 0)
+                for smaller_by, level in levels(pixels, scale, _TILE)
+                for one in self._search(level)
+            ]
+        ).distinct()
+        upright = found.quarters == 0
+        sure = found.scores >= MIN_SCORE
+        lying = [
+            self._look_again(pixels, found.where(np.array([one])))
+            for one in np.flatnonzero(~upright)
         ]
-        return _distinct(
-            FoundFaces(
-                np.concatenate([one.rectangles for one in found]),
-                np.concatenate([one.scores for one in found]),
-                np.concatenate([one.points for one in found]),
-            )
-        )
+        return _together([found.where(upright & sure), *lying]).distinct()
 
     def _search(self, pixels: Pixels) -> list[FoundFaces]:
         """Return what each tile shows, without what its edge inside the picture cuts off."""
         height, width, _ = pixels.shape
         found = []
-        for top, bottom in _tiles(height):
-            for left, right in _tiles(width):
-                faces = self._look(pixels[top:bottom, left:right]).moved(1, left, top)
-                near, far = faces.rectangles[:, :2], faces.rectangles[:, 2:]
-                whole = ((near > (left, top)) | (np.array([left, top]) == 0)).all(axis=1)
-                whole &= (
-                    (far < (right, bottom)) | (np.array([right, bottom]) == (width, height))
-                ).all(axis=1)
-                found.append(faces.where(whole))
+        for tile, part in cut(pixels, _TILE, _OVERLAP):
+            faces = self._look(part).moved(1, *tile[:2])
+            found.append(faces.where(are_whole(faces.rectangles, tile, width, height)))
         return found
+
+    def _look_again(self, pixels: Pixels, face: FoundFaces) -> FoundFaces:
+        """Return a face as it is seen when it is turned upright; none where it is no face then.
+
+        The points of one that lies tell roughly how it lies, and not where its eyes are.
+        """
+        [(left, top, right, bottom)] = face.rectangles
+        side = max(right - left, bottom - top)
+        reach = _AGAIN_AROUND * side
+        x, y = (left + right) / 2, (top + bottom) / 2
+        start_x, start_y = max(0, int(x - reach)), max(0, int(y - reach))
+        around = pixels[start_y : int(y + reach) + 1, start_x : int(x + reach) + 1]
+        scale = min(1.0, float(_AGAIN_SIDE / side))
+        part = smaller(around, scale)
+        seen = []
+        for quarters in (1, 2, 3):  # against the clock
+            faces = self._look(turn(part, quarters))
+            size = part.shape[1::-1] if quarters == 2 else part.shape[:2]  # noqa: PLR2004
+            back = FoundFaces(
+                turn_rectangles(faces.rectangles, -quarters, *size),
+                faces.scores,
+                turn_points(faces.points, -quarters, *size),
+            ).moved(1 / scale, start_x, start_y)
+            stands = (faces.quarters == 0) & (faces.scores >= MIN_SCORE)
+            seen.append(back.where(stands))
+        best = _together([face, *seen])
+        near = np.abs(best.centres - (x, y)).max(axis=1) < side / 2
+        near[0] = False
+        if not near.any():
+            return face.where(face.scores >= MIN_SCORE)
+        return best.where(np.array([int(np.argmax(np.where(near, best.scores, 0)))]))
 
     def _look(self, pixels: Pixels) -> FoundFaces:
         height, width, _ = pixels.shape
-        padded = np.zeros((1, 3, _padded(height), _padded(width)), np.float32)
+        padded: Floats = np.zeros((1, 3, _padded(height), _padded(width)), np.float32)
         padded[0, :, :height, :width] = pixels.transpose(2, 0, 1)
         heat, size, offset, points = (one[0] for one in self._network.run(padded))
-        rows, columns = np.nonzero(heat[0] >= MIN_SCORE)
+        rows, columns = np.nonzero(heat[0] >= _MAYBE)
         cells = np.stack([columns, rows], axis=1).astype(np.float32)
         # The model puts y before x.
         sizes = np.exp(size[::-1, rows, columns].T) * _CELL
@@ -165,39 +212,16 @@ class CenterFace:
         )
 
 
-def _smaller(pixels: Pixels, scale: float) -> Pixels:
-    if scale == 1:
-        return pixels
-    image = Image.fromarray(pixels)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
-
-
 def _padded(length: int) -> int:
     return -(-length // _STEP) * _STEP
 
 
-def _tiles(length: int) -> list[tuple[int, int]]:
-    """Return the first pixel and that behind the last of each tile along a side."""
-    number = max(1, -(-(length - _OVERLAP) // (_TILE - _OVERLAP)))
-    size = -(-(length + (number - 1) * _OVERLAP) // number)
-    starts = [one * (size - _OVERLAP) for one in range(number)]
-    return [(start, min(start + size, length)) for start in starts]
-
-
-def _distinct(faces: FoundFaces) -> FoundFaces:
-    """Return the best of what is one face, best first."""
-    faces = faces.where(np.argsort(-faces.scores, kind="stable"))
-    near, far = faces.rectangles[:, :2], faces.rectangles[:, 2:]
-    areas = (far - near).prod(axis=1)
-    left = np.ones(len(areas), bool)
-    for one in range(len(areas)):
-        if left[one]:
-            sides = np.minimum(far[one], far) - np.maximum(near[one], near)
-            shared = sides.clip(0).prod(axis=1)
-            left &= (shared < _SAME * (areas[one] + areas - shared)) & (shared < _INSIDE * areas)
-            left[one] = True
-    return faces.where(left)
+def _together(faces: list[FoundFaces]) -> FoundFaces:
+    return FoundFaces(
+        np.concatenate([one.rectangles for one in faces]),
+        np.concatenate([one.scores for one in faces]),
+        np.concatenate([one.points for one in faces]),
+    )
 
 
 class CenterFaceDlib:
@@ -211,34 +235,61 @@ class CenterFaceDlib:
         self._landmarks = dlib.shape_predictor(str(model_file(LANDMARKS)))
         self._network = Network(resnet(model_file(NETWORK).read_bytes()))
         self.engine = Engine(f"centerface+{models_version()}+rules-{_RULES}", SIZE)
-        self.fit = self._detector.fit
+        self.side = CHIP_SIDE
+        self.scale = self._detector.scale
 
-    def detect(self, pixels: Pixels) -> list[Detection]:
-        """Find faces of about 20 pixels and more; of 30 in a large picture."""
-        found = self._detector.find(pixels)
+    def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
+        """Find faces of about 20 pixels and more; of 30 from 0.7 and of 40 from 6 megapixels on."""
+        found = self._detector.find(pixels, scale)
         return [
-            Detection((left, top, right, bottom), score, _square(left, top, right, bottom))
-            for (left, top, right, bottom), score in zip(
-                found.rectangles.tolist(), found.scores.tolist(), strict=True
+            Detection(
+                (left, top, right, bottom),
+                score,
+                (*_square(left, top, right, bottom, quarters), quarters),
+                quarters,
+            )
+            for (left, top, right, bottom), score, quarters in zip(
+                found.rectangles.tolist(),
+                found.scores.tolist(),
+                found.quarters.tolist(),
+                strict=True,
             )
         ]
 
-    def encode(self, pixels: Pixels, place: Place) -> Encoding:
-        """Encode the face in a rectangle: left, top, right and bottom, in whole pixels."""
-        landmarks = self._landmarks(pixels, dlib.rectangle(*place))
-        face = dlib.get_face_chip(pixels, landmarks, SIDE, _PADDING)
-        values = (face.astype(np.float32) - MEANS) / SCALE
+    def chip(self, pixels: Pixels, place: Place) -> Pixels:
+        """Cut out the face in a rectangle, in whole pixels, that stands after so many turns."""
+        left, top, right, bottom, quarters = (int(one) for one in place)
+        if quarters:
+            # Only what is around it is turned; landmarks and padding reach no further.
+            reach = right - left
+            start_x, start_y = max(0, left - reach), max(0, top - reach)
+            pixels = pixels[start_y : bottom + reach, start_x : right + reach]
+            height, width, _ = pixels.shape
+            inside = np.array([left, top, right, bottom]) - (start_x, start_y, start_x, start_y)
+            left, top, right, bottom = turn_rectangles(inside, quarters, width, height).tolist()
+            pixels = turn(pixels, quarters)
+        landmarks = self._landmarks(pixels, dlib.rectangle(left, top, right, bottom))
+        face: Pixels = dlib.get_face_chip(pixels, landmarks, CHIP_SIDE, CHIP_PADDING)
+        return face
+
+    def encode(self, chip: Pixels) -> Encoding:
+        """Encode a face that was cut out."""
+        values = (chip.astype(np.float32) - MEANS) / np.float32(SCALE)
         [numbers] = self._network.run(values.transpose(2, 0, 1)[None])[0]
         encoding: Encoding = numbers.astype(np.float64)
         return encoding
 
 
-def _square(left: float, top: float, right: float, bottom: float) -> tuple[int, int, int, int]:
+def _square(
+    left: float, top: float, right: float, bottom: float, quarters: int
+) -> tuple[int, int, int, int]:
     """Return the rectangle in which dlib's landmarks expect this face.
 
-    They were trained on its own detector's squares, which begin below the hair: moved down by a
-    twentieth, encodings tell people apart as well as with those.
+    They were trained on its own detector's squares, which begin below the hair: moved towards the
+    chin by a twentieth, encodings tell people apart as well as with those.
     """
-    x, y = (left + right) / 2, (top + bottom) / 2 + 0.05 * (bottom - top)
+    chin_x, chin_y = ((0, 1), (-1, 0), (0, -1), (1, 0))[quarters]
+    x = (left + right) / 2 + 0.05 * (right - left) * chin_x
+    y = (top + bottom) / 2 + 0.05 * (bottom - top) * chin_y
     half = max(right - left, bottom - top) / 2
     return round(x - half), round(y - half), round(x + half), round(y + half)

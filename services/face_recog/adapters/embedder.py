@@ -25,7 +25,7 @@ _TEMPLATE: Final = np.array(
 """Where eyes, nose and mouth's corners lie in the 112 x 112 pixels: those that ArcFace made usual
 (Deng et al., 2019). Across is the real part, down the imaginary one."""
 
-_RULES: Final = 1
+_RULES: Final = 2
 """To be raised with every change that changes an answer; kept encodings depend on it."""
 
 
@@ -56,24 +56,30 @@ class CenterFaceEmbedder:
         how = (embedder.mean, embedder.scale, embedder.colours, embedder.distance)
         version = hashlib.sha256(hashlib.sha256(model).digest() + repr(how).encode()).hexdigest()
         self.engine = Engine(f"centerface+onnx-{version[:16]}+rules-{_RULES}", embedder.size)
-        self.fit = self._detector.fit
+        self.side = _SIDE
+        self.scale = self._detector.scale
 
-    def detect(self, pixels: Pixels) -> list[Detection]:
+    def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find faces as :class:`CenterFace` does; the place of one is its five points."""
-        found = self._detector.find(pixels)
+        found = self._detector.find(pixels, scale)
         return [
-            Detection((left, top, right, bottom), score, points)
-            for (left, top, right, bottom), score, points in zip(
+            Detection((left, top, right, bottom), score, points, quarters)
+            for (left, top, right, bottom), score, points, quarters in zip(
                 found.rectangles.tolist(),
                 found.scores.tolist(),
                 found.points.reshape(-1, 10).tolist(),
+                found.quarters.tolist(),
                 strict=True,
             )
         ]
 
-    def encode(self, pixels: Pixels, place: Place) -> Encoding:
-        """Encode the face with these five points."""
-        numbers = self._run(align(pixels, place)).astype(np.float64)
+    def chip(self, pixels: Pixels, place: Place) -> Pixels:
+        """Cut out the face with these five points, turned so that they lie as usual."""
+        return align(pixels, place)
+
+    def encode(self, chip: Pixels) -> Encoding:
+        """Encode a face that was cut out."""
+        numbers = self._run(chip).astype(np.float64)
         # The distance that tells two people apart becomes that which does so for every engine.
         length = DEFAULT_TOLERANCE / self._embedder.distance
         encoding: Encoding = numbers * (length / np.linalg.norm(numbers))

@@ -15,16 +15,20 @@ Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
 Place = Sequence[float]
-"""Where a face is, as its engine wants it to encode it; whole numbers stay such in JSON."""
+"""Where a face is, as its engine wants it to cut it out."""
 
 
 @dataclass(frozen=True)
 class Detection:
-    """A face in the searched pixels: left, top, right and bottom, score, and its place."""
+    """A face in the searched pixels: left, top, right and bottom, score, and its place.
+
+    ``quarters`` is how many quarter turns against the clock make it stand upright.
+    """
 
     rectangle: tuple[float, float, float, float]
     score: float
     place: Place
+    quarters: int = 0
 
 
 class Models(Protocol):
@@ -34,14 +38,21 @@ class Models(Protocol):
     def engine(self) -> Engine:
         """What their encodings are kept and answered under."""
 
-    def fit(self, width: int, height: int) -> tuple[int, int] | None:
-        """Return the size at which to search a picture; None for one that is left as it is."""
+    @property
+    def side(self) -> int:
+        """Pixels on a side of what :meth:`chip` returns."""
 
-    def detect(self, pixels: Pixels) -> list[Detection]:
-        """Find the faces."""
+    def scale(self, pixels: int) -> float:
+        """Return at which scale a picture of so many pixels is searched."""
 
-    def encode(self, pixels: Pixels, place: Place) -> Encoding:
-        """Encode the face at a place that :meth:`detect` gave for the same pixels."""
+    def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
+        """Find the faces in the pixels at this scale, in parts where they are many."""
+
+    def chip(self, pixels: Pixels, place: Place) -> Pixels:
+        """Cut out and straighten the face at a place that :meth:`detect` gave for these pixels."""
+
+    def encode(self, chip: Pixels) -> Encoding:
+        """Encode a face, shape (side, side, 3)."""
 
 
 @functools.cache

@@ -13,10 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.face_recog.adapters.classic import CHIP_SIDE
 from services.face_recog.adapters.onnx import ModelWriter
-
-SIDE: Final = 150
-"""Pixels on a side of a face."""
 
 MEANS: Final = np.array([122.782, 117.001, 104.298], np.float32)
 """Of red, green and blue: what the network's input layer takes away."""
@@ -37,7 +35,7 @@ def resnet(content: bytes) -> bytes:
     first, *rest = convolutions
     value = model.add("Relu", model.add("Conv", "input", *first, strides=(2, 2)))
     value = model.add("MaxPool", value, kernel_shape=(3, 3), strides=(2, 2))
-    side = ((SIDE - 7) // 2 + 1 - 3) // 2 + 1
+    side = ((CHIP_SIDE - 7) // 2 + 1 - 3) // 2 + 1
     channels = len(first[1])
     for block, (one, other) in enumerate(zip(rest[::2], rest[1::2], strict=True)):
         smaller = 2 * block + 3 in pooled

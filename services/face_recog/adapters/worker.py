@@ -4,9 +4,9 @@ A step is a request and its answer, and each is a message: its length (four byte
 length of its head (four bytes), the head, which is JSON, so that a worker that a hostile picture
 took over can send no objects that run code, and bytes.
 
-The first step is given a picture file. It finds the faces and encodes as many as it can in the
-time of a slice. If that is not all, it answers with the pixels, and every further step is given
-those and the places that are left: nothing is decoded or searched twice, and any worker may go
+The first step is given a picture file. It finds the faces, cuts them out and encodes as many as it
+can in the time of a slice. If that is not all, it answers with those that are left, and every
+further step is given what is left then: nothing is decoded or searched twice, and any worker may go
 on.
 """
 
@@ -75,7 +75,7 @@ class Steps:
         self._engine = engine
         self._seconds = seconds
         self._first: dict[str, Any] = {}
-        self._pixels = b""
+        self._chips = b""
         self._encodings: list[Encoding] = []
         self.request = _message({"max_faces": max_faces, "seconds": seconds}, picture)
 
@@ -93,19 +93,15 @@ class Steps:
         if "problem" in head:
             raise RejectedError(Problem(head["problem"]), head["reason"])
         if not self._first:
-            self._first, self._pixels = head, content
+            self._first, self._chips = head, content
         self._encodings += [self._encoding(one) for one in head["encodings"]]
         self.request = b""
-        left = self._first["places"][len(self._encodings) :]
-        if left:
+        left = len(self._first["boxes"]) - len(self._encodings)
+        if left > 0:
             if not head["encodings"]:
                 raise RecogniserFaultError("a step encoded no face")
-            more = {
-                "shape": self._first["shape"],
-                "places": left,
-                "seconds": self._seconds,
-            }
-            self.request = _message(more, self._pixels)
+            self._chips = self._chips[-left * self._first["chip_bytes"] :]
+            self.request = _message({"faces": left, "seconds": self._seconds}, self._chips)
 
     def recognition(self) -> Recognition:
         """Return what was found, or raise ``RecogniserFaultError``; all steps must be done."""
@@ -131,12 +127,13 @@ def answer(request: bytes, models: Models) -> bytes:
     """Do a step; message and answer without their lengths."""
     try:
         head, content = _unpack(request)
-        if "places" in head:
-            pixels = np.frombuffer(content, dtype=np.uint8).reshape(head["shape"])
-            encodings = encode(models, pixels, head["places"], head["seconds"])
+        if "faces" in head:
+            shape = head["faces"], models.side, models.side, 3
+            chips = np.frombuffer(content, dtype=np.uint8).reshape(shape)
+            encodings = encode(models, chips, head["seconds"])
             return _pack({"encodings": [one.tolist() for one in encodings]})
         found = find(models, content, head["max_faces"])
-        encodings = encode(models, found.pixels, found.places, head["seconds"])
+        encodings = encode(models, found.chips, head["seconds"])
     except RejectedError as error:
         return _pack({"problem": error.problem, "reason": str(error)})
     except MemoryError:
@@ -149,11 +146,10 @@ def answer(request: bytes, models: Models) -> bytes:
             "height": found.height,
             "boxes": [[box.left, box.top, box.right, box.bottom] for box in found.boxes],
             "scores": found.scores,
-            "shape": found.pixels.shape,
-            "places": found.places,
+            "chip_bytes": models.side**2 * 3,
             "encodings": [one.tolist() for one in encodings],
         },
-        found.pixels.tobytes() if len(encodings) < len(found.places) else b"",
+        found.chips[len(encodings) :].tobytes(),
     )
 
 

@@ -35,8 +35,8 @@ def models(brought: Embedder) -> Models:
 
 def encode_only(models: Models, content: bytes) -> Encoding:
     found = find(models, content, 0)
-    [place] = found.places
-    return models.encode(found.pixels, place)
+    [chip] = found.chips
+    return models.encode(chip)
 
 
 def test_points_come_to_lie_on_the_template() -> None:

@@ -18,7 +18,9 @@ from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
 from services.face_recog.adapters.resnet import resnet
+from services.face_recog.adapters.tiles import along
 from services.face_recog.domain import DEFAULT_TOLERANCE, Box, RecogniserFaultError
+from services.face_recog.settings import MIN_WORKER_BYTES
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import weights
 
@@ -68,8 +70,8 @@ def test_both_engines_encode_a_face_nearly_alike(
     for picture in (astronaut, hopper):
         for name, one in (("classic", classic), ("centerface", models)):
             found = find(one, encode(picture, "PNG"), 0)
-            [place] = found.places
-            encodings[name].append(one.encode(found.pixels, place))
+            [chip] = found.chips
+            encodings[name].append(one.encode(chip))
     for one, other in zip(*encodings.values(), strict=True):
         assert one.shape == other.shape == (128,)
         assert np.linalg.norm(one - other) < 0.3
@@ -106,30 +108,6 @@ def test_faces_of_every_size_are_found(
         [box] = find(models, encode(picture, quality=95), 0).boxes
         assert_each_once([box], [(x, y)], within=0.15 * width)
         assert 0.6 * width < box.right - box.left < 1.3 * width
-
-
-def test_a_large_face_hides_no_small_ones(
-    models: Models, faces: list[Image.Image], encode: Encode
-) -> None:
-    group = Image.new("RGB", (4000, 3000), "gray")
-    group.paste(faces[1].resize((1600, 1600)), (100, 200))
-    places = [(2000 + 300 * number, 1900) for number in range(6)]
-    for x, y in places:
-        group.paste(faces[0].resize((160, 160)), (x - 80, y - 80))
-    boxes = find(models, encode(group, quality=90), 0).boxes
-    assert_each_once(boxes, [(900, 1000), *places], within=60)
-    assert centre(boxes[0])[0] < 1000, "the largest comes first"
-
-
-def test_a_panorama_shows_what_its_parts_show(
-    models: Models, faces: list[Image.Image], encode: Encode
-) -> None:
-    panorama = Image.new("RGB", (20_000, 1_500), "gray")
-    places = [(400, 300), (9_950, 700), (19_000, 1_100)]
-    for x, y in places:
-        panorama.paste(faces[0].resize((400, 400)), (x - 200, y - 200))
-    assert not find(load_models("classic"), encode(panorama), 0).boxes
-    assert_each_once(find(models, encode(panorama), 0).boxes, places, within=30)
 
 
 def test_a_face_across_the_edges_of_tiles_is_found_once(
@@ -169,18 +147,18 @@ def test_odd_sizes_show_no_face(models: Models, encode: Encode, size: tuple[int,
     ],
 )
 def test_tiles_cover_a_side_and_overlap(length: int, tiles: list[tuple[int, int]]) -> None:
-    assert centerface._tiles(length) == tiles
+    assert along(length, tile=640, overlap=96) == tiles
 
 
 async def test_a_worker_keeps_its_memory(hopper: Image.Image, encode: Encode) -> None:
-    photo = encode(hopper.resize((6400, 7500)))
+    photo = encode(hopper.resize((7380, 8650)))
     pool = Pool(
         engine="centerface",
         size=1,
         queue_size=8,
         work_seconds=60,
         long_seconds=60,
-        memory_bytes=256 * 1024**2,
+        memory_bytes=MIN_WORKER_BYTES,
     )
     try:
         await pool.start()
@@ -235,8 +213,8 @@ def test_the_network_by_onnx_runtime_equals_dlib(
     for face in faces:
         for picture in (face, face.resize((90, 90)), face.rotate(20), face.convert("L")):
             found = find(models, encode(picture.resize((300, 300)), "PNG"), 0)
-            for place in found.places:
-                one, other = (which.encode(found.pixels, place) for which in (models, classic))
+            for chip in found.chips:
+                one, other = (which.encode(chip) for which in (models, classic))
                 assert one.shape == (128,)
                 assert np.abs(one - other).max() < 1e-4
 

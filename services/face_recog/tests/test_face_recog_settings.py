@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from services.face_recog.settings import (
+    MIN_WORKER_BYTES,
     FaceRecogSettings,
     cpu_limit,
     memory_limit,
@@ -84,5 +85,5 @@ def test_the_memory_limit_of_a_container_is_kept(
     assert memory_limit(tmp_path) == limit
     for workers in range(1, 33):
         share = worker_memory(workers, tmp_path)
-        assert 256 * 1024**2 <= share <= 2 * GIB
-        assert share == 256 * 1024**2 or workers * share < limit
+        assert MIN_WORKER_BYTES <= share <= 2 * GIB
+        assert share == MIN_WORKER_BYTES or workers * share < limit

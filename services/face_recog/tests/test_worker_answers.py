@@ -15,8 +15,7 @@ HEAD = {
     "height": 9,
     "boxes": [[1, 2, 3, 4]],
     "scores": [1.0],
-    "shape": [9, 9, 3],
-    "places": [[1, 2, 3, 4]],
+    "chip_bytes": 27,
     "encodings": [[0.5] * 128],
 }
 JSON = st.recursive(

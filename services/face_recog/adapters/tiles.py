@@ -1,0 +1,88 @@
+"""Pictures that are searched in parts: what is looked at, and what of the answers is one face."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from services.face_recog.adapters.models import Pixels
+
+_SAME: Final = 0.3
+"""Two rectangles that share so much of what both cover are one face."""
+
+_INSIDE: Final = 0.8
+"""So is one of which so much lies in a better one: the half of a face that a tile shows."""
+
+_COARSE: Final = 3
+"""Each level of a picture is so many times smaller than that before."""
+
+Tile = tuple[int, int, int, int]
+"""Left, top, right and bottom of it, in pixels of what is searched."""
+
+
+def levels(pixels: Pixels, scale: float, tile: int) -> Iterator[tuple[float, Pixels]]:
+    """Yield a picture at a scale and then smaller and smaller, at least twice.
+
+    The last shows a face that fills the whole picture in half of a tile of so many pixels: parts of
+    one that is larger are taken for faces.
+    """
+    yield scale, (pixels := smaller(pixels, scale))
+    while True:
+        scale, pixels = scale / _COARSE, smaller(pixels, 1 / _COARSE)
+        yield scale, pixels
+        if min(pixels.shape[:2]) <= tile / 2:
+            return
+
+
+def smaller(pixels: Pixels, scale: float) -> Pixels:
+    """Return the picture scaled, or itself where the scale is 1."""
+    if scale == 1:
+        return pixels
+    image = Image.fromarray(pixels)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+
+
+def cut(pixels: Pixels, tile: int, overlap: int) -> Iterator[tuple[Tile, Pixels]]:
+    """Yield the tiles, of at most so many pixels on a side, that cover a picture."""
+    height, width, _ = pixels.shape
+    for top, bottom in along(height, tile, overlap):
+        for left, right in along(width, tile, overlap):
+            yield (left, top, right, bottom), pixels[top:bottom, left:right]
+
+
+def along(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
+    """Return the first pixel and that behind the last of each tile along a side."""
+    number = max(1, -(-(length - overlap) // (tile - overlap)))
+    size = -(-(length + (number - 1) * overlap) // number)
+    starts = [one * (size - overlap) for one in range(number)]
+    return [(start, min(start + size, length)) for start in starts]
+
+
+def are_whole(
+    rectangles: NDArray[np.floating], tile: Tile, width: int, height: int
+) -> NDArray[np.bool_]:
+    """Tell of rectangles, shape (n, 4), which a tile's edges inside the picture do not cut off."""
+    near, far = rectangles[:, :2], rectangles[:, 2:]
+    begin, end = np.array(tile[:2]), np.array(tile[2:])
+    whole: NDArray[np.bool_] = (
+        ((near > begin) | (begin == 0)) & ((far < end) | (end == (width, height)))
+    ).all(axis=1)
+    return whole
+
+
+def distinct(rectangles: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Return the numbers of the best of what is one face, best first."""
+    order = np.argsort(-scores, kind="stable")
+    near, far = rectangles[order, :2], rectangles[order, 2:]
+    areas = (far - near).prod(axis=1)
+    left = np.ones(len(areas), bool)
+    for one in range(len(areas)):
+        if left[one]:
+            sides = np.minimum(far[one], far) - np.maximum(near[one], near)
+            shared = sides.clip(0).prod(axis=1)
+            left &= (shared < _SAME * (areas[one] + areas - shared)) & (shared < _INSIDE * areas)
+            left[one] = True
+    return order[left]
