@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from services.face_recog.adapters import recognition
+from services.face_recog.adapters.centerface import _square
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, encode, find
 from services.face_recog.adapters.tiles import along, distinct
@@ -243,21 +244,24 @@ def test_places_turn_with_the_pixels(quarters: int) -> None:
     assert (turned == 255).sum() == 3 * (bottom - top) * (right - left)
 
 
-@given(
-    length=st.integers(1, 20_000),
-    face=st.integers(1, 96),
-    share=st.floats(0, 1),
-)
-def test_a_face_as_wide_as_the_overlap_is_whole_in_a_tile(
-    length: int, face: int, share: float
-) -> None:
+@given(length=st.integers(1, 20_000))
+def test_a_face_as_wide_as_the_overlap_is_whole_in_a_tile(length: int) -> None:
     parts = along(length, tile=640, overlap=96)
     assert parts[0][0] == 0
     assert parts[-1][1] == length
     assert all(stop - start <= 640 for start, stop in parts)
-    begin = round(share * max(0, length - face))
-    end = min(length, begin + face)
-    assert any(start <= begin and end <= stop for start, stop in parts)
+    assert all(one[1] - other[0] >= 96 for one, other in itertools.pairwise(parts))
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_the_square_of_a_face_that_lies_is_that_of_the_same_face_when_it_stands(
+    quarters: int,
+) -> None:
+    standing = np.array([100.0, 200.0, 180.0, 300.0])
+    lying = turn_rectangles(standing, quarters, 800, 600)
+    expected = turn_rectangles(np.array(_square(*standing, 0)), quarters, 800, 600)
+    found = _square(*lying, -quarters % 4)
+    assert np.abs(expected - found).max() <= 1
 
 
 def test_of_one_face_seen_twice_the_better_stays() -> None:
