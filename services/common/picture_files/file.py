@@ -9,16 +9,17 @@ MAX_PIXELS: Final = 64_000_000
 """The most pixels that are decoded; a file's header says how many it has.
 
 A phone's panorama has 16,382 x 3,900 at most. What so many take stands in docs/architecture.md: at
-most MAXIMUM. Tests hold the recogniser's workers and the page to what their pods may take."""
+most 800 MB, of WebP's decoder. Tests hold the recogniser's workers, the receiver and the page to
+what their pods may take."""
 
 MAX_HUNGRY_PIXELS: Final = 50_000_000
 """The same of WebP and AVIF: their decoders keep what they decode two or three times."""
 
 MAX_JPEG_PIXELS: Final = 200_000_000
 """The same of a JPEG that comes in one scan, as cameras write it: of one with more than
-``MAX_PIXELS`` only every second, fourth or eighth pixel of a side is decoded, and the rest is never
-in memory. The largest photographs of phones have so many. In several scans, as progressive ones,
-decoders keep all of them."""
+``MAX_PIXELS`` only every second pixel of a side is decoded, and the rest is never in memory. The
+largest photographs of phones have so many. Of one in several scans, as progressive ones are,
+decoders keep everything."""
 
 MAX_PROFILE: Final = 4 * 1024**2
 """Bytes of a colour profile; those of printers have up to 2 MiB. A larger one is ignored."""

@@ -129,8 +129,19 @@ def test_what_is_no_whole_picture_is_refused(content: bytes) -> None:
     assert shrink(content, 640) is None
 
 
-def test_the_hungriest_picture_fits_into_the_pod() -> None:
-    """A large WebP, decoded as often at the same time as the page does."""
+@pytest.mark.parametrize(
+    ("kind", "mode", "size", "options"),
+    [
+        ("WEBP", "RGB", (7070, 7070), {"lossless": True, "quality": 0, "method": 0}),
+        ("JPEG", "CMYK", (8000, 8000), {"quality": 10, "progressive": True}),
+        ("JPEG", "RGB", (16_320, 12_240), {"quality": 10}),
+        ("PNG", "RGBA", (8000, 8000), {}),
+    ],
+)
+def test_the_hungriest_pictures_fit_into_the_pod(
+    kind: str, mode: str, size: tuple[int, int], options: dict[str, object]
+) -> None:
+    """Decoded as often at the same time as the page does."""
     script = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -144,10 +155,10 @@ with ThreadPoolExecutor(CONCURRENCY) as threads:
 assert all(made)
 print(peak_kib() // 1024)
 """
-    image = Image.new("RGB", (7070, 7070), (1, 2, 3))
+    image = Image.new("RGB", size, (1, 2, 3)).convert(mode)
     done = subprocess.run(
         [sys.executable, "-c", script],
-        input=encoded(image, "WEBP", lossless=True, quality=0, method=0),
+        input=encoded(image, kind, **options),
         check=True,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

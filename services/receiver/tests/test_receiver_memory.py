@@ -1,5 +1,8 @@
 import asyncio
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from PIL import Image, ImageOps
 
 from services.common.images import MAX_PICTURE_BYTES
@@ -16,6 +20,7 @@ from services.receiver.domain import Box, InvalidError
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import draw, encode
+from services.testing.damaged_pictures import save
 
 
 class Gate:
@@ -138,6 +143,41 @@ async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
             await enrolment.enrol("Ada", read)
 
     assert await most_at_once(gate, enrol, 10) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "size", "options"),
+    [
+        ("WEBP", "RGB", (7070, 7070), {"lossless": True, "quality": 0, "method": 0}),
+        ("JPEG", "CMYK", (8000, 8000), {"quality": 10, "progressive": True}),
+        ("JPEG", "RGB", (16_320, 12_240), {"quality": 10}),
+    ],
+)
+def test_a_face_of_the_hungriest_pictures_is_cut_out_within_the_pod_s_memory(
+    kind: str, mode: str, size: tuple[int, int], options: dict[str, Any]
+) -> None:
+    script = """
+import sys
+from services.receiver import app
+from services.receiver.adapters.crop import _crops
+from services.receiver.domain import Box
+from services.testing.memory import peak_kib
+assert len(_crops(sys.stdin.buffer.read(), Box(100, 100, 400, 400), (0, 0.5))) == 2
+print(peak_kib() // 1024)
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=save(Image.new("RGB", size, (1, 2, 3)).convert(mode), kind, **options),
+        check=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    manifest = (root / "base" / "receiver" / "deployment.yaml").read_text()
+    [deployment] = [one for one in yaml.safe_load_all(manifest) if one["kind"] == "Deployment"]
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"]["memory"] == "1Gi"
+    assert int(done.stdout) < 1024 - 2 * MAX_PICTURE_BYTES // 2**20
 
 
 async def test_a_known_picture_larger_than_any_is_not_read(
