@@ -149,7 +149,7 @@ class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
         default_factory=lambda known: worker_memory(known["pool_size"]),
         ge=64 * 1024**2,
         description="Address space that a picture may take in a worker: an equal part of what the"
-        " container may use. The largest that are taken need 0.7 GB, and a WebP 0.9 GB.",
+        " container may use. The largest that are taken need 0.8 GB.",
     )
     stop_seconds: Seconds = Field(
         20.0,

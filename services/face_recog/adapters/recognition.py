@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from services.common.pictures import PictureError, open_picture
 from services.face_recog.adapters.models import Detection, Models, Pixels
@@ -21,6 +22,9 @@ from services.face_recog.domain import (
 
 MOST_FACES: Final = 1000
 """Of one picture, the largest: as they are cut out they take 70 MB then."""
+
+_STRIP: Final = 256
+"""Rows."""
 
 _TURNED: Final = 1 / 2
 """Faces that lie, where none stands, are looked for in a picture so much smaller."""
@@ -95,7 +99,16 @@ def _load(content: bytes) -> tuple[Pixels, int, int]:
     except PictureError as error:
         problem = Problem.TOO_LARGE if error.too_large else Problem.UNREADABLE
         raise RejectedError(problem, str(error)) from error
-    return np.array(image), width, height
+    return _pixels(image), width, height
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """Copy an image in strips: as a whole, Pillow would have it in memory twice more."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, _STRIP):
+        bottom = min(top + _STRIP, image.height)
+        pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return pixels
 
 
 def _search(models: Models, pixels: Pixels) -> tuple[Pixels, int, list[Detection]]:

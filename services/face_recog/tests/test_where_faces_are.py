@@ -259,8 +259,12 @@ def test_the_square_of_a_face_that_lies_is_that_of_the_same_face_when_it_stands(
 ) -> None:
     standing = np.array([100.0, 200.0, 180.0, 300.0])
     lying = turn_rectangles(standing, quarters, 800, 600)
-    expected = turn_rectangles(np.array(_square(*standing, 0)), quarters, 800, 600)
-    found = _square(*lying, -quarters % 4)
+    left, top, right, bottom = standing.tolist()
+    expected = turn_rectangles(
+        np.array(list(_square(left, top, right, bottom, 0))), quarters, 800, 600
+    )
+    left, top, right, bottom = lying.tolist()
+    found = _square(left, top, right, bottom, -quarters % 4)
     assert np.abs(expected - found).max() <= 1
 
 
