@@ -322,7 +322,8 @@ async def _ready(node: Node, url: str, client: httpx.AsyncClient) -> None:
             answer = f"{response.status_code} {response.text}"
         await asyncio.sleep(0.1)
     raise NodeError(
-        f"{node.name} is not ready after {START_SECONDS:g} s: see {node.log}; its answer was {answer}"
+        f"{node.name} is not ready after {START_SECONDS:g} s, its answer was {answer}:"
+        f" see {node.log}"
     )
 
 

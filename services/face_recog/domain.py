@@ -1,5 +1,6 @@
 """Faces, known people and who is nearest to whom."""
 
+import bisect
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from services.common.quality import Quality
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class DetectedFace:
     box: Box
     score: float
     encoding: Encoding
+    quality: Quality
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,14 @@ class People:
                 )
             )
         return sorted(found, key=lambda candidate: (candidate.distance, candidate.person))[:count]
+
+    def is_like(self, name: str, encoding: Encoding) -> bool | None:
+        """Tell whether a person has a picture so near; None for somebody without any."""
+        person = bisect.bisect_left(self._persons, name)
+        if self._persons[person : person + 1] != [name]:
+            return None
+        rows = self._matrix[self._starts[person] : self._ends[person]]
+        return bool(np.linalg.norm(rows - encoding, axis=1).min() <= DEFAULT_TOLERANCE)
 
 
 def match(

@@ -23,6 +23,7 @@ from services.common.objects import (
     ObjectStoreError,
     ObjectTooLargeError,
 )
+from services.common.quality import Quality
 from services.face_recog import metrics
 from services.face_recog.domain import (
     DEFAULT_CANDIDATES,
@@ -268,7 +269,7 @@ class Gallery:
             async with self._reading:
                 picture = await self._picture(info)
                 digest = hashlib.sha256(picture).hexdigest()
-                encoding = await self._encode(picture, digest)
+                encoding = await self._encode(info.key, picture, digest)
         except ObjectNotFoundError:
             return None
         except RejectedError as error:
@@ -306,12 +307,14 @@ class Gallery:
             )
         return await _get_picture(self._store, info.key)
 
-    async def _encode(self, picture: bytes, digest: str) -> Encoding:
+    async def _encode(self, key: str, picture: bytes, digest: str) -> Encoding:
         faces = await self._kept.read(digest)
         if faces is None:
             async with self._encoding:
                 found = await self._recogniser.recognise(picture, urgent=True)
             only = found.faces[0].encoding if len(found.faces) == 1 else None
+            if only is not None and (flaw := found.faces[0].quality.flaw):
+                log.warning("known picture is of low quality", key=key, flaw=flaw)
             faces = Faces(len(found.faces), only)
             await self._kept.write(digest, faces)
         if faces.encoding is None:
@@ -327,6 +330,7 @@ class Question:
     """Who is in this picture; ``None`` and 0 stand for the defaults.
 
     ``path`` is a key below ``pictures/`` and is used when ``picture``, the file itself, is empty.
+    Whether each face is like ``person`` is answered, too, whoever else it may be.
     """
 
     path: str = ""
@@ -334,15 +338,21 @@ class Question:
     tolerance: float | None = None
     max_faces: int = 0
     max_candidates: int = 0
+    person: str = ""
 
 
 @dataclass(frozen=True)
 class NamedFace:
-    """A face and who it may be."""
+    """A face, who it may be, and whether it is like the person who was asked about.
+
+    ``like_person`` is None when nobody was, or somebody without known pictures.
+    """
 
     box: Box
     score: float
     match: Match
+    quality: Quality
+    like_person: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -402,7 +412,13 @@ class Identifier:
             found.width,
             found.height,
             [
-                NamedFace(face.box, face.score, one)
+                NamedFace(
+                    face.box,
+                    face.score,
+                    one,
+                    face.quality,
+                    people.is_like(question.person, face.encoding),
+                )
                 for face, one in zip(found.faces, matches, strict=True)
             ],
         )

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2
 from services.common.images import MAX_PICTURE_BYTES
+from services.common.quality import Quality
 
 MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
 """Room for a picture and the rest of its request."""
@@ -99,14 +100,16 @@ class RecogniserClient:
         picture: bytes,
         *,
         image_id: int | None = None,
+        person: str = "",
         on_long: Callable[[], None] | None = None,
     ) -> face_pb2.IdentifyResponse:
         """Recognise a picture file, or raise a :class:`RecogniserError`.
 
-        ``image_id`` is what face_recog's log lines about it will carry; ``on_long`` is called when
-        the picture turns out to need longer than others.
+        ``image_id`` is what face_recog's log lines about it will carry; ``person`` is whom faces
+        are held against, too; ``on_long`` is called when the picture turns out to need longer than
+        others.
         """
-        request = face_pb2.IdentifyRequest(image_data=picture)
+        request = face_pb2.IdentifyRequest(image_data=picture, person=person)
         metadata = None if image_id is None else ((IMAGE_ID, str(image_id)),)
         call: Any = self._identify(request, timeout=self._timeout, metadata=metadata)
         try:
@@ -133,3 +136,14 @@ class RecogniserClient:
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
+
+
+def quality_of(face: face_pb2.Face) -> Quality | None:
+    """Return a face's quality; None when an older face_recog has answered."""
+    if not face.HasField("quality"):
+        return None
+    its = face.quality
+    flaw = its.flaw if its.HasField("flaw") else None
+    numbers = (its.score, its.size, its.sharpness, its.pose, its.light)
+    score, *others = (round(number, 3) for number in numbers)
+    return Quality(score, flaw, *others)

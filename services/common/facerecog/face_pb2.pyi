@@ -61,6 +61,7 @@ class IdentifyRequest(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     MAX_FACES_FIELD_NUMBER: _builtins.int
     MAX_CANDIDATES_FIELD_NUMBER: _builtins.int
+    PERSON_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
     """key below pictures/ in the object store; used when image_data is empty"""
     image_data: _builtins.bytes
@@ -71,6 +72,8 @@ class IdentifyRequest(_message.Message):
     """largest faces first; 0: all"""
     max_candidates: _builtins.int
     """people per face, nearest first; 0: 5"""
+    person: _builtins.str
+    """sets like_person of each face"""
     def __init__(
         self,
         *,
@@ -79,10 +82,11 @@ class IdentifyRequest(_message.Message):
         tolerance: _builtins.float | None = ...,
         max_faces: _builtins.int = ...,
         max_candidates: _builtins.int = ...,
+        person: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "tolerance", b"tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "image_data", b"image_data", "image_path", b"image_path", "max_candidates", b"max_candidates", "max_faces", b"max_faces", "tolerance", b"tolerance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "image_data", b"image_data", "image_path", b"image_path", "max_candidates", b"max_candidates", "max_faces", b"max_faces", "person", b"person", "tolerance", b"tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
     _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
@@ -142,15 +146,23 @@ class Face(_message.Message):
     DETECTION_SCORE_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     AMBIGUOUS_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    LIKE_PERSON_FIELD_NUMBER: _builtins.int
     detection_score: _builtins.float
     ambiguous: _builtins.bool
     """best distance over 0.5, or the runner-up within 0.05 of it"""
+    like_person: _builtins.bool
+    """Whether it is nearer than 0.6 to a known picture of IdentifyRequest.person; unset when there
+    is none. Farther apart are two people, by any engine.
+    """
     @_builtins.property
     def box(self) -> Global___Box: ...
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
         """within the tolerance, nearest first, each person once"""
 
+    @_builtins.property
+    def quality(self) -> Global___Quality: ...
     def __init__(
         self,
         *,
@@ -158,14 +170,58 @@ class Face(_message.Message):
         detection_score: _builtins.float = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         ambiguous: _builtins.bool = ...,
+        quality: Global___Quality | None = ...,
+        like_person: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["box", b"box"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "box", b"box", "like_person", b"like_person", "quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ambiguous", b"ambiguous", "box", b"box", "candidates", b"candidates", "detection_score", b"detection_score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "ambiguous", b"ambiguous", "box", b"box", "candidates", b"candidates", "detection_score", b"detection_score", "like_person", b"like_person", "quality", b"quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__like_person: _TypeAlias = _typing.Literal["like_person"]  # noqa: Y015
+    _WhichOneofArgType__like_person: _TypeAlias = _typing.Literal["_like_person", b"_like_person"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__like_person) -> _WhichOneofReturnType__like_person | None: ...
 
 Global___Face: _TypeAlias = Face  # noqa: Y015
+
+@_typing.final
+class Quality(_message.Message):
+    """How well a face can be recognised; each number from 0 to 1, and 0.5 is the limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    FLAW_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    SHARPNESS_FIELD_NUMBER: _builtins.int
+    POSE_FIELD_NUMBER: _builtins.int
+    LIGHT_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """the worst of the following"""
+    flaw: _builtins.str
+    """Of common/quality.py; unset when the score is not under the limit."""
+    size: _builtins.float
+    sharpness: _builtins.float
+    pose: _builtins.float
+    light: _builtins.float
+    def __init__(
+        self,
+        *,
+        score: _builtins.float = ...,
+        flaw: _builtins.str | None = ...,
+        size: _builtins.float = ...,
+        sharpness: _builtins.float = ...,
+        pose: _builtins.float = ...,
+        light: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_flaw", b"_flaw", "flaw", b"flaw"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flaw", b"_flaw", "flaw", b"flaw", "light", b"light", "pose", b"pose", "score", b"score", "sharpness", b"sharpness", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__flaw: _TypeAlias = _typing.Literal["flaw"]  # noqa: Y015
+    _WhichOneofArgType__flaw: _TypeAlias = _typing.Literal["_flaw", b"_flaw"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flaw) -> _WhichOneofReturnType__flaw | None: ...
+
+Global___Quality: _TypeAlias = Quality  # noqa: Y015
 
 @_typing.final
 class Box(_message.Message):

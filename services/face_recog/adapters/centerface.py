@@ -4,7 +4,7 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dlib
 import numpy as np
@@ -16,10 +16,11 @@ from services.face_recog.adapters.classic import (
     LANDMARKS,
     NETWORK,
     SIZE,
+    eyes_and_nose,
     model_file,
     models_version,
 )
-from services.face_recog.adapters.models import Detection, Pixels, Place
+from services.face_recog.adapters.models import Detection, Pixels, Place, Points
 from services.face_recog.adapters.onnx import Network, free_shapes
 from services.face_recog.adapters.resnet import MEANS, SCALE, resnet
 from services.face_recog.adapters.tiles import are_whole, cut, distinct, levels, smaller
@@ -256,8 +257,17 @@ class CenterFaceDlib:
             )
         ]
 
+    def points(self, pixels: Pixels, place: Place) -> Points:
+        """Return where eyes and nose are of the face in a rectangle, as in :meth:`chip`."""
+        return eyes_and_nose(self._marked(pixels, place)[1])
+
     def chip(self, pixels: Pixels, place: Place) -> Pixels:
         """Cut out the face in a rectangle, in whole pixels, that stands after so many turns."""
+        face: Pixels = dlib.get_face_chip(*self._marked(pixels, place), CHIP_SIDE, CHIP_PADDING)
+        return face
+
+    def _marked(self, pixels: Pixels, place: Place) -> tuple[Pixels, Any]:
+        """Return pixels in which the face stands, and its landmarks in them."""
         left, top, right, bottom, quarters = (int(one) for one in place)
         if quarters:
             # Only what is around it is turned; landmarks and padding reach no further.
@@ -268,9 +278,7 @@ class CenterFaceDlib:
             inside = np.array([left, top, right, bottom]) - (start_x, start_y, start_x, start_y)
             left, top, right, bottom = turn_rectangles(inside, quarters, width, height).tolist()
             pixels = turn(pixels, quarters)
-        landmarks = self._landmarks(pixels, dlib.rectangle(left, top, right, bottom))
-        face: Pixels = dlib.get_face_chip(pixels, landmarks, CHIP_SIDE, CHIP_PADDING)
-        return face
+        return pixels, self._landmarks(pixels, dlib.rectangle(left, top, right, bottom))
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""

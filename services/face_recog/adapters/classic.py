@@ -9,12 +9,12 @@ import importlib.metadata
 import importlib.util
 import math
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dlib
 import numpy as np
 
-from services.face_recog.adapters.models import Detection, Pixels, Place
+from services.face_recog.adapters.models import Detection, Pixels, Place, Points
 from services.face_recog.adapters.tiles import Tile, are_whole, cut, distinct, levels
 from services.face_recog.domain import Encoding, Engine
 
@@ -66,6 +66,12 @@ def models_version() -> str:
     return f"dlib-{dlib.__version__}+models-{version}"
 
 
+def eyes_and_nose(landmarks: Any) -> Points:
+    """Return these of dlib's five landmarks: the corners of both eyes, and the nose."""
+    corners = [complex(one.x, one.y) for one in landmarks.parts()]
+    return (corners[2] + corners[3]) / 2, (corners[0] + corners[1]) / 2, corners[4]
+
+
 class Classic:
     """dlib's HOG detector, five landmarks and residual network."""
 
@@ -96,6 +102,10 @@ class Classic:
             np.array([one.rectangle for one in found]), np.array([one.score for one in found])
         )
         return [found[one] for one in best]
+
+    def points(self, pixels: Pixels, place: Place) -> Points:
+        """Return where eyes and nose are of the face in a rectangle."""
+        return eyes_and_nose(self._landmarks(pixels, dlib.rectangle(*place)))
 
     def chip(self, pixels: Pixels, place: Place) -> Pixels:
         """Cut out the face in a rectangle: left, top, right and bottom, in whole pixels."""

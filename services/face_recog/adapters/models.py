@@ -18,14 +18,22 @@ Place = Sequence[float]
 """Where a face is, as its engine wants it to cut it out."""
 
 
+Rectangle = tuple[float, float, float, float]
+"""Left, top, right and bottom, in the searched pixels; it may reach beyond them."""
+
+Points = tuple[complex, complex, complex]
+"""Both eyes and the nose, in the searched pixels or in what was cut out and turned of them: across
+is the real part, down the imaginary."""
+
+
 @dataclass(frozen=True)
 class Detection:
-    """A face in the searched pixels: left, top, right and bottom, score, and its place.
+    """A face in the searched pixels: its rectangle, score and place.
 
     ``quarters`` is how many quarter turns against the clock make it stand upright.
     """
 
-    rectangle: tuple[float, float, float, float]
+    rectangle: Rectangle
     score: float
     place: Place
     quarters: int = 0
@@ -47,6 +55,9 @@ class Models(Protocol):
 
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find the faces in the pixels at this scale, in parts where they are many."""
+
+    def points(self, pixels: Pixels, place: Place) -> Points:
+        """Return where eyes and nose are of the face at such a place as :meth:`chip` takes."""
 
     def chip(self, pixels: Pixels, place: Place) -> Pixels:
         """Cut out and straighten the face at a place that :meth:`detect` gave for these pixels."""

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.common.pictures import PictureError, open_picture
+from services.common.quality import Quality
 from services.face_recog.adapters.models import Detection, Models, Pixels
+from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.tiles import smaller
 from services.face_recog.adapters.turns import turn, turn_rectangles
 from services.face_recog.domain import (
@@ -41,6 +43,7 @@ class Found:
     height: int
     boxes: Sequence[Box]
     scores: Sequence[float]
+    qualities: Sequence[Quality]
     chips: NDArray[np.uint8]
 
 
@@ -75,6 +78,7 @@ def find(models: Models, content: bytes, max_faces: int) -> Found:
         height,
         [box for box, _ in placed],
         [one.score for _, one in placed],
+        [measure(pixels, one.rectangle, models.points(pixels, one.place)) for _, one in placed],
         chips,
     )
 

@@ -1,6 +1,7 @@
 """The gRPC interface."""
 
 import asyncio
+import dataclasses
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -63,6 +64,7 @@ def _question(message: bytes) -> Question:
         tolerance=request.tolerance if request.HasField("tolerance") else None,
         max_faces=request.max_faces,
         max_candidates=request.max_candidates,
+        person=request.person,
     )
 
 
@@ -264,4 +266,6 @@ def _face(face: NamedFace) -> face_pb2.Face:
             for candidate in face.match.candidates
         ],
         ambiguous=face.match.ambiguous,
+        quality=face_pb2.Quality(**dataclasses.asdict(face.quality)),
+        like_person=face.like_person,
     )

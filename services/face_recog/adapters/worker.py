@@ -10,6 +10,7 @@ further step is given what is left then: nothing is decoded or searched twice, a
 on.
 """
 
+import dataclasses
 import json
 import resource
 import signal
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from services.common.quality import Quality
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import encode, find
 from services.face_recog.domain import (
@@ -107,9 +109,13 @@ class Steps:
         """Return what was found, or raise ``RecogniserFaultError``; all steps must be done."""
         try:
             faces = [
-                DetectedFace(Box(*box), score, encoding)
-                for box, score, encoding in zip(
-                    self._first["boxes"], self._first["scores"], self._encodings, strict=True
+                DetectedFace(Box(*box), score, encoding, Quality(*quality))
+                for box, score, encoding, quality in zip(
+                    self._first["boxes"],
+                    self._first["scores"],
+                    self._encodings,
+                    self._first["qualities"],
+                    strict=True,
                 )
             ]
             return Recognition(self._first["width"], self._first["height"], faces)
@@ -146,6 +152,7 @@ def answer(request: bytes, models: Models) -> bytes:
             "height": found.height,
             "boxes": [[box.left, box.top, box.right, box.bottom] for box in found.boxes],
             "scores": found.scores,
+            "qualities": [dataclasses.astuple(quality) for quality in found.qualities],
             "chip_bytes": models.side**2 * 3,
             "encodings": [one.tolist() for one in encodings],
         },

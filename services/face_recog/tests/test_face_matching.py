@@ -147,3 +147,14 @@ def test_folders_of_one_name_in_two_forms_are_one_person() -> None:
         ("Zo\u00eb", decomposed),
         ("Zof", "Zof/x"),
     ]
+
+
+def test_a_face_is_like_whoever_has_a_picture_near_enough() -> None:
+    face = encoding()
+    known = {"Ada/1": at(face, 0.9), "Ada/2": at(face, 0.61), "Zoe\u0308/1": at(face, 0.59)}
+    people = People(known)
+    assert people.is_like("Zo\u00eb", face) is True
+    assert people.is_like("Ada", face) is False
+    assert people.is_like("Ada", known["Ada/2"]) is True
+    assert [people.is_like(name, face) for name in ("", "Ad", "Adam", "Zz")] == [None] * 4
+    assert People({}).is_like("Ada", face) is None

@@ -242,6 +242,16 @@ async def test_the_answer_in_full(
         assert answer.image_name == nearest.candidates[0].image_name
         assert not any(face.ambiguous for face in answer.faces)
 
+        for face in answer.faces:
+            assert not face.quality.HasField("flaw")
+            assert face.quality.score > 0.8
+            assert not face.HasField("like_person")
+        for person, like in (("Grace Hopper", [True, False]), ("Nobody", [None, None])):
+            held = await client.identify(picture, person=person)
+            assert [
+                face.like_person if face.HasField("like_person") else None for face in held.faces
+            ] == like
+
         identify = face_pb2_grpc.IdentifyStub(channel).Identify
         one = await identify(face_pb2.IdentifyRequest(image_data=picture, max_faces=1))
         assert [face.box for face in one.faces] == [first.box]
@@ -257,10 +267,7 @@ async def test_the_answer_in_full(
     lines = [json.loads(line) for line in server.log_file.read_text().splitlines()]
     assert [line.get("image_id") for line in lines if line["event"] == "identified"] == [
         4711,
-        None,
-        None,
-        None,
-        None,
+        *[None] * 6,
     ]
 
 

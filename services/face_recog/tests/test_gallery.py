@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailableError
+from services.common.quality import FIT, Flaw, Quality
 from services.common.settings import ObjectStoreSettings
 from services.face_recog import metrics, service
 from services.face_recog.domain import (
@@ -53,7 +54,9 @@ class FakeRecogniser:
             raise RejectedError(Problem.UNREADABLE, "not a picture")
         if picture == b"die":
             raise RecogniserFaultError("the worker process died")
-        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding_of(picture))
+        score = 0.25 if b"blurred" in picture else 1.0
+        quality = Quality(score, Flaw.BLURRED if score < FIT else None, 1.0, score, 1.0, 1.0)
+        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding_of(picture), quality)
         return Recognition(1, 1, [face] * picture.count(b"f"))
 
 
@@ -184,6 +187,21 @@ async def test_what_cannot_be_used_is_reported_once_and_skipped(
     await gallery.refresh()
     assert names(gallery, b"f now") == ["none/x"]
     assert metrics.GALLERY_SKIPPED._value.get() == 7
+
+
+async def test_a_known_picture_of_low_quality_is_used_and_said_once(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    await store.put("known_people/Ann/1.jpg", b"f blurred")
+    await store.put("known_people/Ann/2.jpg", b"f")
+    with capture_logs() as logs:
+        for _ in range(2):
+            gallery = new_gallery(store, recogniser)
+            await gallery.refresh()
+            assert gallery.people.pictures == 2
+    assert [(line["key"], line["flaw"]) for line in logs if line["log_level"] == "warning"] == [
+        ("known_people/Ann/1.jpg", "blurred")
+    ]
 
 
 async def test_a_picture_that_ends_workers_is_tried_three_times(

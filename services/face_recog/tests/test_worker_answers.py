@@ -16,6 +16,7 @@ HEAD = {
     "boxes": [[1, 2, 3, 4]],
     "scores": [1.0],
     "chip_bytes": 27,
+    "qualities": [[0.25, "blurred", 1.0, 0.25, 1.0, 1.0]],
     "encodings": [[0.5] * 128],
 }
 JSON = st.recursive(
@@ -68,6 +69,10 @@ def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None
         {"boxes": [[1, 2, 3]]},
         {"boxes": []},
         {"scores": 1},
+        {"qualities": []},
+        {"qualities": [[float("nan"), None, 1.0, 1.0, 1.0, 1.0]]},
+        {"qualities": [[0.5, None, 1.0, 1.0, 1.0, 2.0]]},
+        {"qualities": [[0.5, 7, 1.0, 1.0, 1.0, 1.0]]},
     ],
     ids=str,
 )

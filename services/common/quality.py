@@ -1,0 +1,43 @@
+"""How well a face can be recognised, as every service knows it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+FIT: Final = 0.5
+"""Faces with a lower score are not worth enrolling."""
+
+
+class Flaw(StrEnum):
+    """What is worst about a face."""
+
+    SMALL = "too small"
+    BLURRED = "blurred"
+    TURNED = "turned away"
+    DARK = "dark"
+    OVEREXPOSED = "overexposed"
+    PALE = "pale"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Numbers from 0 to 1; ``score`` is the worst of the others.
+
+    ``flaw`` is a :class:`Flaw`, or one of a later version; None when the score is at least ``FIT``.
+    Raises ``ValueError`` for anything else.
+    """
+
+    score: float
+    flaw: str | None
+    size: float
+    sharpness: float
+    pose: float
+    light: float
+
+    def __post_init__(self) -> None:
+        """Check what another process, or the database, says."""
+        numbers = (self.score, self.size, self.sharpness, self.pose, self.light)
+        if not all(type(one) in {int, float} and 0 <= one <= 1 for one in numbers):
+            raise ValueError(f"quality with a number that is not from 0 to 1: {numbers}")
+        if not isinstance(self.flaw, str | None):
+            raise ValueError(f"quality with the flaw {self.flaw!r}")  # noqa: TRY004, as the other
