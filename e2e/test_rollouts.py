@@ -122,7 +122,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
             load.phase = "old pods, new schema"
             versions.release({"migrations": NEWER_SCHEMA})
             _wait_complete(pipeline, new_job)
-            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0003",)]
+            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0004",)]
             _wait_requests(load, 200)
             assert versions.pods("receiver") == before
 
@@ -135,7 +135,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
             pipeline.kubectl("delete", "job", old_job)
             pipeline.deploy()
             _wait_complete(pipeline, old_job)
-            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0003",)]
+            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0004",)]
             _wait_requests(load, 50)
         print(load.report())
         assert not load.failures, load.sample()
@@ -143,7 +143,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
     finally:
         pipeline.sql(
             "ALTER TABLE images DROP COLUMN IF EXISTS camera;"
-            " UPDATE alembic_version SET version_num = '0002';"
+            " UPDATE alembic_version SET version_num = '0003';"
         )
         pipeline.kubectl("delete", "job", new_job, "--ignore-not-found")
 

@@ -63,7 +63,7 @@ def test_a_new_image_is_rolled_out_without_a_failed_request(
         if pod["spec"]["containers"][0]["image"] in released
     ]
     assert migrated <= min(made)
-    assert cluster.sql("SELECT version_num FROM alembic_version") == [("0003",)]
+    assert cluster.sql("SELECT version_num FROM alembic_version") == [("0004",)]
 
 
 def serving(cluster: Cluster, workload: str, tag: str) -> bool:

@@ -6,6 +6,7 @@ NULL for what is final.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ import structlog
 from sqlalchemy.dialects import mysql
 
 from services.common.images import LATEST_DUE_MS, MAX_PATH_LENGTH, Status
+from services.common.quality import Quality
 
 log = structlog.get_logger(__name__)
 
@@ -83,10 +85,7 @@ class Candidates(sa.TypeDecorator[list[dict[str, Any]]]):
         def candidates(value: Any) -> list[dict[str, Any]]:
             if value is None:  # the row of an image without faces
                 return []
-            try:
-                content = read(value) if read else value
-            except (ValueError, TypeError, RecursionError):
-                content = None
+            content = _content(read, value)
             entries: list[Any] = content if isinstance(content, list) else [None]
             sound = [entry for entry in entries if _is_candidate(entry)]
             if len(sound) < len(entries):
@@ -103,6 +102,43 @@ def _is_candidate(entry: object) -> bool:
         and isinstance(entry.get("image_name"), str)
         and type(entry.get("distance")) in {int, float}
     )
+
+
+class _Quality(sa.TypeDecorator[Quality]):
+    """A face's quality; None where it was not measured, or is damaged."""
+
+    impl = sa.JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Quality | None, _: sa.Dialect) -> dict[str, Any] | None:
+        """Return what is stored."""
+        return asdict(value) if value else None
+
+    def result_processor(
+        self, dialect: sa.Dialect, coltype: object
+    ) -> Callable[[Any], Quality | None]:
+        """Return what reads a value of the database."""
+        read = super().result_processor(dialect, coltype)
+
+        def quality(value: Any) -> Quality | None:
+            if value is None:
+                return None
+            content = _content(read, value)
+            try:
+                return Quality(**{one.name: content[one.name] for one in fields(Quality)})
+            except (ValueError, TypeError, LookupError):
+                log.warning("quality of a face is damaged and left out", value=str(value)[:200])
+                return None
+
+        return quality
+
+
+def _content(read: Callable[[Any], Any] | None, value: Any) -> Any:
+    """Return what is stored as JSON; None when it is damaged."""
+    try:
+        return read(value) if read else value
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 faces = sa.Table(
@@ -127,6 +163,8 @@ faces = sa.Table(
     sa.Column("distance", sa.Float),
     # [{"person": str, "image_name": str, "distance": float}], nearest first.
     sa.Column("candidates", Candidates, nullable=False),
+    # NULL in results of before it was measured.
+    sa.Column("quality", _Quality),
     sa.Index("ix_faces_person_image_id", "person", "image_id"),
 )
 

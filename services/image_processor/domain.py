@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
+from services.common.quality import Quality
 
 RENEW_SECONDS: Final = 10.0
 """Two renewals in a row may fail before the lease is over."""
@@ -47,6 +48,8 @@ class Face:
     detection_score: float
     ambiguous: bool
     candidates: tuple[Candidate, ...]
+    quality: Quality | None = None
+    """None: an older face_recog has answered."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ The message of each is meant for the client.
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from services.common.images import RETRIABLE, check_path
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_formats import format_of
+from services.common.quality import Flaw, Quality
 
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
@@ -113,7 +114,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One face of an image; ``person`` and ``distance`` are None for somebody unknown."""
+    """One face of an image; ``person`` and ``distance`` are None for somebody unknown.
+
+    ``quality`` is None in results of before it was measured.
+    """
 
     index: int
     box: Box
@@ -122,6 +126,20 @@ class Face:
     person: str | None
     distance: float | None
     candidates: tuple[Candidate, ...]
+    quality: Quality | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFace:
+    """A face of a picture that is to become known, as the recogniser sees it.
+
+    ``flaw`` is what its quality is too low by; ``like_person`` is None when the person has no other
+    picture; ``taken_for`` is whose name it would get.
+    """
+
+    flaw: str | None
+    like_person: bool | None
+    taken_for: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +289,37 @@ def check_person(name: str) -> str:
         return check_name(name)
     except InvalidNameError as error:
         raise InvalidError(str(error)) from None
+
+
+_ADVICE: Final[Mapping[str, str]] = {
+    Flaw.SMALL: "choose a picture that shows it larger",
+    Flaw.BLURRED: "choose a sharper picture",
+    Flaw.TURNED: "choose a picture from the front",
+    Flaw.DARK: "choose one with more light",
+    Flaw.OVEREXPOSED: "choose one with less light",
+    Flaw.PALE: "choose one with more contrast",
+}
+
+
+def check_fit(person: str, face: SeenFace) -> None:
+    """Raise :class:`InvalidError` when a face had better not become a known one of a person.
+
+    Somebody may insist on it.
+    """
+    doubts = []
+    if face.flaw:
+        advice = _ADVICE.get(face.flaw, "choose another picture")
+        doubts.append(f"the face is {face.flaw}: {advice}")
+    if face.like_person is False:
+        doubts.append(f"the face does not look like the other pictures of {person!r}")
+    if face.taken_for not in (None, person):
+        doubts.append(f"the face looks like {face.taken_for!r}, who is known: check the name")
+    if doubts:
+        raise InvalidError("; ".join(doubts), [Fault(INSIST, "enrols it nevertheless, if true")])
+
+
+INSIST: Final = "/query/insist"
+"""The pointer of a fault that the parameter ``insist`` overrules."""
 
 
 def encode_cursor(last_id: int) -> str:

@@ -1,16 +1,19 @@
 """A real gRPC server in face_recog's place, which answers at once, by a picture's content."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.quality import Flaw, Quality
 from services.image_processor.domain import Candidate, Face
 from services.testing.servers import free_port
 
-FACE = Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),))
+QUALITY = Quality(0.25, Flaw.BLURRED, 1.0, 0.25, 0.75, 0.5)
+FACE = Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),), QUALITY)
 TWO_FACES = (FACE, Face(50, 2, 80, 40, 0.75, True, ()))
 
 
@@ -57,6 +60,9 @@ class Servicer(face_pb2_grpc.IdentifyServicer):
                     ),
                     detection_score=face.detection_score,
                     ambiguous=face.ambiguous,
+                    quality=face_pb2.Quality(**dataclasses.asdict(face.quality))
+                    if face.quality
+                    else None,
                     candidates=[
                         face_pb2.Candidate(
                             image_name=candidate.image_name,

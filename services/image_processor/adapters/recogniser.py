@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import RecogniserClient, RecogniserFailedError
+from services.common.facerecog.client import RecogniserClient, RecogniserFailedError, quality_of
 from services.image_processor.domain import Candidate, Face, Processed, Rejected
 
 
@@ -42,4 +42,5 @@ def _face(face: face_pb2.Face) -> Face:
             Candidate(candidate.image_name, candidate.person, candidate.distance)
             for candidate in face.candidates
         ),
+        quality=quality_of(face),
     )

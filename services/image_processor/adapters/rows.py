@@ -145,6 +145,7 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, found: Sequ
                     }
                     for candidate in face.candidates
                 ],
+                "quality": face.quality,
             }
             for index, face in enumerate(found)
         ],

@@ -13,6 +13,7 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows
 from services.image_processor.domain import Candidate, Claim, Face, Failed, Processed, Released
+from services.testing.recogniser import QUALITY
 
 RESULT = Processed((Face(1, 2, 3, 4, 0.5, False, ()),), 10, 20, "test-1")
 
@@ -149,7 +150,7 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
     known = Candidate("Ada/1.jpg", "Ada", 0.25)
     by_hand = Candidate("Bob/1.jpg", "Bob", 0.5)
     found = (
-        Face(1, 2, 30, 40, 0.5, True, (known, by_hand)),
+        Face(1, 2, 30, 40, 0.5, True, (known, by_hand), QUALITY),
         Face(5, 6, 70, 80, 0.75, False, (by_hand,)),
         Face(9, 9, 10, 10, 1.0, False, ()),
     )
@@ -171,6 +172,7 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         {"person": "Ada L.", "image_name": "Ada/1.jpg", "distance": 0.25},
         {"person": "Bob", "image_name": "Bob/1.jpg", "distance": 0.5},
     ]
+    assert [face.quality for face in stored] == [QUALITY, None, None]
     row = await bench.row(image_id)
     assert (row.width, row.height, row.engine) == (100, 90, "test-1")
 

@@ -15,6 +15,7 @@ from services.common.facerecog.client import (
 from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.domain import Candidate, Face, Processed, Rejected
 from services.image_processor.service import Recogniser
+from services.testing.recogniser import QUALITY
 
 
 @pytest.fixture(params=["fake", "grpc"])
@@ -32,8 +33,9 @@ async def recogniser(
 async def test_faces_with_their_people(recogniser: Recogniser) -> None:
     assert await recogniser.identify(b"face", 1, lambda: None) == Processed(
         (
-            Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),)),
-            Face(50, 2, 80, 40, 0.75, True, ()),
+            Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),), QUALITY),
+            # As an older face_recog answers.
+            Face(50, 2, 80, 40, 0.75, True, (), None),
         ),
         100,
         90,

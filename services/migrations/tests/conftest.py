@@ -5,6 +5,7 @@ import pytest
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.objects import ObjectInfo
+from services.common.quality import Quality
 from services.image_processor import domain as processing
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
@@ -58,13 +59,15 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert claim
     assert await processor.renew(claim)
     candidate = processing.Candidate(known.image_name, "somebody", 0.25)
-    face = processing.Face(1, 2, 30, 40, 0.5, False, (candidate,))
+    quality = Quality(0.25, "blurred", 1.0, 0.25, 0.75, 1.0)
+    face = processing.Face(1, 2, 30, 40, 0.5, False, (candidate,), quality)
     assert await processor.finish(
         claim, processing.Processed((face, face), 9, 9, "test", "tag")
     ) == ("processed")
     image = await rows.get(first)
     assert image
     assert [one.person for one in image.faces] == ["Ada", "Ada"]
+    assert [one.quality for one in image.faces] == [quality, quality]
     named = FaceOfResult(first, 1, image.processed_at)
     await notes.expect("known_people/Ada/again.jpg")
     again = NewKnownPicture("Ada", "Ada/again.jpg", DIGEST)

@@ -13,6 +13,7 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import metadata
 from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
+from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 
 RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]
 
@@ -100,4 +101,32 @@ async def test_rows_of_the_first_revision_keep_what_they_hold(
             ("uploads/ab", "processed", None, None),
             ("b", "dead", None, None),
         ]
+    await database.close()
+
+
+async def test_faces_of_before_have_no_quality_and_older_services_need_not_write_it(
+    sqlite_settings: DatabaseSettings, tmp_path: Path
+) -> None:
+    settings = sqlite_settings.model_copy(
+        update={"database_url": f"sqlite+aiosqlite:///{tmp_path / 'second.db'}"}
+    )
+    upgrade(settings, "0002")
+    database = Database(settings)
+    face = (
+        'INSERT INTO faces (image_id, face_index, "left", top, "right", bottom, detection_score,'
+        " ambiguous, candidates) VALUES (1, {index}, 1, 2, 3, 4, 0.5, 0, '[]')"
+    )
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(
+            "INSERT INTO images (path, name, status, attempt, created_at, updated_at)"
+            " VALUES ('a', 'a', 'processed', 1, 1, 1)"
+        )
+        await connection.exec_driver_sql(face.format(index=0))
+    migrate(settings)
+    await database.check()
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(face.format(index=1))
+    image = await ReceiverRows(database).get(1)
+    assert image
+    assert [(one.index, one.quality) for one in image.faces] == [(0, None), (1, None)]
     await database.close()

@@ -1,8 +1,12 @@
 """Asks face_recog whether a picture is fit to be a known one."""
 
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import RecogniserClient, RecogniserUnavailableError
-from services.receiver.domain import InvalidError
+from services.common.facerecog.client import (
+    RecogniserClient,
+    RecogniserUnavailableError,
+    quality_of,
+)
+from services.receiver.domain import InvalidError, SeenFace
 
 
 class GrpcRecogniser:
@@ -11,14 +15,23 @@ class GrpcRecogniser:
     def __init__(self, client: RecogniserClient) -> None:
         self._client = client
 
-    async def count_faces(self, content: bytes, *, image_id: int | None) -> int:
-        """Return how many faces the picture shows."""
-        answer = await self._client.identify(content, image_id=image_id)
+    async def faces(self, content: bytes, *, person: str, image_id: int | None) -> list[SeenFace]:
+        """Return the faces that the picture shows."""
+        answer = await self._client.identify(content, person=person, image_id=image_id)
         if answer.status != face_pb2.STATUS_OK:
             raise InvalidError(f"this picture cannot be used: {answer.reason}")
-        return len(answer.faces)
+        return [_seen(face) for face in answer.faces]
 
     async def check(self) -> None:
         """Raise when nobody is ready to recognise."""
         if not await self._client.ping():
             raise RecogniserUnavailableError("face_recog does not answer, or is not ready")
+
+
+def _seen(face: face_pb2.Face) -> SeenFace:
+    quality = quality_of(face)
+    return SeenFace(
+        flaw=quality.flaw if quality else None,
+        like_person=face.like_person if face.HasField("like_person") else None,
+        taken_for=face.candidates[0].person if face.candidates and not face.ambiguous else None,
+    )

@@ -418,4 +418,5 @@ def _face(row: Any) -> Face:
         candidates=tuple(
             Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
         ),
+        quality=row.quality,
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import unicodedata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -16,6 +16,8 @@ from services.receiver.domain import (
     KnownPicture,
     NotFoundError,
     Person,
+    SeenFace,
+    check_fit,
     check_person,
     digest,
     new_known_picture,
@@ -57,23 +59,30 @@ class Enrolment:
         """Return everybody, by name."""
         return await self._people.all()
 
-    async def enrol(self, name: str, read: Callable[[], Awaitable[bytes]]) -> KnownPicture:
+    async def enrol(
+        self, name: str, read: Callable[[], Awaitable[bytes]], *, insist: bool = False
+    ) -> KnownPicture:
         """Make a picture file, which ``read`` reads, a known picture of a person.
 
         Raises a ``ReceiverError`` when the picture does not show exactly one face or is another
-        person's, ``RecogniserError`` when it cannot be checked.
+        person's, and when it is not fit, unless somebody insists; ``RecogniserError`` when it
+        cannot be checked.
         """
         name = check_person(name)
         async with self._memory:
             content = await read()
             known = await self._people.find(digest(content))
             if known is None:
-                faces = await self._recogniser.count_faces(content, image_id=None)
-                if faces != 1:
-                    raise InvalidError(_refusal(faces))
+                faces = await self._recogniser.faces(content, person=name, image_id=None)
+                if len(faces) != 1:
+                    raise InvalidError(_refusal(len(faces)))
+                if not insist:
+                    check_fit(name, faces[0])
             return await self._store(name, content, known, None)
 
-    async def enrol_face(self, name: str, image_id: int, face_index: int) -> KnownPicture:
+    async def enrol_face(
+        self, name: str, image_id: int, face_index: int, *, insist: bool = False
+    ) -> KnownPicture:
         """Make a face of a submitted picture a known picture; the face gets the name, too.
 
         Raises as :meth:`enrol` does.
@@ -83,19 +92,21 @@ class Enrolment:
         face = next((one for one in image.faces if one.index == face_index), None)
         if face is None:
             raise NotFoundError(f"image {image_id} has no face {face_index}")
-        found = 0
+        found: Sequence[SeenFace] = ()
         async with self._memory:
             crops = await self._cropper.crop(
                 await self._images.picture_of_result(image), face.box, _MARGINS
             )
             for crop in crops:
-                found = await self._recogniser.count_faces(crop, image_id=image_id)
-                if found == 1:
+                found = await self._recogniser.faces(crop, person=name, image_id=image_id)
+                if len(found) == 1:
                     known = await self._people.find(digest(crop))
+                    if known is None and not insist:
+                        check_fit(name, found[0])
                     its = FaceOfResult(image_id, face_index, image.processed_at)
                     return await self._store(name, crop, known, its)
         raise InvalidError(
-            f"face {face_index} of image {image_id} cannot be cut out: {_refusal(found)}"
+            f"face {face_index} of image {image_id} cannot be cut out: {_refusal(len(found))}"
         )
 
     async def picture(self, name: str, picture_id: int) -> bytes:

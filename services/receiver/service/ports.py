@@ -14,6 +14,7 @@ from services.receiver.domain import (
     Page,
     Person,
     Removal,
+    SeenFace,
     StatusReport,
     StoredPicture,
     Submission,
@@ -151,8 +152,10 @@ class Pictures(Protocol):
 class Recogniser(Protocol):
     """Finds faces in a picture."""
 
-    async def count_faces(self, content: bytes, *, image_id: int | None) -> int:
-        """Return how many faces the picture shows.
+    async def faces(
+        self, content: bytes, *, person: str, image_id: int | None
+    ) -> Sequence[SeenFace]:
+        """Return the faces that the picture shows, each held against a person.
 
         Raises ``InvalidError`` when it cannot be read, ``RecogniserError`` when there is no answer.
         """

@@ -46,10 +46,12 @@ def count_colours(content: bytes) -> int:
 
 
 class FakeRecogniser(face_pb2_grpc.IdentifyServicer):
-    """A gRPC server for which each colour in a picture is a face."""
+    """A gRPC server for which each colour in a picture is such a ``face``."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.persons: list[str] = []
+        self.face = face_pb2.Face()  # as an older face_recog answers
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 30_000_000)])
@@ -65,6 +67,7 @@ class FakeRecogniser(face_pb2_grpc.IdentifyServicer):
 
     async def Identify(self, request: Any, context: Any) -> face_pb2.IdentifyResponse:  # noqa: N802
         self.asked += 1
+        self.persons.append(request.person)
         try:
             faces = count_colours(request.image_data)
         except (UnidentifiedImageError, OSError):
@@ -72,7 +75,7 @@ class FakeRecogniser(face_pb2_grpc.IdentifyServicer):
                 status=face_pb2.STATUS_UNREADABLE, reason="this is no picture"
             )
         return face_pb2.IdentifyResponse(
-            status=face_pb2.STATUS_OK, faces=[face_pb2.Face()] * faces, engine="fake"
+            status=face_pb2.STATUS_OK, faces=[self.face] * faces, engine="fake"
         )
 
 

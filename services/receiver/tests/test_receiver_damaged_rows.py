@@ -34,6 +34,16 @@ damaged = st.one_of(
     text,
     st.just("[" * 100_000),
 )
+number = st.floats(0, 1) | anything
+damaged_quality = damaged | st.builds(
+    json.dumps,
+    st.fixed_dictionaries(
+        {
+            **dict.fromkeys(("score", "size", "sharpness", "pose", "light"), number),
+            "flaw": anything,
+        }
+    ),
+)
 row = st.fixed_dictionaries(
     {
         "name": text,
@@ -63,14 +73,15 @@ face = st.fixed_dictionaries(
 )
 
 
-@given(row=row, face=face, candidates=damaged)
+@given(row=row, face=face, candidates=damaged, quality=damaged_quality)
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-async def test_any_row_is_shown(
+async def test_any_row_is_shown(  # noqa: PLR0917, as many as Hypothesis makes
     sqlite_settings: DatabaseSettings,
     plain: httpx.AsyncClient,
     row: dict[str, Any],
     face: dict[str, Any],
     candidates: str,
+    quality: str,
 ) -> None:
     database = Database(sqlite_settings)
     async with database.transaction() as connection:
@@ -82,6 +93,7 @@ async def test_any_row_is_shown(
                 image_id=image_id,
                 face_index=0,
                 candidates=sa.type_coerce(candidates, sa.Text),
+                quality=sa.type_coerce(quality, sa.Text),
                 **face,
             )
         )

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.database import Database
+from services.common.quality import Quality
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, images
 from services.receiver.adapters.rows import page_query
@@ -47,6 +48,7 @@ def face_row(image_id: int, index: int = 0, person: str | None = None) -> dict[s
             if person
             else []
         ),
+        "quality": Quality(0.25, "blurred", 1.0, 0.25, 0.75, 0.5) if person else None,
     }
 
 
@@ -94,6 +96,14 @@ async def test_an_image_shows_everything_that_is_known(
                 "person": "Ada",
                 "distance": 0.25,
                 "candidates": [{"person": "Ada", "image_name": "Ada/x.jpg", "distance": 0.25}],
+                "quality": {
+                    "score": 0.25,
+                    "flaw": "blurred",
+                    "size": 1.0,
+                    "sharpness": 0.25,
+                    "pose": 0.75,
+                    "light": 0.5,
+                },
             },
             {
                 "index": 1,
@@ -103,6 +113,7 @@ async def test_an_image_shows_everything_that_is_known(
                 "person": None,
                 "distance": None,
                 "candidates": [],
+                "quality": None,
             },
         ],
     }
@@ -191,7 +202,7 @@ async def test_pages_are_read_from_an_index(mariadb: MariaDb) -> None:
         )
         await connection.exec_driver_sql(
             "INSERT INTO faces SELECT id, 0, 1, 1, 2, 2, 1.0, 0, IF(id MOD 2, 'Ada', 'Grace'),"
-            " 0.2, '[]' FROM images WHERE status = 'processed'"
+            " 0.2, '[]', NULL FROM images WHERE status = 'processed'"
         )
         await connection.exec_driver_sql("ANALYZE TABLE images, faces")
     for filters, index in (

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.crop import PillowCropper
 from services.receiver.adapters.http.files import Files
-from services.receiver.domain import Box, InvalidError
+from services.receiver.domain import Box, InvalidError, SeenFace
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import draw, encode
@@ -118,10 +118,10 @@ async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
         return b"picture"
 
     class Recogniser:
-        async def count_faces(self, _: bytes, *, image_id: int | None) -> int:
-            assert image_id is None
+        async def faces(self, _: bytes, *, person: str, image_id: int | None) -> list[SeenFace]:
+            assert (person, image_id) == ("Ada", None)
             gate.leave()
-            return 0
+            return []
 
     class People:
         async def find(self, _: str) -> None:

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from PIL import Image
 
 from services.common.database import Database, DatabaseUnavailableError
+from services.common.facerecog import face_pb2
+from services.common.quality import Flaw
 from services.common.tables import faces, images
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.settings import ReceiverSettings
@@ -21,9 +23,13 @@ NONE = encode(draw(size=(60, 60)))
 TWO = encode(draw(("red", (0, 0, 20, 20)), ("blue", (30, 30, 50, 50)), size=(60, 60)))
 
 
-async def enrol(client: httpx.AsyncClient, name: str, content: bytes) -> httpx.Response:
+async def enrol(
+    client: httpx.AsyncClient, name: str, content: bytes, **params: str
+) -> httpx.Response:
     return await client.post(
-        f"/people/{quote(name, safe='')}/pictures", files={"file": ("a.png", content)}
+        f"/people/{quote(name, safe='')}/pictures",
+        files={"file": ("a.png", content)},
+        params=params,
     )
 
 
@@ -71,6 +77,82 @@ async def test_anything_else_is_refused_with_the_reason(
     assert reason in answer.json()["detail"]
     assert known(plain_settings) == []
     assert (await plain.get("/people")).json() == {"people": []}
+
+
+def quality(flaw: str | None) -> face_pb2.Quality:
+    numbers = dict.fromkeys(("size", "sharpness", "pose", "light"), 1.0)
+    return face_pb2.Quality(score=0.25 if flaw else 1.0, flaw=flaw, **numbers)
+
+
+def taken_for(person: str, *, ambiguous: bool = False) -> face_pb2.Face:
+    candidate = face_pb2.Candidate(person=person, image_name=f"{person}/1.jpg", distance=0.3)
+    return face_pb2.Face(candidates=[candidate], ambiguous=ambiguous)
+
+
+@pytest.mark.parametrize(
+    ("face", "reason"),
+    [
+        *(
+            (face_pb2.Face(quality=quality(flaw)), f"the face is {flaw}: choose ")
+            for flaw in (*Flaw, "one of a later version")
+        ),
+        (
+            face_pb2.Face(like_person=False),
+            "the face does not look like the other pictures of 'Ada'",
+        ),
+        (taken_for("Grace"), "the face looks like 'Grace', who is known: check the name"),
+    ],
+)
+async def test_a_face_in_doubt_is_refused_with_the_reason_unless_somebody_insists(
+    plain: httpx.AsyncClient,
+    plain_settings: ReceiverSettings,
+    recogniser: FakeRecogniser,
+    face: face_pb2.Face,
+    reason: str,
+) -> None:
+    recogniser.face = face
+    image_id = await seed_faces(plain, plain_settings, ONE, (10, 10, 50, 50))
+    for answer in (
+        await enrol(plain, "Ada", ONE),
+        await enrol(plain, "Ada", ONE, insist="false"),
+        await name_face(plain, "Ada", image_id, 0),
+    ):
+        assert answer.status_code == 422
+        assert reason in answer.json()["detail"]
+        assert [one["pointer"] for one in answer.json()["errors"]] == ["/query/insist"]
+    assert known(plain_settings) == []
+    assert (await plain.get("/people")).json() == {"people": []}
+    assert (await plain.get(f"/images/{image_id}")).json()["faces"][0]["person"] is None
+    assert (await enrol(plain, "Ada", ONE, insist="true")).status_code == 201
+    assert (await name_face(plain, "Ada", image_id, 0, insist="true")).status_code == 201
+    assert len(known(plain_settings)) == 2
+    # What is known already is in no doubt.
+    assert (await enrol(plain, "Ada", ONE)).status_code == 201
+    assert (await name_face(plain, "Ada", image_id, 0)).status_code == 201
+    assert {*recogniser.persons} == {"Ada"}
+
+
+@pytest.mark.parametrize(
+    "face",
+    [
+        face_pb2.Face(quality=quality(None), like_person=True),
+        taken_for("Ada"),
+        taken_for("Grace", ambiguous=True),  # it may be anybody
+    ],
+)
+async def test_a_face_in_no_doubt_becomes_known(
+    plain: httpx.AsyncClient, recogniser: FakeRecogniser, face: face_pb2.Face
+) -> None:
+    recogniser.face = face
+    assert (await enrol(plain, "Ada", ONE)).status_code == 201
+
+
+async def test_nobody_can_insist_on_two_faces(plain: httpx.AsyncClient) -> None:
+    answer = await enrol(plain, "Ada", TWO, insist="true")
+    assert answer.status_code == 422
+    assert "errors" not in answer.json()
+    wrong = await enrol(plain, "Ada", ONE, insist="perhaps")
+    assert [one["pointer"] for one in wrong.json()["errors"]] == ["/query/insist"]
 
 
 async def test_the_same_picture_again_is_the_same_known_picture(
@@ -144,10 +226,12 @@ async def seed_faces(
 
 
 async def name_face(
-    client: httpx.AsyncClient, name: str, image_id: int, face: int
+    client: httpx.AsyncClient, name: str, image_id: int, face: int, **params: str
 ) -> httpx.Response:
     return await client.post(
-        f"/people/{quote(name)}/pictures", json={"image_id": image_id, "face_index": face}
+        f"/people/{quote(name)}/pictures",
+        json={"image_id": image_id, "face_index": face},
+        params=params,
     )
 
 

@@ -71,6 +71,9 @@ _PictureId = Annotated[
     int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
 ]
 _Name = Annotated[openapi.PersonName, Path()]
+_Insist = Annotated[
+    bool, Query(description="Also when the face is of low quality, or looks like somebody else.")
+]
 _Person = Annotated[
     openapi.PersonName | None, Query(description="Only with a face of this person.")
 ]
@@ -301,7 +304,9 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         status_code=201,
         summary="Make a picture a known one of a person",
         description="Upload a file, or name a face of a submitted picture, which is cut out and"
-        " gets the name in its result. Refused unless it shows exactly one face.",
+        " gets the name in its result. Refused unless it shows exactly one face; and when that is"
+        " of low quality, does not look like the person's other pictures, or looks like somebody"
+        " else who is known. Then errors points at insist, which overrules it.",
         response_model=documents.EnrolledDocument,
         responses=_linked(
             201,
@@ -326,7 +331,7 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
             }
         ),
     )
-    async def enrol(name: _Name, request: Request) -> Response:
+    async def enrol(name: _Name, request: Request, insist: _Insist = False) -> Response:
         if bodies.media_type(request) == MULTIPART:
             async with bodies.multipart(
                 request,
@@ -335,7 +340,7 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
                 max_bytes=MAX_PICTURE_BYTES + MULTIPART_OVERHEAD,
             ) as form:
                 file = bodies.check_file(form.get("file"), "/file")
-                known = await api.enrolment.enrol(name, _reader(file))
+                known = await api.enrolment.enrol(name, _reader(file), insist=insist)
         else:
             face = await bodies.read_json(
                 request,
@@ -343,7 +348,9 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
                 api.spools,
                 max_bytes=_JSON_REFERENCE_BYTES,
             )
-            known = await api.enrolment.enrol_face(name, face.image_id, face.face_index)
+            known = await api.enrolment.enrol_face(
+                name, face.image_id, face.face_index, insist=insist
+            )
         return json_response(enrolled_view(known), 201)
 
     @app.get(

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
+from services.common.quality import Flaw
 from services.receiver.domain import MAX_BATCH
 
 # A part is anything but . and .., without / and control characters.
@@ -100,8 +101,25 @@ class CandidateDocument(BaseModel):
     distance: float
 
 
+class QualityDocument(BaseModel):
+    """How well a face can be recognised: each number from 0 to 1, ``score`` is the worst of all.
+
+    ``flaw`` says what is worst when the score is under 0.5, and is null otherwise.
+    """
+
+    score: float
+    flaw: str | None = Field(examples=[*Flaw])
+    size: float
+    sharpness: float
+    pose: float
+    light: float
+
+
 class FaceDocument(BaseModel):
-    """One face; ``person`` is null for somebody unknown."""
+    """One face; ``person`` is null for somebody unknown.
+
+    ``quality`` is null in results of before it was measured.
+    """
 
     index: int
     box: BoxDocument
@@ -110,6 +128,7 @@ class FaceDocument(BaseModel):
     person: str | None
     distance: float | None
     candidates: list[CandidateDocument]
+    quality: QualityDocument | None
 
 
 _Time = Annotated[
