@@ -47,13 +47,15 @@ class NotNowError(ReceiverAwayError):
 class RefusedError(Exception):
     """The receiver refused the request; ``message`` says why, for people.
 
-    ``status`` is the HTTP status of its answer, 400..499.
+    ``status`` is the HTTP status of its answer, 400..499; ``can_insist`` says that it is only a
+    doubt, which a person may overrule.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, can_insist: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.can_insist = can_insist
 
 
 class _Model(BaseModel):
@@ -82,6 +84,17 @@ class Box(_Model):
     bottom: int
 
 
+class Quality(_Model):
+    """How well a face can be recognised: numbers from 0 to 1, and what is worst if it is bad."""
+
+    score: float
+    flaw: str | None
+    size: float
+    sharpness: float
+    pose: float
+    light: float
+
+
 class Face(_Model):
     """One face of a picture."""
 
@@ -92,6 +105,7 @@ class Face(_Model):
     person: str | None
     distance: float | None
     candidates: tuple[Candidate, ...]
+    quality: Quality | None = None
 
     @property
     def kind(self) -> FaceKind:

@@ -189,9 +189,9 @@ class Pages:
         """Make a face a known picture of the person named in the form."""
         small = bodies.limited(request, _MAX_NAME_FORM_BYTES)
         async with small.form(max_files=0, max_fields=4) as form:
-            person = str(form.get("person", "")).strip()
+            person, insist = str(form.get("person", "")).strip(), "insist" in form
         refusal = (
-            await _error_of(self._receiver.enrol_face(person, picture_id, index))
+            await _error_of(self._receiver.enrol_face(person, picture_id, index, insist=insist))
             if person
             else RefusedError(422, "Enter a name.")
         )
@@ -200,9 +200,13 @@ class Pages:
         if _wants_json(request):
             return self._failure(request, refusal)
         message, status = _explain(refusal)
-        return await self._picture_page(
-            picture_id, status, refused={"index": index, "name": person, "message": message}
-        )
+        refused = {
+            "index": index,
+            "name": person,
+            "message": message,
+            "can_insist": _can_insist(refusal),
+        }
+        return await self._picture_page(picture_id, status, refused=refused)
 
     async def add_known_picture(self, request: Request) -> Response:
         """Make an uploaded file a known picture of the person named in the form."""
@@ -232,9 +236,10 @@ class Pages:
             return self._failure(request, RefusedError(422, "Enter a name."))
         if not isinstance(file, bodies.Part) or not file.size:
             return self._failure(request, RefusedError(422, "Choose a picture."))
-        return await self._act(
-            request, self._receiver.enrol_picture(person, file.pieces(), file.size), "/people"
+        enrolment = self._receiver.enrol_picture(
+            person, file.pieces(), file.size, insist="insist" in form
         )
+        return await self._act(request, enrolment, "/people")
 
     async def delete_person(self, request: Request, person: str) -> Response:
         """Forget a person."""
@@ -413,7 +418,8 @@ class Pages:
     def _failure(self, request: Request, error: RefusedError | ReceiverAwayError) -> Response:
         message, status = _explain(error)
         if _wants_json(request):
-            return JSONResponse({"message": message}, status)
+            doubt = {"can_insist": True} if _can_insist(error) else {}
+            return JSONResponse({"message": message, **doubt}, status)
         return self._message(status, message)
 
     def _message(self, status: int, message: str) -> Response:
@@ -430,6 +436,10 @@ def _explain(error: RefusedError | ReceiverAwayError) -> tuple[str, int]:
         return str(error), HTTPStatus.SERVICE_UNAVAILABLE
     message = domain.describe_problem("receiver", str(error)).message
     return f"{message} Try again in a moment.", HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _can_insist(error: RefusedError | ReceiverAwayError) -> bool:
+    return isinstance(error, RefusedError) and error.can_insist
 
 
 def _problems(*answers: object) -> list[Problem]:

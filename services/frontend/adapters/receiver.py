@@ -27,6 +27,10 @@ from services.frontend.domain import (
 _TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
 _UPLOAD_TIMEOUT: Final = httpx.Timeout(60.0, connect=2.0)
 
+_INSIST: Final = {"insist": "true"}
+_DOUBT: Final = "/query/insist"
+"""Where an error points that the parameter overrules."""
+
 _BOUNDARY: Final = "facestack-known-picture-0d9b6f2c7a1e4835"
 
 _PEOPLE: Final = TypeAdapter(tuple[Person, ...])
@@ -111,16 +115,21 @@ class Receiver:
         """Remove a picture and its result."""
         await self._call("DELETE /images/{id}", f"/images/{picture_id}")
 
-    async def enrol_face(self, person: str, picture_id: int, face: int) -> None:
+    async def enrol_face(
+        self, person: str, picture_id: int, face: int, *, insist: bool = False
+    ) -> None:
         """Make a face of a submitted picture a known picture of a person."""
         await self._call(
             "POST /people/{name}/pictures",
             f"{_person_address(person)}/pictures",
+            params=_INSIST if insist else {},
             json={"image_id": picture_id, "face_index": face},
             timeout=_UPLOAD_TIMEOUT,
         )
 
-    async def enrol_picture(self, person: str, file: AsyncIterable[bytes], size: int) -> None:
+    async def enrol_picture(
+        self, person: str, file: AsyncIterable[bytes], size: int, *, insist: bool = False
+    ) -> None:
         """Make an uploaded file of ``size`` bytes a known picture of a person."""
         head = (
             f"--{_BOUNDARY}\r\nContent-Disposition: form-data;"
@@ -137,6 +146,7 @@ class Receiver:
         await self._call(
             "POST /people/{name}/pictures",
             f"{_person_address(person)}/pictures",
+            params=_INSIST if insist else {},
             content=body(),
             headers={
                 "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
@@ -180,9 +190,10 @@ class Receiver:
                 method, address, **{"timeout": _TIMEOUT, **arguments}
             )
             if _is_away(response):
-                raise NotNowError(_message(response))
+                raise NotNowError(_problem(response)[0])
         if response.is_error:
-            raise RefusedError(response.status_code, _message(response))
+            message, can_insist = _problem(response)
+            raise RefusedError(response.status_code, message, can_insist=can_insist)
         return response
 
 
@@ -201,18 +212,20 @@ def _answered(operation: str) -> Iterator[None]:
             raise ReceiverAwayError(str(error) or type(error).__name__) from error
 
 
-def _message(response: httpx.Response) -> str:
-    """Return what a problem document (RFC 9457) says, for people."""
+def _problem(response: httpx.Response) -> tuple[str, bool]:
+    """Return what a problem document (RFC 9457) says, for people, and whether it is a doubt."""
     try:
         problem = response.json()
         text = str(problem.get("detail") or problem["title"])
-        details = [str(error["detail"]) for error in problem.get("errors") or ()]
+        errors = problem.get("errors") or ()
+        details = [str(error["detail"]) for error in errors if error.get("pointer") != _DOUBT]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"The receiver answered {response.status_code} without a reason."
-    return explain_problem(
+        return f"The receiver answered {response.status_code} without a reason.", False
+    message = explain_problem(
         " ".join(_sentence(part) for part in (text, *(d for d in details if d not in text))),
         response.headers,
     )
+    return message, len(details) < len(errors)
 
 
 def explain_problem(detail: str, headers: Mapping[str, str] | None) -> str:

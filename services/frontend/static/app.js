@@ -186,18 +186,28 @@ function inWords(date) {
 
 // ---- Forms --------------------------------------------------------------------------------------
 
-async function send(form) {
+/** Send a form; the button that did so may have a value of its own. */
+async function send(form, button) {
   const message = form.querySelector("[data-message]");
+  const insist = form.querySelector("button[name=insist]");
   if (message) message.textContent = "";
-  const body = form.enctype === "multipart/form-data" ? new FormData(form) : new URLSearchParams(new FormData(form));
+  const data = new FormData(form, button);
+  const body = form.enctype === "multipart/form-data" ? data : new URLSearchParams(data);
   form.dataset.sending = "";
   if (body instanceof FormData) addEventListener("beforeunload", ask);
   try {
     const response = await fetch(form.action, { method: "POST", body, headers: { Accept: "application/json" } });
     const answer = await response.json().catch(() => ({}));
-    if (!response.ok) return tell(message, answer.message ?? `The server answered ${response.status}.`);
+    if (!response.ok) {
+      if (insist) insist.hidden = !answer.can_insist;
+      return tell(message, answer.message ?? `The server answered ${response.status}.`);
+    }
     if (form.dataset.then) return location.assign(form.dataset.then);
     form.closest("[popover]")?.hidePopover();
+    if (insist) {
+      if (insist === document.activeElement) focusIn(form);
+      insist.hidden = true;
+    }
     // What was typed is saved: the form no longer holds back the fresh version.
     form.reset();
     for (const input of form.querySelectorAll("input[list]")) input.value = input.defaultValue;
@@ -206,8 +216,8 @@ async function send(form) {
   } finally {
     delete form.dataset.sending;
     removeEventListener("beforeunload", ask);
-    // Sent as soon as it is chosen: the same file may be chosen again.
-    if ("upload" in form.dataset) form.reset();
+    // Sent as soon as it is chosen: the same file may be chosen again, unless it is sent once more.
+    if ("upload" in form.dataset && (!insist || insist.hidden)) form.reset();
   }
   return refresh();
 }
@@ -232,7 +242,7 @@ function tell(message, text) {
 document.addEventListener("submit", (event) => {
   if (!event.target.matches("form[data-action]")) return;
   event.preventDefault();
-  if (!("sending" in event.target.dataset)) send(event.target);
+  if (!("sending" in event.target.dataset)) send(event.target, event.submitter);
 });
 
 document.addEventListener("change", (event) => {

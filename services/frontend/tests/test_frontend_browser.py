@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 from playwright.sync_api import Browser, Dialog, Page, expect
 
 from services.common.picture_formats import FORMATS, media_type
@@ -172,6 +172,63 @@ def test_a_refused_name_says_why_beside_the_face_and_keeps_what_was_typed(site: 
         expect(face.get_by_label("Who is this?")).to_have_value("a/b")
     assert len(site.complaints) == 1  # the browser reports the status 422
     site.complaints.clear()
+
+
+def in_the_dark(person: str) -> bytes:
+    """Return a picture in which every engine finds a face, and hardly anything else."""
+    return jpeg(ImageEnhance.Brightness(photo(person)).enhance(0.07))
+
+
+def test_a_face_in_doubt_is_refused_and_enrolled_when_somebody_insists(site: Site) -> None:
+    enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    picture = site.submit("dark.jpg", in_the_dark(GRACE))
+    site.wait_status(picture, "processed")
+    [found] = site.call("GET", f"/images/{picture}")["faces"]
+    assert found["quality"]["flaw"] == "dark"
+    assert found["quality"]["score"] == found["quality"]["light"] < 0.5
+    with site.open(f"/images/{picture}") as page:
+        mark(page)
+        face = page.locator(".face-card")
+        expect(face).to_contain_text("Quality: dark")
+        insist = face.get_by_role("button", name="Enrol it anyway")
+        expect(insist).to_have_count(0)
+        face.get_by_label("Who is this?").fill(GRACE)
+        face.get_by_role("button", name="Save name").click()
+        expect(face.get_by_role("alert")).to_have_text(
+            "The face is dark: choose one with more light."
+        )
+        assert [one["name"] for one in site.call("GET", "/people")["people"]] == [EILEEN]
+        insist.focus()
+        keep_screenshot(page, "doubt")
+        insist.press("Enter")
+        expect(face).to_have_attribute("data-kind", "known")
+        assert_not_reloaded(page)
+
+        # Somebody else's picture, at a click on a person's tile.
+        page.get_by_role("link", name="People").click()
+        person = page.locator(".person", has=page.get_by_role("heading", name=EILEEN, exact=True))
+        other = as_file(mirrored(GRACE))
+        person.get_by_label(f"Add a picture of {EILEEN}").set_input_files(other)
+        expect(person.get_by_role("alert")).to_contain_text(
+            f"The face does not look like the other pictures of '{EILEEN}'"
+        )
+        expect(person).to_contain_text("1 known picture")
+        person.get_by_role("button", name="Enrol it anyway").click()
+        expect(person).to_contain_text("2 known pictures")
+        expect(person.get_by_role("button", name="Enrol it anyway")).to_have_count(0)
+    assert len(site.complaints) == 2  # the browser reports the status 422
+    site.complaints.clear()
+
+
+def test_who_insists_without_script_ticks_a_box(site: Site) -> None:
+    with site.open("/people", java_script_enabled=False) as page:
+        page.get_by_label("Name").fill(GRACE)
+        dark = as_file(in_the_dark(GRACE))
+        page.get_by_label("A picture with no other face").set_input_files(dark)
+        page.get_by_label("Enrol it whatever it looks like").check()
+        page.get_by_role("button", name="Add person").click()
+        expect(page.locator(".person")).to_contain_text("1 known picture")
 
 
 def test_the_focus_stays_while_the_page_changes(site: Site) -> None:

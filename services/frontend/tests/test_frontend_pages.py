@@ -427,6 +427,95 @@ async def test_a_refused_name_is_shown_beside_the_face_with_what_was_typed(
     assert 'value="Ada"' in second
 
 
+INSIST = "Enrol it anyway"
+DOUBT = httpx.Response(
+    422,
+    json={
+        "title": "Unprocessable",
+        "detail": "the face is blurred: choose a sharper picture",
+        "errors": [{"pointer": "/query/insist", "detail": "enrols it nevertheless, if true"}],
+    },
+)
+
+
+async def test_a_face_in_doubt_is_named_when_somebody_insists(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(5, faces=[face_json(0), face_json(1)])]
+    receiver.answers = {
+        "POST /people/Ada/pictures": DOUBT,
+        "POST /people/Ada/pictures?insist=true": httpx.Response(201),
+    }
+    button = '<button class="button quiet" name="insist" value="true">'
+    assert button not in (await page.get("/images/5")).text
+    answer = await page.post("/images/5/faces/1/name", data={"person": "Ada"})
+    assert answer.status_code == 422
+    first, second = answer.text.split('data-key="face-1"')
+    assert button not in first
+    assert button in second
+    assert "The face is blurred: choose a sharper picture.</p>" in second
+    insisted = await page.post("/images/5/faces/1/name", data={"person": "Ada", "insist": "true"})
+    assert insisted.headers["Location"] == "/images/5"
+
+
+async def test_a_picture_in_doubt_is_added_when_somebody_insists(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.people = [person_json("Ada", 1)]
+    receiver.answers = {
+        "POST /people/Ada/pictures": DOUBT,
+        "POST /people/Ada/pictures?insist=true": httpx.Response(201),
+    }
+    files = {"file": ("ada.jpg", b"picture")}
+    asked = {"Accept": "application/json"}
+    answer = await page.post("/people", data={"person": "Ada"}, files=files, headers=asked)
+    assert (answer.status_code, answer.json()) == (
+        422,
+        {"message": "The face is blurred: choose a sharper picture.", "can_insist": True},
+    )
+    data = {"person": "Ada", "insist": "true"}
+    assert (await page.post("/people", data=data, files=files)).status_code == 303
+    # Both forms of the page have the button, and a box to tick where no script shows it.
+    people = (await page.get("/people")).text
+    assert people.count(INSIST) == people.count('type="checkbox" name="insist"') == 2
+
+
+async def test_other_refusals_cannot_be_overruled(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.answers = {"POST /people/Ada/pictures": problem(422, "2 faces found")}
+    answer = await page.post(
+        "/people",
+        data={"person": "Ada"},
+        files={"file": ("ada.jpg", b"picture")},
+        headers={"Accept": "application/json"},
+    )
+    assert answer.json() == {"message": "2 faces found."}
+
+
+@pytest.mark.parametrize(
+    ("flaw", "score", "shown"),
+    [("blurred", 0.25, "Quality: blurred"), (None, 0.75, "Quality: good")],
+)
+async def test_the_quality_of_a_face_is_shown(
+    page: httpx.AsyncClient, receiver: FakeReceiver, flaw: str | None, score: float, shown: str
+) -> None:
+    quality = {"score": score, "flaw": flaw, "size": 1, "sharpness": score, "pose": 1, "light": 1}
+    receiver.images = [image_json(5, faces=[face_json(0, quality=quality)])]
+    text = (await page.get("/images/5")).text
+    assert shown in text
+    assert f'<span class="number">{score}</span>' in text
+    assert f"sharpness {score}" in text
+
+
+@pytest.mark.parametrize("values", [{}, {"quality": None}], ids=["older receiver", "older result"])
+async def test_a_face_without_a_quality_says_nothing_of_it(
+    page: httpx.AsyncClient, receiver: FakeReceiver, values: dict[str, None]
+) -> None:
+    receiver.images = [image_json(5, faces=[face_json(0, **values)])]
+    assert "Quality" not in (await page.get("/images/5")).text
+
+
 @pytest.mark.parametrize("name", ["..", ".", "../images/5", "a/b"])
 async def test_a_name_never_leads_elsewhere(
     page: httpx.AsyncClient, receiver: FakeReceiver, name: str
