@@ -103,7 +103,7 @@ samples: venv ## get the two sample photographs, and the weights of an engine
 
 clean: ## remove what was built or downloaded here; stays: var/local, the data of `make run`, and clusters
 	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	@rm -rf var/samples var/models var/demo var/faults var/e2e var/images var/wheels var/*.log
+	@rm -rf var/samples var/models var/demo var/faults var/e2e var/images var/*.log
 	@find services scripts e2e -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list

@@ -75,7 +75,7 @@ for folder in pathlib.Path("/proc").glob("[0-9]*"):
     # The first process serves gRPC, with threads of its own.
     if int(folder.name) not in (1, os.getpid()) and "_dlib_pybind11" in maps:
         found.append({
-            "openblas": "/libopenblas" in maps,
+            "onnxruntime": "/onnxruntime/" in maps,
             "threads": len(list((folder / "task").iterdir())),
         })
 print(json.dumps(found))
@@ -162,8 +162,7 @@ def test_an_image_holds_exactly_the_locked_packages(service: str, content: dict[
         if requirement.marker is None or requirement.marker.evaluate()
     }
     if service == "face-recog":
-        # setuptools only builds; dlib is the one with OpenBLAS.
-        locked = locked - {"dlib-bin", "setuptools"} | {canonicalize_name("dlib")}
+        locked -= {"setuptools"}  # it only builds
     assert sorted(canonicalize_name(name) for name in content["installed"]) == sorted(locked)
 
 
@@ -233,7 +232,7 @@ def recogniser(tag: str, tmp_path: Path) -> Iterator[str]:
         docker("rm", "--force", container)
 
 
-def test_face_recog_names_a_face_with_dlib_on_openblas(recogniser: str) -> None:
+def test_face_recog_names_a_face_by_onnx_runtime(recogniser: str) -> None:
     def address(port: int) -> str:
         return docker("port", recogniser, str(port)).stdout.strip()
 
@@ -262,4 +261,4 @@ def test_face_recog_names_a_face_with_dlib_on_openblas(recogniser: str) -> None:
     assert len(processes) >= 2  # the fork server and a worker
     for process in processes:
         # More threads would mean that OPENBLAS_NUM_THREADS=1 is not in effect.
-        assert process == {"openblas": True, "threads": 1}
+        assert process == {"onnxruntime": True, "threads": 1}

@@ -8,7 +8,6 @@ from scripts.bench.alone import measure, run_alone
 _MODULES: Final = {
     "accuracy": "accuracy",
     "commits": "commits",
-    "dlib": "openblas",
     "drain": "drain",
     "engines": "engines",
     "overload": "overload",

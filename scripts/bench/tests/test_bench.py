@@ -8,9 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from rich.console import Console
 
-from scripts.bench import faces, openblas
 from scripts.bench.alone import run_alone
 from services.testing.samples import sample
 from services.testing.servers import find_binary
@@ -25,7 +23,6 @@ NEEDS = {
     "recognition": (),
     "submissions": ("mariadbd",),
 }
-# dlib wants an image that may not be there: below, the wheel is measured against itself.
 SECONDS = 120
 
 
@@ -48,17 +45,6 @@ def test_a_benchmark_prints_its_tables(name: str) -> None:
     said, _ = benchmark.communicate(timeout=SECONDS)
     assert benchmark.returncode == 0, said
     assert said.count("┃") > 4, said
-
-
-def test_dlib_against_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = (sys.executable, "-m", faces.__name__)
-    openblas.compare(Console(width=110), tmp_path, command, short=True)
-    assert "Boxes: the same in 2 pictures." in capsys.readouterr().out
-
-
-def test_a_dlib_that_ends_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EOFError, match="ended"):
-        openblas.compare(Console(width=110), tmp_path, ("true",), short=True)
 
 
 @pytest.mark.parametrize("name", sorted(NEEDS.keys() - {"engines"}))  # which starts none
