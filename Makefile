@@ -8,7 +8,7 @@ python := .venv/bin/python
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
 	@$(python) -m services.local demo
 
-run: venv ## start all services and stay up; Ctrl-C stops them
+run: samples ## start all services and stay up; Ctrl-C stops them
 	@$(python) -m services.local run
 
 ##@ Work on it

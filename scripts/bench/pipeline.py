@@ -17,9 +17,12 @@ from rich.table import Table
 from scripts.bench import bare
 from scripts.bench.pictures import write_variants
 from services.common.images import RETRIABLE
+from services.common.settings import load
+from services.face_recog.settings import EngineSettings
 from services.local.programs import make_plan
 from services.local.settings import LocalSettings
 from services.local.supervisor import Supervisor
+from services.testing.samples import weights
 
 _PICTURES: Final = 60
 _ROUNDS: Final = 3
@@ -98,7 +101,8 @@ async def _measure(
         "pictures/s",
         "bare loop, pictures/s",
         "ratio",
-        title=f"{pictures} pictures of up to {largest} px, as many recogniser processes as CPUs",
+        title=f"{pictures} pictures of up to {largest} px, engine {load(EngineSettings).engine}, as"
+        " many recogniser processes as CPUs",
     )
     pairs = list(zip(our_rates, bare_rates, strict=True))
     for ours, theirs in pairs:
@@ -115,5 +119,6 @@ async def _measure(
 
 def run(console: Console, folder: Path, *, short: bool) -> None:
     """Print the tables; bare loop and pipeline take turns."""
+    weights("centerface.onnx")
     how = (4, 1, 400) if short else (_PICTURES, _ROUNDS, _LARGEST)
     asyncio.run(_measure(console, folder, *how))

@@ -76,11 +76,11 @@ def worker_memory(workers: int, cgroup: Path = _CGROUP) -> int:
 class EngineSettings(Settings):
     """What finds and encodes faces."""
 
-    engine: Literal["classic", "centerface", "onnx"] = Field(
-        "classic",
-        description="classic: dlib, as the face_recognition package; centerface: the detector"
-        " CenterFace before dlib's encodings, faster and for smaller faces; onnx: CenterFace before"
-        " the model in EMBEDDER_FILE.",
+    engine: Literal["centerface", "classic", "onnx"] = Field(
+        "centerface",
+        description="centerface: the detector CenterFace before dlib's encodings; classic: dlib, as"
+        " the face_recognition package, slower and for larger faces; onnx: CenterFace before the"
+        " model in EMBEDDER_FILE.",
     )
     embedder_file: FilePath | None = Field(
         None,

@@ -14,7 +14,7 @@ from PIL import Image
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
 from services.testing.damaged_pictures import save
-from services.testing.samples import sample
+from services.testing.samples import sample, weights
 from services.testing.servers import Server, free_port
 from services.testing.waiting import eventually
 
@@ -129,6 +129,7 @@ def face_recog(
     tmp_path: Path, astronaut: Image.Image, hopper: Image.Image
 ) -> Iterator[Callable[..., FaceRecog]]:
     """Starts face_recog with both people known; settings as environment variables."""
+    weights("centerface.onnx")
     started: list[FaceRecog] = []
 
     def start(**settings: str) -> FaceRecog:

@@ -138,7 +138,7 @@ def test_a_detector_is_no_embedder(brought: Embedder) -> None:
 
 
 def test_the_engine_onnx_wants_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert EngineSettings().choice == "classic"
+    assert EngineSettings().choice == "centerface"
     monkeypatch.setenv("ENGINE", "onnx")
     with pytest.raises(ValidationError) as error:
         EngineSettings()
