@@ -21,8 +21,16 @@ from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import Server
-from services.face_recog.domain import Encoding, People
-from services.face_recog.service import Gallery, Identifier
+from services.face_recog.domain import (
+    DEFAULT_FALSE_NAMES,
+    Calibration,
+    Encoding,
+    People,
+    Portraits,
+    Rule,
+)
+from services.face_recog.service import Gallery, Identifier, Snapshot
+from services.face_recog.strangers import DLIB
 from services.testing.servers import free_port
 
 _KNOWN: Final = (3, 10, 50)
@@ -34,11 +42,19 @@ class _FixedGallery(Gallery):
     """A gallery whose people are given, not read from a store."""
 
     def __init__(self, store: ObjectStore, pool: Pool) -> None:
-        super().__init__(store, pool, prefix="known_people/", engine=pool.engine, parallel=1)
+        super().__init__(
+            store,
+            pool,
+            prefix="known_people/",
+            engine=pool.engine,
+            parallel=1,
+            tail=DLIB,
+            false_names=DEFAULT_FALSE_NAMES,
+        )
 
-    def show(self, people: People) -> None:
+    def show(self, snapshot: Snapshot) -> None:
         """Replace the known people."""
-        self._people = people
+        self._snapshot = snapshot
 
 
 def _synthetic(real: list[Encoding], number: int) -> dict[str, Encoding]:
@@ -46,6 +62,12 @@ def _synthetic(real: list[Encoding], number: int) -> dict[str, Encoding]:
     made = np.random.default_rng(1).normal(size=(max(0, number - len(real)), len(real[0])))
     made *= np.linalg.norm(real[0]) / np.linalg.norm(made, axis=1, keepdims=True)
     return {f"person {row}/1.jpg": encoding for row, encoding in enumerate([*real, *made])}
+
+
+def _snapshot(people: People) -> Snapshot:
+    calibration = Calibration.after(None, people.people)
+    rule = Rule.of(calibration, DLIB, DEFAULT_FALSE_NAMES)
+    return Snapshot(Portraits(people), calibration, rule)
 
 
 def _reencode(known: list[Path], picture: Path) -> float:
@@ -98,14 +120,15 @@ async def _measure(
     reencoding = {number: _reencode(known_files[:number], picture) for number in known}
 
     galleries = {
-        number: People(_synthetic(real[:number], number)) for number in (*known, synthetic)
+        number: _snapshot(People(_synthetic(real[:number], number)))
+        for number in (*known, synthetic)
     }
     seconds: dict[int, list[float]] = {number: [] for number in galleries}
     content = picture.read_bytes()
     async with _serving(folder) as (client, gallery):
         for turn in range(rounds + 1):
-            for number, people in random.sample(list(galleries.items()), len(galleries)):
-                gallery.show(people)
+            for number, snapshot in random.sample(list(galleries.items()), len(galleries)):
+                gallery.show(snapshot)
                 start = time.perf_counter()
                 await client.identify(content)
                 if turn:  # the first round warms up

@@ -159,9 +159,10 @@ faces = sa.Table(
     sa.Column("bottom", sa.Integer, nullable=False),
     sa.Column("detection_score", sa.Float, nullable=False),
     sa.Column("ambiguous", sa.Boolean, nullable=False),
+    # Null for nobody known; null, ambiguous and with candidates: a person is to say who it is.
     sa.Column("person", _exact(100)),
     sa.Column("distance", sa.Float),
-    # [{"person": str, "image_name": str, "distance": float}], nearest first.
+    # [{"person": str, "image_name": str, "distance": float}], likeliest first.
     sa.Column("candidates", Candidates, nullable=False),
     # NULL in results of before it was measured.
     sa.Column("quality", _Quality),

@@ -51,6 +51,8 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             prefix=settings.known_people,
             engine=pool.engine,
             parallel=settings.pool_size,
+            tail=settings.tail,
+            false_names=settings.false_names,
         )
         server = Server(
             Identifier(store, pool, gallery),

@@ -1,9 +1,10 @@
 """Faces, known people and who is nearest to whom."""
 
 import bisect
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.quality import Quality
+from services.face_recog.strangers import Tail
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ EngineChoice = Literal["classic", "centerface"] | Embedder
 DEFAULT_TOLERANCE: Final = 0.6
 """The distance for which the model was trained: it tells people apart at 0.6."""
 
+DEFAULT_FALSE_NAMES: Final = 0.01
+"""The share of strangers who may get a name."""
+
 DEFAULT_CANDIDATES: Final = 5
 
 AMBIGUOUS_DISTANCE: Final = 0.5
@@ -43,6 +48,16 @@ AMBIGUOUS_DISTANCE: Final = 0.5
 
 AMBIGUOUS_MARGIN: Final = 0.05
 """So is one whose runner-up is as near as this."""
+
+ASKED_ABOUT: Final = 0.2
+"""A person is asked about the faces that are more alike to somebody known than those of all but so
+many strangers, in 1; of 400 known people, 95 % were named or asked about then."""
+
+_FEW: Final = 10
+"""Fewer people than these are calibrated for as if they were so many."""
+
+_STEP: Final = 1.25
+"""Calibrations differ by this factor in the number of people."""
 
 # Squared distances from float32 products are off by less than this; encodings have a length of
 # about 1.4, so their rounding errors stay below 1e-5.
@@ -120,19 +135,37 @@ class Recognition:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A person that a face may be, with the nearest of the person's pictures."""
+    """A person that a face may be, with the nearest of the person's pictures.
+
+    ``likeness`` to all of them is measured where that decides.
+    """
 
     image_name: str
     person: str
     distance: float
+    likeness: float | None = None
+
+
+class Outcome(StrEnum):
+    """What is said of a face."""
+
+    NAMED = "named"
+    """It is the first candidate."""
+
+    UNSURE = "unsure"
+    """It may be one of the candidates: a person is to say."""
+
+    UNKNOWN = "unknown"
+    """It is nobody who is known."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """Who a face may be, nearest first."""
+    """Who a face may be, likeliest first; nobody when it is unknown."""
 
     candidates: Sequence[Candidate]
     ambiguous: bool
+    outcome: Outcome
 
 
 def _person(name: str) -> str:
@@ -171,6 +204,28 @@ class People:
         """How many pictures of them there are."""
         return len(self._names)
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The people's names, sorted."""
+        return self._persons
+
+    def means(self) -> NDArray[np.float32]:
+        """Return the mean of each person's encodings, scaled to length 1; shape (people, size)."""
+        if not self._persons:
+            return self._matrix
+        units = self._matrix / np.sqrt(np.maximum(self._norms, _ROUGH))[:, None]
+        sums = np.add.reduceat(units, self._starts, axis=0)
+        return np.asarray(sums / (self._ends - self._starts)[:, None], np.float32)
+
+    def candidate(self, person: int, encoding: Encoding) -> Candidate:
+        """Return one of ``names`` with the nearest picture."""
+        start, end = self._starts[person], self._ends[person]
+        distances = np.linalg.norm(self._matrix[start:end] - encoding, axis=1)
+        nearest = int(np.argmin(distances))
+        return Candidate(
+            self._names[start + nearest], self._persons[person], float(distances[nearest])
+        )
+
     def nearest(self, encoding: Encoding, count: int) -> list[Candidate]:
         """Return the ``count`` nearest people, nearest first, each with the nearest picture."""
         if not self._persons or count < 1:
@@ -204,10 +259,98 @@ class People:
         return bool(np.linalg.norm(rows - encoding, axis=1).min() <= DEFAULT_TOLERANCE)
 
 
+class Portraits:
+    """Known people, each described by all their pictures."""
+
+    def __init__(self, people: People) -> None:
+        self.people = people
+        self._means = people.means()
+
+    def likenesses(self, encoding: Encoding) -> NDArray[np.float32]:
+        """Return how alike a face is to each of ``people.names``."""
+        if not self.people.people:
+            return np.empty(0, np.float32)  # which have no size to multiply with
+        face = (encoding / np.linalg.norm(encoding)).astype(np.float32)
+        return np.asarray(self._means @ face, np.float32)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What names are held against: it is the same while no more than ``people`` are known.
+
+    A new version says something else; within one, a face's outcome depends on nobody but itself
+    and the people whom it is compared with.
+    """
+
+    version: int
+    people: int
+
+    @classmethod
+    def after(cls, before: "Calibration | None", people: int) -> "Calibration":
+        """Return the one before, if it holds for so many people, else the next one."""
+        if (
+            before is not None
+            and people <= before.people
+            and (before.people == _FEW or before.people / _STEP**2 < people)
+        ):
+            return before
+        steps = math.log(max(people, _FEW) / _FEW, _STEP)
+        enough = math.ceil(_FEW * _STEP ** math.ceil(steps - 1e-9))
+        return cls(before.version + 1 if before else 1, enough)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Likenesses from which a face is named, and from which it is asked about."""
+
+    named: float
+    unsure: float
+
+    @classmethod
+    def of(cls, calibration: Calibration, tail: Tail, false_names: float) -> "Rule":
+        """Return the one by which at most the share ``false_names`` of strangers are named."""
+        named = tail.likeness_of(false_names, calibration.people)
+        return cls(named, min(named, tail.likeness_of(ASKED_ABOUT, calibration.people)))
+
+
+def decide(
+    portraits: Portraits, encodings: Sequence[Encoding], rule: Rule, *, max_candidates: int
+) -> list[Match]:
+    """Say who the faces of one picture are, may be, or that they are nobody known.
+
+    A face is named after nobody but the person who is most alike. A person is in a picture once: of
+    two faces that would get one name, the more alike does, and about the other a person is asked.
+    """
+    alike = [portraits.likenesses(encoding) for encoding in encodings]
+    likely = [np.flatnonzero(likeness >= rule.unsure) for likeness in alike]
+    likely = [
+        persons[np.argsort(-likeness[persons], kind="stable")]
+        for persons, likeness in zip(likely, alike, strict=True)
+    ]
+    holder: dict[int, int] = {}
+    for face, persons in enumerate(likely):
+        if not persons.size or alike[face][persons[0]] < rule.named:
+            continue
+        best = int(persons[0])
+        if best not in holder or alike[face][best] > alike[holder[best]][best]:
+            holder[best] = face
+    matches = []
+    for face, (encoding, persons) in enumerate(zip(encodings, likely, strict=True)):
+        left = [int(person) for person in persons if holder.get(int(person), face) == face]
+        named = bool(left) and holder.get(left[0]) == face
+        outcome = Outcome.NAMED if named else Outcome.UNSURE if left else Outcome.UNKNOWN
+        candidates = [
+            replace(portraits.people.candidate(one, encoding), likeness=float(alike[face][one]))
+            for one in left[:max_candidates]
+        ]
+        matches.append(Match(candidates, outcome is Outcome.UNSURE, outcome))
+    return matches
+
+
 def match(
     people: People, encodings: Sequence[Encoding], *, tolerance: float, max_candidates: int
 ) -> list[Match]:
-    """Say who the faces of one picture may be.
+    """Say who the faces of one picture may be, by nothing but the nearest picture's distance.
 
     A person is in a picture once: of two faces that look like the same one, the nearer keeps the
     name and the other gets its next candidate or none. What makes a face ambiguous is measured
@@ -243,11 +386,11 @@ def match(
 
 def _match_one(candidates: Sequence[Candidate], nearest: Sequence[Candidate]) -> Match:
     if not candidates:
-        return Match((), ambiguous=False)
+        return Match((), ambiguous=False, outcome=Outcome.UNKNOWN)
     best = candidates[0]
     ambiguous = best.distance > AMBIGUOUS_DISTANCE or any(
         other.distance - best.distance <= AMBIGUOUS_MARGIN
         for other in nearest
         if other.person != best.person
     )
-    return Match(candidates, ambiguous)
+    return Match(candidates, ambiguous, Outcome.NAMED)

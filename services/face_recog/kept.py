@@ -54,8 +54,13 @@ _FACES: Final = struct.Struct("<I")
 _HASH_BYTES: Final = 32
 _HEX_DIGITS: Final = 2 * _HASH_BYTES
 _FLOAT: Final = np.dtype("<f4")
+CALIBRATION: Final = "calibration"
+"""The name, beside the encodings, of what else is kept for an engine."""
+
 _MARK: Final = "in-use"
-_KEY: Final = re.compile(rf"{FOLDER}(?P<engine>[^/]+)/(?P<name>[0-9a-f]{{{_HEX_DIGITS}}}|{_MARK})")
+_KEY: Final = re.compile(
+    rf"{FOLDER}(?P<engine>[^/]+)/(?P<name>[0-9a-f]{{{_HEX_DIGITS}}}|{_MARK}|{CALIBRATION})"
+)
 _REMOVALS: Final = 500
 """Removals in one go: about a second, so that a change of the known people shows soon."""
 
@@ -175,13 +180,14 @@ class KeptEncodings:
             marks = {engine: names.pop(_MARK, None) for engine, names in engines.items()}
             now = marks.get(self._engine.name)
             for engine, names in engines.items():
-                keys = {f"{FOLDER}{engine}/{name}" for name in names}
+                keys = {f"{FOLDER}{engine}/{name}" for name in names.keys() - {CALIBRATION}}
                 marked = marks[engine]
                 if marked is None:
                     await self._mark(engine)
                 elif now is not None and now - marked > GRACE_SECONDS:
                     log.info("encodings of a former engine are removed", engine=engine)
-                    self._former |= keys | {f"{FOLDER}{engine}/{_MARK}"}
+                    self._former |= keys
+                    self._former |= {f"{FOLDER}{engine}/{name}" for name in (CALIBRATION, _MARK)}
                 self._candidates |= keys
 
     async def remove(self, wanted: Collection[str]) -> None:

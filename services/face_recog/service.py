@@ -25,21 +25,26 @@ from services.common.objects import (
 )
 from services.common.quality import Quality
 from services.face_recog import metrics
+from services.face_recog.calibrations import KeptCalibration
 from services.face_recog.domain import (
     DEFAULT_CANDIDATES,
-    DEFAULT_TOLERANCE,
     Box,
+    Calibration,
     Encoding,
     Engine,
     Match,
     People,
+    Portraits,
     Problem,
     RecogniserFaultError,
     Recognition,
     RejectedError,
+    Rule,
+    decide,
     match,
 )
 from services.face_recog.kept import Faces, KeptEncodings, Store
+from services.face_recog.strangers import Tail
 
 log = structlog.get_logger(__name__)
 
@@ -95,6 +100,15 @@ class _Known:
     encoding: Encoding | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """The known people at one time, and how faces are named after them."""
+
+    portraits: Portraits
+    calibration: Calibration
+    rule: Rule
+
+
 class Gallery:
     """The known people: ``<prefix><person>/<picture>`` in the store.
 
@@ -105,29 +119,45 @@ class Gallery:
     """
 
     def __init__(
-        self, store: Store, recogniser: Recogniser, *, prefix: str, engine: Engine, parallel: int
+        self,
+        store: Store,
+        recogniser: Recogniser,
+        *,
+        prefix: str,
+        engine: Engine,
+        parallel: int,
+        tail: Tail,
+        false_names: float,
     ) -> None:
+        self._tail = tail
+        self._false_names = false_names
         self._store = store
         self._recogniser = recogniser
         self._prefix = prefix
         self._kept = KeptEncodings(store, engine)
+        self._calibration = KeptCalibration(store, engine)
         self._reading = asyncio.Semaphore(_PARALLEL_READS)
         self._encoding = asyncio.Semaphore(parallel)
         self._known: dict[str, _Known] = {}
         self._faults: Counter[tuple[str, str]] = Counter()
-        self._people: People | None = None
+        self._snapshot: Snapshot | None = None
         self._ready = asyncio.Event()
         self._trouble = ""
         self._listing_seconds = 0.0
         self._swept_at: float | None = None
 
     @property
-    def people(self) -> People:
-        """The newest snapshot, or :class:`NotReadyError`."""
-        if self._people is None:
+    def snapshot(self) -> Snapshot:
+        """The newest one, or :class:`NotReadyError`."""
+        if self._snapshot is None:
             why = f": {self._trouble}" if self._trouble else ""
             raise NotReadyError(f"the known people are still being loaded{why}")
-        return self._people
+        return self._snapshot
+
+    @property
+    def people(self) -> People:
+        """Those of the newest snapshot, or :class:`NotReadyError`."""
+        return self.snapshot.portraits.people
 
     async def check(self) -> None:
         """Raise unless the known people were loaded once."""
@@ -187,7 +217,7 @@ class Gallery:
             if key not in self._known or self._known[key].tag != info.tag
         ]
         wanted.sort(key=self._count_faults)  # those that failed before do not hold up the others
-        batch = wanted if self._people is None else wanted[:_BATCH]
+        batch = wanted if self._snapshot is None else wanted[:_BATCH]
         complete = all(self._count_faults(info) for info in wanted[len(batch) :])
         results = await asyncio.gather(
             *(self._read(info) for info in batch), return_exceptions=True
@@ -197,8 +227,9 @@ class Gallery:
         for key in changed.keys() & self._known.keys():
             self._kept.forget(self._known[key].digest)
         self._known.update(changed)
-        if not (problems and self._people is None) and (self._people is None or removed or changed):
-            self._publish()
+        first = self._snapshot is None
+        if not (problems and first) and (first or removed or changed):
+            await self._publish()
         if problems:
             raise problems[0]
         if complete and listed.keys() == self._known.keys():  # else one that moved may be to come
@@ -240,27 +271,42 @@ class Gallery:
             await self._kept.sweep()
             self._swept_at = now
 
-    def _publish(self) -> None:
+    async def _publish(self) -> None:
+        encodings = {
+            key.removeprefix(self._prefix): known.encoding
+            for key, known in self._known.items()
+            if known.encoding is not None
+        }
+        # Off the event loop: 100,000 people take seconds.
+        portraits = await asyncio.to_thread(lambda: Portraits(People(encodings)))
+        people = portraits.people
+        calibration = await self._calibrate(people.people)
+        self._snapshot = Snapshot(
+            portraits, calibration, Rule.of(calibration, self._tail, self._false_names)
+        )
         if not self._ready.is_set():
             self._ready.set()
             self._encoding = asyncio.Semaphore(1)
-        self._people = People(
-            {
-                key.removeprefix(self._prefix): known.encoding
-                for key, known in self._known.items()
-                if known.encoding is not None
-            }
-        )
-        skipped = len(self._known) - self._people.pictures
-        metrics.GALLERY_PEOPLE.set(self._people.people)
-        metrics.GALLERY_PICTURES.set(self._people.pictures)
+        skipped = len(self._known) - people.pictures
+        metrics.GALLERY_PEOPLE.set(people.people)
+        metrics.GALLERY_PICTURES.set(people.pictures)
         metrics.GALLERY_SKIPPED.set(skipped)
         log.info(
             "known people",
-            people=self._people.people,
-            pictures=self._people.pictures,
+            people=people.people,
+            pictures=people.pictures,
             skipped=skipped,
+            calibration=calibration.version,
         )
+
+    async def _calibrate(self, people: int) -> Calibration:
+        """Return the calibration that replicas share, a new one where it does not hold."""
+        kept = await self._calibration.read()
+        ours = self._snapshot.calibration if self._snapshot else None
+        calibration = Calibration.after(kept or ours, people)
+        if calibration != kept:
+            await self._calibration.write(calibration)
+        return calibration
 
     async def _read(self, info: ObjectInfo) -> _Known | None:
         """Encode one known picture; None when it is gone or to be tried again."""
@@ -327,9 +373,10 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Question:
-    """Who is in this picture; ``None`` and 0 stand for the defaults.
+    """Who is in this picture; 0 stands for the defaults.
 
     ``path`` is a key below ``pictures/`` and is used when ``picture``, the file itself, is empty.
+    With a tolerance the nearest picture decides, not the calibrated rule.
     Whether each face is like ``person`` is answered, too, whoever else it may be.
     """
 
@@ -362,6 +409,8 @@ class Answer:
     width: int
     height: int
     faces: Sequence[NamedFace]
+    calibration: int = 0
+    """The version that decided; 0 where a tolerance did."""
 
 
 class Identifier:
@@ -381,8 +430,8 @@ class Identifier:
         ``ObjectStoreUnavailableError`` and whatever the recogniser raises are faults.
         """
         _ = self._gallery.people
-        tolerance = DEFAULT_TOLERANCE if question.tolerance is None else question.tolerance
-        if not 0 < tolerance <= 1:
+        tolerance = question.tolerance
+        if tolerance is not None and not 0 < tolerance <= 1:
             raise RejectedError(
                 Problem.INVALID_REQUEST, f"tolerance must be over 0 and at most 1, got {tolerance}"
             )
@@ -392,15 +441,18 @@ class Identifier:
         found = await self._recogniser.recognise(
             picture, max_faces=question.max_faces, on_long=on_long
         )
-        people = self._gallery.people
+        snapshot = self._gallery.snapshot
+        people = snapshot.portraits.people
         encodings = [face.encoding for face in found.faces]
-        find_matches = functools.partial(
-            match,
-            people,
-            encodings,
-            tolerance=tolerance,
-            max_candidates=question.max_candidates or DEFAULT_CANDIDATES,
-        )
+        count = question.max_candidates or DEFAULT_CANDIDATES
+        if tolerance is None:
+            find_matches = functools.partial(
+                decide, snapshot.portraits, encodings, snapshot.rule, max_candidates=count
+            )
+        else:
+            find_matches = functools.partial(
+                match, people, encodings, tolerance=tolerance, max_candidates=count
+            )
         if people.pictures * len(encodings) > _QUICK_PICTURES:
             matches = await asyncio.to_thread(find_matches)
         else:
@@ -421,6 +473,7 @@ class Identifier:
                 )
                 for face, one in zip(found.faces, matches, strict=True)
             ],
+            snapshot.calibration.version if tolerance is None else 0,
         )
 
     async def _fetch(self, path: str) -> bytes:

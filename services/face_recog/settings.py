@@ -8,7 +8,8 @@ from pydantic import Field, FilePath, ValidationInfo, field_validator
 
 from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
-from services.face_recog.domain import Embedder, EngineChoice
+from services.face_recog.domain import DEFAULT_FALSE_NAMES, Embedder, EngineChoice
+from services.face_recog.strangers import DLIB, Tail, tail_within
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -95,7 +96,7 @@ class EngineSettings(Settings):
     embedder_distance: float = Field(
         1.1,
         gt=0,
-        lt=2,
+        lt=1.4,
         description="Distance up to which two of its encodings, scaled to length 1, are of one"
         " person.",
     )
@@ -121,6 +122,13 @@ class EngineSettings(Settings):
             size=self.embedder_size,
             distance=self.embedder_distance,
         )
+
+    @property
+    def tail(self) -> Tail:
+        """How alike strangers are to the engine."""
+        if self.engine != "onnx":
+            return DLIB
+        return tail_within(self.embedder_distance)
 
 
 class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
@@ -163,5 +171,12 @@ class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
         KNOWN_PEOPLE,
         pattern="^[^/].*/$",
         description="Prefix of the object store: PREFIX<person>/<picture>.",
+    )
+    false_names: float = Field(
+        DEFAULT_FALSE_NAMES,
+        gt=0,
+        lt=1,
+        description="The share of strangers who may get the name of somebody known, at any number"
+        " of known people: with less, fewer of those are found.",
     )
     watch_seconds: Seconds = Field(2.0, description="How often the known people are listed.")

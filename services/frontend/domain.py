@@ -31,7 +31,7 @@ VERY_CLOSE: Final = 0.40
 """Largest distance called "very close"."""
 
 CLOSE: Final = 0.50
-"""Largest distance called "close"; beyond it the recogniser calls a match ambiguous."""
+"""Largest distance called "close"; beyond it the faces are alike, but not much."""
 
 FaceKind = Literal["known", "ambiguous", "unknown"]
 
@@ -109,24 +109,28 @@ class Face(_Model):
 
     @property
     def kind(self) -> FaceKind:
-        """Tell how sure the name is."""
-        if self.person is None:
-            return "unknown"
-        return "ambiguous" if self.ambiguous else "known"
+        """Tell how sure the name is; ambiguous, it is none but a question."""
+        if self.ambiguous and (self.person or self.candidates):
+            return "ambiguous"
+        return "known" if self.person else "unknown"
 
     @property
     def label(self) -> str:
-        """Return the name as a box shows it; the question mark says that it is not sure."""
-        if self.person is None:
-            return "Unknown"
-        return f"{self.person}?" if self.ambiguous else self.person
+        """Return the name as a box shows it; the question mark says that it is none yet."""
+        if self.kind == "ambiguous":
+            return f"{self.person or self.candidates[0].person}?"
+        return self.person or "Unknown"
 
     @property
     def explanation(self) -> str:
         """Say in words how the name came about."""
         others = [c for c in self.candidates if c.person != self.person]
-        if self.person is None:
+        if self.kind == "unknown":
             return "Nobody known looks like this face."
+        if self.person is None:
+            return (
+                "It may be somebody known, but strangers look as much alike: please say who it is."
+            )
         if self.distance is None:
             return "Named by hand."
         if not self.ambiguous:

@@ -30,7 +30,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A known picture within the tolerance; ``person`` is the folder in ``image_name``."""
+    """Somebody whom a face may be; ``person`` is the folder in ``image_name``."""
 
     image_name: str
     person: str
@@ -39,7 +39,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Face:
-    """A face, in pixels of the upright picture; candidates are nearest first."""
+    """A face, in pixels of the upright picture; candidates are likeliest first.
+
+    ``unsure``: none of them is its name, a person is to say.
+    """
 
     left: int
     top: int
@@ -50,6 +53,7 @@ class Face:
     candidates: tuple[Candidate, ...]
     quality: Quality | None = None
     """None: an older face_recog has answered."""
+    unsure: bool = False
 
 
 @dataclass(frozen=True)

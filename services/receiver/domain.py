@@ -116,6 +116,7 @@ class Box:
 class Face:
     """One face of an image; ``person`` and ``distance`` are None for somebody unknown.
 
+    They are, too, where only a person can tell: that one is ambiguous and has candidates.
     ``quality`` is None in results of before it was measured.
     """
 

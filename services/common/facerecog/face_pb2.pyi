@@ -52,6 +52,33 @@ STATUS_INVALID_REQUEST: Status.ValueType  # 5
 """neither path nor data, a bad path, a tolerance out of range"""
 Global___Status: _TypeAlias = Status  # noqa: Y015
 
+class _Outcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Outcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OUTCOME_UNSPECIFIED: _Outcome.ValueType  # 0
+    """from an older server: named when there is a candidate"""
+    OUTCOME_NAMED: _Outcome.ValueType  # 1
+    """it is the first candidate"""
+    OUTCOME_UNSURE: _Outcome.ValueType  # 2
+    """it may be one of the candidates: a question to a person, not a name"""
+    OUTCOME_UNKNOWN: _Outcome.ValueType  # 3
+    """nobody who is known"""
+
+class Outcome(_Outcome, metaclass=_OutcomeEnumTypeWrapper): ...
+
+OUTCOME_UNSPECIFIED: Outcome.ValueType  # 0
+"""from an older server: named when there is a candidate"""
+OUTCOME_NAMED: Outcome.ValueType  # 1
+"""it is the first candidate"""
+OUTCOME_UNSURE: Outcome.ValueType  # 2
+"""it may be one of the candidates: a question to a person, not a name"""
+OUTCOME_UNKNOWN: Outcome.ValueType  # 3
+"""nobody who is known"""
+Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
 @_typing.final
 class IdentifyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -67,11 +94,13 @@ class IdentifyRequest(_message.Message):
     image_data: _builtins.bytes
     """the picture file itself, in any format of picture_formats.py"""
     tolerance: _builtins.float
-    """largest distance that is a match, 0 < x <= 1; default 0.6"""
+    """Largest distance that is a match, 0 < x <= 1: then the nearest picture decides, and nothing
+    is promised of strangers. Without it the rule that is calibrated does.
+    """
     max_faces: _builtins.int
     """largest faces first; 0: all"""
     max_candidates: _builtins.int
-    """people per face, nearest first; 0: 5"""
+    """people per face, likeliest first; 0: 5"""
     person: _builtins.str
     """sets like_person of each face"""
     def __init__(
@@ -105,8 +134,9 @@ class IdentifyResponse(_message.Message):
     HEIGHT_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
     image_name: _builtins.str
-    """known picture nearest to any face, or "not_found" """
+    """of the faces that are named, the nearest known picture, or "not_found" """
     status: Global___Status.ValueType
     width: _builtins.int
     """pixels of the upright picture; 0 when it could not be read"""
@@ -115,6 +145,8 @@ class IdentifyResponse(_message.Message):
     """version of models and rules; equal engines give equal answers"""
     reason: _builtins.str
     """for people, when status is one that rejects the picture"""
+    calibration: _builtins.int
+    """version of what a name is held against; 0 with a tolerance"""
     @_builtins.property
     def faces(self) -> _containers.RepeatedCompositeFieldContainer[Global___Face]:
         """largest first"""
@@ -129,10 +161,11 @@ class IdentifyResponse(_message.Message):
         height: _builtins.int = ...,
         engine: _builtins.str = ...,
         reason: _builtins.str = ...,
+        calibration: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "faces", b"faces", "height", b"height", "image_name", b"image_name", "reason", b"reason", "status", b"status", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "engine", b"engine", "faces", b"faces", "height", b"height", "image_name", b"image_name", "reason", b"reason", "status", b"status", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,11 +179,13 @@ class Face(_message.Message):
     DETECTION_SCORE_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     AMBIGUOUS_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     LIKE_PERSON_FIELD_NUMBER: _builtins.int
     detection_score: _builtins.float
     ambiguous: _builtins.bool
-    """best distance over 0.5, or the runner-up within 0.05 of it"""
+    """Unsure; with a tolerance: best distance over 0.5, or the runner-up within 0.05 of it."""
+    outcome: Global___Outcome.ValueType
     like_person: _builtins.bool
     """Whether it is nearer than 0.6 to a known picture of IdentifyRequest.person; unset when there
     is none. Farther apart are two people, by any engine.
@@ -159,7 +194,7 @@ class Face(_message.Message):
     def box(self) -> Global___Box: ...
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
-        """within the tolerance, nearest first, each person once"""
+        """likeliest first, each person once; none when unknown"""
 
     @_builtins.property
     def quality(self) -> Global___Quality: ...
@@ -170,12 +205,13 @@ class Face(_message.Message):
         detection_score: _builtins.float = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         ambiguous: _builtins.bool = ...,
+        outcome: Global___Outcome.ValueType = ...,
         quality: Global___Quality | None = ...,
         like_person: _builtins.bool | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "box", b"box", "like_person", b"like_person", "quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "ambiguous", b"ambiguous", "box", b"box", "candidates", b"candidates", "detection_score", b"detection_score", "like_person", b"like_person", "quality", b"quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "ambiguous", b"ambiguous", "box", b"box", "candidates", b"candidates", "detection_score", b"detection_score", "like_person", b"like_person", "outcome", b"outcome", "quality", b"quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__like_person: _TypeAlias = _typing.Literal["like_person"]  # noqa: Y015
     _WhichOneofArgType__like_person: _TypeAlias = _typing.Literal["_like_person", b"_like_person"]  # noqa: Y015

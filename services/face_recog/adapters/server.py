@@ -16,6 +16,7 @@ from services.common.facerecog.client import IMAGE_ID, LONG, MAX_MESSAGE_BYTES
 from services.common.metrics import record
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.domain import (
+    Outcome,
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,
@@ -39,6 +40,11 @@ _STATUS: Final = {
     Problem.UNREADABLE: face_pb2.STATUS_UNREADABLE,
     Problem.TOO_LARGE: face_pb2.STATUS_TOO_LARGE,
     Problem.INVALID_REQUEST: face_pb2.STATUS_INVALID_REQUEST,
+}
+_OUTCOME: Final = {
+    Outcome.NAMED: face_pb2.OUTCOME_NAMED,
+    Outcome.UNSURE: face_pb2.OUTCOME_UNSURE,
+    Outcome.UNKNOWN: face_pb2.OUTCOME_UNKNOWN,
 }
 _FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
     NotReadyError: grpc.StatusCode.UNAVAILABLE,
@@ -237,7 +243,7 @@ def _image_id(context: _Context) -> dict[str, int]:
 
 def _response(answer: Answer, engine: str) -> face_pb2.IdentifyResponse:
     best = min(
-        (face.match.candidates[0] for face in answer.faces if face.match.candidates),
+        (face.match.candidates[0] for face in answer.faces if face.match.outcome is Outcome.NAMED),
         key=lambda candidate: candidate.distance,
         default=None,
     )
@@ -248,6 +254,7 @@ def _response(answer: Answer, engine: str) -> face_pb2.IdentifyResponse:
         width=answer.width,
         height=answer.height,
         engine=engine,
+        calibration=answer.calibration,
     )
 
 
@@ -266,6 +273,7 @@ def _face(face: NamedFace) -> face_pb2.Face:
             for candidate in face.match.candidates
         ],
         ambiguous=face.match.ambiguous,
+        outcome=_OUTCOME[face.match.outcome],
         quality=face_pb2.Quality(**dataclasses.asdict(face.quality)),
         like_person=face.like_person,
     )

@@ -30,11 +30,12 @@ from services.common.facerecog.client import (
     RecogniserUnavailableError,
 )
 from services.common.images import MAX_PICTURE_BYTES
-from services.face_recog.adapters.server import Server
+from services.common.quality import Quality
+from services.face_recog.adapters.server import Server, _response
 from services.face_recog.app import announce
-from services.face_recog.domain import Engine
+from services.face_recog.domain import Box, Candidate, Engine, Match, Outcome
 from services.face_recog.kept import unpack
-from services.face_recog.service import Answer, Question
+from services.face_recog.service import Answer, NamedFace, Question
 from services.testing.waiting import eventually
 
 OLD_PROTO = """
@@ -300,7 +301,11 @@ async def test_known_people_follow_the_store(
         await until_metric(server, "facestack_gallery_skipped_pictures", 1)
         assert "it shows no face" in server.log_file.read_text()
         assert await name() == "Rear Admiral/new.webp"
-    kept = [path for path in (server.store / "encodings").rglob("*") if path.name != "in-use"]
+    kept = [
+        path
+        for path in (server.store / "encodings").rglob("*")
+        if path.name not in {"in-use", "calibration"}
+    ]
     kept = [path for path in kept if path.is_file()]
     assert len(kept) == 3  # what was removed is not kept
     for path in kept:
@@ -582,3 +587,21 @@ def test_a_port_in_use_ends_it_with_one_line(tmp_path: Path) -> None:
             assert result.returncode == 1
             [line] = [one for one in result.stderr.splitlines() if one]
             assert f"cannot listen on 127.0.0.1:{port}" in line
+
+
+@pytest.mark.parametrize(
+    ("outcome", "image_name", "sent"),
+    [
+        (Outcome.NAMED, "Ada/1.jpg", face_pb2.OUTCOME_NAMED),
+        (Outcome.UNSURE, "not_found", face_pb2.OUTCOME_UNSURE),
+    ],
+)
+def test_a_face_that_is_asked_about_is_no_name_for_old_clients_either(
+    outcome: Outcome, image_name: str, sent: face_pb2.Outcome.ValueType
+) -> None:
+    match = Match([Candidate("Ada/1.jpg", "Ada", 0.3)], outcome is Outcome.UNSURE, outcome)
+    quality = Quality(1, None, 1, 1, 1, 1)
+    answer = Answer(9, 9, [NamedFace(Box(1, 2, 3, 4), 1.0, match, quality)], 7)
+    response = _response(answer, "engine")
+    assert (response.image_name, response.calibration) == (image_name, 7)
+    assert (response.faces[0].outcome, len(response.faces[0].candidates)) == (sent, 1)

@@ -27,10 +27,12 @@ from services.face_recog.domain import (
     RejectedError,
 )
 from services.face_recog.service import Gallery, NotReadyError
+from services.face_recog.strangers import Tail
 from services.testing.fixtures import s3_settings
 from services.testing.servers import VersityGw
 
 ENGINE = Engine("dlib-1+rules-1", 128)
+TAIL = Tail(0.9, 0.02)
 
 
 class FakeRecogniser:
@@ -76,7 +78,15 @@ def recogniser() -> FakeRecogniser:
 
 
 def new_gallery(store: Any, recogniser: FakeRecogniser) -> Gallery:
-    return Gallery(store, recogniser, prefix="known_people/", engine=ENGINE, parallel=3)
+    return Gallery(
+        store,
+        recogniser,
+        prefix="known_people/",
+        engine=ENGINE,
+        parallel=3,
+        tail=TAIL,
+        false_names=0.01,
+    )
 
 
 def names(gallery: Gallery, picture: bytes) -> list[str]:
@@ -142,7 +152,13 @@ async def test_every_picture_is_encoded_once_for_all_replicas(
     assert names(second, b"f3") == ["p3/x"]
 
     newer_engine = Gallery(
-        store, another, prefix="known_people/", engine=Engine("dlib-2+rules-1", 128), parallel=3
+        store,
+        another,
+        prefix="known_people/",
+        engine=Engine("dlib-2+rules-1", 128),
+        parallel=3,
+        tail=TAIL,
+        false_names=0.01,
     )
     await newer_engine.refresh()
     assert b"f3" in another.seen
@@ -281,7 +297,7 @@ async def test_encodings_that_cannot_be_kept_are_used_nevertheless(
 async def kept_for(store: ObjectStore, *pictures: bytes) -> bool:
     """Whether exactly these pictures' encodings are kept."""
     kept = {info.key async for info in store.list("encodings/")}
-    kept.remove(f"encodings/{ENGINE.name}/in-use")
+    kept -= {f"encodings/{ENGINE.name}/{other}" for other in ("in-use", "calibration")}
     wanted = {hashlib.sha256(picture).hexdigest() for picture in pictures}
     return kept == {f"encodings/{ENGINE.name}/{name}" for name in wanted}
 
@@ -510,7 +526,15 @@ async def test_no_error_ends_the_watch_and_each_is_said(
     for number in range(3):
         await store.put(f"known_people/p{number}/x", b"f%d" % number)
     broken = Broken(store, recogniser, where, error)
-    gallery = Gallery(broken, broken, prefix="known_people/", engine=ENGINE, parallel=3)
+    gallery = Gallery(
+        broken,
+        broken,
+        prefix="known_people/",
+        engine=ENGINE,
+        parallel=3,
+        tail=TAIL,
+        false_names=0.01,
+    )
     with capture_logs() as logs:
         watching = asyncio.create_task(gallery.watch(0.001))
         async with asyncio.timeout(60):
@@ -595,7 +619,15 @@ async def test_a_picture_that_the_store_does_not_give_holds_up_nobody(
             return await super().get(key, max_bytes=max_bytes)
 
     partly = Partly(store, recogniser, "elsewhere", ValueError())
-    gallery = Gallery(partly, partly, prefix="known_people/", engine=ENGINE, parallel=3)
+    gallery = Gallery(
+        partly,
+        partly,
+        prefix="known_people/",
+        engine=ENGINE,
+        parallel=3,
+        tail=TAIL,
+        false_names=0.01,
+    )
     with capture_logs() as logs:
         for _ in range(2):
             with pytest.raises(ObjectStoreUnavailableError):
@@ -633,7 +665,15 @@ async def test_the_first_snapshot_waits_for_a_store_that_lists_but_does_not_give
             return await super().get(key, max_bytes=max_bytes)
 
     half = HalfWay(store, recogniser, "elsewhere", ValueError())
-    gallery = Gallery(half, half, prefix="known_people/", engine=ENGINE, parallel=1)
+    gallery = Gallery(
+        half,
+        half,
+        prefix="known_people/",
+        engine=ENGINE,
+        parallel=1,
+        tail=TAIL,
+        false_names=0.01,
+    )
     for _ in range(10):
         with pytest.raises(ObjectStoreUnavailableError):
             await gallery.refresh()
@@ -659,3 +699,47 @@ async def test_a_real_server_gone_and_back(tmp_path: Path, recogniser: FakeRecog
     await gallery.refresh()
     assert gallery.people.pictures == 2
     server.stop()
+
+
+async def test_replicas_share_a_calibration_that_stays_while_few_people_come(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    for number in range(11):
+        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+    first, second = new_gallery(store, recogniser), new_gallery(store, recogniser)
+    await first.refresh()
+    await second.refresh()
+    shared = first.snapshot.calibration
+    assert (shared.version, shared.people) == (1, 13)
+    assert second.snapshot.calibration == shared
+    await store.put("known_people/p11/x", b"f11")
+    await first.refresh()
+    assert first.snapshot.portraits.people.people == 12
+    assert first.snapshot.calibration == shared
+    for number in range(12, 20):
+        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+    await first.refresh()
+    assert first.snapshot.calibration.version == 2
+    await second.refresh()
+    assert second.snapshot.calibration == first.snapshot.calibration
+    assert second.snapshot.rule == first.snapshot.rule
+    for number in range(17, 20):
+        await store.delete(f"known_people/p{number}/x")
+    third = new_gallery(store, recogniser)  # of itself it would make another one for 17 people
+    await third.refresh()
+    assert third.snapshot.calibration == first.snapshot.calibration
+
+
+@pytest.mark.parametrize("content", [b"", b"FSKE", b"x" * 5000, bytes(100)])
+async def test_a_damaged_calibration_is_made_again(
+    store: ObjectStore, recogniser: FakeRecogniser, content: bytes
+) -> None:
+    await store.put("known_people/p/x", b"f")
+    await new_gallery(store, recogniser).refresh()
+    key = f"encodings/{ENGINE.name}/calibration"
+    sound = await store.get(key)
+    await store.put(key, content)
+    with capture_logs() as logs:
+        await new_gallery(store, recogniser).refresh()
+    assert "kept calibration is damaged and made again" in [line["event"] for line in logs]
+    assert await store.get(key) == sound

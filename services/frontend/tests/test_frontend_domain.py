@@ -128,6 +128,13 @@ def candidate(person: str, distance: float) -> dict[str, object]:
             "Ada?",
             "The match is close, but Bea is nearly as close.",
         ),
+        (
+            face(ambiguous=True, candidates=[candidate("Ada", 0.5), candidate("Bea", 0.4)]),
+            "ambiguous",
+            "Ada?",
+            "It may be somebody known, but strangers look as much alike: please say who it is.",
+        ),
+        (face(ambiguous=True), "unknown", "Unknown", "Nobody known looks like this face."),
     ],
 )
 def test_a_face_in_words(shown: Face, kind: str, label: str, explanation: str) -> None:

@@ -42,5 +42,6 @@ def _face(face: face_pb2.Face) -> Face:
             Candidate(candidate.image_name, candidate.person, candidate.distance)
             for candidate in face.candidates
         ),
+        unsure=face.outcome == face_pb2.OUTCOME_UNSURE,
         quality=quality_of(face),
     )

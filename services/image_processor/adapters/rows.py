@@ -135,8 +135,8 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, found: Sequ
                 "bottom": face.bottom,
                 "detection_score": face.detection_score,
                 "ambiguous": face.ambiguous,
-                "person": person(face.candidates[0]) if face.candidates else None,
-                "distance": face.candidates[0].distance if face.candidates else None,
+                "person": person(face.candidates[0]) if _is_named(face) else None,
+                "distance": face.candidates[0].distance if _is_named(face) else None,
                 "candidates": [
                     {
                         "person": person(candidate),
@@ -150,6 +150,10 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, found: Sequ
             for index, face in enumerate(found)
         ],
     )
+
+
+def _is_named(face: Face) -> bool:
+    return bool(face.candidates) and not face.unsure
 
 
 async def _people(connection: AsyncConnection, image_names: Collection[str]) -> dict[str, str]:

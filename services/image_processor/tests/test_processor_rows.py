@@ -153,6 +153,7 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         Face(1, 2, 30, 40, 0.5, True, (known, by_hand), QUALITY),
         Face(5, 6, 70, 80, 0.75, False, (by_hand,)),
         Face(9, 9, 10, 10, 1.0, False, ()),
+        Face(9, 9, 10, 10, 1.0, True, (known,), unsure=True),
     )
     [image_id] = await bench.submit(b"face")
     for _ in range(2):  # the second result replaces the first one
@@ -164,10 +165,12 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         ("Ada L.", 0.25),
         ("Bob", 0.5),
         (None, None),
+        (None, None),  # a question, which candidates and ambiguous tell from nobody known
     ]
     assert (stored[0].left, stored[0].top, stored[0].right, stored[0].bottom) == (1, 2, 30, 40)
-    assert [face.detection_score for face in stored] == [0.5, 0.75, 1.0]
-    assert [face.ambiguous for face in stored] == [True, False, False]
+    assert [face.detection_score for face in stored] == [0.5, 0.75, 1.0, 1.0]
+    assert [face.ambiguous for face in stored] == [True, False, False, True]
+    assert [len(face.candidates) for face in stored] == [2, 1, 0, 1]
     assert stored[0].candidates == [
         {"person": "Ada L.", "image_name": "Ada/1.jpg", "distance": 0.25},
         {"person": "Bob", "image_name": "Bob/1.jpg", "distance": 0.5},

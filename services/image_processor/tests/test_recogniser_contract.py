@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.common.facerecog import face_pb2
 from services.common.facerecog.client import (
     RecogniserBusyError,
     RecogniserClient,
@@ -41,6 +42,30 @@ async def test_faces_with_their_people(recogniser: Recogniser) -> None:
         90,
         "test-1",
     )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "unsure"),
+    [
+        (face_pb2.OUTCOME_UNSPECIFIED, False),  # of a recogniser that does not know them
+        (face_pb2.OUTCOME_NAMED, False),
+        (face_pb2.OUTCOME_UNSURE, True),
+        (face_pb2.OUTCOME_UNKNOWN, False),
+    ],
+)
+async def test_what_a_recogniser_is_unsure_of_is_no_name(
+    outcome: face_pb2.Outcome.ValueType, unsure: bool
+) -> None:
+    class Client:
+        async def identify(self, *args: Any, **options: Any) -> face_pb2.IdentifyResponse:
+            return face_pb2.IdentifyResponse(
+                status=face_pb2.STATUS_OK, faces=[face_pb2.Face(outcome=outcome)]
+            )
+
+    client: Any = Client()
+    answer = await GrpcRecogniser(client).identify(b"face", 1, lambda: None)
+    assert isinstance(answer, Processed)
+    assert [face.unsure for face in answer.faces] == [unsure]
 
 
 async def test_no_face_is_an_answer(recogniser: Recogniser) -> None:

@@ -116,7 +116,9 @@ class QualityDocument(BaseModel):
 
 
 class FaceDocument(BaseModel):
-    """One face; ``person`` is null for somebody unknown.
+    """One face; ``person`` is null for somebody unknown, and where only a person can tell.
+
+    Such a face is ``ambiguous``, and its ``candidates`` are a question, not a name.
 
     ``quality`` is null in results of before it was measured.
     """
