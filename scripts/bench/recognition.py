@@ -30,7 +30,7 @@ from services.face_recog.domain import (
     Rule,
 )
 from services.face_recog.service import Gallery, Identifier, Snapshot
-from services.face_recog.strangers import DLIB
+from services.face_recog.strangers import DLIB, Strangers
 from services.testing.servers import free_port
 
 _KNOWN: Final = (3, 10, 50)
@@ -48,7 +48,7 @@ class _FixedGallery(Gallery):
             prefix="known_people/",
             engine=pool.engine,
             parallel=1,
-            tail=DLIB,
+            tails=DLIB,
             false_names=DEFAULT_FALSE_NAMES,
         )
 
@@ -66,8 +66,8 @@ def _synthetic(real: list[Encoding], number: int) -> dict[str, Encoding]:
 
 def _snapshot(people: People) -> Snapshot:
     calibration = Calibration.after(None, people.people)
-    rule = Rule.of(calibration, DLIB, DEFAULT_FALSE_NAMES)
-    return Snapshot(Portraits(people), calibration, rule)
+    rule = Rule.of(calibration, DLIB.product, DEFAULT_FALSE_NAMES)
+    return Snapshot(Portraits(people, Strangers(DLIB)), calibration, rule)
 
 
 def _reencode(known: list[Path], picture: Path) -> float:

@@ -51,7 +51,7 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             prefix=settings.known_people,
             engine=pool.engine,
             parallel=settings.pool_size,
-            tail=settings.tail,
+            tails=settings.tails,
             false_names=settings.false_names,
         )
         server = Server(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.quality import Quality
-from services.face_recog.strangers import Tail
+from services.face_recog.strangers import Model, Strangers, Tail, Vectors
 
 
 @dataclass(frozen=True)
@@ -209,13 +209,26 @@ class People:
         """The people's names, sorted."""
         return self._persons
 
-    def means(self) -> NDArray[np.float32]:
+    def means(self) -> Vectors:
         """Return the mean of each person's encodings, scaled to length 1; shape (people, size)."""
         if not self._persons:
             return self._matrix
-        units = self._matrix / np.sqrt(np.maximum(self._norms, _ROUGH))[:, None]
-        sums = np.add.reduceat(units, self._starts, axis=0)
+        sums = np.add.reduceat(self._units(slice(None)), self._starts, axis=0)
         return np.asarray(sums / (self._ends - self._starts)[:, None], np.float32)
+
+    def faces(self, most: int) -> Vectors:
+        """Return a picture's encoding of each person, or of so many people from all of them.
+
+        Scaled to length 1, of shape (people, size).
+        """
+        some = np.linspace(0, self.people - 1, min(self.people, most))
+        return self._units(self._starts[some.astype(np.intp)])
+
+    def _units(self, rows: "slice | NDArray[np.intp]") -> Vectors:
+        units: Vectors = (
+            self._matrix[rows] / np.sqrt(np.maximum(self._norms[rows], _ROUGH))[:, None]
+        )
+        return units
 
     def candidate(self, person: int, encoding: Encoding) -> Candidate:
         """Return one of ``names`` with the nearest picture."""
@@ -260,43 +273,73 @@ class People:
 
 
 class Portraits:
-    """Known people, each described by all their pictures."""
+    """Known people, each described by all their pictures, and how they stand among strangers.
 
-    def __init__(self, people: People) -> None:
+    ``before`` are older ones: whoever has not changed since is not measured again.
+    """
+
+    def __init__(
+        self, people: People, strangers: Strangers, before: "Portraits | None" = None
+    ) -> None:
         self.people = people
+        self.strangers = strangers
         self._means = people.means()
+        self._standing = np.empty((2, people.people), np.float32)
+        rows = np.full(people.people, -1)
+        if before and before.strangers is strangers and before.people.people and people.people:
+            known = {name: row for row, name in enumerate(before.people.names)}
+            rows = np.array([known.get(name, -1) for name in people.names], dtype=np.intp)
+            same = rows >= 0
+            same[same] = (before._means[rows[same]] == self._means[same]).all(axis=1)  # noqa: SLF001
+            rows[~same] = -1
+            self._standing[:, same] = before._standing[:, rows[same]]  # noqa: SLF001
+        changed = rows < 0
+        self._standing[:, changed] = strangers.standing(self._means[changed])
 
-    def likenesses(self, encoding: Encoding) -> NDArray[np.float32]:
+    def likenesses(self, encoding: Encoding) -> Vectors:
         """Return how alike a face is to each of ``people.names``."""
         if not self.people.people:
             return np.empty(0, np.float32)  # which have no size to multiply with
         face = (encoding / np.linalg.norm(encoding)).astype(np.float32)
-        return np.asarray(self._means @ face, np.float32)
+        mean, spread = self._standing
+        return self.strangers.likenesses(face, self._means, (mean, spread))
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What names are held against: it is the same while no more than ``people`` are known.
 
-    A new version says something else; within one, a face's outcome depends on nobody but itself
-    and the people whom it is compared with.
+    ``model`` is what strangers are drawn from; None while too few faces were seen. A new version
+    says something else; within one, a face's outcome depends on nobody but itself and the people
+    whom it is compared with.
     """
 
     version: int
     people: int
+    model: Model | None = None
 
     @classmethod
-    def after(cls, before: "Calibration | None", people: int) -> "Calibration":
-        """Return the one before, if it holds for so many people, else the next one."""
-        if (
-            before is not None
-            and people <= before.people
-            and (before.people == _FEW or before.people / _STEP**2 < people)
-        ):
+    def after(
+        cls, before: "Calibration | None", people: int, model: Model | None = None
+    ) -> "Calibration":
+        """Return the one before, if it holds for so many people, else the next one.
+
+        The next one it is, too, with a model, which is newer than the one before's.
+        """
+        if before is None:
+            return cls(1, _enough(people), model)
+        holds = people <= before.people and (
+            before.people == _FEW or before.people / _STEP**2 < people
+        )
+        if holds and model is None:
             return before
-        steps = math.log(max(people, _FEW) / _FEW, _STEP)
-        enough = math.ceil(_FEW * _STEP ** math.ceil(steps - 1e-9))
-        return cls(before.version + 1 if before else 1, enough)
+        enough = before.people if holds else _enough(people)
+        return cls(before.version + 1, enough, model or before.model)
+
+
+def _enough(people: int) -> int:
+    steps = math.log(max(people, _FEW) / _FEW, _STEP)
+    return math.ceil(_FEW * _STEP ** math.ceil(steps - 1e-9))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from services.face_recog.domain import (
     Encoding,
     Engine,
     Match,
+    Outcome,
     People,
     Portraits,
     Problem,
@@ -44,7 +45,7 @@ from services.face_recog.domain import (
     match,
 )
 from services.face_recog.kept import Faces, KeptEncodings, Store
-from services.face_recog.strangers import Tail
+from services.face_recog.strangers import FITTED, Seen, Strangers, Tails
 
 log = structlog.get_logger(__name__)
 
@@ -126,10 +127,11 @@ class Gallery:
         prefix: str,
         engine: Engine,
         parallel: int,
-        tail: Tail,
+        tails: Tails,
         false_names: float,
     ) -> None:
-        self._tail = tail
+        self._seen = Seen(engine.size, tails)
+        self._no_model = Strangers(tails)
         self._false_names = false_names
         self._store = store
         self._recogniser = recogniser
@@ -228,8 +230,8 @@ class Gallery:
             self._kept.forget(self._known[key].digest)
         self._known.update(changed)
         first = self._snapshot is None
-        if not (problems and first) and (first or removed or changed):
-            await self._publish()
+        if not (problems and first):
+            await self._publish(changed=bool(first or removed or changed))
         if problems:
             raise problems[0]
         if complete and listed.keys() == self._known.keys():  # else one that moved may be to come
@@ -271,19 +273,25 @@ class Gallery:
             await self._kept.sweep()
             self._swept_at = now
 
-    async def _publish(self) -> None:
-        encodings = {
-            key.removeprefix(self._prefix): known.encoding
-            for key, known in self._known.items()
-            if known.encoding is not None
-        }
-        # Off the event loop: 100,000 people take seconds.
-        portraits = await asyncio.to_thread(lambda: Portraits(People(encodings)))
-        people = portraits.people
-        calibration = await self._calibrate(people.people)
-        self._snapshot = Snapshot(
-            portraits, calibration, Rule.of(calibration, self._tail, self._false_names)
+    def note_stranger(self, encoding: Encoding) -> None:
+        """Remember a face that got no name, to calibrate by."""
+        self._seen.add(encoding)
+
+    async def _publish(self, *, changed: bool) -> None:
+        """Make a new snapshot when the known people changed, or what replicas calibrate by."""
+        before = self._snapshot
+        people = self.people if before and not changed else await self._collect()
+        calibration = await self._calibrate(people, changed=changed)
+        if before and not changed and calibration == before.calibration:
+            return
+        strangers = before.portraits.strangers if before else self._no_model
+        # Off the event loop: 100,000 new people, or a new model with as many known, take seconds.
+        strangers = await asyncio.to_thread(strangers.know, calibration.model)
+        portraits = await asyncio.to_thread(
+            Portraits, people, strangers, before.portraits if before else None
         )
+        rule = Rule.of(calibration, strangers.tail, self._false_names)
+        self._snapshot = Snapshot(portraits, calibration, rule)
         if not self._ready.is_set():
             self._ready.set()
             self._encoding = asyncio.Semaphore(1)
@@ -299,11 +307,27 @@ class Gallery:
             calibration=calibration.version,
         )
 
-    async def _calibrate(self, people: int) -> Calibration:
+    async def _collect(self) -> People:
+        return await asyncio.to_thread(
+            People,
+            {
+                key.removeprefix(self._prefix): known.encoding
+                for key, known in self._known.items()
+                if known.encoding is not None
+            },
+        )
+
+    async def _calibrate(self, people: People, *, changed: bool) -> Calibration:
         """Return the calibration that replicas share, a new one where it does not hold."""
         kept = await self._calibration.read()
         ours = self._snapshot.calibration if self._snapshot else None
-        calibration = Calibration.after(kept or ours, people)
+        # Ours is newer where it could not be kept. Of two of one version, all take what is kept.
+        before = max(
+            (one for one in (kept, ours) if one), key=lambda one: one.version, default=None
+        )
+        known = people.faces(FITTED[-1]) if changed else ()
+        model = await asyncio.to_thread(self._seen.fit, known, before.model if before else None)
+        calibration = Calibration.after(before, people.people, model)
         if calibration != kept:
             await self._calibration.write(calibration)
         return calibration
@@ -460,6 +484,10 @@ class Identifier:
         for one in matches:
             result = "unknown" if not one.candidates else "ambiguous" if one.ambiguous else "known"
             metrics.FACES.labels(result).inc()
+        if tolerance is None:
+            for encoding, one in zip(encodings, matches, strict=True):
+                if one.outcome is not Outcome.NAMED:
+                    self._gallery.note_stranger(encoding)
         return Answer(
             found.width,
             found.height,

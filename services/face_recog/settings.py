@@ -9,7 +9,7 @@ from pydantic import Field, FilePath, ValidationInfo, field_validator
 from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
 from services.face_recog.domain import DEFAULT_FALSE_NAMES, Embedder, EngineChoice
-from services.face_recog.strangers import DLIB, Tail, tail_within
+from services.face_recog.strangers import DLIB, Tails, tails_within
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -124,11 +124,11 @@ class EngineSettings(Settings):
         )
 
     @property
-    def tail(self) -> Tail:
+    def tails(self) -> Tails:
         """How alike strangers are to the engine."""
         if self.engine != "onnx":
             return DLIB
-        return tail_within(self.embedder_distance)
+        return tails_within(self.embedder_distance)
 
 
 class FaceRecogSettings(EngineSettings, ObjectStoreSettings):

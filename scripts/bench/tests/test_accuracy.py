@@ -6,6 +6,7 @@ from rich.console import Console
 
 from scripts.bench import accuracy
 from services.face_recog.domain import DEFAULT_TOLERANCE, Encoding
+from services.face_recog.strangers import DLIB
 
 Faces = dict[str, list[Encoding]]
 
@@ -25,8 +26,12 @@ def faces(people: int, pictures: int, spread: float, like: list[Encoding] | None
     }
 
 
+def ask(everybody: Faces, known: int) -> accuracy._Rules:
+    return accuracy._ask(everybody, accuracy._Setting(known, 2), DLIB)
+
+
 def test_people_far_from_all_others_are_found_and_strangers_are_nobody() -> None:
-    _, answers = accuracy._ask(faces(20, 3, 0.2) | faces(40, 1, 0.2), accuracy._Setting(10, 2))
+    answers = ask(faces(20, 3, 0.2) | faces(40, 1, 0.2), 10).nearest
     assert len(answers.known) == accuracy._PROBES
     assert accuracy._shares(answers, DEFAULT_TOLERANCE) == ("100.0%", "0.0%", "0.0%")
 
@@ -34,7 +39,7 @@ def test_people_far_from_all_others_are_found_and_strangers_are_nobody() -> None
 def test_a_stranger_who_looks_like_a_known_person_counts_as_named() -> None:
     known = faces(10, 3, 0.2)
     doubles = faces(10, 1, 0.2, like=[pictures[1] for pictures in known.values()])
-    _, answers = accuracy._ask(known | doubles, accuracy._Setting(10, 2))
+    answers = ask(known | doubles, 10).nearest
     assert accuracy._shares(answers, DEFAULT_TOLERANCE) == ("100.0%", "0.0%", "100.0%")
     # Where no stranger gets a name any more, these are too far from themselves as well.
     assert accuracy._share(answers.known, accuracy._allowing(answers.tuning), true=True) < 1
@@ -43,14 +48,14 @@ def test_a_stranger_who_looks_like_a_known_person_counts_as_named() -> None:
 def test_a_known_person_who_is_taken_for_another_is_not_found() -> None:
     one, other = faces(2, 3, 0.2).values()
     everybody = {"one": [other[0], *one[1:]], "other": other, **faces(30, 1, 0.2)}
-    _, answers = accuracy._ask(everybody, accuracy._Setting(2, 2))
+    answers = ask(everybody, 2).nearest
     assert accuracy._shares(answers, DEFAULT_TOLERANCE)[:2] == ("50.0%", "50.0%")
 
 
 def test_no_face_serves_twice() -> None:
     """Neither as enrolled and asked, nor as a stranger to choose a tolerance by and to check it."""
     everybody = faces(20, 3, 0.0) | faces(40, 1, 0.2)
-    answers, _ = accuracy._ask(everybody, accuracy._Setting(20, 2))
+    answers = ask(everybody, 20).rule
     assert len(answers.known) == 20
     assert len(answers.tuning) + len(answers.strangers) == 40
     assert min(len(answers.tuning), len(answers.strangers)) > 10

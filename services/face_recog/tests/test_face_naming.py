@@ -18,10 +18,12 @@ from services.face_recog.domain import (
     Rule,
     decide,
 )
-from services.face_recog.strangers import Tail
+from services.face_recog.strangers import Strangers, Tail, Tails
 
 TAIL: Final = Tail(0.12, 0.052)
 """Of the products of directions in 128 dimensions, which are normal with a spread of 0.088."""
+
+NO_MODEL: Final = Strangers(Tails(TAIL, TAIL))
 
 Known = dict[str, Encoding]
 
@@ -47,7 +49,7 @@ def rule_for(people: int, false_names: float = DEFAULT_FALSE_NAMES) -> Rule:
 
 
 def ask(people: Known, *faces: Encoding, rule: Rule | None = None) -> list[Match]:
-    portraits = Portraits(People(people))
+    portraits = Portraits(People(people), NO_MODEL)
     used = rule or rule_for(portraits.people.people)
     return decide(portraits, faces, used, max_candidates=5)
 
@@ -69,7 +71,7 @@ def test_hardly_a_stranger_is_named_and_most_are_nobody() -> None:
 def test_between_the_two_a_person_is_asked() -> None:
     people = known(20)
     face = picture(3, 9)
-    alike = float(max(Portraits(People(people)).likenesses(face)))
+    alike = float(max(Portraits(People(people), NO_MODEL).likenesses(face)))
     [one] = ask(people, face, rule=Rule(named=alike + 0.01, unsure=alike - 0.01))
     assert (one.outcome, one.ambiguous) == (Outcome.UNSURE, True)
     assert [candidate.person for candidate in one.candidates] == ["p3"]
@@ -117,8 +119,8 @@ def test_a_stranger_who_is_enrolled_changes_no_name_within_a_calibration(
     person: int, stranger: int, distance: float
 ) -> None:
     people, face = known(10), picture(person, 9, distance)
-    before = Portraits(People(people))
-    after = Portraits(People(people | {"a stranger/1": somebody(stranger)}))
+    before = Portraits(People(people), NO_MODEL)
+    after = Portraits(People(people | {"a stranger/1": somebody(stranger)}), NO_MODEL, before)
     rule = rule_for(11)
     [one] = decide(before, [face], rule, max_candidates=20)
     [other] = decide(after, [face], rule, max_candidates=20)

@@ -18,6 +18,7 @@ from services.common.settings import ObjectStoreSettings
 from services.face_recog import metrics, service
 from services.face_recog.domain import (
     Box,
+    Calibration,
     DetectedFace,
     Encoding,
     Engine,
@@ -27,12 +28,11 @@ from services.face_recog.domain import (
     RejectedError,
 )
 from services.face_recog.service import Gallery, NotReadyError
-from services.face_recog.strangers import Tail
+from services.face_recog.strangers import DLIB, tails_within
 from services.testing.fixtures import s3_settings
 from services.testing.servers import VersityGw
 
 ENGINE = Engine("dlib-1+rules-1", 128)
-TAIL = Tail(0.9, 0.02)
 
 
 class FakeRecogniser:
@@ -84,7 +84,7 @@ def new_gallery(store: Any, recogniser: FakeRecogniser) -> Gallery:
         prefix="known_people/",
         engine=ENGINE,
         parallel=3,
-        tail=TAIL,
+        tails=DLIB,
         false_names=0.01,
     )
 
@@ -157,7 +157,7 @@ async def test_every_picture_is_encoded_once_for_all_replicas(
         prefix="known_people/",
         engine=Engine("dlib-2+rules-1", 128),
         parallel=3,
-        tail=TAIL,
+        tails=DLIB,
         false_names=0.01,
     )
     await newer_engine.refresh()
@@ -532,7 +532,7 @@ async def test_no_error_ends_the_watch_and_each_is_said(
         prefix="known_people/",
         engine=ENGINE,
         parallel=3,
-        tail=TAIL,
+        tails=DLIB,
         false_names=0.01,
     )
     with capture_logs() as logs:
@@ -625,7 +625,7 @@ async def test_a_picture_that_the_store_does_not_give_holds_up_nobody(
         prefix="known_people/",
         engine=ENGINE,
         parallel=3,
-        tail=TAIL,
+        tails=DLIB,
         false_names=0.01,
     )
     with capture_logs() as logs:
@@ -671,7 +671,7 @@ async def test_the_first_snapshot_waits_for_a_store_that_lists_but_does_not_give
         prefix="known_people/",
         engine=ENGINE,
         parallel=1,
-        tail=TAIL,
+        tails=DLIB,
         false_names=0.01,
     )
     for _ in range(10):
@@ -743,3 +743,134 @@ async def test_a_damaged_calibration_is_made_again(
         await new_gallery(store, recogniser).refresh()
     assert "kept calibration is damaged and made again" in [line["event"] for line in logs]
     assert await store.get(key) == sound
+
+
+def stranger(number: int) -> Encoding:
+    return encoding_of(b"a stranger, %d" % number)
+
+
+async def test_one_model_of_strangers_serves_all_replicas(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    await store.put("known_people/p/x", b"f")
+    first, second = new_gallery(store, recogniser), new_gallery(store, recogniser)
+    await first.refresh()
+    await second.refresh()
+    assert first.snapshot.calibration == Calibration(1, 10)
+    for number in range(249):
+        first.note_stranger(stranger(number))
+    await first.refresh()
+    assert first.snapshot.calibration == Calibration(1, 10)
+    first.note_stranger(stranger(249))
+    await first.refresh()
+    model = first.snapshot.calibration.model
+    assert model
+    assert (first.snapshot.calibration.version, model.seen) == (2, 250)
+    assert first.snapshot.rule != second.snapshot.rule
+    for number in range(1000, 1300):  # others, of whom the second has a model of its own to make
+        second.note_stranger(stranger(number))
+    await second.refresh()
+    assert second.snapshot.calibration.version == 2
+    face = encoding_of(b"f")
+    one, other = (gallery.snapshot.portraits.likenesses(face) for gallery in (first, second))
+    assert one.tolist() == other.tolist()
+    before = first.snapshot
+    for number in range(250, 900):
+        first.note_stranger(stranger(number))
+    await first.refresh()
+    assert first.snapshot is before  # no other before there are 1,000, and none after those
+    for number in range(900, 2000):
+        first.note_stranger(stranger(number))
+    for _ in range(3):
+        await first.refresh()
+        await second.refresh()
+    assert first.snapshot.calibration.version == second.snapshot.calibration.version == 3
+    assert second.snapshot.calibration.model
+    assert second.snapshot.calibration.model.seen == 1000
+
+
+async def test_two_replicas_that_make_a_model_at_once_come_to_one(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    await store.put("known_people/p/x", b"f")
+    both = [new_gallery(store, recogniser) for _ in range(2)]
+    for start, gallery in enumerate(both):
+        await gallery.refresh()
+        for number in range(300):
+            gallery.note_stranger(stranger(1000 * start + number))
+    await asyncio.gather(*(gallery.refresh() for gallery in both))
+    for gallery in both:
+        await gallery.refresh()
+    face = encoding_of(b"f")
+    one, other = (gallery.snapshot.portraits.likenesses(face) for gallery in both)
+    assert one.tolist() == other.tolist()
+    assert {gallery.snapshot.calibration.version for gallery in both} == {2}
+
+
+async def test_no_encoding_of_a_stranger_is_kept(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    await store.put("known_people/p/x", b"f")
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    for number in range(250):
+        gallery.note_stranger(stranger(number))
+    await gallery.refresh()
+    assert await kept_for(store, b"f")
+    model = gallery.snapshot.calibration.model
+    assert model
+    faces = np.array([stranger(number) for number in range(250)])
+    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+    for part in (model.means, model.spread):
+        length = np.linalg.norm(part, axis=1, keepdims=True)
+        assert (abs(part / length @ faces.T) < 0.9).all()
+
+
+async def test_replicas_of_two_engines_never_compare(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    """Beside each other, as in a rollout: each has encodings, strangers and versions of its own."""
+    await store.put("known_people/p/x", b"f")
+    old = new_gallery(store, recogniser)
+    new = Gallery(
+        store,
+        recogniser,
+        prefix="known_people/",
+        engine=Engine("another", 128),
+        parallel=3,
+        tails=tails_within(1.1),
+        false_names=0.01,
+    )
+    for number in range(250):
+        old.note_stranger(stranger(number))
+    for gallery in (old, new, old):
+        await gallery.refresh()
+    assert old.snapshot.calibration.model
+    assert new.snapshot.calibration == Calibration(1, 10)
+    assert {info.key.split("/")[1] async for info in store.list("encodings/")} == {
+        ENGINE.name,
+        "another",
+    }
+    assert recogniser.seen.count(b"f") == 2
+
+
+async def test_versions_do_not_flicker_while_people_come_and_go(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    """Looking again changes nothing, and what does is the next version, for both replicas."""
+    both = [new_gallery(store, recogniser) for _ in range(2)]
+    seen = []
+    for people in (1, 9, 10, 11, 13, 12, 16, 10, 12, 20, 14, 12, 0, 10):
+        for number in range(20):
+            key = f"known_people/p{number}/x"
+            await (store.put(key, b"f%d" % number) if number < people else store.delete(key))
+        for gallery in both:
+            while not await gallery.refresh():
+                pass
+        held = [gallery.snapshot for gallery in both]
+        for gallery in both:
+            await gallery.refresh()
+        assert [gallery.snapshot for gallery in both] == held
+        [calibration] = {snapshot.calibration for snapshot in held}
+        seen.append(calibration.version)
+    assert seen == [1, 1, 1, 2, 2, 2, 3, 4, 5, 6, 6, 7, 8, 8]
