@@ -242,6 +242,8 @@ async def test_the_answer_in_full(
         nearest = min(answer.faces, key=lambda face: face.candidates[0].distance)
         assert answer.image_name == nearest.candidates[0].image_name
         assert not any(face.ambiguous for face in answer.faces)
+        assert {face.outcome for face in answer.faces} == {face_pb2.OUTCOME_NAMED}
+        assert answer.calibration == 1
 
         for face in answer.faces:
             assert not face.quality.HasField("flaw")
@@ -258,7 +260,7 @@ async def test_the_answer_in_full(
         assert [face.box for face in one.faces] == [first.box]
         strict = await identify(face_pb2.IdentifyRequest(image_data=picture, tolerance=0.0001))
         assert len(strict.faces) == 2
-        assert strict.image_name == "not_found"
+        assert (strict.image_name, strict.calibration) == ("not_found", 0)
         wide = face_pb2.IdentifyRequest(image_data=picture, tolerance=1, max_candidates=1)
         assert [len(face.candidates) for face in (await identify(wide)).faces] == [1, 1]
         nobody = encode(Image.new("RGB", (300, 300), "gray"))

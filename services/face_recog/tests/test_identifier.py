@@ -1,0 +1,108 @@
+"""What a question is answered by, and which faces are remembered to calibrate by."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.common.objects import ObjectStore
+from services.common.settings import ObjectStoreSettings
+from services.face_recog.domain import (
+    Box,
+    DetectedFace,
+    Encoding,
+    Engine,
+    Outcome,
+    Recognition,
+)
+from services.face_recog.service import Gallery, Identifier, Question
+from services.face_recog.strangers import DLIB
+
+ENGINE = Engine("an engine", 128)
+
+
+def person(number: int, distance: float = 0.0) -> Encoding:
+    """A face of that person, at that distance from the one at 0, of about dlib's length."""
+    drawing = np.random.default_rng(number)
+    direction, step = drawing.normal(size=(2, 128))
+    length = np.linalg.norm(direction)
+    return np.asarray(1.4 * direction / length + distance * step / np.linalg.norm(step))
+
+
+class FakeRecogniser:
+    """Finds the persons whose numbers stand in the picture, each with its distance."""
+
+    async def recognise(self, picture: bytes, **options: Any) -> Recognition:
+        faces = [one.split("+") for one in picture.decode().split()]
+        return Recognition(
+            1,
+            1,
+            [
+                DetectedFace(Box(0, 0, 1, 1), 1.0, person(int(number), float(distance)))
+                for number, distance in faces
+            ],
+        )
+
+
+class RememberingGallery(Gallery):
+    """Says what it was told to remember."""
+
+    remembered = 0
+
+    def note_stranger(self, encoding: Encoding) -> None:
+        self.remembered += 1
+        super().note_stranger(encoding)
+
+
+@pytest.fixture
+async def gallery(folder_store_settings: ObjectStoreSettings) -> RememberingGallery:
+    store = ObjectStore(folder_store_settings)
+    for number in range(3):
+        await store.put(f"known_people/p{number}/x", b"%d+0" % number)
+    gallery = RememberingGallery(
+        store,
+        FakeRecogniser(),
+        prefix="known_people/",
+        engine=ENGINE,
+        parallel=1,
+        tails=DLIB,
+        false_names=0.01,
+    )
+    await gallery.refresh()
+    return gallery
+
+
+async def ask(gallery: Gallery, picture: bytes, tolerance: float | None = None) -> Any:
+    store: Any = None
+    identifier = Identifier(store, FakeRecogniser(), gallery)
+    return await identifier.identify(Question(picture=picture, tolerance=tolerance))
+
+
+async def test_only_faces_without_a_name_are_remembered(gallery: RememberingGallery) -> None:
+    answer = await ask(gallery, b"1+0.2 7+0 8+0")
+    assert [face.match.outcome for face in answer.faces] == [
+        Outcome.NAMED,
+        Outcome.UNKNOWN,
+        Outcome.UNKNOWN,
+    ]
+    assert answer.calibration == 1
+    assert gallery.remembered == 2
+
+
+async def test_a_tolerance_asks_for_the_nearest_picture_and_nothing_else(
+    gallery: RememberingGallery,
+) -> None:
+    """Whatever is calibrated: 0.6 is too far for a name by the rule, and within 0.7."""
+    picture = b"1+0.6"
+    [by_rule] = (await ask(gallery, picture)).faces
+    assert by_rule.match.outcome is not Outcome.NAMED
+    assert gallery.remembered == 1
+    answer = await ask(gallery, picture, 0.7)
+    [face] = answer.faces
+    assert face.match.outcome is Outcome.NAMED
+    assert face.match.ambiguous
+    assert [(one.person, round(one.distance, 2)) for one in face.match.candidates] == [("p1", 0.6)]
+    assert answer.calibration == 0
+    [beyond] = (await ask(gallery, picture, 0.5)).faces
+    assert beyond.match.outcome is Outcome.UNKNOWN
+    assert gallery.remembered == 1
