@@ -42,7 +42,7 @@ from services.face_recog.domain import (
 )
 from services.face_recog.kept import Faces, KeptEncodings
 from services.face_recog.settings import EngineSettings, usable_cpus
-from services.face_recog.strangers import Model, Seen, Strangers, Tails
+from services.face_recog.strangers import Seen, Strangers, Tail, Tails
 
 _KEPT: Final = Path("var/accuracy").absolute()
 _EMBEDDER: Final = Path("var/models/embedder.onnx").absolute()
@@ -57,13 +57,8 @@ _ALLOWED: Final = 0.01
 _SIGMAS: Final = 4
 """More strangers with a name than chance makes of the promise, by so many deviations, is wrong."""
 
-_FITTED: Final = 0.8
-"""The share of strangers that a model is fitted to; it measures how alike the others are."""
-
-_ROUNDS: Final = 40
-
-_MEASURED: Final = 10.0 ** -np.array([3, 3.25, 3.5, 3.75, 4, 4.25, 4.5])
-"""Of pairs of strangers, those through whose likenesses a tail is drawn as a straight line."""
+_MEASURED: Final = 10.0 ** -np.array([3, 3.25, 3.5, 3.75, 4])
+"""Of pairs of strangers, those through whose products a tail is drawn as a straight line."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +126,11 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
         if settings.engine == "classic":
             console.print(_nearest(measured))
         if given and not short:
-            console.print(_tails(encodings, settings.tails))
+            tail = _tail(encodings)
+            console.print(
+                f"Products of strangers: base {tail.base:.4f}, decade {tail.decade:.4f};"
+                f" {settings.tails.product} is used."
+            )
         curves[settings.engine] = {
             setting: _curve(rules.rule) for setting, rules in measured.items()
         }
@@ -218,36 +217,19 @@ def _nearest(measured: Mapping[_Setting, _Rules]) -> Table:
     return table
 
 
-def _tails(encodings: dict[str, list[Encoding]], used: Tails) -> Table:
-    """Measure how alike strangers are, from those for tuning alone: pairs of one face each."""
-    drawing = np.random.default_rng(1)
+def _tail(encodings: dict[str, list[Encoding]]) -> Tail:
+    """Measure how alike strangers are by the product alone, of pairs of those for tuning."""
     people = People(
         {
-            name + "/1": faces[0]
+            f"{name}/1": faces[0]
             for name, faces in encodings.items()
             if len(faces) == 1 and _is_for_tuning(name)
         }
     )
-    standing = []
-    for _ in range(_ROUNDS):
-        fitted, others = np.split(
-            drawing.permutation(people.people), [int(_FITTED * people.people)]
-        )
-        faces = people.means()
-        strangers = Strangers(used, Model.of(faces[fitted], seen=len(fitted)))
-        of_people = strangers.standing(faces[others])
-        alike = [strangers.likenesses(face, faces[others], of_people) for face in faces[others]]
-        standing.append(np.array(alike)[np.triu_indices(len(others), 1)])
-    products = (people.means() @ people.means().T)[np.triu_indices(people.people, 1)]
-    table = Table("likeness", "base", "decade", "base used", "decade used", title="Tails measured")
-    for name, pairs, tail in (
-        ("product", products, used.product),
-        ("standing", np.concatenate(standing), used.standing),
-    ):
-        reached = np.quantile(pairs, 1 - _MEASURED)
-        decade, base = np.polyfit(-np.log10(_MEASURED), reached, 1)
-        table.add_row(name, *(f"{one:.4g}" for one in (base, decade, tail.base, tail.decade)))
-    return table
+    pairs = (people.means() @ people.means().T)[np.triu_indices(people.people, 1)]
+    reached = np.quantile(pairs, 1 - _MEASURED)
+    decade, base = np.polyfit(-np.log10(_MEASURED), reached, 1)
+    return Tail(float(base), float(decade))
 
 
 def _people(folder: Path) -> dict[str, list[Path]]:
@@ -352,7 +334,7 @@ def _ask(encodings: dict[str, list[Encoding]], setting: _Setting, tails: Tails) 
                 for number, encoding in enumerate(encodings[name][1 : setting.pictures + 1])
             }
         )
-        tuning = {name for name in encodings if name not in chosen and _is_for_tuning(name)}
+        tuning = [name for name in encodings if name not in chosen and _is_for_tuning(name)]
         early = Portraits(people, Strangers(tails))
         seen = Seen(len(next(iter(encodings.values()))[0]), tails)
         for name in tuning:
