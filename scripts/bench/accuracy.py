@@ -1,7 +1,8 @@
 """How true names are: known people and strangers, through the recogniser and the rule.
 
 ``LFW=folder`` names a folder of pictures, ``NAME/NAME_0001.jpg``, each of one person or with that
-person's face as the largest. Nobody's figures rest on faces that the same figure was tuned by.
+person's face as the largest. The strangers that the rule has seen before, and by whom a distance is
+chosen, are others than those that are counted.
 """
 
 import asyncio

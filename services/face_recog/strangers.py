@@ -76,9 +76,8 @@ class Tails:
 DLIB: Final = Tails(Tail(0.875, 0.0166), Tail(0.35, 1.07))
 """Of dlib's encodings, whoever finds the faces, from Labeled Faces in the Wild. Products: a line
 through those that one in 1,000 to 10,000 of the 44,253 pairs of 298 people reach, as the accuracy
-benchmark prints it. Standing: a line through what one in 140 of half of the strangers reached of
-100 and of 391 known people with one picture each, where the other half had been seen; with the
-halves exchanged, as in the benchmark, 0.3 to 1.2 % of strangers are named."""
+benchmark prints it. Standing: chosen so that about 1 % of either half of the strangers are named
+where the other half was seen, with 100 and with 391 known people; 0.2 to 1.4 % are."""
 
 
 def tails_within(distance: float) -> Tails:
@@ -86,8 +85,8 @@ def tails_within(distance: float) -> Tails:
 
     One in 1,000 pairs of strangers is taken to be nearer, and one in 10,000 to be more alike by a
     quarter of that. Likenesses that were normal around 0 would be so by a fifth; those of the model
-    that tests bring are by 0.23, and one of its 5,000 pairs is nearer. How they stand out is what
-    one in 140 strangers of that model did, as for :data:`DLIB`.
+    that tests bring are by 0.23, and one of its 5,000 pairs is nearer. How they stand out was
+    measured with that model, as for :data:`DLIB`.
     """
     quarter = (1 - distance**2 / 2) / 4
     return Tails(Tail(quarter, quarter), Tail(0.3, 1.5))
