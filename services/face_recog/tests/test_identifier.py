@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from services.common.objects import ObjectStore
+from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain import (
     Box,
@@ -19,6 +20,7 @@ from services.face_recog.service import Gallery, Identifier, Question
 from services.face_recog.strangers import DLIB
 
 ENGINE = Engine("an engine", 128)
+GOOD = Quality(1, None, 1, 1, 1, 1)
 
 
 def person(number: int, distance: float = 0.0) -> Encoding:
@@ -38,7 +40,7 @@ class FakeRecogniser:
             1,
             1,
             [
-                DetectedFace(Box(0, 0, 1, 1), 1.0, person(int(number), float(distance)))
+                DetectedFace(Box(0, 0, 1, 1), 1.0, person(int(number), float(distance)), GOOD)
                 for number, distance in faces
             ],
         )
