@@ -41,7 +41,8 @@ from services.face_recog.domain import (
     decide,
     match,
 )
-from services.face_recog.kept import Faces, KeptEncodings
+from services.face_recog.kept import KeptEncodings
+from services.face_recog.parts import Faces, Known
 from services.face_recog.settings import EngineSettings, usable_cpus
 from services.face_recog.strangers import Seen, Strangers, Tail, Tails
 
@@ -276,28 +277,31 @@ async def _encode(
     kept = KeptEncodings(
         ObjectStore(ObjectStoreSettings(object_store_url=f"file://{kept_in}")), pool.engine
     )
+    known = await kept.read()
     turns = asyncio.Semaphore(2 * workers)
 
     async def read(file: Path) -> Encoding | None:
         async with turns:
             content = await asyncio.to_thread(file.read_bytes)
-            digest = hashlib.sha256(content).hexdigest()
-            faces = await kept.read(digest)
-            if faces is None:
+            key, digest = str(file), hashlib.sha256(content).digest()
+            one = known.get(key)
+            if one is None or one.digest != digest:
                 try:
                     found = await pool.recognise(content[:MAX_PICTURE_BYTES], max_faces=1)
                 except RejectedError as error:
                     console.print(f"{file} is left out: {error}")
                     return None
-                faces = Faces(len(found.faces), found.faces[0].encoding if found.faces else None)
-                await kept.write(digest, faces)
-            return faces.encoding
+                largest = found.faces[0].encoding.astype(np.float32) if found.faces else None
+                one = known[key] = Known("", digest, Faces(len(found.faces), largest))
+                kept.note_changed(key)
+            return None if one.encoding is None else one.encoding.astype(np.float64)
 
     try:
         pictures = [(name, file) for name, files in people.items() for file in files]
         console.print(f"Encoding {len(pictures)} pictures with {pool.engine.name} …")
         found = await asyncio.gather(*(read(file) for _, file in pictures))
     finally:
+        await kept.write(known)
         await pool.close()
     encodings: dict[str, list[Encoding]] = {}
     for (name, _), encoding in zip(pictures, found, strict=True):

@@ -7,7 +7,7 @@ it is in, such as ``pictures/``; that one itself may be a link to where the pict
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -57,6 +57,17 @@ def walk(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
                 except (OSError, RuntimeError, ValueError):  # gone meanwhile, or never to be read
                     continue
                 yield key, found
+
+
+def find_new(folder: Path, prefix: str, known: Container[str]) -> dict[str, int]:
+    """Return the folders right below a prefix that are not known, and when each was changed."""
+    with suppress(OSError), os.scandir(folder / prefix) as entries:
+        return {
+            entry.name: entry.stat().st_mtime_ns
+            for entry in entries
+            if entry.name not in known and entry.is_dir(follow_symlinks=False)
+        }
+    return {}
 
 
 def sync(folder: Path, key: str) -> None:

@@ -1,7 +1,7 @@
 """The calibration of names, kept in the store so that all replicas name alike.
 
-It is the object ``encodings/<engine>/calibration``. Its bytes, with whole numbers and floats
-little-endian:
+It is the object ``encodings/<engine>+parts-1/calibration``. Its bytes, with whole numbers
+and floats little-endian:
 
 ====  ==========================================================================
 4     ``FSKC``
@@ -30,7 +30,8 @@ import structlog
 from services.common.logs import Outage
 from services.common.objects import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.face_recog.domain import Calibration, Engine
-from services.face_recog.kept import CALIBRATION, FOLDER, DamagedError, Store
+from services.face_recog.kept import CALIBRATION, Store, folder_of
+from services.face_recog.parts import DamagedError
 from services.face_recog.strangers import DIMENSIONS, KINDS, Model
 
 log = structlog.get_logger(__name__)
@@ -99,7 +100,7 @@ class KeptCalibration:
     def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
         self._engine = engine
-        self._key = f"{FOLDER}{engine.name}/{CALIBRATION}"
+        self._key = folder_of(engine) + CALIBRATION
         self._content: bytes | None = None
         self._calibration: Calibration | None = None
         self._is_readable = False

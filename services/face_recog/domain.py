@@ -1,8 +1,9 @@
 """Faces, known people and who is nearest to whom."""
 
-import bisect
+import heapq
 import math
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -62,6 +63,9 @@ _STEP: Final = 1.25
 # Squared distances from float32 products are off by less than this; encodings have a length of
 # about 1.4, so their rounding errors stay below 1e-5.
 _ROUGH: Final = 1e-4
+
+_SORTED_AT_ONCE: Final = 2000
+"""Names that are sorted within a few milliseconds."""
 
 Encoding = NDArray[np.float64]
 
@@ -172,6 +176,12 @@ def _person(name: str) -> str:
     return unicodedata.normalize("NFC", name.partition("/")[0])
 
 
+def _sorted_in_turns(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Sort without keeping other threads from the interpreter until all of it is done."""
+    turns = range(0, len(rows), _SORTED_AT_ONCE)
+    return list(heapq.merge(*(sorted(rows[start : start + _SORTED_AT_ONCE]) for start in turns)))
+
+
 class People:
     """An immutable snapshot of the known people, by one engine.
 
@@ -179,20 +189,49 @@ class People:
     in whatever form of Unicode the file system gave it.
     """
 
-    def __init__(self, encodings: Mapping[str, Encoding]) -> None:
-        # Sorted by person, so that one person's rows are neighbours.
-        owned = sorted((_person(name), name) for name in encodings)
-        owners = [owner for owner, _ in owned]
-        self._names = [name for _, name in owned]
-        firsts = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
-        self._persons = [owners[row] for row in firsts]
-        self._starts = np.array(firsts, dtype=np.intp)
-        self._ends = np.array([*firsts[1:], len(owners)][: len(firsts)], dtype=np.intp)
+    def __init__(self, encodings: Mapping[str, NDArray[np.floating]]) -> None:
+        rows = _sorted_in_turns([(_person(name), name) for name in encodings])
         size = len(next(iter(encodings.values()), ()))
-        self._matrix = np.empty((len(owners), size), dtype=np.float32)
-        for row, name in enumerate(self._names):
-            self._matrix[row] = encodings[name]
-        self._norms = np.einsum("ij,ij->i", self._matrix, self._matrix)
+        matrix = np.empty((len(rows), size), dtype=np.float32)
+        for row, (_, name) in enumerate(rows):
+            matrix[row] = encodings[name]
+        self._set(rows, matrix)
+
+    def _set(self, rows: Sequence[tuple[str, str]], matrix: NDArray[np.float32]) -> None:
+        """Take the person and name of each row of the matrix, sorted: neighbours are one's."""
+        self._rows = rows
+        firsts = [row for row in range(len(rows)) if row == 0 or rows[row - 1][0] != rows[row][0]]
+        self._persons = [rows[row][0] for row in firsts]
+        self._starts = np.array(firsts, dtype=np.intp)
+        self._ends = np.array([*firsts[1:], len(rows)][: len(firsts)], dtype=np.intp)
+        self._matrix = matrix
+        self._norms = np.einsum("ij,ij->i", matrix, matrix)
+
+    def changed(self, encodings: Mapping[str, NDArray[np.floating] | None]) -> "People":
+        """Return the snapshot after this one, with another encoding of a name, or none of it.
+
+        For a few of very many people: the rest is copied as it is.
+        """
+        rows, matrix = list(self._rows), self._matrix
+        gone = []
+        for name in encodings:
+            row = bisect_left(self._rows, (_person(name), name))
+            if row < len(self._rows) and self._rows[row][1] == name:
+                gone.append(row)
+        for row in sorted(gone, reverse=True):
+            del rows[row]
+        new = sorted((_person(name), name) for name, one in encodings.items() if one is not None)
+        places = [bisect_left(rows, row) for row in new]
+        for place, owned in reversed(list(zip(places, new, strict=True))):
+            rows.insert(place, owned)
+        if gone:
+            matrix = np.delete(matrix, gone, axis=0)
+        if new:
+            added = np.array([encodings[name] for _, name in new], np.float32)
+            matrix = np.insert(matrix, places, added, axis=0) if len(matrix) else added
+        people = People({})
+        people._set(rows, matrix)
+        return people
 
     @property
     def people(self) -> int:
@@ -202,7 +241,7 @@ class People:
     @property
     def pictures(self) -> int:
         """How many pictures of them there are."""
-        return len(self._names)
+        return len(self._rows)
 
     @property
     def names(self) -> Sequence[str]:
@@ -213,8 +252,13 @@ class People:
         """Return the mean of each person's encodings, scaled to length 1; shape (people, size)."""
         if not self._persons:
             return self._matrix
-        sums = np.add.reduceat(self._units(slice(None)), self._starts, axis=0)
-        return np.asarray(sums / (self._ends - self._starts)[:, None], np.float32)
+        # np.add.reduceat would keep other threads from the interpreter all the while.
+        units, counts = self._units(slice(None)), self._ends - self._starts
+        sums = np.take(units, self._starts, axis=0)
+        for nth in range(1, counts.max()):
+            more = np.flatnonzero(counts > nth)
+            sums[more] += units[self._starts[more] + nth]
+        return sums / counts.astype(np.float32)[:, None]
 
     def faces(self, most: int) -> Vectors:
         """Return a picture's encoding of each person, or of so many people from all of them.
@@ -236,7 +280,7 @@ class People:
         distances = np.linalg.norm(self._matrix[start:end] - encoding, axis=1)
         nearest = int(np.argmin(distances))
         return Candidate(
-            self._names[start + nearest], self._persons[person], float(distances[nearest])
+            self._rows[start + nearest][1], self._persons[person], float(distances[nearest])
         )
 
     def nearest(self, encoding: Encoding, count: int) -> list[Candidate]:
@@ -258,14 +302,14 @@ class People:
             nearest = int(np.argmin(distances))
             found.append(
                 Candidate(
-                    self._names[rows[nearest]], self._persons[person], float(distances[nearest])
+                    self._rows[rows[nearest]][1], self._persons[person], float(distances[nearest])
                 )
             )
         return sorted(found, key=lambda candidate: (candidate.distance, candidate.person))[:count]
 
     def is_like(self, name: str, encoding: Encoding) -> bool | None:
         """Tell whether a person has a picture so near; None for somebody without any."""
-        person = bisect.bisect_left(self._persons, name)
+        person = bisect_left(self._persons, name)
         if self._persons[person : person + 1] != [name]:
             return None
         rows = self._matrix[self._starts[person] : self._ends[person]]

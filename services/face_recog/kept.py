@@ -1,33 +1,29 @@
-"""The encodings of known pictures, kept in the store so that no replica makes them again.
+"""What is known of the known pictures, kept in the store so that no replica makes it again.
 
-That of a picture is the object ``encodings/<engine>/<SHA-256 of the picture>``. Its bytes, with
-whole numbers and floats little-endian:
-
-====  ==========================================================================
-4     ``FSKE``
-2     version of this layout, 1
-2     length *e* of the engine's name
-*e*   the engine's name, UTF-8
-32    SHA-256 of the picture
-4     number of faces in the picture
-4 *n* the encoding as float32, of as many numbers *n* as the engine's encodings have, when the
-      picture shows exactly one face
-32    SHA-256 of all bytes before
-====  ==========================================================================
-
-The name and the picture's hash make a file under a wrong key as useless as a damaged one: it is
-made again from the picture and replaced.
+It lies in the objects ``encodings/<engine>+parts-1/<part>``, up to 256 of them, each laid out as
+:mod:`services.face_recog.parts` says: one listing and a request for each of them read it all,
+however many pictures there are, and a change writes one of them anew. What is no part, or another
+engine's, is made again from the pictures and replaced.
 """
 
-import hashlib
+import asyncio
+import dataclasses
+import functools
 import re
-import struct
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections import defaultdict
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-import numpy as np
 import structlog
 
 from services.common.logs import Outage
@@ -37,9 +33,12 @@ from services.common.objects import (
     ObjectStoreError,
     ObjectTooLargeError,
 )
-from services.face_recog.domain import Encoding, Engine
+from services.face_recog.domain import Engine
+from services.face_recog.parts import PARTS, DamagedError, Known, Part, part_of
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 FOLDER: Final = "encodings/"
 
@@ -47,26 +46,27 @@ GRACE_SECONDS: Final = 24 * 3600.0
 """Encodings of an engine that no replica has used for so long are removed. A rollout takes
 minutes; whoever goes back to the version before within a day finds its encodings."""
 
-_MAGIC: Final = b"FSKE"
-_VERSION: Final = 1
-_HEAD: Final = struct.Struct("<4sHH")
-_FACES: Final = struct.Struct("<I")
-_HASH_BYTES: Final = 32
-_HEX_DIGITS: Final = 2 * _HASH_BYTES
-_FLOAT: Final = np.dtype("<f4")
+_LAYOUT: Final = "+parts-1"
+
 CALIBRATION: Final = "calibration"
 """The name, beside the encodings, of what else is kept for an engine."""
 
 _MARK: Final = "in-use"
+# Names of 64 digits, the SHA-256 of a picture, are of the layout before: one object a picture.
 _KEY: Final = re.compile(
-    rf"{FOLDER}(?P<engine>[^/]+)/(?P<name>[0-9a-f]{{{_HEX_DIGITS}}}|{_MARK}|{CALIBRATION})"
+    rf"{FOLDER}(?P<engine>[^/]+)/"
+    rf"(?P<name>(?P<part>[0-9a-f]{{2}})|(?P<digest>[0-9a-f]{{64}})|{CALIBRATION}|{_MARK})"
 )
+_MAX_PART_BYTES: Final = 64 * 1024**2
+"""What eight million known pictures have in a part; what is larger is not read."""
+
+_PARALLEL: Final = 16
+
+_TRIES: Final = 3
+"""A part that could not be read so often, while others could, is made again."""
+
 _REMOVALS: Final = 500
 """Removals in one go: about a second, so that a change of the known people shows soon."""
-
-
-class DamagedError(Exception):
-    """The bytes are not what was kept for this engine and picture; the message says why."""
 
 
 class Store(Protocol):
@@ -85,132 +85,210 @@ class Store(Protocol):
         """Yield every object below the prefix."""
 
 
-@dataclass(frozen=True)
-class Faces:
-    """How many faces a picture shows; the encoding, shape (size of the engine,), of the only."""
-
-    count: int
-    encoding: Encoding | None = None
-
-
-def pack(engine: Engine, digest: str, faces: Faces) -> bytes:
-    """Return the bytes to keep; ``digest`` is the picture's SHA-256 in hexadecimal."""
-    content = _head(engine, digest) + _FACES.pack(faces.count)
-    if faces.encoding is not None:
-        content += faces.encoding.astype(_FLOAT).tobytes()
-    return content + hashlib.sha256(content).digest()
-
-
-def unpack(content: bytes, engine: Engine, digest: str) -> Faces:
-    """Return what :func:`pack` was given, or raise :class:`DamagedError`."""
-    body, check = content[:-_HASH_BYTES], content[-_HASH_BYTES:]
-    if hashlib.sha256(body).digest() != check:
-        raise DamagedError("its checksum is wrong")
-    head = _head(engine, digest)
-    if not body.startswith(head):
-        raise DamagedError("it belongs to another picture, engine or version of the layout")
-    rest = body[len(head) :]
-    [count] = _FACES.unpack(rest[: _FACES.size].ljust(_FACES.size, b"\0"))
-    numbers = rest[_FACES.size :]
-    one = engine.size * _FLOAT.itemsize if count == 1 else 0
-    if len(rest) != _FACES.size + one:
-        raise DamagedError(f"its length of {len(content)} bytes is wrong")
-    if count != 1:
-        return Faces(count)
-    encoding = np.frombuffer(numbers, _FLOAT).astype(np.float64)
-    if not np.isfinite(encoding).all():
-        raise DamagedError("it holds what is no number")
-    return Faces(count, encoding)
-
-
-def _head(engine: Engine, digest: str) -> bytes:
-    name = engine.name.encode()
-    return _HEAD.pack(_MAGIC, _VERSION, len(name)) + name + bytes.fromhex(digest)
+def folder_of(engine: Engine) -> str:
+    """Return the prefix of all that is kept for an engine."""
+    return f"{FOLDER}{engine.name}{_LAYOUT}/"
 
 
 class KeptEncodings:
     """What is kept for one engine, and the removal of what is kept in vain.
 
-    A store that takes no changes costs only time: writing and removing raise nothing.
+    A store that takes no changes costs only time: writing and removing raise nothing of its errors.
+
+    Replicas that write one part replace what the others wrote. Each has soon seen what the others
+    have seen, and then writes the same; what one left behind that ended meanwhile, :meth:`sweep`
+    puts right.
 
     Replicas of two engines may run beside each other, as in a rollout. Each renews its engine's
-    mark, ``encodings/<engine>/in-use``, whenever it sweeps. An engine goes with all that is kept
-    for it once its mark is older than ``GRACE_SECONDS``; one without a mark is given it first.
-    Ages are by the store's clock: our own mark, just renewed, is now.
+    mark, ``in-use``, whenever it sweeps. An engine goes with all that is kept for it once its mark
+    is older than ``GRACE_SECONDS``; one without a mark is given it first. Ages are by the store's
+    clock: our own mark, just renewed, is now. Until then it goes on without forgotten pictures.
     """
 
     def __init__(self, store: Store, engine: Engine) -> None:
         self._store = store
         self._engine = engine
-        largest = pack(engine, "00" * 32, Faces(1, np.zeros(engine.size)))
-        self._most_bytes = len(largest)  # what is larger is not read
-        self._candidates: set[str] = set()
-        self._former: set[str] = set()
+        self._folder = folder_of(engine)
+        self._tries = 0
+        self._changed: set[int] = set()
+        self._gone: set[str] = set()
+        self._others: set[str] = set()
+        self._vain: set[str] = set()
         self._outage = Outage("place for encodings")
 
-    async def read(self, digest: str) -> Faces | None:
-        """Return what is kept for a picture; None when it is to be made."""
-        key = self._key(digest)
-        try:
-            content = await self._store.get(key, max_bytes=self._most_bytes)
-            return unpack(content, self._engine, digest)
-        except ObjectNotFoundError:
-            return None
-        except (DamagedError, ObjectTooLargeError) as error:
-            log.warning("kept encoding is damaged and made again", key=key, reason=str(error))
-            return None
+    async def read(self) -> dict[str, Known]:
+        """Return all that is kept, by key of the picture.
 
-    async def write(self, digest: str, faces: Faces) -> None:
-        """Keep it; when that fails, only another replica or the next start misses it."""
+        Raises ``ObjectStoreUnavailableError`` when the store gives none of it, or not all of it the
+        first times: the rest is then to be made again.
+        """
+        numbers = [
+            int(found["part"], 16)
+            async for info in self._store.list(self._folder)
+            if info.key.startswith(self._folder)
+            and (found := _KEY.fullmatch(info.key))
+            and found["part"]
+        ]
+        known: dict[str, Known] = {}
+        errors: list[Exception] = []
+        for some in in_turns(numbers):
+            results = await asyncio.gather(*map(self._read, some), return_exceptions=True)
+            failed = [result for result in results if isinstance(result, Exception)]
+            if len(failed) == len(some):
+                raise failed[0]  # hardly by chance, and more would take as long
+            errors += failed
+            for result in results:
+                if isinstance(result, dict):
+                    known |= result
+        if errors:
+            self._tries += 1
+            if self._tries < _TRIES:
+                raise errors[0]
+            log.warning("kept encodings cannot be read and are made again", reason=str(errors[0]))
+        return known
+
+    def note_changed(self, key: str) -> None:
+        """Note for :meth:`write` that something else is known of a picture."""
+        self._changed.add(part_of(key))
+
+    def note_gone(self, key: str) -> None:
+        """Note for :meth:`write` that a picture, or its former content, is gone."""
+        self._changed.add(part_of(key))
+        self._gone.add(key)
+
+    async def write(self, known: Mapping[str, Known]) -> None:
+        """Write what was noted; what fails is tried again the next time."""
+        parts = await asyncio.to_thread(_group, known, self._changed)
+        for some in in_turns(sorted(parts)):
+            await _all(self._write(number, parts[number]) for number in some)
+            if self._outage.away:
+                return
+
+        def is_kept(key: str, one: Known) -> bool:
+            return key not in self._gone or _has(known, key, one)
+
+        gone = {part_of(key) for key in self._gone}
+        others = [f"{folder}{number:02x}" for folder in self._others for number in gone]
+        for keys in in_turns(others):
+            if not all(await _all(self._filter(key, is_kept) for key in keys)):
+                return
+        self._gone.clear()
+        await self._remove()
+
+    async def sweep(self, known: Mapping[str, Known]) -> None:
+        """Find and remove all that is kept in vain; renew our mark.
+
+        To be called with all known pictures, after each was looked at.
+        """
         with self._noting():
-            await self._store.put(self._key(digest), pack(self._engine, digest, faces))
-
-    def forget(self, digest: str) -> None:
-        """Note that a picture is gone, for :meth:`remove`."""
-        self._candidates.add(self._key(digest))
-
-    async def sweep(self) -> None:
-        """Note everything that may be kept in vain, for :meth:`remove`; renew our mark."""
+            await self._mark(self._folder)
+        if self._outage.away:
+            return
         with self._noting():
-            await self._mark(self._engine.name)
-            engines: dict[str, dict[str, float]] = {}
+            folders: dict[str, dict[str, float]] = defaultdict(dict)
             async for info in self._store.list(FOLDER):
                 if found := _KEY.fullmatch(info.key):
-                    engines.setdefault(found["engine"], {})[found["name"]] = info.modified
-            marks = {engine: names.pop(_MARK, None) for engine, names in engines.items()}
-            now = marks.get(self._engine.name)
-            for engine, names in engines.items():
-                keys = {f"{FOLDER}{engine}/{name}" for name in names.keys() - {CALIBRATION}}
-                marked = marks[engine]
-                if marked is None:
-                    await self._mark(engine)
-                elif now is not None and now - marked > GRACE_SECONDS:
-                    log.info("encodings of a former engine are removed", engine=engine)
-                    self._former |= keys
-                    self._former |= {f"{FOLDER}{engine}/{name}" for name in (CALIBRATION, _MARK)}
-                self._candidates |= keys
+                    folders[f"{FOLDER}{found['engine']}/"][found["name"]] = info.modified
+            ours = folders.pop(self._folder, {})
+            for folder, names in folders.items():
+                if _MARK not in names:
+                    await self._mark(folder)
+                elif _MARK in ours and ours[_MARK] - names[_MARK] > GRACE_SECONDS:
+                    log.info("encodings of a former engine are removed", folder=folder)
+                    self._vain |= {folder + name for name in names}
+            self._others = {folder for folder in folders if folder + _MARK not in self._vain}
+            await self._sweep_ours(ours, known)
+            await self._sweep_others(folders, known)
+        await self.write(known)
 
-    async def remove(self, wanted: Collection[str]) -> None:
-        """Remove what was noted before, some at a time, but nothing of the ``wanted`` pictures.
+    async def _sweep_ours(self, names: Collection[str], known: Mapping[str, Known]) -> None:
+        """Note the parts that are not as they would be written now."""
+        parts = await asyncio.to_thread(_group, known, range(PARTS))
+        for number, pictures in parts.items():
+            name = f"{number:02x}"
+            if not pictures and name not in names:
+                continue
+            wanted = await asyncio.to_thread(Part(self._engine, number, pictures).pack)
+            try:
+                found = await self._store.get(self._folder + name, max_bytes=len(wanted))
+            except (ObjectNotFoundError, ObjectTooLargeError):
+                found = b""
+            if found != wanted:
+                self._changed.add(number)
 
-        To be called with the hashes of all known pictures, as a listing gave them that began
-        after the noting: whoever keeps an encoding has seen its picture listed.
-        """
-        self._candidates = {key for key in self._candidates if key[-_HEX_DIGITS:] not in wanted}
-        # A mark sorts behind the hashes, so an engine is known as former until all of it is gone.
-        for key in sorted(self._candidates | self._former)[:_REMOVALS]:
+    async def _sweep_others(
+        self, folders: Mapping[str, Mapping[str, float]], known: Mapping[str, Known]
+    ) -> None:
+        """Remove what other engines know of pictures that are gone, in this layout or the last."""
+        digests = {one.digest.hex() for one in known.values()}
+        for folder in self._others:
+            for name in folders[folder]:
+                found = _KEY.fullmatch(folder + name)
+                assert found  # noqa: S101, so it was listed
+                if found["digest"] and name not in digests:
+                    self._vain.add(folder + name)
+                elif found["part"]:
+                    await self._filter(folder + name, functools.partial(_has, known))
+
+    async def _read(self, number: int) -> dict[str, Known]:
+        key = self._key(number)
+        try:
+            content = await self._store.get(key, max_bytes=_MAX_PART_BYTES)
+            return await asyncio.to_thread(self._unpack, number, content)
+        except ObjectNotFoundError:
+            return {}
+        except (DamagedError, ObjectTooLargeError) as error:
+            log.warning("kept encodings are damaged and made again", key=key, reason=str(error))
+            self._changed.add(number)
+            return {}
+
+    def _unpack(self, number: int, content: bytes) -> dict[str, Known]:
+        part = Part.unpack(content)
+        if (part.engine, part.number) != (self._engine, number):
+            raise DamagedError("it is another engine's, or another part")
+        return dict(part.known)
+
+    async def _write(self, number: int, pictures: Mapping[str, Known]) -> None:
+        with self._noting():
+            await self._put(self._key(number), Part(self._engine, number, pictures))
+            self._changed.discard(number)
+
+    async def _filter(self, key: str, is_kept: Callable[[str, Known], bool]) -> bool:
+        """Write another engine's part without what is not kept of it; return whether it is."""
+        try:
+            content = await self._store.get(key, max_bytes=_MAX_PART_BYTES)
+            part = await asyncio.to_thread(Part.unpack, content)
+        except (ObjectNotFoundError, ObjectTooLargeError, DamagedError):
+            return True  # whose it is makes it again
+        except ObjectStoreError:
+            return False
+        kept = {name: one for name, one in part.known.items() if is_kept(name, one)}
+        if len(kept) == len(part.known):
+            return True
+        with self._noting():
+            await self._put(key, dataclasses.replace(part, known=kept))
+        return not self._outage.away
+
+    async def _put(self, key: str, part: Part) -> None:
+        if part.known:
+            await self._store.put(key, await asyncio.to_thread(part.pack))
+        else:
+            await self._store.delete(key)
+
+    async def _remove(self) -> None:
+        # A mark sorts behind the rest, so a folder is known as former until all of it is gone.
+        for key in sorted(self._vain)[:_REMOVALS]:
             with self._noting():
                 await self._store.delete(key)
-                self._candidates.discard(key)
-                self._former.discard(key)
+                self._vain.discard(key)
             if self._outage.away:
                 return  # the next look tries again
 
-    async def _mark(self, engine: str) -> None:
-        await self._store.put(f"{FOLDER}{engine}/{_MARK}", b"")
+    async def _mark(self, folder: str) -> None:
+        await self._store.put(folder + _MARK, b"")
 
-    def _key(self, digest: str) -> str:
-        return f"{FOLDER}{self._engine.name}/{digest}"
+    def _key(self, number: int) -> str:
+        return f"{self._folder}{number:02x}"
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
@@ -221,3 +299,33 @@ class KeptEncodings:
             self._outage.failed(error)
         else:
             self._outage.passed()
+
+
+def _group(known: Mapping[str, Known], numbers: Collection[int]) -> dict[int, dict[str, Known]]:
+    """Return what is to be kept in each of those parts."""
+    parts: dict[int, dict[str, Known]] = {number: {} for number in numbers}
+    if parts:
+        for key, one in known.items():
+            if one.faces and (pictures := parts.get(part_of(key))) is not None:
+                pictures[key] = one
+    return parts
+
+
+def _has(known: Mapping[str, Known], key: str, one: Known) -> bool:
+    return key in known and known[key].digest == one.digest
+
+
+def in_turns(items: Sequence[T], most: int = _PARALLEL) -> Iterator[Sequence[T]]:
+    """Yield so many items at a time, in their order."""
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
+
+
+async def _all(jobs: Iterable[Awaitable[T]]) -> list[T]:
+    """Wait for all of them; raise what the first of those raised that failed."""
+    done = []
+    for result in await asyncio.gather(*jobs, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        done.append(result)
+    return done

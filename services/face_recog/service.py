@@ -7,11 +7,13 @@ import hashlib
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
 from services.common.metrics import observe
@@ -44,7 +46,8 @@ from services.face_recog.domain import (
     decide,
     match,
 )
-from services.face_recog.kept import Faces, KeptEncodings, Store
+from services.face_recog.kept import KeptEncodings, Store, in_turns
+from services.face_recog.parts import Faces, Known
 from services.face_recog.strangers import FITTED, Seen, Strangers, Tails
 
 log = structlog.get_logger(__name__)
@@ -58,10 +61,28 @@ _TRIES: Final = 3
 _BATCH: Final = 16
 """New known pictures per look at the store while serving, so that removals show soon too."""
 
+_LISTED_PER_READ: Final = 2000
+"""With more known pictures a look reads more new ones: it lists all of them before."""
+
+_FEW_CHANGES: Final = 1000
+"""So many are put into a new snapshot in less time than a snapshot of all people takes."""
+
+_FIRST_BATCH: Final = 64
+"""Known pictures between two times that what was found can be kept, before the first snapshot."""
+
+_KEEP_SECONDS: Final = 30.0
+"""While many pictures are new, what is found is kept so often: that much is made twice at most
+when a replica ends, and each time may write all that is known of 100,000 people, 60 MB."""
+
 _PARALLEL_READS: Final = 16
 
+_HURRY_SECONDS: Final = 1.6
+"""Who is added while the store is listed is known after that, a pause, and another listing: within
+5 s, if a listing takes no longer than this and the pause is no longer. In a folder of 100,000
+people it takes 1.3 s."""
+
 _PAUSE_PER_LISTING: Final = 4
-"""Listing 100,000 known pictures in a folder takes 2.4 s."""
+"""What takes longer is to take a fifth of the time at most: a server lists 100,000 in 20 s."""
 
 _SWEEP_SECONDS: Final = 3600.0
 """Between two looks at everything that is kept: that is a listing as long as the other one."""
@@ -69,6 +90,13 @@ _SWEEP_SECONDS: Final = 3600.0
 
 class NotReadyError(Exception):
     """The known people are not loaded yet."""
+
+
+class PeopleStore(Store, Protocol):
+    """What of the object store is used to follow the known people."""
+
+    async def new_folders(self, prefix: str, known: Container[str]) -> dict[str, int]:
+        """Return folders right below the prefix but the known, where that is quickly told."""
 
 
 class Recogniser(Protocol):
@@ -90,18 +118,6 @@ class Recogniser(Protocol):
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What a known picture came to: an encoding, or none when it is skipped.
-
-    ``digest`` is the SHA-256 of its content; empty when it could not be read.
-    """
-
-    tag: str
-    digest: str = ""
-    encoding: Encoding | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True)
 class Snapshot:
     """The known people at one time, and how faces are named after them."""
 
@@ -113,15 +129,15 @@ class Snapshot:
 class Gallery:
     """The known people: ``<prefix><person>/<picture>`` in the store.
 
-    Each picture is encoded once, and its encoding kept in the store, so that another replica need
-    not; it goes when the last picture with that content does. What cannot be kept is encoded
-    nevertheless. ``parallel`` pictures at a time are encoded for the first snapshot, and later
-    one, because then requests need the workers too.
+    Each picture is encoded once, and what is known of it kept in the store, so that neither another
+    replica nor the next start need do so; that goes when the picture does. What cannot be kept is
+    encoded nevertheless. ``parallel`` pictures at a time are encoded for the first snapshot, and
+    later one, because then requests need the workers too.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: PeopleStore,
         recogniser: Recogniser,
         *,
         prefix: str,
@@ -140,12 +156,19 @@ class Gallery:
         self._calibration = KeptCalibration(store, engine)
         self._reading = asyncio.Semaphore(_PARALLEL_READS)
         self._encoding = asyncio.Semaphore(parallel)
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
+        self._is_loaded = False
+        self._unpublished: dict[str, NDArray[np.float32] | None] = {}
+        self._found: dict[bytes, Faces] = {}
+        self._folders: set[str] = set()
+        self._glanced: set[str] = set()
+        self._glanced_at: dict[str, int] = {}
         self._faults: Counter[tuple[str, str]] = Counter()
         self._snapshot: Snapshot | None = None
         self._ready = asyncio.Event()
         self._trouble = ""
         self._listing_seconds = 0.0
+        self._kept_at = 0.0
         self._swept_at: float | None = None
 
     @property
@@ -172,19 +195,30 @@ class Gallery:
     async def watch(self, interval: float) -> None:
         """Follow the store for ever, looking every ``interval`` seconds, whatever a look ends with.
 
-        A long listing is repeated less often, so that it takes a fifth of the time at most.
+        A long listing is repeated less often, and in between it is people who are new alone that
+        are looked for.
         """
         while True:
-            complete = True
-            try:
-                with observe("gallery"):
-                    complete = await self.refresh()
-            except Exception as error:  # noqa: BLE001, without a watch the people would be stale
-                self._note_trouble(error)
-            else:
-                self._note_trouble(None)
-            if complete:
-                await asyncio.sleep(max(interval, _PAUSE_PER_LISTING * self._listing_seconds))
+            if not await self._try(functools.partial(self.refresh, interval)):
+                continue
+            left = _pause(interval, self._listing_seconds)
+            until = time.perf_counter() + left
+            await asyncio.sleep(min(left, interval))
+            while (left := until - time.perf_counter()) > 0:
+                if not self._trouble:
+                    await self._try(self.glance)
+                await asyncio.sleep(min(left, interval))
+
+    async def _try(self, look: Callable[[], Awaitable[bool]]) -> bool:
+        """Return whether the look was complete, also when it failed; say what it failed with."""
+        try:
+            with observe("gallery"):
+                complete = await look()
+        except Exception as error:  # noqa: BLE001, without a watch the people would be stale
+            self._note_trouble(error)
+            return True
+        self._note_trouble(None)
+        return complete
 
     def _note_trouble(self, error: Exception | None) -> None:
         """Say once what keeps the known people from being read, and once that nothing does."""
@@ -201,49 +235,140 @@ class Gallery:
         self._trouble = trouble
         metrics.GALLERY_TROUBLE.set(bool(trouble))
 
-    async def refresh(self) -> bool:
+    async def refresh(self, interval: float | None = None) -> bool:
         """Look at the store once; return whether everything in it has been looked at.
+
+        Meanwhile, those who are new alone are looked for every ``interval`` seconds.
 
         Raises ``ObjectStoreUnavailableError``; what was read by then is kept. One picture that
         the store does not give while it gives others is skipped in the end, and tried again.
         """
+        listed = await self._list(interval)
+        if not self._is_loaded:
+            self._known = await self._kept.read()
+            self._is_loaded = True
+            await asyncio.to_thread(self._report_skipped, listed)
+        gone, wanted = await asyncio.to_thread(self._compare, listed)
+        for key in gone:
+            self._kept.note_gone(key)
+            del self._known[key]
+            self._unpublished[key.removeprefix(self._prefix)] = None
+        first = self._snapshot is None
+        most = len(wanted) if first else max(_BATCH, len(listed) // _LISTED_PER_READ)
+        wanted, left = wanted[:most], wanted[most:]
+        complete = all(self._count_faults(info) for info in left)
+        problems: list[Exception] = []
+        for batch in in_turns(wanted, _FIRST_BATCH):
+            problems = await self._read_all(batch)
+            if problems:
+                break
+            if time.perf_counter() - self._kept_at > _KEEP_SECONDS:
+                await self._keep()
+        if not (problems and first):
+            await self._publish(changed=first or bool(self._unpublished))
+        if gone or complete:
+            await self._keep()
+        if problems:
+            raise problems[0]
+        if complete and listed.keys() == self._known.keys():  # else one that moved may be to come
+            self._found.clear()
+            await self._sweep()
+        return complete
+
+    async def _list(self, interval: float | None) -> dict[str, ObjectInfo]:
+        self._glanced.clear()
+        listing = asyncio.create_task(self._list_all())
+        try:
+            while not (await asyncio.wait({listing}, timeout=interval))[0]:
+                if self._snapshot:
+                    await self.glance()
+            return await listing
+        finally:
+            listing.cancel()
+
+    async def _list_all(self) -> dict[str, ObjectInfo]:
         start = time.perf_counter()
         listed = {info.key: info async for info in self._store.list(self._prefix)}
         self._listing_seconds = time.perf_counter() - start
-        removed = self._known.keys() - listed.keys()
-        for key in removed:
-            self._kept.forget(self._known.pop(key).digest)
+        return listed
+
+    def _report_skipped(self, listed: Mapping[str, ObjectInfo]) -> None:
+        for key, known in self._known.items():
+            if known.faces and known.encoding is None and key in listed:
+                log.warning("known picture skipped", key=key, reason=_not_one(known.faces))
+
+    def _compare(self, listed: Mapping[str, ObjectInfo]) -> tuple[set[str], list[ObjectInfo]]:
+        """Return the keys that are gone, and what is to be read."""
+        # Who was glanced at while all were listed may not be among them.
+        gone = self._known.keys() - listed.keys() - self._glanced
         wanted = [
             info
             for key, info in listed.items()
             if key not in self._known or self._known[key].tag != info.tag
         ]
         wanted.sort(key=self._count_faults)  # those that failed before do not hold up the others
-        batch = wanted if self._snapshot is None else wanted[:_BATCH]
-        complete = all(self._count_faults(info) for info in wanted[len(batch) :])
+        if wanted:
+            self._note_found()
+        self._folders = {key.removeprefix(self._prefix).partition("/")[0] for key in listed}
+        self._glanced_at = {
+            name: changed for name, changed in self._glanced_at.items() if name not in self._folders
+        }
+        return gone, wanted
+
+    def _note_found(self) -> None:
+        """Remember what is known by content, for pictures that move and may be gone by then."""
+        self._found |= {known.digest: known.faces for known in self._known.values() if known.faces}
+
+    async def glance(self) -> bool:
+        """Look for people who are new since the last look, where the store tells them quickly.
+
+        Returns whether all of them have been looked at. What else changed, :meth:`refresh` sees.
+        """
+        found = await self._store.new_folders(self._prefix, self._folders)
+        new = [name for name, changed in found.items() if self._glanced_at.get(name) != changed]
+        new.sort(key=lambda name: -found[name])  # of forgotten people folders may be left, empty
+        wanted = [
+            info
+            for name in new[:_BATCH]
+            async for info in self._store.list(f"{self._prefix}{name}/")
+            if info.key not in self._known or self._known[info.key].tag != info.tag
+        ]
+        if wanted:
+            await asyncio.to_thread(self._note_found)
+        problems = await self._read_all(wanted[:_BATCH])
+        self._glanced |= {info.key for info in wanted[:_BATCH]}
+        if len(wanted) <= _BATCH:
+            self._glanced_at |= {name: found[name] for name in new[:_BATCH]}
+        if self._unpublished:
+            await self._publish(changed=True)
+            await self._keep()
+        if problems:
+            raise problems[0]
+        return not self._unpublished and len(new) <= _BATCH
+
+    async def _read_all(self, batch: Sequence[ObjectInfo]) -> list[Exception]:
+        """Read some; return the faults that are not of one picture alone."""
         results = await asyncio.gather(
             *(self._read(info) for info in batch), return_exceptions=True
         )
         read, problems = await self._sort_out(batch, results)
         changed = {key: known for key, known in read.items() if known != self._known.get(key)}
-        for key in changed.keys() & self._known.keys():
-            self._kept.forget(self._known[key].digest)
+        for key, known in changed.items():
+            before = self._known.get(key)
+            if before and before.digest != known.digest:
+                self._kept.note_gone(key)
+            else:
+                self._kept.note_changed(key)
+            self._unpublished[key.removeprefix(self._prefix)] = known.encoding
         self._known.update(changed)
-        first = self._snapshot is None
-        if not (problems and first):
-            await self._publish(changed=bool(first or removed or changed))
-        if problems:
-            raise problems[0]
-        if complete and listed.keys() == self._known.keys():  # else one that moved may be to come
-            await self._tidy()
-        return complete
+        return problems
 
     async def _sort_out(
-        self, batch: Sequence[ObjectInfo], results: Sequence[_Known | BaseException | None]
-    ) -> tuple[dict[str, _Known], list[Exception]]:
+        self, batch: Sequence[ObjectInfo], results: Sequence[Known | BaseException | None]
+    ) -> tuple[dict[str, Known], list[Exception]]:
         """Return what was read, by key, and the faults that are not of one picture alone."""
         pairs = list(zip(batch, results, strict=True))
-        read = {info.key: result for info, result in pairs if isinstance(result, _Known)}
+        read = {info.key: result for info, result in pairs if isinstance(result, Known)}
         failed = [(info, result) for info, result in pairs if isinstance(result, Exception)]
         # People are not taken for unknown because the store is away: then all are waited for.
         if not failed or not (read or await self._can_read()):
@@ -265,12 +390,15 @@ class Gallery:
         except Exception:  # noqa: BLE001, whatever it is, it is no fault of the other pictures
             return False
 
-    async def _tidy(self) -> None:
-        """Remove what is kept of no known picture; only after all that was listed was read."""
-        await self._kept.remove({known.digest for known in self._known.values()})
+    async def _keep(self) -> None:
+        await self._kept.write(self._known)
+        self._kept_at = time.perf_counter()
+
+    async def _sweep(self) -> None:
+        """Remove what is kept in vain, now and then; only after all that was listed was read."""
         now = time.perf_counter()
         if self._swept_at is None or now - self._swept_at > _SWEEP_SECONDS:
-            await self._kept.sweep()
+            await self._kept.sweep(self._known)
             self._swept_at = now
 
     def note_stranger(self, encoding: Encoding) -> None:
@@ -280,7 +408,7 @@ class Gallery:
     async def _publish(self, *, changed: bool) -> None:
         """Make a new snapshot when the known people changed, or what replicas calibrate by."""
         before = self._snapshot
-        people = self.people if before and not changed else await self._collect()
+        people = self.people if before and not changed else await asyncio.to_thread(self._collect)
         calibration = await self._calibrate(people, changed=changed)
         if before and not changed and calibration == before.calibration:
             return
@@ -292,6 +420,7 @@ class Gallery:
         )
         rule = Rule.of(calibration, strangers.tail, self._false_names)
         self._snapshot = Snapshot(portraits, calibration, rule)
+        self._unpublished.clear()
         if not self._ready.is_set():
             self._ready.set()
             self._encoding = asyncio.Semaphore(1)
@@ -307,14 +436,16 @@ class Gallery:
             calibration=calibration.version,
         )
 
-    async def _collect(self) -> People:
-        return await asyncio.to_thread(
-            People,
+    def _collect(self) -> People:
+        """Return everybody as known now, for which a snapshot before that saves the most."""
+        if self._snapshot and len(self._unpublished) < _FEW_CHANGES:
+            return self.people.changed(self._unpublished)
+        return People(
             {
                 key.removeprefix(self._prefix): known.encoding
                 for key, known in self._known.items()
                 if known.encoding is not None
-            },
+            }
         )
 
     async def _calibrate(self, people: People, *, changed: bool) -> Calibration:
@@ -332,30 +463,32 @@ class Gallery:
             await self._calibration.write(calibration)
         return calibration
 
-    async def _read(self, info: ObjectInfo) -> _Known | None:
+    async def _read(self, info: ObjectInfo) -> Known | None:
         """Encode one known picture; None when it is gone or to be tried again."""
-        digest = ""
+        digest = b""
         try:
             async with self._reading:
                 picture = await self._picture(info)
-                digest = hashlib.sha256(picture).hexdigest()
-                encoding = await self._encode(info.key, picture, digest)
+                digest = hashlib.sha256(picture).digest()
+                faces = await self._encode(info.key, picture, digest)
         except ObjectNotFoundError:
             return None
         except RejectedError as error:
             log.warning("known picture skipped", key=info.key, reason=str(error))
-            return _Known(info.tag, digest)
+            return Known(info.tag, digest)
         except RecogniserFaultError as error:
             log.warning("known picture failed", key=info.key, reason=str(error))
             return self._count_fault(info, error)
-        return _Known(info.tag, digest, encoding)
+        if faces.encoding is None:
+            log.warning("known picture skipped", key=info.key, reason=_not_one(faces))
+        return Known(info.tag, digest, faces)
 
-    def _count_fault(self, info: ObjectInfo, error: Exception) -> _Known | None:
+    def _count_fault(self, info: ObjectInfo, error: Exception) -> Known | None:
         """Return that a picture is skipped when this is one fault too many."""
         self._faults[info.key, info.tag] += 1
         if self._count_faults(info) == _TRIES:
             log.warning("known picture skipped", key=info.key, reason=_describe(error))
-        return _Known(info.tag) if self._count_faults(info) >= _TRIES else None
+        return Known(info.tag) if self._count_faults(info) >= _TRIES else None
 
     def _count_faults(self, info: ObjectInfo) -> int:
         return self._faults[info.key, info.tag]
@@ -377,22 +510,17 @@ class Gallery:
             )
         return await _get_picture(self._store, info.key)
 
-    async def _encode(self, key: str, picture: bytes, digest: str) -> Encoding:
-        faces = await self._kept.read(digest)
+    async def _encode(self, key: str, picture: bytes, digest: bytes) -> Faces:
+        faces = self._found.get(digest)
         if faces is None:
             async with self._encoding:
                 found = await self._recogniser.recognise(picture, urgent=True)
             only = found.faces[0].encoding if len(found.faces) == 1 else None
             if only is not None and (flaw := found.faces[0].quality.flaw):
                 log.warning("known picture is of low quality", key=key, flaw=flaw)
-            faces = Faces(len(found.faces), only)
-            await self._kept.write(digest, faces)
-        if faces.encoding is None:
-            shown = f"{faces.count} faces" if faces.count else "no face"
-            raise RejectedError(
-                Problem.INVALID_REQUEST, f"it shows {shown}; a known picture must show one"
-            )
-        return faces.encoding
+            faces = Faces(len(found.faces), None if only is None else only.astype(np.float32))
+            self._found[digest] = faces
+        return faces
 
 
 @dataclass(frozen=True)
@@ -512,6 +640,17 @@ class Identifier:
             raise RejectedError(Problem.INVALID_REQUEST, str(error)) from error
         except ObjectNotFoundError as error:
             raise RejectedError(Problem.NOT_FOUND, f"no picture at {path}") from error
+
+
+def _pause(interval: float, listing: float) -> float:
+    """Return the seconds to wait after a look whose listing took so long."""
+    rest = listing if listing <= _HURRY_SECONDS else _PAUSE_PER_LISTING * listing
+    return max(interval - listing, rest)
+
+
+def _not_one(faces: Faces) -> str:
+    shown = f"{faces.count} faces" if faces.count else "no face"
+    return f"it shows {shown}; a known picture must show one"
 
 
 def _is_expected(error: Exception) -> bool:

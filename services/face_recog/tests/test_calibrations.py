@@ -14,12 +14,13 @@ from services.common.objects import ObjectStore, ObjectStoreUnavailableError
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.calibrations import KeptCalibration, pack, unpack
 from services.face_recog.domain import Calibration, Engine
-from services.face_recog.kept import DamagedError
+from services.face_recog.kept import folder_of
+from services.face_recog.parts import DamagedError
 from services.face_recog.strangers import Model
 
 ENGINE: Final = Engine("dlib-1+rules-1", 4)
 OTHER: Final = Engine("dlib-2+rules-1", 4)
-KEY: Final = f"encodings/{ENGINE.name}/calibration"
+KEY: Final = folder_of(ENGINE) + "calibration"
 
 
 def model(seed: int = 1, kinds: int = 2, dimensions: int = 3, size: int = 4) -> Model:

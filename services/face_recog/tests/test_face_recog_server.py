@@ -33,8 +33,8 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.face_recog.adapters.server import Server, _response
 from services.face_recog.app import announce
-from services.face_recog.domain import Box, Candidate, Engine, Match, Outcome
-from services.face_recog.kept import unpack
+from services.face_recog.domain import Box, Candidate, Match, Outcome
+from services.face_recog.parts import Part
 from services.face_recog.service import Answer, NamedFace, Question
 from services.testing.waiting import eventually
 
@@ -303,15 +303,18 @@ async def test_known_people_follow_the_store(
         await until_metric(server, "facestack_gallery_skipped_pictures", 1)
         assert "it shows no face" in server.log_file.read_text()
         assert await name() == "Rear Admiral/new.webp"
-    kept = [
-        path
-        for path in (server.store / "encodings").rglob("*")
-        if path.name not in {"in-use", "calibration"}
-    ]
-    kept = [path for path in kept if path.is_file()]
-    assert len(kept) == 3  # what was removed is not kept
-    for path in kept:
-        unpack(path.read_bytes(), Engine(path.parent.name, 128), path.name)
+
+        async def is_kept() -> bool:
+            """Whether that of all known pictures is kept, and nothing of what was removed."""
+            files = (server.store / "encodings").glob("*/??")
+            parts = [Part.unpack(file.read_bytes()) for file in files]
+            return {key for part in parts for key in part.known} == {
+                "known_people/Eileen Collins/a.png",
+                "known_people/Rear Admiral/new.webp",
+                "known_people/nobody/gray.jpg",
+            }
+
+        await until(is_kept)
 
 
 async def test_a_worker_killed_in_mid_request(face_recog: StartServer, small_hopper: bytes) -> None:

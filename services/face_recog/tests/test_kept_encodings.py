@@ -1,3 +1,5 @@
+"""What is kept of known pictures: its layout, and that it is theirs and nobody else's."""
+
 import hashlib
 import io
 import os
@@ -16,97 +18,135 @@ from structlog.testing import capture_logs
 from services.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailableError
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain import Engine
-from services.face_recog.kept import (
-    GRACE_SECONDS,
-    DamagedError,
-    Faces,
-    KeptEncodings,
-    pack,
-    unpack,
-)
+from services.face_recog.kept import GRACE_SECONDS, KeptEncodings, folder_of
+from services.face_recog.parts import DamagedError, Faces, Known, Part, part_of
 
 ENGINE = Engine("dlib-1+rules-1", 128)
-OTHER = Engine("dlib-2+rules-1", 128)
-PICTURE = hashlib.sha256(b"a picture").hexdigest()
-NUMBERS = np.random.default_rng(1).normal(size=128).astype(np.float32).astype(np.float64)
-ONE = pack(ENGINE, PICTURE, Faces(1, NUMBERS))
-NONE = pack(ENGINE, PICTURE, Faces(0))
+OTHER = Engine("dlib-2+rules-1", 64)
+OURS, THEIRS = folder_of(ENGINE), folder_of(OTHER)
+NUMBERS = np.random.default_rng(1).normal(size=128).astype(np.float32)
+DIGEST = hashlib.sha256(b"a picture").digest()
+
+
+def keys_of(part: int, count: int) -> list[str]:
+    """Keys of known pictures that all belong to one part."""
+    keys = (f"known_people/Zo\u00eb/{number}.jpg" for number in range(100_000))
+    return [key for key in keys if part_of(key) == part][:count]
+
+
+A, B, C = sorted(keys_of(7, 3))
+TWO = Part(
+    ENGINE, 7, {B: Known("tag b", DIGEST, Faces(3)), A: Known("a", DIGEST, Faces(1, NUMBERS))}
+)
+PACKED = TWO.pack()
 
 
 def sealed(body: bytes) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
+def same(one: Part, other: Part) -> bool:
+    """Whether two parts are equal to the last number."""
+    return (one.engine, one.number) == (other.engine, other.number) and {
+        key: (known.tag, known.digest, known.faces and known.faces.count, numbers(known))
+        for key, known in one.known.items()
+    } == {
+        key: (known.tag, known.digest, known.faces and known.faces.count, numbers(known))
+        for key, known in other.known.items()
+    }
+
+
+def numbers(known: Known) -> list[float] | None:
+    return None if known.encoding is None else known.encoding.tolist()
+
+
 def test_the_layout_is_the_documented_one() -> None:
     name = ENGINE.name.encode()
-    head = b"FSKE" + struct.pack("<HH", 1, len(name)) + name + hashlib.sha256(b"a picture").digest()
-    numbers = struct.pack("<I128f", 1, *NUMBERS)
-    assert sealed(head + numbers) == ONE
-    assert sealed(head + bytes(4)) == NONE
+    body = b"FSKP" + struct.pack("<HH", 1, len(name)) + name + struct.pack("<HBI", 128, 7, 2)
+    body += struct.pack("<HH32sI", len(A.encode()), 1, DIGEST, 1)
+    body += struct.pack("<HH32sI", len(B.encode()), 5, DIGEST, 3)
+    body += A.encode() + b"a" + B.encode() + b"tag b" + struct.pack("<128f", *NUMBERS)
+    assert sealed(body) == PACKED
 
 
-@given(count=st.just(1) | st.integers(0, 2**32 - 1), seed=st.integers(0))
-def test_what_is_kept_comes_back(count: int, seed: int) -> None:
-    numbers = np.random.default_rng(seed).normal(size=128)
-    encoding = numbers if count == 1 else None
-    found = unpack(pack(ENGINE, PICTURE, Faces(count, encoding)), ENGINE, PICTURE)
-    assert found.count == count
-    assert (found.encoding is None) == (encoding is None)
-    if found.encoding is not None:
-        assert found.encoding.tolist() == numbers.astype(np.float32).tolist()
+@st.composite
+def any_part(draw: st.DrawFn) -> Part:
+    size = draw(st.integers(2, 8))
+    text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    found = draw(st.dictionaries(text, st.tuples(text, st.binary(min_size=32, max_size=32))))
+    number = part_of(next(iter(found), ""))
+    known = {}
+    for key, (tag, digest) in found.items():
+        if part_of(key) == number:
+            count = draw(st.just(1) | st.integers(0, 2**32 - 1))
+            seed = draw(st.integers(0, 2**32))
+            encoding = np.random.default_rng(seed).normal(size=size).astype(np.float32)
+            known[key] = Known(tag, digest, Faces(count, encoding if count == 1 else None))
+    return Part(Engine(draw(text), size), number, known)
 
 
-@given(st.binary() | st.binary().map(sealed) | st.binary().map(lambda end: sealed(ONE[:52] + end)))
-def test_random_bytes_are_no_encoding(content: bytes) -> None:
+@given(any_part())
+def test_what_is_kept_comes_back(part: Part) -> None:
+    found = Part.unpack(part.pack())
+    assert same(found, part)
+    assert found.pack() == part.pack()
+
+
+@given(
+    st.binary()
+    | st.binary().map(sealed)
+    | st.tuples(st.integers(0, 60), st.binary()).map(
+        lambda both: sealed(PACKED[: both[0]] + both[1])
+    )
+)
+def test_random_bytes_are_no_part(content: bytes) -> None:
     with pytest.raises(DamagedError):
-        unpack(content, ENGINE, PICTURE)
+        Part.unpack(content)
 
 
-@given(st.sampled_from([ONE, NONE]), st.data())
-def test_a_flipped_bit_is_noticed(good: bytes, data: st.DataObject) -> None:
-    damaged = bytearray(good)
-    damaged[data.draw(st.integers(0, len(good) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+@given(st.data())
+def test_a_flipped_bit_is_noticed(data: st.DataObject) -> None:
+    damaged = bytearray(PACKED)
+    damaged[data.draw(st.integers(0, len(PACKED) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(DamagedError, match="checksum"):
-        unpack(bytes(damaged), ENGINE, PICTURE)
+        Part.unpack(bytes(damaged))
 
 
-@given(st.sampled_from([ONE, NONE]), st.data())
-def test_a_cut_and_a_longer_file_are_noticed(good: bytes, data: st.DataObject) -> None:
-    cut = good[: data.draw(st.integers(0, len(good) - 1))]
-    for damaged in (cut, good + cut, good + b"\0", cut + bytes(len(good) - len(cut))):
-        if damaged != good:  # a file may end in zeros
+@given(st.data())
+def test_a_cut_and_a_longer_file_are_noticed(data: st.DataObject) -> None:
+    cut = PACKED[: data.draw(st.integers(0, len(PACKED) - 1))]
+    for damaged in (cut, PACKED + cut, PACKED + b"\0", cut + bytes(len(PACKED) - len(cut))):
+        if damaged != PACKED:  # a file may end in zeros
             with pytest.raises(DamagedError):
-                unpack(damaged, ENGINE, PICTURE)
+                Part.unpack(damaged)
+    # The same of what has a checksum of its own: then it is the lengths that tell.
+    body = PACKED[:-32]
+    with pytest.raises(DamagedError):
+        Part.unpack(sealed(body[: data.draw(st.integers(0, len(body) - 1))]))
+    with pytest.raises(DamagedError):
+        Part.unpack(sealed(body + data.draw(st.binary(min_size=1))))
+
+
+def one(encoding: Any) -> bytes:
+    return Part(ENGINE, 7, {A: Known("a", DIGEST, Faces(1, encoding))}).pack()
 
 
 @pytest.mark.parametrize(
     "foreign",
     [
-        pack(OTHER, PICTURE, Faces(1, NUMBERS)),
-        pack(ENGINE, hashlib.sha256(b"another").hexdigest(), Faces(1, NUMBERS)),
-        sealed(ONE[:4] + b"\2" + ONE[5:-32]),
-        sealed(ONE[:-36]),
-        sealed(ONE[:-32] + bytes(4)),
-        sealed(NONE[:-33]),
-        sealed(NONE[:-32] + bytes(512)),
-        pack(ENGINE, PICTURE, Faces(1, np.full(128, np.nan))),
-        pack(ENGINE, PICTURE, Faces(1, np.full(128, np.inf))),
+        sealed(PACKED[:4] + b"\2" + PACKED[5:-32]),
+        sealed(PACKED[:-36]),
+        Part(ENGINE, 8, TWO.known).pack(),
+        sealed(PACKED[:-32].replace(B.encode(), A.encode())),
+        sealed(PACKED[:-32].replace(B.encode(), b"\xff" * len(B.encode()))),
+        one(np.full(128, np.nan)),
+        one(np.full(128, np.inf)),
     ],
-    ids=[
-        "engine",
-        "picture",
-        "version",
-        "numbers-missing",
-        "too-many-numbers",
-        "count-missing",
-        "numbers-of-nobody",
-        "nan",
-        "infinite",
-    ],
+    ids=["version", "numbers-missing", "another-part", "twice", "no-text", "nan", "infinite"],
 )
 def test_a_sound_file_of_something_else_is_noticed(foreign: bytes) -> None:
     with pytest.raises(DamagedError):
-        unpack(foreign, ENGINE, PICTURE)
+        Part.unpack(foreign)
 
 
 def npy(array: Any, **options: bool) -> bytes:
@@ -136,6 +176,8 @@ def store(folder_store_settings: ObjectStoreSettings) -> ObjectStore:
 @pytest.mark.parametrize(
     "content",
     [
+        Part(OTHER, 7, {}).pack(),
+        Part(ENGINE, 8, {}).pack(),
         b"",
         b"hello",
         npy(np.zeros((1, 128))),
@@ -149,6 +191,8 @@ def store(folder_store_settings: ObjectStoreSettings) -> ObjectStore:
         bytes(10_000_000),
     ],
     ids=[
+        "another-engine",
+        "another-part",
         "empty",
         "text",
         "npy",
@@ -166,31 +210,94 @@ async def test_whatever_lies_there_is_made_again_and_replaced(
     store: ObjectStore, content: bytes
 ) -> None:
     kept = KeptEncodings(store, ENGINE)
-    key = f"encodings/{ENGINE.name}/{PICTURE}"
-    await store.put(key, content)
+    await store.put(f"{OURS}07", content)
     with capture_logs() as logs:
-        assert await kept.read(PICTURE) is None
+        assert await kept.read() == {}
     assert [(line["event"], line["key"]) for line in logs] == [
-        ("kept encoding is damaged and made again", key)
+        ("kept encodings are damaged and made again", f"{OURS}07")
     ]
     assert logs[0]["reason"]
-    await kept.write(PICTURE, Faces(1, NUMBERS))
-    found = await kept.read(PICTURE)
-    assert found is not None
-    assert found.encoding is not None
-    assert np.array_equal(found.encoding, NUMBERS)
+    kept.note_changed(A)
+    await kept.write(TWO.known)
+    assert await store.get(f"{OURS}07") == PACKED
+    assert await kept.read() == TWO.known
 
 
-async def test_a_folder_in_its_place_costs_only_time(
-    store: ObjectStore, folder_store_settings: ObjectStoreSettings
-) -> None:
-    await store.put(f"encodings/{ENGINE.name}/{PICTURE}/something", b"x")
+async def test_a_damaged_part_goes_when_nothing_of_it_is_known(store: ObjectStore) -> None:
     kept = KeptEncodings(store, ENGINE)
-    assert await kept.read(PICTURE) is None
-    await kept.write(PICTURE, Faces(1, NUMBERS))
-    await kept.sweep()
-    await kept.remove(set())
-    assert await kept.read(PICTURE) is None
+    await store.put(f"{OURS}07", b"damaged")
+    await kept.read()
+    await kept.write({})
+    assert await keys(store) == set()
+
+
+async def test_a_folder_in_its_place_costs_only_time(store: ObjectStore) -> None:
+    await store.put(f"{OURS}07/something", b"x")
+    kept = KeptEncodings(store, ENGINE)
+    assert await kept.read() == {}
+    kept.note_changed(A)
+    await kept.write(TWO.known)
+    await kept.sweep(TWO.known)
+    assert await kept.read() == {}
+
+
+class Partly:
+    """A store that does not give some objects; it counts what it was asked for."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.put, self.delete, self.list = store.put, store.delete, store.list
+        self.withheld: tuple[str, ...] = ()
+        self.gets = 0
+
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        self.gets += 1
+        if key.endswith(self.withheld):
+            raise ObjectStoreUnavailableError("permission denied")
+        return await self._store.get(key, max_bytes=max_bytes)
+
+
+def crowd(number: int) -> dict[str, Known]:
+    return {
+        f"known_people/p{one}/x": Known("tag", digest(one), Faces(1, NUMBERS))
+        for one in range(number)
+    }
+
+
+async def write(kept: KeptEncodings, known: dict[str, Known]) -> None:
+    for key in known:
+        kept.note_changed(key)
+    await kept.write(known)
+
+
+async def test_all_of_it_takes_256_requests_at_most(store: ObjectStore) -> None:
+    partly = Partly(store)
+    kept = KeptEncodings(partly, ENGINE)
+    await write(kept, crowd(3000))
+    assert await kept.read() == crowd(3000)
+    assert partly.gets == 256
+
+
+async def test_a_part_that_the_store_does_not_give_is_made_again_in_the_end(
+    store: ObjectStore,
+) -> None:
+    partly = Partly(store)
+    known = crowd(40)
+    await write(KeptEncodings(partly, ENGINE), known)
+    missing = part_of("known_people/p0/x")
+    partly.withheld = (f"{missing:02x}",)
+    kept = KeptEncodings(partly, ENGINE)
+    for _ in range(2):
+        with pytest.raises(ObjectStoreUnavailableError):
+            await kept.read()
+    with capture_logs() as logs:
+        found = await kept.read()
+    assert found.keys() == {key for key in known if part_of(key) != missing}
+    assert [line["event"] for line in logs] == ["kept encodings cannot be read and are made again"]
+    partly.withheld = tuple("0123456789abcdef")
+    for _ in range(9):  # it is not one part: the store is away
+        with pytest.raises(ObjectStoreUnavailableError):
+            await kept.read()
 
 
 class AgedStore:
@@ -207,39 +314,70 @@ class AgedStore:
             yield ObjectInfo(info.key, info.size, info.tag, info.modified - age)
 
 
-def digest(number: int) -> str:
-    return hashlib.sha256(str(number).encode()).hexdigest()
+def digest(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()
 
 
 async def keys(store: ObjectStore) -> set[str]:
     return {info.key.removeprefix("encodings/") async for info in store.list("encodings/")}
 
 
-async def test_only_what_no_known_picture_has_goes(any_store: ObjectStore) -> None:
+async def test_a_part_is_written_only_when_it_changed(any_store: ObjectStore) -> None:
     for info in [info async for info in any_store.list("encodings/")]:
         await any_store.delete(info.key)
-    ours, theirs = KeptEncodings(any_store, ENGINE), KeptEncodings(any_store, OTHER)
-    for number in range(4):
-        await ours.write(digest(number), Faces(0))
-        await theirs.write(digest(number), Faces(0))
-    await any_store.put("encodings/notes.txt", b"somebody's")
-    await any_store.put(f"encodings/{ENGINE.name}/notes.txt", b"somebody's")
-    await ours.sweep()
-    await ours.remove({digest(1), digest(2)})
-    wanted = {
-        f"{engine}/{digest(number)}" for engine in (ENGINE.name, OTHER.name) for number in (1, 2)
-    }
-    marks = {f"{ENGINE.name}/in-use", f"{OTHER.name}/in-use"}
-    assert await keys(any_store) == wanted | marks | {"notes.txt", f"{ENGINE.name}/notes.txt"}
+    kept = KeptEncodings(any_store, ENGINE)
+    known = crowd(40)
+    await write(kept, known)
+    before = {info.key: info.tag async for info in any_store.list("encodings/")}
+    key = "known_people/p3/x"
+    del known[key]
+    kept.note_gone(key)
+    await kept.write(known)
+    after = {info.key: info.tag async for info in any_store.list("encodings/")}
+    assert {one for one in before if before[one] != after.get(one)} == {f"{OURS}{part_of(key):02x}"}
+    assert await KeptEncodings(any_store, ENGINE).read() == known
 
-    await ours.write(digest(7), Faces(0))  # by another replica: its picture was listed later
-    ours.forget(digest(1))
-    await ours.remove({digest(2)})
-    assert await keys(any_store) == (wanted - {f"{ENGINE.name}/{digest(1)}"}) | marks | {
-        "notes.txt",
-        f"{ENGINE.name}/notes.txt",
-        f"{ENGINE.name}/{digest(7)}",
+
+async def test_a_picture_that_is_gone_goes_from_every_engine_at_once(store: ObjectStore) -> None:
+    ours, theirs = KeptEncodings(store, ENGINE), KeptEncodings(store, OTHER)
+    known = crowd(40)
+    small = {
+        key: Known(one.tag, one.digest, Faces(1, NUMBERS[: OTHER.size]))
+        for key, one in known.items()
     }
+    await write(ours, known)
+    await write(theirs, small)
+    old = f"encodings/{ENGINE.name}/"
+    for number in (0, 3):
+        await store.put(f"{old}{digest(number).hex()}", b"of the layout before")
+    await store.put("encodings/notes.txt", b"somebody's")
+    await store.put(f"{OURS}notes.txt", b"somebody's")
+    await ours.sweep(known)
+    assert await KeptEncodings(store, OTHER).read() == small
+    for key, now in {"known_people/p3/x": None, "known_people/p4/x": digest(77)}.items():
+        known.pop(key)
+        if now:
+            known[key] = Known("another", now, Faces(0))
+        ours.note_gone(key)
+    await ours.write(known)
+    left = await KeptEncodings(store, OTHER).read()
+    assert left.keys() == small.keys() - {"known_people/p3/x", "known_people/p4/x"}
+    await ours.sweep(known)
+    assert await store.exists(f"{old}{digest(0).hex()}")
+    assert not await store.exists(f"{old}{digest(3).hex()}")
+    assert {"notes.txt", f"{OURS.removeprefix('encodings/')}notes.txt"} < await keys(store)
+
+
+async def test_a_sweep_puts_right_what_another_replica_left(store: ObjectStore) -> None:
+    known = crowd(40)
+    kept = KeptEncodings(store, ENGINE)
+    await write(kept, known)
+    more = crowd(60)
+    del more["known_people/p5/x"]
+    await write(KeptEncodings(store, ENGINE), more)  # and then it ended
+    await store.delete(f"{OURS}{part_of('known_people/p7/x'):02x}")
+    await kept.sweep(known)
+    assert await KeptEncodings(store, ENGINE).read() == known
 
 
 async def test_two_engines_beside_each_other_keep_theirs_and_a_former_one_goes_after_a_day(
@@ -247,63 +385,56 @@ async def test_two_engines_beside_each_other_keep_theirs_and_a_former_one_goes_a
 ) -> None:
     aged = AgedStore(store)
     old, new = KeptEncodings(aged, ENGINE), KeptEncodings(aged, OTHER)
-    former = "dlib-0+rules-1"
-    for engine in (ENGINE.name, former):
-        for number in range(3):
-            await store.put(f"encodings/{engine}/{digest(number)}", b"kept long ago")
-    wanted = {digest(number) for number in range(3)}
-    aged.ages = {
-        f"encodings/{engine}/{name[:3]}": 1e7 for engine in (ENGINE.name, former) for name in wanted
-    }
+    former = Engine("dlib-0+rules-1", 128)
+    known = crowd(3)
+    for kept in (old, new, KeptEncodings(store, former)):
+        await write(kept, {key: Known(one.tag, one.digest, Faces(0)) for key, one in known.items()})
+    folders = {folder.split("/")[1] for folder in (OURS, THEIRS, folder_of(former))}
+    parts = {f"{folder}/{part_of(key):02x}" for folder in folders for key in known}
+    marks = {f"{folder}/in-use" for folder in folders}
+    aged.ages = {f"encodings/{part}": 1e7 for part in parts}
 
     async def look() -> None:
         for replica in (old, new):
-            await replica.sweep()
-            await replica.remove(wanted)
+            await replica.sweep(known)
 
     await look()
-    everything = {f"{engine}/{name}" for engine in (ENGINE.name, former) for name in wanted}
-    everything |= {f"{engine}/in-use" for engine in (ENGINE.name, OTHER.name, former)}
-    assert await keys(store) == everything, "an engine without a mark has a day from now on"
-
-    aged.ages[f"encodings/{former}/"] = GRACE_SECONDS - 60
+    assert await keys(store) == parts | marks, "an engine without a mark has a day from now on"
+    aged.ages[folder_of(former)] = GRACE_SECONDS - 60
     await look()
-    assert await keys(store) == everything
-    aged.ages[f"encodings/{former}/"] = GRACE_SECONDS + 60
+    assert await keys(store) == parts | marks
+    aged.ages = {folder_of(former): GRACE_SECONDS + 60}
+    await store.put(f"{folder_of(former)}calibration", b"")
     await look()
-    assert await keys(store) == {one for one in everything if not one.startswith(former)}
+    left = {key for key in parts | marks if not key.startswith(former.name)}
+    assert await keys(store) == left
 
     # The version before was taken away; until then each of its looks renewed its mark.
-    aged.ages = {f"encodings/{ENGINE.name}/": GRACE_SECONDS + 60}
-    await old.sweep()
-    await old.remove(wanted)
-    assert f"{ENGINE.name}/{digest(0)}" in await keys(store), "nobody removes what is its own"
-    await new.sweep()
-    await new.remove(wanted)
-    assert await keys(store) == {f"{OTHER.name}/in-use"}
+    aged.ages = {OURS: GRACE_SECONDS + 60}
+    await old.sweep(known)
+    assert await keys(store) == left, "nobody removes what is its own"
+    await new.sweep(known)
+    assert await keys(store) == {key for key in left if key.startswith(OTHER.name)}
 
 
 async def test_a_sweep_removes_some_at_a_time_and_a_mark_last(store: ObjectStore) -> None:
-    former = "dlib-0+rules-1"
+    former = "encodings/dlib-0+rules-1/"
     for number in range(700):
-        await store.put(f"encodings/{former}/{digest(number)}", b"")
-    await store.put(f"encodings/{former}/in-use", b"")
+        await store.put(f"{former}{digest(number).hex()}", b"")
+    await store.put(f"{former}in-use", b"")
     aged = AgedStore(store)
-    aged.ages = {f"encodings/{former}/": GRACE_SECONDS + 60}
+    aged.ages = {former: GRACE_SECONDS + 60}
     kept = KeptEncodings(aged, ENGINE)
-    await kept.sweep()
-    await kept.remove(set())
+    await kept.sweep({})
     left = await keys(store)
     assert 0 < len(left) < 300
-    assert f"{former}/in-use" in left
-    await kept.remove(set())
-    assert await keys(store) == {f"{ENGINE.name}/in-use"}
+    assert f"{former.removeprefix('encodings/')}in-use" in left
+    await kept.write({})
+    assert await keys(store) == {f"{OURS.removeprefix('encodings/')}in-use"}
 
 
-async def test_a_listing_that_breaks_off_removes_nothing(
-    store: ObjectStore,
-) -> None:
-    await store.put(f"encodings/{ENGINE.name}/{digest(1)}", b"")
+async def test_a_listing_that_breaks_off_removes_nothing(store: ObjectStore) -> None:
+    await write(KeptEncodings(store, ENGINE), crowd(3))
 
     class Broken(AgedStore):
         async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -311,9 +442,7 @@ async def test_a_listing_that_breaks_off_removes_nothing(
                 yield info
             raise ObjectStoreUnavailableError("gone")
 
-    kept = KeptEncodings(Broken(store), ENGINE)
     with capture_logs() as logs:
-        await kept.sweep()
-        await kept.remove(set())
-    assert f"{ENGINE.name}/{digest(1)}" in await keys(store)
+        await KeptEncodings(Broken(store), ENGINE).sweep({})
+    assert await KeptEncodings(store, ENGINE).read() == crowd(3)
     assert "place for encodings is away" in [line["event"] for line in logs]
