@@ -10,6 +10,7 @@ _MODULES: Final = {
     "commits": "commits",
     "drain": "drain",
     "engines": "engines",
+    "gallery": "gallery",
     "overload": "overload",
     "pipeline": "pipeline",
     "recognition": "recognition",

@@ -1,0 +1,229 @@
+"""Starting with very many known pictures, and following one that is added to them."""
+
+import asyncio
+import hashlib
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from services.common.objects import ObjectInfo, ObjectStore
+from services.common.quality import Quality
+from services.common.settings import ObjectStoreSettings
+from services.face_recog.domain import (
+    DEFAULT_FALSE_NAMES,
+    Box,
+    DetectedFace,
+    Encoding,
+    Engine,
+    Recognition,
+)
+from services.face_recog.kept import KeptEncodings
+from services.face_recog.parts import Faces, Known
+from services.face_recog.service import Gallery
+from services.face_recog.strangers import DLIB
+from services.testing.memory import peak_kib
+
+_ENGINE: Final = Engine("bench", 128)
+_PREFIX: Final = "known_people/"
+_PEOPLE: Final = 100_000
+_ADDED: Final = 10
+_READ: Final = 1_000
+_INTERVAL: Final = 2.0
+_HEARTBEAT: Final = 0.001
+
+
+class _CountingStore:
+    """Counts the requests to a store; a listing is one for every 1,000 objects, as S3 answers."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.requests: Counter[str] = Counter()
+
+    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        self.requests["get"] += 1
+        return await self._store.get(key, max_bytes=max_bytes)
+
+    async def put(self, key: str, content: bytes) -> None:
+        self.requests["put"] += 1
+        await self._store.put(key, content)
+
+    async def delete(self, key: str) -> None:
+        self.requests["delete"] += 1
+        await self._store.delete(key)
+
+    async def new_folders(self, prefix: str, known: Container[str]) -> dict[str, int]:
+        self.requests["glance"] += 1
+        return await self._store.new_folders(prefix, known)
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        number = 0
+        async for info in self._store.list(prefix):
+            self.requests["list"] += number % 1000 == 0
+            number += 1
+            yield info
+
+
+class _Recogniser:
+    """Answers at once with the encoding that belongs to a picture's bytes."""
+
+    async def recognise(
+        self,
+        picture: bytes,
+        *,
+        max_faces: int = 0,  # noqa: ARG002, as it is asked
+        urgent: bool = False,  # noqa: ARG002
+        on_long: Callable[[], Awaitable[None]] | None = None,  # noqa: ARG002
+    ) -> Recognition:
+        face = DetectedFace(Box(0, 0, 1, 1), 1.0, _encoding(picture), Quality(1, None, 1, 1, 1, 1))
+        return Recognition(1, 1, [face])
+
+
+def _encoding(picture: bytes) -> Encoding:
+    seed = int.from_bytes(hashlib.sha256(picture).digest()[:8])
+    return np.random.default_rng(seed).normal(size=_ENGINE.size) / 8
+
+
+class _Heartbeat:
+    """Notes the most seconds of this process's CPU between two turns of the event loop.
+
+    Seconds of the clock would tell what else the machine does.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+
+    async def beat(self) -> None:
+        while True:
+            start = time.process_time()
+            await asyncio.sleep(_HEARTBEAT)
+            self.longest = max(self.longest, time.process_time() - start)
+
+
+async def _beating(work: Awaitable[object]) -> tuple[float, float]:
+    """Return the seconds that it took, and the CPU's in which the event loop did not turn."""
+    heartbeat = _Heartbeat()
+    beating = asyncio.create_task(heartbeat.beat())
+    start = time.perf_counter()
+    await work
+    took = time.perf_counter() - start
+    await asyncio.sleep(2 * _HEARTBEAT)
+    beating.cancel()
+    return took, heartbeat.longest
+
+
+async def _fill(store: ObjectStore, folder: Path, people: int) -> None:
+    """Write pictures of so many people, and what is kept of them."""
+    for number in range(people):
+        file = folder / _PREFIX / f"person {number:07}" / "1.jpg"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"%d" % number)
+    encodings = np.random.default_rng(1).normal(size=(people, _ENGINE.size)).astype(np.float32) / 8
+    known = {
+        info.key: Known(info.tag, hashlib.sha256(b"%d" % number).digest(), Faces(1, encoding))
+        async for info in store.list(_PREFIX)
+        if (number := int(info.key.split("/")[1].split()[1])) >= 0
+        for encoding in [encodings[number]]
+    }
+    kept = KeptEncodings(store, _ENGINE)
+    for key in known:
+        kept.note_changed(key)
+    await kept.write(known)
+
+
+async def _add(gallery: Gallery, store: ObjectStore, name: str) -> None:
+    """Add somebody, and wait until a face of theirs has a candidate of that name."""
+    picture = name.encode()
+    await store.put(f"{_PREFIX}{name}/1.jpg", picture)
+    encoding = _encoding(picture)
+    people = gallery.people
+    while True:
+        if gallery.people is not people:
+            people = gallery.people
+            [nearest] = await asyncio.to_thread(people.nearest, encoding, 1)
+            if nearest.person == name:
+                return
+        await asyncio.sleep(0.01)
+
+
+async def _measure(console: Console, folder: Path, people: int, added: int) -> None:
+    store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder}"))
+    console.print(f"Writing {people:,} known pictures …")
+    await _fill(store, folder, people)
+
+    start = time.perf_counter()
+    numbers = random.sample(range(people), min(people, _READ))
+    for number in numbers:
+        await store.get(f"{_PREFIX}person {number:07}/1.jpg")
+    reading = (time.perf_counter() - start) / len(numbers) * people
+
+    counting = _CountingStore(store)
+    gallery = Gallery(
+        counting,
+        _Recogniser(),
+        prefix=_PREFIX,
+        engine=_ENGINE,
+        parallel=1,
+        tails=DLIB,
+        false_names=DEFAULT_FALSE_NAMES,
+    )
+    before = peak_kib()
+    watching = asyncio.create_task(gallery.watch(_INTERVAL))
+    took, stood = await _beating(gallery.wait_ready())
+    requests = counting.requests.copy()
+    table = Table(
+        "known people",
+        "start, s",
+        "a request a picture alone, s (computed)",
+        "ratio",
+        "requests at the start",
+        "longest stop of the event loop, ms of CPU",
+        "MiB more at the peak",
+        title="Start with kept encodings",
+    )
+    table.add_row(
+        f"{gallery.people.people:,}",
+        f"{took:.1f}",
+        f"{reading:.1f}",
+        f"{took / reading:.2f}",
+        ", ".join(f"{count} {kind}" for kind, count in sorted(requests.items())),
+        f"{stood * 1000:.0f}",
+        f"{(peak_kib() - before) / 1024:.0f}",
+    )
+    console.print(table)
+
+    waits, stops = [], []
+    for number in range(added):
+        await asyncio.sleep(random.uniform(0, 2 * _INTERVAL))  # noqa: S311, no secret
+        took, stood = await _beating(_add(gallery, store, f"somebody new {number}"))
+        waits.append(took)
+        stops.append(stood)
+    watching.cancel()
+    table = Table(
+        "known people",
+        "added",
+        "until known: median, s",
+        "worst, s",
+        "longest stop of the event loop, ms of CPU",
+        title=f"One more person, looked for every {_INTERVAL:g} s",
+    )
+    table.add_row(
+        f"{gallery.people.people:,}",
+        str(added),
+        f"{statistics.median(waits):.1f}",
+        f"{max(waits):.1f}",
+        f"{max(stops) * 1000:.0f}",
+    )
+    console.print(table)
+
+
+def run(console: Console, folder: Path, *, short: bool) -> None:
+    """Print the tables."""
+    asyncio.run(_measure(console, folder, *((200, 2) if short else (_PEOPLE, _ADDED))))
