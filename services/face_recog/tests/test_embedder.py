@@ -15,6 +15,7 @@ from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
 from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, RecogniserFaultError
+from services.face_recog.kept import folder_of
 from services.face_recog.settings import EngineSettings
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import embedder, weights
@@ -102,8 +103,8 @@ async def test_it_names_and_its_encodings_are_kept(
         assert face.candidates[0].image_name == "Grace Hopper/g.jpg"
         assert answer.engine == load_models(brought).engine.name
         assert "damaged" not in server.log_file.read_text()
-    kept = [path for path in (first.store / "encodings").rglob("*") if path.name != "in-use"]
-    assert [path.stat().st_size > 4 * 512 for path in kept if path.is_file()] == [True, True]
+    kept = [*(first.store / folder_of(load_models(brought).engine)).glob("[0-9a-f][0-9a-f]")]
+    assert sum(path.stat().st_size for path in kept) > 2 * 4 * 512, "of two known pictures"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from services.face_recog.adapters.recognition import find
 from services.face_recog.adapters.resnet import resnet
 from services.face_recog.adapters.tiles import along
 from services.face_recog.domain import DEFAULT_TOLERANCE, Box, RecogniserFaultError
+from services.face_recog.kept import folder_of
 from services.face_recog.settings import MIN_WORKER_BYTES
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import weights
@@ -175,6 +176,7 @@ async def test_engines_beside_each_other_know_the_same_people_and_keep_their_own
     """As in a rollout from one to the default."""
     old = face_recog(ENGINE="classic")
     new = face_recog(OBJECT_STORE_URL=f"file://{old.store}")
+    engines = {load_models(name).engine for name in ("classic", "centerface")}
     names = set()
     for server in (old, new):
         answer = await server.identify(small_hopper)
@@ -183,9 +185,9 @@ async def test_engines_beside_each_other_know_the_same_people_and_keep_their_own
         names.add(answer.engine)
         for process in server.workers():
             assert process.num_threads() == 1
-    assert names == {load_models(name).engine.name for name in ("classic", "centerface")}
-    kept = {path.parent.name for path in (old.store / "encodings").rglob("*") if path.is_file()}
-    assert kept == names
+    assert names == {engine.name for engine in engines}
+    kept = {path.parent for path in (old.store / "encodings").rglob("*") if path.is_file()}
+    assert kept == {old.store / folder_of(engine) for engine in engines}
 
 
 def test_missing_and_foreign_weights_are_told(
