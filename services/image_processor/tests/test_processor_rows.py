@@ -175,7 +175,7 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         {"person": "Ada L.", "image_name": "Ada/1.jpg", "distance": 0.25},
         {"person": "Bob", "image_name": "Bob/1.jpg", "distance": 0.5},
     ]
-    assert [face.quality for face in stored] == [QUALITY, None, None]
+    assert [face.quality for face in stored] == [QUALITY, None, None, None]
     row = await bench.row(image_id)
     assert (row.width, row.height, row.engine) == (100, 90, "test-1")
 
