@@ -14,6 +14,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from services.common.images import RETRIABLE, Status
+from services.common.quality import Quality
 
 OPEN: Final = frozenset({Status.PENDING, Status.PROCESSING, Status.FAILED})
 """The states that change without a person."""
@@ -82,17 +83,6 @@ class Box(_Model):
     top: int
     right: int
     bottom: int
-
-
-class Quality(_Model):
-    """How well a face can be recognised: numbers from 0 to 1, and what is worst if it is bad."""
-
-    score: float
-    flaw: str | None
-    size: float
-    sharpness: float
-    pose: float
-    light: float
 
 
 class Face(_Model):
