@@ -40,8 +40,8 @@ _CHEAP_CLOCK: Final = {"FAKETIME_NO_CACHE": "0", "FAKETIME_CACHE_DURATION": "1"}
 
 _BUCKET: Final = "facestack"
 _MACHINE: Final = "machine"  # with SQLite rows and pictures are on one disk
-_DISKS: Final = {"mariadb": 256, "nsqd": 16, "versitygw": 128, _MACHINE: 128}
-"""Sizes in MiB; MariaDB's own files take 150."""
+_DISKS: Final = {"mariadb": 512, "nsqd": 16, "versitygw": 128, _MACHINE: 128}
+"""Sizes in MiB; MariaDB's own files take 150, and 100 more after 5,000 pictures."""
 
 PROCESSORS: Final = ("image_processor_1", "image_processor_2")
 SERVICES: Final = ("face_recog", "receiver", *PROCESSORS, "redeemer")
