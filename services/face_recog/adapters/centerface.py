@@ -4,19 +4,18 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import dlib
 import numpy as np
 from numpy.typing import NDArray
 
 from services.face_recog.adapters.classic import (
-    CHIP_PADDING,
     CHIP_SIDE,
     LANDMARKS,
     NETWORK,
     SIZE,
-    eyes_and_nose,
+    cut_out,
     model_file,
     models_version,
 )
@@ -261,17 +260,8 @@ class CenterFaceDlib:
             )
         ]
 
-    def points(self, pixels: Pixels, place: Place) -> Points:
-        """Return where eyes and nose are of the face in a rectangle, as in :meth:`chip`."""
-        return eyes_and_nose(self._marked(pixels, place)[1])
-
-    def chip(self, pixels: Pixels, place: Place) -> Pixels:
+    def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out the face in a rectangle, in whole pixels, that stands after so many turns."""
-        face: Pixels = dlib.get_face_chip(*self._marked(pixels, place), CHIP_SIDE, CHIP_PADDING)
-        return face
-
-    def _marked(self, pixels: Pixels, place: Place) -> tuple[Pixels, Any]:
-        """Return pixels in which the face stands, and its landmarks in them."""
         left, top, right, bottom, quarters = (int(one) for one in place)
         if quarters:
             # Only what is around it is turned; landmarks and padding reach no further.
@@ -282,7 +272,7 @@ class CenterFaceDlib:
             inside = np.array([left, top, right, bottom]) - (start_x, start_y, start_x, start_y)
             left, top, right, bottom = turn_rectangles(inside, quarters, width, height).tolist()
             pixels = turn(pixels, quarters)
-        return pixels, self._landmarks(pixels, dlib.rectangle(left, top, right, bottom))
+        return cut_out(pixels, self._landmarks(pixels, dlib.rectangle(left, top, right, bottom)))
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""

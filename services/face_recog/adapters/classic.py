@@ -66,10 +66,14 @@ def models_version() -> str:
     return f"dlib-{dlib.__version__}+models-{version}"
 
 
-def eyes_and_nose(landmarks: Any) -> Points:
-    """Return these of dlib's five landmarks: the corners of both eyes, and the nose."""
+def cut_out(pixels: Pixels, landmarks: Any) -> tuple[Pixels, Points]:
+    """Return the network's input of a face with dlib's five landmarks, and its eyes and nose.
+
+    The landmarks are the corners of both eyes, and the nose.
+    """
     corners = [complex(one.x, one.y) for one in landmarks.parts()]
-    return (corners[2] + corners[3]) / 2, (corners[0] + corners[1]) / 2, corners[4]
+    points = (corners[2] + corners[3]) / 2, (corners[0] + corners[1]) / 2, corners[4]
+    return dlib.get_face_chip(pixels, landmarks, CHIP_SIDE, CHIP_PADDING), points
 
 
 class Classic:
@@ -103,15 +107,9 @@ class Classic:
         )
         return [found[one] for one in best]
 
-    def points(self, pixels: Pixels, place: Place) -> Points:
-        """Return where eyes and nose are of the face in a rectangle."""
-        return eyes_and_nose(self._landmarks(pixels, dlib.rectangle(*place)))
-
-    def chip(self, pixels: Pixels, place: Place) -> Pixels:
+    def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out the face in a rectangle: left, top, right and bottom, in whole pixels."""
-        landmarks = self._landmarks(pixels, dlib.rectangle(*place))
-        face: Pixels = dlib.get_face_chip(pixels, landmarks, CHIP_SIDE, CHIP_PADDING)
-        return face
+        return cut_out(pixels, self._landmarks(pixels, dlib.rectangle(*place)))
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""

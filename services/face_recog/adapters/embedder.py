@@ -73,14 +73,10 @@ class CenterFaceEmbedder:
             )
         ]
 
-    def points(self, pixels: Pixels, place: Place) -> Points:  # noqa: ARG002, others look there
-        """Return where eyes and nose are of the face with these five points."""
-        eye, other, nose = (complex(*place[one : one + 2]) for one in (0, 2, 4))
-        return eye, other, nose
-
-    def chip(self, pixels: Pixels, place: Place) -> Pixels:
+    def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out the face with these five points, turned so that they lie as usual."""
-        return align(pixels, place)
+        eye, other, nose = (complex(*place[one : one + 2]) for one in (0, 2, 4))
+        return align(pixels, place), (eye, other, nose)
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""

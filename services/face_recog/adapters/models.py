@@ -56,11 +56,11 @@ class Models(Protocol):
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find the faces in the pixels at this scale, in parts where they are many."""
 
-    def points(self, pixels: Pixels, place: Place) -> Points:
-        """Return where eyes and nose are of the face at such a place as :meth:`chip` takes."""
+    def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
+        """Cut out and straighten the face at a place that :meth:`detect` gave for these pixels.
 
-    def chip(self, pixels: Pixels, place: Place) -> Pixels:
-        """Cut out and straighten the face at a place that :meth:`detect` gave for these pixels."""
+        Returns it, and by which eyes and nose it was straightened.
+        """
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face, shape (side, side, 3)."""

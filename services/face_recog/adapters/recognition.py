@@ -71,14 +71,16 @@ def find(models: Models, content: bytes, max_faces: int) -> Found:
     placed.sort(key=lambda face: (_area(face[0]), face[1].score), reverse=True)
     placed = placed[: min(max_faces or MOST_FACES, MOST_FACES)]
     chips = np.empty((len(placed), models.side, models.side, 3), np.uint8)
+    qualities = []
     for number, (_, one) in enumerate(placed):
-        chips[number] = models.chip(pixels, one.place)
+        chips[number], points = models.chip(pixels, one.place)
+        qualities.append(measure(pixels, one.rectangle, points))
     return Found(
         width,
         height,
         [box for box, _ in placed],
         [one.score for _, one in placed],
-        [measure(pixels, one.rectangle, models.points(pixels, one.place)) for _, one in placed],
+        qualities,
         chips,
     )
 
