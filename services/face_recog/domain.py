@@ -312,8 +312,7 @@ class People:
         person = bisect_left(self._persons, name)
         if self._persons[person : person + 1] != [name]:
             return None
-        rows = self._matrix[self._starts[person] : self._ends[person]]
-        return bool(np.linalg.norm(rows - encoding, axis=1).min() <= DEFAULT_TOLERANCE)
+        return self.candidate(person, encoding).distance <= DEFAULT_TOLERANCE
 
 
 class Portraits:
