@@ -20,7 +20,6 @@ and floats little-endian:
 ====  ==========================================================================
 """
 
-import hashlib
 import struct
 from typing import Final
 
@@ -31,7 +30,7 @@ from services.common.logs import Outage
 from services.common.objects import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.face_recog.domain import Calibration, Engine
 from services.face_recog.kept import CALIBRATION, Store, folder_of
-from services.face_recog.parts import DamagedError
+from services.face_recog.parts import HASH_BYTES, DamagedError, seal, unseal
 from services.face_recog.strangers import DIMENSIONS, KINDS, Model
 
 log = structlog.get_logger(__name__)
@@ -40,7 +39,6 @@ _MAGIC: Final = b"FSKC"
 _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<4sHH")
 _BODY: Final = struct.Struct("<IIIHH")
-_HASH_BYTES: Final = 32
 _FLOAT: Final = np.dtype("<f4")
 
 
@@ -56,15 +54,13 @@ def pack(engine: Engine, calibration: Calibration) -> bytes:
         len(model.spread) if model else 0,
     )
     content += b"".join(part.astype(_FLOAT).tobytes() for part in parts)
-    return content + hashlib.sha256(content).digest()
+    return seal(content)
 
 
 def unpack(content: bytes, engine: Engine) -> Calibration:
     """Return what :func:`pack` was given, or raise :class:`DamagedError`."""
-    body, check = content[:-_HASH_BYTES], content[-_HASH_BYTES:]
+    body = bytes(unseal(content))
     head = _head(engine)
-    if hashlib.sha256(body).digest() != check:
-        raise DamagedError("its checksum is wrong")
     if not body.startswith(head) or len(body) < len(head) + _BODY.size:
         raise DamagedError("it belongs to another engine or version of the layout")
     version, people, seen, kinds, dimensions = _BODY.unpack_from(body, len(head))
@@ -110,7 +106,7 @@ class KeptCalibration:
             len(_head(engine))
             + _BODY.size
             + _FLOAT.itemsize * (KINDS + (KINDS + DIMENSIONS) * engine.size)
-            + _HASH_BYTES
+            + HASH_BYTES
         )
 
     async def read(self) -> Calibration | None:

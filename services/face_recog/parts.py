@@ -40,12 +40,27 @@ _VERSION: Final = 1
 _HEAD: Final = struct.Struct("<4sHH")
 _COUNTS: Final = struct.Struct("<HBI")
 _PICTURE: Final = struct.Struct("<HH32sI")
-_HASH_BYTES: Final = 32
+HASH_BYTES: Final = 32
+"""Of the checksum, a SHA-256."""
+
 _FLOAT: Final = np.dtype("<f4")
 
 
 class DamagedError(Exception):
-    """The bytes are no part; the message says why."""
+    """The bytes are not what was to be kept; the message says why."""
+
+
+def seal(content: bytes) -> bytes:
+    """Return content with its checksum behind it."""
+    return content + hashlib.sha256(content).digest()
+
+
+def unseal(content: bytes) -> memoryview:
+    """Return what was sealed, or raise :class:`DamagedError`."""
+    body = memoryview(content)[:-HASH_BYTES]
+    if hashlib.sha256(body).digest() != content[-HASH_BYTES:]:
+        raise DamagedError("its checksum is wrong")
+    return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +125,12 @@ class Part:
                 *encodings,
             ]
         )
-        return content + hashlib.sha256(content).digest()
+        return seal(content)
 
     @classmethod
     def unpack(cls, content: bytes) -> Self:
         """Return what was packed, or raise :class:`DamagedError`."""
-        body = memoryview(content)[:-_HASH_BYTES]
-        if hashlib.sha256(body).digest() != content[-_HASH_BYTES:]:
-            raise DamagedError("its checksum is wrong")
+        body = unseal(content)
         try:
             return cls._read(_Reader(body))
         except (struct.error, UnicodeDecodeError) as error:
