@@ -260,5 +260,5 @@ def test_face_recog_names_a_face_by_onnx_runtime(recogniser: str) -> None:
     processes = json.loads(docker("exec", recogniser, "python", "-c", PROCESSES).stdout)
     assert len(processes) >= 2  # the fork server and a worker
     for process in processes:
-        # More threads would mean that OPENBLAS_NUM_THREADS=1 is not in effect.
+        # More would mean that BLAS computes in its own, or that a library reports from one.
         assert process == {"onnxruntime": True, "threads": 1}
