@@ -151,6 +151,9 @@ async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
     port = server.sockets[0].getsockname()[1]
     client = RecogniserClient(f"127.0.0.1:{port}", timeout=600)
     await eventually(client.ping)
+    # One more connection, accepted at the very end, would be nobody's to close.
+    server.close()
+    await server.wait_closed()
     long = asyncio.create_task(client.identify(b"long"))
     await eventually(lambda: replicas[0].asked)
     between.silent_from = between.heard + 6  # pings, which go on
@@ -158,6 +161,4 @@ async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
         await asyncio.wait_for(long, 20)
     assert between.heard >= between.silent_from
     await client.close()
-    server.close()
-    await server.wait_closed()
     await between.close()
