@@ -7,7 +7,15 @@ import hashlib
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Container,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -28,6 +36,7 @@ from services.common.objects import (
 from services.common.quality import Quality
 from services.face_recog import metrics
 from services.face_recog.calibrations import KeptCalibration
+from services.face_recog.changes import Changes
 from services.face_recog.domain import (
     DEFAULT_CANDIDATES,
     Box,
@@ -154,6 +163,7 @@ class Gallery:
         self._prefix = prefix
         self._kept = KeptEncodings(store, engine)
         self._calibration = KeptCalibration(store, engine)
+        self._changes = Changes(store)
         self._reading = asyncio.Semaphore(_PARALLEL_READS)
         self._encoding = asyncio.Semaphore(parallel)
         self._known: dict[str, Known] = {}
@@ -195,8 +205,8 @@ class Gallery:
     async def watch(self, interval: float) -> None:
         """Follow the store for ever, looking every ``interval`` seconds, whatever a look ends with.
 
-        A long listing is repeated less often, and in between it is people who are new alone that
-        are looked for.
+        A long listing is repeated less often, and in between only people are looked for who have
+        changed by a marker, or are new.
         """
         while True:
             if not await self._try(functools.partial(self.refresh, interval)):
@@ -238,21 +248,19 @@ class Gallery:
     async def refresh(self, interval: float | None = None) -> bool:
         """Look at the store once; return whether everything in it has been looked at.
 
-        Meanwhile, those who are new alone are looked for every ``interval`` seconds.
+        Meanwhile, every ``interval`` seconds, :meth:`glance` looks for what changed.
 
         Raises ``ObjectStoreUnavailableError``; what was read by then is kept. One picture that
         the store does not give while it gives others is skipped in the end, and tried again.
         """
+        marked = await self._changes.find()  # before all are listed: so that shows what they say
         listed = await self._list(interval)
         if not self._is_loaded:
             self._known = await self._kept.read()
             self._is_loaded = True
             await asyncio.to_thread(self._report_skipped, listed)
         gone, wanted = await asyncio.to_thread(self._compare, listed)
-        for key in gone:
-            self._kept.note_gone(key)
-            del self._known[key]
-            self._unpublished[key.removeprefix(self._prefix)] = None
+        self._forget(gone)
         first = self._snapshot is None
         most = len(wanted) if first else max(_BATCH, len(listed) // _LISTED_PER_READ)
         wanted, left = wanted[:most], wanted[most:]
@@ -270,6 +278,8 @@ class Gallery:
             await self._keep()
         if problems:
             raise problems[0]
+        if complete:
+            self._changes.note_seen(marked)
         if complete and listed.keys() == self._known.keys():  # else one that moved may be to come
             self._found.clear()
             await self._sweep()
@@ -288,9 +298,10 @@ class Gallery:
 
     async def _list_all(self) -> dict[str, ObjectInfo]:
         start = time.perf_counter()
-        listed = {info.key: info async for info in self._store.list(self._prefix)}
-        self._listing_seconds = time.perf_counter() - start
-        return listed
+        try:
+            return {info.key: info async for info in self._store.list(self._prefix)}
+        finally:  # also when it fails, so that a store that was away is not waited for longer
+            self._listing_seconds = time.perf_counter() - start
 
     def _report_skipped(self, listed: Mapping[str, ObjectInfo]) -> None:
         for key, known in self._known.items():
@@ -301,50 +312,67 @@ class Gallery:
         """Return the keys that are gone, and what is to be read."""
         # Who was glanced at while all were listed may not be among them.
         gone = self._known.keys() - listed.keys() - self._glanced
-        wanted = [
-            info
-            for key, info in listed.items()
-            if key not in self._known or self._known[key].tag != info.tag
-        ]
+        wanted = self._find_wanted(listed)
         wanted.sort(key=self._count_faults)  # those that failed before do not hold up the others
-        if wanted:
-            self._note_found()
         self._folders = {key.removeprefix(self._prefix).partition("/")[0] for key in listed}
         self._glanced_at = {
             name: changed for name, changed in self._glanced_at.items() if name not in self._folders
         }
         return gone, wanted
 
-    def _note_found(self) -> None:
-        """Remember what is known by content, for pictures that move and may be gone by then."""
-        self._found |= {known.digest: known.faces for known in self._known.values() if known.faces}
+    def _find_wanted(self, listed: Mapping[str, ObjectInfo]) -> list[ObjectInfo]:
+        """Return what is not known as it was listed."""
+        wanted = [
+            info
+            for key, info in listed.items()
+            if key not in self._known or self._known[key].tag != info.tag
+        ]
+        if wanted:
+            # By content, for pictures that move and may be gone by then.
+            self._found |= {one.digest: one.faces for one in self._known.values() if one.faces}
+        return wanted
+
+    def _forget(self, gone: Collection[str]) -> None:
+        for key in gone:
+            self._kept.note_gone(key)
+            del self._known[key]
+            self._unpublished[key.removeprefix(self._prefix)] = None
 
     async def glance(self) -> bool:
-        """Look for people who are new since the last look, where the store tells them quickly.
+        """Look at people whom markers name, and at new ones where the store tells them quickly.
 
         Returns whether all of them have been looked at. What else changed, :meth:`refresh` sees.
         """
+        marked = await self._changes.find()
         found = await self._store.new_folders(self._prefix, self._folders)
         new = [name for name, changed in found.items() if self._glanced_at.get(name) != changed]
         new.sort(key=lambda name: -found[name])  # of forgotten people folders may be left, empty
-        wanted = [
-            info
-            for name in new[:_BATCH]
-            async for info in self._store.list(f"{self._prefix}{name}/")
-            if info.key not in self._known or self._known[info.key].tag != info.tag
-        ]
-        if wanted:
-            await asyncio.to_thread(self._note_found)
+        people = list(dict.fromkeys([*marked.values(), *new]))
+        looked_at = people[:_BATCH]
+        gone, wanted = await self._look_at(looked_at) if people else ((), ())
+        self._forget(gone)
         problems = await self._read_all(wanted[:_BATCH])
         self._glanced |= {info.key for info in wanted[:_BATCH]}
         if len(wanted) <= _BATCH:
-            self._glanced_at |= {name: found[name] for name in new[:_BATCH]}
+            self._changes.note_seen(key for key, name in marked.items() if name in looked_at)
+            self._glanced_at |= {name: found[name] for name in looked_at if name in found}
         if self._unpublished:
             await self._publish(changed=True)
             await self._keep()
         if problems:
             raise problems[0]
-        return not self._unpublished and len(new) <= _BATCH
+        return not self._unpublished and len(people) <= _BATCH
+
+    async def _look_at(self, people: Iterable[str]) -> tuple[Collection[str], Sequence[ObjectInfo]]:
+        """Return the keys of these people's pictures that are gone, and what is to be read."""
+        folders = tuple(f"{self._prefix}{name}/" for name in people)
+        listed = {info.key: info for folder in folders async for info in self._store.list(folder)}
+
+        def compare() -> tuple[Collection[str], Sequence[ObjectInfo]]:
+            known = {key for key in self._known if key.startswith(folders)}
+            return known - listed.keys(), self._find_wanted(listed)
+
+        return await asyncio.to_thread(compare)
 
     async def _read_all(self, batch: Sequence[ObjectInfo]) -> list[Exception]:
         """Read some; return the faults that are not of one picture alone."""

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import structlog
 
+from services.common.changes import mark_changed
+from services.common.images import KNOWN_PEOPLE
 from services.common.logs import Outage
 from services.common.objects import ObjectStoreUnavailableError
 from services.redeemer.domain import BATCH
@@ -50,6 +52,9 @@ class Objects(Protocol):
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""
 
+    async def put(self, key: str, content: bytes) -> None:
+        """Create or replace an object."""
+
 
 class Collector:
     """Removes objects; several replicas may."""
@@ -84,6 +89,8 @@ class Collector:
             await self._objects.delete(one.key)
         except ObjectStoreUnavailableError as error:
             return error
+        if one.key.startswith(KNOWN_PEOPLE):
+            await mark_changed(self._objects, one.key)
         REMOVED.inc()
         log.info("removed", key=one.key)
         return None

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from services.common.changes import mark_changed
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
 from services.common.objects import ObjectNotFoundError, ObjectTooLargeError
 from services.receiver.domain import (
@@ -35,7 +36,7 @@ _MARGINS: Final = (0.5, 0.25, 0.1)
 
 
 class Enrolment:
-    """Adds and removes known pictures; the recogniser follows the store by itself."""
+    """Adds and removes known pictures; the recogniser follows the store and its markers."""
 
     def __init__(
         self,
@@ -159,6 +160,7 @@ class Enrolment:
             stored = await self._people.replace_object(stored, picture)
             if stored is None:
                 raise took_too_long()
+        await mark_changed(self._pictures, KNOWN_PEOPLE + stored.image_name)
         log.info("known picture added", picture_id=stored.id)
         return stored
 

@@ -9,8 +9,10 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
+from services.common.changes import changed_person
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.facerecog import face_pb2
+from services.common.objects import ObjectStore
 from services.common.quality import Flaw
 from services.common.tables import faces, images
 from services.receiver.adapters.people_rows import DatabasePeople
@@ -517,5 +519,43 @@ async def test_forgetting_that_stopped_half_way_can_be_repeated(
     assert person["name"] == "Ada"
     assert (await plain.delete("/people/Ada")).status_code == 204
     assert (await plain.get("/people")).json() == {"people": []}
+    await collect(plain_settings)
+    assert known(plain_settings) == []
+
+
+async def test_a_change_of_the_known_people_is_marked_once_it_is_made(
+    client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So whoever looks when there is the marker sees the change, and not what was before."""
+    done: list[str] = []
+    put, delete = ObjectStore.put, ObjectStore.delete
+
+    async def noting_put(self: ObjectStore, key: str, content: bytes) -> None:
+        if person := changed_person(key):
+            names = [one["name"] for one in (await client.get("/people")).json()["people"]]
+            key = f"{person} marked, of {names}"
+        done.append(key)
+        await put(self, key, content)
+
+    async def noting_delete(self: ObjectStore, key: str) -> None:
+        await delete(self, key)
+        done.append(f"without {key}")
+
+    monkeypatch.setattr(ObjectStore, "put", noting_put)
+    monkeypatch.setattr(ObjectStore, "delete", noting_delete)
+    key = "known_people/" + (await enrol(client, "Ada", ONE)).json()["image_name"]
+    await client.delete("/people/Ada")
+    await collect(settings)
+    assert done == [key, "Ada marked, of ['Ada']", f"without {key}", "Ada marked, of []"]
+
+
+async def test_a_marker_that_cannot_be_written_fails_nothing(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    folder = Path(plain_settings.object_store_url.removeprefix("file://"))
+    (folder / "changes").write_bytes(b"in the way")
+    enrolled = (await enrol(plain, "Ada", ONE)).json()
+    assert known(plain_settings) == [enrolled["image_name"]]
+    assert (await plain.delete("/people/Ada")).status_code == 204
     await collect(plain_settings)
     assert known(plain_settings) == []

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 import sqlalchemy.dialects.mysql
 import structlog
 
+from services.common.changes import changed_person
 from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell, PolledRows
@@ -305,7 +306,8 @@ async def test_without_the_queue_rows_move_on_and_are_rung_later(bench: Bench) -
 
 
 async def test_an_object_that_cannot_be_removed_keeps_no_other_waiting() -> None:
-    removals = [Removal(key, None, "token") for key in ("locked", "one", "two")]
+    keys = ("locked", "one", "known_people/Ann/1")
+    removals = [Removal(key, None, "token") for key in keys]
     gone: list[Removal] = []
 
     class Notes:
@@ -315,6 +317,8 @@ async def test_an_object_that_cannot_be_removed_keeps_no_other_waiting() -> None
         async def removed(self, removals: Sequence[Removal]) -> None:
             gone.extend(removals)
 
+    changes: list[str] = []
+
     class Store:
         async def tag(self, key: str) -> str | None:
             raise AssertionError(key)
@@ -322,10 +326,17 @@ async def test_an_object_that_cannot_be_removed_keeps_no_other_waiting() -> None
         async def delete(self, key: str) -> None:
             if key == "locked":
                 raise ObjectStoreUnavailableError("no permission")
+            changes.append(key)
+
+        async def put(self, key: str, content: bytes) -> None:
+            assert content == b""
+            changes.append(key)
 
     with structlog.testing.capture_logs() as logs:
         await Collector(garbage=Notes(), objects=Store()).collect()
     assert gone == removals[1:]
+    assert changes[:2] == [*keys[1:]]
+    assert [changed_person(key) for key in changes[2:]] == ["Ann"], "marked when it is gone"
     assert [entry["event"] for entry in logs] == ["removed", "removed", "object store is away"]
 
 
