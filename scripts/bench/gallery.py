@@ -2,11 +2,14 @@
 
 import asyncio
 import hashlib
+import multiprocessing
 import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from services.common import logs
+from services.common.changes import mark_changed
 from services.common.objects import ObjectInfo, ObjectStore
 from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
@@ -25,11 +30,13 @@ from services.face_recog.domain import (
     Engine,
     Recognition,
 )
-from services.face_recog.kept import KeptEncodings
+from services.face_recog.kept import KeptEncodings, in_turns
 from services.face_recog.parts import Faces, Known
 from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB
+from services.testing.fixtures import s3_settings
 from services.testing.memory import peak_kib
+from services.testing.servers import VersityGw
 
 _ENGINE: Final = Engine("bench", 128)
 _PREFIX: Final = "known_people/"
@@ -38,6 +45,8 @@ _ADDED: Final = 10
 _READ: Final = 1_000
 _INTERVAL: Final = 2.0
 _HEARTBEAT: Final = 0.001
+_WRITTEN: Final = 32
+"""Pictures that are written at a time."""
 
 
 class _CountingStore:
@@ -64,9 +73,10 @@ class _CountingStore:
         return await self._store.new_folders(prefix, known)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        self.requests["list"] += 1
         number = 0
         async for info in self._store.list(prefix):
-            self.requests["list"] += number % 1000 == 0
+            self.requests["list"] += number > 0 and number % 1000 == 0
             number += 1
             yield info
 
@@ -119,12 +129,20 @@ async def _beating(work: Awaitable[object]) -> tuple[float, float]:
     return took, heartbeat.longest
 
 
-async def _fill(store: ObjectStore, folder: Path, people: int) -> None:
-    """Write pictures of so many people, and what is kept of them."""
-    for number in range(people):
-        file = folder / _PREFIX / f"person {number:07}" / "1.jpg"
+async def _fill(store: ObjectStore, folder: Path | None, people: int) -> None:
+    """Write pictures of so many people, into the store's folder if it is one, and what is kept."""
+
+    async def write(number: int) -> None:
+        key = f"{_PREFIX}person {number:07}/1.jpg"
+        if folder is None:
+            await store.put(key, b"%d" % number)
+            return
+        file = folder / key  # not by the store, which waits for the disk each time
         file.parent.mkdir(parents=True)
         file.write_bytes(b"%d" % number)
+
+    for some in in_turns(range(people), _WRITTEN):
+        await asyncio.gather(*map(write, some))
     encodings = np.random.default_rng(1).normal(size=(people, _ENGINE.size)).astype(np.float32) / 8
     known = {
         info.key: Known(info.tag, hashlib.sha256(b"%d" % number).digest(), Faces(1, encoding))
@@ -139,9 +157,11 @@ async def _fill(store: ObjectStore, folder: Path, people: int) -> None:
 
 
 async def _add(gallery: Gallery, store: ObjectStore, name: str) -> None:
-    """Add somebody, and wait until a face of theirs has a candidate of that name."""
+    """Add somebody as enrolling does, and wait until a face of theirs has that name's candidate."""
     picture = name.encode()
-    await store.put(f"{_PREFIX}{name}/1.jpg", picture)
+    key = f"{_PREFIX}{name}/1.jpg"
+    await store.put(key, picture)
+    await mark_changed(store, key)
     encoding = _encoding(picture)
     people = gallery.people
     while True:
@@ -153,9 +173,15 @@ async def _add(gallery: Gallery, store: ObjectStore, name: str) -> None:
         await asyncio.sleep(0.01)
 
 
-async def _measure(console: Console, folder: Path, people: int, added: int) -> None:
-    store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder}"))
-    console.print(f"Writing {people:,} known pictures …")
+@dataclass(frozen=True)
+class _Figures:
+    """A row of each table, but for the store."""
+
+    start: Sequence[str]
+    added: Sequence[str]
+
+
+async def _measure(store: ObjectStore, folder: Path | None, people: int, added: int) -> _Figures:
     await _fill(store, folder, people)
 
     start = time.perf_counter()
@@ -163,6 +189,9 @@ async def _measure(console: Console, folder: Path, people: int, added: int) -> N
     for number in numbers:
         await store.get(f"{_PREFIX}person {number:07}/1.jpg")
     reading = (time.perf_counter() - start) / len(numbers) * people
+    start = time.perf_counter()
+    _ = [info async for info in store.list(_PREFIX)]
+    listing = time.perf_counter() - start
 
     counting = _CountingStore(store)
     gallery = Gallery(
@@ -178,26 +207,14 @@ async def _measure(console: Console, folder: Path, people: int, added: int) -> N
     watching = asyncio.create_task(gallery.watch(_INTERVAL))
     took, stood = await _beating(gallery.wait_ready())
     requests = counting.requests.copy()
-    table = Table(
-        "known people",
-        "start, s",
-        "a request a picture alone, s (computed)",
-        "ratio",
-        "requests at the start",
-        "longest stop of the event loop, ms of CPU",
-        "MiB more at the peak",
-        title="Start with kept encodings",
-    )
-    table.add_row(
-        f"{gallery.people.people:,}",
+    figures = [
         f"{took:.1f}",
         f"{reading:.1f}",
         f"{took / reading:.2f}",
-        ", ".join(f"{count} {kind}" for kind, count in sorted(requests.items())),
+        ", ".join(f"{count} {call}" for call, count in sorted(requests.items())),
         f"{stood * 1000:.0f}",
         f"{(peak_kib() - before) / 1024:.0f}",
-    )
-    console.print(table)
+    ]
 
     waits, stops = [], []
     for number in range(added):
@@ -206,24 +223,66 @@ async def _measure(console: Console, folder: Path, people: int, added: int) -> N
         waits.append(took)
         stops.append(stood)
     watching.cancel()
-    table = Table(
+    return _Figures(
+        figures,
+        [
+            f"{gallery.people.people:,}",
+            str(added),
+            f"{listing:.1f}",
+            f"{statistics.median(waits):.1f}",
+            f"{max(waits):.1f}",
+            f"{max(stops) * 1000:.0f}",
+        ],
+    )
+
+
+def _measured(
+    settings: ObjectStoreSettings, folder: Path | None, people: int, added: int
+) -> _Figures:
+    logs.configure("bench", "WARNING")
+    return asyncio.run(_measure(ObjectStore(settings), folder, people, added))
+
+
+def run(console: Console, folder: Path, *, short: bool) -> None:
+    """Print the tables."""
+    people, added = (200, 2) if short else (_PEOPLE, _ADDED)
+    here = folder / "folder"
+    server = VersityGw(folder).start()
+    stores = {
+        "folder": (ObjectStoreSettings(object_store_url=f"file://{here}"), here),
+        "versitygw": (s3_settings(server, folder), None),
+    }
+    rows: dict[str, _Figures] = {}
+    try:
+        for kind, store in stores.items():
+            console.print(f"Writing {people:,} known pictures, {kind} …")
+            # In a process of its own: what one has had in memory is not what the next one needs.
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                rows[kind] = process.submit(_measured, *store, people, added).result()
+    finally:
+        server.stop()
+    starts = Table(
+        "store",
+        "start, s",
+        "a request a picture alone, s (computed)",
+        "ratio",
+        "requests at the start",
+        "longest stop of the event loop, ms of CPU",
+        "MiB more at the peak",
+        title=f"Start with kept encodings of {people:,} known people",
+    )
+    additions = Table(
+        "store",
         "known people",
         "added",
+        "listing them all, s",
         "until known: median, s",
         "worst, s",
         "longest stop of the event loop, ms of CPU",
         title=f"One more person, looked for every {_INTERVAL:g} s",
     )
-    table.add_row(
-        f"{gallery.people.people:,}",
-        str(added),
-        f"{statistics.median(waits):.1f}",
-        f"{max(waits):.1f}",
-        f"{max(stops) * 1000:.0f}",
-    )
-    console.print(table)
-
-
-def run(console: Console, folder: Path, *, short: bool) -> None:
-    """Print the tables."""
-    asyncio.run(_measure(console, folder, *((200, 2) if short else (_PEOPLE, _ADDED))))
+    for kind, row in rows.items():
+        starts.add_row(kind, *row.start)
+        additions.add_row(kind, *row.added)
+    console.print(starts)
+    console.print(additions)
