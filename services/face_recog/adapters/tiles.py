@@ -83,6 +83,6 @@ def distinct(rectangles: NDArray[np.floating], scores: NDArray[np.floating]) -> 
         if left[one]:
             sides = np.minimum(far[one], far) - np.maximum(near[one], near)
             shared = sides.clip(0).prod(axis=1)
-            left &= (shared < _SAME * (areas[one] + areas - shared)) & (shared < _INSIDE * areas)
-            left[one] = True
+            other = (shared < _SAME * (areas[one] + areas - shared)) & (shared < _INSIDE * areas)
+            left[one + 1 :] &= other[one + 1 :]  # of those before, each is better than this one
     return order[left]

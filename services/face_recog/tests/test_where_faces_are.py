@@ -272,3 +272,9 @@ def test_of_one_face_seen_twice_the_better_stays() -> None:
     rectangles = np.array([(0, 0, 10, 10), (1, 1, 11, 11), (2, 2, 5, 5), (30, 0, 40, 10)])
     assert distinct(rectangles, np.array([0.7, 0.9, 0.8, 0.6])).tolist() == [1, 3]
     assert distinct(np.empty((0, 4)), np.empty(0)).tolist() == []
+
+
+def test_a_better_face_is_not_hidden_by_a_worse_one_around_it() -> None:
+    rectangles = np.array([(10, 10, 20, 20), (0, 0, 40, 40)])
+    assert distinct(rectangles, np.array([0.8, 0.4])).tolist() == [0, 1]
+    assert distinct(rectangles, np.array([0.4, 0.8])).tolist() == [1]
