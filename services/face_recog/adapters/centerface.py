@@ -33,7 +33,7 @@ WEIGHTS_SHA256: Final = "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507
 MIN_SCORE: Final = 0.5
 """Between 0 and 1. Faces of 19 pixels have about 0.75, of 30 and more 0.85."""
 
-_RULES: Final = 2
+_RULES: Final = 3
 """To be raised with every change that changes an answer; kept encodings depend on it."""
 
 _FINE_PIXELS: Final = 640 * 512
@@ -45,18 +45,23 @@ size: then the smallest that are found have about 30 pixels. Those of 20 are har
 and finding them takes twice the time. Of what has more than the third, as many are searched as of
 that, but nowhere at less than half the size: then the smallest have about 40."""
 
-_TILE: Final = 640
-"""Pixels on a side of what is searched at once. That takes 70 MB."""
+_TILE: Final = 768
+"""Pixels on a side of what is searched at once."""
 
+_COARSER: Final = 4
 _OVERLAP: Final = 96
-"""The model finds faces of 19 to 500 pixels, so a level finds those of 57 to 1500 of the one
-before: all that are too large for it, and those of more than these that no tile shows whole."""
+"""Each level is so many times smaller than that before. The model finds faces of 19 to 500 pixels,
+so a level finds those of 76 to 2000 of the one before: all that are too large for it, and those of
+more than these that no tile shows whole."""
+
+_LAST: Final = 320
+"""Pixels on the shorter side of the smallest level; a face that fills it is higher than wide."""
 
 _STEP: Final = 32
 """Sides are multiples of it."""
 
-_QUARTER: Final = "387"
-"""The value in which those of the model's layers end that look at a half and more of the size."""
+FIRST_LAYERS: Final = ("387", "394")
+"""The values, at a quarter and an eighth of the size, in which the layers that take most end."""
 
 _CELL: Final = 4
 """A cell of the answer stands for so many pixels on a side."""
@@ -133,7 +138,7 @@ class CenterFace:
             ) from None
         if hashlib.sha256(weights).hexdigest() != WEIGHTS_SHA256:
             raise OSError(f"{WEIGHTS} is not what was published: remove it, run 'make samples'")
-        self._network = StripedNetwork(free_shapes(weights, "input.1"), _QUARTER)
+        self._network = StripedNetwork(free_shapes(weights, "input.1"), FIRST_LAYERS)
 
     def scale(self, pixels: int) -> float:
         """Return at which scale a picture of so many pixels is searched."""
@@ -146,7 +151,7 @@ class CenterFace:
         found = _together(
             [
                 one.moved(1 / smaller_by, 0, 0)
-                for smaller_by, level in levels(pixels, scale, _TILE)
+                for smaller_by, level in levels(pixels, scale, _COARSER, _LAST)
                 for one in self._search(level)
             ]
         ).distinct()

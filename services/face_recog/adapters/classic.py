@@ -32,11 +32,13 @@ _AS_THE_PACKAGE: Final = 2.0
 _TILE: Final = 2048
 """Pixels on a side of what is searched at once."""
 
+_COARSER: Final = 3
 _OVERLAP: Final = 320
-"""The detector's smallest face has 80 pixels, so a level finds those of 240 and more of the one
-before: those of up to that many pixels are whole in a tile."""
+"""Each level is so many times smaller than that before. The detector's smallest face has 80
+pixels, so a level finds those of 240 and more of the one before: those of up to that many pixels
+are whole in a tile."""
 
-_RULES: Final = 4
+_RULES: Final = 5
 """To be raised with every change that changes an answer; kept encodings depend on it."""
 
 
@@ -96,7 +98,7 @@ class Classic:
             return self.search(pixels, upsample=1)
         found = [
             _moved(one, 1 / smaller_by, tile)
-            for smaller_by, level in levels(pixels, scale, _TILE)
+            for smaller_by, level in levels(pixels, scale, _COARSER, _TILE // 2)
             for tile, part in cut(level, _TILE, _OVERLAP)
             for one in self._search_tile(part, tile, level)
         ]

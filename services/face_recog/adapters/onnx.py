@@ -87,19 +87,19 @@ def free_shapes(model: bytes, name: str) -> bytes:
     return changed
 
 
-def split(model: bytes, at: str) -> tuple[bytes, bytes]:
-    """Return the part of a model of one input that ends with the value ``at``, and the rest.
+def split(model: bytes, at: Sequence[str]) -> tuple[bytes, bytes]:
+    """Return the part of a model that ends with the last of the values ``at``, and the rest.
 
-    Of the first part the rest may take nothing else.
+    Of the first part the rest takes these values and nothing else.
     """
     whole = _message().FromString(model).graph
-    cut = 1 + next(number for number, node in enumerate(whole.node) if at in node.output)
-    [name] = [one.name for one in whole.input]
+    cut = 1 + next(number for number, node in enumerate(whole.node) if at[-1] in node.output)
+    inputs = [one.name for one in whole.input]
     outputs = [one.name for one in whole.output]
-    return _part(model, slice(cut), name, [at]), _part(model, slice(cut, None), at, outputs)
+    return _part(model, slice(cut), inputs, at), _part(model, slice(cut, None), at, outputs)
 
 
-def _part(model: bytes, nodes: slice, name: str, outputs: Sequence[str]) -> bytes:
+def _part(model: bytes, nodes: slice, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     parsed = _message().FromString(model)
     graph = parsed.graph
     kept = graph.node[nodes]
@@ -109,7 +109,8 @@ def _part(model: bytes, nodes: slice, name: str, outputs: Sequence[str]) -> byte
         del everything[:]
     graph.node.extend(kept)
     graph.initializer.extend(weights)
-    graph.input.add(name=name, type=_FLOATS)
+    for name in inputs:
+        graph.input.add(name=name, type=_FLOATS)
     for output in outputs:
         graph.output.add(name=output, type=_FLOATS)
     part: bytes = parsed.SerializeToString()
@@ -168,7 +169,7 @@ def _share_memory() -> None:
 
 
 class Network:
-    """A model of one input. It has no threads, so a process may fork after it was loaded."""
+    """A model. It has no threads, so a process may fork after it was loaded."""
 
     def __init__(self, model: bytes) -> None:
         _share_memory()
@@ -182,9 +183,10 @@ class Network:
         self._session = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]
         )
-        [self._input] = [one.name for one in self._session.get_inputs()]
+        self._inputs = [one.name for one in self._session.get_inputs()]
 
-    def run(self, value: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Return the outputs for one input."""
-        outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input: value})
+    def run(self, *values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Return the outputs for one value of each input."""
+        fed = dict(zip(self._inputs, values, strict=True))
+        outputs: list[NDArray[np.float32]] = self._session.run(None, fed)
         return outputs

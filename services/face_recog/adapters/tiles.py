@@ -1,8 +1,10 @@
 """Pictures that are searched in parts: what is looked at, and what of the answers is one face."""
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
+import dlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,34 +17,38 @@ _SAME: Final = 0.3
 _INSIDE: Final = 0.8
 """So is one of which so much lies in a better one: the half of a face that a tile shows."""
 
-_COARSE: Final = 3
-"""Each level of a picture is so many times smaller than that before."""
-
 Tile = tuple[int, int, int, int]
 """Left, top, right and bottom of it, in pixels of what is searched."""
 
 
-def levels(pixels: Pixels, scale: float, tile: int) -> Iterator[tuple[float, Pixels]]:
-    """Yield a picture at a scale and then smaller and smaller, at least twice.
+def levels(pixels: Pixels, scale: float, coarser: int, last: int) -> Iterator[tuple[float, Pixels]]:
+    """Yield a picture at a scale and then so many times smaller and smaller, at least twice.
 
-    The last shows a face that fills the whole picture in half of a tile of so many pixels: parts of
-    one that is larger are taken for faces.
+    The last has at most ``last`` pixels on its shorter side, and shows a face that fills the whole
+    picture in no more: parts of one that is larger are taken for faces.
     """
     yield scale, (pixels := smaller(pixels, scale))
     while True:
-        scale, pixels = scale / _COARSE, smaller(pixels, 1 / _COARSE)
+        scale, pixels = scale / coarser, smaller(pixels, 1 / coarser)
         yield scale, pixels
-        if min(pixels.shape[:2]) <= tile / 2:
+        if min(pixels.shape[:2]) <= last:
             return
 
 
 def smaller(pixels: Pixels, scale: float) -> Pixels:
-    """Return the picture scaled, or itself where the scale is 1."""
-    if scale == 1:
+    """Return the picture scaled, or itself where the scale is 1.
+
+    Means of whole pixels first, so that none is skipped, and dlib's bilinear interpolation for the
+    rest: together a third of the time of Pillow's, which weighs each pixel.
+    """
+    height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
+    means = math.floor(1 / scale)
+    if means > 1:
+        pixels = np.asarray(Image.fromarray(pixels).reduce(means))
+    if pixels.shape[:2] == (height, width):
         return pixels
-    image = Image.fromarray(pixels)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    resized: Pixels = dlib.resize_image(np.ascontiguousarray(pixels), height, width)
+    return resized
 
 
 def cut(pixels: Pixels, tile: int, overlap: int) -> Iterator[tuple[Tile, Pixels]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from services.face_recog.adapters.centerface import _QUARTER
+from services.face_recog.adapters.centerface import FIRST_LAYERS
 from services.face_recog.adapters.onnx import Network, free_shapes
 from services.face_recog.adapters.strips import StripedNetwork
 from services.testing.samples import weights
@@ -21,7 +21,7 @@ def test_strips_answer_as_the_whole_does(
 ) -> None:
     pixels = np.asarray(hopper.resize(size), np.float32).transpose(2, 0, 1)[None]
     whole = Network(model).run(pixels)
-    striped = StripedNetwork(model, _QUARTER).run(pixels)
+    striped = StripedNetwork(model, FIRST_LAYERS).run(pixels)
     assert len(whole) == len(striped) == 4
     for one, other in zip(whole, striped, strict=True):
         assert one.shape == other.shape

@@ -15,7 +15,7 @@ from services.face_recog.adapters import recognition
 from services.face_recog.adapters.centerface import _square
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, encode, find
-from services.face_recog.adapters.tiles import along, distinct
+from services.face_recog.adapters.tiles import along, distinct, smaller
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
 from services.face_recog.domain import Box, Encoding
 from services.testing.damaged_pictures import save
@@ -242,6 +242,28 @@ def test_places_turn_with_the_pixels(quarters: int) -> None:
     left, top, right, bottom = turn_rectangles(np.array([2, 1, 6, 3]), quarters, 8, 5).tolist()
     assert (turned[top:bottom, left:right] == 255).all()
     assert (turned == 255).sum() == 3 * (bottom - top) * (right - left)
+
+
+@pytest.mark.parametrize("scale", [1.5, 1, 2 / 3, 1 / 2, 0.4, 1 / 4, 1 / 7])
+def test_what_is_scaled_shows_the_same_in_the_same_place(scale: float) -> None:
+    pixels = np.zeros((420, 560, 3), np.uint8)
+    pixels[70:210, 350:420] = 210
+    scaled = smaller(pixels, scale)
+    assert scaled.shape == (round(420 * scale), round(560 * scale), 3)
+    light = scaled[:, :, 0] / (210 * 140 * 70 * scale**2)
+    assert light.sum() == pytest.approx(1, abs=0.03)
+    rows, columns = light.sum(axis=1), light.sum(axis=0)
+    down = (rows * (np.arange(len(rows)) + 0.5)).sum() / rows.sum()
+    across = (columns * (np.arange(len(columns)) + 0.5)).sum() / columns.sum()
+    assert down == pytest.approx(140 * scale, abs=0.5)
+    assert across == pytest.approx(385 * scale, abs=0.5)
+
+
+@pytest.mark.parametrize("scale", [1 / 2, 1 / 4])
+def test_no_pixel_is_skipped_where_a_picture_becomes_much_smaller(scale: float) -> None:
+    pixels = np.zeros((128, 128, 3), np.uint8)
+    pixels[:, :: round(1 / scale)] = 200
+    assert np.abs(smaller(pixels, scale) - 200 * scale).max() <= 1
 
 
 @given(length=st.integers(1, 20_000))
