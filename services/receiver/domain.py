@@ -230,6 +230,14 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class PeoplePage:
+    """People by name; ``last_name`` is where the next page starts, None on the last one."""
+
+    people: tuple[Person, ...]
+    last_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StatusReport:
     """Rows per status and the age in seconds of the oldest that waits."""
 

@@ -16,6 +16,7 @@ from services.receiver.domain import (
     FaceOfResult,
     KnownPicture,
     NewKnownPicture,
+    PeoplePage,
     Person,
     Removal,
 )
@@ -31,25 +32,48 @@ class DatabasePeople:
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody, by name."""
-        return await self._load(sa.true())
+        return await self._load(persons)
+
+    async def page(
+        self, *, person: str | None, part: str | None, after: str | None, limit: int
+    ) -> PeoplePage:
+        """Return the first people by name, of the names beyond ``after``."""
+        query = sa.select(persons)
+        if person is not None:
+            query = query.where(persons.c.name == person)
+        if part:
+            # SQLite's lower() knows no letters but those of ASCII, so of others it finds the usual
+            # forms: as they are, small, and capital at the start of words.
+            query = query.where(
+                sa.or_(
+                    sa.func.lower(persons.c.name).contains(part.lower(), autoescape=True),
+                    persons.c.name.contains(part.title(), autoescape=True),
+                )
+            )
+        if after is not None:
+            query = query.where(persons.c.name > after)
+        # One more tells whether there is a next page.
+        found = await self._load(query.order_by(persons.c.name).limit(limit + 1).subquery())
+        return PeoplePage(found[:limit], found[limit - 1].name if len(found) > limit else None)
 
     async def get(self, name: str) -> Person | None:
         """Return one person."""
-        found = await self._load(persons.c.name == name)
+        found = await self._load(sa.select(persons).where(persons.c.name == name).subquery())
         return found[0] if found else None
 
-    async def _load(self, which: sa.ColumnElement[bool]) -> tuple[Person, ...]:
+    async def _load(self, chosen: sa.FromClause) -> tuple[Person, ...]:
         async with self._database.reading() as connection:
             rows = await connection.execute(
                 sa.select(
-                    persons.c.name,
+                    chosen.c.name,
                     person_images.c.id,
                     person_images.c.image_name,
                     person_images.c.created_at,
                 )
-                .select_from(persons.outerjoin(person_images))
-                .where(which)
-                .order_by(persons.c.name, person_images.c.id)
+                .select_from(
+                    chosen.outerjoin(person_images, person_images.c.person_id == chosen.c.id)
+                )
+                .order_by(chosen.c.name, person_images.c.id)
             )
         pictures: dict[str, list[KnownPicture]] = {}
         for name, picture_id, image_name, created_at in rows:

@@ -16,6 +16,7 @@ from services.receiver.domain import (
     InvalidError,
     KnownPicture,
     NotFoundError,
+    PeoplePage,
     Person,
     SeenFace,
     check_fit,
@@ -59,6 +60,16 @@ class Enrolment:
     async def all(self) -> tuple[Person, ...]:
         """Return everybody, by name."""
         return await self._people.all()
+
+    async def page(
+        self, *, person: str | None, part: str | None, after: str | None, limit: int
+    ) -> PeoplePage:
+        """Return people by name, of the names beyond ``after``.
+
+        Only the one called ``person``, and only those with ``part`` in their names.
+        """
+        part = part and unicodedata.normalize("NFC", part).strip()  # as names are kept
+        return await self._people.page(person=person, part=part, after=after, limit=limit)
 
     async def enrol(
         self, name: str, read: Callable[[], Awaitable[bytes]], *, insist: bool = False

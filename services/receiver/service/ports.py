@@ -12,6 +12,7 @@ from services.receiver.domain import (
     KnownPicture,
     NewKnownPicture,
     Page,
+    PeoplePage,
     Person,
     Removal,
     SeenFace,
@@ -93,6 +94,15 @@ class People(Protocol):
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody, by name."""
+
+    async def page(
+        self, *, person: str | None, part: str | None, after: str | None, limit: int
+    ) -> PeoplePage:
+        """Return the first people by name, of the names beyond ``after``.
+
+        Only the one called ``person``, and only those with ``part`` in their names, in capital or
+        small letters. Whoever comes and goes between two pages moves nobody else to another.
+        """
 
     async def get(self, name: str) -> Person | None:
         """Return one person."""

@@ -14,7 +14,7 @@ from services.common.database import Database, DatabaseUnavailableError
 from services.common.facerecog import face_pb2
 from services.common.objects import ObjectStore
 from services.common.quality import Flaw
-from services.common.tables import faces, images
+from services.common.tables import faces, images, person_images, persons
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, collect, count_colours, draw, encode
@@ -62,6 +62,101 @@ async def test_a_picture_with_one_face_becomes_known(
     assert file.headers["content-type"] == "image/png"
 
 
+async def add_people(settings: ReceiverSettings, *names: str) -> None:
+    database = Database(settings)
+    async with database.transaction() as connection:
+        for name in names:
+            result: sa.CursorResult[tuple[()]] = await connection.execute(
+                sa.insert(persons).values(name=name, created_at=0)
+            )
+            keys = [f"{name}/{number}.png" for number in (1, 2)]
+            values = [
+                {"person_id": result.lastrowid, "image_name": key, "created_at": 0} for key in keys
+            ]
+            await connection.execute(sa.insert(person_images), values)
+    await database.close()
+
+
+async def names_of_pages(client: httpx.AsyncClient, **params: str | int) -> list[list[str]]:
+    pages = []
+    while True:
+        answer = (await client.get("/people", params=params)).json()
+        assert all(len(person["pictures"]) == 2 for person in answer["people"])
+        pages.append([person["name"] for person in answer["people"]])
+        if answer["next_cursor"] is None:
+            return pages
+        params["cursor"] = answer["next_cursor"]
+
+
+async def test_people_come_in_pages_by_name(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    everybody = ["Ada", "Ada Lovelace", "Grace", "Zoë", "a & b", "Åsa", "Жанна"]
+    await add_people(settings, *reversed(everybody))
+    for limit in (2, 1, 3, 6, 7, 8):
+        pages = await names_of_pages(client, limit=limit)
+        assert [name for page in pages for name in page] == everybody
+        assert {len(page) for page in pages[:-1]} <= {limit}
+        assert 1 <= len(pages[-1]) <= limit
+    # A client of before there were pages shows everybody.
+    assert await names_of_pages(client) == [everybody]
+    await add_people(settings, *(f"Person {number:03}" for number in range(50)))
+    assert len((await names_of_pages(client))[0]) == 57
+    assert [len(page) for page in await names_of_pages(client, name="")] == [50, 7]
+
+
+async def test_who_comes_and_goes_between_two_pages_moves_nobody(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await add_people(settings, "Ada", "Eve", "Ida", "Uma")
+    first = (await client.get("/people", params={"limit": 2})).json()
+    assert [person["name"] for person in first["people"]] == ["Ada", "Eve"]
+    assert (await client.delete("/people/Eve")).status_code == 204
+    assert (await client.delete("/people/Ada")).status_code == 204
+    await add_people(settings, "Abe", "Hal")
+    second = await client.get("/people", params={"cursor": first["next_cursor"]})
+    assert [person["name"] for person in second.json()["people"]] == ["Hal", "Ida", "Uma"]
+
+
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ({"name": "hop"}, ["Grace Hopper", "hopscotch"]),
+        ({"name": "HOP"}, ["Grace Hopper", "hopscotch"]),
+        ({"name": " zoe\u0308 "}, ["Zoë"]),  # in decomposed form
+        ({"name": "жанна"}, ["Жанна"]),
+        ({"name": "ЖАН"}, ["Жанна"]),
+        ({"name": "%"}, ["100% & #?"]),
+        ({"name": "_"}, []),
+        ({"name": "\\"}, []),
+        ({"name": "hop", "cursor": "Grace Hopper"}, ["hopscotch"]),
+        ({"person": "hop"}, []),
+        ({"person": " Zoe\u0308"}, ["Zoë"]),
+        ({"person": "Grace Hopper", "name": "ada"}, []),
+    ],
+)
+async def test_people_are_found_by_a_part_of_their_name_or_all_of_it(
+    client: httpx.AsyncClient,
+    settings: ReceiverSettings,
+    params: dict[str, str],
+    found: list[str],
+) -> None:
+    await add_people(settings, "100% & #?", "Ada", "Grace Hopper", "Zoë", "hopscotch", "Жанна")
+    assert await names_of_pages(client, **params) == [found]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"limit": 0}, {"limit": 201}, {"limit": "x"}, {"cursor": "x" * 101}, {"person": "a/b"}],
+)
+async def test_wrong_parameters_of_a_page_are_refused(
+    plain: httpx.AsyncClient, params: dict[str, str | int]
+) -> None:
+    answer = await plain.get("/people", params=params)
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in answer.json()["errors"]] == [f"/query/{next(iter(params))}"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -78,7 +173,7 @@ async def test_anything_else_is_refused_with_the_reason(
     assert answer.status_code == 422
     assert reason in answer.json()["detail"]
     assert known(plain_settings) == []
-    assert (await plain.get("/people")).json() == {"people": []}
+    assert (await plain.get("/people")).json() == {"people": [], "next_cursor": None}
 
 
 def quality(flaw: str | None) -> face_pb2.Quality:
@@ -123,7 +218,7 @@ async def test_a_face_in_doubt_is_refused_with_the_reason_unless_somebody_insist
         assert reason in answer.json()["detail"]
         assert [one["pointer"] for one in answer.json()["errors"]] == ["/query/insist"]
     assert known(plain_settings) == []
-    assert (await plain.get("/people")).json() == {"people": []}
+    assert (await plain.get("/people")).json() == {"people": [], "next_cursor": None}
     assert (await plain.get(f"/images/{image_id}")).json()["faces"][0]["person"] is None
     assert (await enrol(plain, "Ada", ONE, insist="true")).status_code == 201
     assert (await name_face(plain, "Ada", image_id, 0, insist="true")).status_code == 201
@@ -364,7 +459,7 @@ async def test_a_name_that_cannot_be_a_key_is_refused(
         assert answer.status_code == 422, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         assert reason in answer.json()["errors"][0]["detail"]
-    assert (await plain.get("/people")).json() == {"people": []}
+    assert (await plain.get("/people")).json() == {"people": [], "next_cursor": None}
 
 
 async def test_any_other_name_works_everywhere(
@@ -518,7 +613,7 @@ async def test_forgetting_that_stopped_half_way_can_be_repeated(
     (person,) = (await plain.get("/people")).json()["people"]
     assert person["name"] == "Ada"
     assert (await plain.delete("/people/Ada")).status_code == 204
-    assert (await plain.get("/people")).json() == {"people": []}
+    assert (await plain.get("/people")).json() == {"people": [], "next_cursor": None}
     await collect(plain_settings)
     assert known(plain_settings) == []
 

@@ -18,6 +18,7 @@ from services.common.database import DatabaseUnavailableError
 from services.common.door import Door
 from services.common.head import HeadApp
 from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status
+from services.common.names import MAX_NAME_LENGTH
 from services.common.ops import Lifecycle, Outages, probe_routes
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
@@ -40,6 +41,7 @@ from services.receiver.domain import (
     Accepted,
     Fault,
     InvalidError,
+    PeoplePage,
     StatusReport,
     Submission,
     decode_cursor,
@@ -56,6 +58,8 @@ _OUTAGES_SECONDS: Final = 2.0
 """How long it is kept what is away: finding out may take a second."""
 
 _JSON_REFERENCE_BYTES: Final = 64 * 1024
+
+_ON_A_PAGE: Final = 50
 
 
 class _IdConvertor(IntegerConvertor):
@@ -236,7 +240,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         cursor: Annotated[
             _Cursor | None, Query(description="next_cursor of the page before.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = 50,
+        limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = _ON_A_PAGE,
     ) -> Response:
         before = decode_cursor(cursor) if cursor is not None else None
         page = await api.rows.page(status=status, person=person, before=before, limit=limit)
@@ -285,19 +289,45 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
     @app.get(
         "/people",
         summary="List people and their known pictures",
+        description="By name. Without any parameter, everybody in one answer: so do clients ask of"
+        " before there were pages.",
         response_model=documents.PeopleDocument,
         responses=_linked(
             200,
-            "Everybody.",
+            "A page.",
             openapi.links(
                 enrol=("enrol", {"name": "$response.body#/people/0/name"}),
                 forget=("delete_person", {"name": "$response.body#/people/0/name"}),
             ),
-            openapi.errors(),
+            openapi.errors(422),
         ),
     )
-    async def list_people() -> Response:
-        return json_response(people_view(await api.enrolment.all()))
+    async def list_people(
+        person: Annotated[
+            openapi.PersonName | None, Query(description="Only who has exactly this name.")
+        ] = None,
+        name: Annotated[
+            str | None,
+            Query(
+                max_length=MAX_NAME_LENGTH,
+                description="Only those with this in their names, in capital or small letters.",
+            ),
+        ] = None,
+        cursor: Annotated[
+            str | None,
+            Query(max_length=MAX_NAME_LENGTH, description="next_cursor of the page before."),
+        ] = None,
+        limit: Annotated[
+            int | None,
+            Query(ge=1, le=200, description=f"People on a page; {_ON_A_PAGE} if not given."),
+        ] = None,
+    ) -> Response:
+        if (person, name, cursor, limit) == (None, None, None, None):
+            return json_response(people_view(PeoplePage(await api.enrolment.all(), None)))
+        page = await api.enrolment.page(
+            person=person, part=name, after=cursor, limit=limit or _ON_A_PAGE
+        )
+        return json_response(people_view(page))
 
     @app.post(
         "/people/{name}/pictures",

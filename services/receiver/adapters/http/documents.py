@@ -202,9 +202,10 @@ class PersonDocument(BaseModel):
 
 
 class PeopleDocument(BaseModel):
-    """Everybody, by name."""
+    """People, by name; ``next_cursor`` leads to the next page and is null on the last."""
 
     people: list[PersonDocument]
+    next_cursor: str | None
 
 
 class EnrolledDocument(BaseModel):

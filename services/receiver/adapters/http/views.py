@@ -7,7 +7,14 @@ import orjson
 from starlette.responses import Response
 
 from services.common.images import Status
-from services.receiver.domain import Accepted, Image, KnownPicture, Page, Person, encode_cursor
+from services.receiver.domain import (
+    Accepted,
+    Image,
+    KnownPicture,
+    Page,
+    PeoplePage,
+    encode_cursor,
+)
 
 _LAST_MS: Final = 253_402_300_799_000
 """The last second that ISO 8601 has four digits for the year of; a damaged row may say more."""
@@ -63,7 +70,7 @@ def page_view(page: Page) -> dict[str, object]:
     }
 
 
-def people_view(people: tuple[Person, ...]) -> dict[str, object]:
+def people_view(page: PeoplePage) -> dict[str, object]:
     """Return a ``PeopleDocument``."""
     return {
         "people": [
@@ -78,8 +85,9 @@ def people_view(people: tuple[Person, ...]) -> dict[str, object]:
                     for picture in person.pictures
                 ],
             }
-            for person in people
-        ]
+            for person in page.people
+        ],
+        "next_cursor": page.last_name,
     }
 
 
