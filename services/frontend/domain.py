@@ -252,12 +252,27 @@ class Person(_Model):
         return fingerprint(self.model_dump_json())
 
 
+class PeoplePage(_Model):
+    """Some people by name, and the cursor of those behind them; an older receiver has none."""
+
+    people: tuple[Person, ...]
+    next_cursor: str | None = None
+
+
 class Accepted(_Model):
     """The answer to one uploaded picture."""
 
     id: int
     status: str
     duplicate: bool
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Names to choose from, and whether there are more."""
+
+    names: tuple[str, ...]
+    more: bool
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What pages are made of and what is kept: small versions of pictures, and everybody's names."""
+"""What pages are made of and what is kept: small versions of pictures, and names to choose from."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from services.frontend.domain import NotNowError, Person
+from services.frontend.domain import NotNowError, PeoplePage, Suggestions
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 """About a thousand thumbnails of 640 px."""
@@ -81,29 +81,36 @@ class Thumbnails:
 
 
 class Names:
-    """Everybody's names, asked for by every page that is open.
+    """The first names, asked for by every page that is open.
 
-    ``fetch()`` returns everybody. It takes long where there are many people, so for ten times as
-    long the same names are given again. Raises what ``fetch`` raises.
+    ``fetch()`` returns the first people. For ten times as long as that takes, the same names are
+    given again. Raises what ``fetch`` raises.
     """
 
-    def __init__(self, fetch: Callable[[], Awaitable[tuple[Person, ...]]]) -> None:
+    def __init__(self, fetch: Callable[[], Awaitable[PeoplePage]]) -> None:
         self._fetch = fetch
-        self._asked: asyncio.Task[tuple[str, ...]] | None = None
+        self._asked: asyncio.Task[Suggestions] | None = None
         self._good_until = 0.0
 
-    async def get(self) -> tuple[str, ...]:
+    async def get(self) -> Suggestions:
         """Return the names, in the order of ``fetch``."""
         if self._asked is None or (self._asked.done() and time.monotonic() >= self._good_until):
             self._asked = asyncio.create_task(self._ask())
         return await asyncio.shield(self._asked)
 
-    async def _ask(self) -> tuple[str, ...]:
+    async def _ask(self) -> Suggestions:
         start = time.monotonic()
-        names = tuple(person.name for person in await self._fetch())
+        names = suggestions_of(await self._fetch())
         end = time.monotonic()
         self._good_until = end + _REST * (end - start)
         return names
+
+
+def suggestions_of(page: PeoplePage) -> Suggestions:
+    """Return the names of a page of people."""
+    return Suggestions(
+        tuple(person.name for person in page.people), more=page.next_cursor is not None
+    )
 
 
 def _cost(made: bytes | None) -> int:

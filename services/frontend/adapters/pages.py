@@ -8,6 +8,7 @@ import asyncio
 import unicodedata
 from collections.abc import Awaitable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
@@ -29,6 +30,7 @@ from services.frontend.adapters.receiver import (
 from services.frontend.adapters.rendering import Renderer, StaticFile, query
 from services.frontend.domain import (
     NotNowError,
+    PeoplePage,
     Picture,
     PicturePage,
     Problem,
@@ -36,10 +38,13 @@ from services.frontend.domain import (
     RefusedError,
     StatusReport,
 )
-from services.frontend.service import Names, Thumbnails
+from services.frontend.service import Names, Thumbnails, suggestions_of
 
 PAGE_SIZE: Final = 24
-"""Fills whole rows of 2, 3, 4, 6 and 8 cards."""
+"""Fills whole rows of 2, 3, 4, 6 and 8 cards; of people it is a screen or two."""
+
+SUGGESTED: Final = 100
+"""Names that a page has to choose from; of more people they follow what is typed."""
 
 THUMBNAIL_SIDE: Final = 640
 """Longest side in pixels: a card on a screen of double density."""
@@ -69,7 +74,7 @@ class Pages:
     ) -> None:
         self._receiver = receiver
         self._thumbnails = thumbnails
-        self._names = Names(receiver.people)
+        self._names = Names(partial(receiver.people, limit=SUGGESTED))
         self._renderer = renderer
         self._files = files
         self._spools = spools
@@ -85,6 +90,7 @@ class Pages:
         get("/fragments/images/{picture_id}")(self.picture_fragment)
         get("/people")(self.people_page)
         get("/fragments/people")(self.people_fragment)
+        get("/fragments/names")(self.names_fragment)
         get("/images/{picture_id}/thumbnail")(self.thumbnail)
         get("/images/{picture_id}/preview")(self.preview)
         get("/people/{person}/pictures/{picture_id}/thumbnail")(self.known_thumbnail)
@@ -126,13 +132,23 @@ class Pages:
         """Return what changes on the page of one picture."""
         return self._fragment(request, "picture_live.html", await self._picture(picture_id))
 
-    async def people_page(self) -> Response:
-        """Show known people."""
-        return self._page("people.html", await self._people())
+    async def people_page(self, name: Filter = None, cursor: Filter = None) -> Response:
+        """Show known people, by name."""
+        return self._page("people.html", await self._people(name, cursor))
 
-    async def people_fragment(self, request: Request) -> Response:
+    async def people_fragment(
+        self, request: Request, name: Filter = None, cursor: Filter = None
+    ) -> Response:
         """Return what changes on the page of people."""
-        return self._fragment(request, "people_live.html", await self._people())
+        return self._fragment(request, "people_live.html", await self._people(name, cursor))
+
+    async def names_fragment(self, name: Filter = None) -> Response:
+        """Return names to choose from that have this in them, as JSON."""
+        try:
+            page = await self._receiver.people(name=name, limit=SUGGESTED)
+        except (RefusedError, ReceiverAwayError):  # one can still type
+            return JSONResponse([])
+        return JSONResponse(suggestions_of(page).names)
 
     # Pictures and static files
 
@@ -239,7 +255,10 @@ class Pages:
         enrolment = self._receiver.enrol_picture(
             person, file.pieces(), file.size, insist="insist" in form
         )
-        return await self._act(request, enrolment, "/people")
+        # Where not everybody is shown, the one who is new may be on another page.
+        return await self._act(
+            request, enrolment, query("/people", name=person if "find" in form else None)
+        )
 
     async def delete_person(self, request: Request, person: str) -> Response:
         """Forget a person."""
@@ -333,14 +352,20 @@ class Pages:
             )
         return self._page("picture.html", {**view, "refused": refused}, status=status)
 
-    async def _people(self) -> dict[str, Any]:
-        report, people = await asyncio.gather(self._report(), _or_error(self._receiver.people()))
+    async def _people(self, name: str | None, cursor: str | None) -> dict[str, Any]:
+        report, page = await asyncio.gather(
+            self._report(),
+            _or_error(self._receiver.people(name=name or None, cursor=cursor, limit=PAGE_SIZE)),
+        )
+        if isinstance(page, RefusedError):  # a name or a cursor that is none
+            page = PeoplePage(people=())
         return {
-            "people": people if isinstance(people, tuple) else None,
-            "problems": _problems(report, people),
-            "available": isinstance(people, tuple),
+            "page": page if isinstance(page, PeoplePage) else None,
+            "problems": _problems(report, page),
+            "available": isinstance(page, PeoplePage),
             "busy": False,
-            "fragment": "/fragments/people",
+            "filter": {"name": name, "cursor": cursor},
+            "fragment": query("/fragments/people", name=name, cursor=cursor),
         }
 
     async def _report(
@@ -378,7 +403,7 @@ class Pages:
 
     async def _known(self, person: str, picture_id: int) -> tuple[str, str]:
         name = unicodedata.normalize("NFC", person)
-        for one in await self._receiver.people():
+        for one in (await self._receiver.people(person=name, limit=1)).people:
             for picture in one.pictures:
                 if (one.name, picture.id) == (name, picture_id):
                     return known_picture_address(name, picture_id), picture.content_version

@@ -15,7 +15,7 @@ from services.common.names import InvalidNameError, check_name
 from services.frontend.domain import (
     Accepted,
     NotNowError,
-    Person,
+    PeoplePage,
     Picture,
     PicturePage,
     ReceiverAwayError,
@@ -33,7 +33,6 @@ _DOUBT: Final = "/query/insist"
 
 _BOUNDARY: Final = "facestack-known-picture-0d9b6f2c7a1e4835"
 
-_PEOPLE: Final = TypeAdapter(tuple[Person, ...])
 _ACCEPTED: Final = TypeAdapter(tuple[Accepted, ...])
 
 M = TypeVar("M", bound=BaseModel)
@@ -88,10 +87,23 @@ class Receiver:
         params = {"person": person} if person is not None else {}
         return _parse(StatusReport, await self._call("GET /status", "/status", params=params))
 
-    async def people(self) -> tuple[Person, ...]:
-        """Return everybody, by name."""
-        answer = await self._call("GET /people", "/people")
-        return _parse_list(_PEOPLE, answer, "people")
+    async def people(
+        self,
+        *,
+        person: str | None = None,
+        name: str | None = None,
+        cursor: str | None = None,
+        limit: int,
+    ) -> PeoplePage:
+        """Return people by name: only the ``person``, only those with ``name`` in their names.
+
+        A receiver of before there were pages returns everybody whatever it is asked.
+        """
+        wanted = {"person": person, "name": name, "cursor": cursor, "limit": limit}
+        answer = await self._call(
+            "GET /people", "/people", params={k: v for k, v in wanted.items() if v is not None}
+        )
+        return _parse(PeoplePage, answer)
 
     async def upload(
         self, body: AsyncIterable[bytes], *, content_type: str, size: int

@@ -137,7 +137,7 @@ function swap(old, fresh) {
 
 function isBusy(element) {
   if (element.querySelector(":popover-open, form[data-sending]")) return true;
-  if (element.matches("select:focus")) return true; // it may be open
+  if (element.querySelector("select:focus")) return true; // it may be open
   return [...element.querySelectorAll("input:not([type=hidden])")].some((input) =>
     input.type === "file" ? input.files.length > 0 : input.value !== input.defaultValue,
   );
@@ -202,7 +202,8 @@ async function send(form, button) {
       if (insist) insist.hidden = !answer.can_insist;
       return tell(message, answer.message ?? `The server answered ${response.status}.`);
     }
-    if (form.dataset.then) return location.assign(form.dataset.then);
+    const then = form.dataset.then ?? (form.elements.find && answer.then);
+    if (then) return location.assign(then);
     form.closest("[popover]")?.hidePopover();
     if (insist) {
       if (insist === document.activeElement) focusIn(form);
@@ -247,6 +248,23 @@ document.addEventListener("submit", (event) => {
 
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});
+
+// Names that have in them what is typed, where there are more than the page has.
+let suggesting = null;
+document.addEventListener("input", async (event) => {
+  const names = event.target.list;
+  if (!names || !("more" in names.dataset)) return;
+  suggesting?.abort();
+  suggesting = new AbortController();
+  const query = new URLSearchParams({ name: event.target.value });
+  try {
+    const response = await fetch(`/fragments/names?${query}`, { signal: suggesting.signal });
+    const found = response.ok ? await response.json() : [];
+    names.replaceChildren(...found.map((name) => Object.assign(document.createElement("option"), { value: name })));
+  } catch {
+    // Something else was typed meanwhile, or the connection is lost: one can still type.
+  }
 });
 
 // In an open dialog the keyboard stays in it; Esc closes it, and the button behind it has the focus.

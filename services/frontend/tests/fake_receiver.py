@@ -65,6 +65,7 @@ class FakeReceiver:
     problems: dict[str, str] = field(default_factory=dict)
     answers: dict[str, httpx.Response] = field(default_factory=dict)
     next_cursor: str | None = None
+    next_person: str | None = None
     away: bool = False
     calls: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -94,10 +95,11 @@ class FakeReceiver:
             "problems": self.problems,
         }
         page = {"images": self.images, "next_cursor": self.next_cursor}
+        people = {"people": self.people, "next_cursor": self.next_person}
         accepted = {"images": [{"id": 7, "status": "pending", "duplicate": False}]}
         return {
             "GET /status": httpx.Response(200, json=report),
-            "GET /people": httpx.Response(200, json={"people": self.people}),
+            "GET /people": httpx.Response(200, json=people),
             "GET /images": httpx.Response(200, json=page),
             "POST /images": httpx.Response(202, json=accepted),
             **{f"GET /images/{i['id']}": httpx.Response(200, json=i) for i in self.images},

@@ -47,6 +47,104 @@ async def test_filters_and_cursor_reach_the_receiver_and_stay_in_the_links(
     assert "<option selected>A &amp; B</option>" in answer.text
 
 
+def people_in(html: str) -> list[str]:
+    return re.findall(r"<h2><bdi>([^<]*)</bdi></h2>", html)
+
+
+async def test_people_are_shown_a_page_at_a_time(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.people = [person_json("Ada", 1), person_json("Bea & Co", 2)]
+    answer = await page.get("/people")
+    assert receiver.calls.count("GET /people?limit=24") == 1
+    assert people_in(answer.text) == ["Ada", "Bea &amp; Co"]
+    # With everybody on one page there is nothing to look for and nowhere to go.
+    assert 'type="search"' not in answer.text
+    assert 'name="find"' not in answer.text
+    assert 'id="next"' not in answer.text
+
+    receiver.next_person = "Bea & Co"
+    answer = await page.get("/people", params={"name": "a", "cursor": "A?"})
+    assert "GET /people?name=a&cursor=A%3F&limit=24" in receiver.calls
+    assert 'type="search" id="find" name="name"' in answer.text
+    assert 'href="/people?name=a&amp;cursor=Bea+%26+Co"' in answer.text
+    assert 'href="/people?name=a"' in answer.text
+    assert 'data-live="/fragments/people?name=a&amp;cursor=A%3F"' in answer.text
+    fragment = await page.get("/fragments/people", params={"name": "a", "cursor": "A?"})
+    assert receiver.calls.count("GET /people?name=a&cursor=A%3F&limit=24") == 2
+    assert people_in(fragment.text) == ["Ada", "Bea &amp; Co"]
+
+
+async def test_a_page_of_nobody_leads_to_everybody(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    for params, words in (
+        ({"name": "<x>"}, "Nobody has “<bdi>&lt;x&gt;</bdi>” in the name"),
+        ({"cursor": "Zoë"}, "Nobody else is known"),
+    ):
+        html = (await page.get("/people", params=params)).text
+        assert words in html
+        assert 'href="/people">Show everybody' in html
+
+
+async def test_no_page_asks_for_more_names_than_it_offers(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(1, faces=[face_json()])]
+    receiver.people = [person_json("Ada", 1)]
+    for path in ("/", "/images/1", "/fragments/pictures", "/fragments/images/1"):
+        html = (await page.get(path)).text
+        assert "data-more" not in html
+    assert "<select" in (await page.get("/")).text
+    receiver.next_person = "Ada"
+    for path in ("/?person=Zo%C3%AB", "/fragments/pictures?person=Zo%C3%AB", "/fragments/images/1"):
+        html = ""
+        while "data-more" not in html:  # the same names are given for a moment
+            html = (await page.get(path)).text
+        assert '<option value="Ada">' in html
+        if "person" in path:
+            assert 'list="names"' in html
+            assert 'value="Zoë"' in html
+            assert "<select" not in html
+    assert {call for call in receiver.calls if "/people" in call} == {"GET /people?limit=100"}
+
+
+async def test_names_follow_what_is_typed(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    receiver.people = [person_json("Ada", 1), person_json('"<Ada>"', 2)]
+    answer = await page.get("/fragments/names", params={"name": "ad&"})
+    assert answer.json() == ["Ada", '"<Ada>"']
+    assert receiver.calls == ["GET /people?name=ad%26&limit=100"]
+    receiver.away = True
+    answer = await page.get("/fragments/names", params={"name": "ad&"})
+    assert (answer.status_code, answer.json()) == (200, [])
+
+
+async def test_who_is_added_among_many_is_shown(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.next_person = "Ada"
+    receiver.answers = {"POST /people/Z%20%26/pictures": httpx.Response(201)}
+    assert 'name="find" value="yes"' in (await page.get("/people")).text
+    data, files = {"person": "Z &", "find": "yes"}, {"file": ("z.jpg", b"content")}
+    answer = await page.post("/people", data=data, files=files)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/people?name=Z+%26")
+    asked = {"Accept": "application/json"}
+    answer = await page.post("/people", data=data, files=files, headers=asked)
+    assert answer.json() == {"then": "/people?name=Z+%26"}
+
+
+async def test_a_receiver_without_pages_shows_everybody(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.people = [person_json(f"Person {number}", number) for number in range(1, 201)]
+    everybody = {"people": receiver.people}  # whatever it is asked for
+    receiver.answers = {"GET /people": httpx.Response(200, json=everybody)}
+    assert len(people_in((await page.get("/people")).text)) == 200
+    assert (await page.get("/")).text.count("<option>") == 200
+    assert (await page.get("/people/Person%20150/pictures/150/thumbnail")).status_code == 200
+    assert "GET /people?person=Person+150&limit=1" in receiver.calls
+
+
 async def test_an_unknown_status_shows_everything(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
