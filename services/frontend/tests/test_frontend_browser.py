@@ -1,6 +1,8 @@
 import io
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -348,6 +350,48 @@ def test_suggestions_and_filters_know_who_was_added_since(site: Site) -> None:
         expect(person).to_have_value("Zo\u00eb")
         expect(card(pictures, "astronaut.png")).to_be_visible()
         assert_not_reloaded(pictures)
+
+
+def test_one_of_many_people_is_found_by_typing(site: Site) -> None:
+    with closing(sqlite3.connect(site.store.parent / "facestack.db", timeout=30)) as rows, rows:
+        names = [(f"Aaron {number:03}",) for number in range(120)]
+        rows.executemany("INSERT INTO persons (name, created_at) VALUES (?, 0)", names)
+    picture = site.submit("astronaut.png", jpeg(photo(EILEEN)))
+    site.wait_status(picture, "processed")
+    with site.open("/people") as page:
+        person = page.locator(".person")
+        expect(person).to_have_count(24)
+        page.get_by_role("link", name="Next").click()
+        expect(person.first).to_contain_text("Aaron 024")
+        # Who is new is behind all of these.
+        page.get_by_label("Name").fill(GRACE)
+        page.get_by_label("A picture with no other face").set_input_files(sample(PHOTOS[GRACE]))
+        page.get_by_role("button", name="Add person").click()
+        expect(person).to_have_count(1)
+        expect(person).to_contain_text("1 known picture")
+        page.get_by_role("searchbox", name="Find somebody").fill("003")
+        page.get_by_role("button", name="Find").click()
+        expect(person.get_by_role("heading")).to_have_text("Aaron 003")
+        keep_screenshot(page, "people-found")
+
+        page.goto(f"/images/{picture}")
+        suggested = page.locator("#names option")
+        expect(suggested).to_have_count(100)
+        page.get_by_label("Who is this?").press_sequentially("hop")
+        expect(suggested).to_have_count(1)
+        expect(suggested).to_have_attribute("value", GRACE)
+
+        page.goto("/")
+        page.get_by_label("Person").press_sequentially("Aaron 11")
+        expect(suggested).to_have_count(10)
+        keep_screenshot(page, "pictures-of-one-of-many")
+        page.get_by_label("Person").fill("Aaron 119")
+        page.get_by_label("Person").press("Enter")
+        expect(page.get_by_role("heading", name="No picture matches")).to_be_visible()
+        expect(page.get_by_label("Person")).to_have_value("Aaron 119")
+        page.get_by_label("Person").fill("")
+        page.get_by_label("Person").press("Enter")
+        expect(card(page, "astronaut.png")).to_be_visible()
 
 
 def test_a_picture_that_is_deleted_elsewhere_leaves_what_was_typed(site: Site) -> None:
