@@ -152,17 +152,19 @@ class Pages:
 
     # Pictures and static files
 
-    async def thumbnail(self, picture_id: int, v: Filter = None) -> Response:
+    async def thumbnail(self, request: Request, picture_id: int, v: Filter = None) -> Response:
         """Return a picture for a card."""
-        return await self._small(self._submitted(picture_id), v, THUMBNAIL_SIDE)
+        return await self._small(request, self._submitted(picture_id), v, THUMBNAIL_SIDE)
 
-    async def preview(self, picture_id: int, v: Filter = None) -> Response:
+    async def preview(self, request: Request, picture_id: int, v: Filter = None) -> Response:
         """Return a picture for its own page."""
-        return await self._small(self._submitted(picture_id), v, PREVIEW_SIDE)
+        return await self._small(request, self._submitted(picture_id), v, PREVIEW_SIDE)
 
-    async def known_thumbnail(self, person: str, picture_id: int, v: Filter = None) -> Response:
+    async def known_thumbnail(
+        self, request: Request, person: str, picture_id: int, v: Filter = None
+    ) -> Response:
         """Return a known picture."""
-        return await self._small(self._known(person, picture_id), v, THUMBNAIL_SIDE)
+        return await self._small(request, self._known(person, picture_id), v, THUMBNAIL_SIDE)
 
     async def static(self, name: str, v: Filter = None) -> Response:
         """Return the style sheet, the script or a drawing."""
@@ -410,7 +412,7 @@ class Pages:
         raise RefusedError(HTTPStatus.NOT_FOUND, "There is no such picture.")
 
     async def _small(
-        self, found: Awaitable[tuple[str, str]], wanted: str | None, side: int
+        self, request: Request, found: Awaitable[tuple[str, str]], wanted: str | None, side: int
     ) -> Response:
         """Return a small picture, found by its address and its version.
 
@@ -418,6 +420,11 @@ class Pages:
         """
         try:
             address, version = await found
+            # Of the picture and what is made of it, so the same at every replica.
+            tag = f'"{domain.fingerprint(address, version, str(side))}"'
+            headers = {"Cache-Control": _FOREVER if wanted == version else "no-cache", "ETag": tag}
+            if request.headers.get("if-none-match") == tag:
+                return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
             content = await self._thumbnails.get((address, version, side))
         except ReceiverAwayError:
             return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
@@ -430,11 +437,7 @@ class Pages:
                 media_type=placeholder.media_type,
                 headers={"Cache-Control": "private, max-age=60"},
             )
-        return Response(
-            content,
-            media_type="image/jpeg",
-            headers={"Cache-Control": _FOREVER if wanted == version else "no-cache"},
-        )
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     async def _act(self, request: Request, action: Awaitable[None], then: str) -> Response:
         error = await _error_of(action)

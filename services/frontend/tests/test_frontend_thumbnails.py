@@ -263,6 +263,11 @@ async def test_a_thumbnail_is_a_new_jpeg_that_may_be_kept(
         for version in ("?v=1", "?v=2", ""):
             answer = await page.get(path + version)
             assert answer.headers["Cache-Control"] == "no-cache"
+            again = await page.get(
+                path + version, headers={"If-None-Match": answer.headers["ETag"]}
+            )
+            assert (again.status_code, again.content) == (304, b"")
+            assert again.headers["ETag"] == answer.headers["ETag"]
         assert [call for call in receiver.calls if "/picture" in call] == calls
 
 
@@ -272,6 +277,24 @@ async def test_a_thumbnail_is_a_new_jpeg_that_may_be_kept(
 )
 async def test_a_thumbnail_of_nothing_is_not_found(page: httpx.AsyncClient, path: str) -> None:
     assert (await page.get(path)).status_code == 404
+
+
+async def test_nothing_is_made_for_a_browser_that_has_it(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.images = [image_json(5, path="a.jpg")]
+    content = encoded(Image.new("RGB", (100, 100)))
+    receiver.answers = {"GET /images/5/picture": httpx.Response(200, content=content)}
+    first = await page.get("/images/5/thumbnail")
+    tag = {"If-None-Match": first.headers["ETag"]}
+    receiver.answers = {}  # as another replica would have to ask for it
+    assert (await page.get("/images/5/thumbnail", headers=tag)).status_code == 304
+    assert receiver.calls.count("GET /images/5/picture") == 1
+    assert (await page.get("/images/5/preview", headers=tag)).status_code == 200
+    receiver.images = [image_json(5, path="b.jpg")]
+    assert (await page.get("/images/5/thumbnail", headers=tag)).status_code == 200
+    receiver.images = []
+    assert (await page.get("/images/5/thumbnail", headers=tag)).status_code == 404
 
 
 async def test_another_picture_behind_an_id_is_made_anew(

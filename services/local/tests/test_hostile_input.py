@@ -353,12 +353,17 @@ CASES |= {
     "name-null": asked("DELETE", "/people/a%00b"),
     "name-long": asked("DELETE", "/people/" + "x" * 101),
     "name-bad-utf8": asked("DELETE", "/people/%ff%fe"),
+    "people-limit-huge": asked("GET", "/people?limit=1000000000"),
+    "people-cursor-null": asked("GET", "/people?limit=1&cursor=a%00b%27--"),
+    "people-name-pattern": asked("GET", "/people?name=" + "%25_%5c" * 33),
+    "people-name-long": asked("GET", "/people?name=" + "x" * 101),
     "face-index-huge": asked(
         "POST", "/people/Ada/pictures", json={"image_id": 1, "face_index": 2**70}
     ),
     "face-of-nothing": asked(
         "POST", "/people/Ada/pictures", json={"image_id": 999_999_999, "face_index": 0}
     ),
+    "page-people-cursor": asked("GET", "/people?cursor=%00%27%3Cscript%3E", page=True),
     "page-static-climbs": asked("GET", "/static/..%2fapp.py", page=True),
     "page-id-script": asked("GET", "/images/%3Cscript%3E", page=True),
     "page-other-site": asked(
@@ -458,6 +463,15 @@ CASES |= {
     "file-name-script": uploaded(b"text 2", "<script>alert(4)</script>\u202e.jpg"),
     "file-name-long": uploaded(b"text 3", "x" * 2000),
 }
+
+
+@case("file-15000-tags")
+def _file_15000_tags(target: Target) -> str:
+    url = f"{target.api}/images/{target.upload('a.txt', b'no picture 5')}/picture"
+    tags = '"a",' * 15_000
+    other = target.http("GET", url, headers={"If-None-Match": tags})
+    same = target.http("GET", url, headers={"If-None-Match": tags + other.headers["ETag"]})
+    return f"{other.status_code}, {same.status_code} with its own among them"
 
 
 @case("file-shown-safely")

@@ -95,10 +95,13 @@ class Images:
             raise _unknown(image_id)
         return image
 
-    async def picture(self, image_id: int) -> bytes:
-        """Return an image's file, or raise :class:`NotFoundError`."""
-        content, _ = await self._content(image_id, (await self._stored(image_id)).path)
-        return content
+    async def picture(self, image_id: int) -> tuple[bytes, str]:
+        """Return an image's file and its tag, or raise :class:`NotFoundError`."""
+        return await self._content(image_id, (await self._stored(image_id)).path)
+
+    async def picture_tag(self, image_id: int) -> str | None:
+        """Return the tag of an image's file, None when it is lost, or raise as :meth:`picture`."""
+        return await self._pictures.tag(PICTURES + (await self._stored(image_id)).path)
 
     async def picture_of_result(self, image: Image) -> bytes:
         """Return the file that an image's result is about, or raise a ``ReceiverError``."""

@@ -121,17 +121,22 @@ class Enrolment:
             f"face {face_index} of image {image_id} cannot be cut out: {_refusal(len(found))}"
         )
 
-    async def picture(self, name: str, picture_id: int) -> bytes:
-        """Return the file of a known picture, or raise :class:`NotFoundError`."""
+    async def picture(self, name: str, picture_id: int) -> tuple[bytes, str]:
+        """Return the file of a known picture and its tag, or raise :class:`NotFoundError`."""
         known = await self._known(name, picture_id)
         try:
-            return await self._pictures.get(
+            return await self._pictures.get_tagged(
                 KNOWN_PEOPLE + known.image_name, max_bytes=MAX_PICTURE_BYTES
             )
         except ObjectNotFoundError:
             raise NotFoundError(f"picture {picture_id} is not in the store") from None
         except ObjectTooLargeError as error:
             raise NotFoundError(str(error)) from None
+
+    async def picture_tag(self, name: str, picture_id: int) -> str | None:
+        """Return the tag of a known picture, None when it is lost, or raise as :meth:`picture`."""
+        known = await self._known(name, picture_id)
+        return await self._pictures.tag(KNOWN_PEOPLE + known.image_name)
 
     async def delete_picture(self, name: str, picture_id: int) -> None:
         """Forget a known picture, or raise :class:`NotFoundError`; the person stays."""

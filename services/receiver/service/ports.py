@@ -140,9 +140,6 @@ class People(Protocol):
 class Pictures(Protocol):
     """The object store; raises as :class:`services.common.objects.ObjectStore` does."""
 
-    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        """Return an object's content."""
-
     async def get_tagged(self, key: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:
         """Return an object's content and its tag."""
 

@@ -1,4 +1,5 @@
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.database import Database
+from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, images
 from services.receiver.adapters.rows import page_query
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import collect
+from services.receiver.tests.conftest import collect, draw, encode
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.servers import MariaDb
 
@@ -350,3 +352,70 @@ async def test_status_counts_every_status(
     }
     assert report["oldest_pending_seconds"] > 0
     assert report["problems"] == {}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_picture_that_the_client_has_is_not_read_again(
+    plain: httpx.AsyncClient,
+    plain_settings: ReceiverSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
+    uploaded = await plain.post("/images", files={"files": ("a.png", picture)})
+    enrolled = await plain.post("/people/Ada/pictures", files={"file": ("a.png", picture)})
+    store = plain_settings.object_store_url.removeprefix("file://")
+    _write(f"{store}/pictures/a.png", picture)
+    submitted = await plain.post("/image/post", json={"path": "a.png"})
+    addresses = (
+        f"/images/{uploaded.json()['images'][0]['id']}/picture",
+        f"/images/{submitted.json()['id']}/picture",
+        f"/people/Ada/pictures/{enrolled.json()['id']}",
+    )
+    tags = []
+    for address in addresses:
+        answer = await plain.request(method, address)
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert answer.headers["content-length"] == str(len(picture))
+        tags.append(answer.headers["etag"])
+        assert re.fullmatch(r'"[^"]+"', tags[-1])
+    assert len(set(tags)) == 3
+
+    async def no_reading(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    for address, tag in zip(addresses, tags, strict=True):
+        for known in (tag, f'"other", {tag}', f"W/{tag}", "*"):
+            with monkeypatch.context() as patch:
+                patch.setattr(ObjectStore, "get_tagged", no_reading)
+                same = await plain.request(method, address, headers={"If-None-Match": known})
+            assert (same.status_code, same.content) == (304, b"")
+            assert same.headers["etag"] == tag
+            assert same.headers["cache-control"] == "private, no-cache"
+        for known in ("", '"other"', tag.strip('"'), "\xff"):
+            headers = httpx.Headers({"If-None-Match": known}, encoding="latin-1")
+            other = await plain.request(method, address, headers=headers)
+            assert (other.status_code, other.headers["etag"]) == (200, tag)
+
+
+async def test_what_changed_or_is_gone_is_told_to_a_client_that_has_it(
+    plain: httpx.AsyncClient, plain_settings: ReceiverSettings
+) -> None:
+    file = plain_settings.object_store_url.removeprefix("file://") + "/pictures/a.png"
+    _write(file, b"first")
+    address = (await plain.post("/image/post", json={"path": "a.png"})).json()["location"]
+    tag = (await plain.get(f"{address}/picture")).headers["etag"]
+    _write(file, b"another")
+    changed = await plain.get(f"{address}/picture", headers={"If-None-Match": tag})
+    assert (changed.status_code, changed.content) == (200, b"another")
+    assert changed.headers["etag"] != tag
+    await asyncio.to_thread(Path(file).unlink)
+    for known in (tag, "*"):
+        lost = await plain.get(f"{address}/picture", headers={"If-None-Match": known})
+        assert lost.status_code == 404
+    _write(file, b"another")
+    assert (await plain.delete(address)).status_code == 204
+    for known in (tag, "*"):
+        deleted = await plain.get(f"{address}/picture", headers={"If-None-Match": known})
+        assert deleted.status_code == 404

@@ -137,7 +137,8 @@ def results_of_replaced_pictures(patch: pytest.MonkeyPatch) -> None:
 
 def faces_of_replaced_pictures(patch: pytest.MonkeyPatch) -> None:
     async def picture(self: Images, image: Any) -> bytes:
-        return await self.picture(image.id)
+        content, _ = await self.picture(image.id)
+        return content
 
     patch.setattr(Images, "picture_of_result", picture)
 

@@ -57,10 +57,10 @@ async def test_only_a_few_files_are_loaded_at_once() -> None:
     gate, files = Gate(), Files()
     sent: list[int] = []
 
-    async def load() -> bytes:
+    async def load() -> tuple[bytes, str]:
         await gate.enter()
         gate.leave()
-        return b"x" * 600_000
+        return b"x" * 600_000, '"tag"'
 
     async def send(message: Any) -> None:
         sent.append(len(message.get("body", b"")))
@@ -79,8 +79,8 @@ async def test_clients_that_do_not_read_keep_no_picture_from_others() -> None:
     begun = asyncio.Semaphore(0)
     ended = 0
 
-    async def load() -> bytes:
-        return picture
+    async def load() -> tuple[bytes, str]:
+        return picture, '"tag"'
 
     async def stall(message: Any) -> None:
         if message["type"] == "http.response.start":

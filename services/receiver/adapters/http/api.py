@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Path, Query, Request
+from fastapi import FastAPI, Header, Path, Query, Request
 from pydantic import WithJsonSchema
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.datastructures import UploadFile
@@ -23,7 +23,7 @@ from services.common.ops import Lifecycle, Outages, probe_routes
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
 from services.receiver.adapters.http.express import Express
-from services.receiver.adapters.http.files import Files
+from services.receiver.adapters.http.files import Files, unchanged
 from services.receiver.adapters.http.same_site import SameSite
 from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.adapters.http.views import (
@@ -83,6 +83,10 @@ _Person = Annotated[
 ]
 _Cursor = Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR})]
 
+
+_IfNoneMatch = Annotated[
+    str | None, Header(description="ETag of an earlier answer: 304 if the file is still that one.")
+]
 
 _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
 
@@ -261,8 +265,9 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         response_class=Response,
         responses=_picture(openapi.errors(404, 422)),
     )
-    async def get_picture(image_id: _Id) -> Response:
-        return files.response(partial(api.images.picture, image_id))
+    async def get_picture(image_id: _Id, if_none_match: _IfNoneMatch = None) -> Response:
+        same = await unchanged(if_none_match, partial(api.images.picture_tag, image_id))
+        return same or files.response(partial(api.images.picture, image_id))
 
     @app.post(
         "/images/{image_id:id}/retry",
@@ -389,8 +394,11 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         response_class=Response,
         responses=_picture(openapi.errors(404, 422)),
     )
-    async def get_known(name: _Name, picture_id: _PictureId) -> Response:
-        return files.response(partial(api.enrolment.picture, name, picture_id))
+    async def get_known(
+        name: _Name, picture_id: _PictureId, if_none_match: _IfNoneMatch = None
+    ) -> Response:
+        same = await unchanged(if_none_match, partial(api.enrolment.picture_tag, name, picture_id))
+        return same or files.response(partial(api.enrolment.picture, name, picture_id))
 
     @app.delete(
         "/people/{name}",
@@ -528,4 +536,12 @@ def _linked(
 
 
 def _picture(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": "The file.", "content": openapi.picture_content()}, **responses}
+    return {
+        200: {
+            "description": "The file.",
+            "headers": openapi.ETAG,
+            "content": openapi.picture_content(),
+        },
+        304: {"description": "The client has the file already.", "headers": openapi.ETAG},
+        **responses,
+    }

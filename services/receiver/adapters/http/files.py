@@ -1,8 +1,12 @@
-"""Sends picture files, of which only so many bytes are in memory at a time."""
+"""Sends picture files, of which only so many bytes are in memory at a time.
+
+A file that the client has already is not read.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
@@ -16,12 +20,35 @@ LOADED_AT_ONCE: Final = 4
 SENDING_BYTES: Final = 128 * 1024 * 1024
 """Of files that are being sent: some sixty of 2 MB."""
 
+CACHING: Final = "private, no-cache"
+"""Somebody's picture, which may be deleted: kept by its client alone, and asked for each time."""
+
+Load = Callable[[], Awaitable[tuple[bytes, str]]]
+"""Returns a file and its tag, which changes with it."""
+
 _PIECE_BYTES: Final = 256 * 1024
 _SECONDS: Final = 60.0
 """A client that takes longer than this for one file is cut off."""
 
 _PATIENCE_SECONDS: Final = 3.0
 """When others wait for memory, the client that has been at it longest is cut off after this."""
+
+
+async def unchanged(
+    if_none_match: str | None, find_tag: Callable[[], Awaitable[str | None]]
+) -> Response | None:
+    """Return the response to a client that has the file already, None for all others.
+
+    ``if_none_match`` is the client's header; ``find_tag`` returns the file's tag without reading
+    it, None when there is no file.
+    """
+    if if_none_match is None or (tag := await find_tag()) is None:
+        return None
+    known = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
+    if known.isdisjoint({"*", _etag(tag).removeprefix("W/")}):
+        return None
+    headers = {"ETag": _etag(tag), "Cache-Control": CACHING}
+    return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
 
 
 class Files:
@@ -38,15 +65,15 @@ class Files:
         self._sending: dict[asyncio.Timeout, float] = {}
         self._changed = asyncio.Event()
 
-    def response(self, load: Callable[[], Awaitable[bytes]]) -> Response:
+    def response(self, load: Load) -> Response:
         """Return a response with what ``load`` returns."""
         return _File(self, load)
 
     @asynccontextmanager
-    async def loaded(self, load: Callable[[], Awaitable[bytes]]) -> AsyncIterator[bytes]:
+    async def loaded(self, load: Load) -> AsyncIterator[tuple[bytes, str]]:
         """Hold a file in memory for as long as the block takes, or until others need the memory."""
         async with self._loading:
-            content = await load()
+            content, tag = await load()
             while len(content) > self._left:
                 await self._wait_for_memory()
             self._left -= len(content)
@@ -56,7 +83,7 @@ class Files:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SECONDS) as limit:
                     self._sending[limit] = loop.time()
-                    yield content
+                    yield content, tag
         finally:
             del self._sending[limit]
             self._left += len(content)
@@ -70,18 +97,25 @@ class Files:
         await self._changed.wait()
 
 
+def _etag(tag: str) -> str:
+    # A store without tags has the time of a change instead.
+    return tag if tag.endswith('"') else f'"{tag}"'
+
+
 class _File(Response):
-    def __init__(self, files: Files, load: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, files: Files, load: Load) -> None:
         super().__init__()
         self._files = files
         self._load = load
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        async with self._files.loaded(self._load) as content:
+        async with self._files.loaded(self._load) as (content, tag):
             self.init_headers(
                 {
                     "Content-Type": media_type(content),
                     "Content-Length": str(len(content)),
+                    "ETag": _etag(tag),
+                    "Cache-Control": CACHING,
                     "X-Content-Type-Options": "nosniff",
                     # Opened by itself, a file runs nothing, whatever it is.
                     "Content-Security-Policy": "default-src 'none'; sandbox",

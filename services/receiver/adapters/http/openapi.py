@@ -68,6 +68,15 @@ FILES: Final = {
 }
 
 
+ETAG: Final = {
+    "ETag": {
+        "description": "Changes with the file.",
+        "required": True,
+        "schema": {"type": "string"},
+    }
+}
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the responses that a route may fail with; 429, 500 and 503 always may."""
     return {
