@@ -98,6 +98,11 @@ class Face(_Model):
     quality: Quality | None = None
 
     @property
+    def is_named_by_hand(self) -> bool:
+        """Tell whether a person said who it is."""
+        return self.person is not None and self.distance is None
+
+    @property
     def kind(self) -> FaceKind:
         """Tell how sure the name is; ambiguous, it is none but a question."""
         if self.ambiguous and (self.person or self.candidates):
@@ -165,6 +170,12 @@ class Picture(_Model):
     def can_retry(self) -> bool:
         """Tell whether a person may send it back to waiting."""
         return self.status in RETRIABLE
+
+    @property
+    def can_recognise(self) -> bool:
+        """Tell whether a person may have a new result made, which forgets names by hand."""
+        by_hand = any(face.is_named_by_hand for face in self.faces)
+        return self.status == Status.PROCESSED and not by_hand
 
     @property
     def is_open(self) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from services.common.images import RETRIABLE, check_path
+from services.common.images import RETRIABLE, Status, check_path
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
@@ -128,6 +128,11 @@ class Face:
     distance: float | None
     candidates: tuple[Candidate, ...]
     quality: Quality | None
+
+    @property
+    def is_named_by_hand(self) -> bool:
+        """Tell whether a person said who it is: then nobody measured a distance."""
+        return self.person is not None and self.distance is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +351,25 @@ def decode_cursor(cursor: str) -> int:
 
 CURSOR: Final = "^[0-7][0-9a-f]{15}$"
 """Exactly the numbers that an id can be."""
+
+
+def check_recognisable(image: Image) -> None:
+    """Raise :class:`ConflictError` for an image that a person may not have looked at again.
+
+    A new result would forget what a person said of a face of the old one.
+    """
+    if image.status not in FINAL:
+        raise ConflictError(f"image {image.id} is {image.status}: it is being looked at anyway")
+    named = [face for face in image.faces if face.is_named_by_hand]
+    if named:
+        raise ConflictError(
+            f"image {image.id} is not looked at again: that would forget who was named by hand, "
+            + ", ".join(f"{face.person!r} as face {face.index}" for face in named)
+        )
+
+
+FINAL: Final = frozenset({Status.PROCESSED, *RETRIABLE})
+"""What stays as it is until a person, or whoever submits it again, wants it otherwise."""
 
 
 def check_retriable(image_id: int, status: str) -> None:

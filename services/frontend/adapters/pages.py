@@ -97,6 +97,7 @@ class Pages:
         get("/static/{name}")(self.static)
         post("/upload")(self.upload)
         post("/images/{picture_id}/retry")(self.retry)
+        post("/images/{picture_id}/recognise")(self.recognise)
         post("/images/{picture_id}/delete")(self.delete)
         post("/images/{picture_id}/faces/{index}/name")(self.name_face)
         post("/people")(self.add_known_picture)
@@ -198,6 +199,11 @@ class Pages:
     async def retry(self, request: Request, picture_id: int) -> Response:
         """Send a picture back to waiting."""
         return await self._act(request, self._receiver.retry(picture_id), f"/images/{picture_id}")
+
+    async def recognise(self, request: Request, picture_id: int) -> Response:
+        """Have a picture compared with the people known now."""
+        action = self._receiver.recognise(picture_id)
+        return await self._act(request, action, f"/images/{picture_id}")
 
     async def delete(self, request: Request, picture_id: int) -> Response:
         """Remove a picture."""

@@ -123,6 +123,10 @@ class Receiver:
         """Send a rejected or dead picture back to waiting."""
         await self._call("POST /images/{id}/retry", f"/images/{picture_id}/retry")
 
+    async def recognise(self, picture_id: int) -> None:
+        """Have a processed picture compared with the people known now."""
+        await self._call("POST /images/{id}/recognise", f"/images/{picture_id}/recognise")
+
     async def delete(self, picture_id: int) -> None:
         """Remove a picture and its result."""
         await self._call("DELETE /images/{id}", f"/images/{picture_id}")

@@ -394,6 +394,21 @@ def test_one_of_many_people_is_found_by_typing(site: Site) -> None:
         expect(card(page, "astronaut.png")).to_be_visible()
 
 
+def test_another_look_finds_who_became_known_since(site: Site) -> None:
+    picture = site.submit("eileen.jpg", mirrored(EILEEN))
+    site.wait_status(picture, "processed")
+    enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    with site.open(f"/images/{picture}") as page:
+        mark(page)
+        expect(page.locator(".face-card h2")).to_contain_text("Unknown")
+        page.get_by_role("button", name="Look again").click()
+        expect(page.locator(".face-card h2")).to_contain_text(EILEEN)
+        expect(page.get_by_role("button", name="Look again")).to_be_visible()
+        assert_not_reloaded(page)
+        keep_screenshot(page, "look-again")
+
+
 def test_a_picture_that_is_deleted_elsewhere_leaves_what_was_typed(site: Site) -> None:
     picture = site.submit("astronaut.png", jpeg(photo(EILEEN)))
     site.wait_status(picture, "processed")

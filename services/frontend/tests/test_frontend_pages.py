@@ -263,6 +263,20 @@ async def test_only_allowed_actions_are_offered(
             assert 'action="/images/1/delete"' in html
 
 
+async def test_another_look_is_offered_unless_it_would_forget_a_name(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    by_machine = face_json(person="Ada", distance=0.3)
+    by_hand = face_json(1, person="Zoë", distance=None)
+    for faces, offered in (([], True), ([by_machine], True), ([by_machine, by_hand], False)):
+        receiver.images = [image_json(1, faces=faces)]
+        html = (await page.get("/images/1")).text
+        assert ('action="/images/1/recognise"' in html) == offered
+    for status in ("pending", "processing", "failed", "rejected", "dead"):
+        receiver.images = [image_json(1, status=status)]
+        assert 'action="/images/1/recognise"' not in (await page.get("/images/1")).text
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
@@ -450,6 +464,7 @@ async def test_the_style_sheet_knows_every_position_of_a_picture_in_a_card(
     ("path", "call", "then"),
     [
         ("/images/5/retry", "POST /images/5/retry", "/images/5"),
+        ("/images/5/recognise", "POST /images/5/recognise", "/images/5"),
         ("/images/5/delete", "DELETE /images/5", "/"),
         ("/people/A%3FB%20%C3%A4/delete", "DELETE /people/A%3FB%20%C3%A4", "/people"),
         ("/people/Zoe%CC%88/delete", "DELETE /people/Zo%C3%AB", "/people"),

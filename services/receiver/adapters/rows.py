@@ -14,6 +14,7 @@ from services.common.images import PICTURES, RETRIABLE, RING_AFTER_MS, Status
 from services.common.tables import faces, images, longest_wait
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.domain import (
+    FINAL,
     UPLOADS,
     Accepted,
     Box,
@@ -228,25 +229,28 @@ class DatabaseRows:
         return await _again(lambda: self._look_again(image_id, tag))
 
     async def _look_again(self, image_id: int, tag: str) -> bool:
+        same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
         async with self._database.transaction() as connection:
-            result = await connection.execute(
-                sa.update(images)
-                .where(
-                    images.c.id == image_id,
-                    images.c.status == Status.PROCESSED,
-                    images.c.object_tag == tag,
-                )
-                .values(
-                    **_pending(database_now()),
-                    object_tag=None,
-                    width=None,
-                    height=None,
-                    engine=None,
-                )
+            return await _forget_result(connection, image_id, same)
+
+    async def recognise(self, image_id: int) -> bool:
+        """Set a final image back to pending, without its faces."""
+        return await _again(lambda: self._recognise(image_id))
+
+    async def _recognise(self, image_id: int) -> bool:
+        async with self._database.transaction() as connection:
+            # Locked, the row as well, so that nobody names a face between this look and their end.
+            status = await connection.scalar(
+                sa.select(images.c.status).where(images.c.id == image_id).with_for_update()
             )
-            if result.rowcount == 1:
-                await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
-        return result.rowcount == 1
+            if status not in FINAL:
+                return False
+            named_by_hand = await connection.scalars(
+                sa.select(faces.c.person.is_not(None) & faces.c.distance.is_(None))
+                .where(faces.c.image_id == image_id)
+                .with_for_update()
+            )
+            return not any(named_by_hand) and await _forget_result(connection, image_id, sa.true())
 
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
         """Remove an image, whose faces go with it, and have its object removed."""
@@ -360,6 +364,20 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
         .where(images.c.id == image_id, images.c.status.in_(sorted(RETRIABLE)))
         .values(_pending(database_now()))
     )
+    return result.rowcount == 1
+
+
+async def _forget_result(
+    connection: AsyncConnection, image_id: int, which: sa.ColumnElement[bool]
+) -> bool:
+    """Set an image back to pending without its faces; False when it is not such a one."""
+    result = await connection.execute(
+        sa.update(images)
+        .where(images.c.id == image_id, which)
+        .values(**_pending(database_now()), object_tag=None, width=None, height=None, engine=None)
+    )
+    if result.rowcount == 1:
+        await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     return result.rowcount == 1
 
 

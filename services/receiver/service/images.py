@@ -20,6 +20,7 @@ from services.receiver.domain import (
     Removal,
     StoredPicture,
     Upload,
+    check_recognisable,
     check_retriable,
     upload_of,
 )
@@ -117,7 +118,7 @@ class Images:
         try:
             return await self._pictures.get_tagged(PICTURES + path, max_bytes=MAX_PICTURE_BYTES)
         except ObjectNotFoundError:
-            raise NotFoundError(f"image {image_id} has no picture in the store") from None
+            raise _lost(image_id) from None
         except ObjectTooLargeError as error:
             raise NotFoundError(str(error)) from None
 
@@ -135,6 +136,24 @@ class Images:
         log.info("tried again", image_id=image_id)
         self._ringer.ring([image_id])
         return image
+
+    async def recognise(self, image_id: int) -> Image:
+        """Send a final image back to pending, or raise a ``ReceiverError``.
+
+        Its result is given up for one with the people who are known now, so it stays when there is
+        no picture any more.
+        """
+        image = await self.get(image_id)
+        if not await self._pictures.exists(PICTURES + image.path):
+            raise _lost(image_id)
+        if not await self._rows.recognise(image_id):
+            image = await self.get(image_id)
+            check_recognisable(image)
+            # Somebody else's work on it has ended since.
+            raise ConflictError(f"image {image_id} has just become {image.status}: ask again")
+        log.info("to be recognised again", image_id=image_id)
+        self._ringer.ring([image_id])
+        return await self.get(image_id)
 
     async def delete(self, image_id: int) -> None:
         """Remove row and results, or raise :class:`NotFoundError`; the redeemer removes the object.
@@ -165,6 +184,10 @@ def took_too_long() -> ObjectStoreUnavailableError:
     return ObjectStoreUnavailableError(
         f"storing took more than {STORING_MS // 1000} s; nothing was kept"
     )
+
+
+def _lost(image_id: int) -> NotFoundError:
+    return NotFoundError(f"image {image_id} has no picture in the store")
 
 
 def _unknown(image_id: int) -> NotFoundError:

@@ -79,6 +79,12 @@ class Rows(Protocol):
         False when its result is not about the picture with this tag, any more.
         """
 
+    async def recognise(self, image_id: int) -> bool:
+        """Set a final image back to pending, without its faces.
+
+        False when it is not final, or has a face that somebody named by hand.
+        """
+
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
         """Remove an image with its faces, and have its object removed.
 

@@ -325,6 +325,7 @@ WRITES = [
     ("POST", "/images/post"),
     ("POST", "/images"),
     ("POST", "/images/1/retry"),
+    ("POST", "/images/1/recognise"),
     ("DELETE", "/images/1"),
     ("POST", "/people/Ada/pictures"),
     ("DELETE", "/people/Ada"),

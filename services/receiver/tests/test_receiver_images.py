@@ -267,6 +267,107 @@ async def test_only_one_of_many_retries_wins(
     assert sorted(answer.status_code for answer in answers) == [202] + [409] * 7
 
 
+async def stored_image(settings: ReceiverSettings, **row: Any) -> str:
+    """Store a picture, and such a row with two faces, of which the first is known."""
+    store = settings.object_store_url.removeprefix("file://")
+    _write(f"{store}/pictures/seeded/1", b"picture")
+    await seed(settings, [image_row(1, **row)], [face_row(1, 0, "Ada"), face_row(1, 1)])
+    return "/images/1/recognise"
+
+
+@pytest.mark.parametrize("status", ["processed", "rejected", "dead"])
+async def test_what_is_final_can_be_recognised_again(
+    client: httpx.AsyncClient, settings: ReceiverSettings, status: str
+) -> None:
+    more = {"error": "broken", "processed_at": 5, "attempt": 5, "width": 60, "engine": "old"}
+    address = await stored_image(settings, status=status, object_tag='"old"', **more)
+    answers = await asyncio.gather(*(client.post(address) for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [202] + [409] * 7
+    [answer] = [answer for answer in answers if answer.status_code == 202]
+    assert answer.headers["location"] == "/images/1"
+    image = answer.json()
+    assert image == (await client.get("/images/1")).json()
+    assert (image["status"], image["attempt"], image["error"]) == ("pending", 0, None)
+    assert (image["faces"], image["processed_at"], image["engine"]) == ([], None, None)
+    database = Database(settings)
+    async with database.reading() as connection:
+        row = (await connection.execute(sa.select(images))).one()
+    await database.close()
+    # Whoever had it claimed finishes in vain, and the redeemer rings if nobody is heard.
+    assert (row.claim_token, row.object_tag, row.due_at - row.updated_at) == (None, None, 10_000)
+
+
+@pytest.mark.parametrize("status", ["pending", "processing", "failed"])
+async def test_what_is_on_its_way_is_not_sent_again(
+    client: httpx.AsyncClient, settings: ReceiverSettings, status: str
+) -> None:
+    address = await stored_image(settings, status=status, attempt=2, claim_token="mine")
+    before = (await client.get("/images/1")).json()
+    answer = await client.post(address)
+    assert answer.status_code == 409
+    assert f"image 1 is {status}" in answer.json()["detail"]
+    assert (await client.get("/images/1")).json() == before
+
+
+async def test_what_a_hand_named_is_kept(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    address = await stored_image(settings)
+    database = Database(settings)
+    async with database.transaction() as connection:
+        by_hand = {"person": "Zoë", "distance": None}
+        await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(by_hand))
+    await database.close()
+    before = (await client.get("/images/1")).json()
+    answer = await client.post(address)
+    assert answer.status_code == 409
+    assert "'Zoë' as face 1" in answer.json()["detail"]
+    assert "Ada" not in answer.json()["detail"]
+    assert (await client.get("/images/1")).json() == before
+
+
+async def test_who_is_named_in_the_same_moment_is_kept(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    address = await stored_image(settings)
+    database = Database(settings)
+    async with database.transaction() as connection:
+        by_hand = {"person": "Zoë", "distance": None}
+        await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(by_hand))
+        asked = asyncio.create_task(client.post(address))
+        await asyncio.wait({asked}, timeout=0.5)
+    await database.close()
+    assert (await asked).status_code == 409
+    image = (await client.get("/images/1")).json()
+    assert [face["person"] for face in image["faces"]] == ["Ada", "Zoë"]
+
+
+async def test_a_result_outlives_its_picture(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await seed(settings, [image_row(1)], [face_row(1, 0)])
+    before = (await client.get("/images/1")).json()
+    answer = await client.post("/images/1/recognise")
+    assert answer.status_code == 404
+    assert "image 1 has no picture in the store" in answer.json()["detail"]
+    assert (await client.get("/images/1")).json() == before
+
+
+async def test_what_is_deleted_meanwhile_is_not_recognised(
+    client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = await stored_image(settings)
+    looked_for = ObjectStore.exists
+
+    async def deleted_meanwhile(self: ObjectStore, key: str) -> bool:
+        assert (await client.delete("/images/1")).status_code == 204
+        return await looked_for(self, key)
+
+    monkeypatch.setattr(ObjectStore, "exists", deleted_meanwhile)
+    assert (await client.post(address)).status_code == 404
+    assert (await client.get("/images/1")).status_code == 404
+
+
 async def test_deleting_removes_row_faces_and_picture(
     client: httpx.AsyncClient, settings: ReceiverSettings
 ) -> None:
@@ -284,6 +385,7 @@ async def test_deleting_removes_row_faces_and_picture(
         ("GET", ""),
         ("GET", "/picture"),
         ("POST", "/retry"),
+        ("POST", "/recognise"),
         ("DELETE", ""),
     ):
         answer = await client.request(method, accepted["location"] + address)

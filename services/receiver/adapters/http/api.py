@@ -279,6 +279,19 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
     async def retry(image_id: _Id) -> Response:
         return json_response(image_view(await api.images.retry(image_id)), 202)
 
+    @app.post(
+        "/images/{image_id:id}/recognise",
+        status_code=202,
+        summary="Look at an image again with the people known now",
+        description="Its result is given up for a new one. Refused while it is on its way anyway,"
+        " and when somebody has named one of its faces by hand, which a new result would forget.",
+        response_model=documents.ImageDocument,
+        responses=_located(openapi.errors(403, 404, 409, 422)),
+    )
+    async def recognise(image_id: _Id) -> Response:
+        image = await api.images.recognise(image_id)
+        return json_response(image_view(image), 202, location(image_id))
+
     @app.delete(
         "/images/{image_id:id}",
         status_code=204,

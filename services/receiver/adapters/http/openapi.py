@@ -116,6 +116,7 @@ def image_links(pointer: str) -> dict[str, Any]:
         look=("get_image", expression),
         picture=("get_picture", expression),
         retry=("retry", expression),
+        recognise=("recognise", expression),
         delete=("delete_image", expression),
     )
 
