@@ -14,8 +14,7 @@ from PIL import Image, ImageOps
 
 from e2e.cluster import ROOT, Cluster
 from e2e.waiting import wait_until
-from services.common.images import Status
-from services.local.demo import FINAL
+from services.common.images import FINAL, Status
 from services.local.samples import KNOWN, load_photos
 
 SAMPLES: Final = ROOT / "var" / "samples"

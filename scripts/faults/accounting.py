@@ -11,10 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from services.common.images import Status
-
-FINAL: Final = frozenset({Status.PROCESSED, Status.REJECTED, Status.DEAD})
-"""What no repair changes."""
+from services.common.images import FINAL, Status
 
 _ARROWS: Final = frozenset(
     {

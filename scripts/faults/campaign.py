@@ -12,14 +12,14 @@ from typing import Any, Final
 import httpx
 import sqlalchemy as sa
 
-from scripts.faults.accounting import FINAL, Account, Change, History, Row, account
+from scripts.faults.accounting import Account, Change, History, Row, account
 from scripts.faults.clients import Client, Journal, key_of
 from scripts.faults.pictures import Pictures
 from scripts.faults.plan import Fault, Kind, draw
 from scripts.faults.stack import Stack, Switches
 from scripts.faults.strikes import Striker
 from services.common.database import DatabaseUnavailableError
-from services.common.images import Status
+from services.common.images import FINAL, Status
 from services.common.tables import images
 
 _CLIENTS: Final = 4

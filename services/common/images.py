@@ -54,6 +54,9 @@ class Status(StrEnum):
     DEAD = "dead"
 
 
+FINAL: Final = frozenset({Status.PROCESSED, Status.REJECTED, Status.DEAD})
+"""What no repair touches again."""
+
 RETRIABLE: Final = frozenset({Status.REJECTED, Status.DEAD})
 """What a person may send back to pending."""
 

@@ -12,11 +12,10 @@ from typing import Any, Final
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.common.images import Status
+from services.common.images import FINAL
 from services.local.programs import LocalError
 from services.local.samples import KNOWN, SAMPLES, Photos, Sample
 
-FINAL: Final = frozenset({Status.PROCESSED, Status.REJECTED, Status.DEAD})
 _PATIENCE_SECONDS: Final = 120.0
 
 

@@ -25,6 +25,7 @@ import pytest
 from PIL import Image
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.images import FINAL
 from services.testing.damaged_pictures import save
 from services.testing.picture_kinds import claims, long_stream, many_tags
 from services.testing.pipeline import Pipeline
@@ -34,7 +35,6 @@ from services.testing.servers import Nsqd, Nsqlookupd
 TABLE: Final = Path(__file__).parents[3] / "docs" / "reliability.md"
 HEADING: Final = "## Hostile input"
 JSON: Final = {"Content-Type": "application/json"}
-FINAL: Final = {"processed", "rejected", "dead"}
 PATIENCE_SECONDS: Final = 60
 
 _IN_OPEN: Final = 0x20
