@@ -81,6 +81,7 @@ def test_what_goes_into_an_image_changes_the_tag(repository: Path, file: str) ->
         "services/receiver/__pycache__/app.cpython-311.pyc",
         "services/conftest.py",
         "services/testing/servers.py",
+        "services/client/app.py",
         "services/local/app.py",
         "requirements/dev.txt",
         "requirements/local.txt",

@@ -19,6 +19,7 @@ SERVICES = [
     "redeemer",
     "migrations",
     "credentials",
+    "client",
 ]
 
 # Imports every module of a service while the packages that are named after it do not exist.

@@ -1,0 +1,1 @@
+"""The command line client: sends pictures to a receiver and says who is in them."""

@@ -1,0 +1,224 @@
+"""The command line: arguments, and what each command does."""
+
+import argparse
+import asyncio
+import io
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from services.client import files
+from services.client.exporting import export
+from services.client.receiver import DEFAULT_URL, ClientError, Image, Receiver, RefusedError
+from services.client.report import Report, who, whose
+from services.client.submitting import Submitter
+from services.common.images import Status
+
+_WRONG_USE: Final = 2
+_INTERRUPTED: Final = 128 + signal.SIGINT
+
+_EPILOG: Final = """\
+The server is the one of --url, else of the variable FACESTACK_URL, else of 'make run'.
+
+exit codes:
+  0    all went well
+  1    something was refused or failed; each such thing is said
+  2    the command was used wrongly
+  3    no Facestack answers at the address
+  130  interrupted
+"""
+_PICTURES: Final = (
+    "In folders and those below them pictures are taken, by their extensions; hidden files and"
+    " folders never."
+)
+_AGAIN: Final = "What the server has is not sent twice: repeat the command if it was interrupted."
+
+
+async def _submit(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    found = await asyncio.to_thread(files.find, args.paths, every=args.all)
+    for path, reason in found.problems.items():
+        report.failed(str(path), reason, {"file": str(path)})
+    if found.left_out:
+        report.note(f"{found.left_out} files are no pictures by their names; --all sends them too")
+    await Submitter(receiver, report, wait=args.wait).submit(list(found.files))
+
+
+async def _watch(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    if not args.folder.is_dir():
+        raise RefusedError(f"{args.folder} is no folder")
+    submitter = Submitter(receiver, report)
+    await submitter.learn(1)  # rather say now than at the first file that nothing answers
+    report.note(f"watching {args.folder}; Ctrl-C ends it")
+    await submitter.watch(args.folder, every=args.all)
+
+
+async def _images(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    filters = {"person": args.person, "status": args.status}
+    async for page in receiver.pages(**{key: value for key, value in filters.items() if value}):
+        for image in page:
+            report.result(_line(image), image)
+
+
+async def _show(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    image = await receiver.image("GET", f"/images/{args.id}")
+    report.result(_line(image), image)
+    for face in image["faces"]:
+        box = "{left},{top} to {right},{bottom}".format(**face["box"])
+        size = f"{image['width']} x {image['height']} pixels"
+        report.say(f"  face {face['index']}: {whose(face)}, at {box} of {size}")
+
+
+async def _people(_: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    for person in (await receiver.get("GET", "/people", "people"))["people"]:
+        report.result(f"{person['name']}, known pictures: {len(person['pictures'])}", person)
+
+
+async def _enrol(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    for path in args.files:
+        about = {"file": str(path)}
+        with report.trying(str(path), about):
+            form = {"file": (files.sent_name(path), await asyncio.to_thread(files.read, path))}
+            known = await receiver.enrol(args.name, insist=args.insist, files=form)
+            report.result(f"{path}: a known picture of {known['person']}", about | known)
+
+
+async def _name(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    face = {"image_id": args.image, "face_index": args.face}
+    known = await receiver.enrol(args.name, insist=args.insist, json=face)
+    report.result(f"face {args.face} of image {args.image} is {known['person']}", face | known)
+
+
+async def _retry(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    for image_id in args.ids:
+        with report.trying(f"image {image_id}", {"id": image_id}):
+            image = await receiver.image("POST", f"/images/{image_id}/retry")
+            report.result(_line(image), image)
+
+
+async def _delete(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    for image_id in args.ids:
+        with report.trying(f"image {image_id}", {"id": image_id}):
+            await receiver.ask("DELETE", f"/images/{image_id}")
+            report.result(f"image {image_id} is deleted", {"id": image_id})
+
+
+async def _export(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    await export(receiver, report, args.person, args.folder)
+
+
+def _line(image: Image) -> str:
+    return f"image {image['id']}, {image['name']}: {who(image)}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    # Both before and after the command's name; what is not given must not overwrite what is.
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--url", help="where the API is")
+    common.add_argument("--json", action="store_true", help="a JSON document a line, for scripts")
+    parser = argparse.ArgumentParser(
+        prog="facestack",
+        description="Send pictures to a Facestack, and see who is in them.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        run: Callable[[argparse.Namespace, Receiver, Report], Awaitable[None]],
+        about: str,
+        *more: str,
+    ) -> Callable[..., argparse.Action]:
+        added = commands.add_parser(
+            run.__name__[1:],
+            help=about,
+            description=" ".join((f"{about[0].upper()}{about[1:]}.", *more)),
+            parents=[common],
+        )
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    add = command(_submit, "send files and folders", _PICTURES, _AGAIN)
+    add("paths", type=Path, nargs="+", metavar="FILE|FOLDER")
+    add("--all", action="store_true", help="files of any extension in folders")
+    add("--wait", action="store_true", help="until all are recognised, and say who is in them")
+    grown = "A file is sent when it has stopped growing."
+    add = command(_watch, "send what is in a folder and what comes there", _PICTURES, grown, _AGAIN)
+    add("folder", type=Path, metavar="FOLDER")
+    add("--all", action="store_true", help="files of any extension")
+    add = command(_images, "list images, newest first")
+    add("--person", metavar="NAME", help="only those with a face of this person")
+    add("--status", choices=[*Status], help="only those that stand so")
+    command(_show, "show one image and its faces")("id", type=number, metavar="ID")
+    command(_people, "list who is known")
+    add = command(_enrol, "make somebody known by pictures that show only them")
+    add("name", metavar="NAME")
+    add("files", type=Path, nargs="+", metavar="FILE")
+    add("--insist", action="store_true", help="though the face is poor or like somebody else's")
+    add = command(_name, "say who a face is", "'facestack show ID' has the numbers of faces.")
+    add("image", type=number, metavar="ID")
+    add("face", type=number, metavar="FACE")
+    add("name", metavar="NAME")
+    add("--insist", action="store_true", help="though the face is poor or like somebody else's")
+    add = command(_retry, "have rejected or dead images looked at again")
+    add("ids", type=number, nargs="+", metavar="ID")
+    add = command(_delete, "remove images, their faces and their pictures")
+    add("ids", type=number, nargs="+", metavar="ID")
+    add = command(_export, "write somebody's pictures and what is known about each")
+    add("person", metavar="NAME")
+    add("folder", type=Path, metavar="FOLDER")
+    return parser
+
+
+def number(text: str) -> int:
+    """Return the number of an image or a face that an argument is."""
+    if not (text.isascii() and text.isdigit() and len(text) < len(str(2**63))):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of an image or a face")
+    return int(text)
+
+
+def check_url(text: str) -> str:
+    """Return the address without a slash at its end, or raise ``ValueError``."""
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"{text!r} is no address: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+        raise ValueError(f"{text!r} is no address of a server; it looks like {DEFAULT_URL}")
+    return text.rstrip("/")
+
+
+async def _run(args: argparse.Namespace, url: str, report: Report) -> None:
+    receiver = Receiver(url, report.note)
+    async with receiver.http:
+        await args.run(args, receiver, report)
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    args = _parser().parse_args()
+    report = Report(as_json="json" in args)
+    try:
+        given = getattr(args, "url", None) or os.environ.get("FACESTACK_URL") or DEFAULT_URL
+        url = check_url(given)
+    except ValueError as error:
+        report.note(str(error))
+        raise SystemExit(_WRONG_USE) from None
+    try:
+        asyncio.run(_run(args, url, report))
+        code = 1 if report.failures else 0
+    except ClientError as error:
+        report.note(str(error))
+        code = error.code
+    except KeyboardInterrupt:
+        report.note("interrupted")
+        code = _INTERRUPTED
+    raise SystemExit(code)

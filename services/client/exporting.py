@@ -1,0 +1,74 @@
+"""Writes the pictures of one person into a folder, with what is known about each."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from services.client import files
+from services.client.receiver import (
+    ClientError,
+    Receiver,
+    RefusedError,
+    kept_name,
+    known_pictures,
+)
+from services.client.report import Report
+from services.client.submitting import each
+
+
+async def export(receiver: Receiver, report: Report, person: str, folder: Path) -> None:
+    """Write every picture with a face of the person, their known pictures, and ``person.json``.
+
+    Files are named after ids, so a second export into the folder writes the same ones again. What
+    cannot be fetched is reported, and its ``file`` is null in the JSON.
+    """
+    person = kept_name(person)
+    images = [one async for page in receiver.pages(person=person) for one in page]
+    people = (await receiver.get("GET", "/people", "people"))["people"]
+    known = [one for other in people if other["name"] == person for one in other["pictures"]]
+    if not images and not known:
+        raise RefusedError(f"there is nobody called {person!r}; 'facestack people' lists everybody")
+
+    async def fetch(one: dict[str, Any]) -> None:
+        if "image_name" in one:
+            address = f"{known_pictures(person)}/{one['id']}"
+            name = f"known-{one['id']}-{_clean(one['image_name'])}"
+        else:
+            address = f"/images/{one['id']}/picture"
+            name = f"{one['id']}-{_clean(one['name'])}"
+        one["file"] = None
+        with report.trying(name, one):
+            content = (await receiver.ask("GET", address)).content
+            await asyncio.to_thread(_write, folder / name, content)
+            one["file"] = name
+        step()
+
+    with report.progress("fetching", len(images) + len(known)) as step:
+        await each([*images, *known], fetch)
+    document = {"person": person, "images": images, "known_pictures": known}
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    # Last: where it is, the pictures are.
+    await asyncio.to_thread(_write, folder / "person.json", text.encode())
+    number = sum(one["file"] is not None for one in [*images, *known])
+    report.result(
+        f"{number} pictures of {person} are in {folder}, and person.json says what is in each",
+        {"person": person, "folder": str(folder), "pictures": number},
+    )
+
+
+def _clean(name: str) -> str:
+    """Return the end of a name without what means something to a file system."""
+    return re.sub(r"[^\w.-]", "_", name.rpartition("/")[2])[-50:]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, or raise :class:`ClientError`."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise ClientError(f"{path}: {files.reason(error)}") from None

@@ -1,0 +1,187 @@
+"""The receiver's HTTP API as the command line uses it.
+
+ClientError       ends the command with ``code``; the message is for the person at the terminal
+├── RefusedError  the server said no, or a file here cannot be used; others may still go on
+└── AwayError     nothing answers at the address, or something that is no Facestack
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+
+from services.common.names import InvalidNameError, check_name
+
+DEFAULT_URL: Final = "http://127.0.0.1:8000"
+"""Where ``make run`` has the API."""
+
+PAGE: Final = 200
+"""Images asked for at once: the most that the API gives."""
+
+Image = dict[str, Any]
+"""An image as the server's ``ImageDocument`` says it."""
+
+_PAUSE_SECONDS: Final = 1.0
+_PATIENCE_SECONDS: Final = 300.0
+"""How long an outage may last that begins after the server has answered: a rollout, a restart."""
+
+_TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0, pool=None)
+_AWAY: Final = frozenset(
+    {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+)
+
+
+class ClientError(Exception):
+    """The command cannot go on."""
+
+    code = 1
+
+
+class RefusedError(ClientError):
+    """One thing of those that were asked for cannot be done."""
+
+
+class AwayError(ClientError):
+    """There is no Facestack at the address now."""
+
+    code = 3
+
+
+class Receiver:
+    """The server at ``url``; ``note`` is told when it must be waited for."""
+
+    def __init__(
+        self, url: str, note: Callable[[str], None], *, patience: float = _PATIENCE_SECONDS
+    ) -> None:
+        self._url = url
+        self._note = note
+        self._patience = patience
+        self.http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT)
+        self._met = False
+        self._away_since: float | None = None
+
+    async def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Return the answer to what may safely be asked twice.
+
+        Raises :class:`RefusedError` with the server's reason, and :class:`AwayError`: at once when
+        the server never answered before, else after ``patience`` seconds of an outage.
+        """
+        while True:
+            try:
+                answer = await self.http.request(method, path, **request)
+            except httpx.TransportError as error:
+                await self._wait_out(str(error) or type(error).__name__, _PAUSE_SECONDS)
+                continue
+            pause = retry_after(answer.headers.get("Retry-After", ""))
+            if answer.status_code in _AWAY:
+                await self._wait_out(_reason(answer), pause)
+                continue
+            self._away_since = None
+            if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+                return self._checked(answer)
+            await asyncio.sleep(pause)
+
+    async def get(self, method: str, path: str, *keys: str, **request: Any) -> dict[str, Any]:
+        """Return the document that is the answer, which must have the keys; raise as above."""
+        answer = await self.ask(method, path, **request)
+        document = _document(answer)
+        if not document.keys() >= {*keys}:
+            raise self._stranger(answer)
+        self._met = True
+        return document
+
+    async def image(self, method: str, path: str) -> Image:
+        """Return the image that is the answer."""
+        return await self.get(method, path, "id", "status", "faces")
+
+    async def pages(self, **filters: str) -> AsyncIterator[list[Image]]:
+        """Yield images, newest first, a page at once."""
+        query = {**filters, "limit": str(PAGE)}
+        while True:
+            page = await self.get("GET", "/images", "images", "next_cursor", params=query)
+            yield page["images"]
+            if page["next_cursor"] is None:
+                break
+            query["cursor"] = page["next_cursor"]
+
+    async def enrol(self, person: str, *, insist: bool, **body: Any) -> dict[str, Any]:
+        """Make a picture a known one of a person."""
+        params = {"insist": "true"} if insist else {}
+        address = known_pictures(person)
+        return await self.get("POST", address, "person", params=params, **body)
+
+    async def _wait_out(self, reason: str, pause: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if not self._met:
+            raise AwayError(
+                f"{self._url} does not answer: {reason}. Is the server up, and is this the address"
+                " of its API? --url or FACESTACK_URL gives another"
+            )
+        if self._away_since is None:
+            self._away_since = now
+            self._note(f"{self._url} does not answer: {reason}. Waiting for it")
+        if now - self._away_since >= self._patience:
+            raise AwayError(
+                f"{self._url} has not answered for {self._patience:g} s: {reason}."
+                " Run the same again later: what the server has is not sent twice"
+            )
+        await asyncio.sleep(pause)
+
+    def _checked(self, answer: httpx.Response) -> httpx.Response:
+        if answer.is_success:
+            return answer
+        problem = _problem(answer)
+        if not problem and not self._met:
+            raise self._stranger(answer)
+        # Without a problem, a proxy in front refused it, for example a body that is too large.
+        doubts = [one.get("pointer") for one in problem.get("errors", [])]
+        overruled = " (--insist overrules it)" if "/query/insist" in doubts else ""
+        raise RefusedError(_reason(answer) + overruled)
+
+    def _stranger(self, answer: httpx.Response) -> AwayError:
+        where = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
+        return AwayError(
+            f"{self._url} is not the API of a Facestack: {answer.request.url} answered"
+            f" {answer.status_code}{where} ({answer.headers.get('Content-Type', 'no type')})."
+            f" The page has another address than the API; that of 'make run' is {DEFAULT_URL}"
+        )
+
+
+def retry_after(header: str) -> float:
+    """Return how many seconds to wait, at most a minute; a date counts as not said."""
+    seconds = float(header) if header.isascii() and header.isdigit() else _PAUSE_SECONDS
+    return min(max(seconds, 0.1), 60.0)
+
+
+def kept_name(person: str) -> str:
+    """Return a person's name as the server keeps it, or raise :class:`RefusedError`."""
+    try:
+        return check_name(person)
+    except InvalidNameError as error:
+        raise RefusedError(f"{error}, got {person!r}") from None
+
+
+def known_pictures(person: str) -> str:
+    """Return the address of a person's known pictures, or raise :class:`RefusedError`."""
+    return f"/people/{quote(kept_name(person), safe='')}/pictures"
+
+
+def _document(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        document = answer.json()
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    is_problem = answer.headers.get("Content-Type") == "application/problem+json"
+    return _document(answer) if is_problem else {}
+
+
+def _reason(answer: httpx.Response) -> str:
+    given = _problem(answer).get("detail")
+    return str(given or f"{answer.status_code} {answer.reason_phrase}")

@@ -1,0 +1,307 @@
+"""The installed command against a real pipeline."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from services.client.tests.conftest import PATIENCE, Run
+from services.common.picture_formats import TITLES
+from services.testing.pipeline import Pipeline
+from services.testing.servers import free_port
+
+
+@pytest.fixture
+def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Forty pictures that no other test has, in folders."""
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    for number in range(40):
+        name = f"{request.node.name}-{number}.png"
+        picture = Image.new("RGB", (40 + number, 40), "red")
+        picture.putpixel((0, 0), (hash(request.node.name) % 256, number, 0))
+        picture.putpixel((1, 0), tuple(os.urandom(3)))
+        picture.save((folder / "below" if number % 2 else folder) / name)
+    return folder
+
+
+def uploads(pipeline: Pipeline) -> int:
+    """How many files came to the receiver."""
+    text = httpx.get(f"{pipeline.api_url}/metrics", trust_env=False).text
+    lines = [line for line in text.splitlines() if 'total{endpoint="/images",' in line]
+    assert len(lines) == 2
+    return sum(int(float(line.split()[1])) for line in lines)
+
+
+def documents(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_folder_is_sent_once(facestack: Run, pipeline: Pipeline, folder: Path) -> None:
+    (folder / "notes.txt").write_text("no picture")
+    (folder / ".hidden.png").write_bytes(b"hidden")
+    (folder / "below" / "loop").symlink_to(folder)
+    before = uploads(pipeline)
+    first = facestack("submit", folder, "--json")
+    assert (first.returncode, len(documents(first))) == (0, 40)
+    assert {one["duplicate"] for one in documents(first)} == {False}
+    again = facestack("submit", folder, "--json", "--wait")
+    assert again.returncode == 0
+    assert {one["duplicate"] for one in documents(again)} == {True}
+    assert {one["status"] for one in documents(again)} == {"processed"}
+    ids = {one["file"]: one["id"] for one in documents(first)}
+    assert {one["file"]: one["id"] for one in documents(again)} == ids
+    assert uploads(pipeline) == before + 40
+    # By its content the server knows what the client does not.
+    [one, *_] = ids.values()
+    assert facestack("delete", str(one)).stdout == f"image {one} is deleted\n"
+    assert facestack("submit", folder).stdout.endswith(
+        "40 of 40 files are at the server, 39 of them were there before\n"
+    )
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_what_was_interrupted_is_repeated(
+    signum: signal.Signals,
+    facestack: Run,
+    pipeline: Pipeline,
+    environment: dict[str, str],
+    folder: Path,
+) -> None:
+    before = uploads(pipeline)
+    with subprocess.Popen(
+        ["facestack", "submit", folder],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline().endswith(", new\n")
+        process.send_signal(signum)
+        output, errors = process.communicate(timeout=PATIENCE)
+    if signum == signal.SIGINT:
+        assert process.returncode == 130
+        assert " of 40 files are at the server" in output
+        assert errors == "facestack: interrupted\n"
+    again = facestack("submit", folder, "--json")
+    assert (again.returncode, len(documents(again))) == (0, 40)
+    # What was in flight may have arrived, and comes twice.
+    assert before + 40 <= uploads(pipeline) <= before + 48
+
+
+def test_a_server_that_goes_away_in_the_middle_is_waited_for(
+    pipeline: Pipeline, environment: dict[str, str], folder: Path
+) -> None:
+    receiver, processor = (pipeline.services[name] for name in ("receiver", "image_processor"))
+    before = uploads(pipeline)
+    processor.stop()  # so it is not done before
+    with subprocess.Popen(
+        ["facestack", "submit", "--wait", folder],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr
+        deadline = time.monotonic() + PATIENCE
+        while uploads(pipeline) == before:
+            assert time.monotonic() < deadline
+        receiver.stop()
+        said = process.stderr.readline()
+        assert said.startswith(f"facestack: {pipeline.api_url} does not answer: ")
+        assert said.endswith("Waiting for it\n")
+        for service in (receiver, processor):
+            service.start()
+            service.wait_ready()
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, "")
+    assert output.splitlines()[-1].startswith("40 of 40 files are at the server")
+    assert output.count(", nobody\n") == 40
+
+
+def test_no_facestack_at_the_address(facestack: Run, pipeline: Pipeline) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    away = facestack("people", "--url", nobody)
+    assert (away.returncode, away.stdout) == (3, "")
+    assert away.stderr.startswith(f"facestack: {nobody} does not answer: ")
+    assert "FACESTACK_URL" in away.stderr
+    page = facestack("--url", pipeline.page_url, "images")
+    assert page.returncode == 3
+    assert f"{pipeline.page_url} is not the API of a Facestack" in page.stderr
+    for wrong in ("127.0.0.1:8000", "ftp://127.0.0.1", "http://", "http://a:b", "http://a?b"):
+        done = facestack("people", FACESTACK_URL=wrong)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert wrong in done.stderr
+    for arguments in (("submit",), ("show", "x"), ("nonsense",), ("images", "--status", "lost")):
+        assert facestack(*arguments).returncode == 2
+
+
+def test_a_bad_file_is_said_and_all_others_are_sent(
+    facestack: Run, tmp_path: Path, grace: Image.Image
+) -> None:
+    grace.resize((400, 480)).save(tmp_path / "good.jpg")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "away.jpg").symlink_to("nowhere")
+    with (tmp_path / "large.jpg").open("wb") as large:
+        large.truncate(20 * 2**20 + 1)
+    (tmp_path / "no-picture.jpg").write_text("I am none")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    # Linux takes any bytes for a name, a terminal obeys some of them, and HTTP needs Unicode.
+    odd = tmp_path / os.fsdecode(b"\xff\x1b[2J\n.jpg")
+    grace.resize((300, 360)).save(odd, "JPEG")
+    done = facestack("submit", "--wait", ".", "missing.jpg", "pipe.jpg")
+    assert done.returncode == 1
+    assert sorted(done.stderr.splitlines()) == [
+        "facestack: away.jpg: cannot be used: No such file or directory",
+        "facestack: empty.jpg: the file is empty",
+        "facestack: large.jpg: the file has more than 20 MiB",
+        "facestack: missing.jpg: cannot be used: No such file or directory",
+        f"facestack: no-picture.jpg: rejected: this is no picture; send {TITLES}",
+        "facestack: pipe.jpg: is neither a file nor a folder",
+    ]
+    assert "\ngood.jpg: image " in f"\n{done.stdout}"
+    assert "\n\\udcff\\x1b[2J\\n.jpg: image " in f"\n{done.stdout}"
+    told = documents(facestack("submit", "--json", ".", "missing.jpg"))
+    assert {str(one["file"]) for one in told if one.get("error")} == {
+        *("away.jpg", "empty.jpg", "large.jpg", "missing.jpg")
+    }
+    [rejected] = [one for one in told if one["file"] == "no-picture.jpg"]
+    assert rejected["duplicate"] is True
+    retried = facestack("retry", str(rejected["id"]), "999999")
+    assert retried.returncode == 1
+    assert "there is no image 999999" in retried.stderr
+
+
+@contextmanager
+def growing_until(whole: threading.Event, path: Path) -> Iterator[None]:
+    """Append to a file again and again."""
+
+    def grow() -> None:
+        with path.open("wb", buffering=0) as file:
+            while not whole.wait(0.01):
+                file.write(b"more")
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    try:
+        yield
+    finally:
+        whole.set()
+        thread.join()
+
+
+def test_a_folder_is_watched(
+    pipeline: Pipeline, environment: dict[str, str], folder: Path, grace: Image.Image
+) -> None:
+    finished = sorted(map(str, folder.rglob("*.png")))
+    growing = folder / "growing.png"
+    whole = threading.Event()
+    with (
+        growing_until(whole, growing),
+        subprocess.Popen(
+            ["facestack", "watch", "--json", folder],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout
+        assert process.stderr
+        assert process.stderr.readline() == f"facestack: watching {folder}; Ctrl-C ends it\n"
+        first = [json.loads(process.stdout.readline())["file"] for _ in finished]
+        assert sorted(first) == finished
+        whole.set()
+        assert json.loads(process.stdout.readline())["file"] == str(growing)
+        grace.resize((200, 240)).save(folder / "new.jpg")
+        new = json.loads(process.stdout.readline())
+        assert new["file"] == str(folder / "new.jpg")
+        grace.resize((220, 264)).save(folder / "new.jpg")
+        changed = json.loads(process.stdout.readline())
+        assert (changed["file"], changed["id"] > new["id"]) == (new["file"], True)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output, errors) == (130, "", "facestack: interrupted\n")
+
+
+def test_people_are_made_known_and_exported(
+    facestack: Run, tmp_path: Path, grace: Image.Image, eileen: Image.Image
+) -> None:
+    grace.save(tmp_path / "grace.jpg")
+    eileen.save(tmp_path / "../eileen.png")
+    both = Image.new("RGB", (1100, 600))
+    both.paste(grace, (0, 0))
+    both.paste(eileen, (560, 0))
+    both.save(tmp_path / "both.jpg")
+    refused = facestack("enrol", "Grace", "both.jpg", "grace.jpg", "away.jpg")
+    assert refused.returncode == 1
+    assert "both.jpg: 2 faces found: crop the picture to one" in refused.stderr
+    assert refused.stdout == "grace.jpg: a known picture of Grace\n"
+    bad = facestack("enrol", "a/b", "grace.jpg")
+    assert (bad.returncode, "must not contain /, got 'a/b'" in bad.stderr) == (1, True)
+    unlike = facestack("enrol", "Grace", "../eileen.png")
+    assert "does not look like the other pictures of 'Grace'" in unlike.stderr
+    assert unlike.stderr.endswith("(--insist overrules it)\n")
+    assert facestack("enrol", "--insist", "Grace", "../eileen.png").returncode == 0
+    [image] = documents(facestack("submit", "--json", "--wait", "both.jpg"))
+    assert facestack("name", str(image["id"]), "0", "Grace", "--insist").returncode == 0
+    nobody = facestack("export", "Nobody", "nobody")
+    assert (nobody.returncode, (tmp_path / "nobody").exists()) == (1, False)
+    for _ in range(2):
+        done = facestack("export", "Grace", "out")
+        assert done.returncode == 0
+    about = json.loads((tmp_path / "out" / "person.json").read_text())
+    assert [one["id"] for one in about["images"]] == [image["id"]]
+    assert len(about["images"][0]["faces"]) == 2
+    written = {one["file"] for one in [*about["images"], *about["known_pictures"]]}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*written, "person.json"}
+    assert len(written) == 4
+    copy = tmp_path / "out" / about["images"][0]["file"]
+    assert copy.read_bytes() == (tmp_path / "both.jpg").read_bytes()
+
+
+def test_a_terminal_sees_a_bar_and_no_routine(environment: dict[str, str], folder: Path) -> None:
+    screen, terminal = pty.openpty()
+    with subprocess.Popen(
+        ["facestack", "submit", folder],
+        env={**environment, "TERM": "xterm", "COLUMNS": "100"},
+        stdout=terminal,
+        stderr=terminal,
+    ) as process:
+        os.close(terminal)
+        shown = b""
+        try:
+            while piece := os.read(screen, 65536):
+                shown += piece
+        except OSError:  # Linux's way of saying that nobody has the terminal any more
+            pass
+    os.close(screen)
+    assert process.returncode == 0
+    assert b"sending" in shown
+    assert b"/40" in shown
+    assert b", new" not in shown
+    assert b"40 of 40 files are at the server" in shown
+
+
+def test_a_reader_that_leaves_is_no_fault(facestack: Run, environment: dict[str, str]) -> None:
+    del facestack
+    done = subprocess.run(
+        "facestack --help | head --lines=1; facestack images --json | true",
+        shell=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
