@@ -35,6 +35,18 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@contextmanager
+def started(environment: dict[str, str], *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a command beside the test, and end it with the test."""
+    with subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def uploads(pipeline: Pipeline) -> int:
     """How many files came to the receiver."""
     text = httpx.get(f"{pipeline.api_url}/metrics", trust_env=False).text
@@ -79,13 +91,7 @@ def test_what_was_interrupted_is_repeated(
     folder: Path,
 ) -> None:
     before = uploads(pipeline)
-    with subprocess.Popen(
-        ["facestack", "submit", folder],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with started(environment, "facestack", "submit", folder) as process:
         assert process.stdout
         assert process.stdout.readline().endswith(", new\n")
         process.send_signal(signum)
@@ -106,13 +112,7 @@ def test_a_server_that_goes_away_in_the_middle_is_waited_for(
     receiver, processor = (pipeline.services[name] for name in ("receiver", "image_processor"))
     before = uploads(pipeline)
     processor.stop()  # so it is not done before
-    with subprocess.Popen(
-        ["facestack", "submit", "--wait", folder],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with started(environment, "facestack", "submit", "--wait", folder) as process:
         assert process.stderr
         deadline = time.monotonic() + PATIENCE
         while uploads(pipeline) == before:
@@ -209,13 +209,7 @@ def test_a_folder_is_watched(
     whole = threading.Event()
     with (
         growing_until(whole, growing),
-        subprocess.Popen(
-            ["facestack", "watch", "--json", folder],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process,
+        started(environment, "facestack", "watch", "--json", folder) as process,
     ):
         assert process.stdout
         assert process.stderr
