@@ -34,7 +34,7 @@ MIN_SCORE: Final = 0.5
 """Between 0 and 1. Faces of 19 pixels have about 0.75, of 30 and more 0.85."""
 
 _RULES: Final = 3
-"""To be raised with every change that changes an answer; kept encodings depend on it."""
+"""To be raised with every change of boxes or encodings; what is kept depends on it."""
 
 _FINE_PIXELS: Final = 640 * 512
 _FINE_SCALE: Final = 2 / 3
@@ -221,6 +221,12 @@ class CenterFace:
         )
 
 
+def eyes_and_nose(place: Place) -> Points:
+    """Return these of the five points with which a place begins."""
+    eye, other, nose = (complex(*place[one : one + 2]) for one in (0, 2, 4))
+    return eye, other, nose
+
+
 def _padded(length: int) -> int:
     return -(-length // _STEP) * _STEP
 
@@ -254,20 +260,25 @@ class CenterFaceDlib:
             Detection(
                 (left, top, right, bottom),
                 score,
-                (*_square(left, top, right, bottom, quarters), quarters),
+                (*points, *_square(left, top, right, bottom, quarters), quarters),
                 quarters,
             )
-            for (left, top, right, bottom), score, quarters in zip(
+            for (left, top, right, bottom), score, points, quarters in zip(
                 found.rectangles.tolist(),
                 found.scores.tolist(),
+                found.points.reshape(-1, 10).tolist(),
                 found.quarters.tolist(),
                 strict=True,
             )
         ]
 
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
-        """Cut out the face in a rectangle, in whole pixels, that stands after so many turns."""
-        left, top, right, bottom, quarters = (int(one) for one in place)
+        """Cut out the face in a rectangle, in whole pixels, that stands after so many turns.
+
+        They stand behind its five points, which tell how it is turned: dlib's landmarks draw
+        profiles as nearly frontal.
+        """
+        left, top, right, bottom, quarters = (int(one) for one in place[10:])
         if quarters:
             # Only what is around it is turned; landmarks and padding reach no further.
             reach = right - left
@@ -277,7 +288,8 @@ class CenterFaceDlib:
             inside = np.array([left, top, right, bottom]) - (start_x, start_y, start_x, start_y)
             left, top, right, bottom = turn_rectangles(inside, quarters, width, height).tolist()
             pixels = turn(pixels, quarters)
-        return cut_out(pixels, self._landmarks(pixels, dlib.rectangle(left, top, right, bottom)))
+        landmarks = self._landmarks(pixels, dlib.rectangle(left, top, right, bottom))
+        return cut_out(pixels, landmarks)[0], eyes_and_nose(place)
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""

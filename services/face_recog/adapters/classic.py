@@ -39,7 +39,7 @@ pixels, so a level finds those of 240 and more of the one before: those of up to
 are whole in a tile."""
 
 _RULES: Final = 5
-"""To be raised with every change that changes an answer; kept encodings depend on it."""
+"""To be raised with every change of boxes or encodings; what is kept depends on it."""
 
 
 LANDMARKS: Final = "shape_predictor_5_face_landmarks.dat"

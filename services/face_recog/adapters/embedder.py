@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.face_recog.adapters.centerface import CenterFace
+from services.face_recog.adapters.centerface import CenterFace, eyes_and_nose
 from services.face_recog.adapters.models import Detection, Pixels, Place, Points
 from services.face_recog.adapters.onnx import Network
 from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, Engine
@@ -26,7 +26,7 @@ _TEMPLATE: Final = np.array(
 (Deng et al., 2019). Across is the real part, down the imaginary one."""
 
 _RULES: Final = 3
-"""To be raised with every change that changes an answer; kept encodings depend on it."""
+"""To be raised with every change of boxes or encodings; what is kept depends on it."""
 
 
 class CenterFaceEmbedder:
@@ -75,8 +75,7 @@ class CenterFaceEmbedder:
 
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out the face with these five points, turned so that they lie as usual."""
-        eye, other, nose = (complex(*place[one : one + 2]) for one in (0, 2, 4))
-        return align(pixels, place), (eye, other, nose)
+        return align(pixels, place), eyes_and_nose(place)
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""

@@ -59,7 +59,7 @@ class Models(Protocol):
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out and straighten the face at a place that :meth:`detect` gave for these pixels.
 
-        Returns it, and by which eyes and nose it was straightened.
+        Returns it, and where its eyes and nose are.
         """
 
     def encode(self, chip: Pixels) -> Encoding:

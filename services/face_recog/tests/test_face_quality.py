@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
 from services.common.quality import FIT, Flaw, Quality
+from services.face_recog.adapters.centerface import CenterFace
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.recognition import find
@@ -116,6 +117,22 @@ def test_a_head_that_turns_is_rated_lower_however_it_lies() -> None:
         rated = [measure(pixels, whole, looks_at(sign * turn)) for turn in (0, 0.2, 0.4, 0.8)]
         assert [one.pose for one in rated] == pytest.approx([1, 1 - 0.2 / 0.7, 1 - 0.4 / 0.7, 0])
         assert [one.flaw for one in rated] == [None, None, Flaw.TURNED, Flaw.TURNED]
+
+
+def test_centerface_rates_the_pose_by_its_own_points(
+    faces: list[Image.Image], encode: Encode
+) -> None:
+    weights("centerface.onnx")
+    models, detector = load_models("centerface"), CenterFace()
+    for face in faces:
+        picture = turned(face, 0.4)
+        [points] = detector.find(np.asarray(picture), 1.0).points
+        eye, other, nose = (complex(*one) for one in points[:3].tolist())
+        expected = measure(np.asarray(picture), (0.0, 0.0, *picture.size), (eye, other, nose)).pose
+        assert 0.6 < expected < 0.8
+        assert quality(models, picture, encode).pose == pytest.approx(expected)
+        on_its_head = quality(models, picture.rotate(180), encode)
+        assert on_its_head.pose == pytest.approx(expected, abs=0.1)
 
 
 def test_dark_skin_in_good_light_is_not_dark() -> None:
