@@ -4,7 +4,7 @@ import heapq
 import math
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -313,6 +313,25 @@ class People:
         if self._persons[person : person + 1] != [name]:
             return None
         return self.candidate(person, encoding).distance <= DEFAULT_TOLERANCE
+
+    def unlike_others(self, names: Iterable[str]) -> dict[str, float]:
+        """Return which of these pictures are like no other of their person, and how far they are.
+
+        That is the distance to the nearest other, over ``DEFAULT_TOLERANCE``. A person's only
+        picture is none of them, nor is a name that is not here.
+        """
+        found = {}
+        for name in names:
+            row = bisect_left(self._rows, (_person(name), name))
+            if row == len(self._rows) or self._rows[row][1] != name:
+                continue
+            person = int(np.searchsorted(self._starts, row, side="right")) - 1
+            start, end = self._starts[person], self._ends[person]
+            distances = np.linalg.norm(self._matrix[start:end] - self._matrix[row], axis=1)
+            nearest = np.delete(distances, row - start).min(initial=np.inf)
+            if DEFAULT_TOLERANCE < nearest < np.inf:
+                found[name] = float(nearest)
+        return found
 
 
 class Portraits:

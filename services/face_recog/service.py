@@ -448,6 +448,7 @@ class Gallery:
         )
         rule = Rule.of(calibration, strangers.tail, self._false_names)
         self._snapshot = Snapshot(portraits, calibration, rule)
+        new = list(self._unpublished)
         self._unpublished.clear()
         if not self._ready.is_set():
             self._ready.set()
@@ -463,6 +464,13 @@ class Gallery:
             skipped=skipped,
             calibration=calibration.version,
         )
+        unlike = await asyncio.to_thread(people.unlike_others, new)
+        for name, distance in unlike.items():
+            log.warning(
+                "known picture is unlike the person's others",
+                key=self._prefix + name,
+                distance=round(distance, 2),
+            )
 
     def _collect(self) -> People:
         """Return everybody as known now, for which a snapshot before that saves the most."""

@@ -158,3 +158,22 @@ def test_a_face_is_like_whoever_has_a_picture_near_enough() -> None:
     assert people.is_like("Ada", known["Ada/2"]) is True
     assert [people.is_like(name, face) for name in ("", "Ad", "Adam", "Zz")] == [None] * 4
     assert People({}).is_like("Ada", face) is None
+
+
+def test_a_picture_is_unlike_when_no_other_of_its_person_is_near_enough() -> None:
+    face = encoding()
+    known = {
+        "Ada/1": face,
+        "Ada/2": at(face, 0.59),
+        "Bo/1": face,
+        "Bo/2": at(face, 0.61),
+        "Cy/1": at(face, 3),
+        "Di/far": at(face, 3),
+        "Di/near": face,
+        "Di/same": face,
+    }
+    people = People(known)
+    unlike = people.unlike_others([*known, "Bo/3", "Eve/1", "A/1"])
+    assert unlike == pytest.approx({"Bo/1": 0.61, "Bo/2": 0.61, "Di/far": 3}, abs=1e-4)
+    assert people.unlike_others(["Di/near", "Di/far"]).keys() == {"Di/far"}
+    assert People({}).unlike_others(["Ada/1"]) == {}

@@ -159,7 +159,7 @@ async def test_a_known_picture_of_low_quality_is_used_and_said_once(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     await store.put("known_people/Ann/1.jpg", b"f blurred")
-    await store.put("known_people/Ann/2.jpg", b"f")
+    await store.put("known_people/Bo/1.jpg", b"f")
     with capture_logs() as logs:
         for _ in range(2):
             gallery = new_gallery(store, recogniser)
@@ -168,6 +168,35 @@ async def test_a_known_picture_of_low_quality_is_used_and_said_once(
     assert [(line["key"], line["flaw"]) for line in logs if line["log_level"] == "warning"] == [
         ("known_people/Ann/1.jpg", "blurred")
     ]
+
+
+async def test_a_known_picture_unlike_the_persons_others_is_used_and_said_once(
+    store: ObjectStore, recogniser: FakeRecogniser
+) -> None:
+    await store.put("known_people/Ann/1.jpg", b"f ann")
+    await store.put("known_people/Ann/2.jpg", b"f ann")
+    await store.put("known_people/Ann/3.jpg", b"f somebody")
+    await store.put("known_people/Bo/1.jpg", b"f bo")
+
+    async def warned(gallery: Gallery) -> list[str]:
+        with capture_logs() as logs:
+            await gallery.refresh()
+            await gallery.refresh()
+        unlike = [line for line in logs if line["log_level"] == "warning"]
+        assert {line["event"] for line in unlike} <= {"known picture is unlike the person's others"}
+        assert all(line["distance"] > 0.6 for line in unlike)
+        return [line["key"] for line in unlike]
+
+    gallery = new_gallery(store, recogniser)
+    assert await warned(gallery) == ["known_people/Ann/3.jpg"]
+    assert gallery.people.pictures == 4
+    assert await warned(new_gallery(store, recogniser)) == []
+
+    await store.put("known_people/Bo/2.jpg", b"f somebody")
+    await store.put("known_people/Ann/4.jpg", b"f ann")
+    assert await warned(gallery) == ["known_people/Bo/2.jpg"]
+    await store.delete("known_people/Bo/1.jpg")
+    assert await warned(gallery) == []
 
 
 async def test_a_picture_that_ends_workers_is_tried_three_times(
