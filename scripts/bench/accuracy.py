@@ -34,6 +34,7 @@ from services.face_recog.domain import (
     DEFAULT_TOLERANCE,
     Calibration,
     Encoding,
+    Outcome,
     People,
     Portraits,
     RejectedError,
@@ -59,6 +60,9 @@ _ALLOWED: Final = 0.01
 _SIGMAS: Final = 4
 """More strangers with a name than chance makes of the promise, by so many deviations, is wrong."""
 
+_DEVIATIONS: Final = 1.96
+"""Around a share, within which 95 of 100 normally distributed shares lie."""
+
 _MEASURED: Final = 10.0 ** -np.array([3, 3.25, 3.5, 3.75, 4])
 """Of pairs of strangers, those through whose products a tail is drawn as a straight line."""
 
@@ -73,16 +77,16 @@ class _Setting:
 
 @dataclass(frozen=True)
 class _Answer:
-    """Whom a rule takes a face for, and how far off that is; infinitely when for nobody.
+    """Whom a rule takes somebody's face for, and how far off that is; infinitely when for nobody.
 
     ``far`` is the distance to the nearest picture, or the share of strangers that are as alike.
+    ``asked`` is so, too, where another person is nearly as alike, and the face gets no name.
     """
 
-    true: bool
-    far: float
-
-
-_NOBODY: Final = _Answer(true=False, far=float("inf"))
+    somebody: str
+    true: bool = False
+    far: float = math.inf
+    asked: float = math.inf
 
 
 @dataclass
@@ -180,12 +184,15 @@ def _named(engine: str, measured: Mapping[_Setting, _Rules]) -> Table:
         title=f"ENGINE={engine}, FALSE_NAMES={DEFAULT_FALSE_NAMES}",
     )
     for setting, rules in measured.items():
-        asked = [_share(group, ASKED_ABOUT) for group in (rules.rule.known, rules.rule.strangers)]
+        asked = [
+            statistics.fmean(answer.asked <= ASKED_ABOUT for answer in group)
+            for group in (rules.rule.known, rules.rule.strangers)
+        ]
         early = _shares(rules.early, DEFAULT_FALSE_NAMES)
         table.add_row(
             str(setting.known),
             str(setting.pictures),
-            *_shares(rules.rule, DEFAULT_FALSE_NAMES),
+            *_shares(rules.rule, DEFAULT_FALSE_NAMES, bounds=True),
             *(f"{share:.1%}" for share in asked),
             early[0],
             early[2],
@@ -366,23 +373,25 @@ def _is_for_tuning(name: str) -> bool:
 
 def _by_rule(portraits: Portraits, name: str, face: Encoding) -> _Answer:
     # Named whatever the likeness is, so that one answer tells what any FALSE_NAMES comes to.
-    any_likeness = Rule(named=-np.inf, unsure=-np.inf)
+    calibration, tail = Calibration.after(None, portraits.people.people), portraits.strangers.tail
+    rule = Rule.of(calibration, tail, DEFAULT_FALSE_NAMES)
+    any_likeness = Rule(named=-math.inf, unsure=-math.inf, margin=rule.margin)
     [found] = decide(portraits, [face], any_likeness, max_candidates=1)
     if not found.candidates:
-        return _NOBODY
+        return _Answer(name)
     [best] = found.candidates
-    known = Calibration.after(None, portraits.people.people).people
     assert best.likeness is not None  # noqa: S101, the rule measures it
-    tail = portraits.strangers.tail
-    return _Answer(best.person == name, tail.share_of(best.likeness, known))
+    share = tail.share_of(best.likeness, calibration.people)
+    far = share if found.outcome is Outcome.NAMED else math.inf
+    return _Answer(name, best.person == name, far, share)
 
 
 def _by_distance(people: People, name: str, face: Encoding) -> _Answer:
     [found] = match(people, [face], tolerance=1.0, max_candidates=1)
     if not found.candidates:
-        return _NOBODY
+        return _Answer(name)
     [best] = found.candidates
-    return _Answer(best.person == name, best.distance)
+    return _Answer(name, best.person == name, best.distance)
 
 
 def _allowing(strangers: Sequence[_Answer]) -> float:
@@ -397,18 +406,33 @@ def _share(answers: Sequence[_Answer], far: float, *, true: bool | None = None) 
     )
 
 
-def _shares(answers: _Answers, far: float) -> tuple[str, str, str]:
+def _shares(answers: _Answers, far: float, *, bounds: bool = False) -> tuple[str, ...]:
     """Return who of the known is found or misnamed, and who of the strangers is named, in %."""
-    return (
-        f"{_share(answers.known, far, true=True):.1%}",
-        f"{_share(answers.known, far, true=False):.1%}",
-        f"{_share(answers.strangers, far):.1%}",
+    shares = (
+        (answers.known, _share(answers.known, far, true=True)),
+        (answers.known, _share(answers.known, far, true=False)),
+        (answers.strangers, _share(answers.strangers, far)),
     )
+    return tuple(
+        f"{share:.1%}" + (_bounds(share, len({one.somebody for one in asked})) if bounds else "")
+        for asked, share in shares
+    )
+
+
+def _bounds(share: float, people: int) -> str:
+    """Return between what the share of all people may be, of whom so many were asked about.
+
+    That is Wilson's interval for 95 %, with everybody counted once, however often at their turn.
+    """
+    spread = _DEVIATIONS**2 / people
+    middle = (share + spread / 2) / (1 + spread)
+    reach = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return f" ({max(0, middle - reach) * 100:.1f}-{min(1, middle + reach) * 100:.1f})"
 
 
 def _curve(answers: _Answers) -> list[tuple[float, float]]:
     """Return found against strangers named, for every share of strangers from 0.1 % on."""
-    far = [answer.far for answer in answers.strangers]
+    far = [min(answer.far, 1) for answer in answers.strangers]
     return [
         (share, _share(answers.known, float(np.quantile(far, share)), true=True))
         for share in np.geomspace(0.001, 1, 61)

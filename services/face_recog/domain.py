@@ -406,16 +406,25 @@ def _enough(people: int) -> int:
 
 @dataclass(frozen=True)
 class Rule:
-    """Likenesses from which a face is named, and from which it is asked about."""
+    """Likenesses from which a face is named, and from which it is asked about.
+
+    It is asked about, too, when another person is less alike by no more than ``margin``.
+    """
 
     named: float
     unsure: float
+    margin: float
 
     @classmethod
     def of(cls, calibration: Calibration, tail: Tail, false_names: float) -> "Rule":
-        """Return the one by which at most the share ``false_names`` of strangers are named."""
+        """Return the one by which at most the share ``false_names`` of strangers are named.
+
+        Its margin is a decade: if the face is one of the two people, it is ten times as likely the
+        one that is more alike, since a tenth of strangers are as alike to that one as to the other.
+        """
         named = tail.likeness_of(false_names, calibration.people)
-        return cls(named, min(named, tail.likeness_of(ASKED_ABOUT, calibration.people)))
+        unsure = min(named, tail.likeness_of(ASKED_ABOUT, calibration.people))
+        return cls(named, unsure, margin=tail.decade)
 
 
 def decide(
@@ -423,8 +432,9 @@ def decide(
 ) -> list[Match]:
     """Say who the faces of one picture are, may be, or that they are nobody known.
 
-    A face is named after nobody but the person who is most alike. A person is in a picture once: of
-    two faces that would get one name, the more alike does, and about the other a person is asked.
+    A face is named after nobody but the person who is most alike, by far. A person is in a picture
+    once: of two faces that would get one name, the more alike does, and about the other a person is
+    asked.
     """
     alike = [portraits.likenesses(encoding) for encoding in encodings]
     likely = [np.flatnonzero(likeness >= rule.unsure) for likeness in alike]
@@ -434,9 +444,12 @@ def decide(
     ]
     holder: dict[int, int] = {}
     for face, persons in enumerate(likely):
-        if not persons.size or alike[face][persons[0]] < rule.named:
+        if not persons.size:
             continue
         best = int(persons[0])
+        nearly = alike[face] > alike[face][best] - rule.margin
+        if alike[face][best] < rule.named or np.count_nonzero(nearly) > 1:
+            continue
         if best not in holder or alike[face][best] > alike[holder[best]][best]:
             holder[best] = face
     matches = []

@@ -52,6 +52,27 @@ def test_a_known_person_who_is_taken_for_another_is_not_found() -> None:
     assert accuracy._shares(answers, DEFAULT_TOLERANCE)[:2] == ("50.0%", "50.0%")
 
 
+def test_between_two_who_look_alike_nobody_is_named_but_asked_about() -> None:
+    known = faces(2, 3, 0.05)
+    [one, *_] = known.values()
+    twins = known | {"twin": [one[0] + (other - one[0]) * 0.1 for other in one]}
+    answers = ask(twins | faces(60, 1, 0.05), 3).rule
+    named = {answer.somebody for answer in answers.known if answer.far < 1}
+    assert named == {name for name in known if known[name] is not one}
+    assert all(answer.asked < 0.01 for answer in answers.known)
+
+
+def test_the_fewer_people_were_asked_about_the_less_their_share_says() -> None:
+    assert accuracy._bounds(0, 100) == " (0.0-3.7)"
+    assert accuracy._bounds(0.1, 100) == " (5.5-17.4)"
+    assert accuracy._bounds(1, 10) == " (72.2-100.0)"
+    answers = accuracy._Answers()
+    answers.known = [accuracy._Answer(name, true=True, far=0) for name in "aaaab"]
+    answers.strangers = [accuracy._Answer("c")]
+    found, others, _ = accuracy._shares(answers, 0.01, bounds=True)
+    assert (found, others) == ("100.0% (34.2-100.0)", "0.0% (0.0-65.8)")
+
+
 def test_no_face_serves_twice() -> None:
     """Neither as enrolled and asked, nor as a stranger to choose a tolerance by and to check it."""
     everybody = faces(20, 3, 0.0) | faces(40, 1, 0.2)
