@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from scripts.bench.pictures import write_variants
 from services.common.images import MAX_PICTURE_BYTES
@@ -174,9 +174,10 @@ def _named(engine: str, measured: Mapping[_Setting, _Rules]) -> Table:
     table = Table(
         "known people",
         "pictures each",
-        "found",
-        "somebody else's name",
-        "strangers named",
+        *(
+            Column(title, no_wrap=True)
+            for title in ("found", "somebody\nelse's name", "strangers\nnamed")
+        ),
         "known not unknown",
         "strangers not unknown",
         "found, no model",
@@ -427,7 +428,7 @@ def _bounds(share: float, people: int) -> str:
     spread = _DEVIATIONS**2 / people
     middle = (share + spread / 2) / (1 + spread)
     reach = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    return f" ({max(0, middle - reach) * 100:.1f}-{min(1, middle + reach) * 100:.1f})"
+    return f"\n{max(0, middle - reach) * 100:.1f}-{min(1, middle + reach) * 100:.1f}"
 
 
 def _curve(answers: _Answers) -> list[tuple[float, float]]:

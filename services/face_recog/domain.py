@@ -419,8 +419,8 @@ class Rule:
     def of(cls, calibration: Calibration, tail: Tail, false_names: float) -> "Rule":
         """Return the one by which at most the share ``false_names`` of strangers are named.
 
-        Its margin is a decade: if the face is one of the two people, it is ten times as likely the
-        one that is more alike, since a tenth of strangers are as alike to that one as to the other.
+        Its margin is a decade: a tenth as many strangers are as alike to the first as to the
+        second, so that of the two, the face is the first's by odds of ten to one.
         """
         named = tail.likeness_of(false_names, calibration.people)
         unsure = min(named, tail.likeness_of(ASKED_ABOUT, calibration.people))

@@ -63,14 +63,14 @@ def test_between_two_who_look_alike_nobody_is_named_but_asked_about() -> None:
 
 
 def test_the_fewer_people_were_asked_about_the_less_their_share_says() -> None:
-    assert accuracy._bounds(0, 100) == " (0.0-3.7)"
-    assert accuracy._bounds(0.1, 100) == " (5.5-17.4)"
-    assert accuracy._bounds(1, 10) == " (72.2-100.0)"
+    assert accuracy._bounds(0, 100) == "\n0.0-3.7"
+    assert accuracy._bounds(0.1, 100) == "\n5.5-17.4"
+    assert accuracy._bounds(1, 10) == "\n72.2-100.0"
     answers = accuracy._Answers()
     answers.known = [accuracy._Answer(name, true=True, far=0) for name in "aaaab"]
     answers.strangers = [accuracy._Answer("c")]
     found, others, _ = accuracy._shares(answers, 0.01, bounds=True)
-    assert (found, others) == ("100.0% (34.2-100.0)", "0.0% (0.0-65.8)")
+    assert (found, others) == ("100.0%\n34.2-100.0", "0.0%\n0.0-65.8")
 
 
 def test_no_face_serves_twice() -> None:

@@ -67,3 +67,4 @@ def test_a_face_becomes_known_when_it_is_good_and_the_persons_own_or_somebody_in
     wait_known(pipeline, 4)
     log = (pipeline.store.parent / "logs" / "face_recog.log").read_text()
     assert log.count("known picture is of low quality") == 1
+    assert log.count("known picture is unlike the person's others") == 1
