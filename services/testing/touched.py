@@ -1,6 +1,6 @@
 """Notes which tests start programs: ``pytest -p services.testing.touched`` for scripts/test-bare.
 
-Only these can tell whether something is installed. They are written one a line to
+Only these can tell whether something is installed. They are added one a line to
 ``var/touched.txt``. Services that Python runs do not count: they start nothing of others.
 """
 
@@ -69,7 +69,8 @@ def pytest_fixture_setup(
 
 
 def pytest_sessionfinish() -> None:
-    """Write the list."""
+    """Add them to the list."""
     found = _tests | {test for test, names in _uses.items() if names & _fixtures}
     _FILE.parent.mkdir(exist_ok=True)
-    _FILE.write_text("".join(f"{test}\n" for test in sorted(found)))
+    with _FILE.open("a") as file:
+        file.writelines(f"{test}\n" for test in sorted(found))
