@@ -124,7 +124,7 @@ class Face(_Model):
             return "Nobody known looks like this face."
         if self.person is None:
             return (
-                "It may be somebody known, but strangers look as much alike: please say who it is."
+                "It may be somebody known, but others look as much alike: please say who it is."
             )
         if self.distance is None:
             return "Named by hand."

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from services.common.images import RETRIABLE, Status, check_path
+from services.common.images import FINAL, RETRIABLE, check_path
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
@@ -366,10 +366,6 @@ def check_recognisable(image: Image) -> None:
             f"image {image.id} is not looked at again: that would forget who was named by hand, "
             + ", ".join(f"{face.person!r} as face {face.index}" for face in named)
         )
-
-
-FINAL: Final = frozenset({Status.PROCESSED, *RETRIABLE})
-"""What stays as it is until a person, or whoever submits it again, wants it otherwise."""
 
 
 def check_retriable(image_id: int, status: str) -> None:

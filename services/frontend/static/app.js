@@ -247,7 +247,11 @@ document.addEventListener("submit", (event) => {
 });
 
 document.addEventListener("change", (event) => {
-  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+  const field = event.target;
+  if (!field.matches("[data-submit]")) return;
+  // Of a field with suggestions, a part of a name is none yet.
+  const names = field.list && Array.from(field.list.options, (option) => option.value);
+  if (!names || !field.value || names.includes(field.value)) field.form.requestSubmit();
 });
 
 // Names that have in them what is typed, where there are more than the page has.

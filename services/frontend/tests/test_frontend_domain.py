@@ -132,7 +132,7 @@ def candidate(person: str, distance: float) -> dict[str, object]:
             face(ambiguous=True, candidates=[candidate("Ada", 0.5), candidate("Bea", 0.4)]),
             "ambiguous",
             "Ada?",
-            "It may be somebody known, but strangers look as much alike: please say who it is.",
+            "It may be somebody known, but others look as much alike: please say who it is.",
         ),
         (face(ambiguous=True), "unknown", "Unknown", "Nobody known looks like this face."),
     ],
