@@ -298,10 +298,10 @@ class Gallery:
 
     async def _list_all(self) -> dict[str, ObjectInfo]:
         start = time.perf_counter()
-        try:
-            return {info.key: info async for info in self._store.list(self._prefix)}
-        finally:  # also when it fails, so that a store that was away is not waited for longer
-            self._listing_seconds = time.perf_counter() - start
+        self._listing_seconds = 0.0  # one that fails, at once or after long, is soon tried again
+        listed = {info.key: info async for info in self._store.list(self._prefix)}
+        self._listing_seconds = time.perf_counter() - start
+        return listed
 
     def _report_skipped(self, listed: Mapping[str, ObjectInfo]) -> None:
         for key, known in self._known.items():
