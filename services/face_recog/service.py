@@ -177,6 +177,7 @@ class Gallery:
         self._snapshot: Snapshot | None = None
         self._ready = asyncio.Event()
         self._trouble = ""
+        self._all_failed = False
         self._listing_seconds = 0.0
         self._kept_at = 0.0
         self._swept_at: float | None = None
@@ -209,25 +210,30 @@ class Gallery:
         changed by a marker, or are new.
         """
         while True:
-            if not await self._try(functools.partial(self.refresh, interval)):
+            if not await self._try(functools.partial(self.refresh, interval), of_all=True):
                 continue
             left = _pause(interval, self._listing_seconds)
             until = time.perf_counter() + left
             await asyncio.sleep(min(left, interval))
             while (left := until - time.perf_counter()) > 0:
-                if not self._trouble:
-                    await self._try(self.glance)
+                if self._snapshot:
+                    await self._try(self.glance, of_all=False)
                 await asyncio.sleep(min(left, interval))
 
-    async def _try(self, look: Callable[[], Awaitable[bool]]) -> bool:
+    async def _try(self, look: Callable[[], Awaitable[bool]], *, of_all: bool) -> bool:
         """Return whether the look was complete, also when it failed; say what it failed with."""
+        trouble: Exception | None = None
+        complete = True
         try:
             with observe("gallery"):
                 complete = await look()
         except Exception as error:  # noqa: BLE001, without a watch the people would be stale
-            self._note_trouble(error)
-            return True
-        self._note_trouble(None)
+            trouble = error
+        # What a look at all failed with is neither over nor said again by one at some.
+        if of_all or not self._all_failed:
+            self._note_trouble(trouble)
+        if of_all:
+            self._all_failed = trouble is not None
         return complete
 
     def _note_trouble(self, error: Exception | None) -> None:
@@ -291,7 +297,7 @@ class Gallery:
         try:
             while not (await asyncio.wait({listing}, timeout=interval))[0]:
                 if self._snapshot:
-                    await self.glance()
+                    await self._try(self.glance, of_all=False)
             return await listing
         finally:
             listing.cancel()
@@ -353,14 +359,14 @@ class Gallery:
         self._forget(gone)
         problems = await self._read_all(wanted[:_BATCH])
         self._glanced |= {info.key for info in wanted[:_BATCH]}
-        if len(wanted) <= _BATCH:
-            self._changes.note_seen(key for key, name in marked.items() if name in looked_at)
-            self._glanced_at |= {name: found[name] for name in looked_at if name in found}
         if self._unpublished:
             await self._publish(changed=True)
             await self._keep()
         if problems:
             raise problems[0]
+        if len(wanted) <= _BATCH:
+            self._changes.note_seen(key for key, name in marked.items() if name in looked_at)
+            self._glanced_at |= {name: found[name] for name in looked_at if name in found}
         return not self._unpublished and len(people) <= _BATCH
 
     async def _look_at(self, people: Iterable[str]) -> tuple[Collection[str], Sequence[ObjectInfo]]:

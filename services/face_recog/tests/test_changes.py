@@ -11,8 +11,11 @@ from structlog.testing import capture_logs
 from services.common.changes import CHANGES, changed_person, mark_changed
 from services.common.images import MAX_PART_BYTES
 from services.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailableError
-from services.face_recog import changes
+from services.common.settings import ObjectStoreSettings
+from services.face_recog import changes, service
+from services.face_recog.service import NotReadyError
 from services.face_recog.tests.conftest import FakeRecogniser, names, new_gallery
+from services.testing.waiting import eventually
 
 
 class Server:
@@ -147,10 +150,138 @@ async def test_a_change_is_seen_while_all_are_listed(
     gallery = new_gallery(Slow(server._store), recogniser)
     await gallery.refresh()
     is_slow = True
-    await gallery.refresh(0.001)
+    async with asyncio.timeout(20):
+        await gallery.refresh(0.001)
     assert names(gallery, b"f bo") == ["Bo/1"], "though it was not listed"
     assert names(gallery, b"f cy") == [], "though it was"
     assert names(gallery, b"f ann") == ["Ann/1"]
+
+
+class Hiccup(Server):
+    """While it is full of trouble, it gives no known picture."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        super().__init__(store)
+        self.get = self._get
+        self.failing = False
+        self.failures = 0
+
+    async def _get(self, key: str, *, max_bytes: int | None = None) -> bytes:
+        if self.failing and key.startswith("known_people/"):
+            self.failures += 1
+            raise ObjectStoreUnavailableError("object store: try again")
+        return await self._store.get(key, max_bytes=max_bytes)
+
+
+async def test_a_change_that_could_not_be_read_is_looked_at_again(
+    server: Server, recogniser: FakeRecogniser
+) -> None:
+    store = Hiccup(server._store)
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    await server.enrol("Ann/1", b"f ann")
+    store.failing = True
+    for _ in range(5):
+        with pytest.raises(ObjectStoreUnavailableError):
+            await gallery.glance()
+    store.failing = False
+    assert await gallery.glance()
+    assert names(gallery, b"f ann") == ["Ann/1"]
+
+
+async def test_somebody_new_without_a_marker_who_could_not_be_read_is_looked_at_again(
+    folder_store_settings: ObjectStoreSettings, recogniser: FakeRecogniser
+) -> None:
+    store = Hiccup(ObjectStore(folder_store_settings))
+    store.new_folders = store._store.new_folders
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    await store.put("known_people/Ann/1", b"f ann")
+    store.failing = True
+    with pytest.raises(ObjectStoreUnavailableError):
+        await gallery.glance()
+    store.failing = False
+    assert await gallery.glance()
+    assert names(gallery, b"f ann") == ["Ann/1"]
+
+
+async def test_a_hiccup_while_all_are_listed_does_not_end_the_listing(
+    server: Server, recogniser: FakeRecogniser
+) -> None:
+    is_slow = False
+
+    class Slow(Hiccup):
+        """Its listing of everybody ends when a look meanwhile has failed, and one has not."""
+
+        async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+            async for info in super().list(prefix):
+                yield info
+            if prefix == "known_people/" and is_slow:
+                self.failing = True
+                await server.enrol("Bo/1", b"f bo")
+                while not self.failures:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+                self.failing = False
+                while names(gallery, b"f bo") != ["Bo/1"]:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+
+    store = Slow(server._store)
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    await server.put("known_people/By hand/1", b"f hand")
+    is_slow = True
+    async with asyncio.timeout(20):
+        assert await gallery.refresh(0.001)
+    assert store.lists.count("known_people/") == 2
+    assert names(gallery, b"f hand") == ["By hand/1"]
+
+
+@pytest.mark.parametrize("fails", ["all", "some"])
+async def test_after_a_hiccup_changes_are_seen_before_all_are_listed_again(
+    server: Server, recogniser: FakeRecogniser, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Either of a look at everybody or of one at some of them."""
+    store = Hiccup(server._store)
+    gallery = new_gallery(store, recogniser)
+    await gallery.refresh()
+    monkeypatch.setattr(service, "_pause", lambda _interval, _listing: 3600.0)
+    store.lists.clear()
+    store.failing = fails == "all"
+    await server.put("known_people/By hand/1", b"f hand")
+    with capture_logs() as logs:
+        watching = asyncio.create_task(gallery.watch(0.001))
+        await eventually(lambda: gallery._trouble if fails == "all" else names(gallery, b"f hand"))
+        store.failing = True
+        await server.enrol("Ann/1", b"f ann")
+        await eventually(lambda: store.failures > 2)
+        store.failing = False
+        await eventually(lambda: names(gallery, b"f ann") == ["Ann/1"])
+        await eventually(lambda: bool(gallery._trouble) == (fails == "all"))
+        watching.cancel()
+    assert store.lists.count("known_people/") == 1
+    events = [line["event"] for line in logs if "can be read again" in line["event"]]
+    assert len(events) == (fails == "some"), "a look at some does not end what one at all met"
+
+
+async def test_a_marker_makes_nobody_ready_before_all_were_listed_once(
+    server: Server, recogniser: FakeRecogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unlisted(Server):
+        async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+            async for info in super().list(prefix):
+                yield info
+            if prefix == "known_people/":
+                raise ObjectStoreUnavailableError("object store: try again")
+
+    await server.enrol("Ann/1", b"f ann")
+    store = Unlisted(server._store)
+    gallery = new_gallery(store, recogniser)
+    monkeypatch.setattr(service, "_pause", lambda _interval, _listing: 0.02)
+    watching = asyncio.create_task(gallery.watch(0.001))
+    await eventually(lambda: store.lists.count("known_people/") > 3)
+    watching.cancel()
+    with pytest.raises(NotReadyError, match="try again"):
+        await gallery.check()
 
 
 async def test_a_change_that_the_listing_of_all_just_missed_is_seen_by_its_marker(
@@ -328,9 +459,6 @@ async def test_without_its_markers_the_store_is_followed_as_before(
         "place for markers of changes is away",
         "place for markers of changes is back",
     ]
-
-
-TOO_LONG = "path has a part of more than 200 bytes"
 
 
 async def test_a_change_that_cannot_be_marked_is_said(server: Server) -> None:

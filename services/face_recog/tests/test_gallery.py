@@ -941,7 +941,8 @@ async def test_somebody_new_is_known_while_all_are_listed(
 
     gallery = new_gallery(Slow(store), recogniser)
     await gallery.refresh()
-    await gallery.refresh(0.001)
+    async with asyncio.timeout(20):
+        await gallery.refresh(0.001)
     assert names(gallery, b"f bo") == ["Bo/1"], "though it was not listed"
     assert names(gallery, b"f ann") == ["Ann/1"]
 
