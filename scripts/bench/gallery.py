@@ -247,12 +247,13 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
     """Print the tables."""
     people, added = (200, 2) if short else (_PEOPLE, _ADDED)
     here = folder / "folder"
-    server = VersityGw(folder).start()
+    server = VersityGw(folder)
     stores = {
         "folder": (ObjectStoreSettings(object_store_url=f"file://{here}"), here),
         "versitygw": (s3_settings(server, folder), None),
     }
     rows: dict[str, _Figures] = {}
+    server.start()
     try:
         for kind, store in stores.items():
             console.print(f"Writing {people:,} known pictures, {kind} …")

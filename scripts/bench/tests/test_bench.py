@@ -8,7 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from rich.console import Console
 
+from scripts.bench import gallery
 from scripts.bench.alone import run_alone
 from services.testing.samples import sample
 from services.testing.servers import find_binary
@@ -82,3 +84,18 @@ def test_what_does_not_come_back_is_ended_with_what_it_started(tmp_path: Path) -
         [one for one in psutil.process_iter() if one.pid in pids], timeout=20
     )
     assert not alive
+
+
+def test_a_gallery_benchmark_that_cannot_begin_leaves_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_binary("versitygw")
+
+    def fail(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(gallery, "s3_settings", fail)
+    before = psutil.Process().children()
+    with pytest.raises(OSError, match="no space"):
+        gallery.run(Console(), tmp_path, short=True)
+    assert psutil.Process().children() == before

@@ -190,10 +190,13 @@ async def test_a_change_that_could_not_be_read_is_looked_at_again(
 
 
 async def test_somebody_new_without_a_marker_who_could_not_be_read_is_looked_at_again(
-    folder_store_settings: ObjectStoreSettings, recogniser: FakeRecogniser
+    folder_store_settings: ObjectStoreSettings,
+    recogniser: FakeRecogniser,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store = Hiccup(ObjectStore(folder_store_settings))
-    store.new_folders = store._store.new_folders
+    folder = ObjectStore(folder_store_settings)
+    store = Hiccup(folder)
+    monkeypatch.setattr(store, "new_folders", folder.new_folders)
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
     await store.put("known_people/Ann/1", b"f ann")

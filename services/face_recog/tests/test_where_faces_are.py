@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from services.face_recog.adapters import recognition
-from services.face_recog.adapters.centerface import _square
+from services.face_recog.adapters import classic, recognition
+from services.face_recog.adapters.centerface import _OVERLAP, _TILE, _square
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, encode, find
 from services.face_recog.adapters.tiles import along, distinct, smaller
@@ -266,13 +266,18 @@ def test_no_pixel_is_skipped_where_a_picture_becomes_much_smaller(scale: float) 
     assert np.abs(smaller(pixels, scale) - 200 * scale).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("tile", "overlap"), [(_TILE, _OVERLAP), (classic._TILE, classic._OVERLAP)]
+)
 @given(length=st.integers(1, 20_000))
-def test_a_face_as_wide_as_the_overlap_is_whole_in_a_tile(length: int) -> None:
-    parts = along(length, tile=640, overlap=96)
+def test_a_face_as_wide_as_the_overlap_is_whole_in_a_tile(
+    tile: int, overlap: int, length: int
+) -> None:
+    parts = along(length, tile, overlap)
     assert parts[0][0] == 0
     assert parts[-1][1] == length
-    assert all(stop - start <= 640 for start, stop in parts)
-    assert all(one[1] - other[0] >= 96 for one, other in itertools.pairwise(parts))
+    assert all(stop - start <= tile for start, stop in parts)
+    assert all(one[1] - other[0] >= overlap for one, other in itertools.pairwise(parts))
 
 
 @pytest.mark.parametrize("quarters", range(4))
