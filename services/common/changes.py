@@ -1,9 +1,10 @@
 """Markers that say whose known pictures changed, so that nobody need list all of them to see it.
 
-A marker is the empty object ``changes/<8 hex digits><person>``. Its name says all, so that one
-listing tells every change, and each change has its own. It only makes a change show sooner: who
-misses one finds the change by listing all known pictures. So it is written after the change, and
-one that cannot be written, as for a name that leaves no room for the digits, fails nothing.
+A marker is the empty object ``changes/<8 hex digits><person>.``. Its name says all, so that one
+listing tells every change, and each change has its own; it ends in a dot, because a name may end as
+no key does (:func:`check_path`). It only makes a change show sooner: who misses one finds the
+change by listing all known pictures. So it is written after the change, and one that cannot be
+written, as for a name that leaves no room for the rest, fails nothing.
 """
 
 import re
@@ -23,7 +24,7 @@ CHANGES: Final = "changes/"
 _TOKEN_BYTES: Final = 4
 """Enough to tell the changes of one person within a minute apart."""
 
-_MARKER: Final = re.compile(rf"{CHANGES}[0-9a-f]{{{2 * _TOKEN_BYTES}}}([^/]+)")
+_MARKER: Final = re.compile(rf"{CHANGES}[0-9a-f]{{{2 * _TOKEN_BYTES}}}([^/]+)\.")
 
 
 class Store(Protocol):
@@ -37,7 +38,7 @@ async def mark_changed(store: Store, key: str) -> None:
     """Say that the known picture with this key, ``known_people/<person>/…``, came or went."""
     person = key.removeprefix(KNOWN_PEOPLE).partition("/")[0]
     try:
-        name = check_path(secrets.token_hex(_TOKEN_BYTES) + person)
+        name = check_path(f"{secrets.token_hex(_TOKEN_BYTES)}{person}.")
         await store.put(CHANGES + name, b"")
     except (InvalidPathError, ObjectStoreError) as error:
         log.warning("a change of known people may show later", key=key, reason=str(error))
@@ -45,8 +46,10 @@ async def mark_changed(store: Store, key: str) -> None:
 
 def changed_person(marker: str) -> str | None:
     """Return whose pictures changed by the marker's key; None when it is no marker's."""
-    found = _MARKER.fullmatch(marker)
+    if not (found := _MARKER.fullmatch(marker)):
+        return None
     try:
-        return check_path(found[1]) if found else None
+        check_path(f"{found[1]}/1")  # a picture of theirs: the name alone may end as no key does
     except InvalidPathError:
         return None
+    return found[1]

@@ -390,7 +390,7 @@ async def test_the_latest_change_is_looked_at_first(
 
         async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
             async for one in super().list(prefix):
-                yield dataclasses.replace(one, modified=float(one.key.endswith("Zoe")))
+                yield dataclasses.replace(one, modified=float(one.key.endswith("Zoe.")))
 
     gallery = new_gallery(Dated(server._store), recogniser)
     await gallery.refresh()
@@ -403,11 +403,14 @@ async def test_the_latest_change_is_looked_at_first(
 
 DAMAGED = [
     "01234567",
+    "01234567.",
     "01234567..",
-    "01234567Ann/1",
-    "01234567" + "x" * (MAX_PART_BYTES + 1),
-    "0123ABCDAnn",
-    "Ann",
+    "01234567...",
+    "01234567Bo",
+    "01234567Ann/1.",
+    "01234567" + "x" * (MAX_PART_BYTES + 1) + ".",
+    "0123ABCDAnn.",
+    "Ann.",
     "encodings/00",
 ]
 
@@ -419,12 +422,12 @@ async def test_what_is_no_marker_does_no_harm_and_goes(
     await gallery.refresh()
     for name in DAMAGED:
         await server.put(CHANGES + name, b"something")
-    await server.put(f"{CHANGES}01234567Nobody at all", b"something")
-    await server.enrol("Ann/1", b"f ann")
+    await server.put(f"{CHANGES}01234567Nobody at all.", b"something")
+    await server.enrol("Ann #1/1", b"f ann")
     with capture_logs() as logs:
         for _ in range(3):
             assert await gallery.glance()
-    assert names(gallery, b"f ann") == ["Ann/1"]
+    assert names(gallery, b"f ann") == ["Ann #1/1"]
     warned = [line["key"] for line in logs if line["event"].startswith("this is no marker")]
     found = await server.markers()
     assert len(warned) == len(set(warned)) == len(found) - 2, "each once"
@@ -438,7 +441,9 @@ def test_what_is_no_marker_names_nobody(name: str) -> None:
     assert changed_person(CHANGES + name) is None
 
 
-@pytest.mark.parametrize("name", ["x" * (MAX_PART_BYTES - 8), "日" * 64, "a b#c%", "01234567"])
+@pytest.mark.parametrize(
+    "name", ["x" * (MAX_PART_BYTES - 9), "日" * 63, "a b#c%", "01234567", "Ann #1", "#1", "Jr."]
+)
 async def test_a_marker_names_anybody(server: Server, name: str) -> None:
     await mark_changed(server, f"known_people/{name}/1.jpg")
     assert [changed_person(key) for key in await server.markers()] == [name]
