@@ -59,7 +59,8 @@ async def _watch(args: argparse.Namespace, receiver: Receiver, report: Report) -
 
 async def _images(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
     filters = {"person": args.person, "status": args.status}
-    async for page in receiver.pages(**{key: value for key, value in filters.items() if value}):
+    given = {key: value for key, value in filters.items() if value}
+    async for page in receiver.pages("images", **given):
         for image in page:
             report.result(_line(image), image)
 
@@ -74,8 +75,9 @@ async def _show(args: argparse.Namespace, receiver: Receiver, report: Report) ->
 
 
 async def _people(_: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    for person in (await receiver.get("GET", "/people", "people"))["people"]:
-        report.result(f"{person['name']}, known pictures: {len(person['pictures'])}", person)
+    async for page in receiver.pages("people"):
+        for person in page:
+            report.result(f"{person['name']}, known pictures: {len(person['pictures'])}", person)
 
 
 async def _enrol(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
@@ -103,7 +105,7 @@ async def _retry(args: argparse.Namespace, receiver: Receiver, report: Report) -
 async def _delete(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
     for image_id in args.ids:
         with report.trying(f"image {image_id}", {"id": image_id}):
-            await receiver.ask("DELETE", f"/images/{image_id}")
+            await receiver.delete(f"/images/{image_id}")
             report.result(f"image {image_id} is deleted", {"id": image_id})
 
 

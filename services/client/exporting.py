@@ -25,8 +25,9 @@ async def export(receiver: Receiver, report: Report, person: str, folder: Path) 
     cannot be fetched is reported, and its ``file`` is null in the JSON.
     """
     person = kept_name(person)
-    images = [one async for page in receiver.pages(person=person) for one in page]
-    people = (await receiver.get("GET", "/people", "people"))["people"]
+    images = [one async for page in receiver.pages("images", person=person) for one in page]
+    people = [one async for page in receiver.pages("people", person=person) for one in page]
+    # Receivers that do not know the filter give everybody.
     known = [one for other in people if other["name"] == person for one in other["pictures"]]
     if not images and not known:
         raise RefusedError(f"there is nobody called {person!r}; 'facestack people' lists everybody")
@@ -49,8 +50,10 @@ async def export(receiver: Receiver, report: Report, person: str, folder: Path) 
         await each([*images, *known], fetch)
     document = {"person": person, "images": images, "known_pictures": known}
     text = json.dumps(document, indent=2, ensure_ascii=False)
+    # A lone surrogate is no UTF-8; Python's escape of it is JSON's, too.
+    content = text.encode(errors="backslashreplace")
     # Last: where it is, the pictures are.
-    await asyncio.to_thread(_write, folder / "person.json", text.encode())
+    await asyncio.to_thread(_write, folder / "person.json", content)
     number = sum(one["file"] is not None for one in [*images, *known])
     report.result(
         f"{number} pictures of {person} are in {folder}, and person.json says what is in each",

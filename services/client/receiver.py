@@ -19,7 +19,7 @@ DEFAULT_URL: Final = "http://127.0.0.1:8000"
 """Where ``make run`` has the API."""
 
 PAGE: Final = 200
-"""Images asked for at once: the most that the API gives."""
+"""Images or people asked for at once: the most that the API gives."""
 
 Image = dict[str, Any]
 """An image as the server's ``ImageDocument`` says it."""
@@ -67,19 +67,28 @@ class Receiver:
         """Return the answer to what may safely be asked twice.
 
         Raises :class:`RefusedError` with the server's reason, and :class:`AwayError`: at once when
-        the server never answered before, else after ``patience`` seconds of an outage.
+        the server never answered before, else after ``patience`` seconds of an outage. 404 is an
+        answer to a ``DELETE`` that may have been done before, when the answer to that was lost.
         """
+        lost = False
         while True:
+            began = asyncio.get_running_loop().time()
             try:
                 answer = await self.http.request(method, path, **request)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
+                lost |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 await self._wait_out(str(error) or type(error).__name__, _PAUSE_SECONDS)
                 continue
             pause = retry_after(answer.headers.get("Retry-After", ""))
             if answer.status_code in _AWAY:
+                lost = True
                 await self._wait_out(_reason(answer), pause)
                 continue
-            self._away_since = None
+            # What was in flight when the outage began may be answered in the middle of it.
+            if self._away_since is not None and self._away_since < began:
+                self._away_since = None
+            if lost and (method, answer.status_code) == ("DELETE", HTTPStatus.NOT_FOUND):
+                return answer
             if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
                 return self._checked(answer)
             await asyncio.sleep(pause)
@@ -97,13 +106,23 @@ class Receiver:
         """Return the image that is the answer."""
         return await self.get(method, path, "id", "status", "faces")
 
-    async def pages(self, **filters: str) -> AsyncIterator[list[Image]]:
-        """Yield images, newest first, a page at once."""
+    async def delete(self, path: str) -> None:
+        """Remove what has this path; raise as above."""
+        answer = await self.ask("DELETE", path)
+        if answer.status_code not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND):
+            raise self._stranger(answer)
+        self._met = True
+
+    async def pages(self, kind: str, **filters: str) -> AsyncIterator[list[dict[str, Any]]]:
+        """Yield ``images``, newest first, or ``people``, by name, a page at once.
+
+        Receivers that give all people in one answer name no next page.
+        """
         query = {**filters, "limit": str(PAGE)}
         while True:
-            page = await self.get("GET", "/images", "images", "next_cursor", params=query)
-            yield page["images"]
-            if page["next_cursor"] is None:
+            page = await self.get("GET", f"/{kind}", kind, params=query)
+            yield page[kind]
+            if page.get("next_cursor") is None:
                 break
             query["cursor"] = page["next_cursor"]
 
@@ -136,6 +155,7 @@ class Receiver:
         problem = _problem(answer)
         if not problem and not self._met:
             raise self._stranger(answer)
+        self._met = True
         # Without a problem, a proxy in front refused it, for example a body that is too large.
         doubts = [one.get("pointer") for one in problem.get("errors", [])]
         overruled = " (--insist overrules it)" if "/query/insist" in doubts else ""
@@ -171,10 +191,17 @@ def known_pictures(person: str) -> str:
 
 def _document(answer: httpx.Response) -> dict[str, Any]:
     try:
-        document = answer.json()
-    except ValueError:
+        document = answer.json(object_hook=_numbered)
+    except (ValueError, TypeError):
         return {}
     return document if isinstance(document, dict) else {}
+
+
+def _numbered(part: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of a document, or raise ``TypeError``: ids become names of files."""
+    if not isinstance(part.get("id", 0), int):
+        raise TypeError(f"{part['id']!r} is no id")
+    return part
 
 
 def _problem(answer: httpx.Response) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from services.client import files
-from services.client.receiver import PAGE, Image, Receiver
+from services.client.receiver import PAGE, Image, Receiver, RefusedError
 from services.client.report import Report, who
 from services.common.images import FINAL, RETRIABLE, Status
 
@@ -20,6 +20,9 @@ _WATCH_SECONDS: Final = 2.0
 
 _IMAGES_PER_FILE: Final = 10
 """So many of the server's newest images are looked through for each file that is to be sent."""
+
+_MOST_IMAGES: Final = 20_000
+"""At most so many are looked through: a hundred requests, and no more memory than uploads take."""
 
 _UPLOADED: Final = re.compile(r"uploads/([0-9a-f]{64})\.")
 """The path of an upload begins with the SHA-256 of its content."""
@@ -95,8 +98,13 @@ class Submitter:
     async def learn(self, number: int) -> None:
         """Ask what the server has; what is not seen here it will know by its content."""
         self._known.clear()
-        left = number * _IMAGES_PER_FILE
-        async for page in self._receiver.pages():
+        try:
+            await self._look_through(min(number * _IMAGES_PER_FILE, _MOST_IMAGES))
+        except RefusedError as error:
+            self._report.note(f"what the server has is not known, so it is sent again: {error}")
+
+    async def _look_through(self, left: int) -> None:
+        async for page in self._receiver.pages("images"):
             for image in page:
                 uploaded = _UPLOADED.match(image["path"])
                 if uploaded and image["status"] not in RETRIABLE:  # which it looks at again

@@ -1,20 +1,24 @@
 """What the command makes of what it is given, and of a server that is in trouble."""
 
+import argparse
 import asyncio
+import json
 import threading
-from argparse import ArgumentTypeError
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
 from services.client import app, files
+from services.client.exporting import export
 from services.client.receiver import AwayError, ClientError, Receiver, RefusedError, retry_after
-from services.client.report import printable
+from services.client.report import Report, printable
+from services.client.submitting import Submitter
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -27,17 +31,22 @@ AWAY: Answer = (503, {**PROBLEM, "Retry-After": "0"}, b'{"detail": "database is 
 
 @contextmanager
 def server(*answers: Answer) -> Iterator[str]:
-    """A server that gives these answers in order."""
+    """A server that gives these answers in order, and goes away instead of answering 0."""
     left = iter(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", "0")))
             status, headers, body = next(left)
+            if status == 0:
+                return
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
+
+        do_POST = do_DELETE = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
@@ -131,7 +140,7 @@ def test_what_is_printed_is_one_line_that_no_terminal_obeys(text: str) -> None:
 def test_a_number_is_an_id_or_is_refused(text: str) -> None:
     try:
         number = app.number(text)
-    except ArgumentTypeError as error:
+    except argparse.ArgumentTypeError as error:
         said = str(error)
         assert repr(text) in said
     else:
@@ -152,6 +161,145 @@ def test_folders_are_searched_as_people_expect(tmp_path: Path) -> None:
     assert tmp_path / "notes.txt" in files.find([tmp_path], every=True).files
     named = [tmp_path / "notes.txt", tmp_path / ".hidden.png"]
     assert [*files.find(named, every=False).files] == named
+
+
+def test_an_answer_that_cannot_be_read_is_an_outage() -> None:
+    [note] = ask(PEOPLE, (200, {**JSON, "Content-Encoding": "gzip"}, b"{}"), PEOPLE, times=2)
+    assert "does not answer" in note
+
+
+def test_an_outage_is_said_once_though_an_earlier_request_is_answered_in_it() -> None:
+    notes: list[str] = []
+
+    async def run() -> None:
+        refused, answered = asyncio.Event(), asyncio.Event()
+        left = iter([200, 503, 503, 200])
+
+        async def give(request: httpx.Request) -> httpx.Response:
+            if request.url.path == "/slow":
+                await refused.wait()
+                return httpx.Response(200, json={})
+            status = next(left)
+            if notes:  # the second 503, and all that comes after it
+                refused.set()
+                await answered.wait()
+            return httpx.Response(status, json={}, headers={"Retry-After": "0"})
+
+        receiver = Receiver("http://server", notes.append)
+        await receiver.http.aclose()
+        receiver.http = httpx.AsyncClient(
+            base_url="http://server", transport=httpx.MockTransport(give)
+        )
+        async with receiver.http:
+            await receiver.get("GET", "/people")
+
+            async def slow() -> None:
+                await receiver.get("GET", "/slow")
+                answered.set()
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(slow())
+                group.create_task(receiver.get("GET", "/people"))
+
+    asyncio.run(run())
+    assert len(notes) == 1
+
+
+def delete(*answers: Answer) -> list[str]:
+    """Delete images until there is no answer left; return what is noted meanwhile."""
+    notes: list[str] = []
+
+    async def run(url: str) -> None:
+        receiver = Receiver(url, notes.append)
+        async with receiver.http:
+            for _ in range(sum(status in (204, 404) for status, _, _ in answers)):
+                await receiver.delete("/images/1")
+
+    with server(*answers) as url:
+        asyncio.run(run(url))
+    return notes
+
+
+def test_deleting_waits_for_a_server_that_deleted_before() -> None:
+    [note] = delete((204, {}, b""), AWAY, (204, {}, b""))
+    assert "Waiting for it" in note
+
+
+def test_what_a_lost_answer_deleted_is_deleted() -> None:
+    gone = (404, PROBLEM, b'{"detail": "there is no image 1"}')
+    assert len(delete((204, {}, b""), (0, {}, b""), gone)) == 1
+    with pytest.raises(RefusedError, match="there is no image 1"):
+        delete((204, {}, b""), gone)
+
+
+def test_only_a_facestack_deletes() -> None:
+    with pytest.raises(AwayError, match="is not the API of a Facestack"):
+        delete((200, JSON, b"{}"), (204, {}, b""))
+
+
+def commanded(work: Callable[[Receiver, Report], Awaitable[None]], *answers: Answer) -> Report:
+    """Do the work with a server that gives these answers in order."""
+    report = Report(as_json=False)
+
+    async def run(url: str) -> None:
+        receiver = Receiver(url, report.note)
+        async with receiver.http:
+            await work(receiver, report)
+
+    with server(*answers) as url:
+        asyncio.run(run(url))
+    return report
+
+
+def page(kind: str, *parts: Mapping[str, object], **more: object) -> Answer:
+    return (200, JSON, json.dumps({kind: parts, **more}).encode())
+
+
+def test_people_are_listed_to_the_last_page(capsys: pytest.CaptureFixture[str]) -> None:
+    ada: dict[str, object] = {"name": "Ada", "pictures": []}
+    people = app._people  # what the command runs
+    commanded(
+        lambda receiver, report: people(argparse.Namespace(), receiver, report),
+        *(page("people", ada, next_cursor="Ada"), page("people", ada | {"name": "Grace"})),
+    )
+    assert capsys.readouterr().out == "Ada, known pictures: 0\nGrace, known pictures: 0\n"
+
+
+def test_nothing_is_exported_beside_the_folder(tmp_path: Path) -> None:
+    image = {"id": "../../x", "name": "a.png"}
+    with pytest.raises(AwayError, match="is not the API of a Facestack"):
+        commanded(
+            lambda receiver, report: export(receiver, report, "Ada", tmp_path / "a" / "b"),
+            *(page("images", image), page("people"), (200, {}, b"picture")),
+        )
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_name_that_is_no_unicode_is_exported(tmp_path: Path) -> None:
+    image = {"id": 1, "name": "\udc80.png"}
+    commanded(
+        lambda receiver, report: export(receiver, report, "Ada", tmp_path),
+        *(page("images", image), page("people"), (200, {}, b"picture")),
+    )
+    [told] = json.loads((tmp_path / "person.json").read_bytes())["images"]
+    assert (told["name"], told["file"]) == ("\udc80.png", "1-_.png")
+
+
+def test_files_are_sent_though_what_the_server_has_is_not_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+    refusal = (500, PROBLEM, b'{"detail": "a fault"}')
+    report = commanded(
+        lambda receiver, report: Submitter(receiver, report).submit([tmp_path / "a.png"]),
+        *(refusal, page("images", {"id": 1, "duplicate": False})),
+    )
+    said = capsys.readouterr()
+    assert report.failures == 0
+    assert said.err == (
+        "facestack: what the server has is not known, so it is sent again: a fault\n"
+    )
+    assert "image 1, new\n1 of 1 files are at the server" in said.out
 
 
 def test_every_error_has_the_code_of_the_docs() -> None:
