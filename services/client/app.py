@@ -98,7 +98,7 @@ async def _name(args: argparse.Namespace, receiver: Receiver, report: Report) ->
 async def _retry(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
     for image_id in args.ids:
         with report.trying(f"image {image_id}", {"id": image_id}):
-            image = await receiver.image("POST", f"/images/{image_id}/retry")
+            image = await receiver.retry(f"/images/{image_id}")
             report.result(_line(image), image)
 
 

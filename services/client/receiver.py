@@ -63,12 +63,14 @@ class Receiver:
         self._met = False
         self._away_since: float | None = None
 
-    async def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
+    async def ask(
+        self, method: str, path: str, *, done: HTTPStatus | None = None, **request: Any
+    ) -> httpx.Response:
         """Return the answer to what may safely be asked twice.
 
         Raises :class:`RefusedError` with the server's reason, and :class:`AwayError`: at once when
-        the server never answered before, else after ``patience`` seconds of an outage. 404 is an
-        answer to a ``DELETE`` that may have been done before, when the answer to that was lost.
+        the server never answered before, else after ``patience`` seconds of an outage. Asked again
+        because the answer was lost, ``done`` is no refusal: it says that the first was heard.
         """
         lost = False
         while True:
@@ -87,7 +89,7 @@ class Receiver:
             # What was in flight when the outage began may be answered in the middle of it.
             if self._away_since is not None and self._away_since < began:
                 self._away_since = None
-            if lost and (method, answer.status_code) == ("DELETE", HTTPStatus.NOT_FOUND):
+            if lost and answer.status_code == done:
                 return answer
             if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
                 return self._checked(answer)
@@ -108,10 +110,15 @@ class Receiver:
 
     async def delete(self, path: str) -> None:
         """Remove what has this path; raise as above."""
-        answer = await self.ask("DELETE", path)
+        answer = await self.ask("DELETE", path, done=HTTPStatus.NOT_FOUND)
         if answer.status_code not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND):
             raise self._stranger(answer)
         self._met = True
+
+    async def retry(self, path: str) -> Image:
+        """Have the image with this path looked at again and return it; raise as above."""
+        await self.ask("POST", f"{path}/retry", done=HTTPStatus.CONFLICT)
+        return await self.image("GET", path)
 
     async def pages(self, kind: str, **filters: str) -> AsyncIterator[list[dict[str, Any]]]:
         """Yield ``images``, newest first, or ``people``, by name, a page at once.

@@ -22,7 +22,7 @@ _IMAGES_PER_FILE: Final = 10
 """So many of the server's newest images are looked through for each file that is to be sent."""
 
 _MOST_IMAGES: Final = 20_000
-"""At most so many are looked through: a hundred requests, and no more memory than uploads take."""
+"""At most so many are looked through, a hundred pages: the server knows the rest."""
 
 _UPLOADED: Final = re.compile(r"uploads/([0-9a-f]{64})\.")
 """The path of an upload begins with the SHA-256 of its content."""

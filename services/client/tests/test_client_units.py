@@ -232,6 +232,20 @@ def test_what_a_lost_answer_deleted_is_deleted() -> None:
         delete((204, {}, b""), gone)
 
 
+def test_what_a_lost_answer_tried_again_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    image = b'{"id": 1, "name": "a.png", "status": "pending", "error": null, "faces": []}'
+    known = (200, JSON, image)
+    conflict = (409, PROBLEM, b'{"detail": "image 1 is pending"}')
+    retry = app._retry  # what the command runs
+    report = commanded(
+        lambda receiver, report: retry(argparse.Namespace(ids=[1, 1, 1]), receiver, report),
+        *(known, known, (0, {}, b""), conflict, known, conflict),
+    )
+    said = capsys.readouterr()
+    assert said.out == "image 1, a.png: pending\n" * 2
+    assert (report.failures, "image 1: image 1 is pending\n" in said.err) == (1, True)
+
+
 def test_only_a_facestack_deletes() -> None:
     with pytest.raises(AwayError, match="is not the API of a Facestack"):
         delete((200, JSON, b"{}"), (204, {}, b""))
