@@ -316,5 +316,14 @@ def test_files_are_sent_though_what_the_server_has_is_not_said(
     assert "image 1, new\n1 of 1 files are at the server" in said.out
 
 
+def test_no_more_than_the_most_is_looked_through() -> None:
+    more = page("images", next_cursor="more")
+    commanded(
+        lambda receiver, report: Submitter(receiver, report).learn(1_000_000),
+        *([more] * 100),  # of 200 images each
+        (200, {}, b"asked once too often"),
+    )
+
+
 def test_every_error_has_the_code_of_the_docs() -> None:
     assert (ClientError.code, RefusedError.code, AwayError.code) == (1, 1, 3)
