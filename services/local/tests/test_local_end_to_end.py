@@ -128,7 +128,7 @@ def test_the_demo_shows_every_row_as_it_should_be(samples: Path, tmp_path: Path)
 
 
 def test_the_demo_fails_and_says_what_is_wrong(samples: Path, tmp_path: Path) -> None:
-    # Two pictures of one person, enrolled as two people: nobody can be told apart.
+    # Two pictures of one person, enrolled as two people: who is like both gets no name.
     sabotaged = tmp_path / "samples"
     sabotaged.mkdir()
     shutil.copy(samples / "astronaut.png", sabotaged)
@@ -136,11 +136,7 @@ def test_the_demo_fails_and_says_what_is_wrong(samples: Path, tmp_path: Path) ->
         ImageOps.mirror(photo.convert("RGB")).save(sabotaged / "grace_hopper.jpg")
     demo = ended("demo", tmp_path, SAMPLES_FOLDER=str(sabotaged))
     assert demo.returncode == 1, demo.stdout + demo.stderr
-    assert re.search(
-        r"wrong: grace-\S+: expected Grace Hopper, got Eileen Collins"
-        r"|wrong: eileen-\S+: expected Eileen Collins, got Grace Hopper",
-        demo.stdout,
-    )
+    assert re.search(r"wrong: grace-\S+: expected Grace Hopper, got somebody unknown", demo.stdout)
     assert re.search(r"\d+ of 13 rows are wrong", demo.stdout)
 
 
