@@ -123,9 +123,7 @@ class Face(_Model):
         if self.kind == "unknown":
             return "Nobody known looks like this face."
         if self.person is None:
-            return (
-                "It may be somebody known, but others look as much alike: please say who it is."
-            )
+            return "It may be somebody known, but others look as much alike: please say who it is."
         if self.distance is None:
             return "Named by hand."
         if not self.ambiguous:

@@ -39,9 +39,12 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 @contextmanager
 def started(environment: dict[str, str], *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a command beside the test, and end it with the test; its pipes hold little."""
+    """Run a command beside the test, and end it with the test; its pipes hold little.
+
+    Ctrl-C ends it, also where the tests themselves were started in the background.
+    """
     with subprocess.Popen(
-        arguments,
+        ("env", "--default-signal=INT", *arguments),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
