@@ -19,7 +19,7 @@ from rich.table import Table
 
 from services.common.database import Database
 from services.common.doorbell import NsqDoorbell
-from services.common.images import RING_AFTER_MS, Status
+from services.common.images import FINAL, RING_AFTER_MS, Status
 from services.common.settings import DatabaseSettings
 from services.common.tables import images
 from services.local.programs import Program
@@ -34,7 +34,7 @@ _RINGS: Final = 1_000
 """As many as one bulk submission announces at once."""
 
 _POLL_SECONDS: Final = 0.1
-_OPEN: Final = (Status.PENDING, Status.PROCESSING, Status.FAILED)
+_OPEN: Final = frozenset(Status) - FINAL
 
 _client: Final = httpx.Client(timeout=30, trust_env=False)
 

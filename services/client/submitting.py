@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from services.client import files
 from services.client.receiver import PAGE, Image, Receiver, RefusedError
 from services.client.report import Report, who
-from services.common.images import FINAL, RETRIABLE, Status
+from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 
 PARALLEL: Final = 8
 """Files at once, of up to 20 MiB in memory: the receiver stores as many at a time."""
@@ -24,9 +24,7 @@ _IMAGES_PER_FILE: Final = 10
 _MOST_IMAGES: Final = 20_000
 """At most so many are looked through, a hundred pages: the server knows the rest."""
 
-_UPLOADED: Final = re.compile(r"uploads/([0-9a-f]{64})\.")
-"""The path of an upload begins with the SHA-256 of its content."""
-
+_UPLOADED: Final = re.compile(rf"{UPLOADS}([0-9a-f]{{64}})\.")
 T = TypeVar("T")
 
 

@@ -16,6 +16,9 @@ MAX_PICTURE_BYTES: Final = 20 * 1024 * 1024
 PICTURES: Final = "pictures/"
 """The prefix of the object store under which a path is a key."""
 
+UPLOADS: Final = "uploads/"
+"""The beginning of an upload's path: ``uploads/<SHA-256 of its content>…``."""
+
 MAX_PATH_BYTES: Final = 1024 - len(PICTURES)
 """S3 takes keys of 1,024 bytes in UTF-8
 (https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html)."""

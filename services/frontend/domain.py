@@ -13,10 +13,10 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from services.common.images import RETRIABLE, Status
+from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 from services.common.quality import Quality
 
-OPEN: Final = frozenset({Status.PENDING, Status.PROCESSING, Status.FAILED})
+OPEN: Final = frozenset(Status) - FINAL
 """The states that change without a person."""
 
 STATUS_WORDS: Final[dict[str, str]] = {
@@ -212,7 +212,7 @@ class Picture(_Model):
         """Return a text that changes when the picture behind the same id may have changed."""
         # An upload's path is the hash of its content. Another path can be given new content,
         # which is read when the picture is retried.
-        changed = "" if self.path.startswith("uploads/") else str(self.processed_at)
+        changed = "" if self.path.startswith(UPLOADS) else str(self.processed_at)
         return fingerprint(self.path, changed)
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from services.common.images import FINAL, RETRIABLE, check_path
+from services.common.images import FINAL, RETRIABLE, UPLOADS, check_path
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
@@ -268,9 +268,6 @@ def upload_of(filename: str, content: bytes) -> Upload:
     name = _UNPRINTABLE.sub("", filename)[-MAX_NAME_LENGTH:]
     content_digest = digest(content)
     return Upload(f"{UPLOADS}{_unique(content_digest)}", name or "picture", content_digest)
-
-
-UPLOADS: Final = "uploads/"
 
 
 def new_known_picture(person: str, content: bytes) -> NewKnownPicture:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -96,12 +97,19 @@ class Pipeline:
             service.stop()
 
 
+@contextmanager
+def running(folder: Path, **settings: str) -> Iterator[Pipeline]:
+    """Run a pipeline for as long as the block takes."""
+    pipeline = Pipeline(folder, **settings)
+    try:
+        pipeline.start()
+        yield pipeline
+    finally:
+        pipeline.stop()
+
+
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """The whole pipeline for the session, empty at its start."""
-    running = Pipeline(tmp_path_factory.mktemp("pipeline"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
+    with running(tmp_path_factory.mktemp("pipeline")) as one:
+        yield one

@@ -12,7 +12,7 @@ from typing import Protocol
 import pytest
 from PIL import Image, ImageOps
 
-from services.testing.pipeline import Pipeline
+from services.testing.pipeline import Pipeline, running
 from services.testing.samples import sample
 
 ROOT = Path(__file__).parents[3]
@@ -62,12 +62,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """A pipeline of the module's own, empty at its start."""
-    running = Pipeline(tmp_path_factory.mktemp("pipeline"))
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
+    with running(tmp_path_factory.mktemp("pipeline")) as one:
+        yield one
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A network whose first layers look at a picture strip by strip, which saves most of its memory.
 
-Those layers work on a half and a quarter of the picture's size, where each of their many channels
-takes most. What follows them is small.
+Those layers work on a half, a quarter and an eighth of the picture's size, where each of their many
+channels takes most. What follows them is small.
 """
 
 from collections.abc import Sequence

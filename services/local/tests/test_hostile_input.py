@@ -28,7 +28,7 @@ from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.images import FINAL
 from services.testing.damaged_pictures import save
 from services.testing.picture_kinds import claims, long_stream, many_tags
-from services.testing.pipeline import Pipeline
+from services.testing.pipeline import Pipeline, running
 from services.testing.samples import sample
 from services.testing.servers import Nsqd, Nsqlookupd
 
@@ -765,19 +765,17 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     (folder / "outside" / "secret.jpg").write_bytes(sample("grace_hopper.jpg").read_bytes())
     lookupd = Nsqlookupd(folder).start()
     nsqd = Nsqd(folder, lookupd).start()
-    pipeline = Pipeline(
-        folder / "pipeline",
-        NSQD_URL=nsqd.http_url,
-        NSQLOOKUPD_URLS=json.dumps([lookupd.http_url]),
-        WATCH_SECONDS="0.5",
-    )
+    settings = {
+        "NSQD_URL": nsqd.http_url,
+        "NSQLOOKUPD_URLS": json.dumps([lookupd.http_url]),
+        "WATCH_SECONDS": "0.5",
+    }
     try:
-        pipeline.start()
-        target = Target(folder, pipeline, nsqd)
-        yield target
-        target.close()
+        with running(folder / "pipeline", **settings) as pipeline:
+            target = Target(folder, pipeline, nsqd)
+            yield target
+            target.close()
     finally:
-        pipeline.stop()
         nsqd.stop()
         lookupd.stop()
 

@@ -10,11 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
 from services.common.database import Database, DatabaseConflictError
-from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, Status
+from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
 from services.common.tables import faces, images, longest_wait
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.domain import (
-    UPLOADS,
     Accepted,
     Box,
     Candidate,

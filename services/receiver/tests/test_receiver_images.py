@@ -309,14 +309,19 @@ async def test_what_is_on_its_way_is_not_sent_again(
     assert (await client.get("/images/1")).json() == before
 
 
+async def name_by_hand(connection: AsyncConnection) -> None:
+    """Have said of the second face of each image that it is Zoë."""
+    by_hand = {"person": "Zoë", "distance": None}
+    await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(by_hand))
+
+
 async def test_what_a_hand_named_is_kept(
     client: httpx.AsyncClient, settings: ReceiverSettings
 ) -> None:
     address = await stored_image(settings)
     database = Database(settings)
     async with database.transaction() as connection:
-        by_hand = {"person": "Zoë", "distance": None}
-        await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(by_hand))
+        await name_by_hand(connection)
     await database.close()
     before = (await client.get("/images/1")).json()
     answer = await client.post(address)
@@ -332,8 +337,7 @@ async def test_who_is_named_in_the_same_moment_is_kept(
     address = await stored_image(settings)
     database = Database(settings)
     async with database.transaction() as connection:
-        by_hand = {"person": "Zoë", "distance": None}
-        await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(by_hand))
+        await name_by_hand(connection)
         asked = asyncio.create_task(client.post(address))
         await asyncio.wait({asked}, timeout=0.5)
     await database.close()
