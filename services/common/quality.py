@@ -21,10 +21,10 @@ class Flaw(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Numbers from 0 to 1; ``score`` is the worst of the others.
+    """How well a face can be recognised: numbers from 0 to 1, ``score`` is the worst of all.
 
-    ``flaw`` is a :class:`Flaw`, or one of a later version; None when the score is at least ``FIT``.
-    Raises ``ValueError`` for anything else.
+    ``flaw`` says what is worst when the score is under 0.5, such as "too small", and is null
+    otherwise.
     """
 
     score: float
@@ -35,7 +35,10 @@ class Quality:
     light: float
 
     def __post_init__(self) -> None:
-        """Check what another process, or the database, says."""
+        """Check what another process, or the database, says; raise ``ValueError`` if unsound.
+
+        A flaw may be one of a later version.
+        """
         numbers = (self.score, self.size, self.sharpness, self.pose, self.light)
         if not all(type(one) in {int, float} and 0 <= one <= 1 for one in numbers):
             raise ValueError(f"quality with a number that is not from 0 to 1: {numbers}")

@@ -95,7 +95,7 @@ class Accepted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A known picture near to a face."""
+    """A known picture near to a face; 0 is the distance of identical ones."""
 
     person: str
     image_name: str
@@ -104,7 +104,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Pixels of the upright picture, origin top left."""
+    """Pixels of the upright picture (EXIF orientation applied), origin top left."""
 
     left: int
     top: int
@@ -114,10 +114,11 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One face of an image; ``person`` and ``distance`` are None for somebody unknown.
+    """One face; ``person`` is null for somebody unknown, and where only a person can tell.
 
-    They are, too, where only a person can tell: that one is ambiguous and has candidates.
-    ``quality`` is None in results of before it was measured.
+    Such a face is ``ambiguous``, and its ``candidates`` are a question, not a name. ``distance`` is
+    null without a name, and for one that was given by hand. ``quality`` is null in results of
+    before it was measured.
     """
 
     index: int

@@ -1,7 +1,8 @@
 """The documents that clients send and get, as the OpenAPI document describes them.
 
 Answers are written by views.py without passing through these models, which would cost more than
-all the rest; a test holds the two together.
+all the rest; a test holds the two together. What is written as it stands in the domain, such as a
+face, has no model here: the domain's docstrings are read by clients.
 """
 
 from typing import Annotated, Final
@@ -9,8 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
-from services.common.quality import Flaw
-from services.receiver.domain import MAX_BATCH
+from services.receiver.domain import MAX_BATCH, Face
 
 # A part is anything but . and .., without / and control characters.
 _CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
@@ -84,55 +84,6 @@ class AcceptedListDocument(BaseModel):
     images: list[AcceptedDocument]
 
 
-class BoxDocument(BaseModel):
-    """Pixels of the upright picture (EXIF orientation applied), origin top left."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-class CandidateDocument(BaseModel):
-    """A known picture near to a face; 0 is the distance of identical ones."""
-
-    person: str
-    image_name: str
-    distance: float
-
-
-class QualityDocument(BaseModel):
-    """How well a face can be recognised: each number from 0 to 1, ``score`` is the worst of all.
-
-    ``flaw`` says what is worst when the score is under 0.5, and is null otherwise.
-    """
-
-    score: float
-    flaw: str | None = Field(examples=[*Flaw])
-    size: float
-    sharpness: float
-    pose: float
-    light: float
-
-
-class FaceDocument(BaseModel):
-    """One face; ``person`` is null for somebody unknown, and where only a person can tell.
-
-    Such a face is ``ambiguous``, and its ``candidates`` are a question, not a name.
-
-    ``quality`` is null in results of before it was measured.
-    """
-
-    index: int
-    box: BoxDocument
-    detection_score: float
-    ambiguous: bool
-    person: str | None
-    distance: float | None
-    candidates: list[CandidateDocument]
-    quality: QualityDocument | None
-
-
 _Time = Annotated[
     str,
     WithJsonSchema(
@@ -157,7 +108,7 @@ class ImageDocument(BaseModel):
     width: int | None
     height: int | None
     engine: str | None
-    faces: list[FaceDocument]
+    faces: list[Face]
 
 
 class ImagePageDocument(BaseModel):

@@ -58,7 +58,7 @@ def image_view(image: Image) -> dict[str, object]:
         "width": image.width,
         "height": image.height,
         "engine": image.engine,
-        "faces": image.faces,  # written field by field, which are those of FaceDocument
+        "faces": image.faces,  # written field by field
     }
 
 
