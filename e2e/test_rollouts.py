@@ -15,6 +15,7 @@ from e2e.load import Load, wait_final
 from e2e.versions import (
     CRASHING,
     NEWER,
+    NEWER_REVISION,
     NEWER_SCHEMA,
     OLDER,
     ROLLOUT_SECONDS,
@@ -23,6 +24,7 @@ from e2e.versions import (
     Versions,
 )
 from e2e.waiting import wait_until
+from services.common.database import REVISION
 
 pytestmark = pytest.mark.long
 
@@ -122,7 +124,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
             load.phase = "old pods, new schema"
             versions.release({"migrations": NEWER_SCHEMA})
             _wait_complete(pipeline, new_job)
-            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0004",)]
+            assert pipeline.sql("SELECT version_num FROM alembic_version") == [(NEWER_REVISION,)]
             _wait_requests(load, 200)
             assert versions.pods("receiver") == before
 
@@ -135,7 +137,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
             pipeline.kubectl("delete", "job", old_job)
             pipeline.deploy()
             _wait_complete(pipeline, old_job)
-            assert pipeline.sql("SELECT version_num FROM alembic_version") == [("0004",)]
+            assert pipeline.sql("SELECT version_num FROM alembic_version") == [(NEWER_REVISION,)]
             _wait_requests(load, 50)
         print(load.report())
         assert not load.failures, load.sample()
@@ -143,7 +145,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
     finally:
         pipeline.sql(
             "ALTER TABLE images DROP COLUMN IF EXISTS camera;"
-            " UPDATE alembic_version SET version_num = '0003';"
+            f" UPDATE alembic_version SET version_num = '{REVISION}';"
         )
         pipeline.kubectl("delete", "job", new_job, "--ignore-not-found")
 

@@ -12,7 +12,7 @@ from e2e.gitops.delivery import NOTE_SECONDS, READY_SECONDS, Delivery
 from e2e.gitops.flux import NAMESPACE
 from e2e.gitops.git import HOST
 from e2e.load import Load, wait_final
-from e2e.versions import NEWER, NEWER_SCHEMA, Versions
+from e2e.versions import NEWER, NEWER_REVISION, NEWER_SCHEMA, Versions
 from e2e.waiting import wait_until
 
 WORKLOADS: Final = ("receiver", "frontend", "image-processor", "face-recog")
@@ -63,7 +63,7 @@ def test_a_new_image_is_rolled_out_without_a_failed_request(
         if pod["spec"]["containers"][0]["image"] in released
     ]
     assert migrated <= min(made)
-    assert cluster.sql("SELECT version_num FROM alembic_version") == [("0004",)]
+    assert cluster.sql("SELECT version_num FROM alembic_version") == [(NEWER_REVISION,)]
 
 
 def serving(cluster: Cluster, workload: str, tag: str) -> bool:

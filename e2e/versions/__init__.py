@@ -35,6 +35,8 @@ class Version:
 
 NEWER: Final = Version("0.2.0", "newer")
 NEWER_SCHEMA: Final = Version("0.2.0", "newer-migrations")
+NEWER_REVISION: Final = "9999"
+"""Of the schema that its migrations make."""
 OLDER: Final = Version("0.0.9", "older-receiver")
 CRASHING: Final = Version("0.3.0", "crashing")
 

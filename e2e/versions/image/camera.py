@@ -1,11 +1,13 @@
 """What a newer version needs and an older one does not know: a column that may be NULL."""
 # ruff: noqa: INP001, it becomes a module of an image
 
+from pathlib import Path
+
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "9999"
+down_revision = max(one.name[:4] for one in Path(__file__).parent.glob("[0-9]*.py"))
 
 
 def upgrade() -> None:
