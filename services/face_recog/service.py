@@ -33,14 +33,13 @@ from services.common.objects import (
     ObjectStoreError,
     ObjectTooLargeError,
 )
-from services.common.quality import Quality
 from services.face_recog import metrics
 from services.face_recog.calibrations import KeptCalibration
 from services.face_recog.changes import Changes
 from services.face_recog.domain import (
     DEFAULT_CANDIDATES,
-    Box,
     Calibration,
+    DetectedFace,
     Encoding,
     Engine,
     Match,
@@ -589,10 +588,8 @@ class NamedFace:
     ``like_person`` is None when nobody was, or somebody without known pictures.
     """
 
-    box: Box
-    score: float
+    face: DetectedFace
     match: Match
-    quality: Quality
     like_person: bool | None = None
 
 
@@ -662,13 +659,7 @@ class Identifier:
             found.width,
             found.height,
             [
-                NamedFace(
-                    face.box,
-                    face.score,
-                    one,
-                    face.quality,
-                    people.is_like(question.person, face.encoding),
-                )
+                NamedFace(face, one, people.is_like(question.person, face.encoding))
                 for face, one in zip(found.faces, matches, strict=True)
             ],
             snapshot.calibration.version if tolerance is None else 0,

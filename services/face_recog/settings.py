@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 from pydantic import Field, FilePath, ValidationInfo, field_validator
 
+from services.common.faces import MAX_NUMBERS
 from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
 from services.face_recog.domain import DEFAULT_FALSE_NAMES, Embedder, EngineChoice
@@ -92,7 +93,7 @@ class EngineSettings(Settings):
     embedder_mean: float = Field(127.5, description="What it wants taken from each pixel first.")
     embedder_scale: float = Field(127.5, gt=0, description="What it wants each divided by then.")
     embedder_colours: Literal["RGB", "BGR"] = Field("RGB", description="RGB or BGR.")
-    embedder_size: int = Field(512, ge=2, le=4096, description="Numbers in its encodings.")
+    embedder_size: int = Field(512, ge=2, le=MAX_NUMBERS, description="Numbers in its encodings.")
     embedder_distance: float = Field(
         1.1,
         gt=0,

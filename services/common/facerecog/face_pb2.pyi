@@ -182,6 +182,7 @@ class Face(_message.Message):
     OUTCOME_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     LIKE_PERSON_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
     detection_score: _builtins.float
     ambiguous: _builtins.bool
     """Unsure; with a tolerance: best distance over 0.5, or the runner-up within 0.05 of it."""
@@ -190,6 +191,8 @@ class Face(_message.Message):
     """Whether it is nearer than 0.6 to a known picture of IdentifyRequest.person; unset when there
     is none. Farther apart are two people, by any engine.
     """
+    encoding: _builtins.bytes
+    """Float32, little-endian, as many as its engine makes; those of two engines are never compared."""
     @_builtins.property
     def box(self) -> Global___Box: ...
     @_builtins.property
@@ -208,10 +211,11 @@ class Face(_message.Message):
         outcome: Global___Outcome.ValueType = ...,
         quality: Global___Quality | None = ...,
         like_person: _builtins.bool | None = ...,
+        encoding: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "box", b"box", "like_person", b"like_person", "quality", b"quality"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "ambiguous", b"ambiguous", "box", b"box", "candidates", b"candidates", "detection_score", b"detection_score", "like_person", b"like_person", "outcome", b"outcome", "quality", b"quality"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_like_person", b"_like_person", "ambiguous", b"ambiguous", "box", b"box", "candidates", b"candidates", "detection_score", b"detection_score", "encoding", b"encoding", "like_person", b"like_person", "outcome", b"outcome", "quality", b"quality"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__like_person: _TypeAlias = _typing.Literal["like_person"]  # noqa: Y015
     _WhichOneofArgType__like_person: _TypeAlias = _typing.Literal["_like_person", b"_like_person"]  # noqa: Y015
@@ -296,24 +300,30 @@ class Candidate(_message.Message):
     IMAGE_NAME_FIELD_NUMBER: _builtins.int
     PERSON_FIELD_NUMBER: _builtins.int
     DISTANCE_FIELD_NUMBER: _builtins.int
+    LIKENESS_FIELD_NUMBER: _builtins.int
     image_name: _builtins.str
     """known picture's key below known_people/"""
     person: _builtins.str
     """its folder"""
     distance: _builtins.float
     """Euclidean, 0: identical"""
+    likeness: _builtins.float
+    """to all of the person's pictures: decides; unset with a tolerance"""
     def __init__(
         self,
         *,
         image_name: _builtins.str = ...,
         person: _builtins.str = ...,
         distance: _builtins.float = ...,
+        likeness: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_likeness", b"_likeness", "likeness", b"likeness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance", "image_name", b"image_name", "person", b"person"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_likeness", b"_likeness", "distance", b"distance", "image_name", b"image_name", "likeness", b"likeness", "person", b"person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__likeness: _TypeAlias = _typing.Literal["likeness"]  # noqa: Y015
+    _WhichOneofArgType__likeness: _TypeAlias = _typing.Literal["_likeness", b"_likeness"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__likeness) -> _WhichOneofReturnType__likeness | None: ...
 
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 

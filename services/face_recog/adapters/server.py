@@ -258,7 +258,8 @@ def _response(answer: Answer, engine: str) -> face_pb2.IdentifyResponse:
     )
 
 
-def _face(face: NamedFace) -> face_pb2.Face:
+def _face(named: NamedFace) -> face_pb2.Face:
+    face = named.face
     return face_pb2.Face(
         box=face_pb2.Box(
             left=face.box.left, top=face.box.top, right=face.box.right, bottom=face.box.bottom
@@ -269,11 +270,13 @@ def _face(face: NamedFace) -> face_pb2.Face:
                 image_name=candidate.image_name,
                 person=candidate.person,
                 distance=candidate.distance,
+                likeness=candidate.likeness,
             )
-            for candidate in face.match.candidates
+            for candidate in named.match.candidates
         ],
-        ambiguous=face.match.ambiguous,
-        outcome=_OUTCOME[face.match.outcome],
+        ambiguous=named.match.ambiguous,
+        outcome=_OUTCOME[named.match.outcome],
         quality=face_pb2.Quality(**dataclasses.asdict(face.quality)),
-        like_person=face.like_person,
+        like_person=named.like_person,
+        encoding=face.encoding.astype("<f4").tobytes(),
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import psutil
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -33,7 +34,14 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.face_recog.adapters.server import Server, _response
 from services.face_recog.app import announce
-from services.face_recog.domain import Box, Candidate, Match, Outcome
+from services.face_recog.domain import (
+    DEFAULT_TOLERANCE,
+    Box,
+    Candidate,
+    DetectedFace,
+    Match,
+    Outcome,
+)
 from services.face_recog.parts import Part
 from services.face_recog.service import Answer, NamedFace, Question
 from services.testing.waiting import eventually
@@ -245,7 +253,10 @@ async def test_the_answer_in_full(
         assert {face.outcome for face in answer.faces} == {face_pb2.OUTCOME_NAMED}
         assert answer.calibration == 1
 
+        encodings = [np.frombuffer(face.encoding, "<f4") for face in answer.faces]
+        assert [one.size for one in encodings] == [128, 128]
         for face in answer.faces:
+            assert face.candidates[0].HasField("likeness")
             assert not face.quality.HasField("flaw")
             assert face.quality.score > 0.8
             assert not face.HasField("like_person")
@@ -258,11 +269,16 @@ async def test_the_answer_in_full(
         identify = face_pb2_grpc.IdentifyStub(channel).Identify
         one = await identify(face_pb2.IdentifyRequest(image_data=picture, max_faces=1))
         assert [face.box for face in one.faces] == [first.box]
+        [again] = one.faces
+        assert again.encoding == first.encoding
+        assert np.linalg.norm(encodings[0] - encodings[1]) > DEFAULT_TOLERANCE
         strict = await identify(face_pb2.IdentifyRequest(image_data=picture, tolerance=0.0001))
         assert len(strict.faces) == 2
         assert (strict.image_name, strict.calibration) == ("not_found", 0)
         wide = face_pb2.IdentifyRequest(image_data=picture, tolerance=1, max_candidates=1)
-        assert [len(face.candidates) for face in (await identify(wide)).faces] == [1, 1]
+        widely = (await identify(wide)).faces
+        assert [len(face.candidates) for face in widely] == [1, 1]
+        assert not widely[0].candidates[0].HasField("likeness")
         nobody = encode(Image.new("RGB", (300, 300), "gray"))
         empty = await client.identify(nobody)
         assert (empty.status, len(empty.faces)) == (face_pb2.STATUS_OK, 0)
@@ -604,9 +620,12 @@ def test_a_port_in_use_ends_it_with_one_line(tmp_path: Path) -> None:
 def test_a_face_that_is_asked_about_is_no_name_for_old_clients_either(
     outcome: Outcome, image_name: str, sent: face_pb2.Outcome.ValueType
 ) -> None:
-    match = Match([Candidate("Ada/1.jpg", "Ada", 0.3)], outcome is Outcome.UNSURE, outcome)
+    match = Match([Candidate("Ada/1.jpg", "Ada", 0.3, 4.5)], outcome is Outcome.UNSURE, outcome)
     quality = Quality(1, None, 1, 1, 1, 1)
-    answer = Answer(9, 9, [NamedFace(Box(1, 2, 3, 4), 1.0, match, quality)], 7)
+    face = DetectedFace(Box(1, 2, 3, 4), 1.0, np.array([0.25, -3]), quality)
+    answer = Answer(9, 9, [NamedFace(face, match)], 7)
     response = _response(answer, "engine")
     assert (response.image_name, response.calibration) == (image_name, 7)
-    assert (response.faces[0].outcome, len(response.faces[0].candidates)) == (sent, 1)
+    [found] = response.faces
+    assert (found.outcome, [one.likeness for one in found.candidates]) == (sent, [4.5])
+    assert found.encoding == struct.pack("<2f", 0.25, -3)

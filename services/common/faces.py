@@ -1,0 +1,32 @@
+"""What every service knows of a face: who may say whose it is, and how its encoding is kept."""
+
+import math
+import struct
+from enum import StrEnum
+from typing import Final
+
+MAX_NUMBERS: Final = 4096
+"""In the largest encoding that an engine may make."""
+
+
+class DecidedBy(StrEnum):
+    """Who said whose face it is, or that it is nobody's who is known."""
+
+    MACHINE = "machine"
+    HAND = "hand"
+
+
+def check_encoding(content: object) -> bytes:
+    """Return a face's encoding: float32, little-endian, at most :data:`MAX_NUMBERS`.
+
+    Raises ``ValueError`` for what cannot be compared: no such bytes, or with a number that is not
+    finite, or 0 alone, which has no direction. The message shows none of them.
+    """
+    if not isinstance(content, bytes):
+        raise ValueError(f"an encoding is not {type(content).__name__}")  # noqa: TRY004, as others
+    if not content or len(content) % 4 or len(content) > 4 * MAX_NUMBERS:
+        raise ValueError(f"{len(content)} bytes are no encoding")
+    numbers = struct.unpack(f"<{len(content) // 4}f", content)
+    if not all(map(math.isfinite, numbers)) or not any(numbers):
+        raise ValueError("an encoding with numbers that are not finite, or with nothing but 0")
+    return content
