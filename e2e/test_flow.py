@@ -270,6 +270,8 @@ def everything(cluster: Cluster) -> dict[str, Any]:
     rows: dict[str, Any] = {
         table: sorted(cluster.sql(f"SELECT * FROM {table}"), key=str) for table in tables
     }
+    encodings = "SELECT image_id, face_index, engine, SHA2(encoding, 256) FROM face_encodings"
+    rows["face_encodings"] = sorted(cluster.sql(encodings))
     with object_store(cluster) as store:
         rows["objects"] = sorted(
             (meta["path"], meta["size"], meta["e_tag"]) for chunk in store.list() for meta in chunk

@@ -281,6 +281,7 @@ def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -
 COLUMNS: Final = {
     "images": "attempt",
     "faces": "face_index",
+    "face_encodings": "face_index",
     "persons": "created_at",
     "person_images": "created_at",
     "garbage": "due_at",

@@ -15,7 +15,7 @@ from services.common.passwords import log_in_with
 from services.common.settings import DatabaseSettings
 from services.common.tables import metadata
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The Alembic revision that this code works on; migrations bring the database there."""
 
 
@@ -106,7 +106,12 @@ class Database:
 def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     url = sa.make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(url, pool_size=settings.database_pool_size, max_overflow=0)
+        engine = create_async_engine(
+            url,
+            pool_size=settings.database_pool_size,
+            max_overflow=0,
+            hide_parameters=True,  # they are names and encodings, and errors go into logs
+        )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "handle_error", _mark_broken)
         return engine
@@ -121,6 +126,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
         url,
         pool_size=settings.database_pool_size,
         max_overflow=0,
+        hide_parameters=True,
         pool_pre_ping=True,  # a restarted server leaves dead connections in the pool
         pool_recycle=1800,
         connect_args=arguments,

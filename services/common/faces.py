@@ -19,8 +19,8 @@ class DecidedBy(StrEnum):
 def check_encoding(content: object) -> bytes:
     """Return a face's encoding: float32, little-endian, at most :data:`MAX_NUMBERS`.
 
-    Raises ``ValueError`` for what cannot be compared: no such bytes, or with a number that is not
-    finite, or 0 alone, which has no direction. The message shows none of them.
+    Raises ``ValueError`` for what cannot be compared: what is no such bytes, has a number that is
+    not finite, or nothing but 0, which has no direction. The message shows no number.
     """
     if not isinstance(content, bytes):
         raise ValueError(f"an encoding is not {type(content).__name__}")  # noqa: TRY004, as others

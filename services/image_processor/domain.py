@@ -1,7 +1,7 @@
 """What an attempt at an image can end in, and what that makes of its row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
@@ -30,11 +30,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Somebody whom a face may be; ``person`` is the folder in ``image_name``."""
+    """Somebody whom a face may be; ``person`` is the folder in ``image_name``.
+
+    ``likeness`` to all of the person's pictures is None when an older face_recog has answered.
+    """
 
     image_name: str
     person: str
     distance: float
+    likeness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Face:
     quality: Quality | None = None
     """None: an older face_recog has answered."""
     unsure: bool = False
+    encoding: bytes | None = field(default=None, repr=False)
+    """See ``common/faces.py``; None: an older face_recog has answered, or there is none."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class Processed:
     engine: str
     object_tag: str | None = None
     """Of the object that was recognised."""
+    calibration: int | None = None
+    """The version of what likenesses were held against; None: an older face_recog has answered."""
 
 
 @dataclass(frozen=True)

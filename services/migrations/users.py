@@ -26,6 +26,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
     "image_processor": {
         "images": "SELECT, UPDATE",
         "faces": "SELECT, INSERT, DELETE",
+        "face_encodings": "INSERT",
         "persons": "SELECT",
         "person_images": "SELECT",
         "alembic_version": "SELECT",

@@ -83,12 +83,17 @@ def sqlite_settings(tmp_path: Path) -> DatabaseSettings:
     return settings
 
 
-def new_mariadb_settings(mariadb: MariaDb) -> DatabaseSettings:
-    """Return an empty, migrated database on the server."""
+def new_mariadb_url(mariadb: MariaDb) -> str:
+    """Return where an empty database is on the server, without a table."""
     name = f"facestack_{next(_names)}"
     with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root") as connection:
         connection.cursor().execute(f"CREATE DATABASE {name}")
-    settings = DatabaseSettings(database_url=mariadb.url(name))
+    return mariadb.url(name)
+
+
+def new_mariadb_settings(mariadb: MariaDb) -> DatabaseSettings:
+    """Return an empty, migrated database on the server."""
+    settings = DatabaseSettings(database_url=new_mariadb_url(mariadb))
     migrate(settings)
     return settings
 

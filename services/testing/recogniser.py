@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import struct
 from typing import Any
 
 import grpc
@@ -13,7 +14,9 @@ from services.image_processor.domain import Candidate, Face
 from services.testing.servers import free_port
 
 QUALITY = Quality(0.25, Flaw.BLURRED, 1.0, 0.25, 0.75, 0.5)
-FACE = Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),), QUALITY)
+ENCODING = struct.pack("<128f", *(number / 128 for number in range(128)))
+ADA = Candidate("Ada/1.jpg", "Ada", 0.25, 4.5)
+FACE = Face(1, 2, 30, 40, 0.5, False, (ADA,), QUALITY, encoding=ENCODING)
 TWO_FACES = (FACE, Face(50, 2, 80, 40, 0.75, True, ()))
 
 
@@ -53,6 +56,7 @@ class Servicer(face_pb2_grpc.IdentifyServicer):
             width=100,
             height=90,
             engine="test-1",
+            calibration=3,
             faces=[
                 face_pb2.Face(
                     box=face_pb2.Box(
@@ -60,6 +64,7 @@ class Servicer(face_pb2_grpc.IdentifyServicer):
                     ),
                     detection_score=face.detection_score,
                     ambiguous=face.ambiguous,
+                    encoding=face.encoding or b"",
                     quality=face_pb2.Quality(**dataclasses.asdict(face.quality))
                     if face.quality
                     else None,
@@ -68,6 +73,7 @@ class Servicer(face_pb2_grpc.IdentifyServicer):
                             image_name=candidate.image_name,
                             person=candidate.person,
                             distance=candidate.distance,
+                            likeness=candidate.likeness,
                         )
                         for candidate in face.candidates
                     ],

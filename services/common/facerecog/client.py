@@ -11,11 +11,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2
+from services.common.faces import check_encoding
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
+
+log = structlog.get_logger(__name__)
 
 MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
 """Room for a picture and the rest of its request."""
@@ -136,6 +140,21 @@ class RecogniserClient:
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
+
+
+def encoding_of(face: face_pb2.Face) -> bytes | None:
+    """Return a face's encoding; None when an older face_recog has answered.
+
+    None, too, when it cannot be compared: a model may make no numbers of some picture, and the
+    face is there all the same.
+    """
+    if not face.encoding:
+        return None
+    try:
+        return check_encoding(face.encoding)
+    except ValueError as error:
+        log.warning("face without an encoding", reason=str(error))
+        return None
 
 
 def quality_of(face: face_pb2.Face) -> Quality | None:

@@ -345,7 +345,7 @@ async def test_a_full_database_is_an_outage_that_passes(database: Database) -> N
     else:
         async with database.transaction() as connection:
             # A table of this kind has a limit; those that it is referred to by go first.
-            await connection.execute(sa.text("DROP TABLE faces"))
+            await connection.execute(sa.text("DROP TABLE face_encodings, faces"))
             await connection.execute(sa.text("SET max_heap_table_size = 1048576"))
             await connection.execute(sa.text("ALTER TABLE images ENGINE = MEMORY"))
     kept: list[str] = []

@@ -3,7 +3,12 @@
 from collections.abc import Callable
 
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import RecogniserClient, RecogniserFailedError, quality_of
+from services.common.facerecog.client import (
+    RecogniserClient,
+    RecogniserFailedError,
+    encoding_of,
+    quality_of,
+)
 from services.image_processor.domain import Candidate, Face, Processed, Rejected
 
 
@@ -21,7 +26,13 @@ class GrpcRecogniser:
         match answer.status:
             case face_pb2.STATUS_OK:
                 faces = tuple(_face(face) for face in answer.faces)
-                return Processed(faces, answer.width, answer.height, answer.engine)
+                return Processed(
+                    faces,
+                    answer.width,
+                    answer.height,
+                    answer.engine,
+                    calibration=answer.calibration or None,
+                )
             case face_pb2.STATUS_UNREADABLE | face_pb2.STATUS_TOO_LARGE:
                 return Rejected(answer.reason or face_pb2.Status.Name(answer.status))
             case status:
@@ -39,9 +50,15 @@ def _face(face: face_pb2.Face) -> Face:
         detection_score=face.detection_score,
         ambiguous=face.ambiguous,
         candidates=tuple(
-            Candidate(candidate.image_name, candidate.person, candidate.distance)
+            Candidate(
+                candidate.image_name,
+                candidate.person,
+                candidate.distance,
+                candidate.likeness if candidate.HasField("likeness") else None,
+            )
             for candidate in face.candidates
         ),
         unsure=face.outcome == face_pb2.OUTCOME_UNSURE,
         quality=quality_of(face),
+        encoding=encoding_of(face),
     )

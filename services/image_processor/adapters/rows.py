@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.faces import DecidedBy
 from services.common.images import LEASE_MS, MAX_ATTEMPTS, Status
-from services.common.tables import faces, images, is_due, person_images, persons
+from services.common.tables import face_encodings, faces, images, is_due, person_images, persons
 from services.image_processor.domain import (
     Candidate,
     Claim,
@@ -98,7 +99,7 @@ class DatabaseRows:
             if (await connection.execute(finishing)).rowcount != 1:
                 return None
             if isinstance(outcome, Processed):
-                await _replace_faces(connection, claim.image_id, outcome.faces)
+                await _replace_faces(connection, claim.image_id, outcome)
         if new.status is Status.PENDING:
             return "released"
         return new.status.value
@@ -112,8 +113,9 @@ def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
     )
 
 
-async def _replace_faces(connection: AsyncConnection, image_id: int, found: Sequence[Face]) -> None:
+async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Processed) -> None:
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
+    found = outcome.faces
     if not found:
         return
     names = {candidate.image_name for face in found for candidate in face.candidates}
@@ -146,10 +148,25 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, found: Sequ
                     for candidate in face.candidates
                 ],
                 "quality": face.quality,
+                "decided_by": DecidedBy.MACHINE,
+                "likeness": face.candidates[0].likeness if face.candidates else None,
+                "calibration": outcome.calibration,
             }
             for index, face in enumerate(found)
         ],
     )
+    encodings = [
+        {
+            "image_id": image_id,
+            "face_index": index,
+            "engine": outcome.engine,
+            "encoding": face.encoding,
+        }
+        for index, face in enumerate(found)
+        if face.encoding
+    ]
+    if encodings:
+        await connection.execute(sa.insert(face_encodings), encodings)
 
 
 def _is_named(face: Face) -> bool:

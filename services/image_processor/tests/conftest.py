@@ -210,7 +210,7 @@ class FakeRecogniser:
                 raise RecogniserFailedError("the worker died")
             case b"empty":
                 return Processed((), 100, 90, "test-1")
-        return Processed(TWO_FACES, 100, 90, "test-1")
+        return Processed(TWO_FACES, 100, 90, "test-1", calibration=3)
 
 
 class FakePictures:

@@ -2,6 +2,7 @@ import asyncio
 import itertools
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ import sqlalchemy as sa
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
-from services.common.tables import person_images, persons
+from services.common.tables import face_encodings, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows
 from services.image_processor.domain import Candidate, Claim, Face, Failed, Processed, Released
-from services.testing.recogniser import QUALITY
+from services.testing.recogniser import ENCODING, QUALITY
 
 RESULT = Processed((Face(1, 2, 3, 4, 0.5, False, ()),), 10, 20, "test-1")
 
@@ -139,6 +140,26 @@ async def test_a_failed_image_is_claimed_when_it_is_due_and_has_an_attempt_left(
     assert await bench.rows.claim(image_id) is None, "the redeemer declares it dead"
 
 
+async def encodings(database: Database) -> list[tuple[Any, ...]]:
+    async with database.reading() as connection:
+        return [tuple(row) for row in await connection.execute(sa.select(face_encodings))]
+
+
+async def test_a_new_result_leaves_no_encoding_of_the_one_before(
+    bench: Any, database: Database
+) -> None:
+    """The picture was replaced: nothing may be left of who was in it."""
+    [image_id] = await bench.submit(b"face")
+    face = Face(1, 2, 30, 40, 0.5, False, ())
+    before = replace(face, encoding=ENCODING[::-1])
+    after = replace(face, encoding=ENCODING)
+    for engine, found in (("test-1", (before, before)), ("test-2", (face, after))):
+        claim = await bench.rows.claim(image_id)
+        await bench.rows.finish(claim, Processed(found, 100, 90, engine))
+        await bench.update(image_id, status="pending")
+    assert await encodings(database) == [(image_id, 1, "test-2", ENCODING)]
+
+
 async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
     bench: Any, database: Database
 ) -> None:
@@ -147,10 +168,10 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         await connection.execute(
             sa.insert(person_images).values(person_id=7, image_name="Ada/1.jpg", created_at=1)
         )
-    known = Candidate("Ada/1.jpg", "Ada", 0.25)
+    known = Candidate("Ada/1.jpg", "Ada", 0.25, 4.5)
     by_hand = Candidate("Bob/1.jpg", "Bob", 0.5)
     found = (
-        Face(1, 2, 30, 40, 0.5, True, (known, by_hand), QUALITY),
+        Face(1, 2, 30, 40, 0.5, True, (known, by_hand), QUALITY, encoding=ENCODING),
         Face(5, 6, 70, 80, 0.75, False, (by_hand,)),
         Face(9, 9, 10, 10, 1.0, False, ()),
         Face(9, 9, 10, 10, 1.0, True, (known,), unsure=True),
@@ -158,7 +179,7 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
     [image_id] = await bench.submit(b"face")
     for _ in range(2):  # the second result replaces the first one
         claim = await bench.rows.claim(image_id)
-        await bench.rows.finish(claim, Processed(found, 100, 90, "test-1"))
+        await bench.rows.finish(claim, Processed(found, 100, 90, "test-1", calibration=3))
         stored = await bench.faces(image_id)
         await bench.update(image_id, status="pending")
     assert [(face.person, face.distance) for face in stored] == [
@@ -176,6 +197,13 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         {"person": "Bob", "image_name": "Bob/1.jpg", "distance": 0.5},
     ]
     assert [face.quality for face in stored] == [QUALITY, None, None, None]
+    assert [(face.decided_by, face.likeness, face.calibration) for face in stored] == [
+        ("machine", 4.5, 3),
+        ("machine", None, 3),
+        ("machine", None, 3),
+        ("machine", 4.5, 3),
+    ]
+    assert await encodings(database) == [(image_id, 0, "test-1", ENCODING)]
     row = await bench.row(image_id)
     assert (row.width, row.height, row.engine) == (100, 90, "test-1")
 

@@ -1,5 +1,7 @@
 """The fake recogniser and face_recog's real protocol give the same answers."""
 
+import math
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +18,7 @@ from services.common.facerecog.client import (
 from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.domain import Candidate, Face, Processed, Rejected
 from services.image_processor.service import Recogniser
-from services.testing.recogniser import QUALITY
+from services.testing.recogniser import ENCODING, QUALITY
 
 
 @pytest.fixture(params=["fake", "grpc"])
@@ -34,13 +36,24 @@ async def recogniser(
 async def test_faces_with_their_people(recogniser: Recogniser) -> None:
     assert await recogniser.identify(b"face", 1, lambda: None) == Processed(
         (
-            Face(1, 2, 30, 40, 0.5, False, (Candidate("Ada/1.jpg", "Ada", 0.25),), QUALITY),
+            Face(
+                1,
+                2,
+                30,
+                40,
+                0.5,
+                False,
+                (Candidate("Ada/1.jpg", "Ada", 0.25, 4.5),),
+                QUALITY,
+                encoding=ENCODING,
+            ),
             # As an older face_recog answers.
             Face(50, 2, 80, 40, 0.75, True, (), None),
         ),
         100,
         90,
         "test-1",
+        calibration=3,
     )
 
 
@@ -66,6 +79,22 @@ async def test_what_a_recogniser_is_unsure_of_is_no_name(
     answer = await GrpcRecogniser(client).identify(b"face", 1, lambda: None)
     assert isinstance(answer, Processed)
     assert [face.unsure for face in answer.faces] == [unsure]
+
+
+async def test_a_face_whose_encoding_cannot_be_compared_is_a_face_all_the_same() -> None:
+    unsound = struct.pack("<2f", 1, math.nan)
+
+    class Client:
+        async def identify(self, *args: Any, **options: Any) -> face_pb2.IdentifyResponse:
+            return face_pb2.IdentifyResponse(
+                status=face_pb2.STATUS_OK,
+                faces=[face_pb2.Face(encoding=unsound), face_pb2.Face(encoding=ENCODING)],
+            )
+
+    client: Any = Client()
+    answer = await GrpcRecogniser(client).identify(b"face", 1, lambda: None)
+    assert isinstance(answer, Processed)
+    assert [face.encoding for face in answer.faces] == [None, ENCODING]
 
 
 async def test_no_face_is_an_answer(recogniser: Recogniser) -> None:

@@ -21,6 +21,7 @@ from services.receiver.domain import (
 )
 from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
+from services.testing.recogniser import ENCODING
 
 LEASE_OVER = 31_000
 
@@ -58,12 +59,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     claim = await processor.claim(first)
     assert claim
     assert await processor.renew(claim)
-    candidate = processing.Candidate(known.image_name, "somebody", 0.25)
+    candidate = processing.Candidate(known.image_name, "somebody", 0.25, 4.5)
     quality = Quality(0.25, "blurred", 1.0, 0.25, 0.75, 1.0)
-    face = processing.Face(1, 2, 30, 40, 0.5, False, (candidate,), quality)
-    assert await processor.finish(
-        claim, processing.Processed((face, face), 9, 9, "test", "tag")
-    ) == ("processed")
+    face = processing.Face(1, 2, 30, 40, 0.5, False, (candidate,), quality, encoding=ENCODING)
+    result = processing.Processed((face, face), 9, 9, "test", "tag", calibration=1)
+    assert await processor.finish(claim, result) == "processed"
     image = await rows.get(first)
     assert image
     assert [one.person for one in image.faces] == ["Ada", "Ada"]

@@ -8,12 +8,17 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
-from services.common.tables import metadata
+from services.common.tables import face_encodings, faces, metadata
+from services.image_processor import domain as processing
+from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
+from services.testing.fixtures import new_mariadb_url
+from services.testing.recogniser import ENCODING
 
 RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]
 
@@ -71,7 +76,9 @@ def upgrade(settings: DatabaseSettings, revision: str) -> None:
     """Bring a database to a revision that need not be the newest."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-    engine = sa.create_engine(settings.database_url.replace("aiosqlite", "pysqlite"))
+    drivers = {"sqlite+aiosqlite": "sqlite+pysqlite", "mysql+asyncmy": "mysql+pymysql"}
+    url = sa.make_url(settings.database_url)
+    engine = sa.create_engine(url.set(drivername=drivers[url.drivername]))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
@@ -129,4 +136,76 @@ async def test_faces_of_before_have_no_quality_and_older_services_need_not_write
     image = await ReceiverRows(database).get(1)
     assert image
     assert [(one.index, one.quality) for one in image.faces] == [(0, None), (1, None)]
+    await database.close()
+
+
+@pytest.fixture(params=["sqlite", "mariadb"])
+def before_encodings(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseSettings:
+    """A database as the revision before encodings left it, once of each kind."""
+    if request.param == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'third.db'}"
+    else:
+        url = new_mariadb_url(request.getfixturevalue("mariadb"))
+    settings = DatabaseSettings(database_url=url)
+    upgrade(settings, "0003")
+    return settings
+
+
+async def test_a_service_of_before_encodings_works_beside_one_of_today(
+    before_encodings: DatabaseSettings,
+) -> None:
+    database = Database(before_encodings)
+
+    async def run(statement: str) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(sa.text(statement))
+
+    left, right = ("`left`", "`right`") if not database.is_sqlite else ('"left"', '"right"')
+    # As revision 0003 stored a result.
+    insert_image = (
+        "INSERT INTO images (id, path, name, status, attempt, created_at, updated_at, claim_token)"
+        " VALUES ({0}, 'p{0}', 'p', '{1}', 1, 1, 1, 'token')"
+    )
+    insert_face = (
+        f"INSERT INTO faces (image_id, face_index, {left}, top, {right}, bottom, detection_score,"
+        " ambiguous, person, distance, candidates, quality)"
+        " VALUES ({}, 0, 1, 2, 3, 4, 0.5, FALSE, 'Ada', 0.25, '[]', NULL)"
+    )
+    await run(insert_image.format(1, "processed"))
+    await run(insert_face.format(1))
+    migrate(before_encodings)
+    await database.check()
+    await run(insert_image.format(2, "processed"))
+    await run(insert_face.format(2))
+    rows = ReceiverRows(database)
+    for image_id in (1, 2):
+        image = await rows.get(image_id)
+        assert image
+        assert [(one.person, one.distance) for one in image.faces] == [("Ada", 0.25)]
+
+    async def results() -> list[tuple[object, ...]]:
+        query = sa.select(
+            faces.c.image_id, faces.c.decided_by, faces.c.calibration, face_encodings.c.encoding
+        ).select_from(faces.outerjoin(face_encodings))
+        async with database.reading() as connection:
+            found = await connection.execute(query.order_by(faces.c.image_id))
+            return [tuple(row) for row in found]
+
+    assert await results() == [(1, None, None, None), (2, None, None, None)]
+    for image_id in (3, 4):
+        await run(insert_image.format(image_id, "processing"))
+        face = processing.Face(1, 2, 3, 4, 0.5, False, (), encoding=ENCODING)
+        assert await ProcessorRows(database, database_now).finish(
+            processing.Claim(image_id, "p", 1, "token"),
+            processing.Processed((face,), 9, 9, "engine", calibration=7),
+        )
+    new = [(3, "machine", 7, ENCODING), (4, "machine", 7, ENCODING)]
+    assert (await results())[2:] == new
+    # What the one of before deletes leaves no encoding.
+    await run("DELETE FROM faces WHERE image_id = 3")
+    await run("DELETE FROM images WHERE id = 1")
+    assert await results() == [(2, None, None, None), new[1]]
+    await run("DELETE FROM images WHERE id = 4")
+    async with database.reading() as connection:
+        assert (await connection.execute(sa.select(face_encodings))).all() == []
     await database.close()

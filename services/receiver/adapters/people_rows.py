@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
+from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE
 from services.common.objects import ObjectInfo
 from services.common.tables import faces, garbage, images, person_images, persons
@@ -222,7 +223,14 @@ async def _name_face(connection: AsyncConnection, face: FaceOfResult, person: st
         sa.update(faces)
         .where(faces.c.image_id == face.image_id, faces.c.face_index == face.index, same_result)
         # Nobody measured a distance, and a person's word is not a guess.
-        .values(person=person, distance=None, ambiguous=False)
+        .values(
+            person=person,
+            distance=None,
+            ambiguous=False,
+            decided_by=DecidedBy.HAND,
+            likeness=None,
+            calibration=None,
+        )
     )
 
 

@@ -203,8 +203,10 @@ async def test_pages_are_read_from_an_index(mariadb: MariaDb) -> None:
             " FROM seq_1_to_20000"
         )
         await connection.exec_driver_sql(
-            "INSERT INTO faces SELECT id, 0, 1, 1, 2, 2, 1.0, 0, IF(id MOD 2, 'Ada', 'Grace'),"
-            " 0.2, '[]', NULL FROM images WHERE status = 'processed'"
+            "INSERT INTO faces (image_id, face_index, `left`, top, `right`, bottom,"
+            " detection_score, ambiguous, person, distance, candidates)"
+            " SELECT id, 0, 1, 1, 2, 2, 1.0, 0, IF(id MOD 2, 'Ada', 'Grace'), 0.2, '[]'"
+            " FROM images WHERE status = 'processed'"
         )
         await connection.exec_driver_sql("ANALYZE TABLE images, faces")
     for filters, index in (

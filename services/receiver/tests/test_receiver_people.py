@@ -312,6 +312,9 @@ async def seed_faces(
             "ambiguous": True,
             "distance": 0.3,
             "candidates": [],
+            "decided_by": "machine",
+            "likeness": 4.5,
+            "calibration": 2,
         }
         for index, box in enumerate(boxes)
     ]
@@ -320,6 +323,16 @@ async def seed_faces(
         await connection.execute(sa.insert(faces), rows)
     await database.close()
     return image_id
+
+
+async def decided(settings: ReceiverSettings) -> list[tuple[Any, ...]]:
+    database = Database(settings)
+    query = sa.select(faces.c.decided_by, faces.c.likeness, faces.c.calibration)
+    async with database.reading() as connection:
+        rows = await connection.execute(query.order_by(faces.c.face_index))
+        found = [tuple(row) for row in rows]
+    await database.close()
+    return found
 
 
 async def name_face(
@@ -353,6 +366,7 @@ async def test_an_unknown_face_is_cut_out_and_named(
     # Named by hand: no longer a guess at a distance.
     assert (found[0]["distance"], found[0]["ambiguous"]) == (None, False)
     assert (found[1]["distance"], found[1]["ambiguous"]) == (0.3, True)
+    assert await decided(settings) == [("hand", None, None), ("machine", 4.5, 2)]
     again = await name_face(client, "Ada", image_id, 0)
     assert (again.status_code, again.json()) == (201, enrolled)
     assert (await name_face(client, "Grace", image_id, 0)).status_code == 409
