@@ -189,8 +189,8 @@ faces = sa.Table(
     # A DecidedBy. NULL in rows of before, and a receiver of before leaves it as it is: a person
     # without a distance was named by hand, whatever stands here.
     sa.Column("decided_by", sa.String(7)),
-    # How alike it is to the likeliest candidate, and the version of what that was held against;
-    # NULL without a candidate, by hand, and in results of before they were kept.
+    # How alike it is to the likeliest candidate, NULL without one, and the version of what that was
+    # held against; both NULL by hand, and in results of before they were kept.
     sa.Column("likeness", sa.Float),
     sa.Column("calibration", sa.Integer),
     sa.Index("ix_faces_person_image_id", "person", "image_id"),

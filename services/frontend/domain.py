@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from services.common.faces import DecidedBy
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 from services.common.quality import Quality
 
@@ -94,13 +95,9 @@ class Face(_Model):
     ambiguous: bool
     person: str | None
     distance: float | None
+    decided_by: str | None = None  # an older receiver does not say it
     candidates: tuple[Candidate, ...]
     quality: Quality | None = None
-
-    @property
-    def is_named_by_hand(self) -> bool:
-        """Tell whether a person said who it is."""
-        return self.person is not None and self.distance is None
 
     @property
     def kind(self) -> FaceKind:
@@ -172,7 +169,7 @@ class Picture(_Model):
     @property
     def can_recognise(self) -> bool:
         """Tell whether a person may have a new result made, which forgets names by hand."""
-        by_hand = any(face.is_named_by_hand for face in self.faces)
+        by_hand = any(face.decided_by == DecidedBy.HAND for face in self.faces)
         return self.status == Status.PROCESSED and not by_hand
 
     @property

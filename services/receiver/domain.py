@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from services.common.faces import DecidedBy
 from services.common.images import FINAL, RETRIABLE, UPLOADS, check_path
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_formats import format_of
@@ -117,8 +118,8 @@ class Face:
     """One face; ``person`` is null for somebody unknown, and where only a person can tell.
 
     Such a face is ``ambiguous``, and its ``candidates`` are a question, not a name. ``distance`` is
-    null without a name, and for one that was given by hand. ``quality`` is null in results of
-    before it was measured.
+    null without a name, and for one that was given by hand. ``decided_by`` is who said so.
+    ``quality`` is null in results of before it was measured.
     """
 
     index: int
@@ -127,13 +128,9 @@ class Face:
     ambiguous: bool
     person: str | None
     distance: float | None
+    decided_by: DecidedBy
     candidates: tuple[Candidate, ...]
     quality: Quality | None
-
-    @property
-    def is_named_by_hand(self) -> bool:
-        """Tell whether a person said who it is: then nobody measured a distance."""
-        return self.person is not None and self.distance is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,7 +355,7 @@ def check_recognisable(image: Image) -> None:
     """
     if image.status not in FINAL:
         raise ConflictError(f"image {image.id} is {image.status}: it is being looked at anyway")
-    named = [face for face in image.faces if face.is_named_by_hand]
+    named = [face for face in image.faces if face.decided_by is DecidedBy.HAND]
     if named:
         raise ConflictError(
             f"image {image.id} is not looked at again: that would forget who was named by hand, "

@@ -18,6 +18,7 @@ def face_json(index: int = 0, **values: Any) -> dict[str, Any]:
         "ambiguous": False,
         "person": None,
         "distance": None,
+        "decided_by": "machine",
         "candidates": [],
         **values,
     }

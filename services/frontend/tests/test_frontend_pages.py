@@ -268,7 +268,7 @@ async def test_another_look_is_offered_unless_it_would_forget_a_name(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     by_machine = face_json(person="Ada", distance=0.3)
-    by_hand = face_json(1, person="Zoë", distance=None)
+    by_hand = face_json(1, person="Zoë", decided_by="hand")
     for faces, offered in (([], True), ([by_machine], True), ([by_machine, by_hand], False)):
         receiver.images = [image_json(1, faces=faces)]
         html = (await page.get("/images/1")).text

@@ -93,11 +93,14 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     page = await rows.page(status=None, person="Ada", before=None, limit=10)
     assert [one.id for one in page.images] == [first]
     assert await rows.stored(first) == StoredPicture("a.jpg", False, "tag")
+    assert not await rows.recognise(first), "a face was named by hand"
     assert await rows.look_again(first, "tag")
     assert await rows.delete(first, "a.jpg", Removal("pictures/a.jpg", "tag"))
     assert await rows.get(first) is None
     assert [one.name for one in await people.all()] == ["Ada"]
     assert await people.get("Ada")
+    found = await people.page(person="Ada", part="ad", after="A", limit=1)
+    assert [one.name for one in found.people] == ["Ada"]
     await people.delete_picture(known.id)
     assert await people.delete("Ada", [ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)])
     await _upload_twice(rows, notes)

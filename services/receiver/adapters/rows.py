@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
 from services.common.database import Database, DatabaseConflictError
+from services.common.faces import DecidedBy
 from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
 from services.common.tables import faces, images, longest_wait
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
@@ -243,12 +244,14 @@ class DatabaseRows:
             )
             if status not in FINAL:
                 return False
-            named_by_hand = await connection.scalars(
-                sa.select(faces.c.person.is_not(None) & faces.c.distance.is_(None))
+            its_faces = await connection.execute(
+                sa.select(faces.c.person, faces.c.distance, faces.c.decided_by)
                 .where(faces.c.image_id == image_id)
                 .with_for_update()
             )
-            return not any(named_by_hand) and await _forget_result(connection, image_id, sa.true())
+            if any(_decided_by(face) is DecidedBy.HAND for face in its_faces):
+                return False
+            return await _forget_result(connection, image_id, sa.true())
 
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
         """Remove an image, whose faces go with it, and have its object removed."""
@@ -431,8 +434,19 @@ def _face(row: Any) -> Face:
         ambiguous=row.ambiguous,
         person=row.person,
         distance=row.distance,
+        decided_by=_decided_by(row),
         candidates=tuple(
             Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
         ),
         quality=row.quality,
     )
+
+
+def _decided_by(face: Any) -> DecidedBy:
+    """Return who said whose face it is.
+
+    A receiver of before this was kept leaves what it finds there, but no distance beside a name.
+    """
+    if face.decided_by == DecidedBy.HAND or (face.person is not None and face.distance is None):
+        return DecidedBy.HAND
+    return DecidedBy.MACHINE

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.common.database import Database
+from services.common.faces import DecidedBy
 from services.common.images import Status
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, images
@@ -69,6 +70,7 @@ face = st.fixed_dictionaries(
         "ambiguous": st.booleans(),
         "person": st.none() | text,
         "distance": st.none() | st.floats(allow_nan=False),
+        "decided_by": st.none() | text | st.sampled_from(DecidedBy),
     }
 )
 

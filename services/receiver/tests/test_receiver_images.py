@@ -12,11 +12,12 @@ from services.common.database import Database
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import DatabaseSettings
-from services.common.tables import faces, images
+from services.common.tables import face_encodings, faces, images
 from services.receiver.adapters.rows import page_query
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import collect, draw, encode
 from services.testing.fixtures import new_mariadb_settings
+from services.testing.recogniser import ENCODING
 from services.testing.servers import MariaDb
 
 
@@ -97,6 +98,7 @@ async def test_an_image_shows_everything_that_is_known(
                 "ambiguous": False,
                 "person": "Ada",
                 "distance": 0.25,
+                "decided_by": "machine",
                 "candidates": [{"person": "Ada", "image_name": "Ada/x.jpg", "distance": 0.25}],
                 "quality": {
                     "score": 0.25,
@@ -114,6 +116,7 @@ async def test_an_image_shows_everything_that_is_known(
                 "ambiguous": False,
                 "person": None,
                 "distance": None,
+                "decided_by": "machine",
                 "candidates": [],
                 "quality": None,
             },
@@ -274,6 +277,11 @@ async def stored_image(settings: ReceiverSettings, **row: Any) -> str:
     store = settings.object_store_url.removeprefix("file://")
     _write(f"{store}/pictures/seeded/1", b"picture")
     await seed(settings, [image_row(1, **row)], [face_row(1, 0, "Ada"), face_row(1, 1)])
+    encoding = {"image_id": 1, "face_index": 0, "engine": "old", "encoding": ENCODING}
+    database = Database(settings)
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(face_encodings).values(encoding))
+    await database.close()
     return "/images/1/recognise"
 
 
@@ -294,6 +302,7 @@ async def test_what_is_final_can_be_recognised_again(
     database = Database(settings)
     async with database.reading() as connection:
         row = (await connection.execute(sa.select(images))).one()
+        assert not (await connection.execute(sa.select(face_encodings))).all()
     await database.close()
     # Whoever had it claimed finishes in vain, and the redeemer rings if nobody is heard.
     assert (row.claim_token, row.object_tag, row.due_at - row.updated_at) == (None, None, 10_000)
@@ -311,21 +320,32 @@ async def test_what_is_on_its_way_is_not_sent_again(
     assert (await client.get("/images/1")).json() == before
 
 
-async def name_by_hand(connection: AsyncConnection) -> None:
+async def name_by_hand(connection: AsyncConnection, by_hand: dict[str, Any]) -> None:
     """Have said of the second face of each image that it is Zoë."""
-    by_hand = {"person": "Zoë", "distance": None}
-    await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(by_hand))
+    named = {"person": "Zoë"} | by_hand
+    await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(named))
 
 
+@pytest.mark.parametrize(
+    "by_hand",
+    [
+        {"distance": None, "decided_by": "hand"},
+        {"distance": None, "decided_by": "machine"},
+        {"distance": None, "decided_by": None},
+        {"distance": 0.25, "decided_by": "hand"},
+    ],
+    ids=["today", "by an older receiver", "before it was kept", "by a later receiver"],
+)
 async def test_what_a_hand_named_is_kept(
-    client: httpx.AsyncClient, settings: ReceiverSettings
+    client: httpx.AsyncClient, settings: ReceiverSettings, by_hand: dict[str, Any]
 ) -> None:
     address = await stored_image(settings)
     database = Database(settings)
     async with database.transaction() as connection:
-        await name_by_hand(connection)
+        await name_by_hand(connection, by_hand)
     await database.close()
     before = (await client.get("/images/1")).json()
+    assert [face["decided_by"] for face in before["faces"]] == ["machine", "hand"]
     answer = await client.post(address)
     assert answer.status_code == 409
     assert "'Zoë' as face 1" in answer.json()["detail"]
@@ -339,7 +359,7 @@ async def test_who_is_named_in_the_same_moment_is_kept(
     address = await stored_image(settings)
     database = Database(settings)
     async with database.transaction() as connection:
-        await name_by_hand(connection)
+        await name_by_hand(connection, {"distance": None, "decided_by": "hand"})
         asked = asyncio.create_task(client.post(address))
         await asyncio.wait({asked}, timeout=0.5)
     await database.close()
