@@ -181,6 +181,13 @@ faces = sa.Table(
     sa.Column("ambiguous", sa.Boolean, nullable=False),
     # Null for nobody known; null, ambiguous and with candidates: a person is to say who it is.
     sa.Column("person", _exact(100)),
+    # Whose name that is; NULL, too, while nobody has looked it up: older services write the name
+    # alone, and of somebody whose pictures were put by hand there may be no row yet.
+    sa.Column(
+        "person_id",
+        _Id,
+        sa.ForeignKey("persons.id", ondelete="SET NULL", name="fk_faces_person_id"),
+    ),
     sa.Column("distance", sa.Float),
     # [{"person": str, "image_name": str, "distance": float}], likeliest first.
     sa.Column("candidates", Candidates, nullable=False),
@@ -194,6 +201,7 @@ faces = sa.Table(
     sa.Column("likeness", sa.Float),
     sa.Column("calibration", sa.Integer),
     sa.Index("ix_faces_person_image_id", "person", "image_id"),
+    sa.Index("ix_faces_person_id_image_id", "person_id", "image_id"),
 )
 
 # What a face is compared by. A table of its own: listings read faces without it, and whoever
@@ -222,8 +230,35 @@ persons = sa.Table(
     metadata,
     sa.Column("id", _Id, primary_key=True, autoincrement=True),
     sa.Column("name", _exact(100), nullable=False),
+    # Where the known pictures lie, below known_people/, in Unicode's NFC; it stays when the name
+    # changes. NULL in rows of before, and of older services: then it is the name.
+    sa.Column("folder", _exact(100)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("name", name="uq_persons_name"),
+    sa.Index("uq_persons_folder", "folder", unique=True),
+)
+
+# What a person has said of a face: this is not so-and-so. No machine names it so.
+face_denials = sa.Table(
+    "face_denials",
+    metadata,
+    sa.Column("image_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column(
+        "person_id",
+        _Id,
+        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_face_denials_person_id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["image_id", "face_index"],
+        ["faces.image_id", "faces.face_index"],
+        ondelete="CASCADE",
+        name="fk_face_denials_face",
+    ),
+    sa.Index("ix_face_denials_person_id", "person_id"),
 )
 
 person_images = sa.Table(
@@ -238,10 +273,49 @@ person_images = sa.Table(
     ),
     # The known picture's key below known_people/, for example "Grace Hopper/<sha256>.jpg".
     sa.Column("image_name", _exact(MAX_PATH_LENGTH), nullable=False),
+    # The face that it was cut out of, which a hand has named so; NULL for a file of its own, and
+    # in rows of before. That image may be gone.
+    sa.Column("image_id", _Id),
+    sa.Column("face_index", sa.Integer),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("image_name", name="uq_person_images_image_name"),
+    sa.Index("ix_person_images_image_id", "image_id", "face_index"),
     sa.Index("ix_person_images_person_id", "person_id"),
     sqlite_autoincrement=True,  # its id is part of the address of a picture that browsers keep
+)
+
+# Who has changed, so that stored faces are to be decided again. Written in the transaction of the
+# change; one row a person, however often they change.
+people_work = sa.Table(
+    "people_work",
+    metadata,
+    # Of somebody who may be gone.
+    sa.Column("person_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("folder", _exact(100), nullable=False),
+    # Whether a known picture, or all of them, went: who was named or asked about by it is nobody
+    # whom the pictures that are left would find.
+    sa.Column("removed", sa.Boolean, nullable=False),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+    # Set while somebody works on it, NULL again when the person has changed since.
+    sa.Column("claim_token", sa.String(32)),
+    # All faces of images up to this one are decided.
+    sa.Column("after_image_id", _Id, nullable=False),
+    # Faces that were recognised by people of before may be stored after a first pass.
+    sa.Column("passes_left", sa.Integer, nullable=False),
+    sa.Index("ix_people_work_due_at", "due_at"),
+)
+
+# What has changed, for whoever follows along; the redeemer removes rows after an hour. Ids grow,
+# but a row may be seen after one with a higher id: their transactions end in any order.
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    # An EventKind, and the id of the image or person.
+    sa.Column("kind", sa.String(10), nullable=False),
+    sa.Column("subject_id", _Id, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 # Objects that the redeemer removes once they are due, unless a row names them: what was deleted,
