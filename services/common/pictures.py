@@ -20,7 +20,21 @@ from services.common.picture_files import (
     read_file,
 )
 
-__all__ = ["MAX_PIXELS", "TURNS", "Picture", "PictureError", "Pixels", "open_picture"]
+__all__ = [
+    "MAX_PIXELS",
+    "SIDEWAYS",
+    "TURNS",
+    "Edges",
+    "Picture",
+    "PictureError",
+    "Pixels",
+    "open_picture",
+    "to_stored",
+    "to_upright",
+]
+
+Edges = tuple[float, float, float, float]
+"""Left, top, right and bottom of a box, from the top left."""
 
 TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,9 +47,38 @@ TURNS: Final = {
 }
 """By the EXIF orientation: how the stored pixels are turned to stand upright; 1 is not turned."""
 
-_SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+"""The orientations that swap width and height."""
+
 _MIRRORED_X: Final = frozenset({2, 3, 7, 8})
 _MIRRORED_Y: Final = frozenset({3, 4, 6, 7})
+
+
+def to_stored(box: Edges, orientation: int, size: tuple[float, float]) -> Edges:
+    """Return where what an upright picture shows in a box is before it is turned.
+
+    ``box`` is left, top, right, bottom; ``size`` is width and height before it is turned.
+    """
+    left, top, right, bottom = box
+    if orientation in SIDEWAYS:
+        left, top, right, bottom = top, left, bottom, right
+    return _mirrored((left, top, right, bottom), orientation, size)
+
+
+def to_upright(box: Edges, orientation: int, size: tuple[float, float]) -> Edges:
+    """Return where what a box holds is once the picture is turned; undoes :func:`to_stored`."""
+    left, top, right, bottom = _mirrored(box, orientation, size)
+    return (top, left, bottom, right) if orientation in SIDEWAYS else (left, top, right, bottom)
+
+
+def _mirrored(box: Edges, orientation: int, size: tuple[float, float]) -> Edges:
+    left, top, right, bottom = box
+    width, height = size
+    if orientation in _MIRRORED_X:
+        left, right = width - right, width - left
+    if orientation in _MIRRORED_Y:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -62,14 +105,8 @@ class Pixels:
         part is turned and converted: the whole picture would be in memory once more. It has
         fewer pixels than the box where fewer were decoded.
         """
-        left, top, right, bottom = box
         width, height = self.size
-        if self.orientation in _SIDEWAYS:
-            left, top, right, bottom = top, left, bottom, right
-        if self.orientation in _MIRRORED_X:
-            left, right = width - right, width - left
-        if self.orientation in _MIRRORED_Y:
-            top, bottom = height - bottom, height - top
+        left, top, right, bottom = to_stored(box, self.orientation, self.size)
         across, down = self.stored.width / width, self.stored.height / height
         inside = (
             math.floor(max(0, left) * across),
@@ -83,7 +120,7 @@ class Pixels:
         return image.transpose(TURNS[self.orientation]) if self.orientation in TURNS else image
 
     def _swapped(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return size[::-1] if size and self.orientation in _SIDEWAYS else size
+        return size[::-1] if size and self.orientation in SIDEWAYS else size
 
 
 @dataclass(frozen=True)
@@ -96,7 +133,7 @@ class Picture:
     def size(self) -> tuple[int, int]:
         """Width and height of the upright picture."""
         size = self.file.width, self.file.height
-        return size[::-1] if self.file.orientation in _SIDEWAYS else size
+        return size[::-1] if self.file.orientation in SIDEWAYS else size
 
     def decode(self, enough: tuple[int, int] | None = None) -> Pixels:
         """Return the pixels.
@@ -106,7 +143,7 @@ class Picture:
         :class:`PictureError` when they cannot be decoded, or when more than ``MISSING`` of them is
         not there.
         """
-        if enough and self.file.orientation in _SIDEWAYS:
+        if enough and self.file.orientation in SIDEWAYS:
             enough = enough[::-1]
         file = self.file
         smaller = 1

@@ -20,7 +20,7 @@ _PROGRESSIVE_FRAMES: Final = frozenset({0xC2, 0xCA})
 _BARE: Final = frozenset({0x00, 0x01, *range(0xD0, 0xD9)})
 _SCAN: Final = 0xDA
 _APP0: Final = 0xE0
-_APP1: Final = 0xE1
+APP1: Final = 0xE1
 _APP2: Final = 0xE2
 _ADOBE: Final = 0xEE
 _JFIF: Final = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
@@ -37,7 +37,7 @@ def read_jpeg(content: bytes) -> PictureFile:
     size = 0, 0
     start = colours = 0
     in_one_scan = True
-    for marker, start, body in _jpeg_segments(content):
+    for marker, start, body in jpeg_segments(content):
         segment = content[start : start + 4] + body
         if marker in _FRAMES:
             size = _jpeg_size(marker, body)
@@ -47,7 +47,7 @@ def read_jpeg(content: bytes) -> PictureFile:
             header.append(segment)
         elif marker == _APP0 and body.startswith(b"JFIF\0"):
             header.append(_JFIF)  # tells the colour space by its mere presence
-        elif marker == _APP1 and body.startswith(b"Exif\0") and not exif:
+        elif marker == APP1 and body.startswith(b"Exif\0") and not exif:
             exif = body[6:]
         elif marker == _APP2 and body.startswith(_PROFILE):
             profile.setdefault(body[12], body[14:])  # in parts, which are numbered
@@ -82,7 +82,7 @@ def _is_adobe(body: bytes) -> bool:
     return body.startswith(b"Adobe") and len(body) >= 12  # noqa: PLR2004
 
 
-def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, bytes]]:
+def jpeg_segments(content: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield marker, start and body of each segment, and last of the first scan's header.
 
     Bytes between segments are passed over, as by every decoder.

@@ -38,7 +38,7 @@ def read_png(content: bytes) -> PictureFile:
     found: dict[bytes, bytes] = {}
     pixels: list[bytes] = []
     exif = b""
-    for kind, body, is_sound in _png_chunks(content):
+    for kind, body, is_sound in png_chunks(content):
         if kind == b"IDAT":
             pixels.append(body)
         elif is_sound:
@@ -102,7 +102,7 @@ def _profile(body: bytes) -> bytes:
     return profile if len(profile) < MAX_PROFILE else b""
 
 
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
     """Yield kind, body and whether the checksum is right; the last body may be cut."""
     position = len(_PNG)
     while position + 8 <= len(content):
@@ -129,7 +129,7 @@ def mend_png(file: PictureFile) -> bytes:
 
     Raises :class:`PictureError` when too much of it is.
     """
-    chunks = [(kind, body) for kind, body, _ in _png_chunks(file.content)]
+    chunks = [(kind, body) for kind, body, _ in png_chunks(file.content)]
     wanted = _unpacked_size(chunks[0][1])
     done = 0
     packer = zlib.compressobj(1)

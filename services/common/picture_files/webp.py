@@ -1,6 +1,7 @@
 """WebP files."""
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from services.common.picture_files.file import (
@@ -18,15 +19,11 @@ _ANIMATION: Final = 0x02
 def read_webp(content: bytes) -> PictureFile:
     """Keep the picture, or of a moving one the first."""
     chunks: dict[bytes, bytes] = {}  # the first of each kind: of an animation its first picture
-    position = 12
-    while position + 8 <= len(content):
-        kind, size = struct.unpack_from("<4sI", content, position)
-        body = content[position + 8 : position + 8 + size]
+    for kind, body, size in webp_chunks(content):
         if len(body) == size:
             chunks.setdefault(kind, body)
         elif not chunks.keys() & {b"VP8 ", b"VP8L", b"ANMF"}:
             raise cut_off(1 - len(body) / size)
-        position += 8 + size + size % 2
     still = next((kind for kind in (b"VP8 ", b"VP8L") if kind in chunks), b"ANMF")
     if still not in chunks:
         raise PictureError("picture is damaged: it has no pixels")
@@ -54,6 +51,15 @@ def read_webp(content: bytes) -> PictureFile:
         orientation(exif),
         chunks.get(b"ICCP", b"")[:MAX_PROFILE],
     )
+
+
+def webp_chunks(content: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield kind, body and how many bytes it should have; the last body may be cut."""
+    position = 12
+    while position + 8 <= len(content):
+        kind, size = struct.unpack_from("<4sI", content, position)
+        yield kind, content[position + 8 : position + 8 + size], size
+        position += 8 + size + size % 2
 
 
 def _write_webp(chunks: list[tuple[bytes, bytes]]) -> bytes:
