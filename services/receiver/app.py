@@ -19,9 +19,11 @@ from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
+from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows import DatabaseRows
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
+from services.receiver.service.regions import Regions
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 from services.receiver.settings import ReceiverSettings
@@ -69,6 +71,7 @@ class Receiver:
                 rows=rows,
                 submissions=submissions,
                 images=images,
+                regions=Regions(images, XmpRegions()),
                 enrolment=Enrolment(
                     people=DatabasePeople(self._database, now_ms),
                     garbage=garbage,

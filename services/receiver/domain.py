@@ -134,6 +134,20 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """A face that a picture file says it shows; ``face`` is the index of the found one it is about.
+
+    ``name`` is null for a face without one. ``box`` is null where the picture has no such place,
+    for example since it was cropped. ``problem`` says why one of them is null that should not be.
+    """
+
+    name: str | None
+    box: Box | None
+    face: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class SeenFace:
     """A face of a picture that is to become known, as the recogniser sees it.
 

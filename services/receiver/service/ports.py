@@ -14,6 +14,7 @@ from services.receiver.domain import (
     Page,
     PeoplePage,
     Person,
+    Region,
     Removal,
     SeenFace,
     StatusReport,
@@ -160,6 +161,16 @@ class Pictures(Protocol):
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield every object below the prefix, which ends in ``/``."""
+
+
+class RegionFiles(Protocol):
+    """The faces that picture files say they show; raises ``ConflictError`` for damaged ones."""
+
+    async def read(self, content: bytes, sidecar: bytes | None) -> list[Region]:
+        """Return those of a picture file, or of a sidecar of it: ``InvalidError`` if damaged."""
+
+    async def write(self, content: bytes, faces: Sequence[tuple[str, Box]]) -> bytes:
+        """Return a sidecar of a picture file, with faces by their names."""
 
 
 class Recogniser(Protocol):

@@ -23,6 +23,11 @@ include-name = "POST /people/{name}/pictures"
 # Whether a file shows exactly one face is nothing that a schema can say: a well-formed picture
 # without one is refused with 422, as the document says.
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
+include-name = "POST /images/{image_id}/regions"
+# So is whether a file is XMP.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 """
 
 
@@ -56,7 +61,7 @@ async def test_schemathesis_finds_nothing(
     )
     output = (await tester.communicate())[0].decode()
     assert tester.returncode == 0, output
-    assert "15 selected / 15 total" in output
+    assert "18 selected / 18 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -74,6 +79,7 @@ async def test_answers_are_what_the_document_says(
         (documents.EnrolledDocument, enrolled),
         (documents.PeopleDocument, await plain.get("/people")),
         (documents.StatusDocument, await plain.get("/status")),
+        (documents.RegionsDocument, await plain.get("/images/1/regions")),
         (documents.Problem, await plain.get("/images/99")),
     ]
     for model, answer in answers:
@@ -117,7 +123,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 15
+    assert len(operations) == 18
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

@@ -24,6 +24,7 @@ from services.common.settings import HttpSettings
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.files import Files, unchanged
+from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.same_site import SameSite
 from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.adapters.http.views import (
@@ -52,6 +53,7 @@ from services.receiver.service.counting import Counting
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Rows
+from services.receiver.service.regions import Regions
 from services.receiver.service.submitting import Submissions
 
 _OUTAGES_SECONDS: Final = 2.0
@@ -70,7 +72,7 @@ class _IdConvertor(IntegerConvertor):
 
 register_url_convertor("id", _IdConvertor())
 
-_Id = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[1])]
+_Id = openapi.ImageId
 _PictureId = Annotated[
     int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
 ]
@@ -103,6 +105,7 @@ class Api:
         rows: Rows,
         submissions: Submissions,
         images: Images,
+        regions: Regions,
         enrolment: Enrolment,
         lifecycle: Lifecycle,
         outages: Outages,
@@ -112,6 +115,7 @@ class Api:
         self.rows = rows
         self.submissions = submissions
         self.images = images
+        self.regions = regions
         self.enrolment = enrolment
         self.lifecycle = lifecycle
         self.outages = outages
@@ -133,6 +137,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     _add_submissions(app, api)
     files = Files()
     _add_images(app, api, files)
+    add_regions(app, api.regions, api.spools)
     _add_people(app, api, files)
     _add_status(app, api)
     _add_documents(app)
@@ -368,13 +373,7 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         ),
         openapi_extra=openapi.body(
             {
-                MULTIPART: {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"file": openapi.FILE},
-                        "required": ["file"],
-                    }
-                },
+                **openapi.one_file(MAX_PICTURE_BYTES),
                 **openapi.json_body(documents.FaceReferenceDocument),
             }
         ),

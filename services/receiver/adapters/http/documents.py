@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
-from services.receiver.domain import MAX_BATCH, Face
+from services.receiver.domain import MAX_BATCH, Face, Region
 
 # A part is anything but . and .., without / and control characters.
 _CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
@@ -116,6 +116,12 @@ class ImagePageDocument(BaseModel):
 
     images: list[ImageDocument]
     next_cursor: str | None
+
+
+class RegionsDocument(BaseModel):
+    """The faces that a picture file says it shows, in its order."""
+
+    regions: list[Region]
 
 
 class CountsDocument(BaseModel):

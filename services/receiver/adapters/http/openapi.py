@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 from fastapi.openapi.utils import get_openapi
 from pydantic import AfterValidator, BaseModel, WithJsonSchema
 from pydantic.json_schema import models_json_schema
 
+from services.common.bodies import MULTIPART
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.names import MAX_NAME_LENGTH, check_name
 from services.common.picture_formats import FORMATS
@@ -55,17 +56,27 @@ PersonName = Annotated[
     ),
 ]
 
-FILE: Final = {
-    "type": "string",
-    "format": "binary",
-    "minLength": 1,
-    "description": f"At most {MAX_PICTURE_BYTES} bytes.",
+ImageId = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[1])]
+
+
+def _file(max_bytes: int) -> dict[str, Any]:
+    description = f"At most {max_bytes} bytes."
+    return {"type": "string", "format": "binary", "minLength": 1, "description": description}
+
+
+_FILES: Final = {
+    "type": "array",
+    "items": _file(MAX_PICTURE_BYTES),
+    "minItems": 1,
+    "maxItems": MAX_FILES,
 }
-FILES: Final = {
-    "type": "object",
-    "properties": {"files": {"type": "array", "items": FILE, "minItems": 1, "maxItems": MAX_FILES}},
-    "required": ["files"],
-}
+FILES: Final = {"type": "object", "properties": {"files": _FILES}, "required": ["files"]}
+
+
+def one_file(max_bytes: int) -> dict[str, Any]:
+    """Describe a form with a file."""
+    schema = {"type": "object", "properties": {"file": _file(max_bytes)}, "required": ["file"]}
+    return {MULTIPART: {"schema": schema}}
 
 
 ETAG: Final = {
@@ -113,6 +124,8 @@ def image_links(pointer: str) -> dict[str, Any]:
     """Return links to what can be done with the image whose id is at the pointer."""
     expression = {"image_id": f"$response.body#{pointer}"}
     return links(
+        regions=("get_regions", expression),
+        sidecar=("get_sidecar", expression),
         look=("get_image", expression),
         picture=("get_picture", expression),
         retry=("retry", expression),

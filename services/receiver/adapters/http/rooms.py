@@ -16,6 +16,9 @@ _TARGETS: Final = {path.encode(): f"POST {path}" for path in SUBMISSIONS}
 _UPLOADS: Final = 64
 """Bodies on disk that wait for the object store, which gets 8 pictures at a time."""
 
+_REGIONS: Final = 32
+"""One at a time is read; sidecars wait on disk."""
+
 _ENROLMENTS: Final = 16
 """They wait for the recogniser, which gets 4 pictures at a time."""
 
@@ -29,6 +32,7 @@ class Rooms:
     def __init__(self, max_in_flight: int) -> None:
         self._submissions = Room("submissions", max_in_flight, takes_body=True)
         self._uploads = Room("uploads", _UPLOADS, takes_body=True)
+        self._regions = Room("regions", _REGIONS, takes_body=True)
         self._enrolments = Room("enrolments", _ENROLMENTS, takes_body=True)
         self._pictures = Room("pictures", _PICTURES, takes_body=False)
         self._others = Room("requests", max_in_flight, takes_body=False)
@@ -37,6 +41,8 @@ class Rooms:
     def of(self, scope: Scope) -> Room:
         """Return the request's room."""
         path: str = scope["path"]
+        if path.endswith(("/regions", "/sidecar")):
+            return self._regions
         if scope["method"] == "POST":
             if path in SUBMISSIONS:
                 return self._submissions

@@ -1,0 +1,32 @@
+"""Reads and writes the regions of picture files."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import astuple
+
+from services.common import regions
+from services.receiver.domain import Box, ConflictError, InvalidError, Region
+
+
+class XmpRegions:
+    """The port ``RegionFiles``, in threads."""
+
+    async def read(self, content: bytes, sidecar: bytes | None) -> list[Region]:
+        """Return the faces that a picture file, or a sidecar of it, says it shows."""
+        try:
+            found = await asyncio.to_thread(regions.read_regions, content, sidecar)
+        except regions.XmpError as error:
+            # Of the picture, nothing is wrong with the request.
+            kind = ConflictError if sidecar is None else InvalidError
+            raise kind(f"the regions cannot be read: {error}") from None
+        return [
+            Region(one.name, Box(*one.box) if one.box else None, None, one.problem) for one in found
+        ]
+
+    async def write(self, content: bytes, faces: Sequence[tuple[str, Box]]) -> bytes:
+        """Return a sidecar of a picture file."""
+        named = [(name, astuple(box)) for name, box in faces]
+        try:
+            return await asyncio.to_thread(regions.write_sidecar, content, named)
+        except regions.XmpError as error:
+            raise ConflictError(f"the picture cannot be read: {error}") from None
