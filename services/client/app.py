@@ -15,6 +15,7 @@ import httpx
 from services.client import files
 from services.client.exporting import export
 from services.client.receiver import DEFAULT_URL, ClientError, Image, Receiver, RefusedError
+from services.client.regions import Regions
 from services.client.report import Report, who, whose
 from services.client.submitting import Submitter
 from services.common.images import Status
@@ -36,16 +37,24 @@ _PICTURES: Final = (
     "In folders and those below them pictures are taken, by their extensions; hidden files and"
     " folders never."
 )
+_BESIDE: Final = (
+    "Pictures that the server lacks are sent first. The regions of PICTURE.jpg are those of its XMP"
+    " sidecar PICTURE.jpg.xmp or PICTURE.xmp, else its own."
+)
 _AGAIN: Final = "What the server has is not sent twice: repeat the command if it was interrupted."
 
 
 async def _submit(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    await _send(args, Submitter(receiver, report, wait=args.wait), report)
+
+
+async def _send(args: argparse.Namespace, submitter: Submitter, report: Report) -> None:
     found = await asyncio.to_thread(files.find, args.paths, every=args.all)
     for path, reason in found.problems.items():
         report.failed(str(path), reason, {"file": str(path)})
     if found.left_out:
         report.note(f"{found.left_out} files are no pictures by their names; --all sends them too")
-    await Submitter(receiver, report, wait=args.wait).submit(list(found.files))
+    await submitter.submit(list(found.files))
 
 
 async def _watch(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
@@ -95,6 +104,11 @@ async def _name(args: argparse.Namespace, receiver: Receiver, report: Report) ->
     report.result(f"face {args.face} of image {args.image} is {known['person']}", face | known)
 
 
+async def _regions(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    regions = Regions(receiver, report, name=args.name, insist=args.insist)
+    await _send(args, Submitter(receiver, report, then=regions.of), report)
+
+
 async def _retry(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
     for image_id in args.ids:
         with report.trying(f"image {image_id}", {"id": image_id}):
@@ -110,7 +124,7 @@ async def _delete(args: argparse.Namespace, receiver: Receiver, report: Report) 
 
 
 async def _export(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    await export(receiver, report, args.person, args.folder)
+    await export(receiver, report, args.person, args.folder, sidecars=args.sidecars)
 
 
 def _line(image: Image) -> str:
@@ -167,6 +181,13 @@ def _parser() -> argparse.ArgumentParser:
     add("face", type=number, metavar="FACE")
     add("name", metavar="NAME")
     add("--insist", action="store_true", help="though the face is poor or like somebody else's")
+    add = command(
+        _regions, "read the names that Lightroom, digiKam and the like wrote", _BESIDE, _PICTURES
+    )
+    add("paths", type=Path, nargs="+", metavar="FILE|FOLDER")
+    add("--all", action="store_true", help="files of any extension in folders")
+    add("--name", action="store_true", help="name the faces by them, as 'facestack name' does")
+    add("--insist", action="store_true", help="though a face is poor or like somebody else's")
     add = command(_retry, "have rejected or dead images looked at again")
     add("ids", type=number, nargs="+", metavar="ID")
     add = command(_delete, "remove images, their faces and their pictures")
@@ -174,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_export, "write somebody's pictures and what is known about each")
     add("person", metavar="NAME")
     add("folder", type=Path, metavar="FOLDER")
+    add("--sidecars", action="store_true", help="an XMP file beside each with its named faces")
     return parser
 
 

@@ -18,8 +18,12 @@ from services.client.report import Report
 from services.client.submitting import each
 
 
-async def export(receiver: Receiver, report: Report, person: str, folder: Path) -> None:
+async def export(
+    receiver: Receiver, report: Report, person: str, folder: Path, *, sidecars: bool = False
+) -> None:
     """Write every picture with a face of the person, their known pictures, and ``person.json``.
+
+    With ``sidecars``, an XMP file beside each picture with all named faces that it shows.
 
     Files are named after ids, so a second export into the folder writes the same ones again. What
     cannot be fetched is reported, and its ``file`` is null in the JSON.
@@ -44,6 +48,9 @@ async def export(receiver: Receiver, report: Report, person: str, folder: Path) 
             content = (await receiver.ask("GET", address)).content
             await asyncio.to_thread(_write, folder / name, content)
             one["file"] = name
+            if sidecars and "image_name" not in one:
+                beside = (await receiver.ask("GET", f"/images/{one['id']}/sidecar")).content
+                await asyncio.to_thread(_write, folder / f"{name}.xmp", beside)
         step()
 
     with report.progress("fetching", len(images) + len(known)) as step:

@@ -75,6 +75,12 @@ def read(path: Path) -> bytes:
     return content
 
 
+def sidecars(path: Path) -> list[Path]:
+    """Return the XMP files beside a picture: ``a.jpg.xmp``, as digiKam has it, then ``a.xmp``."""
+    names = dict.fromkeys((path.with_name(f"{path.name}.xmp"), path.with_suffix(".xmp")))
+    return [one for one in names if os.path.isfile(one)]  # noqa: PTH113, raises for long names
+
+
 def sent_name(path: Path) -> str:
     """Return the name under which a file is sent: Unicode, which its own need not be."""
     return os.fsencode(path.name).decode(errors="replace")

@@ -45,12 +45,23 @@ async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None
 
 
 class Submitter:
-    """Sends files to a server and reports what came of each; with ``wait``, who is in it."""
+    """Sends files to a server and reports what came of each; with ``wait``, who is in it.
 
-    def __init__(self, receiver: Receiver, report: Report, *, wait: bool = False) -> None:
+    ``then`` is told of each image that was waited for instead.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        report: Report,
+        *,
+        wait: bool = False,
+        then: Callable[[Path, Image], Awaitable[None]] | None = None,
+    ) -> None:
         self._receiver = receiver
         self._report = report
-        self._wait = wait
+        self._wait = wait or then is not None
+        self._then = then
         self._known: dict[str, Image] = {}
         self._sent: list[dict[str, Any]] = []
 
@@ -137,8 +148,10 @@ class Submitter:
                 if image["status"] not in FINAL:
                     await asyncio.sleep(_LOOK_SECONDS)
             done = {**sent, **image}
-            if image["status"] == Status.PROCESSED:
-                self._report.result(f"{path}: image {image['id']}, {who(image)}", done)
-            else:
+            if image["status"] != Status.PROCESSED:
                 self._report.failed(path, who(image), done)
+            elif self._then is not None:
+                await self._then(Path(path), image)
+            else:
+                self._report.result(f"{path}: image {image['id']}, {who(image)}", done)
         step()

@@ -124,7 +124,9 @@ def read_regions(content: bytes, sidecar: bytes | None = None) -> list[Region]:
         raise XmpError(f"the XMP is damaged: {error}") from None
     except (struct.error, zlib.error, ValueError, LookupError, OSError, RuntimeError):
         raise XmpError("the file is damaged where its XMP should be") from None
-    return [_region(one, picture.size, orientation) for one in found]
+    regions = ((one, _region(one, picture.size, orientation)) for one in found)
+    # Without a name and a place it says nothing.
+    return [region for one, region in regions if one.name.strip() or region.box]
 
 
 def write_sidecar(content: bytes, faces: Iterable[tuple[str, Box]]) -> bytes:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import httpx
 import pytest
@@ -288,6 +290,149 @@ def test_people_are_made_known_and_exported(
     assert len(written) == 4
     copy = tmp_path / "out" / about["images"][0]["file"]
     assert copy.read_bytes() == (tmp_path / "both.jpg").read_bytes()
+
+
+XMP_HEAD = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+    ' xmlns:mwg-rs="http://www.metadataworkinggroup.com/schemas/regions/"'
+    ' xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#"><rdf:Description rdf:about="">'
+    "<mwg-rs:Regions><rdf:Description><mwg-rs:RegionList><rdf:Bag>"
+)
+XMP_END = (
+    "</rdf:Bag></mwg-rs:RegionList></rdf:Description></mwg-rs:Regions></rdf:Description></rdf:RDF>"
+    "</x:xmpmeta>"
+)
+
+
+def xmp(*regions: tuple[str, float, float, float, float]) -> bytes:
+    """Names with shares of the picture: the middle from the left and the top, width, height."""
+    return "".join(
+        (
+            XMP_HEAD,
+            *(
+                f'<rdf:li><rdf:Description mwg-rs:Type="Face" mwg-rs:Name={quoteattr(name)}>'
+                f"<mwg-rs:Area"
+                f' stArea:x="{x}" stArea:y="{y}" stArea:w="{w}" stArea:h="{h}"/></rdf:Description>'
+                "</rdf:li>"
+                for name, x, y, w, h in regions
+            ),
+            XMP_END,
+        )
+    ).encode()
+
+
+@pytest.fixture
+def both(grace: Image.Image, eileen: Image.Image) -> Image.Image:
+    """Two people beside each other."""
+    image = Image.new("RGB", (1140, 640), "white")
+    image.paste(grace, (20, 20))
+    image.paste(eileen, (580, 20))
+    return image
+
+
+def place(face: dict[str, dict[str, float]]) -> tuple[float, float, float, float]:
+    """A face of ``both`` as somebody draws it, a bit larger."""
+    left, top, right, bottom = (face["box"][side] for side in ("left", "top", "right", "bottom"))
+    return (
+        (left + right) / 2 / 1140,
+        (top + bottom) / 2 / 640,
+        (right - left) * 1.3 / 1140,
+        (bottom - top) * 1.3 / 640,
+    )
+
+
+def sent_with_faces(facestack: Run, both: Image.Image, path: Path) -> tuple[int, list[Any]]:
+    """Send the picture and wait; return its id and its faces from left to right."""
+    both.save(path)
+    [image] = documents(facestack("submit", "--json", "--wait", path))
+    faces: list[Any] = image["faces"]  # type: ignore[assignment]
+    return int(str(image["id"])), sorted(faces, key=lambda face: face["box"]["left"])
+
+
+def test_names_of_other_programs_become_names_of_faces(
+    facestack: Run, tmp_path: Path, both: Image.Image
+) -> None:
+    _, faces = sent_with_faces(facestack, both, tmp_path / "both.jpg")
+    left = faces[0]["index"]
+    whole = xmp(
+        ("Rear Admiral & Co", *place(faces[0])),
+        ("a/b", *place(faces[1])),
+        ("Nobody", 0.5, 0.99, 0.02, 0.02),
+        ("", 0.5, 0.01, 0.02, 0.02),
+    )
+    both.save(tmp_path / "both.jpg", quality=91, xmp=whole)
+    read = facestack("regions", "both.jpg")
+    number = documents(facestack("submit", "--json", "both.jpg"))[0]["id"]
+    nobody = "Nobody is at 559,627 to 581,640, where no face was found"
+    no_name = "a person's name must not contain /, got 'a/b'"
+    assert (read.returncode, read.stdout.splitlines()[:-1]) == (
+        0,
+        [
+            f"both.jpg: face {left} of image {number} is Rear Admiral & Co",
+            f"both.jpg: {no_name}",
+            f"both.jpg: {nobody}",
+            "both.jpg: somebody without a name is at 559,0 to 581,13, where no face was found",
+        ],
+    )
+    # Others of these tests made the same face known by another name.
+    named = facestack("regions", "--name", "--insist", "both.jpg")
+    assert named.returncode == 1
+    assert f"both.jpg: face {left} of image {number} is Rear Admiral & Co\n" in named.stdout
+    assert without_waiting(named.stderr) == (
+        f"facestack: both.jpg: {no_name}\nfacestack: both.jpg: {nobody}\n"
+    )
+    again = documents(facestack("regions", "--name", "--json", "both.jpg"))
+    assert [one.get("error") for one in again] == [None, no_name, nobody]
+    assert (again[0]["face_index"], again[0]["name"]) == (left, "Rear Admiral & Co")
+    # A sidecar comes before what is in the file; what a hand said is not overwritten.
+    (tmp_path / "both.xmp").write_bytes(xmp(("Somebody", *place(faces[0]))))
+    (tmp_path / "both.jpg.xmp").write_bytes(xmp())
+    other = facestack("regions", "--name", "--insist", "both.jpg")
+    assert other.returncode == 1
+    assert without_waiting(other.stderr) == (
+        f"facestack: both.jpg: face {left} of image {number} stays Rear Admiral & Co, as somebody"
+        " said by hand; the file says Somebody\n"
+    )
+    (tmp_path / "both.jpg.xmp").write_bytes(b"<x>")
+    damaged = facestack("regions", "both.jpg")
+    assert damaged.returncode == 1
+    assert (
+        "both.jpg: both.jpg.xmp: the regions cannot be read: the XMP is damaged" in damaged.stderr
+    )
+    # What is exported can be read again, and the picture is as it was sent.
+    for path in tmp_path.glob("*.xmp"):
+        path.unlink()
+    assert facestack("export", "--sidecars", "Rear Admiral & Co", "out").returncode == 0
+    copy = tmp_path / "out" / f"{number}-both.jpg"
+    assert copy.read_bytes() == (tmp_path / "both.jpg").read_bytes()
+    assert (tmp_path / "out" / f"{number}-both.jpg.xmp").exists()
+    written = [one for one in documents(facestack("regions", "--json", copy)) if one["name"]]
+    assert [(one["name"], one["face_index"], one["problem"]) for one in written] == [
+        ("Rear Admiral & Co", left, None)
+    ]
+
+
+def test_a_name_that_a_file_gives_is_refused_like_any_other(
+    facestack: Run, pipeline: Pipeline, tmp_path: Path, both: Image.Image
+) -> None:
+    before = known_pictures(pipeline)
+    both.putpixel((0, 0), (1, 2, 3))
+    number, faces = sent_with_faces(facestack, both, tmp_path / "both.png")
+    done = facestack("name", "--insist", str(number), str(faces[0]["index"]), "Dr Hopper")
+    assert done.returncode == 0
+    right = faces[1]["index"]
+    # Whoever is unlike the known pictures is not named, unless somebody insists.
+    asyncio.run(eventually(lambda: known_pictures(pipeline) > before, seconds=PATIENCE))
+    (tmp_path / "both.xmp").write_bytes(xmp(("Dr Hopper", *place(faces[1]))))
+    unlike = facestack("regions", "--name", "both.png")
+    words = "does not look like the other pictures of 'Dr Hopper'"
+    assert (unlike.returncode, words in unlike.stderr) == (1, True)
+    assert f"both.png: face {right} is not named Dr Hopper: " in unlike.stderr
+    assert unlike.stderr.endswith("(--insist overrules it)\n")
+    insisted = facestack("regions", "--name", "--insist", "both.png")
+    assert insisted.returncode == 0
+    assert f"both.png: face {right} of image {number} is Dr Hopper\n" in insisted.stdout
 
 
 def test_a_terminal_sees_a_bar_and_no_routine(environment: dict[str, str], folder: Path) -> None:

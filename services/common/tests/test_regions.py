@@ -204,6 +204,7 @@ def test_one_wrong_region_costs_no_other() -> None:
         ("", "Focus", area()),
         ("Bar", "BarCode", area()),
         ("", "Face", area()),
+        (" ", "Face", {**area(), "x": 3.0}),
         ("Nowhere", "Face", {**area(), "x": 3.0}),
         ("Flat", "Face", {**area(), "w": 0.0}),
         ("Nan", "Face", {**area(), "h": float("nan")}),
@@ -296,7 +297,7 @@ LAUGHS = (
     + "".join(f"<!ENTITY a{n} '{'&a' + str(n - 1) * (n > 1) + ';'}'>" for n in range(1, 20))
     + "]><x>&a19;</x>"
 )
-ITEM = '<rdf:li mwg-rs:Type="Face"/>'
+ITEM = '<rdf:li mwg-rs:Name="Ada" mwg-rs:Type="Face"/>'
 LIST = (
     f"<mwg-rs:Regions{NAMESPACES}><mwg-rs:RegionList><rdf:Bag>%s</rdf:Bag></mwg-rs:RegionList>"
     "</mwg-rs:Regions>"
