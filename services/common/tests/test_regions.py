@@ -163,11 +163,12 @@ def test_a_region_is_where_the_upright_picture_shows_it(kind: str, orientation: 
     assert read_regions(content) == [Region("Grace Hopper", upright.getbbox(), None)]
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_what_is_written_is_where_others_look_for_it(orientation: int) -> None:
+def test_what_is_written_is_where_others_look_for_it(kind: str, orientation: int) -> None:
     stored = WHITE.copy()
     stored.paste("black", BOX)
-    content = save(stored, "JPEG", exif=b"Exif\0\0" + tiff(orientation))
+    content = save(stored, kind, exif=b"Exif\0\0" + tiff(orientation))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("L")
     seen = ImageOps.invert(upright.point(lambda level: 255 if level > 128 else 0)).getbbox()
     assert seen
