@@ -117,6 +117,34 @@ class Box:
     right: int
     bottom: int
 
+    def __str__(self) -> str:
+        """Return it as people are told of it."""
+        return f"({self.left}, {self.top}, {self.right}, {self.bottom})"
+
+
+MOST_FACES: Final = 1000
+"""Of one picture, the largest: as they are cut out they take 70 MB then."""
+
+MIN_SIDE: Final = 8
+"""Pixels on a side of a box that somebody asks for. Those that are found have more, also where the
+picture's edge leaves half of the smallest."""
+
+
+def check_boxes(boxes: Sequence[Box]) -> None:
+    """Raise :class:`RejectedError` for boxes that are no faces in any picture."""
+    if len(boxes) > MOST_FACES:
+        raise RejectedError(
+            Problem.INVALID_REQUEST, f"{len(boxes)} boxes are too many: {MOST_FACES} at most"
+        )
+    for number, box in enumerate(boxes):
+        across, down = box.right - box.left, box.bottom - box.top
+        if across < MIN_SIDE or down < MIN_SIDE:
+            raise RejectedError(
+                Problem.INVALID_REQUEST,
+                f"box {number}, {box}, is {across} x {down} pixels: a face has at least {MIN_SIDE}"
+                " on a side (left, top, right, bottom)",
+            )
+
 
 @dataclass(frozen=True)
 class DetectedFace:
@@ -130,7 +158,10 @@ class DetectedFace:
 
 @dataclass(frozen=True)
 class Recognition:
-    """What a picture shows: its size in pixels when upright, and its faces, largest first."""
+    """What a picture shows: its size in pixels when upright, and its faces.
+
+    They are in the order of the boxes that were asked for, or else largest first.
+    """
 
     width: int
     height: int

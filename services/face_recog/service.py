@@ -38,6 +38,7 @@ from services.face_recog.calibrations import KeptCalibration
 from services.face_recog.changes import Changes
 from services.face_recog.domain import (
     DEFAULT_CANDIDATES,
+    Box,
     Calibration,
     DetectedFace,
     Encoding,
@@ -51,6 +52,7 @@ from services.face_recog.domain import (
     Recognition,
     RejectedError,
     Rule,
+    check_boxes,
     decide,
     match,
 )
@@ -115,11 +117,13 @@ class Recogniser(Protocol):
         picture: bytes,
         *,
         max_faces: int = 0,
+        boxes: Sequence[Box] = (),
         urgent: bool = False,
         on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Recognition:
-        """Return the largest faces (0: all) of a picture file; say when it needs long.
+        """Return the largest faces (0: all) of a picture file, or exactly those of boxes.
 
+        Says when it needs long.
         Raises ``RejectedError``, ``RecogniserFaultError`` or ``RecogniserBusyError``. An urgent
         request goes first and is never refused.
         """
@@ -571,6 +575,7 @@ class Question:
     ``path`` is a key below ``pictures/`` and is used when ``picture``, the file itself, is empty.
     With a tolerance the nearest picture decides, not the calibrated rule.
     Whether each face is like ``person`` is answered, too, whoever else it may be.
+    With boxes these are answered and no other face, whether anybody would find one there or not.
     """
 
     path: str = ""
@@ -579,6 +584,7 @@ class Question:
     max_faces: int = 0
     max_candidates: int = 0
     person: str = ""
+    boxes: Sequence[Box] = ()
 
 
 @dataclass(frozen=True)
@@ -595,7 +601,7 @@ class NamedFace:
 
 @dataclass(frozen=True)
 class Answer:
-    """The upright picture's size in pixels and its faces, largest first."""
+    """The upright picture's size in pixels and its faces, as :class:`Recognition` has them."""
 
     width: int
     height: int
@@ -626,11 +632,12 @@ class Identifier:
             raise RejectedError(
                 Problem.INVALID_REQUEST, f"tolerance must be over 0 and at most 1, got {tolerance}"
             )
+        check_boxes(question.boxes)
         picture = question.picture or await self._fetch(question.path)
         if len(picture) > MAX_PICTURE_BYTES:
             raise _too_many_bytes()
         found = await self._recogniser.recognise(
-            picture, max_faces=question.max_faces, on_long=on_long
+            picture, max_faces=question.max_faces, boxes=question.boxes, on_long=on_long
         )
         snapshot = self._gallery.snapshot
         people = snapshot.portraits.people
@@ -648,13 +655,8 @@ class Identifier:
             matches = await asyncio.to_thread(find_matches)
         else:
             matches = find_matches()
-        for one in matches:
-            result = "unknown" if not one.candidates else "ambiguous" if one.ambiguous else "known"
-            metrics.FACES.labels(result).inc()
-        if tolerance is None:
-            for encoding, one in zip(encodings, matches, strict=True):
-                if one.outcome is not Outcome.NAMED:
-                    self._gallery.note_stranger(encoding)
+        if not question.boxes:  # those are no news, and what somebody drew may be no face
+            self._note(encodings, matches, strangers=tolerance is None)
         return Answer(
             found.width,
             found.height,
@@ -664,6 +666,15 @@ class Identifier:
             ],
             snapshot.calibration.version if tolerance is None else 0,
         )
+
+    def _note(
+        self, encodings: Sequence[Encoding], matches: Sequence[Match], *, strangers: bool
+    ) -> None:
+        for encoding, one in zip(encodings, matches, strict=True):
+            result = "unknown" if not one.candidates else "ambiguous" if one.ambiguous else "known"
+            metrics.FACES.labels(result).inc()
+            if strangers and one.outcome is not Outcome.NAMED:
+                self._gallery.note_stranger(encoding)
 
     async def _fetch(self, path: str) -> bytes:
         try:

@@ -7,14 +7,14 @@ RecogniserError
 └── RecogniserFailedError       this picture's recognition failed, for example its worker died
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.facerecog import face_pb2
+from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.faces import check_encoding
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
@@ -97,6 +97,7 @@ class RecogniserClient:
             request_serializer=face_pb2.IdentifyRequest.SerializeToString,
             response_deserializer=face_pb2.IdentifyResponse.FromString,
         )
+        self._check: Any = face_pb2_grpc.HealthCheckStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # stubs have no methods
 
     async def identify(
@@ -105,15 +106,21 @@ class RecogniserClient:
         *,
         image_id: int | None = None,
         person: str = "",
+        boxes: Sequence[tuple[int, int, int, int]] = (),
         on_long: Callable[[], None] | None = None,
     ) -> face_pb2.IdentifyResponse:
         """Recognise a picture file, or raise a :class:`RecogniserError`.
 
         ``image_id`` is what face_recog's log lines about it will carry; ``person`` is whom faces
-        are held against, too; ``on_long`` is called when the picture turns out to need longer than
-        others.
+        are held against, too; ``boxes`` (left, top, right and bottom, in pixels of the upright
+        picture) are the faces to answer, exactly these and in this order; ``on_long`` is called
+        when the picture turns out to need longer than others.
         """
-        request = face_pb2.IdentifyRequest(image_data=picture, person=person)
+        asked = [
+            face_pb2.Box(left=left, top=top, right=right, bottom=bottom)
+            for left, top, right, bottom in boxes
+        ]
+        request = face_pb2.IdentifyRequest(image_data=picture, person=person, boxes=asked)
         metadata = None if image_id is None else ((IMAGE_ID, str(image_id)),)
         call: Any = self._identify(request, timeout=self._timeout, metadata=metadata)
         try:
@@ -124,10 +131,23 @@ class RecogniserClient:
         except grpc.aio.AioRpcError as error:
             kind = _ERRORS.get(error.code(), RecogniserFailedError)
             raise kind(f"face_recog: {error.code().name}: {error.details()}") from error
-        else:
-            return answer
         finally:
             call.cancel()  # nobody waits for it any more, unless it is done
+        answered = [face.box for face in answer.faces]
+        if asked and answer.status == face_pb2.STATUS_OK and answered != asked:
+            raise RecogniserFailedError("face_recog: answered other boxes, as an older one does")
+        return answer
+
+    async def engine(self) -> str | None:
+        """Return the engine of a replica that serves, without raising; None when it does not say.
+
+        One that says it takes ``boxes``.
+        """
+        try:
+            answer = await self._check.HealthCheck(face_pb2.Empty(), timeout=2.0)
+        except grpc.aio.AioRpcError:
+            return None
+        return answer.engine or None if answer.ready else None
 
     async def ping(self) -> bool:
         """Ask the health service, without raising."""

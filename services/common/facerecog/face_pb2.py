@@ -24,35 +24,35 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$services/common/facerecog/face.proto\x12\tfacerecog\"\x9a\x01\n\x0fIdentifyRequest\x12\x12\n\nimage_path\x18\x01 \x01(\t\x12\x12\n\nimage_data\x18\x02 \x01(\x0c\x12\x16\n\ttolerance\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\tmax_faces\x18\x04 \x01(\r\x12\x16\n\x0emax_candidates\x18\x05 \x01(\r\x12\x0e\n\x06person\x18\x06 \x01(\tB\x0c\n\n_tolerance\"\xbd\x01\n\x10IdentifyResponse\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12!\n\x06status\x18\x02 \x01(\x0e\x32\x11.facerecog.Status\x12\x1e\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x0f.facerecog.Face\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x08 \x01(\r\"\xff\x01\n\x04\x46\x61\x63\x65\x12\x1b\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0e.facerecog.Box\x12\x17\n\x0f\x64\x65tection_score\x18\x02 \x01(\x02\x12(\n\ncandidates\x18\x03 \x03(\x0b\x32\x14.facerecog.Candidate\x12\x11\n\tambiguous\x18\x04 \x01(\x08\x12#\n\x07outcome\x18\x05 \x01(\x0e\x32\x12.facerecog.Outcome\x12#\n\x07quality\x18\x06 \x01(\x0b\x32\x12.facerecog.Quality\x12\x18\n\x0blike_person\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x65ncoding\x18\x08 \x01(\x0c\x42\x0e\n\x0c_like_person\"r\n\x07Quality\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x11\n\x04\x66law\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04size\x18\x03 \x01(\x02\x12\x11\n\tsharpness\x18\x04 \x01(\x02\x12\x0c\n\x04pose\x18\x05 \x01(\x02\x12\r\n\x05light\x18\x06 \x01(\x02\x42\x07\n\x05_flaw\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\"e\n\tCandidate\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12\x0e\n\x06person\x18\x02 \x01(\t\x12\x10\n\x08\x64istance\x18\x03 \x01(\x02\x12\x15\n\x08likeness\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x0b\n\t_likeness\"\x07\n\x05\x45mpty\"$\n\x13HealthCheckResponse\x12\r\n\x05ready\x18\x01 \x01(\x08*\x8e\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x14\n\x10STATUS_NOT_FOUND\x10\x02\x12\x15\n\x11STATUS_UNREADABLE\x10\x03\x12\x14\n\x10STATUS_TOO_LARGE\x10\x04\x12\x1a\n\x16STATUS_INVALID_REQUEST\x10\x05*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_NAMED\x10\x01\x12\x12\n\x0eOUTCOME_UNSURE\x10\x02\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x03\x32Q\n\x08Identify\x12\x45\n\x08Identify\x12\x1a.facerecog.IdentifyRequest\x1a\x1b.facerecog.IdentifyResponse\"\x00\x32P\n\x0bHealthCheck\x12\x41\n\x0bHealthCheck\x12\x10.facerecog.Empty\x1a\x1e.facerecog.HealthCheckResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$services/common/facerecog/face.proto\x12\tfacerecog\"\xb9\x01\n\x0fIdentifyRequest\x12\x12\n\nimage_path\x18\x01 \x01(\t\x12\x12\n\nimage_data\x18\x02 \x01(\x0c\x12\x16\n\ttolerance\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\tmax_faces\x18\x04 \x01(\r\x12\x16\n\x0emax_candidates\x18\x05 \x01(\r\x12\x0e\n\x06person\x18\x06 \x01(\t\x12\x1d\n\x05\x62oxes\x18\x07 \x03(\x0b\x32\x0e.facerecog.BoxB\x0c\n\n_tolerance\"\xbd\x01\n\x10IdentifyResponse\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12!\n\x06status\x18\x02 \x01(\x0e\x32\x11.facerecog.Status\x12\x1e\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x0f.facerecog.Face\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x08 \x01(\r\"\xff\x01\n\x04\x46\x61\x63\x65\x12\x1b\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0e.facerecog.Box\x12\x17\n\x0f\x64\x65tection_score\x18\x02 \x01(\x02\x12(\n\ncandidates\x18\x03 \x03(\x0b\x32\x14.facerecog.Candidate\x12\x11\n\tambiguous\x18\x04 \x01(\x08\x12#\n\x07outcome\x18\x05 \x01(\x0e\x32\x12.facerecog.Outcome\x12#\n\x07quality\x18\x06 \x01(\x0b\x32\x12.facerecog.Quality\x12\x18\n\x0blike_person\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x65ncoding\x18\x08 \x01(\x0c\x42\x0e\n\x0c_like_person\"r\n\x07Quality\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x11\n\x04\x66law\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04size\x18\x03 \x01(\x02\x12\x11\n\tsharpness\x18\x04 \x01(\x02\x12\x0c\n\x04pose\x18\x05 \x01(\x02\x12\r\n\x05light\x18\x06 \x01(\x02\x42\x07\n\x05_flaw\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\"e\n\tCandidate\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12\x0e\n\x06person\x18\x02 \x01(\t\x12\x10\n\x08\x64istance\x18\x03 \x01(\x02\x12\x15\n\x08likeness\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x0b\n\t_likeness\"\x07\n\x05\x45mpty\"4\n\x13HealthCheckResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t*\x8e\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x14\n\x10STATUS_NOT_FOUND\x10\x02\x12\x15\n\x11STATUS_UNREADABLE\x10\x03\x12\x14\n\x10STATUS_TOO_LARGE\x10\x04\x12\x1a\n\x16STATUS_INVALID_REQUEST\x10\x05*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_NAMED\x10\x01\x12\x12\n\x0eOUTCOME_UNSURE\x10\x02\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x03\x32Q\n\x08Identify\x12\x45\n\x08Identify\x12\x1a.facerecog.IdentifyRequest\x1a\x1b.facerecog.IdentifyResponse\"\x00\x32P\n\x0bHealthCheck\x12\x41\n\x0bHealthCheck\x12\x10.facerecog.Empty\x1a\x1e.facerecog.HealthCheckResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.common.facerecog.face_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=990
-  _globals['_STATUS']._serialized_end=1132
-  _globals['_OUTCOME']._serialized_start=1134
-  _globals['_OUTCOME']._serialized_end=1228
+  _globals['_STATUS']._serialized_start=1037
+  _globals['_STATUS']._serialized_end=1179
+  _globals['_OUTCOME']._serialized_start=1181
+  _globals['_OUTCOME']._serialized_end=1275
   _globals['_IDENTIFYREQUEST']._serialized_start=52
-  _globals['_IDENTIFYREQUEST']._serialized_end=206
-  _globals['_IDENTIFYRESPONSE']._serialized_start=209
-  _globals['_IDENTIFYRESPONSE']._serialized_end=398
-  _globals['_FACE']._serialized_start=401
-  _globals['_FACE']._serialized_end=656
-  _globals['_QUALITY']._serialized_start=658
-  _globals['_QUALITY']._serialized_end=772
-  _globals['_BOX']._serialized_start=774
-  _globals['_BOX']._serialized_end=837
-  _globals['_CANDIDATE']._serialized_start=839
-  _globals['_CANDIDATE']._serialized_end=940
-  _globals['_EMPTY']._serialized_start=942
-  _globals['_EMPTY']._serialized_end=949
-  _globals['_HEALTHCHECKRESPONSE']._serialized_start=951
-  _globals['_HEALTHCHECKRESPONSE']._serialized_end=987
-  _globals['_IDENTIFY']._serialized_start=1230
-  _globals['_IDENTIFY']._serialized_end=1311
-  _globals['_HEALTHCHECK']._serialized_start=1313
-  _globals['_HEALTHCHECK']._serialized_end=1393
+  _globals['_IDENTIFYREQUEST']._serialized_end=237
+  _globals['_IDENTIFYRESPONSE']._serialized_start=240
+  _globals['_IDENTIFYRESPONSE']._serialized_end=429
+  _globals['_FACE']._serialized_start=432
+  _globals['_FACE']._serialized_end=687
+  _globals['_QUALITY']._serialized_start=689
+  _globals['_QUALITY']._serialized_end=803
+  _globals['_BOX']._serialized_start=805
+  _globals['_BOX']._serialized_end=868
+  _globals['_CANDIDATE']._serialized_start=870
+  _globals['_CANDIDATE']._serialized_end=971
+  _globals['_EMPTY']._serialized_start=973
+  _globals['_EMPTY']._serialized_end=980
+  _globals['_HEALTHCHECKRESPONSE']._serialized_start=982
+  _globals['_HEALTHCHECKRESPONSE']._serialized_end=1034
+  _globals['_IDENTIFY']._serialized_start=1277
+  _globals['_IDENTIFY']._serialized_end=1358
+  _globals['_HEALTHCHECK']._serialized_start=1360
+  _globals['_HEALTHCHECK']._serialized_end=1440
 # @@protoc_insertion_point(module_scope)

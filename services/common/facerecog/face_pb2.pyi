@@ -35,7 +35,7 @@ class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Status.ValueTy
     STATUS_TOO_LARGE: _Status.ValueType  # 4
     """over the limit of pixels, bytes or time"""
     STATUS_INVALID_REQUEST: _Status.ValueType  # 5
-    """neither path nor data, a bad path, a tolerance out of range"""
+    """neither path nor data, a bad path, tolerance or box"""
 
 class Status(_Status, metaclass=_StatusEnumTypeWrapper): ...
 
@@ -49,7 +49,7 @@ STATUS_UNREADABLE: Status.ValueType  # 3
 STATUS_TOO_LARGE: Status.ValueType  # 4
 """over the limit of pixels, bytes or time"""
 STATUS_INVALID_REQUEST: Status.ValueType  # 5
-"""neither path nor data, a bad path, a tolerance out of range"""
+"""neither path nor data, a bad path, tolerance or box"""
 Global___Status: _TypeAlias = Status  # noqa: Y015
 
 class _Outcome:
@@ -89,6 +89,7 @@ class IdentifyRequest(_message.Message):
     MAX_FACES_FIELD_NUMBER: _builtins.int
     MAX_CANDIDATES_FIELD_NUMBER: _builtins.int
     PERSON_FIELD_NUMBER: _builtins.int
+    BOXES_FIELD_NUMBER: _builtins.int
     image_path: _builtins.str
     """key below pictures/ in the object store; used when image_data is empty"""
     image_data: _builtins.bytes
@@ -103,6 +104,13 @@ class IdentifyRequest(_message.Message):
     """people per face, likeliest first; 0: 5"""
     person: _builtins.str
     """sets like_person of each face"""
+    @_builtins.property
+    def boxes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Box]:
+        """With boxes, exactly these are answered, in this order, each as the face that is there, whoever
+        says that there is one; max_faces does not count. They lie in the picture, 8 pixels or more on
+        a side, and are 1,000 at most.
+        """
+
     def __init__(
         self,
         *,
@@ -112,10 +120,11 @@ class IdentifyRequest(_message.Message):
         max_faces: _builtins.int = ...,
         max_candidates: _builtins.int = ...,
         person: _builtins.str = ...,
+        boxes: _abc.Iterable[Global___Box] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "tolerance", b"tolerance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "image_data", b"image_data", "image_path", b"image_path", "max_candidates", b"max_candidates", "max_faces", b"max_faces", "person", b"person", "tolerance", b"tolerance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance", "boxes", b"boxes", "image_data", b"image_data", "image_path", b"image_path", "max_candidates", b"max_candidates", "max_faces", b"max_faces", "person", b"person", "tolerance", b"tolerance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__tolerance: _TypeAlias = _typing.Literal["tolerance"]  # noqa: Y015
     _WhichOneofArgType__tolerance: _TypeAlias = _typing.Literal["_tolerance", b"_tolerance"]  # noqa: Y015
@@ -347,15 +356,19 @@ class HealthCheckResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     READY_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
+    engine: _builtins.str
+    """as IdentifyResponse.engine; empty from a server that knows no boxes"""
     def __init__(
         self,
         *,
         ready: _builtins.bool = ...,
+        engine: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "ready", b"ready"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

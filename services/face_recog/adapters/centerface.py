@@ -19,11 +19,25 @@ from services.face_recog.adapters.classic import (
     model_file,
     models_version,
 )
-from services.face_recog.adapters.models import Detection, Pixels, Place, Points
+from services.face_recog.adapters.models import (
+    Detection,
+    Pixels,
+    Place,
+    Points,
+    Rectangle,
+)
 from services.face_recog.adapters.onnx import Network, free_shapes
 from services.face_recog.adapters.resnet import MEANS, SCALE, resnet
 from services.face_recog.adapters.strips import StripedNetwork
-from services.face_recog.adapters.tiles import are_whole, cut, distinct, levels, smaller
+from services.face_recog.adapters.tiles import (
+    SAME,
+    agreements,
+    are_whole,
+    cut,
+    distinct,
+    levels,
+    smaller,
+)
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
 from services.face_recog.domain import Encoding, Engine
 
@@ -73,6 +87,9 @@ _AGAIN_SIDE: Final = 96
 _AGAIN_AROUND: Final = 1.5
 """Pixels of a face that is looked at once more, and so many times of it to each side of its centre:
 nine cells of ``_STEP``."""
+
+_SQUARE: Final = 5
+"""Numbers at the end of a place, for dlib: a square, and how many turns make the face stand."""
 
 _COMPLEX: Final = np.array([1, 1j], np.complex64)
 _TINY: Final = 1e-6
@@ -163,6 +180,14 @@ class CenterFace:
         ]
         return _together([found.where(upright & sure), *lying]).distinct()
 
+    def look_closer(self, pixels: Pixels, rectangle: Rectangle) -> FoundFaces:
+        """Return the face in a rectangle, if it is seen at the size that is seen best."""
+        around, start_x, start_y = _around(pixels, rectangle)
+        scale = _AGAIN_SIDE / _side(rectangle)
+        found = self.find(around, scale).moved(1, start_x, start_y)
+        agreed = agreements(rectangle, found.rectangles)
+        return found.where(np.flatnonzero(agreed == agreed.max(initial=SAME)))
+
     def _search(self, pixels: Pixels) -> list[FoundFaces]:
         """Return what each tile shows, without what its edge inside the picture cuts off."""
         height, width, _ = pixels.shape
@@ -178,11 +203,9 @@ class CenterFace:
         The points of one that lies tell roughly how it lies, and not where its eyes are.
         """
         [(left, top, right, bottom)] = face.rectangles
-        side = max(right - left, bottom - top)
-        reach = _AGAIN_AROUND * side
+        side = _side((left, top, right, bottom))
         x, y = (left + right) / 2, (top + bottom) / 2
-        start_x, start_y = max(0, int(x - reach)), max(0, int(y - reach))
-        around = pixels[start_y : int(y + reach) + 1, start_x : int(x + reach) + 1]
+        around, start_x, start_y = _around(pixels, (left, top, right, bottom))
         scale = min(1.0, float(_AGAIN_SIDE / side))
         part = smaller(around, scale)
         seen = []
@@ -227,6 +250,21 @@ def eyes_and_nose(place: Place) -> Points:
     return eye, other, nose
 
 
+def _side(rectangle: Rectangle) -> float:
+    left, top, right, bottom = rectangle
+    return max(right - left, bottom - top)
+
+
+def _around(pixels: Pixels, rectangle: Rectangle) -> tuple[Pixels, int, int]:
+    """Return the surroundings of a face, and where they begin, across and down."""
+    left, top, right, bottom = rectangle
+    reach = _AGAIN_AROUND * _side(rectangle)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    start_x, start_y = max(0, int(x - reach)), max(0, int(y - reach))
+    around = pixels[start_y : int(y + reach) + 1, start_x : int(x + reach) + 1]
+    return around, start_x, start_y
+
+
 def _padded(length: int) -> int:
     return -(-length // _STEP) * _STEP
 
@@ -255,30 +293,21 @@ class CenterFaceDlib:
 
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find faces of about 20 pixels and more; of 30 from 0.7 and of 40 from 6 megapixels on."""
-        found = self._detector.find(pixels, scale)
-        return [
-            Detection(
-                (left, top, right, bottom),
-                score,
-                (*points, *_square(left, top, right, bottom, quarters), quarters),
-                quarters,
-            )
-            for (left, top, right, bottom), score, points, quarters in zip(
-                found.rectangles.tolist(),
-                found.scores.tolist(),
-                found.points.reshape(-1, 10).tolist(),
-                found.quarters.tolist(),
-                strict=True,
-            )
-        ]
+        return _detections(self._detector.find(pixels, scale))
+
+    def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:
+        """Return the face in a rectangle; without its five points where nobody sees it."""
+        for seen in _detections(self._detector.look_closer(pixels, rectangle)):
+            return seen
+        return Detection(rectangle, 0.0, (*square(*rectangle, 0), 0))
 
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out the face in a rectangle, in whole pixels, that stands after so many turns.
 
-        They stand behind its five points, which tell how it is turned: dlib's landmarks draw
-        profiles as nearly frontal.
+        They stand behind its five points, if there are such, which tell how it is turned: dlib's
+        landmarks draw profiles as nearly frontal.
         """
-        left, top, right, bottom, quarters = (int(one) for one in place[10:])
+        left, top, right, bottom, quarters = (int(one) for one in place[-_SQUARE:])
         if quarters:
             # Only what is around it is turned; landmarks and padding reach no further.
             reach = right - left
@@ -289,7 +318,8 @@ class CenterFaceDlib:
             left, top, right, bottom = turn_rectangles(inside, quarters, width, height).tolist()
             pixels = turn(pixels, quarters)
         landmarks = self._landmarks(pixels, dlib.rectangle(left, top, right, bottom))
-        return cut_out(pixels, landmarks)[0], eyes_and_nose(place)
+        chip, points = cut_out(pixels, landmarks)
+        return chip, eyes_and_nose(place) if len(place) > _SQUARE else points
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""
@@ -299,7 +329,25 @@ class CenterFaceDlib:
         return encoding
 
 
-def _square(
+def _detections(found: FoundFaces) -> list[Detection]:
+    return [
+        Detection(
+            (left, top, right, bottom),
+            score,
+            (*points, *square(left, top, right, bottom, quarters), quarters),
+            quarters,
+        )
+        for (left, top, right, bottom), score, points, quarters in zip(
+            found.rectangles.tolist(),
+            found.scores.tolist(),
+            found.points.reshape(-1, 10).tolist(),
+            found.quarters.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def square(
     left: float, top: float, right: float, bottom: float, quarters: int
 ) -> tuple[int, int, int, int]:
     """Return the rectangle in which dlib's landmarks expect this face.

@@ -14,7 +14,13 @@ from typing import Any, Final
 import dlib
 import numpy as np
 
-from services.face_recog.adapters.models import Detection, Pixels, Place, Points
+from services.face_recog.adapters.models import (
+    Detection,
+    Pixels,
+    Place,
+    Points,
+    Rectangle,
+)
 from services.face_recog.adapters.tiles import Tile, are_whole, cut, distinct, levels
 from services.face_recog.domain import Encoding, Engine
 
@@ -69,13 +75,15 @@ def models_version() -> str:
 
 
 def cut_out(pixels: Pixels, landmarks: Any) -> tuple[Pixels, Points]:
-    """Return the network's input of a face with dlib's five landmarks, and its eyes and nose.
+    """Return the network's input of a face with dlib's five landmarks, and its eyes and nose."""
+    chip = dlib.get_face_chip(pixels, landmarks, CHIP_SIDE, CHIP_PADDING)
+    return chip, eyes_and_nose_of(landmarks)
 
-    The landmarks are the corners of both eyes, and the nose.
-    """
+
+def eyes_and_nose_of(landmarks: Any) -> Points:
+    """Return these of dlib's five landmarks: the corners of both eyes, and the nose."""
     corners = [complex(one.x, one.y) for one in landmarks.parts()]
-    points = (corners[2] + corners[3]) / 2, (corners[0] + corners[1]) / 2, corners[4]
-    return dlib.get_face_chip(pixels, landmarks, CHIP_SIDE, CHIP_PADDING), points
+    return (corners[2] + corners[3]) / 2, (corners[0] + corners[1]) / 2, corners[4]
 
 
 class Classic:
@@ -108,6 +116,10 @@ class Classic:
             np.array([one.rectangle for one in found]), np.array([one.score for one in found])
         )
         return [found[one] for one in best]
+
+    def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:  # noqa: ARG002
+        """Take the rectangle for one of the detector's: it sees no more in a part of a picture."""
+        return Detection(rectangle, 0.0, tuple(round(side) for side in rectangle))
 
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out the face in a rectangle: left, top, right and bottom, in whole pixels."""

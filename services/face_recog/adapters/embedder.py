@@ -3,12 +3,25 @@
 import hashlib
 from typing import Final
 
+import dlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.face_recog.adapters.centerface import CenterFace, eyes_and_nose
-from services.face_recog.adapters.models import Detection, Pixels, Place, Points
+from services.face_recog.adapters.centerface import (
+    CenterFace,
+    FoundFaces,
+    eyes_and_nose,
+    square,
+)
+from services.face_recog.adapters.classic import LANDMARKS, eyes_and_nose_of, model_file
+from services.face_recog.adapters.models import (
+    Detection,
+    Pixels,
+    Place,
+    Points,
+    Rectangle,
+)
 from services.face_recog.adapters.onnx import Network
 from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, Engine
 
@@ -34,6 +47,7 @@ class CenterFaceEmbedder:
 
     def __init__(self, embedder: Embedder) -> None:
         self._detector = CenterFace()
+        self._landmarks = dlib.shape_predictor(str(model_file(LANDMARKS)))
         self._embedder = embedder
         try:
             model = embedder.file.read_bytes()
@@ -61,20 +75,18 @@ class CenterFaceEmbedder:
 
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find faces as :class:`CenterFace` does; the place of one is its five points."""
-        found = self._detector.find(pixels, scale)
-        return [
-            Detection((left, top, right, bottom), score, points, quarters)
-            for (left, top, right, bottom), score, points, quarters in zip(
-                found.rectangles.tolist(),
-                found.scores.tolist(),
-                found.points.reshape(-1, 10).tolist(),
-                found.quarters.tolist(),
-                strict=True,
-            )
-        ]
+        return _detections(self._detector.find(pixels, scale))
+
+    def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:
+        """Return the face in a rectangle; with the eyes and nose of dlib's where nobody sees it."""
+        for seen in _detections(self._detector.look_closer(pixels, rectangle)):
+            return seen
+        laid = self._landmarks(pixels, dlib.rectangle(*square(*rectangle, 0)))
+        place = [side for one in eyes_and_nose_of(laid) for side in (one.real, one.imag)]
+        return Detection(rectangle, 0.0, place)
 
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
-        """Cut out the face with these five points, turned so that they lie as usual."""
+        """Cut out the face with these points, turned so that they lie as usual."""
         return align(pixels, place), eyes_and_nose(place)
 
     def encode(self, chip: Pixels) -> Encoding:
@@ -95,20 +107,35 @@ class CenterFaceEmbedder:
         return numbers
 
 
-def align(pixels: Pixels, points: Place) -> Pixels:
-    """Return a face, turned, scaled and moved so that its five points come nearest to the usual.
+def _detections(found: FoundFaces) -> list[Detection]:
+    return [
+        Detection((left, top, right, bottom), score, points, quarters)
+        for (left, top, right, bottom), score, points, quarters in zip(
+            found.rectangles.tolist(),
+            found.scores.tolist(),
+            found.points.reshape(-1, 10).tolist(),
+            found.quarters.tolist(),
+            strict=True,
+        )
+    ]
 
-    The result has the shape (112, 112, 3); black is what lies outside the picture.
+
+def align(pixels: Pixels, points: Place) -> Pixels:
+    """Return a face, turned, scaled and moved so that its points come nearest to the usual.
+
+    They are the first of those, three or five. The result has the shape (112, 112, 3); black is
+    what lies outside the picture.
     """
     # As complex numbers, points that are turned, scaled and moved are turn * points + move.
     seen = np.array(points[::2]) + 1j * np.array(points[1::2])
-    from_centre = _TEMPLATE - _TEMPLATE.mean()
+    usual = _TEMPLATE[: len(seen)]
+    from_centre = usual - usual.mean()
     turn = np.vdot(seen - seen.mean(), from_centre) / np.vdot(
         seen - seen.mean(), seen - seen.mean()
     )
     # From the result to the picture, which is first made smaller where pixels would be skipped.
     back = 1 / turn
-    start = seen.mean() - back * _TEMPLATE.mean()
+    start = seen.mean() - back * usual.mean()
     image = Image.fromarray(pixels)
     smaller = int(abs(back))
     if smaller > 1:

@@ -56,8 +56,15 @@ class Models(Protocol):
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find the faces in the pixels at this scale, in parts where they are many."""
 
+    def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:
+        """Return the face in a rectangle in which :meth:`detect` found none.
+
+        It is looked for there more closely; else its score is 0, and its place that of a face that
+        fills the rectangle.
+        """
+
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
-        """Cut out and straighten the face at a place that :meth:`detect` gave for these pixels.
+        """Cut out and straighten the face at a place that was given for these pixels.
 
         Returns it, and where its eyes and nose are.
         """

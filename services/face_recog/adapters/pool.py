@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import multiprocessing
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from typing import Final
@@ -21,6 +21,7 @@ import structlog
 from services.face_recog import metrics
 from services.face_recog.adapters import worker
 from services.face_recog.domain import (
+    Box,
     Engine,
     EngineChoice,
     Problem,
@@ -210,10 +211,11 @@ class Pool:
         picture: bytes,
         *,
         max_faces: int = 0,
+        boxes: Sequence[Box] = (),
         urgent: bool = False,
         on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Recognition:
-        """Find and encode the largest faces (0: all) of a picture file.
+        """Find and encode the largest faces (0: all) of a picture file, or exactly those of boxes.
 
         An ``urgent`` request goes first and is never refused. ``on_long`` is called, once, when the
         picture needs longer than others. Raises ``RejectedError`` when the content is at fault,
@@ -231,7 +233,7 @@ class Pool:
                 if on_long:
                     await on_long()
 
-        steps = worker.Steps(self.engine, picture, max_faces, self._slice_seconds)
+        steps = worker.Steps(self.engine, picture, max_faces, self._slice_seconds, boxes)
         del picture  # what it is in the first request is enough
         while steps.request:
             # What was begun keeps nobody out who comes anew.

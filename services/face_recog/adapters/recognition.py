@@ -13,17 +13,15 @@ from services.common.pictures import PictureError, open_picture
 from services.common.quality import Quality
 from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
-from services.face_recog.adapters.tiles import smaller
+from services.face_recog.adapters.tiles import SAME, agreements, smaller
 from services.face_recog.adapters.turns import turn, turn_rectangles
 from services.face_recog.domain import (
+    MOST_FACES,
     Box,
     Encoding,
     Problem,
     RejectedError,
 )
-
-MOST_FACES: Final = 1000
-"""Of one picture, the largest: as they are cut out they take 70 MB then."""
 
 _STRIP: Final = 256
 """Rows."""
@@ -34,7 +32,7 @@ _TURNED: Final = 1 / 2
 
 @dataclass(frozen=True)
 class Found:
-    """A picture's upright size, and its faces, largest first.
+    """A picture's upright size, and its faces, largest first or as they were asked for.
 
     ``chips``, shape (n, side, side, 3), are the faces as the engine cut them out, to be encoded.
     """
@@ -47,12 +45,21 @@ class Found:
     chips: NDArray[np.uint8]
 
 
-def find(models: Models, content: bytes, max_faces: int) -> Found:
+def find(models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = ()) -> Found:
     """Find the ``max_faces`` largest faces of a picture file, 0 and too many: ``MOST_FACES``.
 
-    Raises :class:`RejectedError` when the content is at fault.
+    With boxes, the faces are exactly theirs, and in their order: found in the same way, so that one
+    that was found before has the encoding that it had, and looked for more closely where that shows
+    none. Raises :class:`RejectedError` when the content is at fault, or a box.
     """
     pixels, width, height = _load(content)
+    for number, box in enumerate(boxes):
+        if box.right > width or box.bottom > height:
+            raise RejectedError(
+                Problem.INVALID_REQUEST,
+                f"box {number}, {box}, reaches beyond the picture, which has {width} x {height}"
+                " pixels (left, top, right, bottom)",
+            )
     scale = width / pixels.shape[1], height / pixels.shape[0]
     pixels, quarters, faces = _search(models, pixels)
     across, down = pixels.shape[1], pixels.shape[0]
@@ -68,8 +75,22 @@ def find(models: Models, content: bytes, max_faces: int) -> Found:
         )
         for one in faces
     ]
-    placed.sort(key=lambda face: (_area(face[0]), face[1].score), reverse=True)
-    placed = placed[: min(max_faces or MOST_FACES, MOST_FACES)]
+    if boxes:
+        upright = (across, down) if quarters % 2 == 0 else (down, across)
+
+        def lay(box: Box) -> Detection:
+            sides = np.array(_sides(box)) / np.tile(scale, 2)
+            left, top, right, bottom = turn_rectangles(sides, quarters, *upright).tolist()
+            return models.lay(pixels, (left, top, right, bottom))
+
+        agreeing = _agreeing(boxes, [box for box, _ in placed])
+        placed = [
+            (box, lay(box) if found is None else placed[found][1])
+            for box, found in zip(boxes, agreeing, strict=True)
+        ]
+    else:
+        placed.sort(key=lambda face: (_area(face[0]), face[1].score), reverse=True)
+        placed = placed[: min(max_faces or MOST_FACES, MOST_FACES)]
     chips = np.empty((len(placed), models.side, models.side, 3), np.uint8)
     qualities = []
     for number, (_, one) in enumerate(placed):
@@ -157,6 +178,22 @@ def _box(
         right=min(max(round(right * across), 0), width),
         bottom=min(max(round(bottom * down), 0), height),
     )
+
+
+def _sides(box: Box) -> tuple[int, int, int, int]:
+    return box.left, box.top, box.right, box.bottom
+
+
+def _agreeing(boxes: Sequence[Box], found: Sequence[Box]) -> list[int | None]:
+    """Return the number of that of the found ones with which each agrees most; none is two's."""
+    others = np.array([_sides(one) for one in found]).reshape(-1, 4)
+    agreed = np.array([agreements(_sides(box), others) for box in boxes])
+    chosen: list[int | None] = [None] * len(boxes)
+    while agreed.size and agreed.max() >= SAME:
+        box, one = np.unravel_index(np.argmax(agreed), agreed.shape)
+        chosen[int(box)] = int(one)
+        agreed[box, :] = agreed[:, one] = 0
+    return chosen
 
 
 def _area(box: Box) -> int:

@@ -16,6 +16,7 @@ from services.common.facerecog.client import IMAGE_ID, LONG, MAX_MESSAGE_BYTES
 from services.common.metrics import record
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.domain import (
+    Box,
     Outcome,
     Problem,
     RecogniserBusyError,
@@ -71,6 +72,7 @@ def _question(message: bytes) -> Question:
         max_faces=request.max_faces,
         max_candidates=request.max_candidates,
         person=request.person,
+        boxes=[Box(box.left, box.top, box.right, box.bottom) for box in request.boxes],
     )
 
 
@@ -112,16 +114,17 @@ class _Identify:
 
 
 class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
-    def __init__(self, is_serving: Callable[[], bool]) -> None:
+    def __init__(self, is_serving: Callable[[], bool], engine: str) -> None:
         self._is_serving = is_serving
+        self._engine = engine
 
     async def HealthCheck(  # noqa: N802
         self,
         request: face_pb2.Empty,  # noqa: ARG002
         context: _Context,  # noqa: ARG002
     ) -> face_pb2.HealthCheckResponse:
-        """Tell whether requests are served."""
-        return face_pb2.HealthCheckResponse(ready=self._is_serving())
+        """Tell whether requests are served, and by which engine."""
+        return face_pb2.HealthCheckResponse(ready=self._is_serving(), engine=self._engine)
 
 
 class Server:
@@ -154,7 +157,7 @@ class Server:
         )
         self._server.add_generic_rpc_handlers((_Identify(identifier, engine).handler(),))
         face_pb2_grpc.add_HealthCheckServicer_to_server(
-            _HealthCheck(lambda: self._is_serving), self._server
+            _HealthCheck(lambda: self._is_serving, engine), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 

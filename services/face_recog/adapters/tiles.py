@@ -1,7 +1,7 @@
 """Pictures that are searched in parts: what is looked at, and what of the answers is one face."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import dlib
@@ -11,7 +11,7 @@ from PIL import Image
 
 from services.face_recog.adapters.models import Pixels
 
-_SAME: Final = 0.3
+SAME: Final = 0.3
 """Two rectangles that share so much of what both cover are one face."""
 
 _INSIDE: Final = 0.8
@@ -79,6 +79,16 @@ def are_whole(
     return whole
 
 
+def agreements(rectangle: Sequence[float], others: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return how much of what both cover a rectangle shares with each of others, shape (n, 4)."""
+    near, far = np.array(rectangle[:2]), np.array(rectangle[2:])
+    sides = np.minimum(far, others[:, 2:]) - np.maximum(near, others[:, :2])
+    shared = sides.clip(0).prod(axis=1)
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (far - near).prod()
+    agreed: NDArray[np.floating] = shared / (areas - shared)
+    return agreed
+
+
 def distinct(rectangles: NDArray[np.floating], scores: NDArray[np.floating]) -> NDArray[np.intp]:
     """Return the numbers of the best of what is one face, best first."""
     order = np.argsort(-scores, kind="stable")
@@ -89,6 +99,6 @@ def distinct(rectangles: NDArray[np.floating], scores: NDArray[np.floating]) -> 
         if left[one]:
             sides = np.minimum(far[one], far) - np.maximum(near[one], near)
             shared = sides.clip(0).prod(axis=1)
-            other = (shared < _SAME * (areas[one] + areas - shared)) & (shared < _INSIDE * areas)
+            other = (shared < SAME * (areas[one] + areas - shared)) & (shared < _INSIDE * areas)
             left[one + 1 :] &= other[one + 1 :]  # of those before, each is better than this one
     return order[left]

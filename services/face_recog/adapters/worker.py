@@ -16,6 +16,7 @@ import resource
 import signal
 import socket
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -73,13 +74,22 @@ class Steps:
     ``request`` is the next step's message, with its length; empty when all is done.
     """
 
-    def __init__(self, engine: Engine, picture: bytes, max_faces: int, seconds: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        picture: bytes,
+        max_faces: int,
+        seconds: float,
+        boxes: Sequence[Box] = (),
+    ) -> None:
         self._engine = engine
         self._seconds = seconds
         self._first: dict[str, Any] = {}
         self._chips = b""
         self._encodings: list[Encoding] = []
-        self.request = _message({"max_faces": max_faces, "seconds": seconds}, picture)
+        asked = [dataclasses.astuple(box) for box in boxes]
+        head = {"max_faces": max_faces, "boxes": asked, "seconds": seconds}
+        self.request = _message(head, picture)
 
     def take(self, answer: bytes) -> None:
         """Note a step's answer; raise ``RejectedError`` or ``RecogniserFaultError``."""
@@ -138,7 +148,8 @@ def answer(request: bytes, models: Models) -> bytes:
             chips = np.frombuffer(content, dtype=np.uint8).reshape(shape)
             encodings = encode(models, chips, head["seconds"])
             return _pack({"encodings": [one.tolist() for one in encodings]})
-        found = find(models, content, head["max_faces"])
+        boxes = [Box(*sides) for sides in head["boxes"]]
+        found = find(models, content, head["max_faces"], boxes)
         encodings = encode(models, found.chips, head["seconds"])
     except RejectedError as error:
         return _pack({"problem": error.problem, "reason": str(error)})

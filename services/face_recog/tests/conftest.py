@@ -178,7 +178,13 @@ class FakeRecogniser:
         self.most = 0
 
     async def recognise(
-        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False, on_long: Any = None
+        self,
+        picture: bytes,
+        *,
+        max_faces: int = 0,
+        boxes: Any = (),
+        urgent: bool = False,
+        on_long: Any = None,
     ) -> Recognition:
         assert urgent
         self.seen.append(picture)

@@ -598,7 +598,13 @@ class Broken:
             self._fail("list")
 
     async def recognise(
-        self, picture: bytes, *, max_faces: int = 0, urgent: bool = False, on_long: Any = None
+        self,
+        picture: bytes,
+        *,
+        max_faces: int = 0,
+        boxes: Any = (),
+        urgent: bool = False,
+        on_long: Any = None,
     ) -> Recognition:
         self._fail("recognise")
         return await self._recogniser.recognise(picture, max_faces=max_faces, urgent=urgent)

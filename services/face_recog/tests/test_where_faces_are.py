@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from services.face_recog.adapters import classic, recognition
-from services.face_recog.adapters.centerface import _OVERLAP, _TILE, _square
+from services.face_recog.adapters.centerface import _OVERLAP, _TILE, square
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, encode, find
 from services.face_recog.adapters.tiles import along, distinct, smaller
@@ -288,10 +288,10 @@ def test_the_square_of_a_face_that_lies_is_that_of_the_same_face_when_it_stands(
     lying = turn_rectangles(standing, quarters, 800, 600)
     left, top, right, bottom = standing.tolist()
     expected = turn_rectangles(
-        np.array(list(_square(left, top, right, bottom, 0))), quarters, 800, 600
+        np.array(list(square(left, top, right, bottom, 0))), quarters, 800, 600
     )
     left, top, right, bottom = lying.tolist()
-    found = _square(left, top, right, bottom, -quarters % 4)
+    found = square(left, top, right, bottom, -quarters % 4)
     assert np.abs(expected - found).max() <= 1
 
 
