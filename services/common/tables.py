@@ -305,6 +305,32 @@ people_work = sa.Table(
     sa.Index("ix_people_work_due_at", "due_at"),
 )
 
+# Giving stored faces an encoding of the engine in use: one row, which the migration made. Those of
+# before there were encodings, and after a change of engine all of them, have none.
+encoding_work = sa.Table(
+    "encoding_work",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    # A person wants it so; whatever else is here stays as it is meanwhile.
+    sa.Column("stopped", sa.Boolean, nullable=False),
+    # NULL until face_recog has said which one is in use.
+    sa.Column("engine", _exact(64)),
+    # All faces of images up to this one have an encoding, or were skipped.
+    sa.Column("after_image_id", _Id, nullable=False),
+    # Beyond that, those with a face that has none; NULL until they are counted.
+    sa.Column("images_left", sa.Integer),
+    # By this engine.
+    sa.Column("faces_encoded", sa.Integer, nullable=False),
+    sa.Column("images_skipped", sa.Integer, nullable=False),
+    # When faces without an encoding are looked for again; NULL while there is something to do.
+    sa.Column("next_look_at", sa.BigInteger),
+    # When encodings of other engines go; NULL when they are gone.
+    sa.Column("remove_at", sa.BigInteger),
+    # Set while somebody works on it, until the lease ends at due_at.
+    sa.Column("claim_token", sa.String(32)),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
+)
+
 # What has changed, for whoever follows along; the redeemer removes rows after an hour. Ids grow,
 # but a row may be seen after one with a higher id: their transactions end in any order.
 events = sa.Table(
