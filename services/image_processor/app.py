@@ -13,11 +13,14 @@ from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
 from services.common.settings import load
+from services.image_processor.adapters.encoder import GrpcEncoder
+from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.adapters.row_poller import RowPoller
 from services.image_processor.adapters.rows import DatabaseRows
 from services.image_processor.breaker import Breaker
+from services.image_processor.encoding import Encoder
 from services.image_processor.metrics import BREAKER_STATE
 from services.image_processor.service import Processor, pause_while_open
 from services.image_processor.settings import ImageProcessorSettings
@@ -49,10 +52,11 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         if settings.nsqlookupd_urls
         else RowPoller(rows.pending, poll_seconds=settings.poll_seconds, database=away)
     )
+    loop_time = LoopTime()
     breaker = Breaker(
         client.ping,
         on_change=pause_while_open(queue, BREAKER_STATE.set),
-        time=LoopTime(),
+        time=loop_time,
         random=random.random,
     )
     processor = Processor(
@@ -64,6 +68,14 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         database=away,
         concurrency=settings.concurrency,
     )
+    encoder = Encoder(
+        rows=DatabaseEncodingRows(database, database_now),
+        pictures=store,
+        recogniser=GrpcEncoder(client),
+        breaker=breaker,
+        database=away,
+        time=loop_time,
+    )
     # Without face_recog it is ready nevertheless: it pauses and goes on by itself.
     lifecycle = ops.Lifecycle(
         {"database": database.check, "object store": store.check},
@@ -71,10 +83,13 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     )
     lifecycle.install_signal_handlers()
     probes = asyncio.create_task(ops.serve_probes(listener, lifecycle))
+    encoding = asyncio.create_task(encoder.run(lifecycle.wait_draining()))
     try:
         await processor.run(lifecycle.wait_draining(), grace_seconds=settings.grace_seconds)
+        await encoding
         await probes
     finally:
+        encoding.cancel()
         probes.cancel()
         await breaker.close()
         await queue.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 import struct
 from typing import Any
 
@@ -20,11 +21,19 @@ FACE = Face(1, 2, 30, 40, 0.5, False, (ADA,), QUALITY, encoding=ENCODING)
 TWO_FACES = (FACE, Face(50, 2, 80, 40, 0.75, True, ()))
 
 
-class Servicer(face_pb2_grpc.IdentifyServicer):
+def encoding_of_box(engine: str, box: face_pb2.Box) -> bytes:
+    """Return the encoding of whatever is in a box, another one by each engine."""
+    said = hashlib.sha256(f"{engine} {box}".encode()).digest()
+    return struct.pack("<128f", *(byte / 256 for byte in said * 4))
+
+
+class Servicer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer):
     """What each content is answered is in :meth:`Identify`; ``hang`` waits for ``release``."""
 
     def __init__(self) -> None:
+        self.engine = "test-1"
         self.image_ids: list[str] = []
+        self.encoded: list[int] = []
         self.release = asyncio.Event()
 
     async def Identify(  # noqa: N802
@@ -34,6 +43,8 @@ class Servicer(face_pb2_grpc.IdentifyServicer):
         self.image_ids += [
             value for key, value in context.invocation_metadata() if key == "image-id"
         ]
+        if request.boxes:
+            self.encoded += map(int, self.image_ids[-1:])
         match request.image_data:
             case b"hang":
                 await self.release.wait()
@@ -49,13 +60,24 @@ class Servicer(face_pb2_grpc.IdentifyServicer):
                 await context.abort(grpc.StatusCode.INTERNAL, "the worker died")
             case b"empty":
                 return face_pb2.IdentifyResponse(
-                    status=face_pb2.STATUS_OK, width=100, height=90, engine="test-1"
+                    status=face_pb2.STATUS_OK, width=100, height=90, engine=self.engine
                 )
+        if request.boxes:
+            return face_pb2.IdentifyResponse(
+                status=face_pb2.STATUS_OK,
+                width=100,
+                height=90,
+                engine=self.engine,
+                faces=[
+                    face_pb2.Face(box=box, encoding=encoding_of_box(self.engine, box))
+                    for box in request.boxes
+                ],
+            )
         return face_pb2.IdentifyResponse(
             status=face_pb2.STATUS_OK,
             width=100,
             height=90,
-            engine="test-1",
+            engine=self.engine,
             calibration=3,
             faces=[
                 face_pb2.Face(
@@ -82,6 +104,14 @@ class Servicer(face_pb2_grpc.IdentifyServicer):
             ],
         )
 
+    async def HealthCheck(  # noqa: N802
+        self,
+        request: face_pb2.Empty,  # noqa: ARG002
+        context: Any,  # noqa: ARG002
+    ) -> face_pb2.HealthCheckResponse:
+        """Tell the engine."""
+        return face_pb2.HealthCheckResponse(ready=True, engine=self.engine)
+
 
 class RecogniserServer:
     """A gRPC server that can be stopped and started again on its port."""
@@ -94,6 +124,7 @@ class RecogniserServer:
     async def start(self) -> None:
         self._server = grpc.aio.server()
         face_pb2_grpc.add_IdentifyServicer_to_server(self.servicer, self._server)
+        face_pb2_grpc.add_HealthCheckServicer_to_server(self.servicer, self._server)
         checks = health.aio.HealthServicer()
         await checks.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)

@@ -90,7 +90,7 @@ def test_what_nobody_sees_is_encoded_where_it_was_drawn(
     found = find(models, picture, 0)
     before = encodings(models, found)
     # Of a detector that is blind dlib's landmarks are left.
-    blind = models if models.engine.name.startswith("dlib") else vars(models)["_detector"]
+    blind: Any = models if models.engine.name.startswith("dlib") else vars(models)["_detector"]
     name = "detect" if blind is models else "find"
     nothing: Any = [] if blind is models else blind.find(np.zeros((64, 64, 3), np.uint8), 1.0)
     monkeypatch.setattr(blind, name, lambda *_: nothing)

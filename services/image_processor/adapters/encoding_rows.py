@@ -1,0 +1,251 @@
+"""Stored faces without an encoding, and how far they are, in the database."""
+
+import secrets
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import DatabaseClock
+from services.common.database import Database
+from services.common.images import LEASE_MS, Status
+from services.common.tables import encoding_work, face_encodings, faces, images, is_due
+from services.image_processor.encoding import (
+    LOOK_AGAIN_MS,
+    REMOVE_AFTER_MS,
+    Encoded,
+    LostError,
+    StoredFaces,
+    Work,
+)
+
+
+class DatabaseEncodingRows:
+    """The port ``Rows`` of encoding.py; each one claims for itself."""
+
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+        self._database = database
+        self._clock = clock
+        self._token = secrets.token_hex(16)
+
+    async def read(self) -> Work:
+        """Return how far it is."""
+        now = self._clock()
+        its = encoding_work.c
+        waiting = sa.exists().where(images.c.status.in_([Status.PENDING, Status.PROCESSING]))
+        query = sa.select(
+            encoding_work,
+            (its.next_look_at <= now).label("look_due"),
+            (its.remove_at <= now).label("removal_due"),
+            waiting.label("waiting"),
+            sa.select(sa.func.max(images.c.id)).scalar_subquery().label("last_image_id"),
+        )
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).one()
+        return Work(
+            engine=row.engine,
+            stopped=row.stopped,
+            waiting=bool(row.waiting),
+            after=row.after_image_id,
+            images_left=row.images_left or 0,
+            to_count=row.images_left is None or bool(row.look_due),
+            to_walk=row.images_left is not None and row.next_look_at is None,
+            removal_due=bool(row.removal_due),
+            last_image_id=row.last_image_id or 0,
+        )
+
+    async def claim(self) -> bool:
+        """Claim it, or prolong the lease; False when it is somebody else's."""
+        now = self._clock()
+        its = encoding_work.c.claim_token
+        free = sa.or_(its == self._token, its.is_(None), is_due(encoding_work, now))
+        claiming = (
+            sa.update(encoding_work)
+            .where(free)
+            .values(claim_token=self._token, due_at=now + LEASE_MS)
+        )
+        async with self._database.transaction() as connection:
+            return (await connection.execute(claiming)).rowcount == 1
+
+    async def release(self) -> None:
+        """Leave it to others, if it is claimed."""
+        releasing = (
+            sa.update(encoding_work)
+            .where(encoding_work.c.claim_token == self._token)
+            .values(claim_token=None)
+        )
+        async with self._database.transaction() as connection:
+            await connection.execute(releasing)
+
+    async def begin(self, engine: str) -> None:
+        """Begin anew with an engine; encodings of others go after a day."""
+        await self._change(
+            engine=engine,
+            after_image_id=0,
+            images_left=None,
+            faces_encoded=0,
+            images_skipped=0,
+            next_look_at=None,
+            remove_at=self._clock() + REMOVE_AFTER_MS,
+        )
+
+    async def keep_others(self) -> None:
+        """Put off the removal of other engines' encodings: one of them has answered."""
+        later = self._clock() + REMOVE_AFTER_MS
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.update(encoding_work).values(remove_at=later))
+
+    async def count(self, engine: str, after: int, until: int) -> int:
+        """Count the images with ids in this range that have a face without an encoding."""
+        number = sa.func.count(faces.c.image_id.distinct())
+        query = _lacking(engine, number).where(*_within(faces, after, until))
+        async with self._database.reading() as connection:
+            return await connection.scalar(query) or 0
+
+    async def begin_walk(self, images: int) -> None:
+        """Note how many images there are to do, from the first on; 0: it is done."""
+        again = None if images else self._clock() + LOOK_AGAIN_MS
+        await self._change(after_image_id=0, images_left=images, next_look_at=again)
+
+    async def next(self, engine: str, after: int, until: int) -> int | None:
+        """Return the first such image in the range."""
+        query = _lacking(engine, faces.c.image_id).where(*_within(faces, after, until))
+        async with self._database.reading() as connection:
+            found: int | None = await connection.scalar(query.order_by(faces.c.image_id).limit(1))
+        return found
+
+    async def faces(self, image_id: int, engine: str) -> StoredFaces | None:
+        """Return the faces without an encoding; None when the image has none any more."""
+        query = sa.select(
+            images.c.path, images.c.content_digest, images.c.object_tag, images.c.processed_at
+        ).where(images.c.id == image_id, images.c.status == Status.PROCESSED)
+        async with self._database.reading() as connection:
+            image = (await connection.execute(query)).one_or_none()
+            found = await _faces(connection, image_id, engine)
+        if image is None or not found:
+            return None
+        return StoredFaces(
+            image_id,
+            image.path,
+            image.content_digest is not None,
+            image.object_tag,
+            image.processed_at,
+            tuple(found),
+            tuple(found.values()),
+        )
+
+    async def store(self, faces: StoredFaces, encoded: Encoded) -> int | None:
+        """Store the encodings and go on behind the image; return how many were stored."""
+        image_id, engine = faces.image_id, encoded.engine
+        same = sa.select(images.c.id).where(
+            images.c.id == image_id,
+            images.c.status == Status.PROCESSED,
+            images.c.processed_at == faces.processed_at,
+        )
+        async with self._database.transaction() as connection:
+            if await connection.scalar(same.with_for_update()) is None:
+                return None
+            # Somebody may have drawn faces, or struck them out, of the same result.
+            found = await _faces(connection, image_id, engine, lock=True)
+            rows = [
+                {
+                    "image_id": image_id,
+                    "face_index": index,
+                    "engine": engine,
+                    "encoding": encoding,
+                }
+                for index, box, encoding in zip(
+                    faces.indices, faces.boxes, encoded.encodings, strict=True
+                )
+                if encoding and found.get(index) == box
+            ]
+            if rows:
+                await connection.execute(sa.insert(face_encodings), rows)
+            await self._go_on(connection, image_id, encoded=len(rows))
+        return len(rows)
+
+    async def skip(self, image_id: int) -> None:
+        """Go on behind an image."""
+        async with self._database.transaction() as connection:
+            await self._go_on(connection, image_id, skipped=1)
+
+    async def go_to(self, image_id: int) -> None:
+        """Go on behind this id; up to there nothing is to be done."""
+        await self._change(after_image_id=image_id)
+
+    async def end_walk(self) -> None:
+        """Note that it is done, until it is looked at again."""
+        await self._change(
+            after_image_id=0, images_left=0, next_look_at=self._clock() + LOOK_AGAIN_MS
+        )
+
+    async def remove_others(self, engine: str, after: int, until: int) -> int:
+        """Remove other engines' encodings of a range of images; return how many."""
+        removing = sa.delete(face_encodings).where(
+            *_within(face_encodings, after, until), face_encodings.c.engine != engine
+        )
+        async with self._database.transaction() as connection:
+            await _change(connection, self._token)
+            return (await connection.execute(removing)).rowcount
+
+    async def end_removal(self) -> None:
+        """Note that they are all gone."""
+        await self._change(remove_at=None)
+
+    async def _change(self, **values: Any) -> None:
+        async with self._database.transaction() as connection:
+            await _change(connection, self._token, **values)
+
+    async def _go_on(
+        self, connection: AsyncConnection, image_id: int, *, encoded: int = 0, skipped: int = 0
+    ) -> None:
+        its = encoding_work.c
+        left = its.images_left
+        await _change(
+            connection,
+            self._token,
+            after_image_id=image_id,
+            images_left=sa.case((left > 0, left - 1), else_=0),
+            faces_encoded=its.faces_encoded + encoded,
+            images_skipped=its.images_skipped + skipped,
+        )
+
+
+async def _change(connection: AsyncConnection, token: str, **values: Any) -> None:
+    changing = (
+        sa.update(encoding_work)
+        .where(encoding_work.c.claim_token == token)
+        .values(claim_token=token, **values)
+    )
+    if (await connection.execute(changing)).rowcount != 1:
+        raise LostError
+
+
+def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return table.c.image_id > after, table.c.image_id <= until
+
+
+def _lacking(engine: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Return the query for faces without an encoding of the engine."""
+    its = sa.and_(
+        face_encodings.c.image_id == faces.c.image_id,
+        face_encodings.c.face_index == faces.c.face_index,
+        face_encodings.c.engine == engine,
+    )
+    joined = faces.outerjoin(face_encodings, its)
+    return sa.select(*columns).select_from(joined).where(face_encodings.c.image_id.is_(None))
+
+
+async def _faces(
+    connection: AsyncConnection, image_id: int, engine: str, *, lock: bool = False
+) -> dict[int, tuple[int, int, int, int]]:
+    """Return the boxes of an image's faces without an encoding, by their numbers."""
+    its = faces.c
+    query = (
+        _lacking(engine, its.face_index, its.left, its.top, its.right, its.bottom)
+        .where(its.image_id == image_id)
+        .order_by(its.face_index)
+    )
+    if lock:
+        query = query.with_for_update()
+    return {row.face_index: tuple(row)[1:] for row in await connection.execute(query)}

@@ -1,0 +1,613 @@
+"""Stored faces are given encodings of the engine in use, on both databases and over real gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import prometheus_client
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.facerecog import face_pb2
+from services.common.facerecog.client import RecogniserClient
+from services.common.logs import Outage
+from services.common.settings import DatabaseSettings
+from services.common.tables import encoding_work, face_encodings, faces, images
+from services.image_processor import encoding as encoding_module
+from services.image_processor.adapters.encoder import GrpcEncoder
+from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
+from services.image_processor.adapters.recogniser import GrpcRecogniser
+from services.image_processor.breaker import THRESHOLD, Breaker
+from services.image_processor.domain import Face, Processed
+from services.image_processor.encoding import (
+    ENGINE_SECONDS,
+    SETTLE_SECONDS,
+    Encoded,
+    Encoder,
+    LostError,
+)
+from services.receiver.adapters.encoding_rows import DatabaseEncoding
+from services.receiver.domain import EncodingReport, EncodingState
+from services.testing.recogniser import ENCODING, RecogniserServer, encoding_of_box
+
+HOUR = 3600.0
+BOXES = ((1, 2, 30, 40), (50, 2, 80, 40))
+
+
+def face(box: tuple[int, int, int, int], encoding: bytes | None = None) -> Face:
+    return Face(*box, 0.5, False, (), encoding=encoding)
+
+
+def encodings_by(engine: str, *image_ids: int) -> dict[tuple[int, int, str], bytes]:
+    """What the server makes of the stored faces of these images."""
+    return {
+        (image_id, index, engine): encoding_of_box(
+            engine, face_pb2.Box(left=left, top=top, right=right, bottom=bottom)
+        )
+        for image_id in image_ids
+        for index, (left, top, right, bottom) in enumerate(BOXES)
+    }
+
+
+class World:
+    """Images of before, a server in face_recog's place, and whoever encodes."""
+
+    def __init__(self, bench: Any, server: RecogniserServer) -> None:
+        self.bench = bench
+        self.server = server
+        self.client = RecogniserClient(server.target, timeout=10)
+        self.report = DatabaseEncoding(bench.database)
+        self.breaker = Breaker(
+            self.client.ping, on_change=lambda _: None, time=bench.time, random=lambda: 0.5
+        )
+
+    async def store(
+        self, *contents: bytes, engine: str = "test-1", encoding: bytes | None = None
+    ) -> list[int]:
+        """Store pictures with a result of two faces, as an older version did; return the ids."""
+        ids: list[int] = await self.bench.submit(*contents)
+        for image_id, content in zip(ids, contents, strict=True):
+            found = tuple(face(box, encoding) for box in BOXES)
+            claim = await self.bench.rows.claim(image_id)
+            done = Processed(found, 100, 90, engine, repr(content))
+            assert await self.bench.rows.finish(claim, done) == "processed"
+        return ids
+
+    def encoder(self, database: Any = None) -> Encoder:
+        rows = DatabaseEncodingRows(database or self.bench.database, self.bench.clock.in_database)
+        return Encoder(
+            rows=rows,
+            pictures=self.bench.pictures,
+            recogniser=GrpcEncoder(self.client),
+            breaker=self.breaker,
+            database=Outage("database"),
+            time=self.bench.time,
+        )
+
+    async def encodings(self) -> dict[tuple[int, int, str], bytes]:
+        async with self.bench.database.reading() as connection:
+            rows = await connection.execute(sa.select(face_encodings))
+            return {(row.image_id, row.face_index, row.engine): row.encoding for row in rows}
+
+    async def faces(self) -> list[Any]:
+        async with self.bench.database.reading() as connection:
+            order = (faces.c.image_id, faces.c.face_index)
+            return list((await connection.execute(sa.select(faces).order_by(*order))).all())
+
+    async def work(self) -> Any:
+        async with self.bench.database.reading() as connection:
+            return (await connection.execute(sa.select(encoding_work))).one()
+
+    async def change(self, table: sa.Table, *which: Any, **values: Any) -> None:
+        async with self.bench.database.transaction() as connection:
+            await connection.execute(sa.update(table).where(*which).values(values))
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, that of the database as well."""
+        self.bench.clock.advance(seconds)
+        self.bench.time.now += seconds
+
+
+async def drain(encoder: Encoder) -> float:
+    """Let it work until it rests; return for how long."""
+    for _ in range(200):
+        if rest := await encoder.turn():
+            return rest
+    pytest.fail("it does not come to an end")
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():  # noqa: ASYNC110, nobody has an event for it
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def world(bench: Any, recogniser_server: RecogniserServer) -> AsyncIterator[World]:
+    made = World(bench, recogniser_server)
+    yield made
+    await made.breaker.close()
+    await made.client.close()
+
+
+def skipped(reason: str) -> float:
+    name = "facestack_encoding_skipped_total"
+    return prometheus_client.REGISTRY.get_sample_value(name, {"reason": reason}) or 0
+
+
+async def test_faces_of_before_are_encoded_and_nothing_else_changes(world: World) -> None:
+    first, third = await world.store(b"a", b"c")
+    [second] = await world.store(b"b", encoding=ENCODING)
+    before = await world.faces()
+    rows = [await world.bench.row(one) for one in (first, second, third)]
+    encoder = world.encoder()
+    await drain(encoder)
+    had = {(second, index, "test-1"): ENCODING for index in (0, 1)}
+    assert await world.encodings() == encodings_by("test-1", first, third) | had
+    assert world.server.servicer.encoded == [first, third]
+    assert await world.faces() == before
+    assert [await world.bench.row(one) for one in (first, second, third)] == rows
+    done = EncodingReport(EncodingState.FINISHED, "test-1", 0, 0, 4)
+    assert await world.report.report() == done
+    await drain(encoder)
+    await world.advance(HOUR + 1)
+    await drain(encoder)
+    assert world.server.servicer.encoded == [first, third], "there is nothing more to do"
+    assert await world.report.report() == done
+
+
+async def test_what_an_older_version_stores_meanwhile_is_found_within_an_hour(
+    world: World,
+) -> None:
+    encoder = world.encoder()
+    await drain(encoder)
+    ids = await world.store(b"a", b"b")
+    await drain(encoder)
+    assert not await world.encodings()
+    await world.advance(HOUR + 1)
+    await drain(encoder)
+    assert await world.encodings() == encodings_by("test-1", *ids)
+
+
+async def test_it_walks_all_ids_in_ranges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding_module, "RANGE", 2)
+    monkeypatch.setattr(encoding_module, "REMOVED", 2)
+    ids = await world.store(*(bytes([65 + number]) for number in range(7)))
+    await world.change(images, images.c.id == ids[3], status="dead")
+    encoder = world.encoder()
+    await drain(encoder)
+    expected = encodings_by("test-1", *ids[:3], *ids[4:])
+    assert await world.encodings() == expected
+    world.server.servicer.engine = "test-2"
+    await world.change(encoding_work, engine="test-2", remove_at=0)
+    await world.change(encoding_work, images_left=None, next_look_at=None)
+    await world.advance(31)
+    await drain(world.encoder())
+    assert await world.encodings() == encodings_by("test-2", *ids[:3], *ids[4:])
+
+
+@pytest.mark.parametrize("status", ["pending", "processing"])
+async def test_nothing_is_done_while_a_new_picture_waits(world: World, status: str) -> None:
+    [image_id] = await world.store(b"a")
+    [new] = await world.bench.submit(b"b")
+    await world.change(images, images.c.id == new, status=status)
+    encoder = world.encoder()
+    await drain(encoder)
+    assert (await world.work()).engine is None
+    await world.change(images, images.c.id == new, status="failed")
+    await drain(encoder)
+    assert await world.encodings() == encodings_by("test-1", image_id)
+
+
+async def test_a_picture_that_comes_meanwhile_is_served_next(world: World) -> None:
+    first, second = await world.store(b"hang", b"b")
+    encoder = world.encoder()
+    working = asyncio.create_task(drain(encoder))
+    await until(lambda: world.server.servicer.encoded == [first])
+    [new] = await world.bench.submit(b"new")
+    world.server.servicer.release.set()
+    await working
+    assert await world.encodings() == encodings_by("test-1", first), "the one at hand is finished"
+    world.bench.recogniser = GrpcRecogniser(world.client)
+    world.bench.ping = world.client.ping
+    world.bench.start()
+    world.bench.queue.put(new)
+    await until(lambda: new in world.bench.queue.finished)
+    await drain(encoder)
+    assert world.server.servicer.image_ids[:3] == [str(first), str(new), str(second)]
+    assert world.server.servicer.encoded[:2] == [first, second]
+
+
+async def test_nothing_is_done_while_the_breaker_is_open(world: World) -> None:
+    await world.store(b"a")
+    for _ in range(THRESHOLD):
+        world.breaker.fault()
+    encoder = world.encoder()
+    await drain(encoder)
+    assert not await world.encodings()
+    assert not world.server.servicer.encoded
+
+
+async def test_it_stops_and_goes_on_when_it_is_told_to(world: World) -> None:
+    first, second = await world.store(b"a", b"b")
+    encoder = world.encoder()
+    while not await world.encodings():
+        assert await encoder.turn() == 0
+    stopped = await world.report.stop(stopped=True)
+    assert stopped == EncodingReport(EncodingState.STOPPED, "test-1", 1, 0, 2)
+    for one in (encoder, world.encoder()):  # a new process has not forgotten it
+        await drain(one)
+        await world.advance(31)
+    assert await world.encodings() == encodings_by("test-1", first)
+    running = await world.report.stop(stopped=False)
+    assert running == EncodingReport(EncodingState.RUNNING, "test-1", 1, 0, 2)
+    await drain(encoder)
+    assert await world.encodings() == encodings_by("test-1", first, second)
+
+
+async def lose(world: World, image_id: int) -> None:
+    world.bench.pictures.objects.pop(f"pictures/{(await world.bench.row(image_id)).path}")
+
+
+async def replace(world: World, image_id: int) -> None:
+    path = (await world.bench.row(image_id)).path
+    world.bench.pictures.objects[f"pictures/{path}"] = b"another one"
+
+
+async def forget_tag(world: World, image_id: int) -> None:
+    await world.change(images, images.c.id == image_id, object_tag=None)
+
+
+async def damage(world: World, image_id: int) -> None:
+    world.bench.pictures.damaged.add(f"pictures/{(await world.bench.row(image_id)).path}")
+
+
+async def refuse(world: World, image_id: int) -> None:
+    world.bench.pictures.refused.add(f"pictures/{(await world.bench.row(image_id)).path}")
+
+
+async def leave(_: World, __: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("content", "harm", "reason"),
+    [
+        (b"x", lose, "gone"),
+        (b"x", replace, "replaced"),
+        (b"x", forget_tag, "replaced"),
+        (b"x", damage, "unreadable"),
+        (b"x", refuse, "unreadable"),
+        (b"unreadable", leave, "unreadable"),
+        (b"poison", leave, "failed"),
+        (b"slow", leave, "failed"),
+    ],
+)
+async def test_what_cannot_be_encoded_is_skipped_and_counted(
+    world: World,
+    content: bytes,
+    harm: Callable[[World, int], Awaitable[None]],
+    reason: str,
+) -> None:
+    bad, good = await world.store(content, b"good")
+    await harm(world, bad)
+    rows = [await world.bench.row(bad), await world.faces()]
+    counted = skipped(reason)
+    encoder = world.encoder()
+    for _ in range(3):  # what may pass is tried again
+        await drain(encoder)
+    assert await world.encodings() == encodings_by("test-1", good)
+    assert [await world.bench.row(bad), await world.faces()] == rows
+    assert skipped(reason) == counted + 1
+    assert await world.report.report() == EncodingReport(EncodingState.FINISHED, "test-1", 0, 1, 2)
+
+
+@pytest.mark.parametrize("digest", ["d" * 64])
+async def test_what_was_uploaded_is_the_same_under_any_tag(world: World, digest: str) -> None:
+    [image_id] = await world.store(b"a")
+    await world.change(images, object_tag="of a lost one", content_digest=digest)
+    await drain(world.encoder())
+    assert await world.encodings() == encodings_by("test-1", image_id)
+
+
+async def test_a_busy_recogniser_or_a_store_that_is_away_is_waited_for(world: World) -> None:
+    [image_id] = await world.store(b"busy")
+    encoder = world.encoder()
+    for _ in range(5):
+        assert await drain(encoder) == encoding_module.POLL_SECONDS
+    world.bench.pictures.up = False
+    for _ in range(5):
+        await drain(encoder)
+    await world.server.stop()
+    world.bench.pictures.up = True
+    for _ in range(5):
+        await drain(encoder)
+    assert await world.report.report() == EncodingReport(EncodingState.RUNNING, "test-1", 1, 0, 0)
+    path = (await world.bench.row(image_id)).path
+    world.bench.pictures.objects[f"pictures/{path}"] = b"now"
+    await world.change(images, object_tag=repr(b"now"))
+    await world.server.start()
+    while not await world.encodings():
+        await drain(encoder)
+
+
+async def test_a_result_that_changes_meanwhile_keeps_its_own(world: World) -> None:
+    [image_id] = await world.store(b"hang")
+    encoder = world.encoder()
+    working = asyncio.create_task(drain(encoder))
+    await until(lambda: world.server.servicer.encoded)
+    world.bench.clock.advance(1)
+    async with world.bench.database.transaction() as connection:
+        await connection.execute(sa.update(images).values(status="pending"))
+    claim = await world.bench.rows.claim(image_id)
+    result = Processed((face((7, 7, 70, 70), ENCODING),), 100, 90, "test-1", repr(b"hang"))
+    assert await world.bench.rows.finish(claim, result) == "processed"
+    world.server.servicer.release.set()
+    await working
+    await drain(encoder)
+    assert await world.encodings() == {(image_id, 0, "test-1"): ENCODING}
+    assert (await world.work()).images_skipped == 1
+
+
+async def test_a_face_that_is_drawn_or_struck_out_meanwhile_is_respected(world: World) -> None:
+    [image_id] = await world.store(b"hang")
+    encoder = world.encoder()
+    working = asyncio.create_task(drain(encoder))
+    await until(lambda: world.server.servicer.encoded)
+    async with world.bench.database.transaction() as connection:
+        await connection.execute(sa.delete(faces).where(faces.c.face_index == 0))
+        await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(left=60))
+    world.server.servicer.release.set()
+    await working
+    assert await world.encodings() == {}, "neither is the face that was asked for"
+    await world.advance(HOUR + 1)
+    await drain(encoder)
+    box = face_pb2.Box(left=60, top=2, right=80, bottom=40)
+    assert await world.encodings() == {(image_id, 1, "test-1"): encoding_of_box("test-1", box)}
+
+
+# A change of the engine
+
+
+async def test_another_engine_encodes_everything_once_it_answers_alone(world: World) -> None:
+    ids = await world.store(b"a", b"b", encoding=ENCODING)
+    encoder = world.encoder()
+    await drain(encoder)
+    old = await world.encodings()
+    world.server.servicer.engine = "test-2"
+    await world.advance(ENGINE_SECONDS)
+    assert await drain(encoder) == ENGINE_SECONDS
+    world.server.servicer.engine = "test-1"  # the rollout is taken back
+    await world.advance(ENGINE_SECONDS)
+    await drain(encoder)
+    assert await world.encodings() == old
+    assert (await world.work()).engine == "test-1"
+    world.server.servicer.engine = "test-2"
+    await world.advance(ENGINE_SECONDS)
+    await drain(encoder)
+    for _ in range(2):
+        await world.advance(SETTLE_SECONDS / 2)
+        await drain(encoder)
+    assert await world.encodings() == old | encodings_by("test-2", *ids)
+    assert await world.report.report() == EncodingReport(EncodingState.FINISHED, "test-2", 0, 0, 4)
+
+
+async def test_encodings_of_the_engine_before_go_a_day_after_it_answered_last(
+    world: World,
+) -> None:
+    ids = await world.store(b"a", b"b", encoding=ENCODING)
+    encoder = world.encoder()
+    await drain(encoder)
+    world.server.servicer.engine = "test-2"
+    for _ in range(4):
+        await world.advance(ENGINE_SECONDS)
+        await drain(encoder)
+    both = await world.encodings()
+    assert both.items() > encodings_by("test-2", *ids).items()
+    await world.advance(20 * HOUR)
+    world.server.servicer.engine = "test-1"  # an old replica still answers
+    await drain(encoder)
+    world.server.servicer.engine = "test-2"
+    await world.advance(ENGINE_SECONDS)
+    await drain(encoder)
+    await world.advance(23 * HOUR)
+    await drain(encoder)
+    assert await world.encodings() == both
+    await world.advance(HOUR)
+    await drain(encoder)
+    assert await world.encodings() == encodings_by("test-2", *ids)
+    assert (await world.work()).remove_at is None
+
+
+async def test_none_goes_while_faces_still_lack_the_new_one(world: World) -> None:
+    await world.store(b"busy", encoding=ENCODING)
+    encoder = world.encoder()
+    await drain(encoder)
+    old = await world.encodings()
+    world.server.servicer.engine = "test-2"
+    for _ in range(100):
+        await world.advance(HOUR)
+        await drain(encoder)
+    assert await world.encodings() == old
+
+
+async def test_an_engine_that_changes_in_between_mixes_nothing(world: World) -> None:
+    first, second, third = await world.store(b"a", b"hang", b"c")
+    encoder = world.encoder()
+    working = asyncio.create_task(drain(encoder))
+    await until(lambda: world.server.servicer.encoded == [first, second])
+    world.server.servicer.engine = "test-2"
+    world.server.servicer.release.set()
+    await working
+    assert await world.encodings() == encodings_by("test-1", first)
+    await world.advance(SETTLE_SECONDS)
+    await drain(encoder)
+    assert await world.encodings() == encodings_by("test-1", first) | encodings_by(
+        "test-2", first, second, third
+    )
+
+
+# Ends, and several at once
+
+
+class _KilledError(BaseException):
+    """As if the process were no more."""
+
+
+class Mortal:
+    """A database whose user is killed around a call: before it, or before what follows it."""
+
+    def __init__(self, database: Database, calls_left: int) -> None:
+        self._database = database
+        self._left = calls_left
+
+    def _call(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _KilledError
+
+    def _around(
+        self, opened: AbstractAsyncContextManager[AsyncConnection]
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
+        @asynccontextmanager
+        async def killed() -> AsyncIterator[AsyncConnection]:
+            self._call()
+            async with opened as connection:
+                yield connection
+                self._call()  # all statements are done, and nothing is committed
+            self._call()
+
+        return killed()
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._around(self._database.transaction())
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self._around(self._database.reading())
+
+
+async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
+    world: World,
+) -> None:
+    ids = await world.store(b"a", b"unreadable", b"c")
+    await drain(world.encoder())
+    expected = await world.encodings()
+    undisturbed = await world.report.report()
+    assert expected == encodings_by("test-1", ids[0], ids[2])
+    calls = 0
+    while True:
+        async with world.bench.database.transaction() as connection:
+            await connection.execute(sa.delete(face_encodings))
+            await connection.execute(
+                sa.update(encoding_work).values(
+                    engine=None, images_left=None, next_look_at=None, claim_token=None
+                )
+            )
+        try:
+            await drain(world.encoder(Mortal(world.bench.database, calls)))
+        except _KilledError:
+            calls += 1
+        else:
+            break
+        await world.advance(31)
+        await drain(world.encoder())
+        assert await world.encodings() == expected
+        assert await world.report.report() == undisturbed, f"after {calls - 1} calls"
+    assert calls > 40
+
+
+async def test_of_two_only_one_works_and_the_other_goes_on_when_it_ends(
+    world: World, database_settings: DatabaseSettings
+) -> None:
+    ids = await world.store(*(bytes([65 + number]) for number in range(8)))
+    other = Database(database_settings)
+    pair = [world.encoder(), world.encoder(other)]
+
+    async def work(encoder: Encoder) -> None:
+        while (await world.report.report()).state is not EncodingState.FINISHED:
+            await encoder.turn()
+
+    await asyncio.gather(*map(work, pair))
+    assert world.server.servicer.encoded == ids, "each once"
+    assert await world.encodings() == encodings_by("test-1", *ids)
+    await other.close()
+
+
+async def test_a_late_one_changes_nothing(world: World) -> None:
+    [image_id] = await world.store(b"a")
+    late, after = (
+        DatabaseEncodingRows(world.bench.database, world.bench.clock.in_database) for _ in range(2)
+    )
+    assert await late.claim()
+    await late.begin("test-1")
+    await world.advance(29)
+    assert not await after.claim()
+    assert await late.claim(), "the lease is prolonged"
+    await world.advance(31)
+    stored = await late.faces(image_id, "test-1")
+    assert stored
+    assert await after.claim()
+    before = await world.work()
+    for change in (
+        late.store(stored, Encoded("test-1", (ENCODING, ENCODING))),
+        late.skip(image_id),
+        late.begin("test-0"),
+        late.begin_walk(7),
+        late.go_to(7),
+        late.end_walk(),
+        late.remove_others("test-0", 0, 7),
+        late.end_removal(),
+    ):
+        with pytest.raises(LostError):
+            await change
+    await late.release()
+    assert not await late.claim()
+    assert await world.work() == before
+    assert await world.encodings() == {}
+
+
+async def test_whoever_stops_leaves_it_to_others_at_once(world: World) -> None:
+    first, second = await world.store(b"a", b"hang")
+    leaving, staying = world.encoder(), world.encoder()
+    told = asyncio.Event()
+    running = asyncio.create_task(leaving.run(_told(told)))
+    await until(lambda: world.server.servicer.encoded == [first, second])
+    await drain(staying)
+    assert world.server.servicer.encoded == [first, second], "it is somebody else's"
+    told.set()
+    await running
+    world.server.servicer.release.set()
+    await drain(staying)
+    assert await world.encodings() == encodings_by("test-1", first, second)
+
+
+async def _told(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def test_a_database_that_is_away_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await world.store(b"a")
+    encoder = world.encoder()
+    away = True
+
+    def transaction(database: Database) -> AbstractAsyncContextManager[AsyncConnection]:
+        if away:
+            raise DatabaseUnavailableError("no answer")
+        return real(database)
+
+    real = Database.transaction
+    monkeypatch.setattr(Database, "transaction", transaction)
+    told = asyncio.Event()
+    running = asyncio.create_task(encoder.run(_told(told)))
+    for _ in range(3):
+        await world.bench.time.advance(encoding_module.POLL_SECONDS)
+    away = False
+    while not await world.encodings():
+        await world.bench.time.advance(encoding_module.POLL_SECONDS)
+    told.set()
+    await running
+    assert await world.encodings() == encodings_by("test-1", *ids)
