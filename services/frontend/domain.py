@@ -225,11 +225,29 @@ class PicturePage(_Model):
     next_cursor: str | None
 
 
+class Encoding(_Model):
+    """Whether stored faces are being prepared for comparing, and in how many pictures yet."""
+
+    state: str
+    images_left: int | None
+
+    @property
+    def note(self) -> str | None:
+        """Return what there is to say of it."""
+        if not self.images_left or self.state == "finished":
+            return None
+        pictures = f"{self.images_left:,} picture{'' if self.images_left == 1 else 's'}"
+        if self.state == "stopped":
+            return f"Preparing the faces of older pictures is stopped, with {pictures} to go."
+        return f"The faces of older pictures are being prepared: {pictures} to go."
+
+
 class StatusReport(_Model):
     """How many pictures are in each state, if the database says it, and what is away and why."""
 
     images: dict[Status, int] | None
     oldest_pending_seconds: float | None
+    encoding: Encoding | None = None  # an older receiver says nothing of it
     problems: dict[str, str]
 
 

@@ -14,6 +14,7 @@ from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.receiver.adapters.crop import PillowCropper
+from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.rooms import Rooms
@@ -69,6 +70,7 @@ class Receiver:
         self.app = create_app(
             Api(
                 rows=rows,
+                encoding=DatabaseEncoding(self._database),
                 submissions=submissions,
                 images=images,
                 regions=Regions(images, XmpRegions()),

@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 from services.common.faces import DecidedBy
@@ -260,6 +261,28 @@ class StatusReport:
 
     images: dict[str, int]
     oldest_pending_seconds: float | None
+
+
+class EncodingState(StrEnum):
+    """Whether stored faces are being given encodings."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingReport:
+    """How far stored faces are with encodings of the engine in use.
+
+    ``engine`` is None until face_recog has said it, ``images_left`` while they are counted.
+    """
+
+    state: EncodingState
+    engine: str | None
+    images_left: int | None
+    images_skipped: int
+    faces_encoded: int
 
 
 def submission_of_path(path: str) -> Submission:

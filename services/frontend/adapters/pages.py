@@ -321,6 +321,9 @@ class Pages:
             "page": pictures,
             "names": names,
             "counts": counts,
+            "note": report.encoding.note
+            if isinstance(report, StatusReport) and report.encoding
+            else None,
             "problems": _problems(report, page),
             "available": pictures is not None,
             "busy": busy,

@@ -64,6 +64,7 @@ class FakeReceiver:
     images: list[dict[str, Any]] = field(default_factory=list)
     people: list[dict[str, Any]] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
+    encoding: dict[str, Any] | None = None
     answers: dict[str, httpx.Response] = field(default_factory=dict)
     next_cursor: str | None = None
     next_person: str | None = None
@@ -93,6 +94,7 @@ class FakeReceiver:
         report = {
             "images": None if "database" in self.problems else counts,
             "oldest_pending_seconds": None,
+            "encoding": self.encoding,
             "problems": self.problems,
         }
         page = {"images": self.images, "next_cursor": self.next_cursor}

@@ -307,6 +307,29 @@ async def test_what_is_away_is_said(page: httpx.AsyncClient, receiver: FakeRecei
     assert cards(answer.text) == ["image-1"]
 
 
+@pytest.mark.parametrize(
+    ("state", "left", "note"),
+    [
+        ("running", 1234, "The faces of older pictures are being prepared: 1,234 pictures to go."),
+        ("stopped", 1, "Preparing the faces of older pictures is stopped, with 1 picture to go."),
+        ("running", None, None),
+        ("finished", 0, None),
+    ],
+)
+async def test_a_quiet_line_says_that_older_pictures_are_prepared(
+    page: httpx.AsyncClient,
+    receiver: FakeReceiver,
+    state: str,
+    left: int | None,
+    note: str | None,
+) -> None:
+    receiver.encoding = {"state": state, "images_left": left}
+    for address in ("/", "/fragments/pictures"):
+        text = (await page.get(address)).text
+        assert 'data-region="note"' in text
+        assert (note in text) if note else ("of older pictures" not in text)
+
+
 @pytest.mark.parametrize("path", ["/", "/people", "/images/1"])
 async def test_without_the_receiver_the_page_says_so_and_keeps_trying(
     page: httpx.AsyncClient, receiver: FakeReceiver, path: str

@@ -7,11 +7,16 @@ from services.common.database import Database
 from services.common.objects import ObjectInfo
 from services.common.quality import Quality
 from services.image_processor import domain as processing
+from services.image_processor import encoding
+from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows as EncodingRows
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.receiver.domain import (
+    EncodingReport,
+    EncodingState,
     FaceOfResult,
     NewKnownPicture,
     Removal,
@@ -74,6 +79,8 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.add(again, named) == known
     assert await people.replace_object(known, again)
 
+    await _encode_again(receiver, image_processor, first)
+
     failing, rejecting = await processor.claim(second), await processor.claim(third)
     assert failing
     assert rejecting
@@ -108,6 +115,29 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     removals = await collecting.take()
     assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
     await collecting.removed(removals)
+
+
+async def _encode_again(receiver: Database, image_processor: Database, image_id: int) -> None:
+    encodings = EncodingRows(image_processor, database_now)
+    work = await encodings.read()
+    assert work.to_count
+    assert await encodings.claim()
+    await encodings.begin("later")
+    await encodings.keep_others()
+    assert await encodings.count("later", 0, image_id) == 1
+    await encodings.begin_walk(1)
+    assert await encodings.next("later", 0, image_id) == image_id
+    faces = await encodings.faces(image_id, "later")
+    assert faces
+    assert await encodings.store(faces, encoding.Encoded("later", (ENCODING, None))) == 1
+    await encodings.skip(image_id)
+    await encodings.go_to(image_id)
+    await encodings.end_walk()
+    assert await encodings.remove_others("later", 0, image_id) == 2
+    await encodings.end_removal()
+    await encodings.release()
+    report = await DatabaseEncoding(receiver).stop(stopped=True)
+    assert report == EncodingReport(EncodingState.STOPPED, "later", 0, 1, 1)
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

@@ -7,6 +7,7 @@ from services.common.objects import ObjectInfo
 from services.receiver.domain import (
     Accepted,
     Box,
+    EncodingReport,
     FaceOfResult,
     Image,
     KnownPicture,
@@ -94,6 +95,19 @@ class Rows(Protocol):
 
     async def status(self, person: str | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""
+
+
+class Encoding(Protocol):
+    """Giving stored faces encodings of the engine in use, which the image_processor does.
+
+    Raises as :class:`Rows` does.
+    """
+
+    async def report(self) -> EncodingReport:
+        """Return how far it is."""
+
+    async def stop(self, *, stopped: bool) -> EncodingReport:
+        """Have it stopped, or have it go on; return how far it is."""
 
 
 class People(Protocol):

@@ -330,6 +330,8 @@ WRITES = [
     ("POST", "/people/Ada/pictures"),
     ("DELETE", "/people/Ada"),
     ("DELETE", "/people/Ada/pictures/1"),
+    ("POST", "/encoding/stop"),
+    ("POST", "/encoding/start"),
 ]
 
 

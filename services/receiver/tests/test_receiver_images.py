@@ -12,7 +12,7 @@ from services.common.database import Database
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import DatabaseSettings
-from services.common.tables import face_encodings, faces, images
+from services.common.tables import encoding_work, face_encodings, faces, images
 from services.receiver.adapters.rows import page_query
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import collect, draw, encode
@@ -480,6 +480,32 @@ async def test_status_counts_every_status(
     }
     assert report["oldest_pending_seconds"] > 0
     assert report["problems"] == {}
+
+
+async def test_encoding_is_reported_stopped_and_started(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    unknown = {
+        "state": "running",
+        "engine": None,
+        "images_left": None,
+        "images_skipped": 0,
+        "faces_encoded": 0,
+    }
+    assert (await client.get("/status")).json()["encoding"] == unknown
+    database = Database(settings)
+    async with database.transaction() as connection:
+        await connection.execute(
+            sa.update(encoding_work).values(engine="dlib", images_left=7, faces_encoded=3)
+        )
+    await database.close()
+    known = {**unknown, "engine": "dlib", "images_left": 7, "faces_encoded": 3}
+    for address, state in (("stop", "stopped"), ("stop", "stopped"), ("start", "running")):
+        answer = await client.post(f"/encoding/{address}")
+        assert (answer.status_code, answer.json()) == (200, {**known, "state": state})
+        for person in ({}, {"person": "Ada"}):
+            report = (await client.get("/status", params=person)).json()
+            assert report["encoding"] == answer.json()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

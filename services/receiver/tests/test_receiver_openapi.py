@@ -61,7 +61,7 @@ async def test_schemathesis_finds_nothing(
     )
     output = (await tester.communicate())[0].decode()
     assert tester.returncode == 0, output
-    assert "18 selected / 18 total" in output
+    assert "20 selected / 20 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -80,6 +80,7 @@ async def test_answers_are_what_the_document_says(
         (documents.PeopleDocument, await plain.get("/people")),
         (documents.StatusDocument, await plain.get("/status")),
         (documents.RegionsDocument, await plain.get("/images/1/regions")),
+        (documents.EncodingDocument, await plain.post("/encoding/stop")),
         (documents.Problem, await plain.get("/images/99")),
     ]
     for model, answer in answers:

@@ -53,6 +53,7 @@ async def test_a_database_that_goes_and_comes_back(
         report = await client.get("/status")
         assert report.status_code == 200
         assert report.json()["images"] is None
+        assert report.json()["encoding"] is None
         assert "database" in report.json()["problems"]
         assert (await client.get("/livez")).status_code == 200
         server.start()

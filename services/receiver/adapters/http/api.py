@@ -40,6 +40,7 @@ from services.receiver.domain import (
     CURSOR,
     MAX_FILES,
     Accepted,
+    EncodingReport,
     Fault,
     InvalidError,
     PeoplePage,
@@ -52,7 +53,7 @@ from services.receiver.metrics import SUBMISSIONS
 from services.receiver.service.counting import Counting
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
-from services.receiver.service.ports import Rows
+from services.receiver.service.ports import Encoding, Rows
 from services.receiver.service.regions import Regions
 from services.receiver.service.submitting import Submissions
 
@@ -103,6 +104,7 @@ class Api:
         self,
         *,
         rows: Rows,
+        encoding: Encoding,
         submissions: Submissions,
         images: Images,
         regions: Regions,
@@ -113,6 +115,7 @@ class Api:
         http: HttpSettings,
     ) -> None:
         self.rows = rows
+        self.encoding = encoding
         self.submissions = submissions
         self.images = images
         self.regions = regions
@@ -140,6 +143,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     add_regions(app, api.regions, api.spools)
     _add_people(app, api, files)
     _add_status(app, api)
+    _add_encoding(app, api)
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
@@ -450,6 +454,12 @@ def _add_status(app: FastAPI, api: Api) -> None:
         except DatabaseUnavailableError:
             return None
 
+    async def encoding() -> EncodingReport | None:
+        try:
+            return await api.encoding.report()
+        except DatabaseUnavailableError:
+            return None
+
     async def away() -> dict[str, str]:
         nonlocal asked_at, known
         async with lock:
@@ -469,14 +479,37 @@ def _add_status(app: FastAPI, api: Api) -> None:
     async def status(
         person: _Person = None,
     ) -> Response:
-        report, problems = await asyncio.gather(counted(person), away())
+        report, its_encoding, problems = await asyncio.gather(counted(person), encoding(), away())
         return json_response(
             {
                 "images": report and report.images,
                 "oldest_pending_seconds": report and report.oldest_pending_seconds,
+                "encoding": its_encoding,
                 "problems": problems,
             }
         )
+
+
+def _add_encoding(app: FastAPI, api: Api) -> None:
+    @app.post(
+        "/encoding/stop",
+        summary="Stop giving stored faces encodings",
+        description="After the picture that is being looked at, and until it is started again."
+        " New pictures get theirs all the same.",
+        response_model=documents.EncodingDocument,
+        responses=openapi.errors(403),
+    )
+    async def stop_encoding() -> Response:
+        return json_response(await api.encoding.stop(stopped=True))
+
+    @app.post(
+        "/encoding/start",
+        summary="Go on giving stored faces encodings",
+        response_model=documents.EncodingDocument,
+        responses=openapi.errors(403),
+    )
+    async def start_encoding() -> Response:
+        return json_response(await api.encoding.stop(stopped=False))
 
 
 def _add_documents(app: FastAPI) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
-from services.receiver.domain import MAX_BATCH, Face, Region
+from services.receiver.domain import MAX_BATCH, EncodingState, Face, Region
 
 # A part is anything but . and .., without / and control characters.
 _CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
@@ -135,11 +135,25 @@ class CountsDocument(BaseModel):
     dead: int
 
 
+class EncodingDocument(BaseModel):
+    """Giving stored faces an encoding of the engine in use, where they have none.
+
+    ``engine`` is null until face_recog has said it, ``images_left`` while they are counted.
+    """
+
+    state: EncodingState
+    engine: str | None
+    images_left: int | None
+    images_skipped: int
+    faces_encoded: int
+
+
 class StatusDocument(BaseModel):
-    """The whole at a glance; counts are null while the database is away."""
+    """The whole at a glance; counts and encoding are null while the database is away."""
 
     images: CountsDocument | None
     oldest_pending_seconds: float | None
+    encoding: EncodingDocument | None
     problems: dict[str, str]
 
 
