@@ -319,7 +319,7 @@ encoding_work = sa.Table(
     sa.Column("after_image_id", _Id, nullable=False),
     # Beyond that, those with a face that has none; NULL until they are counted.
     sa.Column("images_left", sa.Integer),
-    # By this engine.
+    # In this pass through all ids, or the last.
     sa.Column("faces_encoded", sa.Integer, nullable=False),
     sa.Column("images_skipped", sa.Integer, nullable=False),
     # When faces without an encoding are looked for again; NULL while there is something to do.

@@ -48,6 +48,9 @@ SETTLE_SECONDS: Final = 60.0
 LOOK_AGAIN_MS: Final = 3_600_000
 """Faces that older versions store in a rollout have no encoding either."""
 
+LOOK_SELDOM_MS: Final = 24 * 3_600_000
+"""After a pass that only skipped: what it could not encode will hardly be another picture soon."""
+
 REMOVE_AFTER_MS: Final = 24 * 3_600_000
 """Since the engine changed, or another one answered last: until then it may be taken back."""
 

@@ -275,7 +275,8 @@ class EncodingState(StrEnum):
 class EncodingReport:
     """How far stored faces are with encodings of the engine in use.
 
-    ``engine`` is None until face_recog has said it, ``images_left`` while they are counted.
+    ``engine`` is None until face_recog has said it, ``images_left`` while they are counted;
+    ``images_skipped`` and ``faces_encoded`` are of this pass through all images, or the last.
     """
 
     state: EncodingState

@@ -12,6 +12,7 @@ from services.common.images import LEASE_MS, Status
 from services.common.tables import encoding_work, face_encodings, faces, images, is_due
 from services.image_processor.encoding import (
     LOOK_AGAIN_MS,
+    LOOK_SELDOM_MS,
     REMOVE_AFTER_MS,
     Encoded,
     LostError,
@@ -104,8 +105,17 @@ class DatabaseEncodingRows:
 
     async def begin_walk(self, images: int) -> None:
         """Note how many images there are to do, from the first on; 0: it is done."""
-        again = None if images else self._clock() + LOOK_AGAIN_MS
-        await self._change(after_image_id=0, images_left=images, next_look_at=again)
+        if not images:
+            again = self._clock() + LOOK_AGAIN_MS
+            await self._change(after_image_id=0, images_left=0, next_look_at=again)
+            return
+        await self._change(
+            after_image_id=0,
+            images_left=images,
+            faces_encoded=0,
+            images_skipped=0,
+            next_look_at=None,
+        )
 
     async def next(self, engine: str, after: int, until: int) -> int | None:
         """Return the first such image in the range."""
@@ -175,9 +185,10 @@ class DatabaseEncodingRows:
 
     async def end_walk(self) -> None:
         """Note that it is done, until it is looked at again."""
-        await self._change(
-            after_image_id=0, images_left=0, next_look_at=self._clock() + LOOK_AGAIN_MS
-        )
+        its = encoding_work.c
+        only_skipped = sa.and_(its.faces_encoded == 0, its.images_skipped > 0)
+        pause = sa.case((only_skipped, LOOK_SELDOM_MS), else_=LOOK_AGAIN_MS)
+        await self._change(after_image_id=0, images_left=0, next_look_at=self._clock() + pause)
 
     async def remove_others(self, engine: str, after: int, until: int) -> int:
         """Remove other engines' encodings of a range of images; return how many."""

@@ -302,6 +302,14 @@ async def test_what_cannot_be_encoded_is_skipped_and_counted(
     assert [await world.bench.row(bad), await world.faces()] == rows
     assert skipped(reason) == counted + 1
     assert await world.report.report() == EncodingReport(EncodingState.FINISHED, "test-1", 0, 1, 2)
+    # Looked for once more after an hour, and then once a day.
+    for hours, times in ((1.1, 2), (1.1, 2), (23, 3)):
+        await world.advance(hours * HOUR)
+        for _ in range(3):
+            await drain(encoder)
+        assert skipped(reason) == counted + times
+        assert (await world.work()).images_skipped == 1
+    assert await world.encodings() == encodings_by("test-1", good)
 
 
 @pytest.mark.parametrize("digest", ["d" * 64])

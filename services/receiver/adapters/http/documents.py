@@ -138,7 +138,8 @@ class CountsDocument(BaseModel):
 class EncodingDocument(BaseModel):
     """Giving stored faces an encoding of the engine in use, where they have none.
 
-    ``engine`` is null until face_recog has said it, ``images_left`` while they are counted.
+    ``engine`` is null until face_recog has said it, ``images_left`` while they are counted;
+    ``images_skipped`` and ``faces_encoded`` are of this pass through all images, or the last.
     """
 
     state: EncodingState
