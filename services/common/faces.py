@@ -9,6 +9,10 @@ MAX_NUMBERS: Final = 4096
 """In the largest encoding that an engine may make."""
 
 
+MAX_FACES: Final = 4096
+"""In a request to decide on them: with 100,000 people their comparison takes some seconds."""
+
+
 class DecidedBy(StrEnum):
     """Who said whose face it is, or that it is nobody's who is known."""
 

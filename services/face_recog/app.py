@@ -10,6 +10,7 @@ from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import Server
+from services.face_recog.deciding import Decider
 from services.face_recog.domain import RecogniserFaultError
 from services.face_recog.service import Gallery, Identifier
 from services.face_recog.settings import FaceRecogSettings
@@ -56,7 +57,7 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
         )
         server = Server(
             Identifier(store, pool, gallery),
-            engine=pool.engine.name,
+            Decider(gallery, pool.engine),
             connection_age=settings.connection_age_seconds,
             grace=settings.stop_seconds + _ANSWER_SECONDS,
         )

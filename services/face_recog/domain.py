@@ -4,7 +4,7 @@ import heapq
 import math
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -63,6 +63,12 @@ _STEP: Final = 1.25
 # Squared distances from float32 products are off by less than this; encodings have a length of
 # about 1.4, so their rounding errors stay below 1e-5.
 _ROUGH: Final = 1e-4
+
+_DECIDED_AT_ONCE: Final = 16
+"""Faces that are compared with all people in one pass: with 100,000, that takes 20 MB."""
+
+_GIVEN: Final = -1
+"""In place of a face: a person is in the picture already, by what a hand said."""
 
 _SORTED_AT_ONCE: Final = 2000
 """Names that are sorted within a few milliseconds."""
@@ -338,12 +344,16 @@ class People:
             )
         return sorted(found, key=lambda candidate: (candidate.distance, candidate.person))[:count]
 
+    def rows(self, names: Iterable[str]) -> list[int]:
+        """Return the places in ``names`` of those of these people who are known."""
+        places = ((bisect_left(self._persons, name), name) for name in names)
+        return [place for place, name in places if self._persons[place : place + 1] == [name]]
+
     def is_like(self, name: str, encoding: Encoding) -> bool | None:
         """Tell whether a person has a picture so near; None for somebody without any."""
-        person = bisect_left(self._persons, name)
-        if self._persons[person : person + 1] != [name]:
-            return None
-        return self.candidate(person, encoding).distance <= DEFAULT_TOLERANCE
+        for person in self.rows([name]):
+            return self.candidate(person, encoding).distance <= DEFAULT_TOLERANCE
+        return None
 
     def unlike_others(self, names: Iterable[str]) -> dict[str, float]:
         """Return which of these pictures are like no other of their person, and how far they are.
@@ -389,13 +399,50 @@ class Portraits:
         changed = rows < 0
         self._standing[:, changed] = strangers.standing(self._means[changed])
 
-    def likenesses(self, encoding: Encoding) -> Vectors:
-        """Return how alike a face is to each of ``people.names``."""
-        if not self.people.people:
-            return np.empty(0, np.float32)  # which have no size to multiply with
-        face = (encoding / np.linalg.norm(encoding)).astype(np.float32)
+    def likenesses(self, encodings: Sequence[Encoding]) -> Vectors:
+        """Return how alike faces are to each of ``people.names``, of shape (faces, people)."""
+        if not (self.people.people and len(encodings)):
+            return np.empty((len(encodings), self.people.people), np.float32)  # of no size
         mean, spread = self._standing
-        return self.strangers.likenesses(face, self._means, (mean, spread))
+        return self.strangers.likenesses(_units(encodings), self._means, (mean, spread))
+
+    def portrait(self, name: str, rule: "Rule") -> "Portrait | None":
+        """Return what tells who may be this person by the rule; None for somebody unknown."""
+        found = self.people.rows([name])
+        if not found:
+            return None
+        [person] = found
+        mean, spread = self._standing[:, person : person + 1]
+        return Portrait(
+            self._means[person],
+            self.strangers.least_product(rule.unsure, (float(mean[0]), float(spread[0]))),
+            (mean, spread),
+        )
+
+    def may_be(
+        self, portrait: "Portrait", encodings: Sequence[Encoding], rule: "Rule"
+    ) -> Sequence[bool]:
+        """Tell of each face whether it would be asked about, were there nobody else."""
+        alike = self.strangers.likenesses(_units(encodings), portrait.mean[None], portrait.standing)
+        return [bool(one) for one in alike[:, 0] >= rule.unsure]
+
+
+def _units(encodings: Sequence[Encoding]) -> Vectors:
+    faces = np.asarray(encodings)
+    units: Vectors = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype(np.float32)
+    return units
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """One person's mean, of shape (size,), and how it stands among strangers.
+
+    Hardly any face of length 1 whose product with the mean is under ``least_product`` may be them.
+    """
+
+    mean: Vectors
+    least_product: float
+    standing: tuple[Vectors, Vectors]
 
 
 @dataclass(frozen=True)
@@ -458,8 +505,23 @@ class Rule:
         return cls(named, unsure, margin=tail.decade)
 
 
+@dataclass(frozen=True)
+class Held:
+    """What hands have said about the faces of one picture.
+
+    ``given`` are people who are other faces in it, ``denied`` those who each face is not.
+    """
+
+    given: Collection[str] = ()
+    denied: Sequence[Collection[str]] = ()
+
+
 def decide(
-    portraits: Portraits, encodings: Sequence[Encoding], rule: Rule, *, max_candidates: int
+    portraits: Portraits,
+    encodings: Sequence[Encoding],
+    rule: Rule,
+    *,
+    max_candidates: int = DEFAULT_CANDIDATES,
 ) -> list[Match]:
     """Say who the faces of one picture are, may be, or that they are nobody known.
 
@@ -467,15 +529,58 @@ def decide(
     once: of two faces that would get one name, the more alike does, and about the other a person is
     asked.
     """
-    alike = [portraits.likenesses(encoding) for encoding in encodings]
+    alike = portraits.likenesses(encodings)
+    return _decide(portraits, encodings, alike, rule, Held(), max_candidates=max_candidates)
+
+
+def decide_all(
+    portraits: Portraits, pictures: Sequence[tuple[Sequence[Encoding], Held]], rule: Rule
+) -> list[list[Match]]:
+    """Decide on each of the pictures, several in one pass over the people."""
+    decided = []
+    for block in _blocks(pictures):
+        alike = portraits.likenesses([face for faces, _ in block for face in faces])
+        for faces, held in block:
+            decided.append(_decide(portraits, faces, alike[: len(faces)], rule, held))
+            alike = alike[len(faces) :]
+    return decided
+
+
+def _blocks(
+    pictures: Iterable[tuple[Sequence[Encoding], Held]],
+) -> Iterable[list[tuple[Sequence[Encoding], Held]]]:
+    block: list[tuple[Sequence[Encoding], Held]] = []
+    size = 0
+    for picture in pictures:
+        block.append(picture)
+        size += len(picture[0])
+        if size >= _DECIDED_AT_ONCE:
+            yield block
+            block, size = [], 0
+    yield block
+
+
+def _decide(
+    portraits: Portraits,
+    encodings: Sequence[Encoding],
+    alike: Vectors,
+    rule: Rule,
+    held: Held,
+    *,
+    max_candidates: int = DEFAULT_CANDIDATES,
+) -> list[Match]:
+    """Decide on one picture; ``alike``, of shape (faces, people), is written to."""
+    for face, names in enumerate(held.denied):
+        alike[face, portraits.people.rows(names)] = -np.inf
     likely = [np.flatnonzero(likeness >= rule.unsure) for likeness in alike]
     likely = [
         persons[np.argsort(-likeness[persons], kind="stable")]
         for persons, likeness in zip(likely, alike, strict=True)
     ]
+    given = portraits.people.rows(held.given)
     holder: dict[int, int] = {}
     for face, persons in enumerate(likely):
-        if not persons.size:
+        if not persons.size or persons[0] in given:
             continue
         best = int(persons[0])
         nearly = alike[face] > alike[face][best] - rule.margin
@@ -483,6 +588,7 @@ def decide(
             continue
         if best not in holder or alike[face][best] > alike[holder[best]][best]:
             holder[best] = face
+    holder |= dict.fromkeys(given, _GIVEN)
     matches = []
     for face, (encoding, persons) in enumerate(zip(encodings, likely, strict=True)):
         left = [int(person) for person in persons if holder.get(int(person), face) == face]

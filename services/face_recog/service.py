@@ -179,6 +179,9 @@ class Gallery:
         self._faults: Counter[tuple[str, str]] = Counter()
         self._snapshot: Snapshot | None = None
         self._ready = asyncio.Event()
+        # What is known is changed, and published, by one at a time: the watch, or a look that
+        # somebody waits for. While all are listed either may go on.
+        self._turn = asyncio.Lock()
         self._trouble = ""
         self._all_failed = False
         self._listing_seconds = 0.0
@@ -264,34 +267,37 @@ class Gallery:
         """
         marked = await self._changes.find()  # before all are listed: so that shows what they say
         listed = await self._list(interval)
-        if not self._is_loaded:
-            self._known = await self._kept.read()
-            self._is_loaded = True
-            await asyncio.to_thread(self._report_skipped, listed)
-        gone, wanted = await asyncio.to_thread(self._compare, listed)
-        self._forget(gone)
+        async with self._turn:
+            if not self._is_loaded:
+                self._known = await self._kept.read()
+                self._is_loaded = True
+                await asyncio.to_thread(self._report_skipped, listed)
+            gone, wanted = await asyncio.to_thread(self._compare, listed)
+            self._forget(gone)
         first = self._snapshot is None
         most = len(wanted) if first else max(_BATCH, len(listed) // _LISTED_PER_READ)
         wanted, left = wanted[:most], wanted[most:]
         complete = all(self._count_faults(info) for info in left)
         problems: list[Exception] = []
-        for batch in in_turns(wanted, _FIRST_BATCH):
-            problems = await self._read_all(batch)
-            if problems:
-                break
-            if time.perf_counter() - self._kept_at > _KEEP_SECONDS:
+        for batch in in_turns(wanted, _FIRST_BATCH if first else _BATCH):
+            async with self._turn:
+                problems = await self._read_all(batch)
+                if problems:
+                    break
+                if time.perf_counter() - self._kept_at > _KEEP_SECONDS:
+                    await self._keep()
+        async with self._turn:
+            if not (problems and first):
+                await self._publish(changed=first or bool(self._unpublished))
+            if gone or complete:
                 await self._keep()
-        if not (problems and first):
-            await self._publish(changed=first or bool(self._unpublished))
-        if gone or complete:
-            await self._keep()
-        if problems:
-            raise problems[0]
-        if complete:
-            self._changes.note_seen(marked)
-        if complete and listed.keys() == self._known.keys():  # else one that moved may be to come
-            self._found.clear()
-            await self._sweep()
+            if problems:
+                raise problems[0]
+            if complete:
+                self._changes.note_seen(marked)
+            if complete and listed.keys() == self._known.keys():  # else one moved, and is to come
+                self._found.clear()
+                await self._sweep()
         return complete
 
     async def _list(self, interval: float | None) -> dict[str, ObjectInfo]:
@@ -358,19 +364,50 @@ class Gallery:
         new.sort(key=lambda name: -found[name])  # of forgotten people folders may be left, empty
         people = list(dict.fromkeys([*marked.values(), *new]))
         looked_at = people[:_BATCH]
-        gone, wanted = await self._look_at(looked_at) if people else ((), ())
+        async with self._turn:
+            gone, wanted = await self._look_at(looked_at) if people else ((), ())
+            await self._take_in(gone, wanted[:_BATCH])
+        if len(wanted) <= _BATCH:
+            self._changes.note_seen(key for key, name in marked.items() if name in looked_at)
+            self._glanced_at |= {name: found[name] for name in looked_at if name in found}
+        return not self._unpublished and len(people) <= _BATCH
+
+    async def _take_in(self, gone: Collection[str], wanted: Sequence[ObjectInfo]) -> None:
+        """Forget and read these pictures, and publish what changed."""
         self._forget(gone)
-        problems = await self._read_all(wanted[:_BATCH])
-        self._glanced |= {info.key for info in wanted[:_BATCH]}
+        problems = await self._read_all(wanted)
+        self._glanced |= {info.key for info in wanted}
         if self._unpublished:
             await self._publish(changed=True)
             await self._keep()
         if problems:
             raise problems[0]
-        if len(wanted) <= _BATCH:
-            self._changes.note_seen(key for key, name in marked.items() if name in looked_at)
-            self._glanced_at |= {name: found[name] for name in looked_at if name in found}
-        return not self._unpublished and len(people) <= _BATCH
+
+    async def look_for(self, person: str) -> tuple[Snapshot, Mapping[str, bool]]:
+        """Return a snapshot in which one person is as the store has them now.
+
+        With it, of each of their pictures there, its name and whether it is known; else it is
+        skipped. Raises :class:`NotReadyError`, and as :meth:`refresh`.
+        """
+        _ = self.snapshot
+        async with self._turn:
+            tried: set[str] = set()
+            while True:
+                gone, wanted = await self._look_at([person])
+                new = [info for info in wanted if info.key not in tried][:_BATCH]
+                if not (gone or new):
+                    break
+                tried |= {info.key for info in new}
+                await self._take_in(gone, new)
+            if self._unpublished:  # what the watch has read so far
+                await self._publish(changed=True)
+            folder = f"{self._prefix}{person}/"
+            its = {
+                key.removeprefix(self._prefix): known.encoding is not None
+                for key, known in self._known.items()
+                if key.startswith(folder)
+            }
+            return self.snapshot, its
 
     async def _look_at(self, people: Iterable[str]) -> tuple[Collection[str], Sequence[ObjectInfo]]:
         """Return the keys of these people's pictures that are gone, and what is to be read."""

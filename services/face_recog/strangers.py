@@ -5,6 +5,7 @@ as much as it stands out from those. They are drawn from a model of what faces t
 faces that the installation has seen. Until there are enough of those, a likeness counts as it is.
 """
 
+import functools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,14 @@ _NEAREST: Final = 0.1
 
 _BLOCK: Final = 1000
 """Vectors at a time, so that their products with all faces take 16 MB."""
+
+_FAR_BELOW: Final = 3
+"""How many times as far below the middle as that of any face of nobody the least product is.
+
+Of 6,500 pairs of a face of Labeled Faces in the Wild and one of 45 people whom it would be named
+after or asked about, with 10 to 100,000 known people and any engine, 3 are less alike; as far below
+as any, 107 are. By dlib's encodings 14 % of all pairs are more alike with 10 known people, 3 % with
+1,000 and 0.4 % with 100,000; by others 1 %."""
 
 KINDS: Final = 12
 """With 6, 1 of 100 people less is found; with 20, as many. With one, fewer than without a model:
@@ -183,20 +192,43 @@ class Strangers:
         return means, spreads
 
     def likenesses(
-        self, face: Vectors, people: Vectors, of_people: tuple[Vectors, Vectors]
+        self, faces: Vectors, people: Vectors, of_people: tuple[Vectors, Vectors]
     ) -> Vectors:
-        """Return how alike a face and people are, of shape (people,).
+        """Return how alike faces and people are, of shape (faces, people).
 
-        The face has length 1, people are means of such, of shape (people, size); ``of_people`` is
-        what :meth:`standing` says of them. A product counts by how far it stands out from those of
-        the face with faces of nobody, and from those of the person with them (adaptive symmetric
-        score normalisation).
+        Faces, of shape (faces, size), have length 1; people are means of such, of shape (people,
+        size); ``of_people`` is what :meth:`standing` says of them. A product counts by how far it
+        stands out from those of the face with faces of nobody, and from those of the person with
+        them (adaptive symmetric score normalisation).
         """
-        products = people @ face
-        [mean], [spread] = self.standing(face[None])
-        of_face = (products - mean) / spread
+        products = faces @ people.T
+        mean, spread = self.standing(faces)
+        likenesses = (products - mean[:, None]) / spread[:, None]
         means, spreads = of_people
-        return np.asarray((of_face + (products - means) / spreads) / 2, np.float32)
+        products -= means
+        products /= spreads
+        likenesses += products
+        likenesses /= 2
+        return np.asarray(likenesses, np.float32)
+
+    def least_product(self, likeness: float, of_person: tuple[float, float]) -> float:
+        """Return the product below which hardly any face is so alike to a person.
+
+        ``of_person`` is what :meth:`standing` says of the person. How a face stands is known only
+        when it has been compared with all faces of nobody; so, how these stand tells.
+        """
+        if self._faces is None:
+            return likeness
+        means, spreads = self._own_standing
+        mean, spread = of_person
+        least = (2 * likeness + means / spreads + mean / spread) / (1 / spreads + 1 / spread)
+        middle = float(np.median(least))
+        return middle - _FAR_BELOW * (middle - float(least.min()))
+
+    @functools.cached_property
+    def _own_standing(self) -> tuple[Vectors, Vectors]:
+        assert self._faces is not None  # noqa: S101, asked for with a model alone
+        return self.standing(self._faces)
 
 
 class Seen:

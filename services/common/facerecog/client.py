@@ -7,7 +7,9 @@ RecogniserError
 └── RecogniserFailedError       this picture's recognition failed, for example its worker died
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -34,6 +36,10 @@ IMAGE_ID: Final = "image-id"
 
 LONG: Final = "long"
 """The header that is sent ahead of the answer when a picture needs longer than others."""
+
+
+VIEW_SECONDS: Final = 300.0
+"""A view holds memory of the server's, so whoever needs longer opens another one."""
 
 
 class RecogniserError(Exception):
@@ -70,6 +76,7 @@ class RecogniserClient:
     """
 
     def __init__(self, target: str, *, timeout: float) -> None:
+        self.target = target
         self._timeout = timeout
         self._channel = grpc.aio.insecure_channel(
             target,
@@ -98,6 +105,11 @@ class RecogniserClient:
             response_deserializer=face_pb2.IdentifyResponse.FromString,
         )
         self._check: Any = face_pb2_grpc.HealthCheckStub(self._channel)
+        self._decide = self._channel.stream_stream(
+            "/facerecog.People/Decide",
+            request_serializer=face_pb2.DecideRequest.SerializeToString,
+            response_deserializer=face_pb2.DecideResponse.FromString,
+        )
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # stubs have no methods
 
     async def identify(
@@ -129,8 +141,7 @@ class RecogniserClient:
                 on_long()
             answer: face_pb2.IdentifyResponse = await call.read()
         except grpc.aio.AioRpcError as error:
-            kind = _ERRORS.get(error.code(), RecogniserFailedError)
-            raise kind(f"face_recog: {error.code().name}: {error.details()}") from error
+            raise _error(error) from error
         finally:
             call.cancel()  # nobody waits for it any more, unless it is done
         answered = [face.box for face in answer.faces]
@@ -149,6 +160,20 @@ class RecogniserClient:
             return None
         return answer.engine or None if answer.ready else None
 
+    @asynccontextmanager
+    async def decide(self, person: str) -> "AsyncIterator[Decisions]":
+        """Open one replica's view of the known people, for one person's sake.
+
+        ``person`` is a folder below known_people/. It and whatever is asked within raise a
+        :class:`RecogniserError`; one view lasts for :data:`VIEW_SECONDS` at most.
+        """
+        call: Any = self._decide(timeout=VIEW_SECONDS)
+        try:
+            first = await _ask(call, face_pb2.DecideRequest(person=person), "known")
+            yield Decisions(call, first.known)
+        finally:
+            call.cancel()
+
     async def ping(self) -> bool:
         """Ask the health service, without raising."""
         try:
@@ -160,6 +185,50 @@ class RecogniserClient:
     async def close(self) -> None:
         """Close the channel."""
         await self._channel.close()
+
+
+class Decisions:
+    """A view of the known people in which faces are decided on; see ``People`` in face.proto."""
+
+    def __init__(self, call: Any, known: face_pb2.PersonKnown) -> None:
+        self._call = call
+        self.known = known
+
+    async def sift(self, encodings: Sequence[bytes]) -> Sequence[bool]:
+        """Tell of each face whether it may be the view's person, but for who else it may be."""
+        asked = face_pb2.Encodings(engine=self.known.engine, encodings=encodings)
+        answer = await _ask(self._call, face_pb2.DecideRequest(sift=asked), "sifted")
+        return answer.sifted.may_be
+
+    async def decide(
+        self, pictures: Sequence[face_pb2.PictureToDecide]
+    ) -> Sequence[face_pb2.DecidedPicture]:
+        """Say who the faces of each picture are."""
+        asked = face_pb2.PicturesToDecide(engine=self.known.engine, pictures=pictures)
+        answer = await _ask(self._call, face_pb2.DecideRequest(decide=asked), "decided")
+        return answer.decided.pictures
+
+
+async def _ask(call: Any, request: face_pb2.DecideRequest, kind: str) -> face_pb2.DecideResponse:
+    try:
+        await call.write(request)
+    except asyncio.InvalidStateError:
+        pass  # it has ended: reading says how
+    except grpc.aio.AioRpcError as error:
+        raise _error(error) from error
+    try:
+        answer: Any = await call.read()
+    except grpc.aio.AioRpcError as error:
+        raise _error(error) from error
+    if answer is grpc.aio.EOF or answer.WhichOneof("kind") != kind:
+        raise RecogniserFailedError(f"face_recog: no answer of the kind {kind!r}")
+    found: face_pb2.DecideResponse = answer
+    return found
+
+
+def _error(error: grpc.aio.AioRpcError) -> RecogniserError:
+    kind = _ERRORS.get(error.code(), RecogniserFailedError)
+    return kind(f"face_recog: {error.code().name}: {error.details()}")
 
 
 def encoding_of(face: face_pb2.Face) -> bytes | None:

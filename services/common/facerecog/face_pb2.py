@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$services/common/facerecog/face.proto\x12\tfacerecog\"\xb9\x01\n\x0fIdentifyRequest\x12\x12\n\nimage_path\x18\x01 \x01(\t\x12\x12\n\nimage_data\x18\x02 \x01(\x0c\x12\x16\n\ttolerance\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\tmax_faces\x18\x04 \x01(\r\x12\x16\n\x0emax_candidates\x18\x05 \x01(\r\x12\x0e\n\x06person\x18\x06 \x01(\t\x12\x1d\n\x05\x62oxes\x18\x07 \x03(\x0b\x32\x0e.facerecog.BoxB\x0c\n\n_tolerance\"\xbd\x01\n\x10IdentifyResponse\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12!\n\x06status\x18\x02 \x01(\x0e\x32\x11.facerecog.Status\x12\x1e\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x0f.facerecog.Face\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x08 \x01(\r\"\xff\x01\n\x04\x46\x61\x63\x65\x12\x1b\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0e.facerecog.Box\x12\x17\n\x0f\x64\x65tection_score\x18\x02 \x01(\x02\x12(\n\ncandidates\x18\x03 \x03(\x0b\x32\x14.facerecog.Candidate\x12\x11\n\tambiguous\x18\x04 \x01(\x08\x12#\n\x07outcome\x18\x05 \x01(\x0e\x32\x12.facerecog.Outcome\x12#\n\x07quality\x18\x06 \x01(\x0b\x32\x12.facerecog.Quality\x12\x18\n\x0blike_person\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x65ncoding\x18\x08 \x01(\x0c\x42\x0e\n\x0c_like_person\"r\n\x07Quality\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x11\n\x04\x66law\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04size\x18\x03 \x01(\x02\x12\x11\n\tsharpness\x18\x04 \x01(\x02\x12\x0c\n\x04pose\x18\x05 \x01(\x02\x12\r\n\x05light\x18\x06 \x01(\x02\x42\x07\n\x05_flaw\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\"e\n\tCandidate\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12\x0e\n\x06person\x18\x02 \x01(\t\x12\x10\n\x08\x64istance\x18\x03 \x01(\x02\x12\x15\n\x08likeness\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x0b\n\t_likeness\"\x07\n\x05\x45mpty\"4\n\x13HealthCheckResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t*\x8e\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x14\n\x10STATUS_NOT_FOUND\x10\x02\x12\x15\n\x11STATUS_UNREADABLE\x10\x03\x12\x14\n\x10STATUS_TOO_LARGE\x10\x04\x12\x1a\n\x16STATUS_INVALID_REQUEST\x10\x05*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_NAMED\x10\x01\x12\x12\n\x0eOUTCOME_UNSURE\x10\x02\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x03\x32Q\n\x08Identify\x12\x45\n\x08Identify\x12\x1a.facerecog.IdentifyRequest\x1a\x1b.facerecog.IdentifyResponse\"\x00\x32P\n\x0bHealthCheck\x12\x41\n\x0bHealthCheck\x12\x10.facerecog.Empty\x1a\x1e.facerecog.HealthCheckResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$services/common/facerecog/face.proto\x12\tfacerecog\"\xb9\x01\n\x0fIdentifyRequest\x12\x12\n\nimage_path\x18\x01 \x01(\t\x12\x12\n\nimage_data\x18\x02 \x01(\x0c\x12\x16\n\ttolerance\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\tmax_faces\x18\x04 \x01(\r\x12\x16\n\x0emax_candidates\x18\x05 \x01(\r\x12\x0e\n\x06person\x18\x06 \x01(\t\x12\x1d\n\x05\x62oxes\x18\x07 \x03(\x0b\x32\x0e.facerecog.BoxB\x0c\n\n_tolerance\"\xbd\x01\n\x10IdentifyResponse\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12!\n\x06status\x18\x02 \x01(\x0e\x32\x11.facerecog.Status\x12\x1e\n\x05\x66\x61\x63\x65s\x18\x03 \x03(\x0b\x32\x0f.facerecog.Face\x12\r\n\x05width\x18\x04 \x01(\r\x12\x0e\n\x06height\x18\x05 \x01(\r\x12\x0e\n\x06\x65ngine\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x08 \x01(\r\"\xff\x01\n\x04\x46\x61\x63\x65\x12\x1b\n\x03\x62ox\x18\x01 \x01(\x0b\x32\x0e.facerecog.Box\x12\x17\n\x0f\x64\x65tection_score\x18\x02 \x01(\x02\x12(\n\ncandidates\x18\x03 \x03(\x0b\x32\x14.facerecog.Candidate\x12\x11\n\tambiguous\x18\x04 \x01(\x08\x12#\n\x07outcome\x18\x05 \x01(\x0e\x32\x12.facerecog.Outcome\x12#\n\x07quality\x18\x06 \x01(\x0b\x32\x12.facerecog.Quality\x12\x18\n\x0blike_person\x18\x07 \x01(\x08H\x00\x88\x01\x01\x12\x10\n\x08\x65ncoding\x18\x08 \x01(\x0c\x42\x0e\n\x0c_like_person\"r\n\x07Quality\x12\r\n\x05score\x18\x01 \x01(\x02\x12\x11\n\x04\x66law\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0c\n\x04size\x18\x03 \x01(\x02\x12\x11\n\tsharpness\x18\x04 \x01(\x02\x12\x0c\n\x04pose\x18\x05 \x01(\x02\x12\r\n\x05light\x18\x06 \x01(\x02\x42\x07\n\x05_flaw\"?\n\x03\x42ox\x12\x0c\n\x04left\x18\x01 \x01(\r\x12\x0b\n\x03top\x18\x02 \x01(\r\x12\r\n\x05right\x18\x03 \x01(\r\x12\x0e\n\x06\x62ottom\x18\x04 \x01(\r\"e\n\tCandidate\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12\x0e\n\x06person\x18\x02 \x01(\t\x12\x10\n\x08\x64istance\x18\x03 \x01(\x02\x12\x15\n\x08likeness\x18\x04 \x01(\x02H\x00\x88\x01\x01\x42\x0b\n\t_likeness\"~\n\rDecideRequest\x12\x10\n\x06person\x18\x01 \x01(\tH\x00\x12$\n\x04sift\x18\x02 \x01(\x0b\x32\x14.facerecog.EncodingsH\x00\x12-\n\x06\x64\x65\x63ide\x18\x03 \x01(\x0b\x32\x1b.facerecog.PicturesToDecideH\x00\x42\x06\n\x04kind\"\x95\x01\n\x0e\x44\x65\x63ideResponse\x12\'\n\x05known\x18\x01 \x01(\x0b\x32\x16.facerecog.PersonKnownH\x00\x12#\n\x06sifted\x18\x02 \x01(\x0b\x32\x11.facerecog.SiftedH\x00\x12-\n\x07\x64\x65\x63ided\x18\x03 \x01(\x0b\x32\x1a.facerecog.DecidedPicturesH\x00\x42\x06\n\x04kind\"\x86\x01\n\x0bPersonKnown\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x61libration\x18\x02 \x01(\r\x12)\n\x08pictures\x18\x03 \x03(\x0b\x32\x17.facerecog.KnownPicture\x12\x10\n\x08portrait\x18\x04 \x01(\x0c\x12\x15\n\rleast_product\x18\x05 \x01(\x02\"3\n\x0cKnownPicture\x12\x12\n\nimage_name\x18\x01 \x01(\t\x12\x0f\n\x07skipped\x18\x02 \x01(\x08\".\n\tEncodings\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12\x11\n\tencodings\x18\x02 \x03(\x0c\"\x18\n\x06Sifted\x12\x0e\n\x06may_be\x18\x01 \x03(\x08\"P\n\x10PicturesToDecide\x12\x0e\n\x06\x65ngine\x18\x01 \x01(\t\x12,\n\x08pictures\x18\x02 \x03(\x0b\x32\x1a.facerecog.PictureToDecide\"H\n\x0fPictureToDecide\x12&\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x17.facerecog.FaceToDecide\x12\r\n\x05given\x18\x02 \x03(\t\"0\n\x0c\x46\x61\x63\x65ToDecide\x12\x10\n\x08\x65ncoding\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64\x65nied\x18\x02 \x03(\t\">\n\x0f\x44\x65\x63idedPictures\x12+\n\x08pictures\x18\x01 \x03(\x0b\x32\x19.facerecog.DecidedPicture\"7\n\x0e\x44\x65\x63idedPicture\x12%\n\x05\x66\x61\x63\x65s\x18\x01 \x03(\x0b\x32\x16.facerecog.DecidedFace\"\\\n\x0b\x44\x65\x63idedFace\x12(\n\ncandidates\x18\x01 \x03(\x0b\x32\x14.facerecog.Candidate\x12#\n\x07outcome\x18\x02 \x01(\x0e\x32\x12.facerecog.Outcome\"\x07\n\x05\x45mpty\"4\n\x13HealthCheckResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t*\x8e\x01\n\x06Status\x12\x16\n\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n\tSTATUS_OK\x10\x01\x12\x14\n\x10STATUS_NOT_FOUND\x10\x02\x12\x15\n\x11STATUS_UNREADABLE\x10\x03\x12\x14\n\x10STATUS_TOO_LARGE\x10\x04\x12\x1a\n\x16STATUS_INVALID_REQUEST\x10\x05*^\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x11\n\rOUTCOME_NAMED\x10\x01\x12\x12\n\x0eOUTCOME_UNSURE\x10\x02\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x03\x32Q\n\x08Identify\x12\x45\n\x08Identify\x12\x1a.facerecog.IdentifyRequest\x1a\x1b.facerecog.IdentifyResponse\"\x00\x32M\n\x06People\x12\x43\n\x06\x44\x65\x63ide\x12\x18.facerecog.DecideRequest\x1a\x19.facerecog.DecideResponse\"\x00(\x01\x30\x01\x32P\n\x0bHealthCheck\x12\x41\n\x0bHealthCheck\x12\x10.facerecog.Empty\x1a\x1e.facerecog.HealthCheckResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.common.facerecog.face_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STATUS']._serialized_start=1037
-  _globals['_STATUS']._serialized_end=1179
-  _globals['_OUTCOME']._serialized_start=1181
-  _globals['_OUTCOME']._serialized_end=1275
+  _globals['_STATUS']._serialized_start=2002
+  _globals['_STATUS']._serialized_end=2144
+  _globals['_OUTCOME']._serialized_start=2146
+  _globals['_OUTCOME']._serialized_end=2240
   _globals['_IDENTIFYREQUEST']._serialized_start=52
   _globals['_IDENTIFYREQUEST']._serialized_end=237
   _globals['_IDENTIFYRESPONSE']._serialized_start=240
@@ -47,12 +47,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BOX']._serialized_end=868
   _globals['_CANDIDATE']._serialized_start=870
   _globals['_CANDIDATE']._serialized_end=971
-  _globals['_EMPTY']._serialized_start=973
-  _globals['_EMPTY']._serialized_end=980
-  _globals['_HEALTHCHECKRESPONSE']._serialized_start=982
-  _globals['_HEALTHCHECKRESPONSE']._serialized_end=1034
-  _globals['_IDENTIFY']._serialized_start=1277
-  _globals['_IDENTIFY']._serialized_end=1358
-  _globals['_HEALTHCHECK']._serialized_start=1360
-  _globals['_HEALTHCHECK']._serialized_end=1440
+  _globals['_DECIDEREQUEST']._serialized_start=973
+  _globals['_DECIDEREQUEST']._serialized_end=1099
+  _globals['_DECIDERESPONSE']._serialized_start=1102
+  _globals['_DECIDERESPONSE']._serialized_end=1251
+  _globals['_PERSONKNOWN']._serialized_start=1254
+  _globals['_PERSONKNOWN']._serialized_end=1388
+  _globals['_KNOWNPICTURE']._serialized_start=1390
+  _globals['_KNOWNPICTURE']._serialized_end=1441
+  _globals['_ENCODINGS']._serialized_start=1443
+  _globals['_ENCODINGS']._serialized_end=1489
+  _globals['_SIFTED']._serialized_start=1491
+  _globals['_SIFTED']._serialized_end=1515
+  _globals['_PICTURESTODECIDE']._serialized_start=1517
+  _globals['_PICTURESTODECIDE']._serialized_end=1597
+  _globals['_PICTURETODECIDE']._serialized_start=1599
+  _globals['_PICTURETODECIDE']._serialized_end=1671
+  _globals['_FACETODECIDE']._serialized_start=1673
+  _globals['_FACETODECIDE']._serialized_end=1721
+  _globals['_DECIDEDPICTURES']._serialized_start=1723
+  _globals['_DECIDEDPICTURES']._serialized_end=1785
+  _globals['_DECIDEDPICTURE']._serialized_start=1787
+  _globals['_DECIDEDPICTURE']._serialized_end=1842
+  _globals['_DECIDEDFACE']._serialized_start=1844
+  _globals['_DECIDEDFACE']._serialized_end=1936
+  _globals['_EMPTY']._serialized_start=1938
+  _globals['_EMPTY']._serialized_end=1945
+  _globals['_HEALTHCHECKRESPONSE']._serialized_start=1947
+  _globals['_HEALTHCHECKRESPONSE']._serialized_end=1999
+  _globals['_IDENTIFY']._serialized_start=2242
+  _globals['_IDENTIFY']._serialized_end=2323
+  _globals['_PEOPLE']._serialized_start=2325
+  _globals['_PEOPLE']._serialized_end=2402
+  _globals['_HEALTHCHECK']._serialized_start=2404
+  _globals['_HEALTHCHECK']._serialized_end=2484
 # @@protoc_insertion_point(module_scope)

@@ -337,6 +337,318 @@ class Candidate(_message.Message):
 Global___Candidate: _TypeAlias = Candidate  # noqa: Y015
 
 @_typing.final
+class DecideRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERSON_FIELD_NUMBER: _builtins.int
+    SIFT_FIELD_NUMBER: _builtins.int
+    DECIDE_FIELD_NUMBER: _builtins.int
+    person: _builtins.str
+    """a folder below known_people/, in NFC; in the first request and no other"""
+    @_builtins.property
+    def sift(self) -> Global___Encodings:
+        """which of these may be the person"""
+
+    @_builtins.property
+    def decide(self) -> Global___PicturesToDecide:
+        """who is in these pictures"""
+
+    def __init__(
+        self,
+        *,
+        person: _builtins.str = ...,
+        sift: Global___Encodings | None = ...,
+        decide: Global___PicturesToDecide | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decide", b"decide", "kind", b"kind", "person", b"person", "sift", b"sift"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decide", b"decide", "kind", b"kind", "person", b"person", "sift", b"sift"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["person", "sift", "decide"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___DecideRequest: _TypeAlias = DecideRequest  # noqa: Y015
+
+@_typing.final
+class DecideResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWN_FIELD_NUMBER: _builtins.int
+    SIFTED_FIELD_NUMBER: _builtins.int
+    DECIDED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def known(self) -> Global___PersonKnown: ...
+    @_builtins.property
+    def sifted(self) -> Global___Sifted: ...
+    @_builtins.property
+    def decided(self) -> Global___DecidedPictures: ...
+    def __init__(
+        self,
+        *,
+        known: Global___PersonKnown | None = ...,
+        sifted: Global___Sifted | None = ...,
+        decided: Global___DecidedPictures | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "kind", b"kind", "known", b"known", "sifted", b"sifted"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "kind", b"kind", "known", b"known", "sifted", b"sifted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["known", "sifted", "decided"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___DecideResponse: _TypeAlias = DecideResponse  # noqa: Y015
+
+@_typing.final
+class PersonKnown(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    PORTRAIT_FIELD_NUMBER: _builtins.int
+    LEAST_PRODUCT_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    calibration: _builtins.int
+    portrait: _builtins.bytes
+    """The mean of the pictures' encodings, each scaled to length 1; empty without an encoding."""
+    least_product: _builtins.float
+    """Faces of length 1 whose product with the portrait is less need not be sifted."""
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownPicture]:
+        """of the person; none when nobody is known by that name"""
+
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        calibration: _builtins.int = ...,
+        pictures: _abc.Iterable[Global___KnownPicture] | None = ...,
+        portrait: _builtins.bytes = ...,
+        least_product: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "engine", b"engine", "least_product", b"least_product", "pictures", b"pictures", "portrait", b"portrait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PersonKnown: _TypeAlias = PersonKnown  # noqa: Y015
+
+@_typing.final
+class KnownPicture(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_NAME_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    image_name: _builtins.str
+    """its key below known_people/"""
+    skipped: _builtins.bool
+    """it does not show one face, or cannot be read"""
+    def __init__(
+        self,
+        *,
+        image_name: _builtins.str = ...,
+        skipped: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_name", b"image_name", "skipped", b"skipped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownPicture: _TypeAlias = KnownPicture  # noqa: Y015
+
+@_typing.final
+class Encodings(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    ENCODINGS_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    @_builtins.property
+    def encodings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """as Face.encoding"""
+
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        encodings: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encodings", b"encodings", "engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Encodings: _TypeAlias = Encodings  # noqa: Y015
+
+@_typing.final
+class Sifted(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAY_BE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def may_be(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """named so or asked about, but for the other faces of its picture"""
+
+    def __init__(
+        self,
+        *,
+        may_be: _abc.Iterable[_builtins.bool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["may_be", b"may_be"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sifted: _TypeAlias = Sifted  # noqa: Y015
+
+@_typing.final
+class PicturesToDecide(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___PictureToDecide]: ...
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        pictures: _abc.Iterable[Global___PictureToDecide] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "pictures", b"pictures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PicturesToDecide: _TypeAlias = PicturesToDecide  # noqa: Y015
+
+@_typing.final
+class PictureToDecide(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACES_FIELD_NUMBER: _builtins.int
+    GIVEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def faces(self) -> _containers.RepeatedCompositeFieldContainer[Global___FaceToDecide]: ...
+    @_builtins.property
+    def given(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """folders of people whose faces are others in it, by what a hand said"""
+
+    def __init__(
+        self,
+        *,
+        faces: _abc.Iterable[Global___FaceToDecide] | None = ...,
+        given: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faces", b"faces", "given", b"given"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PictureToDecide: _TypeAlias = PictureToDecide  # noqa: Y015
+
+@_typing.final
+class FaceToDecide(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENCODING_FIELD_NUMBER: _builtins.int
+    DENIED_FIELD_NUMBER: _builtins.int
+    encoding: _builtins.bytes
+    @_builtins.property
+    def denied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """folders of people who it is not"""
+
+    def __init__(
+        self,
+        *,
+        encoding: _builtins.bytes = ...,
+        denied: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["denied", b"denied", "encoding", b"encoding"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FaceToDecide: _TypeAlias = FaceToDecide  # noqa: Y015
+
+@_typing.final
+class DecidedPictures(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PICTURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecidedPicture]: ...
+    def __init__(
+        self,
+        *,
+        pictures: _abc.Iterable[Global___DecidedPicture] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pictures", b"pictures"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidedPictures: _TypeAlias = DecidedPictures  # noqa: Y015
+
+@_typing.final
+class DecidedPicture(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def faces(self) -> _containers.RepeatedCompositeFieldContainer[Global___DecidedFace]:
+        """in the order in which they were asked about"""
+
+    def __init__(
+        self,
+        *,
+        faces: _abc.Iterable[Global___DecidedFace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faces", b"faces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidedPicture: _TypeAlias = DecidedPicture  # noqa: Y015
+
+@_typing.final
+class DecidedFace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___Outcome.ValueType
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]:
+        """as in Face"""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[Global___Candidate] | None = ...,
+        outcome: Global___Outcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecidedFace: _TypeAlias = DecidedFace  # noqa: Y015
+
+@_typing.final
 class Empty(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -104,6 +104,86 @@ class Identify:
             _registered_method=True)
 
 
+class PeopleStub:
+    """Names stored faces again, by their encodings.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Decide = channel.stream_stream(
+                '/facerecog.People/Decide',
+                request_serializer=services_dot_common_dot_facerecog_dot_face__pb2.DecideRequest.SerializeToString,
+                response_deserializer=services_dot_common_dot_facerecog_dot_face__pb2.DecideResponse.FromString,
+                _registered_method=True)
+
+
+class PeopleServicer:
+    """Names stored faces again, by their encodings.
+    """
+
+    def Decide(self, request_iterator, context):
+        """One stream is one replica's view of the known people, taken when the first request is answered.
+        That names a person, whose known pictures are looked at in the store before; the others each
+        bring faces, and are answered in turn. FAILED_PRECONDITION: the encodings are of another engine.
+        INVALID_ARGUMENT: what no client of this file sends, or more than 4,096 faces in a request.
+        UNAVAILABLE: starting, draining or without its object store; another replica may answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PeopleServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Decide': grpc.stream_stream_rpc_method_handler(
+                    servicer.Decide,
+                    request_deserializer=services_dot_common_dot_facerecog_dot_face__pb2.DecideRequest.FromString,
+                    response_serializer=services_dot_common_dot_facerecog_dot_face__pb2.DecideResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'facerecog.People', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('facerecog.People', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class People:
+    """Names stored faces again, by their encodings.
+    """
+
+    @staticmethod
+    def Decide(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/facerecog.People/Decide',
+            services_dot_common_dot_facerecog_dot_face__pb2.DecideRequest.SerializeToString,
+            services_dot_common_dot_facerecog_dot_face__pb2.DecideResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class HealthCheckStub:
     """For clients that know only this; new ones use grpc.health.v1.
     """

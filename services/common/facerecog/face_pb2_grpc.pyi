@@ -69,6 +69,52 @@ class IdentifyServicer(metaclass=_abc_1.ABCMeta):
 
 def add_IdentifyServicer_to_server(servicer: IdentifyServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class PeopleStub:
+    """Names stored faces again, by their encodings."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PeopleAsyncStub: ...
+    Decide: _grpc.StreamStreamMultiCallable[_face_pb2.DecideRequest, _face_pb2.DecideResponse]
+    """One stream is one replica's view of the known people, taken when the first request is answered.
+    That names a person, whose known pictures are looked at in the store before; the others each
+    bring faces, and are answered in turn. FAILED_PRECONDITION: the encodings are of another engine.
+    INVALID_ARGUMENT: what no client of this file sends, or more than 4,096 faces in a request.
+    UNAVAILABLE: starting, draining or without its object store; another replica may answer.
+    """
+
+@_typing.type_check_only
+class PeopleAsyncStub(PeopleStub):
+    """Names stored faces again, by their encodings."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Decide: _aio.StreamStreamMultiCallable[_face_pb2.DecideRequest, _face_pb2.DecideResponse]  # type: ignore[assignment]
+    """One stream is one replica's view of the known people, taken when the first request is answered.
+    That names a person, whose known pictures are looked at in the store before; the others each
+    bring faces, and are answered in turn. FAILED_PRECONDITION: the encodings are of another engine.
+    INVALID_ARGUMENT: what no client of this file sends, or more than 4,096 faces in a request.
+    UNAVAILABLE: starting, draining or without its object store; another replica may answer.
+    """
+
+class PeopleServicer(metaclass=_abc_1.ABCMeta):
+    """Names stored faces again, by their encodings."""
+
+    @_abc_1.abstractmethod
+    def Decide(
+        self,
+        request_iterator: _MaybeAsyncIterator[_face_pb2.DecideRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_face_pb2.DecideResponse], _abc.AsyncIterator[_face_pb2.DecideResponse]]:
+        """One stream is one replica's view of the known people, taken when the first request is answered.
+        That names a person, whose known pictures are looked at in the store before; the others each
+        bring faces, and are answered in turn. FAILED_PRECONDITION: the encodings are of another engine.
+        INVALID_ARGUMENT: what no client of this file sends, or more than 4,096 faces in a request.
+        UNAVAILABLE: starting, draining or without its object store; another replica may answer.
+        """
+
+def add_PeopleServicer_to_server(servicer: PeopleServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class HealthCheckStub:
     """For clients that know only this; new ones use grpc.health.v1."""
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import dataclasses
+import itertools
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import grpc
@@ -15,8 +17,12 @@ from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG, MAX_MESSAGE_BYTES
 from services.common.metrics import record
 from services.common.objects import ObjectStoreUnavailableError
+from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
 from services.face_recog.domain import (
     Box,
+    Candidate,
+    Held,
+    Match,
     Outcome,
     Problem,
     RecogniserBusyError,
@@ -52,8 +58,10 @@ _FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
     ObjectStoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
     RecogniserBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
     RecogniserFaultError: grpc.StatusCode.INTERNAL,
+    WrongEngineError: grpc.StatusCode.FAILED_PRECONDITION,
+    WrongRequestError: grpc.StatusCode.INVALID_ARGUMENT,
 }
-_READINESS: Final = ("", "facerecog.Identify", "facerecog.HealthCheck")
+_READINESS: Final = ("", "facerecog.Identify", "facerecog.People", "facerecog.HealthCheck")
 """Health names that say whether requests are served."""
 
 _LIVENESS: Final = "liveness"
@@ -113,6 +121,78 @@ class _Identify:
             return response
 
 
+class _People(face_pb2_grpc.PeopleServicer):
+    def __init__(self, decider: Decider, is_draining: Callable[[], bool]) -> None:
+        self._decider = decider
+        self._is_draining = is_draining
+
+    async def Decide(  # noqa: N802
+        self, requests: AsyncIterator[face_pb2.DecideRequest], context: _Context
+    ) -> AsyncIterator[face_pb2.DecideResponse]:
+        """Answer one request after another in one view of the known people."""
+        view: View | None = None
+        try:
+            async for request in requests:
+                if self._is_draining():
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "it stops: ask another one")
+                if view is None:
+                    view = await self._decider.view(request.person)
+                    yield face_pb2.DecideResponse(known=self._known(view))
+                else:
+                    yield await self._answer(view, request)
+        except tuple(_FAULTS) as error:
+            log.warning("cannot decide", reason=str(error))
+            await context.abort(_FAULTS[type(error)], str(error))
+
+    def _known(self, view: View) -> face_pb2.PersonKnown:
+        return face_pb2.PersonKnown(
+            engine=self._decider.engine.name,
+            calibration=view.snapshot.calibration.version,
+            pictures=[
+                face_pb2.KnownPicture(image_name=name, skipped=not known)
+                for name, known in view.pictures.items()
+            ],
+            portrait=view.portrait.mean.astype("<f4").tobytes() if view.portrait else b"",
+            least_product=view.portrait.least_product if view.portrait else 0,
+        )
+
+    async def _answer(self, view: View, request: face_pb2.DecideRequest) -> face_pb2.DecideResponse:
+        match request.WhichOneof("kind"):
+            case "sift":
+                asked = request.sift
+                encodings = self._decider.read(asked.engine, asked.encodings)
+                may_be = await self._decider.sift(view, encodings)
+                return face_pb2.DecideResponse(sifted=face_pb2.Sifted(may_be=may_be))
+            case "decide":
+                decided = await self._decide(view, request.decide)
+                return face_pb2.DecideResponse(
+                    decided=face_pb2.DecidedPictures(
+                        pictures=[
+                            face_pb2.DecidedPicture(faces=map(_decided, matches))
+                            for matches in decided
+                        ]
+                    )
+                )
+            case _:
+                raise WrongRequestError("neither faces to sift nor pictures to decide on")
+
+    async def _decide(
+        self, view: View, asked: face_pb2.PicturesToDecide
+    ) -> Sequence[Sequence[Match]]:
+        faces = [face.encoding for picture in asked.pictures for face in picture.faces]
+        encodings = iter(self._decider.read(asked.engine, faces))
+        return await self._decider.decide(
+            view,
+            [
+                (
+                    list(itertools.islice(encodings, len(picture.faces))),
+                    Held(picture.given, [face.denied for face in picture.faces]),
+                )
+                for picture in asked.pictures
+            ],
+        )
+
+
 class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
     def __init__(self, is_serving: Callable[[], bool], engine: str) -> None:
         self._is_serving = is_serving
@@ -134,7 +214,7 @@ class Server:
     """
 
     def __init__(
-        self, identifier: Identifier, *, engine: str, connection_age: float, grace: float
+        self, identifier: Identifier, decider: Decider, *, connection_age: float, grace: float
     ) -> None:
         self._grace = grace
         self._is_serving = False
@@ -155,7 +235,11 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ],
         )
+        engine = decider.engine.name
         self._server.add_generic_rpc_handlers((_Identify(identifier, engine).handler(),))
+        face_pb2_grpc.add_PeopleServicer_to_server(
+            _People(decider, lambda: self._draining), self._server
+        )
         face_pb2_grpc.add_HealthCheckServicer_to_server(
             _HealthCheck(lambda: self._is_serving, engine), self._server
         )
@@ -213,27 +297,44 @@ class _Observer(grpc.aio.ServerInterceptor):
             return found
         handler: Any = found  # the stubs know only the synchronous kind
 
+        if handler.response_streaming:
+
+            async def observed_stream(requests: Any, context: _Context) -> AsyncIterator[Any]:
+                with _recorded(operation, context):
+                    async for response in handler.stream_stream(requests, context):
+                        yield response
+
+            return grpc.stream_stream_rpc_method_handler(
+                observed_stream,
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+
         async def observed(request: Any, context: _Context) -> Any:
-            start = time.perf_counter()
-            error = True
-            try:
-                response = await handler.unary_unary(request, context)
-                error = False
-            except asyncio.CancelledError:
-                # The client went away, which is its own affair unless its patience ended.
-                left = context.time_remaining()
-                error = left is not None and left <= 0
-                raise
-            else:
-                return response
-            finally:
-                record(operation, time.perf_counter() - start, error=error)
+            with _recorded(operation, context):
+                return await handler.unary_unary(request, context)
 
         return grpc.unary_unary_rpc_method_handler(
             observed,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+
+
+@contextmanager
+def _recorded(operation: str, context: _Context) -> Iterator[None]:
+    start = time.perf_counter()
+    error = True
+    try:
+        yield
+        error = False
+    except (asyncio.CancelledError, GeneratorExit):
+        # The client went away, which is its own affair unless its patience ended.
+        left = context.time_remaining()
+        error = left is not None and left <= 0
+        raise
+    finally:
+        record(operation, time.perf_counter() - start, error=error)
 
 
 def _image_id(context: _Context) -> dict[str, int]:
@@ -268,18 +369,25 @@ def _face(named: NamedFace) -> face_pb2.Face:
             left=face.box.left, top=face.box.top, right=face.box.right, bottom=face.box.bottom
         ),
         detection_score=face.score,
-        candidates=[
-            face_pb2.Candidate(
-                image_name=candidate.image_name,
-                person=candidate.person,
-                distance=candidate.distance,
-                likeness=candidate.likeness,
-            )
-            for candidate in named.match.candidates
-        ],
+        candidates=map(_candidate, named.match.candidates),
         ambiguous=named.match.ambiguous,
         outcome=_OUTCOME[named.match.outcome],
         quality=face_pb2.Quality(**dataclasses.asdict(face.quality)),
         like_person=named.like_person,
         encoding=face.encoding.astype("<f4").tobytes(),
+    )
+
+
+def _candidate(candidate: Candidate) -> face_pb2.Candidate:
+    return face_pb2.Candidate(
+        image_name=candidate.image_name,
+        person=candidate.person,
+        distance=candidate.distance,
+        likeness=candidate.likeness,
+    )
+
+
+def _decided(match: Match) -> face_pb2.DecidedFace:
+    return face_pb2.DecidedFace(
+        candidates=map(_candidate, match.candidates), outcome=_OUTCOME[match.outcome]
     )

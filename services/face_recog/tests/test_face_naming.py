@@ -71,7 +71,7 @@ def test_hardly_a_stranger_is_named_and_most_are_nobody() -> None:
 def test_between_the_two_a_person_is_asked() -> None:
     people = known(20)
     face = picture(3, 9)
-    alike = float(max(Portraits(People(people), NO_MODEL).likenesses(face)))
+    alike = float(max(Portraits(People(people), NO_MODEL).likenesses([face])[0]))
     [one] = ask(people, face, rule=Rule(alike + 0.01, alike - 0.01, margin=0))
     assert (one.outcome, one.ambiguous) == (Outcome.UNSURE, True)
     assert [candidate.person for candidate in one.candidates] == ["p3"]
@@ -82,7 +82,7 @@ def test_between_the_two_a_person_is_asked() -> None:
 def test_between_two_people_who_are_nearly_as_alike_a_person_is_asked() -> None:
     people = known(20) | {"twin/1": picture(3, 7, 0.4)}
     face = picture(3, 9)
-    *_, other, best = sorted(Portraits(People(people), NO_MODEL).likenesses(face).tolist())
+    *_, other, best = sorted(Portraits(People(people), NO_MODEL).likenesses([face])[0].tolist())
     assert other > 0.6
     for margin, outcome in ((best - other + 0.01, Outcome.UNSURE), (best - other, Outcome.NAMED)):
         for unsure in (other - 0.01, other + 0.01):

@@ -39,6 +39,7 @@ from services.face_recog.domain import (
     Box,
     Candidate,
     DetectedFace,
+    Engine,
     Match,
     Outcome,
 )
@@ -58,6 +59,9 @@ message HealthCheckResponse { bool ready = 1; }
 """
 
 StartServer = Callable[..., Any]
+
+DECIDER: Any = SimpleNamespace(engine=Engine("x", 128))
+"""Of a server that is asked for nothing else."""
 
 
 @asynccontextmanager
@@ -467,7 +471,7 @@ async def test_it_serves_while_people_are_known_and_workers_live() -> None:
 
 async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
     identifier: Any = None
-    server = Server(identifier, engine="x", connection_age=60, grace=0)
+    server = Server(identifier, DECIDER, connection_age=60, grace=0)
     port = await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -498,7 +502,7 @@ async def test_a_connections_age_cuts_no_request() -> None:
         return Answer(1, 1, [])
 
     identifier: Any = SimpleNamespace(identify=identify)
-    server = Server(identifier, engine="x", connection_age=0.5, grace=0.1)
+    server = Server(identifier, DECIDER, connection_age=0.5, grace=0.1)
     port = await server.start("127.0.0.1", 0)
     await server.set_serving(serving=True)
     client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)

@@ -776,7 +776,7 @@ async def test_one_model_of_strangers_serves_all_replicas(
     await second.refresh()
     assert second.snapshot.calibration.version == 2
     face = encoding_of(b"f")
-    one, other = (gallery.snapshot.portraits.likenesses(face) for gallery in (first, second))
+    one, other = (gallery.snapshot.portraits.likenesses([face])[0] for gallery in (first, second))
     assert one.tolist() == other.tolist()
     before = first.snapshot
     for number in range(250, 900):
@@ -806,7 +806,7 @@ async def test_two_replicas_that_make_a_model_at_once_come_to_one(
     for gallery in both:
         await gallery.refresh()
     face = encoding_of(b"f")
-    one, other = (gallery.snapshot.portraits.likenesses(face) for gallery in both)
+    one, other = (gallery.snapshot.portraits.likenesses([face])[0] for gallery in both)
     assert one.tolist() == other.tolist()
     assert {gallery.snapshot.calibration.version for gallery in both} == {2}
 

@@ -207,7 +207,7 @@ def test_a_model_that_is_known_already_is_not_drawn_from_again() -> None:
 def test_without_a_model_a_likeness_is_the_product() -> None:
     people, [face] = directions(9), directions(1, 2)
     strangers = Strangers(Tails(DLIB.product, DLIB.standing))
-    alike = strangers.likenesses(face, people, strangers.standing(people))
+    [alike] = strangers.likenesses(face[None], people, strangers.standing(people))
     np.testing.assert_allclose(alike, people @ face, rtol=1e-5)
 
 
