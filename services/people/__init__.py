@@ -1,0 +1,1 @@
+"""Decides again on stored faces after a change of a person, from encodings alone."""

@@ -1,0 +1,1 @@
+"""Rows in the database, stored faces in memory, and face_recog."""

@@ -1,0 +1,85 @@
+"""Asking face_recog to decide."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.facerecog import face_pb2
+from services.common.facerecog.client import Decisions, RecogniserClient
+from services.common.faces import MAX_FACES
+from services.people.domain import Answer, Candidate, Picture
+
+
+class GrpcView:
+    """The known people at one time, as one replica of face_recog sees them."""
+
+    def __init__(self, decisions: Decisions) -> None:
+        self._decisions = decisions
+        known = decisions.known
+        self.engine = known.engine
+        self.calibration = known.calibration
+        self.pictures: Mapping[str, bool] = {
+            one.image_name: not one.skipped for one in known.pictures
+        }
+        self.mean: NDArray[np.float32] | None = (
+            np.frombuffer(known.portrait, "<f4") if known.portrait else None
+        )
+        self.least_product = known.least_product
+
+    async def sift(self, encodings: Sequence[bytes]) -> Sequence[bool]:
+        """Tell of each face whether it may be the person."""
+        may_be: list[bool] = []
+        for start in range(0, len(encodings), MAX_FACES):
+            may_be += await self._decisions.sift(encodings[start : start + MAX_FACES])
+        return may_be
+
+    async def decide(
+        self, pictures: Sequence[Picture], unknown: str | None
+    ) -> Sequence[Sequence[Answer]]:
+        """Say who the open faces of each picture are; see ``Picture.given``."""
+        answers: list[Sequence[Answer]] = []
+        asked: list[face_pb2.PictureToDecide] = []
+        faces = 0
+        for picture in pictures:
+            if faces + len(picture.open) > MAX_FACES:
+                answers += await self._ask(asked)
+                asked, faces = [], 0
+            asked.append(_asked(picture, unknown))
+            faces += len(picture.open)
+        return answers + await self._ask(asked)
+
+    async def _ask(self, asked: Sequence[face_pb2.PictureToDecide]) -> list[Sequence[Answer]]:
+        decided = await self._decisions.decide(asked)
+        return [[_answer(face) for face in picture.faces] for picture in decided]
+
+
+def _asked(picture: Picture, unknown: str | None) -> face_pb2.PictureToDecide:
+    return face_pb2.PictureToDecide(
+        faces=[
+            face_pb2.FaceToDecide(encoding=face.encoding or b"", denied=sorted(face.denied))
+            for face in picture.open
+        ],
+        given=sorted(picture.given(unknown)),
+    )
+
+
+def _answer(face: face_pb2.DecidedFace) -> Answer:
+    candidates = [
+        Candidate(one.image_name, one.person, one.distance, one.likeness) for one in face.candidates
+    ]
+    return Answer(candidates, face.outcome == face_pb2.OUTCOME_NAMED)
+
+
+class GrpcRecogniser:
+    """Opens views."""
+
+    def __init__(self, client: RecogniserClient) -> None:
+        self._client = client
+
+    @asynccontextmanager
+    async def view(self, folder: str) -> AsyncIterator[GrpcView]:
+        """Open a view for one person's sake; raises ``RecogniserError``, also within."""
+        async with self._client.decide(folder) as decisions:
+            yield GrpcView(decisions)

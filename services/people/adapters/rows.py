@@ -1,0 +1,477 @@
+"""Changed people, stored faces and events in the database."""
+
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import DatabaseClock, now_ms
+from services.common.database import Database
+from services.common.events import EventKind, note_events
+from services.common.faces import DecidedBy
+from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status
+from services.common.tables import (
+    events,
+    face_denials,
+    face_encodings,
+    faces,
+    garbage,
+    images,
+    is_due,
+    people_work,
+    person_images,
+    persons,
+)
+from services.people.domain import NEXT_PASS_MS, Candidate, Face, Person, Picture, Says, Work
+from services.people.ports import ClaimLostError, RowsChangedError
+
+SCANNED: Final = 50_000
+"""Images whose faces one statement reads without an index."""
+
+_SAID: Final = [one.name for one in fields(Says)]
+_RENAMED: Final = 500
+_AT_ONCE: Final = 5_000
+"""Values of one statement."""
+
+_BY_HAND: Final = sa.or_(
+    faces.c.decided_by == DecidedBy.HAND,
+    # In rows of before, and of a receiver of before.
+    sa.and_(faces.c.person.is_not(None), faces.c.distance.is_(None)),
+)
+_BY_MACHINE: Final = sa.and_(
+    sa.or_(faces.c.decided_by.is_(None), faces.c.decided_by != DecidedBy.HAND),
+    sa.or_(faces.c.person.is_(None), faces.c.distance.is_not(None)),
+)
+
+
+class DatabaseRows:
+    """The port ``Rows`` on a database; a claim is what one conditional UPDATE says it is."""
+
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def claim(self) -> Work | None:
+        """Claim the change that has been due longest; None when none is."""
+        now = self._clock()
+        token = secrets.token_hex(16)
+        due = (
+            sa.select(people_work)
+            .where(is_due(people_work, now))
+            .order_by(people_work.c.due_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(due)).first()
+            if row is None:
+                return None
+            await connection.execute(
+                sa.update(people_work)
+                .where(people_work.c.person_id == row.person_id)
+                .values(claim_token=token, due_at=now + LEASE_MS)
+            )
+        return Work(
+            row.person_id, row.folder, row.removed, token, row.after_image_id, row.passes_left
+        )
+
+    async def waiting(self) -> int:
+        """Return how many changes there are."""
+        async with self._database.reading() as connection:
+            count = await connection.scalar(sa.select(sa.func.count()).select_from(people_work))
+        return count or 0
+
+    async def renew(self, work: Work) -> None:
+        """Prolong the lease, or raise ``ClaimLostError``."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, work)
+
+    async def give_back(self, work: Work, due_in: int) -> None:
+        """Let anybody take it up where it is, in so many ms; a lost claim stays lost."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                sa.update(people_work)
+                .where(*_ours(work))
+                .values(claim_token=None, due_at=self._clock() + due_in)
+            )
+
+    async def end_pass(self, work: Work) -> None:
+        """Have the next pass made later; after the last one the change is done."""
+        left = work.passes_left - 1
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                sa.update(people_work)
+                .where(*_ours(work))
+                .values(
+                    claim_token=None,
+                    due_at=self._clock() + NEXT_PASS_MS,
+                    after_image_id=0,
+                    passes_left=left,
+                )
+                if left > 0
+                else sa.delete(people_work).where(*_ours(work))
+            )
+
+    async def _hold(self, connection: AsyncConnection, work: Work, **values: int) -> None:
+        """Prolong the lease in a transaction, which by that is the claim's alone."""
+        holding = (
+            sa.update(people_work)
+            .where(*_ours(work))
+            .values(due_at=self._clock() + LEASE_MS, **values)
+        )
+        if (await connection.execute(holding)).rowcount != 1:
+            raise ClaimLostError
+
+    async def disagreement(
+        self, work: Work, pictures: Mapping[str, bool]
+    ) -> tuple[Collection[str], Collection[str]]:
+        """Return known pictures that a view lacks, and those in it that are to be removed."""
+        named = sa.select(person_images.c.image_name).where(
+            person_images.c.person_id == work.person_id
+        )
+        keys = [KNOWN_PEOPLE + name for name, is_known in pictures.items() if is_known]
+        # Noted, too, is what is being enrolled and has no row yet; but that is due only later.
+        going = sa.select(garbage.c.object_key).where(
+            garbage.c.object_key.in_(keys),
+            garbage.c.removed_at.is_(None),
+            sa.or_(garbage.c.claim_token.is_not(None), garbage.c.due_at <= self._clock()),
+        )
+        async with self._database.reading() as connection:
+            lacking = set(await connection.scalars(named)) - pictures.keys()
+            return lacking, set(await connection.scalars(going))
+
+    async def rename(self, work: Work) -> bool:
+        """Bring the name of some faces up to date; return whether there may be more."""
+        name = sa.select(persons.c.name).where(persons.c.id == work.person_id)
+        async with self._database.transaction() as connection:
+            await self._hold(connection, work)
+            its = await connection.scalar(name)
+            if its is None:
+                return False
+            old = (
+                sa.select(faces.c.image_id)
+                .where(faces.c.person_id == work.person_id, faces.c.person != its)
+                .order_by(faces.c.image_id)
+                .limit(_RENAMED)
+            )
+            ids = sorted(set(await connection.scalars(old)))
+            if ids:
+                await connection.execute(
+                    sa.update(faces)
+                    .where(faces.c.image_id.in_(ids), faces.c.person_id == work.person_id)
+                    .values(person=its)
+                )
+                await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+        return bool(ids)
+
+    async def touched(self, work: Work) -> set[int]:
+        """Return images in which the person is named, or is not, or with ``removed`` asked about.
+
+        Only those that are not done.
+        """
+        after = work.after_image_id
+        names = sa.select(persons.c.name).where(persons.c.id == work.person_id)
+        async with self._database.reading() as connection:
+            texts = {work.folder, *await connection.scalars(names)}
+            found = set[int]()
+            for table, condition in (
+                (faces, faces.c.person_id == work.person_id),
+                (faces, sa.and_(faces.c.person.in_(texts), faces.c.person_id.is_(None))),
+                (face_denials, face_denials.c.person_id == work.person_id),
+            ):
+                found |= set(
+                    await connection.scalars(
+                        sa.select(table.c.image_id).where(condition, table.c.image_id > after)
+                    )
+                )
+            if work.removed:
+                found |= await _asked_about(connection, work.folder, after)
+        return found
+
+    async def pictures(self, image_ids: Collection[int], engine: str) -> list[Picture]:
+        """Return images with their faces, and the encodings by an engine."""
+        query = (
+            sa.select(
+                faces.c.image_id,
+                faces.c.face_index,
+                *(faces.c[name] for name in _SAID),
+                images.c.processed_at,
+                face_encodings.c.encoding,
+                _BY_HAND.label("by_hand"),
+            )
+            .join_from(faces, images)
+            .outerjoin(
+                face_encodings,
+                sa.and_(
+                    face_encodings.c.image_id == faces.c.image_id,
+                    face_encodings.c.face_index == faces.c.face_index,
+                    face_encodings.c.engine == engine,
+                ),
+            )
+            .where(faces.c.image_id.in_(image_ids))
+            .order_by(faces.c.image_id, faces.c.face_index)
+        )
+        denying = sa.select(face_denials).where(face_denials.c.image_id.in_(image_ids))
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            denied = defaultdict[tuple[int, int], set[int]](set)
+            for row in await connection.execute(denying):
+                denied[row.image_id, row.face_index].add(row.person_id)
+            ids = {one for its in denied.values() for one in its}
+            texts = {row.person for row in rows if row.person and row.person_id is None}
+            by_name = await _ids(connection, texts)
+            ids |= {row.person_id for row in rows if row.person_id} | set(by_name.values())
+            folders = await _folders(connection, ids)
+        found = dict[int, Picture]()
+        for row in rows:
+            person_id = row.person_id or by_name.get(row.person)
+            unknown = {row.person} if row.person else set()
+            says = Says(*(getattr(row, name) for name in _SAID))
+            face = Face(
+                row.face_index,
+                says,
+                bool(row.by_hand),
+                row.encoding,
+                frozenset(folders.get(person_id, unknown) if person_id else unknown),
+                frozenset().union(
+                    *(folders.get(one, ()) for one in denied[row.image_id, row.face_index])
+                ),
+            )
+            before = found.get(row.image_id)
+            found[row.image_id] = Picture(
+                row.image_id, row.processed_at, [*(before.faces if before else ()), face]
+            )
+        return list(found.values())
+
+    async def people(self, candidates: Iterable[Candidate]) -> Mapping[str, Person]:
+        """Return who is meant, by the known picture's name: its row decides, then its folder."""
+        folder_of = {one.image_name: one.folder for one in candidates}
+        found = dict[str, Person]()
+        columns = persons.c.id, persons.c.name
+        async with self._database.reading() as connection:
+            for names in _in_turns(folder_of):
+                query = (
+                    sa.select(person_images.c.image_name, *columns)
+                    .join_from(person_images, persons)
+                    .where(person_images.c.image_name.in_(names))
+                )
+                for row in await connection.execute(query):
+                    found[row.image_name] = Person(row.id, row.name)
+            left = {name: folder for name, folder in folder_of.items() if name not in found}
+            by_folder = dict[str, Person]()
+            for folders in _in_turns(set(left.values())):
+                folder = sa.func.coalesce(persons.c.folder, persons.c.name).label("its_folder")
+                query = sa.select(folder, *columns).where(
+                    sa.or_(
+                        persons.c.folder.in_(folders),
+                        sa.and_(persons.c.folder.is_(None), persons.c.name.in_(folders)),
+                    )
+                )
+                for row in await connection.execute(query):
+                    by_folder[row.its_folder] = Person(row.id, row.name)
+        return found | {
+            name: by_folder.get(folder, Person(None, folder)) for name, folder in left.items()
+        }
+
+    async def write(
+        self, work: Work, changes: Sequence[tuple[Picture, Face, Says]], through: int
+    ) -> None:
+        """Write what faces are now, and that all images up to one are done.
+
+        Faces that a hand has decided, or that are another result's by now, stay as they are.
+        Raises ``ClaimLostError``, and ``RowsChangedError`` when somebody named is gone.
+        """
+        same_result = sa.exists().where(
+            images.c.id == faces.c.image_id,
+            images.c.processed_at.is_not_distinct_from(sa.bindparam("seen", type_=sa.BigInteger)),
+        )
+        denied = sa.exists().where(
+            face_denials.c.image_id == faces.c.image_id,
+            face_denials.c.face_index == faces.c.face_index,
+            face_denials.c.person_id == sa.bindparam("new_person_id", type_=sa.BigInteger),
+        )
+        updating = (
+            sa.update(faces)
+            .where(
+                faces.c.image_id == sa.bindparam("its_image_id"),
+                faces.c.face_index == sa.bindparam("its_index"),
+                _BY_MACHINE,
+                same_result,
+                ~denied,
+            )
+            .values(
+                {one: sa.bindparam(f"new_{one}", type_=faces.c[one].type) for one in _SAID}
+                | {"decided_by": DecidedBy.MACHINE}
+            )
+        )
+        values = [
+            {
+                "its_image_id": picture.image_id,
+                "its_index": face.index,
+                "seen": picture.processed_at,
+                **{f"new_{one}": getattr(says, one) for one in _SAID},
+            }
+            for picture, face, says in changes
+        ]
+        try:
+            async with self._database.transaction() as connection:
+                await self._hold(connection, work, after_image_id=through)
+                if values:
+                    await connection.execute(updating, values)
+                    ids = sorted({picture.image_id for picture, _, _ in changes})
+                    await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+        except sa.exc.IntegrityError as error:
+            raise RowsChangedError from error
+
+    async def newest_engine(self) -> str | None:
+        """Return the engine of the newest result; None when there is none."""
+        query = (
+            sa.select(images.c.engine)
+            .where(images.c.status == Status.PROCESSED)
+            .order_by(images.c.id.desc())
+            .limit(1)
+        )
+        async with self._database.reading() as connection:
+            return await connection.scalar(query)
+
+    async def last_image_id(self) -> int:
+        """Return the highest id of an image; 0 when there is none."""
+        async with self._database.reading() as connection:
+            return await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
+
+    async def encodings_between(self, low: int, high: int, engine: str) -> list[tuple[int, bytes]]:
+        """Return those of the images over ``low`` and up to ``high``, as they are stored."""
+        return await self._encodings(
+            sa.and_(face_encodings.c.image_id > low, face_encodings.c.image_id <= high), engine
+        )
+
+    async def encodings_of(
+        self, image_ids: Collection[int], engine: str
+    ) -> list[tuple[int, bytes]]:
+        """Return those of some images, as they are stored."""
+        return await self._encodings(face_encodings.c.image_id.in_(image_ids), engine)
+
+    async def _encodings(
+        self, which: sa.ColumnElement[bool], engine: str
+    ) -> list[tuple[int, bytes]]:
+        # Whoever takes very many checks all of them at once.
+        stored = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
+        query = sa.select(face_encodings.c.image_id, stored).where(
+            which, face_encodings.c.engine == engine
+        )
+        async with self._database.reading() as connection:
+            return [(row.image_id, row.stored) for row in await connection.execute(query)]
+
+    async def newest_event(self) -> int:
+        """Return the highest id of an event that is to be seen; 0 when none is."""
+        async with self._database.reading() as connection:
+            return await connection.scalar(sa.select(sa.func.max(events.c.id))) or 0
+
+    async def events(
+        self, after: int, *, through: int | None = None, limit: int | None = None
+    ) -> list[tuple[int, int | None]]:
+        """Return ids of events, in order, each with that of its image, if it is of one."""
+        image_id = sa.case((events.c.kind == EventKind.IMAGE, events.c.subject_id))
+        query = sa.select(events.c.id, image_id).where(events.c.id > after).order_by(events.c.id)
+        if through is not None:
+            query = query.where(events.c.id <= through)
+        async with self._database.reading() as connection:
+            found = await connection.execute(query.limit(limit))
+            return [(event_id, image) for event_id, image in found]
+
+    async def adopt_between(self, low: int, high: int) -> None:
+        """Give faces with a name alone their person's id, of images over ``low`` up to ``high``."""
+        await self._adopt(sa.and_(faces.c.image_id > low, faces.c.image_id <= high))
+
+    async def adopt_of(self, image_ids: Collection[int]) -> None:
+        """Give faces with a name alone their person's id, of some images."""
+        await self._adopt(faces.c.image_id.in_(image_ids))
+
+    async def _adopt(self, which: sa.ColumnElement[bool]) -> None:
+        alone = sa.and_(which, faces.c.person.is_not(None), faces.c.person_id.is_(None))
+        async with self._database.reading() as connection:
+            texts = set(await connection.scalars(sa.select(faces.c.person).where(alone).distinct()))
+            found = await _ids(connection, texts)
+        for text in sorted(texts - found.keys()):
+            found[text] = await self._new_person(text)
+        for text, person_id in found.items():
+            async with self._database.transaction() as connection:
+                await connection.execute(
+                    sa.update(faces)
+                    .where(alone, faces.c.person == text)
+                    .values(person_id=person_id)
+                )
+
+    async def _new_person(self, name: str) -> int:
+        async with self._database.transaction() as connection:
+            # One change of people at a time, as the receiver makes them.
+            await connection.execute(
+                sa.select(sa.column("version_num"))
+                .select_from(sa.table("alembic_version"))
+                .with_for_update()
+            )
+            if found := await _ids(connection, {name}):
+                return found[name]
+            inserted: sa.CursorResult[tuple[()]] = await connection.execute(
+                sa.insert(persons).values(name=name, folder=name, created_at=now_ms())
+            )
+            return int(inserted.lastrowid)
+
+
+def _ours(work: Work) -> Sequence[sa.ColumnElement[bool]]:
+    return people_work.c.person_id == work.person_id, people_work.c.claim_token == work.token
+
+
+async def _asked_about(connection: AsyncConnection, folder: str, after: int) -> set[int]:
+    """Return images over one with a face of which a known picture in the folder is a candidate."""
+    # As the driver writes it, the name's beginning with a quotation mark before it.
+    start = json.dumps(f"{folder}/")[:-1]
+    last = await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
+    found = set[int]()
+    for low in range(after, last, SCANNED):
+        query = sa.select(faces.c.image_id).where(
+            faces.c.image_id > low,
+            faces.c.image_id <= low + SCANNED,
+            sa.func.instr(faces.c.candidates, sa.literal(start, sa.String)) > 0,
+        )
+        found |= set(await connection.scalars(query))
+    return found
+
+
+async def _ids(connection: AsyncConnection, names: Collection[str]) -> dict[str, int]:
+    """Return the ids of people by name, or where nobody is called so, by folder."""
+    found = dict[str, int]()
+    for column in (persons.c.folder, persons.c.name):
+        for some in _in_turns(names):
+            query = sa.select(column, persons.c.id).where(column.in_(some))
+            found |= {row[0]: row.id for row in await connection.execute(query)}
+    return found
+
+
+async def _folders(connection: AsyncConnection, person_ids: Collection[int]) -> dict[int, set[str]]:
+    """Return the folders in which people's known pictures are looked for, and lie."""
+    found = defaultdict[int, set[str]](set)
+    name = person_images.c.image_name
+    of_pictures = sa.func.substr(name, 1, sa.func.instr(name, sa.literal("/", sa.String)) - 1)
+    for some in _in_turns(person_ids):
+        for query in (
+            sa.select(persons.c.id, sa.func.coalesce(persons.c.folder, persons.c.name)).where(
+                persons.c.id.in_(some)
+            ),
+            sa.select(person_images.c.person_id, of_pictures)
+            .where(person_images.c.person_id.in_(some))
+            .distinct(),
+        ):
+            for person_id, folder in await connection.execute(query):
+                found[person_id].add(folder)
+    return dict(found)
+
+
+def _in_turns(values: Iterable[Any]) -> Iterable[list[Any]]:
+    every = list(values)
+    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

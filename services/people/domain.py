@@ -1,0 +1,154 @@
+"""A change of a person, stored faces, and what is decided on them anew."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+RENEW_SECONDS: Final = 10.0
+"""Two renewals in a row may fail before the lease is over."""
+
+NEXT_PASS_MS: Final = 15_000
+"""A picture that was recognised by the people of before is stored within this time, or after an
+attempt that counts: face_recog gives up on one after 10 s, and its answer is stored at once."""
+
+AGAIN_MS: Final = 2_000
+"""When a change is taken up again that face_recog could not answer for."""
+
+LATER_MS: Final = 5_000
+"""When one is that face_recog and the database have not agreed on for a while."""
+
+_SAME_DISTANCE: Final = 1e-4
+"""An encoding is stored with fewer digits than it was first compared with, and a distance too."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A change of a person that is ours until the lease ends.
+
+    Known pictures lie in ``folder``. When some were ``removed``, whoever was asked about by them
+    counts, too. Images up to ``after_image_id`` are done.
+    """
+
+    person_id: int
+    folder: str
+    removed: bool
+    token: str
+    after_image_id: int
+    passes_left: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Somebody whom a face may be; ``folder`` is the one in ``image_name``."""
+
+    image_name: str
+    folder: str
+    distance: float
+    likeness: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who a face may be, likeliest first, and whether it is the first of them."""
+
+    candidates: Sequence[Candidate]
+    named: bool
+
+
+@dataclass(frozen=True)
+class Person:
+    """One in the database."""
+
+    person_id: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a face's row says of who it is; ``candidates`` as in the table."""
+
+    person: str | None
+    person_id: int | None
+    distance: float | None
+    ambiguous: bool
+    candidates: Sequence[dict[str, Any]]
+    likeness: float | None = None
+    calibration: int | None = None
+
+    def differs(self, other: "Says") -> bool:
+        """Tell whether the other says something else; how alike it is, alone, is nothing else."""
+        return (
+            (self.person, self.person_id, self.ambiguous)
+            != (other.person, other.person_id, other.ambiguous)
+            or not _is_near(self.distance, other.distance)
+            or len(self.candidates) != len(other.candidates)
+            or any(
+                (one["person"], one["image_name"]) != (its["person"], its["image_name"])
+                or not _is_near(one["distance"], its["distance"])
+                for one, its in zip(self.candidates, other.candidates, strict=True)
+            )
+        )
+
+
+def _is_near(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, abs_tol=_SAME_DISTANCE)
+
+
+@dataclass(frozen=True)
+class Face:
+    """A stored face.
+
+    ``by_hand`` is final. ``encoding`` is None where it is another engine's, or there is none.
+    ``folders`` are those of its person's known pictures, ``denied`` those of people who it is not.
+    """
+
+    index: int
+    says: Says
+    by_hand: bool
+    encoding: bytes | None
+    folders: frozenset[str] = frozenset()
+    denied: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A stored picture's faces, by the result of this time."""
+
+    image_id: int
+    processed_at: int | None
+    faces: Sequence[Face]
+
+    @property
+    def open(self) -> Sequence[Face]:
+        """Faces that can be decided on."""
+        return [face for face in self.faces if not face.by_hand and face.encoding]
+
+    def given(self, unknown: str | None) -> frozenset[str]:
+        """Return the folders of people who are faces that cannot be decided on.
+
+        That is but for who is ``unknown`` now: a machine's word for them is worth nothing.
+        """
+        held = (
+            face.folders
+            for face in self.faces
+            if face.by_hand or (not face.encoding and unknown not in face.folders)
+        )
+        return frozenset().union(*held)
+
+
+def without(face: Face, folder: str) -> Says:
+    """Return what is left to say of a face that cannot be compared, when somebody is not known."""
+    left = [one for one in face.says.candidates if one["image_name"].partition("/")[0] != folder]
+    named = face.says.person is not None and folder not in face.folders
+    return Says(
+        face.says.person if named else None,
+        face.says.person_id if named else None,
+        face.says.distance if named else None,
+        face.says.ambiguous if named else bool(left),
+        left,
+        face.says.likeness if named else None,
+        face.says.calibration,
+    )

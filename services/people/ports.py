@@ -1,0 +1,150 @@
+"""What the use cases need of the world."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.people.domain import Answer, Candidate, Face, Person, Picture, Says, Work
+
+
+class ClaimLostError(Exception):
+    """Somebody else works on it, or the person has changed since."""
+
+
+class RowsChangedError(Exception):
+    """The rows that were decided on are others by now."""
+
+
+class WorkRows(Protocol):
+    """Changes of people, and faces to decide on; each call raises ``DatabaseUnavailableError``."""
+
+    async def claim(self) -> Work | None:
+        """Claim the change that has been due longest; None when none is."""
+
+    async def waiting(self) -> int:
+        """Return how many changes there are."""
+
+    async def renew(self, work: Work) -> None:
+        """Prolong the lease, or raise :class:`ClaimLostError`."""
+
+    async def give_back(self, work: Work, due_in: int) -> None:
+        """Let anybody take it up where it is, in so many ms; a lost claim stays lost."""
+
+    async def end_pass(self, work: Work) -> None:
+        """Have the next pass made later; after the last one the change is done."""
+
+    async def disagreement(
+        self, work: Work, pictures: Mapping[str, bool]
+    ) -> tuple[Collection[str], Collection[str]]:
+        """Return known pictures that a view lacks, and those in it that are to be removed."""
+
+    async def rename(self, work: Work) -> bool:
+        """Bring the name of some faces up to date; return whether there may be more."""
+
+    async def touched(self, work: Work) -> set[int]:
+        """Return images in which the person is named, or is not, or when removed asked about.
+
+        Only those that are not done.
+        """
+
+    async def pictures(self, image_ids: Collection[int], engine: str) -> list[Picture]:
+        """Return images with their faces, and the encodings by an engine."""
+
+    async def people(self, candidates: Iterable[Candidate]) -> Mapping[str, Person]:
+        """Return who is meant, by the known picture's name: its row decides, then its folder."""
+
+    async def write(
+        self, work: Work, changes: Sequence[tuple[Picture, Face, Says]], through: int
+    ) -> None:
+        """Write what faces are now, and that all images up to one are done.
+
+        Faces that a hand has decided, or that are another result's by now, stay as they are.
+        Raises :class:`ClaimLostError`, and :class:`RowsChangedError` when somebody named is gone.
+        """
+
+
+class FaceRows(Protocol):
+    """Stored faces, and what tells of them; each call raises ``DatabaseUnavailableError``."""
+
+    async def newest_engine(self) -> str | None:
+        """Return the engine of the newest result; None when there is none."""
+
+    async def last_image_id(self) -> int:
+        """Return the highest id of an image; 0 when there is none."""
+
+    async def encodings_between(self, low: int, high: int, engine: str) -> list[tuple[int, bytes]]:
+        """Return those of the images over ``low`` and up to ``high``, as they are stored."""
+
+    async def encodings_of(
+        self, image_ids: Collection[int], engine: str
+    ) -> list[tuple[int, bytes]]:
+        """Return those of some images, as they are stored."""
+
+    async def newest_event(self) -> int:
+        """Return the highest id of an event that is to be seen; 0 when none is."""
+
+    async def events(
+        self, after: int, *, through: int | None = None, limit: int | None = None
+    ) -> list[tuple[int, int | None]]:
+        """Return ids of events, in order, each with that of its image, if it is of one."""
+
+    async def adopt_between(self, low: int, high: int) -> None:
+        """Give faces with a name alone their person's id, of images over ``low`` up to ``high``."""
+
+    async def adopt_of(self, image_ids: Collection[int]) -> None:
+        """Give faces with a name alone their person's id, of some images."""
+
+
+class Index(Protocol):
+    """Stored faces in memory; not for two threads at once."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def clear(self) -> None:
+        """Forget all, because those of another engine follow."""
+
+    def images_between(self, low: int, high: int) -> NDArray[np.int64]:
+        """Return the images over ``low`` and up to ``high`` that have faces here, in order."""
+
+    def replace(
+        self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, bytes]]
+    ) -> None:
+        """Remove the faces of some images, and put in faces by their image and encoding."""
+
+    def nearer(
+        self, mean: NDArray[np.float32], least: float
+    ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
+        """Return the images and encodings of faces whose product with a mean is at least so."""
+
+
+class View(Protocol):
+    """The known people at one time; each call raises ``RecogniserError``.
+
+    ``pictures`` says of those of one person whether they are known; else they are skipped. Of these
+    are the ``mean``, None without any, and what products with it hardly any face is under.
+    """
+
+    engine: str
+    calibration: int
+    pictures: Mapping[str, bool]
+    mean: NDArray[np.float32] | None
+    least_product: float
+
+    async def sift(self, encodings: Sequence[bytes]) -> Sequence[bool]:
+        """Tell of each face whether it may be the person."""
+
+    async def decide(
+        self, pictures: Sequence[Picture], unknown: str | None
+    ) -> Sequence[Sequence[Answer]]:
+        """Say who the open faces of each picture are; see ``Picture.given``."""
+
+
+class Recogniser(Protocol):
+    """What opens views."""
+
+    def view(self, folder: str) -> AbstractAsyncContextManager[View]:
+        """Open a view for one person's sake; raises ``RecogniserError``, also within."""

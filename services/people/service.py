@@ -1,0 +1,330 @@
+"""The use cases: follow what faces are stored, and decide again after a change of a person.
+
+A change is a row. Whoever has claimed it writes faces and how far it came in one transaction, which
+a lost claim ends: so whoever is killed, or too slow, is followed by another where it stopped.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from services.common.database import DatabaseConflictError
+from services.common.facerecog.client import RecogniserError
+from services.common.logs import Outage
+from services.people.domain import (
+    AGAIN_MS,
+    LATER_MS,
+    RENEW_SECONDS,
+    Answer,
+    Face,
+    Person,
+    Picture,
+    Says,
+    Work,
+    without,
+)
+from services.people.metrics import DECIDED, STORED_FACES, WAITING
+from services.people.ports import (
+    ClaimLostError,
+    FaceRows,
+    Index,
+    Recogniser,
+    RowsChangedError,
+    View,
+    WorkRows,
+)
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 200
+"""Images that are decided on, and written, at a time."""
+
+_LOADED: Final = 2_000
+"""Images whose encodings are loaded at a time: with two faces each, 2 MB."""
+
+_EVENTS: Final = 2_000
+"""New events that are taken at a time."""
+
+_PAST_EVENTS: Final = 10_000
+"""Of so many ids of events before the start, those that are not to be seen yet are waited for."""
+
+_OPEN_SECONDS: Final = 60.0
+"""An event may be seen so much later than one that was noted after it: no transaction, of some
+statements of 10 s at most, is open longer."""
+
+_RELOAD_SECONDS: Final = 1_800.0
+"""All is loaded anew so often, and after so long without a look. Events are kept for an hour, and
+services of before note none."""
+
+_PATIENCE_SECONDS: Final = 6.0
+"""A known picture that is to be removed is, within a few seconds; and one that is lacking for so
+long is not in the store: whoever put it there had done so before its row."""
+
+_PAUSE_SECONDS: Final = 0.5
+_TRIES: Final = 5
+
+
+class NotLoadedError(Exception):
+    """The stored faces are not all in memory yet."""
+
+
+class StoredFaces:
+    """The encodings of one engine in memory, as the database has them.
+
+    Events say what has changed. One may be seen after others that were noted later: whatever is not
+    there between two that are is looked for until no transaction can be open any more.
+    """
+
+    def __init__(
+        self, rows: FaceRows, index: Index, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rows = rows
+        self._index = index
+        self._clock = clock
+        self._turn = asyncio.Lock()
+        self._engine: str | None = None
+        self._loaded_at: float | None = None
+        self._looked_at = 0.0
+        self._floor = 0  # all events up to this one were seen, or never will be
+        self._seen: dict[int, float] = {}
+
+    async def check(self) -> None:
+        """Raise unless all were loaded once."""
+        if self._loaded_at is None:
+            raise NotLoadedError("the stored faces are still being loaded")
+
+    async def follow(self, engine: str | None = None) -> None:
+        """Bring memory up to date; with those of an engine, when one is named."""
+        async with self._turn:
+            wanted = engine or self._engine or await self._rows.newest_engine()
+            now = self._clock()
+            if (
+                self._loaded_at is None
+                or wanted != self._engine
+                or now - min(self._loaded_at, self._looked_at) > _RELOAD_SECONDS
+            ):
+                await self._load(wanted)
+            await self._take_events()
+            self._looked_at = now
+            STORED_FACES.set(len(self._index))
+
+    async def nearer(
+        self, mean: NDArray[np.float32], least: float
+    ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
+        """Return the images and encodings of faces whose product with a mean is at least so."""
+        async with self._turn:
+            return await asyncio.to_thread(self._index.nearer, mean, least)
+
+    async def _load(self, engine: str | None) -> None:
+        """Load all that is there now; what comes meanwhile, events tell."""
+        start = self._clock()
+        top = await self._rows.newest_event()
+        floor = max(0, top - _PAST_EVENTS)
+        past = await self._rows.events(floor, through=top)
+        if engine != self._engine:
+            self._index.clear()
+            self._engine, self._loaded_at = engine, None
+        self._floor = floor
+        self._seen = {one: start for one, _ in past}
+        # Those of images that are gone are over all that there are, too.
+        end = max(await self._rows.last_image_id(), self._index_end())
+        for low in range(0, end, _LOADED):
+            high = low + _LOADED
+            await self._rows.adopt_between(low, high)
+            rows = await self._rows.encodings_between(low, high, engine) if engine else []
+            gone = self._index.images_between(low, high)
+            await asyncio.to_thread(self._index.replace, gone, rows)
+        self._loaded_at = start
+        log.info("stored faces are loaded", faces=len(self._index), engine=engine)
+
+    def _index_end(self) -> int:
+        known = self._index.images_between(0, np.iinfo(np.int64).max)
+        return int(known[-1]) if len(known) else 0
+
+    async def _take_events(self) -> None:
+        """Read again what events tell of, until there is no new one."""
+        more = True
+        while more:
+            top = max(self._seen, default=self._floor)
+            late = await self._rows.events(self._floor, through=top) if self._seen else []
+            new = await self._rows.events(top, limit=_EVENTS)
+            found = [(one, image) for one, image in [*late, *new] if one not in self._seen]
+            image_ids = sorted({image for _, image in found if image is not None})
+            if image_ids:
+                await self._rows.adopt_of(image_ids)
+                rows = (
+                    await self._rows.encodings_of(image_ids, self._engine) if self._engine else []
+                )
+                await asyncio.to_thread(self._index.replace, image_ids, rows)
+            now = self._clock()
+            self._seen |= {one: now for one, _ in found}
+            self._raise_floor(now)
+            more = len(new) == _EVENTS
+
+    def _raise_floor(self, now: float) -> None:
+        old = [one for one, seen in self._seen.items() if now - seen > _OPEN_SECONDS]
+        self._floor = max([self._floor, *old])
+        while self._floor + 1 in self._seen:
+            self._floor += 1
+        self._seen = {one: seen for one, seen in self._seen.items() if one > self._floor}
+
+
+class Worker:
+    """Takes up changes of people, one at a time; several replicas may."""
+
+    def __init__(
+        self,
+        rows: WorkRows,
+        faces: StoredFaces,
+        recogniser: Recogniser,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        stops: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._rows = rows
+        self._faces = faces
+        self._recogniser = recogniser
+        self._clock = clock
+        self._sleep = sleep
+        self._stops = stops
+        self._away = Outage("face_recog's way to decide")
+
+    async def count(self) -> None:
+        """Set the gauge of what waits."""
+        WAITING.set(await self._rows.waiting())
+
+    async def step(self) -> bool:
+        """Work on a change that is due; return whether there was one.
+
+        Raises ``DatabaseUnavailableError``: then somebody takes it up when the lease is over.
+        """
+        work = await self._rows.claim()
+        if work is None:
+            return False
+        with structlog.contextvars.bound_contextvars(person_id=work.person_id):
+            renewing = asyncio.create_task(self._renew(work))
+            try:
+                await self._work(work)
+                self._away.passed()
+            except ClaimLostError:
+                log.info("the person has changed again, or somebody else goes on")
+            except RecogniserError as error:
+                self._away.failed(error)
+                await self._rows.give_back(work, AGAIN_MS)
+            finally:
+                renewing.cancel()
+                with suppress(asyncio.CancelledError, Exception):
+                    await renewing
+        return True
+
+    async def _renew(self, work: Work) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            with suppress(Exception):  # a lost claim is found out by the next write
+                await self._rows.renew(work)
+
+    async def _work(self, work: Work) -> None:
+        until = self._clock() + _PATIENCE_SECONDS
+        while True:
+            async with self._recogniser.view(work.folder) as view:
+                lacking, going = await self._rows.disagreement(work, view.pictures)
+                is_late = self._clock() >= until
+                if not going and (not lacking or is_late):
+                    if lacking:
+                        log.warning("known pictures are not in the store", pictures=len(lacking))
+                    if await self._decide(work, view):
+                        await self._rows.end_pass(work)
+                    else:
+                        await self._rows.give_back(work, 0)
+                    return
+            if is_late or self._stops():
+                await self._rows.give_back(work, LATER_MS)
+                return
+            await self._sleep(_PAUSE_SECONDS)
+
+    async def _decide(self, work: Work, view: View) -> bool:
+        """Decide on all images that the change touches; return whether that came to its end."""
+        while await self._rows.rename(work):
+            pass
+        await self._faces.follow(view.engine)
+        touched = await self._rows.touched(work)
+        if view.mean is not None:
+            images, encodings = await self._faces.nearer(view.mean, view.least_product)
+            may_be = await view.sift(encodings)
+            touched |= {int(one) for one, it in zip(images, may_be, strict=True) if it}
+        left = sorted(one for one in touched if one > work.after_image_id)
+        changed = 0
+        for start in range(0, len(left), BATCH):
+            if self._stops():
+                return False
+            changed += await self._decide_some(work, view, left[start : start + BATCH])
+        log.info("faces are decided again", images=len(left), changed=changed)
+        return True
+
+    async def _decide_some(self, work: Work, view: View, image_ids: Sequence[int]) -> int:
+        """Decide on some images, again where others change the same rows meanwhile."""
+        for left in reversed(range(_TRIES)):
+            try:
+                pictures = await self._rows.pictures(image_ids, view.engine)
+                changes = await self._changes(work, view, pictures)
+                await self._rows.write(work, changes, image_ids[-1])
+            except (DatabaseConflictError, RowsChangedError):
+                if not left:
+                    raise
+            else:
+                decided = sum(len(picture.open) for picture in pictures)
+                DECIDED.labels("changed").inc(len(changes))
+                DECIDED.labels("same").inc(max(0, decided - len(changes)))
+                return len(changes)
+        raise AssertionError
+
+    async def _changes(
+        self, work: Work, view: View, pictures: Sequence[Picture]
+    ) -> list[tuple[Picture, Face, Says]]:
+        unknown = work.folder if view.mean is None else None
+        answers = await view.decide(pictures, unknown)
+        people = await self._rows.people(
+            one for picture in answers for answer in picture for one in answer.candidates
+        )
+        says = [
+            (picture, face, _says(answer, people, view.calibration))
+            for picture, its in zip(pictures, answers, strict=True)
+            for face, answer in zip(picture.open, its, strict=True)
+        ]
+        if unknown is not None:
+            says += [
+                (picture, face, without(face, unknown))
+                for picture in pictures
+                for face in picture.faces
+                if not face.by_hand and not face.encoding
+            ]
+        return [(picture, face, new) for picture, face, new in says if face.says.differs(new)]
+
+
+def _says(answer: Answer, people: Mapping[str, Person], calibration: int) -> Says:
+    candidates = [
+        {
+            "person": people[one.image_name].name,
+            "image_name": one.image_name,
+            "distance": one.distance,
+        }
+        for one in answer.candidates
+    ]
+    first = answer.candidates[0] if answer.candidates else None
+    named = people[first.image_name] if first and answer.named else None
+    return Says(
+        person=named.name if named else None,
+        person_id=named.person_id if named else None,
+        distance=first.distance if first and named else None,
+        ambiguous=bool(first) and not named,
+        candidates=candidates,
+        likeness=first.likeness if first else None,
+        calibration=calibration,
+    )

@@ -1,0 +1,20 @@
+"""Settings of the service of people."""
+
+from pydantic import Field
+
+from services.common.settings import (
+    DatabaseSettings,
+    Port,
+    RecogniserClientSettings,
+    Seconds,
+    Settings,
+)
+
+
+class PeopleSettings(Settings, DatabaseSettings, RecogniserClientSettings):
+    """What the environment says."""
+
+    probe_port: Port = Field(9104, description="Port of probes and metrics.")
+    poll_seconds: Seconds = Field(
+        0.5, description="Pause between two looks for people who have changed, and for new faces."
+    )
