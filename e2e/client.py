@@ -18,7 +18,12 @@ from services.common.images import FINAL, Status
 from services.local.samples import KNOWN, load_photos
 
 SAMPLES: Final = ROOT / "var" / "samples"
-METRICS_PORTS: Final = {"image-processor": 9101, "face-recog": 9102, "redeemer": 9103}
+METRICS_PORTS: Final = {
+    "image-processor": 9101,
+    "face-recog": 9102,
+    "redeemer": 9103,
+    "people": 9104,
+}
 _FINAL_SECONDS: Final = 120
 """Everything is final within 60 s of the last fault; the rest is for a slow machine."""
 

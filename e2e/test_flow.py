@@ -47,6 +47,7 @@ WORKLOADS = (
     "face-recog",
     "image-processor",
     "redeemer",
+    "people",
     "receiver",
     "frontend",
 )

@@ -27,6 +27,7 @@ ARGUMENTS: Final = {
     "frontend": [],
     "image-processor": [],
     "migrations": [],
+    "people": [],
     "receiver": [],
     "redeemer": [],
 }

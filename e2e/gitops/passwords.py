@@ -17,6 +17,7 @@ USERS: Final = {
     "receiver": "database-receiver",
     "image_processor": "database-image-processor",
     "redeemer": "database-redeemer",
+    "people": "database-people",
 }
 """The database's users, and the Secrets with their passwords."""
 
@@ -99,7 +100,9 @@ class Passwords:
         stamp = self.stamp()
 
         def rolled_out() -> bool:
-            selector = "app.kubernetes.io/name in (receiver, image-processor, redeemer, frontend)"
+            selector = (
+                "app.kubernetes.io/name in (receiver, image-processor, redeemer, people, frontend)"
+            )
             pods = self._cluster.get("pods", "-l", selector)["items"]
             old = [one["metadata"]["name"] for one in pods if _stamp_of(one) != stamp]
             assert pods

@@ -76,7 +76,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     """
     folder = folder.resolve()
     receiver_port, frontend_port = _check_ports(settings)
-    grpc_port, *probe_ports = _free_ports(4)
+    grpc_port, *probe_ports = _free_ports(5)
     api = f"http://{_reachable(settings.host)}:{receiver_port}"
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
@@ -111,6 +111,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
             served("receiver", receiver_port, api),
             probed("image_processor", probe_ports[1]),
             probed("redeemer", probe_ports[2]),
+            probed("people", probe_ports[3]),
             served("frontend", frontend_port, page),
         ),
         page_url=page,

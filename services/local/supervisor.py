@@ -25,7 +25,7 @@ STOP_ORDER: Final = (
     # Seconds after the start of the stop until the next group's turn comes anyway.
     (2.0, ("frontend",)),
     (4.0, ("receiver",)),
-    (8.0, ("image_processor", "redeemer")),
+    (8.0, ("image_processor", "redeemer", "people")),
     (9.5, ("face_recog",)),
 )
 """Who gives work ends before who does it."""

@@ -39,6 +39,18 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "garbage": "SELECT, UPDATE, DELETE",
         "alembic_version": "SELECT",
     },
+    "people": {
+        "images": "SELECT",
+        "faces": "SELECT, UPDATE",
+        "face_encodings": "SELECT",
+        "persons": "SELECT, INSERT",
+        "person_images": "SELECT",
+        "garbage": "SELECT",
+        "face_denials": "SELECT",
+        "people_work": "SELECT, UPDATE, DELETE",
+        "events": "SELECT, INSERT",
+        "alembic_version": "SELECT",
+    },
 }
 
 _PREVIOUS: Final = ".previous"

@@ -95,7 +95,14 @@ def test_a_new_fact_reaches_what_uses_it(tree: Source, cluster: Kubectl) -> None
         "~ Job face/migrations-HASH: is deleted and made again, because it cannot be changed",
         *(
             f"~ Deployment face/{name}"
-            for name in ("face-recog", "frontend", "image-processor", "receiver", "redeemer")
+            for name in (
+                "face-recog",
+                "frontend",
+                "image-processor",
+                "people",
+                "receiver",
+                "redeemer",
+            )
         ),
     ]
 

@@ -22,6 +22,7 @@ ALL = {
     "database-receiver": ["password"],
     "database-image-processor": ["password"],
     "database-redeemer": ["password"],
+    "database-people": ["password"],
     "object-store": ["access-key-id", "secret-access-key"],
 }
 

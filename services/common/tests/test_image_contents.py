@@ -17,6 +17,7 @@ SERVICES = [
     "face_recog",
     "frontend",
     "redeemer",
+    "people",
     "migrations",
     "credentials",
     "client",

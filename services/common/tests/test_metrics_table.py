@@ -13,7 +13,7 @@ TABLE = Path(__file__).parents[3] / "docs" / "metrics.md"
 ROW = re.compile(
     r"^\| `(?P<name>facestack_\w+)` \| (?P<labels>.*?) ?\| (?P<process>\w+) \|", re.MULTILINE
 )
-PROCESSES = ["receiver", "image_processor", "face_recog", "redeemer", "frontend"]
+PROCESSES = ["receiver", "image_processor", "face_recog", "redeemer", "people", "frontend"]
 
 
 def documented(process: str) -> dict[str, set[str]]:

@@ -21,6 +21,7 @@ MISSING = {
     "image_processor": ["DATABASE_URL", "OBJECT_STORE_URL", "FACE_RECOG_TARGET"],
     "face_recog": ["OBJECT_STORE_URL"],
     "redeemer": ["DATABASE_URL", "OBJECT_STORE_URL"],
+    "people": ["DATABASE_URL", "FACE_RECOG_TARGET"],
     "migrations": ["DATABASE_URL"],
 }
 
@@ -30,6 +31,7 @@ WRONG = {
     "face_recog": ("LOG_LEVEL", "LOUD"),
     "frontend": ("RECEIVER_URL", "receiver"),
     "redeemer": ("DATABASE_URL", "postgresql://db/facestack"),
+    "people": ("POLL_SECONDS", "0"),
     "migrations": ("DATABASE_PASSWORD_FILE", "/nonexistent/password"),
 }
 

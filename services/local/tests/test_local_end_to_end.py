@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from services.testing.samples import sample, weights
 
 ROOT = Path(__file__).parents[3]
-SERVICES = {"face_recog", "receiver", "image_processor", "redeemer", "frontend"}
+SERVICES = {"face_recog", "receiver", "image_processor", "redeemer", "people", "frontend"}
 PATIENCE = 120
 
 

@@ -184,6 +184,7 @@ def test_only_page_and_api_listen_where_it_was_asked_for(tmp_path: Path) -> None
         "face_recog": "127.0.0.1",
         "image_processor": "127.0.0.1",
         "redeemer": "127.0.0.1",
+        "people": "127.0.0.1",
         "receiver": "0.0.0.0",
         "frontend": "0.0.0.0",
     }
