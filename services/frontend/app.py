@@ -23,8 +23,6 @@ from services.frontend.adapters.pages import Pages
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import Renderer, static_files
 from services.frontend.adapters.security import GuardedApp
-from services.frontend.adapters.shrink import shrink
-from services.frontend.service import Thumbnails
 from services.frontend.settings import FrontendSettings
 
 _ATTEMPTS: Final = 3
@@ -69,7 +67,6 @@ def create_app(
     files = static_files()
     pages = Pages(
         receiver,
-        Thumbnails(receiver.content, shrink),
         Renderer(files),
         files,
         spools=Spools(settings.max_spool_bytes),

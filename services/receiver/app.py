@@ -13,7 +13,7 @@ from services.common.doorbell import Doorbell, NsqDoorbell, PolledRows
 from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
 from services.common.settings import load
-from services.receiver.adapters.crop import PillowCropper
+from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.http.api import Api, create_app
@@ -27,6 +27,7 @@ from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
+from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.settings import ReceiverSettings
 
 _PARALLEL_COMMITS: Final = 2
@@ -52,6 +53,7 @@ class Receiver:
         )
         garbage = DatabaseGarbage(self._database, database_now)
         images = Images(rows, garbage, store, submissions, self._ringer)
+        decoder = PillowDecoder()
         recogniser = GrpcRecogniser(self._client)
         # Paths are taken and results are shown with the database alone, and only a receiver that
         # gets requests can say what else is away.
@@ -80,8 +82,9 @@ class Receiver:
                     pictures=store,
                     images=images,
                     recogniser=recogniser,
-                    cropper=PillowCropper(),
+                    cropper=decoder,
                 ),
+                thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
                 lifecycle=self.lifecycle,
                 outages=self._outages,
                 max_json_bytes=settings.max_json_bytes,

@@ -3,7 +3,7 @@
 ReceiverError
 ├── NotFoundError   the thing that is named does not exist
 ├── ConflictError   its state does not allow the request
-├── BusyError       too much waits already; the same request works later
+├── BusyError       too much waits or is in memory; the same request works later
 └── InvalidError    the request can never work; ``faults`` names each wrong part
 
 The message of each is meant for the client.
@@ -22,6 +22,7 @@ from services.common.images import FINAL, RETRIABLE, UPLOADS, check_path
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
+from services.common.thumbnails import OF_IMAGES, OF_KNOWN, thumbnail_key
 
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
@@ -31,6 +32,13 @@ MAX_FILES: Final = 20
 
 MAX_NAME_LENGTH: Final = 255
 """Characters that are kept of an uploaded file's name: the end, which holds the extension."""
+
+
+THUMBNAIL_SIDE: Final = 640
+"""Longest side in pixels: a card of the page on a screen of double density."""
+
+PREVIEW_SIDE: Final = 1600
+"""Longest side in pixels of the picture on its own page."""
 
 
 class ReceiverError(Exception):
@@ -46,7 +54,7 @@ class ConflictError(ReceiverError):
 
 
 class BusyError(ReceiverError):
-    """Too much waits already, and this would wait too long."""
+    """Too much waits or is in memory already: this would wait too long, or find no room."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,30 @@ class StoredPicture(NamedTuple):
     path: str
     uploaded: bool
     tag: str | None
+
+
+class Thumbnail(NamedTuple):
+    """A small version of a picture: its key, and its longest side in pixels.
+
+    The key is the picture's own for good, whatever is stored there, so a deletion knows it.
+    """
+
+    key: str
+    side: int
+
+
+def image_thumbnails(image_id: int) -> tuple[Thumbnail, Thumbnail]:
+    """Return the versions of an image's picture: one for a list, one for a page of its own."""
+    small, large = (
+        Thumbnail(thumbnail_key(OF_IMAGES, image_id, side), side)
+        for side in (THUMBNAIL_SIDE, PREVIEW_SIDE)
+    )
+    return small, large
+
+
+def known_thumbnail(picture_id: int) -> Thumbnail:
+    """Return the version of a known picture for a list."""
+    return Thumbnail(thumbnail_key(OF_KNOWN, picture_id, THUMBNAIL_SIDE), THUMBNAIL_SIDE)
 
 
 class Removal(NamedTuple):

@@ -20,8 +20,7 @@ from services.common.picture_files.heif import _frame_size
 from services.common.picture_formats import ACCEPTED, FORMATS, TITLES
 from services.common.pictures import MAX_PIXELS, TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
-from services.frontend.adapters.shrink import shrink
-from services.receiver.adapters import crop
+from services.receiver.adapters import decoding
 from services.receiver.domain import Box
 from services.testing.damaged_pictures import save, tiff
 from services.testing.picture_kinds import (
@@ -92,10 +91,9 @@ def test_every_service_opens_it(kinds: dict[str, Kind], name: str) -> None:
     one = kinds[name]
     _, width, height = recognition._load(one.content)
     assert (width, height) == one.shows.size
-    [cut] = crop._crops(one.content, Box(10, 10, 60, 90), (0,))
+    [cut] = decoding.crops(one.content, Box(10, 10, 60, 90), (0,))
     assert Image.open(io.BytesIO(cut)).size == (50, 80)
-    small = shrink(one.content, 64)
-    assert small
+    small = decoding.shrunk(one.content, 64)
     with Image.open(io.BytesIO(small)) as image:
         assert (image.format, image.height) == ("JPEG", 64)
 

@@ -17,8 +17,7 @@ from services.common.picture_formats import format_of
 from services.common.pictures import TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.face_recog.domain import RejectedError
-from services.frontend.adapters.shrink import shrink
-from services.receiver.adapters import crop
+from services.receiver.adapters import decoding
 from services.receiver.domain import Box, InvalidError
 from services.testing.damaged_pictures import Damaged, damaged_pictures, png, png_chunks, save, tiff
 from services.testing.picture_kinds import picture_kinds
@@ -71,11 +70,15 @@ def takes(content: bytes) -> dict[str, str]:
     except RejectedError as error:
         answers["face_recog"] = str(error)
     try:
-        crop._crops(content, Box(0, 0, 1, 1), (0,))
+        decoding.crops(content, Box(0, 0, 1, 1), (0,))
         answers["receiver"] = ""
     except InvalidError as error:
         answers["receiver"] = str(error)
-    answers["frontend"] = "" if shrink(content, 64) else "no thumbnail"
+    try:
+        decoding.shrunk(content, 64)
+        answers["thumbnail"] = ""
+    except InvalidError as error:
+        answers["thumbnail"] = str(error)
     return answers
 
 

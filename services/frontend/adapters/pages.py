@@ -5,7 +5,6 @@ that says what is wrong. A script that asks for JSON gets the same as JSON.
 """
 
 import asyncio
-import unicodedata
 from collections.abc import Awaitable
 from contextlib import suppress
 from functools import partial
@@ -25,7 +24,6 @@ from services.frontend.adapters.receiver import (
     Receiver,
     explain_problem,
     known_picture_address,
-    picture_address,
 )
 from services.frontend.adapters.rendering import Renderer, StaticFile, query
 from services.frontend.domain import (
@@ -38,19 +36,13 @@ from services.frontend.domain import (
     RefusedError,
     StatusReport,
 )
-from services.frontend.service import Names, Thumbnails, suggestions_of
+from services.frontend.service import Names, suggestions_of
 
 PAGE_SIZE: Final = 24
 """Fills whole rows of 2, 3, 4, 6 and 8 cards; of people it is a screen or two."""
 
 SUGGESTED: Final = 100
 """Names that a page has to choose from; of more people they follow what is typed."""
-
-THUMBNAIL_SIDE: Final = 640
-"""Longest side in pixels: a card on a screen of double density."""
-
-PREVIEW_SIDE: Final = 1600
-"""Longest side in pixels of the picture on its own page."""
 
 _MAX_NAME_FORM_BYTES: Final = 64 * 1024
 _FOREVER: Final = "private, max-age=31536000, immutable"
@@ -65,7 +57,6 @@ class Pages:
     def __init__(
         self,
         receiver: Receiver,
-        thumbnails: Thumbnails,
         renderer: Renderer,
         files: dict[str, StaticFile],
         *,
@@ -73,7 +64,6 @@ class Pages:
         max_upload_bytes: int,
     ) -> None:
         self._receiver = receiver
-        self._thumbnails = thumbnails
         self._names = Names(partial(receiver.people, limit=SUGGESTED))
         self._renderer = renderer
         self._files = files
@@ -155,17 +145,21 @@ class Pages:
 
     async def thumbnail(self, request: Request, picture_id: int, v: Filter = None) -> Response:
         """Return a picture for a card."""
-        return await self._small(request, self._submitted(picture_id), v, THUMBNAIL_SIDE)
+        return await self._small(request, f"/images/{picture_id}/thumbnail", v)
 
     async def preview(self, request: Request, picture_id: int, v: Filter = None) -> Response:
         """Return a picture for its own page."""
-        return await self._small(request, self._submitted(picture_id), v, PREVIEW_SIDE)
+        return await self._small(request, f"/images/{picture_id}/preview", v)
 
     async def known_thumbnail(
         self, request: Request, person: str, picture_id: int, v: Filter = None
     ) -> Response:
         """Return a known picture."""
-        return await self._small(request, self._known(person, picture_id), v, THUMBNAIL_SIDE)
+        try:
+            address = f"{known_picture_address(person, picture_id)}/thumbnail"
+        except RefusedError:  # that is no name
+            return self._placeholder()
+        return await self._small(request, address, v)
 
     async def static(self, name: str, v: Filter = None) -> Response:
         """Return the style sheet, the script or a drawing."""
@@ -408,45 +402,26 @@ class Pages:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return HTMLResponse(html, headers=headers)
 
-    async def _submitted(self, picture_id: int) -> tuple[str, str]:
-        picture = await self._receiver.picture(picture_id)
-        return picture_address(picture_id), picture.content_version
+    async def _small(self, request: Request, address: str, version: str | None) -> Response:
+        """Return what the receiver has at an address.
 
-    async def _known(self, person: str, picture_id: int) -> tuple[str, str]:
-        name = unicodedata.normalize("NFC", person)
-        for one in (await self._receiver.people(person=name, limit=1)).people:
-            for picture in one.pictures:
-                if (one.name, picture.id) == (name, picture_id):
-                    return known_picture_address(name, picture_id), picture.content_version
-        raise RefusedError(HTTPStatus.NOT_FOUND, "There is no such picture.")
-
-    async def _small(
-        self, request: Request, found: Awaitable[tuple[str, str]], wanted: str | None, side: int
-    ) -> Response:
-        """Return a small picture, found by its address and its version.
-
-        The version is the picture's own: one that clients choose would let them fill the cache.
+        With a version in its own address it may be kept, for another picture has another one.
         """
         try:
-            address, version = await found
-            # Of the picture and what is made of it, so the same at every replica.
-            tag = f'"{domain.fingerprint(address, version, str(side))}"'
-            headers = {"Cache-Control": _FOREVER if wanted == version else "no-cache", "ETag": tag}
-            if request.headers.get("if-none-match") == tag:
-                return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-            content = await self._thumbnails.get((address, version, side))
+            content, tag = await self._receiver.small(address, request.headers.get("if-none-match"))
         except ReceiverAwayError:
             return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
-        except RefusedError:
-            return self._message(HTTPStatus.NOT_FOUND, "There is no such picture.")
+        except RefusedError:  # it is no picture, or lost, or an older receiver makes none
+            return self._placeholder()
+        headers = {"Cache-Control": _FOREVER if version else "no-cache", "ETag": tag}
         if content is None:
-            placeholder = self._files["placeholder.svg"]
-            return Response(
-                placeholder.content,
-                media_type=placeholder.media_type,
-                headers={"Cache-Control": "private, max-age=60"},
-            )
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return Response(content, media_type="image/jpeg", headers=headers)
+
+    def _placeholder(self) -> Response:
+        file = self._files["placeholder.svg"]
+        headers = {"Cache-Control": "private, max-age=60"}
+        return Response(file.content, media_type=file.media_type, headers=headers)
 
     async def _act(self, request: Request, action: Awaitable[None], then: str) -> Response:
         error = await _error_of(action)

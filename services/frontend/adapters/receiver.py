@@ -1,5 +1,6 @@
 """The receiver's HTTP API, which is the frontend's only way to data and actions."""
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -10,7 +11,6 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from services.common import metrics
-from services.common.images import MAX_PICTURE_BYTES
 from services.common.names import InvalidNameError, check_name
 from services.frontend.domain import (
     Accepted,
@@ -31,17 +31,15 @@ _INSIST: Final = {"insist": "true"}
 _DOUBT: Final = "/query/insist"
 """Where an error points that the parameter overrules."""
 
+_SMALL_AT_ONCE: Final = 32
+"""Connections that wait for small pictures, so that some are left for the pages."""
+
 _BOUNDARY: Final = "facestack-known-picture-0d9b6f2c7a1e4835"
 
 _ACCEPTED: Final = TypeAdapter(tuple[Accepted, ...])
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
-
-
-def picture_address(picture_id: int) -> str:
-    """Return the address of a submitted picture's file at the receiver."""
-    return f"/images/{picture_id}/picture"
 
 
 def known_picture_address(person: str, picture_id: int) -> str:
@@ -67,6 +65,7 @@ class Receiver:
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
+        self._small = asyncio.Semaphore(_SMALL_AT_ONCE)
 
     async def pictures(
         self, *, status: str | None, person: str | None, cursor: str | None, limit: int
@@ -90,16 +89,15 @@ class Receiver:
     async def people(
         self,
         *,
-        person: str | None = None,
         name: str | None = None,
         cursor: str | None = None,
         limit: int,
     ) -> PeoplePage:
-        """Return people by name: only the ``person``, only those with ``name`` in their names.
+        """Return people by name, only those with ``name`` in their names.
 
         A receiver of before there were pages returns everybody whatever it is asked.
         """
-        wanted = {"person": person, "name": name, "cursor": cursor, "limit": limit}
+        wanted = {"name": name, "cursor": cursor, "limit": limit}
         answer = await self._call(
             "GET /people", "/people", params={k: v for k, v in wanted.items() if v is not None}
         )
@@ -181,23 +179,13 @@ class Receiver:
             "DELETE /people/{name}/pictures/{id}", known_picture_address(person, picture_id)
         )
 
-    async def content(self, address: str) -> bytes | None:
-        """Return a picture's file; None when it is missing or larger than any picture may be."""
-        with _answered("receiver GET picture"):
-            async with self._client.stream("GET", address, timeout=_TIMEOUT) as response:
-                if _is_away(response):
-                    raise ReceiverAwayError(f"answered {response.status_code}")
-                if response.status_code == HTTPStatus.NOT_FOUND:
-                    return None
-                content = bytearray()
-                if not response.is_error:
-                    async for chunk in response.aiter_bytes():
-                        content += chunk
-                        if len(content) > MAX_PICTURE_BYTES:
-                            return None
-        if response.is_error:
-            raise RefusedError(response.status_code, "There is no such picture.")
-        return bytes(content)
+    async def small(self, address: str, if_none_match: str | None) -> tuple[bytes | None, str]:
+        """Return the JPEG at an address and its tag; None for one that the browser has."""
+        headers = {"If-None-Match": if_none_match} if if_none_match else {}
+        async with self._small:
+            answer = await self._call("GET thumbnail", address, headers=headers)
+        has_it = answer.status_code == HTTPStatus.NOT_MODIFIED
+        return None if has_it else answer.content, answer.headers["ETag"]
 
     async def _call(self, operation: str, address: str, **arguments: Any) -> httpx.Response:
         with _answered(f"receiver {operation}"):

@@ -71,6 +71,8 @@ class FakeReceiver:
     away: bool = False
     calls: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    """What was asked for unless it is still the same."""
 
     async def answer(self, request: httpx.Request) -> httpx.Response:
         if self.away:
@@ -79,6 +81,7 @@ class FakeReceiver:
         operation = f"{request.method} {path}"
         self.calls.append(operation)
         self.bodies.append(await request.aread())
+        self.tags += request.headers.get_list("if-none-match")
         found = None
         for known, answer in {**self._defaults(), **self.answers}.items():
             if operation == known or operation.startswith(f"{known}?"):

@@ -26,6 +26,11 @@ class DatabaseGarbage:
                 sa.insert(garbage).values(object_key=key, due_at=self._clock() + STORING_MS)
             )
 
+    async def discard(self, key: str) -> None:
+        """Have an object removed that no row names."""
+        async with self._database.transaction() as connection:
+            await remove_soon(connection, self._clock, [Removal(key, None)])
+
 
 async def remove_soon(
     connection: AsyncConnection, clock: DatabaseClock, stored: Collection[Removal]

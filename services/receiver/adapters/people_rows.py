@@ -20,6 +20,7 @@ from services.receiver.domain import (
     PeoplePage,
     Person,
     Removal,
+    known_thumbnail,
 )
 
 
@@ -143,13 +144,13 @@ class DatabasePeople:
         return replace(known, image_name=picture.image_name)
 
     async def delete_picture(self, picture_id: int) -> None:
-        """Remove a known picture, and have its object removed."""
+        """Remove a known picture, and have its object and its thumbnail removed."""
         async with self._database.transaction() as connection:
             await _take_turns(connection)
             await self._forget(connection, person_images.c.id == picture_id)
 
     async def delete(self, name: str, found: Sequence[ObjectInfo]) -> int:
-        """Remove a person and all known pictures, and have their objects removed."""
+        """Remove a person and all known pictures, and have their objects and thumbnails removed."""
         async with self._database.transaction() as connection:
             await _take_turns(connection)
             person = persons.c.name == name
@@ -161,11 +162,14 @@ class DatabasePeople:
         return result.rowcount + len(gone) + len(strays)
 
     async def _forget(self, connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:
-        """Remove known pictures and have their objects removed; return the keys of these."""
-        names = await connection.scalars(sa.select(person_images.c.image_name).where(which))
-        keys = {_key(name) for name in names}
+        """Remove known pictures; have their objects, whose keys are returned, and thumbnails go."""
+        query = sa.select(person_images.c.id, person_images.c.image_name).where(which)
+        names = {row.id: row.image_name for row in await connection.execute(query)}
+        keys = {_key(name) for name in names.values()}
         await connection.execute(sa.delete(person_images).where(which))
-        await remove_soon(connection, self._clock, [Removal(key, None) for key in keys])
+        thumbnails = {known_thumbnail(picture_id).key for picture_id in names}
+        removals = [Removal(key, None) for key in keys | thumbnails]
+        await remove_soon(connection, self._clock, removals)
         return keys
 
     async def _strays(

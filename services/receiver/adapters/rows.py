@@ -26,6 +26,7 @@ from services.receiver.domain import (
     StoredPicture,
     Submission,
     Upload,
+    image_thumbnails,
 )
 
 _T = TypeVar("_T")
@@ -230,7 +231,12 @@ class DatabaseRows:
     async def _look_again(self, image_id: int, tag: str) -> bool:
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
         async with self._database.transaction() as connection:
-            return await _forget_result(connection, image_id, same)
+            if not await _forget_result(connection, image_id, same):
+                return False
+            # They show the picture that was replaced.
+            thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
+            await remove_soon(connection, self._clock, thumbnails)
+        return True
 
     async def recognise(self, image_id: int) -> bool:
         """Set a final image back to pending, without its faces."""
@@ -264,8 +270,9 @@ class DatabaseRows:
                 if await connection.scalar(find_path) != path:
                     return False
                 await connection.execute(sa.delete(images).where(its))
-                if removal:
-                    await remove_soon(connection, self._clock, [removal])
+                thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
+                removals = [*thumbnails, removal] if removal else thumbnails
+                await remove_soon(connection, self._clock, removals)
             return True
 
         return await _again(run)

@@ -100,9 +100,13 @@ class Images:
         """Return an image's file and its tag, or raise :class:`NotFoundError`."""
         return await self._content(image_id, (await self._stored(image_id)).path)
 
+    async def picture_key(self, image_id: int) -> str:
+        """Return the key of an image's file, or raise :class:`NotFoundError`."""
+        return PICTURES + (await self._stored(image_id)).path
+
     async def picture_tag(self, image_id: int) -> str | None:
         """Return the tag of an image's file, None when it is lost, or raise as :meth:`picture`."""
-        return await self._pictures.tag(PICTURES + (await self._stored(image_id)).path)
+        return await self._pictures.tag(await self.picture_key(image_id))
 
     async def picture_of_result(self, image: Image) -> bytes:
         """Return the file that an image's result is about, or raise a ``ReceiverError``."""

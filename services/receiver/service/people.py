@@ -133,10 +133,13 @@ class Enrolment:
         except ObjectTooLargeError as error:
             raise NotFoundError(str(error)) from None
 
+    async def picture_key(self, name: str, picture_id: int) -> str:
+        """Return the key of a known picture, or raise :class:`NotFoundError`."""
+        return KNOWN_PEOPLE + (await self._known(name, picture_id)).image_name
+
     async def picture_tag(self, name: str, picture_id: int) -> str | None:
         """Return the tag of a known picture, None when it is lost, or raise as :meth:`picture`."""
-        known = await self._known(name, picture_id)
-        return await self._pictures.tag(KNOWN_PEOPLE + known.image_name)
+        return await self._pictures.tag(await self.picture_key(name, picture_id))
 
     async def delete_picture(self, name: str, picture_id: int) -> None:
         """Forget a known picture, or raise :class:`NotFoundError`; the person stays."""

@@ -35,6 +35,9 @@ class Garbage(Protocol):
         redeemer may be removing the object.
         """
 
+    async def discard(self, key: str) -> None:
+        """Have an object removed that no row names, soon and once more an hour later."""
+
 
 class Rows(Protocol):
     """Images in the database; every call raises ``DatabaseUnavailableError`` when it is away."""
@@ -88,7 +91,7 @@ class Rows(Protocol):
         """
 
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
-        """Remove an image with its faces, and have its object removed.
+        """Remove an image with its faces, and have its object and its thumbnails removed.
 
         False when the image is gone, or its picture is not at this path any more.
         """
@@ -148,10 +151,10 @@ class People(Protocol):
         """
 
     async def delete_picture(self, picture_id: int) -> None:
-        """Remove a known picture, and have its object removed."""
+        """Remove a known picture, and have its object and its thumbnail removed."""
 
     async def delete(self, name: str, found: Sequence[ObjectInfo]) -> int:
-        """Remove a person and all known pictures, and have their objects removed.
+        """Remove a person and all known pictures, and have their objects and thumbnails removed.
 
         What was ``found`` in the store beside them goes too, unless it is being enrolled. Returns
         how many objects that are, without those that were to be removed already.
@@ -206,4 +209,14 @@ class Cropper(Protocol):
         """Return JPEGs of the box of the upright picture and each margin of its size around it.
 
         Raises ``InvalidError`` when the picture cannot be read.
+        """
+
+
+class Shrinker(Protocol):
+    """Makes pictures smaller."""
+
+    async def shrink(self, content: bytes, longest_side: int) -> bytes:
+        """Return an upright JPEG without metadata, no side longer than that in pixels.
+
+        Raises ``InvalidError`` when the picture cannot be read, ``BusyError`` without memory.
         """

@@ -31,11 +31,18 @@ from services.image_processor.domain import Claim, Face, Processed, Rejected, Un
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import ReceiverError, SeenFace, Submission
+from services.receiver.domain import (
+    ReceiverError,
+    SeenFace,
+    Submission,
+    image_thumbnails,
+    known_thumbnail,
+)
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
+from services.receiver.service.thumbnails import Thumbnails
 from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 from services.redeemer.collecting import Collector
@@ -160,12 +167,18 @@ class Cropper:
         return [content + b" cut"]
 
 
+class Shrinker:
+    async def shrink(self, content: bytes, _: int) -> bytes:
+        return content + b" small"
+
+
 @dataclass
 class Receiver:
     process: Process
     images: Images
     enrolment: Enrolment
     submissions: Submissions
+    thumbnails: Thumbnails
 
 
 @dataclass
@@ -220,7 +233,8 @@ class World:
                 recogniser=Recogniser(),
                 cropper=Cropper(),
             )
-            made = Receiver(process, its_images, enrolment, submissions)
+            thumbnails = Thumbnails(pictures=store, garbage=notes, shrinker=Shrinker())
+            made = Receiver(process, its_images, enrolment, submissions, thumbnails)
         elif name.startswith("collector"):
             its_notes: Any = port(RedeemerGarbage(self.database, self.clock))
             objects: Any = port(self.store)
@@ -234,7 +248,8 @@ class World:
         process = made.process if isinstance(made, Receiver) else made[0]
         process.alive = False
         writers = made.submissions._writers if isinstance(made, Receiver) else set()
-        for task in process.tasks | writers:
+        makers = set(made.thumbnails._making.values()) if isinstance(made, Receiver) else set()
+        for task in process.tasks | writers | makers:
             task.cancel()
         self._looked_at = {one for one in self._looked_at if one[0] is not process}
         self._waiting = [step for step in self._waiting if step.process is not process]
@@ -301,6 +316,14 @@ class World:
 
     async def _name(self, receiver: Receiver, person: str, image_id: int) -> Any:
         return await receiver.enrolment.enrol_face(person, image_id, 0)
+
+    async def _show(self, receiver: Receiver, image_id: int) -> bytes:
+        find = partial(receiver.images.picture_key, image_id)
+        return (await receiver.thumbnails.get(image_thumbnails(image_id)[0], find))[0]
+
+    async def _show_known(self, receiver: Receiver, person: str, picture_id: int) -> bytes:
+        find = partial(receiver.enrolment.picture_key, person, picture_id)
+        return (await receiver.thumbnails.get(known_thumbnail(picture_id), find))[0]
 
     async def _forget(self, receiver: Receiver, person: str) -> bool:
         await receiver.enrolment.delete(person)
@@ -380,6 +403,7 @@ class World:
             + ("process",) * 3
             + ("submit", "hand", "enrol", "name") * 2
             + ("forget", "forget_picture", "retry")
+            + ("show", "show", "show_known")
         )
         if kind == "upload":
             self.begin(kind, *self.random.sample(CONTENTS, self.random.randint(1, 2)))
@@ -393,12 +417,12 @@ class World:
             self.begin(kind, choose(PEOPLE))
         elif kind == "collect":
             self.begin(kind)
-        elif kind == "forget_picture" and known:
+        elif kind in ("forget_picture", "show_known") and known:
             picture = choose(known)
             self.begin(kind, picture.person, picture.id)
         elif kind == "name" and uploaded:
             self.begin(kind, choose(PEOPLE), choose(uploaded[-3:]))
-        elif kind in ("delete", "retry", "process") and uploaded:
+        elif kind in ("delete", "retry", "process", "show") and uploaded:
             self.begin(kind, choose(uploaded[-3:]))
 
     def _put_by_hand(self, key: str, content: bytes) -> None:
@@ -477,7 +501,7 @@ class World:
     async def rest(self) -> None:
         """Let everything that was begun end, and the repair loops do their work."""
         self.calm = True
-        await self._finish_waiting()
+        await self.finish_waiting()
         for late in self._late:
             await late()
         self._late = []
@@ -489,7 +513,7 @@ class World:
             await repair.take_failed()
             await self._process_all()
             self.begin("collect")
-            await self._finish_waiting()
+            await self.finish_waiting()
 
     async def _process_all(self) -> None:
         async with self.database.reading() as connection:
@@ -498,9 +522,10 @@ class World:
             )
         for image_id in found:
             self.begin("process", image_id)
-            await self._finish_waiting()
+            await self.finish_waiting()
 
-    async def _finish_waiting(self) -> None:
+    async def finish_waiting(self) -> None:
+        """Let everything that was begun end."""
         await _settle()
         while self._waiting:
             self.tick += 1
@@ -511,7 +536,7 @@ class World:
         """Submit every path again, and look at what is looked at again."""
         for path in PATHS:
             self.begin("submit", path)
-            await self._finish_waiting()
+            await self.finish_waiting()
         await self._process_all()
 
     def _note(self, text: str) -> None:
@@ -550,6 +575,7 @@ async def check(world: World) -> None:
     _check_uploads(world, rows)
     _check_by_hand(world, rows)
     _check_people(world, known)
+    await _check_shown(world, rows, known)
     await world.submit_all()
     async with world.database.reading() as connection:
         again = (await connection.execute(sa.select(images))).all()
@@ -559,6 +585,8 @@ async def check(world: World) -> None:
 def _check_objects(world: World, rows: dict[int, Any], known: dict[int, Any]) -> None:
     named = {PICTURES + row.path for row in rows.values()}
     named |= {KNOWN_PEOPLE + row.image_name for row in known.values()}
+    named |= {one.key for row in rows.values() for one in image_thumbnails(row.id)}
+    named |= {known_thumbnail(row.id).key for row in known.values()}
     for key in world.store.objects:
         if key not in named and key not in BY_HAND:
             raise BrokenPromiseError(f"nobody names {key}")
@@ -571,6 +599,23 @@ def _check_objects(world: World, rows: dict[int, Any], known: dict[int, Any]) ->
         content, _ = world.store.objects.get(KNOWN_PEOPLE + row.image_name, (b"", ""))
         if hashlib.sha256(content).hexdigest() not in row.image_name:
             raise BrokenPromiseError(f"known picture {row.id} of {row.name} has lost its object")
+
+
+async def _check_shown(world: World, rows: dict[int, Any], known: dict[int, Any]) -> None:
+    """Raise when somebody is shown another picture than the one that is there."""
+    asked: list[tuple[str, tuple[Any, ...]]] = [
+        *((PICTURES + row.path, ("show", row.id)) for row in rows.values()),
+        *(
+            (KNOWN_PEOPLE + row.image_name, ("show_known", row.name, row.id))
+            for row in known.values()
+        ),
+    ]
+    for key, arguments in asked:
+        world.begin(*arguments)
+        await world.finish_waiting()
+        shown, there = world.operations[-1].answer, world.store.objects.get(key)
+        if shown != (there and there[0] + b" small"):
+            raise BrokenPromiseError(f"{arguments} shows {shown!r} for {there}")
 
 
 def _of(world: World, *kinds: str) -> list[Operation]:

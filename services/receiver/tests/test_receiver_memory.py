@@ -10,16 +10,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import yaml
 from PIL import Image, ImageOps
 
 from services.common.images import MAX_PICTURE_BYTES
-from services.receiver.adapters.crop import PillowCropper
+from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.files import Files
 from services.receiver.domain import Box, InvalidError, SeenFace
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import draw, encode
+from services.testing.clients import pod
 from services.testing.damaged_pictures import save
 
 
@@ -159,10 +159,10 @@ def test_a_face_of_the_hungriest_pictures_is_cut_out_within_the_pod_s_memory(
     script = """
 import sys
 from services.receiver import app
-from services.receiver.adapters.crop import _crops
+from services.receiver.adapters.decoding import crops
 from services.receiver.domain import Box
 from services.testing.memory import peak_kib
-assert len(_crops(sys.stdin.buffer.read(), Box(100, 100, 400, 400), (0, 0.5))) == 2
+assert len(crops(sys.stdin.buffer.read(), Box(100, 100, 400, 400), (0, 0.5))) == 2
 print(peak_kib() // 1024)
 """
     root = Path(__file__).parents[3]
@@ -173,11 +173,8 @@ print(peak_kib() // 1024)
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(root)},
     )
-    manifest = (root / "base" / "receiver" / "deployment.yaml").read_text()
-    [deployment] = [one for one in yaml.safe_load_all(manifest) if one["kind"] == "Deployment"]
-    [container] = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["resources"]["limits"]["memory"] == "1Gi"
-    assert int(done.stdout) < 1024 - 2 * MAX_PICTURE_BYTES // 2**20
+    memory, _ = pod("receiver")
+    assert int(done.stdout) < (memory - 2 * MAX_PICTURE_BYTES) // 2**20
 
 
 async def test_a_known_picture_larger_than_any_is_not_read(
@@ -209,7 +206,7 @@ async def test_every_orientation_is_cut_where_the_whole_picture_has_it(
     exif[0x0112] = orientation
     content = encode(Image.fromarray(shades), exif=exif.tobytes())
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    crops = await PillowCropper().crop(content, box, (0.5, 0.1))
+    crops = await PillowDecoder().crop(content, box, (0.5, 0.1))
     for crop, margin in zip(crops, (0.5, 0.1), strict=True):
         x, y = round((box.right - box.left) * margin), round((box.bottom - box.top) * margin)
         wanted = upright.crop(
@@ -251,7 +248,7 @@ async def test_a_picture_is_decoded_once_and_never_copied_whole(
     monkeypatch.setattr(Image, "open", counted)
     for method in ("convert", "transpose", "copy"):
         watch(method)
-    await PillowCropper().crop(content, Box(100, 100, 120, 120), (0.5, 0.25, 0.1))
+    await PillowDecoder().crop(content, Box(100, 100, 120, 120), (0.5, 0.25, 0.1))
     assert opened == 1
     assert copied
     assert max(copied) <= (40, 40)

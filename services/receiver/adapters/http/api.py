@@ -39,6 +39,8 @@ from services.receiver.adapters.http.views import (
 from services.receiver.domain import (
     CURSOR,
     MAX_FILES,
+    PREVIEW_SIDE,
+    THUMBNAIL_SIDE,
     Accepted,
     EncodingReport,
     Fault,
@@ -46,7 +48,10 @@ from services.receiver.domain import (
     PeoplePage,
     StatusReport,
     Submission,
+    Thumbnail,
     decode_cursor,
+    image_thumbnails,
+    known_thumbnail,
     submission_of_path,
 )
 from services.receiver.metrics import SUBMISSIONS
@@ -56,6 +61,7 @@ from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Encoding, Rows
 from services.receiver.service.regions import Regions
 from services.receiver.service.submitting import Submissions
+from services.receiver.service.thumbnails import Find, Thumbnails
 
 _OUTAGES_SECONDS: Final = 2.0
 """How long it is kept what is away: finding out may take a second."""
@@ -63,6 +69,12 @@ _OUTAGES_SECONDS: Final = 2.0
 _JSON_REFERENCE_BYTES: Final = 64 * 1024
 
 _ON_A_PAGE: Final = 50
+
+_THUMBNAILS_AT_ONCE: Final = 64
+"""They are read or made; one has 60 KB, a preview 300."""
+
+THUMBNAIL_BYTES: Final = 32 * 1024 * 1024
+"""Of thumbnails that are being sent."""
 
 
 class _IdConvertor(IntegerConvertor):
@@ -109,6 +121,7 @@ class Api:
         images: Images,
         regions: Regions,
         enrolment: Enrolment,
+        thumbnails: Thumbnails,
         lifecycle: Lifecycle,
         outages: Outages,
         max_json_bytes: int,
@@ -120,6 +133,7 @@ class Api:
         self.images = images
         self.regions = regions
         self.enrolment = enrolment
+        self.thumbnails = thumbnails
         self.lifecycle = lifecycle
         self.outages = outages
         self.max_json_bytes = max_json_bytes
@@ -142,6 +156,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     _add_images(app, api, files)
     add_regions(app, api.regions, api.spools)
     _add_people(app, api, files)
+    _add_thumbnails(app, api)
     _add_status(app, api)
     _add_encoding(app, api)
     _add_documents(app)
@@ -440,6 +455,49 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         return Response(status_code=204)
 
 
+def _add_thumbnails(app: FastAPI, api: Api) -> None:
+    files = Files(loaded_at_once=_THUMBNAILS_AT_ONCE, sending_bytes=THUMBNAIL_BYTES)
+
+    async def answer(if_none_match: str | None, one: Thumbnail, find: Find) -> Response:
+        same = await unchanged(if_none_match, partial(api.thumbnails.tag, one, find))
+        return same or files.response(partial(api.thumbnails.get, one, find))
+
+    @app.get(
+        "/images/{image_id:id}/thumbnail",
+        summary=f"Get the picture as a JPEG of at most {THUMBNAIL_SIDE} pixels a side",
+        description="Upright, without metadata, whatever the format of the file.",
+        response_class=Response,
+        responses=_picture(openapi.errors(404, 422), openapi.JPEG),
+    )
+    async def get_thumbnail(image_id: _Id, if_none_match: _IfNoneMatch = None) -> Response:
+        small, _ = image_thumbnails(image_id)
+        return await answer(if_none_match, small, partial(api.images.picture_key, image_id))
+
+    @app.get(
+        "/images/{image_id:id}/preview",
+        summary=f"Get the picture as a JPEG of at most {PREVIEW_SIDE} pixels a side",
+        description="Upright, without metadata, whatever the format of the file.",
+        response_class=Response,
+        responses=_picture(openapi.errors(404, 422), openapi.JPEG),
+    )
+    async def get_preview(image_id: _Id, if_none_match: _IfNoneMatch = None) -> Response:
+        _, large = image_thumbnails(image_id)
+        return await answer(if_none_match, large, partial(api.images.picture_key, image_id))
+
+    @app.get(
+        "/people/{name}/pictures/{picture_id:id}/thumbnail",
+        summary=f"Get a known picture as a JPEG of at most {THUMBNAIL_SIDE} pixels a side",
+        description="Upright, without metadata, whatever the format of the file.",
+        response_class=Response,
+        responses=_picture(openapi.errors(404, 422), openapi.JPEG),
+    )
+    async def get_known_thumbnail(
+        name: _Name, picture_id: _PictureId, if_none_match: _IfNoneMatch = None
+    ) -> Response:
+        find = partial(api.enrolment.picture_key, name, picture_id)
+        return await answer(if_none_match, known_thumbnail(picture_id), find)
+
+
 def _add_status(app: FastAPI, api: Api) -> None:
     counting = Counting(api.rows)
     lock = asyncio.Lock()
@@ -580,13 +638,11 @@ def _linked(
     return {status: {"description": description, "links": links}, **others}
 
 
-def _picture(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+def _picture(
+    responses: dict[int | str, dict[str, Any]], content: dict[str, Any] = openapi.ANY_PICTURE
+) -> dict[int | str, dict[str, Any]]:
     return {
-        200: {
-            "description": "The file.",
-            "headers": openapi.ETAG,
-            "content": openapi.picture_content(),
-        },
+        200: {"description": "The file.", "headers": openapi.ETAG, "content": content},
         304: {"description": "The client has the file already.", "headers": openapi.ETAG},
         **responses,
     }

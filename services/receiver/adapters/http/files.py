@@ -58,10 +58,16 @@ class Files:
     ``patience`` seconds.
     """
 
-    def __init__(self, *, patience: float = _PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        loaded_at_once: int = LOADED_AT_ONCE,
+        sending_bytes: int = SENDING_BYTES,
+        patience: float = _PATIENCE_SECONDS,
+    ) -> None:
         self._patience = patience
-        self._loading = asyncio.Semaphore(LOADED_AT_ONCE)
-        self._left = SENDING_BYTES
+        self._loading = asyncio.Semaphore(loaded_at_once)
+        self._left = sending_bytes
         self._sending: dict[asyncio.Timeout, float] = {}
         self._changed = asyncio.Event()
 

@@ -79,6 +79,12 @@ def one_file(max_bytes: int) -> dict[str, Any]:
     return {MULTIPART: {"schema": schema}}
 
 
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+ANY_PICTURE: Final = dict.fromkeys(
+    (*(one.media_type for one in FORMATS), "application/octet-stream"), _BINARY
+)
+JPEG: Final = {"image/jpeg": _BINARY}
+
 ETAG: Final = {
     "ETag": {
         "description": "Changes with the file.",
@@ -128,6 +134,8 @@ def image_links(pointer: str) -> dict[str, Any]:
         sidecar=("get_sidecar", expression),
         look=("get_image", expression),
         picture=("get_picture", expression),
+        thumbnail=("get_thumbnail", expression),
+        preview=("get_preview", expression),
         retry=("retry", expression),
         recognise=("recognise", expression),
         delete=("delete_image", expression),
@@ -142,13 +150,6 @@ def json_body(model: type[BaseModel]) -> dict[str, Any]:
 def body(content: dict[str, Any]) -> dict[str, Any]:
     """Describe a body that the route reads by itself."""
     return {"requestBody": {"required": True, "content": content}}
-
-
-def picture_content() -> dict[str, Any]:
-    """Describe the answer that is a file."""
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    kinds = [one.media_type for one in FORMATS]
-    return dict.fromkeys((*kinds, "application/octet-stream"), binary)
 
 
 def build(app: FastAPI) -> dict[str, Any]:

@@ -25,6 +25,9 @@ _ENROLMENTS: Final = 16
 _PICTURES: Final = 64
 """They wait for the object store, as :mod:`files` says how many at a time."""
 
+_THUMBNAILS: Final = 256
+"""Small, and a page asks for many at once; those that nobody has asked for are made one by one."""
+
 
 class Rooms:
     """The rooms of one server."""
@@ -35,6 +38,7 @@ class Rooms:
         self._regions = Room("regions", _REGIONS, takes_body=True)
         self._enrolments = Room("enrolments", _ENROLMENTS, takes_body=True)
         self._pictures = Room("pictures", _PICTURES, takes_body=False)
+        self._thumbnails = Room("thumbnails", _THUMBNAILS, takes_body=False)
         self._others = Room("requests", max_in_flight, takes_body=False)
         self._refusal = refuse({}, self._submissions.refusal())
 
@@ -50,8 +54,11 @@ class Rooms:
                 return self._uploads
             if path.startswith("/people/"):
                 return self._enrolments
-        elif scope["method"] == "GET" and (path.endswith("/picture") or "/pictures/" in path):
-            return self._pictures
+        elif scope["method"] == "GET":
+            if path.endswith(("/thumbnail", "/preview")):
+                return self._thumbnails
+            if path.endswith("/picture") or "/pictures/" in path:
+                return self._pictures
         return self._others
 
     def refuse_early(self, method: bytes, target: bytes) -> Response | None:

@@ -1,0 +1,137 @@
+"""Small versions of pictures: made when somebody asks first, and kept in the object store.
+
+An object holds what was made and a proof: of which picture, how, and that it is whole. One without
+the right proof is made again, so losing, damaging or overwriting it costs only that.
+
+A picture may be deleted while its thumbnail is made. The deletion has the thumbnail removed at once
+and once more after an hour, when everything that was on its way has come through; so that nothing
+is left for an hour, whoever has stored it looks whether the picture is still there.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from services.common.images import MAX_PICTURE_BYTES
+from services.common.objects import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
+from services.receiver.domain import BusyError, InvalidError, NotFoundError, Thumbnail
+from services.receiver.service.ports import Garbage, Pictures, Shrinker
+
+log = structlog.get_logger(__name__)
+
+_HOW: Final = "1"
+"""Another one makes all thumbnails anew: to be changed with what :class:`Shrinker` makes."""
+
+_PICTURES_IN_MEMORY: Final = 2
+"""Of up to 20 MiB each: one is decoded while the next is read."""
+
+_MAX_WAITING: Final = 256
+
+_MAX_BYTES: Final = 8 * 1024 * 1024
+"""More than any has: 1600 x 1600 pixels of noise are 2 MB."""
+
+_PROOF_BYTES: Final = hashlib.sha256().digest_size
+_JPEG: Final = b"\xff\xd8"
+
+Find = Callable[[], Awaitable[str]]
+"""Returns the key of the picture as it is now, or raises :class:`NotFoundError`."""
+
+
+class Thumbnails:
+    """The thumbnails of all pictures."""
+
+    def __init__(self, *, pictures: Pictures, garbage: Garbage, shrinker: Shrinker) -> None:
+        self._pictures = pictures
+        self._garbage = garbage
+        self._shrinker = shrinker
+        self._memory = asyncio.Semaphore(_PICTURES_IN_MEMORY)
+        self._making: dict[tuple[str, str], asyncio.Task[tuple[bytes, str]]] = {}
+
+    async def tag(self, one: Thumbnail, find: Find) -> str | None:
+        """Return the tag of a thumbnail, made or not; None when its picture is lost."""
+        tag = await self._pictures.tag(await find())
+        return None if tag is None else _tag(one, tag)
+
+    async def get(self, one: Thumbnail, find: Find) -> tuple[bytes, str]:
+        """Return the JPEG and its tag.
+
+        Raises :class:`NotFoundError` when there is no picture, or none that can be read,
+        :class:`BusyError`, and ``ObjectStoreUnavailableError``.
+        """
+        tag = await self.tag(one, find)
+        if tag is None:
+            raise _lost()
+        content = await self._kept(one, tag)
+        if content is None:
+            content, tag = await self._made(one, tag, find)
+        if not content.startswith(_JPEG):  # but the reason why there is none
+            raise NotFoundError(content.decode())
+        return content, tag
+
+    async def _kept(self, one: Thumbnail, tag: str) -> bytes | None:
+        try:
+            kept, _ = await self._pictures.get_tagged(one.key, max_bytes=_MAX_BYTES)
+        except (ObjectNotFoundError, ObjectTooLargeError):
+            return None
+        except ObjectStoreError as error:  # it may be these alone that nobody may read
+            log.warning("thumbnail not read", key=one.key, error=str(error))
+            return None
+        content = kept[:-_PROOF_BYTES]
+        return content if kept == _proven(content, tag) else None
+
+    async def _made(self, one: Thumbnail, tag: str, find: Find) -> tuple[bytes, str]:
+        task = self._making.get((one.key, tag))
+        if task is None:
+            if len(self._making) >= _MAX_WAITING:
+                raise BusyError("too many thumbnails are being made")
+            # Its own task: a client that goes away does not take it from the others.
+            task = self._making[one.key, tag] = asyncio.create_task(self._make(one, find))
+
+            def forget(done: asyncio.Task[tuple[bytes, str]]) -> None:
+                del self._making[one.key, tag]
+                if not done.cancelled():
+                    done.exception()  # whoever waited for it has gone
+
+            task.add_done_callback(forget)
+        return await asyncio.shield(task)
+
+    async def _make(self, one: Thumbnail, find: Find) -> tuple[bytes, str]:
+        async with self._memory:
+            try:
+                picture, its_tag = await self._pictures.get_tagged(
+                    await find(), max_bytes=MAX_PICTURE_BYTES
+                )
+            except ObjectNotFoundError:
+                raise _lost() from None
+            except ObjectTooLargeError as error:
+                raise NotFoundError(str(error)) from None
+            try:
+                content = await self._shrinker.shrink(picture, one.side)
+            except InvalidError as error:
+                content = str(error).encode()
+        tag = _tag(one, its_tag)
+        try:
+            await self._pictures.put(one.key, _proven(content, tag))
+        except ObjectStoreError as error:
+            log.warning("thumbnail not kept", key=one.key, error=str(error))
+        try:
+            await find()
+        except NotFoundError:
+            await self._garbage.discard(one.key)
+            raise
+        return content, tag
+
+
+def _tag(one: Thumbnail, picture_tag: str) -> str:
+    return hashlib.sha256("\0".join((_HOW, str(one.side), picture_tag)).encode()).hexdigest()
+
+
+def _proven(content: bytes, tag: str) -> bytes:
+    return content + hashlib.sha256(content + tag.encode()).digest()
+
+
+def _lost() -> NotFoundError:
+    return NotFoundError("the picture is not in the store")
