@@ -1,7 +1,7 @@
 """The images and the notes of objects in the database."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from services.common.images import (
     Status,
 )
 from services.common.tables import garbage, images, is_due, longest_wait, person_images
+from services.common.thumbnails import OF_IMAGES, OF_KNOWN
 from services.redeemer.collecting import Removal
 from services.redeemer.domain import (
     BATCH,
@@ -151,6 +152,24 @@ class DatabaseGarbage:
                 .where(ours)
                 .values(claim_token=None, removed_at=now, due_at=now + REMOVE_AGAIN_MS)
             )
+
+
+class DatabasePictures:
+    """The port ``Rows`` of the thumbnails."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
+        """Return those of the keys whose picture has no row any more."""
+        gone: list[str] = []
+        for prefix, column in ((OF_IMAGES, images.c.id), (OF_KNOWN, person_images.c.id)):
+            its = {key: one for key, one in thumbnails.items() if key.startswith(prefix)}
+            query = sa.select(column).where(column.in_(sorted(set(its.values()))))
+            async with self._database.reading() as connection:
+                there = set(await connection.scalars(query))
+            gone += [key for key, one in its.items() if one not in there]
+        return gone
 
 
 async def _named(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:

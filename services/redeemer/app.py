@@ -15,15 +15,19 @@ from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import NsqDoorbell, PolledRows
 from services.common.objects import ObjectStore
 from services.common.settings import load
-from services.redeemer.adapters import DatabaseGarbage, DatabaseRows
+from services.redeemer.adapters import DatabaseGarbage, DatabasePictures, DatabaseRows
 from services.redeemer.collecting import Collector
 from services.redeemer.service import Redeemer
 from services.redeemer.settings import RedeemerSettings
+from services.redeemer.thumbnails import Thumbnails
 
 log = structlog.get_logger(__name__)
 
 COUNT_SECONDS: Final = 10.0
 """Counting a million rows takes a moment, so not every sweep does it."""
+
+THUMBNAILS_SECONDS: Final = 86_400.0
+"""A store lists 5,000 a second, and there is only something to find after a rollout."""
 
 
 async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
@@ -31,9 +35,9 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     database = Database(settings)
     doorbell = NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
     redeemer = Redeemer(rows=DatabaseRows(database, database_now), doorbell=doorbell)
-    collector = Collector(
-        garbage=DatabaseGarbage(database, database_now), objects=ObjectStore(settings)
-    )
+    store = ObjectStore(settings)
+    collector = Collector(garbage=DatabaseGarbage(database, database_now), objects=store)
+    thumbnails = Thumbnails(rows=DatabasePictures(database), objects=store)
     # Without NSQ it is ready nevertheless: it still moves what has failed or was abandoned.
     lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
@@ -43,6 +47,7 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
             _repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
             _repeat(lifecycle, "count", redeemer.count, COUNT_SECONDS, away),
             _repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
+            _repeat(lifecycle, "thumbnails", thumbnails.collect, THUMBNAILS_SECONDS, away),
             ops.serve_probes(listener, lifecycle),
         )
     finally:

@@ -8,6 +8,9 @@ from services.common.images import MAX_ATTEMPTS
 BATCH: Final = 100
 """Rows of one kind that one step takes, oldest first."""
 
+LOOKED_AT_ONCE: Final = 1000
+"""Thumbnails whose pictures are looked for in one statement: as many as a store lists at once."""
+
 ENOUGH_RINGS: Final = 1000
 """The queue is kept filled up to so many rings: what 500 pictures a second need between two sweeps.
 

@@ -1,0 +1,68 @@
+"""Thumbnails whose picture somebody deleted who knew nothing of them."""
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import structlog
+
+from services.common.database import Database
+from services.common.objects import ObjectStore, ObjectStoreUnavailableError
+from services.common.settings import ObjectStoreSettings
+from services.common.tables import images, person_images, persons
+from services.common.thumbnails import OF_IMAGES, OF_KNOWN, thumbnail_key
+from services.redeemer import thumbnails as module
+from services.redeemer.adapters import DatabasePictures
+from services.redeemer.thumbnails import Thumbnails
+
+
+@pytest.fixture
+async def store(folder_store_settings: ObjectStoreSettings, database: Database) -> ObjectStore:
+    """A store beside a database with the images 1 to 3 and the known picture 1."""
+    now: dict[str, Any] = {"created_at": 1}
+    image = {**now, "status": "processed", "attempt": 1, "updated_at": 1, "name": "a"}
+    async with database.transaction() as connection:
+        await connection.execute(
+            sa.insert(images), [{**image, "id": one, "path": f"{one}"} for one in (1, 2, 3)]
+        )
+        await connection.execute(sa.insert(persons).values(id=7, name="Ada", **now))
+        await connection.execute(
+            sa.insert(person_images).values(id=1, person_id=7, image_name="Ada/1.jpg", **now)
+        )
+    return ObjectStore(folder_store_settings)
+
+
+async def keys(store: ObjectStore) -> list[str]:
+    return sorted([one.key async for one in store.list("thumbnails/")])
+
+
+async def test_only_those_whose_picture_is_gone_go(
+    store: ObjectStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOKED_AT_ONCE", 3)
+    kept = [
+        *(thumbnail_key(OF_IMAGES, one, side) for one in (1, 2, 3) for side in (640, 1600)),
+        thumbnail_key(OF_KNOWN, 1, 640),
+        "thumbnails/images/by hand.jpg",
+    ]
+    gone = [
+        *(thumbnail_key(OF_IMAGES, one, 640) for one in range(4, 12)),
+        thumbnail_key(OF_KNOWN, 2, 640),  # image 2 is another picture
+    ]
+    for key in (*kept, *gone, "pictures/uploads/4-640"):
+        await store.put(key, b"content")
+    await Thumbnails(rows=DatabasePictures(database), objects=store).collect()
+    assert await keys(store) == sorted(kept)
+    assert await store.exists("pictures/uploads/4-640")
+
+
+async def test_a_store_that_is_away_is_said(
+    store: ObjectStore, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> Any:
+        raise ObjectStoreUnavailableError("no answer")
+
+    monkeypatch.setattr(ObjectStore, "list", away)
+    with structlog.testing.capture_logs() as logs:
+        await Thumbnails(rows=DatabasePictures(database), objects=store).collect()
+    assert [one["event"] for one in logs] == ["not all thumbnails were looked at"]
