@@ -327,7 +327,7 @@ class Pages:
 
     async def _picture(self, picture_id: int) -> dict[str, Any]:
         report, picture, names = await asyncio.gather(
-            self._report(),
+            self._report(counts=False),
             _or_error(self._receiver.picture(picture_id)),
             _or_none(self._names.get()),
         )
@@ -359,7 +359,7 @@ class Pages:
 
     async def _people(self, name: str | None, cursor: str | None) -> dict[str, Any]:
         report, page = await asyncio.gather(
-            self._report(),
+            self._report(counts=False),
             _or_error(self._receiver.people(name=name or None, cursor=cursor, limit=PAGE_SIZE)),
         )
         if isinstance(page, RefusedError):  # a name or a cursor that is none
@@ -374,9 +374,9 @@ class Pages:
         }
 
     async def _report(
-        self, person: str | None = None
+        self, person: str | None = None, *, counts: bool = True
     ) -> StatusReport | RefusedError | ReceiverAwayError:
-        return await _or_error(self._receiver.status(person))
+        return await _or_error(self._receiver.status(person, counts=counts))
 
     # Answers
 

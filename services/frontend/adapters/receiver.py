@@ -81,9 +81,14 @@ class Receiver:
         """Return one picture."""
         return _parse(Picture, await self._call("GET /images/{id}", f"/images/{picture_id}"))
 
-    async def status(self, person: str | None = None) -> StatusReport:
-        """Return counts by status, of a person if one is named, and what is away."""
+    async def status(self, person: str | None = None, *, counts: bool = True) -> StatusReport:
+        """Return what is away, and counts by status, of a person if one is named.
+
+        Without ``counts``, only an older receiver returns some.
+        """
         params = {"person": person} if person is not None else {}
+        if not counts:
+            params["counts"] = "false"
         return _parse(StatusReport, await self._call("GET /status", "/status", params=params))
 
     async def people(

@@ -458,6 +458,25 @@ async def test_a_person_is_asked_for_as_names_are_kept(
     assert "GET /status?person=Zo%C3%AB" in receiver.calls
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/", "GET /status"),
+        ("/fragments/pictures", "GET /status"),
+        ("/images/1", "GET /status?counts=false"),
+        ("/fragments/images/1", "GET /status?counts=false"),
+        ("/people", "GET /status?counts=false"),
+        ("/fragments/people", "GET /status?counts=false"),
+    ],
+)
+async def test_only_a_page_with_counters_has_pictures_counted(
+    page: httpx.AsyncClient, receiver: FakeReceiver, path: str, asked: str
+) -> None:
+    receiver.images = [image_json(1)]
+    assert (await page.get(path)).status_code == 200
+    assert [call for call in receiver.calls if "/status" in call] == [asked]
+
+
 async def test_what_was_deleted_meanwhile_counts_as_deleted(page: httpx.AsyncClient) -> None:
     # The fake answers 404.
     for path in ("/images/1/delete", "/people/Ada/delete", "/people/Ada/pictures/1/delete"):

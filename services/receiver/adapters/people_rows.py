@@ -40,7 +40,8 @@ class DatabasePeople:
         self, *, person: str | None, part: str | None, after: str | None, limit: int
     ) -> PeoplePage:
         """Return the first people by name, of the names beyond ``after``."""
-        query = sa.select(persons)
+        # Told, because MariaDB sorts everybody where it believes that to be as quick.
+        query = sa.select(persons).with_hint(persons, "FORCE INDEX (uq_persons_name)", "mysql")
         if person is not None:
             query = query.where(persons.c.name == person)
         if part:

@@ -84,6 +84,14 @@ async def test_a_persons_images_are_counted(
     assert await counts(client) == {"processed": 2, "pending": 1}
 
 
+async def test_what_is_away_is_said_without_a_count(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    await seed(settings, [image_row(1)])
+    report = (await client.get("/status", params={"counts": "false"})).json()
+    assert report == {**(await client.get("/status")).json(), "images": None}
+
+
 class SlowRows:
     """Counts when it is told to."""
 

@@ -518,6 +518,9 @@ def _add_status(app: FastAPI, api: Api) -> None:
         except DatabaseUnavailableError:
             return None
 
+    async def nothing() -> None:
+        return None
+
     async def away() -> dict[str, str]:
         nonlocal asked_at, known
         async with lock:
@@ -536,8 +539,15 @@ def _add_status(app: FastAPI, api: Api) -> None:
     )
     async def status(
         person: _Person = None,
+        counts: Annotated[
+            bool, Query(description="False for what is away alone, which reads no row.")
+        ] = True,
     ) -> Response:
-        report, its_encoding, problems = await asyncio.gather(counted(person), encoding(), away())
+        report, its_encoding, problems = await asyncio.gather(
+            counted(person) if counts else nothing(),
+            encoding() if counts else nothing(),
+            away(),
+        )
         return json_response(
             {
                 "images": report and report.images,

@@ -150,7 +150,10 @@ class EncodingDocument(BaseModel):
 
 
 class StatusDocument(BaseModel):
-    """The whole at a glance; counts and encoding are null while the database is away."""
+    """The whole at a glance; counts and encoding are null while the database is away.
+
+    So they are if not asked for.
+    """
 
     images: CountsDocument | None
     oldest_pending_seconds: float | None

@@ -34,31 +34,35 @@ class Rooms:
 
     def __init__(self, max_in_flight: int) -> None:
         self._submissions = Room("submissions", max_in_flight, takes_body=True)
-        self._uploads = Room("uploads", _UPLOADS, takes_body=True)
-        self._regions = Room("regions", _REGIONS, takes_body=True)
         self._enrolments = Room("enrolments", _ENROLMENTS, takes_body=True)
         self._pictures = Room("pictures", _PICTURES, takes_body=False)
-        self._thumbnails = Room("thumbnails", _THUMBNAILS, takes_body=False)
         self._others = Room("requests", max_in_flight, takes_body=False)
+        self._posted = {
+            **dict.fromkeys(SUBMISSIONS, self._submissions),
+            "/images": Room("uploads", _UPLOADS, takes_body=True),
+        }
+        regions = Room("regions", _REGIONS, takes_body=True)
+        thumbnails = Room("thumbnails", _THUMBNAILS, takes_body=False)
+        self._by_last_part = {
+            "regions": regions,
+            "sidecar": regions,
+            "thumbnail": thumbnails,
+            "preview": thumbnails,
+            "picture": self._pictures,
+        }
         self._refusal = refuse({}, self._submissions.refusal())
 
     def of(self, scope: Scope) -> Room:
         """Return the request's room."""
         path: str = scope["path"]
-        if path.endswith(("/regions", "/sidecar")):
-            return self._regions
+        if room := self._by_last_part.get(path.rpartition("/")[2]):
+            return room
         if scope["method"] == "POST":
-            if path in SUBMISSIONS:
-                return self._submissions
-            if path == "/images":
-                return self._uploads
             if path.startswith("/people/"):
                 return self._enrolments
-        elif scope["method"] == "GET":
-            if path.endswith(("/thumbnail", "/preview")):
-                return self._thumbnails
-            if path.endswith("/picture") or "/pictures/" in path:
-                return self._pictures
+            return self._posted.get(path, self._others)
+        if scope["method"] == "GET" and "/pictures/" in path:
+            return self._pictures
         return self._others
 
     def refuse_early(self, method: bytes, target: bytes) -> Response | None:
