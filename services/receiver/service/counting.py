@@ -7,9 +7,10 @@ from typing import Final
 from services.receiver.domain import StatusReport
 from services.receiver.service.ports import Rows
 
-_REST: Final = 4.0
-"""How much longer than a count took the next one waits: while counts take less than 0.25 s, at most
-a fifth of one of the database's processors. One reads an index of all rows, 0.1 s for a million."""
+_REST: Final = 2.0
+"""How much longer than a count took the next one waits: while counts take less than 0.5 s, at most
+a third of one of the database's processors. One reads an index of all rows, 0.1 s for a million. A
+fragment of a page waits for at most two counts and this between them."""
 
 _MAX_REST_SECONDS: Final = 1.0
 
