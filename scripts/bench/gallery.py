@@ -89,6 +89,7 @@ class _Recogniser:
         picture: bytes,
         *,
         max_faces: int = 0,  # noqa: ARG002, as it is asked
+        boxes: Sequence[Box] = (),  # noqa: ARG002
         urgent: bool = False,  # noqa: ARG002
         on_long: Callable[[], Awaitable[None]] | None = None,  # noqa: ARG002
     ) -> Recognition:

@@ -21,6 +21,7 @@ from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import Server
+from services.face_recog.deciding import Decider
 from services.face_recog.domain import (
     DEFAULT_FALSE_NAMES,
     Calibration,
@@ -110,7 +111,10 @@ async def _serving(folder: Path) -> AsyncIterator[tuple[RecogniserClient, _Fixed
         await pool.start()
         gallery = _FixedGallery(store, pool)
         server = Server(
-            Identifier(store, pool, gallery), engine=pool.engine.name, connection_age=600, grace=1
+            Identifier(store, pool, gallery),
+            Decider(gallery, pool.engine),
+            connection_age=600,
+            grace=1,
         )
         port = free_port()
         await server.start("127.0.0.1", port)

@@ -55,7 +55,9 @@ class Rooms:
     def of(self, scope: Scope) -> Room:
         """Return the request's room."""
         path: str = scope["path"]
-        if room := self._by_last_part.get(path.rpartition("/")[2]):
+        belongs_to, _, last_part = path.rpartition("/")
+        # Somebody may be called "thumbnail".
+        if belongs_to.count("/") > 1 and (room := self._by_last_part.get(last_part)):
             return room
         if scope["method"] == "POST":
             if path.startswith("/people/"):
