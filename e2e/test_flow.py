@@ -156,6 +156,21 @@ def first_page(cluster: Cluster, browser: Browser, evidence: Path) -> Iterator[P
     assert site.complaints == []
 
 
+def test_naming_one_face_names_it_on_earlier_pictures(client: Client) -> None:
+    client.clear()
+    named, other = client.upload(client.picture(GRACE), client.picture(GRACE))
+    before = client.wait_final([named, other])
+    assert [people(image) for image in before] == [["somebody unknown"]] * 2
+    client.call("PUT", f"/images/{named}/faces/0/person", json={"name": GRACE})
+    wait_until(lambda: people(client.image(other)) == [GRACE], 30, "the other picture's name")
+    client.call("DELETE", f"/images/{named}/faces/0/person")
+    wait_until(
+        lambda: [people(client.image(one)) for one in (named, other)] == [["somebody unknown"]] * 2,
+        30,
+        "both pictures without it",
+    )
+
+
 def test_every_row_of_the_demo_is_right(demo: DemoRun) -> None:
     assert [row.sample for row in demo.rows] == list(DEMO_SAMPLES)
     assert {row.sample.name: faults for row in demo.rows if (faults := row.faults(demo.rows))} == {}
