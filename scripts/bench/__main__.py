@@ -12,6 +12,7 @@ _MODULES: Final = {
     "engines": "engines",
     "gallery": "gallery",
     "overload": "overload",
+    "pages": "pages",
     "pipeline": "pipeline",
     "recognition": "recognition",
     "submissions": "submissions",

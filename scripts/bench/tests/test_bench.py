@@ -22,6 +22,7 @@ NEEDS = {
     "drain": ("mariadbd", "nsqd", "nsqlookupd"),
     "engines": (),
     "gallery": ("versitygw",),
+    "pages": ("mariadbd",),
     "pipeline": (),
     "recognition": (),
     "submissions": ("mariadbd",),
