@@ -36,8 +36,10 @@ _PROBLEMS: Final = {
 }
 _RETRIED: Final = frozenset({429, 503})
 
-# No slash, no control character, no dot at the start; check_name says the rest.
-_PERSON_PATTERN: Final = r"^[^/.\x00-\x1f\x7f-\x9f][^/\x00-\x1f\x7f-\x9f]*$"
+# No slash, no control character, none of the well-known ones that cannot be seen, no dot at the
+# start; check_name says the rest.
+_UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+_PERSON_PATTERN: Final = rf"^[^/.{_UNSEEN}][^/{_UNSEEN}]*$"
 
 PersonName = Annotated[
     str,
