@@ -1,1 +1,1 @@
-"""Decides again on stored faces after a change of a person, from encodings alone."""
+"""Which stored faces are whose, decided again after a change, and groups of those of nobody."""
