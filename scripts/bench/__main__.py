@@ -11,6 +11,7 @@ _MODULES: Final = {
     "drain": "drain",
     "engines": "engines",
     "gallery": "gallery",
+    "groups": "groups",
     "overload": "overload",
     "pages": "pages",
     "pipeline": "pipeline",

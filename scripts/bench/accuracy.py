@@ -112,19 +112,11 @@ class _Rules:
 def run(console: Console, folder: Path, *, short: bool) -> None:
     """Print a table for each engine and draw found against false; short with a few people."""
     given = os.environ.get("LFW")
-    if not given and not short:
-        raise SystemExit("LFW=folder with pictures NAME/NAME_0001.jpg is to be named")
-    if given and not Path(given).is_dir():
-        raise SystemExit(f"LFW={given} is no folder")
-    people = _people(Path(given)) if given else _samples(folder / "samples")
-    kept = _KEPT if given else folder / "kept"
-    if given and short:
-        people = _some(people)
-    kept.mkdir(parents=True, exist_ok=True)
+    people, kept = whom(folder, short=short)
     curves: dict[str, dict[_Setting, list[tuple[float, float]]]] = {}
     wrong = []
-    for settings in _engines(console):
-        encodings = asyncio.run(_encode(console, people, kept, settings))
+    for settings in engines(console):
+        encodings = asyncio.run(encode(console, people, kept, settings))
         measured = {one: _ask(encodings, one, settings.tails) for one in _settings(encodings)}
         if not all(all(vars(rules.rule).values()) for rules in measured.values()):
             raise SystemExit("too few people: some need two pictures, and some must be strangers")
@@ -151,18 +143,31 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
         raise SystemExit(f"too many strangers are named: {'; '.join(wrong)}")
 
 
-def _engines(console: Console) -> list[EngineSettings]:
+def whom(folder: Path, *, short: bool) -> tuple[dict[str, list[Path]], Path]:
+    """Return everybody's pictures, and where their encodings are kept."""
+    given = os.environ.get("LFW")
+    if not given and not short:
+        raise SystemExit("LFW=folder with pictures NAME/NAME_0001.jpg is to be named")
+    if given and not Path(given).is_dir():
+        raise SystemExit(f"LFW={given} is no folder")
+    people = _people(Path(given)) if given else _samples(folder / "samples")
+    kept = _KEPT if given else folder / "kept"
+    kept.mkdir(parents=True, exist_ok=True)
+    return _some(people) if given and short else people, kept
+
+
+def engines(console: Console) -> list[EngineSettings]:
     """Return every engine; that with the model that tests bring when it is there."""
-    engines = [EngineSettings(engine="classic"), EngineSettings(engine="centerface")]
+    every = [EngineSettings(engine="classic"), EngineSettings(engine="centerface")]
     if not _EMBEDDER.exists():
         console.print(f"{_EMBEDDER} is not there, 'make servers' gets it: ENGINE=onnx is left out.")
-        return engines
-    engines.append(
+        return every
+    every.append(
         EngineSettings(
             engine="onnx", embedder_file=_EMBEDDER, embedder_mean=127, embedder_scale=128
         )
     )
-    return engines
+    return every
 
 
 def _most(rules: _Rules) -> float:
@@ -265,7 +270,7 @@ def _samples(folder: Path) -> dict[str, list[Path]]:
     return {"Eileen": files[:8:2], "Grace": files[1:8:2], **strangers}
 
 
-async def _encode(
+async def encode(
     console: Console, people: dict[str, list[Path]], kept_in: Path, settings: EngineSettings
 ) -> dict[str, list[Encoding]]:
     """Return the encoding of the largest face of every picture that shows one.

@@ -22,6 +22,7 @@ NEEDS = {
     "drain": ("mariadbd", "nsqd", "nsqlookupd"),
     "engines": (),
     "gallery": ("versitygw",),
+    "groups": (),
     "pages": ("mariadbd",),
     "pipeline": (),
     "recognition": (),
