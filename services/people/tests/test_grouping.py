@@ -75,31 +75,49 @@ def test_more_groups_and_a_smaller_cohort_ask_for_more() -> None:
     assert needed(0, 10) == DLIB.product.likeness
 
 
-def test_of_two_groups_the_larger_keeps_its_id_and_the_older_at_a_tie() -> None:
-    left, right = grouping._units(np.eye(2, SIZE, dtype=np.float32) + 0.1)
-    middle = (left + right)[None]
-    for sizes in ((1, 3), (3, 1), (2, 2)):
-        groups: Groups[int] = Groups(SIZE, KIND)
-        groups._likeness.demand = grouping.Demand(0.9, 0.1)
-        older, newer = (
-            groups.add(list(range(10 * turn, 10 * turn + size)), np.tile(face, (size, 1))).placed[
-                10 * turn
-            ]
-            for turn, (face, size) in enumerate(zip((left, right), sizes, strict=True))
-        )
-        assert older is not None
-        assert newer is not None
-        assert groups._likeness.needed(2) > left @ right
-        # As alike to either as the two are not to each other: it makes them one.
-        groups._likeness.demand = grouping.Demand(float(left @ right) - 0.01, 0.1)
-        changes = groups.add([99], middle)
-        kept, gone = (newer, older) if sizes == (1, 3) else (older, newer)
-        assert changes.merged == {gone: kept}
-        assert changes.placed == {99: kept}
-        assert groups.members(gone) == []
-        assert sorted(groups.members(kept)) == sorted(
-            [*range(sizes[0]), *range(10, 10 + sizes[1]), 99]
-        )
+def two_groups(*sizes: int) -> tuple[Groups[int], list[int], Vectors]:
+    """Two of these sizes, with their ids and one's face each, and less needed to join them now."""
+    faces = grouping._units(np.eye(2, SIZE, dtype=np.float32) + 0.1)
+    groups: Groups[int] = Groups(SIZE, KIND)
+    groups._likeness.demand = grouping.Demand(0.9, 0.1)
+    for turn, (face, size) in enumerate(zip(faces, sizes, strict=True)):
+        groups.add(range(10 * turn, 10 * turn + size), np.tile(face, (size, 1)))
+    ids = [groups.group_of(key) or 0 for key in (0, 10)]
+    assert len(parts(groups)) == 2
+    groups._likeness.demand = grouping.Demand(float(faces[0] @ faces[1]) - 0.01, 0.1)
+    return groups, ids, faces
+
+
+@pytest.mark.parametrize("sizes", [(1, 3), (3, 1), (2, 2)])
+def test_of_two_groups_the_larger_keeps_its_id_and_the_older_at_a_tie(
+    sizes: tuple[int, int],
+) -> None:
+    groups, (older, newer), faces = two_groups(*sizes)
+    changes = groups.add([99], faces.sum(axis=0, keepdims=True))
+    kept, gone = (newer, older) if sizes == (1, 3) else (older, newer)
+    assert changes.merged == {gone: kept}
+    assert changes.placed == {99: kept}
+    assert groups.members(gone) == []
+    assert sorted(groups.members(kept)) == sorted([*range(sizes[0]), *range(10, 10 + sizes[1]), 99])
+
+
+def test_who_is_barred_from_a_group_is_so_from_the_one_that_it_becomes_part_of() -> None:
+    groups, (larger, smaller), faces = two_groups(3, 2)
+    demand, groups._likeness.demand = groups._likeness.demand, grouping.Demand(0.9, 0.1)
+    groups.add([50], faces[1:] - 0.1 * faces[:1])
+    alone = groups.bar([50], smaller).placed[50]
+    groups._likeness.demand = demand
+    # As alike to what that makes of them as they were to each other.
+    between = (2 * faces[:1] + faces[1:]).astype(np.float32)
+    assert groups.add([99], between).merged == {smaller: larger}
+    assert groups.group_of(50) == alone != larger
+
+
+def test_a_new_face_is_not_barred_for_one_that_is_gone() -> None:
+    groups, (larger, _), faces = two_groups(3, 2)
+    groups.bar([2], larger)
+    groups.remove([2])
+    assert groups.add([200], faces[:1]).placed == {200: larger}
 
 
 def test_a_small_old_group_keeps_its_id_when_many_new_faces_join_it() -> None:
