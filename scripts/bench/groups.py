@@ -28,7 +28,7 @@ _BATCHES: Final = (256, 64, 7)
 _ORDERS: Final = 3
 """Random orders for each of these."""
 
-_SPLITS: Final = 3
+_SPLITS: Final = 2
 """Random halves of the people, each of which chooses for the other."""
 
 _MORE: Final = (-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6)
