@@ -70,10 +70,10 @@ class Kind:
     standing: Demand
 
 
-DLIB: Final = Kind(Demand(0.9414, 0.0166), Demand(6.0, 1.07))
+DLIB: Final = Kind(Demand(0.9414, 0.0166), Demand(6.1, 1.07))
 """Of dlib's encodings, whoever finds the faces, from Labeled Faces in the Wild. One pair of
-strangers in 10,000 reaches that product. Of the pairs joined from that standing on, 1.5 % are
-wrong, of 1,764 faces of 1,000 people; with 6.2, 1 %, and 3 % fewer of the right ones are found."""
+strangers in 10,000 reaches that product. Of the pairs joined from that standing on, 1 to 2 %
+are wrong, of 1,764 faces of 1,000 people; 0.1 more and 2 % fewer of the right ones are found."""
 
 
 def kind_within(distance: float) -> Kind:
@@ -84,7 +84,7 @@ def kind_within(distance: float) -> Kind:
     :data:`DLIB`, so that 1 % of pairs are wrong.
     """
     product = 1 - distance**2 / 2
-    return Kind(Demand(product * 1.25, product / 4), Demand(7.8, 1.5))
+    return Kind(Demand(product * 1.25, product / 4), Demand(7.9, 1.5))
 
 
 @dataclass(frozen=True)
