@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -10,6 +11,8 @@ from services.image_processor import domain as processing
 from services.image_processor import encoding
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows as EncodingRows
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.people import domain as deciding
+from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.people_rows import DatabasePeople
@@ -34,10 +37,13 @@ DIGEST = "d" * 64
 
 
 async def run_every_statement(  # noqa: PLR0915, one after the other
-    receiver: Database, image_processor: Database, redeemer: Database
+    receiver: Database, image_processor: Database, redeemer: Database, people_s: Database
 ) -> None:
-    """Use each service's adapters, all of them, each on its own connections."""
-    for database in (receiver, image_processor, redeemer):
+    """Use each service's adapters, all of them, each on its own connections.
+
+    The first person is to have changed before there is one: see ``CHANGED``.
+    """
+    for database in (receiver, image_processor, redeemer, people_s):
         await database.check()
     rows = ReceiverRows(receiver)
     people = DatabasePeople(receiver, now_ms)
@@ -73,6 +79,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert image
     assert [one.person for one in image.faces] == ["Ada", "Ada"]
     assert [one.quality for one in image.faces] == [quality, quality]
+    await _decide_again(PeopleRows(people_s, database_now), first)
     named = FaceOfResult(first, 1, image.processed_at)
     await notes.expect("known_people/Ada/again.jpg")
     again = NewKnownPicture("Ada", "Ada/again.jpg", DIGEST)
@@ -104,7 +111,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await rows.look_again(first, "tag")
     assert await rows.delete(first, "a.jpg", Removal("pictures/a.jpg", "tag"))
     assert await rows.get(first) is None
-    assert [one.name for one in await people.all()] == ["Ada"]
+    assert [one.name for one in await people.all()] == ["Ada", "Bob"]
     assert await people.get("Ada")
     found = await people.page(person="Ada", part="ad", after="A", limit=1)
     assert [one.name for one in found.people] == ["Ada"]
@@ -140,6 +147,39 @@ async def _encode_again(receiver: Database, image_processor: Database, image_id:
     assert report == EncodingReport(EncodingState.STOPPED, "later", 0, 1, 1)
 
 
+async def _decide_again(rows: PeopleRows, image_id: int) -> None:
+    work = await rows.claim()
+    assert work
+    assert await rows.waiting() == 1
+    await rows.renew(work)
+    assert await rows.disagreement(work, {"Ada/2.jpg": True}) == ({f"Ada/{DIGEST}.1.jpg"}, set())
+    assert await rows.newest_engine() == "test"
+    assert await rows.last_image_id() >= image_id
+    assert await rows.encodings_between(0, image_id, "test") == [(image_id, ENCODING)] * 2
+    assert await rows.encodings_of([image_id], "test") == [(image_id, ENCODING)] * 2
+    await rows.events(await rows.newest_event(), through=9, limit=9)
+    await rows.adopt_between(0, image_id)
+    await rows.adopt_of([image_id])
+    assert image_id in await rows.touched(work)
+    assert not await rows.rename(work)
+    [picture] = await rows.pictures([image_id], "test")
+    its = deciding.Candidate(f"Ada/{DIGEST}.1.jpg", "Ada", 0.25, 4.5)
+    other = deciding.Candidate("Bob/1.jpg", "Bob", 0.25, 4.5)
+    assert [one.name for one in (await rows.people([its, other])).values()] == ["Ada", "Bob"]
+    says = picture.faces[0].says
+    nobody = dataclasses.replace(says, person=None, person_id=None, distance=None)
+    await rows.write(work, [(picture, picture.faces[1], nobody)], image_id)
+    await rows.write(work, [(picture, picture.faces[1], says)], image_id)
+    assert await rows._new_person("Bob")
+    await rows.give_back(work, 0)
+    for _ in range(2):
+        again = await rows.claim()
+        assert again
+        await rows.end_pass(again)
+        rows = PeopleRows(rows._database, lambda: database_now() + LEASE_OVER)
+    assert await rows.claim() is None
+
+
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:
     first, second = (Upload(f"uploads/{number}", "U", DIGEST) for number in (1, 2))
     for one in (first, second):
@@ -151,7 +191,12 @@ async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:
     assert await rows.replace_object(again[0], second)
 
 
-RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]
+CHANGED = (
+    "INSERT INTO people_work (person_id, folder, removed, due_at, after_image_id, passes_left)"
+    " VALUES (1, 'Ada', 1, 0, 0, 2)"
+)
+
+RunEveryStatement = Callable[[Database, Database, Database, Database], Awaitable[None]]
 
 
 @pytest.fixture

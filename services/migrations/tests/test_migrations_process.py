@@ -109,7 +109,7 @@ def test_a_file_of_an_unknown_user_is_told_before_anything_is_done(job: Job) -> 
     (job.users / "reciever").write_text("x")
     exit_status, said = job.run()
     assert exit_status == 1
-    assert "there is no user 'reciever', only receiver, image_processor, redeemer" in said
+    assert "there is no user 'reciever', only receiver, image_processor, redeemer, people" in said
     with pytest.raises(pymysql.err.ProgrammingError, match="doesn't exist"):
         job.revision("root", "")
 

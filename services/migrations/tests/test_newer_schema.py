@@ -16,11 +16,12 @@ from services.image_processor import domain as processing
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
+from services.migrations.tests.conftest import CHANGED
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.testing.fixtures import new_mariadb_url
 from services.testing.recogniser import ENCODING
 
-RunEveryStatement = Callable[[Database, Database, Database], Awaitable[None]]
+RunEveryStatement = Callable[[Database, Database, Database, Database], Awaitable[None]]
 
 
 async def expand(database: Database) -> None:
@@ -46,7 +47,9 @@ async def test_every_statement_of_this_version_works(
     database: Database, every_statement: RunEveryStatement
 ) -> None:
     await expand(database)
-    await every_statement(database, database, database)
+    async with database.transaction() as connection:
+        await connection.exec_driver_sql(CHANGED)
+    await every_statement(database, database, database, database)
 
 
 async def test_this_versions_migrations_leave_it_alone(
