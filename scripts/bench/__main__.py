@@ -14,6 +14,7 @@ _MODULES: Final = {
     "groups": "groups",
     "overload": "overload",
     "pages": "pages",
+    "people": "people",
     "pipeline": "pipeline",
     "recognition": "recognition",
     "submissions": "submissions",

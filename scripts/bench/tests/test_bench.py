@@ -24,6 +24,7 @@ NEEDS = {
     "gallery": ("versitygw",),
     "groups": (),
     "pages": ("mariadbd",),
+    "people": ("mariadbd",),
     "pipeline": (),
     "recognition": (),
     "submissions": ("mariadbd",),

@@ -1,0 +1,345 @@
+"""From a change of a person to all stored faces that it touches, among very many."""
+
+import asyncio
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import psutil
+import pymysql
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from services.common import logs
+from services.common.facerecog.client import RecogniserClient
+from services.common.objects import ObjectStore
+from services.common.quality import Quality
+from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.face_recog.adapters.server import Server
+from services.face_recog.deciding import Decider
+from services.face_recog.domain import (
+    DEFAULT_FALSE_NAMES,
+    Box,
+    DetectedFace,
+    Engine,
+    Recognition,
+)
+from services.face_recog.kept import KeptEncodings
+from services.face_recog.parts import Faces, Known
+from services.face_recog.service import Gallery
+from services.face_recog.strangers import DLIB
+from services.migrations.__main__ import migrate
+from services.testing.servers import MariaDb, free_port
+from services.testing.waiting import eventually
+
+_ENGINE: Final = Engine("bench", 128)
+_PREFIX: Final = "known_people/"
+_DATABASE: Final = "facestack"
+_SIZES: Final = (10_000, 100_000, 1_000_000)
+_PEOPLE: Final = 100_000
+_FACES_A_PICTURE: Final = 2
+_OWN: Final = 200
+"""Stored faces of the person who is named."""
+
+_SPREAD: Final = 25
+"""Directions in which faces differ. With this and the shares below, products of length 1 are spread
+as those of dlib's encodings in Labeled Faces in the Wild: of strangers around 0.80 by 0.04, so that
+one pair in 1,000 is over 0.925. Of one person's they are over 0.99, so that the rule for 100,000
+people names them after one picture: what is measured is how long that takes."""
+
+_COMMON, _OF_PERSON, _OF_PICTURE = 0.8, 0.197, 0.003
+_LENGTH: Final = 1.4
+_POLL: Final = 0.01
+_INSERTED: Final = 2_000
+
+Vectors = NDArray[np.float32]
+
+
+class _World:
+    """Faces of people, each by number."""
+
+    def __init__(self) -> None:
+        drawing = np.random.default_rng(1)
+        axes, _ = np.linalg.qr(drawing.normal(size=(_ENGINE.size, _SPREAD + 1)))
+        self._centre, self._axes = axes[:, 0], axes[:, 1:].T
+
+    def faces(self, people: Sequence[int] | NDArray[np.intp], seed: int) -> Vectors:
+        """Return one more face of each of these people, of shape (people, size)."""
+        drawing = np.random.default_rng(seed)
+        own = np.array([np.random.default_rng(one).normal(size=_SPREAD) for one in people])
+        now = drawing.normal(size=own.shape)
+        part = np.sqrt(_OF_PERSON / _SPREAD) * own + np.sqrt(_OF_PICTURE / _SPREAD) * now
+        whole = np.sqrt(_COMMON) * self._centre + part @ self._axes
+        faces: Vectors = (_LENGTH * whole).astype("<f4")
+        return faces
+
+
+class _Recogniser:
+    """Answers at once with the encoding that a picture is."""
+
+    async def recognise(self, picture: bytes, **_: Any) -> Recognition:
+        encoding = np.frombuffer(picture, "<f4").astype(np.float64)
+        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding, Quality(1, None, 1, 1, 1, 1))
+        return Recognition(1, 1, [face])
+
+
+async def _keep(store: ObjectStore, folder: Path, people: int) -> None:
+    """Write a known picture of so many people, and what is kept of them."""
+    encodings = _World().faces(range(people), seed=2)
+    for number, encoding in enumerate(encodings):
+        file = folder / f"{_PREFIX}person {number:07}/1.jpg"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(encoding.tobytes())
+    known = {}
+    async for info in store.list(_PREFIX):
+        encoding = encodings[int(info.key.split("/")[1].split()[1])]
+        known[info.key] = Known(info.tag, b"\1" * 32, Faces(1, encoding))
+    kept = KeptEncodings(store, _ENGINE)
+    for key in known:
+        kept.note_changed(key)
+    await kept.write(known)
+
+
+async def _serve(folder: Path, people: int, port: int) -> None:
+    store = ObjectStore(ObjectStoreSettings(object_store_url=f"file://{folder}"))
+    await _keep(store, folder, people)
+    gallery = Gallery(
+        store,
+        _Recogniser(),
+        prefix=_PREFIX,
+        engine=_ENGINE,
+        parallel=1,
+        tails=DLIB,
+        false_names=DEFAULT_FALSE_NAMES,
+    )
+    identifier: Any = SimpleNamespace()
+    server = Server(identifier, Decider(gallery, _ENGINE), connection_age=3600, grace=0)
+    await server.start("127.0.0.1", port)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(gallery.watch(2.0))
+        await gallery.wait_ready()
+        await server.set_serving(serving=True)
+
+
+def _serve_alone(folder: Path, people: int, port: int) -> None:
+    logs.configure("bench", "WARNING")
+    asyncio.run(_serve(folder, people, port))
+
+
+async def _ready(target: str) -> None:
+    client = RecogniserClient(target, timeout=1)
+    await eventually(client.ping, seconds=600)
+    await client.close()
+
+
+class _Rows:
+    """The database, by a driver alone."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = pymysql.connect(
+            host="127.0.0.1", port=port, user="root", database=_DATABASE, autocommit=True
+        )
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        cursor = self._connection.cursor()
+        cursor.execute(statement, values)
+        return list(cursor.fetchall())
+
+    def fill(self, first: int, faces: int, own: int) -> None:
+        """Store pictures up to so many faces, the person's ``own`` spread among the new ones."""
+        world = _World()
+        drawing = np.random.default_rng(first)
+        self._connection.autocommit(False)
+        cursor = self._connection.cursor()
+        cursor.execute("SET foreign_key_checks = 0, unique_checks = 0")
+        theirs = set(drawing.choice(np.arange(first, faces), own, replace=False).tolist())
+        for start in range(first, faces, _INSERTED):
+            numbers = np.arange(start, min(start + _INSERTED, faces))
+            # Strangers, whom nobody knows, but for every tenth.
+            who = [
+                -1 if one in theirs else one % _PEOPLE if one % 10 == 0 else _PEOPLE + 2 + one
+                for one in numbers.tolist()
+            ]
+            encodings = world.faces([_PEOPLE + 1 if one < 0 else one for one in who], seed=start)
+            images = [one // _FACES_A_PICTURE + 1 for one in numbers.tolist()]
+            indexes = [one % _FACES_A_PICTURE for one in numbers.tolist()]
+            cursor.executemany(
+                "INSERT INTO images (id, path, name, status, attempt, created_at, updated_at,"
+                " processed_at, engine) VALUES (%s, %s, 'a.jpg', 'processed', 1, 1, 1, 1, 'bench')",
+                [(one, f"{one}.jpg") for one in sorted(set(images))],
+            )
+            cursor.executemany(
+                "INSERT INTO faces (image_id, face_index, `left`, top, `right`, bottom,"
+                " detection_score, ambiguous, candidates, decided_by)"
+                " VALUES (%s, %s, 0, 0, 9, 9, 1, 0, '[]', 'machine')",
+                list(zip(images, indexes, strict=True)),
+            )
+            cursor.executemany(
+                "INSERT INTO face_encodings (image_id, face_index, engine, encoding)"
+                " VALUES (%s, %s, 'bench', %s)",
+                [
+                    (image, index, encoding.tobytes())
+                    for image, index, encoding in zip(images, indexes, encodings, strict=True)
+                ],
+            )
+            self._connection.commit()
+        cursor.execute("SET foreign_key_checks = 1, unique_checks = 1")
+        self._connection.autocommit(True)
+
+    def change(self, person_id: int, folder: str, *, removed: bool) -> float:
+        """Say that somebody has changed; return the time of the commit."""
+        self.run(
+            "REPLACE INTO people_work (person_id, folder, removed, due_at, after_image_id,"
+            " passes_left) VALUES (%s, %s, %s, 0, 0, 1)",
+            person_id,
+            folder,
+            removed,
+        )
+        return time.perf_counter()
+
+    def wait_done(self) -> None:
+        while self.run("SELECT 1 FROM people_work"):
+            time.sleep(_POLL)
+
+
+@contextmanager
+def _service(database: int, face_recog: int) -> Iterator[tuple[psutil.Process, float]]:
+    """Run the service of people; say how long it took to be ready."""
+    port = free_port()
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.people"],
+        env={
+            **os.environ,
+            "HOST": "127.0.0.1",
+            "PROBE_PORT": str(port),
+            "DATABASE_URL": f"mysql+asyncmy://root@127.0.0.1:{database}/{_DATABASE}",
+            "FACE_RECOG_TARGET": f"127.0.0.1:{face_recog}",
+            "LOG_LEVEL": "WARNING",
+        },
+    )
+    try:
+        while not _is_ready(port):
+            if process.poll() is not None:
+                raise SystemExit("the service of people has ended")
+            time.sleep(0.05)
+        yield psutil.Process(process.pid), time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).is_success
+    except httpx.TransportError:
+        return False
+
+
+@dataclass(frozen=True)
+class _Figures:
+    faces: int
+    load: float
+    memory: float
+    name: float
+    named: int
+    back: float
+
+
+def _measure(rows: _Rows, store: Path, ports: tuple[int, int], faces: int) -> _Figures:
+    folder = f"somebody {faces}"
+    picture = store / _PREFIX / folder / "1.jpg"
+    rows.run("INSERT INTO persons (name, folder, created_at) VALUES (%s, %s, 1)", folder, folder)
+    [[person_id]] = rows.run("SELECT id FROM persons WHERE folder = %s", folder)
+    with _service(*ports) as (process, load):
+        picture.parent.mkdir()
+        picture.write_bytes(_World().faces([_PEOPLE + 1], seed=3)[0].tobytes())
+        rows.run(
+            "INSERT INTO person_images (person_id, image_name, created_at) VALUES (%s, %s, 1)",
+            person_id,
+            f"{folder}/1.jpg",
+        )
+        start = rows.change(person_id, folder, removed=False)
+        rows.wait_done()
+        name = time.perf_counter() - start
+        [[named]] = rows.run("SELECT COUNT(*) FROM faces WHERE person_id = %s", person_id)
+        memory = process.memory_info().rss / 1024**2
+        picture.unlink()
+        picture.parent.rmdir()
+        rows.run("DELETE FROM person_images")
+        start = rows.change(person_id, folder, removed=True)
+        rows.wait_done()
+        back = time.perf_counter() - start
+        [[left]] = rows.run("SELECT COUNT(*) FROM faces WHERE person_id = %s", person_id)
+        assert left == 0  # noqa: S101, or the figure would be of something else
+    return _Figures(faces, load, memory, name, named, back)
+
+
+def run(console: Console, folder: Path, *, short: bool) -> None:
+    """Print the table; ``FACES=10000,100000`` takes other sizes."""
+    given = [int(one) for one in os.environ.get("FACES", "").split(",") if one]
+    sizes, people = given or list(_SIZES), _PEOPLE
+    if short:
+        sizes, people = [1_000, 2_000], 300
+    database = MariaDb(folder / "mariadb").start()
+    face_recog = free_port()
+    serving = multiprocessing.get_context("spawn").Process(
+        target=_serve_alone, args=(folder / "store", people, face_recog)
+    )
+    serving.start()
+    figures = []
+    try:
+        with pymysql.connect(host="127.0.0.1", port=database.port, user="root") as connection:
+            connection.cursor().execute(f"CREATE DATABASE {_DATABASE}")
+        migrate(DatabaseSettings(database_url=database.url(_DATABASE)))
+        rows = _Rows(database.port)
+        stored = 0
+        for faces in sizes:
+            console.print(f"Storing {faces - stored:,} faces …")
+            rows.fill(stored, faces, 0 if stored else min(_OWN, faces // 10))
+            stored = faces
+            asyncio.run(_ready(f"127.0.0.1:{face_recog}"))
+            figures.append(_measure(rows, folder / "store", (database.port, face_recog), faces))
+    finally:
+        serving.terminate()
+        serving.join()
+        database.stop()
+    console.print(_table(figures, people))
+
+
+def _table(figures: Sequence[_Figures], people: int) -> Table:
+    table = Table(
+        "stored faces",
+        "named",
+        "naming, s",
+        "ratio",
+        "taking back, s",
+        "ratio",
+        "until ready, s",
+        "memory, MiB",
+        title=f"From a change of a person to all stored faces, {people:,} known people",
+    )
+    first = figures[0]
+    for one in figures:
+        table.add_row(
+            f"{one.faces:,}",
+            str(one.named),
+            f"{one.name:.2f}",
+            f"{one.name / first.name:.2f}",
+            f"{one.back:.2f}",
+            f"{one.back / first.back:.2f}",
+            f"{one.load:.1f}",
+            f"{one.memory:.0f}",
+        )
+    return table
