@@ -355,6 +355,12 @@ def test_who_may_be_a_person_is_hardly_ever_under_the_least_product() -> None:
         may_be += found.sum()
         below += (found & ~near_enough).sum()
         above += near_enough.sum()
+        # A face that stands as any of nobody's, and is so alike, is asked about no more.
+        mean, spread = portraits.strangers.standing(model.draw())
+        of_person = [float(one[0]) for one in portrait.standing]
+        alike = (portrait.least_product - mean) / spread
+        alike += (portrait.least_product - of_person[0]) / of_person[1]
+        assert (alike / 2 < rule.unsure).all()
     assert may_be >= 190
     assert below == 0
     assert above < 0.3 * 40 * len(faces)
