@@ -16,7 +16,6 @@ from scripts.bench import bare
 from scripts.bench.pictures import write_variants
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import encode, find
-from services.testing.samples import weights
 
 _SIZES: Final = (600, 1000, 2000)
 """Longest sides in pixels; one face each. The library does not make large pictures smaller."""
@@ -32,7 +31,6 @@ def _recognise(models: Models, file: Path) -> None:
 def run(console: Console, folder: Path, *, short: bool) -> None:
     """Print the table; all take turns at every picture, so that noise meets each of them."""
     os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    weights("centerface.onnx")
     loaded = {"classic": load_models("classic"), "centerface": load_models("centerface")}
     table = Table(
         "longest side, pixels",

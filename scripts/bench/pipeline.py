@@ -22,7 +22,6 @@ from services.face_recog.settings import EngineSettings
 from services.local.programs import make_plan
 from services.local.settings import LocalSettings
 from services.local.supervisor import Supervisor
-from services.testing.samples import weights
 
 _PICTURES: Final = 60
 _ROUNDS: Final = 3
@@ -119,6 +118,5 @@ async def _measure(
 
 def run(console: Console, folder: Path, *, short: bool) -> None:
     """Print the tables; bare loop and pipeline take turns."""
-    weights("centerface.onnx")
     how = (4, 1, 400) if short else (_PICTURES, _ROUNDS, _LARGEST)
     asyncio.run(_measure(console, folder, *how))

@@ -25,7 +25,7 @@ from scripts.faults.nodes import NodeError
 from scripts.faults.plan import Kind
 from scripts.faults.report import report
 from scripts.faults.stack import Switches
-from services.testing.samples import sample, weights
+from services.testing.samples import sample
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _APART: Final = "FACESTACK_FAULTS_APART"
@@ -111,7 +111,6 @@ async def _run(order: Order, folder: Path, console: Console) -> bool:
     for signum in _ENDINGS:
         loop.add_signal_handler(signum, task.cancel)
     samples = sample("grace_hopper.jpg").parent
-    weights("centerface.onnx")
     with console.status("") as status:
         campaign = Campaign(order, folder, samples, say=console.print, show=status.update)
         result = await campaign.run()

@@ -14,7 +14,6 @@ import pytest
 
 from services.local.programs import Plan, Program, make_plan
 from services.local.settings import LocalSettings
-from services.testing.samples import weights
 from services.testing.servers import Server
 
 _START_SECONDS: Final = 60
@@ -65,7 +64,6 @@ class Pipeline:
     """
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        weights("centerface.onnx")
         ports = LocalSettings(receiver_port=0, frontend_port=0)
         self._plan: Plan = make_plan(ports, folder, os.environ)
         self._plan.logs.mkdir(parents=True, exist_ok=True)

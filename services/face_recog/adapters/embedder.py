@@ -38,7 +38,7 @@ _TEMPLATE: Final = np.array(
 """Where eyes, nose and mouth's corners lie in the 112 x 112 pixels: those that ArcFace made usual
 (Deng et al., 2019). Across is the real part, down the imaginary one."""
 
-_RULES: Final = 3
+_RULES: Final = 4
 """To be raised with every change of boxes or encodings; what is kept depends on it."""
 
 

@@ -9,7 +9,7 @@ import onnxruntime
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from numpy.typing import NDArray
 
-# The part of ONNX's format that is used here; protobuf carries the rest along unread.
+# The part of ONNX's format that is used here.
 _FORMAT: Final = """
 name: "services/face_recog/onnx_part.proto" package: "onnx_part"
 message_type { name: "Model"
@@ -70,51 +70,6 @@ def _message() -> Any:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(text_format.Parse(_FORMAT, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("onnx_part.Model"))
-
-
-def free_shapes(model: bytes, name: str) -> bytes:
-    """Return a model that takes its input ``name`` in any size.
-
-    Whatever else it calls an input are weights, as old exporters wrote them. As inputs they could
-    change between two runs, which keeps ONNX Runtime from folding them: it takes twice the time.
-    """
-    parsed = _message().FromString(model)
-    del parsed.graph.input[:]
-    parsed.graph.input.add(name=name, type=_FLOATS)
-    for output in parsed.graph.output:
-        output.type = _FLOATS
-    changed: bytes = parsed.SerializeToString()
-    return changed
-
-
-def split(model: bytes, at: Sequence[str]) -> tuple[bytes, bytes]:
-    """Return the part of a model that ends with the last of the values ``at``, and the rest.
-
-    Of the first part the rest takes these values and nothing else.
-    """
-    whole = _message().FromString(model).graph
-    cut = 1 + next(number for number, node in enumerate(whole.node) if at[-1] in node.output)
-    inputs = [one.name for one in whole.input]
-    outputs = [one.name for one in whole.output]
-    return _part(model, slice(cut), inputs, at), _part(model, slice(cut, None), at, outputs)
-
-
-def _part(model: bytes, nodes: slice, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    parsed = _message().FromString(model)
-    graph = parsed.graph
-    kept = graph.node[nodes]
-    wanted = {one for node in kept for one in node.input}
-    weights = [one for one in graph.initializer if one.name in wanted]
-    for everything in (graph.node, graph.initializer, graph.input, graph.output):
-        del everything[:]
-    graph.node.extend(kept)
-    graph.initializer.extend(weights)
-    for name in inputs:
-        graph.input.add(name=name, type=_FLOATS)
-    for output in outputs:
-        graph.output.add(name=output, type=_FLOATS)
-    part: bytes = parsed.SerializeToString()
-    return part
 
 
 class ModelWriter:
@@ -183,10 +138,9 @@ class Network:
         self._session = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]
         )
-        self._inputs = [one.name for one in self._session.get_inputs()]
+        [self._input] = [one.name for one in self._session.get_inputs()]
 
-    def run(self, *values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Return the outputs for one value of each input."""
-        fed = dict(zip(self._inputs, values, strict=True))
-        outputs: list[NDArray[np.float32]] = self._session.run(None, fed)
+    def run(self, value: NDArray[np.float32 | np.uint8]) -> list[NDArray[np.float32]]:
+        """Return the outputs for a value of the one input."""
+        outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input: value})
         return outputs

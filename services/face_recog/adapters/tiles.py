@@ -17,6 +17,9 @@ SAME: Final = 0.3
 _INSIDE: Final = 0.8
 """So is one of which so much lies in a better one: the half of a face that a tile shows."""
 
+_ROWS: Final = 128
+"""Of what is made of a part of a picture."""
+
 Tile = tuple[int, int, int, int]
 """Left, top, right and bottom of it, in pixels of what is searched."""
 
@@ -44,7 +47,10 @@ def smaller(pixels: Pixels, scale: float) -> Pixels:
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     means = math.floor(1 / scale)
     if means > 1:
-        pixels = np.asarray(Image.fromarray(pixels).reduce(means))
+        # Part by part, since Pillow copies what it works on, and with four bytes a pixel.
+        rows = _ROWS * means
+        parts = (pixels[top : top + rows] for top in range(0, len(pixels), rows))
+        pixels = np.concatenate([np.asarray(Image.fromarray(one).reduce(means)) for one in parts])
     if pixels.shape[:2] == (height, width):
         return pixels
     resized: Pixels = dlib.resize_image(np.ascontiguousarray(pixels), height, width)

@@ -10,6 +10,7 @@ further step is given what is left then: nothing is decoded or searched twice, a
 on.
 """
 
+import ctypes
 import dataclasses
 import json
 import resource
@@ -38,6 +39,10 @@ from services.face_recog.domain import (
 )
 
 NUMBER: Final = struct.Struct(">I")
+
+_LARGE_PIXELS: Final = 2_000_000
+"""What a larger picture took in memory is given back. With every picture that would cost 4 ms: a
+tenth of the time of a small one, a fiftieth of that of a large one."""
 
 
 def serve(connection: socket.socket, choice: EngineChoice, memory_bytes: int) -> None:
@@ -150,6 +155,8 @@ def answer(request: bytes, models: Models) -> bytes:
             return _pack({"encodings": [one.tolist() for one in encodings]})
         boxes = [Box(*sides) for sides in head["boxes"]]
         found = find(models, content, head["max_faces"], boxes)
+        if found.width * found.height > _LARGE_PIXELS:
+            ctypes.CDLL(None).malloc_trim(0)
         encodings = encode(models, found.chips, head["seconds"])
     except RejectedError as error:
         return _pack({"problem": error.problem, "reason": str(error)})

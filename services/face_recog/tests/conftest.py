@@ -31,7 +31,7 @@ from services.face_recog.domain import (
 from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB
 from services.testing.damaged_pictures import save
-from services.testing.samples import sample, weights
+from services.testing.samples import sample
 from services.testing.servers import Server, free_port
 from services.testing.waiting import eventually
 
@@ -146,7 +146,6 @@ def face_recog(
     tmp_path: Path, astronaut: Image.Image, hopper: Image.Image
 ) -> Iterator[Callable[..., FaceRecog]]:
     """Starts face_recog with both people known; settings as environment variables."""
-    weights("centerface.onnx")
     started: list[FaceRecog] = []
 
     def start(**settings: str) -> FaceRecog:

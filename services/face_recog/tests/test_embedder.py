@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from services.face_recog.adapters.centerface import MODEL
 from services.face_recog.adapters.embedder import _TEMPLATE, align
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
@@ -18,14 +19,13 @@ from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, Re
 from services.face_recog.kept import folder_of
 from services.face_recog.settings import EngineSettings
 from services.face_recog.tests.conftest import FaceRecog
-from services.testing.samples import embedder, weights
+from services.testing.samples import embedder
 
 Encode = Callable[..., bytes]
 
 
 @pytest.fixture(scope="module")
 def brought() -> Embedder:
-    weights("centerface.onnx")
     return Embedder(embedder(), mean=127.0, scale=128.0, colours="RGB", size=512, distance=1.1)
 
 
@@ -133,7 +133,7 @@ async def test_a_file_that_does_not_fit_is_told(
 
 
 def test_a_detector_is_no_embedder(brought: Embedder) -> None:
-    detector = dataclasses.replace(brought, file=weights("centerface.onnx"))
+    detector = dataclasses.replace(brought, file=MODEL)
     with pytest.raises(OSError, match="takes one 112 x 112 picture"):
         load_models(detector)
 

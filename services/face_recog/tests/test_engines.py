@@ -1,7 +1,6 @@
 """Every engine finds and names the same people; those of two are never compared."""
 
 import itertools
-import os
 import signal
 import socket
 from collections.abc import Callable
@@ -23,16 +22,9 @@ from services.face_recog.domain import DEFAULT_TOLERANCE, Box, RecogniserFaultEr
 from services.face_recog.kept import folder_of
 from services.face_recog.settings import MIN_WORKER_BYTES
 from services.face_recog.tests.conftest import FaceRecog
-from services.testing.samples import weights
 
-ROOT = Path(__file__).parents[3]
 Encode = Callable[..., bytes]
 StartServer = Callable[..., FaceRecog]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _weights() -> None:
-    weights("centerface.onnx")
 
 
 @pytest.fixture(scope="module")
@@ -192,22 +184,14 @@ async def test_engines_beside_each_other_know_the_same_people_and_keep_their_own
     assert kept == {old.store / folder_of(engine) for engine in engines}
 
 
-def test_missing_and_foreign_weights_are_told(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(centerface, "WEIGHTS", tmp_path / "centerface.onnx")
+def test_a_missing_model_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(centerface, "MODEL", tmp_path / "centerface.onnx")
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # of a worker's process
     load_models.cache_clear()
-    for why in ("make samples", "not what was published"):
-        ours, theirs = socket.socketpair()
-        worker.serve(theirs, "centerface", 1)
-        with ours, pytest.raises(RecogniserFaultError, match=why):
-            worker.read_engine(ours.recv(4096)[worker.NUMBER.size :])
-        (tmp_path / "centerface.onnx").write_bytes(os.urandom(99))
-
-
-def test_what_is_fetched_is_what_is_taken() -> None:
-    assert centerface.WEIGHTS_SHA256 in (ROOT / "scripts" / "get-samples").read_text()
+    ours, theirs = socket.socketpair()
+    worker.serve(theirs, "centerface", 1)
+    with ours, pytest.raises(RecogniserFaultError, match=r"No such file.*centerface\.onnx"):
+        worker.read_engine(ours.recv(4096)[worker.NUMBER.size :])
 
 
 def test_the_network_by_onnx_runtime_equals_dlib(

@@ -14,7 +14,6 @@ from services.face_recog.adapters.centerface import CenterFace
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.recognition import find
-from services.testing.samples import weights
 
 Encode = Callable[..., bytes]
 Change = Callable[[Image.Image, float], Image.Image]
@@ -22,7 +21,6 @@ Change = Callable[[Image.Image, float], Image.Image]
 
 @pytest.fixture(scope="module", params=["classic", "centerface"])
 def models(request: pytest.FixtureRequest) -> Models:
-    weights("centerface.onnx")
     return load_models(request.param)
 
 
@@ -92,7 +90,6 @@ def test_what_is_made_worse_is_rated_lower(  # noqa: PLR0917, fixtures
     steps: Sequence[float],
     flaw: Flaw | None,
 ) -> None:
-    weights("centerface.onnx")
     models = load_models("centerface")  # it finds them whatever they look like
     for face in faces:
         rated = [quality(models, change(face, step), encode) for step in steps]
@@ -122,7 +119,6 @@ def test_a_head_that_turns_is_rated_lower_however_it_lies() -> None:
 def test_centerface_rates_the_pose_by_its_own_points(
     faces: list[Image.Image], encode: Encode
 ) -> None:
-    weights("centerface.onnx")
     models, detector = load_models("centerface"), CenterFace()
     for face in faces:
         picture = turned(face, 0.4)

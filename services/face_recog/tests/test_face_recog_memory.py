@@ -19,7 +19,6 @@ from services.common.picture_formats import FORMATS
 from services.face_recog.settings import QUEUE_PER_WORKER, usable_cpus, worker_memory
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.damaged_pictures import save
-from services.testing.samples import weights
 from services.testing.waiting import eventually
 
 MANIFEST = Path(__file__).parents[3] / "base" / "face-recog" / "deployment.yaml"
@@ -98,7 +97,6 @@ _SMALL: Final[dict[str, dict[str, Any]]] = {
 async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(
     face_recog: Callable[..., FaceRecog], cgroup: Path, engine: str
 ) -> None:
-    weights("centerface.onnx")
     workers = usable_cpus(cgroup)
     server = face_recog(
         ENGINE=engine,

@@ -19,7 +19,7 @@ from services.face_recog.adapters.tiles import along, distinct, smaller
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
 from services.face_recog.domain import Box, Encoding
 from services.testing.damaged_pictures import save
-from services.testing.samples import sample, weights
+from services.testing.samples import sample
 
 Spot = tuple[int, int, int]
 """A face's centre, across and down, and its width, in pixels of the picture as it is shown."""
@@ -27,13 +27,11 @@ Spot = tuple[int, int, int]
 
 @pytest.fixture(scope="module", params=["classic", "centerface"])
 def models(request: pytest.FixtureRequest) -> Models:
-    weights("centerface.onnx")
     return load_models(request.param)
 
 
 @pytest.fixture(scope="module")
 def centerface() -> Models:
-    weights("centerface.onnx")
     return load_models("centerface")
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image, ImageOps
 
-from services.testing.samples import sample, weights
+from services.testing.samples import sample
 
 ROOT = Path(__file__).parents[3]
 SERVICES = {"face_recog", "receiver", "image_processor", "redeemer", "people", "frontend"}
@@ -31,7 +31,6 @@ def samples() -> Path:
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
-    weights("centerface.onnx")
     return {
         **{key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR") if key in os.environ},
         "PYTHONPATH": str(ROOT),
