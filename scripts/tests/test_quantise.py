@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image, ImageEnhance
@@ -64,7 +63,6 @@ def test_two_products_go_into_16_bits() -> None:
         assert np.abs(one.astype(int)).max() * 2 * 255 < 2**15
 
 
-@pytest.mark.long
 def test_it_is_what_the_script_makes() -> None:
     made = make()
     for pixels in pictures():

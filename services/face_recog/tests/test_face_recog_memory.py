@@ -148,3 +148,16 @@ async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(
     limit = int((cgroup / "memory.max").read_text())
     known_people = 100 * 1024**2  # 15,000 of them, for which there is room, too
     assert most < limit - known_people, f"{most / 1024**2:.0f} MiB"
+
+
+async def test_a_large_picture_leaves_a_worker_as_small_as_before(
+    face_recog: Callable[..., FaceRecog], hopper: Image.Image
+) -> None:
+    server = face_recog(POOL_SIZE="1")
+    [worker] = server.workers()
+    own = []
+    for size in ((768, 900), (3416, 4000)):
+        answer = await server.identify(save(hopper.resize(size), quality=95))
+        assert len(answer.faces) == 1
+        own.append(worker.memory_full_info().uss)
+    assert own[1] < own[0] + 16 * 1024**2, own
