@@ -24,7 +24,7 @@ from services.face_recog.domain import (
 )
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.damaged_pictures import save
-from services.testing.samples import embedder, weights
+from services.testing.samples import embedder
 from services.testing.waiting import eventually
 
 StartServer = Callable[..., FaceRecog]
@@ -33,7 +33,6 @@ Sides = tuple[int, int, int, int]
 
 @pytest.fixture(scope="module", params=["classic", "centerface", "onnx"])
 def models(request: pytest.FixtureRequest) -> Models:
-    weights("centerface.onnx")
     if request.param != "onnx":
         return load_models(request.param)
     brought = Embedder(embedder(), mean=127.0, scale=128.0, colours="RGB", size=512, distance=1.1)
@@ -105,7 +104,6 @@ def test_what_nobody_sees_is_encoded_where_it_was_drawn(
 def test_a_face_that_is_too_small_to_be_found_is_seen_where_it_was_drawn(
     astronaut: Image.Image,
 ) -> None:
-    weights("centerface.onnx")
     models = load_models("centerface")
     picture = Image.new("RGB", (4000, 3000), (120, 130, 125))
     picture.paste(astronaut.resize((100, 100)), (1900, 1400))
