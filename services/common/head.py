@@ -18,9 +18,10 @@ class HeadApp:
         as_get = {**scope, "method": "GET"}
 
         async def send_head(message: Message) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "body": b""}
-            await send(message)
+            # Complete at once, which an application that goes on and on sees as the client's end.
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b""})
 
         try:
             await self._app(as_get, receive, send_head)

@@ -22,6 +22,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "person_images": "SELECT, INSERT, UPDATE, DELETE",
         "garbage": "SELECT, INSERT, UPDATE, DELETE",
         "encoding_work": "SELECT, UPDATE",
+        "events": "SELECT, INSERT",
         "alembic_version": "SELECT",
     },
     "image_processor": {

@@ -15,13 +15,16 @@ from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
+from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.http.api import Api, create_app
+from services.receiver.adapters.http.event_stream import write
 from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.service.following import Following
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
@@ -68,6 +71,11 @@ class Receiver:
                 "queue": self._ringer.check,
             }
         )
+        self._following = Following(
+            DatabaseEvents(self._database, database_now),
+            write,
+            max_listeners=settings.max_connections // 4,
+        )
         self.rooms = Rooms(settings.max_in_flight)
         self.app = create_app(
             Api(
@@ -85,6 +93,7 @@ class Receiver:
                     cropper=decoder,
                 ),
                 thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
+                following=self._following,
                 lifecycle=self.lifecycle,
                 outages=self._outages,
                 max_json_bytes=settings.max_json_bytes,
@@ -95,6 +104,7 @@ class Receiver:
 
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
+        await self._following.close()
         await self._outages.close()
         await self._ringer.flush()
         await self._doorbell.close()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from services.common.events import Position
 from services.common.faces import DecidedBy
 from services.common.images import FINAL, RETRIABLE, UPLOADS, check_path
 from services.common.names import InvalidNameError, check_name
@@ -285,6 +286,27 @@ class PeoplePage:
 
     people: tuple[Person, ...]
     last_name: str | None
+
+
+class Change(NamedTuple):
+    """An image or a person has changed: its ``status`` now, or their ``name``; None: it is gone.
+
+    ``kind`` is an ``EventKind``; ``position`` is that of whoever knows of this change.
+    """
+
+    position: Position
+    kind: str
+    id: int
+    status: str | None
+    name: str | None
+
+
+class Changes(NamedTuple):
+    """Changes in order, the position of whoever knows of them all, and whether there are more."""
+
+    changes: Sequence[Change]
+    position: Position
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from services.common.events import Position
 from services.common.objects import ObjectInfo
 from services.receiver.domain import (
     Accepted,
     Box,
+    Changes,
     EncodingReport,
     FaceOfResult,
     Image,
@@ -159,6 +161,19 @@ class People(Protocol):
         What was ``found`` in the store beside them goes too, unless it is being enrolled. Returns
         how many objects that are, without those that were to be removed already.
         """
+
+
+class Events(Protocol):
+    """What has changed; every call raises ``DatabaseUnavailableError`` when it is away."""
+
+    async def latest(self) -> Position:
+        """Return the position before whatever is not committed yet."""
+
+    async def lost(self, position: Position) -> bool:
+        """Tell whether changes after the position may be forgotten already."""
+
+    async def after(self, position: Position) -> Changes:
+        """Return the next changes after the position."""
 
 
 class Pictures(Protocol):

@@ -19,6 +19,10 @@ from services.receiver.tests.conftest import (
 
 CONFIG = """
 [[operations]]
+include-name = "GET /events"
+enabled = false  # its answer has no end
+
+[[operations]]
 include-name = "POST /people/{name}/pictures"
 # Whether a file shows exactly one face is nothing that a schema can say: a well-formed picture
 # without one is refused with 422, as the document says.
@@ -61,7 +65,7 @@ async def test_schemathesis_finds_nothing(
     )
     output = (await tester.communicate())[0].decode()
     assert tester.returncode == 0, output
-    assert "23 selected / 23 total" in output
+    assert "23 selected / 24 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -124,7 +128,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 23
+    assert len(operations) == 24
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

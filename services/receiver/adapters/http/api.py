@@ -22,6 +22,7 @@ from services.common.names import MAX_NAME_LENGTH
 from services.common.ops import Lifecycle, Outages, probe_routes
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
+from services.receiver.adapters.http.event_stream import EventStream
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.files import Files, unchanged
 from services.receiver.adapters.http.regions import add_regions
@@ -56,6 +57,7 @@ from services.receiver.domain import (
 )
 from services.receiver.metrics import SUBMISSIONS
 from services.receiver.service.counting import Counting
+from services.receiver.service.following import Following
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Encoding, Rows
@@ -122,6 +124,7 @@ class Api:
         regions: Regions,
         enrolment: Enrolment,
         thumbnails: Thumbnails,
+        following: Following,
         lifecycle: Lifecycle,
         outages: Outages,
         max_json_bytes: int,
@@ -134,6 +137,7 @@ class Api:
         self.regions = regions
         self.enrolment = enrolment
         self.thumbnails = thumbnails
+        self.following = following
         self.lifecycle = lifecycle
         self.outages = outages
         self.max_json_bytes = max_json_bytes
@@ -159,6 +163,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     _add_thumbnails(app, api)
     _add_status(app, api)
     _add_encoding(app, api)
+    _add_events(app, api)
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
@@ -578,6 +583,32 @@ def _add_encoding(app: FastAPI, api: Api) -> None:
     )
     async def start_encoding() -> Response:
         return json_response(await api.encoding.stop(stopped=False))
+
+
+def _add_events(app: FastAPI, api: Api) -> None:
+    @app.get(
+        "/events",
+        summary="Listen to what changes",
+        description="Server-sent events: image when a result is there, an image is to be"
+        " recognised again, its names are others or it is gone; person when somebody's name or"
+        " known pictures are others, or they are gone. data has the id, and the image's status or"
+        " the person's name as it is when the event is sent; null for what is gone. An event may"
+        " come twice. The stream begins with an id: what is committed after that comes. With a"
+        " Last-Event-ID it goes on from there; the event reset says that this cannot be, as after"
+        " an hour, and that everything is to be loaded anew. A stream that ends, since its client"
+        " does not keep up or the receiver stops, goes on with the last id.",
+        response_class=Response,
+        responses={
+            200: {"description": "The stream.", "content": openapi.EVENTS},
+            **openapi.errors(422),
+        },
+    )
+    async def follow(
+        last_event_id: Annotated[
+            str | None, Header(description="The id that came last of an earlier stream.")
+        ] = None,
+    ) -> Response:
+        return EventStream(api.following, api.lifecycle, last_event_id)
 
 
 def _add_documents(app: FastAPI) -> None:

@@ -96,6 +96,15 @@ ETAG: Final = {
 }
 
 
+EVENTS: Final = {
+    "text/event-stream": {
+        "schema": {"type": "string"},
+        "example": 'event: image\ndata: {"id":42,"status":"processed"}\nid: 7.1714564800000\n\n'
+        'event: person\ndata: {"id":3,"name":"Grace Hopper"}\nid: 8.1714564800000\n\n',
+    }
+}
+
+
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the responses that a route may fail with; 429, 500 and 503 always may."""
     return {

@@ -6,9 +6,11 @@ from typing import Final
 import orjson
 from starlette.responses import Response
 
+from services.common.events import EventKind
 from services.common.images import Status
 from services.receiver.domain import (
     Accepted,
+    Change,
     Image,
     KnownPicture,
     Page,
@@ -94,6 +96,17 @@ def people_view(page: PeoplePage) -> dict[str, object]:
 def enrolled_view(picture: KnownPicture) -> dict[str, object]:
     """Return an ``EnrolledDocument``."""
     return {"person": picture.person, "id": picture.id, "image_name": picture.image_name}
+
+
+def change_view(change: Change) -> dict[str, object]:
+    """Return the data of an event."""
+    match change.kind:
+        case EventKind.IMAGE:
+            return {"id": change.id, "status": change.status}
+        case EventKind.PERSON:
+            return {"id": change.id, "name": change.name}
+        case _:  # of a newer version
+            return {"id": change.id}
 
 
 def _time(milliseconds: int | None) -> str | None:

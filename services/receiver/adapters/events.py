@@ -1,0 +1,71 @@
+"""What has changed, in the database."""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import DatabaseClock
+from services.common.database import Database
+from services.common.events import (
+    PAGE,
+    Event,
+    EventKind,
+    Position,
+    is_lost,
+    latest_position,
+    read_events,
+)
+from services.common.tables import images, persons
+from services.receiver.domain import Change, Changes
+
+
+class DatabaseEvents:
+    """The port ``Events`` on a database."""
+
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def latest(self) -> Position:
+        """Return the position before whatever is not committed yet."""
+        async with self._database.reading() as connection:
+            return await latest_position(connection, self._clock())
+
+    async def lost(self, position: Position) -> bool:
+        """Tell whether changes after the position may be forgotten already."""
+        async with self._database.reading() as connection:
+            return await is_lost(connection, self._clock(), position)
+
+    async def after(self, position: Position) -> Changes:
+        """Return the next changes after the position."""
+        async with self._database.reading() as connection:
+            found, position = await read_events(connection, self._clock(), position)
+            statuses = await _find(connection, images.c.id, images.c.status, found, EventKind.IMAGE)
+            names = await _find(connection, persons.c.id, persons.c.name, found, EventKind.PERSON)
+        changes = [
+            Change(
+                one.position,
+                one.kind,
+                one.subject_id,
+                status=statuses.get(one.subject_id),
+                name=names.get(one.subject_id),
+            )
+            for one in found
+        ]
+        return Changes(changes, position, more=len(found) == PAGE)
+
+
+async def _find(
+    connection: AsyncConnection,
+    key: sa.Column[int],
+    value: sa.Column[str],
+    found: Iterable[Event],
+    kind: EventKind,
+) -> dict[int, str]:
+    """Return the values of the rows with these events' subjects, by their ids."""
+    ids = {one.subject_id for one in found if one.kind == kind}
+    if not ids:
+        return {}
+    rows = await connection.execute(sa.select(key, value).where(key.in_(ids)))
+    return {row[0]: row[1] for row in rows}
