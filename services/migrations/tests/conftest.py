@@ -5,6 +5,7 @@ import pytest
 
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
+from services.common.events import EventKind, note_events
 from services.common.objects import ObjectInfo
 from services.common.quality import Quality
 from services.image_processor import domain as processing
@@ -14,6 +15,7 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.people import domain as deciding
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
+from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
@@ -60,6 +62,12 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
             (repeated, "c.jpg"),
         )
     )
+    changes = DatabaseEvents(receiver, database_now)
+    position = await changes.latest()
+    async with receiver.transaction() as connection:
+        await note_events(connection, database_now(), EventKind.IMAGE, [first])
+    assert not await changes.lost(position)
+    assert [one.status for one in (await changes.after(position)).changes] == ["pending"]
     notes = ReceiverGarbage(receiver, database_now)
     await notes.expect(f"known_people/Ada/{DIGEST}.1.jpg")
     known = await people.add(NewKnownPicture("Ada", f"Ada/{DIGEST}.1.jpg", DIGEST), None)

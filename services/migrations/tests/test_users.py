@@ -179,6 +179,7 @@ REFUSED = [
     ("people", "DELETE FROM face_denials"),
     ("people", "INSERT INTO people_work (person_id) VALUES (1)"),
     ("people", "DELETE FROM events"),
+    ("receiver", "DELETE FROM events"),
 ]
 
 
