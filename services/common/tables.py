@@ -200,7 +200,8 @@ faces = sa.Table(
     # held against; both NULL by hand, and in results of before they were kept.
     sa.Column("likeness", sa.Float),
     sa.Column("calibration", sa.Integer),
-    sa.Index("ix_faces_person_image_id", "person", "image_id"),
+    # Of a name, those without an id, by image.
+    sa.Index("ix_faces_person", "person", "person_id", "image_id"),
     sa.Index("ix_faces_person_id_image_id", "person_id", "image_id"),
 )
 
@@ -235,7 +236,8 @@ persons = sa.Table(
     sa.Column("folder", _exact(100)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("name", name="uq_persons_name"),
-    sa.Index("uq_persons_folder", "folder", unique=True),
+    sa.UniqueConstraint("folder", name="uq_persons_folder"),
+    sqlite_autoincrement=True,  # people_work may hold the id of somebody who is gone
 )
 
 # What a person has said of a face: this is not so-and-so. No machine names it so.

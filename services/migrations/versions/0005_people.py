@@ -21,20 +21,25 @@ def upgrade() -> None:
 
     They leave the new columns NULL, and write neither events nor work.
     """
-    op.add_column("persons", sa.Column("folder", _exact(100)))
-    op.create_index("uq_persons_folder", "persons", ["folder"], unique=True)
     if op.get_context().dialect.name == "sqlite":
+        _rebuild_persons()
         # Which adds a constraint with its column alone.
         op.execute(
             "ALTER TABLE faces ADD COLUMN person_id INTEGER"
             " REFERENCES persons (id) ON DELETE SET NULL"
         )
     else:
+        op.add_column("persons", sa.Column("folder", _exact(100)))
+        op.create_unique_constraint("uq_persons_folder", "persons", ["folder"])
         op.add_column("faces", sa.Column("person_id", _ID))
         op.create_foreign_key(
             "fk_faces_person_id", "faces", "persons", ["person_id"], ["id"], ondelete="SET NULL"
         )
     op.create_index("ix_faces_person_id_image_id", "faces", ["person_id", "image_id"])
+    # Of a name, those without an id lie together, by image: most have one. Services of before read
+    # a person's by this, too, and sort them.
+    op.create_index("ix_faces_person", "faces", ["person", "person_id", "image_id"])
+    op.drop_index("ix_faces_person_image_id", "faces")
     op.add_column("person_images", sa.Column("image_id", _ID))
     op.add_column("person_images", sa.Column("face_index", sa.Integer))
     op.create_index("ix_person_images_image_id", "person_images", ["image_id", "face_index"])
@@ -77,3 +82,26 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sqlite_autoincrement=True,
     )
+
+
+def _rebuild_persons() -> None:
+    """Add the column, and have no id given twice, as in MariaDB: others than rows remember it.
+
+    SQLite says so only where a table is made. Foreign keys are off in migrations, so the rows of
+    the old table go alone.
+    """
+    op.create_table(
+        "new_persons",
+        sa.Column("id", _ID, primary_key=True, autoincrement=True),
+        sa.Column("name", _exact(100), nullable=False),
+        sa.Column("folder", _exact(100)),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.UniqueConstraint("name", name="uq_persons_name"),
+        sa.UniqueConstraint("folder", name="uq_persons_folder"),
+        sqlite_autoincrement=True,
+    )
+    op.execute(
+        "INSERT INTO new_persons (id, name, created_at) SELECT id, name, created_at FROM persons"
+    )
+    op.drop_table("persons")
+    op.rename_table("new_persons", "persons")
