@@ -22,6 +22,8 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "person_images": "SELECT, INSERT, UPDATE, DELETE",
         "garbage": "SELECT, INSERT, UPDATE, DELETE",
         "encoding_work": "SELECT, UPDATE",
+        "face_denials": "SELECT, INSERT, DELETE",
+        "people_work": "SELECT, INSERT, UPDATE",
         "events": "SELECT, INSERT",
         "alembic_version": "SELECT",
     },
@@ -32,12 +34,14 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "encoding_work": "SELECT, UPDATE",
         "persons": "SELECT",
         "person_images": "SELECT",
+        "events": "INSERT",
         "alembic_version": "SELECT",
     },
     "redeemer": {
         "images": "SELECT, UPDATE",
         "person_images": "SELECT",
         "garbage": "SELECT, UPDATE, DELETE",
+        "events": "SELECT, INSERT, DELETE",
         "alembic_version": "SELECT",
     },
     "people": {

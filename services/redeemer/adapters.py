@@ -9,18 +9,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.events import EventKind, note_events
 from services.common.images import (
+    FINAL,
     KNOWN_PEOPLE,
     MAX_ATTEMPTS,
     PICTURES,
     RING_AFTER_MS,
     Status,
 )
-from services.common.tables import garbage, images, is_due, longest_wait, person_images
+from services.common.tables import events, garbage, images, is_due, longest_wait, person_images
 from services.common.thumbnails import OF_IMAGES, OF_KNOWN
 from services.redeemer.collecting import Removal
 from services.redeemer.domain import (
     BATCH,
+    EVENTS_BATCH,
+    EVENTS_KEPT_MS,
     REMOVAL_MS,
     REMOVE_AGAIN_MS,
     Census,
@@ -68,6 +72,18 @@ class DatabaseRows:
         """Move the due time of pending images that are due to the next interval."""
         return await self._take(Status.PENDING, {})
 
+    async def forget_events(self) -> int:
+        """Remove events that are old; return how many."""
+        first = sa.select(events).order_by(events.c.id).limit(EVENTS_BATCH).subquery()
+        now = self._clock()
+        # Those of a time to come were noted before the clock was set back.
+        recent = first.c.created_at.between(now - EVENTS_KEPT_MS, now + EVENTS_KEPT_MS)
+        async with self._database.transaction() as connection:
+            ids = (await connection.scalars(sa.select(first.c.id).where(~recent))).all()
+            if ids:
+                await connection.execute(sa.delete(events).where(events.c.id.in_(ids)))
+        return len(ids)
+
     async def census(self) -> Census:
         """Count the rows."""
         counting = sa.select(images.c.status, sa.func.count().label("images")).group_by(
@@ -97,6 +113,8 @@ class DatabaseRows:
                 await connection.execute(
                     sa.update(images).where(images.c.id.in_(ids)).values(moved)
                 )
+            if values.get("status") in FINAL:
+                await note_events(connection, now, EventKind.IMAGE, ids)
         return ids
 
 

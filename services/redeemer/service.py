@@ -12,7 +12,7 @@ import structlog
 from services.common.doorbell import Doorbell, DoorbellUnavailableError
 from services.common.images import Status
 from services.common.logs import Outage
-from services.redeemer.domain import BATCH, ENOUGH_RINGS, Census
+from services.redeemer.domain import BATCH, ENOUGH_RINGS, EVENTS_BATCH, Census
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH, REDEEMED
 
 log = structlog.get_logger(__name__)
@@ -36,6 +36,9 @@ class Rows(Protocol):
 
     async def take_waiting(self) -> Sequence[int]:
         """Move the due time of pending images that are due to the next interval."""
+
+    async def forget_events(self) -> int:
+        """Remove up to ``EVENTS_BATCH`` events that are old, the first ones; return how many."""
 
     async def census(self) -> Census:
         """Count the rows."""
@@ -68,6 +71,8 @@ class Redeemer:
             for image_id in ids:
                 log.warning("image is dead: its last attempt did not finish", image_id=image_id)
             full = len(ids) == BATCH
+        while await self._rows.forget_events() == EVENTS_BATCH:
+            pass
         if not self._doorbell.polled:
             await self._fill_queue()
 

@@ -2,7 +2,8 @@
 
 import random
 import secrets
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
-from services.common.images import LEASE_MS, MAX_ATTEMPTS, Status
+from services.common.images import FINAL, LEASE_MS, MAX_ATTEMPTS, Status
 from services.common.tables import face_encodings, faces, images, is_due, person_images, persons
 from services.image_processor.domain import (
     Candidate,
@@ -100,6 +102,8 @@ class DatabaseRows:
                 return None
             if isinstance(outcome, Processed):
                 await _replace_faces(connection, claim.image_id, outcome)
+            if new.status in FINAL:
+                await note_events(connection, now, EventKind.IMAGE, [claim.image_id])
         if new.status is Status.PENDING:
             return "released"
         return new.status.value
@@ -114,16 +118,15 @@ def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
 
 
 async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Processed) -> None:
-    await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     found = outcome.faces
+    # Before any face is locked: whoever removes somebody goes from the person to the faces, too.
+    people = await _people(connection, [one for face in found for one in face.candidates])
+    await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     if not found:
         return
-    names = {candidate.image_name for face in found for candidate in face.candidates}
-    people = await _people(connection, names)
 
-    def person(candidate: Candidate) -> str:
-        # A picture that somebody put into the folder by hand has no row.
-        return people.get(candidate.image_name, candidate.person)
+    def named(face: Face) -> tuple[int | None, str | None]:
+        return people[face.candidates[0]] if face.candidates and not face.unsure else (None, None)
 
     await connection.execute(
         sa.insert(faces),
@@ -137,11 +140,12 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Pr
                 "bottom": face.bottom,
                 "detection_score": face.detection_score,
                 "ambiguous": face.ambiguous,
-                "person": person(face.candidates[0]) if _is_named(face) else None,
-                "distance": face.candidates[0].distance if _is_named(face) else None,
+                "person_id": named(face)[0],
+                "person": named(face)[1],
+                "distance": face.candidates[0].distance if named(face)[1] else None,
                 "candidates": [
                     {
-                        "person": person(candidate),
+                        "person": people[candidate][1],
                         "image_name": candidate.image_name,
                         "distance": candidate.distance,
                     }
@@ -169,17 +173,42 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Pr
         await connection.execute(sa.insert(face_encodings), encodings)
 
 
-def _is_named(face: Face) -> bool:
-    return bool(face.candidates) and not face.unsure
+async def _people(
+    connection: AsyncConnection, candidates: Iterable[Candidate]
+) -> dict[Candidate, tuple[int | None, str]]:
+    """Return who each candidate is, by id and name, and keep them from going until the commit.
 
-
-async def _people(connection: AsyncConnection, image_names: Collection[str]) -> dict[str, str]:
-    """Return the person of each known picture that has a row."""
-    if not image_names:
+    That is whose known picture it is, else whose folder. Of somebody whose pictures were all put
+    there by hand there may be no row: then it is the folder alone.
+    """
+    folders = {one: unicodedata.normalize("NFC", one.person) for one in candidates}
+    if not folders:
         return {}
-    query = (
-        sa.select(person_images.c.image_name, persons.c.name)
-        .join(persons, persons.c.id == person_images.c.person_id)
-        .where(person_images.c.image_name.in_(image_names))
+    key = person_images.c.image_name
+    by_picture = sa.select(key.label("key"), person_images.c.person_id).where(
+        key.in_({one.image_name for one in folders})
     )
-    return {row.image_name: row.name for row in await connection.execute(query)}
+    by_folder = sa.select(persons.c.folder, persons.c.id).where(
+        persons.c.folder.in_(set(folders.values()))
+    )
+    by_name = sa.select(persons.c.name, persons.c.id).where(
+        persons.c.folder.is_(None), persons.c.name.in_(set(folders.values()))
+    )
+    # A picture's name has a slash, and a folder has none.
+    rows = await connection.execute(by_picture.union_all(by_folder, by_name))
+    ids = {row.key: row.person_id for row in rows}
+    locked = await connection.execute(
+        sa.select(persons.c.id, persons.c.name)
+        .where(persons.c.id.in_(set(ids.values())))
+        .order_by(persons.c.id)
+        .with_for_update(read=True)
+    )
+    names = {row.id: row.name for row in locked}
+
+    def whose(one: Candidate) -> tuple[int | None, str]:
+        person_id = ids.get(one.image_name) or ids.get(folders[one])
+        if person_id in names:
+            return person_id, names[person_id]
+        return None, one.person
+
+    return {one: whose(one) for one in folders}

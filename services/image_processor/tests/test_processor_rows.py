@@ -11,9 +11,18 @@ import sqlalchemy as sa
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
-from services.common.tables import face_encodings, person_images, persons
+from services.common.tables import events, face_encodings, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows
-from services.image_processor.domain import Candidate, Claim, Face, Failed, Processed, Released
+from services.image_processor.domain import (
+    Candidate,
+    Claim,
+    Face,
+    Failed,
+    Outcome,
+    Processed,
+    Rejected,
+    Released,
+)
 from services.testing.recogniser import ENCODING, QUALITY
 
 RESULT = Processed((Face(1, 2, 3, 4, 0.5, False, ()),), 10, 20, "test-1")
@@ -206,6 +215,57 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
     assert await encodings(database) == [(image_id, 0, "test-1", ENCODING)]
     row = await bench.row(image_id)
     assert (row.width, row.height, row.engine) == (100, 90, "test-1")
+
+
+async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_called(
+    bench: Any, database: Database
+) -> None:
+    people = [
+        {"id": 7, "name": "Countess", "folder": "Ada", "created_at": 1},
+        {"id": 8, "name": "Zo\u00eb", "folder": None, "created_at": 1},
+        {"id": 9, "name": "Ada", "folder": "Ada~2", "created_at": 1},
+    ]
+    picture = {"person_id": 9, "image_name": "Ada~2/1.jpg", "created_at": 1}
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(persons), people)
+        await connection.execute(sa.insert(person_images).values(picture))
+    expected = {
+        Candidate("Ada/by hand.jpg", "Ada", 0.25): (7, "Countess"),
+        Candidate("Zoe\u0308/1.jpg", "Zoe\u0308", 0.25): (8, "Zo\u00eb"),
+        Candidate("Ada~2/1.jpg", "Ada~2", 0.25): (9, "Ada"),
+        Candidate("Countess/1.jpg", "Countess", 0.25): (None, "Countess"),
+    }
+    found = tuple(Face(1, 2, 30, 40, 0.5, False, (one,)) for one in expected)
+    [image_id] = await bench.submit(b"face")
+    claim = await bench.rows.claim(image_id)
+    assert await bench.rows.finish(claim, Processed(found, 100, 90, "test-1"))
+    stored = await bench.faces(image_id)
+    assert [(face.person_id, face.person) for face in stored] == list(expected.values())
+    assert [one["person"] for face in stored for one in face.candidates] == [
+        name for _, name in expected.values()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempt", "noted"),
+    [
+        (RESULT, 1, 1),
+        (Rejected("no picture"), 1, 1),
+        (Failed("broken"), 5, 1),
+        (Failed("broken"), 1, 0),
+        (Released("away"), 1, 0),
+    ],
+)
+async def test_those_who_follow_along_are_told_what_has_become_final(
+    bench: Any, database: Database, outcome: Outcome, attempt: int, noted: int
+) -> None:
+    [image_id] = await bench.submit(b"face")
+    claim = await bench.rows.claim(image_id)
+    assert await bench.rows.finish(replace(claim, attempt=attempt), outcome)
+    assert await bench.rows.finish(claim, RESULT) is None  # too late, so nothing has changed
+    async with database.reading() as connection:
+        rows = await connection.execute(sa.select(events.c.kind, events.c.subject_id))
+        assert [tuple(row) for row in rows] == [("image", image_id)] * noted
 
 
 async def test_pending_ids_come_oldest_first(bench: Any) -> None:

@@ -15,10 +15,10 @@ from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell, PolledRows
 from services.common.objects import ObjectStoreUnavailableError
 from services.common.settings import DatabaseSettings
-from services.common.tables import images, longest_wait
+from services.common.tables import events, images, longest_wait
 from services.redeemer.adapters import DatabaseRows
 from services.redeemer.collecting import Collector, Removal
-from services.redeemer.domain import BATCH, ENOUGH_RINGS
+from services.redeemer.domain import BATCH, ENOUGH_RINGS, EVENTS_BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
 from services.redeemer.service import Redeemer
 from services.testing.fixtures import new_mariadb_settings
@@ -139,6 +139,33 @@ async def test_a_lease_that_is_over_ends_in_dead_after_the_last_attempt(bench: B
     assert row.error == "processing did not finish in time, attempt 5 of 5"
     assert bench.bell.rung == []
     assert logs[0]["image_id"] == 1
+
+
+async def events_of(bench: Bench) -> list[tuple[int, int]]:
+    query = sa.select(events.c.subject_id, events.c.created_at).order_by(events.c.id)
+    async with bench.database.reading() as connection:
+        return [tuple(row) for row in await connection.execute(query)]
+
+
+async def test_those_who_follow_along_are_told_what_is_dead(bench: Bench) -> None:
+    await bench.add(status="processing", attempt=5, due_at=NOW)
+    await bench.add(status="processing", attempt=4, due_at=NOW)
+    await bench.redeemer.sweep()
+    assert await events_of(bench) == [((await bench.rows())[0].id, NOW)]
+
+
+@pytest.mark.parametrize("count", [3, 2 * EVENTS_BATCH + 3])
+async def test_events_go_after_an_hour(bench: Bench, count: int) -> None:
+    hour = 3_600_000
+    bench.now = 10 * hour
+    times = [*[9 * hour - 1] * count, 9 * hour, 10 * hour]
+    # Noted before the clock was set back.
+    times.insert(1, 11 * hour + 1)
+    rows = [{"kind": "image", "subject_id": 1, "created_at": one} for one in times]
+    async with bench.database.transaction() as connection:
+        await connection.execute(sa.insert(events), rows)
+    await bench.redeemer.sweep()
+    assert await events_of(bench) == [(1, 9 * hour), (1, 10 * hour)]
 
 
 async def test_a_lost_ring_is_repeated_once_an_interval(bench: Bench) -> None:
