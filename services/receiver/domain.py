@@ -12,6 +12,7 @@ The message of each is meant for the client.
 import hashlib
 import re
 import secrets
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -129,7 +130,9 @@ class Face:
 
     Such a face is ``ambiguous``, and its ``candidates`` are a question, not a name. ``distance`` is
     null without a name, and for one that was given by hand. ``decided_by`` is who said so.
-    ``quality`` is null in results of before it was measured.
+    ``person_id`` is null, too, while nobody has looked up whose name it is. ``denials`` are the
+    names of those whom a person has said that it is not. ``quality`` is null in results of before
+    it was measured.
     """
 
     index: int
@@ -137,10 +140,12 @@ class Face:
     detection_score: float
     ambiguous: bool
     person: str | None
+    person_id: int | None
     distance: float | None
     decided_by: DecidedBy
     candidates: tuple[Candidate, ...]
     quality: Quality | None
+    denials: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +167,7 @@ class SeenFace:
     """A face of a picture that is to become known, as the recogniser sees it.
 
     ``flaw`` is what its quality is too low by; ``like_person`` is None when the person has no other
-    picture; ``taken_for`` is whose name it would get.
+    picture; ``taken_for`` is the folder of the known person whose name it would get.
     """
 
     flaw: str | None
@@ -204,13 +209,41 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class FaceKey:
+    """A face of the result that an image has now."""
+
+    image_id: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
 class KnownPicture:
-    """A known picture of a person; ``image_name`` is its key below ``known_people/``."""
+    """A known picture of a person; ``image_name`` is its key below ``known_people/``.
+
+    ``face`` is the one that it was cut out of; None for a file of its own, and where nobody noted
+    it. That image may be gone.
+    """
 
     id: int
+    person_id: int
     person: str
     image_name: str
     created_at: int
+    face: FaceKey | None = None
+
+    @property
+    def folder(self) -> str:
+        """Return where the person's known pictures lie, whatever their name is by now."""
+        return folder_of(self.image_name)
+
+    def is_cut_from(self, face: FaceKey, named: str | None) -> bool:
+        """Tell whether it shows that face, which a hand has ``named`` so, given its content."""
+        return self.face == face or (self.face is None and self.person == named)
+
+
+def folder_of(image_name: str) -> str:
+    """Return the folder in a known picture's name, in the form in which it is kept."""
+    return unicodedata.normalize("NFC", image_name.partition("/")[0])
 
 
 class NewKnownPicture(NamedTuple):
@@ -219,6 +252,11 @@ class NewKnownPicture(NamedTuple):
     person: str
     image_name: str
     content_digest: str
+
+    @property
+    def folder(self) -> str:
+        """Return where it lies."""
+        return folder_of(self.image_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,8 +312,9 @@ class Removal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who can be recognised."""
+    """Somebody who can be recognised; the id stays when the name changes."""
 
+    id: int
     name: str
     pictures: tuple[KnownPicture, ...]
 
@@ -360,8 +399,8 @@ def upload_of(filename: str, content: bytes) -> Upload:
     return Upload(f"{UPLOADS}{_unique(content_digest)}", name or "picture", content_digest)
 
 
-def new_known_picture(person: str, content: bytes) -> NewKnownPicture:
-    """Return a known picture to be stored under a name that was never used.
+def new_known_picture(person: str, folder: str, content: bytes) -> NewKnownPicture:
+    """Return a known picture to be stored in a folder under a name that was never used.
 
     The recogniser has found a face, so the content has one of the formats that it reads.
     """
@@ -370,7 +409,7 @@ def new_known_picture(person: str, content: bytes) -> NewKnownPicture:
     if found is None:
         raise InvalidError("the content has no format that is known")
     return NewKnownPicture(
-        person, f"{person}/{_unique(content_digest)}.{found.extension}", content_digest
+        person, f"{folder}/{_unique(content_digest)}.{found.extension}", content_digest
     )
 
 
@@ -402,10 +441,10 @@ _ADVICE: Final[Mapping[str, str]] = {
 }
 
 
-def check_fit(person: str, face: SeenFace) -> None:
+def check_fit(person: str, face: SeenFace, taken_for: str | None) -> None:
     """Raise :class:`InvalidError` when a face had better not become a known one of a person.
 
-    Somebody may insist on it.
+    ``taken_for`` is somebody else whose name it would get. Somebody may insist on it.
     """
     doubts = []
     if face.flaw:
@@ -413,8 +452,8 @@ def check_fit(person: str, face: SeenFace) -> None:
         doubts.append(f"the face is {face.flaw}: {advice}")
     if face.like_person is False:
         doubts.append(f"the face does not look like the other pictures of {person!r}")
-    if face.taken_for not in (None, person):
-        doubts.append(f"the face looks like {face.taken_for!r}, who is known: check the name")
+    if taken_for:
+        doubts.append(f"the face looks like {taken_for!r}, who is known: check the name")
     if doubts:
         raise InvalidError("; ".join(doubts), [Fault(INSIST, "enrols it nevertheless, if true")])
 
@@ -448,10 +487,14 @@ def check_recognisable(image: Image) -> None:
     if image.status not in FINAL:
         raise ConflictError(f"image {image.id} is {image.status}: it is being looked at anyway")
     named = [face for face in image.faces if face.decided_by is DecidedBy.HAND]
-    if named:
+    denied = [face for face in image.faces if face.denials]
+    if named or denied:
         raise ConflictError(
-            f"image {image.id} is not looked at again: that would forget who was named by hand, "
-            + ", ".join(f"{face.person!r} as face {face.index}" for face in named)
+            f"image {image.id} is not looked at again: that would forget what was said by hand, "
+            + ", ".join(
+                [f"{face.person!r} as face {face.index}" for face in named]
+                + [f"not {one!r} as face {face.index}" for face in denied for one in face.denials]
+            )
         )
 
 

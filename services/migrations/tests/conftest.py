@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -22,6 +23,7 @@ from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.receiver.domain import (
     EncodingReport,
     EncodingState,
+    FaceKey,
     FaceOfResult,
     NewKnownPicture,
     Removal,
@@ -93,6 +95,9 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     again = NewKnownPicture("Ada", "Ada/again.jpg", DIGEST)
     assert await people.add(again, named) == known
     assert await people.replace_object(known, again)
+    await _say_by_hand(people, FaceKey(first, 1))
+    await notes.expect("known_people/Ada/third.jpg")
+    assert await people.add(NewKnownPicture("Ada", "Ada/third.jpg", DIGEST), named)
 
     await _encode_again(receiver, image_processor, first)
 
@@ -109,6 +114,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await repair.take_abandoned() == [second]
     assert await repair.bury_abandoned() == []
     assert third in await repair.take_waiting()
+    assert await repair.forget_events() == 0
     assert (await repair.census()).counts == {"processed": 1, "pending": 2}
 
     assert (await rows.status()).images["processed"] == 1
@@ -123,8 +129,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.get("Ada")
     found = await people.page(person="Ada", part="ad", after="A", limit=1)
     assert [one.name for one in found.people] == ["Ada"]
-    await people.delete_picture(known.id)
-    assert await people.delete("Ada", [ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)])
+    again_known = await people.find(DIGEST) or known
+    await people.delete_picture(again_known.id)
+    assert await people.delete(
+        "Ada", "Ada", [ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)]
+    )
     await _upload_twice(rows, notes)
     collecting = RedeemerGarbage(redeemer, database_now)
     removals = await collecting.take()
@@ -186,6 +195,18 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
         await rows.end_pass(again)
         rows = PeopleRows(rows._database, lambda: database_now() + LEASE_OVER)
     assert await rows.claim() is None
+
+
+async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
+    assert await people.picture(1)
+    assert await people.unname(face, [DIGEST])
+    assert await people.deny(face, "Ada", await people.folder("Ada"), is_known=False)
+    assert await people.allow(face, "Ada")
+    renamed = await people.rename("Ada", "Ida")
+    assert renamed
+    assert await people.of_folder("Ada") == "Ida"
+    assert await people.folder("Ada") == "Ada~2"
+    assert await people.rename("Ida", "Ada") == replace(renamed, name="Ada")
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from services.common.clock import database_now
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
 from services.common.tables import face_encodings, faces, metadata
@@ -17,6 +17,7 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
 from services.migrations.tests.conftest import CHANGED
+from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.testing.fixtures import new_mariadb_url
 from services.testing.recogniser import ENCODING
@@ -139,6 +140,66 @@ async def test_faces_of_before_have_no_quality_and_older_services_need_not_write
     image = await ReceiverRows(database).get(1)
     assert image
     assert [(one.index, one.quality) for one in image.faces] == [(0, None), (1, None)]
+    await database.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
+async def test_people_of_before_stay_and_a_receiver_of_before_works_beside_one_of_today(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'fourth.db'}"
+    else:
+        url = new_mariadb_url(request.getfixturevalue("mariadb"))
+    settings = DatabaseSettings(database_url=url)
+    upgrade(settings, "0004")
+    database = Database(settings)
+    left, right = ("`left`", "`right`") if not database.is_sqlite else ('"left"', '"right"')
+
+    async def run(*statements: str) -> None:
+        async with database.transaction() as connection:
+            for statement in statements:
+                await connection.execute(sa.text(statement))
+
+    # As revision 0004 enrols somebody, and names a face by hand.
+    enrol = (
+        "INSERT INTO persons (id, name, created_at) VALUES ({0}, '{1}', 1)",
+        (
+            "INSERT INTO person_images (person_id, image_name, created_at)"
+            " VALUES ({0}, '{1}/1.png', 1)"
+        ),
+    )
+    name = "UPDATE faces SET person = 'Ada', distance = NULL, decided_by = 'hand'"
+    await run(
+        *(one.format(7, "Ada") for one in enrol),
+        "INSERT INTO images (id, path, name, status, attempt, created_at, updated_at)"
+        " VALUES (1, 'p', 'p', 'processed', 1, 1, 1)",
+        f"INSERT INTO faces (image_id, face_index, {left}, top, {right}, bottom, detection_score,"
+        " ambiguous, candidates) VALUES (1, 0, 1, 2, 3, 4, 0.5, FALSE, '[]')",
+        name,
+    )
+    migrate(settings)
+    await database.check()
+    people, rows = DatabasePeople(database, now_ms), ReceiverRows(database)
+
+    async def found() -> list[tuple[int, str, int]]:
+        return [(one.id, one.name, len(one.pictures)) for one in await people.all()]
+
+    await run(*(one.format(8, "Eve") for one in enrol))
+    assert await found() == [(7, "Ada", 1), (8, "Eve", 1)]
+    assert await people.folder("Ada") == "Ada"
+    assert await people.rename("Ada", "Ida")
+    image = await rows.get(1)
+    assert image
+    assert [(one.person, one.person_id) for one in image.faces] == [("Ida", 7)]
+    # Of two, the one of before forgets one; an id is not given again.
+    await run("DELETE FROM person_images WHERE person_id = 8", "DELETE FROM persons WHERE id = 8")
+    await run("INSERT INTO persons (name, created_at) VALUES ('Uma', 1)")
+    assert await found() == [(7, "Ida", 1), (9, "Uma", 0)]
+    await run("DELETE FROM persons WHERE id = 7")
+    image = await rows.get(1)
+    assert image
+    assert [(one.person, one.person_id) for one in image.faces] == [("Ada", None)]
     await database.close()
 
 

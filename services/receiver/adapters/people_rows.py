@@ -2,24 +2,46 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
-from services.common.faces import DecidedBy
+from services.common.events import EventKind, note_events
 from services.common.images import KNOWN_PEOPLE
 from services.common.objects import ObjectInfo
-from services.common.tables import faces, garbage, images, person_images, persons
+from services.common.tables import face_denials, faces, garbage, person_images, persons
+from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.people_changes import (
+    StoredFace,
+    add_person,
+    adopt,
+    find_folder,
+    lock_face,
+    lock_person,
+    name_by_hand,
+    note_candidates,
+    note_change,
+    note_change_by_id,
+    person_of_name,
+    set_candidates,
+    take_all_names,
+    take_name,
+    take_turns,
+)
 from services.receiver.domain import (
+    ConflictError,
+    FaceKey,
     FaceOfResult,
     KnownPicture,
     NewKnownPicture,
     PeoplePage,
     Person,
     Removal,
+    folder_of,
     known_thumbnail,
 )
 
@@ -68,67 +90,122 @@ class DatabasePeople:
         async with self._database.reading() as connection:
             rows = await connection.execute(
                 sa.select(
-                    chosen.c.name,
-                    person_images.c.id,
-                    person_images.c.image_name,
-                    person_images.c.created_at,
+                    chosen.c.id.label("person_id"),
+                    chosen.c.name.label("person"),
+                    *_PICTURE,
                 )
                 .select_from(
                     chosen.outerjoin(person_images, person_images.c.person_id == chosen.c.id)
                 )
                 .order_by(chosen.c.name, person_images.c.id)
             )
-        pictures: dict[str, list[KnownPicture]] = {}
-        for name, picture_id, image_name, created_at in rows:
-            its = pictures.setdefault(name, [])
-            if picture_id is not None:
-                its.append(KnownPicture(picture_id, name, image_name, created_at))
-        return tuple(Person(name, tuple(its)) for name, its in pictures.items())
+        pictures: dict[tuple[int, str], list[KnownPicture]] = {}
+        for row in rows:
+            its = pictures.setdefault((row.person_id, row.person), [])
+            if row.id is not None:
+                its.append(_known(row))
+        return tuple(Person(*person, tuple(its)) for person, its in pictures.items())
+
+    async def folder(self, name: str) -> str:
+        """Return where the known pictures of somebody of this name lie, or would lie."""
+        async with self._database.reading() as connection:
+            return await find_folder(connection, name)
+
+    async def of_folder(self, folder: str) -> str:
+        """Return the name of the person whose known pictures lie there."""
+        its = sa.or_(
+            persons.c.folder == folder,
+            sa.and_(persons.c.folder.is_(None), persons.c.name == folder),
+        )
+        async with self._database.reading() as connection:
+            return await connection.scalar(sa.select(persons.c.name).where(its)) or folder
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
         async with self._database.reading() as connection:
             return await _find(connection, content_digest)
 
+    async def picture(self, picture_id: int) -> KnownPicture | None:
+        """Return a known picture."""
+        async with self._database.reading() as connection:
+            return await _first(connection, person_images.c.id == picture_id)
+
+    @again
     async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
         """Make content a known picture of a person, unless it is somebody's already."""
+        key = _key(picture.image_name)
         async with self._database.transaction() as connection:
-            await _take_turns(connection)
-            if not await all_expected(connection, self._clock, [_key(picture.image_name)]):
+            await take_turns(connection)
+            if not await all_expected(connection, self._clock, [key]):
                 return None
+            shown = await _shown(connection, face) if face else None
+            person_id = await lock_person(connection, picture.person, picture.folder)
             known = await _find(connection, picture.content_digest)
-            if known is None:
-                known = await self._insert(connection, picture.person, picture.image_name)
-                named, unnamed = [_key(picture.image_name)], []
+            left: set[int] = set()
+            if known and known.person != picture.person:
+                if not (shown and known.is_cut_from(shown.key, shown.named)):
+                    await settle(connection, self._clock, named=[], unnamed=[key])
+                    return known
+                left.add(known.person_id)
+                await self._forget(connection, person_images.c.id == known.id)
+                known = None
+            if person_id is None:
+                person_id = await add_person(
+                    connection, picture.person, picture.folder, self._now()
+                )
+            if known:
+                await settle(connection, self._clock, named=[], unnamed=[key])
             else:
-                named, unnamed = [], [_key(picture.image_name)]
-            await settle(connection, self._clock, named=named, unnamed=unnamed)
-            if face and known.person == picture.person:
-                await _name_face(connection, face, picture.person)
+                known = await self._insert(connection, person_id, picture)
+                await settle(connection, self._clock, named=[key], unnamed=[])
+            if shown:
+                left |= await self._name_face(connection, shown, known)
+            for one in sorted(left):
+                await note_change_by_id(connection, self._clock, one, removed=True)
+            await note_change(connection, self._clock, person_id, picture.folder)
         return known
 
     async def _insert(
-        self, connection: AsyncConnection, name: str, image_name: str
+        self, connection: AsyncConnection, person_id: int, picture: NewKnownPicture
     ) -> KnownPicture:
         now = self._now()
-        find_person = sa.select(persons.c.id).where(persons.c.name == name)
-        person_id = await connection.scalar(find_person)
-        if person_id is None:
-            await connection.execute(sa.insert(persons).values(name=name, created_at=now))
-            person_id = await connection.scalar(find_person)
         inserted: sa.CursorResult[tuple[()]] = await connection.execute(
             sa.insert(person_images).values(
-                person_id=person_id, image_name=image_name, created_at=now
+                person_id=person_id, image_name=picture.image_name, created_at=now
             )
         )
-        return KnownPicture(int(inserted.lastrowid), name, image_name, now)
+        picture_id = int(inserted.lastrowid)
+        return KnownPicture(picture_id, person_id, picture.person, picture.image_name, now)
 
+    async def _name_face(
+        self, connection: AsyncConnection, face: StoredFace, known: KnownPicture
+    ) -> set[int]:
+        """Name a face by hand; return the person whom another hand had named, if any."""
+        left = set()
+        if face.by_hand and face.person_id not in (None, known.person_id):
+            left.add(face.person_id)
+            await self._forget(connection, _cut_from(face))
+        # Of two faces of one content, the picture is the first one's as long as that is there.
+        there = sa.exists().where(
+            faces.c.image_id == person_images.c.image_id,
+            faces.c.face_index == person_images.c.face_index,
+        )
+        await connection.execute(
+            sa.update(person_images)
+            .where(person_images.c.id == known.id, ~there)
+            .values(image_id=face.key.image_id, face_index=face.key.index)
+        )
+        await connection.execute(sa.delete(face_denials).where(_denial(face.key, known.person_id)))
+        await name_by_hand(connection, self._clock, face.key, known.person_id, known.person)
+        return {one for one in left if one is not None}
+
+    @again
     async def replace_object(
         self, known: KnownPicture, picture: NewKnownPicture
     ) -> KnownPicture | None:
         """Name a new object in the row of a known picture, whose own is lost."""
         async with self._database.transaction() as connection:
-            await _take_turns(connection)
+            await take_turns(connection)
             if not await all_expected(connection, self._clock, [_key(picture.image_name)]):
                 return None
             result = await connection.execute(
@@ -144,23 +221,151 @@ class DatabasePeople:
             await settle(connection, self._clock, named=[_key(picture.image_name)], unnamed=[])
         return replace(known, image_name=picture.image_name)
 
+    @again
+    async def rename(self, name: str, new: str) -> Person | None:
+        """Give a person another name; None when there is nobody called so."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            person_id = await person_of_name(connection, name)
+            if person_id is None:
+                return None
+            if new != name:
+                if await person_of_name(connection, new) is not None:
+                    raise ConflictError(f"{new!r} is the name of somebody else")
+                # Who has no folder yet keeps the one that the name was. In a statement of its own:
+                # MariaDB sets one column after the other.
+                folder = sa.func.coalesce(persons.c.folder, persons.c.name)
+                its = persons.c.id == person_id
+                await connection.execute(sa.update(persons).where(its).values(folder=folder))
+                await connection.execute(sa.update(persons).where(its).values(name=new))
+                await adopt(connection, person_id, name)
+                await note_change_by_id(connection, self._clock, person_id)
+        return await self.get(new)
+
+    @again
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed."""
+        its = person_images.c.id == picture_id
         async with self._database.transaction() as connection:
-            await _take_turns(connection)
-            await self._forget(connection, person_images.c.id == picture_id)
+            await take_turns(connection)
+            known = await _first(connection, its)
+            if known is None:
+                return
+            face = await lock_face(connection, known.face) if known.face else None
+            await self._forget(connection, its)
+            if face and face.by_hand and face.person_id == known.person_id:
+                other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
+                if await connection.scalar(other) is None:
+                    await take_name(connection, self._clock, face.key)
+                    await note_candidates(connection, self._clock, face.candidates)
+            await note_change_by_id(connection, self._clock, known.person_id, removed=True)
 
-    async def delete(self, name: str, found: Sequence[ObjectInfo]) -> int:
+    @again
+    async def delete(self, name: str, folder: str, found: Sequence[ObjectInfo]) -> int:
         """Remove a person and all known pictures, and have their objects and thumbnails removed."""
         async with self._database.transaction() as connection:
-            await _take_turns(connection)
-            person = persons.c.name == name
-            its_id = sa.select(persons.c.id).where(person).scalar_subquery()
-            gone = await self._forget(connection, person_images.c.person_id == its_id)
-            result = await connection.execute(sa.delete(persons).where(person))
+            await take_turns(connection)
+            person_id = await lock_person(connection, name, folder)
+            gone: set[str] = set()
+            if person_id is not None:
+                gone = await self._forget(connection, person_images.c.person_id == person_id)
             strays = await self._strays(connection, found, gone)
             await remove_soon(connection, self._clock, strays)
-        return result.rowcount + len(gone) + len(strays)
+            removed = (person_id is not None) + len(gone) + len(strays)
+            if removed:
+                if person_id is None:
+                    # An id to call them by, for those who look at all faces that were theirs.
+                    person_id = await add_person(connection, name, folder, self._now())
+                await take_all_names(connection, self._clock, person_id, name)
+                await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
+                await note_change(connection, self._clock, person_id, folder, removed=True)
+        return removed
+
+    @again
+    async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
+        """Take back what a hand named a face; False when there is no such face."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            face = await lock_face(connection, key)
+            if face is None:
+                return False
+            if face.by_hand:
+                if face.person_id is not None:
+                    shown = sa.or_(
+                        sa.false(),
+                        *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests),
+                    )
+                    unnoted = sa.and_(
+                        person_images.c.person_id == face.person_id,
+                        person_images.c.image_id.is_(None),
+                        shown,
+                    )
+                    await self._forget(connection, sa.or_(_cut_from(face), unnoted))
+                    await note_change_by_id(connection, self._clock, face.person_id, removed=True)
+                await take_name(connection, self._clock, key)
+                await note_candidates(connection, self._clock, face.candidates)
+        return True
+
+    @again
+    async def deny(self, key: FaceKey, name: str, folder: str, *, is_known: bool) -> bool:
+        """Write down that a face is not this person's; False when there is no such face or person.
+
+        ``is_known``: pictures of theirs are there, though there may be no row.
+        """
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            face = await lock_face(connection, key)
+            if face is None:
+                return False
+            person_id = await lock_person(connection, name, folder)
+            if person_id is None:
+                if not is_known and name not in (face.person, *map(_person, face.candidates)):
+                    return False
+                person_id = await add_person(connection, name, folder, self._now())
+            is_theirs = face.person == name
+            if is_theirs and face.by_hand:
+                raise ConflictError(
+                    f"face {key.index} of image {key.image_id} was named {name!r} by hand:"
+                    " take that name back first"
+                )
+            denial = sa.select(face_denials.c.created_at).where(_denial(key, person_id))
+            if await connection.scalar(denial) is None:
+                await connection.execute(
+                    sa.insert(face_denials).values(
+                        image_id=key.image_id,
+                        face_index=key.index,
+                        person_id=person_id,
+                        created_at=self._clock(),
+                    )
+                )
+            others = [
+                one
+                for one in face.candidates
+                if folder_of(one["image_name"]) != folder and _person(one) != name
+            ]
+            if is_theirs:
+                await take_name(connection, self._clock, key, candidates=others)
+            else:
+                await set_candidates(connection, self._clock, key, others)
+            await note_change(connection, self._clock, person_id, folder)
+        return True
+
+    @again
+    async def allow(self, key: FaceKey, name: str) -> bool:
+        """Take a denial back; False when there is no such face."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            if await lock_face(connection, key) is None:
+                return False
+            person_id = await person_of_name(connection, name)
+            if person_id is not None:
+                gone = await connection.execute(
+                    sa.delete(face_denials).where(_denial(key, person_id))
+                )
+                if gone.rowcount:
+                    await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
+                    await note_change_by_id(connection, self._clock, person_id)
+        return True
 
     async def _forget(self, connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:
         """Remove known pictures; have their objects, whose keys are returned, and thumbnails go."""
@@ -205,37 +410,45 @@ class DatabasePeople:
         ]
 
 
-async def _take_turns(connection: AsyncConnection) -> None:
-    """Let one change of people be made at a time.
+_PICTURE = (
+    person_images.c.id,
+    person_images.c.image_name,
+    person_images.c.created_at,
+    person_images.c.image_id,
+    person_images.c.face_index,
+)
 
-    Two people could get one picture at once, and a person could go while a picture comes. This row
-    is the one that every database has; SQLite has one writer anyway.
-    """
-    await connection.execute(
-        sa.select(sa.column("version_num"))
-        .select_from(sa.table("alembic_version"))
-        .with_for_update()
+
+def _known(row: Any) -> KnownPicture:
+    face = None if row.image_id is None else FaceKey(row.image_id, row.face_index)
+    return KnownPicture(row.id, row.person_id, row.person, row.image_name, row.created_at, face)
+
+
+def _person(candidate: dict[str, Any]) -> str:
+    name: str = candidate["person"]
+    return name
+
+
+async def _shown(connection: AsyncConnection, face: FaceOfResult) -> StoredFace | None:
+    """Return a face, unless the image has been looked at again: then its faces are others."""
+    found = await lock_face(connection, FaceKey(face.image_id, face.index))
+    return found if found and found.processed_at == face.processed_at else None
+
+
+def _cut_from(face: StoredFace) -> sa.ColumnElement[bool]:
+    """Return the condition of the known pictures of its person that were cut out of a face."""
+    return sa.and_(
+        person_images.c.image_id == face.key.image_id,
+        person_images.c.face_index == face.key.index,
+        person_images.c.person_id == face.person_id,
     )
 
 
-async def _name_face(connection: AsyncConnection, face: FaceOfResult, person: str) -> None:
-    # The image may have been looked at again meanwhile; then its faces are others.
-    same_result = sa.exists().where(
-        images.c.id == face.image_id,
-        images.c.processed_at.is_not_distinct_from(face.processed_at),
-    )
-    await connection.execute(
-        sa.update(faces)
-        .where(faces.c.image_id == face.image_id, faces.c.face_index == face.index, same_result)
-        # Nobody measured a distance, and a person's word is not a guess.
-        .values(
-            person=person,
-            distance=None,
-            ambiguous=False,
-            decided_by=DecidedBy.HAND,
-            likeness=None,
-            calibration=None,
-        )
+def _denial(key: FaceKey, person_id: int) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        face_denials.c.image_id == key.image_id,
+        face_denials.c.face_index == key.index,
+        face_denials.c.person_id == person_id,
     )
 
 
@@ -245,17 +458,15 @@ def _key(image_name: str) -> str:
 
 async def _find(connection: AsyncConnection, content_digest: str) -> KnownPicture | None:
     # Names end in the digest, which no index leads to; a scan of the names is a few milliseconds.
-    row = (
-        await connection.execute(
-            sa.select(
-                person_images.c.id,
-                persons.c.name,
-                person_images.c.image_name,
-                person_images.c.created_at,
-            )
-            .join_from(person_images, persons)
-            .where(person_images.c.image_name.like(f"%/{content_digest}.%"))
-            .limit(1)
-        )
-    ).first()
-    return KnownPicture(*row) if row else None
+    return await _first(connection, person_images.c.image_name.like(f"%/{content_digest}.%"))
+
+
+async def _first(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> KnownPicture | None:
+    query = (
+        sa.select(persons.c.id.label("person_id"), persons.c.name.label("person"), *_PICTURE)
+        .join_from(person_images, persons)
+        .where(which)
+        .limit(1)
+    )
+    row = (await connection.execute(query)).first()
+    return _known(row) if row else None

@@ -1,18 +1,27 @@
 """Images in the database."""
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
-from services.common.database import Database, DatabaseConflictError
+from services.common.database import Database
+from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
 from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
-from services.common.tables import faces, images, longest_wait
+from services.common.tables import (
+    face_denials,
+    faces,
+    images,
+    longest_wait,
+    person_images,
+    persons,
+)
+from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.domain import (
     Accepted,
@@ -28,10 +37,6 @@ from services.receiver.domain import (
     Upload,
     image_thumbnails,
 )
-
-_T = TypeVar("_T")
-
-_RUNS: Final = 4
 
 # One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,
 # [[path, name], ...]: the database takes it apart in half the time that the driver needs to quote
@@ -62,15 +67,12 @@ class DatabaseRows:
         self._clock = clock
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
+    @again
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path."""
-        # In one order everywhere, so that replicas with the same paths do not deadlock.
-        ordered = sorted(submissions, key=lambda one: one.path)
-        return await _again(lambda: self._add(ordered))
-
-    async def _add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         rows: dict[str, Accepted] = {}
-        missing: Sequence[Submission] = submissions
+        # In one order everywhere, so that replicas with the same paths do not deadlock.
+        missing = sorted(submissions, key=lambda one: one.path)
         async with self._database.transaction() as connection:
             # A row that is deleted between the two statements is inserted in the next turn.
             while missing:
@@ -88,11 +90,9 @@ class DatabaseRows:
                 missing = [one for one in missing if one.path not in rows]
         return rows
 
+    @again
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
         """Insert a row for each content that has none, in one transaction; return all in order."""
-        return await _again(lambda: self._add_uploads(uploads))
-
-    async def _add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
         # Ordered for the reason in add; of equal ones in one request the first gives the name.
         wanted = {one.content_digest: one for one in reversed(uploads)}
         async with self._database.transaction() as connection:
@@ -162,11 +162,9 @@ class DatabaseRows:
             )
         return rows
 
+    @again
     async def replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
         """Name an upload's object in the row of this content, whose own is lost."""
-        return await _again(lambda: self._replace_object(accepted, upload))
-
-    async def _replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
         now = database_now()
         async with self._database.transaction() as connection:
             if not await all_expected(connection, self._clock, [_key(upload)]):
@@ -177,11 +175,13 @@ class DatabaseRows:
             if (await connection.execute(its.values(path=upload.path))).rowcount != 1:
                 return accepted
             # Whoever works on it looks for the lost object.
-            await connection.execute(
+            sent_back = await connection.execute(
                 sa.update(images)
                 .where(images.c.id == accepted.id, images.c.status != Status.PROCESSED)
                 .values(_pending(now))
             )
+            if sent_back.rowcount:
+                await note_events(connection, now, EventKind.IMAGE, [accepted.id])
             await settle(connection, self._clock, named=[_key(upload)], unnamed=[])
         return accepted._replace(path=upload.path)
 
@@ -206,29 +206,23 @@ class DatabaseRows:
         if person is not None and status not in (None, Status.PROCESSED):
             # Only a processed image has faces; without this, a long search would find nothing.
             return Page((), None)
-        ids = await self._ids(page_query(status=status, person=person, before=before), limit + 1)
+        # One more tells whether there is a next page.
+        query = page_query(status=status, person=person, before=before, limit=limit + 1)
+        async with self._database.reading() as connection:
+            ids = list(await connection.scalars(query))
         return Page(
             tuple(await self._load(ids[:limit])), ids[limit - 1] if len(ids) > limit else None
         )
 
-    async def _ids(self, query: sa.Select[int], limit: int) -> list[int]:
-        async with self._database.reading() as connection:
-            return list(await connection.scalars(query.limit(limit)))
-
+    @again
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
+        async with self._database.transaction() as connection:
+            return await _retry(connection, image_id)
 
-        async def run() -> bool:
-            async with self._database.transaction() as connection:
-                return await _retry(connection, image_id)
-
-        return await _again(run)
-
+    @again
     async def look_again(self, image_id: int, tag: str) -> bool:
         """Set a processed image back to pending, without its faces."""
-        return await _again(lambda: self._look_again(image_id, tag))
-
-    async def _look_again(self, image_id: int, tag: str) -> bool:
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
         async with self._database.transaction() as connection:
             if not await _forget_result(connection, image_id, same):
@@ -238,11 +232,9 @@ class DatabaseRows:
             await remove_soon(connection, self._clock, thumbnails)
         return True
 
+    @again
     async def recognise(self, image_id: int) -> bool:
         """Set a final image back to pending, without its faces."""
-        return await _again(lambda: self._recognise(image_id))
-
-    async def _recognise(self, image_id: int) -> bool:
         async with self._database.transaction() as connection:
             # Locked, the row as well, so that nobody names a face between this look and their end.
             status = await connection.scalar(
@@ -255,27 +247,28 @@ class DatabaseRows:
                 .where(faces.c.image_id == image_id)
                 .with_for_update()
             )
-            if any(_decided_by(face) is DecidedBy.HAND for face in its_faces):
+            if any(decided_by(face) is DecidedBy.HAND for face in its_faces):
+                return False
+            denial = sa.select(face_denials.c.face_index).where(face_denials.c.image_id == image_id)
+            if await connection.scalar(denial.limit(1)) is not None:
                 return False
             return await _forget_result(connection, image_id, sa.true())
 
+    @again
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
         """Remove an image, whose faces go with it, and have its object removed."""
         its = images.c.id == image_id
-
-        async def run() -> bool:
-            async with self._database.transaction() as connection:
-                # Compared here: what was read of a damaged path does not find its row again.
-                find_path = sa.select(images.c.path).where(its).with_for_update()
-                if await connection.scalar(find_path) != path:
-                    return False
-                await connection.execute(sa.delete(images).where(its))
-                thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
-                removals = [*thumbnails, removal] if removal else thumbnails
-                await remove_soon(connection, self._clock, removals)
-            return True
-
-        return await _again(run)
+        async with self._database.transaction() as connection:
+            # Compared here: what was read of a damaged path does not find its row again.
+            find_path = sa.select(images.c.path).where(its).with_for_update()
+            if await connection.scalar(find_path) != path:
+                return False
+            await connection.execute(sa.delete(images).where(its))
+            thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
+            removals = [*thumbnails, removal] if removal else thumbnails
+            await remove_soon(connection, self._clock, removals)
+            await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
+        return True
 
     async def status(self, person: str | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""
@@ -283,9 +276,9 @@ class DatabaseRows:
             counts = dict.fromkeys(Status, 0)
             if person is not None:
                 # As for a page: only a processed image has faces.
-                query = sa.select(sa.func.count(faces.c.image_id.distinct())).where(
-                    faces.c.person == person
-                )
+                by_id, by_name = (one.subquery() for one in _images_of(person))
+                both = sa.union(sa.select(by_id), sa.select(by_name)).subquery()
+                query = sa.select(sa.func.count()).select_from(both)
                 counts[Status.PROCESSED] = await connection.scalar(query) or 0
                 return StatusReport({one.value: count for one, count in counts.items()}, None)
             for status, count in await connection.execute(
@@ -304,39 +297,71 @@ class DatabaseRows:
         """
         if not ids:
             return []
+        denied = persons.alias()
         query = (
-            sa.select(images, faces)
-            .select_from(images.outerjoin(faces))
+            sa.select(images, faces, persons.c.name.label("whose"), denied.c.name.label("denied"))
+            .select_from(
+                images.outerjoin(faces)
+                .outerjoin(persons, persons.c.id == faces.c.person_id)
+                .outerjoin(
+                    face_denials,
+                    sa.and_(
+                        face_denials.c.image_id == faces.c.image_id,
+                        face_denials.c.face_index == faces.c.face_index,
+                    ),
+                )
+                .outerjoin(denied, denied.c.id == face_denials.c.person_id)
+            )
             .where(images.c.id.in_(ids))
-            .order_by(images.c.id.desc(), faces.c.face_index)
+            .order_by(images.c.id.desc(), faces.c.face_index, denied.c.name)
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return [
-            _image(first, [_face(row) for row in (first, *others) if row.face_index is not None])
+            _image(first, _faces(row for row in (first, *others) if row.face_index is not None))
             for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
         ]
 
 
-def page_query(*, status: str | None, person: str | None, before: int | None) -> sa.Select[int]:
-    """Return the query for ids of a page; each form walks one index backwards.
+def page_query(
+    *, status: str | None, person: str | None, before: int | None, limit: int
+) -> sa.Select[int]:
+    """Return the query for the first ids of a page; each form walks indexes backwards.
 
     A person's images are all processed, so their status need not be looked at.
     """
     if person is not None:
-        column = faces.c.image_id
-        query = sa.select(column).where(faces.c.person == person).distinct()
-    else:
-        column = images.c.id
-        query = sa.select(column)
-        if status is not None:
-            # Told, because MariaDB walks all rows when it believes most of them to match.
-            query = query.where(images.c.status == status).with_hint(
-                images, "FORCE INDEX (ix_images_status_id)", "mysql"
-            )
+        # Each limited by itself, so that of neither more is read than a page.
+        parts = [
+            _first(part, part.selected_columns[0], before, limit) for part in _images_of(person)
+        ]
+        found = sa.union(*(sa.select(part.subquery()) for part in parts)).subquery()
+        return sa.select(found.c.image_id).order_by(found.c.image_id.desc()).limit(limit)
+    query = sa.select(images.c.id)
+    if status is not None:
+        # Told, because MariaDB walks all rows when it believes most of them to match.
+        query = query.where(images.c.status == status).with_hint(
+            images, "FORCE INDEX (ix_images_status_id)", "mysql"
+        )
+    return _first(query, images.c.id, before, limit)
+
+
+def _first(
+    query: sa.Select[int], column: sa.ColumnElement[int], before: int | None, limit: int
+) -> sa.Select[int]:
     if before is not None:
         query = query.where(column < before)
-    return query.order_by(column.desc())
+    return query.order_by(column.desc()).limit(limit)
+
+
+def _images_of(person: str) -> tuple[sa.Select[int], sa.Select[int]]:
+    """Return the queries for the images with a face of a person by id, and by name alone."""
+    person_id = sa.select(persons.c.id).where(persons.c.name == person).scalar_subquery()
+    query = sa.select(faces.c.image_id).distinct()
+    return (
+        query.where(faces.c.person_id == person_id),
+        query.where(faces.c.person == person, faces.c.person_id.is_(None)),
+    )
 
 
 async def _find(
@@ -372,7 +397,10 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
         .where(images.c.id == image_id, images.c.status.in_(sorted(RETRIABLE)))
         .values(_pending(database_now()))
     )
-    return result.rowcount == 1
+    if result.rowcount != 1:
+        return False
+    await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
+    return True
 
 
 async def _forget_result(
@@ -384,9 +412,17 @@ async def _forget_result(
         .where(images.c.id == image_id, which)
         .values(**_pending(database_now()), object_tag=None, width=None, height=None, engine=None)
     )
-    if result.rowcount == 1:
-        await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
-    return result.rowcount == 1
+    if result.rowcount != 1:
+        return False
+    await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
+    # Known pictures that were cut out of it stay; its next faces are others.
+    await connection.execute(
+        sa.update(person_images)
+        .where(person_images.c.image_id == image_id)
+        .values(image_id=None, face_index=None)
+    )
+    await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
+    return True
 
 
 def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
@@ -400,17 +436,6 @@ def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
         "due_at": now + RING_AFTER_MS,
         "updated_at": now,
     }
-
-
-async def _again(work: Callable[[], Awaitable[_T]]) -> _T:
-    """Run a transaction again that the database has chosen to end a deadlock."""
-    for run in range(1, _RUNS + 1):
-        try:
-            return await work()
-        except DatabaseConflictError:
-            if run == _RUNS:
-                raise
-    raise AssertionError("unreachable")
 
 
 def _image(row: Any, its_faces: Iterable[Face]) -> Image:
@@ -433,23 +458,34 @@ def _image(row: Any, its_faces: Iterable[Face]) -> Image:
     )
 
 
-def _face(row: Any) -> Face:
+def _faces(rows: Iterable[Any]) -> list[Face]:
+    """Return the faces of rows, of which a face has one for each denial, and one without any."""
+    found = []
+    for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.face_index):
+        denials = tuple(row.denied for row in (first, *others) if row.denied is not None)
+        found.append(_face(first, denials))
+    return found
+
+
+def _face(row: Any, denials: tuple[str, ...]) -> Face:
     return Face(
         index=row.face_index,
         box=Box(row.left, row.top, row.right, row.bottom),
         detection_score=row.detection_score,
         ambiguous=row.ambiguous,
-        person=row.person,
+        person=row.person if row.whose is None else row.whose,
+        person_id=row.person_id,
         distance=row.distance,
-        decided_by=_decided_by(row),
+        decided_by=decided_by(row),
         candidates=tuple(
             Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
         ),
         quality=row.quality,
+        denials=denials,
     )
 
 
-def _decided_by(face: Any) -> DecidedBy:
+def decided_by(face: Any) -> DecidedBy:
     """Return who said whose face it is.
 
     A receiver of before this was kept leaves what it finds there, but no distance beside a name.

@@ -2,22 +2,29 @@
 
 import asyncio
 import unicodedata
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from services.common.changes import mark_changed
+from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
-from services.common.objects import ObjectNotFoundError, ObjectTooLargeError
+from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectTooLargeError
 from services.receiver.domain import (
     ConflictError,
+    Face,
+    FaceKey,
     FaceOfResult,
+    Image,
     InvalidError,
     KnownPicture,
+    NewKnownPicture,
     NotFoundError,
     PeoplePage,
     Person,
+    ReceiverError,
     SeenFace,
     check_fit,
     check_person,
@@ -31,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 _PICTURES_IN_MEMORY: Final = 4
 """Of up to 20 MiB each, and not those of uploads, which must not wait for the recogniser."""
+
+_FORMS: Final = ("NFC", "NFD")
 
 _MARGINS: Final = (0.5, 0.25, 0.1)
 """Shares of a face's size to keep around it; the detector needs some, neighbours come with more."""
@@ -84,42 +93,117 @@ class Enrolment:
         async with self._memory:
             content = await read()
             known = await self._people.find(digest(content))
+            folder = await self._people.folder(name)
             if known is None:
-                faces = await self._recogniser.faces(content, person=name, image_id=None)
+                faces = await self._recogniser.faces(content, person=folder, image_id=None)
                 if len(faces) != 1:
                     raise InvalidError(_refusal(len(faces)))
                 if not insist:
-                    check_fit(name, faces[0])
-            return await self._store(name, content, known, None)
+                    await self._check_fit(name, folder, faces[0])
+            else:
+                _check_owner(name, known)
+            return await self._store(new_known_picture(name, folder, content), content, None)
 
     async def enrol_face(
         self, name: str, image_id: int, face_index: int, *, insist: bool = False
     ) -> KnownPicture:
         """Make a face of a submitted picture a known picture; the face gets the name, too.
 
-        Raises as :meth:`enrol` does.
+        A face that was named otherwise by hand moves: the known picture that it was goes. Raises as
+        :meth:`enrol` does.
         """
         name = check_person(name)
-        image = await self._images.get(image_id)
-        face = next((one for one in image.faces if one.index == face_index), None)
-        if face is None:
-            raise NotFoundError(f"image {image_id} has no face {face_index}")
+        image, face = await self._face(image_id, face_index)
+        by_hand = face.person if face.decided_by is DecidedBy.HAND else None
         found: Sequence[SeenFace] = ()
         async with self._memory:
-            crops = await self._cropper.crop(
-                await self._images.picture_of_result(image), face.box, _MARGINS
-            )
+            crops = await self._crops(image, face)
+            folder = await self._people.folder(name)
             for crop in crops:
-                found = await self._recogniser.faces(crop, person=name, image_id=image_id)
+                found = await self._recogniser.faces(crop, person=folder, image_id=image_id)
                 if len(found) == 1:
                     known = await self._people.find(digest(crop))
-                    if known is None and not insist:
-                        check_fit(name, found[0])
+                    if known and not known.is_cut_from(FaceKey(image_id, face_index), by_hand):
+                        _check_owner(name, known)
+                    if not insist and (known is None or known.person != name):
+                        await self._check_fit(name, folder, found[0], moves_from=by_hand)
                     its = FaceOfResult(image_id, face_index, image.processed_at)
-                    return await self._store(name, crop, known, its)
+                    return await self._store(new_known_picture(name, folder, crop), crop, its)
         raise InvalidError(
             f"face {face_index} of image {image_id} cannot be cut out: {_refusal(len(found))}"
         )
+
+    async def unname_face(self, image_id: int, face_index: int) -> None:
+        """Take back what a hand named a face, or raise :class:`NotFoundError`.
+
+        The known picture that was cut out of it goes, and the machine decides again.
+        """
+        image, face = await self._face(image_id, face_index)
+        digests: list[str] = []
+        if face.decided_by is DecidedBy.HAND:
+            # Only for what was named before it was noted which known picture was cut out of what;
+            # without its picture there is nothing to tell it by.
+            with suppress(ReceiverError):
+                async with self._memory:
+                    digests = [digest(crop) for crop in await self._crops(image, face)]
+        if not await self._people.unname(FaceKey(image_id, face_index), digests):
+            raise _no_face(image_id, face_index)
+        log.info("name taken back", image_id=image_id, face_index=face_index)
+
+    async def deny(self, image_id: int, face_index: int, name: str) -> None:
+        """Write down that a face is not this person's, or raise a ``ReceiverError``."""
+        name = check_person(name)
+        await self._face(image_id, face_index)
+        folder = await self._people.folder(name)
+        is_known = await self._has_pictures(folder)
+        key = FaceKey(image_id, face_index)
+        if not await self._people.deny(key, name, folder, is_known=is_known):
+            raise _nobody(name)
+        log.info("name denied", image_id=image_id, face_index=face_index)
+
+    async def allow(self, image_id: int, face_index: int, name: str) -> None:
+        """Take a denial back, if there is one, or raise :class:`NotFoundError`."""
+        if not await self._people.allow(FaceKey(image_id, face_index), check_person(name)):
+            raise _no_face(image_id, face_index)
+        log.info("denial taken back", image_id=image_id, face_index=face_index)
+
+    async def rename(self, name: str, new: str) -> Person:
+        """Give a person another name, or raise a ``ReceiverError``; no picture moves."""
+        name, new = check_person(name), check_person(new)
+        # Of somebody whose pictures were put there by hand there need be no row.
+        folder = await self._people.folder(new)
+        if folder == new and await self._people.get(new) is None and await self._has_pictures(new):
+            raise ConflictError(f"{new!r} is the name of somebody else, whose pictures are there")
+        person = await self._people.rename(name, new)
+        if person is None:
+            raise _nobody(name)
+        log.info("person renamed", person_id=person.id)
+        return person
+
+    async def _face(self, image_id: int, face_index: int) -> tuple[Image, Face]:
+        image = await self._images.get(image_id)
+        for face in image.faces:
+            if face.index == face_index:
+                return image, face
+        raise _no_face(image_id, face_index)
+
+    async def _crops(self, image: Image, face: Face) -> Sequence[bytes]:
+        content = await self._images.picture_of_result(image)
+        return await self._cropper.crop(content, face.box, _MARGINS)
+
+    async def _check_fit(
+        self, name: str, folder: str, face: SeenFace, *, moves_from: str | None = None
+    ) -> None:
+        taken_for = None
+        if face.taken_for is not None and face.taken_for != folder:
+            taken_for = await self._people.of_folder(face.taken_for)
+        # Whom it was named before by hand it must look like: it is a known picture of theirs.
+        check_fit(name, face, None if taken_for == moves_from else taken_for)
+
+    async def _has_pictures(self, folder: str) -> bool:
+        async for _ in self._listed(folder):
+            return True
+        return False
 
     async def picture(self, name: str, picture_id: int) -> tuple[bytes, str]:
         """Return the file of a known picture and its tag, or raise :class:`NotFoundError`."""
@@ -148,31 +232,33 @@ class Enrolment:
         log.info("known picture deleted", picture_id=picture_id)
 
     async def delete(self, name: str) -> None:
-        """Forget a person, or raise :class:`NotFoundError`; results of the past keep the name.
+        """Forget a person, or raise :class:`NotFoundError`; no face has the name any more.
 
         Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """
         name = check_person(name)
-        # A folder that was put there by hand may have its name in decomposed form.
-        folders = {unicodedata.normalize(form, f"{KNOWN_PEOPLE}{name}/") for form in ("NFC", "NFD")}
-        found = [one for folder in folders async for one in self._pictures.list(folder)]
-        removed = await self._people.delete(name, found)
+        folder = await self._people.folder(name)
+        found = [one async for one in self._listed(folder)]
+        removed = await self._people.delete(name, folder, found)
         if not removed:
             raise _nobody(name)
         log.info("person deleted", removed=removed)
 
+    async def _listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
+        # One that was put there by hand may have its name in decomposed form.
+        for key in {unicodedata.normalize(form, f"{KNOWN_PEOPLE}{folder}/") for form in _FORMS}:
+            async for one in self._pictures.list(key):
+                yield one
+
     async def _store(
-        self, name: str, content: bytes, known: KnownPicture | None, face: FaceOfResult | None
+        self, picture: NewKnownPicture, content: bytes, face: FaceOfResult | None
     ) -> KnownPicture:
-        if known:
-            _check_owner(name, known)
-        picture = new_known_picture(name, content)
         await self._garbage.expect(KNOWN_PEOPLE + picture.image_name)
         await self._pictures.put(KNOWN_PEOPLE + picture.image_name, content)
         stored = await self._people.add(picture, face)
         if stored is None:
             raise took_too_long()
-        _check_owner(name, stored)
+        _check_owner(picture.person, stored)
         if stored.image_name != picture.image_name and not await self._pictures.exists(
             KNOWN_PEOPLE + stored.image_name
         ):
@@ -183,18 +269,17 @@ class Enrolment:
         log.info("known picture added", picture_id=stored.id)
         return stored
 
-    async def _person(self, name: str) -> Person:
-        person = await self._people.get(check_person(name))
-        if person is None:
-            raise _nobody(name)
-        return person
-
     async def _known(self, name: str, picture_id: int) -> KnownPicture:
-        person = await self._person(name)
-        for known in person.pictures:
-            if known.id == picture_id:
-                return known
-        raise NotFoundError(f"{person.name!r} has no picture {picture_id}")
+        name = check_person(name)
+        known = await self._people.picture(picture_id)
+        # By what the person was called first, too: so links outlive another name.
+        if known is None or name not in (known.person, known.folder):
+            raise NotFoundError(f"{name!r} has no picture {picture_id}")
+        return known
+
+
+def _no_face(image_id: int, face_index: int) -> NotFoundError:
+    return NotFoundError(f"image {image_id} has no face {face_index}")
 
 
 def _nobody(name: str) -> NotFoundError:

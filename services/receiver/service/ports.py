@@ -10,6 +10,7 @@ from services.receiver.domain import (
     Box,
     Changes,
     EncodingReport,
+    FaceKey,
     FaceOfResult,
     Image,
     KnownPicture,
@@ -89,7 +90,8 @@ class Rows(Protocol):
     async def recognise(self, image_id: int) -> bool:
         """Set a final image back to pending, without its faces.
 
-        False when it is not final, or has a face that somebody named by hand.
+        False when it is not final, or has a face of which somebody has said by hand who it is, or
+        who it is not.
         """
 
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
@@ -133,15 +135,30 @@ class People(Protocol):
     async def get(self, name: str) -> Person | None:
         """Return one person."""
 
+    async def folder(self, name: str) -> str:
+        """Return where the known pictures of somebody of this name lie, or would lie.
+
+        That is a folder below ``known_people/`` of nobody else: the name, unless somebody was
+        called so before.
+        """
+
+    async def of_folder(self, folder: str) -> str:
+        """Return the name of the person whose known pictures lie there, else the folder itself."""
+
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
+
+    async def picture(self, picture_id: int) -> KnownPicture | None:
+        """Return a known picture."""
 
     async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
         """Make content a known picture of a person, who is created when missing.
 
-        ``face`` gets the person's name in the same transaction. The object was expected before it
-        was stored; it is removed when its content is known already. Then that picture is returned,
+        ``face`` gets the person's name in the same transaction; what a hand had named it before
+        goes, with the known picture that was cut out of it. The object was expected before it was
+        stored; it is removed when its content is known already. Then that picture is returned,
         which may be somebody else's. None, and nothing is stored, when storing took too long.
+        Raises ``ConflictError`` when the person's folder is another one by now.
         """
 
     async def replace_object(
@@ -152,15 +169,44 @@ class People(Protocol):
         As :meth:`Rows.replace_object` does.
         """
 
-    async def delete_picture(self, picture_id: int) -> None:
-        """Remove a known picture, and have its object and its thumbnail removed."""
+    async def rename(self, name: str, new: str) -> Person | None:
+        """Give a person another name; None when there is nobody called so.
 
-    async def delete(self, name: str, found: Sequence[ObjectInfo]) -> int:
+        Everything of theirs stays where it is. Raises ``ConflictError`` when somebody else has the
+        name.
+        """
+
+    async def delete_picture(self, picture_id: int) -> None:
+        """Remove a known picture, and have its object and its thumbnail removed.
+
+        The face that it was cut out of loses the name that it got so.
+        """
+
+    async def delete(self, name: str, folder: str, found: Sequence[ObjectInfo]) -> int:
         """Remove a person and all known pictures, and have their objects and thumbnails removed.
 
-        What was ``found`` in the store beside them goes too, unless it is being enrolled. Returns
-        how many objects that are, without those that were to be removed already.
+        What was ``found`` in their folder beside them goes too, unless it is being enrolled. No
+        face has the name any more. Returns how many rows and objects that are, without objects that
+        were to be removed already. Raises ``ConflictError`` as :meth:`add` does.
         """
+
+    async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
+        """Take back what a hand named a face; False when there is no such face.
+
+        The known picture that was cut out of it goes; where nobody noted that, the one of its
+        person with such a content.
+        """
+
+    async def deny(self, key: FaceKey, name: str, folder: str, *, is_known: bool) -> bool:
+        """Write down that a face is not this person's; False when there is no such face or person.
+
+        It loses the name if the machine gave it. ``is_known``: pictures of theirs are in the store,
+        though there may be no row. Raises ``ConflictError`` as :meth:`add` does, and when a hand
+        gave it the name.
+        """
+
+    async def allow(self, key: FaceKey, name: str) -> bool:
+        """Take a denial back, if there is one; False when there is no such face."""
 
 
 class Events(Protocol):
@@ -211,7 +257,7 @@ class Recogniser(Protocol):
     async def faces(
         self, content: bytes, *, person: str, image_id: int | None
     ) -> Sequence[SeenFace]:
-        """Return the faces that the picture shows, each held against a person.
+        """Return the faces that the picture shows, each held against a person, by their folder.
 
         Raises ``InvalidError`` when it cannot be read, ``RecogniserError`` when there is no answer.
         """

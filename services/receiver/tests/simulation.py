@@ -22,6 +22,7 @@ from services.common.changes import CHANGES
 from services.common.clock import database_now, now_ms
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import PolledRows
+from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectStoreUnavailableError
 from services.common.settings import DatabaseSettings
@@ -325,6 +326,10 @@ class World:
         find = partial(receiver.enrolment.picture_key, person, picture_id)
         return (await receiver.thumbnails.get(known_thumbnail(picture_id), find))[0]
 
+    async def _unname(self, receiver: Receiver, image_id: int) -> bool:
+        await receiver.enrolment.unname_face(image_id, 0)
+        return True
+
     async def _forget(self, receiver: Receiver, person: str) -> bool:
         await receiver.enrolment.delete(person)
         return True
@@ -402,7 +407,7 @@ class World:
             + ("collect",) * 3
             + ("process",) * 3
             + ("submit", "hand", "enrol", "name") * 2
-            + ("forget", "forget_picture", "retry")
+            + ("forget", "forget_picture", "retry", "unname")
             + ("show", "show", "show_known")
         )
         if kind == "upload":
@@ -422,7 +427,7 @@ class World:
             self.begin(kind, picture.person, picture.id)
         elif kind == "name" and uploaded:
             self.begin(kind, choose(PEOPLE), choose(uploaded[-3:]))
-        elif kind in ("delete", "retry", "process", "show") and uploaded:
+        elif kind in ("delete", "retry", "process", "unname", "show") and uploaded:
             self.begin(kind, choose(uploaded[-3:]))
 
     def _put_by_hand(self, key: str, content: bytes) -> None:
@@ -569,6 +574,8 @@ async def check(world: World) -> None:
             )
         }
         notes = (await connection.execute(sa.select(garbage))).all()
+        by_hand = sa.select(faces).where(faces.c.decided_by == DecidedBy.HAND)
+        named = (await connection.execute(by_hand)).all()
     if notes:
         raise BrokenPromiseError(f"notes stay: {notes}")
     _check_objects(world, rows, known)
@@ -576,6 +583,7 @@ async def check(world: World) -> None:
     _check_by_hand(world, rows)
     _check_people(world, known)
     await _check_shown(world, rows, known)
+    _check_by_hand_named(world, named, known)
     await world.submit_all()
     async with world.database.reading() as connection:
         again = (await connection.execute(sa.select(images))).all()
@@ -673,7 +681,10 @@ def _check_people(world: World, known: dict[int, Any]) -> None:
             for one in forgetting
             if one.arguments in ((picture.person,), (picture.person, picture.id))
         ]
-        if picture.id not in known and all(_ended_before(one, operation.start) for one in its):
+        moving = _taking_back(world, picture.person)
+        if picture.id not in known and all(
+            _ended_before(one, operation.start) for one in (*its, *moving)
+        ):
             raise BrokenPromiseError(f"known picture {picture.id} was acknowledged and is lost")
         for one in its:
             if one.answer and _ended_before(operation, one.start) and picture.id in known:
@@ -688,6 +699,25 @@ def _check_people(world: World, known: dict[int, Any]) -> None:
                     )
     _check_named(world)
     _check_forgotten(world)
+
+
+def _taking_back(world: World, person: str) -> list[Operation]:
+    """Return what may take known pictures from a person that were cut out of images."""
+    naming = _of(world, "name")
+    its = {one.arguments[1] for one in naming if one.arguments[0] == person}
+    others = [one for one in naming if one.arguments[0] != person and one.arguments[1] in its]
+    return [*others, *(one for one in _of(world, "unname") if one.arguments[0] in its)]
+
+
+def _check_by_hand_named(world: World, named: Sequence[Any], known: dict[int, Any]) -> None:
+    """Who is named by hand is known by that face, as no two images here have one content."""
+    for face in named:
+        shown = {hashlib.sha256(one + b" cut").hexdigest() for one in world.results[face.image_id]}
+        its = [row.image_name for row in known.values() if row.person_id == face.person_id]
+        if not any(digest in image_name for digest in shown for image_name in its):
+            raise BrokenPromiseError(
+                f"image {face.image_id} is by hand a face of {face.person}, who is not known by it"
+            )
 
 
 def _check_named(world: World) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -327,6 +328,11 @@ WRITES = [
     ("POST", "/images/1/retry"),
     ("POST", "/images/1/recognise"),
     ("DELETE", "/images/1"),
+    ("PUT", "/images/1/faces/0/person"),
+    ("DELETE", "/images/1/faces/0/person"),
+    ("PUT", "/images/1/faces/0/denials/Ada"),
+    ("DELETE", "/images/1/faces/0/denials/Ada"),
+    ("PATCH", "/people/Ada"),
     ("POST", "/people/Ada/pictures"),
     ("DELETE", "/people/Ada"),
     ("DELETE", "/people/Ada/pictures/1"),
@@ -361,7 +367,7 @@ async def test_nothing_is_done_for_another_sites_page(
 async def test_refusing_another_sites_page_is_documented(plain: httpx.AsyncClient) -> None:
     paths = (await plain.get("/openapi.json")).json()["paths"]
     documented = {
-        (method.upper(), path.replace("{image_id}", "1").replace("{picture_id}", "1"))
+        (method.upper(), re.sub(r"{(?:image|picture)_id}", "1", path).replace("{face_index}", "0"))
         for path, methods in paths.items()
         for method, operation in methods.items()
         if "403" in operation["responses"]

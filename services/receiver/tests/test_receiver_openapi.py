@@ -29,6 +29,10 @@ include-name = "POST /people/{name}/pictures"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
 [[operations]]
+include-name = "PUT /images/{image_id}/faces/{face_index}/person"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
 include-name = "POST /images/{image_id}/regions"
 # So is whether a file is XMP.
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
@@ -65,7 +69,7 @@ async def test_schemathesis_finds_nothing(
     )
     output = (await tester.communicate())[0].decode()
     assert tester.returncode == 0, output
-    assert "23 selected / 24 total" in output
+    assert "28 selected / 29 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -82,6 +86,7 @@ async def test_answers_are_what_the_document_says(
         (documents.ImagePageDocument, await plain.get("/images")),
         (documents.EnrolledDocument, enrolled),
         (documents.PeopleDocument, await plain.get("/people")),
+        (documents.PersonDocument, await plain.patch("/people/Ada", json={"name": "Ida"})),
         (documents.StatusDocument, await plain.get("/status")),
         (documents.RegionsDocument, await plain.get("/images/1/regions")),
         (documents.EncodingDocument, await plain.post("/encoding/stop")),
@@ -128,7 +133,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 24
+    assert len(operations) == 29
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

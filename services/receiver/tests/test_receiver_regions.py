@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.faces import DecidedBy
 from services.common.picture_files.xmp import MAX_XMP
 from services.receiver.domain import Box, Face, Region
 from services.receiver.service.regions import match
@@ -167,7 +168,8 @@ async def test_many_that_read_the_worst_keep_nobody_from_the_rest(
 
 
 def face(index: int, *box: int) -> Face:
-    return Face(index, Box(*box), 1.0, False, None, None, "machine", (), None)  # type: ignore[arg-type]
+    who = (None, None, None, DecidedBy.MACHINE, (), None, ())
+    return Face(index, Box(*box), 1.0, False, *who)
 
 
 def named(*box: int) -> Region:

@@ -36,6 +36,7 @@ from services.receiver.adapters.http.views import (
     location,
     page_view,
     people_view,
+    person_view,
 )
 from services.receiver.domain import (
     CURSOR,
@@ -91,12 +92,15 @@ _Id = openapi.ImageId
 _PictureId = Annotated[
     int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
 ]
-_Name = Annotated[openapi.PersonName, Path()]
+_Name = Annotated[documents.PersonName, Path()]
+_FaceIndex = Annotated[
+    int, Path(ge=0, le=10_000, description="A face's index in the image.", examples=[0])
+]
 _Insist = Annotated[
     bool, Query(description="Also when the face is of low quality, or looks like somebody else.")
 ]
 _Person = Annotated[
-    openapi.PersonName | None, Query(description="Only with a face of this person.")
+    documents.PersonName | None, Query(description="Only with a face of this person.")
 ]
 _Cursor = Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR})]
 
@@ -159,6 +163,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     files = Files()
     _add_images(app, api, files)
     add_regions(app, api.regions, api.spools)
+    _add_faces(app, api)
     _add_people(app, api, files)
     _add_thumbnails(app, api)
     _add_status(app, api)
@@ -313,7 +318,8 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         status_code=202,
         summary="Look at an image again with the people known now",
         description="Its result is given up for a new one. Refused while it is on its way anyway,"
-        " and when somebody has named one of its faces by hand, which a new result would forget.",
+        " and when somebody has said by hand who one of its faces is, or is not, which a new result"
+        " would forget.",
         response_model=documents.ImageDocument,
         responses=_located(openapi.errors(403, 404, 409, 422)),
     )
@@ -329,6 +335,62 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
     )
     async def delete_image(image_id: _Id) -> Response:
         await api.images.delete(image_id)
+        return Response(status_code=204)
+
+
+def _add_faces(app: FastAPI, api: Api) -> None:
+    @app.put(
+        "/images/{image_id:id}/faces/{face_index:id}/person",
+        summary="Say who a face is",
+        description="The face is cut out and becomes a known picture of the person, who is made"
+        " when missing; no machine changes the name. If somebody else was named before, by hand,"
+        " the known picture that the face was goes. Refused as enrolling a picture is.",
+        response_model=documents.EnrolledDocument,
+        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        openapi_extra=openapi.body(openapi.json_body(documents.NameDocument)),
+    )
+    async def name_face(
+        image_id: _Id, face_index: _FaceIndex, request: Request, insist: _Insist = False
+    ) -> Response:
+        body = await bodies.read_json(
+            request, documents.NameDocument, api.spools, max_bytes=_JSON_REFERENCE_BYTES
+        )
+        known = await api.enrolment.enrol_face(body.name, image_id, face_index, insist=insist)
+        return json_response(enrolled_view(known))
+
+    @app.delete(
+        "/images/{image_id:id}/faces/{face_index:id}/person",
+        status_code=204,
+        summary="Take back who a face is",
+        description="What was said by hand; the known picture that the face is goes, and the"
+        " machine decides again. A face that the machine has named stays as it is.",
+        responses=openapi.errors(403, 404, 422),
+    )
+    async def unname_face(image_id: _Id, face_index: _FaceIndex) -> Response:
+        await api.enrolment.unname_face(image_id, face_index)
+        return Response(status_code=204)
+
+    @app.put(
+        "/images/{image_id:id}/faces/{face_index:id}/denials/{name}",
+        status_code=204,
+        summary="Say who a face is not",
+        description="No machine gives it that name any more; it loses it at once. Refused when it"
+        " was named so by hand: take that back first.",
+        responses=openapi.errors(403, 404, 409, 422),
+    )
+    async def deny(image_id: _Id, face_index: _FaceIndex, name: _Name) -> Response:
+        await api.enrolment.deny(image_id, face_index, name)
+        return Response(status_code=204)
+
+    @app.delete(
+        "/images/{image_id:id}/faces/{face_index:id}/denials/{name}",
+        status_code=204,
+        summary="Take back who a face is not",
+        description="The machine decides again.",
+        responses=openapi.errors(403, 404, 422),
+    )
+    async def allow(image_id: _Id, face_index: _FaceIndex, name: _Name) -> Response:
+        await api.enrolment.allow(image_id, face_index, name)
         return Response(status_code=204)
 
 
@@ -351,7 +413,7 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
     )
     async def list_people(
         person: Annotated[
-            openapi.PersonName | None, Query(description="Only who has exactly this name.")
+            documents.PersonName | None, Query(description="Only who has exactly this name.")
         ] = None,
         name: Annotated[
             str | None,
@@ -436,12 +498,27 @@ def _add_people(app: FastAPI, api: Api, files: Files) -> None:
         same = await unchanged(if_none_match, partial(api.enrolment.picture_tag, name, picture_id))
         return same or files.response(partial(api.enrolment.picture, name, picture_id))
 
+    @app.patch(
+        "/people/{name}",
+        summary="Give a person another name",
+        description="All faces show it at once. Known pictures stay where they are, and are found"
+        " by their old addresses, too. Refused when somebody else has the name.",
+        response_model=documents.PersonDocument,
+        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        openapi_extra=openapi.body(openapi.json_body(documents.NameDocument)),
+    )
+    async def rename(name: _Name, request: Request) -> Response:
+        body = await bodies.read_json(
+            request, documents.NameDocument, api.spools, max_bytes=_JSON_REFERENCE_BYTES
+        )
+        return json_response(person_view(await api.enrolment.rename(name, body.name)))
+
     @app.delete(
         "/people/{name}",
         status_code=204,
         summary="Forget a person",
-        description="Removes all known pictures, also those that only the object store knows."
-        " Results of the past keep the name.",
+        description="Removes all known pictures, also those that only the object store knows. No"
+        " face has the name any more, and what was said by hand of it is forgotten.",
         responses=openapi.errors(403, 404, 422),
     )
     async def delete_person(name: _Name) -> Response:

@@ -7,9 +7,10 @@ face, has no model here: the domain's docstrings are read by clients.
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
+from services.common.names import MAX_NAME_LENGTH, check_name
 from services.receiver.domain import MAX_BATCH, EncodingState, Face, Region
 
 # A part is anything but . and .., without / and control characters.
@@ -35,6 +36,28 @@ Path = Annotated[
             f" away. It has at most {MAX_PATH_BYTES} bytes in UTF-8, each part between slashes at"
             f" most {MAX_PART_BYTES}.",
             "examples": ["unknown_people/unknown220.jpg"],
+        }
+    ),
+]
+
+# No slash, no control character, none of the well-known ones that cannot be seen, no dot at the
+# start; check_name says the rest.
+_UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+_PERSON_PATTERN: Final = rf"^[^/.{_UNSEEN}][^/{_UNSEEN}]*$"
+
+PersonName = Annotated[
+    str,
+    AfterValidator(check_name),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_NAME_LENGTH,
+            "pattern": _PERSON_PATTERN,
+            "description": "A person's name: at most 200 bytes in UTF-8, nothing that cannot be"
+            " seen, no slash, no dot at the start. It is kept in Unicode's composed form, without"
+            " spaces around it.",
+            "examples": ["Grace Hopper"],
         }
     ),
 ]
@@ -170,8 +193,9 @@ class KnownPictureDocument(BaseModel):
 
 
 class PersonDocument(BaseModel):
-    """Somebody who can be recognised."""
+    """Somebody who can be recognised; the id stays when the name changes."""
 
+    id: int
     name: str
     pictures: list[KnownPictureDocument]
 
@@ -187,6 +211,7 @@ class EnrolledDocument(BaseModel):
     """A known picture that is stored."""
 
     person: str
+    person_id: int
     id: int
     image_name: str
 
@@ -196,6 +221,12 @@ class FaceReferenceDocument(BaseModel):
 
     image_id: Annotated[RowId, Field(examples=[42])]
     face_index: Annotated[int, Field(strict=True, ge=0, le=10_000, examples=[0])]
+
+
+class NameDocument(BaseModel):
+    """What a person or a face is to be called."""
+
+    name: PersonName
 
 
 class FaultDocument(BaseModel):

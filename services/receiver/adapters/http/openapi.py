@@ -4,12 +4,11 @@ from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Path
 from fastapi.openapi.utils import get_openapi
-from pydantic import AfterValidator, BaseModel, WithJsonSchema
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.common.bodies import MULTIPART
 from services.common.images import MAX_PICTURE_BYTES
-from services.common.names import MAX_NAME_LENGTH, check_name
 from services.common.picture_formats import FORMATS
 from services.receiver.adapters.http import documents, problems
 from services.receiver.domain import MAX_FILES
@@ -18,6 +17,7 @@ _BODIES: Final = (
     documents.PathDocument,
     documents.PathsDocument,
     documents.FaceReferenceDocument,
+    documents.NameDocument,
     documents.Problem,
 )
 _REF: Final = "#/components/schemas/{model}"
@@ -35,28 +35,6 @@ _PROBLEMS: Final = {
     503: "Something that the receiver needs is away.",
 }
 _RETRIED: Final = frozenset({429, 503})
-
-# No slash, no control character, none of the well-known ones that cannot be seen, no dot at the
-# start; check_name says the rest.
-_UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-_PERSON_PATTERN: Final = rf"^[^/.{_UNSEEN}][^/{_UNSEEN}]*$"
-
-PersonName = Annotated[
-    str,
-    AfterValidator(check_name),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": MAX_NAME_LENGTH,
-            "pattern": _PERSON_PATTERN,
-            "description": "A person's name: at most 200 bytes in UTF-8, nothing that cannot be"
-            " seen, no slash, no dot at the start. It is kept in Unicode's composed form, without"
-            " spaces around it.",
-            "examples": ["Grace Hopper"],
-        }
-    ),
-]
 
 ImageId = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[1])]
 

@@ -20,7 +20,8 @@ _REGIONS: Final = 32
 """One at a time is read; sidecars wait on disk."""
 
 _ENROLMENTS: Final = 16
-"""They wait for the recogniser, which gets 4 pictures at a time."""
+"""They wait for the recogniser, which gets 4 pictures at a time; another
+name takes a place, too, as it has a body."""
 
 _PICTURES: Final = 64
 """They wait for the object store, as :mod:`files` says how many at a time."""
@@ -63,6 +64,8 @@ class Rooms:
             if path.startswith("/people/"):
                 return self._enrolments
             return self._posted.get(path, self._others)
+        if scope["method"] == "PATCH" or (scope["method"] == "PUT" and last_part == "person"):
+            return self._enrolments
         if scope["method"] == "GET" and "/pictures/" in path:
             return self._pictures
         return self._others

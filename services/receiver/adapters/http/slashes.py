@@ -9,7 +9,9 @@ from services.common.names import NO_SLASH
 from services.receiver.adapters.http.problems import problem
 from services.receiver.domain import Fault
 
-_NAME: Final = re.compile(rb"/people/([^/]*%2f[^/]*)", re.IGNORECASE)
+_NAME: Final = re.compile(
+    rb"/(?:people|images/[0-9]+/faces/[0-9]+/denials)/([^/]*%2f[^/]*)", re.IGNORECASE
+)
 
 
 class SlashInName:

@@ -15,6 +15,7 @@ from services.receiver.domain import (
     KnownPicture,
     Page,
     PeoplePage,
+    Person,
     encode_cursor,
 )
 
@@ -75,27 +76,35 @@ def page_view(page: Page) -> dict[str, object]:
 def people_view(page: PeoplePage) -> dict[str, object]:
     """Return a ``PeopleDocument``."""
     return {
-        "people": [
-            {
-                "name": person.name,
-                "pictures": [
-                    {
-                        "id": picture.id,
-                        "image_name": picture.image_name,
-                        "created_at": _time(picture.created_at),
-                    }
-                    for picture in person.pictures
-                ],
-            }
-            for person in page.people
-        ],
+        "people": [person_view(person) for person in page.people],
         "next_cursor": page.last_name,
+    }
+
+
+def person_view(person: Person) -> dict[str, object]:
+    """Return a ``PersonDocument``."""
+    return {
+        "id": person.id,
+        "name": person.name,
+        "pictures": [
+            {
+                "id": picture.id,
+                "image_name": picture.image_name,
+                "created_at": _time(picture.created_at),
+            }
+            for picture in person.pictures
+        ],
     }
 
 
 def enrolled_view(picture: KnownPicture) -> dict[str, object]:
     """Return an ``EnrolledDocument``."""
-    return {"person": picture.person, "id": picture.id, "image_name": picture.image_name}
+    return {
+        "person": picture.person,
+        "person_id": picture.person_id,
+        "id": picture.id,
+        "image_name": picture.image_name,
+    }
 
 
 def change_view(change: Change) -> dict[str, object]:
