@@ -109,6 +109,18 @@ async def _regions(args: argparse.Namespace, receiver: Receiver, report: Report)
     await _send(args, Submitter(receiver, report, then=regions.of), report)
 
 
+async def _deny(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    face = {"image_id": args.image, "face_index": args.face, "person": args.name}
+    await receiver.deny(args.image, args.face, args.name, undo=args.undo)
+    said = "may be" if args.undo else "is not"
+    report.result(f"face {args.face} of image {args.image} {said} {args.name}", face)
+
+
+async def _rename(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    person = await receiver.rename(args.name, args.new)
+    report.result(f"{args.name} is called {person['name']} now", person)
+
+
 async def _retry(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
     for image_id in args.ids:
         with report.trying(f"image {image_id}", {"id": image_id}):
@@ -188,6 +200,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--all", action="store_true", help="files of any extension in folders")
     add("--name", action="store_true", help="name the faces by them, as 'facestack name' does")
     add("--insist", action="store_true", help="though a face is poor or like somebody else's")
+    add = command(_deny, "say who a face is not", "No machine names it so any more.")
+    add("image", type=number, metavar="ID")
+    add("face", type=number, metavar="FACE")
+    add("name", metavar="NAME")
+    add("--undo", action="store_true", help="take that back")
+    add = command(_rename, "give somebody another name")
+    add("name", metavar="NAME")
+    add("new", metavar="NEW")
     add = command(_retry, "have rejected or dead images looked at again")
     add("ids", type=number, nargs="+", metavar="ID")
     add = command(_delete, "remove images, their faces and their pictures")

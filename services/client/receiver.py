@@ -139,6 +139,30 @@ class Receiver:
         address = known_pictures(person)
         return await self.get("POST", address, "person", params=params, **body)
 
+    async def deny(self, image_id: int, face: int, person: str, *, undo: bool) -> None:
+        """Say that a face is not a person's, or take that back; raise as above."""
+        name = quote(kept_name(person), safe="")
+        method, path = (
+            "DELETE" if undo else "PUT",
+            f"/images/{image_id}/faces/{face}/denials/{name}",
+        )
+        answer = await self.ask(method, path)
+        if answer.status_code != HTTPStatus.NO_CONTENT:
+            raise self._stranger(answer)
+        self._met = True
+
+    async def rename(self, person: str, new: str) -> dict[str, Any]:
+        """Give a person another name and return who has it; raise as above."""
+        new = kept_name(new)
+        path = f"/people/{quote(kept_name(person), safe='')}"
+        # Heard before, there is nobody with the first name any more.
+        await self.ask("PATCH", path, done=HTTPStatus.NOT_FOUND, json={"name": new})
+        document = await self.get("GET", "/people", "people", params={"person": new})
+        if not document["people"]:
+            raise RefusedError(f"there is nobody called {person!r}")
+        found: dict[str, Any] = document["people"][0]
+        return found
+
     async def _wait_out(self, reason: str, pause: float) -> None:
         now = asyncio.get_running_loop().time()
         if not self._met:
