@@ -98,6 +98,14 @@ class Face(_Model):
     decided_by: str | None = None  # an older receiver does not say it
     candidates: tuple[Candidate, ...]
     quality: Quality | None = None
+    denials: tuple[str, ...] | None = None  # an older receiver takes none
+
+    @property
+    def deniable(self) -> str | None:
+        """Return whom the machine says or asks that it is; a person may say that it is not."""
+        if self.denials is None or self.decided_by == DecidedBy.HAND or self.kind == "unknown":
+            return None
+        return self.person or self.candidates[0].person
 
     @property
     def kind(self) -> FaceKind:
@@ -168,8 +176,8 @@ class Picture(_Model):
 
     @property
     def can_recognise(self) -> bool:
-        """Tell whether a person may have a new result made, which forgets names by hand."""
-        by_hand = any(face.decided_by == DecidedBy.HAND for face in self.faces)
+        """Tell whether a person may have a new result made, which forgets what was said by hand."""
+        by_hand = any(face.decided_by == DecidedBy.HAND or face.denials for face in self.faces)
         return self.status == Status.PROCESSED and not by_hand
 
     @property

@@ -90,8 +90,11 @@ class Pages:
         post("/images/{picture_id}/recognise")(self.recognise)
         post("/images/{picture_id}/delete")(self.delete)
         post("/images/{picture_id}/faces/{index}/name")(self.name_face)
+        post("/images/{picture_id}/faces/{index}/deny")(self.deny)
+        post("/images/{picture_id}/faces/{index}/allow")(self.allow)
         post("/people")(self.add_known_picture)
         post("/people/{person}/delete")(self.delete_person)
+        post("/people/{person}/rename")(self.rename_person)
         post("/people/{person}/pictures/{picture_id}/delete")(self.delete_known_picture)
         return router
 
@@ -225,6 +228,21 @@ class Pages:
             "can_insist": _can_insist(refusal),
         }
         return await self._picture_page(picture_id, status, refused=refused)
+
+    async def deny(self, request: Request, picture_id: int, index: int) -> Response:
+        """Say that a face is not the person named in the form."""
+        action = self._receiver.deny(await _named(request), picture_id, index)
+        return await self._act(request, action, f"/images/{picture_id}")
+
+    async def allow(self, request: Request, picture_id: int, index: int) -> Response:
+        """Take back that a face is not the person named in the form."""
+        action = self._receiver.allow(await _named(request), picture_id, index)
+        return await self._act(request, action, f"/images/{picture_id}")
+
+    async def rename_person(self, request: Request, person: str) -> Response:
+        """Give a person the name in the form."""
+        name = await _named(request)
+        return await self._act(request, self._receiver.rename(person, name), "/people")
 
     async def add_known_picture(self, request: Request) -> Response:
         """Make an uploaded file a known picture of the person named in the form."""
@@ -439,6 +457,13 @@ class Pages:
         return HTMLResponse(
             self._renderer.render("message.html", title=title, message=message), status
         )
+
+
+async def _named(request: Request) -> str:
+    async with bodies.limited(request, _MAX_NAME_FORM_BYTES).form(
+        max_files=0, max_fields=4
+    ) as form:
+        return str(form.get("person", "")).strip()
 
 
 def _explain(error: RefusedError | ReceiverAwayError) -> tuple[str, int]:

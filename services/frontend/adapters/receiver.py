@@ -146,6 +146,22 @@ class Receiver:
             timeout=_UPLOAD_TIMEOUT,
         )
 
+    async def deny(self, person: str, picture_id: int, face: int) -> None:
+        """Say that a face is not a person's."""
+        await self._call(
+            "PUT /images/{id}/faces/{index}/denials/{name}", _denial(person, picture_id, face)
+        )
+
+    async def allow(self, person: str, picture_id: int, face: int) -> None:
+        """Take back that a face is not a person's."""
+        await self._call(
+            "DELETE /images/{id}/faces/{index}/denials/{name}", _denial(person, picture_id, face)
+        )
+
+    async def rename(self, person: str, name: str) -> None:
+        """Give a person another name."""
+        await self._call("PATCH /people/{name}", _person_address(person), json={"name": name})
+
     async def enrol_picture(
         self, person: str, file: AsyncIterable[bytes], size: int, *, insist: bool = False
     ) -> None:
@@ -204,6 +220,10 @@ class Receiver:
             message, can_insist = _problem(response)
             raise RefusedError(response.status_code, message, can_insist=can_insist)
         return response
+
+
+def _denial(person: str, picture_id: int, face: int) -> str:
+    return f"/images/{picture_id}/faces/{face}/denials/{quote(person, safe='')}"
 
 
 def _is_away(response: httpx.Response) -> bool:

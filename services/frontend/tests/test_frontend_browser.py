@@ -223,6 +223,44 @@ def test_a_face_in_doubt_is_refused_and_enrolled_when_somebody_insists(site: Sit
     site.complaints.clear()
 
 
+def test_a_face_is_said_not_to_be_who_the_machine_says_and_that_is_taken_back(site: Site) -> None:
+    enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    picture_id = site.submit("eileen.jpg", mirrored(EILEEN))
+    site.wait_status(picture_id, "processed")
+    with site.open(f"/images/{picture_id}") as page:
+        mark(page)
+        face = page.locator("li.face-card").first
+        expect(face).to_contain_text(f"{EILEEN} known")
+        face.get_by_role("button", name=f"Not {EILEEN}").click()
+        expect(face).to_contain_text("Unknown")
+        expect(face).to_contain_text(f"Not {EILEEN}, as you said.")
+        expect(page.get_by_role("button", name="Look again")).to_have_count(0)
+        keep_screenshot(page, "denied")
+        face.get_by_role("button", name="Undo").click()
+        expect(face).not_to_contain_text("as you said")
+        expect(page.get_by_role("button", name="Look again")).to_be_visible()
+        assert_not_reloaded(page)
+
+
+def test_a_person_gets_another_name_and_pictures_show_it(site: Site) -> None:
+    enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    picture_id = site.submit("eileen.jpg", mirrored(EILEEN))
+    site.wait_status(picture_id, "processed")
+    with site.open("/people") as page:
+        mark(page)
+        page.get_by_text("Rename").click()
+        page.get_by_label(f"{EILEEN} is to be called").fill("Colonel Collins")
+        page.get_by_role("button", name="Save name").click()
+        expect(page.get_by_role("heading", name="Colonel Collins")).to_be_visible()
+        expect(page.get_by_role("heading", name=EILEEN)).to_have_count(0)
+        keep_screenshot(page, "renamed")
+        assert_not_reloaded(page)
+    with site.open(f"/images/{picture_id}") as page:
+        expect(page.locator("li.face-card").first).to_contain_text("Colonel Collins known")
+
+
 def test_who_insists_without_script_ticks_a_box(site: Site) -> None:
     with site.open("/people", java_script_enabled=False) as page:
         page.get_by_label("Name").fill(GRACE)

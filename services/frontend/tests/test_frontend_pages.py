@@ -681,6 +681,41 @@ async def test_a_name_never_leads_elsewhere(
     assert not [call for call in receiver.calls if call.startswith("POST")]
 
 
+async def test_a_name_of_the_machine_is_denied_and_allowed_again(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    ada = {"person": "Ada/Ä?B", "distance": 0.25, "decided_by": "machine", "denials": ["Eve"]}
+    for face, offered in (
+        (ada, True),
+        ({**ada, "decided_by": "hand", "distance": None}, False),
+        ({**ada, "person": None}, False),
+        ({**ada, "denials": None}, False),  # an older receiver takes none
+    ):
+        receiver.images = [image_json(5, faces=[face_json(0, **face)])]
+        shown = (await page.get("/images/5")).text
+        assert ("Not <bdi>Ada/Ä?B</bdi>" in shown) == offered
+        assert ("Not <bdi>Eve</bdi>" in shown) == (face["denials"] is not None)
+    for verb, method in (("deny", "PUT"), ("allow", "DELETE")):
+        operation = f"{method} /images/5/faces/0/denials/Ada%2F%C3%84%3FB"
+        receiver.answers[operation] = httpx.Response(204)
+        answer = await page.post(f"/images/5/faces/0/{verb}", data={"person": "Ada/Ä?B"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/images/5")
+        assert receiver.calls[-1] == operation
+
+
+async def test_a_person_gets_another_name(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+    receiver.people = [person_json("Ada Ä", 1)]
+    assert 'action="/people/Ada%20%C3%84/rename"' in (await page.get("/people")).text
+    receiver.answers["PATCH /people/Ada%20%C3%84"] = httpx.Response(200, json={})
+    answer = await page.post("/people/Ada%20%C3%84/rename", data={"person": " Ida "})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/people")
+    assert receiver.sent("PATCH /people/Ada%20%C3%84") == {"name": "Ida"}
+    receiver.answers["PATCH /people/Ada%20%C3%84"] = problem(409, "'Ida' is somebody else")
+    refused = await page.post("/people/Ada%20%C3%84/rename", data={"person": "Ida"})
+    assert refused.status_code == 409
+    assert "is somebody else" in refused.text
+
+
 async def test_a_name_is_needed(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
     receiver.images = [image_json(5, faces=[face_json(0)])]
     answer = await page.post("/images/5/faces/0/name", data={"person": "  "})
