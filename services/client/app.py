@@ -143,6 +143,9 @@ def _line(image: Image) -> str:
     return f"image {image['id']}, {image['name']}: {who(image)}"
 
 
+_Command = Callable[..., Callable[..., argparse.Action]]
+
+
 def _parser() -> argparse.ArgumentParser:
     # Both before and after the command's name; what is not given must not overwrite what is.
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
@@ -171,6 +174,12 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added.add_argument
 
+    _add_images(command)
+    _add_people(command)
+    return parser
+
+
+def _add_images(command: _Command) -> None:
     add = command(_submit, "send files and folders", _PICTURES, _AGAIN)
     add("paths", type=Path, nargs="+", metavar="FILE|FOLDER")
     add("--all", action="store_true", help="files of any extension in folders")
@@ -183,6 +192,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--person", metavar="NAME", help="only those with a face of this person")
     add("--status", choices=[*Status], help="only those that stand so")
     command(_show, "show one image and its faces")("id", type=number, metavar="ID")
+    add = command(_retry, "have rejected or dead images looked at again")
+    add("ids", type=number, nargs="+", metavar="ID")
+    add = command(_delete, "remove images, their faces and their pictures")
+    add("ids", type=number, nargs="+", metavar="ID")
+
+
+def _add_people(command: _Command) -> None:
     command(_people, "list who is known")
     add = command(_enrol, "make somebody known by pictures that show only them")
     add("name", metavar="NAME")
@@ -193,13 +209,6 @@ def _parser() -> argparse.ArgumentParser:
     add("face", type=number, metavar="FACE")
     add("name", metavar="NAME")
     add("--insist", action="store_true", help="though the face is poor or like somebody else's")
-    add = command(
-        _regions, "read the names that Lightroom, digiKam and the like wrote", _BESIDE, _PICTURES
-    )
-    add("paths", type=Path, nargs="+", metavar="FILE|FOLDER")
-    add("--all", action="store_true", help="files of any extension in folders")
-    add("--name", action="store_true", help="name the faces by them, as 'facestack name' does")
-    add("--insist", action="store_true", help="though a face is poor or like somebody else's")
     add = command(_deny, "say who a face is not", "No machine names it so any more.")
     add("image", type=number, metavar="ID")
     add("face", type=number, metavar="FACE")
@@ -208,15 +217,17 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_rename, "give somebody another name")
     add("name", metavar="NAME")
     add("new", metavar="NEW")
-    add = command(_retry, "have rejected or dead images looked at again")
-    add("ids", type=number, nargs="+", metavar="ID")
-    add = command(_delete, "remove images, their faces and their pictures")
-    add("ids", type=number, nargs="+", metavar="ID")
+    add = command(
+        _regions, "read the names that Lightroom, digiKam and the like wrote", _BESIDE, _PICTURES
+    )
+    add("paths", type=Path, nargs="+", metavar="FILE|FOLDER")
+    add("--all", action="store_true", help="files of any extension in folders")
+    add("--name", action="store_true", help="name the faces by them, as 'facestack name' does")
+    add("--insist", action="store_true", help="though a face is poor or like somebody else's")
     add = command(_export, "write somebody's pictures and what is known about each")
     add("person", metavar="NAME")
     add("folder", type=Path, metavar="FOLDER")
     add("--sidecars", action="store_true", help="an XMP file beside each with its named faces")
-    return parser
 
 
 def number(text: str) -> int:

@@ -31,7 +31,7 @@ class EventKind(StrEnum):
     """What has changed."""
 
     IMAGE = "image"
-    """It has become final, was given back to be recognised, has other names, or is gone."""
+    """It is final or given back, has other names or new encodings, or is gone."""
 
     PERSON = "person"
     """Their name or known pictures are others, or they are gone."""

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.events import EventKind, note_events
 from services.common.images import LEASE_MS, Status
 from services.common.tables import encoding_work, face_encodings, faces, images, is_due
 from services.image_processor.encoding import (
@@ -171,6 +172,7 @@ class DatabaseEncodingRows:
             ]
             if rows:
                 await connection.execute(sa.insert(face_encodings), rows)
+                await note_events(connection, self._clock(), EventKind.IMAGE, [image_id])
             await self._go_on(connection, image_id, encoded=len(rows))
         return len(rows)
 
