@@ -327,6 +327,7 @@ WRITES = [
     ("POST", "/images"),
     ("POST", "/images/1/retry"),
     ("POST", "/images/1/recognise"),
+    ("POST", "/images/1/regions"),
     ("DELETE", "/images/1"),
     ("PUT", "/images/1/faces/0/person"),
     ("DELETE", "/images/1/faces/0/person"),
