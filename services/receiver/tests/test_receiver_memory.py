@@ -127,6 +127,9 @@ async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
         async def find(self, _: str) -> None:
             return None
 
+        async def folder(self, name: str) -> str:
+            return name
+
     unused: Any = None
     people: Any = People()
     enrolment = Enrolment(
