@@ -14,6 +14,7 @@ from e2e.client import pods
 from e2e.cluster import Cluster
 from e2e.waiting import wait_until
 from scripts.manifests.design import API_SERVER, CLIENTS, EDGES, OTHER, PORTS, RIGHTS
+from services.common.tables import metadata
 from services.migrations.users import GRANTS
 
 JOBS: Final = ("credentials", "migrations")
@@ -279,12 +280,7 @@ def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -
 
 
 COLUMNS: Final = {
-    "images": "attempt",
-    "faces": "face_index",
-    "face_encodings": "face_index",
-    "persons": "created_at",
-    "person_images": "created_at",
-    "garbage": "due_at",
+    **{name: table.columns.keys()[0] for name, table in metadata.tables.items()},
     "alembic_version": "version_num",
 }
 PRIVILEGES: Final = {
