@@ -30,6 +30,8 @@ class Regions:
         regions cannot be read; what is wrong with one of them is reported.
         """
         regions = await self._read(path, image["id"])
+        # Of the same result as the faces that the regions are about, or of a later one.
+        image = await self._receiver.image("GET", f"/images/{image['id']}")
         if not regions:
             document = {"file": str(path), "image_id": image["id"]}
             self._report.result(f"{path}: no face is marked in it", document)
@@ -63,7 +65,9 @@ class Regions:
             return
         if name is None or index is None:
             raise RefusedError(_words(region, image["id"]))
-        [face] = [one for one in image["faces"] if one["index"] == index]
+        face = next((one for one in image["faces"] if one["index"] == index), None)
+        if face is None:  # the regions are of a newer result
+            raise RefusedError(f"image {image['id']} has another result by now: try it again")
         done = f"face {index} of image {image['id']} is {name}"
         if face.get("decided_by") == _BY_HAND and face["person"] is not None:
             if face["person"] != name:

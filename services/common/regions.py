@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
-from xml.etree.ElementTree import Element, ParseError, fromstring
+from xml.etree.ElementTree import Element, ParseError, XMLParser
 from xml.sax.saxutils import escape
 
 from services.common.names import InvalidNameError, check_name
@@ -35,6 +35,11 @@ MAX_REGIONS: Final = 1000
 _MAX_MARKS: Final = 200_000
 """Of ``<`` and of ``=``, so about as many parts as XML may have: what they take, in memory, is a
 hundred times their text. Thousands of brush strokes of Lightroom's are fewer."""
+
+_MAX_TAG: Final = 256 * 1024
+"""Characters of a start tag with its attributes, all of which are read in one go."""
+
+_PIECE: Final = 64 * 1024
 
 _LONG_NAMESPACE: Final = re.compile("xmlns(?![^\"'<]{0,100}(?:\"[^\"<]{0,300}\"|'[^'<]{0,300}'))")
 """It is read again for each element that has it, however often one that is long."""
@@ -186,7 +191,14 @@ def _parse(packet: bytes) -> Element:
         raise XmpError(f"the XMP has more than {_MAX_MARKS:,} parts")
     if _LONG_NAMESPACE.search(text):
         raise XmpError("the XMP has a namespace that is no address")
-    return fromstring(text)  # noqa: S314, see above
+    if any(len(part.partition(">")[0]) > _MAX_TAG for part in text.split("<")[1:]):
+        raise XmpError(f"the XMP has a tag of more than {_MAX_TAG:,} characters")
+    # In pieces, because the parser keeps other threads from the interpreter while it has one.
+    parser = XMLParser()  # noqa: S314, see above
+    for start in range(0, len(text), _PIECE):
+        parser.feed(text[start : start + _PIECE])
+    root: Element = parser.close()
+    return root
 
 
 def _of_mwg(root: Element) -> Iterator[_Found]:

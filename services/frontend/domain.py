@@ -214,11 +214,14 @@ class Picture(_Model):
 
     @property
     def content_version(self) -> str:
-        """Return a text that changes when the picture behind the same id may have changed."""
-        # An upload's path is the hash of its content. Another path can be given new content,
-        # which is read when the picture is retried.
-        changed = "" if self.path.startswith(UPLOADS) else str(self.processed_at)
-        return fingerprint(self.path, changed)
+        """Return a text that changes when the picture behind the same id may have changed.
+
+        Empty while it may change at any time: an upload's path is the hash of its content, but
+        another path can be given new content, which is read when the picture is retried.
+        """
+        if self.path.startswith(UPLOADS):
+            return fingerprint(self.path, "")
+        return fingerprint(self.path, str(self.processed_at)) if self.processed_at else ""
 
     @property
     def version(self) -> str:
@@ -274,6 +277,9 @@ class KnownPicture(_Model):
 
 class Person(_Model):
     """Somebody with a name and known pictures."""
+
+    id: int | None = None
+    """An older receiver says none, and cannot give another name."""
 
     name: str
     pictures: tuple[KnownPicture, ...]

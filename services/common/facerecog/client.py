@@ -3,7 +3,7 @@
 RecogniserError
 ├── RecogniserUnavailableError  nobody there: a fault of the service, the picture was not tried
 ├── RecogniserTimeoutError      no answer in time: a fault of the service
-├── RecogniserBusyError         its queue is full, or it stops: try again in a moment
+├── RecogniserBusyError         its queue is full, it stops, or it is too old: another one may do it
 └── RecogniserFailedError       this picture's recognition failed, for example its worker died
 """
 
@@ -146,7 +146,7 @@ class RecogniserClient:
             call.cancel()  # nobody waits for it any more, unless it is done
         answered = [face.box for face in answer.faces]
         if asked and answer.status == face_pb2.STATUS_OK and answered != asked:
-            raise RecogniserFailedError("face_recog: answered other boxes, as an older one does")
+            raise RecogniserBusyError("face_recog: answered other boxes, as an older replica does")
         return answer
 
     async def engine(self) -> str | None:

@@ -10,8 +10,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from services.common.facerecog import client as client_module
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import (
+    RecogniserBusyError,
     RecogniserClient,
-    RecogniserFailedError,
     RecogniserUnavailableError,
 )
 from services.testing.waiting import eventually
@@ -170,5 +170,5 @@ async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
 
 async def test_a_replica_that_knows_no_boxes_is_told(client: RecogniserClient) -> None:
     assert await client.engine() is None
-    with pytest.raises(RecogniserFailedError, match="other boxes, as an older one does"):
+    with pytest.raises(RecogniserBusyError, match="other boxes, as an older replica does"):
         await client.identify(b"picture", boxes=[(0, 0, 9, 9)])

@@ -316,6 +316,7 @@ LIST = (
         ((LIST % (ITEM * 501)).join(("<x>", "")) + LIST % (ITEM * 501) + "</x>", "1002 regions"),
         ("<a>" * 100_000, "the XMP is damaged: no element found"),
         ("<a " + " ".join(f"b{n}=''" for n in range(200_001)) + "/>", "more than 200,000 parts"),
+        ("<a " + " ".join(f"b{n}=''" for n in range(40_000)) + "/>", "a tag of more than 262,144"),
         (f"<x xmlns:a='{'n' * 1000}'>{'<a:b/>' * 100_000}</x>", "a namespace that is no address"),
         ("<x>&undeclared;</x>", "the XMP is damaged: undefined entity"),
         ("<x", "the XMP is damaged"),

@@ -48,12 +48,15 @@ def known_picture_address(person: str, picture_id: int) -> str:
 
 
 def _person_address(person: str) -> str:
+    return f"/people/{_quoted(person)}"
+
+
+def _quoted(person: str) -> str:
     # In a URL a slash would name something else, however it is quoted.
     try:
-        name = check_name(person)
+        return quote(check_name(person), safe="")
     except InvalidNameError as error:
         raise RefusedError(422, _sentence(str(error))) from None
-    return f"/people/{quote(name, safe='')}"
 
 
 class Receiver:
@@ -223,7 +226,7 @@ class Receiver:
 
 
 def _denial(person: str, picture_id: int, face: int) -> str:
-    return f"/images/{picture_id}/faces/{face}/denials/{quote(person, safe='')}"
+    return f"/images/{picture_id}/faces/{face}/denials/{_quoted(person)}"
 
 
 def _is_away(response: httpx.Response) -> bool:

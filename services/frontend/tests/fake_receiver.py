@@ -48,7 +48,7 @@ def image_json(picture_id: int, **values: Any) -> dict[str, Any]:
 def person_json(name: str, *ids: int) -> dict[str, Any]:
     """A person as the receiver describes one."""
     pictures = [{"id": i, "image_name": f"{name}/{i}.jpg", "created_at": TIME} for i in ids]
-    return {"name": name, "pictures": pictures}
+    return {"id": 7, "name": name, "pictures": pictures}
 
 
 def problem(status: int, detail: str, **headers: str) -> httpx.Response:

@@ -161,10 +161,11 @@ def test_a_new_field_of_a_newer_receiver_is_ignored() -> None:
 
 
 def test_the_content_of_an_upload_never_changes_and_that_of_a_path_may() -> None:
-    def version(path: str, processed_at: str) -> str:
+    def version(path: str, processed_at: str | None) -> str:
         values = image_json(1, path=path, processed_at=processed_at)
         return Picture.model_validate(values).content_version
 
     first, second = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
     assert version("uploads/ab", first) == version("uploads/ab", second)
     assert version("camera/1.jpg", first) != version("camera/1.jpg", second)
+    assert version("camera/1.jpg", None) == ""

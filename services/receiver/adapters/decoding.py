@@ -2,7 +2,8 @@
 
 import asyncio
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from PIL import Image
@@ -38,17 +39,14 @@ class PillowDecoder:
 
 def crops(content: bytes, box: Box, margins: Sequence[float]) -> list[bytes]:
     """Do what :meth:`PillowDecoder.crop` does, in this thread."""
-    try:
+    with _refusing():
         pixels = open_picture(content).decode()
         return [_cut(pixels, box, margin) for margin in margins]
-    except Exception as error:
-        # Beside what the rule refuses: another picture may be there now, and not have that box.
-        raise _unreadable(error) from error
 
 
 def shrunk(content: bytes, longest_side: int) -> bytes:
     """Do what :meth:`PillowDecoder.shrink` does, in this thread."""
-    try:
+    with _refusing():
         picture = open_picture(content)
         width, height = picture.size
         scale = min(1, longest_side / max(width, height))
@@ -56,17 +54,22 @@ def shrunk(content: bytes, longest_side: int) -> bytes:
         upright = picture.decode(size).upright(size)
         # A new image, because the old one carries the file's comments and profiles along.
         clean = Image.frombytes("RGB", upright.size, upright.tobytes())
-    except MemoryError as error:
-        raise BusyError("there is no memory for this picture now") from error
-    except Exception as error:  # decoders raise anything on content made to break them
-        raise _unreadable(error) from error
     output = io.BytesIO()
     clean.save(output, "JPEG", quality=_SMALL_QUALITY, progressive=True)
     return output.getvalue()
 
 
-def _unreadable(error: Exception) -> InvalidError:
-    return InvalidError(f"the picture cannot be read: {error}")
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Tell faults of the content, which is refused for good, from those of the machine."""
+    try:
+        yield
+    except Exception as error:
+        # Decoders raise anything on content made to break them, but no number of the system's. And
+        # another picture may be there now that does not have a box.
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno):
+            raise BusyError(f"this picture cannot be read now: {error}") from error
+        raise InvalidError(f"the picture cannot be read: {error}") from error
 
 
 def _cut(pixels: Pixels, box: Box, margin: float) -> bytes:

@@ -108,17 +108,25 @@ class Following:
 
     async def close(self) -> None:
         """Tell nobody anything any more."""
-        for listener in self._listeners:
-            listener.end()
-        self._listeners.clear()
+        self._end_all()
         if self._reader:
             await self._reader
 
+    def _end_all(self) -> None:
+        for listener in self._listeners:
+            listener.end()
+        self._listeners.clear()
+
     async def _read(self) -> None:
+        failed = False
         while self._listeners:
             more = False
             try:
+                if failed and await self._events.lost(self.position):
+                    self._end_all()  # they come again, and are told to load everything anew
+                    break
                 changes = await self._events.after(self.position)
+                failed = False
                 self._outage.passed()
                 self.position, more = changes.position, changes.more
                 if changes.changes:
@@ -126,8 +134,10 @@ class Following:
                     for listener in self._listeners:
                         listener.tell(page)
             except DatabaseUnavailableError as error:
+                failed = True
                 self._outage.failed(error)
             except Exception:
+                failed = True
                 log.exception("unexpected error")
             if not more:
                 await asyncio.sleep(_POLL_SECONDS)

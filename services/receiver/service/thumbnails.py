@@ -55,6 +55,14 @@ class Thumbnails:
         tag = await self._pictures.tag(await find())
         return None if tag is None else _tag(one, tag)
 
+    async def prepare(self, one: Thumbnail, find: Find) -> None:
+        """Make a thumbnail of which nothing is kept; raise as :meth:`get`.
+
+        Whoever waits for that waits here, where it takes nobody the place to send what is kept.
+        """
+        if await self._pictures.tag(one.key) is None and (tag := await self.tag(one, find)):
+            await self._made(one, tag, find)
+
     async def get(self, one: Thumbnail, find: Find) -> tuple[bytes, str]:
         """Return the JPEG and its tag.
 

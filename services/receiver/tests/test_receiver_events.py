@@ -273,13 +273,14 @@ class FakeEvents:
     def __init__(self) -> None:
         self.asked = 0
         self.up = True
+        self.forgotten = False
         self.new: list[int] = []
 
     async def latest(self) -> Position:
         return Position(0, 1)
 
     async def lost(self, position: Position) -> bool:
-        return False
+        return self.forgotten
 
     async def after(self, position: Position) -> Changes:
         self.asked += 1
@@ -327,6 +328,18 @@ async def test_an_outage_is_said_once_and_ends_no_stream() -> None:
             assert await listener.next() == b"1"
     await following.close()
     assert [one["event"] for one in logs] == ["database is away", "database is back"]
+
+
+async def test_after_an_outage_for_so_long_that_changes_are_forgotten_streams_end() -> None:
+    fake = FakeEvents()
+    following = Following(fake, written, max_listeners=2)
+    async with following.listen() as listener:
+        fake.up = False
+        asked = fake.asked
+        await eventually(lambda: fake.asked > asked)
+        fake.new, fake.forgotten, fake.up = [1], True, True
+        assert await listener.next() is None
+    await following.close()
 
 
 async def test_silence_is_broken_by_a_comment_with_the_position(

@@ -21,10 +21,12 @@ from services.common.objects import (
     ObjectStore,
     ObjectStoreUnavailableError,
 )
-from services.receiver.adapters.decoding import PillowDecoder, shrunk
+from services.receiver.adapters import decoding
+from services.receiver.adapters.decoding import PillowDecoder, crops, shrunk
+from services.receiver.adapters.http import api
 from services.receiver.adapters.http.api import THUMBNAIL_BYTES
 from services.receiver.adapters.http.files import SENDING_BYTES
-from services.receiver.domain import BusyError, InvalidError, Thumbnail
+from services.receiver.domain import Box, BusyError, InvalidError, Thumbnail
 from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, collect
@@ -149,6 +151,20 @@ def test_what_is_no_whole_picture_is_refused(content: bytes) -> None:
         shrunk(content, 640)
 
 
+@pytest.mark.parametrize("fault", [MemoryError(), OSError(24, "Too many open files")])
+def test_a_fault_of_the_machine_is_none_of_the_picture(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: bytes) -> None:
+        raise fault
+
+    monkeypatch.setattr(decoding, "open_picture", fail)
+    with pytest.raises(BusyError, match="cannot be read now"):
+        shrunk(RED, 640)
+    with pytest.raises(BusyError, match="cannot be read now"):
+        crops(RED, Box(0, 0, 9, 9), [0.5])
+
+
 @pytest.mark.parametrize(
     ("kind", "mode", "size", "options"),
     [
@@ -232,6 +248,29 @@ async def test_each_is_made_once_for_all_replicas_and_kept(
         "thumbnails/images/1-640",
         "thumbnails/people/1-640",
     ]
+
+
+async def test_what_is_kept_is_sent_while_others_are_made(
+    start: Start, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_THUMBNAILS_AT_ONCE", 1)
+    client = start(plain_settings).client
+    kept, missing, _ = await small_versions(client)
+    assert (await client.get(kept)).status_code == 200
+    making, gate = asyncio.Event(), asyncio.Event()
+    shrink = PillowDecoder.shrink
+
+    async def slowly(self: PillowDecoder, content: bytes, longest_side: int) -> bytes:
+        making.set()
+        await gate.wait()
+        return await shrink(self, content, longest_side)
+
+    monkeypatch.setattr(PillowDecoder, "shrink", slowly)
+    waiting = asyncio.create_task(client.get(missing))
+    await making.wait()
+    assert (await client.get(kept)).status_code == 200
+    gate.set()
+    assert (await waiting).status_code == 200
 
 
 async def test_a_client_that_has_it_costs_no_look_at_it(

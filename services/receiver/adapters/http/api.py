@@ -541,8 +541,10 @@ def _add_thumbnails(app: FastAPI, api: Api) -> None:
     files = Files(loaded_at_once=_THUMBNAILS_AT_ONCE, sending_bytes=THUMBNAIL_BYTES)
 
     async def answer(if_none_match: str | None, one: Thumbnail, find: Find) -> Response:
-        same = await unchanged(if_none_match, partial(api.thumbnails.tag, one, find))
-        return same or files.response(partial(api.thumbnails.get, one, find))
+        if same := await unchanged(if_none_match, partial(api.thumbnails.tag, one, find)):
+            return same
+        await api.thumbnails.prepare(one, find)
+        return files.response(partial(api.thumbnails.get, one, find))
 
     @app.get(
         "/images/{image_id:id}/thumbnail",

@@ -57,8 +57,9 @@ class Rooms:
         """Return the request's room."""
         path: str = scope["path"]
         belongs_to, _, last_part = path.rpartition("/")
-        # Somebody may be called "thumbnail".
-        if belongs_to.count("/") > 1 and (room := self._by_last_part.get(last_part)):
+        # Somebody may be called "thumbnail", too.
+        ends_in_name = belongs_to == "/people" or belongs_to.endswith("/denials")
+        if not ends_in_name and (room := self._by_last_part.get(last_part)):
             return room
         if scope["method"] == "POST":
             if path.startswith("/people/"):
