@@ -684,7 +684,7 @@ async def test_a_name_never_leads_elsewhere(
 async def test_a_name_of_the_machine_is_denied_and_allowed_again(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    ada = {"person": "Ada/Ä?B", "distance": 0.25, "decided_by": "machine", "denials": ["Eve"]}
+    ada = {"person": "Ada Ä?B", "distance": 0.25, "decided_by": "machine", "denials": ["Eve"]}
     for face, offered in (
         (ada, True),
         ({**ada, "decided_by": "hand", "distance": None}, False),
@@ -693,12 +693,12 @@ async def test_a_name_of_the_machine_is_denied_and_allowed_again(
     ):
         receiver.images = [image_json(5, faces=[face_json(0, **face)])]
         shown = (await page.get("/images/5")).text
-        assert ("Not <bdi>Ada/Ä?B</bdi>" in shown) == offered
+        assert ("Not <bdi>Ada Ä?B</bdi>" in shown) == offered
         assert ("Not <bdi>Eve</bdi>" in shown) == (face["denials"] is not None)
     for verb, method in (("deny", "PUT"), ("allow", "DELETE")):
-        operation = f"{method} /images/5/faces/0/denials/Ada%2F%C3%84%3FB"
+        operation = f"{method} /images/5/faces/0/denials/Ada%20%C3%84%3FB"
         receiver.answers[operation] = httpx.Response(204)
-        answer = await page.post(f"/images/5/faces/0/{verb}", data={"person": "Ada/Ä?B"})
+        answer = await page.post(f"/images/5/faces/0/{verb}", data={"person": "Ada Ä?B"})
         assert (answer.status_code, answer.headers["location"]) == (303, "/images/5")
         assert receiver.calls[-1] == operation
 

@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_a_service_that_cannot_start_ends_everything_with_its_reason(tmp_path: Path) -> None:
     run = ended("run", tmp_path, POOL_SIZE="none")
     assert run.returncode == 1
-    assert run.stdout == "Starting 5 services ...\n"
+    assert run.stdout == "Starting 6 services ...\n"
     (line,) = run.stderr.splitlines()
     assert "face_recog ended with code 2 before it was ready" in line
     assert "POOL_SIZE" in line
