@@ -8,7 +8,7 @@ lists them; ``.sops.yaml`` says who may read them; the private key is in
 
 - **Make.** A random value for each key that the credentials Job would make, so that Job finds them.
   Where a cluster runs already, ``CONTEXT=`` takes over the values that it has.
-- **Rotate.** ``ROTATE=database-receiver`` (several with commas, ``database`` for the three of the
+- **Rotate.** ``ROTATE=database-receiver`` (several with commas, ``database`` for those of the
   services) gives a new password and keeps the old one as ``previous-password``. MariaDB takes both,
   services try both, so no order of events refuses anybody, and ``git revert`` is as safe.
 - **Finish.** ``FINISH=1`` takes the previous passwords away, once the cluster has run through: it

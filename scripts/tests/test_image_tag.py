@@ -59,7 +59,7 @@ def test_the_tag_starts_with_the_version(repository: Path) -> None:
         "services/install",
         "requirements/common.txt",
         "requirements/receiver.txt",
-        "requirements/weights.txt",
+        "services/face_recog/adapters/centerface.onnx",
         ".dockerignore",
     ],
 )
