@@ -196,6 +196,25 @@ async def test_people_of_before_stay_and_a_receiver_of_before_works_beside_one_o
     await run("DELETE FROM person_images WHERE person_id = 8", "DELETE FROM persons WHERE id = 8")
     await run("INSERT INTO persons (name, created_at) VALUES ('Uma', 1)")
     assert await found() == [(7, "Ida", 1), (9, "Uma", 0)]
+    # It names a face by hand that has an id, and leaves that and who had decided.
+    await run(
+        "UPDATE faces SET person_id = 7, decided_by = 'machine'",
+        "UPDATE faces SET person = 'Uma', distance = NULL, ambiguous = FALSE",
+    )
+    image = await rows.get(1)
+    assert image
+    assert [(one.person, one.person_id, one.decided_by) for one in image.faces] == [
+        ("Uma", None, "hand")
+    ]
+    # Whoever has that id is renamed and comes to no face by it; whose name it is has it follow.
+    assert await people.rename("Ida", "Ada")
+    assert await people.rename("Uma", "Una")
+    image = await rows.get(1)
+    assert image
+    assert [(one.person, one.person_id, one.decided_by) for one in image.faces] == [
+        ("Una", 9, "hand")
+    ]
+    await run("UPDATE faces SET person = 'Ada', person_id = 7")
     await run("DELETE FROM persons WHERE id = 7")
     image = await rows.get(1)
     assert image

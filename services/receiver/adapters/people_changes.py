@@ -18,7 +18,7 @@ from services.common.clock import DatabaseClock
 from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
 from services.common.tables import events, faces, images, people_work, persons
-from services.receiver.adapters.rows import decided_by
+from services.receiver.adapters.rows import LEFT_ITS_ID, decided_by, left_its_id
 from services.receiver.domain import ConflictError, FaceKey, folder_of
 
 _PASSES: Final = 2
@@ -186,8 +186,9 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
     row = (await connection.execute(query)).first()
     if image is None or row is None:
         return None
-    person = row.person if row.whose is None else row.whose
-    person_id = row.person_id
+    by_text = row.whose is None or left_its_id(row)
+    person = row.person if by_text else row.whose
+    person_id = None if by_text else row.person_id
     if person_id is None and person is not None:
         person_id = await person_of_name(connection, person)
     by_hand = decided_by(row) is DecidedBy.HAND
@@ -230,8 +231,8 @@ async def take_all_names(
 ) -> None:
     """Leave all faces of a person without a name, also those that have it as a text alone."""
     for its in (
-        faces.c.person_id == person_id,
-        sa.and_(faces.c.person == name, faces.c.person_id.is_(None)),
+        sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID),
+        sa.and_(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID)),
     ):
         by_hand = faces.c.distance.is_(None)
         lists = await connection.scalars(sa.select(faces.c.candidates).where(its, by_hand))
@@ -247,8 +248,12 @@ async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     """Give the faces that have a person's name as a text alone the id, so that they follow it."""
     await connection.execute(
         sa.update(faces)
-        .where(faces.c.person == name, faces.c.person_id.is_(None))
-        .values(person_id=person_id)
+        .where(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID))
+        # What is by hand is said so with the id, which would not count.
+        .values(
+            person_id=person_id,
+            decided_by=sa.case((LEFT_ITS_ID, DecidedBy.HAND), else_=faces.c.decided_by),
+        )
     )
 
 

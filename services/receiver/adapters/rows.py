@@ -468,13 +468,14 @@ def _faces(rows: Iterable[Any]) -> list[Face]:
 
 
 def _face(row: Any, denials: tuple[str, ...]) -> Face:
+    by_text = row.whose is None or left_its_id(row)
     return Face(
         index=row.face_index,
         box=Box(row.left, row.top, row.right, row.bottom),
         detection_score=row.detection_score,
         ambiguous=row.ambiguous,
-        person=row.person if row.whose is None else row.whose,
-        person_id=row.person_id,
+        person=row.person if by_text else row.whose,
+        person_id=None if by_text else row.person_id,
         distance=row.distance,
         decided_by=decided_by(row),
         candidates=tuple(
@@ -493,3 +494,16 @@ def decided_by(face: Any) -> DecidedBy:
     if face.decided_by == DecidedBy.HAND or (face.person is not None and face.distance is None):
         return DecidedBy.HAND
     return DecidedBy.MACHINE
+
+
+def left_its_id(face: Any) -> bool:
+    """Tell whether a receiver of before named it by hand: the id may be of whom it was before."""
+    return face.person is not None and face.distance is None and face.decided_by != DecidedBy.HAND
+
+
+LEFT_ITS_ID: Final = sa.and_(
+    faces.c.person.is_not(None),
+    faces.c.distance.is_(None),
+    faces.c.decided_by.is_distinct_from(DecidedBy.HAND),
+)
+"""The same as a condition."""
