@@ -6,7 +6,7 @@ faces. image_processor goes from the image over people to faces, too.
 
 import itertools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,8 +41,11 @@ async def take_turns(connection: AsyncConnection) -> None:
     )
 
 
-async def find_folder(connection: AsyncConnection, name: str) -> str:
-    """Return where the known pictures of somebody of this name lie, or would lie."""
+async def find_folder(connection: AsyncConnection, name: str, others: Collection[str] = ()) -> str:
+    """Return where the known pictures of somebody of this name lie, or would lie.
+
+    For somebody new who cannot have the name as a folder, that is none of the ``others``.
+    """
     folder = sa.func.coalesce(persons.c.folder, persons.c.name)
     own: str | None = await connection.scalar(sa.select(folder).where(persons.c.name == name))
     if own is not None:
@@ -53,8 +56,9 @@ async def find_folder(connection: AsyncConnection, name: str) -> str:
     letters = "".join(one for one in name[:_FOLDER_LETTERS] if one.isalnum() or one == " ")
     stem = unicodedata.normalize("NFC", letters).strip()
     for number in itertools.count(2):
-        if not await _is_taken(connection, f"{stem}~{number}"):
-            return f"{stem}~{number}"
+        numbered = f"{stem}~{number}"
+        if numbered not in others and not await _is_taken(connection, numbered):
+            return numbered
     raise AssertionError("unreachable")
 
 
@@ -72,9 +76,13 @@ async def lock_person(connection: AsyncConnection, name: str, folder: str) -> in
     Raises :class:`ConflictError` when their pictures do not lie in the folder any more, or would
     not.
     """
-    if await find_folder(connection, name) != folder:
+    # A numbered one may have been left out for what lies there; nobody has taken this one since.
+    found = await find_folder(connection, name)
+    new = found != name and not await _is_taken(connection, folder)
+    person_id = await person_of_name(connection, name)
+    if found != folder and (person_id is not None or not new):
         raise ConflictError(f"{name!r} has just come, gone or got another name: try again")
-    return await person_of_name(connection, name)
+    return person_id
 
 
 async def person_of_name(connection: AsyncConnection, name: str | None) -> int | None:

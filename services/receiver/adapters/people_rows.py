@@ -1,6 +1,6 @@
 """People and their known pictures in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -106,10 +106,10 @@ class DatabasePeople:
                 its.append(_known(row))
         return tuple(Person(*person, tuple(its)) for person, its in pictures.items())
 
-    async def folder(self, name: str) -> str:
+    async def folder(self, name: str, others: Collection[str] = ()) -> str:
         """Return where the known pictures of somebody of this name lie, or would lie."""
         async with self._database.reading() as connection:
-            return await find_folder(connection, name)
+            return await find_folder(connection, name, others)
 
     async def of_folder(self, folder: str) -> str:
         """Return the name of the person whose known pictures lie there."""
@@ -266,6 +266,8 @@ class DatabasePeople:
         async with self._database.transaction() as connection:
             await take_turns(connection)
             person_id = await lock_person(connection, name, folder)
+            if person_id is None and folder != name:
+                return 0  # nobody is called so, and what lies there is not theirs
             gone: set[str] = set()
             if person_id is not None:
                 gone = await self._forget(connection, person_images.c.person_id == person_id)

@@ -93,7 +93,7 @@ class Enrolment:
         async with self._memory:
             content = await read()
             known = await self._people.find(digest(content))
-            folder = await self._people.folder(name)
+            folder = await self._folder(name)
             if known is None:
                 faces = await self._recogniser.faces(content, person=folder, image_id=None)
                 if len(faces) != 1:
@@ -118,7 +118,7 @@ class Enrolment:
         found: Sequence[SeenFace] = ()
         async with self._memory:
             crops = await self._crops(image, face)
-            folder = await self._people.folder(name)
+            folder = await self._folder(name)
             for crop in crops:
                 found = await self._recogniser.faces(crop, person=folder, image_id=image_id)
                 if len(found) == 1:
@@ -154,7 +154,7 @@ class Enrolment:
         """Write down that a face is not this person's, or raise a ``ReceiverError``."""
         name = check_person(name)
         await self._face(image_id, face_index)
-        folder = await self._people.folder(name)
+        folder = await self._folder(name)
         is_known = await self._has_pictures(folder)
         key = FaceKey(image_id, face_index)
         if not await self._people.deny(key, name, folder, is_known=is_known):
@@ -200,6 +200,23 @@ class Enrolment:
         # Whom it was named before by hand it must look like: it is a known picture of theirs.
         check_fit(name, face, None if taken_for == moves_from else taken_for)
 
+    async def _folder(self, name: str) -> str:
+        """Return where a person's known pictures lie, or would lie.
+
+        For somebody new that is no numbered folder with pictures: they are of somebody who is
+        called like it, and were put there by hand.
+        """
+        others: list[str] = []
+        while True:
+            folder = await self._people.folder(name, others)
+            if (
+                folder == name
+                or await self._people.get(name) is not None
+                or not await self._has_pictures(folder)
+            ):
+                return folder
+            others.append(folder)
+
     async def _has_pictures(self, folder: str) -> bool:
         async for _ in self._listed(folder):
             return True
@@ -237,7 +254,7 @@ class Enrolment:
         Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """
         name = check_person(name)
-        folder = await self._people.folder(name)
+        folder = await self._folder(name)
         found = [one async for one in self._listed(folder)]
         removed = await self._people.delete(name, folder, found)
         if not removed:

@@ -1,6 +1,6 @@
 """What the use cases need from the outside."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Protocol
 
 from services.common.events import Position
@@ -135,11 +135,11 @@ class People(Protocol):
     async def get(self, name: str) -> Person | None:
         """Return one person."""
 
-    async def folder(self, name: str) -> str:
+    async def folder(self, name: str, others: Collection[str] = ()) -> str:
         """Return where the known pictures of somebody of this name lie, or would lie.
 
         That is a folder below ``known_people/`` of nobody else: the name, unless somebody was
-        called so before.
+        called so before; then it is none of the ``others`` for somebody new.
         """
 
     async def of_folder(self, folder: str) -> str:

@@ -451,3 +451,21 @@ async def test_many_at_once_leave_each_face_with_its_one_known_picture(
     )
     assert await run(settings, wrong) == []
     await database.close()
+
+
+async def test_a_freed_name_takes_no_folder_of_somebody_else(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    image_id = await seed_faces(client, settings, ONE, BOX)
+    assert (await enrol(client, "Ada", OTHER)).status_code == 201
+    assert (await client.patch("/people/Ada", json={"name": "Carl"})).status_code == 200
+    put_by_hand(settings, "Ada~2/1.png")
+    assert (await client.delete("/people/Ada")).status_code == 404
+    assert (await client.put(f"/images/{image_id}/faces/0/denials/Ada")).status_code == 404
+    await collect(settings)
+    assert "Ada~2/1.png" in known(settings)
+    blue = encode(draw(("blue", BOX), size=(60, 60)))
+    assert (await enrol(client, "Ada", blue)).json()["image_name"].startswith("Ada~3/")
+    assert (await client.delete("/people/Ada")).status_code == 204
+    await collect(settings)
+    assert "Ada~2/1.png" in known(settings)
