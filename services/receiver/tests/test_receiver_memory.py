@@ -127,7 +127,7 @@ async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
         async def find(self, _: str) -> None:
             return None
 
-        async def folder(self, name: str) -> str:
+        async def folder(self, name: str, _: object) -> str:
             return name
 
     unused: Any = None
