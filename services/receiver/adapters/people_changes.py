@@ -6,7 +6,7 @@ faces. image_processor goes from the image over people to faces, too.
 
 import itertools
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
 from services.common.tables import events, faces, images, people_work, persons
 from services.receiver.adapters.rows import LEFT_ITS_ID, decided_by, left_its_id
-from services.receiver.domain import ConflictError, FaceKey, folder_of
+from services.receiver.domain import ConflictError, FaceKey
 
 _PASSES: Final = 2
 """The second is over faces that were being recognised during the first by people of before."""
@@ -145,23 +145,6 @@ async def note_change_by_id(
         await note_change(connection, clock, person_id, found, removed=removed)
 
 
-async def note_candidates(
-    connection: AsyncConnection, clock: DatabaseClock, candidates: Iterable[dict[str, Any]]
-) -> None:
-    """Have the faces of candidates decided again, and with them one that a hand's name has left.
-
-    It may be like none of the pictures of whom the hand named.
-    """
-    folders = {folder_of(one["image_name"]) for one in candidates}
-    for column, which in (
-        (persons.c.folder, sa.true()),
-        (persons.c.name, persons.c.folder.is_(None)),
-    ):
-        query = sa.select(persons.c.id, column).where(column.in_(sorted(folders)), which)
-        for person_id, folder in (await connection.execute(query.order_by(persons.c.id))).all():
-            await note_change(connection, clock, person_id, folder)
-
-
 @dataclass(frozen=True)
 class StoredFace:
     """A face whose image is locked; ``person_id`` is None where no row is the person's, too."""
@@ -219,7 +202,7 @@ async def take_name(
     connection: AsyncConnection, clock: DatabaseClock, key: FaceKey, **values: Any
 ) -> None:
     """Leave a face without a name, to be decided by the machine; set these values, too."""
-    await connection.execute(sa.update(faces).where(_is(key)).values(**_UNDECIDED, **values))
+    await connection.execute(sa.update(faces).where(_is(key)).values(**{**_UNDECIDED, **values}))
     await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
 
 
@@ -242,9 +225,6 @@ async def take_all_names(
         sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID),
         sa.and_(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID)),
     ):
-        by_hand = faces.c.distance.is_(None)
-        lists = await connection.scalars(sa.select(faces.c.candidates).where(its, by_hand))
-        await note_candidates(connection, clock, itertools.chain.from_iterable(lists.all()))
         found = sa.select(sa.literal(EventKind.IMAGE), faces.c.image_id, clock()).where(its)
         await connection.execute(
             sa.insert(events).from_select(["kind", "subject_id", "created_at"], found.distinct())
@@ -276,4 +256,6 @@ _UNDECIDED: Final[dict[str, Any]] = {
     "decided_by": DecidedBy.MACHINE,
     "likeness": None,
     "calibration": None,
+    # Who it may be, if anybody, is a question again.
+    "ambiguous": sa.type_coerce(faces.c.candidates, sa.String) != "[]",
 }

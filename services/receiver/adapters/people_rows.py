@@ -23,7 +23,6 @@ from services.receiver.adapters.people_changes import (
     lock_face,
     lock_person,
     name_by_hand,
-    note_candidates,
     note_change,
     note_change_by_id,
     person_of_name,
@@ -257,7 +256,6 @@ class DatabasePeople:
                 other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
                 if await connection.scalar(other) is None:
                     await take_name(connection, self._clock, face.key)
-                    await note_candidates(connection, self._clock, face.candidates)
             await note_change_by_id(connection, self._clock, known.person_id, removed=True)
 
     @again
@@ -292,7 +290,8 @@ class DatabasePeople:
             if face is None:
                 return False
             if face.by_hand:
-                if face.person_id is not None:
+                person_id = face.person_id
+                if person_id is not None:
                     shown = sa.or_(
                         sa.false(),
                         *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests),
@@ -303,9 +302,13 @@ class DatabasePeople:
                         shown,
                     )
                     await self._forget(connection, sa.or_(_cut_from(face), unnoted))
-                    await note_change_by_id(connection, self._clock, face.person_id, removed=True)
+                elif face.person is not None:
+                    # Work is somebody's, and without it nobody decides on the face.
+                    folder = await find_folder(connection, face.person)
+                    person_id = await add_person(connection, face.person, folder, self._now())
                 await take_name(connection, self._clock, key)
-                await note_candidates(connection, self._clock, face.candidates)
+                if person_id is not None:
+                    await note_change_by_id(connection, self._clock, person_id, removed=True)
         return True
 
     @again
@@ -346,7 +349,9 @@ class DatabasePeople:
                 if folder_of(one["image_name"]) != folder and _person(one) != name
             ]
             if is_theirs:
-                await take_name(connection, self._clock, key, candidates=others)
+                await take_name(
+                    connection, self._clock, key, candidates=others, ambiguous=bool(others)
+                )
             else:
                 await set_candidates(connection, self._clock, key, others)
             await note_change(connection, self._clock, person_id, folder)
