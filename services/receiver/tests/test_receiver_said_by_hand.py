@@ -102,7 +102,7 @@ async def test_a_face_is_named_and_moves_to_somebody_else(
     grace = await id_of(client, "Grace")
     face = await face_of(client, image_id)
     assert (face["person"], face["person_id"], face["decided_by"]) == ("Grace", grace, "hand")
-    assert await work(settings) == {ada: ("Ada", True)}
+    assert await work(settings) == {ada: ("Ada", True), grace: ("Grace", False)}
     assert await noted(settings) == {("image", image_id), ("person", ada), ("person", grace)}
     await collect(settings)
     assert known(settings) == [moved.json()["image_name"]]
