@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.events import KEPT_MS, EventKind, note_events
 from services.common.images import (
     FINAL,
     KNOWN_PEOPLE,
@@ -24,7 +24,6 @@ from services.redeemer.collecting import Removal
 from services.redeemer.domain import (
     BATCH,
     EVENTS_BATCH,
-    EVENTS_KEPT_MS,
     REMOVAL_MS,
     REMOVE_AGAIN_MS,
     Census,
@@ -77,7 +76,7 @@ class DatabaseRows:
         first = sa.select(events).order_by(events.c.id).limit(EVENTS_BATCH).subquery()
         now = self._clock()
         # Those of a time to come were noted before the clock was set back.
-        recent = first.c.created_at.between(now - EVENTS_KEPT_MS, now + EVENTS_KEPT_MS)
+        recent = first.c.created_at.between(now - KEPT_MS, now + KEPT_MS)
         async with self._database.transaction() as connection:
             ids = (await connection.scalars(sa.select(first.c.id).where(~recent))).all()
             if ids:

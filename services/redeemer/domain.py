@@ -27,9 +27,6 @@ REMOVE_AGAIN_MS: Final = 3_600_000
 A write that was given up may come through later; no server holds one back for an hour.
 """
 
-EVENTS_KEPT_MS: Final = 3_600_000
-"""How long events are kept for those who follow along."""
-
 EVENTS_BATCH: Final = 1000
 """Events that one transaction removes."""
 
