@@ -32,9 +32,14 @@ def upgrade() -> None:
         op.add_column("persons", sa.Column("folder", _exact(100)))
         op.create_unique_constraint("uq_persons_folder", "persons", ["folder"])
         op.add_column("faces", sa.Column("person_id", _ID))
-        op.create_foreign_key(
-            "fk_faces_person_id", "faces", "persons", ["person_id"], ["id"], ondelete="SET NULL"
+        # The column is NULL everywhere: with nothing to check, the table is not copied while services
+        # wait to write. MariaDB does the other statements online by itself.
+        op.execute("SET SESSION foreign_key_checks = 0")
+        op.execute(
+            "ALTER TABLE faces ADD CONSTRAINT fk_faces_person_id FOREIGN KEY (person_id)"
+            " REFERENCES persons (id) ON DELETE SET NULL, ALGORITHM=INPLACE, LOCK=NONE"
         )
+        op.execute("SET SESSION foreign_key_checks = 1")
     op.create_index("ix_faces_person_id_image_id", "faces", ["person_id", "image_id"])
     # Of a name, those without an id lie together, by image: most have one. Services of before read
     # a person's by this, too, and sort them.
