@@ -32,7 +32,7 @@ def upgrade() -> None:
         op.add_column("persons", sa.Column("folder", _exact(100)))
         op.create_unique_constraint("uq_persons_folder", "persons", ["folder"])
         op.add_column("faces", sa.Column("person_id", _ID))
-        # The column is NULL everywhere: with nothing to check, the table is not copied while services
+        # The column is NULL everywhere: without a check, the table is not copied while services
         # wait to write. MariaDB does the other statements online by itself.
         op.execute("SET SESSION foreign_key_checks = 0")
         op.execute(
