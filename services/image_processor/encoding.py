@@ -54,6 +54,9 @@ LOOK_SELDOM_MS: Final = 24 * 3_600_000
 REMOVE_AFTER_MS: Final = 24 * 3_600_000
 """Since the engine changed, or another one answered last: until then it may be taken back."""
 
+MOST_PEOPLE: Final = 1000
+"""For whom all faces are decided again at the end: a change of a person waits behind this work."""
+
 RANGE: Final = 5000
 """Ids of images that one statement looks at."""
 
@@ -163,7 +166,7 @@ class Rows(Protocol):
         """Go on behind this id; up to there nothing is to be done."""
 
     async def end_walk(self) -> None:
-        """Note that it is done, until it is looked at again."""
+        """Note that it is done, until it is looked at again; have what was encoded decided on."""
 
     async def remove_others(self, engine: str, after: int, until: int) -> int:
         """Remove other engines' encodings of a range of images; return how many."""

@@ -34,6 +34,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "encoding_work": "SELECT, UPDATE",
         "persons": "SELECT",
         "person_images": "SELECT",
+        "people_work": "INSERT",
         "events": "INSERT",
         "alembic_version": "SELECT",
     },

@@ -10,10 +10,19 @@ from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.images import LEASE_MS, Status
-from services.common.tables import encoding_work, face_encodings, faces, images, is_due
+from services.common.tables import (
+    encoding_work,
+    face_encodings,
+    faces,
+    images,
+    is_due,
+    people_work,
+    persons,
+)
 from services.image_processor.encoding import (
     LOOK_AGAIN_MS,
     LOOK_SELDOM_MS,
+    MOST_PEOPLE,
     REMOVE_AFTER_MS,
     Encoded,
     LostError,
@@ -186,11 +195,37 @@ class DatabaseEncodingRows:
         await self._change(after_image_id=image_id)
 
     async def end_walk(self) -> None:
-        """Note that it is done, until it is looked at again."""
+        """Note that it is done, until it is looked at again; have what was encoded decided on."""
         its = encoding_work.c
         only_skipped = sa.and_(its.faces_encoded == 0, its.images_skipped > 0)
         pause = sa.case((only_skipped, LOOK_SELDOM_MS), else_=LOOK_AGAIN_MS)
-        await self._change(after_image_id=0, images_left=0, next_look_at=self._clock() + pause)
+        async with self._database.transaction() as connection:
+            encoded = await connection.scalar(sa.select(its.faces_encoded))
+            again = self._clock() + pause
+            await _change(
+                connection, self._token, after_image_id=0, images_left=0, next_look_at=again
+            )
+            if encoded:
+                await connection.execute(self._decide_again())
+
+    def _decide_again(self) -> sa.Insert:
+        """Return the statement that has faces decided again, as after a change of each person."""
+        everybody = sa.select(sa.func.count()).select_from(persons.alias()).scalar_subquery()
+        work = sa.select(
+            persons.c.id,
+            sa.func.coalesce(persons.c.folder, persons.c.name),
+            sa.false(),
+            self._clock(),
+            sa.literal(0),
+            sa.literal(1),
+        ).where(everybody <= MOST_PEOPLE)
+        columns = ["person_id", "folder", "removed", "due_at", "after_image_id", "passes_left"]
+        return (
+            sa.insert(people_work)
+            .from_select(columns, work)
+            .prefix_with("OR IGNORE", dialect="sqlite")
+            .prefix_with("IGNORE", dialect="mysql")
+        )
 
     async def remove_others(self, engine: str, after: int, until: int) -> int:
         """Remove other engines' encodings of a range of images; return how many."""

@@ -15,8 +15,16 @@ from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
 from services.common.logs import Outage
 from services.common.settings import DatabaseSettings
-from services.common.tables import encoding_work, face_encodings, faces, images
+from services.common.tables import (
+    encoding_work,
+    face_encodings,
+    faces,
+    images,
+    people_work,
+    persons,
+)
 from services.image_processor import encoding as encoding_module
+from services.image_processor.adapters import encoding_rows as encoding_rows_module
 from services.image_processor.adapters.encoder import GrpcEncoder
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
 from services.image_processor.adapters.recogniser import GrpcRecogniser
@@ -156,6 +164,29 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(world: World
     await drain(encoder)
     assert world.server.servicer.encoded == [first, third], "there is nothing more to do"
     assert await world.report.report() == done
+
+
+@pytest.mark.parametrize("most", [2, 1])
+async def test_everybody_is_looked_for_among_faces_that_were_encoded(
+    world: World, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(encoding_rows_module, "MOST_PEOPLE", most)
+    changed = {"removed": True, "due_at": 7, "after_image_id": 5, "passes_left": 2}
+    async with world.bench.database.transaction() as connection:
+        people = [
+            {"id": 3, "name": "Ada L.", "folder": "Ada", "created_at": 1},
+            {"id": 4, "name": "Eve", "folder": None, "created_at": 1},
+        ]
+        await connection.execute(sa.insert(persons), people)
+        its = {"person_id": 3, "folder": "Ada", **changed}
+        await connection.execute(sa.insert(people_work).values(its))
+    await world.store(b"a")
+    await drain(world.encoder())
+    columns = ("person_id", "folder", "removed", "after_image_id", "passes_left")
+    query = sa.select(*(people_work.c[one] for one in columns)).order_by(people_work.c.person_id)
+    async with world.bench.database.reading() as connection:
+        found = [tuple(row) for row in await connection.execute(query)]
+    assert found == [(3, "Ada", True, 5, 2), (4, "Eve", False, 0, 1)][:most]
 
 
 async def test_what_an_older_version_stores_meanwhile_is_found_within_an_hour(

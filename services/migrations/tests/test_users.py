@@ -172,6 +172,7 @@ REFUSED = [
     ("redeemer", "DELETE FROM person_images"),
     ("redeemer", "INSERT INTO garbage (object_key) VALUES ('x')"),
     ("image_processor", "SELECT * FROM garbage"),
+    ("image_processor", "DELETE FROM people_work"),
     ("people", "DELETE FROM faces"),
     ("people", "UPDATE images SET status = 'pending'"),
     ("people", "UPDATE face_encodings SET engine = 'x'"),
