@@ -1,7 +1,8 @@
 """The parts that changes of people are made of, each in the transaction of the change.
 
 Rows are locked in this order: the turn, notes of objects, the image, the person, known pictures,
-faces. image_processor goes from the image over people to faces, too.
+faces, people_work. image_processor goes from the image over people to faces, too. The service
+people goes the other way, from people_work over faces to persons: both try again after a deadlock.
 """
 
 import itertools
