@@ -48,6 +48,14 @@ _BY_MACHINE: Final = sa.and_(
     sa.or_(faces.c.person.is_(None), faces.c.distance.is_not(None)),
 )
 
+_NAMED_BEFORE: Final = sa.and_(
+    faces.c.person.is_not(None),
+    faces.c.distance.is_(None),
+    faces.c.decided_by.is_distinct_from(DecidedBy.HAND),
+)
+"""A receiver of before has named the face by hand: the name counts, the person's id may be that of
+whom the face was before."""
+
 
 class DatabaseRows:
     """The port ``Rows`` on a database; a claim is what one conditional UPDATE says it is."""
@@ -155,7 +163,7 @@ class DatabaseRows:
                 return False
             old = (
                 sa.select(faces.c.image_id)
-                .where(faces.c.person_id == work.person_id, faces.c.person != its)
+                .where(faces.c.person_id == work.person_id, faces.c.person != its, ~_NAMED_BEFORE)
                 .order_by(faces.c.image_id)
                 .limit(_RENAMED)
             )
@@ -163,7 +171,11 @@ class DatabaseRows:
             if ids:
                 await connection.execute(
                     sa.update(faces)
-                    .where(faces.c.image_id.in_(ids), faces.c.person_id == work.person_id)
+                    .where(
+                        faces.c.image_id.in_(ids),
+                        faces.c.person_id == work.person_id,
+                        ~_NAMED_BEFORE,
+                    )
                     .values(person=its)
                 )
                 await note_events(connection, self._clock(), EventKind.IMAGE, ids)
@@ -393,21 +405,25 @@ class DatabaseRows:
         await self._adopt(faces.c.image_id.in_(image_ids))
 
     async def _adopt(self, which: sa.ColumnElement[bool]) -> None:
-        alone = sa.and_(which, faces.c.person.is_not(None), faces.c.person_id.is_(None))
+        no_id = sa.and_(faces.c.person.is_not(None), faces.c.person_id.is_(None))
+        alone = sa.and_(which, sa.or_(no_id, _NAMED_BEFORE))
+        decided_by = sa.case((_NAMED_BEFORE, DecidedBy.HAND), else_=faces.c.decided_by)
         async with self._database.reading() as connection:
             texts = set(await connection.scalars(sa.select(faces.c.person).where(alone).distinct()))
             found = await _ids(connection, texts)
         for text in sorted(texts - found.keys()):
-            found[text] = await self._new_person(text)
+            if person_id := await self._new_person(text):
+                found[text] = person_id
         for text, person_id in found.items():
             async with self._database.transaction() as connection:
                 await connection.execute(
                     sa.update(faces)
                     .where(alone, faces.c.person == text)
-                    .values(person_id=person_id)
+                    .values(person_id=person_id, decided_by=decided_by)
                 )
 
-    async def _new_person(self, name: str) -> int:
+    async def _new_person(self, name: str) -> int | None:
+        """Return the id of somebody, who is made; None for who was removed just now."""
         async with self._database.transaction() as connection:
             # One change of people at a time, as the receiver makes them.
             await connection.execute(
@@ -417,6 +433,12 @@ class DatabaseRows:
             )
             if found := await _ids(connection, {name}):
                 return found[name]
+            # A picture may be stored late that was recognised when they were known.
+            going = sa.select(people_work.c.folder).where(
+                people_work.c.folder == name, people_work.c.removed
+            )
+            if (await connection.execute(going)).first():
+                return None
             inserted: sa.CursorResult[tuple[()]] = await connection.execute(
                 sa.insert(persons).values(name=name, folder=name, created_at=now_ms())
             )

@@ -128,6 +128,7 @@ async def test_what_a_hand_said_stays_and_holds_its_person(world: World) -> None
         after = await world.faces()
         assert await world.names(one) == ["Ada", ""], "she is in the picture once"
         before[one, 0].person_id = person_id
+        before[one, 0].decided_by = "hand"
         assert after[one, 0] == before[one, 0]
     nobody = await world.picture(encoding("Ada"), faces_are=[HAND])
     await world.work("Ada")
@@ -209,6 +210,34 @@ async def test_rows_of_before_get_their_person(world: World) -> None:
     later = await world.picture(None, faces_are=[{"person": "Eve", "distance": 0.25}])
     await worker._faces.follow()
     assert (await world.faces())[later, 0].person_id == eve[0].id
+
+
+async def test_whom_a_receiver_of_before_has_named_is_who_is_written_there(world: World) -> None:
+    ada, bob = await world.person("Ada", "Ada"), await world.person("Bob", "Bob")
+    said = {"person": "Bob", "person_id": ada, "distance": None, "decided_by": "machine"}
+    one = await world.picture(None, faces_are=[said])
+    await world.work("Ada")
+    rows = world.rows()
+    work = await rows.claim()
+    assert work
+    assert not await rows.rename(work), "she is not who is written there"
+    assert await world.names(one) == ["Bob"]
+    await rows.adopt_of([one])
+    face = (await world.faces())[one, 0]
+    assert (face.person, face.person_id, face.decided_by) == ("Bob", bob, "hand")
+
+
+async def test_who_was_removed_does_not_come_back_with_a_late_picture(world: World) -> None:
+    await world.work("Bob", removed=True)
+    await world.run(sa.delete(persons))
+    said = [{"person": name, "distance": 0.25} for name in ("Bob", "Eve")]
+    one = await world.picture(None, None, faces_are=said)
+    rows = world.rows()
+    await rows.adopt_of([one])
+    assert [row.name for row in await world.all(sa.select(persons))] == ["Eve"]
+    await world.run(sa.delete(people_work))
+    await rows.adopt_of([one])
+    assert len(await world.all(sa.select(persons))) == 2, "in the end whoever is left gets one"
 
 
 async def test_nothing_is_decided_while_a_removed_picture_is_still_known(world: World) -> None:
