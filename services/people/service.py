@@ -14,7 +14,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.database import DatabaseConflictError
+from services.common.database import DatabaseConflictError, DatabaseUnavailableError
 from services.common.facerecog.client import RecogniserError
 from services.common.logs import Outage
 from services.people.domain import (
@@ -203,7 +203,8 @@ class Worker:
     async def step(self) -> bool:
         """Work on a change that is due; return whether there was one.
 
-        Raises ``DatabaseUnavailableError``: then somebody takes it up when the lease is over.
+        Raises ``DatabaseUnavailableError``: then somebody takes it up soon, or when the lease is
+        over.
         """
         work = await self._rows.claim()
         if work is None:
@@ -218,6 +219,10 @@ class Worker:
             except RecogniserError as error:
                 self._away.failed(error)
                 await self._rows.give_back(work, AGAIN_MS)
+            except (DatabaseUnavailableError, RowsChangedError):
+                with suppress(DatabaseUnavailableError):
+                    await self._rows.give_back(work, AGAIN_MS)
+                raise
             finally:
                 renewing.cancel()
                 with suppress(asyncio.CancelledError, Exception):
@@ -225,10 +230,11 @@ class Worker:
         return True
 
     async def _renew(self, work: Work) -> None:
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            with suppress(Exception):  # a lost claim is found out by the next write
-                await self._rows.renew(work)
+        with suppress(ClaimLostError):  # which the next write finds out
+            while True:
+                await asyncio.sleep(RENEW_SECONDS)
+                with suppress(DatabaseUnavailableError):
+                    await self._rows.renew(work)
 
     async def _work(self, work: Work) -> None:
         until = self._clock() + _PATIENCE_SECONDS

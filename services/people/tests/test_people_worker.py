@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from services.common.database import DatabaseConflictError
 from services.common.images import LEASE_MS
 from services.common.tables import face_denials, faces, images, people_work, person_images, persons
-from services.people.domain import LATER_MS, NEXT_PASS_MS
-from services.people.ports import ClaimLostError
+from services.people.domain import AGAIN_MS, LATER_MS, NEXT_PASS_MS
+from services.people.ports import ClaimLostError, RowsChangedError
 from services.people.tests.conftest import ELSE, ENGINE, SURE, UNSURE, World, encoding
 
 HAND = {"decided_by": "hand", "distance": None}
@@ -290,6 +291,26 @@ async def test_a_face_recog_that_is_away_costs_nothing(world: World) -> None:
     assert len(await world.left()) == 1
     world.offset += 5_000
     assert await world.worker().step()
+    assert await world.names(one) == ["Ada"]
+
+
+@pytest.mark.parametrize("fault", [DatabaseConflictError("deadlock"), RowsChangedError()])
+async def test_a_passing_fault_of_the_database_costs_no_lease(
+    world: World, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await world.picture(encoding("Ada"))
+    await world.enrol("Ada")
+    rows = world.rows()
+
+    async def fail(*_: Any) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "write", fail)
+        with pytest.raises(type(fault)):
+            await world.worker(rows).step()
+    world.offset += AGAIN_MS
+    assert await world.worker(rows).step()
     assert await world.names(one) == ["Ada"]
 
 
