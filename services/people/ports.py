@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.events import Event, Position
 from services.people.domain import Answer, Candidate, Face, Person, Picture, Says, Work
 
 
@@ -83,13 +84,14 @@ class FaceRows(Protocol):
     ) -> list[tuple[int, bytes]]:
         """Return those of some images, as they are stored."""
 
-    async def newest_event(self) -> int:
-        """Return the highest id of an event that is to be seen; 0 when none is."""
+    async def latest(self) -> Position:
+        """Return the position before whatever is not committed yet."""
 
-    async def events(
-        self, after: int, *, through: int | None = None, limit: int | None = None
-    ) -> list[tuple[int, int | None]]:
-        """Return ids of events, in order, each with that of its image, if it is of one."""
+    async def lost(self, position: Position) -> bool:
+        """Tell whether events after the position may be removed already."""
+
+    async def after(self, position: Position) -> tuple[list[Event], Position]:
+        """Return up to ``PAGE`` events after the position, and the new one; fewer are all."""
 
     async def adopt_between(self, low: int, high: int) -> None:
         """Give faces with a name alone their person's id, of images over ``low`` up to ``high``."""

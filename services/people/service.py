@@ -15,6 +15,7 @@ import structlog
 from numpy.typing import NDArray
 
 from services.common.database import DatabaseConflictError, DatabaseUnavailableError
+from services.common.events import PAGE, EventKind, Position
 from services.common.facerecog.client import RecogniserError
 from services.common.logs import Outage
 from services.people.domain import (
@@ -48,19 +49,8 @@ BATCH: Final = 200
 _LOADED: Final = 2_000
 """Images whose encodings are loaded at a time: with two faces each, 2 MB."""
 
-_EVENTS: Final = 2_000
-"""New events that are taken at a time."""
-
-_PAST_EVENTS: Final = 10_000
-"""Of so many ids of events before the start, those that are not to be seen yet are waited for."""
-
-_OPEN_SECONDS: Final = 60.0
-"""An event may be seen so much later than one that was noted after it: no transaction, of some
-statements of 10 s at most, is open longer."""
-
 _RELOAD_SECONDS: Final = 1_800.0
-"""All is loaded anew so often, and after so long without a look. Events are kept for an hour, and
-services of before note none."""
+"""All is loaded anew so often: services of before note no events."""
 
 _PATIENCE_SECONDS: Final = 6.0
 """A known picture that is to be removed is, within a few seconds; and one that is lacking for so
@@ -77,8 +67,7 @@ class NotLoadedError(Exception):
 class StoredFaces:
     """The encodings of one engine in memory, as the database has them.
 
-    Events say what has changed. One may be seen after others that were noted later: whatever is not
-    there between two that are is looked for until no transaction can be open any more.
+    Events say what has changed. Whoever compares need not wait while all is loaded anew.
     """
 
     def __init__(
@@ -87,12 +76,11 @@ class StoredFaces:
         self._rows = rows
         self._index = index
         self._clock = clock
-        self._turn = asyncio.Lock()
+        self._loading = asyncio.Lock()
+        self._turn = asyncio.Lock()  # for the index, and the position that it is of
         self._engine: str | None = None
         self._loaded_at: float | None = None
-        self._looked_at = 0.0
-        self._floor = 0  # all events up to this one were seen, or never will be
-        self._seen: dict[int, float] = {}
+        self._position: Position | None = None
 
     async def check(self) -> None:
         """Raise unless all were loaded once."""
@@ -101,18 +89,26 @@ class StoredFaces:
 
     async def follow(self, engine: str | None = None) -> None:
         """Bring memory up to date; with those of an engine, when one is named."""
+        if not (self._loading.locked() and await self._is_whole(engine or self._engine)):
+            async with self._loading:
+                wanted = engine or self._engine or await self._rows.newest_engine()
+                if not await self._is_whole(wanted) or self._is_old():
+                    await self._load(wanted)
         async with self._turn:
-            wanted = engine or self._engine or await self._rows.newest_engine()
-            now = self._clock()
-            if (
-                self._loaded_at is None
-                or wanted != self._engine
-                or now - min(self._loaded_at, self._looked_at) > _RELOAD_SECONDS
-            ):
-                await self._load(wanted)
             await self._take_events()
-            self._looked_at = now
-            STORED_FACES.set(len(self._index))
+        STORED_FACES.set(len(self._index))
+
+    async def _is_whole(self, engine: str | None) -> bool:
+        """Tell whether all of an engine's are here but for what events tell."""
+        return (
+            self._loaded_at is not None
+            and engine == self._engine
+            and self._position is not None
+            and not await self._rows.lost(self._position)
+        )
+
+    def _is_old(self) -> bool:
+        return self._clock() - (self._loaded_at or 0.0) > _RELOAD_SECONDS
 
     async def nearer(
         self, mean: NDArray[np.float32], least: float
@@ -124,22 +120,22 @@ class StoredFaces:
     async def _load(self, engine: str | None) -> None:
         """Load all that is there now; what comes meanwhile, events tell."""
         start = self._clock()
-        top = await self._rows.newest_event()
-        floor = max(0, top - _PAST_EVENTS)
-        past = await self._rows.events(floor, through=top)
-        if engine != self._engine:
-            self._index.clear()
-            self._engine, self._loaded_at = engine, None
-        self._floor = floor
-        self._seen = {one: start for one, _ in past}
-        # Those of images that are gone are over all that there are, too.
-        end = max(await self._rows.last_image_id(), self._index_end())
+        async with self._turn:
+            if self._position is None or await self._rows.lost(self._position):
+                self._loaded_at = None
+                self._position = await self._rows.latest()
+            if engine != self._engine:
+                self._index.clear()
+                self._engine, self._loaded_at = engine, None
+            # Those of images that are gone are over all that there are, too.
+            end = max(await self._rows.last_image_id(), self._index_end())
         for low in range(0, end, _LOADED):
             high = low + _LOADED
-            await self._rows.adopt_between(low, high)
-            rows = await self._rows.encodings_between(low, high, engine) if engine else []
-            gone = self._index.images_between(low, high)
-            await asyncio.to_thread(self._index.replace, gone, rows)
+            async with self._turn:
+                await self._rows.adopt_between(low, high)
+                rows = await self._rows.encodings_between(low, high, engine) if engine else []
+                gone = self._index.images_between(low, high)
+                await asyncio.to_thread(self._index.replace, gone, rows)
         self._loaded_at = start
         log.info("stored faces are loaded", faces=len(self._index), engine=engine)
 
@@ -149,30 +145,18 @@ class StoredFaces:
 
     async def _take_events(self) -> None:
         """Read again what events tell of, until there is no new one."""
-        more = True
-        while more:
-            top = max(self._seen, default=self._floor)
-            late = await self._rows.events(self._floor, through=top) if self._seen else []
-            new = await self._rows.events(top, limit=_EVENTS)
-            found = [(one, image) for one, image in [*late, *new] if one not in self._seen]
-            image_ids = sorted({image for _, image in found if image is not None})
+        while self._position is not None:
+            found, position = await self._rows.after(self._position)
+            image_ids = sorted({one.subject_id for one in found if one.kind == EventKind.IMAGE})
             if image_ids:
                 await self._rows.adopt_of(image_ids)
                 rows = (
                     await self._rows.encodings_of(image_ids, self._engine) if self._engine else []
                 )
                 await asyncio.to_thread(self._index.replace, image_ids, rows)
-            now = self._clock()
-            self._seen |= {one: now for one, _ in found}
-            self._raise_floor(now)
-            more = len(new) == _EVENTS
-
-    def _raise_floor(self, now: float) -> None:
-        old = [one for one, seen in self._seen.items() if now - seen > _OPEN_SECONDS]
-        self._floor = max([self._floor, *old])
-        while self._floor + 1 in self._seen:
-            self._floor += 1
-        self._seen = {one: seen for one, seen in self._seen.items() if one > self._floor}
+            self._position = position  # only now: what has failed is read again
+            if len(found) < PAGE:
+                return
 
 
 class Worker:

@@ -12,11 +12,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock, now_ms
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.events import (
+    Event,
+    EventKind,
+    Position,
+    is_lost,
+    latest_position,
+    note_events,
+    read_events,
+)
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status
 from services.common.tables import (
-    events,
     face_denials,
     face_encodings,
     faces,
@@ -379,22 +386,20 @@ class DatabaseRows:
         async with self._database.reading() as connection:
             return [(row.image_id, row.stored) for row in await connection.execute(query)]
 
-    async def newest_event(self) -> int:
-        """Return the highest id of an event that is to be seen; 0 when none is."""
+    async def latest(self) -> Position:
+        """Return the position before whatever is not committed yet."""
         async with self._database.reading() as connection:
-            return await connection.scalar(sa.select(sa.func.max(events.c.id))) or 0
+            return await latest_position(connection, self._clock())
 
-    async def events(
-        self, after: int, *, through: int | None = None, limit: int | None = None
-    ) -> list[tuple[int, int | None]]:
-        """Return ids of events, in order, each with that of its image, if it is of one."""
-        image_id = sa.case((events.c.kind == EventKind.IMAGE, events.c.subject_id))
-        query = sa.select(events.c.id, image_id).where(events.c.id > after).order_by(events.c.id)
-        if through is not None:
-            query = query.where(events.c.id <= through)
+    async def lost(self, position: Position) -> bool:
+        """Tell whether events after the position may be removed already."""
         async with self._database.reading() as connection:
-            found = await connection.execute(query.limit(limit))
-            return [(event_id, image) for event_id, image in found]
+            return await is_lost(connection, self._clock(), position)
+
+    async def after(self, position: Position) -> tuple[list[Event], Position]:
+        """Return up to ``PAGE`` events after the position, and the new one; fewer are all."""
+        async with self._database.reading() as connection:
+            return await read_events(connection, self._clock(), position)
 
     async def adopt_between(self, low: int, high: int) -> None:
         """Give faces with a name alone their person's id, of images over ``low`` up to ``high``."""

@@ -1,5 +1,6 @@
 """What is in memory is what is in the database, whenever its changes are seen."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.clock import database_now
-from services.common.database import Database
+from services.common.database import Database, DatabaseUnavailableError
 from services.common.tables import events, face_encodings, images
+from services.people import service
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseRows
 from services.people.service import NotLoadedError, StoredFaces
@@ -163,27 +165,14 @@ async def test_nothing_is_missed_in_an_hour_without_a_look(world: World) -> None
 
 
 class LateRows(DatabaseRows):
-    """Events of these ids are not to be seen yet, nor what they tell of."""
+    """Encodings of these images are not to be seen yet."""
 
-    def __init__(self, database: Database, hidden: set[int]) -> None:
+    def __init__(self, database: Database) -> None:
         super().__init__(database, database_now)
-        self.hidden = hidden
-
-    async def newest_event(self) -> int:
-        return max((one for one, _ in await self.events(0)), default=0)
-
-    async def events(self, after: int, **limits: Any) -> list[tuple[int, int | None]]:
-        return [row for row in await super().events(after, **limits) if row[0] not in self.hidden]
+        self.hidden: dict[int, float] = {}
 
     async def _encodings(self, which: Any, engine: str) -> list[tuple[int, bytes]]:
-        hidden = set(
-            await self.scalars(sa.select(events.c.subject_id).where(events.c.id.in_(self.hidden)))
-        )
-        return [row for row in await super()._encodings(which, engine) if row[0] not in hidden]
-
-    async def scalars(self, query: Any) -> list[int]:
-        async with self._database.reading() as connection:
-            return list(await connection.scalars(query))
+        return [row for row in await super()._encodings(which, engine) if row[0] not in self.hidden]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -193,31 +182,86 @@ async def test_events_that_are_seen_late_are_not_missed(
     """Their transactions end in any order, some are open at the start, some end in nothing."""
     drawing = np.random.default_rng(seed)
     database = Database(sqlite_settings)
-    rows = LateRows(database, set())
+    rows = LateRows(database)
     world = World(database, None)  # type: ignore[arg-type]
     bench = Bench(world, rows)
     count = 0
-    since: dict[int, float] = {}
+
+    async def end(one: int) -> None:
+        del rows.hidden[one]
+        event = {"id": one, "kind": "image", "subject_id": one, "created_at": database_now()}
+        await world.run(sa.insert(events).values(event))
+
     for _ in range(30):
         for _ in range(drawing.integers(0, 4)):
             await world.picture(encoding("Ada", nth=count))
             count += 1
             if drawing.random() < 0.5:
-                rows.hidden.add(count)
-                since[count] = world.now
-            if drawing.random() < 0.1:
+                rows.hidden[count] = world.now
+                await world.run(sa.delete(events).where(events.c.id == count))
+            elif drawing.random() < 0.1:
                 await world.run(sa.delete(images).where(images.c.id == count))
                 await world.run(sa.delete(events).where(events.c.id == count))
         await bench.faces.follow()
         world.now += float(drawing.choice([0.5, 20.0]))
         # Nobody's is open for longer than a minute.
-        rows.hidden = {
-            one for one in rows.hidden if drawing.random() < 0.7 and world.now - since[one] < 40
-        }
-    rows.hidden.clear()
+        for one, since in list(rows.hidden.items()):
+            if drawing.random() > 0.7 or world.now - since >= 40:
+                await end(one)
+    for one in list(rows.hidden):
+        await end(one)
     await bench.faces.follow()
     assert await bench.agrees()
-    world.now += 100
-    await bench.faces.follow()
-    assert not bench.faces._seen, "what was seen long ago is not looked for again"
     await database.close()
+
+
+async def test_events_are_read_again_after_a_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = world.rows()
+    bench = Bench(world, rows)
+    await world.picture(encoding("Ada"))
+    await bench.faces.follow()
+    await world.picture(encoding("Bob"))
+
+    async def fail(*_: Any) -> None:
+        raise DatabaseUnavailableError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "encodings_of", fail)
+        with pytest.raises(DatabaseUnavailableError):
+            await bench.faces.follow()
+    await bench.faces.follow()
+    assert await bench.agrees()
+
+
+async def test_naming_does_not_wait_until_all_is_loaded_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_LOADED", 1)
+    for nth in range(40):
+        await world.picture(encoding("Ada", nth=nth))
+    bench = Bench(world, rows := world.rows())
+    await bench.faces.follow()
+    ended: list[str] = []
+    begun = asyncio.Event()
+    read = rows.encodings_between
+
+    async def encodings_between(*which: Any) -> list[tuple[int, bytes]]:
+        begun.set()
+        return await read(*which)
+
+    async def name() -> None:
+        await begun.wait()
+        await bench.faces.follow(ENGINE.name)
+        found, _ = await bench.faces.nearer(np.ones(128, np.float32), -100.0)
+        ended.append(f"named among {len(found)}")
+
+    async def load() -> None:
+        await bench.faces.follow()
+        ended.append("loaded")
+
+    monkeypatch.setattr(rows, "encodings_between", encodings_between)
+    world.now += 1_801
+    await asyncio.gather(name(), load())
+    assert ended == ["named among 40", "loaded"]
