@@ -1,6 +1,6 @@
 """Asking face_recog to decide."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import Decisions, RecogniserClient
 from services.common.faces import MAX_FACES
+from services.common.images import MAX_PICTURE_BYTES
 from services.people.domain import Answer, Candidate, Picture
 
 
@@ -31,8 +32,9 @@ class GrpcView:
     async def sift(self, encodings: Sequence[bytes]) -> Sequence[bool]:
         """Tell of each face whether it may be the person."""
         may_be: list[bool] = []
-        for start in range(0, len(encodings), MAX_FACES):
-            may_be += await self._decisions.sift(encodings[start : start + MAX_FACES])
+        most = _most(encodings)
+        for start in range(0, len(encodings), most):
+            may_be += await self._decisions.sift(encodings[start : start + most])
         return may_be
 
     async def decide(
@@ -42,8 +44,9 @@ class GrpcView:
         answers: list[Sequence[Answer]] = []
         asked: list[face_pb2.PictureToDecide] = []
         faces = 0
+        most = _most(face.encoding or b"" for picture in pictures for face in picture.open)
         for picture in pictures:
-            if faces + len(picture.open) > MAX_FACES:
+            if faces + len(picture.open) > most:
                 answers += await self._ask(asked)
                 asked, faces = [], 0
             asked.append(_asked(picture, unknown))
@@ -53,6 +56,12 @@ class GrpcView:
     async def _ask(self, asked: Sequence[face_pb2.PictureToDecide]) -> list[Sequence[Answer]]:
         decided = await self._decisions.decide(asked)
         return [[_answer(face) for face in picture.faces] for picture in decided]
+
+
+def _most(encodings: Iterable[bytes]) -> int:
+    """Return how many faces a request may have: a long encoding's would be too large a message."""
+    longest = max(map(len, encodings), default=0)
+    return min(MAX_FACES, MAX_PICTURE_BYTES // longest) if longest else MAX_FACES
 
 
 def _asked(picture: Picture, unknown: str | None) -> face_pb2.PictureToDecide:

@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from services.common.database import DatabaseConflictError
-from services.common.images import LEASE_MS
+from services.common.facerecog import face_pb2
+from services.common.faces import MAX_NUMBERS
+from services.common.images import LEASE_MS, MAX_PICTURE_BYTES
 from services.common.tables import face_denials, faces, images, people_work, person_images, persons
-from services.people.domain import AGAIN_MS, LATER_MS, NEXT_PASS_MS
+from services.people.adapters.recogniser import GrpcView
+from services.people.domain import AGAIN_MS, LATER_MS, NEXT_PASS_MS, Face, Picture, Says
 from services.people.ports import ClaimLostError, RowsChangedError
 from services.people.tests.conftest import ELSE, ENGINE, SURE, UNSURE, World, encoding
 
@@ -312,6 +316,30 @@ async def test_a_passing_fault_of_the_database_costs_no_lease(
     world.offset += AGAIN_MS
     assert await world.worker(rows).step()
     assert await world.names(one) == ["Ada"]
+
+
+async def test_long_encodings_are_sent_in_more_requests() -> None:
+    asked: list[int] = []
+
+    class Decisions:
+        known = face_pb2.PersonKnown()
+
+        async def sift(self, encodings: Sequence[bytes]) -> list[bool]:
+            asked.append(sum(map(len, encodings)))
+            return [True] * len(encodings)
+
+        async def decide(
+            self, pictures: Sequence[face_pb2.PictureToDecide]
+        ) -> list[face_pb2.DecidedPicture]:
+            asked.append(sum(one.ByteSize() for one in pictures))
+            return [face_pb2.DecidedPicture() for _ in pictures]
+
+    view = GrpcView(Decisions())  # type: ignore[arg-type]
+    long = bytes(4 * MAX_NUMBERS)
+    assert len(await view.sift([long] * 4096)) == 4096
+    face = Face(0, Says(None, None, None, ambiguous=False, candidates=[]), False, long)
+    assert len(await view.decide([Picture(1, 1, [face])] * 4096, None)) == 4096
+    assert max(asked) < MAX_PICTURE_BYTES + 2**16
 
 
 async def test_who_stops_gives_the_rest_back(world: World) -> None:
