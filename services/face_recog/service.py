@@ -392,8 +392,10 @@ class Gallery:
         _ = self.snapshot
         async with self._turn:
             tried: set[str] = set()
+            # Folders that were made by hand may be in either form.
+            forms = {unicodedata.normalize("NFC", person), unicodedata.normalize("NFD", person)}
             while True:
-                gone, wanted = await self._look_at([person])
+                gone, wanted = await self._look_at(forms)
                 new = [info for info in wanted if info.key not in tried][:_BATCH]
                 if not (gone or new):
                     break
@@ -401,11 +403,11 @@ class Gallery:
                 await self._take_in(gone, new)
             if self._unpublished:  # what the watch has read so far
                 await self._publish(changed=True)
-            folder = f"{self._prefix}{person}/"
+            folders = tuple(f"{self._prefix}{form}/" for form in forms)
             its = {
                 key.removeprefix(self._prefix): known.encoding is not None
                 for key, known in self._known.items()
-                if key.startswith(folder)
+                if key.startswith(folders)
             }
             return self.snapshot, its
 

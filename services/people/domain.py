@@ -1,6 +1,7 @@
 """A change of a person, stored faces, and what is decided on them anew."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -139,9 +140,13 @@ class Picture:
         return frozenset().union(*held)
 
 
+def _folder(image_name: str) -> str:
+    return unicodedata.normalize("NFC", image_name.partition("/")[0])
+
+
 def without(face: Face, folder: str) -> Says:
     """Return what is left to say of a face that cannot be compared, when somebody is not known."""
-    left = [one for one in face.says.candidates if one["image_name"].partition("/")[0] != folder]
+    left = [one for one in face.says.candidates if _folder(one["image_name"]) != folder]
     named = face.says.person is not None and folder not in face.folders
     return Says(
         face.says.person if named else None,

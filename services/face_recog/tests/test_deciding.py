@@ -127,6 +127,14 @@ async def test_a_picture_enrolled_a_moment_ago_is_known_at_once(bench: Bench) ->
         assert await names(view, picture(near(EVE), near(ADA))) == [["Eve", "Ada"]]
 
 
+async def test_a_folder_in_decomposed_form_is_the_person_s(bench: Bench) -> None:
+    decomposed = "Zoe\N{COMBINING DIAERESIS}/1.jpg"
+    await bench.store.put(f"known_people/{decomposed}", EVE)
+    async with bench.client.decide("Zo\N{LATIN SMALL LETTER E WITH DIAERESIS}") as view:
+        assert [one.image_name for one in view.known.pictures] == [decomposed]
+        assert await view.sift([near(EVE)]) == [True]
+
+
 async def test_one_that_was_removed_is_known_no_longer(bench: Bench) -> None:
     await bench.store.delete("known_people/Ada/1.jpg")
     async with bench.client.decide("Ada") as view:

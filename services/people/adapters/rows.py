@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -457,14 +458,17 @@ def _ours(work: Work) -> Sequence[sa.ColumnElement[bool]]:
 async def _asked_about(connection: AsyncConnection, folder: str, after: int) -> set[int]:
     """Return images over one with a face of which a known picture in the folder is a candidate."""
     # As the driver writes it, the name's beginning with a quotation mark before it.
-    start = json.dumps(f"{folder}/")[:-1]
+    starts = {json.dumps(f"{unicodedata.normalize(form, folder)}/")[:-1] for form in ("NFC", "NFD")}
+    asked = [
+        sa.func.instr(faces.c.candidates, sa.literal(start, sa.String)) > 0 for start in starts
+    ]
     last = await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
     found = set[int]()
     for low in range(after, last, SCANNED):
         query = sa.select(faces.c.image_id).where(
             faces.c.image_id > low,
             faces.c.image_id <= low + SCANNED,
-            sa.func.instr(faces.c.candidates, sa.literal(start, sa.String)) > 0,
+            sa.or_(*asked),
         )
         found |= set(await connection.scalars(query))
     return found
@@ -481,7 +485,7 @@ async def _ids(connection: AsyncConnection, names: Collection[str]) -> dict[str,
 
 
 async def _folders(connection: AsyncConnection, person_ids: Collection[int]) -> dict[int, set[str]]:
-    """Return the folders in which people's known pictures are looked for, and lie."""
+    """Return the folders in which people's known pictures are looked for, and lie, in NFC."""
     found = defaultdict[int, set[str]](set)
     name = person_images.c.image_name
     of_pictures = sa.func.substr(name, 1, sa.func.instr(name, sa.literal("/", sa.String)) - 1)
@@ -495,7 +499,7 @@ async def _folders(connection: AsyncConnection, person_ids: Collection[int]) -> 
             .distinct(),
         ):
             for person_id, folder in await connection.execute(query):
-                found[person_id].add(folder)
+                found[person_id].add(unicodedata.normalize("NFC", folder))
     return dict(found)
 
 

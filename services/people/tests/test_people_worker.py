@@ -95,6 +95,19 @@ async def test_questions_are_taken_back_whatever_the_name(world: World, name: st
     assert (await world.names(maybe), await world.names(other)) == ([""], ["(Ada Lovelace)"])
 
 
+async def test_a_folder_in_decomposed_form_is_taken_back_too(world: World) -> None:
+    zoe = "Zo\N{LATIN SMALL LETTER E WITH DIAERESIS}"
+    image_name = "Zoe\N{COMBINING DIAERESIS}/0.jpg"
+    asked = {
+        "ambiguous": True,
+        "candidates": [{"person": zoe, "image_name": image_name, "distance": 0.4}],
+    }
+    one = await world.picture(encoding(zoe), None, faces_are=[asked, asked])
+    await world.work(zoe, removed=True)
+    await world.worker().step()
+    assert await world.names(one) == ["", ""]
+
+
 async def test_somebody_who_is_gone_is_forgotten(world: World) -> None:
     await world.enrol("Ada")
     one = await world.picture(encoding("Ada"))
