@@ -78,10 +78,14 @@ class Says:
     calibration: int | None = None
 
     def differs(self, other: "Says") -> bool:
-        """Tell whether the other says something else; how alike it is, alone, is nothing else."""
+        """Tell whether the other says something else; how alike it is, alone, is nothing else.
+
+        That a rule has decided at all is.
+        """
         return (
             (self.person, self.person_id, self.ambiguous)
             != (other.person, other.person_id, other.ambiguous)
+            or (self.calibration is None) != (other.calibration is None)
             or not _is_near(self.distance, other.distance)
             or len(self.candidates) != len(other.candidates)
             or any(

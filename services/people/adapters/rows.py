@@ -456,19 +456,23 @@ def _ours(work: Work) -> Sequence[sa.ColumnElement[bool]]:
 
 
 async def _asked_about(connection: AsyncConnection, folder: str, after: int) -> set[int]:
-    """Return images over one with a face of which a known picture in the folder is a candidate."""
+    """Return images over one with a face of which a known picture in the folder is a candidate.
+
+    Also those with a face whose name was taken back, on which no rule has decided since.
+    """
     # As the driver writes it, the name's beginning with a quotation mark before it.
     starts = {json.dumps(f"{unicodedata.normalize(form, folder)}/")[:-1] for form in ("NFC", "NFD")}
     asked = [
         sa.func.instr(faces.c.candidates, sa.literal(start, sa.String)) > 0 for start in starts
     ]
+    not_decided = sa.and_(faces.c.decided_by == DecidedBy.MACHINE, faces.c.calibration.is_(None))
     last = await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
     found = set[int]()
     for low in range(after, last, SCANNED):
         query = sa.select(faces.c.image_id).where(
             faces.c.image_id > low,
             faces.c.image_id <= low + SCANNED,
-            sa.or_(*asked),
+            sa.or_(*asked, not_decided),
         )
         found |= set(await connection.scalars(query))
     return found

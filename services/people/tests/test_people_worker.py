@@ -108,6 +108,23 @@ async def test_a_folder_in_decomposed_form_is_taken_back_too(world: World) -> No
     assert await world.names(one) == ["", ""]
 
 
+async def test_a_face_whose_name_was_taken_back_is_decided_on_once(world: World) -> None:
+    await world.enrol("Ada")
+    await world.enrol("Bob")
+    await world.gallery.refresh()
+    one = await world.picture(encoding("Ada"))
+    nobody = await world.picture(encoding("Eve"))
+    await world.run(sa.delete(people_work))
+    rows = world.rows()
+    await world.remove("Bob")
+    assert await world.worker(rows).step()
+    assert (await world.names(one), await world.names(nobody)) == (["Ada"], [""])
+    await world.work("Bob", removed=True)
+    work = await rows.claim()
+    assert work
+    assert not await rows.touched(work)
+
+
 async def test_somebody_who_is_gone_is_forgotten(world: World) -> None:
     await world.enrol("Ada")
     one = await world.picture(encoding("Ada"))
