@@ -51,8 +51,10 @@ class WorkRows(Protocol):
         Only those that are not done.
         """
 
-    async def pictures(self, image_ids: Collection[int], engine: str) -> list[Picture]:
-        """Return images with their faces, and the encodings by an engine."""
+    async def pictures(
+        self, image_ids: Collection[int], engine: str, size: int = 0
+    ) -> list[Picture]:
+        """Return images with their faces, and the encodings by an engine, of so many bytes."""
 
     async def people(self, candidates: Iterable[Candidate]) -> Mapping[str, Person]:
         """Return who is meant, by the known picture's name: its row decides, then its folder."""
@@ -102,6 +104,10 @@ class FaceRows(Protocol):
 
 class Index(Protocol):
     """Stored faces in memory; not for two threads at once."""
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of an encoding; 0 when there was none yet."""
 
     def __len__(self) -> int:
         """Return how many there are."""

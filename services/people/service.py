@@ -110,6 +110,11 @@ class StoredFaces:
     def _is_old(self) -> bool:
         return self._clock() - (self._loaded_at or 0.0) > _RELOAD_SECONDS
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of an encoding; 0 when there was none yet."""
+        return self._index.size
+
     async def nearer(
         self, mean: NDArray[np.float32], least: float
     ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
@@ -260,9 +265,10 @@ class Worker:
 
     async def _decide_some(self, work: Work, view: View, image_ids: Sequence[int]) -> int:
         """Decide on some images, again where others change the same rows meanwhile."""
+        size = self._faces.size if view.mean is None else view.mean.nbytes
         for left in reversed(range(_TRIES)):
             try:
-                pictures = await self._rows.pictures(image_ids, view.engine)
+                pictures = await self._rows.pictures(image_ids, view.engine, size)
                 changes = await self._changes(work, view, pictures)
                 await self._rows.write(work, changes, image_ids[-1])
             except (DatabaseConflictError, RowsChangedError):

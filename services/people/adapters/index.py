@@ -1,5 +1,6 @@
 """Stored faces in memory, searched one by one: exact."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -26,6 +27,11 @@ class ExactIndex:
     def __len__(self) -> int:
         return self._rows
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of an encoding; 0 when there was none yet."""
+        return self._size
+
     def clear(self) -> None:
         """Forget all, because those of another engine follow."""
         self.__init__()  # type: ignore[misc]
@@ -40,9 +46,10 @@ class ExactIndex:
     ) -> None:
         """Remove the faces of some images, and put in faces by their image and encoding.
 
-        What is no encoding of the size of the first one is left out.
+        What has another size than most of the first ones is left out.
         """
-        size = self._size or (len(rows[0][1]) if rows else 0)
+        sizes = Counter(len(one) for _, one in rows if one and not len(one) % 4)
+        size = self._size or max(sizes, key=sizes.__getitem__, default=0)
         fitting = [row for row in rows if len(row[1]) == size]
         units = np.frombuffer(b"".join(one for _, one in fitting), "<f4").reshape(
             -1, size // 4 or 1

@@ -213,8 +213,10 @@ class DatabaseRows:
                 found |= await _asked_about(connection, work.folder, after)
         return found
 
-    async def pictures(self, image_ids: Collection[int], engine: str) -> list[Picture]:
-        """Return images with their faces, and the encodings by an engine."""
+    async def pictures(
+        self, image_ids: Collection[int], engine: str, size: int = 0
+    ) -> list[Picture]:
+        """Return images with their faces, and the encodings by an engine, of so many bytes."""
         query = (
             sa.select(
                 faces.c.image_id,
@@ -256,7 +258,8 @@ class DatabaseRows:
                 row.face_index,
                 says,
                 bool(row.by_hand),
-                row.encoding,
+                # What has another size can be compared with nobody.
+                row.encoding if len(row.encoding or b"") == size or not size else None,
                 frozenset(folders.get(person_id, unknown) if person_id else unknown),
                 frozenset().union(
                     *(folders.get(one, ()) for one in denied[row.image_id, row.face_index])

@@ -125,6 +125,19 @@ async def test_a_face_whose_name_was_taken_back_is_decided_on_once(world: World)
     assert not await rows.touched(work)
 
 
+async def test_an_encoding_of_another_length_holds_nothing_up(world: World) -> None:
+    """It is taken as missing."""
+    both = await world.picture(encoding("Ada")[:64], encoding("Ada"), encoding("Bob"))
+    await world.enrol("Ada")
+    worker = world.worker()
+    await worker.step()
+    assert await world.names(both) == ["", "Ada", ""]
+    await world.remove("Ada")
+    await worker.step()
+    assert await world.names(both) == ["", "", ""]
+    assert not await world.left()
+
+
 async def test_somebody_who_is_gone_is_forgotten(world: World) -> None:
     await world.enrol("Ada")
     one = await world.picture(encoding("Ada"))
