@@ -31,7 +31,10 @@ class EventKind(StrEnum):
     """What has changed."""
 
     IMAGE = "image"
-    """It is final or given back, has other names or new encodings, or is gone."""
+    """It is final or given back, has other names, or is gone."""
+
+    ENCODED = "encoded"
+    """Faces of an image have new encodings: for those who compare them, nothing that is shown."""
 
     PERSON = "person"
     """Their name or known pictures are others, or they are gone."""

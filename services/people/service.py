@@ -60,6 +60,9 @@ _PAUSE_SECONDS: Final = 0.5
 _TRIES: Final = 5
 
 
+_OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
+
+
 class NotLoadedError(Exception):
     """The stored faces are not all in memory yet."""
 
@@ -152,7 +155,7 @@ class StoredFaces:
         """Read again what events tell of, until there is no new one."""
         while self._position is not None:
             found, position = await self._rows.after(self._position)
-            image_ids = sorted({one.subject_id for one in found if one.kind == EventKind.IMAGE})
+            image_ids = sorted({one.subject_id for one in found if one.kind in _OF_IMAGES})
             if image_ids:
                 await self._rows.adopt_of(image_ids)
                 rows = (

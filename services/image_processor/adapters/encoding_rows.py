@@ -181,7 +181,7 @@ class DatabaseEncodingRows:
             ]
             if rows:
                 await connection.execute(sa.insert(face_encodings), rows)
-                await note_events(connection, self._clock(), EventKind.IMAGE, [image_id])
+                await note_events(connection, self._clock(), EventKind.ENCODED, [image_id])
             await self._go_on(connection, image_id, encoded=len(rows))
         return len(rows)
 

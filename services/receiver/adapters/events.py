@@ -52,6 +52,7 @@ class DatabaseEvents:
                 name=names.get(one.subject_id),
             )
             for one in found
+            if one.kind != EventKind.ENCODED
         ]
         return Changes(changes, position, more=len(found) == PAGE)
 

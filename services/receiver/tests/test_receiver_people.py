@@ -647,7 +647,8 @@ async def test_a_change_of_the_known_people_is_marked_once_it_is_made(
 
     async def noting_delete(self: ObjectStore, key: str) -> None:
         await delete(self, key)
-        done.append(f"without {key}")
+        if not key.startswith("thumbnails/"):
+            done.append(f"without {key}")
 
     monkeypatch.setattr(ObjectStore, "put", noting_put)
     monkeypatch.setattr(ObjectStore, "delete", noting_delete)
