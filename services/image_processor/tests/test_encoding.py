@@ -11,12 +11,14 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.database import Database, DatabaseUnavailableError
+from services.common.events import EventKind
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
 from services.common.logs import Outage
 from services.common.settings import DatabaseSettings
 from services.common.tables import (
     encoding_work,
+    events,
     face_encodings,
     faces,
     images,
@@ -105,6 +107,12 @@ class World:
             order = (faces.c.image_id, faces.c.face_index)
             return list((await connection.execute(sa.select(faces).order_by(*order))).all())
 
+    async def told(self) -> list[int]:
+        """Images of whose new encodings others were told."""
+        query = sa.select(events.c.subject_id).where(events.c.kind == EventKind.ENCODED)
+        async with self.bench.database.reading() as connection:
+            return list(await connection.scalars(query.order_by(events.c.id)))
+
     async def work(self) -> Any:
         async with self.bench.database.reading() as connection:
             return (await connection.execute(sa.select(encoding_work))).one()
@@ -152,6 +160,7 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(world: World
     rows = [await world.bench.row(one) for one in (first, second, third)]
     encoder = world.encoder()
     await drain(encoder)
+    assert await world.told() == [first, third]
     had = {(second, index, "test-1"): ENCODING for index in (0, 1)}
     assert await world.encodings() == encodings_by("test-1", first, third) | had
     assert world.server.servicer.encoded == [first, third]

@@ -110,6 +110,7 @@ async def test_a_listener_is_told_what_has_changed_and_how_it_is_now(
         assert first
         assert first[:2] == ("", None)
         assert Position.parse(first.id)
+        await note(writer, EventKind.ENCODED, 42)  # which changes nothing that is told
         await note(writer, EventKind.IMAGE, 42, 43)
         await note(writer, EventKind.PERSON, 7, 8)
         told = await stream.blocks(4)
