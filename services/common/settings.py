@@ -106,10 +106,15 @@ class ObjectStoreSettings(_FromEnvironment):
     s3_secret_access_key_file: SecretFile | None = None
 
 
-class RecogniserClientSettings(_FromEnvironment):
+class RecogniserTargetSettings(_FromEnvironment):
     """Where face_recog answers."""
 
     face_recog_target: str = Field(description="gRPC target, for example dns:///face-recog:50051.")
+
+
+class RecogniserClientSettings(RecogniserTargetSettings):
+    """Where face_recog answers, and by when."""
+
     face_recog_timeout_seconds: Seconds = Field(
         20.0, description="Deadline of one request, while a person waits for its answer."
     )

@@ -5,13 +5,13 @@ from pydantic import Field
 from services.common.settings import (
     DatabaseSettings,
     Port,
-    RecogniserClientSettings,
+    RecogniserTargetSettings,
     Seconds,
     Settings,
 )
 
 
-class PeopleSettings(Settings, DatabaseSettings, RecogniserClientSettings):
+class PeopleSettings(Settings, DatabaseSettings, RecogniserTargetSettings):
     """What the environment says."""
 
     probe_port: Port = Field(9104, description="Port of probes and metrics.")

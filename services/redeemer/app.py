@@ -2,26 +2,22 @@
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
-import structlog
 import uvloop
 
-from services.common import logs, metrics, ops
+from services.common import logs, ops
 from services.common.clock import database_now
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
 from services.common.doorbell import NsqDoorbell, PolledRows
 from services.common.objects import ObjectStore
+from services.common.repeating import repeat
 from services.common.settings import load
 from services.redeemer.adapters import DatabaseGarbage, DatabasePictures, DatabaseRows
 from services.redeemer.collecting import Collector
 from services.redeemer.service import Redeemer
 from services.redeemer.settings import RedeemerSettings
 from services.redeemer.thumbnails import Thumbnails
-
-log = structlog.get_logger(__name__)
 
 COUNT_SECONDS: Final = 10.0
 """Counting a million rows takes a moment, so not every sweep does it."""
@@ -44,36 +40,15 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     away = logs.Outage("database")
     try:
         await asyncio.gather(
-            _repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
-            _repeat(lifecycle, "count", redeemer.count, COUNT_SECONDS, away),
-            _repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
-            _repeat(lifecycle, "thumbnails", thumbnails.collect, THUMBNAILS_SECONDS, away),
+            repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
+            repeat(lifecycle, "count", redeemer.count, COUNT_SECONDS, away),
+            repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
+            repeat(lifecycle, "thumbnails", thumbnails.collect, THUMBNAILS_SECONDS, away),
             ops.serve_probes(listener, lifecycle),
         )
     finally:
         await doorbell.close()
         await database.close()
-
-
-async def _repeat(
-    lifecycle: ops.Lifecycle,
-    operation: str,
-    action: Callable[[], Awaitable[None]],
-    seconds: float,
-    away: logs.Outage,
-) -> None:
-    """Run the action with a pause between, whatever it raises, until the process drains."""
-    while not lifecycle.draining:
-        try:
-            with metrics.observe(operation):
-                await action()
-            away.passed()
-        except DatabaseUnavailableError as error:
-            away.failed(error)
-        except Exception:
-            log.exception("unexpected error", operation=operation)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(lifecycle.wait_draining(), seconds)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.images import LEASE_MS, Status
+from services.common.people import FOLDER
 from services.common.tables import (
     encoding_work,
     face_encodings,
@@ -213,7 +214,7 @@ class DatabaseEncodingRows:
         everybody = sa.select(sa.func.count()).select_from(persons.alias()).scalar_subquery()
         work = sa.select(
             persons.c.id,
-            sa.func.coalesce(persons.c.folder, persons.c.name),
+            FOLDER,
             sa.false(),
             self._clock(),
             sa.literal(0),

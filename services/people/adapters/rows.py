@@ -24,6 +24,7 @@ from services.common.events import (
 )
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status
+from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, lies_in, take_turns
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -45,24 +46,6 @@ _SAID: Final = [one.name for one in fields(Says)]
 _RENAMED: Final = 500
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
-
-_BY_HAND: Final = sa.or_(
-    faces.c.decided_by == DecidedBy.HAND,
-    # In rows of before, and of a receiver of before.
-    sa.and_(faces.c.person.is_not(None), faces.c.distance.is_(None)),
-)
-_BY_MACHINE: Final = sa.and_(
-    sa.or_(faces.c.decided_by.is_(None), faces.c.decided_by != DecidedBy.HAND),
-    sa.or_(faces.c.person.is_(None), faces.c.distance.is_not(None)),
-)
-
-_NAMED_BEFORE: Final = sa.and_(
-    faces.c.person.is_not(None),
-    faces.c.distance.is_(None),
-    faces.c.decided_by.is_distinct_from(DecidedBy.HAND),
-)
-"""A receiver of before has named the face by hand: the name counts, the person's id may be that of
-whom the face was before."""
 
 
 class DatabaseRows:
@@ -171,7 +154,7 @@ class DatabaseRows:
                 return False
             old = (
                 sa.select(faces.c.image_id)
-                .where(faces.c.person_id == work.person_id, faces.c.person != its, ~_NAMED_BEFORE)
+                .where(faces.c.person_id == work.person_id, faces.c.person != its, ~LEFT_ITS_ID)
                 .order_by(faces.c.image_id)
                 .limit(_RENAMED)
             )
@@ -182,7 +165,7 @@ class DatabaseRows:
                     .where(
                         faces.c.image_id.in_(ids),
                         faces.c.person_id == work.person_id,
-                        ~_NAMED_BEFORE,
+                        ~LEFT_ITS_ID,
                     )
                     .values(person=its)
                 )
@@ -224,7 +207,7 @@ class DatabaseRows:
                 *(faces.c[name] for name in _SAID),
                 images.c.processed_at,
                 face_encodings.c.encoding,
-                _BY_HAND.label("by_hand"),
+                BY_HAND.label("by_hand"),
             )
             .join_from(faces, images)
             .outerjoin(
@@ -288,13 +271,7 @@ class DatabaseRows:
             left = {name: folder for name, folder in folder_of.items() if name not in found}
             by_folder = dict[str, Person]()
             for folders in _in_turns(set(left.values())):
-                folder = sa.func.coalesce(persons.c.folder, persons.c.name).label("its_folder")
-                query = sa.select(folder, *columns).where(
-                    sa.or_(
-                        persons.c.folder.in_(folders),
-                        sa.and_(persons.c.folder.is_(None), persons.c.name.in_(folders)),
-                    )
-                )
+                query = sa.select(FOLDER.label("its_folder"), *columns).where(lies_in(folders))
                 for row in await connection.execute(query):
                     by_folder[row.its_folder] = Person(row.id, row.name)
         return found | {
@@ -323,7 +300,7 @@ class DatabaseRows:
             .where(
                 faces.c.image_id == sa.bindparam("its_image_id"),
                 faces.c.face_index == sa.bindparam("its_index"),
-                _BY_MACHINE,
+                ~BY_HAND,
                 same_result,
                 ~denied,
             )
@@ -415,8 +392,8 @@ class DatabaseRows:
 
     async def _adopt(self, which: sa.ColumnElement[bool]) -> None:
         no_id = sa.and_(faces.c.person.is_not(None), faces.c.person_id.is_(None))
-        alone = sa.and_(which, sa.or_(no_id, _NAMED_BEFORE))
-        decided_by = sa.case((_NAMED_BEFORE, DecidedBy.HAND), else_=faces.c.decided_by)
+        alone = sa.and_(which, sa.or_(no_id, LEFT_ITS_ID))
+        decided_by = sa.case((LEFT_ITS_ID, DecidedBy.HAND), else_=faces.c.decided_by)
         async with self._database.reading() as connection:
             texts = set(await connection.scalars(sa.select(faces.c.person).where(alone).distinct()))
             found = await _ids(connection, texts)
@@ -434,12 +411,7 @@ class DatabaseRows:
     async def _new_person(self, name: str) -> int | None:
         """Return the id of somebody, who is made; None for who was removed just now."""
         async with self._database.transaction() as connection:
-            # One change of people at a time, as the receiver makes them.
-            await connection.execute(
-                sa.select(sa.column("version_num"))
-                .select_from(sa.table("alembic_version"))
-                .with_for_update()
-            )
+            await take_turns(connection)
             if found := await _ids(connection, {name}):
                 return found[name]
             # A picture may be stored late that was recognised when they were known.
@@ -498,9 +470,7 @@ async def _folders(connection: AsyncConnection, person_ids: Collection[int]) -> 
     of_pictures = sa.func.substr(name, 1, sa.func.instr(name, sa.literal("/", sa.String)) - 1)
     for some in _in_turns(person_ids):
         for query in (
-            sa.select(persons.c.id, sa.func.coalesce(persons.c.folder, persons.c.name)).where(
-                persons.c.id.in_(some)
-            ),
+            sa.select(persons.c.id, FOLDER).where(persons.c.id.in_(some)),
             sa.select(person_images.c.person_id, of_pictures)
             .where(person_images.c.person_id.in_(some))
             .distinct(),

@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
+from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, lies_in
 from services.common.tables import events, faces, images, people_work, persons
-from services.receiver.adapters.rows import LEFT_ITS_ID, decided_by, left_its_id
 from services.receiver.domain import ConflictError, FaceKey
 
 _PASSES: Final = 2
@@ -29,26 +29,12 @@ _FOLDER_LETTERS: Final = 40
 """Of a name in a folder that cannot be the name: at most 160 bytes, with room for a number."""
 
 
-async def take_turns(connection: AsyncConnection) -> None:
-    """Let one change of people be made at a time.
-
-    Two people could get one picture at once, and a person could go while a picture comes. This row
-    is the one that every database has; SQLite has one writer anyway.
-    """
-    await connection.execute(
-        sa.select(sa.column("version_num"))
-        .select_from(sa.table("alembic_version"))
-        .with_for_update()
-    )
-
-
 async def find_folder(connection: AsyncConnection, name: str, others: Collection[str] = ()) -> str:
     """Return where the known pictures of somebody of this name lie, or would lie.
 
     For somebody new who cannot have the name as a folder, that is none of the ``others``.
     """
-    folder = sa.func.coalesce(persons.c.folder, persons.c.name)
-    own: str | None = await connection.scalar(sa.select(folder).where(persons.c.name == name))
+    own: str | None = await connection.scalar(sa.select(FOLDER).where(persons.c.name == name))
     if own is not None:
         return own
     if not await _is_taken(connection, name):
@@ -64,11 +50,7 @@ async def find_folder(connection: AsyncConnection, name: str, others: Collection
 
 
 async def _is_taken(connection: AsyncConnection, folder: str) -> bool:
-    either = sa.or_(
-        sa.exists().where(persons.c.folder == folder),
-        sa.exists().where(persons.c.folder.is_(None), persons.c.name == folder),
-    )
-    return bool(await connection.scalar(sa.select(either)))
+    return bool(await connection.scalar(sa.select(sa.exists().where(lies_in([folder])))))
 
 
 async def lock_person(connection: AsyncConnection, name: str, folder: str) -> int | None:
@@ -140,8 +122,7 @@ async def note_change_by_id(
     connection: AsyncConnection, clock: DatabaseClock, person_id: int, *, removed: bool = False
 ) -> None:
     """Do as :func:`note_change` for a person whose folder need be looked up."""
-    folder = sa.func.coalesce(persons.c.folder, persons.c.name)
-    found = await connection.scalar(sa.select(folder).where(persons.c.id == person_id))
+    found = await connection.scalar(sa.select(FOLDER).where(persons.c.id == person_id))
     if found is not None:
         await note_change(connection, clock, person_id, found, removed=removed)
 
@@ -171,20 +152,24 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
     lock = sa.select(images.c.processed_at).where(images.c.id == key.image_id).with_for_update()
     image = (await connection.execute(lock)).first()
     query = (
-        sa.select(faces, persons.c.name.label("whose"))
+        sa.select(
+            faces,
+            BY_HAND.label("by_hand"),
+            LEFT_ITS_ID.label("left_its_id"),
+            persons.c.name.label("whose"),
+        )
         .select_from(faces.outerjoin(persons, persons.c.id == faces.c.person_id))
         .where(_is(key))
     )
     row = (await connection.execute(query)).first()
     if image is None or row is None:
         return None
-    by_text = row.whose is None or left_its_id(row)
+    by_text = row.whose is None or row.left_its_id
     person = row.person if by_text else row.whose
     person_id = None if by_text else row.person_id
     if person_id is None and person is not None:
         person_id = await person_of_name(connection, person)
-    by_hand = decided_by(row) is DecidedBy.HAND
-    return StoredFace(key, image.processed_at, person_id, person, by_hand, row.candidates)
+    return StoredFace(key, image.processed_at, person_id, person, bool(row.by_hand), row.candidates)
 
 
 async def name_by_hand(

@@ -12,6 +12,7 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.images import KNOWN_PEOPLE
 from services.common.objects import ObjectInfo
+from services.common.people import FOLDER, lies_in, take_turns
 from services.common.tables import face_denials, faces, garbage, person_images, persons
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
@@ -29,7 +30,6 @@ from services.receiver.adapters.people_changes import (
     set_candidates,
     take_all_names,
     take_name,
-    take_turns,
 )
 from services.receiver.domain import (
     ConflictError,
@@ -112,12 +112,9 @@ class DatabasePeople:
 
     async def of_folder(self, folder: str) -> str:
         """Return the name of the person whose known pictures lie there."""
-        its = sa.or_(
-            persons.c.folder == folder,
-            sa.and_(persons.c.folder.is_(None), persons.c.name == folder),
-        )
+        its = sa.select(persons.c.name).where(lies_in([folder]))
         async with self._database.reading() as connection:
-            return await connection.scalar(sa.select(persons.c.name).where(its)) or folder
+            return await connection.scalar(its) or folder
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
@@ -233,9 +230,8 @@ class DatabasePeople:
                     raise ConflictError(f"{new!r} is the name of somebody else")
                 # Who has no folder yet keeps the one that the name was. In a statement of its own:
                 # MariaDB sets one column after the other.
-                folder = sa.func.coalesce(persons.c.folder, persons.c.name)
                 its = persons.c.id == person_id
-                await connection.execute(sa.update(persons).where(its).values(folder=folder))
+                await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
                 await connection.execute(sa.update(persons).where(its).values(name=new))
                 await adopt(connection, person_id, name)
                 await note_change_by_id(connection, self._clock, person_id)

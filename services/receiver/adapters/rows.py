@@ -13,6 +13,7 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
 from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
+from services.common.people import BY_HAND, LEFT_ITS_ID
 from services.common.tables import (
     face_denials,
     faces,
@@ -243,11 +244,11 @@ class DatabaseRows:
             if status not in FINAL:
                 return False
             its_faces = await connection.execute(
-                sa.select(faces.c.person, faces.c.distance, faces.c.decided_by)
+                sa.select(BY_HAND.label("by_hand"))
                 .where(faces.c.image_id == image_id)
                 .with_for_update()
             )
-            if any(decided_by(face) is DecidedBy.HAND for face in its_faces):
+            if any(face.by_hand for face in its_faces):
                 return False
             denial = sa.select(face_denials.c.face_index).where(face_denials.c.image_id == image_id)
             if await connection.scalar(denial.limit(1)) is not None:
@@ -299,7 +300,14 @@ class DatabaseRows:
             return []
         denied = persons.alias()
         query = (
-            sa.select(images, faces, persons.c.name.label("whose"), denied.c.name.label("denied"))
+            sa.select(
+                images,
+                faces,
+                BY_HAND.label("by_hand"),
+                LEFT_ITS_ID.label("left_its_id"),
+                persons.c.name.label("whose"),
+                denied.c.name.label("denied"),
+            )
             .select_from(
                 images.outerjoin(faces)
                 .outerjoin(persons, persons.c.id == faces.c.person_id)
@@ -471,7 +479,7 @@ def _faces(rows: Iterable[Any]) -> list[Face]:
 
 
 def _face(row: Any, denials: tuple[str, ...]) -> Face:
-    by_text = row.whose is None or left_its_id(row)
+    by_text = row.whose is None or row.left_its_id
     return Face(
         index=row.face_index,
         box=Box(row.left, row.top, row.right, row.bottom),
@@ -480,33 +488,10 @@ def _face(row: Any, denials: tuple[str, ...]) -> Face:
         person=row.person if by_text else row.whose,
         person_id=None if by_text else row.person_id,
         distance=row.distance,
-        decided_by=decided_by(row),
+        decided_by=DecidedBy.HAND if row.by_hand else DecidedBy.MACHINE,
         candidates=tuple(
             Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
         ),
         quality=row.quality,
         denials=denials,
     )
-
-
-def decided_by(face: Any) -> DecidedBy:
-    """Return who said whose face it is.
-
-    A receiver of before this was kept leaves what it finds there, but no distance beside a name.
-    """
-    if face.decided_by == DecidedBy.HAND or (face.person is not None and face.distance is None):
-        return DecidedBy.HAND
-    return DecidedBy.MACHINE
-
-
-def left_its_id(face: Any) -> bool:
-    """Tell whether a receiver of before named it by hand: the id may be of whom it was before."""
-    return face.person is not None and face.distance is None and face.decided_by != DecidedBy.HAND
-
-
-LEFT_ITS_ID: Final = sa.and_(
-    faces.c.person.is_not(None),
-    faces.c.distance.is_(None),
-    faces.c.decided_by.is_distinct_from(DecidedBy.HAND),
-)
-"""The same as a condition."""

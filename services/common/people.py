@@ -1,0 +1,45 @@
+"""What the tables mean by a person and a face's name, in SQL, for all who read or change them."""
+
+from collections.abc import Collection
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.faces import DecidedBy
+from services.common.tables import faces, persons
+
+_SAID_BY_HAND: Final = faces.c.decided_by.is_not_distinct_from(DecidedBy.HAND)
+# A receiver of before leaves there what it finds, but no distance beside a name.
+_NAMED_WITHOUT_DISTANCE: Final = sa.and_(faces.c.person.is_not(None), faces.c.distance.is_(None))
+
+BY_HAND: Final = sa.or_(_SAID_BY_HAND, _NAMED_WITHOUT_DISTANCE)
+"""A person has said whose face it is; never NULL."""
+
+LEFT_ITS_ID: Final = sa.and_(_NAMED_WITHOUT_DISTANCE, sa.not_(_SAID_BY_HAND))
+"""A receiver of before has named the face by hand: the name counts, the person's id may be that of
+whom the face was before."""
+
+FOLDER: Final = sa.func.coalesce(persons.c.folder, persons.c.name)
+"""Where a person's known pictures lie."""
+
+
+def lies_in(folders: Collection[str]) -> sa.ColumnElement[bool]:
+    """Return the condition that a person's known pictures lie in one of these folders."""
+    return sa.or_(
+        persons.c.folder.in_(folders),
+        sa.and_(persons.c.folder.is_(None), persons.c.name.in_(folders)),
+    )
+
+
+async def take_turns(connection: AsyncConnection) -> None:
+    """Let one change of people be made at a time.
+
+    Two people could get one picture at once, and a person could go while a picture comes. This row
+    is the one that every database has; SQLite has one writer anyway.
+    """
+    await connection.execute(
+        sa.select(sa.column("version_num"))
+        .select_from(sa.table("alembic_version"))
+        .with_for_update()
+    )

@@ -1,0 +1,33 @@
+"""What a service without requests does again and again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from services.common import logs, metrics, ops
+from services.common.database import DatabaseUnavailableError
+
+log = structlog.get_logger(__name__)
+
+
+async def repeat(
+    lifecycle: ops.Lifecycle,
+    operation: str,
+    action: Callable[[], Awaitable[object]],
+    seconds: float,
+    away: logs.Outage,
+) -> None:
+    """Run the action with a pause between, whatever it raises, until the process drains."""
+    while not lifecycle.draining:
+        try:
+            with metrics.observe(operation):
+                await action()
+            away.passed()
+        except DatabaseUnavailableError as error:
+            away.failed(error)
+        except Exception:
+            log.exception("unexpected error", operation=operation)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(lifecycle.wait_draining(), seconds)
