@@ -19,7 +19,9 @@ from services.common.door import Door
 from services.common.head import HeadApp
 from services.common.settings import HttpSettings, load
 from services.frontend.adapters import rooms
+from services.frontend.adapters.answers import Answers
 from services.frontend.adapters.pages import Pages
+from services.frontend.adapters.people_pages import PeoplePages
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import Renderer, static_files
 from services.frontend.adapters.security import GuardedApp
@@ -65,15 +67,14 @@ def create_app(
     """Return the application on an HTTP client whose base URL is the receiver's."""
     receiver = Receiver(client)
     files = static_files()
+    answers = Answers(receiver, Renderer(files), files)
+    spools = Spools(settings.max_spool_bytes)
     pages = Pages(
-        receiver,
-        Renderer(files),
-        files,
-        spools=Spools(settings.max_spool_bytes),
-        max_upload_bytes=settings.max_upload_bytes,
+        receiver, answers, files, spools=spools, max_upload_bytes=settings.max_upload_bytes
     )
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(pages.router())
+    app.include_router(PeoplePages(receiver, answers, spools).router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.

@@ -17,6 +17,12 @@ from services.common.faces import DecidedBy
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 from services.common.quality import Quality
 
+PAGE_SIZE: Final = 24
+"""Fills whole rows of 2, 3, 4, 6 and 8 cards; of people it is a screen or two."""
+
+SUGGESTED: Final = 100
+"""Names that a page has to choose from; of more people they follow what is typed."""
+
 OPEN: Final = frozenset(Status) - FINAL
 """The states that change without a person."""
 

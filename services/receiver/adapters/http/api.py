@@ -6,37 +6,41 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
-from fastapi import FastAPI, Header, Path, Query, Request
+from fastapi import FastAPI, Header, Query, Request
 from pydantic import WithJsonSchema
 from starlette.convertors import IntegerConvertor, register_url_convertor
-from starlette.datastructures import UploadFile
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
-from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD, Spools
+from services.common.bodies import MULTIPART, Spools
 from services.common.database import DatabaseUnavailableError
 from services.common.door import Door
 from services.common.head import HeadApp
-from services.common.images import MAX_PICTURE_BYTES, InvalidPathError, Status
-from services.common.names import MAX_NAME_LENGTH
+from services.common.images import InvalidPathError, Status
 from services.common.ops import Lifecycle, Outages, probe_routes
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
 from services.receiver.adapters.http.event_stream import EventStream
 from services.receiver.adapters.http.express import Express
+from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import Files, unchanged
+from services.receiver.adapters.http.parameters import (
+    ON_A_PAGE,
+    IfNoneMatch,
+    ImageId,
+    Name,
+    PictureId,
+)
+from services.receiver.adapters.http.people import add_people
 from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.same_site import SameSite
 from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.adapters.http.views import (
     accepted_view,
-    enrolled_view,
     image_view,
     json_response,
     location,
     page_view,
-    people_view,
-    person_view,
 )
 from services.receiver.domain import (
     CURSOR,
@@ -47,7 +51,6 @@ from services.receiver.domain import (
     EncodingReport,
     Fault,
     InvalidError,
-    PeoplePage,
     StatusReport,
     Submission,
     Thumbnail,
@@ -69,10 +72,6 @@ from services.receiver.service.thumbnails import Find, Thumbnails
 _OUTAGES_SECONDS: Final = 2.0
 """How long it is kept what is away: finding out may take a second."""
 
-_JSON_REFERENCE_BYTES: Final = 64 * 1024
-
-_ON_A_PAGE: Final = 50
-
 _THUMBNAILS_AT_ONCE: Final = 64
 """They are read or made; one has 60 KB, a preview 300."""
 
@@ -88,28 +87,10 @@ class _IdConvertor(IntegerConvertor):
 
 register_url_convertor("id", _IdConvertor())
 
-_Id = openapi.ImageId
-_PictureId = Annotated[
-    int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
-]
-_Name = Annotated[documents.PersonName, Path()]
-_FaceIndex = Annotated[
-    int, Path(ge=0, le=10_000, description="A face's index in the image.", examples=[0])
-]
-_Insist = Annotated[
-    bool, Query(description="Also when the face is of low quality, or looks like somebody else.")
-]
 _Person = Annotated[
     documents.PersonName | None, Query(description="Only with a face of this person.")
 ]
 _Cursor = Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR})]
-
-
-_IfNoneMatch = Annotated[
-    str | None, Header(description="ETag of an earlier answer: 304 if the file is still that one.")
-]
-
-_KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
 
 
 class Api:
@@ -163,8 +144,8 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     files = Files()
     _add_images(app, api, files)
     add_regions(app, api.regions, api.spools)
-    _add_faces(app, api)
-    _add_people(app, api, files)
+    add_faces(app, api.enrolment, api.spools)
+    add_people(app, api.enrolment, files, api.spools)
     _add_thumbnails(app, api)
     _add_status(app, api)
     _add_encoding(app, api)
@@ -215,7 +196,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         summary="Submit many pictures",
         description="Submit up to 1000 pictures that are in the object store: all or none.",
         response_model=documents.AcceptedListDocument,
-        responses=_linked(
+        responses=openapi.linked(
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
@@ -242,7 +223,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
         description="Upload 1 to 20 files of at most 20 MiB. They are stored by their content, so"
         " the same content gives the first one's id. What is no picture is rejected later.",
         response_model=documents.AcceptedListDocument,
-        responses=_linked(
+        responses=openapi.linked(
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
@@ -258,7 +239,7 @@ def _add_submissions(app: FastAPI, api: Api) -> None:
             if not files:
                 raise InvalidError("the form has no field files", [Fault("/files", "is missing")])
             accepted = await api.images.upload(
-                [(file.filename or "", _reader(file)) for file in files]
+                [(file.filename or "", bodies.reader(file)) for file in files]
             )
         _count("/images", accepted)
         return json_response({"images": [accepted_view(one) for one in accepted]}, 202)
@@ -270,7 +251,9 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         summary="List images",
         description="Newest first.",
         response_model=documents.ImagePageDocument,
-        responses=_linked(200, "A page.", openapi.image_links("/images/0/id"), openapi.errors(422)),
+        responses=openapi.linked(
+            200, "A page.", openapi.image_links("/images/0/id"), openapi.errors(422)
+        ),
     )
     async def list_images(
         status: Annotated[Status | None, Query(description="Only with this status.")] = None,
@@ -278,7 +261,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         cursor: Annotated[
             _Cursor | None, Query(description="next_cursor of the page before.")
         ] = None,
-        limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = _ON_A_PAGE,
+        limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = ON_A_PAGE,
     ) -> Response:
         before = decode_cursor(cursor) if cursor is not None else None
         page = await api.rows.page(status=status, person=person, before=before, limit=limit)
@@ -290,16 +273,16 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         response_model=documents.ImageDocument,
         responses=openapi.errors(404, 422),
     )
-    async def get_image(image_id: _Id) -> Response:
+    async def get_image(image_id: ImageId) -> Response:
         return json_response(image_view(await api.images.get(image_id)))
 
     @app.get(
         "/images/{image_id:id}/picture",
         summary="Get the picture file",
         response_class=Response,
-        responses=_picture(openapi.errors(404, 422)),
+        responses=openapi.picture(openapi.errors(404, 422)),
     )
-    async def get_picture(image_id: _Id, if_none_match: _IfNoneMatch = None) -> Response:
+    async def get_picture(image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
         same = await unchanged(if_none_match, partial(api.images.picture_tag, image_id))
         return same or files.response(partial(api.images.picture, image_id))
 
@@ -310,7 +293,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         response_model=documents.ImageDocument,
         responses=openapi.errors(403, 404, 409, 422),
     )
-    async def retry(image_id: _Id) -> Response:
+    async def retry(image_id: ImageId) -> Response:
         return json_response(image_view(await api.images.retry(image_id)), 202)
 
     @app.post(
@@ -323,7 +306,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         response_model=documents.ImageDocument,
         responses=_located(openapi.errors(403, 404, 409, 422)),
     )
-    async def recognise(image_id: _Id) -> Response:
+    async def recognise(image_id: ImageId) -> Response:
         image = await api.images.recognise(image_id)
         return json_response(image_view(image), 202, location(image_id))
 
@@ -333,207 +316,8 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         summary="Delete an image, its faces and its picture",
         responses=openapi.errors(403, 404, 422),
     )
-    async def delete_image(image_id: _Id) -> Response:
+    async def delete_image(image_id: ImageId) -> Response:
         await api.images.delete(image_id)
-        return Response(status_code=204)
-
-
-def _add_faces(app: FastAPI, api: Api) -> None:
-    @app.put(
-        "/images/{image_id:id}/faces/{face_index:id}/person",
-        summary="Say who a face is",
-        description="The face is cut out and becomes a known picture of the person, who is made"
-        " when missing; no machine changes the name. If somebody else was named before, by hand,"
-        " the known picture that the face was goes. Refused as enrolling a picture is.",
-        response_model=documents.EnrolledDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
-        openapi_extra=openapi.body(openapi.json_body(documents.NameDocument)),
-    )
-    async def name_face(
-        image_id: _Id, face_index: _FaceIndex, request: Request, insist: _Insist = False
-    ) -> Response:
-        body = await bodies.read_json(
-            request, documents.NameDocument, api.spools, max_bytes=_JSON_REFERENCE_BYTES
-        )
-        known = await api.enrolment.enrol_face(body.name, image_id, face_index, insist=insist)
-        return json_response(enrolled_view(known))
-
-    @app.delete(
-        "/images/{image_id:id}/faces/{face_index:id}/person",
-        status_code=204,
-        summary="Take back who a face is",
-        description="What was said by hand; the known picture that the face is goes, and the"
-        " machine decides again. A face that the machine has named stays as it is.",
-        responses=openapi.errors(403, 404, 422),
-    )
-    async def unname_face(image_id: _Id, face_index: _FaceIndex) -> Response:
-        await api.enrolment.unname_face(image_id, face_index)
-        return Response(status_code=204)
-
-    @app.put(
-        "/images/{image_id:id}/faces/{face_index:id}/denials/{name}",
-        status_code=204,
-        summary="Say who a face is not",
-        description="No machine gives it that name any more; it loses it at once. Refused when it"
-        " was named so by hand: take that back first.",
-        responses=openapi.errors(403, 404, 409, 422),
-    )
-    async def deny(image_id: _Id, face_index: _FaceIndex, name: _Name) -> Response:
-        await api.enrolment.deny(image_id, face_index, name)
-        return Response(status_code=204)
-
-    @app.delete(
-        "/images/{image_id:id}/faces/{face_index:id}/denials/{name}",
-        status_code=204,
-        summary="Take back who a face is not",
-        description="The machine decides again.",
-        responses=openapi.errors(403, 404, 422),
-    )
-    async def allow(image_id: _Id, face_index: _FaceIndex, name: _Name) -> Response:
-        await api.enrolment.allow(image_id, face_index, name)
-        return Response(status_code=204)
-
-
-def _add_people(app: FastAPI, api: Api, files: Files) -> None:
-    @app.get(
-        "/people",
-        summary="List people and their known pictures",
-        description="By name. Without any parameter, everybody in one answer: so do clients ask of"
-        " before there were pages.",
-        response_model=documents.PeopleDocument,
-        responses=_linked(
-            200,
-            "A page.",
-            openapi.links(
-                enrol=("enrol", {"name": "$response.body#/people/0/name"}),
-                forget=("delete_person", {"name": "$response.body#/people/0/name"}),
-            ),
-            openapi.errors(422),
-        ),
-    )
-    async def list_people(
-        person: Annotated[
-            documents.PersonName | None, Query(description="Only who has exactly this name.")
-        ] = None,
-        name: Annotated[
-            str | None,
-            Query(
-                max_length=MAX_NAME_LENGTH,
-                description="Only those with this in their names, in capital or small letters.",
-            ),
-        ] = None,
-        cursor: Annotated[
-            str | None,
-            Query(max_length=MAX_NAME_LENGTH, description="next_cursor of the page before."),
-        ] = None,
-        limit: Annotated[
-            int | None,
-            Query(ge=1, le=200, description=f"People on a page; {_ON_A_PAGE} if not given."),
-        ] = None,
-    ) -> Response:
-        if (person, name, cursor, limit) == (None, None, None, None):
-            return json_response(people_view(PeoplePage(await api.enrolment.all(), None)))
-        page = await api.enrolment.page(
-            person=person, part=name, after=cursor, limit=limit or _ON_A_PAGE
-        )
-        return json_response(people_view(page))
-
-    @app.post(
-        "/people/{name}/pictures",
-        status_code=201,
-        summary="Make a picture a known one of a person",
-        description="Upload a file, or name a face of a submitted picture, which is cut out and"
-        " gets the name in its result. Refused unless it shows exactly one face; and when that is"
-        " of low quality, does not look like the person's other pictures, or looks like somebody"
-        " else who is known. Then errors points at insist, which overrules it.",
-        response_model=documents.EnrolledDocument,
-        responses=_linked(
-            201,
-            "The known picture is stored.",
-            openapi.links(
-                look=("get_known", _KNOWN),
-                forget=("delete_known", _KNOWN),
-                forget_person=("delete_person", {"name": _KNOWN["name"]}),
-            ),
-            openapi.errors(403, 404, 408, 409, 413, 415, 422),
-        ),
-        openapi_extra=openapi.body(
-            {
-                **openapi.one_file(MAX_PICTURE_BYTES),
-                **openapi.json_body(documents.FaceReferenceDocument),
-            }
-        ),
-    )
-    async def enrol(name: _Name, request: Request, insist: _Insist = False) -> Response:
-        if bodies.media_type(request) == MULTIPART:
-            async with bodies.multipart(
-                request,
-                api.spools,
-                max_files=1,
-                max_bytes=MAX_PICTURE_BYTES + MULTIPART_OVERHEAD,
-            ) as form:
-                file = bodies.check_file(form.get("file"), "/file")
-                known = await api.enrolment.enrol(name, _reader(file), insist=insist)
-        else:
-            face = await bodies.read_json(
-                request,
-                documents.FaceReferenceDocument,
-                api.spools,
-                max_bytes=_JSON_REFERENCE_BYTES,
-            )
-            known = await api.enrolment.enrol_face(
-                name, face.image_id, face.face_index, insist=insist
-            )
-        return json_response(enrolled_view(known), 201)
-
-    @app.get(
-        "/people/{name}/pictures/{picture_id:id}",
-        summary="Get the file of a known picture",
-        response_class=Response,
-        responses=_picture(openapi.errors(404, 422)),
-    )
-    async def get_known(
-        name: _Name, picture_id: _PictureId, if_none_match: _IfNoneMatch = None
-    ) -> Response:
-        same = await unchanged(if_none_match, partial(api.enrolment.picture_tag, name, picture_id))
-        return same or files.response(partial(api.enrolment.picture, name, picture_id))
-
-    @app.patch(
-        "/people/{name}",
-        summary="Give a person another name",
-        description="All faces show it at once. Known pictures stay where they are, and are found"
-        " by their old addresses, too. Refused when somebody else has the name.",
-        response_model=documents.PersonDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
-        openapi_extra=openapi.body(openapi.json_body(documents.NameDocument)),
-    )
-    async def rename(name: _Name, request: Request) -> Response:
-        body = await bodies.read_json(
-            request, documents.NameDocument, api.spools, max_bytes=_JSON_REFERENCE_BYTES
-        )
-        return json_response(person_view(await api.enrolment.rename(name, body.name)))
-
-    @app.delete(
-        "/people/{name}",
-        status_code=204,
-        summary="Forget a person",
-        description="Removes all known pictures, also those that only the object store knows. No"
-        " face has the name any more, and what was said by hand of it is forgotten.",
-        responses=openapi.errors(403, 404, 422),
-    )
-    async def delete_person(name: _Name) -> Response:
-        await api.enrolment.delete(name)
-        return Response(status_code=204)
-
-    @app.delete(
-        "/people/{name}/pictures/{picture_id:id}",
-        status_code=204,
-        summary="Forget a known picture",
-        description="The person stays, also without pictures.",
-        responses=openapi.errors(403, 404, 422),
-    )
-    async def delete_known(name: _Name, picture_id: _PictureId) -> Response:
-        await api.enrolment.delete_picture(name, picture_id)
         return Response(status_code=204)
 
 
@@ -551,9 +335,9 @@ def _add_thumbnails(app: FastAPI, api: Api) -> None:
         summary=f"Get the picture as a JPEG of at most {THUMBNAIL_SIDE} pixels a side",
         description="Upright, without metadata, whatever the format of the file.",
         response_class=Response,
-        responses=_picture(openapi.errors(404, 422), openapi.JPEG),
+        responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
     )
-    async def get_thumbnail(image_id: _Id, if_none_match: _IfNoneMatch = None) -> Response:
+    async def get_thumbnail(image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
         small, _ = image_thumbnails(image_id)
         return await answer(if_none_match, small, partial(api.images.picture_key, image_id))
 
@@ -562,9 +346,9 @@ def _add_thumbnails(app: FastAPI, api: Api) -> None:
         summary=f"Get the picture as a JPEG of at most {PREVIEW_SIDE} pixels a side",
         description="Upright, without metadata, whatever the format of the file.",
         response_class=Response,
-        responses=_picture(openapi.errors(404, 422), openapi.JPEG),
+        responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
     )
-    async def get_preview(image_id: _Id, if_none_match: _IfNoneMatch = None) -> Response:
+    async def get_preview(image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
         _, large = image_thumbnails(image_id)
         return await answer(if_none_match, large, partial(api.images.picture_key, image_id))
 
@@ -573,10 +357,10 @@ def _add_thumbnails(app: FastAPI, api: Api) -> None:
         summary=f"Get a known picture as a JPEG of at most {THUMBNAIL_SIDE} pixels a side",
         description="Upright, without metadata, whatever the format of the file.",
         response_class=Response,
-        responses=_picture(openapi.errors(404, 422), openapi.JPEG),
+        responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
     )
     async def get_known_thumbnail(
-        name: _Name, picture_id: _PictureId, if_none_match: _IfNoneMatch = None
+        name: Name, picture_id: PictureId, if_none_match: IfNoneMatch = None
     ) -> Response:
         find = partial(api.enrolment.picture_key, name, picture_id)
         return await answer(if_none_match, known_thumbnail(picture_id), find)
@@ -728,14 +512,6 @@ def _count(endpoint: str, accepted: Sequence[Accepted]) -> None:
     SUBMISSIONS.labels(endpoint, "new").inc(len(accepted) - duplicates)
 
 
-def _reader(file: UploadFile) -> Any:
-    async def read() -> bytes:
-        await file.seek(0)
-        return await file.read()
-
-    return read
-
-
 def _located(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
     header = {
         "description": "Where to look.",
@@ -748,21 +524,5 @@ def _located(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict
             "headers": {"Location": header},
             "links": openapi.image_links("/id"),
         },
-        **responses,
-    }
-
-
-def _linked(
-    status: int, description: str, links: dict[str, Any], others: dict[int | str, dict[str, Any]]
-) -> dict[int | str, dict[str, Any]]:
-    return {status: {"description": description, "links": links}, **others}
-
-
-def _picture(
-    responses: dict[int | str, dict[str, Any]], content: dict[str, Any] = openapi.ANY_PICTURE
-) -> dict[int | str, dict[str, Any]]:
-    return {
-        200: {"description": "The file.", "headers": openapi.ETAG, "content": content},
-        304: {"description": "The client has the file already.", "headers": openapi.ETAG},
         **responses,
     }

@@ -1,6 +1,6 @@
 """Reads request bodies, never more of them than is allowed."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -17,6 +17,9 @@ from services.receiver.adapters.http.problems import faults_of
 from services.receiver.domain import InvalidError
 
 M = TypeVar("M", bound=BaseModel)
+
+MAX_SMALL_JSON: Final = 64 * 1024
+"""Of a body that names a person or a face."""
 
 _JSON: Final = "application/json"
 _FORM: Final = "application/x-www-form-urlencoded"
@@ -78,3 +81,13 @@ def _unsupported(kind: str, wanted: str) -> HTTPException:
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         f"send {wanted} and say so in Content-Type, not {kind or 'nothing'}",
     )
+
+
+def reader(file: UploadFile) -> Callable[[], Awaitable[bytes]]:
+    """Return what reads the whole file."""
+
+    async def read() -> bytes:
+        await file.seek(0)
+        return await file.read()
+
+    return read

@@ -1,8 +1,8 @@
 """Completes the OpenAPI document: bodies that FastAPI does not see, problems, links."""
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import FastAPI, Path
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -35,8 +35,6 @@ _PROBLEMS: Final = {
     503: "Something that the receiver needs is away.",
 }
 _RETRIED: Final = frozenset({429, 503})
-
-ImageId = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[1])]
 
 
 def _file(max_bytes: int) -> dict[str, Any]:
@@ -153,3 +151,21 @@ def build(app: FastAPI) -> dict[str, Any]:
     _, schemas = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
     document["components"]["schemas"].update(schemas["$defs"])
     return document
+
+
+def linked(
+    status: int, description: str, links: dict[str, Any], others: dict[int | str, dict[str, Any]]
+) -> dict[int | str, dict[str, Any]]:
+    """Describe an answer whose body leads on, beside the others."""
+    return {status: {"description": description, "links": links}, **others}
+
+
+def picture(
+    responses: dict[int | str, dict[str, Any]], content: dict[str, Any] = ANY_PICTURE
+) -> dict[int | str, dict[str, Any]]:
+    """Describe the answer with a picture file, beside the others."""
+    return {
+        200: {"description": "The file.", "headers": ETAG, "content": content},
+        304: {"description": "The client has the file already.", "headers": ETAG},
+        **responses,
+    }

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from services.common.bodies import MULTIPART_OVERHEAD, Spools
 from services.common.picture_files.xmp import MAX_XMP
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.parameters import ImageId
 from services.receiver.adapters.http.views import json_response
 from services.receiver.service.regions import Regions
 
@@ -31,7 +32,7 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
         response_model=documents.RegionsDocument,
         responses=openapi.errors(404, 409, 422),
     )
-    async def get_regions(image_id: openapi.ImageId) -> Response:
+    async def get_regions(image_id: ImageId) -> Response:
         return json_response({"regions": await regions.of(image_id)})
 
     @app.post(
@@ -42,7 +43,7 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
         responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.one_file(MAX_XMP)),
     )
-    async def read_sidecar(image_id: openapi.ImageId, request: Request) -> Response:
+    async def read_sidecar(image_id: ImageId, request: Request) -> Response:
         async with bodies.multipart(
             request, spools, max_files=1, max_bytes=MAX_XMP + MULTIPART_OVERHEAD
         ) as form:
@@ -64,5 +65,5 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
             **openapi.errors(404, 409, 422),
         },
     )
-    async def get_sidecar(image_id: openapi.ImageId) -> Response:
+    async def get_sidecar(image_id: ImageId) -> Response:
         return Response(await regions.sidecar(image_id), media_type=_XMP)
