@@ -4,6 +4,7 @@ A name is a part of an object key and of an address, and people tell each other 
 holds nothing that means something else there, and nothing that cannot be seen.
 """
 
+import re
 import sys
 import unicodedata
 from typing import Final
@@ -14,11 +15,24 @@ MAX_NAME_LENGTH: Final = 100
 """Characters, in the form in which a name is kept."""
 
 
+_BY_ID: Final = re.compile("~([0-9]{1,18})")
+
 NO_SLASH: Final = "a person's name must not contain /"
 
 
 class InvalidNameError(ValueError):
     """The name cannot be a person's; the message says why."""
+
+
+def by_id(person_id: int) -> str:
+    """Return what stands for a person where a name may stand, too, though others bear it."""
+    return f"~{person_id}"
+
+
+def id_of(who: str) -> int | None:
+    """Return the id that :func:`by_id` was given; None for a name."""
+    found = _BY_ID.fullmatch(who)
+    return int(found[1]) if found else None
 
 
 _SPACES: Final = "".join(
@@ -64,6 +78,8 @@ def check_name(name: str) -> str:
         raise InvalidNameError(NO_SLASH)
     if name[0] == ".":
         raise InvalidNameError("a person's name must not start with a dot")
+    if id_of(name) is not None:
+        raise InvalidNameError(f"a person's name must not be ~ and a number: {name} is an id")
     _check_visible(name)
     return name
 

@@ -196,6 +196,11 @@ faces = sa.Table(
     # A DecidedBy. NULL in rows of before, and a receiver of before leaves it as it is: a person
     # without a distance was named by hand, whatever stands here.
     sa.Column("decided_by", sa.String(7)),
+    # A person has drawn the box, where no machine saw a face.
+    sa.Column("drawn", sa.Boolean, nullable=False, server_default=sa.false()),
+    # A person has said that this is no face, or whose it was is forgotten: it has no name and no
+    # encoding, gets none, and is shown nowhere. Its row keeps the place.
+    sa.Column("struck_out", sa.Boolean, nullable=False, server_default=sa.false()),
     # How alike it is to the likeliest candidate, NULL without one, and the version of what that was
     # held against; both NULL by hand, and in results of before they were kept.
     sa.Column("likeness", sa.Float),
@@ -235,7 +240,14 @@ persons = sa.Table(
     # changes. NULL in rows of before, and of older services: then it is the name.
     sa.Column("folder", _exact(100)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("name", name="uq_persons_name"),
+    # Left out where people are listed and suggested; pictures show the name.
+    sa.Column("hidden", sa.Boolean, nullable=False, server_default=sa.false()),
+    # The face that stands for them, as a person chose; NULL: the page takes one. It may be gone, or
+    # somebody else's by now.
+    sa.Column("face_image_id", _Id),
+    sa.Column("face_index", sa.Integer),
+    # People may bear the same name.
+    sa.Index("ix_persons_name", "name"),
     sa.UniqueConstraint("folder", name="uq_persons_folder"),
     sqlite_autoincrement=True,  # people_work may hold the id of somebody who is gone
 )
@@ -284,6 +296,128 @@ person_images = sa.Table(
     sa.Index("ix_person_images_image_id", "image_id", "face_index"),
     sa.Index("ix_person_images_person_id", "person_id"),
     sqlite_autoincrement=True,  # its id is part of the address of a picture that browsers keep
+)
+
+# Two people who were said to be one: what was the other's, for whoever takes that back.
+person_merges = sa.Table(
+    "person_merges",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    # Who they are now.
+    sa.Column(
+        "person_id",
+        _Id,
+        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_person_merges_person_id"),
+        nullable=False,
+    ),
+    sa.Column("name", _exact(100), nullable=False),
+    # {"pictures": [id], "faces": [[image id, index]], "denials": [[image id, index]]}: known
+    # pictures, faces named by hand, and what a hand said is not theirs.
+    sa.Column("moved", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_person_merges_person_id", "person_id"),
+    sqlite_autoincrement=True,
+)
+
+# Faces of one person whom nobody has named, as far as their encodings tell; the service people
+# makes them. A group of which all faces went to another says so, for its address.
+face_groups = sa.Table(
+    "face_groups",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    # Faces in it: 0 once all have a name, are gone, or are in the other group.
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("merged_into", _Id),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_face_groups_size_id", "size", "id"),
+    sqlite_autoincrement=True,
+)
+
+# Which faces are in them.
+group_faces = sa.Table(
+    "group_faces",
+    metadata,
+    sa.Column("image_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("group_id", _Id, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["image_id", "face_index"],
+        ["faces.image_id", "faces.face_index"],
+        ondelete="CASCADE",
+        name="fk_group_faces_face",
+    ),
+    sa.Index("ix_group_faces_group_id", "group_id", "image_id"),
+)
+
+# What a person has said of a face: it does not belong in this group.
+group_denials = sa.Table(
+    "group_denials",
+    metadata,
+    sa.Column("image_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column(
+        "group_id",
+        _Id,
+        sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_denials_group_id"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["image_id", "face_index"],
+        ["faces.image_id", "faces.face_index"],
+        ondelete="CASCADE",
+        name="fk_group_denials_face",
+    ),
+    sa.Index("ix_group_denials_group_id", "group_id"),
+)
+
+# A group, and another or a person, who may be the same: a person is to say.
+group_questions = sa.Table(
+    "group_questions",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column(
+        "group_id",
+        _Id,
+        sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_questions_group_id"),
+        nullable=False,
+    ),
+    # One of them; of two groups the other has the higher id.
+    sa.Column(
+        "other_group_id",
+        _Id,
+        sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_questions_other"),
+    ),
+    sa.Column(
+        "person_id",
+        _Id,
+        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_group_questions_person_id"),
+    ),
+    # NULL once the machine would not ask any more.
+    sa.Column("likeness", sa.Float),
+    # NULL: open; else "no" or "later", or "yes" while the service people joins two groups.
+    sa.Column("answer", sa.String(5)),
+    sa.Column("answered_at", sa.BigInteger),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("group_id", "other_group_id", name="uq_group_questions_groups"),
+    sa.UniqueConstraint("group_id", "person_id", name="uq_group_questions_person"),
+    sa.Index("ix_group_questions_answer", "answer", "likeness"),
+    sa.Index("ix_group_questions_other", "other_group_id"),
+    sa.Index("ix_group_questions_person_id", "person_id"),
+    sqlite_autoincrement=True,
+)
+
+# Who makes groups: one row, which the migration made. One replica of the service people at a time.
+group_work = sa.Table(
+    "group_work",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    # The engine whose encodings the groups are of; NULL before there were any.
+    sa.Column("engine", _exact(64)),
+    # Set while somebody works on it, until the lease ends at due_at.
+    sa.Column("claim_token", sa.String(32)),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
 )
 
 # Who has changed, so that stored faces are to be decided again. Written in the transaction of the

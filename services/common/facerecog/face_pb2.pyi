@@ -649,6 +649,81 @@ class DecidedFace(_message.Message):
 Global___DecidedFace: _TypeAlias = DecidedFace  # noqa: Y015
 
 @_typing.final
+class FindRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    ENCODING_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    encoding: _builtins.bytes
+    """as Face.encoding"""
+    limit: _builtins.int
+    """1 to 1,000"""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        encoding: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "engine", b"engine", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRequest: _TypeAlias = FindRequest  # noqa: Y015
+
+@_typing.final
+class FindResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FACES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def faces(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundFace]:
+        """nearest first"""
+
+    def __init__(
+        self,
+        *,
+        faces: _abc.Iterable[Global___FoundFace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["faces", b"faces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindResponse: _TypeAlias = FindResponse  # noqa: Y015
+
+@_typing.final
+class FoundFace(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    FACE_INDEX_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    image_id: _builtins.int
+    face_index: _builtins.int
+    distance: _builtins.float
+    """Euclidean, of encodings of length 1"""
+    def __init__(
+        self,
+        *,
+        image_id: _builtins.int = ...,
+        face_index: _builtins.int = ...,
+        distance: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distance", b"distance", "face_index", b"face_index", "image_id", b"image_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoundFace: _TypeAlias = FoundFace  # noqa: Y015
+
+@_typing.final
 class Empty(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -669,18 +744,27 @@ class HealthCheckResponse(_message.Message):
 
     READY_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    STRANGERS_PRODUCT_FIELD_NUMBER: _builtins.int
+    STRANGERS_DECADE_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
     engine: _builtins.str
     """as IdentifyResponse.engine; empty from a server that knows no boxes"""
+    strangers_product: _builtins.float
+    """Of two encodings of length 1, the product that one pair of strangers in 10,000 reaches, and by
+    how much more a tenth of them do. 0 from a server of before.
+    """
+    strangers_decade: _builtins.float
     def __init__(
         self,
         *,
         ready: _builtins.bool = ...,
         engine: _builtins.str = ...,
+        strangers_product: _builtins.float = ...,
+        strangers_decade: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "ready", b"ready"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "ready", b"ready", "strangers_decade", b"strangers_decade", "strangers_product", b"strangers_product"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -184,6 +184,83 @@ class People:
             _registered_method=True)
 
 
+class StoredFacesStub:
+    """Finds stored faces; the service people answers.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Find = channel.unary_unary(
+                '/facerecog.StoredFaces/Find',
+                request_serializer=services_dot_common_dot_facerecog_dot_face__pb2.FindRequest.SerializeToString,
+                response_deserializer=services_dot_common_dot_facerecog_dot_face__pb2.FindResponse.FromString,
+                _registered_method=True)
+
+
+class StoredFacesServicer:
+    """Finds stored faces; the service people answers.
+    """
+
+    def Find(self, request, context):
+        """The stored faces that are nearest to one, nearest first. FAILED_PRECONDITION: the encoding is of
+        another engine. INVALID_ARGUMENT: it is none. UNAVAILABLE: the stored faces are being loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_StoredFacesServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Find': grpc.unary_unary_rpc_method_handler(
+                    servicer.Find,
+                    request_deserializer=services_dot_common_dot_facerecog_dot_face__pb2.FindRequest.FromString,
+                    response_serializer=services_dot_common_dot_facerecog_dot_face__pb2.FindResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'facerecog.StoredFaces', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('facerecog.StoredFaces', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class StoredFaces:
+    """Finds stored faces; the service people answers.
+    """
+
+    @staticmethod
+    def Find(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/facerecog.StoredFaces/Find',
+            services_dot_common_dot_facerecog_dot_face__pb2.FindRequest.SerializeToString,
+            services_dot_common_dot_facerecog_dot_face__pb2.FindResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class HealthCheckStub:
     """For clients that know only this; new ones use grpc.health.v1.
     """

@@ -115,6 +115,43 @@ class PeopleServicer(metaclass=_abc_1.ABCMeta):
 
 def add_PeopleServicer_to_server(servicer: PeopleServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
+class StoredFacesStub:
+    """Finds stored faces; the service people answers."""
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> StoredFacesAsyncStub: ...
+    Find: _grpc.UnaryUnaryMultiCallable[_face_pb2.FindRequest, _face_pb2.FindResponse]
+    """The stored faces that are nearest to one, nearest first. FAILED_PRECONDITION: the encoding is of
+    another engine. INVALID_ARGUMENT: it is none. UNAVAILABLE: the stored faces are being loaded.
+    """
+
+@_typing.type_check_only
+class StoredFacesAsyncStub(StoredFacesStub):
+    """Finds stored faces; the service people answers."""
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Find: _aio.UnaryUnaryMultiCallable[_face_pb2.FindRequest, _face_pb2.FindResponse]  # type: ignore[assignment]
+    """The stored faces that are nearest to one, nearest first. FAILED_PRECONDITION: the encoding is of
+    another engine. INVALID_ARGUMENT: it is none. UNAVAILABLE: the stored faces are being loaded.
+    """
+
+class StoredFacesServicer(metaclass=_abc_1.ABCMeta):
+    """Finds stored faces; the service people answers."""
+
+    @_abc_1.abstractmethod
+    def Find(
+        self,
+        request: _face_pb2.FindRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_face_pb2.FindResponse, _abc.Awaitable[_face_pb2.FindResponse]]:
+        """The stored faces that are nearest to one, nearest first. FAILED_PRECONDITION: the encoding is of
+        another engine. INVALID_ARGUMENT: it is none. UNAVAILABLE: the stored faces are being loaded.
+        """
+
+def add_StoredFacesServicer_to_server(servicer: StoredFacesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
 class HealthCheckStub:
     """For clients that know only this; new ones use grpc.health.v1."""
 

@@ -62,7 +62,7 @@ class DatabasePeople:
     ) -> PeoplePage:
         """Return the first people by name, of the names beyond ``after``."""
         # Told, because MariaDB sorts everybody where it believes that to be as quick.
-        query = sa.select(persons).with_hint(persons, "FORCE INDEX (uq_persons_name)", "mysql")
+        query = sa.select(persons).with_hint(persons, "FORCE INDEX (ix_persons_name)", "mysql")
         if person is not None:
             query = query.where(persons.c.name == person)
         if part:
