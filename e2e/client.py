@@ -122,7 +122,7 @@ class Client:
         # Other tests leave thousands of rows, too many to ask for each.
         self._cluster.sql("DELETE FROM images")
         for person in self.call("GET", "/people")["people"]:
-            self.call("DELETE", f"/people/{person['name']}")
+            self.call("DELETE", f"/people/~{person['id']}")
         self._wait_for_gallery(lambda pictures: pictures == 0)
 
     def enrol(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -169,6 +169,51 @@ def test_naming_one_face_names_it_on_earlier_pictures(client: Client) -> None:
         30,
         "both pictures without it",
     )
+
+
+def test_a_group_of_unknown_faces_is_named_looked_for_and_forgotten(
+    pipeline: Cluster, client: Client
+) -> None:
+    client.clear()
+    ids = client.upload(client.picture(GRACE), client.picture(GRACE))
+    client.wait_final(ids)
+    wanted = {(image_id, 0) for image_id in ids}
+
+    def grouped() -> int:
+        for group in client.call("GET", "/groups")["groups"]:
+            if faces_of(group["faces"]) == wanted:
+                return int(group["id"])
+        raise AssertionError("the two faces are in no group of their own")
+
+    group = wait_until(grouped, 60, "a group of the two faces")
+    client.call("PUT", f"/groups/{group}/person", json={"name": GRACE})
+    assert [people(client.image(one)) for one in ids] == [[GRACE]] * 2
+
+    def looked_for() -> set[tuple[int, int]]:
+        asked = {"image_id": ids[0], "face_index": 0}
+        return faces_of(client.call("POST", "/search", json=asked)["found"])
+
+    wait_until(lambda: looked_for() >= wanted, 30, "both faces to be found")
+
+    (person,) = client.call("GET", "/people")["people"]
+    client.call("POST", f"/people/~{person['id']}/erase", json={"pictures": False})
+    wait_until(lambda: not kept_of(pipeline, ids), 60, "every trace of the faces to go")
+    assert client.call("GET", "/people")["people"] == []
+    assert [people(client.image(one)) for one in ids] == [[], []]
+
+
+def faces_of(entries: Iterable[Mapping[str, Any]]) -> set[tuple[int, int]]:
+    return {(entry["image_id"], entry["face_index"]) for entry in entries}
+
+
+def kept_of(pipeline: Cluster, ids: Sequence[int]) -> list[tuple[object, ...]]:
+    """Return what tables hold of the faces of some images."""
+    some = f"image_id IN ({', '.join(map(str, ids))})"
+    return [
+        row
+        for table in ("face_encodings", "group_faces", "face_denials")
+        for row in pipeline.sql(f"SELECT image_id FROM {table} WHERE {some}")
+    ]
 
 
 def test_every_row_of_the_demo_is_right(demo: DemoRun) -> None:
