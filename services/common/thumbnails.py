@@ -1,7 +1,11 @@
-"""The keys of small versions of pictures: ``thumbnails/<images or people>/<id>-<longest side>``."""
+"""The keys of small versions of pictures, and of the faces in them.
+
+``thumbnails/<images or people>/<id>-<longest side>``, and for a face
+``thumbnails/faces/<image id>-<left>_<top>_<right>_<bottom>-<side>`` with the numbers of its box.
+"""
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 _PREFIX: Final = "thumbnails/"
 
@@ -11,7 +15,23 @@ OF_IMAGES: Final = f"{_PREFIX}images/"
 OF_KNOWN: Final = f"{_PREFIX}people/"
 """The prefix of those whose id is a known picture's."""
 
+OF_FACES: Final = f"{_PREFIX}faces/"
+"""The prefix of those that show a face of an image."""
+
 _NAME: Final = re.compile(r"[a-z/]+/([0-9]{1,18})-[0-9]+")
+
+_NUMBER: Final = "(-?[0-9]{1,10})"
+_FACE: Final = re.compile(f"{OF_FACES}([0-9]{{1,18}})-{'_'.join([_NUMBER] * 4)}-[0-9]+")
+
+
+class FacePlace(NamedTuple):
+    """An image's id, and a box in its upright picture, in pixels from the top left."""
+
+    image_id: int
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 def thumbnail_key(prefix: str, picture_id: int, side: int) -> str:
@@ -20,6 +40,18 @@ def thumbnail_key(prefix: str, picture_id: int, side: int) -> str:
 
 
 def picture_of(key: str) -> int | None:
-    """Return the id that a key is made of; None when it is no such key."""
-    found = _NAME.fullmatch(key)
+    """Return the picture's id that a key is made of; None when it is no such key."""
+    found = _NAME.fullmatch(key) or _FACE.fullmatch(key)
     return int(found[1]) if found else None
+
+
+def face_thumbnail_key(place: FacePlace, side: int) -> str:
+    """Return the key of a version with so many pixels a side of the face at a place."""
+    image_id, *box = place
+    return f"{OF_FACES}{image_id}-{'_'.join(map(str, box))}-{side}"
+
+
+def place_of(key: str) -> FacePlace | None:
+    """Return the place that a key is made of; None when it is no such key."""
+    found = _FACE.fullmatch(key)
+    return FacePlace(*map(int, found.groups())) if found else None

@@ -46,6 +46,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "redeemer": {
         "images": "SELECT, UPDATE",
+        "faces": "SELECT",
         "person_images": "SELECT",
         "garbage": "SELECT, UPDATE, DELETE",
         "events": "SELECT, INSERT, DELETE",

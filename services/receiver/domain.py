@@ -13,7 +13,7 @@ import hashlib
 import re
 import secrets
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -24,7 +24,13 @@ from services.common.images import FINAL, RETRIABLE, UPLOADS, check_path
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
-from services.common.thumbnails import OF_IMAGES, OF_KNOWN, thumbnail_key
+from services.common.thumbnails import (
+    OF_IMAGES,
+    OF_KNOWN,
+    FacePlace,
+    face_thumbnail_key,
+    thumbnail_key,
+)
 
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
@@ -41,6 +47,9 @@ THUMBNAIL_SIDE: Final = 640
 
 PREVIEW_SIDE: Final = 1600
 """Longest side in pixels of the picture on its own page."""
+
+FACE_SIDE: Final = 256
+"""Side in pixels of a face among others, on a screen of double density."""
 
 
 class ReceiverError(Exception):
@@ -279,14 +288,23 @@ class StoredPicture(NamedTuple):
     tag: str | None
 
 
+class StoredFace(NamedTuple):
+    """Where a face is, and in which picture."""
+
+    picture: StoredPicture
+    box: Box
+
+
 class Thumbnail(NamedTuple):
     """A small version of a picture: its key, and its longest side in pixels.
 
-    The key is the picture's own for good, whatever is stored there, so a deletion knows it.
+    With a ``box`` it shows the square around that alone. The key is the picture's own for good, and
+    the box's, whatever is stored there, so a deletion knows it.
     """
 
     key: str
     side: int
+    box: Box | None = None
 
 
 def image_thumbnails(image_id: int) -> tuple[Thumbnail, Thumbnail]:
@@ -301,6 +319,20 @@ def image_thumbnails(image_id: int) -> tuple[Thumbnail, Thumbnail]:
 def known_thumbnail(picture_id: int) -> Thumbnail:
     """Return the version of a known picture for a list."""
     return Thumbnail(thumbnail_key(OF_KNOWN, picture_id, THUMBNAIL_SIDE), THUMBNAIL_SIDE)
+
+
+def face_thumbnails(image_id: int, boxes: Iterable[Box]) -> list[Thumbnail]:
+    """Return the versions of an image's faces: whoever takes faces away has them removed, too."""
+    return [
+        Thumbnail(
+            face_thumbnail_key(
+                FacePlace(image_id, box.left, box.top, box.right, box.bottom), FACE_SIDE
+            ),
+            FACE_SIDE,
+            box,
+        )
+        for box in boxes
+    ]
 
 
 class Removal(NamedTuple):

@@ -18,8 +18,16 @@ from services.common.images import (
     RING_AFTER_MS,
     Status,
 )
-from services.common.tables import events, garbage, images, is_due, longest_wait, person_images
-from services.common.thumbnails import OF_IMAGES, OF_KNOWN
+from services.common.tables import (
+    events,
+    faces,
+    garbage,
+    images,
+    is_due,
+    longest_wait,
+    person_images,
+)
+from services.common.thumbnails import OF_FACES, OF_IMAGES, OF_KNOWN, FacePlace, place_of
 from services.redeemer.collecting import Removal
 from services.redeemer.domain import (
     BATCH,
@@ -178,8 +186,10 @@ class DatabasePictures:
         self._database = database
 
     async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
-        """Return those of the keys whose picture has no row any more."""
-        gone: list[str] = []
+        """Return those of the keys whose picture, or face, has no row any more."""
+        of_faces = {key for key in thumbnails if key.startswith(OF_FACES)}
+        async with self._database.reading() as connection:
+            gone = sorted(of_faces - await _of_faces(connection, of_faces))
         for prefix, column in ((OF_IMAGES, images.c.id), (OF_KNOWN, person_images.c.id)):
             its = {key: one for key, one in thumbnails.items() if key.startswith(prefix)}
             query = sa.select(column).where(column.in_(sorted(set(its.values()))))
@@ -197,4 +207,20 @@ async def _named(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:
         if names:
             found = await connection.scalars(sa.select(column).where(column.in_(names)))
             named |= {prefix + name for name in found}
-    return named
+    # A face may be where another one was: its picture was looked at again, or it was restored.
+    return named | await _of_faces(connection, keys)
+
+
+async def _of_faces(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:
+    """Return those of the keys that are of a face which is there."""
+    places = {key: place for key in keys if (place := place_of(key))}
+    if not places:
+        return set()
+    query = sa.select(
+        faces.c.image_id, faces.c.left, faces.c.top, faces.c.right, faces.c.bottom
+    ).where(
+        faces.c.image_id.in_(sorted({place.image_id for place in places.values()})),
+        ~faces.c.struck_out,
+    )
+    there = {FacePlace(*row) for row in await connection.execute(query)}
+    return {key for key, place in places.items() if place in there}

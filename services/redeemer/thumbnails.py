@@ -1,7 +1,6 @@
-"""The use case: remove the thumbnails whose picture is gone.
+"""The use case: remove the thumbnails whose picture or face is gone.
 
-Whoever deletes a picture has its thumbnails removed, but for a version that knew of none. An id is
-never given twice, so nobody makes them again.
+Whoever deletes a picture or a face has its thumbnails removed, but for a version that knew of none.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from services.common.objects import ObjectInfo, ObjectStoreUnavailableError
-from services.common.thumbnails import OF_IMAGES, OF_KNOWN, picture_of
+from services.common.thumbnails import OF_FACES, OF_IMAGES, OF_KNOWN, picture_of
 from services.redeemer.domain import LOOKED_AT_ONCE
 from services.redeemer.metrics import REMOVED
 
@@ -21,7 +20,10 @@ class Rows(Protocol):
     """The pictures' rows; raises ``DatabaseUnavailableError``."""
 
     async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
-        """Return those of the keys whose picture, with that id, has no row any more."""
+        """Return those of the keys whose picture, with that id, has no row any more.
+
+        And those of a face that is none, or nowhere in that picture, any more.
+        """
 
 
 class Objects(Protocol):
@@ -42,10 +44,10 @@ class Thumbnails:
         self._objects = objects
 
     async def collect(self) -> None:
-        """Remove those without a picture; raise ``DatabaseUnavailableError``."""
+        """Remove those without a picture or a face; raise ``DatabaseUnavailableError``."""
         found: dict[str, int] = {}
         try:
-            for prefix in (OF_IMAGES, OF_KNOWN):
+            for prefix in (OF_IMAGES, OF_FACES, OF_KNOWN):
                 async for one in self._objects.list(prefix):
                     picture_id = picture_of(one.key)
                     if picture_id is not None:

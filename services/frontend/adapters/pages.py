@@ -77,6 +77,7 @@ class Pages:
         get("/fragments/images/{picture_id}")(self.picture_fragment)
         get("/images/{picture_id}/thumbnail")(self.thumbnail)
         get("/images/{picture_id}/preview")(self.preview)
+        get("/images/{picture_id}/faces/{index}/thumbnail")(self.face_thumbnail)
         get("/static/{name}")(self.static)
         post("/upload")(self.upload)
         post("/images/{picture_id}/retry")(self.retry)
@@ -124,6 +125,12 @@ class Pages:
     async def preview(self, request: Request, picture_id: int, v: Filter = None) -> Response:
         """Return a picture for its own page."""
         return await self._answers.small(request, f"/images/{picture_id}/preview", v)
+
+    async def face_thumbnail(self, request: Request, picture_id: int, index: int) -> Response:
+        """Return a face of a picture for a list."""
+        return await self._answers.small(
+            request, f"/images/{picture_id}/faces/{index}/thumbnail", None
+        )
 
     async def static(self, name: str, v: Filter = None) -> Response:
         """Return the style sheet, the script or a drawing."""

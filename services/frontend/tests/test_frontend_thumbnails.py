@@ -11,6 +11,7 @@ from services.frontend.tests.fake_receiver import FakeReceiver, image_json, pers
 
 JPEG = httpx.Response(200, content=b"\xff\xd8 small", headers={"ETag": '"1"'})
 SMALL = ("/images/5/thumbnail", "/images/5/preview", "/people/A%3FB/pictures/6/thumbnail")
+FACE = "/images/5/faces/0/thumbnail"
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def receiver(receiver: FakeReceiver) -> FakeReceiver:
     """A receiver with a picture and a known one."""
     receiver.images = [image_json(5)]
     receiver.people = [person_json("A?B", 6)]
-    receiver.answers = {f"GET {path}": JPEG for path in SMALL}
+    receiver.answers = {f"GET {path}": JPEG for path in (*SMALL, FACE)}
     return receiver
 
 
@@ -40,7 +41,13 @@ async def test_a_browser_keeps_what_a_page_shows(
     assert f"GET {path}" in receiver.calls
 
 
-@pytest.mark.parametrize("path", SMALL)
+async def test_a_face_may_be_another_one_the_next_time(page: httpx.AsyncClient) -> None:
+    answer = await page.get(FACE)
+    assert (answer.status_code, answer.content) == (200, b"\xff\xd8 small")
+    assert answer.headers["Cache-Control"] == "no-cache"
+
+
+@pytest.mark.parametrize("path", [*SMALL, FACE])
 async def test_what_a_browser_has_is_not_sent_again(
     page: httpx.AsyncClient, receiver: FakeReceiver, path: str
 ) -> None:
@@ -57,7 +64,7 @@ async def test_what_a_browser_has_is_not_sent_again(
         httpx.Response(404, json={"detail": "Not Found"}),  # of a receiver that makes none
     ],
 )
-@pytest.mark.parametrize("path", [*SMALL, "/people/%2e/pictures/1/thumbnail"])
+@pytest.mark.parametrize("path", [*SMALL, FACE, "/people/%2e/pictures/1/thumbnail"])
 async def test_what_cannot_be_shown_has_a_placeholder_for_a_minute(
     page: httpx.AsyncClient, receiver: FakeReceiver, path: str, answer: httpx.Response
 ) -> None:

@@ -21,12 +21,14 @@ from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbag
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.receiver.domain import (
+    Box,
     EncodingReport,
     EncodingState,
     FaceKey,
     FaceOfResult,
     NewKnownPicture,
     Removal,
+    StoredFace,
     StoredPicture,
     Submission,
     Upload,
@@ -120,7 +122,9 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert (await rows.status()).images["processed"] == 1
     page = await rows.page(status=None, person="Ada", before=None, limit=10)
     assert [one.id for one in page.images] == [first]
-    assert await rows.stored(first) == StoredPicture("a.jpg", False, "tag")
+    its_picture = StoredPicture("a.jpg", False, "tag")
+    assert await rows.stored(first) == its_picture
+    assert await rows.stored_face(first, 1) == StoredFace(its_picture, Box(1, 2, 30, 40))
     assert not await rows.recognise(first), "a face was named by hand"
     assert await rows.look_again(first, "tag")
     assert await rows.delete(first, "a.jpg", Removal("pictures/a.jpg", "tag"))

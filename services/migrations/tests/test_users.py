@@ -167,7 +167,7 @@ REFUSED = [
     ("image_processor", "INSERT INTO person_images (person_id) VALUES (1)"),
     ("redeemer", "DELETE FROM images"),
     ("redeemer", "INSERT INTO images (path) VALUES ('x')"),
-    ("redeemer", "SELECT * FROM faces"),
+    ("redeemer", "DELETE FROM faces"),
     ("redeemer", "SELECT * FROM persons"),
     ("redeemer", "DELETE FROM person_images"),
     ("redeemer", "INSERT INTO garbage (object_key) VALUES ('x')"),

@@ -36,11 +36,16 @@ async def remove_soon(
     connection: AsyncConnection, clock: DatabaseClock, stored: Collection[Removal]
 ) -> None:
     """Have objects removed that no row names any more, whatever was noted of their keys."""
-    for one in sorted(stored, key=lambda one: one.key):
-        await connection.execute(sa.delete(garbage).where(garbage.c.object_key == one.key))
-        await connection.execute(
-            sa.insert(garbage).values(object_key=one.key, due_at=clock(), object_tag=one.tag)
-        )
+    tags = {one.key: one.tag for one in stored}
+    if not tags:
+        return
+    await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(sorted(tags))))
+    await connection.execute(
+        sa.insert(garbage).values(
+            object_key=sa.bindparam("key"), due_at=clock(), object_tag=sa.bindparam("tag")
+        ),
+        [{"key": key, "tag": tags[key]} for key in sorted(tags)],
+    )
 
 
 async def all_expected(

@@ -33,9 +33,11 @@ from services.receiver.domain import (
     Page,
     Removal,
     StatusReport,
+    StoredFace,
     StoredPicture,
     Submission,
     Upload,
+    face_thumbnails,
     image_thumbnails,
 )
 
@@ -58,6 +60,9 @@ SELECT %s, 0, {MARIADB_NOW} + %s, {MARIADB_NOW}, {MARIADB_NOW},
 )) AS submitted
 RETURNING id, path
 """  # noqa: S608
+
+
+_BOX: Final = (faces.c.left, faces.c.top, faces.c.right, faces.c.bottom)
 
 
 class DatabaseRows:
@@ -200,6 +205,20 @@ class DatabaseRows:
         (row,) = rows
         return StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
 
+    async def stored_face(self, image_id: int, index: int) -> StoredFace | None:
+        """Return where a face is; None of one that was struck out."""
+        query = (
+            sa.select(images.c.path, images.c.content_digest, images.c.object_tag, *_BOX)
+            .select_from(faces.join(images))
+            .where(faces.c.image_id == image_id, faces.c.face_index == index, ~faces.c.struck_out)
+        )
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        if row is None:
+            return None
+        picture = StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
+        return StoredFace(picture, Box(row.left, row.top, row.right, row.bottom))
+
     async def page(
         self, *, status: str | None, person: str | None, before: int | None, limit: int
     ) -> Page:
@@ -226,7 +245,7 @@ class DatabaseRows:
         """Set a processed image back to pending, without its faces."""
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
         async with self._database.transaction() as connection:
-            if not await _forget_result(connection, image_id, same):
+            if not await _forget_result(connection, self._clock, image_id, same):
                 return False
             # They show the picture that was replaced.
             thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
@@ -253,7 +272,7 @@ class DatabaseRows:
             denial = sa.select(face_denials.c.face_index).where(face_denials.c.image_id == image_id)
             if await connection.scalar(denial.limit(1)) is not None:
                 return False
-            return await _forget_result(connection, image_id, sa.true())
+            return await _forget_result(connection, self._clock, image_id, sa.true())
 
     @again
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
@@ -264,9 +283,13 @@ class DatabaseRows:
             find_path = sa.select(images.c.path).where(its).with_for_update()
             if await connection.scalar(find_path) != path:
                 return False
+            thumbnails = [
+                *image_thumbnails(image_id),
+                *face_thumbnails(image_id, await _boxes(connection, image_id)),
+            ]
             await connection.execute(sa.delete(images).where(its))
-            thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
-            removals = [*thumbnails, removal] if removal else thumbnails
+            removals = [Removal(one.key, None) for one in thumbnails]
+            removals += [removal] if removal else []
             await remove_soon(connection, self._clock, removals)
             await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
         return True
@@ -415,7 +438,10 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
 
 
 async def _forget_result(
-    connection: AsyncConnection, image_id: int, which: sa.ColumnElement[bool]
+    connection: AsyncConnection,
+    clock: DatabaseClock,
+    image_id: int,
+    which: sa.ColumnElement[bool],
 ) -> bool:
     """Set an image back to pending without its faces; False when it is not such a one."""
     result = await connection.execute(
@@ -425,7 +451,9 @@ async def _forget_result(
     )
     if result.rowcount != 1:
         return False
+    thumbnails = face_thumbnails(image_id, await _boxes(connection, image_id))
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
+    await remove_soon(connection, clock, [Removal(one.key, None) for one in thumbnails])
     # Known pictures that were cut out of it stay; its next faces are others.
     await connection.execute(
         sa.update(person_images)
@@ -434,6 +462,12 @@ async def _forget_result(
     )
     await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
     return True
+
+
+async def _boxes(connection: AsyncConnection, image_id: int) -> list[Box]:
+    """Return where an image's faces are."""
+    rows = await connection.execute(sa.select(*_BOX).where(faces.c.image_id == image_id))
+    return [Box(row.left, row.top, row.right, row.bottom) for row in rows]
 
 
 def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:

@@ -14,10 +14,12 @@ from services.common.objects import (
 )
 from services.receiver.domain import (
     Accepted,
+    Box,
     ConflictError,
     Image,
     NotFoundError,
     Removal,
+    StoredFace,
     StoredPicture,
     Upload,
     check_recognisable,
@@ -104,6 +106,18 @@ class Images:
         """Return the key of an image's file, or raise :class:`NotFoundError`."""
         return PICTURES + (await self._stored(image_id)).path
 
+    async def face_box(self, image_id: int, index: int) -> Box:
+        """Return where a face is in its image's picture, or raise :class:`NotFoundError`."""
+        return (await self._stored_face(image_id, index)).box
+
+    async def face_picture_key(self, image_id: int, index: int, box: Box) -> str:
+        """Return the key of the file that shows a face there, or raise :class:`NotFoundError`."""
+        face = await self._stored_face(image_id, index)
+        key = PICTURES + face.picture.path
+        if face.box != box or face.picture.tag not in (None, await self._pictures.tag(key)):
+            raise NotFoundError(f"face {index} of image {image_id} is not there any more")
+        return key
+
     async def picture_tag(self, image_id: int) -> str | None:
         """Return the tag of an image's file, None when it is lost, or raise as :meth:`picture`."""
         return await self._pictures.tag(await self.picture_key(image_id))
@@ -180,6 +194,12 @@ class Images:
         stored = await self._rows.stored(image_id)
         if stored is None:
             raise _unknown(image_id)
+        return stored
+
+    async def _stored_face(self, image_id: int, index: int) -> StoredFace:
+        stored = await self._rows.stored_face(image_id, index)
+        if stored is None:
+            raise NotFoundError(f"image {image_id} has no face {index}")
         return stored
 
 

@@ -22,6 +22,7 @@ from services.receiver.domain import (
     Removal,
     SeenFace,
     StatusReport,
+    StoredFace,
     StoredPicture,
     Submission,
     Upload,
@@ -73,6 +74,9 @@ class Rows(Protocol):
     async def stored(self, image_id: int) -> StoredPicture | None:
         """Return where an image's picture is."""
 
+    async def stored_face(self, image_id: int, index: int) -> StoredFace | None:
+        """Return where a face is; None of one that was struck out."""
+
     async def page(
         self, *, status: str | None, person: str | None, before: int | None, limit: int
     ) -> Page:
@@ -95,7 +99,7 @@ class Rows(Protocol):
         """
 
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
-        """Remove an image with its faces, and have its object and its thumbnails removed.
+        """Remove an image with its faces, and have its object and all thumbnails removed.
 
         False when the image is gone, or its picture is not at this path any more.
         """
@@ -280,4 +284,10 @@ class Shrinker(Protocol):
         """Return an upright JPEG without metadata, no side longer than that in pixels.
 
         Raises ``InvalidError`` when the picture cannot be read, ``BusyError`` without memory.
+        """
+
+    async def shrink_face(self, content: bytes, box: Box, side: int) -> bytes:
+        """Return such a JPEG of the square around a box, with so many pixels a side at most.
+
+        It has a quarter of the box's size around it, as far as the picture reaches.
         """

@@ -9,6 +9,7 @@ is left for an hour, whoever has stored it looks whether the picture is still th
 """
 
 import asyncio
+import dataclasses
 import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -117,7 +118,11 @@ class Thumbnails:
             except ObjectTooLargeError as error:
                 raise NotFoundError(str(error)) from None
             try:
-                content = await self._shrinker.shrink(picture, one.side)
+                content = await (
+                    self._shrinker.shrink(picture, one.side)
+                    if one.box is None
+                    else self._shrinker.shrink_face(picture, one.box, one.side)
+                )
             except InvalidError as error:
                 content = str(error).encode()
         tag = _tag(one, its_tag)
@@ -134,7 +139,8 @@ class Thumbnails:
 
 
 def _tag(one: Thumbnail, picture_tag: str) -> str:
-    return hashlib.sha256("\0".join((_HOW, str(one.side), picture_tag)).encode()).hexdigest()
+    box = () if one.box is None else map(str, dataclasses.astuple(one.box))
+    return hashlib.sha256("\0".join((_HOW, str(one.side), picture_tag, *box)).encode()).hexdigest()
 
 
 def _proven(content: bytes, tag: str) -> bytes:

@@ -172,6 +172,9 @@ class Shrinker:
     async def shrink(self, content: bytes, _: int) -> bytes:
         return content + b" small"
 
+    async def shrink_face(self, content: bytes, *_: object) -> bytes:
+        return content + b" small face"
+
 
 @dataclass
 class Receiver:

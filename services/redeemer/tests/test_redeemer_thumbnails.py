@@ -9,8 +9,14 @@ import structlog
 from services.common.database import Database
 from services.common.objects import ObjectStore, ObjectStoreUnavailableError
 from services.common.settings import ObjectStoreSettings
-from services.common.tables import images, person_images, persons
-from services.common.thumbnails import OF_IMAGES, OF_KNOWN, thumbnail_key
+from services.common.tables import faces, images, person_images, persons
+from services.common.thumbnails import (
+    OF_IMAGES,
+    OF_KNOWN,
+    FacePlace,
+    face_thumbnail_key,
+    thumbnail_key,
+)
 from services.redeemer import thumbnails as module
 from services.redeemer.adapters import DatabasePictures
 from services.redeemer.thumbnails import Thumbnails
@@ -18,18 +24,36 @@ from services.redeemer.thumbnails import Thumbnails
 
 @pytest.fixture
 async def store(folder_store_settings: ObjectStoreSettings, database: Database) -> ObjectStore:
-    """A store beside a database with the images 1 to 3 and the known picture 1."""
+    """A store beside a database with the images 1 to 3 and the known picture 1.
+
+    Image 2 has a face, and another that was struck out.
+    """
     now: dict[str, Any] = {"created_at": 1}
     image = {**now, "status": "processed", "attempt": 1, "updated_at": 1, "name": "a"}
+    face = {"image_id": 2, "detection_score": 1.0, "ambiguous": False, "candidates": []}
+    box, struck_out = (
+        dict(zip(FacePlace._fields, FACE, strict=True)),
+        {"left": 5, "struck_out": True},
+    )
     async with database.transaction() as connection:
         await connection.execute(
             sa.insert(images), [{**image, "id": one, "path": f"{one}"} for one in (1, 2, 3)]
+        )
+        await connection.execute(
+            sa.insert(faces),
+            [
+                {**face, **box, "face_index": 0, "struck_out": False},
+                {**face, **box, "face_index": 1, **struck_out},
+            ],
         )
         await connection.execute(sa.insert(persons).values(id=7, name="Ada", **now))
         await connection.execute(
             sa.insert(person_images).values(id=1, person_id=7, image_name="Ada/1.jpg", **now)
         )
     return ObjectStore(folder_store_settings)
+
+
+FACE = FacePlace(2, -10, 20, 30, 40)
 
 
 async def keys(store: ObjectStore) -> list[str]:
@@ -43,11 +67,16 @@ async def test_only_those_whose_picture_is_gone_go(
     kept = [
         *(thumbnail_key(OF_IMAGES, one, side) for one in (1, 2, 3) for side in (640, 1600)),
         thumbnail_key(OF_KNOWN, 1, 640),
+        face_thumbnail_key(FACE, 256),
+        "thumbnails/faces/by hand.jpg",
         "thumbnails/images/by hand.jpg",
     ]
     gone = [
         *(thumbnail_key(OF_IMAGES, one, 640) for one in range(4, 12)),
         thumbnail_key(OF_KNOWN, 2, 640),  # image 2 is another picture
+        face_thumbnail_key(FACE._replace(left=5), 256),
+        face_thumbnail_key(FACE._replace(bottom=41), 256),
+        *(face_thumbnail_key(FACE._replace(image_id=one), 256) for one in (1, 4)),
     ]
     for key in (*kept, *gone, "pictures/uploads/4-640"):
         await store.put(key, b"content")

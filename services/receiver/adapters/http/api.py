@@ -26,6 +26,7 @@ from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import Files, unchanged
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
+    FaceIndex,
     IfNoneMatch,
     ImageId,
     Name,
@@ -44,6 +45,7 @@ from services.receiver.adapters.http.views import (
 )
 from services.receiver.domain import (
     CURSOR,
+    FACE_SIDE,
     MAX_FILES,
     PREVIEW_SIDE,
     THUMBNAIL_SIDE,
@@ -55,6 +57,7 @@ from services.receiver.domain import (
     Submission,
     Thumbnail,
     decode_cursor,
+    face_thumbnails,
     image_thumbnails,
     known_thumbnail,
     submission_of_path,
@@ -351,6 +354,21 @@ def _add_thumbnails(app: FastAPI, api: Api) -> None:
     async def get_preview(image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
         _, large = image_thumbnails(image_id)
         return await answer(if_none_match, large, partial(api.images.picture_key, image_id))
+
+    @app.get(
+        "/images/{image_id:id}/faces/{face_index:id}/thumbnail",
+        summary=f"Get a face as a square JPEG of at most {FACE_SIDE} pixels a side",
+        description="Its box with a quarter of its size around it, upright, without metadata.",
+        response_class=Response,
+        responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
+    )
+    async def get_face_thumbnail(
+        image_id: ImageId, face_index: FaceIndex, if_none_match: IfNoneMatch = None
+    ) -> Response:
+        box = await api.images.face_box(image_id, face_index)
+        (one,) = face_thumbnails(image_id, [box])
+        find = partial(api.images.face_picture_key, image_id, face_index, box)
+        return await answer(if_none_match, one, find)
 
     @app.get(
         "/people/{name}/pictures/{picture_id:id}/thumbnail",
