@@ -20,7 +20,8 @@ from rich.table import Table
 
 from scripts.bench import accuracy
 from services.face_recog.settings import EngineSettings
-from services.people.grouping import COHORTS, DLIB, Groups, Kind, Vectors, kind_within
+from services.face_recog.strangers import DLIB
+from services.people.grouping import COHORTS, Groups, Kind, Vectors, kind_of
 
 _BATCHES: Final = (256, 64, 7)
 """Faces that come at a time."""
@@ -90,7 +91,8 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
 
 
 def _kind(settings: EngineSettings) -> Kind:
-    return kind_within(settings.embedder_distance) if settings.engine == "onnx" else DLIB
+    model = "onnx" if settings.engine == "onnx" else "dlib"
+    return kind_of(model, settings.tails.product.pairs)
 
 
 def _ways(faces: Vectors, names: Sequence[str], kind: Kind) -> Iterator[tuple[str, list[_Truth]]]:
@@ -178,7 +180,8 @@ def _time(number: int) -> list[str]:
     faces = _made_up(people)
     owners = np.repeat(np.arange(1, people + 1), _PICTURES)
     start = time.perf_counter()
-    groups = Groups.restore(DLIB, range(len(faces)), faces, owners.tolist())
+    kind = kind_of("dlib", DLIB.product.pairs)
+    groups = Groups.restore(kind, range(len(faces)), faces, owners.tolist())
     restored = time.perf_counter() - start
     cohort = faces[: max((one for one in COHORTS if one <= people), default=1)]
     start = time.perf_counter()

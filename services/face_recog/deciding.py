@@ -38,6 +38,7 @@ class Decider:
 
     def __init__(self, gallery: Gallery, engine: Engine) -> None:
         self.engine = engine
+        self.strangers = gallery.strangers
         self._gallery = gallery
         self._turn = asyncio.Semaphore(1)
 

@@ -160,6 +160,7 @@ class Gallery:
     ) -> None:
         self._seen = Seen(engine.size, tails)
         self._no_model = Strangers(tails)
+        self.strangers = tails.product.pairs
         self._false_names = false_names
         self._store = store
         self._recogniser = recogniser

@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.strangers import PairsOfStrangers
+
 FITTED: Final = (250, 1000)
 """Faces seen to which a model is fitted: the first one, and the last. Fitted to 200, it finds 1 to
 3 of 100 people less than fitted to 300; with 150, hardly more are found than without one."""
@@ -59,6 +61,11 @@ class Tail:
 
     base: float
     decade: float
+
+    @property
+    def pairs(self) -> PairsOfStrangers:
+        """The same, as others are told it."""
+        return PairsOfStrangers(self.likeness_of(1e-4, 1), self.decade)
 
     def likeness_of(self, share: float, people: int) -> float:
         """Return the likeness that a share of strangers reach with the nearest of so many people.

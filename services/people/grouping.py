@@ -15,6 +15,8 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.strangers import PairsOfStrangers
+
 COHORTS: Final = (250, 500, 1000)
 """Numbers of groups at which a face of each of them becomes what likenesses are held against. The
 fewer, the rougher likenesses are; the more, the longer each face takes."""
@@ -70,21 +72,22 @@ class Kind:
     standing: Demand
 
 
-DLIB: Final = Kind(Demand(0.9414, 0.0166), Demand(6.1, 1.07))
-"""Of dlib's encodings, whoever finds the faces, from Labeled Faces in the Wild. One pair of
-strangers in 10,000 reaches that product. Of the pairs joined from that standing on, 1 to 2 %
-are wrong, of 1,764 faces of 1,000 people; 0.1 more and 2 % fewer of the right ones are found."""
+_OF_DLIB: Final = Demand(6.1, 1.07)
+"""How far dlib's encodings are to stand out, whoever finds the faces, from Labeled Faces in the
+Wild: of the pairs joined from there on, 1 to 2 % are wrong, of 1,764 faces of 1,000 people; 0.1
+more and 2 % fewer of the right ones are found."""
+
+_OF_OTHERS: Final = Demand(7.9, 1.5)
+"""Those of any other model: measured with the one that tests bring, so that 1 % are wrong."""
 
 
-def kind_within(distance: float) -> Kind:
-    """Return what to ask of a model that tells people apart at this distance, of length 1.
+def kind_of(engine: str, strangers: PairsOfStrangers) -> Kind:
+    """Return what to ask of an engine's encodings, by its name and what face_recog says of it.
 
-    One in 1,000 pairs of strangers is taken to be nearer, and one in 10,000 to be more alike by a
-    quarter of that. How they stand out was measured with the model that tests bring, as for
-    :data:`DLIB`, so that 1 % of pairs are wrong.
+    The product is what one pair of strangers in 10,000 reaches.
     """
-    product = 1 - distance**2 / 2
-    return Kind(Demand(product * 1.25, product / 4), Demand(7.9, 1.5))
+    standing = _OF_DLIB if "dlib" in engine else _OF_OTHERS
+    return Kind(Demand(strangers.product, strangers.decade), standing)
 
 
 @dataclass(frozen=True)

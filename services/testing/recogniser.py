@@ -11,6 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.quality import Flaw, Quality
+from services.face_recog.strangers import DLIB
 from services.image_processor.domain import Candidate, Face
 from services.testing.servers import free_port
 
@@ -109,8 +110,13 @@ class Servicer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer
         request: face_pb2.Empty,  # noqa: ARG002
         context: Any,  # noqa: ARG002
     ) -> face_pb2.HealthCheckResponse:
-        """Tell the engine."""
-        return face_pb2.HealthCheckResponse(ready=True, engine=self.engine)
+        """Tell the engine, and of strangers what is true of dlib's encodings."""
+        return face_pb2.HealthCheckResponse(
+            ready=True,
+            engine=self.engine,
+            strangers_product=DLIB.product.pairs.product,
+            strangers_decade=DLIB.product.pairs.decade,
+        )
 
 
 class RecogniserServer:

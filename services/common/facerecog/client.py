@@ -20,6 +20,7 @@ from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.faces import check_encoding
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
+from services.common.strangers import PairsOfStrangers
 
 log = structlog.get_logger(__name__)
 
@@ -154,11 +155,28 @@ class RecogniserClient:
 
         One that says it takes ``boxes``.
         """
+        answer = await self._healthy()
+        return answer.engine or None if answer else None
+
+    async def strangers(self) -> tuple[str, PairsOfStrangers] | None:
+        """Return the engine of a replica that serves, and how alike strangers are to it.
+
+        Without raising; None when nobody says so, as an older face_recog does not.
+        """
+        answer = await self._healthy()
+        if not answer or not answer.engine or not answer.strangers_decade:
+            return None
+        its = PairsOfStrangers(answer.strangers_product, answer.strangers_decade)
+        return answer.engine, its
+
+    async def _healthy(self) -> face_pb2.HealthCheckResponse | None:
         try:
-            answer = await self._check.HealthCheck(face_pb2.Empty(), timeout=2.0)
+            answer: face_pb2.HealthCheckResponse = await self._check.HealthCheck(
+                face_pb2.Empty(), timeout=2.0
+            )
         except grpc.aio.AioRpcError:
             return None
-        return answer.engine or None if answer.ready else None
+        return answer if answer.ready else None
 
     @asynccontextmanager
     async def decide(self, person: str) -> "AsyncIterator[Decisions]":

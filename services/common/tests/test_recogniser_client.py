@@ -170,5 +170,6 @@ async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
 
 async def test_a_replica_that_knows_no_boxes_is_told(client: RecogniserClient) -> None:
     assert await client.engine() is None
+    assert await client.strangers() is None
     with pytest.raises(RecogniserBusyError, match="other boxes, as an older replica does"):
         await client.identify(b"picture", boxes=[(0, 0, 9, 9)])

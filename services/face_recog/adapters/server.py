@@ -194,9 +194,9 @@ class _People(face_pb2_grpc.PeopleServicer):
 
 
 class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
-    def __init__(self, is_serving: Callable[[], bool], engine: str) -> None:
+    def __init__(self, is_serving: Callable[[], bool], decider: Decider) -> None:
         self._is_serving = is_serving
-        self._engine = engine
+        self._decider = decider
 
     async def HealthCheck(  # noqa: N802
         self,
@@ -204,7 +204,12 @@ class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
         context: _Context,  # noqa: ARG002
     ) -> face_pb2.HealthCheckResponse:
         """Tell whether requests are served, and by which engine."""
-        return face_pb2.HealthCheckResponse(ready=self._is_serving(), engine=self._engine)
+        return face_pb2.HealthCheckResponse(
+            ready=self._is_serving(),
+            engine=self._decider.engine.name,
+            strangers_product=self._decider.strangers.product,
+            strangers_decade=self._decider.strangers.decade,
+        )
 
 
 class Server:
@@ -241,7 +246,7 @@ class Server:
             _People(decider, lambda: self._draining), self._server
         )
         face_pb2_grpc.add_HealthCheckServicer_to_server(
-            _HealthCheck(lambda: self._is_serving, engine), self._server
+            _HealthCheck(lambda: self._is_serving, decider), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
 

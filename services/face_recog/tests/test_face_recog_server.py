@@ -32,6 +32,7 @@ from services.common.facerecog.client import (
 )
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
+from services.common.strangers import PairsOfStrangers
 from services.face_recog.adapters.server import Server, _response
 from services.face_recog.app import announce
 from services.face_recog.domain import (
@@ -60,7 +61,7 @@ message HealthCheckResponse { bool ready = 1; }
 
 StartServer = Callable[..., Any]
 
-DECIDER: Any = SimpleNamespace(engine=Engine("x", 128))
+DECIDER: Any = SimpleNamespace(engine=Engine("x", 128), strangers=PairsOfStrangers(0.5, 0.25))
 """Of a server that is asked for nothing else."""
 
 
@@ -489,6 +490,18 @@ async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
         await server.drain()
         await server.set_serving(serving=True)
         assert not await is_ready(), "who drains does not come back"
+    await server.stop()
+
+
+async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
+    identifier: Any = None
+    server = Server(identifier, DECIDER, connection_age=60, grace=0)
+    client = RecogniserClient(f"127.0.0.1:{await server.start('127.0.0.1', 0)}", timeout=60)
+    assert await client.strangers() is None, "it does not serve yet"
+    await server.set_serving(serving=True)
+    await until(client.ping)
+    assert await client.strangers() == ("x", DECIDER.strangers)
+    await client.close()
     await server.stop()
 
 

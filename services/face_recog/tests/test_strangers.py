@@ -211,6 +211,16 @@ def test_without_a_model_a_likeness_is_the_product() -> None:
     np.testing.assert_allclose(alike, people @ face, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tails", [DLIB, tails_within(1.1)])
+def test_whoever_compares_is_told_how_many_strangers_are_as_near(tails: Tails) -> None:
+    pairs = tails.product.pairs
+    for share in (1e-3, 1e-4, 1e-6):
+        product = tails.product.likeness_of(share, 1)
+        assert pairs.in_a_million(np.sqrt(2 - 2 * product)) == pytest.approx(share * 1e6, rel=1e-4)
+    assert pairs.in_a_million(2.0) == 1e6
+    assert 0 < pairs.in_a_million(0.0) < 0.1
+
+
 @pytest.mark.parametrize("distance", [0.9, 1.1, 1.3])
 def test_a_stricter_distance_asks_for_a_greater_likeness(distance: float) -> None:
     tails = tails_within(distance)

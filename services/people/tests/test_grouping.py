@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from services.face_recog import strangers
 from services.people import grouping
-from services.people.grouping import COHORTS, DLIB, Groups, Suggestion, Vectors, kind_within
+from services.people.grouping import COHORTS, Groups, Suggestion, Vectors, kind_of
 
 SIZE = 128
-KIND = kind_within(1.1)
+KIND = kind_of("centerface+onnx-1", strangers.tails_within(1.1).product.pairs)
+DLIB = kind_of("centerface+dlib-1", strangers.DLIB.product.pairs)
 
 
 def people(number: int, faces: int, *, spread: float = 0.2, seed: int = 1) -> Vectors:
