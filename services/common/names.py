@@ -14,7 +14,6 @@ from services.common.images import MAX_PART_BYTES
 MAX_NAME_LENGTH: Final = 100
 """Characters, in the form in which a name is kept."""
 
-
 _BY_ID: Final = re.compile("~([0-9]{1,18})")
 
 NO_SLASH: Final = "a person's name must not contain /"
@@ -52,6 +51,15 @@ _VARIANTS: Final = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0
 _FIRST_JOINED: Final = "\u0600"
 """From here on are the scripts that join letters, and emoji. Before it are Latin, Greek and
 Cyrillic, where a joiner would only make a second name that looks like the first."""
+
+
+def check_who(who: str) -> str:
+    """Return what says who is meant: an id as :func:`by_id` writes it, else as :func:`check_name`.
+
+    Raises :class:`InvalidNameError`.
+    """
+    person_id = id_of(who)
+    return check_name(who) if person_id is None else by_id(person_id)
 
 
 def check_name(name: str) -> str:

@@ -24,11 +24,28 @@ FOLDER: Final = sa.func.coalesce(persons.c.folder, persons.c.name)
 """Where a person's known pictures lie."""
 
 
+def bearer(name: sa.ColumnElement[str] | str) -> sa.ScalarSelect[int]:
+    """Return the id of whom a face is that has only this name, as older services write it.
+
+    Of several people who bear it, that is who has it as the folder, else the first.
+    """
+    one = persons.alias("bearer")
+    folder = sa.func.coalesce(one.c.folder, one.c.name)
+    return (
+        sa.select(one.c.id)
+        .where(one.c.name == name)
+        .order_by((folder == one.c.name).desc(), one.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
 def lies_in(folders: Collection[str]) -> sa.ColumnElement[bool]:
     """Return the condition that a person's known pictures lie in one of these folders."""
+    # Not "folder IS NULL", for which SQLite would walk all who have none.
     return sa.or_(
         persons.c.folder.in_(folders),
-        sa.and_(persons.c.folder.is_(None), persons.c.name.in_(folders)),
+        sa.and_(persons.c.name.in_(folders), persons.c.name == FOLDER),
     )
 
 

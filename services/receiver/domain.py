@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from services.common.events import Position
 from services.common.faces import DecidedBy
 from services.common.images import FINAL, RETRIABLE, UPLOADS, check_path
-from services.common.names import InvalidNameError, check_name
+from services.common.names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
 from services.common.thumbnails import (
@@ -116,11 +116,15 @@ class Accepted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A known picture near to a face; 0 is the distance of identical ones."""
+    """A known picture near to a face; 0 is the distance of identical ones.
+
+    ``person_id`` is null of somebody without a row, whose pictures only the object store knows.
+    """
 
     person: str
     image_name: str
     distance: float
+    person_id: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +144,8 @@ class Face:
     Such a face is ``ambiguous``, and its ``candidates`` are a question, not a name. ``distance`` is
     null without a name, and for one that was given by hand. ``decided_by`` is who said so.
     ``person_id`` is null, too, while nobody has looked up whose name it is. ``denials`` are the
-    names of those whom a person has said that it is not. ``quality`` is null in results of before
-    it was measured.
+    names of those whom a person has said that it is not, ``denial_ids`` their ids, in one order.
+    ``quality`` is null in results of before it was measured.
     """
 
     index: int
@@ -155,6 +159,7 @@ class Face:
     candidates: tuple[Candidate, ...]
     quality: Quality | None
     denials: tuple[str, ...]
+    denial_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,9 +250,9 @@ class KnownPicture:
         """Return where the person's known pictures lie, whatever their name is by now."""
         return folder_of(self.image_name)
 
-    def is_cut_from(self, face: FaceKey, named: str | None) -> bool:
-        """Tell whether it shows that face, which a hand has ``named`` so, given its content."""
-        return self.face == face or (self.face is None and self.person == named)
+    def is_cut_from(self, face: FaceKey, named: int | None) -> bool:
+        """Tell whether it shows that face, given its content; ``named``: whom a hand said it is."""
+        return self.face == face or (self.face is None and self.person_id == named)
 
 
 def folder_of(image_name: str) -> str:
@@ -255,17 +260,29 @@ def folder_of(image_name: str) -> str:
     return unicodedata.normalize("NFC", image_name.partition("/")[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Somebody:
+    """Who is meant; ``id`` is None where no row says so yet.
+
+    ``folder``: where their known pictures lie, or would lie. ``has_name_alone``: faces are theirs
+    that have only the name, as older services write it. ``another``: somebody new, whoever else is
+    called so; ``beside`` pictures of one who has the name as a folder, and no row.
+    """
+
+    id: int | None
+    name: str
+    folder: str
+    has_name_alone: bool = True
+    another: bool = False
+    beside: bool = False
+
+
 class NewKnownPicture(NamedTuple):
     """A picture to become known; ``image_name`` is a key that nobody else ever writes."""
 
-    person: str
+    person: Somebody
     image_name: str
     content_digest: str
-
-    @property
-    def folder(self) -> str:
-        """Return where it lies."""
-        return folder_of(self.image_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,19 +361,31 @@ class Removal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody who can be recognised; the id stays when the name changes."""
+    """Somebody who can be recognised; the id stays when the name changes.
+
+    ``face`` stands for them: the one that somebody chose, else any; None without a face of theirs.
+    """
 
     id: int
     name: str
+    hidden: bool
+    face: FaceKey | None
     pictures: tuple[KnownPicture, ...]
+
+
+class PersonKey(NamedTuple):
+    """A person's place in a list by name; others may have the name, too."""
+
+    name: str
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
 class PeoplePage:
-    """People by name; ``last_name`` is where the next page starts, None on the last one."""
+    """People by name; ``last`` is whom the next page starts behind, None on the last one."""
 
     people: tuple[Person, ...]
-    last_name: str | None
+    last: PersonKey | None
 
 
 class Change(NamedTuple):
@@ -431,8 +460,8 @@ def upload_of(filename: str, content: bytes) -> Upload:
     return Upload(f"{UPLOADS}{_unique(content_digest)}", name or "picture", content_digest)
 
 
-def new_known_picture(person: str, folder: str, content: bytes) -> NewKnownPicture:
-    """Return a known picture to be stored in a folder under a name that was never used.
+def new_known_picture(person: Somebody, content: bytes) -> NewKnownPicture:
+    """Return a known picture to be stored in a person's folder under a name that was never used.
 
     The recogniser has found a face, so the content has one of the formats that it reads.
     """
@@ -441,7 +470,7 @@ def new_known_picture(person: str, folder: str, content: bytes) -> NewKnownPictu
     if found is None:
         raise InvalidError("the content has no format that is known")
     return NewKnownPicture(
-        person, f"{folder}/{_unique(content_digest)}.{found.extension}", content_digest
+        person, f"{person.folder}/{_unique(content_digest)}.{found.extension}", content_digest
     )
 
 
@@ -459,6 +488,14 @@ def check_person(name: str) -> str:
     """Return the name as it is kept, or raise :class:`InvalidError`; see ``common/names.py``."""
     try:
         return check_name(name)
+    except InvalidNameError as error:
+        raise InvalidError(str(error)) from None
+
+
+def check_who_is_meant(who: str) -> str:
+    """Return a name or ``~id`` as it is kept, or raise :class:`InvalidError`."""
+    try:
+        return check_who(who)
     except InvalidNameError as error:
         raise InvalidError(str(error)) from None
 
@@ -509,6 +546,25 @@ def decode_cursor(cursor: str) -> int:
 
 CURSOR: Final = "^[0-7][0-9a-f]{15}$"
 """Exactly the numbers that an id can be."""
+
+_LAST_ID: Final = 2**63 - 1
+
+
+def encode_person_cursor(last: PersonKey) -> str:
+    """Return the cursor of the page after this person; no name has a slash."""
+    return f"{last.name}/{last.id}"
+
+
+def decode_person_cursor(cursor: str) -> PersonKey:
+    """Return whom the page starts behind; a receiver of before gives everybody of a name at once.
+
+    It is one that matches ``PERSON_CURSOR``.
+    """
+    name, slash, number = cursor.partition("/")
+    return PersonKey(name, min(int(number), _LAST_ID) if slash else _LAST_ID)
+
+
+PERSON_CURSOR: Final = "^[^/]{0,100}(/[0-9]{1,19})?$"
 
 
 def check_recognisable(image: Image) -> None:

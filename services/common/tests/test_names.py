@@ -1,10 +1,11 @@
 import unicodedata
+from urllib.parse import quote, unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.names import InvalidNameError, check_name
+from services.common.names import InvalidNameError, by_id, check_name, check_who, id_of
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,38 @@ def test_what_is_kept_is_one_visible_part_of_a_key(name: str) -> None:
     assert "/" not in kept
     assert kept not in {".", ".."}
     assert any(unicodedata.category(one)[0] in "LNPSC" for one in kept)
+
+
+@pytest.mark.parametrize("person_id", [1, 42, 10**18 - 1])
+def test_an_id_stands_where_a_name_may(person_id: int) -> None:
+    assert id_of(by_id(person_id)) == person_id
+    assert check_who(by_id(person_id)) == by_id(person_id)
+    with pytest.raises(InvalidNameError, match="is an id"):
+        check_name(by_id(person_id))
+
+
+@given(st.text(max_size=20) | st.from_regex("[~0-9 .\u0660]{0,5}"))
+def test_no_name_is_taken_for_an_id(text: str) -> None:
+    """Whatever says who is meant is a name as it is kept, or an id, and stays that."""
+    try:
+        who = check_who(text)
+    except InvalidNameError:
+        return
+    assert check_who(who) == who
+    person_id = id_of(who)
+    if person_id is None:
+        assert who == check_name(text)
+    else:
+        assert who == by_id(person_id)
+
+
+@given(st.text(min_size=1, max_size=100))
+def test_a_name_is_the_same_in_any_form_of_unicode(text: str) -> None:
+    try:
+        kept = check_name(text)
+    except InvalidNameError:
+        return
+    assert check_name(unicodedata.normalize("NFD", kept)) == kept
+    assert "/" not in kept
+    assert quote(kept, safe="") not in (".", "..")  # which an address cannot end in
+    assert unquote(quote(kept, safe="")) == kept

@@ -14,6 +14,7 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
 from services.common.images import FINAL, LEASE_MS, MAX_ATTEMPTS, Status
+from services.common.people import FOLDER
 from services.common.tables import face_encodings, faces, images, is_due, person_images, persons
 from services.image_processor.domain import (
     Candidate,
@@ -192,7 +193,7 @@ async def _people(
         persons.c.folder.in_(set(folders.values()))
     )
     by_name = sa.select(persons.c.name, persons.c.id).where(
-        persons.c.folder.is_(None), persons.c.name.in_(set(folders.values()))
+        persons.c.name.in_(set(folders.values())), persons.c.name == FOLDER
     )
     # A picture's name has a slash, and a folder has none.
     rows = await connection.execute(by_picture.union_all(by_folder, by_name))

@@ -1,6 +1,5 @@
 import dataclasses
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 
 import pytest
 
@@ -27,6 +26,7 @@ from services.receiver.domain import (
     FaceKey,
     FaceOfResult,
     NewKnownPicture,
+    PersonKey,
     Removal,
     StoredFace,
     StoredPicture,
@@ -74,8 +74,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert [one.status for one in (await changes.after(position)).changes] == ["pending"]
     notes = ReceiverGarbage(receiver, database_now)
     await notes.expect(f"known_people/Ada/{DIGEST}.1.jpg")
-    known = await people.add(NewKnownPicture("Ada", f"Ada/{DIGEST}.1.jpg", DIGEST), None)
+    ada = await people.who("Ada")
+    known = await people.add(NewKnownPicture(ada, f"Ada/{DIGEST}.1.jpg", DIGEST), None)
     assert known
+    ada = await people.who("Ada")
+    assert (ada.id, ada.folder) == (known.person_id, "Ada")
     assert await people.find(DIGEST) == known
 
     assert await processor.pending(10) == [first, second, third]
@@ -94,12 +97,12 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     await _decide_again(PeopleRows(people_s, database_now), first)
     named = FaceOfResult(first, 1, image.processed_at)
     await notes.expect("known_people/Ada/again.jpg")
-    again = NewKnownPicture("Ada", "Ada/again.jpg", DIGEST)
+    again = NewKnownPicture(ada, "Ada/again.jpg", DIGEST)
     assert await people.add(again, named) == known
     assert await people.replace_object(known, again)
     await _say_by_hand(people, FaceKey(first, 1))
     await notes.expect("known_people/Ada/third.jpg")
-    assert await people.add(NewKnownPicture("Ada", "Ada/third.jpg", DIGEST), named)
+    assert await people.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
 
     await _encode_again(receiver, image_processor, first)
 
@@ -120,7 +123,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert (await repair.census()).counts == {"processed": 1, "pending": 2}
 
     assert (await rows.status()).images["processed"] == 1
-    page = await rows.page(status=None, person="Ada", before=None, limit=10)
+    page = await rows.page(status=None, person=ada, before=None, limit=10)
     assert [one.id for one in page.images] == [first]
     its_picture = StoredPicture("a.jpg", False, "tag")
     assert await rows.stored(first) == its_picture
@@ -130,14 +133,13 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await rows.delete(first, "a.jpg", Removal("pictures/a.jpg", "tag"))
     assert await rows.get(first) is None
     assert [one.name for one in await people.all()] == ["Ada", "Bob"]
-    assert await people.get("Ada")
-    found = await people.page(person="Ada", part="ad", after="A", limit=1)
+    assert await people.get(known.person_id)
+    found = await people.page(who="Ada", part="ad", hidden=False, after=PersonKey("A", 9), limit=1)
     assert [one.name for one in found.people] == ["Ada"]
     again_known = await people.find(DIGEST) or known
     await people.delete_picture(again_known.id)
-    assert await people.delete(
-        "Ada", "Ada", [ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)]
-    )
+    by_hand = ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)
+    assert await people.delete(ada, [by_hand])
     await _upload_twice(rows, notes)
     collecting = RedeemerGarbage(redeemer, database_now)
     removals = await collecting.take()
@@ -206,13 +208,17 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
 async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
     assert await people.picture(1)
     assert await people.unname(face, [DIGEST])
-    assert await people.deny(face, "Ada", await people.folder("Ada"), is_known=False)
-    assert await people.allow(face, "Ada")
-    renamed = await people.rename("Ada", "Ida")
-    assert renamed
-    assert await people.of_folder("Ada") == "Ida"
-    assert await people.folder("Ada") == "Ada~2"
-    assert await people.rename("Ida", "Ada") == replace(renamed, name="Ada")
+    ada = await people.who("Ada")
+    assert ada.id
+    assert await people.deny(face, ada, is_known=False)
+    assert await people.allow(face, ada)
+    assert await people.rename(ada.id, "Ida")
+    assert (await people.of_folder("Ada")).name == "Ida"
+    assert (await people.who("Ada")).folder == "Ada~2"
+    assert await people.bearer("Ida") == ada.id
+    assert await people.hide(ada.id, hidden=True)
+    assert await people.hide(ada.id, hidden=False)
+    assert await people.rename(ada.id, "Ada")
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

@@ -187,8 +187,8 @@ async def test_people_of_before_stay_and_a_receiver_of_before_works_beside_one_o
 
     await run(*(one.format(8, "Eve") for one in enrol))
     assert await found() == [(7, "Ada", 1), (8, "Eve", 1)]
-    assert await people.folder("Ada") == "Ada"
-    assert await people.rename("Ada", "Ida")
+    assert (await people.who("Ada")).folder == "Ada"
+    assert await people.rename(7, "Ida")
     image = await rows.get(1)
     assert image
     assert [(one.person, one.person_id) for one in image.faces] == [("Ida", 7)]
@@ -207,8 +207,8 @@ async def test_people_of_before_stay_and_a_receiver_of_before_works_beside_one_o
         ("Uma", None, "hand")
     ]
     # Whoever has that id is renamed and comes to no face by it; whose name it is has it follow.
-    assert await people.rename("Ida", "Ada")
-    assert await people.rename("Uma", "Una")
+    assert await people.rename(7, "Ada")
+    assert await people.rename(9, "Una")
     image = await rows.get(1)
     assert image
     assert [(one.person, one.person_id, one.decided_by) for one in image.faces] == [

@@ -24,7 +24,7 @@ from services.common.events import (
 )
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status
-from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, lies_in, take_turns
+from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in, take_turns
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -454,12 +454,20 @@ async def _asked_about(connection: AsyncConnection, folder: str, after: int) -> 
 
 
 async def _ids(connection: AsyncConnection, names: Collection[str]) -> dict[str, int]:
-    """Return the ids of people by name, or where nobody is called so, by folder."""
+    """Return the ids of people by name, or where nobody is called so, by folder.
+
+    Of several who have a name it is who ``bearer`` says.
+    """
     found = dict[str, int]()
-    for column in (persons.c.folder, persons.c.name):
-        for some in _in_turns(names):
-            query = sa.select(column, persons.c.id).where(column.in_(some))
-            found |= {row[0]: row.id for row in await connection.execute(query)}
+    for some in _in_turns(names):
+        by_folder = sa.select(persons.c.folder, persons.c.id).where(persons.c.folder.in_(some))
+        found |= {row.folder: row.id for row in await connection.execute(by_folder)}
+        by_name = (
+            sa.select(persons.c.name, bearer(persons.c.name).label("its_id"))
+            .where(persons.c.name.in_(some))
+            .distinct()
+        )
+        found |= {row.name: row.its_id for row in await connection.execute(by_name)}
     return found
 
 

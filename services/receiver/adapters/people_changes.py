@@ -7,7 +7,7 @@ people goes the other way, from people_work over faces to persons: both try agai
 
 import itertools
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,28 +18,68 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
-from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, lies_in
-from services.common.tables import events, faces, images, people_work, persons
-from services.receiver.domain import ConflictError, FaceKey
+from services.common.names import by_id, id_of
+from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in
+from services.common.tables import events, faces, images, people_work, person_images, persons
+from services.receiver.domain import ConflictError, FaceKey, NotFoundError, Somebody, folder_of
 
 _PASSES: Final = 2
 """The second is over faces that were being recognised during the first by people of before."""
+
+_AT_ONCE: Final = 5_000
+"""Values of one statement."""
+
+_NAMED: Final = 10
+"""Of people of one name, so many are told to whoever did not say which one."""
+
+_SOMEBODY: Final = sa.select(
+    persons.c.id,
+    persons.c.name,
+    FOLDER.label("its_folder"),
+    (bearer(persons.c.name) == persons.c.id).label("has_name_alone"),
+).order_by(persons.c.id)
 
 _FOLDER_LETTERS: Final = 40
 """Of a name in a folder that cannot be the name: at most 160 bytes, with room for a number."""
 
 
-async def find_folder(connection: AsyncConnection, name: str, others: Collection[str] = ()) -> str:
-    """Return where the known pictures of somebody of this name lie, or would lie.
+async def find_somebody(
+    connection: AsyncConnection, who: str, *, another: bool = False, others: Collection[str] = ()
+) -> Somebody:
+    """Return who is meant by a name or ``~id``; with ``another``, somebody new of the name.
 
-    For somebody new who cannot have the name as a folder, that is none of the ``others``.
+    The folder of somebody new is none of the ``others``. Raises ``NotFoundError`` when nobody has
+    the id, ``ConflictError`` when several people have the name.
     """
-    own: str | None = await connection.scalar(sa.select(FOLDER).where(persons.c.name == name))
-    if own is not None:
-        return own
-    if not await _is_taken(connection, name):
+    if not another:
+        found = (await connection.execute(_SOMEBODY.where(meant_by(who)).limit(_NAMED))).all()
+        if len(found) > 1:
+            raise ConflictError(
+                f"{_several(found)} are called {who!r}: say which one, "
+                + " or ".join(by_id(one.id) for one in found)
+            )
+        if found:
+            return Somebody(*found[0])
+        if (person_id := id_of(who)) is not None:
+            raise NotFoundError(f"there is nobody with the id {person_id}")
+    folder = await _new_folder(connection, who, others)
+    return Somebody(None, who, folder, has_name_alone=not another, another=another)
+
+
+def meant_by(who: str) -> sa.ColumnElement[bool]:
+    """Return the condition of the people whom a name or ``~id`` may mean."""
+    person_id = id_of(who)
+    return persons.c.name == who if person_id is None else persons.c.id == person_id
+
+
+def _several(found: Sequence[object]) -> str:
+    return f"{len(found)} people" if len(found) < _NAMED else "many people"
+
+
+async def _new_folder(connection: AsyncConnection, name: str, others: Collection[str]) -> str:
+    if name not in others and not await _is_taken(connection, name):
         return name
-    # Somebody who was called so before has it. Others find the same one at the same time.
+    # Somebody has it, or who was called so before. Others find the same one at the same time.
     letters = "".join(one for one in name[:_FOLDER_LETTERS] if one.isalnum() or one == " ")
     stem = unicodedata.normalize("NFC", letters).strip()
     for number in itertools.count(2):
@@ -53,31 +93,56 @@ async def _is_taken(connection: AsyncConnection, folder: str) -> bool:
     return bool(await connection.scalar(sa.select(sa.exists().where(lies_in([folder])))))
 
 
-async def lock_person(connection: AsyncConnection, name: str, folder: str) -> int | None:
-    """Return the id of the person of this name, None when there is no row.
+async def lock_somebody(connection: AsyncConnection, person: Somebody) -> int | None:
+    """Lock the person who is meant and return the id, None when there is no row yet.
 
-    Raises :class:`ConflictError` when their pictures do not lie in the folder any more, or would
-    not.
+    Raises :class:`ConflictError` when that is somebody else by now.
     """
-    # A numbered one may have been left out for what lies there; nobody has taken this one since.
-    found = await find_folder(connection, name)
-    new = found != name and not await _is_taken(connection, folder)
-    person_id = await person_of_name(connection, name)
-    if found != folder and (person_id is not None or not new):
-        raise ConflictError(f"{name!r} has just come, gone or got another name: try again")
-    return person_id
+    person_id = person.id
+    if person_id is None and not person.another:
+        now = await find_somebody(connection, person.name)
+        if now.id is not None and now.folder == person.folder:
+            person_id = now.id  # has just come
+    if person_id is None:
+        if not await _is_taken(connection, person.folder):
+            return None
+    elif await lock_person(connection, person_id):
+        return person_id
+    raise ConflictError(f"{person.name!r} has just come, gone or got another name: try again")
 
 
-async def person_of_name(connection: AsyncConnection, name: str | None) -> int | None:
-    """Lock the person of this name and return the id, None when there is no row."""
-    found: int | None = await connection.scalar(
-        sa.select(persons.c.id).where(persons.c.name == name).with_for_update()
-    )
+async def lock_person(connection: AsyncConnection, person_id: int) -> bool:
+    """Lock a person; False when nobody has the id."""
+    its = sa.select(persons.c.id).where(persons.c.id == person_id).with_for_update()
+    return await connection.scalar(its) is not None
+
+
+async def find_bearer(connection: AsyncConnection, name: str) -> int | None:
+    """Return the id of whom a face is that has only this name."""
+    found: int | None = await connection.scalar(sa.select(bearer(name)))
     return found
 
 
-async def add_person(connection: AsyncConnection, name: str, folder: str, now: int) -> int:
+async def add_person(connection: AsyncConnection, person: Somebody, now: int) -> int:
     """Make the row of a person and return its id."""
+    await settle_names(connection, person.name, now, beside=person.beside)
+    return await _insert(connection, person.name, person.folder, now)
+
+
+async def settle_names(
+    connection: AsyncConnection, name: str, now: int, *, beside: bool = False
+) -> None:
+    """Give the faces that have a name alone to who bears it, before another does.
+
+    ``beside``: that is whose pictures lie in the folder of the name, and who has no row yet.
+    """
+    if beside and not await _is_taken(connection, name):
+        await _insert(connection, name, name, now)
+    if person_id := await find_bearer(connection, name):
+        await adopt(connection, person_id, name)
+
+
+async def _insert(connection: AsyncConnection, name: str, folder: str, now: int) -> int:
     inserted: sa.CursorResult[tuple[()]] = await connection.execute(
         sa.insert(persons).values(name=name, folder=folder, created_at=now)
     )
@@ -127,6 +192,30 @@ async def note_change_by_id(
         await note_change(connection, clock, person_id, found, removed=removed)
 
 
+async def whose_pictures(connection: AsyncConnection, image_names: Iterable[str]) -> dict[str, int]:
+    """Return the ids of those whose known pictures these are: its row decides, then its folder."""
+    found: dict[str, int] = {}
+    every = list(set(image_names))
+    for start in range(0, len(every), _AT_ONCE):
+        some = every[start : start + _AT_ONCE]
+        folder_by_name = {name: folder_of(name) for name in some}
+        folders = set(folder_by_name.values())
+        by_row = sa.select(person_images.c.image_name.label("its_key"), person_images.c.person_id)
+        by_folder = sa.select(persons.c.folder, persons.c.id)
+        by_name = sa.select(persons.c.name, persons.c.id)
+        # A picture's name has a slash, and a folder has none.
+        query = by_row.where(person_images.c.image_name.in_(some)).union_all(
+            by_folder.where(persons.c.folder.in_(folders)),
+            by_name.where(persons.c.name.in_(folders), persons.c.name == FOLDER),
+        )
+        ids = {row.its_key: row.person_id for row in await connection.execute(query)}
+        for name, folder in folder_by_name.items():
+            person_id = ids.get(name) or ids.get(folder)
+            if person_id is not None:
+                found[name] = person_id
+    return found
+
+
 @dataclass(frozen=True)
 class StoredFace:
     """A face whose image is locked; ``person_id`` is None where no row is the person's, too."""
@@ -139,9 +228,9 @@ class StoredFace:
     candidates: list[dict[str, Any]]
 
     @property
-    def named(self) -> str | None:
-        """Return the name that a hand gave it."""
-        return self.person if self.by_hand else None
+    def named(self) -> int | None:
+        """Return whom a hand has said that it is."""
+        return self.person_id if self.by_hand else None
 
 
 async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | None:
@@ -168,7 +257,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
     person = row.person if by_text else row.whose
     person_id = None if by_text else row.person_id
     if person_id is None and person is not None:
-        person_id = await person_of_name(connection, person)
+        person_id = await find_bearer(connection, person)
     return StoredFace(key, image.processed_at, person_id, person, bool(row.by_hand), row.candidates)
 
 
@@ -203,14 +292,14 @@ async def set_candidates(
     await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
 
 
-async def take_all_names(
-    connection: AsyncConnection, clock: DatabaseClock, person_id: int, name: str
-) -> None:
-    """Leave all faces of a person without a name, also those that have it as a text alone."""
-    for its in (
-        sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID),
-        sa.and_(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID)),
-    ):
+async def take_all_names(connection: AsyncConnection, clock: DatabaseClock, person_id: int) -> None:
+    """Leave all faces of a person without a name, also those of theirs that have it alone."""
+    parts = [sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)]
+    its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
+    name = (await connection.scalars(its_name)).one()
+    if await find_bearer(connection, name) == person_id:
+        parts.append(_has_alone(name))
+    for its in parts:
         found = sa.select(sa.literal(EventKind.IMAGE), faces.c.image_id, clock()).where(its)
         await connection.execute(
             sa.insert(events).from_select(["kind", "subject_id", "created_at"], found.distinct())
@@ -222,13 +311,17 @@ async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     """Give the faces that have a person's name as a text alone the id, so that they follow it."""
     await connection.execute(
         sa.update(faces)
-        .where(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID))
+        .where(_has_alone(name))
         # What is by hand is said so with the id, which would not count.
         .values(
             person_id=person_id,
             decided_by=sa.case((LEFT_ITS_ID, DecidedBy.HAND), else_=faces.c.decided_by),
         )
     )
+
+
+def _has_alone(name: str) -> sa.ColumnElement[bool]:
+    return sa.and_(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID))
 
 
 def _is(key: FaceKey) -> sa.ColumnElement[bool]:

@@ -1,5 +1,6 @@
 """People and their known pictures in the database."""
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.images import KNOWN_PEOPLE
+from services.common.names import by_id
 from services.common.objects import ObjectInfo
 from services.common.people import FOLDER, lies_in, take_turns
 from services.common.tables import face_denials, faces, garbage, person_images, persons
@@ -19,17 +21,20 @@ from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
     StoredFace,
     add_person,
-    adopt,
-    find_folder,
+    find_bearer,
+    find_somebody,
     lock_face,
     lock_person,
+    lock_somebody,
+    meant_by,
     name_by_hand,
     note_change,
     note_change_by_id,
-    person_of_name,
     set_candidates,
+    settle_names,
     take_all_names,
     take_name,
+    whose_pictures,
 )
 from services.receiver.domain import (
     ConflictError,
@@ -39,8 +44,9 @@ from services.receiver.domain import (
     NewKnownPicture,
     PeoplePage,
     Person,
+    PersonKey,
     Removal,
-    folder_of,
+    Somebody,
     known_thumbnail,
 )
 
@@ -54,17 +60,23 @@ class DatabasePeople:
         self._clock = clock
 
     async def all(self) -> tuple[Person, ...]:
-        """Return everybody, by name."""
-        return await self._load(persons)
+        """Return everybody who is not hidden, by name."""
+        return await self._load(sa.select(persons).where(~persons.c.hidden))
 
     async def page(
-        self, *, person: str | None, part: str | None, after: str | None, limit: int
+        self,
+        *,
+        who: str | None,
+        part: str | None,
+        hidden: bool,
+        after: PersonKey | None,
+        limit: int,
     ) -> PeoplePage:
-        """Return the first people by name, of the names beyond ``after``."""
+        """Return the first people by name, behind ``after``, who are hidden, or who are not."""
         # Told, because MariaDB sorts everybody where it believes that to be as quick.
         query = sa.select(persons).with_hint(persons, "FORCE INDEX (ix_persons_name)", "mysql")
-        if person is not None:
-            query = query.where(persons.c.name == person)
+        if who is not None:
+            query = sa.select(persons).where(meant_by(who))
         if part:
             # SQLite's lower() knows no letters but those of ASCII, so of others it finds the usual
             # forms: as they are, small, and capital at the start of words.
@@ -75,46 +87,63 @@ class DatabasePeople:
                 )
             )
         if after is not None:
-            query = query.where(persons.c.name > after)
+            beyond = sa.or_(persons.c.name > after.name, persons.c.id > after.id)
+            query = query.where(persons.c.name >= after.name, beyond)
+        query = query.where(persons.c.hidden == hidden)
         # One more tells whether there is a next page.
-        found = await self._load(query.order_by(persons.c.name).limit(limit + 1).subquery())
-        return PeoplePage(found[:limit], found[limit - 1].name if len(found) > limit else None)
+        found = await self._load(query.order_by(persons.c.name, persons.c.id).limit(limit + 1))
+        last = found[limit - 1] if len(found) > limit else None
+        return PeoplePage(found[:limit], PersonKey(last.name, last.id) if last else None)
 
-    async def get(self, name: str) -> Person | None:
+    async def get(self, person_id: int) -> Person | None:
         """Return one person."""
-        found = await self._load(sa.select(persons).where(persons.c.name == name).subquery())
+        found = await self._load(sa.select(persons).where(persons.c.id == person_id))
         return found[0] if found else None
 
-    async def _load(self, chosen: sa.FromClause) -> tuple[Person, ...]:
+    async def _load(self, people: sa.Select[Any]) -> tuple[Person, ...]:
+        chosen = people.subquery()
         async with self._database.reading() as connection:
             rows = await connection.execute(
                 sa.select(
                     chosen.c.id.label("person_id"),
                     chosen.c.name.label("person"),
+                    chosen.c.hidden,
                     *_PICTURE,
                 )
                 .select_from(
                     chosen.outerjoin(person_images, person_images.c.person_id == chosen.c.id)
                 )
-                .order_by(chosen.c.name, person_images.c.id)
+                .order_by(chosen.c.name, chosen.c.id, person_images.c.id)
             )
-        pictures: dict[tuple[int, str], list[KnownPicture]] = {}
-        for row in rows:
-            its = pictures.setdefault((row.person_id, row.person), [])
-            if row.id is not None:
-                its.append(_known(row))
-        return tuple(Person(*person, tuple(its)) for person, its in pictures.items())
+        return tuple(
+            Person(
+                first.person_id,
+                first.person,
+                bool(first.hidden),
+                None,
+                tuple(_known(row) for row in (first, *others) if row.id is not None),
+            )
+            for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.person_id)
+        )
 
-    async def folder(self, name: str, others: Collection[str] = ()) -> str:
-        """Return where the known pictures of somebody of this name lie, or would lie."""
+    async def who(
+        self, who: str, *, another: bool = False, others: Collection[str] = ()
+    ) -> Somebody:
+        """Return who is meant by a name or ``~id``; with ``another``, somebody new of the name."""
         async with self._database.reading() as connection:
-            return await find_folder(connection, name, others)
+            return await find_somebody(connection, who, another=another, others=others)
 
-    async def of_folder(self, folder: str) -> str:
-        """Return the name of the person whose known pictures lie there."""
-        its = sa.select(persons.c.name).where(lies_in([folder]))
+    async def of_folder(self, folder: str) -> Somebody:
+        """Return the person whose known pictures lie there; without a row, who is called so."""
+        its = sa.select(persons.c.id, persons.c.name).where(lies_in([folder]))
         async with self._database.reading() as connection:
-            return await connection.scalar(its) or folder
+            found = (await connection.execute(its)).first()
+        return Somebody(found.id, found.name, folder) if found else Somebody(None, folder, folder)
+
+    async def bearer(self, name: str) -> int | None:
+        """Return the id of whom a face is that has only this name."""
+        async with self._database.reading() as connection:
+            return await find_bearer(connection, name)
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
@@ -135,10 +164,10 @@ class DatabasePeople:
             if not await all_expected(connection, self._clock, [key]):
                 return None
             shown = await _shown(connection, face) if face else None
-            person_id = await lock_person(connection, picture.person, picture.folder)
+            person_id = await lock_somebody(connection, picture.person)
             known = await _find(connection, picture.content_digest)
             left: set[int] = set()
-            if known and known.person != picture.person:
+            if known and known.person_id != person_id:
                 if not (shown and known.is_cut_from(shown.key, shown.named)):
                     await settle(connection, self._clock, named=[], unnamed=[key])
                     return known
@@ -146,9 +175,7 @@ class DatabasePeople:
                 await self._forget(connection, person_images.c.id == known.id)
                 known = None
             if person_id is None:
-                person_id = await add_person(
-                    connection, picture.person, picture.folder, self._now()
-                )
+                person_id = await add_person(connection, picture.person, self._now())
             if known:
                 await settle(connection, self._clock, named=[], unnamed=[key])
             else:
@@ -158,7 +185,7 @@ class DatabasePeople:
                 left |= await self._name_face(connection, shown, known)
             for one in sorted(left):
                 await note_change_by_id(connection, self._clock, one, removed=True)
-            await note_change(connection, self._clock, person_id, picture.folder)
+            await note_change(connection, self._clock, person_id, picture.person.folder)
         return known
 
     async def _insert(
@@ -171,7 +198,7 @@ class DatabasePeople:
             )
         )
         picture_id = int(inserted.lastrowid)
-        return KnownPicture(picture_id, person_id, picture.person, picture.image_name, now)
+        return KnownPicture(picture_id, person_id, picture.person.name, picture.image_name, now)
 
     async def _name_face(
         self, connection: AsyncConnection, face: StoredFace, known: KnownPicture
@@ -218,24 +245,46 @@ class DatabasePeople:
         return replace(known, image_name=picture.image_name)
 
     @again
-    async def rename(self, name: str, new: str) -> Person | None:
-        """Give a person another name; None when there is nobody called so."""
+    async def rename(
+        self, person_id: int, new: str, *, another: bool = False, beside: bool = False
+    ) -> bool:
+        """Give a person another name; False when nobody has the id."""
+        its = persons.c.id == person_id
         async with self._database.transaction() as connection:
             await take_turns(connection)
-            person_id = await person_of_name(connection, name)
-            if person_id is None:
-                return None
-            if new != name:
-                if await person_of_name(connection, new) is not None:
-                    raise ConflictError(f"{new!r} is the name of somebody else")
-                # Who has no folder yet keeps the one that the name was. In a statement of its own:
-                # MariaDB sets one column after the other.
-                its = persons.c.id == person_id
-                await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
-                await connection.execute(sa.update(persons).where(its).values(name=new))
-                await adopt(connection, person_id, name)
-                await note_change_by_id(connection, self._clock, person_id)
-        return await self.get(new)
+            if not await lock_person(connection, person_id):
+                return False
+            name = (await connection.scalars(sa.select(persons.c.name).where(its))).one()
+            if new == name:
+                return True
+            others = sa.select(persons.c.id).where(persons.c.name == new).order_by(persons.c.id)
+            other = await connection.scalar(others.limit(1))
+            if other is not None and not another:
+                raise ConflictError(
+                    f"{new!r} is the name of somebody else, {by_id(other)}: if both are to have it,"
+                    ' say "another": true'
+                )
+            await settle_names(connection, name, self._now())
+            await settle_names(connection, new, self._now(), beside=beside)
+            # Who has no folder yet keeps the one that the name was. In a statement of its own:
+            # MariaDB sets one column after the other.
+            await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
+            await connection.execute(sa.update(persons).where(its).values(name=new))
+            await note_change_by_id(connection, self._clock, person_id)
+        return True
+
+    @again
+    async def hide(self, person_id: int, *, hidden: bool) -> bool:
+        """Hide a person, or hide them no more; False when nobody has the id."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            if not await lock_person(connection, person_id):
+                return False
+            await connection.execute(
+                sa.update(persons).where(persons.c.id == person_id).values(hidden=hidden)
+            )
+            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+        return True
 
     @again
     async def delete_picture(self, picture_id: int) -> None:
@@ -255,12 +304,12 @@ class DatabasePeople:
             await note_change_by_id(connection, self._clock, known.person_id, removed=True)
 
     @again
-    async def delete(self, name: str, folder: str, found: Sequence[ObjectInfo]) -> int:
+    async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
         """Remove a person and all known pictures, and have their objects and thumbnails removed."""
         async with self._database.transaction() as connection:
             await take_turns(connection)
-            person_id = await lock_person(connection, name, folder)
-            if person_id is None and folder != name:
+            person_id = await lock_somebody(connection, person)
+            if person_id is None and person.folder != person.name:
                 return 0  # nobody is called so, and what lies there is not theirs
             gone: set[str] = set()
             if person_id is not None:
@@ -271,10 +320,10 @@ class DatabasePeople:
             if removed:
                 if person_id is None:
                     # An id to call them by, for those who look at all faces that were theirs.
-                    person_id = await add_person(connection, name, folder, self._now())
-                await take_all_names(connection, self._clock, person_id, name)
+                    person_id = await add_person(connection, person, self._now())
+                await take_all_names(connection, self._clock, person_id)
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
-                await note_change(connection, self._clock, person_id, folder, removed=True)
+                await note_change(connection, self._clock, person_id, person.folder, removed=True)
         return removed
 
     @again
@@ -300,15 +349,15 @@ class DatabasePeople:
                     await self._forget(connection, sa.or_(_cut_from(face), unnoted))
                 elif face.person is not None:
                     # Work is somebody's, and without it nobody decides on the face.
-                    folder = await find_folder(connection, face.person)
-                    person_id = await add_person(connection, face.person, folder, self._now())
+                    person = await find_somebody(connection, face.person)
+                    person_id = await add_person(connection, person, self._now())
                 await take_name(connection, self._clock, key)
                 if person_id is not None:
                     await note_change_by_id(connection, self._clock, person_id, removed=True)
         return True
 
     @again
-    async def deny(self, key: FaceKey, name: str, folder: str, *, is_known: bool) -> bool:
+    async def deny(self, key: FaceKey, person: Somebody, *, is_known: bool) -> bool:
         """Write down that a face is not this person's; False when there is no such face or person.
 
         ``is_known``: pictures of theirs are there, though there may be no row.
@@ -318,15 +367,16 @@ class DatabasePeople:
             face = await lock_face(connection, key)
             if face is None:
                 return False
-            person_id = await lock_person(connection, name, folder)
+            person_id = await lock_somebody(connection, person)
+            is_theirs = face.person_id == person_id and face.person is not None
             if person_id is None:
-                if not is_known and name not in (face.person, *map(_person, face.candidates)):
+                is_theirs = face.person_id is None and face.person == person.name
+                if not (is_known or is_theirs or person.name in map(_person, face.candidates)):
                     return False
-                person_id = await add_person(connection, name, folder, self._now())
-            is_theirs = face.person == name
+                person_id = await add_person(connection, person, self._now())
             if is_theirs and face.by_hand:
                 raise ConflictError(
-                    f"face {key.index} of image {key.image_id} was named {name!r} by hand:"
+                    f"face {key.index} of image {key.image_id} was named {person.name!r} by hand:"
                     " take that name back first"
                 )
             denial = sa.select(face_denials.c.created_at).where(_denial(key, person_id))
@@ -339,10 +389,11 @@ class DatabasePeople:
                         created_at=self._clock(),
                     )
                 )
+            whose = await whose_pictures(connection, map(_image_name, face.candidates))
             others = [
                 one
                 for one in face.candidates
-                if folder_of(one["image_name"]) != folder and _person(one) != name
+                if (whose.get(_image_name(one)) or _person(one)) not in (person_id, person.name)
             ]
             if is_theirs:
                 await take_name(
@@ -350,17 +401,17 @@ class DatabasePeople:
                 )
             else:
                 await set_candidates(connection, self._clock, key, others)
-            await note_change(connection, self._clock, person_id, folder)
+            await note_change(connection, self._clock, person_id, person.folder)
         return True
 
     @again
-    async def allow(self, key: FaceKey, name: str) -> bool:
+    async def allow(self, key: FaceKey, person: Somebody) -> bool:
         """Take a denial back; False when there is no such face."""
         async with self._database.transaction() as connection:
             await take_turns(connection)
             if await lock_face(connection, key) is None:
                 return False
-            person_id = await person_of_name(connection, name)
+            person_id = await lock_somebody(connection, person)
             if person_id is not None:
                 gone = await connection.execute(
                     sa.delete(face_denials).where(_denial(key, person_id))
@@ -429,6 +480,11 @@ def _known(row: Any) -> KnownPicture:
 
 def _person(candidate: dict[str, Any]) -> str:
     name: str = candidate["person"]
+    return name
+
+
+def _image_name(candidate: dict[str, Any]) -> str:
+    name: str = candidate["image_name"]
     return name
 
 

@@ -24,6 +24,7 @@ from services.common.tables import (
 )
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.people_changes import whose_pictures
 from services.receiver.domain import (
     Accepted,
     Box,
@@ -32,6 +33,7 @@ from services.receiver.domain import (
     Image,
     Page,
     Removal,
+    Somebody,
     StatusReport,
     StoredFace,
     StoredPicture,
@@ -220,7 +222,7 @@ class DatabaseRows:
         return StoredFace(picture, Box(row.left, row.top, row.right, row.bottom))
 
     async def page(
-        self, *, status: str | None, person: str | None, before: int | None, limit: int
+        self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
     ) -> Page:
         """Return the newest images with an id below ``before``."""
         if person is not None and status not in (None, Status.PROCESSED):
@@ -294,15 +296,14 @@ class DatabaseRows:
             await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
         return True
 
-    async def status(self, person: str | None = None) -> StatusReport:
+    async def status(self, person: Somebody | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""
         async with self._database.reading() as connection:
             counts = dict.fromkeys(Status, 0)
             if person is not None:
                 # As for a page: only a processed image has faces.
-                by_id, by_name = (one.subquery() for one in _images_of(person))
-                both = sa.union(sa.select(by_id), sa.select(by_name)).subquery()
-                query = sa.select(sa.func.count()).select_from(both)
+                parts = (sa.select(one.subquery()) for one in _images_of(person))
+                query = sa.select(sa.func.count()).select_from(sa.union(*parts).subquery())
                 counts[Status.PROCESSED] = await connection.scalar(query) or 0
                 return StatusReport({one.value: count for one, count in counts.items()}, None)
             for status, count in await connection.execute(
@@ -330,6 +331,7 @@ class DatabaseRows:
                 LEFT_ITS_ID.label("left_its_id"),
                 persons.c.name.label("whose"),
                 denied.c.name.label("denied"),
+                denied.c.id.label("denied_id"),
             )
             .select_from(
                 images.outerjoin(faces)
@@ -344,18 +346,25 @@ class DatabaseRows:
                 .outerjoin(denied, denied.c.id == face_denials.c.person_id)
             )
             .where(images.c.id.in_(ids))
-            .order_by(images.c.id.desc(), faces.c.face_index, denied.c.name)
+            .order_by(images.c.id.desc(), faces.c.face_index, denied.c.name, denied.c.id)
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
+            whose = await whose_pictures(
+                connection,
+                (one["image_name"] for row in rows for one in row.candidates),
+            )
         return [
-            _image(first, _faces(row for row in (first, *others) if row.face_index is not None))
+            _image(
+                first,
+                _faces((row for row in (first, *others) if row.face_index is not None), whose),
+            )
             for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
         ]
 
 
 def page_query(
-    *, status: str | None, person: str | None, before: int | None, limit: int
+    *, status: str | None, person: Somebody | None, before: int | None, limit: int
 ) -> sa.Select[int]:
     """Return the query for the first ids of a page; each form walks indexes backwards.
 
@@ -385,17 +394,20 @@ def _first(
     return query.order_by(column.desc()).limit(limit)
 
 
-def _images_of(person: str) -> tuple[sa.Select[int], sa.Select[int]]:
-    """Return the queries for the images with a face of a person by id, and by name alone."""
-    person_id = sa.select(persons.c.id).where(persons.c.name == person).scalar_subquery()
+def _images_of(person: Somebody) -> list[sa.Select[int]]:
+    """Return the queries for the images with a face of a person, by id and by name alone."""
     query = sa.select(faces.c.image_id).distinct()
-    return (
-        query.where(faces.c.person_id == person_id),
+    parts = []
+    if person.id is not None:
+        parts.append(query.where(faces.c.person_id == person.id))
+    if person.has_name_alone:
         # Told, because MariaDB walks all faces of nobody when it believes them to be fewer.
-        query.where(faces.c.person == person, faces.c.person_id.is_(None)).with_hint(
-            faces, "FORCE INDEX (ix_faces_person)", "mysql"
-        ),
-    )
+        parts.append(
+            query.where(faces.c.person == person.name, faces.c.person_id.is_(None)).with_hint(
+                faces, "FORCE INDEX (ix_faces_person)", "mysql"
+            )
+        )
+    return parts
 
 
 async def _find(
@@ -503,16 +515,16 @@ def _image(row: Any, its_faces: Iterable[Face]) -> Image:
     )
 
 
-def _faces(rows: Iterable[Any]) -> list[Face]:
+def _faces(rows: Iterable[Any], whose: Mapping[str, int]) -> list[Face]:
     """Return the faces of rows, of which a face has one for each denial, and one without any."""
     found = []
     for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.face_index):
-        denials = tuple(row.denied for row in (first, *others) if row.denied is not None)
-        found.append(_face(first, denials))
+        denials = [row for row in (first, *others) if row.denied is not None]
+        found.append(_face(first, denials, whose))
     return found
 
 
-def _face(row: Any, denials: tuple[str, ...]) -> Face:
+def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
     by_text = row.whose is None or row.left_its_id
     return Face(
         index=row.face_index,
@@ -524,8 +536,12 @@ def _face(row: Any, denials: tuple[str, ...]) -> Face:
         distance=row.distance,
         decided_by=DecidedBy.HAND if row.by_hand else DecidedBy.MACHINE,
         candidates=tuple(
-            Candidate(one["person"], one["image_name"], one["distance"]) for one in row.candidates
+            Candidate(
+                one["person"], one["image_name"], one["distance"], whose.get(one["image_name"])
+            )
+            for one in row.candidates
         ),
         quality=row.quality,
-        denials=denials,
+        denials=tuple(denial.denied for denial in denials),
+        denial_ids=tuple(denial.denied_id for denial in denials),
     )

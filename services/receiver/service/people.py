@@ -4,6 +4,7 @@ import asyncio
 import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -11,12 +12,14 @@ import structlog
 from services.common.changes import mark_changed
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
+from services.common.names import by_id, id_of
 from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectTooLargeError
 from services.receiver.domain import (
     ConflictError,
     Face,
     FaceKey,
     FaceOfResult,
+    Fault,
     Image,
     InvalidError,
     KnownPicture,
@@ -24,10 +27,13 @@ from services.receiver.domain import (
     NotFoundError,
     PeoplePage,
     Person,
+    PersonKey,
     ReceiverError,
     SeenFace,
+    Somebody,
     check_fit,
     check_person,
+    check_who_is_meant,
     digest,
     new_known_picture,
 )
@@ -67,68 +73,126 @@ class Enrolment:
         self._memory = asyncio.Semaphore(_PICTURES_IN_MEMORY)
 
     async def all(self) -> tuple[Person, ...]:
-        """Return everybody, by name."""
+        """Return everybody who is not hidden, by name."""
         return await self._people.all()
 
     async def page(
-        self, *, person: str | None, part: str | None, after: str | None, limit: int
+        self,
+        *,
+        who: str | None,
+        part: str | None,
+        hidden: bool,
+        after: PersonKey | None,
+        limit: int,
     ) -> PeoplePage:
-        """Return people by name, of the names beyond ``after``.
+        """Return people by name, behind ``after``, who are hidden, or who are not.
 
-        Only the one called ``person``, and only those with ``part`` in their names.
+        Only those whom ``who`` may mean, and only those with ``part`` in their names.
         """
         part = part and unicodedata.normalize("NFC", part).strip()  # as names are kept
-        return await self._people.page(person=person, part=part, after=after, limit=limit)
+        return await self._people.page(who=who, part=part, hidden=hidden, after=after, limit=limit)
+
+    async def who(self, who: str, *, another: bool = False) -> Somebody:
+        """Return who is meant by a name or ``~id``; with ``another``, somebody new of the name.
+
+        Raises ``InvalidError``; ``NotFoundError`` when nobody has the id, and ``ConflictError``
+        when several people have the name.
+        """
+        who = check_who_is_meant(who)
+        if another and id_of(who) is not None:
+            reason = f"another person needs a name, and {who} is somebody who is there"
+            raise InvalidError(reason, [Fault("/name", reason)])
+        others: list[str] = []
+        while True:
+            found = await self._people.who(who, another=another, others=others)
+            # For somebody new no folder with pictures that were put there by hand, but their own.
+            if (
+                found.id is not None
+                or (found.folder == who and not another)
+                or not await self._has_pictures(found.folder)
+            ):
+                return replace(found, beside=another and who in others)
+            others.append(found.folder)
+
+    async def person(self, who: str) -> Person:
+        """Return somebody, or raise as :meth:`who` and ``NotFoundError``."""
+        return await self._get(await self._somebody(who))
+
+    async def _somebody(self, who: str) -> int:
+        """Return the id of somebody of whom there is a row."""
+        found = await self.who(who)
+        if found.id is None:
+            raise _nobody(who)
+        return found.id
+
+    async def _get(self, person_id: int) -> Person:
+        person = await self._people.get(person_id)
+        if person is None:
+            raise _nobody(by_id(person_id))
+        return person
 
     async def enrol(
-        self, name: str, read: Callable[[], Awaitable[bytes]], *, insist: bool = False
+        self,
+        who: str,
+        read: Callable[[], Awaitable[bytes]],
+        *,
+        insist: bool = False,
+        another: bool = False,
     ) -> KnownPicture:
         """Make a picture file, which ``read`` reads, a known picture of a person.
+
+        ``another``: of somebody new, though others have the name.
 
         Raises a ``ReceiverError`` when the picture does not show exactly one face or is another
         person's, and when it is not fit, unless somebody insists; ``RecogniserError`` when it
         cannot be checked.
         """
-        name = check_person(name)
+        check_who_is_meant(who)
         async with self._memory:
             content = await read()
             known = await self._people.find(digest(content))
-            folder = await self._folder(name)
+            person = await self.who(who, another=another)
             if known is None:
-                faces = await self._recogniser.faces(content, person=folder, image_id=None)
+                faces = await self._recogniser.faces(content, person=person.folder, image_id=None)
                 if len(faces) != 1:
                     raise InvalidError(_refusal(len(faces)))
                 if not insist:
-                    await self._check_fit(name, folder, faces[0])
+                    await self._check_fit(person, faces[0])
             else:
-                _check_owner(name, known)
-            return await self._store(new_known_picture(name, folder, content), content, None)
+                _check_owner(person, known)
+            return await self._store(new_known_picture(person, content), content, None)
 
     async def enrol_face(
-        self, name: str, image_id: int, face_index: int, *, insist: bool = False
+        self,
+        who: str,
+        image_id: int,
+        face_index: int,
+        *,
+        insist: bool = False,
+        another: bool = False,
     ) -> KnownPicture:
         """Make a face of a submitted picture a known picture; the face gets the name, too.
 
         A face that was named otherwise by hand moves: the known picture that it was goes. Raises as
         :meth:`enrol` does.
         """
-        name = check_person(name)
+        check_who_is_meant(who)
         image, face = await self._face(image_id, face_index)
-        by_hand = face.person if face.decided_by is DecidedBy.HAND else None
+        by_hand = await self._named_by_hand(face)
         found: Sequence[SeenFace] = ()
         async with self._memory:
             crops = await self._crops(image, face)
-            folder = await self._folder(name)
+            person = await self.who(who, another=another)
             for crop in crops:
-                found = await self._recogniser.faces(crop, person=folder, image_id=image_id)
+                found = await self._recogniser.faces(crop, person=person.folder, image_id=image_id)
                 if len(found) == 1:
                     known = await self._people.find(digest(crop))
                     if known and not known.is_cut_from(FaceKey(image_id, face_index), by_hand):
-                        _check_owner(name, known)
-                    if not insist and (known is None or known.person != name):
-                        await self._check_fit(name, folder, found[0], moves_from=by_hand)
+                        _check_owner(person, known)
+                    if not insist and (known is None or known.person_id != person.id):
+                        await self._check_fit(person, found[0], moves_from=by_hand)
                     its = FaceOfResult(image_id, face_index, image.processed_at)
-                    return await self._store(new_known_picture(name, folder, crop), crop, its)
+                    return await self._store(new_known_picture(person, crop), crop, its)
         raise InvalidError(
             f"face {face_index} of image {image_id} cannot be cut out: {_refusal(len(found))}"
         )
@@ -150,35 +214,51 @@ class Enrolment:
             raise _no_face(image_id, face_index)
         log.info("name taken back", image_id=image_id, face_index=face_index)
 
-    async def deny(self, image_id: int, face_index: int, name: str) -> None:
+    async def deny(self, image_id: int, face_index: int, who: str) -> None:
         """Write down that a face is not this person's, or raise a ``ReceiverError``."""
-        name = check_person(name)
+        check_who_is_meant(who)
         await self._face(image_id, face_index)
-        folder = await self._folder(name)
-        is_known = await self._has_pictures(folder)
-        key = FaceKey(image_id, face_index)
-        if not await self._people.deny(key, name, folder, is_known=is_known):
-            raise _nobody(name)
+        person = await self.who(who)
+        is_known = await self._has_pictures(person.folder)
+        if not await self._people.deny(FaceKey(image_id, face_index), person, is_known=is_known):
+            raise _nobody(who)
         log.info("name denied", image_id=image_id, face_index=face_index)
 
-    async def allow(self, image_id: int, face_index: int, name: str) -> None:
-        """Take a denial back, if there is one, or raise :class:`NotFoundError`."""
-        if not await self._people.allow(FaceKey(image_id, face_index), check_person(name)):
+    async def allow(self, image_id: int, face_index: int, who: str) -> None:
+        """Take a denial back, if there is one, or raise a ``ReceiverError``."""
+        if not await self._people.allow(FaceKey(image_id, face_index), await self.who(who)):
             raise _no_face(image_id, face_index)
         log.info("denial taken back", image_id=image_id, face_index=face_index)
 
-    async def rename(self, name: str, new: str) -> Person:
-        """Give a person another name, or raise a ``ReceiverError``; no picture moves."""
-        name, new = check_person(name), check_person(new)
-        # Of somebody whose pictures were put there by hand there need be no row.
-        folder = await self._people.folder(new)
-        if folder == new and await self._people.get(new) is None and await self._has_pictures(new):
-            raise ConflictError(f"{new!r} is the name of somebody else, whose pictures are there")
-        person = await self._people.rename(name, new)
-        if person is None:
-            raise _nobody(name)
-        log.info("person renamed", person_id=person.id)
-        return person
+    async def change(
+        self,
+        who: str,
+        *,
+        name: str | None = None,
+        another: bool = False,
+        hidden: bool | None = None,
+    ) -> Person:
+        """Give a person another name, hide them or show them, or raise a ``ReceiverError``.
+
+        No picture moves. A name that somebody else has is refused, unless it is to be ``another``.
+        """
+        person_id = await self._somebody(who)
+        if name is not None:
+            name = check_person(name)
+            # Of somebody whose pictures were put there by hand there need be no row.
+            beside = (await self.who(name, another=True)).beside
+            if beside and not another:
+                raise ConflictError(
+                    f"{name!r} is the name of somebody else, whose pictures are there"
+                )
+            if not await self._people.rename(person_id, name, another=another, beside=beside):
+                raise _nobody(who)
+            log.info("person renamed", person_id=person_id)
+        if hidden is not None:
+            if not await self._people.hide(person_id, hidden=hidden):
+                raise _nobody(who)
+            log.info("person hidden" if hidden else "person shown", person_id=person_id)
+        return await self._get(person_id)
 
     async def _face(self, image_id: int, face_index: int) -> tuple[Image, Face]:
         image = await self._images.get(image_id)
@@ -191,40 +271,31 @@ class Enrolment:
         content = await self._images.picture_of_result(image)
         return await self._cropper.crop(content, face.box, _MARGINS)
 
+    async def _named_by_hand(self, face: Face) -> int | None:
+        """Return the id of whom a hand has said that a face is."""
+        if face.decided_by is not DecidedBy.HAND or face.person is None:
+            return None
+        return face.person_id or await self._people.bearer(face.person)
+
     async def _check_fit(
-        self, name: str, folder: str, face: SeenFace, *, moves_from: str | None = None
+        self, person: Somebody, face: SeenFace, *, moves_from: int | None = None
     ) -> None:
         taken_for = None
-        if face.taken_for is not None and face.taken_for != folder:
-            taken_for = await self._people.of_folder(face.taken_for)
-        # Whom it was named before by hand it must look like: it is a known picture of theirs.
-        check_fit(name, face, None if taken_for == moves_from else taken_for)
-
-    async def _folder(self, name: str) -> str:
-        """Return where a person's known pictures lie, or would lie.
-
-        For somebody new that is no numbered folder with pictures: they are of somebody who is
-        called like it, and were put there by hand.
-        """
-        others: list[str] = []
-        while True:
-            folder = await self._people.folder(name, others)
-            if (
-                folder == name
-                or await self._people.get(name) is not None
-                or not await self._has_pictures(folder)
-            ):
-                return folder
-            others.append(folder)
+        if face.taken_for is not None and face.taken_for != person.folder:
+            other = await self._people.of_folder(face.taken_for)
+            # Whom it was named before by hand it must look like: it is a known picture of theirs.
+            if other.id is None or other.id not in (moves_from, person.id):
+                taken_for = other.name
+        check_fit(person.name, face, taken_for)
 
     async def _has_pictures(self, folder: str) -> bool:
         async for _ in self._listed(folder):
             return True
         return False
 
-    async def picture(self, name: str, picture_id: int) -> tuple[bytes, str]:
+    async def picture(self, who: str, picture_id: int) -> tuple[bytes, str]:
         """Return the file of a known picture and its tag, or raise :class:`NotFoundError`."""
-        known = await self._known(name, picture_id)
+        known = await self._known(who, picture_id)
         try:
             return await self._pictures.get_tagged(
                 KNOWN_PEOPLE + known.image_name, max_bytes=MAX_PICTURE_BYTES
@@ -234,31 +305,30 @@ class Enrolment:
         except ObjectTooLargeError as error:
             raise NotFoundError(str(error)) from None
 
-    async def picture_key(self, name: str, picture_id: int) -> str:
+    async def picture_key(self, who: str, picture_id: int) -> str:
         """Return the key of a known picture, or raise :class:`NotFoundError`."""
-        return KNOWN_PEOPLE + (await self._known(name, picture_id)).image_name
+        return KNOWN_PEOPLE + (await self._known(who, picture_id)).image_name
 
-    async def picture_tag(self, name: str, picture_id: int) -> str | None:
+    async def picture_tag(self, who: str, picture_id: int) -> str | None:
         """Return the tag of a known picture, None when it is lost, or raise as :meth:`picture`."""
-        return await self._pictures.tag(await self.picture_key(name, picture_id))
+        return await self._pictures.tag(await self.picture_key(who, picture_id))
 
-    async def delete_picture(self, name: str, picture_id: int) -> None:
+    async def delete_picture(self, who: str, picture_id: int) -> None:
         """Forget a known picture, or raise :class:`NotFoundError`; the person stays."""
-        known = await self._known(name, picture_id)
+        known = await self._known(who, picture_id)
         await self._people.delete_picture(known.id)
         log.info("known picture deleted", picture_id=picture_id)
 
-    async def delete(self, name: str) -> None:
-        """Forget a person, or raise :class:`NotFoundError`; no face has the name any more.
+    async def delete(self, who: str) -> None:
+        """Forget a person, or raise a ``ReceiverError``; no face has the name any more.
 
         Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """
-        name = check_person(name)
-        folder = await self._folder(name)
-        found = [one async for one in self._listed(folder)]
-        removed = await self._people.delete(name, folder, found)
+        person = await self.who(who)
+        found = [one async for one in self._listed(person.folder)]
+        removed = await self._people.delete(person, found)
         if not removed:
-            raise _nobody(name)
+            raise _nobody(who)
         log.info("person deleted", removed=removed)
 
     async def _listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
@@ -275,7 +345,8 @@ class Enrolment:
         stored = await self._people.add(picture, face)
         if stored is None:
             raise took_too_long()
-        _check_owner(picture.person, stored)
+        if picture.person.id is not None or stored.folder != picture.person.folder:
+            _check_owner(picture.person, stored)
         if stored.image_name != picture.image_name and not await self._pictures.exists(
             KNOWN_PEOPLE + stored.image_name
         ):
@@ -286,12 +357,12 @@ class Enrolment:
         log.info("known picture added", picture_id=stored.id)
         return stored
 
-    async def _known(self, name: str, picture_id: int) -> KnownPicture:
-        name = check_person(name)
+    async def _known(self, who: str, picture_id: int) -> KnownPicture:
+        who = check_who_is_meant(who)
         known = await self._people.picture(picture_id)
         # By what the person was called first, too: so links outlive another name.
-        if known is None or name not in (known.person, known.folder):
-            raise NotFoundError(f"{name!r} has no picture {picture_id}")
+        if known is None or who not in (by_id(known.person_id), known.person, known.folder):
+            raise NotFoundError(f"{who!r} has no picture {picture_id}")
         return known
 
 
@@ -299,13 +370,14 @@ def _no_face(image_id: int, face_index: int) -> NotFoundError:
     return NotFoundError(f"image {image_id} has no face {face_index}")
 
 
-def _nobody(name: str) -> NotFoundError:
-    return NotFoundError(f"there is nobody called {name!r}")
+def _nobody(who: str) -> NotFoundError:
+    return NotFoundError(f"there is nobody called {who!r}")
 
 
-def _check_owner(name: str, known: KnownPicture) -> None:
-    if known.person != name:
-        raise ConflictError(f"this picture is known as {known.person!r} already")
+def _check_owner(person: Somebody, known: KnownPicture) -> None:
+    if known.person_id != person.id:
+        its = f" ({by_id(known.person_id)})" if known.person == person.name else ""
+        raise ConflictError(f"this picture is known as {known.person!r}{its} already")
 
 
 def _refusal(faces: int) -> str:

@@ -18,9 +18,11 @@ from services.receiver.domain import (
     Page,
     PeoplePage,
     Person,
+    PersonKey,
     Region,
     Removal,
     SeenFace,
+    Somebody,
     StatusReport,
     StoredFace,
     StoredPicture,
@@ -78,7 +80,7 @@ class Rows(Protocol):
         """Return where a face is; None of one that was struck out."""
 
     async def page(
-        self, *, status: str | None, person: str | None, before: int | None, limit: int
+        self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
     ) -> Page:
         """Return the newest images with an id below ``before``."""
 
@@ -104,7 +106,7 @@ class Rows(Protocol):
         False when the image is gone, or its picture is not at this path any more.
         """
 
-    async def status(self, person: str | None = None) -> StatusReport:
+    async def status(self, person: Somebody | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""
 
 
@@ -125,29 +127,41 @@ class People(Protocol):
     """People and their known pictures in the database; raises as :class:`Rows` does."""
 
     async def all(self) -> tuple[Person, ...]:
-        """Return everybody, by name."""
+        """Return everybody who is not hidden, by name."""
 
     async def page(
-        self, *, person: str | None, part: str | None, after: str | None, limit: int
+        self,
+        *,
+        who: str | None,
+        part: str | None,
+        hidden: bool,
+        after: PersonKey | None,
+        limit: int,
     ) -> PeoplePage:
-        """Return the first people by name, of the names beyond ``after``.
+        """Return the first people by name, behind ``after``, who are hidden, or who are not.
 
-        Only the one called ``person``, and only those with ``part`` in their names, in capital or
+        Only those whom ``who`` may mean, and only those with ``part`` in their names, in capital or
         small letters. Whoever comes and goes between two pages moves nobody else to another.
         """
 
-    async def get(self, name: str) -> Person | None:
+    async def get(self, person_id: int) -> Person | None:
         """Return one person."""
 
-    async def folder(self, name: str, others: Collection[str] = ()) -> str:
-        """Return where the known pictures of somebody of this name lie, or would lie.
+    async def who(
+        self, who: str, *, another: bool = False, others: Collection[str] = ()
+    ) -> Somebody:
+        """Return who is meant by a name or ``~id``; with ``another``, somebody new of the name.
 
-        That is a folder below ``known_people/`` of nobody else: the name, unless somebody was
-        called so before; then it is none of the ``others`` for somebody new.
+        The folder of somebody new is one below ``known_people/`` of nobody else, and none of the
+        ``others``: the name, unless somebody has it. Raises ``NotFoundError`` when nobody has the
+        id, ``ConflictError`` when several people have the name.
         """
 
-    async def of_folder(self, folder: str) -> str:
-        """Return the name of the person whose known pictures lie there, else the folder itself."""
+    async def of_folder(self, folder: str) -> Somebody:
+        """Return the person whose known pictures lie there; without a row, who is called so."""
+
+    async def bearer(self, name: str) -> int | None:
+        """Return the id of whom a face is that has only this name."""
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
@@ -162,7 +176,7 @@ class People(Protocol):
         goes, with the known picture that was cut out of it. The object was expected before it was
         stored; it is removed when its content is known already. Then that picture is returned,
         which may be somebody else's. None, and nothing is stored, when storing took too long.
-        Raises ``ConflictError`` when the person's folder is another one by now.
+        Raises ``ConflictError`` when it is not who was meant any more.
         """
 
     async def replace_object(
@@ -173,12 +187,17 @@ class People(Protocol):
         As :meth:`Rows.replace_object` does.
         """
 
-    async def rename(self, name: str, new: str) -> Person | None:
-        """Give a person another name; None when there is nobody called so.
+    async def rename(
+        self, person_id: int, new: str, *, another: bool = False, beside: bool = False
+    ) -> bool:
+        """Give a person another name; False when nobody has the id.
 
         Everything of theirs stays where it is. Raises ``ConflictError`` when somebody else has the
-        name.
+        name, unless it is to be ``another`` of the name; ``beside`` as in ``Somebody``.
         """
+
+    async def hide(self, person_id: int, *, hidden: bool) -> bool:
+        """Hide a person, or hide them no more; False when nobody has the id."""
 
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed.
@@ -186,7 +205,7 @@ class People(Protocol):
         The face that it was cut out of loses the name that it got so.
         """
 
-    async def delete(self, name: str, folder: str, found: Sequence[ObjectInfo]) -> int:
+    async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
         """Remove a person and all known pictures, and have their objects and thumbnails removed.
 
         What was ``found`` in their folder beside them goes too, unless it is being enrolled. No
@@ -201,7 +220,7 @@ class People(Protocol):
         person with such a content.
         """
 
-    async def deny(self, key: FaceKey, name: str, folder: str, *, is_known: bool) -> bool:
+    async def deny(self, key: FaceKey, person: Somebody, *, is_known: bool) -> bool:
         """Write down that a face is not this person's; False when there is no such face or person.
 
         It loses the name if the machine gave it. ``is_known``: pictures of theirs are in the store,
@@ -209,7 +228,7 @@ class People(Protocol):
         gave it the name.
         """
 
-    async def allow(self, key: FaceKey, name: str) -> bool:
+    async def allow(self, key: FaceKey, person: Somebody) -> bool:
         """Take a denial back, if there is one; False when there is no such face."""
 
 

@@ -90,9 +90,7 @@ class _IdConvertor(IntegerConvertor):
 
 register_url_convertor("id", _IdConvertor())
 
-_Person = Annotated[
-    documents.PersonName | None, Query(description="Only with a face of this person.")
-]
+_Person = Annotated[documents.Who | None, Query(description="Only with a face of this person.")]
 _Cursor = Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR})]
 
 
@@ -255,7 +253,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         description="Newest first.",
         response_model=documents.ImagePageDocument,
         responses=openapi.linked(
-            200, "A page.", openapi.image_links("/images/0/id"), openapi.errors(422)
+            200, "A page.", openapi.image_links("/images/0/id"), openapi.errors(404, 409, 422)
         ),
     )
     async def list_images(
@@ -267,7 +265,8 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = ON_A_PAGE,
     ) -> Response:
         before = decode_cursor(cursor) if cursor is not None else None
-        page = await api.rows.page(status=status, person=person, before=before, limit=limit)
+        whose = None if person is None else await api.enrolment.who(person)
+        page = await api.rows.page(status=status, person=whose, before=before, limit=limit)
         return json_response(page_view(page))
 
     @app.get(
@@ -393,7 +392,7 @@ def _add_status(app: FastAPI, api: Api) -> None:
     async def counted(person: str | None) -> StatusReport | None:
         try:
             if person is not None:
-                return await api.rows.status(person)
+                return await api.rows.status(await api.enrolment.who(person))
             return await counting.report()
         except DatabaseUnavailableError:
             return None
@@ -421,7 +420,7 @@ def _add_status(app: FastAPI, api: Api) -> None:
         description="The counts have everything that was acknowledged before the request, by any"
         " replica; with person, they are of the images with a face of this person.",
         response_model=documents.StatusDocument,
-        responses=openapi.errors(422),
+        responses=openapi.errors(404, 409, 422),
     )
     async def status(
         person: _Person = None,

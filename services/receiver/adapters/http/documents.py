@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
-from services.common.names import MAX_NAME_LENGTH, check_name
+from services.common.names import MAX_NAME_LENGTH, check_name, check_who
 from services.receiver.domain import MAX_BATCH, EncodingState, Face, Region
 
 # A part is anything but . and .., without / and control characters.
@@ -57,6 +57,22 @@ PersonName = Annotated[
             "description": "A person's name: at most 200 bytes in UTF-8, nothing that cannot be"
             " seen, no slash, no dot at the start. It is kept in Unicode's composed form, without"
             " spaces around it.",
+            "examples": ["Grace Hopper"],
+        }
+    ),
+]
+
+Who = Annotated[
+    str,
+    AfterValidator(check_who),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_NAME_LENGTH,
+            "pattern": _PERSON_PATTERN,
+            "description": "A person's name, or ~ and an id: ~42 is whose id is 42. Several people"
+            " may have a name; then it is refused with 409, which lists their ids.",
             "examples": ["Grace Hopper"],
         }
     ),
@@ -192,11 +208,23 @@ class KnownPictureDocument(BaseModel):
     created_at: _Time
 
 
+class FaceKeyDocument(BaseModel):
+    """A face of an image."""
+
+    image_id: int
+    face_index: int
+
+
 class PersonDocument(BaseModel):
-    """Somebody who can be recognised; the id stays when the name changes."""
+    """Somebody who can be recognised; the id stays when the name changes.
+
+    ``face`` stands for them: the one that somebody chose, else any; null without a face of theirs.
+    """
 
     id: int
     name: str
+    hidden: bool
+    face: FaceKeyDocument | None
     pictures: list[KnownPictureDocument]
 
 
@@ -223,10 +251,35 @@ class FaceReferenceDocument(BaseModel):
     face_index: Annotated[int, Field(strict=True, ge=0, le=10_000, examples=[0])]
 
 
-class NameDocument(BaseModel):
-    """What a person or a face is to be called."""
+_Another = Annotated[
+    bool, Field(strict=True, description="Somebody new, though others have the name.")
+]
 
-    name: PersonName
+
+class EnrolmentDocument(FaceReferenceDocument):
+    """A face of a submitted picture that is to be known."""
+
+    another: _Another = False
+
+
+class NamingDocument(BaseModel):
+    """Who a face is."""
+
+    name: Who
+    another: _Another = False
+
+
+class ChangeDocument(BaseModel):
+    """What is to be otherwise of a person; what is left out stays."""
+
+    name: PersonName | None = None
+    another: Annotated[
+        bool, Field(strict=True, description="Also when somebody else has the name.")
+    ] = False
+    hidden: Annotated[
+        bool | None,
+        Field(strict=True, description="Left out where people are listed and suggested."),
+    ] = None
 
 
 class FaultDocument(BaseModel):

@@ -21,15 +21,17 @@ def add_faces(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         " the known picture that the face was goes. Refused as enrolling a picture is.",
         response_model=documents.EnrolledDocument,
         responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
-        openapi_extra=openapi.body(openapi.json_body(documents.NameDocument)),
+        openapi_extra=openapi.body(openapi.json_body(documents.NamingDocument)),
     )
     async def name_face(
         image_id: ImageId, face_index: FaceIndex, request: Request, insist: Insist = False
     ) -> Response:
         body = await bodies.read_json(
-            request, documents.NameDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
+            request, documents.NamingDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
         )
-        known = await enrolment.enrol_face(body.name, image_id, face_index, insist=insist)
+        known = await enrolment.enrol_face(
+            body.name, image_id, face_index, insist=insist, another=body.another
+        )
         return json_response(enrolled_view(known))
 
     @app.delete(
@@ -61,7 +63,7 @@ def add_faces(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         status_code=204,
         summary="Take back who a face is not",
         description="The machine decides again.",
-        responses=openapi.errors(403, 404, 422),
+        responses=openapi.errors(403, 404, 409, 422),
     )
     async def allow(image_id: ImageId, face_index: FaceIndex, name: Name) -> Response:
         await enrolment.allow(image_id, face_index, name)

@@ -16,8 +16,9 @@ from services.receiver.domain import MAX_FILES
 _BODIES: Final = (
     documents.PathDocument,
     documents.PathsDocument,
-    documents.FaceReferenceDocument,
-    documents.NameDocument,
+    documents.EnrolmentDocument,
+    documents.NamingDocument,
+    documents.ChangeDocument,
     documents.Problem,
 )
 _REF: Final = "#/components/schemas/{model}"

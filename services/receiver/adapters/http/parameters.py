@@ -16,10 +16,11 @@ PictureId = Annotated[
 FaceIndex = Annotated[
     int, Path(ge=0, le=10_000, description="A face's index in the image.", examples=[0])
 ]
-Name = Annotated[documents.PersonName, Path()]
+Name = Annotated[documents.Who, Path()]
 Insist = Annotated[
     bool, Query(description="Also when the face is of low quality, or looks like somebody else.")
 ]
+Another = Annotated[bool, Query(description="Somebody new, though others have the name.")]
 IfNoneMatch = Annotated[
     str | None, Header(description="ETag of an earlier answer: 304 if the file is still that one.")
 ]

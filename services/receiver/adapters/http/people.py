@@ -13,6 +13,7 @@ from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.files import Files, unchanged
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
+    Another,
     IfNoneMatch,
     Insist,
     Name,
@@ -24,7 +25,7 @@ from services.receiver.adapters.http.views import (
     people_view,
     person_view,
 )
-from services.receiver.domain import PeoplePage
+from services.receiver.domain import PERSON_CURSOR, PeoplePage, decode_person_cursor
 from services.receiver.service.people import Enrolment
 
 _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
@@ -36,8 +37,8 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
     @app.get(
         "/people",
         summary="List people and their known pictures",
-        description="By name. Without any parameter, everybody in one answer: so do clients ask of"
-        " before there were pages.",
+        description="By name, without those who are hidden. Without any parameter, everybody in one"
+        " answer: so do clients ask of before there were pages.",
         response_model=documents.PeopleDocument,
         responses=openapi.linked(
             200,
@@ -51,7 +52,8 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
     )
     async def list_people(
         person: Annotated[
-            documents.PersonName | None, Query(description="Only who has exactly this name.")
+            documents.Who | None,
+            Query(description="Only those who have exactly this name, or who has the id."),
         ] = None,
         name: Annotated[
             str | None,
@@ -62,19 +64,33 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
         ] = None,
         cursor: Annotated[
             str | None,
-            Query(max_length=MAX_NAME_LENGTH, description="next_cursor of the page before."),
+            Query(pattern=PERSON_CURSOR, description="next_cursor of the page before."),
         ] = None,
+        hidden: Annotated[bool, Query(description="Those who are hidden instead.")] = False,
         limit: Annotated[
             int | None,
             Query(ge=1, le=200, description=f"People on a page; {ON_A_PAGE} if not given."),
         ] = None,
     ) -> Response:
-        if (person, name, cursor, limit) == (None, None, None, None):
+        if (person, name, cursor, limit) == (None, None, None, None) and not hidden:
             return json_response(people_view(PeoplePage(await enrolment.all(), None)))
         page = await enrolment.page(
-            person=person, part=name, after=cursor, limit=limit or ON_A_PAGE
+            who=person,
+            part=name,
+            hidden=hidden,
+            after=None if cursor is None else decode_person_cursor(cursor),
+            limit=limit or ON_A_PAGE,
         )
         return json_response(people_view(page))
+
+    @app.get(
+        "/people/{name}",
+        summary="Get a person",
+        response_model=documents.PersonDocument,
+        responses=openapi.errors(404, 409, 422),
+    )
+    async def get_person(name: Name) -> Response:
+        return json_response(person_view(await enrolment.person(name)))
 
     @app.post(
         "/people/{name}/pictures",
@@ -98,11 +114,13 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
         openapi_extra=openapi.body(
             {
                 **openapi.one_file(MAX_PICTURE_BYTES),
-                **openapi.json_body(documents.FaceReferenceDocument),
+                **openapi.json_body(documents.EnrolmentDocument),
             }
         ),
     )
-    async def enrol(name: Name, request: Request, insist: Insist = False) -> Response:
+    async def enrol(
+        name: Name, request: Request, insist: Insist = False, another: Another = False
+    ) -> Response:
         if bodies.media_type(request) == MULTIPART:
             async with bodies.multipart(
                 request,
@@ -111,15 +129,23 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
                 max_bytes=MAX_PICTURE_BYTES + MULTIPART_OVERHEAD,
             ) as form:
                 file = bodies.check_file(form.get("file"), "/file")
-                known = await enrolment.enrol(name, bodies.reader(file), insist=insist)
+                known = await enrolment.enrol(
+                    name, bodies.reader(file), insist=insist, another=another
+                )
         else:
             face = await bodies.read_json(
                 request,
-                documents.FaceReferenceDocument,
+                documents.EnrolmentDocument,
                 spools,
                 max_bytes=bodies.MAX_SMALL_JSON,
             )
-            known = await enrolment.enrol_face(name, face.image_id, face.face_index, insist=insist)
+            known = await enrolment.enrol_face(
+                name,
+                face.image_id,
+                face.face_index,
+                insist=insist,
+                another=another or face.another,
+            )
         return json_response(enrolled_view(known), 201)
 
     @app.get(
@@ -136,18 +162,22 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
 
     @app.patch(
         "/people/{name}",
-        summary="Give a person another name",
-        description="All faces show it at once. Known pictures stay where they are, and are found"
-        " by their old addresses, too. Refused when somebody else has the name.",
+        summary="Give a person another name, hide them or show them",
+        description="All faces show the name at once. Known pictures stay where they are, and are"
+        " found by their old addresses, too. Refused when somebody else has the name, unless"
+        " another is true.",
         response_model=documents.PersonDocument,
         responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
-        openapi_extra=openapi.body(openapi.json_body(documents.NameDocument)),
+        openapi_extra=openapi.body(openapi.json_body(documents.ChangeDocument)),
     )
-    async def rename(name: Name, request: Request) -> Response:
+    async def change_person(name: Name, request: Request) -> Response:
         body = await bodies.read_json(
-            request, documents.NameDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
+            request, documents.ChangeDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
         )
-        return json_response(person_view(await enrolment.rename(name, body.name)))
+        person = await enrolment.change(
+            name, name=body.name, another=body.another, hidden=body.hidden
+        )
+        return json_response(person_view(person))
 
     @app.delete(
         "/people/{name}",
@@ -155,7 +185,7 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
         summary="Forget a person",
         description="Removes all known pictures, also those that only the object store knows. No"
         " face has the name any more, and what was said by hand of it is forgotten.",
-        responses=openapi.errors(403, 404, 422),
+        responses=openapi.errors(403, 404, 409, 422),
     )
     async def delete_person(name: Name) -> Response:
         await enrolment.delete(name)

@@ -11,12 +11,14 @@ from services.common.images import Status
 from services.receiver.domain import (
     Accepted,
     Change,
+    FaceKey,
     Image,
     KnownPicture,
     Page,
     PeoplePage,
     Person,
     encode_cursor,
+    encode_person_cursor,
 )
 
 _LAST_MS: Final = 253_402_300_799_000
@@ -77,7 +79,7 @@ def people_view(page: PeoplePage) -> dict[str, object]:
     """Return a ``PeopleDocument``."""
     return {
         "people": [person_view(person) for person in page.people],
-        "next_cursor": page.last_name,
+        "next_cursor": None if page.last is None else encode_person_cursor(page.last),
     }
 
 
@@ -86,6 +88,8 @@ def person_view(person: Person) -> dict[str, object]:
     return {
         "id": person.id,
         "name": person.name,
+        "hidden": person.hidden,
+        "face": face_view(person.face),
         "pictures": [
             {
                 "id": picture.id,
@@ -95,6 +99,11 @@ def person_view(person: Person) -> dict[str, object]:
             for picture in person.pictures
         ],
     }
+
+
+def face_view(face: FaceKey | None) -> dict[str, object] | None:
+    """Return a ``FaceKeyDocument``."""
+    return {"image_id": face.image_id, "face_index": face.index} if face else None
 
 
 def enrolled_view(picture: KnownPicture) -> dict[str, object]:
