@@ -29,6 +29,11 @@ include-name = "POST /people/{name}/pictures"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
 [[operations]]
+include-name = "GET /people/{name}"
+# What cannot be seen, spaces alone for example, is nothing that the pattern of a name says.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
 include-name = "PUT /images/{image_id}/faces/{face_index}/person"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
@@ -87,6 +92,7 @@ async def test_answers_are_what_the_document_says(
         (documents.EnrolledDocument, enrolled),
         (documents.PeopleDocument, await plain.get("/people")),
         (documents.PersonDocument, await plain.patch("/people/Ada", json={"name": "Ida"})),
+        (documents.PersonDocument, await plain.get("/people/Ida")),
         (documents.StatusDocument, await plain.get("/status")),
         (documents.RegionsDocument, await plain.get("/images/1/regions")),
         (documents.EncodingDocument, await plain.post("/encoding/stop")),
