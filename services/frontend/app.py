@@ -20,6 +20,7 @@ from services.common.head import HeadApp
 from services.common.settings import HttpSettings, load
 from services.frontend.adapters import rooms
 from services.frontend.adapters.answers import Answers
+from services.frontend.adapters.group_pages import GroupPages
 from services.frontend.adapters.pages import Pages
 from services.frontend.adapters.people_pages import PeoplePages
 from services.frontend.adapters.receiver import Receiver
@@ -67,7 +68,8 @@ def create_app(
     """Return the application on an HTTP client whose base URL is the receiver's."""
     receiver = Receiver(client)
     files = static_files()
-    answers = Answers(receiver, Renderer(files), files)
+    renderer = Renderer(files)
+    answers = Answers(receiver, renderer, files)
     spools = Spools(settings.max_spool_bytes)
     pages = Pages(
         receiver, answers, files, spools=spools, max_upload_bytes=settings.max_upload_bytes
@@ -75,6 +77,7 @@ def create_app(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(pages.router())
     app.include_router(PeoplePages(receiver, answers, spools).router())
+    app.include_router(GroupPages(receiver, answers, renderer).router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.

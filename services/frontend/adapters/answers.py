@@ -150,10 +150,10 @@ def wants_json(request: Request) -> bool:
     return "application/json" in request.headers.get("accept", "")
 
 
-def done(request: Request, then: str) -> Response:
-    """Answer an action that was done."""
+def done(request: Request, then: str, said: str = "") -> Response:
+    """Answer an action that was done; ``said`` is what has come of it, for people."""
     if wants_json(request):
-        return JSONResponse({"then": then})
+        return JSONResponse({"then": then, "said": said} if said else {"then": then})
     return RedirectResponse(then, HTTPStatus.SEE_OTHER)
 
 

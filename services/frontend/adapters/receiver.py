@@ -1,7 +1,7 @@
 """The receiver's HTTP API, which is the frontend's only way to data and actions."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -21,6 +21,15 @@ from services.frontend.domain import (
     ReceiverAwayError,
     RefusedError,
     StatusReport,
+)
+from services.frontend.groups import (
+    FaceKey,
+    Group,
+    GroupPage,
+    Named,
+    Questions,
+    Somebody,
+    SomePeople,
 )
 
 # On a machine that is busy with a roll-out, a late page is better than one that says "away".
@@ -132,6 +141,60 @@ class Receiver:
     async def recognise(self, picture_id: int) -> None:
         """Have a processed picture compared with the people known now."""
         await self._call("POST /images/{id}/recognise", f"/images/{picture_id}/recognise")
+
+    async def groups(self, *, cursor: str | None, limit: int) -> GroupPage:
+        """Return groups of unknown faces, largest first."""
+        params = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+        return _parse(GroupPage, await self._call("GET /groups", "/groups", params=params))
+
+    async def group(self, group_id: int, *, cursor: str | None, limit: int) -> Group:
+        """Return a group with some of its faces; of a merged one, the group that it is in now."""
+        params = {"limit": limit, **({"cursor": cursor} if cursor else {})}
+        answer = await self._call("GET /groups/{id}", f"/groups/{group_id}", params=params)
+        return _parse(Group, answer)
+
+    async def name_group(
+        self, group_id: int, who: str, struck_out: Iterable[FaceKey], *, another: bool
+    ) -> Named:
+        """Say whose a group's faces are but those that are struck out.
+
+        ``another``: somebody new, though there is somebody called so.
+        """
+        body = {
+            "name": who,
+            "another": another,
+            "except": [face.model_dump() for face in struck_out],
+        }
+        answer = await self._call(
+            "PUT /groups/{id}/person",
+            f"/groups/{group_id}/person",
+            json=body,
+            timeout=_UPLOAD_TIMEOUT,
+        )
+        return _parse(Named, answer)
+
+    async def strike_out(self, group_id: int, face: FaceKey) -> None:
+        """Say that a face does not belong in a group."""
+        await self._call(
+            "DELETE /groups/{id}/faces/{image_id}/{index}",
+            f"/groups/{group_id}/faces/{face.image_id}/{face.face_index}",
+        )
+
+    async def questions(self, *, limit: int) -> Questions:
+        """Return the likeliest of the open questions who is the same."""
+        params = {"limit": limit}
+        return _parse(Questions, await self._call("GET /questions", "/questions", params=params))
+
+    async def answer(self, question_id: int, answer: str) -> None:
+        """Answer a question with yes, no or later."""
+        await self._call(
+            "PUT /questions/{id}", f"/questions/{question_id}", json={"answer": answer}
+        )
+
+    async def called(self, name: str) -> tuple[Somebody, ...]:
+        """Return everybody who bears a name."""
+        answer = await self._call("GET /people", "/people", params={"person": name})
+        return _parse(SomePeople, answer).people
 
     async def delete(self, picture_id: int) -> None:
         """Remove a picture and its result."""

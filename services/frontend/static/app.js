@@ -46,8 +46,7 @@ async function poll() {
       delete main.dataset.live;
       document.getElementById("gone").hidden = false;
     } else if (response.status === 200) {
-      const parsed = new DOMParser().parseFromString(await response.text(), "text/html");
-      const complete = patch(parsed.querySelector("main"));
+      const complete = patch(parsed(await response.text()).querySelector("main"));
       // What was left alone because somebody works in it is looked at again.
       tag = complete ? response.headers.get("ETag") : null;
     } else if (response.status !== 304) {
@@ -59,6 +58,10 @@ async function poll() {
     failures = Math.min(failures + 1, 3);
   }
   document.getElementById("offline").hidden = failures < 2;
+}
+
+function parsed(html) {
+  return new DOMParser().parseFromString(html, "text/html");
 }
 
 function patch(fresh) {
@@ -103,13 +106,14 @@ function patchList(list, fresh) {
     place = old.nextElementSibling;
     if (old.dataset.version !== item.dataset.version && !swap(old, item)) complete = false;
   }
-  if (focused >= 0) focusIn(list.children[focused] ?? list.lastElementChild);
+  if (focused >= 0) focusIn(list.children[focused] ?? list.lastElementChild ?? list.nextElementSibling);
   return complete;
 }
 
 /** Focus the first thing in an element that can be used, so that the keyboard stays where it was. */
 function focusIn(element) {
-  const first = element?.querySelector("a[href]:not([tabindex]), button, input:not([type=hidden])");
+  const first = element?.querySelector("[data-first]")
+    ?? element?.querySelector("a[href]:not([tabindex]), button, input:not([type=hidden])");
   (first ?? main).focus({ preventScroll: true });
 }
 
@@ -190,6 +194,7 @@ function inWords(date) {
 async function send(form, button) {
   const message = form.querySelector("[data-message]");
   const insist = form.querySelector("button[name=insist]");
+  const choices = form.querySelector("[data-choices]");
   if (message) message.textContent = "";
   const data = new FormData(form, button);
   const body = form.enctype === "multipart/form-data" ? data : new URLSearchParams(data);
@@ -200,15 +205,19 @@ async function send(form, button) {
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) {
       if (insist) insist.hidden = !answer.can_insist;
+      choices?.replaceChildren(...parsed(answer.choices ?? "").body.childNodes);
       return tell(message, answer.message ?? `The server answered ${response.status}.`);
     }
     const then = form.dataset.then ?? (form.elements.find && answer.then);
     if (then) return location.assign(then);
+    if (answer.said) tell(null, answer.said);
     form.closest("[popover]")?.hidePopover();
     if (insist) {
       if (insist === document.activeElement) focusIn(form);
       insist.hidden = true;
     }
+    if (choices?.contains(document.activeElement)) focusIn(form);
+    choices?.replaceChildren();
     // What was typed is saved: the form no longer holds back the fresh version.
     form.reset();
     for (const input of form.querySelectorAll("input[list]")) input.value = input.defaultValue;

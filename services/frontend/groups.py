@@ -1,0 +1,146 @@
+"""What the pages of unknown faces show: groups of them, and questions about two.
+
+The models mirror the receiver's answers, as those of ``domain`` do.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from services.frontend.domain import fingerprint
+
+GROUPS_ON_A_PAGE: Final = 12
+"""Each with its faces: some hundred small pictures."""
+
+FACES_ON_A_PAGE: Final = 48
+"""Fills whole rows of 2, 3, 4, 6 and 8."""
+
+QUESTIONS: Final = 3
+"""Shown at a time; behind one that is answered the next appears."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class FaceKey(_Model):
+    """A face of a picture."""
+
+    image_id: int
+    face_index: int
+
+    @property
+    def text(self) -> str:
+        """Return what :func:`face_key` reads."""
+        return f"{self.image_id}-{self.face_index}"
+
+    @property
+    def thumbnail(self) -> str:
+        """Return the address of the face cut out."""
+        return f"/images/{self.image_id}/faces/{self.face_index}/thumbnail"
+
+
+class Group(_Model):
+    """Unknown faces that are one person's, as it seems, some of them; and where the others begin.
+
+    ``size`` is how many there are in all.
+    """
+
+    id: int
+    size: int
+    faces: tuple[FaceKey, ...]
+    next_cursor: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Return what there is to name."""
+        return count_faces(self.size)
+
+    @property
+    def version(self) -> str:
+        """Return a text that changes with anything that is shown."""
+        return fingerprint(self.model_dump_json())
+
+
+class GroupPage(_Model):
+    """Some groups, largest first, and the cursor of those behind them."""
+
+    groups: tuple[Group, ...]
+    next_cursor: str | None
+
+
+class Somebody(_Model):
+    """A person to choose: others may bear the name."""
+
+    id: int
+    name: str
+    face: FaceKey | None = None
+    pictures: tuple[object, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """Return what names this person and nobody else."""
+        return f"~{self.id}"
+
+
+class SomePeople(_Model):
+    """Some people."""
+
+    people: tuple[Somebody, ...]
+
+
+class Question(_Model):
+    """Whether a group, and another one or a person, are the same; one of these two is there."""
+
+    id: int
+    group: Group
+    other: Group | None = None
+    person: Somebody | None = None
+
+    @property
+    def version(self) -> str:
+        """Return a text that changes with anything that is shown."""
+        return fingerprint(self.model_dump_json())
+
+
+class Questions(_Model):
+    """Those that are open, likeliest first."""
+
+    questions: tuple[Question, ...]
+
+
+class Named(_Model):
+    """What became of a group: so many faces are this person's now."""
+
+    person: str
+    faces: int
+
+    @property
+    def text(self) -> str:
+        """Return that as a sentence."""
+        return f"{count_faces(self.faces)} {'is' if self.faces == 1 else 'are'} {self.person} now."
+
+
+@dataclass(frozen=True)
+class Naming:
+    """A name that was not taken: what was typed and struck out, why, and whom to choose from."""
+
+    group_id: int
+    name: str
+    struck_out: frozenset[str]
+    message: str
+    choices: Sequence[Somebody]
+
+
+def count_faces(number: int) -> str:
+    """Return a number of faces in words."""
+    return f"{number:,} face{'' if number == 1 else 's'}"
+
+
+def face_key(text: str) -> FaceKey | None:
+    """Return the face that a form names; None when it is no such text."""
+    found = re.fullmatch("([0-9]{1,18})-([0-9]{1,5})", text)
+    return FaceKey(image_id=int(found[1]), face_index=int(found[2])) if found else None
