@@ -76,7 +76,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     """
     folder = folder.resolve()
     receiver_port, frontend_port = _check_ports(settings)
-    grpc_port, *probe_ports = _free_ports(5)
+    grpc_port, people_port, *probe_ports = _free_ports(6)
     api = f"http://{_reachable(settings.host)}:{receiver_port}"
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
@@ -89,6 +89,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
         "DATABASE_URL": f"sqlite+aiosqlite:///{folder / 'facestack.db'}",
         "OBJECT_STORE_URL": (folder / "store").as_uri(),
         "FACE_RECOG_TARGET": f"{LOOPBACK}:{grpc_port}",
+        "PEOPLE_TARGET": f"{LOOPBACK}:{people_port}",
         "RECEIVER_URL": api,
         # All of the stop has ten seconds; what is not finished by then is repeated later.
         "GRACE_SECONDS": "4",
@@ -111,7 +112,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
             served("receiver", receiver_port, api),
             probed("image_processor", probe_ports[1]),
             probed("redeemer", probe_ports[2]),
-            probed("people", probe_ports[3]),
+            probed("people", probe_ports[3], PORT=str(people_port)),
             served("frontend", frontend_port, page),
         ),
         page_url=page,

@@ -13,6 +13,7 @@ from services.common.settings import load
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcRecogniser
 from services.people.adapters.rows import DatabaseRows
+from services.people.adapters.server import Server
 from services.people.service import StoredFaces, Worker
 from services.people.settings import PeopleSettings
 
@@ -25,6 +26,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
     client = RecogniserClient(settings.face_recog_target, timeout=VIEW_SECONDS)
     rows = DatabaseRows(database, database_now)
     faces = StoredFaces(rows, ExactIndex())
+    server = Server(faces)
     # Without face_recog it is ready nevertheless: changes wait in the database.
     lifecycle = ops.Lifecycle(
         {"database": database.check, "stored faces": faces.check},
@@ -38,9 +40,21 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
         while not lifecycle.draining and await worker.step():
             pass
 
+    async def follow() -> None:
+        await faces.follow()
+        await server.set_serving(serving=True)
+
+    async def serve() -> None:
+        await lifecycle.wait_draining()
+        await server.drain()
+        await lifecycle.wait_stopping()
+        await server.stop()
+
     try:
+        await server.start(settings.host, settings.port)
         await asyncio.gather(
-            repeat(lifecycle, "follow", faces.follow, settings.poll_seconds, away),
+            serve(),
+            repeat(lifecycle, "follow", follow, settings.poll_seconds, away),
             repeat(lifecycle, "decide", work, settings.poll_seconds, away),
             repeat(lifecycle, "count", worker.count, _COUNT_SECONDS, away),
             ops.serve_probes(listener, lifecycle),
@@ -55,5 +69,7 @@ def main() -> None:
     settings = load(PeopleSettings)
     logs.configure("people", settings.log_level)
     listener = ops.listen(settings.host, settings.probe_port)
+    # gRPC opens its port itself, with a page of its own errors when it is taken.
+    ops.listen(settings.host, settings.port).close()
     # Not uvloop: grpc.aio drives its own event loop and is only supported on asyncio's.
     asyncio.run(run(settings, listener))

@@ -4,7 +4,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 RENEW_SECONDS: Final = 10.0
 """Two renewals in a row may fail before the lease is over."""
@@ -37,6 +37,14 @@ class Work:
     token: str
     after_image_id: int
     passes_left: int
+
+
+class Found(NamedTuple):
+    """A stored face, and how far it is from what was looked for, of length 1."""
+
+    image_id: int
+    face_index: int
+    distance: float
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.events import Event, Position
-from services.people.domain import Answer, Candidate, Face, Person, Picture, Says, Work
+from services.people.domain import Answer, Candidate, Face, Found, Person, Picture, Says, Work
 
 
 class ClaimLostError(Exception):
@@ -78,12 +78,14 @@ class FaceRows(Protocol):
     async def last_image_id(self) -> int:
         """Return the highest id of an image; 0 when there is none."""
 
-    async def encodings_between(self, low: int, high: int, engine: str) -> list[tuple[int, bytes]]:
+    async def encodings_between(
+        self, low: int, high: int, engine: str
+    ) -> list[tuple[int, int, bytes]]:
         """Return those of the images over ``low`` and up to ``high``, as they are stored."""
 
     async def encodings_of(
         self, image_ids: Collection[int], engine: str
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[tuple[int, int, bytes]]:
         """Return those of some images, as they are stored."""
 
     async def latest(self) -> Position:
@@ -119,14 +121,17 @@ class Index(Protocol):
         """Return the images over ``low`` and up to ``high`` that have faces here, in order."""
 
     def replace(
-        self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, bytes]]
+        self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, int, bytes]]
     ) -> None:
-        """Remove the faces of some images, and put in faces by their image and encoding."""
+        """Remove the faces of some images, and put in faces by image, index and encoding."""
 
     def nearer(
         self, mean: NDArray[np.float32], least: float
     ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
         """Return the images and encodings of faces whose product with a mean is at least so."""
+
+    def nearest(self, encoding: NDArray[np.float32], most: int) -> Sequence[Found]:
+        """Return so many faces at most, those nearest to an encoding, nearest first."""
 
 
 class View(Protocol):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from services.common.database import DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
 from services.common.facerecog.client import RecogniserError
+from services.common.faces import check_encoding
 from services.common.logs import Outage
 from services.people.domain import (
     AGAIN_MS,
@@ -24,6 +25,7 @@ from services.people.domain import (
     RENEW_SECONDS,
     Answer,
     Face,
+    Found,
     Person,
     Picture,
     Says,
@@ -60,11 +62,19 @@ _PAUSE_SECONDS: Final = 0.5
 _TRIES: Final = 5
 
 
+_STEADY_SECONDS: Final = 10.0
+"""Whose encodings are looked for alone for so long is the engine in use; in a rollout of another
+one, some of either may come."""
+
 _OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
 
 
 class NotLoadedError(Exception):
     """The stored faces are not all in memory yet."""
+
+
+class OtherEngineError(Exception):
+    """What is looked for is another engine's than the stored faces in memory."""
 
 
 class StoredFaces:
@@ -82,6 +92,7 @@ class StoredFaces:
         self._loading = asyncio.Lock()
         self._turn = asyncio.Lock()  # for the index, and the position that it is of
         self._engine: str | None = None
+        self._other: tuple[str, float] | None = None  # that was looked for, and since when
         self._loaded_at: float | None = None
         self._position: Position | None = None
 
@@ -92,9 +103,9 @@ class StoredFaces:
 
     async def follow(self, engine: str | None = None) -> None:
         """Bring memory up to date; with those of an engine, when one is named."""
-        if not (self._loading.locked() and await self._is_whole(engine or self._engine)):
+        if not (self._loading.locked() and await self._is_whole(engine or self._wanted())):
             async with self._loading:
-                wanted = engine or self._engine or await self._rows.newest_engine()
+                wanted = engine or self._wanted() or await self._rows.newest_engine()
                 if not await self._is_whole(wanted) or self._is_old():
                     await self._load(wanted)
         async with self._turn:
@@ -109,6 +120,11 @@ class StoredFaces:
             and self._position is not None
             and not await self._rows.lost(self._position)
         )
+
+    def _wanted(self) -> str | None:
+        if self._other and self._clock() - self._other[1] >= _STEADY_SECONDS:
+            return self._other[0]
+        return self._engine
 
     def _is_old(self) -> bool:
         return self._clock() - (self._loaded_at or 0.0) > _RELOAD_SECONDS
@@ -125,6 +141,26 @@ class StoredFaces:
         async with self._turn:
             return await asyncio.to_thread(self._index.nearer, mean, least)
 
+    async def nearest(self, engine: str, encoding: bytes, most: int) -> Sequence[Found]:
+        """Return so many stored faces at most, those nearest to an encoding, nearest first.
+
+        Raises :class:`NotLoadedError`, :class:`OtherEngineError`, then those of the other one are
+        loaded soon; and ``ValueError`` for an encoding that cannot be compared.
+        """
+        wanted = np.frombuffer(check_encoding(encoding), "<f4")
+        await self.check()
+        async with self._turn:
+            if self._engine is None:
+                return []
+            if engine != self._engine:
+                if self._other is None or self._other[0] != engine:
+                    self._other = (engine, self._clock())
+                raise OtherEngineError(f"stored faces are of {self._engine!r}, not of {engine!r}")
+            self._other = None
+            if self.size not in (0, wanted.nbytes):
+                raise ValueError(f"{len(wanted)} numbers, where stored ones have {self.size // 4}")
+            return await asyncio.to_thread(self._index.nearest, wanted, most)
+
     async def _load(self, engine: str | None) -> None:
         """Load all that is there now; what comes meanwhile, events tell."""
         start = self._clock()
@@ -132,6 +168,7 @@ class StoredFaces:
             if self._position is None or await self._rows.lost(self._position):
                 self._loaded_at = None
                 self._position = await self._rows.latest()
+            self._other = None
             if engine != self._engine:
                 self._index.clear()
                 self._engine, self._loaded_at = engine, None

@@ -14,6 +14,7 @@ from services.common.settings import (
 class PeopleSettings(Settings, DatabaseSettings, RecogniserTargetSettings):
     """What the environment says."""
 
+    port: Port = Field(50052, description="gRPC.")
     probe_port: Port = Field(9104, description="Port of probes and metrics.")
     poll_seconds: Seconds = Field(
         0.5, description="Pause between two looks for people who have changed, and for new faces."

@@ -70,6 +70,30 @@ _ERRORS: Final = {
 }
 
 
+def channel_to(target: str) -> grpc.aio.Channel:
+    """Return one channel to all replicas of a service."""
+    return grpc.aio.insecure_channel(
+        target,
+        options=[
+            ("grpc.lb_policy_name", "round_robin"),
+            # A replica that drains says so and gets no more requests, also not the one that
+            # asks how it is: while another one serves, the service is not away.
+            ("grpc.service_config", '{"healthCheckConfig": {"serviceName": ""}}'),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # A replica that comes back is found again within seconds, not minutes.
+            ("grpc.initial_reconnect_backoff_ms", 500),
+            ("grpc.max_reconnect_backoff_ms", 3000),
+            ("grpc.dns_min_time_between_resolutions_ms", 3000),
+            # Deadlines are far away: a connection that died without a word is noticed by
+            # pings, and not only by the first two. (gRPC 1.85 heeds no keepalive_timeout_ms.)
+            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
+            ("grpc.http2.max_pings_without_data", 0),
+        ],
+    )
+
+
 class RecogniserClient:
     """One channel to all replicas of face_recog.
 
@@ -79,26 +103,7 @@ class RecogniserClient:
     def __init__(self, target: str, *, timeout: float) -> None:
         self.target = target
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(
-            target,
-            options=[
-                ("grpc.lb_policy_name", "round_robin"),
-                # A replica that drains says so and gets no more requests, also not the one that
-                # asks how it is: while another one serves, the recogniser is not away.
-                ("grpc.service_config", '{"healthCheckConfig": {"serviceName": ""}}'),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                # A replica that comes back is found again within seconds, not minutes.
-                ("grpc.initial_reconnect_backoff_ms", 500),
-                ("grpc.max_reconnect_backoff_ms", 3000),
-                ("grpc.dns_min_time_between_resolutions_ms", 3000),
-                # Deadlines are far away: a connection that died without a word is noticed by
-                # pings, and not only by the first two. (gRPC 1.85 heeds no keepalive_timeout_ms.)
-                ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-                ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
-                ("grpc.http2.max_pings_without_data", 0),
-            ],
-        )
+        self._channel = channel_to(target)
         # As a stream of one answer, whose headers can be read before it; the wire is the same.
         self._identify = self._channel.unary_stream(
             "/facerecog.Identify/Identify",

@@ -1,21 +1,17 @@
 """The gRPC interface."""
 
-import asyncio
 import dataclasses
 import itertools
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.client import IMAGE_ID, LONG, MAX_MESSAGE_BYTES
-from services.common.metrics import record
+from services.common.facerecog.client import IMAGE_ID, LONG
+from services.common.facerecog.server import Context, GrpcServer
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
 from services.face_recog.domain import (
@@ -61,13 +57,6 @@ _FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
     WrongEngineError: grpc.StatusCode.FAILED_PRECONDITION,
     WrongRequestError: grpc.StatusCode.INVALID_ARGUMENT,
 }
-_READINESS: Final = ("", "facerecog.Identify", "facerecog.People", "facerecog.HealthCheck")
-"""Health names that say whether requests are served."""
-
-_LIVENESS: Final = "liveness"
-"""The health name that is serving as long as the process answers at all."""
-
-_Context = grpc.aio.ServicerContext[Any, Any]
 
 
 def _question(message: bytes) -> Question:
@@ -98,7 +87,7 @@ class _Identify:
         )
         return grpc.method_handlers_generic_handler("facerecog.Identify", {"Identify": method})
 
-    async def _identify(self, question: Question, context: _Context) -> face_pb2.IdentifyResponse:
+    async def _identify(self, question: Question, context: Context) -> face_pb2.IdentifyResponse:
         async def say_long() -> None:
             await context.send_initial_metadata(((LONG, "1"),))
 
@@ -127,7 +116,7 @@ class _People(face_pb2_grpc.PeopleServicer):
         self._is_draining = is_draining
 
     async def Decide(  # noqa: N802
-        self, requests: AsyncIterator[face_pb2.DecideRequest], context: _Context
+        self, requests: AsyncIterator[face_pb2.DecideRequest], context: Context
     ) -> AsyncIterator[face_pb2.DecideResponse]:
         """Answer one request after another in one view of the known people."""
         view: View | None = None
@@ -201,7 +190,7 @@ class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
     async def HealthCheck(  # noqa: N802
         self,
         request: face_pb2.Empty,  # noqa: ARG002
-        context: _Context,  # noqa: ARG002
+        context: Context,  # noqa: ARG002
     ) -> face_pb2.HealthCheckResponse:
         """Tell whether requests are served, and by which engine."""
         return face_pb2.HealthCheckResponse(
@@ -212,137 +201,26 @@ class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
         )
 
 
-class Server:
-    """The gRPC server: not serving until :meth:`set_serving`, and no longer after draining.
-
-    Only its health says so; requests are answered whenever they can be.
-    """
+class Server(GrpcServer):
+    """Answers for pictures, people and health; see :class:`GrpcServer`."""
 
     def __init__(
         self, identifier: Identifier, decider: Decider, *, connection_age: float, grace: float
     ) -> None:
-        self._grace = grace
-        self._is_serving = False
-        self._draining = False
-        self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(
-            interceptors=[_Observer()],
-            options=[
-                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                # Clients look for replicas again only when they reconnect. An old connection
-                # finishes what it has, however long that takes: no grace, which would cut it.
-                ("grpc.max_connection_age_ms", int(connection_age * 1000)),
-                # Clients ping idle connections, so that a lost host is noticed.
-                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                # Two processes on one port would share its requests at random.
-                ("grpc.so_reuseport", 0),
-            ],
+        super().__init__(
+            ["Identify", "People", "HealthCheck"], connection_age=connection_age, grace=grace
         )
         engine = decider.engine.name
-        self._server.add_generic_rpc_handlers((_Identify(identifier, engine).handler(),))
+        self.grpc.add_generic_rpc_handlers((_Identify(identifier, engine).handler(),))
         face_pb2_grpc.add_PeopleServicer_to_server(
-            _People(decider, lambda: self._draining), self._server
+            _People(decider, lambda: self.is_draining), self.grpc
         )
         face_pb2_grpc.add_HealthCheckServicer_to_server(
-            _HealthCheck(lambda: self._is_serving, decider), self._server
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen and return the port; raise ``OSError`` when it cannot be had."""
-        try:
-            bound = self._server.add_insecure_port(
-                f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            )
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{port}") from error
-        await self._health.set(_LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        await self._show()
-        await self._server.start()
-        return bound
-
-    async def set_serving(self, *, serving: bool) -> None:
-        """Tell everyone whether requests are served."""
-        self._is_serving = serving and not self._draining
-        await self._show()
-
-    async def drain(self) -> None:
-        """Tell everyone to go elsewhere; requests are still served."""
-        self._draining = True
-        await self.set_serving(serving=False)
-
-    async def stop(self) -> None:
-        """Take no more requests and finish those in flight."""
-        await self._server.stop(self._grace)
-
-    async def _show(self) -> None:
-        response = health_pb2.HealthCheckResponse
-        for name in _READINESS:
-            await self._health.set(
-                name, response.SERVING if self._is_serving else response.NOT_SERVING
-            )
-
-
-class _Observer(grpc.aio.ServerInterceptor):
-    """RED metrics by method; health probes are left out."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
-        ],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
-        """Wrap the method's handler."""
-        found = await continuation(handler_call_details)
-        package, _, operation = handler_call_details.method.partition(".")
-        if found is None or package != "/facerecog":
-            return found
-        handler: Any = found  # the stubs know only the synchronous kind
-
-        if handler.response_streaming:
-
-            async def observed_stream(requests: Any, context: _Context) -> AsyncIterator[Any]:
-                with _recorded(operation, context):
-                    async for response in handler.stream_stream(requests, context):
-                        yield response
-
-            return grpc.stream_stream_rpc_method_handler(
-                observed_stream,
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-
-        async def observed(request: Any, context: _Context) -> Any:
-            with _recorded(operation, context):
-                return await handler.unary_unary(request, context)
-
-        return grpc.unary_unary_rpc_method_handler(
-            observed,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
+            _HealthCheck(lambda: self.is_serving, decider), self.grpc
         )
 
 
-@contextmanager
-def _recorded(operation: str, context: _Context) -> Iterator[None]:
-    start = time.perf_counter()
-    error = True
-    try:
-        yield
-        error = False
-    except (asyncio.CancelledError, GeneratorExit):
-        # The client went away, which is its own affair unless its patience ended.
-        left = context.time_remaining()
-        error = left is not None and left <= 0
-        raise
-    finally:
-        record(operation, time.perf_counter() - start, error=error)
-
-
-def _image_id(context: _Context) -> dict[str, int]:
+def _image_id(context: Context) -> dict[str, int]:
     """Return the image that the caller asks for, as it stands in the logs."""
     for name, value in context.invocation_metadata() or ():
         if name == IMAGE_ID and re.fullmatch("[0-9]{1,19}", str(value), re.ASCII):

@@ -178,8 +178,9 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
     assert await rows.disagreement(work, {"Ada/2.jpg": True}) == ({f"Ada/{DIGEST}.1.jpg"}, set())
     assert await rows.newest_engine() == "test"
     assert await rows.last_image_id() >= image_id
-    assert await rows.encodings_between(0, image_id, "test") == [(image_id, ENCODING)] * 2
-    assert await rows.encodings_of([image_id], "test") == [(image_id, ENCODING)] * 2
+    encodings = [(image_id, index, ENCODING) for index in range(2)]
+    assert await rows.encodings_between(0, image_id, "test") == encodings
+    assert await rows.encodings_of([image_id], "test") == encodings
     position = await rows.latest()
     assert not await rows.lost(position)
     await rows.after(position)

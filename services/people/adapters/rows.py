@@ -344,7 +344,9 @@ class DatabaseRows:
         async with self._database.reading() as connection:
             return await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
 
-    async def encodings_between(self, low: int, high: int, engine: str) -> list[tuple[int, bytes]]:
+    async def encodings_between(
+        self, low: int, high: int, engine: str
+    ) -> list[tuple[int, int, bytes]]:
         """Return those of the images over ``low`` and up to ``high``, as they are stored."""
         return await self._encodings(
             sa.and_(face_encodings.c.image_id > low, face_encodings.c.image_id <= high), engine
@@ -352,20 +354,20 @@ class DatabaseRows:
 
     async def encodings_of(
         self, image_ids: Collection[int], engine: str
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[tuple[int, int, bytes]]:
         """Return those of some images, as they are stored."""
         return await self._encodings(face_encodings.c.image_id.in_(image_ids), engine)
 
     async def _encodings(
         self, which: sa.ColumnElement[bool], engine: str
-    ) -> list[tuple[int, bytes]]:
+    ) -> list[tuple[int, int, bytes]]:
         # Whoever takes very many checks all of them at once.
-        stored = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
-        query = sa.select(face_encodings.c.image_id, stored).where(
-            which, face_encodings.c.engine == engine
-        )
+        stored = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary)
+        query = sa.select(
+            face_encodings.c.image_id, face_encodings.c.face_index, stored.label("stored")
+        ).where(which, face_encodings.c.engine == engine)
         async with self._database.reading() as connection:
-            return [(row.image_id, row.stored) for row in await connection.execute(query)]
+            return [tuple(row) for row in await connection.execute(query)]
 
     async def latest(self) -> Position:
         """Return the position before whatever is not committed yet."""

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.settings import DatabaseSettings
-from services.people.tests.conftest import World, encoding
+from services.people.tests.conftest import ENGINE, World, encoding
 from services.testing.processes import running
+from services.testing.servers import free_port
 from services.testing.waiting import eventually
 
 
@@ -17,6 +19,7 @@ async def test_it_follows_decides_and_drains(
         "services.people",
         DATABASE_URL=database_settings.database_url,
         FACE_RECOG_TARGET=world.client.target,
+        PORT=str(port := free_port()),
     ) as process:
 
         async def is_named() -> bool:
@@ -31,6 +34,10 @@ async def test_it_follows_decides_and_drains(
             return await world.names(other) == ["Ada"]
 
         await eventually(both)
+        client = StoredFacesClient(f"127.0.0.1:{port}")
+        found = await client.find(ENGINE.name, encoding("Ada", nth=1), 9)
+        assert [one.image_id for one in found] == [other, one]
+        await client.close()
         page = (await process.get("/metrics")).text
         assert "facestack_stored_faces 2.0" in page
         assert 'facestack_faces_decided_again_total{result="changed"} 2.0' in page
@@ -45,7 +52,7 @@ async def test_it_follows_decides_and_drains(
 async def test_it_is_not_ready_without_its_tables(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'none.db'}"
     async with running(
-        "services.people", DATABASE_URL=url, FACE_RECOG_TARGET="127.0.0.1:1"
+        "services.people", DATABASE_URL=url, FACE_RECOG_TARGET="127.0.0.1:1", PORT="0"
     ) as process:
         answer = await process.get("/readyz")
         assert answer.status_code == 503

@@ -15,9 +15,10 @@ from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.tables import events, face_encodings, images
 from services.people import service
+from services.people.adapters import index as index_module
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseRows
-from services.people.service import NotLoadedError, StoredFaces
+from services.people.service import NotLoadedError, OtherEngineError, StoredFaces
 from services.people.tests.conftest import ENGINE, World, encoding
 
 
@@ -57,7 +58,7 @@ def test_an_index_holds_what_was_put_in_last(
     index = ExactIndex()
     model: dict[int, list[bytes]] = {}
     for gone, rows in batches:
-        index.replace(sorted(gone), [(image, of(number)) for image, number in rows])
+        index.replace(sorted(gone), [(image, 0, of(number)) for image, number in rows])
         for image in gone:
             model.pop(image, None)
         for image, number in rows:
@@ -73,7 +74,7 @@ def test_an_index_holds_what_was_put_in_last(
 def test_what_cannot_be_compared_is_left_out() -> None:
     index = ExactIndex()
     broken = [b"", b"12", bytes(16), np.full(4, np.nan, "<f4").tobytes(), b"12345678"]
-    index.replace([], [(1, of(1)), *((2, one) for one in broken), (3, of(3))])
+    index.replace([], [(1, 0, of(1)), *((2, 0, one) for one in broken), (3, 0, of(3))])
     assert [image for image, _ in held(index)] == [1, 3]
 
 
@@ -83,7 +84,7 @@ def test_the_nearest_are_found_among_many() -> None:
     index = ExactIndex()
     for start in range(0, 20_000, 3_000):
         rows = [
-            (number, vectors[number].tobytes())
+            (number, 0, vectors[number].tobytes())
             for number in range(start, min(start + 3_000, 20_000))
         ]
         index.replace([], rows)
@@ -92,6 +93,36 @@ def test_the_nearest_are_found_among_many() -> None:
     assert found.tolist() == np.flatnonzero(units @ units[7] >= 0.9).tolist()
     assert len(found) > 10
     assert index.nearer(np.ones(4, np.float32), 0.0)[0].tolist() == []  # of another engine
+
+
+def test_the_nearest_are_those_that_a_look_at_each_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_BLOCK", 700)
+    drawing = np.random.default_rng(1)
+    vectors = drawing.normal(size=(3_000, 8)).astype("<f4")
+    vectors[9] = 2 * vectors[2_500]  # as near as one of another block
+    wanted = 3 * vectors[9]
+    index = ExactIndex()
+    index.replace(
+        [], [(number // 2, number % 2, one.tobytes()) for number, one in enumerate(vectors)]
+    )
+    left = list(range(3_000))
+    for gone in ([], [3, 700, 1_499], list(range(20, 1_400))):
+        index.replace(gone, [])
+        left = [number for number in left if number // 2 not in gone]
+        units = vectors[left] / np.linalg.norm(vectors[left], axis=1, keepdims=True)
+        for most in (1, 40, 5_000):
+            distances = np.linalg.norm(units - wanted / np.linalg.norm(wanted), axis=1)
+            order = np.argsort(distances, kind="stable")[:most]
+            found = index.nearest(wanted, most)
+            np.testing.assert_allclose([one.distance for one in found], distances[order], atol=1e-6)
+            assert len(set(found)) == len(order)
+            assert {(left[one] // 2, left[one] % 2) for one in order[:most]} >= {
+                (one.image_id, one.face_index)
+                for one in found
+                if one.distance < distances[order[-1]]
+            }
+    assert index.nearest(wanted, 1)[0][:2] == (4, 1)
+    assert ExactIndex().nearest(wanted, 5) == []
 
 
 class Bench:
@@ -153,6 +184,46 @@ async def test_another_engine_s_are_loaded_when_it_decides(world: World) -> None
     assert await bench.agrees(), "only who decides tells any more"
 
 
+async def test_faces_are_looked_for_among_those_of_one_engine(world: World) -> None:
+    bench = Bench(world)
+    with pytest.raises(NotLoadedError):
+        await bench.faces.nearest(ENGINE.name, encoding("Ada"), 9)
+    await bench.faces.follow()
+    assert await bench.faces.nearest(ENGINE.name, encoding("Ada"), 9) == [], "there is none yet"
+    await world.picture(encoding("Ada"), encoding("Bob"))
+    other = await world.picture(encoding("Ada", nth=1))
+    await bench.faces.follow()
+    found = await bench.faces.nearest(ENGINE.name, encoding("Ada"), 2)
+    assert [one[:2] for one in found] == [(1, 0), (other, 0)]
+    assert found[0].distance < 1e-4 < found[1].distance
+    with pytest.raises(ValueError, match="64 numbers, where stored ones have 128"):
+        await bench.faces.nearest(ENGINE.name, encoding("Ada")[:256], 2)
+
+
+async def test_another_engine_s_are_loaded_when_they_alone_are_looked_for(world: World) -> None:
+    await world.picture(encoding("Ada"))
+    bench = Bench(world)
+    await bench.faces.follow()
+    await world.picture(encoding("Eve"), engine="other")
+
+    async def look(engine: str) -> None:
+        await bench.faces.nearest(engine, encoding("Eve"), 9)
+
+    with pytest.raises(OtherEngineError):
+        await look("other")
+    world.now += 8
+    await look(ENGINE.name)  # as in a rollout, in which replicas of either answer
+    with pytest.raises(OtherEngineError):
+        await look("other")
+    world.now += 8
+    await bench.faces.follow()
+    assert await bench.agrees()
+    world.now += 8
+    await bench.faces.follow()
+    assert await bench.agrees("other")
+    await look("other")
+
+
 async def test_nothing_is_missed_in_an_hour_without_a_look(world: World) -> None:
     bench = Bench(world)
     await bench.faces.follow()
@@ -171,7 +242,7 @@ class LateRows(DatabaseRows):
         super().__init__(database, database_now)
         self.hidden: dict[int, float] = {}
 
-    async def _encodings(self, which: Any, engine: str) -> list[tuple[int, bytes]]:
+    async def _encodings(self, which: Any, engine: str) -> list[tuple[int, int, bytes]]:
         return [row for row in await super()._encodings(which, engine) if row[0] not in self.hidden]
 
 
@@ -247,7 +318,7 @@ async def test_naming_does_not_wait_until_all_is_loaded_anew(
     begun = asyncio.Event()
     read = rows.encodings_between
 
-    async def encodings_between(*which: Any) -> list[tuple[int, bytes]]:
+    async def encodings_between(*which: Any) -> list[tuple[int, int, bytes]]:
         begun.set()
         return await read(*which)
 

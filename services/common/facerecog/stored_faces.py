@@ -1,0 +1,61 @@
+"""A client of the service people, which finds stored faces.
+
+StoredFacesError
+├── StoredFacesAwayError    nobody there, no answer in time, or the faces are still being loaded
+├── StoredFacesBusyError    too many searches wait already
+└── StoredFacesEngineError  they are of another engine still: soon they are not
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import grpc
+
+from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.facerecog.client import channel_to
+
+_SECONDS: Final = 10.0
+
+
+class StoredFacesError(Exception):
+    """Stored faces could not be searched."""
+
+
+class StoredFacesAwayError(StoredFacesError):
+    """Nobody can."""
+
+
+class StoredFacesBusyError(StoredFacesError):
+    """Too many searches wait already."""
+
+
+class StoredFacesEngineError(StoredFacesError):
+    """They are of another engine than what is looked for."""
+
+
+_ERRORS: Final = {
+    grpc.StatusCode.RESOURCE_EXHAUSTED: StoredFacesBusyError,
+    grpc.StatusCode.FAILED_PRECONDITION: StoredFacesEngineError,
+}
+
+
+class StoredFacesClient:
+    """One channel to all replicas; ``target`` as gRPC names it (``dns:///people:50052``)."""
+
+    def __init__(self, target: str) -> None:
+        self._channel = channel_to(target)
+        self._stub: Any = face_pb2_grpc.StoredFacesStub(self._channel)
+
+    async def find(self, engine: str, encoding: bytes, limit: int) -> Sequence[face_pb2.FoundFace]:
+        """Return up to 1,000 faces, nearest first, or raise a :class:`StoredFacesError`."""
+        request = face_pb2.FindRequest(engine=engine, encoding=encoding, limit=limit)
+        try:
+            answer: face_pb2.FindResponse = await self._stub.Find(request, timeout=_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            kind = _ERRORS.get(error.code(), StoredFacesAwayError)
+            raise kind(f"people: {error.code().name}: {error.details()}") from error
+        return answer.faces
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
