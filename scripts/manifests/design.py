@@ -59,7 +59,7 @@ PORTS: Final = {
     "image-processor": {"probes": 9101},
     "face-recog": {"grpc": 50051, "probes": 9102},
     "redeemer": {"probes": 9103},
-    "people": {"probes": 9104},
+    "people": {"grpc": 50052, "probes": 9104},
     "mariadb": {"mysql": 3306},
     "object-store": {"http": 7070},
     "nsqd": {"tcp": 4150, "http": 4151},
@@ -67,7 +67,7 @@ PORTS: Final = {
 }
 """What each workload listens on."""
 
-HEADLESS: Final = frozenset({"face-recog", "mariadb", "nsqd", "object-store"})
+HEADLESS: Final = frozenset({"face-recog", "mariadb", "nsqd", "object-store", "people"})
 """Services that give the pods' own addresses: to clients that balance, or to a store's one pod."""
 
 FOUND_BEFORE_READY: Final = frozenset({"nsqd"})
@@ -103,6 +103,7 @@ EDGES: Final = frozenset(
         ("receiver", "nsqd", 4151),
         ("receiver", "object-store", 7070),
         ("receiver", "face-recog", 50051),
+        ("receiver", "people", 50052),
         ("image-processor", "nsqlookupd", 4161),
         ("image-processor", "nsqd", 4150),
         ("image-processor", "mariadb", 3306),

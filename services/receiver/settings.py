@@ -23,6 +23,9 @@ class ReceiverSettings(
         pattern="^https?://",
         description="nsqd's HTTP interface; when not set, processors poll the rows.",
     )
+    people_target: str = Field(
+        "dns:///people:50052", description="gRPC target of people, which finds stored faces."
+    )
     max_in_flight: int = Field(
         128,
         ge=1,
