@@ -216,13 +216,14 @@ class _Rows:
 @contextmanager
 def _service(database: int, face_recog: int) -> Iterator[tuple[psutil.Process, float]]:
     """Run the service of people; say how long it took to be ready."""
-    port = free_port()
+    port, search = free_port(), free_port()
     start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "services.people"],
         env={
             **os.environ,
             "HOST": "127.0.0.1",
+            "PORT": str(search),
             "PROBE_PORT": str(port),
             "DATABASE_URL": f"mysql+asyncmy://root@127.0.0.1:{database}/{_DATABASE}",
             "FACE_RECOG_TARGET": f"127.0.0.1:{face_recog}",

@@ -11,6 +11,7 @@ from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.doorbell import Doorbell, NsqDoorbell, PolledRows
 from services.common.facerecog.client import RecogniserClient
+from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
@@ -24,11 +25,17 @@ from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.searching import (
+    DatabaseFaceRows,
+    GrpcLooker,
+    GrpcStoredFaces,
+)
 from services.receiver.service.following import Following
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
 from services.receiver.service.ringing import Ringer
+from services.receiver.service.searching import Search
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.settings import ReceiverSettings
@@ -45,6 +52,7 @@ class Receiver:
         self._client = RecogniserClient(
             settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
         )
+        self._stored_faces = StoredFacesClient(settings.people_target)
         self._doorbell: Doorbell = (
             NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
         )
@@ -92,6 +100,11 @@ class Receiver:
                     recogniser=recogniser,
                     cropper=decoder,
                 ),
+                search=Search(
+                    GrpcLooker(self._client),
+                    GrpcStoredFaces(self._stored_faces),
+                    DatabaseFaceRows(self._database),
+                ),
                 thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
                 following=self._following,
                 lifecycle=self.lifecycle,
@@ -109,6 +122,7 @@ class Receiver:
         await self._ringer.flush()
         await self._doorbell.close()
         await self._client.close()
+        await self._stored_faces.close()
         await self._database.close()
 
 

@@ -97,6 +97,9 @@ class ServiceProcess:
         return self._process.returncode, output.decode()
 
 
+_PROBED_AT_THEIR_PORT = ("services.receiver", "services.frontend")
+
+
 @asynccontextmanager
 async def running(module: str, **environment: str) -> AsyncIterator[ServiceProcess]:
     """Run ``python -m module`` and wait until it answers; it is killed if it is left running."""
@@ -108,7 +111,8 @@ async def running(module: str, **environment: str) -> AsyncIterator[ServiceProce
         env={
             **os.environ,
             "PROBE_PORT": str(port),
-            "PORT": str(port),  # where the receiver and the frontend answer probes too
+            # The receiver and the frontend answer probes there, too; others at any port.
+            "PORT": str(port) if module in _PROBED_AT_THEIR_PORT else "0",
             "HOST": "127.0.0.1",
             "DRAIN_SECONDS": "0",
             **environment,

@@ -125,20 +125,24 @@ class RecogniserClient:
         image_id: int | None = None,
         person: str = "",
         boxes: Sequence[tuple[int, int, int, int]] = (),
+        max_candidates: int = 0,
         on_long: Callable[[], None] | None = None,
     ) -> face_pb2.IdentifyResponse:
         """Recognise a picture file, or raise a :class:`RecogniserError`.
 
         ``image_id`` is what face_recog's log lines about it will carry; ``person`` is whom faces
         are held against, too; ``boxes`` (left, top, right and bottom, in pixels of the upright
-        picture) are the faces to answer, exactly these and in this order; ``on_long`` is called
-        when the picture turns out to need longer than others.
+        picture) are the faces to answer, exactly these and in this order; of each at most
+        ``max_candidates`` people, 0: as many as face_recog wants; ``on_long`` is called when the
+        picture turns out to need longer than others.
         """
         asked = [
             face_pb2.Box(left=left, top=top, right=right, bottom=bottom)
             for left, top, right, bottom in boxes
         ]
-        request = face_pb2.IdentifyRequest(image_data=picture, person=person, boxes=asked)
+        request = face_pb2.IdentifyRequest(
+            image_data=picture, person=person, boxes=asked, max_candidates=max_candidates
+        )
         metadata = None if image_id is None else ((IMAGE_ID, str(image_id)),)
         call: Any = self._identify(request, timeout=self._timeout, metadata=metadata)
         try:

@@ -52,7 +52,7 @@ async def test_it_follows_decides_and_drains(
 async def test_it_is_not_ready_without_its_tables(tmp_path: Path) -> None:
     url = f"sqlite+aiosqlite:///{tmp_path / 'none.db'}"
     async with running(
-        "services.people", DATABASE_URL=url, FACE_RECOG_TARGET="127.0.0.1:1", PORT="0"
+        "services.people", DATABASE_URL=url, FACE_RECOG_TARGET="127.0.0.1:1"
     ) as process:
         answer = await process.get("/readyz")
         assert answer.status_code == 503

@@ -15,6 +15,10 @@ from services.common.database import Database
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.people.adapters.index import ExactIndex
+from services.people.adapters.rows import DatabaseRows as PeopleRows
+from services.people.adapters.server import Server
+from services.people.service import StoredFaces
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.redeemer.adapters import DatabaseGarbage
@@ -45,17 +49,19 @@ def count_colours(content: bytes) -> int:
     )
 
 
-class FakeRecogniser(face_pb2_grpc.IdentifyServicer):
+class FakeRecogniser(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer):
     """A gRPC server for which each colour in a picture is such a ``face``."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.engine = "fake"
         self.persons: list[str] = []
         self.face = face_pb2.Face()  # as an older face_recog answers
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 30_000_000)])
         face_pb2_grpc.add_IdentifyServicer_to_server(self, self._server)
+        face_pb2_grpc.add_HealthCheckServicer_to_server(self, self._server)
         servicer = health.aio.HealthServicer()
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
@@ -75,7 +81,16 @@ class FakeRecogniser(face_pb2_grpc.IdentifyServicer):
                 status=face_pb2.STATUS_UNREADABLE, reason="this is no picture"
             )
         return face_pb2.IdentifyResponse(
-            status=face_pb2.STATUS_OK, faces=[self.face] * faces, engine="fake"
+            status=face_pb2.STATUS_OK, faces=[self.face] * faces, engine=self.engine
+        )
+
+    async def HealthCheck(  # noqa: N802
+        self,
+        request: face_pb2.Empty,
+        context: Any,
+    ) -> face_pb2.HealthCheckResponse:
+        return face_pb2.HealthCheckResponse(
+            ready=True, engine=self.engine, strangers_product=0.9, strangers_decade=0.02
         )
 
 
@@ -99,6 +114,28 @@ def make_settings(
             **more,
         }
     )
+
+
+class StoredFacesServer:
+    """The service people, as far as it finds faces of a database by the recogniser's engine."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._database = Database(settings)
+        self._faces = StoredFaces(PeopleRows(self._database, database_now), ExactIndex())
+        self._server = Server(self._faces)
+        self.target = ""
+
+    async def start(self) -> None:
+        await self.follow()
+        self.target = f"127.0.0.1:{await self._server.start('127.0.0.1', 0)}"
+        await self._server.set_serving(serving=True)
+
+    async def follow(self) -> None:
+        await self._faces.follow()
+
+    async def stop(self) -> None:
+        await self._server.stop()
+        await self._database.close()
 
 
 async def collect(settings: ReceiverSettings, *, later_ms: int = 0) -> None:

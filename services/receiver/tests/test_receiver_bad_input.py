@@ -333,6 +333,7 @@ WRITES = [
     ("DELETE", "/images/1/faces/0/person"),
     ("PUT", "/images/1/faces/0/denials/Ada"),
     ("DELETE", "/images/1/faces/0/denials/Ada"),
+    ("POST", "/search"),
     ("PATCH", "/people/Ada"),
     ("POST", "/people/Ada/pictures"),
     ("DELETE", "/people/Ada"),

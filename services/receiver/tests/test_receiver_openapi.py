@@ -13,6 +13,7 @@ from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import (
     FakeRecogniser,
     Launch,
+    StoredFacesServer,
     draw,
     encode,
 )
@@ -38,6 +39,10 @@ include-name = "PUT /images/{image_id}/faces/{face_index}/person"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
 [[operations]]
+include-name = "POST /search"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
 include-name = "POST /images/{image_id}/regions"
 # So is whether a file is XMP.
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
@@ -47,7 +52,9 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 async def test_schemathesis_finds_nothing(
     launch: Launch, plain_settings: ReceiverSettings, tmp_path: Path
 ) -> None:
-    process = launch(plain_settings)
+    people = StoredFacesServer(plain_settings)
+    await people.start()
+    process = launch(plain_settings.model_copy(update={"people_target": people.target}))
     async with httpx.AsyncClient(base_url=process.url) as client:
         # Something to find behind every address.
         picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
@@ -73,6 +80,7 @@ async def test_schemathesis_finds_nothing(
         cwd=tmp_path,
     )
     output = (await tester.communicate())[0].decode()
+    await people.stop()
     assert tester.returncode == 0, output
     assert "29 selected / 30 total" in output
     assert "Traceback" not in process.log.read_text()

@@ -35,6 +35,7 @@ from services.receiver.adapters.http.parameters import (
 from services.receiver.adapters.http.people import add_people
 from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.same_site import SameSite
+from services.receiver.adapters.http.search import add_search
 from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.adapters.http.views import (
     accepted_view,
@@ -69,6 +70,7 @@ from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Encoding, Rows
 from services.receiver.service.regions import Regions
+from services.receiver.service.searching import Search
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Find, Thumbnails
 
@@ -109,6 +111,7 @@ class Api:
         images: Images,
         regions: Regions,
         enrolment: Enrolment,
+        search: Search,
         thumbnails: Thumbnails,
         following: Following,
         lifecycle: Lifecycle,
@@ -122,6 +125,7 @@ class Api:
         self.images = images
         self.regions = regions
         self.enrolment = enrolment
+        self.search = search
         self.thumbnails = thumbnails
         self.following = following
         self.lifecycle = lifecycle
@@ -147,6 +151,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     add_regions(app, api.regions, api.spools)
     add_faces(app, api.enrolment, api.spools)
     add_people(app, api.enrolment, files, api.spools)
+    add_search(app, api.search, api.spools)
     _add_thumbnails(app, api)
     _add_status(app, api)
     _add_encoding(app, api)

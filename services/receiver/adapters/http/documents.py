@@ -11,7 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
 from services.common.names import MAX_NAME_LENGTH, check_name, check_who
-from services.receiver.domain import MAX_BATCH, EncodingState, Face, Region
+from services.receiver.domain import (
+    MAX_BATCH,
+    EncodingState,
+    Face,
+    FoundFace,
+    PictureFace,
+    Region,
+)
 
 # A part is anything but . and .., without / and control characters.
 _CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
@@ -249,6 +256,18 @@ class FaceReferenceDocument(BaseModel):
 
     image_id: Annotated[RowId, Field(examples=[42])]
     face_index: Annotated[int, Field(strict=True, ge=0, le=10_000, examples=[0])]
+
+
+class SearchDocument(BaseModel):
+    """Stored faces that are near to one, nearest first.
+
+    ``faces`` are those of an uploaded picture, largest first, of which the ``searched`` one was
+    looked for.
+    """
+
+    faces: list[PictureFace]
+    searched: int | None
+    found: list[FoundFace]
 
 
 _Another = Annotated[

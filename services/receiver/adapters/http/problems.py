@@ -17,8 +17,14 @@ from starlette.routing import Route
 from services.common.database import DatabaseUnavailableError
 from services.common.door import RETRY_AFTER
 from services.common.facerecog.client import RecogniserError
+from services.common.facerecog.stored_faces import (
+    StoredFacesBusyError,
+    StoredFacesEngineError,
+    StoredFacesError,
+)
 from services.common.objects import ObjectRefusedError, ObjectStoreUnavailableError
 from services.receiver.domain import BusyError, ConflictError, Fault, InvalidError, NotFoundError
+from services.receiver.service.searching import OtherEngineError
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +78,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(BusyError, _busy)
     for kind in _AWAY:
         app.add_exception_handler(kind, _away)
+    app.add_exception_handler(StoredFacesError, _no_search)
+    app.add_exception_handler(OtherEngineError, _no_search)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
@@ -105,6 +113,23 @@ async def _away(request: Request, error: Exception) -> Response:
     name = next(name for kind, name in _AWAY.items() if isinstance(error, kind))
     log.warning("dependency is away", dependency=name, error=str(error), path=request.url.path)
     return problem(503, f"{name} is not available, try again", headers=RETRY_AFTER)
+
+
+async def _no_search(request: Request, error: Exception) -> Response:
+    log.warning("cannot search", error=str(error), path=request.url.path)
+    if isinstance(error, StoredFacesBusyError):
+        return problem(429, "too many searches at once, try again", headers=RETRY_AFTER)
+    if isinstance(error, StoredFacesEngineError | OtherEngineError):
+        detail = (
+            "face_recog has another engine than a moment ago, whose stored faces are being loaded:"
+            " try again in a minute"
+        )
+    else:
+        detail = (
+            "faces cannot be looked for now: people, which has the stored ones in memory, is not"
+            " available or still loads them. All else works; try again"
+        )
+    return problem(503, detail, headers=RETRY_AFTER)
 
 
 async def _refused(request: Request, error: Any) -> Response:

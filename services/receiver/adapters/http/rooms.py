@@ -23,6 +23,9 @@ _ENROLMENTS: Final = 16
 """They wait for the recogniser, which gets 4 pictures at a time; another
 name takes a place, too, as it has a body."""
 
+_SEARCHES: Final = 16
+"""They wait for the recogniser, which gets 2 pictures at a time, and for people."""
+
 _PICTURES: Final = 64
 """They wait for the object store, as :mod:`files` says how many at a time."""
 
@@ -41,6 +44,7 @@ class Rooms:
         self._posted = {
             **dict.fromkeys(SUBMISSIONS, self._submissions),
             "/images": Room("uploads", _UPLOADS, takes_body=True),
+            "/search": Room("searches", _SEARCHES, takes_body=True),
         }
         regions = Room("regions", _REGIONS, takes_body=True)
         thumbnails = Room("thumbnails", _THUMBNAILS, takes_body=False)
