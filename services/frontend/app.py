@@ -25,6 +25,7 @@ from services.frontend.adapters.pages import Pages
 from services.frontend.adapters.people_pages import PeoplePages
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import Renderer, static_files
+from services.frontend.adapters.search_pages import SearchPages
 from services.frontend.adapters.security import GuardedApp
 from services.frontend.settings import FrontendSettings
 
@@ -78,6 +79,7 @@ def create_app(
     app.include_router(pages.router())
     app.include_router(PeoplePages(receiver, answers, spools).router())
     app.include_router(GroupPages(receiver, answers, renderer).router())
+    app.include_router(SearchPages(receiver, answers, spools).router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.

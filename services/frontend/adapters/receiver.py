@@ -31,6 +31,7 @@ from services.frontend.groups import (
     Somebody,
     SomePeople,
 )
+from services.frontend.search import SearchResult
 
 # On a machine that is busy with a roll-out, a late page is better than one that says "away".
 _TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
@@ -232,29 +233,34 @@ class Receiver:
         self, person: str, file: AsyncIterable[bytes], size: int, *, insist: bool = False
     ) -> None:
         """Make an uploaded file of ``size`` bytes a known picture of a person."""
-        head = (
-            f"--{_BOUNDARY}\r\nContent-Disposition: form-data;"
-            ' name="file"; filename="picture"\r\n\r\n'
-        ).encode()
-        tail = f"\r\n--{_BOUNDARY}--\r\n".encode()
-
-        async def body() -> AsyncIterator[bytes]:
-            yield head
-            async for piece in file:
-                yield piece
-            yield tail
-
         await self._call(
             "POST /people/{name}/pictures",
             f"{_person_address(person)}/pictures",
             params=_INSIST if insist else {},
-            content=body(),
-            headers={
-                "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
-                "Content-Length": str(len(head) + size + len(tail)),
-            },
+            **_form_of(file, size),
             timeout=_UPLOAD_TIMEOUT,
         )
+
+    async def search_picture(
+        self, file: AsyncIterable[bytes], size: int, *, face: int | None
+    ) -> SearchResult:
+        """Return stored faces that are near to one of a file of ``size`` bytes, the largest one.
+
+        Or to that which ``face`` is.
+        """
+        answer = await self._call(
+            "POST /search",
+            "/search",
+            params={} if face is None else {"face": face},
+            **_form_of(file, size),
+            timeout=_UPLOAD_TIMEOUT,
+        )
+        return _parse(SearchResult, answer)
+
+    async def search_face(self, picture_id: int, face: int) -> SearchResult:
+        """Return stored faces that are near to one of a submitted picture."""
+        asked = {"image_id": picture_id, "face_index": face}
+        return _parse(SearchResult, await self._call("POST /search", "/search", json=asked))
 
     async def delete_person(self, person: str) -> None:
         """Forget a person and all known pictures."""
@@ -286,6 +292,28 @@ class Receiver:
             message, can_insist = _problem(response)
             raise RefusedError(response.status_code, message, can_insist=can_insist)
         return response
+
+
+def _form_of(file: AsyncIterable[bytes], size: int) -> dict[str, Any]:
+    """Return the arguments of a call that sends a form with a file of ``size`` bytes."""
+    head = (
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="picture"\r\n\r\n'
+    ).encode()
+    tail = f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield head
+        async for piece in file:
+            yield piece
+        yield tail
+
+    return {
+        "content": body(),
+        "headers": {
+            "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
+            "Content-Length": str(len(head) + size + len(tail)),
+        },
+    }
 
 
 def _denial(person: str, picture_id: int, face: int) -> str:

@@ -20,7 +20,7 @@ def by_kind() -> Callable[[Scope], Room]:
         if scope["method"] == "POST":
             if path == "/upload":
                 return uploads
-            if path == "/people" or path.endswith("/name") or path.startswith("/who/"):
+            if path in ("/people", "/search") or path.endswith("/name") or path.startswith("/who/"):
                 return enrolments
         elif path.endswith(("/thumbnail", "/preview")):
             return pictures

@@ -1,0 +1,65 @@
+"""What the page of search shows: faces of a picture, and stored ones that are near."""
+
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from services.frontend.domain import Box
+
+_WORDS: Final = (
+    (1.0, "Surely the same person"),
+    (100.0, "Very likely the same person"),
+    (10_000.0, "Perhaps the same person"),
+)
+"""By how many pairs of strangers in a million are as near, at most; docs/recognition.md tells."""
+
+_ELSE: Final = "Looks similar"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class PictureFace(_Model):
+    """A face of the picture that was uploaded."""
+
+    index: int
+    box: Box
+
+
+class FoundFace(_Model):
+    """A stored face; ``strangers`` is how many of a million pairs of strangers are as near."""
+
+    image_id: int
+    face_index: int
+    person: str | None
+    distance: float
+    strangers: float
+
+    @property
+    def sure(self) -> str:
+        """Say how sure it is that this is the person who was looked for."""
+        return next((words for most, words in _WORDS if self.strangers <= most), _ELSE)
+
+    @property
+    def is_likely(self) -> bool:
+        """Tell whether it may be the same person; others are shown apart."""
+        return self.sure != _ELSE
+
+
+class SearchResult(_Model):
+    """What was found, nearest first; ``faces`` and the ``searched`` one are an upload's."""
+
+    faces: tuple[PictureFace, ...]
+    searched: int | None
+    found: tuple[FoundFace, ...]
+
+    @property
+    def likely(self) -> list[FoundFace]:
+        """Those that may be the same person."""
+        return [one for one in self.found if one.is_likely]
+
+    @property
+    def similar(self) -> list[FoundFace]:
+        """The others."""
+        return [one for one in self.found if not one.is_likely]
