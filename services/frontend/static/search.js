@@ -60,7 +60,7 @@ async function showPicture(results, file) {
   canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", "The picture that you chose");
-  const choices = results.querySelector(".choices");
+  const choices = results.querySelector(".its-faces");
   choices.classList.add("on-picture");
   choices.before(canvas);
   const stage = Object.assign(document.createElement("div"), { className: "picture" });
