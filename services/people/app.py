@@ -10,10 +10,12 @@ from services.common.database import Database
 from services.common.facerecog.client import VIEW_SECONDS, RecogniserClient
 from services.common.repeating import repeat
 from services.common.settings import load
+from services.people.adapters.group_rows import DatabaseGroups
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcRecogniser
 from services.people.adapters.rows import DatabaseRows
 from services.people.adapters.server import Server
+from services.people.grouper import Grouper
 from services.people.service import StoredFaces, Worker
 from services.people.settings import PeopleSettings
 
@@ -34,6 +36,12 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
     )
     lifecycle.install_signal_handlers()
     worker = Worker(rows, faces, GrpcRecogniser(client), stops=lambda: lifecycle.draining)
+    grouper = Grouper(
+        DatabaseGroups(database, database_now),
+        rows,
+        client.strangers,
+        stops=lambda: lifecycle.draining,
+    )
     away = logs.Outage("database")
 
     async def work() -> None:
@@ -56,10 +64,12 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
             serve(),
             repeat(lifecycle, "follow", follow, settings.poll_seconds, away),
             repeat(lifecycle, "decide", work, settings.poll_seconds, away),
+            repeat(lifecycle, "group", grouper.step, settings.poll_seconds, away),
             repeat(lifecycle, "count", worker.count, _COUNT_SECONDS, away),
             ops.serve_probes(listener, lifecycle),
         )
     finally:
+        await grouper.close()
         await client.close()
         await database.close()
 

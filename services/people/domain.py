@@ -2,8 +2,8 @@
 
 import math
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 RENEW_SECONDS: Final = 10.0
@@ -169,3 +169,47 @@ def without(face: Face, folder: str) -> Says:
         face.says.likeness if named else None,
         face.says.calibration,
     )
+
+
+FaceKey = tuple[int, int]
+"""An image's id, and the index of a face in it."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The right to make groups, ours until the lease ends; of the encodings of this engine."""
+
+    token: str
+    engine: str | None
+
+
+@dataclass(frozen=True)
+class Regrouped:
+    """What has changed in groups; whoever writes it twice has written it once.
+
+    ``gone`` are faces in no group any more, ``placed`` those in another, ``new`` the groups that
+    were not there before, ``merged`` says in which one the faces of a group are that is gone, and
+    ``touched`` are those of another size. ``answered`` are questions that need not be kept.
+    """
+
+    gone: Collection[FaceKey] = ()
+    placed: Mapping[FaceKey, int] = field(default_factory=dict)
+    new: Collection[int] = ()
+    merged: Mapping[int, int] = field(default_factory=dict)
+    touched: Collection[int] = ()
+    answered: Collection[int] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """A group, and another group or a person, who may be the same; of two groups the older first.
+
+    ``is_open`` unless a person has answered it for now, or for good.
+    """
+
+    id: int
+    group: int
+    other: int
+    is_person: bool
+    answer: str | None
+    is_open: bool

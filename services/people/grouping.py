@@ -294,6 +294,19 @@ class Groups(Generic[Key]):
     def __len__(self) -> int:
         return len(self._faces)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._rows
+
+    @property
+    def size(self) -> int:
+        """Return how many numbers an encoding has."""
+        return self._size
+
+    @property
+    def number(self) -> int:
+        """Return how many groups there are."""
+        return len(self._groups)
+
     def group_of(self, key: Key) -> int | None:
         """Return the group that a face is in; None for one that is in none, or not here."""
         row = self._rows.get(key)
@@ -351,11 +364,34 @@ class Groups(Generic[Key]):
         self._begin()
         rows = np.array([self._rows[key] for key in dict.fromkeys(keys)], np.intp)
         self._barred[int(slots[0])].update(rows.tolist())
+        self._strike(rows, slots)
+        return self._changes(keys)
+
+    def _strike(self, rows: Rows, slots: Rows) -> None:
+        """Take those of these faces that are in a group out of it."""
         struck = rows[self._faces.numbers[rows] == slots[0]]
         alone = self._open(len(struck))
         self._faces.numbers[struck] = alone
         self._describe(np.concatenate([slots, alone]))
         self._join(alone)
+
+    def join(self, group: int, other: int) -> Changes[Key]:
+        """Make one of two groups, as a person says, however alike they are.
+
+        But for faces that are barred from one of them. Raises ValueError when one is not there, or
+        both are the same: then nothing has changed.
+        """
+        slots = self._slots([group, other])
+        if len(slots) != len((group, other)):
+            raise ValueError(f"{group} and {other} are not two groups: one is gone, or was merged")
+        self._begin()
+        kept, gone = sorted(slots.tolist(), key=self._rank)
+        keys = [self._keys[row] for row in self._members(slots).tolist()]
+        self._merge(kept, gone)
+        self._faces.numbers[self._faces.numbers == gone] = kept
+        self._groups.free(np.array([gone], np.intp))
+        barred = np.array(sorted(self._barred.get(kept, ())), np.intp)
+        self._strike(barred, np.array([kept], np.intp))
         return self._changes(keys)
 
     def suggestions(
@@ -539,7 +575,7 @@ class Groups(Generic[Key]):
         if into:
             slots = np.arange(len(self._groups.numbers))
             for gone in into:
-                slots[gone] = _end(gone, into)
+                slots[gone] = end_of(gone, into)
             live = self._faces.numbers >= 0
             self._faces.numbers[live] = slots[self._faces.numbers[live]]
             self._groups.free(np.array(list(into), np.intp))
@@ -562,7 +598,7 @@ class Groups(Generic[Key]):
     def _are_apart(self, a: int, b: int, into: Mapping[int, int]) -> bool:
         """Tell whether a face of one is barred from the other; ``into`` is where groups went."""
         return any(
-            _end(int(self._faces.numbers[row]), into) == other
+            end_of(int(self._faces.numbers[row]), into) == other
             for one, other in ((a, b), (b, a))
             for row in self._barred.get(one, ())
         )
@@ -571,11 +607,12 @@ class Groups(Generic[Key]):
         self._first_new, self._merged = self._next_id, {}
 
     def _changes(self, keys: Collection[Key]) -> Changes[Key]:
-        merged = {one: _end(one, self._merged) for one in self._merged}
+        merged = {one: end_of(one, self._merged) for one in self._merged}
         return Changes({key: self.group_of(key) for key in keys}, merged)
 
 
-def _end(one: int, into: Mapping[int, int]) -> int:
+def end_of(one: int, into: Mapping[int, int]) -> int:
+    """Return where a group's faces are, when ``into`` says in which others groups are."""
     while one in into:
         one = into[one]
     return one

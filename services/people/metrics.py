@@ -13,3 +13,12 @@ DECIDED: Final = Counter(
 )
 for _result in ("changed", "same"):
     DECIDED.labels(_result)
+GROUPS: Final = Gauge(
+    "facestack_face_groups", "Groups of unknown faces, at the replica that makes them."
+)
+UNKNOWN_FACES: Final = Gauge(
+    "facestack_unknown_faces", "Unknown faces in these groups, at the replica that makes them."
+)
+QUESTIONS: Final = Gauge(
+    "facestack_group_questions", "Questions about groups that wait for a person."
+)

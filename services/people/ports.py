@@ -8,7 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.events import Event, Position
-from services.people.domain import Answer, Candidate, Face, Found, Person, Picture, Says, Work
+from services.people.domain import (
+    Answer,
+    Candidate,
+    Face,
+    FaceKey,
+    Found,
+    Grouping,
+    Person,
+    Picture,
+    Question,
+    Regrouped,
+    Says,
+    Work,
+)
+from services.people.grouping import Suggestion
 
 
 class ClaimLostError(Exception):
@@ -102,6 +116,81 @@ class FaceRows(Protocol):
 
     async def adopt_of(self, image_ids: Collection[int]) -> None:
         """Give faces with a name alone their person's id, of some images."""
+
+
+class GroupRows(Protocol):
+    """Groups of unknown faces, and those faces; each call raises ``DatabaseUnavailableError``.
+
+    A face is unknown that has no name, is not struck out, and has an encoding of the engine. Where
+    ``images`` is a range, it is of all ids in it.
+    """
+
+    async def claim(self) -> Grouping | None:
+        """Claim the making of groups; None while somebody else has it."""
+
+    async def renew(self, claim: Grouping) -> None:
+        """Prolong the lease, or raise :class:`ClaimLostError`."""
+
+    async def give_back(self, claim: Grouping) -> None:
+        """Let anybody claim it; a lost claim stays lost."""
+
+    async def begin(self, claim: Grouping, engine: str) -> None:
+        """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``.
+
+        Those of before have no size any more; a face leaves them when it is placed.
+        """
+
+    async def last_image_id(self) -> int:
+        """Return the highest id of an image; 0 when there is none."""
+
+    async def next_group(self) -> int:
+        """Return an id over that of every group that there ever was."""
+
+    async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceKey, int, bytes]]:
+        """Return the unknown faces that are in groups of this engine, and their encodings."""
+
+    async def unknown(
+        self, images: range | Collection[int], engine: str
+    ) -> Mapping[FaceKey, int | None]:
+        """Return the unknown faces, and the group that each is in."""
+
+    async def strays(self, images: range | Collection[int]) -> Collection[FaceKey]:
+        """Return the faces that are in a group though they have a name, or are struck out."""
+
+    async def encodings(self, keys: Collection[FaceKey], engine: str) -> Mapping[FaceKey, bytes]:
+        """Return the encodings of faces, of those that have one."""
+
+    async def denied(
+        self, images: Collection[int] | None = None
+    ) -> Mapping[FaceKey, Collection[int]]:
+        """Return the groups that a person has said faces are not to be in.
+
+        Of one that was merged, the group in which its faces are.
+        """
+
+    async def miscounted(self) -> Collection[int]:
+        """Return the groups of this engine that have another size than is written down."""
+
+    async def write(self, claim: Grouping, regrouped: Regrouped) -> None:
+        """Write it, but for faces that are not unknown any more, or raise ``ClaimLostError``."""
+
+    async def joined(self) -> Sequence[tuple[int, int, int]]:
+        """Return the questions about two groups that a person has answered with yes."""
+
+    async def questions(self) -> Sequence[Question]:
+        """Return the questions, with the groups in which the faces of merged ones are."""
+
+    async def denied_people(self) -> Collection[tuple[int, int]]:
+        """Return groups, each with somebody who a face in it is not, as a person has said."""
+
+    async def means(self, engine: str, size: int) -> Mapping[int, NDArray[np.float32]]:
+        """Return the mean encoding, of so many numbers, of people who are not hidden."""
+
+    async def ask(self, claim: Grouping, suggestions: Sequence[Suggestion]) -> None:
+        """Have these be the open questions.
+
+        Raises :class:`ClaimLostError`, and :class:`RowsChangedError` when somebody is gone.
+        """
 
 
 class Index(Protocol):

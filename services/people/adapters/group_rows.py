@@ -1,0 +1,445 @@
+"""Groups of unknown faces, and questions about them, in the database.
+
+Rows are locked in this order: group_work, faces, group_faces, face_groups, group_questions.
+"""
+
+import secrets
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import DatabaseClock
+from services.common.database import Database
+from services.common.images import LEASE_MS
+from services.common.tables import (
+    face_denials,
+    face_encodings,
+    face_groups,
+    faces,
+    group_denials,
+    group_faces,
+    group_questions,
+    group_work,
+    images,
+    is_due,
+    persons,
+)
+from services.people.domain import FaceKey, Grouping, Question, Regrouped
+from services.people.grouping import Suggestion
+from services.people.ports import ClaimLostError, RowsChangedError
+
+LATER_MS: Final = 24 * 3_600_000
+"""How long nobody is asked again who has said: later."""
+
+_MEANS_OF: Final = 100_000
+"""Of so many images, the newest, the named faces say what people look like."""
+
+_AT_ONCE: Final = 1_000
+"""Faces, or ids, of one statement."""
+
+_READ: Final = 5_000
+"""Images whose encodings are read at a time."""
+
+_UNKNOWN: Final = sa.and_(
+    faces.c.person.is_(None), faces.c.person_id.is_(None), sa.not_(faces.c.struck_out)
+)
+
+_ENCODED: Final = sa.and_(
+    face_encodings.c.image_id == faces.c.image_id,
+    face_encodings.c.face_index == faces.c.face_index,
+)
+_PLACED: Final = sa.and_(
+    group_faces.c.image_id == faces.c.image_id,
+    group_faces.c.face_index == faces.c.face_index,
+)
+
+# Whoever takes very many checks all of them at once.
+_STORED: Final = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
+
+
+class DatabaseGroups:
+    """The port ``GroupRows`` on a database; a claim is what one conditional UPDATE says it is."""
+
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def claim(self) -> Grouping | None:
+        """Claim the making of groups; None while somebody else has it."""
+        now = self._clock()
+        token = secrets.token_hex(16)
+        due = sa.select(group_work.c.engine).where(is_due(group_work, now))
+        async with self._database.reading() as connection:
+            if (await connection.execute(due)).first() is None:
+                return None
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(due.with_for_update(skip_locked=True))).first()
+            if row is None:
+                return None
+            await connection.execute(
+                sa.update(group_work).values(claim_token=token, due_at=now + LEASE_MS)
+            )
+        return Grouping(token, row.engine)
+
+    async def renew(self, claim: Grouping) -> None:
+        """Prolong the lease, or raise ``ClaimLostError``."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, claim)
+
+    async def give_back(self, claim: Grouping) -> None:
+        """Let anybody claim it; a lost claim stays lost."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                sa.update(group_work)
+                .where(group_work.c.claim_token == claim.token)
+                .values(claim_token=None, due_at=self._clock())
+            )
+
+    async def _hold(self, connection: AsyncConnection, claim: Grouping, **values: str) -> None:
+        """Prolong the lease in a transaction, which by that is the claim's alone."""
+        holding = (
+            sa.update(group_work)
+            .where(group_work.c.claim_token == claim.token)
+            .values(due_at=self._clock() + LEASE_MS, **values)
+        )
+        if (await connection.execute(holding)).rowcount != 1:
+            raise ClaimLostError
+
+    async def begin(self, claim: Grouping, engine: str) -> None:
+        """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, claim, engine=engine)
+            await connection.execute(
+                sa.update(face_groups).where(face_groups.c.size > 0).values(size=0)
+            )
+            await connection.execute(
+                sa.delete(group_questions).where(group_questions.c.answer.is_(None))
+            )
+
+    async def last_image_id(self) -> int:
+        """Return the highest id of an image; 0 when there is none."""
+        async with self._database.reading() as connection:
+            return await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
+
+    async def next_group(self) -> int:
+        """Return an id over that of every group that there ever was."""
+        async with self._database.reading() as connection:
+            return (await connection.scalar(sa.select(sa.func.max(face_groups.c.id))) or 0) + 1
+
+    async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceKey, int, bytes]]:
+        """Return the unknown faces that are in groups of this engine, and their encodings."""
+        query = (
+            sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id, _STORED)
+            .join_from(faces, face_encodings, _ENCODED)
+            .join(group_faces, _PLACED)
+            .join(face_groups, face_groups.c.id == group_faces.c.group_id)
+            .where(
+                _among(faces, images),
+                face_encodings.c.engine == engine,
+                face_groups.c.size > 0,
+                _UNKNOWN,
+            )
+            .order_by(faces.c.image_id, faces.c.face_index)
+        )
+        async with self._database.reading() as connection:
+            rows = await connection.execute(query)
+            return [((row.image_id, row.face_index), row.group_id, row.stored) for row in rows]
+
+    async def unknown(
+        self, images: range | Collection[int], engine: str
+    ) -> Mapping[FaceKey, int | None]:
+        """Return the unknown faces, and the group that each is in."""
+        query = (
+            sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id)
+            .join_from(faces, face_encodings, _ENCODED)
+            .outerjoin(group_faces, _PLACED)
+            .where(_among(faces, images), face_encodings.c.engine == engine, _UNKNOWN)
+        )
+        async with self._database.reading() as connection:
+            rows = await connection.execute(query)
+            return {(row.image_id, row.face_index): row.group_id for row in rows}
+
+    async def strays(self, images: range | Collection[int]) -> Collection[FaceKey]:
+        """Return the faces that are in a group though they have a name, or are struck out."""
+        query = (
+            sa.select(group_faces.c.image_id, group_faces.c.face_index)
+            .join_from(group_faces, faces, _PLACED)
+            .where(_among(group_faces, images), sa.not_(_UNKNOWN))
+        )
+        async with self._database.reading() as connection:
+            return [(row[0], row[1]) for row in await connection.execute(query)]
+
+    async def encodings(self, keys: Collection[FaceKey], engine: str) -> Mapping[FaceKey, bytes]:
+        """Return the encodings of faces, of those that have one."""
+        found = dict[FaceKey, bytes]()
+        wanted = set(keys)
+        async with self._database.reading() as connection:
+            for some in _in_turns({image for image, _ in keys}):
+                query = sa.select(
+                    face_encodings.c.image_id, face_encodings.c.face_index, _STORED
+                ).where(face_encodings.c.image_id.in_(some), face_encodings.c.engine == engine)
+                found |= {
+                    key: row.stored
+                    for row in await connection.execute(query)
+                    if (key := (row.image_id, row.face_index)) in wanted
+                }
+        return found
+
+    async def denied(
+        self, images: Collection[int] | None = None
+    ) -> Mapping[FaceKey, Collection[int]]:
+        """Return the groups that a person has said faces are not to be in."""
+        query = sa.select(group_denials)
+        if images is not None:
+            query = query.where(group_denials.c.image_id.in_(images))
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            now = await _merged(connection, {row.group_id for row in rows})
+        found = defaultdict[FaceKey, set[int]](set)
+        for row in rows:
+            found[row.image_id, row.face_index].add(now[row.group_id])
+        return found
+
+    async def miscounted(self) -> Collection[int]:
+        """Return the groups of this engine that have another size than is written down."""
+        query = (
+            sa.select(face_groups.c.id)
+            .outerjoin(group_faces, group_faces.c.group_id == face_groups.c.id)
+            .where(face_groups.c.size > 0)
+            .group_by(face_groups.c.id, face_groups.c.size)
+            .having(face_groups.c.size != sa.func.count(group_faces.c.image_id))
+        )
+        async with self._database.reading() as connection:
+            return list(await connection.scalars(query))
+
+    async def write(self, claim: Grouping, regrouped: Regrouped) -> None:
+        """Write it, but for faces that are not unknown any more, or raise ``ClaimLostError``."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, claim)
+            placed = await _still_unknown(connection, regrouped.placed)
+            for gone, kept in regrouped.merged.items():
+                await connection.execute(
+                    sa.update(group_faces)
+                    .where(group_faces.c.group_id == gone)
+                    .values(group_id=kept)
+                )
+            places = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
+            left = await _places_of_before(connection, placed)
+            for some in _in_turns([*regrouped.gone, *regrouped.placed]):
+                await connection.execute(sa.delete(group_faces).where(places.in_(some)))
+            now = self._clock()
+            for some in _in_turns(sorted(regrouped.new)):
+                await connection.execute(
+                    sa.insert(face_groups).values(size=0, created_at=now),
+                    [{"id": one} for one in some],
+                )
+            for some in _in_turns(placed.items()):
+                await connection.execute(
+                    sa.insert(group_faces),
+                    [
+                        {"image_id": key[0], "face_index": key[1], "group_id": group}
+                        for key, group in some
+                    ],
+                )
+            for gone, kept in {**left, **regrouped.merged}.items():
+                await connection.execute(
+                    sa.update(face_groups)
+                    .where(face_groups.c.id == gone)
+                    .values(size=0, merged_into=kept)
+                )
+            its = sa.select(sa.func.count()).where(group_faces.c.group_id == face_groups.c.id)
+            for some in _in_turns(regrouped.touched):
+                await connection.execute(
+                    sa.update(face_groups)
+                    .where(face_groups.c.id.in_(some))
+                    .values(size=its.scalar_subquery())
+                )
+            for some in _in_turns(regrouped.answered):
+                await connection.execute(
+                    sa.delete(group_questions).where(group_questions.c.id.in_(some))
+                )
+
+    async def joined(self) -> Sequence[tuple[int, int, int]]:
+        """Return the questions about two groups that a person has answered with yes."""
+        query = sa.select(group_questions).where(
+            group_questions.c.answer == "yes", group_questions.c.other_group_id.is_not(None)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query.order_by(group_questions.c.id))).all()
+            now = await _merged(connection, _groups_of(rows))
+        return [(row.id, now[row.group_id], now[row.other_group_id]) for row in rows]
+
+    async def questions(self) -> Sequence[Question]:
+        """Return the questions, with the groups in which the faces of merged ones are."""
+        is_over = group_questions.c.answered_at <= self._clock() - LATER_MS
+        query = sa.select(group_questions, is_over.label("is_over"))
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            now = await _merged(connection, _groups_of(rows))
+        found = list[Question]()
+        for row in rows:
+            is_open = row.answer is None or (row.answer == "later" and bool(row.is_over))
+            if row.person_id is not None:
+                pair = now[row.group_id], row.person_id
+            else:
+                one, other = sorted((now[row.group_id], now[row.other_group_id]))
+                pair = one, other
+            is_person = row.person_id is not None
+            found.append(Question(row.id, *pair, is_person, row.answer, is_open))
+        return found
+
+    async def denied_people(self) -> Collection[tuple[int, int]]:
+        """Return groups, each with somebody who a face in it is not, as a person has said."""
+        its = sa.and_(
+            group_faces.c.image_id == face_denials.c.image_id,
+            group_faces.c.face_index == face_denials.c.face_index,
+        )
+        query = (
+            sa.select(group_faces.c.group_id, face_denials.c.person_id)
+            .join_from(face_denials, group_faces, its)
+            .distinct()
+        )
+        async with self._database.reading() as connection:
+            return {(row[0], row[1]) for row in await connection.execute(query)}
+
+    async def means(self, engine: str, size: int) -> Mapping[int, NDArray[np.float32]]:
+        """Return the mean encoding, of so many numbers, of people who are not hidden."""
+        sums = dict[int, NDArray[np.float64]]()
+        query = (
+            sa.select(faces.c.person_id, _STORED)
+            .join_from(faces, face_encodings, _ENCODED)
+            .join(persons, persons.c.id == faces.c.person_id)
+            .where(
+                face_encodings.c.engine == engine,
+                sa.not_(faces.c.struck_out),
+                sa.not_(persons.c.hidden),
+            )
+        )
+        last = await self.last_image_id()
+        for low in range(max(0, last - _MEANS_OF), last, _READ):
+            some = range(low + 1, low + _READ + 1)
+            async with self._database.reading() as connection:
+                rows = (await connection.execute(query.where(_among(faces, some)))).all()
+            for row in rows:
+                one = np.frombuffer(row.stored, "<f4") if len(row.stored) == 4 * size else None
+                length = float(np.linalg.norm(one)) if one is not None else 0.0
+                if one is not None and np.isfinite(length) and length > 0:
+                    sums[row.person_id] = sums.get(row.person_id, 0.0) + one / length
+        return {
+            person: (total / length).astype(np.float32)
+            for person, total in sums.items()
+            if (length := float(np.linalg.norm(total))) > 0
+        }
+
+    async def ask(self, claim: Grouping, suggestions: Sequence[Suggestion]) -> None:
+        """Have these be the open questions."""
+        table = group_questions.c
+        wanted = {(one.group, one.other, one.is_person): one.likeness for one in suggestions}
+        try:
+            async with self._database.transaction() as connection:
+                await self._hold(connection, claim)
+                now = self._clock()
+                over = sa.and_(table.answer == "later", table.answered_at <= now - LATER_MS)
+                is_open = sa.or_(table.answer.is_(None), over)
+                rows = (await connection.execute(sa.select(group_questions).where(is_open))).all()
+                there = {
+                    (row.group_id, row.person_id or row.other_group_id, bool(row.person_id)): row
+                    for row in rows
+                }
+                idle = [
+                    row.id for pair, row in there.items() if pair not in wanted and not row.answer
+                ]
+                for some in _in_turns(idle):
+                    await connection.execute(
+                        sa.delete(group_questions).where(table.id.in_(some), table.answer.is_(None))
+                    )
+                for pair, likeness in wanted.items():
+                    if pair in there:
+                        await connection.execute(
+                            sa.update(group_questions)
+                            .where(table.id == there[pair].id, is_open)
+                            .values(likeness=likeness, answer=None, answered_at=None)
+                        )
+                        continue
+                    other = "person_id" if pair[2] else "other_group_id"
+                    values = {"group_id": pair[0], other: pair[1], "likeness": likeness}
+                    await connection.execute(
+                        sa.insert(group_questions).values(**values, created_at=now)
+                    )
+        except sa.exc.IntegrityError as error:
+            raise RowsChangedError from error
+
+
+def _among(table: sa.Table, images: range | Collection[int]) -> sa.ColumnElement[bool]:
+    column = table.c.image_id
+    if isinstance(images, range):
+        return sa.and_(column >= images.start, column < images.stop)
+    return column.in_(images)
+
+
+async def _still_unknown(
+    connection: AsyncConnection, placed: Mapping[FaceKey, int]
+) -> dict[FaceKey, int]:
+    """Lock the faces that are there without a name, so that they stay so; return where they are."""
+    found = dict[FaceKey, int]()
+    for some in _in_turns(sorted({image for image, _ in placed})):
+        query = (
+            sa.select(faces.c.image_id, faces.c.face_index)
+            .where(faces.c.image_id.in_(some), _UNKNOWN)
+            .order_by(faces.c.image_id, faces.c.face_index)
+            .with_for_update(read=True)
+        )
+        for row in await connection.execute(query):
+            key = (row.image_id, row.face_index)
+            if key in placed:
+                found[key] = placed[key]
+    return found
+
+
+async def _places_of_before(
+    connection: AsyncConnection, placed: Mapping[FaceKey, int]
+) -> dict[int, int]:
+    """Return the groups of another engine that these faces leave, and where one of them goes."""
+    found = dict[int, int]()
+    places = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
+    for some in _in_turns(placed):
+        query = (
+            sa.select(group_faces)
+            .join(face_groups, face_groups.c.id == group_faces.c.group_id)
+            .where(places.in_(some), face_groups.c.size == 0)
+        )
+        for row in await connection.execute(query):
+            found[row.group_id] = placed[row.image_id, row.face_index]
+    return found
+
+
+async def _merged(connection: AsyncConnection, groups: Collection[int]) -> dict[int, int]:
+    """Return where the faces of each group are now."""
+    ends = {one: one for one in groups}
+    left = set(groups)
+    while left:
+        into = dict[int, int]()
+        for some in _in_turns(left):
+            query = sa.select(face_groups.c.id, face_groups.c.merged_into).where(
+                face_groups.c.id.in_(some), face_groups.c.merged_into.is_not(None)
+            )
+            into |= {row.id: row.merged_into for row in await connection.execute(query)}
+        ends = {one: into.get(end, end) for one, end in ends.items()}
+        left = set(into.values())
+    return ends
+
+
+def _groups_of(questions: Iterable[Any]) -> set[int]:
+    return {
+        one for row in questions for one in (row.group_id, row.other_group_id) if one is not None
+    }
+
+
+def _in_turns(values: Iterable[Any]) -> Iterable[list[Any]]:
+    every = list(values)
+    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

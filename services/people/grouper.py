@@ -1,0 +1,443 @@
+"""Keeps the groups of unknown faces, as the database has them, and the questions about them.
+
+One replica at a time does, which has claimed it; the others hold nothing in memory. What it has
+found it writes in one transaction, which a lost claim ends, and before it looks any further: so
+whoever is killed is followed by another, who reads the groups that there are and goes on.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from services.common.database import DatabaseConflictError, DatabaseUnavailableError
+from services.common.events import PAGE, EventKind, Position
+from services.common.strangers import PairsOfStrangers
+from services.people.domain import RENEW_SECONDS, FaceKey, Grouping, Regrouped
+from services.people.grouping import Changes, Groups, Kind, end_of, kind_of
+from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
+from services.people.ports import ClaimLostError, FaceRows, GroupRows, RowsChangedError
+
+log = structlog.get_logger(__name__)
+
+LOADED: Final = 2_000
+"""Images whose faces are looked at, and written, at a time."""
+
+_COMPARED_SECONDS: Final = 1_800.0
+"""All is compared so often: services of before note no events."""
+
+_ENGINE_SECONDS: Final = 10.0
+"""So often face_recog is asked what its engine is."""
+
+_SETTLED_SECONDS: Final = 60.0
+"""How long it must have said another one: while replicas are replaced, it says this and that."""
+
+_ASK_SECONDS: Final = 30.0
+_ASK_SHARE: Final = 20.0
+"""Questions are found anew so often, but for no more than this part of the time."""
+
+_OPEN: Final = 200
+"""Questions that wait for a person."""
+
+_TRIES: Final = 5
+
+_OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
+
+Strangers = Callable[[], Awaitable[tuple[str, PairsOfStrangers] | None]]
+"""Tells what face_recog's engine is and how alike strangers are to it; None when it does not."""
+
+
+class _Turn(NamedTuple):
+    """What a step works with."""
+
+    claim: Grouping
+    engine: str
+    kind: Kind
+
+
+class Grouper:
+    """Makes groups, when it can claim that."""
+
+    def __init__(
+        self,
+        rows: GroupRows,
+        events: FaceRows,
+        strangers: Strangers,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        stops: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._rows = rows
+        self._events = events
+        self._strangers = strangers
+        self._clock = clock
+        self._stops = stops
+        self._claim: Grouping | None = None
+        self._renewed = 0.0
+        self._engine: tuple[str, PairsOfStrangers] | None = None
+        self._engine_asked: float | None = None
+        self._other_since: float | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what the database may not have."""
+        self._groups: Groups[FaceKey] | None = None
+        self._next_group = 1
+        # By image, one more than the highest index of a face of it that is in a group here.
+        self._ends: dict[int, int] = {}
+        self._unwritten: Regrouped | None = None
+        self._position: Position | None = None
+        self._compared_at: float | None = None
+        self._ask_at = 0.0
+        for gauge in (GROUPS, UNKNOWN_FACES, QUESTIONS):
+            gauge.set(0)
+
+    async def step(self) -> None:
+        """Take up what has changed; without the claim, do nothing.
+
+        Raises ``DatabaseUnavailableError``: then the next step goes on.
+        """
+        if self._claim is None:
+            self._claim = await self._rows.claim()
+            self._renewed = self._clock()
+        if self._claim is None:
+            return
+        renewing = asyncio.create_task(self._renew(self._claim))
+        try:
+            if self._clock() - self._renewed >= RENEW_SECONDS:
+                await self._rows.renew(self._claim)
+                self._renewed = self._clock()
+            await self._work(self._claim)
+        except ClaimLostError:
+            log.info("somebody else makes groups")
+            self._claim = self._engine = self._engine_asked = None
+            self._forget()
+        except DatabaseUnavailableError:
+            raise
+        except Exception:
+            self._forget()
+            raise
+        finally:
+            renewing.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await renewing
+
+    async def _renew(self, claim: Grouping) -> None:
+        with suppress(ClaimLostError):  # which the next write finds out
+            while True:
+                await asyncio.sleep(RENEW_SECONDS)
+                with suppress(DatabaseUnavailableError):
+                    await self._rows.renew(claim)
+                    self._renewed = self._clock()
+
+    async def close(self) -> None:
+        """Let another replica claim it at once."""
+        if self._claim:
+            with suppress(DatabaseUnavailableError):
+                await self._rows.give_back(self._claim)
+
+    async def _work(self, claim: Grouping) -> None:
+        await self._write(claim)
+        await self._ask_engine(claim)
+        if self._engine is None:
+            return
+        turn = _Turn(claim, self._engine[0], kind_of(*self._engine))
+        if self._position is None or await self._events.lost(self._position):
+            await self._load(turn)
+        if self._compared_at is None or self._clock() - self._compared_at > _COMPARED_SECONDS:
+            await self._compare(turn)
+        await self._take_events(turn)
+        await self._join(claim)
+        if self._clock() >= self._ask_at:
+            await self._ask(turn)
+        if self._groups is not None:
+            GROUPS.set(self._groups.number)
+            UNKNOWN_FACES.set(len(self._groups))
+
+    async def _ask_engine(self, claim: Grouping) -> None:
+        """Learn of which engine groups are to be; that of before until another one is settled."""
+        now = self._clock()
+        if self._engine_asked is not None and now - self._engine_asked < _ENGINE_SECONDS:
+            return
+        found = await self._strangers()
+        self._engine_asked = now
+        if found is None:
+            return
+        before = self._engine[0] if self._engine else claim.engine
+        if before is not None and found[0] != before:
+            self._other_since = now if self._other_since is None else self._other_since
+            if now - self._other_since < _SETTLED_SECONDS:
+                return
+            self._forget()
+        self._other_since = None
+        if self._engine != found:
+            self._engine = found
+
+    async def _load(self, turn: _Turn) -> None:
+        """Read the groups that there are; what is in none is found by comparing."""
+        claim, engine, kind = turn
+        self._forget()
+        position = await self._events.latest()
+        if claim.engine != engine:
+            await self._rows.begin(claim, engine)
+            self._claim = Grouping(claim.token, engine)
+            log.info("groups are made anew", engine=engine, before=claim.engine)
+        self._next_group = await self._rows.next_group()
+        keys: list[FaceKey] = []
+        groups: list[int] = []
+        parts: list[NDArray[np.float32]] = []
+        size = 0
+        for images in await self._all_images():
+            found = await self._rows.grouped(images, engine)
+            size = size or _size_of(encoding for _, _, encoding in found)
+            fitting = [one for one in found if len(one[2]) == 4 * size]
+            keys += (key for key, _, _ in fitting)
+            groups += (group for _, group, _ in fitting)
+            if fitting:
+                parts.append(_matrix([encoding for _, _, encoding in fitting], size))
+        if keys:
+            denied = await self._rows.denied()
+            self._groups = await asyncio.to_thread(
+                Groups.restore,
+                kind,
+                keys,
+                np.concatenate(parts),
+                groups,
+                barred=[(key, group) for key, its in denied.items() for group in its],
+                next_id=self._next_group,
+            )
+            self._note_ends(key for key in keys if key in self._groups)
+            await self._keep_apart()
+        self._position = position
+        log.info("groups are loaded", faces=len(keys), engine=engine)
+
+    async def _all_images(self) -> Sequence[range]:
+        last = max(await self._rows.last_image_id(), max(self._ends, default=0))
+        return [range(low + 1, low + 1 + LOADED) for low in range(0, last, LOADED)]
+
+    async def _compare(self, turn: _Turn) -> None:
+        """Bring everything up to date."""
+        start = self._clock()
+        for images in await self._all_images():
+            if self._stops():
+                return
+            await self._bring(turn, images)
+        # Nobody has told of a face that went while nobody looked.
+        self._changed(Regrouped(touched=await self._rows.miscounted()))
+        await self._write(turn.claim)
+        self._compared_at = start
+
+    async def _take_events(self, turn: _Turn) -> None:
+        """Bring up to date what events tell of, until there is no new one."""
+        while self._position is not None and not self._stops():
+            found, position = await self._events.after(self._position)
+            images = sorted({one.subject_id for one in found if one.kind in _OF_IMAGES})
+            if images:
+                await self._bring(turn, images)
+            self._position = position  # only now: what has failed is read again
+            if len(found) < PAGE:
+                return
+
+    async def _bring(self, turn: _Turn, images: range | Sequence[int]) -> None:
+        """Bring the faces of some images up to date."""
+        claim, engine, kind = turn
+        unknown = await self._rows.unknown(images, engine)
+        strays = await self._rows.strays(images)
+        held = self._held(images)
+        gone = [key for key in held if key not in unknown]
+        # A face that is not where it was put is another by now, or a person has struck it out.
+        moved = [key for key in held if key in unknown and unknown[key] != self._group_of(key)]
+        new = sorted(unknown.keys() - set(held))
+        if not (gone or moved or new or strays):
+            return
+        encodings = await self._rows.encodings([*moved, *new], engine)
+        if self._groups is None:
+            size = _size_of(encodings.values())
+            if not size:
+                return
+            self._groups = Groups(size, kind, next_id=self._next_group)
+        denied = await self._rows.denied({image for image, _ in [*moved, *new]})
+        regrouped = await asyncio.to_thread(
+            _regroup, self._groups, gone, moved, new, encodings=encodings, denied=denied
+        )
+        for image in {image for image, _ in gone}:
+            if not any((image, index) in self._groups for index in range(self._ends[image])):
+                del self._ends[image]
+        self._note_ends(regrouped.placed)
+        self._changed(regrouped, strays)
+        await self._write(claim)
+
+    def _held(self, images: range | Sequence[int]) -> list[FaceKey]:
+        if self._groups is None:
+            return []
+        return [
+            key
+            for image in images
+            for index in range(self._ends.get(image, 0))
+            if (key := (image, index)) in self._groups
+        ]
+
+    def _group_of(self, key: FaceKey) -> int | None:
+        return self._groups.group_of(key) if self._groups else None
+
+    def _note_ends(self, keys: Iterable[FaceKey]) -> None:
+        for image, index in keys:
+            self._ends[image] = max(self._ends.get(image, 0), index + 1)
+
+    def _changed(
+        self,
+        regrouped: Regrouped,
+        strays: Collection[FaceKey] = (),
+        answered: Collection[int] = (),
+    ) -> None:
+        """Have it written that groups are others than the database says."""
+        new = {one for one in regrouped.placed.values() if one >= self._next_group}
+        merged = {gone: kept for gone, kept in regrouped.merged.items() if gone < self._next_group}
+        self._next_group = max([self._next_group, *(one + 1 for one in new)])
+        self._unwritten = Regrouped(
+            gone=sorted({*regrouped.gone, *strays}),
+            placed=regrouped.placed,
+            new=new,
+            merged=merged,
+            touched={*regrouped.touched, *regrouped.placed.values(), *merged.values()}
+            - merged.keys(),
+            answered=answered,
+        )
+
+    async def _write(self, claim: Grouping) -> None:
+        """Write what is not written yet; what fails is written before anything else is done."""
+        for left in reversed(range(_TRIES)):
+            if self._unwritten is None:
+                return
+            try:
+                await self._rows.write(claim, self._unwritten)
+                self._unwritten = None
+            except DatabaseConflictError:
+                if not left:
+                    raise
+
+    async def _join(self, claim: Grouping) -> None:
+        """Make one of groups of which a person has said so."""
+        for question, group, other in await self._rows.joined():
+            regrouped = Regrouped()
+            if self._groups is not None and group != other:
+                with suppress(ValueError):  # the faces of one have a name by now
+                    changes = await asyncio.to_thread(self._groups.join, group, other)
+                    regrouped = _found(self._groups, changes.placed, [changes], {group, other})
+            self._changed(regrouped, answered=[question])
+            await self._write(claim)
+
+    async def _keep_apart(self) -> Mapping[tuple[int, int, bool], bool]:
+        """Bar faces from the group that a person has said theirs is not; return all questions.
+
+        That is, whether each is open.
+        """
+        asked: dict[tuple[int, int, bool], bool] = {}
+        for one in await self._rows.questions():
+            pair = (one.group, one.other, one.is_person)
+            asked[pair] = asked.get(pair, True) and one.is_open
+            if self._groups is not None and one.answer == "no" and not one.is_person:
+                members = self._groups.members(one.other)
+                if members and self._groups.members(one.group) and one.group != one.other:
+                    await asyncio.to_thread(self._groups.bar, members, one.group)
+        return asked
+
+    async def _ask(self, turn: _Turn) -> None:
+        """Find the questions anew."""
+        start = self._clock()
+        if self._groups is None:
+            return
+        asked = await self._keep_apart()
+        without = {pair for pair, is_open in asked.items() if not is_open}
+        without |= {(*pair, True) for pair in await self._rows.denied_people()}
+        means = await self._rows.means(turn.engine, self._groups.size)
+        found = await asyncio.to_thread(self._groups.suggestions, _OPEN, means, without=without)
+        try:
+            await self._rows.ask(turn.claim, found)
+        except RowsChangedError:
+            log.info("somebody who was asked about is gone: questions are found again")
+        QUESTIONS.set(len(found))
+        now = self._clock()
+        self._ask_at = now + max(_ASK_SECONDS, _ASK_SHARE * (now - start))
+
+
+def _regroup(
+    groups: Groups[FaceKey],
+    gone: Sequence[FaceKey],
+    moved: Sequence[FaceKey],
+    new: Sequence[FaceKey],
+    *,
+    encodings: Mapping[FaceKey, bytes],
+    denied: Mapping[FaceKey, Collection[int]],
+) -> Regrouped:
+    """Take faces out of their groups, and put others, or the same again, into some."""
+    was = {key: groups.group_of(key) for key in [*gone, *moved]}
+    struck = [key for key in moved if was[key] in denied.get(key, ())]
+    again = [key for key in moved if key not in struck]
+    fitting = [key for key in [*again, *new] if len(encodings.get(key, b"")) == 4 * groups.size]
+    groups.remove([*gone, *again])
+    changes: list[Changes[FaceKey]] = []
+    changes += _bar(groups, struck, denied, {})
+    changes.append(groups.add(fitting, _matrix([encodings[key] for key in fitting], groups.size)))
+    changes += _bar(groups, fitting, denied, _merged(changes))
+    before = {one for one in was.values() if one is not None}
+    left_out = [key for key in again if key not in groups]
+    return _found(groups, [*struck, *fitting], changes, before, [*gone, *left_out])
+
+
+def _bar(
+    groups: Groups[FaceKey],
+    keys: Iterable[FaceKey],
+    denied: Mapping[FaceKey, Collection[int]],
+    merged: Mapping[int, int],
+) -> list[Changes[FaceKey]]:
+    """Bar faces from the groups that a person has said they are not in, where both are there."""
+    by_group = defaultdict[int, list[FaceKey]](list)
+    for key in keys:
+        for group in sorted(denied.get(key, ())):
+            if key in groups:
+                by_group[end_of(group, merged)].append(key)
+    changes: list[Changes[FaceKey]] = []
+    for group, its in by_group.items():
+        now = end_of(group, _merged(changes))
+        if groups.members(now):
+            changes.append(groups.bar(its, now))
+    return changes
+
+
+def _merged(changes: Iterable[Changes[FaceKey]]) -> dict[int, int]:
+    return {gone: kept for one in changes for gone, kept in one.merged.items()}
+
+
+def _found(
+    groups: Groups[FaceKey],
+    keys: Iterable[FaceKey],
+    changes: Sequence[Changes[FaceKey]],
+    before: Collection[int],
+    gone: Collection[FaceKey] = (),
+) -> Regrouped:
+    """Return what has changed by all these calls, which were about those faces."""
+    merged = _merged(changes)
+    placed = {key: group for key in keys if (group := groups.group_of(key)) is not None}
+    return Regrouped(
+        gone=gone,
+        placed=placed,
+        merged={one: end_of(one, merged) for one in merged},
+        touched={end_of(one, merged) for one in before},
+    )
+
+
+def _size_of(encodings: Iterable[bytes]) -> int:
+    """Return how many numbers most encodings have; what has another size is left out."""
+    sizes = Counter(len(one) // 4 for one in encodings if one and not len(one) % 4)
+    return max(sizes, key=sizes.__getitem__, default=0)
+
+
+def _matrix(encodings: Sequence[bytes], size: int) -> NDArray[np.float32]:
+    return np.frombuffer(b"".join(encodings), "<f4").reshape(len(encodings), size)
