@@ -18,6 +18,7 @@ from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.garbage import DatabaseGarbage
+from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.event_stream import write
 from services.receiver.adapters.http.rooms import Rooms
@@ -31,6 +32,7 @@ from services.receiver.adapters.searching import (
     GrpcStoredFaces,
 )
 from services.receiver.service.following import Following
+from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
@@ -84,6 +86,14 @@ class Receiver:
             write,
             max_listeners=settings.max_connections // 4,
         )
+        enrolment = Enrolment(
+            people=DatabasePeople(self._database, now_ms),
+            garbage=garbage,
+            pictures=store,
+            images=images,
+            recogniser=recogniser,
+            cropper=decoder,
+        )
         self.rooms = Rooms(settings.max_in_flight)
         self.app = create_app(
             Api(
@@ -92,19 +102,13 @@ class Receiver:
                 submissions=submissions,
                 images=images,
                 regions=Regions(images, XmpRegions()),
-                enrolment=Enrolment(
-                    people=DatabasePeople(self._database, now_ms),
-                    garbage=garbage,
-                    pictures=store,
-                    images=images,
-                    recogniser=recogniser,
-                    cropper=decoder,
-                ),
                 search=Search(
                     GrpcLooker(self._client),
                     GrpcStoredFaces(self._stored_faces),
                     DatabaseFaceRows(self._database),
                 ),
+                enrolment=enrolment,
+                grouped=Grouped(DatabaseGroups(self._database), enrolment),
                 thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
                 following=self._following,
                 lifecycle=self.lifecycle,

@@ -426,6 +426,74 @@ class PeoplePage:
     last: PersonKey | None
 
 
+class Pair(NamedTuple):
+    """A place in a list that two numbers tell: a group's size and id, or a face's image and index.
+
+    Where a page ends, and the next one starts behind.
+    """
+
+    first: int
+    second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Unknown faces that are one person's, as far as their encodings tell: some of them.
+
+    ``last`` is the place of the last one, None when there are no more.
+    """
+
+    id: int
+    size: int
+    faces: tuple[FaceKey, ...]
+    last: Pair | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPage:
+    """Groups, largest first; ``last`` is the place of the last one, None on the last page."""
+
+    groups: tuple[Group, ...]
+    last: Pair | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An unknown face in a group, as it was in the result of that time; ``quality`` from 0 to 1."""
+
+    key: FaceKey
+    processed_at: int | None
+    quality: float
+
+
+class Answer(StrEnum):
+    """What a person says to a question whether two are the same."""
+
+    YES = "yes"
+    NO = "no"
+    LATER = "later"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether a group, and another one or a person, are the same; higher is more alike."""
+
+    id: int
+    likeness: float
+    group: Group
+    other: Group | None
+    person_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NamedGroup:
+    """Who a group is, and how many of its faces got the name."""
+
+    person: str
+    person_id: int
+    faces: int
+
+
 class Change(NamedTuple):
     """An image or a person has changed: its ``status`` now, or their ``name``; None: it is gone.
 
@@ -586,6 +654,23 @@ CURSOR: Final = "^[0-7][0-9a-f]{15}$"
 """Exactly the numbers that an id can be."""
 
 _LAST_ID: Final = 2**63 - 1
+
+
+def encode_pair(last: Pair) -> str:
+    """Return the cursor of the page behind this place."""
+    return f"{last.first:016x}-{last.second:016x}"
+
+
+def decode_pair(cursor: str) -> Pair:
+    """Return behind which place the page starts, or raise :class:`InvalidError`."""
+    if not re.fullmatch(PAIR_CURSOR, cursor):
+        reason = "cursor is not what an earlier page gave as its next_cursor"
+        raise InvalidError(reason, [Fault("/query/cursor", reason)])
+    first, second = cursor.split("-")
+    return Pair(int(first, 16), int(second, 16))
+
+
+PAIR_CURSOR: Final = "^[0-7][0-9a-f]{15}-[0-7][0-9a-f]{15}$"
 
 
 def encode_person_cursor(last: PersonKey) -> str:

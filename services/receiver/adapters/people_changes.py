@@ -265,12 +265,15 @@ async def name_by_hand(
     connection: AsyncConnection, clock: DatabaseClock, key: FaceKey, person_id: int, person: str
 ) -> None:
     """Write down whose face it is, as a person said."""
-    # Nobody measured a distance, and a person's word is not a guess.
-    by_hand = {"person_id": person_id, "person": person, "decided_by": DecidedBy.HAND}
-    await connection.execute(
-        sa.update(faces).where(_is(key)).values(**{**_UNDECIDED, "ambiguous": False, **by_hand})
-    )
+    await connection.execute(sa.update(faces).where(_is(key)).values(by_hand(person_id, person)))
     await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
+
+
+def by_hand(person_id: int, person: str) -> dict[str, Any]:
+    """Return what the row of a face says that somebody has named."""
+    # Nobody measured a distance, and a person's word is not a guess.
+    said = {"person_id": person_id, "person": person, "decided_by": DecidedBy.HAND}
+    return {**_UNDECIDED, "ambiguous": False, **said}
 
 
 async def take_name(

@@ -7,18 +7,24 @@ from services.common.events import Position
 from services.common.objects import ObjectInfo
 from services.receiver.domain import (
     Accepted,
+    Answer,
     Box,
     Changes,
     EncodingReport,
     FaceKey,
     FaceOfResult,
+    Group,
+    GroupPage,
     Image,
     KnownPicture,
+    Member,
     NewKnownPicture,
     Page,
+    Pair,
     PeoplePage,
     Person,
     PersonKey,
+    Question,
     Region,
     Removal,
     SeenFace,
@@ -230,6 +236,46 @@ class People(Protocol):
 
     async def allow(self, key: FaceKey, person: Somebody) -> bool:
         """Take a denial back, if there is one; False when there is no such face."""
+
+
+class GroupRows(Protocol):
+    """Groups of unknown faces, which the service people makes; raises as :class:`Rows` does.
+
+    Of a group whose faces are in another by now, that one is meant.
+    """
+
+    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+        """Return the largest groups behind a place, each with its first faces."""
+
+    async def group(self, group_id: int, *, after: Pair | None, limit: int) -> Group | None:
+        """Return a group with its faces behind a place; None without any face."""
+
+    async def members(self, group_id: int, person_id: int | None) -> Sequence[Member]:
+        """Return the faces of a group, but for those who are not this person as a hand has said."""
+
+    async def is_unknown(self, member: Member) -> bool:
+        """Tell whether a face still is one of that result, and has no name."""
+
+    async def strike(self, group_id: int, keys: Collection[FaceKey]) -> int:
+        """Write down that faces do not belong in a group; return how many were in it."""
+
+    async def name(self, members: Sequence[Member], person_id: int) -> int:
+        """Name by hand those faces that are still unknown, and return how many.
+
+        Raises ``ConflictError`` when the person is gone.
+        """
+
+    async def questions(self, limit: int) -> Sequence[Question]:
+        """Return questions that wait for a person, the most alike first."""
+
+    async def question(self, question_id: int) -> Question | None:
+        """Return a question; None when it is gone, or all faces of a group have a name by now."""
+
+    async def answer(self, question_id: int, answer: Answer) -> None:
+        """Write down what a person says."""
+
+    async def settle(self, question_id: int) -> None:
+        """Forget a question that is answered for good."""
 
 
 class Events(Protocol):

@@ -334,6 +334,9 @@ WRITES = [
     ("PUT", "/images/1/faces/0/denials/Ada"),
     ("DELETE", "/images/1/faces/0/denials/Ada"),
     ("POST", "/search"),
+    ("PUT", "/groups/1/person"),
+    ("DELETE", "/groups/1/faces/1/0"),
+    ("PUT", "/questions/1"),
     ("PATCH", "/people/Ada"),
     ("POST", "/people/Ada/pictures"),
     ("DELETE", "/people/Ada"),
@@ -369,7 +372,12 @@ async def test_nothing_is_done_for_another_sites_page(
 async def test_refusing_another_sites_page_is_documented(plain: httpx.AsyncClient) -> None:
     paths = (await plain.get("/openapi.json")).json()["paths"]
     documented = {
-        (method.upper(), re.sub(r"{(?:image|picture)_id}", "1", path).replace("{face_index}", "0"))
+        (
+            method.upper(),
+            re.sub(r"{(?:image|picture|group|question)_id}", "1", path).replace(
+                "{face_index}", "0"
+            ),
+        )
         for path, methods in paths.items()
         for method, operation in methods.items()
         if "403" in operation["responses"]

@@ -24,6 +24,7 @@ from services.receiver.adapters.http.event_stream import EventStream
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import Files, unchanged
+from services.receiver.adapters.http.groups import add_groups
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
     FaceIndex,
@@ -66,6 +67,7 @@ from services.receiver.domain import (
 from services.receiver.metrics import SUBMISSIONS
 from services.receiver.service.counting import Counting
 from services.receiver.service.following import Following
+from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Encoding, Rows
@@ -112,6 +114,7 @@ class Api:
         regions: Regions,
         enrolment: Enrolment,
         search: Search,
+        grouped: Grouped,
         thumbnails: Thumbnails,
         following: Following,
         lifecycle: Lifecycle,
@@ -126,6 +129,7 @@ class Api:
         self.regions = regions
         self.enrolment = enrolment
         self.search = search
+        self.grouped = grouped
         self.thumbnails = thumbnails
         self.following = following
         self.lifecycle = lifecycle
@@ -150,6 +154,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     _add_images(app, api, files)
     add_regions(app, api.regions, api.spools)
     add_faces(app, api.enrolment, api.spools)
+    add_groups(app, api.grouped, api.spools)
     add_people(app, api.enrolment, files, api.spools)
     add_search(app, api.search, api.spools)
     _add_thumbnails(app, api)

@@ -13,6 +13,7 @@ from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENG
 from services.common.names import MAX_NAME_LENGTH, check_name, check_who
 from services.receiver.domain import (
     MAX_BATCH,
+    Answer,
     EncodingState,
     Face,
     FoundFace,
@@ -288,6 +289,21 @@ class NamingDocument(BaseModel):
     another: _Another = False
 
 
+class GroupNamingDocument(NamingDocument):
+    """Who a group of unknown faces is, but for some that do not belong in it."""
+
+    without: Annotated[
+        list[FaceReferenceDocument],
+        Field(alias="except", max_length=1000, description="Faces that do not belong in it."),
+    ] = []
+
+
+class AnswerDocument(BaseModel):
+    """What a person says to a question: yes, no, or nothing for a day."""
+
+    answer: Answer
+
+
 class ChangeDocument(BaseModel):
     """What is to be otherwise of a person; what is left out stays."""
 
@@ -299,6 +315,59 @@ class ChangeDocument(BaseModel):
         bool | None,
         Field(strict=True, description="Left out where people are listed and suggested."),
     ] = None
+
+
+class GroupDocument(BaseModel):
+    """Unknown faces that are one person's, as far as a machine can tell: some of them."""
+
+    id: int
+    size: int
+    faces: list[FaceKeyDocument]
+
+
+class GroupPageDocument(BaseModel):
+    """Groups, largest first; ``next_cursor`` leads to the next page and is null on the last."""
+
+    groups: list[GroupDocument]
+    next_cursor: str | None
+
+
+class WholeGroupDocument(GroupDocument):
+    """A group; ``next_cursor`` leads to more of its faces, and is null when there are none."""
+
+    next_cursor: str | None
+
+
+class NamedGroupDocument(BaseModel):
+    """Who a group is, and how many faces got the name."""
+
+    person: str
+    person_id: int
+    faces: int
+
+
+class AskedPersonDocument(BaseModel):
+    """Who a group may be, and the face that stands for them."""
+
+    id: int
+    name: str
+    face: FaceKeyDocument | None
+
+
+class QuestionDocument(BaseModel):
+    """Whether a group, and another one or a person, are the same; of a higher one more likely."""
+
+    id: int
+    likeness: float
+    group: GroupDocument
+    other: GroupDocument | None
+    person: AskedPersonDocument | None
+
+
+class QuestionsDocument(BaseModel):
+    """Questions that wait for a person, likeliest first."""
+
+    questions: list[QuestionDocument]
 
 
 class FaultDocument(BaseModel):

@@ -18,6 +18,8 @@ _BODIES: Final = (
     documents.PathsDocument,
     documents.EnrolmentDocument,
     documents.NamingDocument,
+    documents.GroupNamingDocument,
+    documents.AnswerDocument,
     documents.ChangeDocument,
     documents.Problem,
 )

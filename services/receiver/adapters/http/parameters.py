@@ -13,6 +13,8 @@ ImageId = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", 
 PictureId = Annotated[
     int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
 ]
+GroupId = Annotated[int, Path(ge=1, le=2**63 - 1, description="A group's id.", examples=[1])]
+QuestionId = Annotated[int, Path(ge=1, le=2**63 - 1, description="A question's id.", examples=[1])]
 FaceIndex = Annotated[
     int, Path(ge=0, le=10_000, description="A face's index in the image.", examples=[0])
 ]

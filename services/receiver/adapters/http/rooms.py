@@ -21,7 +21,8 @@ _REGIONS: Final = 32
 
 _ENROLMENTS: Final = 16
 """They wait for the recogniser, which gets 4 pictures at a time; another
-name takes a place, too, as it has a body."""
+name takes a place, too, as it has a body, and so does an answer to a question, by which a group may
+get a name."""
 
 _SEARCHES: Final = 16
 """They wait for the recogniser, which gets 2 pictures at a time, and for people."""
@@ -69,7 +70,9 @@ class Rooms:
             if path.startswith("/people/"):
                 return self._enrolments
             return self._posted.get(path, self._others)
-        if scope["method"] == "PATCH" or (scope["method"] == "PUT" and last_part == "person"):
+        if scope["method"] == "PATCH" or (
+            scope["method"] == "PUT" and (last_part == "person" or belongs_to == "/questions")
+        ):
             return self._enrolments
         if scope["method"] == "GET" and "/pictures/" in path:
             return self._pictures

@@ -12,12 +12,16 @@ from services.receiver.domain import (
     Accepted,
     Change,
     FaceKey,
+    Group,
+    GroupPage,
     Image,
     KnownPicture,
     Page,
     PeoplePage,
     Person,
+    Question,
     encode_cursor,
+    encode_pair,
     encode_person_cursor,
 )
 
@@ -113,6 +117,41 @@ def enrolled_view(picture: KnownPicture) -> dict[str, object]:
         "person_id": picture.person_id,
         "id": picture.id,
         "image_name": picture.image_name,
+    }
+
+
+def group_page_view(page: GroupPage) -> dict[str, object]:
+    """Return a ``GroupPageDocument``."""
+    return {
+        "groups": [group_view(group) for group in page.groups],
+        "next_cursor": None if page.last is None else encode_pair(page.last),
+    }
+
+
+def group_view(group: Group) -> dict[str, object]:
+    """Return a ``GroupDocument``."""
+    return {"id": group.id, "size": group.size, "faces": [face_view(one) for one in group.faces]}
+
+
+def whole_group_view(group: Group) -> dict[str, object]:
+    """Return a ``WholeGroupDocument``."""
+    cursor = None if group.last is None else encode_pair(group.last)
+    return {**group_view(group), "next_cursor": cursor}
+
+
+def question_view(question: Question, person: Person | None) -> dict[str, object]:
+    """Return a ``QuestionDocument``."""
+    return {
+        "id": question.id,
+        "likeness": question.likeness,
+        "group": group_view(question.group),
+        "other": question.other and group_view(question.other),
+        "person": person
+        and {
+            "id": person.id,
+            "name": person.name,
+            "face": face_view(person.face),
+        },
     }
 
 

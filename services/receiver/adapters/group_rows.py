@@ -1,0 +1,332 @@
+"""Groups of unknown faces in the database: read, named, and told what is not in them.
+
+Rows are locked in the order of :mod:`people_changes`, those of groups after those of faces.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import DatabaseClock, database_now
+from services.common.database import Database
+from services.common.events import EventKind, note_events
+from services.common.people import take_turns
+from services.common.tables import (
+    face_denials,
+    face_groups,
+    faces,
+    group_denials,
+    group_faces,
+    group_questions,
+    images,
+    persons,
+)
+from services.receiver.adapters.conflicts import again
+from services.receiver.adapters.people_changes import by_hand, note_change_by_id
+from services.receiver.domain import (
+    Answer,
+    ConflictError,
+    FaceKey,
+    Group,
+    GroupPage,
+    Member,
+    Pair,
+    Question,
+)
+
+FACES: Final = 8
+"""Of a group in a list."""
+
+_AT_ONCE: Final = 500
+"""Faces of one statement."""
+
+_UNKNOWN: Final = sa.and_(
+    faces.c.person.is_(None), faces.c.person_id.is_(None), sa.not_(faces.c.struck_out)
+)
+
+# The rows follow a moment after the faces.
+_MEMBERS: Final = (
+    sa.select(group_faces.c.group_id, group_faces.c.image_id, group_faces.c.face_index)
+    .join_from(
+        group_faces,
+        faces,
+        sa.and_(
+            faces.c.image_id == group_faces.c.image_id,
+            faces.c.face_index == group_faces.c.face_index,
+        ),
+    )
+    .where(_UNKNOWN)
+    .order_by(group_faces.c.image_id, group_faces.c.face_index)
+)
+
+_PLACE: Final = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
+
+
+class DatabaseGroups:
+    """The port ``GroupRows`` on a database."""
+
+    def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+        """Return the largest groups behind a place, each with its first faces."""
+        query = sa.select(face_groups.c.size, face_groups.c.id).where(face_groups.c.size > 0)
+        if after is not None:
+            smaller = face_groups.c.size < after.first
+            same = sa.and_(face_groups.c.size == after.first, face_groups.c.id < after.second)
+            query = query.where(face_groups.c.size <= after.first, sa.or_(smaller, same))
+        query = query.order_by(face_groups.c.size.desc(), face_groups.c.id.desc())
+        async with self._database.reading() as connection:
+            # One more tells whether there is a next page.
+            rows = (await connection.execute(query.limit(limit + 1))).all()
+            shown = await _with_faces(connection, {row.id: row.size for row in rows[:limit]})
+        last = Pair(*rows[limit - 1]) if len(rows) > limit else None
+        return GroupPage(tuple(shown.values()), last)
+
+    async def group(self, group_id: int, *, after: Pair | None, limit: int) -> Group | None:
+        """Return a group with its faces behind a place; None without any face."""
+        async with self._database.reading() as connection:
+            found = (await _sizes(connection, [group_id])).get(group_id)
+            if found is None:
+                return None
+            its, size = found
+            query = _MEMBERS.where(group_faces.c.group_id == its)
+            if after is not None:
+                later = sa.and_(
+                    group_faces.c.image_id == after.first, group_faces.c.face_index > after.second
+                )
+                query = query.where(
+                    group_faces.c.image_id >= after.first,
+                    sa.or_(group_faces.c.image_id > after.first, later),
+                )
+            rows = (await connection.execute(query.limit(limit + 1))).all()
+        keys = tuple(FaceKey(row.image_id, row.face_index) for row in rows[:limit])
+        if not keys and after is None:
+            return None
+        more = len(rows) > limit
+        return Group(its, size, keys, Pair(keys[-1].image_id, keys[-1].index) if more else None)
+
+    async def members(self, group_id: int, person_id: int | None) -> Sequence[Member]:
+        """Return the faces of a group, but for those who are not this person as a hand has said."""
+        query = _MEMBERS.add_columns(faces.c.quality, images.c.processed_at).join(
+            images, images.c.id == faces.c.image_id
+        )
+        async with self._database.reading() as connection:
+            its = (await _ends(connection, [group_id]))[group_id]
+            rows = await connection.execute(
+                query.where(group_faces.c.group_id == its, ~_denied(person_id))
+            )
+        return [
+            Member(
+                FaceKey(row.image_id, row.face_index),
+                row.processed_at,
+                row.quality.score if row.quality else 0.0,
+            )
+            for row in rows
+        ]
+
+    async def is_unknown(self, member: Member) -> bool:
+        """Tell whether a face still is one of that result, and has no name."""
+        query = (
+            sa.select(images.c.id)
+            .join_from(faces, images)
+            .where(
+                faces.c.image_id == member.key.image_id,
+                faces.c.face_index == member.key.index,
+                _UNKNOWN,
+                images.c.processed_at.is_not_distinct_from(member.processed_at),
+            )
+        )
+        async with self._database.reading() as connection:
+            return (await connection.execute(query)).first() is not None
+
+    @again
+    async def strike(self, group_id: int, keys: Collection[FaceKey]) -> int:
+        """Write down that faces do not belong in a group; return how many were in it."""
+        struck: list[FaceKey] = []
+        async with self._database.transaction() as connection:
+            for some in _in_turns(sorted({(one.image_id, one.index) for one in keys})):
+                query = sa.select(group_faces).where(_PLACE.in_(some)).with_for_update()
+                rows = (await connection.execute(query)).all()
+                ends = await _ends(connection, {group_id, *(row.group_id for row in rows)})
+                its = [row for row in rows if ends[row.group_id] == ends[group_id]]
+                struck += (FaceKey(row.image_id, row.face_index) for row in its)
+                for row in its:
+                    denial = {
+                        "image_id": row.image_id,
+                        "face_index": row.face_index,
+                        "group_id": row.group_id,
+                    }
+                    same = [group_denials.c[name] == value for name, value in denial.items()]
+                    await connection.execute(sa.delete(group_denials).where(*same))
+                    await connection.execute(
+                        sa.insert(group_denials).values(**denial, created_at=self._clock())
+                    )
+            for some in _in_turns((one.image_id, one.index) for one in struck):
+                await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some)))
+            ids = sorted({one.image_id for one in struck})
+            await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+        return len(struck)
+
+    @again
+    async def name(self, members: Sequence[Member], person_id: int) -> int:
+        """Name by hand those faces that are still unknown, and return how many."""
+        named = 0
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            same = await _of_same_results(connection, members)
+            its_name = sa.select(persons.c.name).where(persons.c.id == person_id).with_for_update()
+            name = await connection.scalar(its_name)
+            if name is None:
+                raise ConflictError(f"the person ~{person_id} has just gone")
+            place = sa.tuple_(faces.c.image_id, faces.c.face_index)
+            for some in _in_turns(same):
+                open_ones = sa.and_(place.in_(some), _UNKNOWN, ~_denied(person_id))
+                updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
+                named += (await connection.execute(updating)).rowcount
+                theirs = sa.exists().where(
+                    faces.c.image_id == group_faces.c.image_id,
+                    faces.c.face_index == group_faces.c.face_index,
+                    faces.c.person_id == person_id,
+                )
+                await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some), theirs))
+            if named:
+                ids = sorted({image_id for image_id, _ in same})
+                await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+                await note_change_by_id(connection, self._clock, person_id)
+        return named
+
+    async def questions(self, limit: int) -> Sequence[Question]:
+        """Return questions that wait for a person, the most alike first."""
+        query = (
+            sa.select(group_questions)
+            .where(group_questions.c.answer.is_(None), group_questions.c.likeness.is_not(None))
+            .order_by(group_questions.c.likeness.desc(), group_questions.c.id)
+            .limit(limit)
+        )
+        return await self._questions(query)
+
+    async def question(self, question_id: int) -> Question | None:
+        """Return a question; None when it is gone, or all faces of a group have a name by now."""
+        found = await self._questions(
+            sa.select(group_questions).where(group_questions.c.id == question_id)
+        )
+        return found[0] if found else None
+
+    async def _questions(self, query: sa.Select[Any]) -> Sequence[Question]:
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+            asked = {
+                one for row in rows for one in (row.group_id, row.other_group_id) if one is not None
+            }
+            now = await _sizes(connection, asked)
+            shown = await _with_faces(connection, dict(now.values()))
+        found = {one: shown[its] for one, (its, _) in now.items() if its in shown}
+        return [
+            Question(
+                row.id,
+                row.likeness or 0.0,
+                found[row.group_id],
+                None if row.other_group_id is None else found[row.other_group_id],
+                row.person_id,
+            )
+            for row in rows
+            if row.group_id in found
+            and (row.other_group_id is None or row.other_group_id in found)
+            and found.get(row.other_group_id) != found[row.group_id]
+        ]
+
+    @again
+    async def answer(self, question_id: int, answer: Answer) -> None:
+        """Write down what a person says."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                sa.update(group_questions)
+                .where(group_questions.c.id == question_id)
+                .values(answer=answer, answered_at=self._clock())
+            )
+
+    @again
+    async def settle(self, question_id: int) -> None:
+        """Forget a question that is answered for good."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                sa.delete(group_questions).where(group_questions.c.id == question_id)
+            )
+
+
+def _denied(person_id: int | None) -> sa.ColumnElement[bool]:
+    return sa.exists().where(
+        face_denials.c.image_id == faces.c.image_id,
+        face_denials.c.face_index == faces.c.face_index,
+        face_denials.c.person_id == person_id,
+    )
+
+
+async def _of_same_results(
+    connection: AsyncConnection, members: Sequence[Member]
+) -> list[tuple[int, int]]:
+    """Lock the images of faces, and return the faces that are of the results that there are."""
+    now: dict[int, int | None] = {}
+    for some in _in_turns(sorted({one.key.image_id for one in members})):
+        query = (
+            sa.select(images.c.id, images.c.processed_at)
+            .where(images.c.id.in_(some))
+            .order_by(images.c.id)
+            .with_for_update()
+        )
+        now |= {row.id: row.processed_at for row in await connection.execute(query)}
+    return [
+        (one.key.image_id, one.key.index)
+        for one in members
+        if one.key.image_id in now and now[one.key.image_id] == one.processed_at
+    ]
+
+
+async def _ends(connection: AsyncConnection, groups: Iterable[int]) -> dict[int, int]:
+    """Return in which group the faces of each are now."""
+    ends = {one: one for one in groups}
+    left = set(ends)
+    while left:
+        query = sa.select(face_groups.c.id, face_groups.c.merged_into).where(
+            face_groups.c.id.in_(left), face_groups.c.merged_into.is_not(None)
+        )
+        into = {row.id: row.merged_into for row in await connection.execute(query)}
+        ends = {one: into.get(end, end) for one, end in ends.items()}
+        left = set(into.values())
+    return ends
+
+
+async def _sizes(connection: AsyncConnection, groups: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Return of each group, if it is there, in which one its faces are, and the size of that."""
+    ends = await _ends(connection, groups)
+    query = sa.select(face_groups.c.id, face_groups.c.size).where(
+        face_groups.c.id.in_(set(ends.values()))
+    )
+    sizes = {row.id: row.size for row in await connection.execute(query)}
+    return {one: (end, sizes[end]) for one, end in ends.items() if end in sizes}
+
+
+async def _with_faces(connection: AsyncConnection, sizes: Mapping[int, int]) -> dict[int, Group]:
+    """Return those groups, by id with their size, that have a face, each with its first faces."""
+    if not sizes:
+        return {}
+    first = [
+        _MEMBERS.where(group_faces.c.group_id == one).limit(FACES).subquery().select()
+        for one in sizes
+    ]
+    rows = (await connection.execute(sa.union_all(*first))).all()
+    found = {
+        one: tuple(FaceKey(row.image_id, row.face_index) for row in its)
+        for one, its in itertools.groupby(rows, key=lambda row: row.group_id)
+    }
+    return {one: Group(one, size, found[one]) for one, size in sizes.items() if one in found}
+
+
+def _in_turns(values: Iterable[Any]) -> Iterable[list[Any]]:
+    every = list(values)
+    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))
