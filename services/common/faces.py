@@ -9,6 +9,13 @@ MAX_NUMBERS: Final = 4096
 """In the largest encoding that an engine may make."""
 
 
+MOST_FACES: Final = 1000
+"""Of one picture, the largest; as they are cut out they take 70 MB. With those that people draw."""
+
+MIN_SIDE: Final = 8
+"""Pixels on a side of a box that somebody asks for. Those that are found have more, also where the
+picture's edge leaves half of the smallest."""
+
 MAX_FACES: Final = 4096
 """In a request to decide on them: with 100,000 people their comparison takes some seconds."""
 

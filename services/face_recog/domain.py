@@ -13,6 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.faces import MIN_SIDE, MOST_FACES
 from services.common.quality import Quality
 from services.face_recog.strangers import Model, Strangers, Tail, Vectors
 
@@ -126,14 +127,6 @@ class Box:
     def __str__(self) -> str:
         """Return it as people are told of it."""
         return f"({self.left}, {self.top}, {self.right}, {self.bottom})"
-
-
-MOST_FACES: Final = 1000
-"""Of one picture, the largest: as they are cut out they take 70 MB then."""
-
-MIN_SIDE: Final = 8
-"""Pixels on a side of a box that somebody asks for. Those that are found have more, also where the
-picture's edge leaves half of the smallest."""
 
 
 def check_boxes(boxes: Sequence[Box]) -> None:

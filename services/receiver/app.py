@@ -17,6 +17,7 @@ from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.events import DatabaseEvents
+from services.receiver.adapters.face_rows import DatabaseFaces
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.http.api import Api, create_app
@@ -31,6 +32,7 @@ from services.receiver.adapters.searching import (
     GrpcLooker,
     GrpcStoredFaces,
 )
+from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
@@ -68,6 +70,14 @@ class Receiver:
         images = Images(rows, garbage, store, submissions, self._ringer)
         decoder = PillowDecoder()
         recogniser = GrpcRecogniser(self._client)
+        enrolment = Enrolment(
+            people=DatabasePeople(self._database, now_ms),
+            garbage=garbage,
+            pictures=store,
+            images=images,
+            recogniser=recogniser,
+            cropper=decoder,
+        )
         # Paths are taken and results are shown with the database alone, and only a receiver that
         # gets requests can say what else is away.
         self.lifecycle = ops.Lifecycle(
@@ -108,6 +118,12 @@ class Receiver:
                     DatabaseFaceRows(self._database),
                 ),
                 enrolment=enrolment,
+                drawing=Drawing(
+                    faces=DatabaseFaces(self._database, now_ms),
+                    images=images,
+                    enrolment=enrolment,
+                    recogniser=recogniser,
+                ),
                 grouped=Grouped(DatabaseGroups(self._database), enrolment),
                 thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
                 following=self._following,

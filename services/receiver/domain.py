@@ -19,8 +19,8 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from services.common.events import Position
-from services.common.faces import DecidedBy
-from services.common.images import FINAL, RETRIABLE, UPLOADS, check_path
+from services.common.faces import MIN_SIDE, MOST_FACES, DecidedBy
+from services.common.images import FINAL, RETRIABLE, UPLOADS, Status, check_path
 from services.common.names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
@@ -136,6 +136,18 @@ class Box:
     right: int
     bottom: int
 
+    @property
+    def area(self) -> int:
+        """Return how many pixels it covers."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+    def share(self, other: "Box") -> float:
+        """Return which share of what the two cover, 0 to 1, both do."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        both = max(0, width) * max(0, height)
+        return both / max(1, self.area + other.area - both)
+
 
 @dataclass(frozen=True, slots=True)
 class Face:
@@ -145,7 +157,8 @@ class Face:
     null without a name, and for one that was given by hand. ``decided_by`` is who said so.
     ``person_id`` is null, too, while nobody has looked up whose name it is. ``denials`` are the
     names of those whom a person has said that it is not, ``denial_ids`` their ids, in one order.
-    ``quality`` is null in results of before it was measured.
+    ``quality`` is null in results of before it was measured. ``drawn``: a person has drawn the box,
+    where no machine saw a face.
     """
 
     index: int
@@ -160,6 +173,15 @@ class Face:
     quality: Quality | None
     denials: tuple[str, ...]
     denial_ids: tuple[int, ...]
+    drawn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StruckOut:
+    """A place of which a person has said that no face is there."""
+
+    index: int
+    box: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +211,37 @@ class SeenFace:
     taken_for: str | None
 
 
+class Likely(NamedTuple):
+    """Somebody whom a face may be: a known picture, the folder in its name, and how alike.
+
+    ``likeness`` to all of their pictures is None where another rule has decided.
+    """
+
+    image_name: str
+    folder: str
+    distance: float
+    likeness: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFace:
+    """What is in a box of which a person says that it is a face, as the recogniser sees it.
+
+    ``candidates`` are likeliest first; ``named``: it is the first. ``encoding`` is as in
+    ``common/faces.py``; None where the engine makes none.
+    """
+
+    seen: SeenFace
+    detection_score: float
+    quality: Quality | None
+    encoding: bytes | None
+    engine: str
+    calibration: int | None
+    candidates: tuple[Likely, ...]
+    named: bool
+    ambiguous: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """A row with its faces; times are milliseconds since the epoch.
@@ -212,6 +265,7 @@ class Image:
     engine: str | None
     tag: str | None
     faces: tuple[Face, ...]
+    struck_out: tuple[StruckOut, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -699,13 +753,62 @@ def check_recognisable(image: Image) -> None:
         raise ConflictError(f"image {image.id} is {image.status}: it is being looked at anyway")
     named = [face for face in image.faces if face.decided_by is DecidedBy.HAND]
     denied = [face for face in image.faces if face.denials]
-    if named or denied:
+    drawn = [face for face in image.faces if face.drawn]
+    if named or denied or drawn or image.struck_out:
         raise ConflictError(
             f"image {image.id} is not looked at again: that would forget what was said by hand, "
             + ", ".join(
                 [f"{face.person!r} as face {face.index}" for face in named]
                 + [f"not {one!r} as face {face.index}" for face in denied for one in face.denials]
+                + [f"face {face.index} was drawn" for face in drawn]
+                + [f"face {one.index} is none" for one in image.struck_out]
             )
+        )
+
+
+_SAME: Final = 0.5
+"""Share of what two boxes cover that both do, from which on they are of one face: those of two
+faces that touch have next to none in common."""
+
+
+def check_drawable(image: Image, box: Box) -> None:
+    """Raise a ``ReceiverError`` for a box that cannot be a face of an image's result."""
+    if image.status != Status.PROCESSED:
+        raise ConflictError(
+            f"image {image.id} is {image.status}: a face is drawn once it is processed"
+        )
+    across, down = box.right - box.left, box.bottom - box.top
+    if across < MIN_SIDE or down < MIN_SIDE:
+        reason = (
+            f"the box is {across} x {down} pixels: a face has at least {MIN_SIDE} on a side, left"
+            " is less than right, and top less than bottom"
+        )
+        raise InvalidError(reason, [Fault("/box", reason)])
+    if image.width and image.height and (box.right > image.width or box.bottom > image.height):
+        reason = (
+            f"the box reaches to ({box.right}, {box.bottom}), beyond the picture, which has"
+            f" {image.width} x {image.height} pixels"
+        )
+        raise InvalidError(reason, [Fault("/box", reason)])
+    check_free(image.id, box, {face.index: face.box for face in image.faces})
+    check_room(image.id, len(image.faces) + len(image.struck_out))
+
+
+def check_free(image_id: int, box: Box, faces: Mapping[int, Box]) -> None:
+    """Raise :class:`ConflictError` where one of an image's faces, by their numbers, is already."""
+    for index, its in faces.items():
+        if box.share(its) >= _SAME:
+            raise ConflictError(f"that is face {index} of image {image_id}: name it")
+
+
+def check_room(image_id: int, faces: int) -> None:
+    """Raise :class:`ConflictError` for an image that has as many faces as it may have.
+
+    Those that were struck out count: they keep their numbers.
+    """
+    if faces >= MOST_FACES:
+        raise ConflictError(
+            f"image {image_id} has {faces} faces, with those that were struck out: no more is drawn"
         )
 
 

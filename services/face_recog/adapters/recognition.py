@@ -9,19 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from services.common.faces import MOST_FACES
 from services.common.pictures import PictureError, open_picture
 from services.common.quality import Quality
 from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.tiles import SAME, agreements, smaller
 from services.face_recog.adapters.turns import turn, turn_rectangles
-from services.face_recog.domain import (
-    MOST_FACES,
-    Box,
-    Encoding,
-    Problem,
-    RejectedError,
-)
+from services.face_recog.domain import Box, Encoding, Problem, RejectedError
 
 _STRIP: Final = 256
 """Rows."""

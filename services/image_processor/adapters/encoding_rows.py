@@ -275,14 +275,18 @@ def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[b
 
 
 def _lacking(engine: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """Return the query for faces without an encoding of the engine."""
+    """Return the query for faces without an encoding of the engine; who is none gets none."""
     its = sa.and_(
         face_encodings.c.image_id == faces.c.image_id,
         face_encodings.c.face_index == faces.c.face_index,
         face_encodings.c.engine == engine,
     )
     joined = faces.outerjoin(face_encodings, its)
-    return sa.select(*columns).select_from(joined).where(face_encodings.c.image_id.is_(None))
+    return (
+        sa.select(*columns)
+        .select_from(joined)
+        .where(face_encodings.c.image_id.is_(None), ~faces.c.struck_out)
+    )
 
 
 async def _faces(

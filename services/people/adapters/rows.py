@@ -218,7 +218,8 @@ class DatabaseRows:
                     face_encodings.c.engine == engine,
                 ),
             )
-            .where(faces.c.image_id.in_(image_ids))
+            # One that was struck out may have an encoding: by an image_processor of before.
+            .where(faces.c.image_id.in_(image_ids), ~faces.c.struck_out)
             .order_by(faces.c.image_id, faces.c.face_index)
         )
         denying = sa.select(face_denials).where(face_denials.c.image_id.in_(image_ids))
@@ -301,6 +302,7 @@ class DatabaseRows:
                 faces.c.image_id == sa.bindparam("its_image_id"),
                 faces.c.face_index == sa.bindparam("its_index"),
                 ~BY_HAND,
+                ~faces.c.struck_out,
                 same_result,
                 ~denied,
             )

@@ -234,7 +234,7 @@ class StoredFace:
 
 
 async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | None:
-    """Lock a face's image and return the face; None when there is none.
+    """Lock a face's image and return the face; None when there is none, or it was struck out.
 
     Whoever stores or gives up a result locks the image, too.
     """
@@ -248,7 +248,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
             persons.c.name.label("whose"),
         )
         .select_from(faces.outerjoin(persons, persons.c.id == faces.c.person_id))
-        .where(_is(key))
+        .where(_is(key), ~faces.c.struck_out)
     )
     row = (await connection.execute(query)).first()
     if image is None or row is None:

@@ -4,13 +4,14 @@ from services.common.facerecog import face_pb2
 from services.common.facerecog.client import (
     RecogniserClient,
     RecogniserUnavailableError,
+    encoding_of,
     quality_of,
 )
-from services.receiver.domain import InvalidError, SeenFace
+from services.receiver.domain import Box, EncodedFace, InvalidError, Likely, SeenFace
 
 
 class GrpcRecogniser:
-    """The port ``Recogniser`` on face_recog."""
+    """The ports ``Recogniser`` and ``FaceEncoder`` on face_recog."""
 
     def __init__(self, client: RecogniserClient) -> None:
         self._client = client
@@ -21,6 +22,33 @@ class GrpcRecogniser:
         if answer.status != face_pb2.STATUS_OK:
             raise InvalidError(f"this picture cannot be used: {answer.reason}")
         return [_seen(face) for face in answer.faces]
+
+    async def face_in(self, content: bytes, box: Box, *, person: str, image_id: int) -> EncodedFace:
+        """Return the face in a box of the picture."""
+        boxes = [(box.left, box.top, box.right, box.bottom)]
+        answer = await self._client.identify(content, person=person, image_id=image_id, boxes=boxes)
+        if answer.status != face_pb2.STATUS_OK:
+            raise InvalidError(f"this picture cannot be used: {answer.reason}")
+        (face,) = answer.faces
+        return EncodedFace(
+            seen=_seen(face),
+            detection_score=face.detection_score,
+            quality=quality_of(face),
+            encoding=encoding_of(face),
+            engine=answer.engine,
+            calibration=answer.calibration or None,
+            candidates=tuple(
+                Likely(
+                    one.image_name,
+                    one.person,
+                    one.distance,
+                    one.likeness if one.HasField("likeness") else None,
+                )
+                for one in face.candidates
+            ),
+            named=bool(face.candidates) and face.outcome != face_pb2.OUTCOME_UNSURE,
+            ambiguous=face.ambiguous,
+        )
 
     async def check(self) -> None:
         """Raise when nobody is ready to recognise."""

@@ -37,6 +37,7 @@ from services.receiver.domain import (
     StatusReport,
     StoredFace,
     StoredPicture,
+    StruckOut,
     Submission,
     Upload,
     face_thumbnails,
@@ -265,7 +266,7 @@ class DatabaseRows:
             if status not in FINAL:
                 return False
             its_faces = await connection.execute(
-                sa.select(BY_HAND.label("by_hand"))
+                sa.select(sa.or_(BY_HAND, faces.c.drawn, faces.c.struck_out).label("by_hand"))
                 .where(faces.c.image_id == image_id)
                 .with_for_update()
             )
@@ -355,10 +356,7 @@ class DatabaseRows:
                 (one["image_name"] for row in rows for one in row.candidates),
             )
         return [
-            _image(
-                first,
-                _faces((row for row in (first, *others) if row.face_index is not None), whose),
-            )
+            _image(first, [row for row in (first, *others) if row.face_index is not None], whose)
             for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
         ]
 
@@ -495,7 +493,7 @@ def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
     }
 
 
-def _image(row: Any, its_faces: Iterable[Face]) -> Image:
+def _image(row: Any, its_faces: Sequence[Any], whose: Mapping[str, int]) -> Image:
     return Image(
         id=row.id,
         path=row.path,
@@ -511,7 +509,11 @@ def _image(row: Any, its_faces: Iterable[Face]) -> Image:
         height=row.height,
         engine=row.engine,
         tag=_tag_of_result(row),
-        faces=tuple(its_faces),
+        faces=tuple(_faces((one for one in its_faces if not one.struck_out), whose)),
+        struck_out=tuple(
+            # One that has denials has a row for each.
+            {one.face_index: _struck_out(one) for one in its_faces if one.struck_out}.values()
+        ),
     )
 
 
@@ -522,6 +524,10 @@ def _faces(rows: Iterable[Any], whose: Mapping[str, int]) -> list[Face]:
         denials = [row for row in (first, *others) if row.denied is not None]
         found.append(_face(first, denials, whose))
     return found
+
+
+def _struck_out(row: Any) -> StruckOut:
+    return StruckOut(row.face_index, Box(row.left, row.top, row.right, row.bottom))
 
 
 def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
@@ -544,4 +550,5 @@ def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
         quality=row.quality,
         denials=tuple(denial.denied for denial in denials),
         denial_ids=tuple(denial.denied_id for denial in denials),
+        drawn=bool(row.drawn),
     )

@@ -10,6 +10,7 @@ from services.receiver.domain import (
     Answer,
     Box,
     Changes,
+    EncodedFace,
     EncodingReport,
     FaceKey,
     FaceOfResult,
@@ -103,7 +104,7 @@ class Rows(Protocol):
         """Set a final image back to pending, without its faces.
 
         False when it is not final, or has a face of which somebody has said by hand who it is, or
-        who it is not.
+        who it is not, or which somebody has drawn or struck out.
         """
 
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
@@ -278,6 +279,37 @@ class GroupRows(Protocol):
         """Forget a question that is answered for good."""
 
 
+class Faces(Protocol):
+    """Faces that a person draws or strikes out; raises as :class:`Rows` does."""
+
+    async def draw(
+        self,
+        image_id: int,
+        processed_at: int | None,
+        box: Box,
+        face: EncodedFace,
+        person: Somebody | None,
+    ) -> int:
+        """Add a face to the result of that time and return its index.
+
+        By hand it is that person, else who the machine says, as far as no hand says otherwise.
+        Raises ``ConflictError`` when another result is there, or a face where it is, or no room,
+        or the person is somebody else by now.
+        """
+
+    async def strike_out(self, key: FaceKey) -> bool:
+        """Take a face away, whose place stays; False when there is none.
+
+        Raises ``ConflictError`` when a hand has named it.
+        """
+
+    async def restore(self, face: FaceOfResult, seen: EncodedFace) -> None:
+        """Have a face that was struck out back, as :meth:`draw` does.
+
+        Raises ``ConflictError`` when it is not struck out any more.
+        """
+
+
 class Events(Protocol):
     """What has changed; every call raises ``DatabaseUnavailableError`` when it is away."""
 
@@ -329,6 +361,16 @@ class Recogniser(Protocol):
         """Return the faces that the picture shows, each held against a person, by their folder.
 
         Raises ``InvalidError`` when it cannot be read, ``RecogniserError`` when there is no answer.
+        """
+
+
+class FaceEncoder(Protocol):
+    """Looks at a face where a person says that one is."""
+
+    async def face_in(self, content: bytes, box: Box, *, person: str, image_id: int) -> EncodedFace:
+        """Return what is in a box of the picture, as if it were a face, whether it is one or not.
+
+        Raises as :class:`Recogniser` does, and ``InvalidError`` for a box beyond the picture.
         """
 
 

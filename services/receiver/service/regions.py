@@ -48,7 +48,7 @@ def match(regions: Sequence[Region], faces: Sequence[Face]) -> list[Region]:
     """
     pairs = sorted(
         (
-            (_share(region.box, face.box), number, face.index)
+            (region.box.share(face.box), number, face.index)
             for number, region in enumerate(regions)
             if region.box
             for face in faces
@@ -66,15 +66,3 @@ def match(regions: Sequence[Region], faces: Sequence[Face]) -> list[Region]:
 def _holds_centre(box: Box, other: Box) -> bool:
     across, down = (other.left + other.right) / 2, (other.top + other.bottom) / 2
     return box.left <= across <= box.right and box.top <= down <= box.bottom
-
-
-def _share(one: Box, other: Box) -> float:
-    """Return which share of what two boxes cover, 0 to 1, both do."""
-    width = min(one.right, other.right) - max(one.left, other.left)
-    height = min(one.bottom, other.bottom) - max(one.top, other.top)
-    both = max(0, width) * max(0, height)
-    return both / max(1, _area(one) + _area(other) - both)
-
-
-def _area(box: Box) -> int:
-    return (box.right - box.left) * (box.bottom - box.top)

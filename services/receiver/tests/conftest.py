@@ -1,3 +1,4 @@
+import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -57,6 +58,9 @@ class FakeRecogniser(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckSe
         self.engine = "fake"
         self.persons: list[str] = []
         self.face = face_pb2.Face()  # as an older face_recog answers
+        self.was_asked = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 30_000_000)])
@@ -74,15 +78,20 @@ class FakeRecogniser(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckSe
     async def Identify(self, request: Any, context: Any) -> face_pb2.IdentifyResponse:  # noqa: N802
         self.asked += 1
         self.persons.append(request.person)
+        self.was_asked.set()
+        await self.may_answer.wait()
         try:
             faces = count_colours(request.image_data)
         except (UnidentifiedImageError, OSError):
             return face_pb2.IdentifyResponse(
                 status=face_pb2.STATUS_UNREADABLE, reason="this is no picture"
             )
-        return face_pb2.IdentifyResponse(
-            status=face_pb2.STATUS_OK, faces=[self.face] * faces, engine=self.engine
-        )
+        found = [self.face] * faces
+        if request.boxes:
+            found = [face_pb2.Face(box=box) for box in request.boxes]
+            for one in found:
+                one.MergeFrom(self.face)
+        return face_pb2.IdentifyResponse(status=face_pb2.STATUS_OK, faces=found, engine=self.engine)
 
     async def HealthCheck(  # noqa: N802
         self,

@@ -66,6 +66,7 @@ from services.receiver.domain import (
 )
 from services.receiver.metrics import SUBMISSIONS
 from services.receiver.service.counting import Counting
+from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
@@ -115,6 +116,7 @@ class Api:
         enrolment: Enrolment,
         search: Search,
         grouped: Grouped,
+        drawing: Drawing,
         thumbnails: Thumbnails,
         following: Following,
         lifecycle: Lifecycle,
@@ -130,6 +132,7 @@ class Api:
         self.enrolment = enrolment
         self.search = search
         self.grouped = grouped
+        self.drawing = drawing
         self.thumbnails = thumbnails
         self.following = following
         self.lifecycle = lifecycle
@@ -153,7 +156,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     files = Files()
     _add_images(app, api, files)
     add_regions(app, api.regions, api.spools)
-    add_faces(app, api.enrolment, api.spools)
+    add_faces(app, api.enrolment, api.drawing, api.spools)
     add_groups(app, api.grouped, api.spools)
     add_people(app, api.enrolment, files, api.spools)
     add_search(app, api.search, api.spools)

@@ -19,6 +19,7 @@ from services.receiver.domain import (
     FoundFace,
     PictureFace,
     Region,
+    StruckOut,
 )
 
 # A part is anything but . and .., without / and control characters.
@@ -140,7 +141,7 @@ _Time = Annotated[
 
 
 class ImageDocument(BaseModel):
-    """An image, where it stands, and its faces once it is processed."""
+    """An image, where it stands, and its faces once it is processed; ``struck_out`` are none."""
 
     id: int
     path: str
@@ -156,6 +157,7 @@ class ImageDocument(BaseModel):
     height: int | None
     engine: str | None
     faces: list[Face]
+    struck_out: list[StruckOut]
 
 
 class ImagePageDocument(BaseModel):
@@ -302,6 +304,26 @@ class AnswerDocument(BaseModel):
     """What a person says to a question: yes, no, or nothing for a day."""
 
     answer: Answer
+
+
+_Pixel = Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
+
+
+class BoxDocument(BaseModel):
+    """Pixels of the upright picture (EXIF orientation applied), origin top left."""
+
+    left: Annotated[_Pixel, Field(examples=[40])]
+    top: Annotated[_Pixel, Field(examples=[30])]
+    right: Annotated[_Pixel, Field(examples=[120])]
+    bottom: Annotated[_Pixel, Field(examples=[130])]
+
+
+class DrawingDocument(BaseModel):
+    """Where a face is, in a box of 8 pixels or more on a side, and whose; null: not known."""
+
+    box: BoxDocument
+    name: Who | None = None
+    another: _Another = False
 
 
 class ChangeDocument(BaseModel):

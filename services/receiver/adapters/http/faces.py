@@ -6,12 +6,61 @@ from starlette.responses import Response
 from services.common.bodies import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import FaceIndex, ImageId, Insist, Name
-from services.receiver.adapters.http.views import enrolled_view, json_response
+from services.receiver.adapters.http.views import (
+    enrolled_view,
+    image_view,
+    json_response,
+    location,
+)
+from services.receiver.domain import Box
+from services.receiver.service.faces import Drawing
 from services.receiver.service.people import Enrolment
 
 
-def add_faces(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
+def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spools) -> None:
     """Add the routes."""
+
+    @app.post(
+        "/images/{image_id:id}/faces",
+        status_code=201,
+        summary="Draw a face that no machine saw",
+        description="With a name it is that person's, by hand; and a known picture of theirs, too,"
+        " if it is fit to be one. Without, the machine says who it is. Refused while the image has"
+        " no result, where one of its faces is already, and with 1,000 faces.",
+        response_model=documents.ImageDocument,
+        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        openapi_extra=openapi.body(openapi.json_body(documents.DrawingDocument)),
+    )
+    async def draw_face(image_id: ImageId, request: Request) -> Response:
+        body = await bodies.read_json(
+            request, documents.DrawingDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
+        )
+        box = Box(**body.box.model_dump())
+        image = await drawing.draw(image_id, box, body.name, another=body.another)
+        return json_response(image_view(image), 201, location(image_id))
+
+    @app.delete(
+        "/images/{image_id:id}/faces/{face_index:id}",
+        status_code=204,
+        summary="Strike out what is no face",
+        description="It stays out: no machine names it or compares it, until it is restored. Who it"
+        " was by hand is taken back, with the known picture that was cut out of it; whom a person"
+        " has said that it is not is kept.",
+        responses=openapi.errors(403, 404, 409, 422),
+    )
+    async def strike_out(image_id: ImageId, face_index: FaceIndex) -> Response:
+        await drawing.strike_out(image_id, face_index)
+        return Response(status_code=204)
+
+    @app.post(
+        "/images/{image_id:id}/faces/{face_index:id}/restore",
+        summary="Have a face that was struck out back",
+        description="The machine says who it is. Refused where another face has been drawn.",
+        response_model=documents.ImageDocument,
+        responses=openapi.errors(403, 404, 409, 422),
+    )
+    async def restore_face(image_id: ImageId, face_index: FaceIndex) -> Response:
+        return json_response(image_view(await drawing.restore(image_id, face_index)))
 
     @app.put(
         "/images/{image_id:id}/faces/{face_index:id}/person",

@@ -20,6 +20,7 @@ _BODIES: Final = (
     documents.NamingDocument,
     documents.GroupNamingDocument,
     documents.AnswerDocument,
+    documents.DrawingDocument,
     documents.ChangeDocument,
     documents.Problem,
 )

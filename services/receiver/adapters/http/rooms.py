@@ -67,7 +67,7 @@ class Rooms:
         if not ends_in_name and (room := self._by_last_part.get(last_part)):
             return room
         if scope["method"] == "POST":
-            if path.startswith("/people/"):
+            if path.startswith("/people/") or last_part in ("faces", "restore"):
                 return self._enrolments
             return self._posted.get(path, self._others)
         if scope["method"] == "PATCH" or (

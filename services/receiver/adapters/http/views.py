@@ -68,6 +68,7 @@ def image_view(image: Image) -> dict[str, object]:
         "height": image.height,
         "engine": image.engine,
         "faces": image.faces,  # written field by field
+        "struck_out": image.struck_out,
     }
 
 

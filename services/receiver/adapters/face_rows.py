@@ -1,0 +1,259 @@
+"""Faces that a person draws, or strikes out, in the database."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import Clock, DatabaseClock, database_now
+from services.common.database import Database
+from services.common.events import EventKind, note_events
+from services.common.faces import DecidedBy
+from services.common.images import Status
+from services.common.people import take_turns
+from services.common.tables import face_denials, face_encodings, faces, images, persons
+from services.receiver.adapters.conflicts import again
+from services.receiver.adapters.garbage import remove_soon
+from services.receiver.adapters.people_changes import (
+    add_person,
+    lock_face,
+    lock_somebody,
+    name_by_hand,
+    note_change,
+    note_change_by_id,
+    take_name,
+    whose_pictures,
+)
+from services.receiver.domain import (
+    Box,
+    ConflictError,
+    EncodedFace,
+    FaceKey,
+    FaceOfResult,
+    Likely,
+    Removal,
+    Somebody,
+    check_free,
+    check_room,
+    face_thumbnails,
+)
+
+_BOX: Final = (faces.c.left, faces.c.top, faces.c.right, faces.c.bottom)
+
+
+class DatabaseFaces:
+    """The port ``Faces`` on a database.
+
+    Rows are locked in the order of people_changes.py.
+    """
+
+    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
+        self._database = database
+        self._now = now
+        self._clock = clock
+
+    @again
+    async def draw(
+        self,
+        image_id: int,
+        processed_at: int | None,
+        box: Box,
+        face: EncodedFace,
+        person: Somebody | None,
+    ) -> int:
+        """Add a face to the result of that time and return its index."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            await _lock_result(connection, image_id, processed_at)
+            there = await _places(connection, image_id)
+            shown = {index: its for index, (its, struck_out) in there.items() if not struck_out}
+            check_free(image_id, box, shown)
+            check_room(image_id, len(there))
+            key = FaceKey(image_id, max(there, default=-1) + 1)
+            person_id = await lock_somebody(connection, person) if person else None
+            says, likely = await _says(connection, key, face)
+            await connection.execute(
+                sa.insert(faces).values(
+                    image_id=image_id,
+                    face_index=key.index,
+                    left=box.left,
+                    top=box.top,
+                    right=box.right,
+                    bottom=box.bottom,
+                    drawn=True,
+                    **says,
+                )
+            )
+            await _keep_encoding(connection, key, face)
+            if person is not None:
+                if person_id is None:
+                    person_id = await add_person(connection, person, self._now())
+                await name_by_hand(connection, self._clock, key, person_id, person.name)
+                await note_change(connection, self._clock, person_id, person.folder)
+            else:
+                await self._note(connection, key, likely)
+        return key.index
+
+    @again
+    async def strike_out(self, key: FaceKey) -> bool:
+        """Take a face away, whose place stays; False when there is none."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            face = await lock_face(connection, key)
+            if face is None:
+                return False
+            if face.by_hand:
+                raise ConflictError(
+                    f"face {key.index} of image {key.image_id} has just been named: try again"
+                )
+            (box, _) = (await _places(connection, key.image_id))[key.index]
+            # By hand, as versions of before understand it, too: none of them names it.
+            values = {"struck_out": True, "decided_by": DecidedBy.HAND}
+            nobody = {"candidates": [], "ambiguous": False}
+            await take_name(connection, self._clock, key, **values, **nobody)
+            await connection.execute(sa.delete(face_encodings).where(_is(face_encodings, key)))
+            thumbnails = face_thumbnails(key.image_id, [box])
+            await remove_soon(
+                connection, self._clock, [Removal(one.key, None) for one in thumbnails]
+            )
+            if face.person_id is not None:
+                # Another face of the picture may be theirs.
+                await note_change_by_id(connection, self._clock, face.person_id)
+        return True
+
+    @again
+    async def restore(self, face: FaceOfResult, seen: EncodedFace) -> None:
+        """Have a face that was struck out back."""
+        key = FaceKey(face.image_id, face.index)
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            await _lock_result(connection, key.image_id, face.processed_at)
+            there = await _places(connection, key.image_id)
+            box, struck_out = there.pop(key.index)
+            if not struck_out:
+                raise ConflictError(f"face {key.index} of image {key.image_id} is not struck out")
+            shown = {index: its for index, (its, is_out) in there.items() if not is_out}
+            check_free(key.image_id, box, shown)
+            says, likely = await _says(connection, key, seen)
+            await connection.execute(
+                sa.update(faces).where(_is(faces, key)).values(struck_out=False, **says)
+            )
+            await _keep_encoding(connection, key, seen)
+            await self._note(connection, key, likely)
+
+    async def _note(self, connection: AsyncConnection, key: FaceKey, likely: int | None) -> None:
+        await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
+        if likely is not None:
+            # Decided with the picture's other faces, of which one may be named so.
+            await note_change_by_id(connection, self._clock, likely)
+
+
+async def _lock_result(
+    connection: AsyncConnection, image_id: int, processed_at: int | None
+) -> None:
+    """Lock an image that still has the result of that time; whoever stores another locks it."""
+    row = (
+        await connection.execute(
+            sa.select(images.c.status, images.c.processed_at)
+            .where(images.c.id == image_id)
+            .with_for_update()
+        )
+    ).one_or_none()
+    if row is None or tuple(row) != (Status.PROCESSED, processed_at):
+        raise ConflictError(
+            f"image {image_id} has been looked at again, or is gone: look at it anew"
+        )
+
+
+async def _places(connection: AsyncConnection, image_id: int) -> dict[int, tuple[Box, bool]]:
+    """Return the boxes of an image's faces by number, and whether they are struck out.
+
+    The image is locked, so none comes or goes.
+    """
+    rows = await connection.execute(
+        sa.select(faces.c.face_index, faces.c.struck_out, *_BOX).where(faces.c.image_id == image_id)
+    )
+    return {index: (Box(*box), bool(struck_out)) for index, struck_out, *box in rows}
+
+
+async def _says(
+    connection: AsyncConnection, key: FaceKey, face: EncodedFace
+) -> tuple[dict[str, Any], int | None]:
+    """Return what a face's row says of who it is, and the id of who it may be first of all.
+
+    That is nobody of whom a person has said that it is not, and nobody who is another face of the
+    picture.
+    """
+    people = await _people(connection, face)
+    denied = sa.select(face_denials.c.person_id).where(_is(face_denials, key))
+    others = sa.select(faces.c.person_id).where(
+        faces.c.image_id == key.image_id,
+        faces.c.face_index != key.index,
+        faces.c.person_id.is_not(None),
+    )
+    taken = set(await connection.scalars(denied.union(others)))
+    left = [
+        one
+        for one in face.candidates
+        if one.image_name not in people or people[one.image_name][0] not in taken
+    ]
+    named = left[0] if face.named and left == list(face.candidates) else None
+    person_id, person = _whose(named, people) if named else (None, None)
+    says = {
+        "detection_score": face.detection_score,
+        "quality": face.quality,
+        "decided_by": DecidedBy.MACHINE,
+        "calibration": face.calibration,
+        "ambiguous": face.ambiguous if named else bool(left),
+        "person_id": person_id,
+        "person": person,
+        "distance": named.distance if named else None,
+        "likeness": left[0].likeness if left else None,
+        "candidates": [
+            {
+                "person": _whose(one, people)[1],
+                "image_name": one.image_name,
+                "distance": one.distance,
+            }
+            for one in left
+        ],
+    }
+    first = people.get(face.candidates[0].image_name) if face.candidates else None
+    return says, first[0] if first else None
+
+
+async def _people(connection: AsyncConnection, face: EncodedFace) -> dict[str, tuple[int, str]]:
+    """Return who the candidates are, by id and name, and keep them from going until the commit."""
+    ids = await whose_pictures(connection, [one.image_name for one in face.candidates])
+    locked = await connection.execute(
+        sa.select(persons.c.id, persons.c.name)
+        .where(persons.c.id.in_(set(ids.values())))
+        .order_by(persons.c.id)
+        .with_for_update(read=True)
+    )
+    names = {row.id: row.name for row in locked}
+    return {name: (one, names[one]) for name, one in ids.items() if one in names}
+
+
+def _whose(one: Likely, people: Mapping[str, tuple[int, str]]) -> tuple[int | None, str]:
+    """Return the id and name; of whom only the object store knows, the folder."""
+    return people.get(one.image_name, (None, one.folder))
+
+
+async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: EncodedFace) -> None:
+    # One that was struck out may have got one since: by an image_processor of before.
+    await connection.execute(sa.delete(face_encodings).where(_is(face_encodings, key)))
+    if face.encoding:
+        await connection.execute(
+            sa.insert(face_encodings).values(
+                image_id=key.image_id,
+                face_index=key.index,
+                engine=face.engine,
+                encoding=face.encoding,
+            )
+        )
+
+
+def _is(table: sa.Table, key: FaceKey) -> sa.ColumnElement[bool]:
+    return sa.and_(table.c.image_id == key.image_id, table.c.face_index == key.index)
