@@ -20,6 +20,7 @@ from services.common.head import HeadApp
 from services.common.settings import HttpSettings, load
 from services.frontend.adapters import rooms
 from services.frontend.adapters.answers import Answers
+from services.frontend.adapters.drawing_pages import DrawingPages
 from services.frontend.adapters.group_pages import GroupPages
 from services.frontend.adapters.pages import Pages
 from services.frontend.adapters.people_pages import PeoplePages
@@ -77,6 +78,7 @@ def create_app(
     )
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(pages.router())
+    app.include_router(DrawingPages(receiver, answers).router())
     app.include_router(PeoplePages(receiver, answers, spools).router())
     app.include_router(GroupPages(receiver, answers, renderer).router())
     app.include_router(SearchPages(receiver, answers, spools).router())

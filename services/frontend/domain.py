@@ -104,6 +104,7 @@ class Face(_Model):
     decided_by: str | None = None  # an older receiver does not say it
     candidates: tuple[Candidate, ...]
     quality: Quality | None = None
+    drawn: bool = False
     denials: tuple[str, ...] | None = None  # an older receiver takes none
 
     @property
@@ -147,6 +148,13 @@ class Face(_Model):
         return "The match is uncertain: the faces are alike, but not much."
 
 
+class StruckOut(_Model):
+    """A place of which a person has said that no face is there."""
+
+    index: int
+    box: Box
+
+
 class Picture(_Model):
     """One submitted picture. ``width`` and ``height`` are known once it was processed."""
 
@@ -164,6 +172,7 @@ class Picture(_Model):
     height: int | None
     engine: str | None
     faces: tuple[Face, ...]
+    struck_out: tuple[StruckOut, ...] | None = None  # an older receiver draws none either
 
     @property
     def title(self) -> str:
@@ -183,8 +192,15 @@ class Picture(_Model):
     @property
     def can_recognise(self) -> bool:
         """Tell whether a person may have a new result made, which forgets what was said by hand."""
-        by_hand = any(face.decided_by == DecidedBy.HAND or face.denials for face in self.faces)
-        return self.status == Status.PROCESSED and not by_hand
+        by_hand = any(
+            face.decided_by == DecidedBy.HAND or face.denials or face.drawn for face in self.faces
+        )
+        return self.status == Status.PROCESSED and not by_hand and not self.struck_out
+
+    @property
+    def can_draw(self) -> bool:
+        """Tell whether a person may add a face to the result, and strike one out."""
+        return self.status == Status.PROCESSED and bool(self.size) and self.struck_out is not None
 
     @property
     def is_open(self) -> bool:

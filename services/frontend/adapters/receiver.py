@@ -14,6 +14,7 @@ from services.common import metrics
 from services.common.names import InvalidNameError, check_name
 from services.frontend.domain import (
     Accepted,
+    Box,
     NotNowError,
     PeoplePage,
     Picture,
@@ -210,6 +211,27 @@ class Receiver:
             f"{_person_address(person)}/pictures",
             params=_INSIST if insist else {},
             json={"image_id": picture_id, "face_index": face},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+
+    async def draw_face(self, picture_id: int, box: Box, person: str | None) -> None:
+        """Add a face where no machine saw one; ``person`` is who it is, if that is known."""
+        await self._call(
+            "POST /images/{id}/faces",
+            f"/images/{picture_id}/faces",
+            json={"box": box.model_dump(), "name": person},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+
+    async def strike_out_face(self, picture_id: int, face: int) -> None:
+        """Say that a face is none."""
+        await self._call("DELETE /images/{id}/faces/{index}", f"/images/{picture_id}/faces/{face}")
+
+    async def restore_face(self, picture_id: int, face: int) -> None:
+        """Take back that a face is none."""
+        await self._call(
+            "POST /images/{id}/faces/{index}/restore",
+            f"/images/{picture_id}/faces/{face}/restore",
             timeout=_UPLOAD_TIMEOUT,
         )
 

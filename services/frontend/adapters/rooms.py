@@ -1,10 +1,13 @@
 """How many requests of each kind are served at once, so that none takes the others' places."""
 
 from collections.abc import Callable
+from typing import Final
 
 from starlette.types import Scope
 
 from services.common.door import Room
+
+_ENROLLING: Final = ("/name", "/faces", "/restore")
 
 
 def by_kind() -> Callable[[Scope], Room]:
@@ -20,7 +23,11 @@ def by_kind() -> Callable[[Scope], Room]:
         if scope["method"] == "POST":
             if path == "/upload":
                 return uploads
-            if path in ("/people", "/search") or path.endswith("/name") or path.startswith("/who/"):
+            if (
+                path in ("/people", "/search")
+                or path.endswith(("/name", "/faces", "/restore"))
+                or path.startswith("/who/")
+            ):
                 return enrolments
         elif path.endswith(("/thumbnail", "/preview")):
             return pictures
