@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from functools import partial
 from typing import Final
 
 import httpx
@@ -24,10 +25,13 @@ from services.frontend.adapters.drawing_pages import DrawingPages
 from services.frontend.adapters.group_pages import GroupPages
 from services.frontend.adapters.pages import Pages
 from services.frontend.adapters.people_pages import PeoplePages
+from services.frontend.adapters.person_pages import PersonPages
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import Renderer, static_files
 from services.frontend.adapters.search_pages import SearchPages
 from services.frontend.adapters.security import GuardedApp
+from services.frontend.domain import SUGGESTED
+from services.frontend.service import Names
 from services.frontend.settings import FrontendSettings
 
 _ATTEMPTS: Final = 3
@@ -72,14 +76,16 @@ def create_app(
     files = static_files()
     renderer = Renderer(files)
     answers = Answers(receiver, renderer, files)
+    names = Names(partial(receiver.people, limit=SUGGESTED))
     spools = Spools(settings.max_spool_bytes)
     pages = Pages(
-        receiver, answers, files, spools=spools, max_upload_bytes=settings.max_upload_bytes
+        receiver, answers, names, files, spools=spools, max_upload_bytes=settings.max_upload_bytes
     )
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(pages.router())
     app.include_router(DrawingPages(receiver, answers).router())
     app.include_router(PeoplePages(receiver, answers, spools).router())
+    app.include_router(PersonPages(receiver, answers, names).router())
     app.include_router(GroupPages(receiver, answers, renderer).router())
     app.include_router(SearchPages(receiver, answers, spools).router())
     app.router.routes.extend(ops.probe_routes(lifecycle))

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
 from services.common.faces import DecidedBy
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
+from services.common.names import by_id
 from services.common.quality import Quality
 
 PAGE_SIZE: Final = 24
@@ -66,6 +68,14 @@ class RefusedError(Exception):
         self.can_insist = can_insist
 
 
+@dataclass(frozen=True)
+class Somebody:
+    """A person's name, and what the receiver knows them by, which no two have."""
+
+    who: str
+    name: str
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -74,8 +84,14 @@ class Candidate(_Model):
     """A known picture near a face; a smaller distance is more alike."""
 
     person: str
+    person_id: int | None = None  # an older receiver says none
     image_name: str
     distance: float
+
+    @property
+    def who(self) -> str:
+        """Return what the receiver knows the person by."""
+        return self.person if self.person_id is None else by_id(self.person_id)
 
     @property
     def closeness(self) -> str:
@@ -100,19 +116,45 @@ class Face(_Model):
     detection_score: float
     ambiguous: bool
     person: str | None
+    person_id: int | None = None
     distance: float | None
     decided_by: str | None = None  # an older receiver does not say it
     candidates: tuple[Candidate, ...]
     quality: Quality | None = None
     drawn: bool = False
     denials: tuple[str, ...] | None = None  # an older receiver takes none
+    denial_ids: tuple[int, ...] | None = None  # an older receiver finds nobody by id
 
     @property
-    def deniable(self) -> str | None:
+    def who(self) -> str | None:
+        """Return what the receiver knows the person by; None without a name."""
+        if self.person is None or self.person_id is None or self.denial_ids is None:
+            return self.person
+        return by_id(self.person_id)
+
+    @property
+    def is_by_hand(self) -> bool:
+        """Tell whether a person has said who it is."""
+        return self.decided_by == DecidedBy.HAND
+
+    @property
+    def deniable(self) -> Somebody | None:
         """Return whom the machine says or asks that it is; a person may say that it is not."""
-        if self.denials is None or self.decided_by == DecidedBy.HAND or self.kind == "unknown":
+        if self.denials is None or self.is_by_hand or self.kind == "unknown":
             return None
-        return self.person or self.candidates[0].person
+        if self.person is not None and self.who is not None:
+            return Somebody(self.who, self.person)
+        return Somebody(self.candidates[0].who, self.candidates[0].person)
+
+    @property
+    def denied(self) -> tuple[Somebody, ...]:
+        """Return whom a person has said that it is not."""
+        names = self.denials or ()
+        if self.denial_ids is None:
+            return tuple(Somebody(name, name) for name in names)
+        return tuple(
+            Somebody(by_id(one), name) for one, name in zip(self.denial_ids, names, strict=True)
+        )
 
     @property
     def kind(self) -> FaceKind:
@@ -127,6 +169,13 @@ class Face(_Model):
         if self.kind == "ambiguous":
             return f"{self.person or self.candidates[0].person}?"
         return self.person or "Unknown"
+
+    @property
+    def origin(self) -> str:
+        """Say in a few words where the name comes from."""
+        if self.distance is None:
+            return "Named by hand"
+        return f"Match: {closeness(self.distance)}"
 
     @property
     def explanation(self) -> str:
@@ -192,9 +241,7 @@ class Picture(_Model):
     @property
     def can_recognise(self) -> bool:
         """Tell whether a person may have a new result made, which forgets what was said by hand."""
-        by_hand = any(
-            face.decided_by == DecidedBy.HAND or face.denials or face.drawn for face in self.faces
-        )
+        by_hand = any(face.is_by_hand or face.denials or face.drawn for face in self.faces)
         return self.status == Status.PROCESSED and not by_hand and not self.struck_out
 
     @property
@@ -269,7 +316,7 @@ class Encoding(_Model):
         """Return what there is to say of it."""
         if not self.images_left or self.state == "finished":
             return None
-        pictures = f"{self.images_left:,} picture{'' if self.images_left == 1 else 's'}"
+        pictures = counted(self.images_left, "picture")
         if self.state == "stopped":
             return f"Preparing the faces of older pictures is stopped, with {pictures} to go."
         return f"The faces of older pictures are being prepared: {pictures} to go."
@@ -297,14 +344,79 @@ class KnownPicture(_Model):
         return fingerprint(self.image_name)
 
 
+class FaceKey(_Model):
+    """A face of a picture."""
+
+    image_id: int
+    face_index: int
+
+    @property
+    def text(self) -> str:
+        """Return it as a form names it."""
+        return f"{self.image_id}-{self.face_index}"
+
+    @property
+    def thumbnail(self) -> str:
+        """Return the address of the face cut out."""
+        return f"/images/{self.image_id}/faces/{self.face_index}/thumbnail"
+
+
+class Merge(_Model):
+    """Somebody who was said to be the same person, for whoever takes that back."""
+
+    id: int
+    name: str
+    created_at: datetime
+
+
 class Person(_Model):
-    """Somebody with a name and known pictures."""
+    """Somebody with a name and known pictures; ``face`` stands for them."""
 
     id: int | None = None
     """An older receiver says none, and cannot give another name."""
 
     name: str
+    hidden: bool | None = None
+    """An older receiver says nothing of it, and finds nobody by id."""
+
+    face: FaceKey | None = None
     pictures: tuple[KnownPicture, ...]
+    merges: tuple[Merge, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """Return what the receiver knows them by: others may bear the name, too."""
+        return self.name if self.id is None or self.hidden is None else by_id(self.id)
+
+    @property
+    def key(self) -> str:
+        """Return what tells them from all others on a page."""
+        return fingerprint(self.who)
+
+    @property
+    def count(self) -> str:
+        """Say how many known pictures there are."""
+        return counted(len(self.pictures), "known picture")
+
+    @property
+    def portrait(self) -> str | None:
+        """Return the address of a picture that stands for them; None without any."""
+        if self.face is not None:
+            return self.face.thumbnail
+        return self.address_of(self.pictures[0]) if self.pictures else None
+
+    def address_of(self, picture: KnownPicture) -> str:
+        """Return the address of a known picture for a card."""
+        address = f"/people/{quote(self.who, safe='')}/pictures/{picture.id}/thumbnail"
+        return f"{address}?v={picture.content_version}"
+
+    def faces_in(self, picture: Picture) -> tuple[Face, ...]:
+        """Return which faces of a picture are theirs."""
+        return tuple(
+            face
+            for face in picture.faces
+            if (face.person == self.name if face.person_id is None else face.person_id == self.id)
+        )
 
     @property
     def version(self) -> str:
@@ -312,11 +424,33 @@ class Person(_Model):
         return fingerprint(self.model_dump_json())
 
 
+class Erased(_Model):
+    """How much of somebody is forgotten for good."""
+
+    known_pictures: int
+    faces: int
+    pictures: int
+
+    @property
+    def summary(self) -> str:
+        """Say it in words."""
+        return (
+            f"{counted(self.known_pictures, 'known picture')}, {counted(self.faces, 'face')} and"
+            f" {counted(self.pictures, 'submitted picture')} are removed, and with them the name."
+        )
+
+
 class PeoplePage(_Model):
     """Some people by name, and the cursor of those behind them; an older receiver has none."""
 
     people: tuple[Person, ...]
     next_cursor: str | None = None
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Return the names that several of them bear."""
+        counts = Counter(person.name for person in self.people)
+        return frozenset(name for name, count in counts.items() if count > 1)
 
 
 class Accepted(_Model):
@@ -328,11 +462,25 @@ class Accepted(_Model):
 
 
 @dataclass(frozen=True)
-class Suggestions:
-    """Names to choose from, and whether there are more."""
+class Suggestion:
+    """Somebody to choose; of people with one name the labels tell who is who."""
 
-    names: tuple[str, ...]
+    who: str
+    name: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """People to choose from, and whether there are more."""
+
+    people: tuple[Suggestion, ...]
     more: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names to type, each once."""
+        return tuple(dict.fromkeys(person.name for person in self.people))
 
 
 @dataclass(frozen=True)
@@ -383,6 +531,11 @@ def closeness(distance: float) -> str:
 def fingerprint(*parts: str) -> str:
     """Return a short text that is the same only for the same parts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def counted(number: int, thing: str) -> str:
+    """Return how many things there are, in words."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def in_words(time: datetime) -> str:

@@ -10,7 +10,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from services.frontend.domain import fingerprint
+from services.frontend.domain import FaceKey, fingerprint
 
 GROUPS_ON_A_PAGE: Final = 12
 """Each with its faces: some hundred small pictures."""
@@ -24,23 +24,6 @@ QUESTIONS: Final = 3
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class FaceKey(_Model):
-    """A face of a picture."""
-
-    image_id: int
-    face_index: int
-
-    @property
-    def text(self) -> str:
-        """Return what :func:`face_key` reads."""
-        return f"{self.image_id}-{self.face_index}"
-
-    @property
-    def thumbnail(self) -> str:
-        """Return the address of the face cut out."""
-        return f"/images/{self.image_id}/faces/{self.face_index}/thumbnail"
 
 
 class Group(_Model):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from services.frontend.domain import PeoplePage, Suggestions
+from services.frontend.domain import PeoplePage, Suggestion, Suggestions
 
 _REST: Final = 10.0
 
@@ -37,7 +37,18 @@ class Names:
 
 
 def suggestions_of(page: PeoplePage) -> Suggestions:
-    """Return the names of a page of people."""
+    """Return whom a page of people has to choose from."""
+    shared = page.shared
     return Suggestions(
-        tuple(person.name for person in page.people), more=page.next_cursor is not None
+        tuple(
+            Suggestion(
+                person.who,
+                person.name,
+                f"{person.name} ({person.count}, {person.who})"
+                if person.name in shared
+                else person.name,
+            )
+            for person in page.people
+        ),
+        more=page.next_cursor is not None,
     )

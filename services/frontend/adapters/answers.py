@@ -1,18 +1,23 @@
 """How every page answers: whole, as the fragment that keeps it live, or with what is wrong."""
 
+import asyncio
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Query, Request
+from starlette.datastructures import FormData
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from services.common import bodies
+from services.common.names import id_of
 from services.frontend import domain
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import Renderer, StaticFile
 from services.frontend.domain import (
     NotNowError,
+    Person,
     Problem,
     ReceiverAwayError,
     RefusedError,
@@ -24,8 +29,58 @@ FOREVER: Final = "private, max-age=31536000, immutable"
 MAX_NAME_FORM_BYTES: Final = 64 * 1024
 """Of a form without files."""
 
+MAX_CHOICES: Final = 20
+"""Of people who bear one name, so many are shown to choose from."""
+
 Filter = Annotated[str | None, Query(max_length=200)]
+Cursor = Annotated[str | None, Query(max_length=1000)]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What a form says of who somebody is.
+
+    ``name`` is what was typed, ``who`` a choice among those who bear it; ``another`` is somebody
+    else of that name. ``insist`` is for a picture in doubt.
+    """
+
+    name: str
+    who: str
+    another: bool
+    insist: bool
+
+    @classmethod
+    def of(cls, form: FormData) -> "Naming":
+        """Return what the fields ``person``, ``who``, ``another`` and ``insist`` say."""
+        name, insist = _text(form, "person"), _text(form, "insist")
+        # Who insists does so for whom the doubt was about.
+        another = "another" in form or insist == "another"
+        chosen = insist if id_of(insist) is not None else _text(form, "who")
+        who = name if another else chosen or name
+        return cls(name, who, another, bool(insist))
+
+    @property
+    def insists(self) -> str:
+        """Return what to send for insisting on the same."""
+        return "another" if self.another else self.who if id_of(self.who) is not None else "true"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a form was refused, and what a person may do about it.
+
+    ``index`` tells which of a page's forms, ``name`` what was typed there. ``people`` are those who
+    bear the name, ``another`` says that somebody else may, ``insist`` what to send to insist.
+    """
+
+    message: str
+    status: int
+    index: int | str = ""
+    name: str = ""
+    people: tuple[Person, ...] = ()
+    another: str = ""
+    insist: str = ""
 
 
 class Answers:
@@ -95,26 +150,83 @@ class Answers:
         error = await error_of(action)
         return done(request, then) if error is None else self.failure(request, error)
 
+    async def refusal(
+        self, error: RefusedError | ReceiverAwayError, naming: Naming, index: int | str = ""
+    ) -> Refusal:
+        """Return why a face or a picture got no name, with the people whom the name may mean."""
+        message, status = explain(error)
+        people: tuple[Person, ...] = ()
+        if status == HTTPStatus.CONFLICT and not naming.another:
+            people = await self.bearers(naming.who)
+        can_insist = isinstance(error, RefusedError) and error.can_insist
+        is_name = id_of(naming.who) is None and not naming.another
+        return Refusal(
+            message,
+            status,
+            index,
+            naming.name,
+            people,
+            f"Somebody else called {naming.name}" if people or (can_insist and is_name) else "",
+            naming.insists if can_insist else "",
+        )
+
+    async def bearers(self, name: str) -> tuple[Person, ...]:
+        """Return those who bear a name, if they are several."""
+        if not name or id_of(name) is not None:
+            return ()
+        pages = await asyncio.gather(
+            *(
+                or_none(self._receiver.people(person=name, hidden=hidden, limit=MAX_CHOICES))
+                for hidden in (False, True)
+            )
+        )
+        people = tuple(person for page in pages if page for person in page.people)
+        return people if len(people) > 1 else ()
+
+    def refused(self, request: Request, refusal: Refusal) -> Response:
+        """Say why a form was refused, and what one may do about it; none of it without script."""
+        if not wants_json(request):
+            return self.message(refusal.status, refusal.message, refusal.people)
+        answer: dict[str, Any] = {"message": refusal.message}
+        if refusal.insist:
+            answer |= {"can_insist": True, "insist": refusal.insist}
+        if refusal.people or refusal.another:
+            answer["choices"] = self._renderer.render("choices.html", refusal=refusal)
+        return JSONResponse(answer, refusal.status)
+
     def failure(self, request: Request, error: RefusedError | ReceiverAwayError) -> Response:
         """Say why an action was not done."""
         message, status = explain(error)
-        if wants_json(request):
-            doubt = {"can_insist": True} if can_insist(error) else {}
-            return JSONResponse({"message": message, **doubt}, status)
-        return self.message(status, message)
+        return self.refused(request, Refusal(message, status))
 
-    def message(self, status: int, message: str) -> Response:
-        """Return a page with nothing but a message."""
-        title = "Not found" if status == HTTPStatus.NOT_FOUND else "That did not work"
-        return HTMLResponse(
-            self._renderer.render("message.html", title=title, message=message), status
-        )
+    def message(
+        self,
+        status: int,
+        message: str,
+        people: tuple[Person, ...] = (),
+        title: str = "That did not work",
+    ) -> Response:
+        """Return a page with nothing but a message, and people to go to."""
+        if status == HTTPStatus.NOT_FOUND:
+            title = "Not found"
+        html = self._renderer.render("message.html", title=title, message=message, people=people)
+        return HTMLResponse(html, status)
+
+
+async def form_of(request: Request) -> FormData:
+    """Return the fields of a form without files."""
+    small = bodies.limited(request, MAX_NAME_FORM_BYTES)
+    async with small.form(max_files=0, max_fields=6) as form:
+        return form
 
 
 async def named(request: Request) -> str:
     """Return the field ``person`` of a form."""
-    async with bodies.limited(request, MAX_NAME_FORM_BYTES).form(max_files=0, max_fields=4) as form:
-        return str(form.get("person", "")).strip()
+    return _text(await form_of(request), "person")
+
+
+def _text(form: FormData, field: str) -> str:
+    return str(form.get(field, "")).strip()
 
 
 def explain(error: RefusedError | ReceiverAwayError) -> tuple[str, int]:
@@ -125,11 +237,6 @@ def explain(error: RefusedError | ReceiverAwayError) -> tuple[str, int]:
         return str(error), HTTPStatus.SERVICE_UNAVAILABLE
     message = domain.describe_problem("receiver", str(error)).message
     return f"{message} Try again in a moment.", HTTPStatus.SERVICE_UNAVAILABLE
-
-
-def can_insist(error: RefusedError | ReceiverAwayError) -> bool:
-    """Tell whether somebody may insist."""
-    return isinstance(error, RefusedError) and error.can_insist
 
 
 def problems(*answers: object) -> list[Problem]:
@@ -183,3 +290,16 @@ async def gone(deletion: Awaitable[None]) -> None:
     except RefusedError as error:
         if error.status != HTTPStatus.NOT_FOUND:
             raise
+
+
+async def name_face(
+    receiver: Receiver, naming: Naming, picture_id: int, index: int
+) -> RefusedError | ReceiverAwayError | None:
+    """Make a face a known picture of whom a form names; return why it was not done."""
+    if not naming.who:
+        return RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, "Enter a name.")
+    return await error_of(
+        receiver.enrol_face(
+            naming.who, picture_id, index, insist=naming.insist, another=naming.another
+        )
+    )

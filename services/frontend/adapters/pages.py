@@ -6,7 +6,6 @@ that says what is wrong. A script that asks for JSON gets the same as JSON.
 
 import asyncio
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -16,18 +15,18 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from services.common import bodies
 from services.common.images import Status
-from services.common.names import InvalidNameError, check_name
+from services.common.names import InvalidNameError, check_name, id_of
 from services.frontend import domain
 from services.frontend.adapters.answers import (
     FOREVER,
-    MAX_NAME_FORM_BYTES,
     Answers,
     Filter,
-    can_insist,
+    Naming,
+    Refusal,
     done,
-    error_of,
-    explain,
+    form_of,
     gone,
+    name_face,
     named,
     or_error,
     or_none,
@@ -38,7 +37,7 @@ from services.frontend.adapters.receiver import Receiver, explain_problem
 from services.frontend.adapters.rendering import StaticFile, query
 from services.frontend.domain import (
     PAGE_SIZE,
-    SUGGESTED,
+    Person,
     Picture,
     PicturePage,
     ReceiverAwayError,
@@ -55,13 +54,14 @@ class Pages:
         self,
         receiver: Receiver,
         answers: Answers,
+        names: Names,
         files: dict[str, StaticFile],
         *,
         spools: bodies.Spools,
         max_upload_bytes: int,
     ) -> None:
         self._receiver = receiver
-        self._names = Names(partial(receiver.people, limit=SUGGESTED))
+        self._names = names
         self._answers = answers
         self._files = files
         self._spools = spools
@@ -178,26 +178,14 @@ class Pages:
 
     async def name_face(self, request: Request, picture_id: int, index: int) -> Response:
         """Make a face a known picture of the person named in the form."""
-        small = bodies.limited(request, MAX_NAME_FORM_BYTES)
-        async with small.form(max_files=0, max_fields=4) as form:
-            person, insist = str(form.get("person", "")).strip(), "insist" in form
-        refusal = (
-            await error_of(self._receiver.enrol_face(person, picture_id, index, insist=insist))
-            if person
-            else RefusedError(422, "Enter a name.")
-        )
-        if refusal is None:
+        naming = Naming.of(await form_of(request))
+        error = await name_face(self._receiver, naming, picture_id, index)
+        if error is None:
             return done(request, f"/images/{picture_id}")
+        refusal = await self._answers.refusal(error, naming, index)
         if wants_json(request):
-            return self._answers.failure(request, refusal)
-        message, status = explain(refusal)
-        refused = {
-            "index": index,
-            "name": person,
-            "message": message,
-            "can_insist": can_insist(refusal),
-        }
-        return await self._picture_page(picture_id, status, refused=refused)
+            return self._answers.refused(request, refusal)
+        return await self._picture_page(picture_id, refusal)
 
     async def deny(self, request: Request, picture_id: int, index: int) -> Response:
         """Say that a face is not the person named in the form."""
@@ -226,9 +214,10 @@ class Pages:
         self, status: str | None, person: str | None, cursor: str | None
     ) -> dict[str, Any]:
         status = status if status in set(Status) else None
+        by_id = person is not None and id_of(person) is not None
         with suppress(InvalidNameError):  # else the receiver says what is wrong
-            person = check_name(person) if person else None  # as names are kept
-        report, page, names = await asyncio.gather(
+            person = check_name(person) if person and not by_id else person or None
+        report, page, names, chosen = await asyncio.gather(
             self._answers.report(person),
             or_error(
                 self._receiver.pictures(
@@ -236,12 +225,15 @@ class Pages:
                 )
             ),
             or_none(self._names.get()),
+            self._chosen(person if by_id else None),
         )
         pictures: PicturePage | None = None
+        bearers: tuple[Person, ...] = ()
         if isinstance(page, PicturePage):
             pictures = page
         elif isinstance(page, RefusedError):  # for example the cursor of an older version
             pictures = PicturePage(images=(), next_cursor=None)
+            bearers = await self._answers.bearers(person or "")
         counts = (report.images or {}) if isinstance(report, StatusReport) else {}
         busy = any(counts.get(one) for one in domain.OPEN) or (
             pictures is not None and any(picture.is_open for picture in pictures.images)
@@ -256,9 +248,18 @@ class Pages:
             "problems": problems(report, page),
             "available": pictures is not None,
             "busy": busy,
-            "filter": {"status": status, "person": person, "cursor": cursor},
+            "bearers": bearers,
+            "filter": {
+                "status": status,
+                "person": person,
+                "name": chosen.name if chosen else person,
+                "cursor": cursor,
+            },
             "fragment": query("/fragments/pictures", status=status, person=person, cursor=cursor),
         }
+
+    async def _chosen(self, who: str | None) -> Person | None:
+        return await or_none(self._receiver.person(who)) if who else None
 
     async def _picture(self, picture_id: int) -> dict[str, Any]:
         report, picture, names = await asyncio.gather(
@@ -278,16 +279,11 @@ class Pages:
             "fragment": f"/fragments/images/{picture_id}",
         }
 
-    async def _picture_page(
-        self,
-        picture_id: int,
-        status: int = HTTPStatus.OK,
-        *,
-        refused: dict[str, Any] | None = None,
-    ) -> Response:
+    async def _picture_page(self, picture_id: int, refused: Refusal | None = None) -> Response:
         view = await self._picture(picture_id)
         if view["missing"]:
             return self._answers.message(
                 HTTPStatus.NOT_FOUND, "This picture does not exist, or it was deleted."
             )
+        status = refused.status if refused else HTTPStatus.OK
         return self._answers.page("picture.html", {**view, "refused": refused}, status=status)

@@ -11,9 +11,20 @@ from starlette.responses import JSONResponse, Response
 
 from services.common import bodies
 from services.common.images import MAX_PICTURE_BYTES
-from services.frontend.adapters.answers import Answers, Filter, gone, named, or_error, problems
+from services.common.names import id_of
+from services.frontend.adapters.answers import (
+    Answers,
+    Cursor,
+    Filter,
+    Naming,
+    done,
+    error_of,
+    gone,
+    or_error,
+    problems,
+)
 from services.frontend.adapters.receiver import Receiver, known_picture_address
-from services.frontend.adapters.rendering import query
+from services.frontend.adapters.rendering import person_address, query
 from services.frontend.domain import (
     PAGE_SIZE,
     SUGGESTED,
@@ -42,19 +53,22 @@ class PeoplePages:
         get("/people/{person}/pictures/{picture_id}/thumbnail")(self.known_thumbnail)
         post("/people")(self.add_known_picture)
         post("/people/{person}/delete")(self.delete_person)
-        post("/people/{person}/rename")(self.rename_person)
         post("/people/{person}/pictures/{picture_id}/delete")(self.delete_known_picture)
         return router
 
-    async def people_page(self, name: Filter = None, cursor: Filter = None) -> Response:
-        """Show known people, by name."""
-        return self._answers.page("people.html", await self._people(name, cursor))
+    async def people_page(
+        self, name: Filter = None, cursor: Cursor = None, hidden: Filter = None
+    ) -> Response:
+        """Show known people, by name; with ``hidden`` those who are left out else."""
+        return self._answers.page("people.html", await self._people(name, cursor, hidden))
 
     async def people_fragment(
-        self, request: Request, name: Filter = None, cursor: Filter = None
+        self, request: Request, name: Filter = None, cursor: Cursor = None, hidden: Filter = None
     ) -> Response:
         """Return what changes on the page of people."""
-        return self._answers.fragment(request, "people_live.html", await self._people(name, cursor))
+        return self._answers.fragment(
+            request, "people_live.html", await self._people(name, cursor, hidden)
+        )
 
     async def names_fragment(self, name: Filter = None) -> Response:
         """Return names to choose from that have this in them, as JSON."""
@@ -97,18 +111,26 @@ class PeoplePages:
             return self._answers.failure(request, RefusedError(error.status_code, message))
 
     async def _add_known_picture(self, request: Request, form: FormData) -> Response:
-        person, file = str(form.get("person", "")).strip(), form.get("file")
-        if not person:
+        naming, file = Naming.of(form), form.get("file")
+        if not naming.who:
             return self._answers.failure(request, RefusedError(422, "Enter a name."))
         if not isinstance(file, bodies.Part) or not file.size:
             return self._answers.failure(request, RefusedError(422, "Choose a picture."))
-        enrolment = self._receiver.enrol_picture(
-            person, file.pieces(), file.size, insist="insist" in form
+        error = await error_of(
+            self._receiver.enrol_picture(
+                naming.who,
+                file.pieces(),
+                file.size,
+                insist=naming.insist,
+                another=naming.another,
+            )
         )
+        if error is not None:
+            return self._answers.refused(request, await self._answers.refusal(error, naming))
+        if id_of(naming.who) is not None:
+            return done(request, person_address(naming.who))
         # Where not everybody is shown, the one who is new may be on another page.
-        return await self._answers.act(
-            request, enrolment, query("/people", name=person if "find" in form else None)
-        )
+        return done(request, query("/people", name=naming.name if "find" in form else None))
 
     async def delete_person(self, request: Request, person: str) -> Response:
         """Forget a person."""
@@ -116,23 +138,26 @@ class PeoplePages:
             request, gone(self._receiver.delete_person(person)), "/people"
         )
 
-    async def rename_person(self, request: Request, person: str) -> Response:
-        """Give a person the name in the form."""
-        name = await named(request)
-        return await self._answers.act(request, self._receiver.rename(person, name), "/people")
-
     async def delete_known_picture(
         self, request: Request, person: str, picture_id: int
     ) -> Response:
         """Forget one known picture."""
         return await self._answers.act(
-            request, gone(self._receiver.delete_known_picture(person, picture_id)), "/people"
+            request,
+            gone(self._receiver.delete_known_picture(person, picture_id)),
+            person_address(person),
         )
 
-    async def _people(self, name: str | None, cursor: str | None) -> dict[str, Any]:
+    async def _people(
+        self, name: str | None, cursor: str | None, hidden: str | None
+    ) -> dict[str, Any]:
         report, page = await asyncio.gather(
             self._answers.report(counts=False),
-            or_error(self._receiver.people(name=name or None, cursor=cursor, limit=PAGE_SIZE)),
+            or_error(
+                self._receiver.people(
+                    name=name or None, hidden=bool(hidden), cursor=cursor, limit=PAGE_SIZE
+                )
+            ),
         )
         if isinstance(page, RefusedError):  # a name or a cursor that is none
             page = PeoplePage(people=())
@@ -141,6 +166,6 @@ class PeoplePages:
             "problems": problems(report, page),
             "available": isinstance(page, PeoplePage),
             "busy": False,
-            "filter": {"name": name, "cursor": cursor},
-            "fragment": query("/fragments/people", name=name, cursor=cursor),
+            "filter": {"name": name, "cursor": cursor, "hidden": hidden},
+            "fragment": query("/fragments/people", name=name, cursor=cursor, hidden=hidden),
         }

@@ -11,12 +11,14 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from services.common import metrics
-from services.common.names import InvalidNameError, check_name
+from services.common.names import InvalidNameError, check_name, id_of
 from services.frontend.domain import (
     Accepted,
     Box,
+    Erased,
     NotNowError,
     PeoplePage,
+    Person,
     Picture,
     PicturePage,
     ReceiverAwayError,
@@ -65,7 +67,7 @@ def _person_address(person: str) -> str:
 def _quoted(person: str) -> str:
     # In a URL a slash would name something else, however it is quoted.
     try:
-        return quote(check_name(person), safe="")
+        return quote(person if id_of(person) is not None else check_name(person), safe="")
     except InvalidNameError as error:
         raise RefusedError(422, _sentence(str(error))) from None
 
@@ -109,18 +111,31 @@ class Receiver:
         self,
         *,
         name: str | None = None,
+        person: str | None = None,
+        hidden: bool = False,
         cursor: str | None = None,
         limit: int,
     ) -> PeoplePage:
-        """Return people by name, only those with ``name`` in their names.
+        """Return people by name, only those with ``name`` in their names, or called ``person``.
 
-        A receiver of before there were pages returns everybody whatever it is asked.
+        Those who are hidden, or the others. A receiver of before there were pages returns everybody
+        whatever it is asked.
         """
-        wanted = {"name": name, "cursor": cursor, "limit": limit}
+        wanted = {
+            "name": name,
+            "person": person,
+            "hidden": "true" if hidden else None,
+            "cursor": cursor,
+            "limit": limit,
+        }
         answer = await self._call(
             "GET /people", "/people", params={k: v for k, v in wanted.items() if v is not None}
         )
         return _parse(PeoplePage, answer)
+
+    async def person(self, who: str) -> Person:
+        """Return one person, and whom one may tell apart from them again."""
+        return _parse(Person, await self._call("GET /people/{name}", _person_address(who)))
 
     async def upload(
         self, body: AsyncIterable[bytes], *, content_type: str, size: int
@@ -203,14 +218,23 @@ class Receiver:
         await self._call("DELETE /images/{id}", f"/images/{picture_id}")
 
     async def enrol_face(
-        self, person: str, picture_id: int, face: int, *, insist: bool = False
+        self,
+        person: str,
+        picture_id: int,
+        face: int,
+        *,
+        insist: bool = False,
+        another: bool = False,
     ) -> None:
-        """Make a face of a submitted picture a known picture of a person."""
+        """Make a face of a submitted picture a known picture of a person.
+
+        Of somebody new with ``another``, whoever else has the name.
+        """
         await self._call(
             "POST /people/{name}/pictures",
             f"{_person_address(person)}/pictures",
             params=_INSIST if insist else {},
-            json={"image_id": picture_id, "face_index": face},
+            json=_face(picture_id, face) | ({"another": True} if another else {}),
             timeout=_UPLOAD_TIMEOUT,
         )
 
@@ -235,6 +259,12 @@ class Receiver:
             timeout=_UPLOAD_TIMEOUT,
         )
 
+    async def unname_face(self, picture_id: int, face: int) -> None:
+        """Take back who a hand has said that a face is."""
+        await self._call(
+            "DELETE /images/{id}/faces/{index}/person", f"/images/{picture_id}/faces/{face}/person"
+        )
+
     async def deny(self, person: str, picture_id: int, face: int) -> None:
         """Say that a face is not a person's."""
         await self._call(
@@ -247,18 +277,79 @@ class Receiver:
             "DELETE /images/{id}/faces/{index}/denials/{name}", _denial(person, picture_id, face)
         )
 
-    async def rename(self, person: str, name: str) -> None:
-        """Give a person another name."""
-        await self._call("PATCH /people/{name}", _person_address(person), json={"name": name})
+    async def rename(self, person: str, name: str, *, another: bool = False) -> None:
+        """Give a person another name; one that somebody else has, too, with ``another``."""
+        body = {"name": name} | ({"another": True} if another else {})
+        await self._call("PATCH /people/{name}", _person_address(person), json=body)
+
+    async def hide(self, person: str, *, hidden: bool) -> None:
+        """Leave a person out where people are listed, or do so no more."""
+        await self._call("PATCH /people/{name}", _person_address(person), json={"hidden": hidden})
+
+    async def set_face(self, person: str, picture_id: int, face: int) -> None:
+        """Let a face stand for a person."""
+        await self._call(
+            "PUT /people/{name}/face",
+            f"{_person_address(person)}/face",
+            json=_face(picture_id, face),
+        )
+
+    async def merge(self, person: str, other: str) -> None:
+        """Make all that is the other's this person's."""
+        await self._call(
+            "POST /people/{name}/merge",
+            f"{_person_address(person)}/merge",
+            json={"name": other},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+
+    async def take_back_merge(self, person: str, merge_id: int) -> None:
+        """Tell somebody apart again who was said to be this person."""
+        await self._call(
+            "DELETE /people/{name}/merges/{id}",
+            f"{_person_address(person)}/merges/{merge_id}",
+            timeout=_UPLOAD_TIMEOUT,
+        )
+
+    async def erase(self, person: str, *, pictures: bool) -> Erased:
+        """Forget a person for good, and if wanted the pictures that show them."""
+        answer = await self._call(
+            "POST /people/{name}/erase",
+            f"{_person_address(person)}/erase",
+            json={"pictures": pictures},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+        return _parse(Erased, answer)
+
+    async def export(self, person: str) -> AsyncIterator[bytes]:
+        """Yield all that is kept of a person, as JSON; whatever is wrong is raised at first."""
+        address = f"{_person_address(person)}/export"
+        with _answered("receiver GET /people/{name}/export"):
+            async with self._client.stream("GET", address, timeout=_UPLOAD_TIMEOUT) as response:
+                if response.is_error:
+                    await response.aread()
+                    _check_away(response)
+                    raise _refusal(response)
+                async for piece in response.aiter_bytes():
+                    yield piece
 
     async def enrol_picture(
-        self, person: str, file: AsyncIterable[bytes], size: int, *, insist: bool = False
+        self,
+        person: str,
+        file: AsyncIterable[bytes],
+        size: int,
+        *,
+        insist: bool = False,
+        another: bool = False,
     ) -> None:
-        """Make an uploaded file of ``size`` bytes a known picture of a person."""
+        """Make an uploaded file of ``size`` bytes a known picture of a person.
+
+        Of somebody new with ``another``, whoever else has the name.
+        """
         await self._call(
             "POST /people/{name}/pictures",
             f"{_person_address(person)}/pictures",
-            params=_INSIST if insist else {},
+            params=(_INSIST if insist else {}) | ({"another": "true"} if another else {}),
             **_form_of(file, size),
             timeout=_UPLOAD_TIMEOUT,
         )
@@ -308,11 +399,9 @@ class Receiver:
             response = await self._client.request(
                 method, address, **{"timeout": _TIMEOUT, **arguments}
             )
-            if _is_away(response):
-                raise NotNowError(_problem(response)[0])
+            _check_away(response)
         if response.is_error:
-            message, can_insist = _problem(response)
-            raise RefusedError(response.status_code, message, can_insist=can_insist)
+            raise _refusal(response)
         return response
 
 
@@ -338,13 +427,23 @@ def _form_of(file: AsyncIterable[bytes], size: int) -> dict[str, Any]:
     }
 
 
+def _face(picture_id: int, face: int) -> dict[str, int | bool]:
+    return {"image_id": picture_id, "face_index": face}
+
+
 def _denial(person: str, picture_id: int, face: int) -> str:
     return f"/images/{picture_id}/faces/{face}/denials/{_quoted(person)}"
 
 
-def _is_away(response: httpx.Response) -> bool:
+def _check_away(response: httpx.Response) -> None:
     # A busy receiver says nothing about what it was asked for.
-    return response.is_server_error or response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    if response.is_server_error or response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        raise NotNowError(_problem(response)[0])
+
+
+def _refusal(response: httpx.Response) -> RefusedError:
+    message, can_insist = _problem(response)
+    return RefusedError(response.status_code, message, can_insist=can_insist)
 
 
 @contextmanager

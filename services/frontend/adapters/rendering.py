@@ -58,6 +58,8 @@ class Renderer:
         self._templates.globals.update(
             static=lambda name: f"/static/{name}?v={files[name].version}",
             query=query,
+            person_address=person_address,
+            counted=domain.counted,
             card_frame=lambda picture: domain.card_frame(picture, CARD_ASPECT),
             stage=stage,
             marks=domain.marks,
@@ -81,6 +83,11 @@ def query(path: str, **values: str | None) -> str:
     """Return a URL with those parameters that are not empty."""
     text = urlencode({name: value for name, value in values.items() if value})
     return f"{path}?{text}" if text else path
+
+
+def person_address(who: str) -> str:
+    """Return the address of the page of whom the receiver knows so."""
+    return f"/people/{quote(who, safe='')}"
 
 
 def stage(picture: domain.Picture) -> tuple[str, domain.Frame | None]:

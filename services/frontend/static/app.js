@@ -204,8 +204,11 @@ async function send(form, button) {
     const response = await fetch(form.action, { method: "POST", body, headers: { Accept: "application/json" } });
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) {
-      if (insist) insist.hidden = !answer.can_insist;
-      choices?.replaceChildren(...parsed(answer.choices ?? "").body.childNodes);
+      if (insist) {
+        insist.hidden = !answer.can_insist;
+        insist.value = answer.insist ?? "true";
+      }
+      if (choices) offer(choices, answer.choices ?? "");
       return tell(message, answer.message ?? `The server answered ${response.status}.`);
     }
     const then = form.dataset.then ?? (form.elements.find && answer.then);
@@ -216,8 +219,7 @@ async function send(form, button) {
       if (insist === document.activeElement) focusIn(form);
       insist.hidden = true;
     }
-    if (choices?.contains(document.activeElement)) focusIn(form);
-    choices?.replaceChildren();
+    if (choices) offer(choices, "");
     // What was typed is saved: the form no longer holds back the fresh version.
     form.reset();
     for (const input of form.querySelectorAll("input[list]")) input.value = input.defaultValue;
@@ -230,6 +232,13 @@ async function send(form, button) {
     if ("upload" in form.dataset && (!insist || insist.hidden)) form.reset();
   }
   return refresh();
+}
+
+/** Show what one may choose instead of what was refused; who used the keyboard there goes on. */
+function offer(choices, html) {
+  const had = choices.contains(document.activeElement);
+  choices.replaceChildren(...parsed(html).body.childNodes);
+  if (had) focusIn(choices.closest("form"));
 }
 
 function ask(event) {
@@ -261,6 +270,17 @@ document.addEventListener("change", (event) => {
   // Of a field with suggestions, a part of a name is none yet.
   const names = field.list && Array.from(field.list.options, (option) => option.value);
   if (!names || !field.value || names.includes(field.value)) field.form.requestSubmit();
+});
+
+// What was offered for another name is none for this one.
+document.addEventListener("input", ({ target }) => {
+  const form = target.name === "person" && target.form;
+  const choices = form && form.querySelector("[data-choices]");
+  if (!choices) return;
+  offer(choices, "");
+  form.querySelector("[data-message]").textContent = "";
+  const insist = form.querySelector("button[name=insist]");
+  if (insist) insist.hidden = true;
 });
 
 // Names that have in them what is typed, where there are more than the page has.

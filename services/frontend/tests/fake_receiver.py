@@ -17,9 +17,12 @@ def face_json(index: int = 0, **values: Any) -> dict[str, Any]:
         "detection_score": 0.9,
         "ambiguous": False,
         "person": None,
+        "person_id": None,
         "distance": None,
         "decided_by": "machine",
         "candidates": [],
+        "denials": [],
+        "denial_ids": [],
         **values,
     }
 
@@ -45,10 +48,17 @@ def image_json(picture_id: int, **values: Any) -> dict[str, Any]:
     }
 
 
-def person_json(name: str, *ids: int) -> dict[str, Any]:
-    """A person as the receiver describes one."""
+def person_json(name: str, *ids: int, **values: Any) -> dict[str, Any]:
+    """A person as the receiver describes one, with these known pictures; the first is the id."""
     pictures = [{"id": i, "image_name": f"{name}/{i}.jpg", "created_at": TIME} for i in ids]
-    return {"id": 7, "name": name, "pictures": pictures}
+    return {
+        "id": ids[0] if ids else 7,
+        "name": name,
+        "hidden": False,
+        "face": None,
+        "pictures": pictures,
+        **values,
+    }
 
 
 def problem(status: int, detail: str, **headers: str) -> httpx.Response:
@@ -109,6 +119,10 @@ class FakeReceiver:
             "GET /images": httpx.Response(200, json=page),
             "POST /images": httpx.Response(202, json=accepted),
             **{f"GET /images/{i['id']}": httpx.Response(200, json=i) for i in self.images},
+            **{
+                f"GET /people/~{one['id']}": httpx.Response(200, json={"merges": [], **one})
+                for one in self.people
+            },
         }
 
     def sent(self, operation: str) -> Any:

@@ -10,7 +10,7 @@ from services.frontend.adapters.receiver import Receiver
 from services.frontend.tests.fake_receiver import FakeReceiver, image_json, person_json, problem
 
 JPEG = httpx.Response(200, content=b"\xff\xd8 small", headers={"ETag": '"1"'})
-SMALL = ("/images/5/thumbnail", "/images/5/preview", "/people/A%3FB/pictures/6/thumbnail")
+SMALL = ("/images/5/thumbnail", "/images/5/preview", "/people/~6/pictures/6/thumbnail")
 FACE = "/images/5/faces/0/thumbnail"
 
 
