@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.database import Database
+from services.common.names import by_id
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, images, person_images, persons
 from services.migrations.__main__ import migrate
@@ -83,6 +84,8 @@ def _fragments(pictures: int, people: int) -> dict[str, str]:
         "the same, from the middle": f"/fragments/pictures?person={_BUSY}&cursor={middle}",
         "pictures of somebody else": f"/fragments/pictures?person={_name(people // 2)}",
         "a picture": f"/fragments/images/{pictures // 2}",
+        "who is on half": f"/fragments/people/{by_id(1)}",
+        "somebody else": f"/fragments/people/{by_id(people // 2)}",
         "people, first": "/fragments/people",
         "people, from the middle": f"/fragments/people?cursor={_name(people // 2)}",
         "people, by a part of the name": "/fragments/people?name=7",

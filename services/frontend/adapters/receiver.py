@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from services.common import metrics
-from services.common.names import InvalidNameError, check_name, id_of
+from services.common.names import InvalidNameError, check_who
 from services.frontend.domain import (
     Accepted,
     Box,
@@ -67,7 +67,7 @@ def _person_address(person: str) -> str:
 def _quoted(person: str) -> str:
     # In a URL a slash would name something else, however it is quoted.
     try:
-        return quote(person if id_of(person) is not None else check_name(person), safe="")
+        return quote(check_who(person), safe="")
     except InvalidNameError as error:
         raise RefusedError(422, _sentence(str(error))) from None
 

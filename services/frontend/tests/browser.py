@@ -163,11 +163,15 @@ class Site:
         while images := self.call("GET", "/images?limit=200")["images"]:
             for image in images:
                 self.call("DELETE", f"/images/{image['id']}")
-        people = self.call("GET", "/people")["people"]
+        people = [
+            person
+            for query in ("", "?hidden=true&limit=200")
+            for person in self.call("GET", f"/people{query}")["people"]
+        ]
         # Whom the recogniser is just about to know it would know for a while after this.
         self.wait_known(pictures=sum(len(person["pictures"]) for person in people))
         for person in people:
-            self.call("DELETE", f"/people/{person['name']}")
+            self.call("DELETE", f"/people/~{person['id']}")
         self.wait_known(pictures=0)
 
 
