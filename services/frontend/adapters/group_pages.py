@@ -24,12 +24,11 @@ from services.frontend.adapters.answers import (
 )
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import Renderer, query
-from services.frontend.domain import SUGGESTED, ReceiverAwayError, RefusedError
+from services.frontend.domain import SUGGESTED, FaceKey, ReceiverAwayError, RefusedError
 from services.frontend.groups import (
     FACES_ON_A_PAGE,
     GROUPS_ON_A_PAGE,
     QUESTIONS,
-    FaceKey,
     Group,
     GroupPage,
     Named,

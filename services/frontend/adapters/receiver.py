@@ -16,6 +16,7 @@ from services.frontend.domain import (
     Accepted,
     Box,
     Erased,
+    FaceKey,
     NotNowError,
     PeoplePage,
     Person,
@@ -26,7 +27,6 @@ from services.frontend.domain import (
     StatusReport,
 )
 from services.frontend.groups import (
-    FaceKey,
     Group,
     GroupPage,
     Named,
