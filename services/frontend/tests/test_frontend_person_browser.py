@@ -271,7 +271,7 @@ def test_a_name_in_any_script_is_given_shown_and_fits_a_small_phone(site: Site, 
         field.press("Enter")
         expect(page.get_by_role("heading", name=re.compile(" 2$"))).to_be_visible()
         page.goto("/people")
-        expect(page.locator(".person h2")).to_contain_text(re.compile(r"2\s*$"))
+        expect(page.locator(".person .grow h2")).to_contain_text(re.compile(r"2\s*$"))
         assert page.evaluate("document.documentElement.scrollWidth") == 320
 
 
