@@ -57,6 +57,13 @@ EILEEN: Final = "Eileen Collins"
 GRACE: Final = "Grace Hopper"
 PHOTOS: Final = {EILEEN: "astronaut.png", GRACE: "grace_hopper.jpg"}
 
+PHONE: Final[dict[str, Any]] = {
+    "viewport": {"width": 360, "height": 740},
+    "device_scale_factor": 2,
+    "is_mobile": True,
+    "has_touch": True,
+}
+
 # Where the faces are in the photographs, in pixels: from hairline to chin, from ear to ear.
 FACES: Final = {EILEEN: (175, 76, 265, 166), GRACE: (180, 139, 366, 325)}
 
@@ -257,6 +264,16 @@ def drawn_in_pixels(box: Locator, *, picture: tuple[int, int], fit: str) -> list
         {"width": picture[0], "height": picture[1], "fit": fit},
     )
     return result
+
+
+def mark(page: Page) -> None:
+    """Note which document this is."""
+    page.evaluate("window.sameDocument = true")
+
+
+def assert_not_reloaded(page: Page) -> None:
+    """The document is still the one that was marked."""
+    assert page.evaluate("window.sameDocument") is True
 
 
 def keep_screenshot(page: Page, name: str, *, published: bool = False) -> None:

@@ -1,15 +1,33 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
 
 from services.common.ops import Lifecycle
 from services.common.settings import HttpSettings
 from services.frontend.app import create_app
+from services.frontend.tests.browser import Site, chromium
 from services.frontend.tests.fake_receiver import FakeReceiver
-from services.testing.pipeline import pipeline
+from services.testing.pipeline import Pipeline, pipeline
 
-__all__ = ["page", "pipeline", "receiver"]
+__all__ = ["browser", "page", "pipeline", "receiver", "site"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Not for the session: its event loop would be in the way of other modules' async tests.
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def site(pipeline: Pipeline, browser: Browser) -> Iterator[Site]:
+    """The pages, with nobody known and no picture; no page may complain."""
+    site = Site(pipeline, browser)
+    site.clear()
+    yield site
+    assert site.complaints == []
 
 
 @pytest.fixture

@@ -1,47 +1,41 @@
 import io
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
-from playwright.sync_api import Browser, Dialog, Page, expect
+from playwright.sync_api import Dialog, expect
 
 from services.common.picture_formats import FORMATS, media_type
 from services.frontend.tests.browser import (
     EILEEN,
     FACES,
     GRACE,
+    PHONE,
     PHOTOS,
     Gate,
     Site,
     as_file,
+    assert_not_reloaded,
     card,
-    chromium,
     drawn_in_pixels,
     drop,
     drop_from_disk,
     jpeg,
     keep_screenshot,
+    mark,
     mirrored,
     photo,
     wait_for,
 )
 from services.testing.damaged_pictures import save
-from services.testing.pipeline import Pipeline
 from services.testing.samples import sample
 
 expect.set_options(timeout=20_000)
 
-PHONE = {
-    "viewport": {"width": 360, "height": 740},
-    "device_scale_factor": 2,
-    "is_mobile": True,
-    "has_touch": True,
-}
 # How much of the page moved since it was opened, without anybody's doing.
 LAYOUT_SHIFT = """() => new Promise((resolve) => {
     new PerformanceObserver((list) => {
@@ -60,36 +54,12 @@ RECORD_COUNTERS = """() => {
 NASTY = "<img src=x onerror=1>.jpg"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    # Not for the session: its event loop would be in the way of other modules' async tests.
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def site(pipeline: Pipeline, browser: Browser) -> Iterator[Site]:
-    """The pages, with nobody known and no picture; no page may complain."""
-    site = Site(pipeline, browser)
-    site.clear()
-    yield site
-    assert site.complaints == []
-
-
 def enrol(site: Site, person: str) -> None:
     site.call(
         "POST",
         f"/people/{person}/pictures",
         files={"file": (PHOTOS[person], sample(PHOTOS[person]).read_bytes())},
     )
-
-
-def mark(page: Page) -> None:
-    page.evaluate("window.sameDocument = true")
-
-
-def assert_not_reloaded(page: Page) -> None:
-    assert page.evaluate("window.sameDocument") is True
 
 
 def assert_over_the_face(drawn: list[float], person: str) -> None:
