@@ -6,8 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData
 from starlette.responses import Response
 
-from services.common import bodies
-from services.frontend.adapters.answers import MAX_NAME_FORM_BYTES, Answers, gone
+from services.frontend.adapters.answers import Answers, Naming, done, error_of, form_of, gone
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.domain import Box, RefusedError
 
@@ -33,19 +32,21 @@ class DrawingPages:
 
     async def draw(self, request: Request, picture_id: int) -> Response:
         """Add a face in the box that the form's numbers say, with the name in it, if any."""
-        small = bodies.limited(request, MAX_NAME_FORM_BYTES)
-        async with small.form(max_files=0, max_fields=8) as form:
-            action = self._draw(picture_id, form)
-            return await self._answers.act(request, action, f"/images/{picture_id}")
+        form = await form_of(request)
+        naming = Naming.of(form)
+        error = await error_of(self._draw(picture_id, form, naming))
+        if error is None:
+            return done(request, f"/images/{picture_id}")
+        return self._answers.refused(request, await self._answers.refusal(error, naming))
 
-    async def _draw(self, picture_id: int, form: FormData) -> None:
+    async def _draw(self, picture_id: int, form: FormData, naming: Naming) -> None:
         values = [str(form.get(side, "")).strip() for side in _SIDES]
         if not all(values):
             raise RefusedError(422, "Draw a box around the face first.")
         if not all(one.isascii() and one.isdigit() and len(one) <= _MOST_DIGITS for one in values):
             raise RefusedError(422, "A box has four whole numbers, in pixels of the picture.")
         box = Box(**dict(zip(_SIDES, map(int, values), strict=True)))
-        await self._receiver.draw_face(picture_id, box, str(form.get("person", "")).strip() or None)
+        await self._receiver.draw_face(picture_id, box, naming.who, another=naming.another)
 
     async def strike_out(self, request: Request, picture_id: int, index: int) -> Response:
         """Say that a face is none."""

@@ -238,12 +238,17 @@ class Receiver:
             timeout=_UPLOAD_TIMEOUT,
         )
 
-    async def draw_face(self, picture_id: int, box: Box, person: str | None) -> None:
-        """Add a face where no machine saw one; ``person`` is who it is, if that is known."""
+    async def draw_face(
+        self, picture_id: int, box: Box, person: str, *, another: bool = False
+    ) -> None:
+        """Add a face where no machine saw one; ``person`` is who it is, empty if nobody knows.
+
+        It is somebody new with ``another``, whoever else has the name.
+        """
         await self._call(
             "POST /images/{id}/faces",
             f"/images/{picture_id}/faces",
-            json={"box": box.model_dump(), "name": person},
+            json={"box": box.model_dump(), "name": person or None, "another": another},
             timeout=_UPLOAD_TIMEOUT,
         )
 

@@ -130,7 +130,7 @@ addEventListener("resize", () => {
 // ---- Mouse, pen and finger ----------------------------------------------------------------------
 
 document.addEventListener("pointerdown", (event) => {
-  if (event.button !== 0 || !event.target.closest?.("#canvas")) return;
+  if (drag || event.button !== 0 || !event.target.closest?.("#canvas")) return;
   event.preventDefault();
   canvas().focus({ preventScroll: true });
   canvas().setPointerCapture(event.pointerId);

@@ -50,4 +50,5 @@ async def test_what_the_receiver_refuses_is_said(
     assert receiver.sent("POST /images/1/faces") == {
         "box": {"left": 1, "top": 2, "right": 30, "bottom": 40},
         "name": "Ada",
+        "another": False,
     }
