@@ -121,8 +121,8 @@ def test_a_named_face_becomes_a_known_picture_and_the_next_upload_finds_the_pers
         page.get_by_role("link", name="People").click()
         person = page.locator(".person", has_text=EILEEN)
         expect(person).to_contain_text("1 known picture")
-        expect(person.locator("img")).to_have_js_property("complete", value=True)
-        assert person.locator("img").evaluate("image => image.naturalWidth") > 50
+        expect(person.locator(".portraits img")).to_have_js_property("complete", value=True)
+        assert person.locator(".portraits img").evaluate("image => image.naturalWidth") > 50
     site.wait_known(pictures=1)
     with site.open() as page:
         drop(page, ("mirrored.jpg", mirrored(EILEEN)))

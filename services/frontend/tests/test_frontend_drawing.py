@@ -213,12 +213,17 @@ def test_who_draws_somebody_of_two_who_bear_one_name_says_which_one(site: Site) 
         page.get_by_role("button", name="Save face").click()
         choices = page.locator(".draw-panel .choice")
         expect(choices).to_have_count(3)
+        # Enter asks again, and takes none of them.
+        with page.expect_response("**/faces") as refused:
+            page.get_by_label("Who did you draw?").press("Enter")
+        assert refused.value.status == 409
+        expect(choices).to_have_count(3)
         keep_screenshot(page, "draw-which-one")
         choices.filter(has_text=who).click()
         expect(page.locator(".face-card", has_text="You drew this face.")).to_have_count(2)
     named = [one["person_id"] for one in site.call("GET", f"/images/{picture}")["faces"][1:]]
     assert [f"~{one}" for one in named] == [who, who]
-    assert len(site.complaints) == 1  # the browser reports the status 409
+    assert len(site.complaints) == 2  # the browser reports the status 409
     site.complaints.clear()
 
 
