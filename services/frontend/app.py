@@ -74,8 +74,7 @@ def create_app(
     """Return the application on an HTTP client whose base URL is the receiver's."""
     receiver = Receiver(client)
     files = static_files()
-    renderer = Renderer(files)
-    answers = Answers(receiver, renderer, files)
+    answers = Answers(receiver, Renderer(files), files)
     names = Names(partial(receiver.people, limit=SUGGESTED))
     spools = Spools(settings.max_spool_bytes)
     pages = Pages(
@@ -86,7 +85,7 @@ def create_app(
     app.include_router(DrawingPages(receiver, answers).router())
     app.include_router(PeoplePages(receiver, answers, spools).router())
     app.include_router(PersonPages(receiver, answers, names).router())
-    app.include_router(GroupPages(receiver, answers, renderer).router())
+    app.include_router(GroupPages(receiver, answers, names).router())
     app.include_router(SearchPages(receiver, answers, spools).router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
 

@@ -4,12 +4,11 @@ The models mirror the receiver's answers, as those of ``domain`` do.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from services.common.names import by_id
 from services.frontend.domain import FaceKey, fingerprint
 
 GROUPS_ON_A_PAGE: Final = 12
@@ -56,23 +55,16 @@ class GroupPage(_Model):
 
 
 class Somebody(_Model):
-    """A person to choose: others may bear the name."""
+    """A person who may be the one."""
 
     id: int
     name: str
     face: FaceKey | None = None
-    pictures: tuple[object, ...] = ()
 
     @property
     def who(self) -> str:
         """Return what names this person and nobody else."""
-        return f"~{self.id}"
-
-
-class SomePeople(_Model):
-    """Some people."""
-
-    people: tuple[Somebody, ...]
+        return by_id(self.id)
 
 
 class Question(_Model):
@@ -105,17 +97,6 @@ class Named(_Model):
     def text(self) -> str:
         """Return that as a sentence."""
         return f"{count_faces(self.faces)} {'is' if self.faces == 1 else 'are'} {self.person} now."
-
-
-@dataclass(frozen=True)
-class Naming:
-    """A name that was not taken: what was typed and struck out, why, and whom to choose from."""
-
-    group_id: int
-    name: str
-    struck_out: frozenset[str]
-    message: str
-    choices: Sequence[Somebody]
 
 
 def count_faces(number: int) -> str:

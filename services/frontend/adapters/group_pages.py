@@ -1,21 +1,22 @@
 """The pages of unknown faces: groups to name, and questions who is the same."""
 
 import asyncio
-from functools import partial
+from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from services.common import bodies
 from services.frontend.adapters.answers import (
     MAX_NAME_FORM_BYTES,
     Answers,
-    Filter,
+    Cursor,
+    Naming,
+    Refusal,
     done,
     error_of,
-    explain,
     gone,
     or_error,
     or_none,
@@ -23,8 +24,8 @@ from services.frontend.adapters.answers import (
     wants_json,
 )
 from services.frontend.adapters.receiver import Receiver
-from services.frontend.adapters.rendering import Renderer, query
-from services.frontend.domain import SUGGESTED, FaceKey, ReceiverAwayError, RefusedError
+from services.frontend.adapters.rendering import query
+from services.frontend.domain import FaceKey, ReceiverAwayError, RefusedError
 from services.frontend.groups import (
     FACES_ON_A_PAGE,
     GROUPS_ON_A_PAGE,
@@ -32,9 +33,7 @@ from services.frontend.groups import (
     Group,
     GroupPage,
     Named,
-    Naming,
     Questions,
-    Somebody,
     count_faces,
     face_key,
 )
@@ -46,11 +45,10 @@ _ANSWERED = {"yes": "Yes, the same person.", "no": "No, two people.", "later": "
 class GroupPages:
     """Routes of groups and questions."""
 
-    def __init__(self, receiver: Receiver, answers: Answers, renderer: Renderer) -> None:
+    def __init__(self, receiver: Receiver, answers: Answers, names: Names) -> None:
         self._receiver = receiver
         self._answers = answers
-        self._renderer = renderer
-        self._names = Names(partial(receiver.people, limit=SUGGESTED))
+        self._names = names
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -64,20 +62,20 @@ class GroupPages:
         post("/who/questions/{question_id}")(self.answer)
         return router
 
-    async def groups_page(self, cursor: Filter = None) -> Response:
+    async def groups_page(self, cursor: Cursor = None) -> Response:
         """Show groups, largest first, below the questions."""
         return await self._groups_page(cursor)
 
-    async def groups_fragment(self, request: Request, cursor: Filter = None) -> Response:
+    async def groups_fragment(self, request: Request, cursor: Cursor = None) -> Response:
         """Return what changes on the page of groups."""
         return self._answers.fragment(request, "groups_live.html", await self._groups(cursor))
 
-    async def group_page(self, group_id: int, cursor: Filter = None) -> Response:
+    async def group_page(self, group_id: int, cursor: Cursor = None) -> Response:
         """Show one group; of a merged one, lead to the group that it is in now."""
         return await self._group_page(group_id, cursor)
 
     async def group_fragment(
-        self, request: Request, group_id: int, cursor: Filter = None
+        self, request: Request, group_id: int, cursor: Cursor = None
     ) -> Response:
         """Return what changes on the page of a group."""
         return self._answers.fragment(
@@ -101,35 +99,27 @@ class GroupPages:
         """Name a group but the faces that are ticked, or only take these out of it."""
         small = bodies.limited(request, MAX_NAME_FORM_BYTES)
         async with small.form(max_files=0, max_fields=FACES_ON_A_PAGE + 8) as form:
-            fields = {key: str(value).strip() for key, value in form.items()}
+            naming = Naming.of(form)
             ticked = frozenset(str(one) for one in form.getlist("except"))
+            only_strike_out = "strike" in form
+            on_its_page = "alone" in form
+            cursor = str(form.get("cursor", "")) or None
         faces = [face for one in sorted(ticked) if (face := face_key(one))]
-        here = f"/who/{group_id}"
-        if "strike" in fields:
+        if only_strike_out:
             return await self._strike_out(request, group_id, faces)
-        who = fields.get("who") or fields.get("person", "")
-        answer = (
-            await or_error(
-                self._receiver.name_group(group_id, who, faces, another="another" in fields)
+        answer: Named | RefusedError | ReceiverAwayError = RefusedError(422, "Enter a name.")
+        if naming.who:
+            answer = await or_error(
+                self._receiver.name_group(group_id, naming.who, faces, another=naming.another)
             )
-            if who
-            else RefusedError(422, "Enter a name.")
-        )
         if isinstance(answer, Named):
             return done(request, "/who", answer.text)
-        name = fields.get("person", "")
-        choices = await self._choices(name, answer)
-        message, status = explain(answer)
-        if choices:
-            message = f"{len(choices)} people are called {name}. Who is it?"
+        refusal = await self._answers.refusal(answer, naming, group_id)
         if wants_json(request):
-            rendered = self._renderer.render("group_choices.html", choices=choices, name=name)
-            extra = {"choices": rendered} if choices else {}
-            return JSONResponse({"message": message, **extra}, status)
-        naming = Naming(group_id, name, ticked, message, choices)
-        if fields.get("from") == here:
-            return await self._group_page(group_id, fields.get("cursor"), status, naming)
-        return await self._groups_page(fields.get("cursor"), status, naming)
+            return self._answers.refused(request, refusal)
+        if on_its_page:
+            return await self._group_page(group_id, cursor, refusal, ticked)
+        return await self._groups_page(cursor, refusal)
 
     async def _strike_out(self, request: Request, group_id: int, faces: list[FaceKey]) -> Response:
         if not faces:
@@ -142,15 +132,6 @@ class GroupPages:
                 return self._answers.failure(request, error)
         said = f"{count_faces(len(faces))} taken out of this group."
         return done(request, f"/who/{group_id}", said)
-
-    async def _choices(
-        self, name: str, error: RefusedError | ReceiverAwayError
-    ) -> tuple[Somebody, ...]:
-        """Return whom a name may mean, if that is why it was refused."""
-        if not isinstance(error, RefusedError) or error.status != HTTPStatus.CONFLICT:
-            return ()
-        found = await or_none(self._receiver.called(name)) or ()
-        return found if len(found) > 1 else ()
 
     async def _groups(self, cursor: str | None) -> dict[str, Any]:
         report, page, questions, names = await asyncio.gather(
@@ -169,15 +150,14 @@ class GroupPages:
             "available": isinstance(page, GroupPage),
             "busy": False,
             "cursor": cursor,
-            "naming": None,
+            "refusal": None,
             "fragment": query("/fragments/who", cursor=cursor),
         }
 
-    async def _groups_page(
-        self, cursor: str | None, status: int = HTTPStatus.OK, naming: Naming | None = None
-    ) -> Response:
-        view = await self._groups(cursor)
-        return self._answers.page("groups.html", {**view, "naming": naming}, status=status)
+    async def _groups_page(self, cursor: str | None, refusal: Refusal | None = None) -> Response:
+        view = {**await self._groups(cursor), "refusal": refusal}
+        status = refusal.status if refusal else HTTPStatus.OK
+        return self._answers.page("groups.html", view, status=status)
 
     async def _group(self, group_id: int, cursor: str | None) -> dict[str, Any]:
         report, group, names = await asyncio.gather(
@@ -185,15 +165,19 @@ class GroupPages:
             or_error(self._receiver.group(group_id, cursor=cursor, limit=FACES_ON_A_PAGE)),
             or_none(self._names.get()),
         )
+        missing = isinstance(group, RefusedError)
+        if isinstance(group, RefusedError):  # all its faces have a name, or are gone
+            group = Group(id=group_id, size=0, faces=())
         return {
             "group": group if isinstance(group, Group) else None,
             "names": names,
             "problems": problems(report, group),
             "available": isinstance(group, Group),
-            "missing": isinstance(group, RefusedError),
+            "is_over": missing,
             "busy": False,
             "cursor": cursor,
-            "naming": None,
+            "refusal": None,
+            "struck_out": (),
             "fragment": query(f"/fragments/who/{group_id}", cursor=cursor),
         }
 
@@ -201,15 +185,15 @@ class GroupPages:
         self,
         group_id: int,
         cursor: str | None,
-        status: int = HTTPStatus.OK,
-        naming: Naming | None = None,
+        refusal: Refusal | None = None,
+        struck_out: Collection[str] = (),
     ) -> Response:
         view = await self._group(group_id, cursor)
-        if view["missing"]:
-            return self._answers.message(
-                HTTPStatus.NOT_FOUND, "There is no such group of faces, or no longer."
-            )
+        status = HTTPStatus.NOT_FOUND if view["is_over"] else HTTPStatus.OK
+        if refusal:
+            view |= {"refusal": refusal, "struck_out": struck_out}
+            status = HTTPStatus(refusal.status)
         group: Group | None = view["group"]
         if group and group.id != group_id:
             return RedirectResponse(f"/who/{group.id}", HTTPStatus.SEE_OTHER)
-        return self._answers.page("group.html", {**view, "naming": naming}, status=status)
+        return self._answers.page("group.html", view, status=status)

@@ -31,8 +31,6 @@ from services.frontend.groups import (
     GroupPage,
     Named,
     Questions,
-    Somebody,
-    SomePeople,
 )
 from services.frontend.search import SearchResult
 
@@ -207,11 +205,6 @@ class Receiver:
         await self._call(
             "PUT /questions/{id}", f"/questions/{question_id}", json={"answer": answer}
         )
-
-    async def called(self, name: str) -> tuple[Somebody, ...]:
-        """Return everybody who bears a name."""
-        answer = await self._call("GET /people", "/people", params={"person": name})
-        return _parse(SomePeople, answer).people
 
     async def delete(self, picture_id: int) -> None:
         """Remove a picture and its result."""
