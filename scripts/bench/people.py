@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from scripts.bench import grouping
 from services.common import logs
 from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
@@ -51,6 +53,9 @@ _PEOPLE: Final = 100_000
 _FACES_A_PICTURE: Final = 2
 _OWN: Final = 200
 """Stored faces of the person who is named."""
+
+_NEW: Final = 1_000_000_000
+"""The number of the first of those who are new."""
 
 _SPREAD: Final = 25
 """Directions in which faces differ. With this and the shares below, products of length 1 are spread
@@ -300,6 +305,7 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
     )
     serving.start()
     figures = []
+    groups = []
     try:
         with pymysql.connect(host="127.0.0.1", port=database.port, user="root") as connection:
             connection.cursor().execute(f"CREATE DATABASE {_DATABASE}")
@@ -311,12 +317,18 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
             rows.fill(stored, faces, 0 if stored else min(_OWN, faces // 10))
             stored = faces
             asyncio.run(_ready(f"127.0.0.1:{face_recog}"))
-            figures.append(_measure(rows, folder / "store", (database.port, face_recog), faces))
+            ports = database.port, face_recog
+            grouping.place(rows.run)  # else all of them would be put into groups meanwhile
+            figures.append(_measure(rows, folder / "store", ports, faces))
+            strangers = range(_NEW, _NEW + 3 * grouping.NEW + 1)
+            new = _World().faces(strangers, seed=faces + 4)
+            groups.append(grouping.measure(rows.run, partial(_service, *ports), new))
     finally:
         serving.terminate()
         serving.join()
         database.stop()
     console.print(_table(figures, people))
+    console.print(grouping.table(groups))
 
 
 def _table(figures: Sequence[_Figures], people: int) -> Table:

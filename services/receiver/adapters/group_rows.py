@@ -211,10 +211,13 @@ class DatabaseGroups:
         return await self._questions(query)
 
     async def question(self, question_id: int) -> Question | None:
-        """Return a question; None when it is gone, or all faces of a group have a name by now."""
-        found = await self._questions(
-            sa.select(group_questions).where(group_questions.c.id == question_id)
-        )
+        """Return a question; None when it is gone, or answered but for later.
+
+        It is gone, too, when all faces of a group have a name by now.
+        """
+        is_open = sa.or_(group_questions.c.answer.is_(None), group_questions.c.answer == "later")
+        its = group_questions.c.id == question_id
+        found = await self._questions(sa.select(group_questions).where(its, is_open))
         return found[0] if found else None
 
     async def _questions(self, query: sa.Select[Any]) -> Sequence[Question]:

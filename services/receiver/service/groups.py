@@ -139,7 +139,7 @@ class Grouped:
         """
         question = await self._rows.question(question_id)
         if question is None:
-            raise NotFoundError(f"there is no question {question_id} any more")
+            raise NotFoundError(f"there is no question {question_id}, or it is answered")
         if answer is Answer.YES and question.person_id is not None:
             await self.name(question.group.id, by_id(question.person_id))
             await self._rows.settle(question_id)

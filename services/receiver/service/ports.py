@@ -270,7 +270,10 @@ class GroupRows(Protocol):
         """Return questions that wait for a person, the most alike first."""
 
     async def question(self, question_id: int) -> Question | None:
-        """Return a question; None when it is gone, or all faces of a group have a name by now."""
+        """Return a question; None when it is gone, or answered but for later.
+
+        It is gone, too, when all faces of a group have a name by now.
+        """
 
     async def answer(self, question_id: int, answer: Answer) -> None:
         """Write down what a person says."""
