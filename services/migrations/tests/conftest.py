@@ -13,13 +13,17 @@ from services.image_processor import encoding
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows as EncodingRows
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.people import domain as deciding
+from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
+from services.people.grouping import Suggestion
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
+from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.receiver.domain import (
+    Answer,
     Box,
     EncodingReport,
     EncodingState,
@@ -101,6 +105,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.add(again, named) == known
     assert await people.replace_object(known, again)
     await _say_by_hand(people, FaceKey(first, 1))
+    await _group(DatabaseGroups(receiver), PeopleGroups(people_s, database_now), first, ada.id or 0)
     await notes.expect("known_people/Ada/third.jpg")
     assert await people.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
 
@@ -220,6 +225,48 @@ async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
     assert await people.hide(ada.id, hidden=True)
     assert await people.hide(ada.id, hidden=False)
     assert await people.rename(ada.id, "Ada")
+
+
+async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, person_id: int) -> None:
+    claim = await groups.claim()
+    assert claim
+    await groups.renew(claim)
+    await groups.begin(claim, "test")
+    assert await groups.last_image_id() >= image_id
+    assert await groups.next_group() == 1
+    key = image_id, 1
+    assert await groups.unknown([image_id], "test") == {key: None}
+    assert await groups.strays([image_id]) == []
+    assert await groups.encodings([key], "test") == {key: ENCODING}
+    both = deciding.Regrouped(placed={key: 2}, new=[1, 2, 3], touched=[1, 2, 3])
+    await groups.write(claim, both)
+    await groups.write(claim, deciding.Regrouped(merged={2: 1}, touched=[1], answered=[9]))
+    assert await groups.grouped(range(image_id, image_id + 1), "test") == [(key, 1, ENCODING)]
+    assert await groups.miscounted() == []
+    assert await groups.means("test", len(ENCODING) // 4)
+    asked = [Suggestion(1, person_id, True, 7.5), Suggestion(1, 3, False, 7.0)]
+    await groups.ask(claim, asked)
+    await groups.ask(claim, asked[:1])
+
+    assert [one.id for one in (await rows.page(after=None, limit=9)).groups] == [1]
+    assert await rows.group(2, after=None, limit=9)
+    [member] = await rows.members(2, person_id)
+    assert await rows.is_unknown(member)
+    [question] = await rows.questions(9)
+    assert question.person_id == person_id
+    assert await rows.question(question.id) == question
+    await rows.answer(question.id, Answer.YES)
+    assert await rows.strike(2, [member.key]) == 1
+
+    assert await groups.denied([image_id]) == {key: {1}}
+    assert await groups.joined() == []
+    assert [one.answer for one in await groups.questions()] == ["yes"]
+    assert await groups.denied_people() == set()
+    await groups.write(claim, deciding.Regrouped(placed={key: 1}, touched=[1]))
+    await groups.give_back(claim)
+
+    assert await rows.name([member], person_id) == 1
+    await rows.settle(question.id)
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

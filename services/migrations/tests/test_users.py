@@ -180,6 +180,10 @@ REFUSED = [
     ("people", "DELETE FROM face_denials"),
     ("people", "INSERT INTO people_work (person_id) VALUES (1)"),
     ("people", "DELETE FROM events"),
+    ("people", "DELETE FROM group_denials"),
+    ("people", "DELETE FROM face_groups"),
+    ("receiver", "UPDATE face_groups SET size = 1"),
+    ("receiver", "UPDATE group_faces SET group_id = 1"),
     ("receiver", "DELETE FROM events"),
 ]
 
