@@ -203,11 +203,13 @@ class Grouper:
                 parts.append(_matrix([encoding for _, _, encoding in fitting], size))
         if keys:
             denied = await self._rows.denied()
+            encodings = np.concatenate(parts)
+            parts.clear()  # half a gigabyte for a million faces
             self._groups = await asyncio.to_thread(
                 Groups.restore,
                 kind,
                 keys,
-                np.concatenate(parts),
+                encodings,
                 groups,
                 barred=[(key, group) for key, its in denied.items() for group in its],
                 next_id=self._next_group,
