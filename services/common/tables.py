@@ -311,8 +311,11 @@ person_merges = sa.Table(
         nullable=False,
     ),
     sa.Column("name", _exact(100), nullable=False),
-    # {"pictures": [id], "faces": [[image id, index]], "denials": [[image id, index]]}: known
-    # pictures, faces named by hand, and what a hand said is not theirs.
+    # What the row of the other was ("id", "folder", "hidden", "face", "created_at"), and what went
+    # over: known pictures ("pictures": [id]), faces named by hand ("faces": [[image id, index]]),
+    # earlier merges ("merges": [id]); of what a hand said is not theirs, as faces, what was theirs
+    # alone ("denials"), of both ("both"), and what went because the face was the one's by hand
+    # whom the other was not ("dropped" of them, "lifted" of whom they are now).
     sa.Column("moved", sa.JSON, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("ix_person_merges_person_id", "person_id"),

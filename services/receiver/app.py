@@ -23,6 +23,7 @@ from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.event_stream import write
 from services.receiver.adapters.http.rooms import Rooms
+from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
 from services.receiver.adapters.regions import XmpRegions
@@ -36,6 +37,7 @@ from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
+from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
 from services.receiver.service.ringing import Ringer
@@ -105,6 +107,20 @@ class Receiver:
             cropper=decoder,
         )
         self.rooms = Rooms(settings.max_in_flight)
+        enrolment = Enrolment(
+            people=DatabasePeople(self._database, now_ms),
+            garbage=garbage,
+            pictures=store,
+            images=images,
+            recogniser=recogniser,
+            cropper=decoder,
+        )
+        merging = Merging(
+            enrolment=enrolment,
+            merges=DatabaseMerges(self._database, now_ms),
+            garbage=garbage,
+            pictures=store,
+        )
         self.app = create_app(
             Api(
                 rows=rows,
@@ -112,6 +128,7 @@ class Receiver:
                 submissions=submissions,
                 images=images,
                 regions=Regions(images, XmpRegions()),
+                merging=merging,
                 search=Search(
                     GrpcLooker(self._client),
                     GrpcStoredFaces(self._stored_faces),

@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
 from services.common.events import Position
@@ -451,11 +452,20 @@ class Removal(NamedTuple):
     tag: str | None
 
 
+class Merge(NamedTuple):
+    """Somebody of that name was said to be this person, in ms since the epoch."""
+
+    id: int
+    name: str
+    created_at: int
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """Somebody who can be recognised; the id stays when the name changes.
 
     ``face`` stands for them: the one that somebody chose, else any; None without a face of theirs.
+    ``merges`` can be taken back; where several people are told of, they are left out.
     """
 
     id: int
@@ -463,6 +473,32 @@ class Person:
     hidden: bool
     face: FaceKey | None
     pictures: tuple[KnownPicture, ...]
+    merges: tuple[Merge, ...] = ()
+
+
+class Copy(NamedTuple):
+    """A known picture, and what it was copied to; both are names below ``known_people/``.
+
+    ``image_name`` is None when the object is lost. ``tag`` is that of an original that was put
+    there by hand; None of one with a row.
+    """
+
+    original: str
+    image_name: str | None
+    tag: str | None
+
+
+class Merged(NamedTuple):
+    """Who was said to be somebody else: their id then, and the known pictures that went over.
+
+    Those are only the ones that are still that person's. ``is_free``: the folder is nobody's.
+    """
+
+    person_id: int
+    name: str
+    folder: str
+    is_free: bool
+    image_names: Sequence[str]
 
 
 class PersonKey(NamedTuple):
@@ -632,6 +668,13 @@ def new_known_picture(person: Somebody, content: bytes) -> NewKnownPicture:
     return NewKnownPicture(
         person, f"{person.folder}/{_unique(content_digest)}.{found.extension}", content_digest
     )
+
+
+def name_of_copy(folder: str, image_name: str, content: bytes) -> str:
+    """Return a name in a folder, that was never used, for a copy of a known picture."""
+    found = format_of(content)
+    extension = f".{found.extension}" if found else PurePosixPath(image_name).suffix
+    return f"{folder}/{_unique(digest(content))}{extension}"
 
 
 def _unique(content_digest: str) -> str:

@@ -18,10 +18,28 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
+from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id, id_of
+from services.common.objects import ObjectInfo
 from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in
-from services.common.tables import events, faces, images, people_work, person_images, persons
-from services.receiver.domain import ConflictError, FaceKey, NotFoundError, Somebody, folder_of
+from services.common.tables import (
+    events,
+    face_denials,
+    faces,
+    garbage,
+    images,
+    people_work,
+    person_images,
+    persons,
+)
+from services.receiver.domain import (
+    ConflictError,
+    FaceKey,
+    NotFoundError,
+    Removal,
+    Somebody,
+    folder_of,
+)
 
 _PASSES: Final = 2
 """The second is over faces that were being recognised during the first by people of before."""
@@ -77,19 +95,20 @@ def _several(found: Sequence[object]) -> str:
 
 
 async def _new_folder(connection: AsyncConnection, name: str, others: Collection[str]) -> str:
-    if name not in others and not await _is_taken(connection, name):
+    if name not in others and not await is_taken(connection, name):
         return name
     # Somebody has it, or who was called so before. Others find the same one at the same time.
     letters = "".join(one for one in name[:_FOLDER_LETTERS] if one.isalnum() or one == " ")
     stem = unicodedata.normalize("NFC", letters).strip()
     for number in itertools.count(2):
         numbered = f"{stem}~{number}"
-        if numbered not in others and not await _is_taken(connection, numbered):
+        if numbered not in others and not await is_taken(connection, numbered):
             return numbered
     raise AssertionError("unreachable")
 
 
-async def _is_taken(connection: AsyncConnection, folder: str) -> bool:
+async def is_taken(connection: AsyncConnection, folder: str) -> bool:
+    """Tell whether somebody's known pictures lie in a folder, or would lie there."""
     return bool(await connection.scalar(sa.select(sa.exists().where(lies_in([folder])))))
 
 
@@ -104,7 +123,7 @@ async def lock_somebody(connection: AsyncConnection, person: Somebody) -> int | 
         if now.id is not None and now.folder == person.folder:
             person_id = now.id  # has just come
     if person_id is None:
-        if not await _is_taken(connection, person.folder):
+        if not await is_taken(connection, person.folder):
             return None
     elif await lock_person(connection, person_id):
         return person_id
@@ -126,7 +145,7 @@ async def find_bearer(connection: AsyncConnection, name: str) -> int | None:
 async def add_person(connection: AsyncConnection, person: Somebody, now: int) -> int:
     """Make the row of a person and return its id."""
     await settle_names(connection, person.name, now, beside=person.beside)
-    return await _insert(connection, person.name, person.folder, now)
+    return await insert_person(connection, person.name, person.folder, now)
 
 
 async def settle_names(
@@ -136,15 +155,18 @@ async def settle_names(
 
     ``beside``: that is whose pictures lie in the folder of the name, and who has no row yet.
     """
-    if beside and not await _is_taken(connection, name):
-        await _insert(connection, name, name, now)
+    if beside and not await is_taken(connection, name):
+        await insert_person(connection, name, name, now)
     if person_id := await find_bearer(connection, name):
         await adopt(connection, person_id, name)
 
 
-async def _insert(connection: AsyncConnection, name: str, folder: str, now: int) -> int:
+async def insert_person(
+    connection: AsyncConnection, name: str, folder: str, now: int, **more: Any
+) -> int:
+    """Make the row of a person, with these values, too, and return its id."""
     inserted: sa.CursorResult[tuple[()]] = await connection.execute(
-        sa.insert(persons).values(name=name, folder=folder, created_at=now)
+        sa.insert(persons).values(name=name, folder=folder, created_at=now, **more)
     )
     return int(inserted.lastrowid)
 
@@ -214,6 +236,39 @@ async def whose_pictures(connection: AsyncConnection, image_names: Iterable[str]
             if person_id is not None:
                 found[name] = person_id
     return found
+
+
+async def find_strays(
+    connection: AsyncConnection, found: Sequence[ObjectInfo], gone: Collection[str] = ()
+) -> list[Removal]:
+    """Return the objects that no row names, are not gone, and no note has removed as they are.
+
+    A note without a tag is of an object that is being enrolled, or of one that was.
+    """
+    keys = [one.key for one in found]
+    noted: dict[str, str | None] = {
+        row.object_key: row.object_tag
+        for row in await connection.execute(
+            sa.select(garbage.c.object_key, garbage.c.object_tag).where(
+                garbage.c.object_key.in_(keys)
+            )
+        )
+    }
+    named = {
+        KNOWN_PEOPLE + name
+        for name in await connection.scalars(
+            sa.select(person_images.c.image_name).where(
+                person_images.c.image_name.in_([key.removeprefix(KNOWN_PEOPLE) for key in keys])
+            )
+        )
+    }
+    return [
+        Removal(one.key, one.tag)
+        for one in found
+        if one.key not in gone
+        and one.key not in named
+        and (one.key not in noted or noted[one.key] not in (None, one.tag))
+    ]
 
 
 @dataclass(frozen=True)
@@ -308,6 +363,17 @@ async def take_all_names(connection: AsyncConnection, clock: DatabaseClock, pers
             sa.insert(events).from_select(["kind", "subject_id", "created_at"], found.distinct())
         )
         await connection.execute(sa.update(faces).where(its).values(_UNDECIDED))
+
+
+async def take_denied_names(connection: AsyncConnection, person_id: int) -> None:
+    """Leave faces without the name that a machine gave them, of which a hand says they are not."""
+    denied = sa.exists().where(
+        face_denials.c.image_id == faces.c.image_id,
+        face_denials.c.face_index == faces.c.face_index,
+        face_denials.c.person_id == person_id,
+    )
+    its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, denied)
+    await connection.execute(sa.update(faces).where(its).values(_UNDECIDED))
 
 
 async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,8 +14,8 @@ from services.common.events import EventKind, note_events
 from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
-from services.common.people import FOLDER, lies_in, take_turns
-from services.common.tables import face_denials, faces, garbage, person_images, persons
+from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
+from services.common.tables import face_denials, faces, person_images, person_merges, persons
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
@@ -23,6 +23,7 @@ from services.receiver.adapters.people_changes import (
     add_person,
     find_bearer,
     find_somebody,
+    find_strays,
     lock_face,
     lock_person,
     lock_somebody,
@@ -41,7 +42,9 @@ from services.receiver.domain import (
     FaceKey,
     FaceOfResult,
     KnownPicture,
+    Merge,
     NewKnownPicture,
+    NotFoundError,
     PeoplePage,
     Person,
     PersonKey,
@@ -49,6 +52,9 @@ from services.receiver.domain import (
     Somebody,
     known_thumbnail,
 )
+
+_AT_ONCE: Final = 5_000
+"""Values of one statement."""
 
 
 class DatabasePeople:
@@ -98,12 +104,18 @@ class DatabasePeople:
     async def get(self, person_id: int) -> Person | None:
         """Return one person."""
         found = await self._load(sa.select(persons).where(persons.c.id == person_id))
-        return found[0] if found else None
+        if not found:
+            return None
+        columns = person_merges.c.id, person_merges.c.name, person_merges.c.created_at
+        its = sa.select(*columns).where(person_merges.c.person_id == person_id)
+        async with self._database.reading() as connection:
+            merges = await connection.execute(its.order_by(person_merges.c.id))
+            return replace(found[0], merges=tuple(Merge(*row) for row in merges))
 
     async def _load(self, people: sa.Select[Any]) -> tuple[Person, ...]:
         chosen = people.subquery()
         async with self._database.reading() as connection:
-            rows = await connection.execute(
+            found = await connection.execute(
                 sa.select(
                     chosen.c.id.label("person_id"),
                     chosen.c.name.label("person"),
@@ -115,12 +127,14 @@ class DatabasePeople:
                 )
                 .order_by(chosen.c.name, chosen.c.id, person_images.c.id)
             )
+            rows = found.all()
+            stand_for = await _faces_for(connection, [row.person_id for row in rows])
         return tuple(
             Person(
                 first.person_id,
                 first.person,
                 bool(first.hidden),
-                None,
+                stand_for.get(first.person_id),
                 tuple(_known(row) for row in (first, *others) if row.id is not None),
             )
             for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.person_id)
@@ -287,6 +301,31 @@ class DatabasePeople:
         return True
 
     @again
+    async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
+        """Have a face of a person's stand for them, or none; False when nobody has the id."""
+        chosen = {
+            "face_image_id": face.image_id if face else None,
+            "face_index": face.index if face else None,
+        }
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            stored = await lock_face(connection, face) if face else None
+            if face and stored is None:
+                raise NotFoundError(f"image {face.image_id} has no face {face.index}")
+            if not await lock_person(connection, person_id):
+                return False
+            if face and stored and stored.person_id != person_id:
+                raise ConflictError(
+                    f"face {face.index} of image {face.image_id} is not a face of this person:"
+                    " name it first"
+                )
+            await connection.execute(
+                sa.update(persons).where(persons.c.id == person_id).values(chosen)
+            )
+            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+        return True
+
+    @again
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed."""
         its = person_images.c.id == picture_id
@@ -314,7 +353,7 @@ class DatabasePeople:
             gone: set[str] = set()
             if person_id is not None:
                 gone = await self._forget(connection, person_images.c.person_id == person_id)
-            strays = await self._strays(connection, found, gone)
+            strays = await find_strays(connection, found, gone)
             await remove_soon(connection, self._clock, strays)
             removed = (person_id is not None) + len(gone) + len(strays)
             if removed:
@@ -432,37 +471,6 @@ class DatabasePeople:
         await remove_soon(connection, self._clock, removals)
         return keys
 
-    async def _strays(
-        self, connection: AsyncConnection, found: Sequence[ObjectInfo], gone: set[str]
-    ) -> list[Removal]:
-        """Return the objects that no row names and no note has removed as they are.
-
-        A note without a tag is of an object that is being enrolled, or of one that was.
-        """
-        keys = [one.key for one in found]
-        noted: dict[str, str | None] = {
-            row.object_key: row.object_tag
-            for row in await connection.execute(
-                sa.select(garbage.c.object_key, garbage.c.object_tag).where(
-                    garbage.c.object_key.in_(keys)
-                )
-            )
-        }
-        named = {
-            _key(name)
-            for name in await connection.scalars(
-                sa.select(person_images.c.image_name).where(
-                    person_images.c.image_name.in_([key.removeprefix(KNOWN_PEOPLE) for key in keys])
-                )
-            )
-        }
-        return [
-            Removal(one.key, one.tag)
-            for one in found
-            if one.key not in gone | named
-            and (one.key not in noted or noted[one.key] not in (None, one.tag))
-        ]
-
 
 _PICTURE = (
     person_images.c.id,
@@ -471,6 +479,56 @@ _PICTURE = (
     person_images.c.image_id,
     person_images.c.face_index,
 )
+
+
+async def _faces_for(connection: AsyncConnection, person_ids: Sequence[int]) -> dict[int, FaceKey]:
+    """Return a face that stands for each of some people, who have one.
+
+    That is the chosen one, else the best that a hand has named, else the first of theirs.
+    """
+    best: dict[int, tuple[tuple[int, float], FaceKey]] = {}
+    ids = sorted(set(person_ids))
+    for start in range(0, len(ids), _AT_ONCE):
+        its = persons.c.id.in_(ids[start : start + _AT_ONCE])
+        for row in await connection.execute(_faces_of_theirs(its)):
+            rank = (row.rank, row.quality.score if row.quality else 0.0)
+            if row.id not in best or rank > best[row.id][0]:
+                best[row.id] = rank, FaceKey(row.image_id, row.face_index)
+    return {person_id: key for person_id, (_, key) in best.items()}
+
+
+def _faces_of_theirs(its: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
+    def ranked(rank: int, source: sa.FromClause, *conditions: sa.ColumnElement[bool]) -> Any:
+        columns = faces.c.image_id, faces.c.face_index, faces.c.quality
+        return (
+            sa.select(persons.c.id, sa.literal(rank).label("rank"), *columns)
+            .select_from(source)
+            .where(its, faces.c.person_id == persons.c.id, ~LEFT_ITS_ID, *conditions)
+        )
+
+    chosen = sa.and_(
+        faces.c.image_id == persons.c.face_image_id, faces.c.face_index == persons.c.face_index
+    )
+    cut_out = sa.and_(
+        faces.c.image_id == person_images.c.image_id,
+        faces.c.face_index == person_images.c.face_index,
+    )
+    one = faces.alias()
+    first = sa.select(sa.func.min(one.c.image_id)).where(one.c.person_id == persons.c.id)
+    return sa.union_all(
+        ranked(2, persons.join(faces, chosen)),
+        ranked(
+            1,
+            persons.join(person_images, person_images.c.person_id == persons.c.id).join(
+                faces, cut_out
+            ),
+        ),
+        ranked(
+            0,
+            persons.join(faces, faces.c.person_id == persons.c.id),
+            faces.c.image_id == first.scalar_subquery(),
+        ),
+    )
 
 
 def _known(row: Any) -> KnownPicture:

@@ -115,21 +115,33 @@ class Enrolment:
             others.append(found.folder)
 
     async def person(self, who: str) -> Person:
-        """Return somebody, or raise as :meth:`who` and ``NotFoundError``."""
-        return await self._get(await self._somebody(who))
+        """Return somebody, or raise as :meth:`who`, and ``NotFoundError``."""
+        person_id, _ = await self.somebody(who)
+        return await self._get(person_id)
 
-    async def _somebody(self, who: str) -> int:
-        """Return the id of somebody of whom there is a row."""
+    async def somebody(self, who: str) -> tuple[int, Somebody]:
+        """Return who is meant, of whom there is a row; raise as :meth:`person`."""
         found = await self.who(who)
         if found.id is None:
             raise _nobody(who)
-        return found.id
+        return found.id, found
 
     async def _get(self, person_id: int) -> Person:
         person = await self._people.get(person_id)
         if person is None:
             raise _nobody(by_id(person_id))
         return person
+
+    async def choose_face(self, who: str, face: FaceKey | None) -> Person:
+        """Have a face stand for a person, or none that somebody chose; raise as :meth:`person`.
+
+        Raises ``ConflictError`` when it is not theirs.
+        """
+        person_id, _ = await self.somebody(who)
+        if not await self._people.choose_face(person_id, face):
+            raise _nobody(who)
+        log.info("face chosen", person_id=person_id)
+        return await self._get(person_id)
 
     async def enrol(
         self,
@@ -242,7 +254,7 @@ class Enrolment:
 
         No picture moves. A name that somebody else has is refused, unless it is to be ``another``.
         """
-        person_id = await self._somebody(who)
+        person_id, _ = await self.somebody(who)
         if name is not None:
             name = check_person(name)
             # Of somebody whose pictures were put there by hand there need be no row.
@@ -289,7 +301,7 @@ class Enrolment:
         check_fit(person.name, face, taken_for)
 
     async def _has_pictures(self, folder: str) -> bool:
-        async for _ in self._listed(folder):
+        async for _ in self.listed(folder):
             return True
         return False
 
@@ -325,13 +337,14 @@ class Enrolment:
         Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """
         person = await self.who(who)
-        found = [one async for one in self._listed(person.folder)]
+        found = [one async for one in self.listed(person.folder)]
         removed = await self._people.delete(person, found)
         if not removed:
             raise _nobody(who)
         log.info("person deleted", removed=removed)
 
-    async def _listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
+    async def listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
+        """Yield all objects in a folder of known pictures."""
         # One that was put there by hand may have its name in decomposed form.
         for key in {unicodedata.normalize(form, f"{KNOWN_PEOPLE}{folder}/") for form in _FORMS}:
             async for one in self._pictures.list(key):

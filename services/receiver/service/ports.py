@@ -10,6 +10,7 @@ from services.receiver.domain import (
     Answer,
     Box,
     Changes,
+    Copy,
     EncodedFace,
     EncodingReport,
     FaceKey,
@@ -19,6 +20,7 @@ from services.receiver.domain import (
     Image,
     KnownPicture,
     Member,
+    Merged,
     NewKnownPicture,
     Page,
     Pair,
@@ -206,6 +208,12 @@ class People(Protocol):
     async def hide(self, person_id: int, *, hidden: bool) -> bool:
         """Hide a person, or hide them no more; False when nobody has the id."""
 
+    async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
+        """Have a face of a person's stand for them, or none; False when nobody has the id.
+
+        Raises ``NotFoundError`` when there is no such face, ``ConflictError`` if it is not theirs.
+        """
+
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed.
 
@@ -310,6 +318,35 @@ class Faces(Protocol):
         """Have a face that was struck out back, as :meth:`draw` does.
 
         Raises ``ConflictError`` when it is not struck out any more.
+        """
+
+
+class Merges(Protocol):
+    """People who were said to be one, in the database; raises as :class:`Rows` does.
+
+    Copies were expected before they were stored; those that get no row are removed, and so are the
+    originals of the others. Known pictures that lack a copy are returned, and nothing is stored;
+    None, and nothing is stored, when storing took too long.
+    """
+
+    async def merge(
+        self, kept: Somebody, gone: Somebody, copies: Sequence[Copy]
+    ) -> Sequence[str] | None:
+        """Make all that is one person's another's, in one transaction.
+
+        Raises ``ConflictError`` when they are not who was meant any more.
+        """
+
+    async def find(self, person_id: int, merge_id: int) -> Merged | None:
+        """Return who was said to be this person."""
+
+    async def undo(
+        self, kept: Somebody, merge_id: int, folder: str, copies: Sequence[Copy]
+    ) -> Sequence[str] | None:
+        """Make somebody anew, with the id of before, of what was theirs and is still so.
+
+        Raises ``NotFoundError`` when there is no such merge any more, ``ConflictError`` as
+        :meth:`merge`, and when somebody has the folder.
         """
 
 

@@ -30,6 +30,7 @@ from services.common.tables import faces, garbage, images, person_images, person
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Claim, Face, Processed, Rejected, Unanswered
 from services.receiver.adapters.garbage import DatabaseGarbage
+from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows
 from services.receiver.domain import (
@@ -40,6 +41,7 @@ from services.receiver.domain import (
     known_thumbnail,
 )
 from services.receiver.service.images import Images
+from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
@@ -181,6 +183,7 @@ class Receiver:
     process: Process
     images: Images
     enrolment: Enrolment
+    merging: Merging
     submissions: Submissions
     thumbnails: Thumbnails
 
@@ -237,8 +240,10 @@ class World:
                 recogniser=Recogniser(),
                 cropper=Cropper(),
             )
+            merges: Any = port(DatabaseMerges(self.database, now_ms, self.clock))
+            merging = Merging(enrolment=enrolment, merges=merges, garbage=notes, pictures=store)
             thumbnails = Thumbnails(pictures=store, garbage=notes, shrinker=Shrinker())
-            made = Receiver(process, its_images, enrolment, submissions, thumbnails)
+            made = Receiver(process, its_images, enrolment, merging, submissions, thumbnails)
         elif name.startswith("collector"):
             its_notes: Any = port(RedeemerGarbage(self.database, self.clock))
             objects: Any = port(self.store)
@@ -341,6 +346,12 @@ class World:
         await receiver.enrolment.delete_picture(person, picture_id)
         return True
 
+    async def _merge(self, receiver: Receiver, kept: str, gone: str) -> Any:
+        return await receiver.merging.merge(kept, gone)
+
+    async def _unmerge(self, receiver: Receiver, kept: str, merge_id: int) -> Any:
+        return await receiver.merging.undo(kept, merge_id)
+
     async def _collect(self, made: tuple[Process, Collector]) -> bool:
         await made[1].collect()
         return True
@@ -412,6 +423,7 @@ class World:
             + ("submit", "hand", "enrol", "name") * 2
             + ("forget", "forget_picture", "retry", "unname")
             + ("show", "show", "show_known")
+            + ("merge", "merge", "unmerge")
         )
         if kind == "upload":
             self.begin(kind, *self.random.sample(CONTENTS, self.random.randint(1, 2)))
@@ -419,6 +431,8 @@ class World:
             self.begin(kind, choose(PATHS))
         elif kind == "hand":
             self._put_by_hand(choose(BY_HAND), JPEG + b"hand %d" % self.tick)
+        elif kind in ("merge", "unmerge"):
+            self._begin_merging(kind)
         elif kind == "enrol":
             self.begin(kind, choose(PEOPLE), choose(CONTENTS))
         elif kind == "forget":
@@ -432,6 +446,13 @@ class World:
             self.begin(kind, choose(PEOPLE), choose(uploaded[-3:]))
         elif kind in ("delete", "retry", "process", "unname", "show") and uploaded:
             self.begin(kind, choose(uploaded[-3:]))
+
+    def _begin_merging(self, kind: str) -> None:
+        if kind == "merge":
+            self.begin(kind, *self.random.sample(PEOPLE, 2))
+        elif merged := [one.answer for one in _of(self, "merge") if one.answer]:
+            kept = self.random.choice(merged)
+            self.begin(kind, f"~{kept.id}", self.random.choice(kept.merges).id)
 
     def _put_by_hand(self, key: str, content: bytes) -> None:
         # No store removes an object only if it has a tag, so between the look at the tag and the
@@ -679,10 +700,12 @@ def _check_people(world: World, known: dict[int, Any]) -> None:
         picture = operation.answer
         if picture is None:
             continue
+        # Of somebody else it may be who was said to be this person.
+        whoever = PEOPLE if _of(world, "merge") else (picture.person,)
         its = [
             one
             for one in forgetting
-            if one.arguments in ((picture.person,), (picture.person, picture.id))
+            if one.arguments[0] in whoever and one.arguments[1:] in ((), (picture.id,))
         ]
         moving = _taking_back(world, picture.person)
         if picture.id not in known and all(
@@ -690,7 +713,12 @@ def _check_people(world: World, known: dict[int, Any]) -> None:
         ):
             raise BrokenPromiseError(f"known picture {picture.id} was acknowledged and is lost")
         for one in its:
-            if one.answer and _ended_before(operation, one.start) and picture.id in known:
+            if (
+                one.answer
+                and _ended_before(operation, one.start)
+                and picture.id in known
+                and len(whoever) == 1
+            ):
                 later = [
                     other
                     for other in _of(world, "enrol", "name")
@@ -739,6 +767,7 @@ def _check_forgotten(world: World) -> None:
     hand = f"{KNOWN_PEOPLE}Ada/hand.jpg"
     put = world.puts.get(hand, [0])[-1]
     its = [one for one in _of(world, "forget") if one.arguments == ("Ada",)]
+    its += [one for one in _of(world, "merge") if one.arguments[1] == "Ada"]
     if hand in world.puts:
         there = hand in world.store.objects
         if not there and all(_ended_before(one, put) for one in its):

@@ -341,6 +341,10 @@ WRITES = [
     ("DELETE", "/groups/1/faces/1/0"),
     ("PUT", "/questions/1"),
     ("PATCH", "/people/Ada"),
+    ("PUT", "/people/Ada/face"),
+    ("DELETE", "/people/Ada/face"),
+    ("POST", "/people/Ada/merge"),
+    ("DELETE", "/people/Ada/merges/1"),
     ("POST", "/people/Ada/pictures"),
     ("DELETE", "/people/Ada"),
     ("DELETE", "/people/Ada/pictures/1"),
@@ -377,7 +381,7 @@ async def test_refusing_another_sites_page_is_documented(plain: httpx.AsyncClien
     documented = {
         (
             method.upper(),
-            re.sub(r"{(?:image|picture|group|question)_id}", "1", path).replace(
+            re.sub(r"{(?:image|picture|merge|group|question)_id}", "1", path).replace(
                 "{face_index}", "0"
             ),
         )

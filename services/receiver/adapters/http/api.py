@@ -25,6 +25,7 @@ from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import Files, unchanged
 from services.receiver.adapters.http.groups import add_groups
+from services.receiver.adapters.http.merges import add_merges
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
     FaceIndex,
@@ -70,6 +71,7 @@ from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
+from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Encoding, Rows
 from services.receiver.service.regions import Regions
@@ -117,6 +119,7 @@ class Api:
         search: Search,
         grouped: Grouped,
         drawing: Drawing,
+        merging: Merging,
         thumbnails: Thumbnails,
         following: Following,
         lifecycle: Lifecycle,
@@ -133,6 +136,7 @@ class Api:
         self.search = search
         self.grouped = grouped
         self.drawing = drawing
+        self.merging = merging
         self.thumbnails = thumbnails
         self.following = following
         self.lifecycle = lifecycle
@@ -160,6 +164,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     add_groups(app, api.grouped, api.spools)
     add_people(app, api.enrolment, files, api.spools)
     add_search(app, api.search, api.spools)
+    add_merges(app, api.merging, api.spools)
     _add_thumbnails(app, api)
     _add_status(app, api)
     _add_encoding(app, api)

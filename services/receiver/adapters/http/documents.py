@@ -238,6 +238,20 @@ class PersonDocument(BaseModel):
     pictures: list[KnownPictureDocument]
 
 
+class MergeDocument(BaseModel):
+    """Somebody who had that name was said to be this person."""
+
+    id: int
+    name: str
+    created_at: _Time
+
+
+class WholePersonDocument(PersonDocument):
+    """Somebody who can be recognised, with whom they were said to be."""
+
+    merges: list[MergeDocument]
+
+
 class PeopleDocument(BaseModel):
     """People, by name; ``next_cursor`` leads to the next page and is null on the last."""
 
@@ -324,6 +338,12 @@ class DrawingDocument(BaseModel):
     box: BoxDocument
     name: Who | None = None
     another: _Another = False
+
+
+class OtherDocument(BaseModel):
+    """Somebody else."""
+
+    name: Who
 
 
 class ChangeDocument(BaseModel):

@@ -22,6 +22,8 @@ _BODIES: Final = (
     documents.AnswerDocument,
     documents.DrawingDocument,
     documents.ChangeDocument,
+    documents.OtherDocument,
+    documents.FaceReferenceDocument,
     documents.Problem,
 )
 _REF: Final = "#/components/schemas/{model}"

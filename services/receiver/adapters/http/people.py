@@ -23,9 +23,9 @@ from services.receiver.adapters.http.views import (
     enrolled_view,
     json_response,
     people_view,
-    person_view,
+    whole_person_view,
 )
-from services.receiver.domain import PERSON_CURSOR, PeoplePage, decode_person_cursor
+from services.receiver.domain import PERSON_CURSOR, FaceKey, PeoplePage, decode_person_cursor
 from services.receiver.service.people import Enrolment
 
 _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
@@ -33,7 +33,11 @@ _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body
 
 def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools) -> None:
     """Add the routes."""
+    _add_people(app, enrolment, spools)
+    _add_known(app, enrolment, files, spools)
 
+
+def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
     @app.get(
         "/people",
         summary="List people and their known pictures",
@@ -86,12 +90,74 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
     @app.get(
         "/people/{name}",
         summary="Get a person",
-        response_model=documents.PersonDocument,
+        response_model=documents.WholePersonDocument,
         responses=openapi.errors(404, 409, 422),
     )
     async def get_person(name: Name) -> Response:
-        return json_response(person_view(await enrolment.person(name)))
+        return json_response(whole_person_view(await enrolment.person(name)))
 
+    @app.patch(
+        "/people/{name}",
+        summary="Give a person another name, hide them or show them",
+        description="All faces show the name at once. Known pictures stay where they are, and are"
+        " found by their old addresses, too. Refused when somebody else has the name, unless"
+        " another is true.",
+        response_model=documents.WholePersonDocument,
+        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        openapi_extra=openapi.body(openapi.json_body(documents.ChangeDocument)),
+    )
+    async def change_person(name: Name, request: Request) -> Response:
+        body = await bodies.read_json(
+            request, documents.ChangeDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
+        )
+        person = await enrolment.change(
+            name, name=body.name, another=body.another, hidden=body.hidden
+        )
+        return json_response(whole_person_view(person))
+
+    @app.put(
+        "/people/{name}/face",
+        summary="Choose the face that stands for a person",
+        description="One of theirs, which stands for them while it is theirs.",
+        response_model=documents.WholePersonDocument,
+        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        openapi_extra=openapi.body(openapi.json_body(documents.FaceReferenceDocument)),
+    )
+    async def choose_face(name: Name, request: Request) -> Response:
+        face = await bodies.read_json(
+            request,
+            documents.FaceReferenceDocument,
+            spools,
+            max_bytes=bodies.MAX_SMALL_JSON,
+        )
+        chosen = FaceKey(face.image_id, face.face_index)
+        return json_response(whole_person_view(await enrolment.choose_face(name, chosen)))
+
+    @app.delete(
+        "/people/{name}/face",
+        status_code=204,
+        summary="Take back which face stands for a person",
+        description="Another of theirs is taken.",
+        responses=openapi.errors(403, 404, 409, 422),
+    )
+    async def unchoose_face(name: Name) -> Response:
+        await enrolment.choose_face(name, None)
+        return Response(status_code=204)
+
+    @app.delete(
+        "/people/{name}",
+        status_code=204,
+        summary="Forget a person",
+        description="Removes all known pictures, also those that only the object store knows. No"
+        " face has the name any more, and what was said by hand of it is forgotten.",
+        responses=openapi.errors(403, 404, 409, 422),
+    )
+    async def delete_person(name: Name) -> Response:
+        await enrolment.delete(name)
+        return Response(status_code=204)
+
+
+def _add_known(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools) -> None:
     @app.post(
         "/people/{name}/pictures",
         status_code=201,
@@ -159,37 +225,6 @@ def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools)
     ) -> Response:
         same = await unchanged(if_none_match, partial(enrolment.picture_tag, name, picture_id))
         return same or files.response(partial(enrolment.picture, name, picture_id))
-
-    @app.patch(
-        "/people/{name}",
-        summary="Give a person another name, hide them or show them",
-        description="All faces show the name at once. Known pictures stay where they are, and are"
-        " found by their old addresses, too. Refused when somebody else has the name, unless"
-        " another is true.",
-        response_model=documents.PersonDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
-        openapi_extra=openapi.body(openapi.json_body(documents.ChangeDocument)),
-    )
-    async def change_person(name: Name, request: Request) -> Response:
-        body = await bodies.read_json(
-            request, documents.ChangeDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
-        )
-        person = await enrolment.change(
-            name, name=body.name, another=body.another, hidden=body.hidden
-        )
-        return json_response(person_view(person))
-
-    @app.delete(
-        "/people/{name}",
-        status_code=204,
-        summary="Forget a person",
-        description="Removes all known pictures, also those that only the object store knows. No"
-        " face has the name any more, and what was said by hand of it is forgotten.",
-        responses=openapi.errors(403, 404, 409, 422),
-    )
-    async def delete_person(name: Name) -> Response:
-        await enrolment.delete(name)
-        return Response(status_code=204)
 
     @app.delete(
         "/people/{name}/pictures/{picture_id:id}",

@@ -71,7 +71,9 @@ class Rooms:
                 return self._enrolments
             return self._posted.get(path, self._others)
         if scope["method"] == "PATCH" or (
-            scope["method"] == "PUT" and (last_part == "person" or belongs_to == "/questions")
+            scope["method"] == "PUT"
+            and not ends_in_name
+            and (last_part in {"person", "face"} or belongs_to == "/questions")
         ):
             return self._enrolments
         if scope["method"] == "GET" and "/pictures/" in path:

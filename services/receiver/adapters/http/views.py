@@ -106,6 +106,15 @@ def person_view(person: Person) -> dict[str, object]:
     }
 
 
+def whole_person_view(person: Person) -> dict[str, object]:
+    """Return a ``WholePersonDocument``."""
+    merges = [
+        {"id": one.id, "name": one.name, "created_at": _time(one.created_at)}
+        for one in person.merges
+    ]
+    return {**person_view(person), "merges": merges}
+
+
 def face_view(face: FaceKey | None) -> dict[str, object] | None:
     """Return a ``FaceKeyDocument``."""
     return {"image_id": face.image_id, "face_index": face.index} if face else None

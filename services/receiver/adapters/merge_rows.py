@@ -1,0 +1,373 @@
+"""People who were said to be one, in the database."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import Clock, DatabaseClock, database_now
+from services.common.database import Database
+from services.common.events import EventKind, note_events
+from services.common.images import KNOWN_PEOPLE
+from services.common.objects import ObjectInfo
+from services.common.people import BY_HAND, LEFT_ITS_ID, take_turns
+from services.common.tables import (
+    events,
+    face_denials,
+    faces,
+    person_images,
+    person_merges,
+    persons,
+)
+from services.receiver.adapters.conflicts import again
+from services.receiver.adapters.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.people_changes import (
+    find_strays,
+    insert_person,
+    is_taken,
+    lock_somebody,
+    note_change,
+    settle_names,
+    take_denied_names,
+)
+from services.receiver.domain import (
+    ConflictError,
+    Copy,
+    Merged,
+    NotFoundError,
+    Removal,
+    Somebody,
+)
+
+_T = TypeVar("_T")
+_Key = tuple[int, int]
+
+_AT_ONCE: Final = 1_000
+"""Faces or pictures of one statement."""
+
+
+class DatabaseMerges:
+    """The port ``Merges`` on a database."""
+
+    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
+        self._database = database
+        self._now = now
+        self._clock = clock
+
+    @again
+    async def merge(
+        self, kept: Somebody, gone: Somebody, copies: Sequence[Copy]
+    ) -> Sequence[str] | None:
+        """Make all that is one person's another's, in one transaction."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            if not await all_expected(connection, self._clock, _keys(copies)):
+                return None
+            kept_id, gone_id = [await _lock(connection, one) for one in (kept, gone)]
+            if kept_id == gone_id:
+                raise ConflictError(f"{gone.name!r} is {kept.name!r} already")
+            pictures = await _pictures(connection, person_images.c.person_id == gone_id)
+            if lacking := set(pictures.values()) - {one.original for one in copies}:
+                return sorted(lacking)
+            its = persons.c.id == gone_id
+            row = (await connection.execute(sa.select(persons).where(its))).one()
+            kept_name = persons.c.id == kept_id
+            name = (await connection.scalars(sa.select(persons.c.name).where(kept_name))).one()
+            await settle_names(connection, row.name, self._now())
+            moved = {
+                "id": gone_id,
+                "folder": gone.folder,
+                "hidden": bool(row.hidden),
+                "face": None if row.face_image_id is None else [row.face_image_id, row.face_index],
+                "created_at": row.created_at,
+                **await self._move_denials(connection, kept_id, gone_id),
+                "faces": await self._move_faces(connection, gone_id, kept_id, name),
+                "merges": await self._move_merges(connection, gone_id, kept_id),
+                "pictures": await self._move_pictures(connection, kept_id, pictures, copies),
+            }
+            await take_denied_names(connection, kept_id)
+            await connection.execute(
+                sa.insert(person_merges).values(
+                    person_id=kept_id, name=row.name, moved=moved, created_at=self._clock()
+                )
+            )
+            await connection.execute(sa.delete(persons).where(its))
+            await note_change(connection, self._clock, kept_id, kept.folder)
+            await note_change(connection, self._clock, gone_id, gone.folder, removed=True)
+        return []
+
+    async def find(self, person_id: int, merge_id: int) -> Merged | None:
+        """Return who was said to be this person."""
+        async with self._database.reading() as connection:
+            row = await _merge(connection, person_id, merge_id)
+            if row is None:
+                return None
+            pictures = await _pictures(connection, _still(row, person_id))
+            is_free = not await is_taken(connection, row.moved["folder"])
+        moved = row.moved
+        return Merged(moved["id"], row.name, moved["folder"], is_free, list(pictures.values()))
+
+    @again
+    async def undo(
+        self, kept: Somebody, merge_id: int, folder: str, copies: Sequence[Copy]
+    ) -> Sequence[str] | None:
+        """Make somebody anew, with the id of before, of what was theirs and is still so."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            if not await all_expected(connection, self._clock, _keys(copies)):
+                return None
+            kept_id = await _lock(connection, kept)
+            row = await _merge(connection, kept_id, merge_id)
+            if row is None:
+                raise NotFoundError(f"{kept.name!r} has no merge {merge_id}")
+            moved, new_id = row.moved, int(row.moved["id"])
+            pictures = await _pictures(connection, _still(row, kept_id))
+            if lacking := set(pictures.values()) - {one.original for one in copies}:
+                return sorted(lacking)
+            if await is_taken(connection, folder):
+                raise ConflictError(f"somebody has just come to the folder {folder!r}: try again")
+            await settle_names(connection, row.name, self._now())
+            face = moved["face"] or (None, None)
+            await insert_person(
+                connection,
+                row.name,
+                folder,
+                moved["created_at"],
+                id=new_id,
+                hidden=moved["hidden"],
+                face_image_id=face[0],
+                face_index=face[1],
+            )
+            await self._move_pictures(connection, new_id, pictures, copies)
+            its_faces = await _faces_of_pictures(connection, moved["faces"], kept_id, new_id)
+            for some in _in_turns(its_faces):
+                await self._name(connection, _among(faces, some), new_id, row.name)
+            await self._return_denials(connection, moved, kept_id, new_id, its_faces)
+            its_merges = person_merges.c.id.in_(moved["merges"])
+            await connection.execute(
+                sa.update(person_merges)
+                .where(its_merges, person_merges.c.person_id == kept_id)
+                .values(person_id=new_id)
+            )
+            await connection.execute(sa.delete(person_merges).where(person_merges.c.id == merge_id))
+            await note_change(connection, self._clock, new_id, folder)
+            await note_change(connection, self._clock, kept_id, kept.folder, removed=True)
+        return []
+
+    async def _move_pictures(
+        self,
+        connection: AsyncConnection,
+        person_id: int,
+        pictures: dict[int, str],
+        copies: Sequence[Copy],
+    ) -> list[int]:
+        """Give known pictures to a person, with the strays that were copied; return their ids."""
+        copied = {one.original: one.image_name for one in copies}
+        strays = [
+            ObjectInfo(KNOWN_PEOPLE + one.original, 0, one.tag, 0.0) for one in copies if one.tag
+        ]
+        removals = await find_strays(connection, strays)
+        moved = list(pictures)
+        named = {copied[one.key.removeprefix(KNOWN_PEOPLE)] for one in removals}
+        for stray in sorted(filter(None, named)):
+            inserted: sa.CursorResult[tuple[()]] = await connection.execute(
+                sa.insert(person_images).values(
+                    person_id=person_id, image_name=stray, created_at=self._now()
+                )
+            )
+            moved.append(int(inserted.lastrowid))
+        for picture_id, image_name in pictures.items():
+            new = copied[image_name]
+            if new is not None:
+                removals.append(Removal(KNOWN_PEOPLE + image_name, None))
+                named.add(new)
+            await connection.execute(
+                sa.update(person_images)
+                .where(person_images.c.id == picture_id)
+                .values(person_id=person_id, image_name=new or image_name)
+            )
+        keys = {KNOWN_PEOPLE + one for one in named if one is not None}
+        unnamed = set(_keys(copies)) - keys
+        await settle(connection, self._clock, named=sorted(keys), unnamed=sorted(unnamed))
+        await remove_soon(connection, self._clock, removals)
+        return moved
+
+    async def _move_faces(
+        self, connection: AsyncConnection, old_id: int, new_id: int, name: str
+    ) -> list[_Key]:
+        """Give all faces of a person to another; return those that a hand had named."""
+        its = sa.and_(faces.c.person_id == old_id, ~LEFT_ITS_ID)
+        by_hand = await _face_keys(connection, its, BY_HAND)
+        await self._name(connection, its, new_id, name)
+        return by_hand
+
+    async def _name(
+        self, connection: AsyncConnection, which: sa.ColumnElement[bool], person_id: int, name: str
+    ) -> None:
+        found = sa.select(sa.literal(EventKind.IMAGE), faces.c.image_id, self._clock())
+        await connection.execute(
+            sa.insert(events).from_select(
+                ["kind", "subject_id", "created_at"], found.where(which).distinct()
+            )
+        )
+        await connection.execute(
+            sa.update(faces).where(which).values(person_id=person_id, person=name)
+        )
+
+    async def _move_merges(
+        self, connection: AsyncConnection, old_id: int, new_id: int
+    ) -> list[int]:
+        its = person_merges.c.person_id == old_id
+        ids = list(await connection.scalars(sa.select(person_merges.c.id).where(its)))
+        await connection.execute(sa.update(person_merges).where(its).values(person_id=new_id))
+        return ids
+
+    async def _move_denials(
+        self, connection: AsyncConnection, kept_id: int, gone_id: int
+    ) -> dict[str, list[_Key]]:
+        """Give a person's denials to another, where no hand has named the face so.
+
+        Returns those that were the one's alone, those that were of both, those of a face that is
+        the other's by hand, and those of the other's of a face that was the one's by hand.
+        """
+        theirs, others = [await _denied(connection, person_id) for person_id in (gone_id, kept_id)]
+        named = [
+            set(await _face_keys(connection, faces.c.person_id == person_id, BY_HAND, ~LEFT_ITS_ID))
+            for person_id in (gone_id, kept_id)
+        ]
+        dropped, lifted = theirs & named[1], others & named[0]
+        both = (theirs & others) - dropped
+        alone = theirs - both - dropped
+        await _delete_denials(connection, kept_id, lifted)
+        for some in _in_turns(alone):
+            await connection.execute(
+                sa.update(face_denials)
+                .where(face_denials.c.person_id == gone_id, _among(face_denials, some))
+                .values(person_id=kept_id)
+            )
+        # The others go with the row of who had them.
+        images = {image_id for image_id, _ in theirs | lifted}
+        await note_events(connection, self._clock(), EventKind.IMAGE, sorted(images))
+        return {
+            "denials": sorted(alone),
+            "both": sorted(both),
+            "dropped": sorted(dropped),
+            "lifted": sorted(lifted),
+        }
+
+    async def _return_denials(
+        self,
+        connection: AsyncConnection,
+        moved: dict[str, Any],
+        kept_id: int,
+        new_id: int,
+        its_faces: Collection[_Key],
+    ) -> None:
+        """Bring back who was not whom, as far as it still says so."""
+        still = await _denied(connection, kept_id)
+        by_hand = faces.c.person_id == kept_id, BY_HAND, ~LEFT_ITS_ID
+        alone = still & set(_as_keys(moved["denials"]))
+        both = still & set(_as_keys(moved["both"]))
+        dropped = set(_as_keys(moved["dropped"])) & set(await _face_keys(connection, *by_hand))
+        lifted = (set(_as_keys(moved["lifted"])) & set(its_faces)) - still
+        await _delete_denials(connection, kept_id, alone)
+        rows = [(key, new_id) for key in sorted(alone | both | dropped)]
+        rows += [(key, kept_id) for key in sorted(lifted)]
+        for some in _in_turns(rows):
+            await connection.execute(
+                sa.insert(face_denials).values(created_at=self._clock()),
+                [
+                    {"image_id": image_id, "face_index": index, "person_id": person_id}
+                    for (image_id, index), person_id in some
+                ],
+            )
+        images = {image_id for (image_id, _), _ in rows}
+        await note_events(connection, self._clock(), EventKind.IMAGE, sorted(images))
+
+
+async def _lock(connection: AsyncConnection, person: Somebody) -> int:
+    person_id = await lock_somebody(connection, person)
+    if person_id is None:
+        raise NotFoundError(f"there is nobody called {person.name!r}")
+    return person_id
+
+
+async def _merge(connection: AsyncConnection, person_id: int, merge_id: int) -> Any | None:
+    its = sa.and_(person_merges.c.id == merge_id, person_merges.c.person_id == person_id)
+    return (await connection.execute(sa.select(person_merges).where(its))).first()
+
+
+def _still(merge: Any, person_id: int) -> sa.ColumnElement[bool]:
+    """Return the condition of known pictures that went over and are still that person's."""
+    return sa.and_(
+        person_images.c.person_id == person_id, person_images.c.id.in_(merge.moved["pictures"])
+    )
+
+
+async def _pictures(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> dict[int, str]:
+    query = sa.select(person_images.c.id, person_images.c.image_name).where(which)
+    rows = await connection.execute(query.order_by(person_images.c.id))
+    return {row.id: row.image_name for row in rows}
+
+
+async def _face_keys(
+    connection: AsyncConnection, *conditions: sa.ColumnElement[bool]
+) -> list[_Key]:
+    query = sa.select(faces.c.image_id, faces.c.face_index).where(*conditions)
+    return sorted((row.image_id, row.face_index) for row in await connection.execute(query))
+
+
+async def _faces_of_pictures(
+    connection: AsyncConnection, moved: Iterable[Sequence[int]], kept_id: int, new_id: int
+) -> list[_Key]:
+    """Return the faces that a hand has named and that go back as known pictures did.
+
+    Not those that were named anew since, of which a known picture has stayed.
+    """
+    cut_out = sa.select(person_images.c.image_id, person_images.c.face_index).where(
+        person_images.c.image_id.is_not(None)
+    )
+    its = await connection.execute(cut_out.where(person_images.c.person_id == new_id))
+    stayed = await connection.execute(cut_out.where(person_images.c.person_id == kept_id))
+    keys = {*_as_keys(moved), *_as_keys(its)} - set(_as_keys(stayed))
+    by_hand = sa.and_(faces.c.person_id == kept_id, BY_HAND, ~LEFT_ITS_ID)
+    return [
+        key
+        for some in _in_turns(keys)
+        for key in await _face_keys(connection, by_hand, _among(faces, some))
+    ]
+
+
+async def _denied(connection: AsyncConnection, person_id: int) -> set[_Key]:
+    query = sa.select(face_denials).where(face_denials.c.person_id == person_id)
+    return {(row.image_id, row.face_index) for row in await connection.execute(query)}
+
+
+async def _delete_denials(
+    connection: AsyncConnection, person_id: int, keys: Iterable[_Key]
+) -> None:
+    for some in _in_turns(keys):
+        await connection.execute(
+            sa.delete(face_denials).where(
+                face_denials.c.person_id == person_id, _among(face_denials, some)
+            )
+        )
+
+
+def _among(table: sa.Table, keys: Sequence[_Key]) -> sa.ColumnElement[bool]:
+    return sa.tuple_(table.c.image_id, table.c.face_index).in_(keys)
+
+
+def _as_keys(entries: Iterable[Sequence[int]]) -> list[_Key]:
+    """Return keys of faces, which JSON has as lists."""
+    return [(image_id, index) for image_id, index in entries]
+
+
+def _in_turns(values: Iterable[_T]) -> Iterator[list[_T]]:
+    every = list(values)
+    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))
+
+
+def _keys(copies: Iterable[Copy]) -> list[str]:
+    return [KNOWN_PEOPLE + one.image_name for one in copies if one.image_name is not None]
