@@ -8,17 +8,25 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
 from services.client import files
 from services.client.exporting import export
-from services.client.receiver import DEFAULT_URL, ClientError, Image, Receiver, RefusedError
+from services.client.receiver import (
+    DEFAULT_URL,
+    ClientError,
+    Image,
+    Receiver,
+    RefusedError,
+    kept_name,
+)
 from services.client.regions import Regions
 from services.client.report import Report, who, whose
 from services.client.submitting import Submitter
 from services.common.images import Status
+from services.common.names import by_id
 
 _WRONG_USE: Final = 2
 _INTERRUPTED: Final = 128 + signal.SIGINT
@@ -41,6 +49,7 @@ _BESIDE: Final = (
     "Pictures that the server lacks are sent first. The regions of PICTURE.jpg are those of its XMP"
     " sidecar PICTURE.jpg.xmp or PICTURE.xmp, else its own."
 )
+_WHO: Final = "WHO is a name, or an id such as ~42: 'facestack people' lists both."
 _AGAIN: Final = "What the server has is not sent twice: repeat the command if it was interrupted."
 
 
@@ -83,10 +92,15 @@ async def _show(args: argparse.Namespace, receiver: Receiver, report: Report) ->
         report.say(f"  face {face['index']}: {whose(face)}, at {box} of {size}")
 
 
-async def _people(_: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    async for page in receiver.pages("people"):
+async def _people(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    async for page in receiver.pages("people", **({"hidden": "true"} if args.hidden else {})):
         for person in page:
-            report.result(f"{person['name']}, known pictures: {len(person['pictures'])}", person)
+            line = f"{_called(person)}, known pictures: {len(person['pictures'])}"
+            report.result(line, person)
+
+
+def _called(person: dict[str, Any]) -> str:
+    return f"{person['name']} ({by_id(person['id'])})"
 
 
 async def _enrol(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
@@ -117,8 +131,24 @@ async def _deny(args: argparse.Namespace, receiver: Receiver, report: Report) ->
 
 
 async def _rename(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    person = await receiver.rename(args.name, args.new)
+    new = kept_name(args.new)
+    person = await receiver.change(args.name, name=new, another=args.another)
     report.result(f"{args.name} is called {person['name']} now", person)
+
+
+async def _hide(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    person = await receiver.change(args.name, hidden=not args.undo)
+    report.result(f"{person['name']} is {'shown' if args.undo else 'hidden'} now", person)
+
+
+async def _merge(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    person = await receiver.merge(args.name, args.other)
+    report.result(f"{args.other} is {_called(person)} now", person)
+
+
+async def _unmerge(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    merge = await receiver.unmerge(args.name, args.merge)
+    report.result(f"{merge['name']} is not {args.name} any more", merge)
 
 
 async def _retry(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
@@ -189,7 +219,7 @@ def _add_images(command: _Command) -> None:
     add("folder", type=Path, metavar="FOLDER")
     add("--all", action="store_true", help="files of any extension")
     add = command(_images, "list images, newest first")
-    add("--person", metavar="NAME", help="only those with a face of this person")
+    add("--person", metavar="WHO", help="only those with a face of this person")
     add("--status", choices=[*Status], help="only those that stand so")
     command(_show, "show one image and its faces")("id", type=number, metavar="ID")
     add = command(_retry, "have rejected or dead images looked at again")
@@ -199,24 +229,37 @@ def _add_images(command: _Command) -> None:
 
 
 def _add_people(command: _Command) -> None:
-    command(_people, "list who is known")
-    add = command(_enrol, "make somebody known by pictures that show only them")
-    add("name", metavar="NAME")
+    add = command(_people, "list who is known")
+    add("--hidden", action="store_true", help="those who are hidden instead")
+    add = command(_enrol, "make somebody known by pictures that show only them", _WHO)
+    add("name", metavar="WHO")
     add("files", type=Path, nargs="+", metavar="FILE")
     add("--insist", action="store_true", help="though the face is poor or like somebody else's")
-    add = command(_name, "say who a face is", "'facestack show ID' has the numbers of faces.")
+    numbers = "'facestack show ID' has the numbers of faces."
+    add = command(_name, "say who a face is", numbers, _WHO)
     add("image", type=number, metavar="ID")
     add("face", type=number, metavar="FACE")
-    add("name", metavar="NAME")
+    add("name", metavar="WHO")
     add("--insist", action="store_true", help="though the face is poor or like somebody else's")
-    add = command(_deny, "say who a face is not", "No machine names it so any more.")
+    add = command(_deny, "say who a face is not", "No machine names it so any more.", _WHO)
     add("image", type=number, metavar="ID")
     add("face", type=number, metavar="FACE")
-    add("name", metavar="NAME")
+    add("name", metavar="WHO")
     add("--undo", action="store_true", help="take that back")
-    add = command(_rename, "give somebody another name")
-    add("name", metavar="NAME")
+    add = command(_rename, "give somebody another name", _WHO)
+    add("name", metavar="WHO")
     add("new", metavar="NEW")
+    add("--another", action="store_true", help="though somebody else has that name")
+    add = command(_hide, "leave somebody out where people are listed", _WHO)
+    add("name", metavar="WHO")
+    add("--undo", action="store_true", help="list them again")
+    merged = "OTHER's faces, known pictures and denials become WHO's."
+    add = command(_merge, "say that two people are one", merged, _WHO)
+    add("name", metavar="WHO")
+    add("other", metavar="OTHER")
+    add = command(_unmerge, "take back that two people are one", _WHO)
+    add("name", metavar="WHO")
+    add("merge", type=number, nargs="?", metavar="MERGE", help="which one, if there are several")
     add = command(
         _regions, "read the names that Lightroom, digiKam and the like wrote", _BESIDE, _PICTURES
     )
@@ -225,7 +268,7 @@ def _add_people(command: _Command) -> None:
     add("--name", action="store_true", help="name the faces by them, as 'facestack name' does")
     add("--insist", action="store_true", help="though a face is poor or like somebody else's")
     add = command(_export, "write somebody's pictures and what is known about each")
-    add("person", metavar="NAME")
+    add("person", metavar="WHO")
     add("folder", type=Path, metavar="FOLDER")
     add("--sidecars", action="store_true", help="an XMP file beside each with its named faces")
 

@@ -11,11 +11,12 @@ from services.client.receiver import (
     ClientError,
     Receiver,
     RefusedError,
-    kept_name,
+    kept_who,
     known_pictures,
 )
 from services.client.report import Report
 from services.client.submitting import each
+from services.common.names import by_id
 
 
 async def export(
@@ -28,11 +29,12 @@ async def export(
     Files are named after ids, so a second export into the folder writes the same ones again. What
     cannot be fetched is reported, and its ``file`` is null in the JSON.
     """
-    person = kept_name(person)
+    person = kept_who(person)
     images = [one async for page in receiver.pages("images", person=person) for one in page]
     people = [one async for page in receiver.pages("people", person=person) for one in page]
     # Receivers that do not know the filter give everybody.
-    known = [one for other in people if other["name"] == person for one in other["pictures"]]
+    theirs = [one for one in people if person in (one["name"], by_id(one["id"]))]
+    known = [one for other in theirs for one in other["pictures"]]
     if not images and not known:
         raise RefusedError(f"there is nobody called {person!r}; 'facestack people' lists everybody")
 
@@ -55,7 +57,8 @@ async def export(
 
     with report.progress("fetching", len(images) + len(known)) as step:
         await each([*images, *known], fetch)
-    document = {"person": person, "images": images, "known_pictures": known}
+    name_of = theirs[0]["name"] if theirs else person
+    document = {"person": name_of, "images": images, "known_pictures": known}
     text = json.dumps(document, indent=2, ensure_ascii=False)
     # A lone surrogate is no UTF-8; Python's escape of it is JSON's, too.
     content = text.encode(errors="backslashreplace")
@@ -63,8 +66,8 @@ async def export(
     await asyncio.to_thread(_write, folder / "person.json", content)
     number = sum(one["file"] is not None for one in [*images, *known])
     report.result(
-        f"{number} pictures of {person} are in {folder}, and person.json says what is in each",
-        {"person": person, "folder": str(folder), "pictures": number},
+        f"{number} pictures of {name_of} are in {folder}, and person.json says what is in each",
+        {"person": name_of, "folder": str(folder), "pictures": number},
     )
 
 

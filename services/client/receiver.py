@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from services.common.names import InvalidNameError, check_name
+from services.common.names import InvalidNameError, by_id, check_name, check_who
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 """Where ``make run`` has the API."""
@@ -141,7 +141,7 @@ class Receiver:
 
     async def deny(self, image_id: int, face: int, person: str, *, undo: bool) -> None:
         """Say that a face is not a person's, or take that back; raise as above."""
-        name = quote(kept_name(person), safe="")
+        name = quote(kept_who(person), safe="")
         method, path = (
             "DELETE" if undo else "PUT",
             f"/images/{image_id}/faces/{face}/denials/{name}",
@@ -151,17 +151,37 @@ class Receiver:
             raise self._stranger(answer)
         self._met = True
 
-    async def rename(self, person: str, new: str) -> dict[str, Any]:
-        """Give a person another name and return who has it; raise as above."""
-        new = kept_name(new)
-        path = f"/people/{quote(kept_name(person), safe='')}"
-        # Heard before, there is nobody with the first name any more.
-        await self.ask("PATCH", path, done=HTTPStatus.NOT_FOUND, json={"name": new})
-        document = await self.get("GET", "/people", "people", params={"person": new})
-        if not document["people"]:
-            raise RefusedError(f"there is nobody called {person!r}")
-        found: dict[str, Any] = document["people"][0]
-        return found
+    async def person(self, person: str) -> dict[str, Any]:
+        """Return a person, with whom they were said to be; raise as above."""
+        return await self.get("GET", address_of(person), "id", "name", "merges")
+
+    async def change(self, person: str, **values: object) -> dict[str, Any]:
+        """Change a person and return them; raise as above."""
+        # By the id, which stays when the name changes.
+        its = by_id((await self.person(person))["id"])
+        return await self.get("PATCH", f"/people/{its}", "id", "name", json=values)
+
+    async def merge(self, person: str, other: str) -> dict[str, Any]:
+        """Say that another is this person, who is returned; raise as above."""
+        its, others = [by_id((await self.person(one))["id"]) for one in (person, other)]
+        # Heard before, there is nobody with the other's id any more.
+        path, body = f"/people/{its}/merge", {"name": others}
+        await self.ask("POST", path, done=HTTPStatus.NOT_FOUND, json=body)
+        return await self.person(its)
+
+    async def unmerge(self, person: str, merge_id: int | None) -> dict[str, Any]:
+        """Take a merge back, the only one if not said which, and return it; raise as above."""
+        found = await self.person(person)
+        merges = [one for one in found["merges"] if merge_id in (None, one["id"])]
+        if not merges:
+            raise RefusedError(f"nobody was said to be {person!r}, or not by such a merge")
+        if len(merges) > 1:
+            several = ", ".join(f"{one['id']} ({one['name']})" for one in merges)
+            raise RefusedError(f"{person!r} has several merges, say which one: {several}")
+        path = f"/people/{by_id(found['id'])}/merges/{merges[0]['id']}"
+        await self.ask("DELETE", path, done=HTTPStatus.NOT_FOUND)
+        merge: dict[str, Any] = merges[0]
+        return merge
 
     async def _wait_out(self, reason: str, pause: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -215,9 +235,22 @@ def kept_name(person: str) -> str:
         raise RefusedError(f"{error}, got {person!r}") from None
 
 
+def kept_who(person: str) -> str:
+    """Return a name as the server keeps it, or ``~id``, or raise :class:`RefusedError`."""
+    try:
+        return check_who(person)
+    except InvalidNameError as error:
+        raise RefusedError(f"{error}, got {person!r}") from None
+
+
+def address_of(person: str) -> str:
+    """Return the address of a person, or raise :class:`RefusedError`."""
+    return f"/people/{quote(kept_who(person), safe='')}"
+
+
 def known_pictures(person: str) -> str:
     """Return the address of a person's known pictures, or raise :class:`RefusedError`."""
-    return f"/people/{quote(kept_name(person), safe='')}/pictures"
+    return f"{address_of(person)}/pictures"
 
 
 def _document(answer: httpx.Response) -> dict[str, Any]:

@@ -98,23 +98,7 @@ class Receiver:
             write,
             max_listeners=settings.max_connections // 4,
         )
-        enrolment = Enrolment(
-            people=DatabasePeople(self._database, now_ms),
-            garbage=garbage,
-            pictures=store,
-            images=images,
-            recogniser=recogniser,
-            cropper=decoder,
-        )
         self.rooms = Rooms(settings.max_in_flight)
-        enrolment = Enrolment(
-            people=DatabasePeople(self._database, now_ms),
-            garbage=garbage,
-            pictures=store,
-            images=images,
-            recogniser=recogniser,
-            cropper=decoder,
-        )
         merging = Merging(
             enrolment=enrolment,
             merges=DatabaseMerges(self._database, now_ms),

@@ -20,6 +20,7 @@ from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.receiver.domain import (
@@ -29,9 +30,11 @@ from services.receiver.domain import (
     EncodingState,
     FaceKey,
     FaceOfResult,
+    Merged,
     NewKnownPicture,
     PersonKey,
     Removal,
+    Somebody,
     StoredFace,
     StoredPicture,
     Submission,
@@ -224,7 +227,22 @@ async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
     assert await people.bearer("Ida") == ada.id
     assert await people.hide(ada.id, hidden=True)
     assert await people.hide(ada.id, hidden=False)
+    assert await people.choose_face(ada.id, None)
     assert await people.rename(ada.id, "Ada")
+    await _merge(DatabaseMerges(people._database, now_ms), people, ada)
+
+
+async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) -> None:
+    bob = await people.who("Bob")
+    assert ada.id
+    assert await merges.merge(ada, bob, []) == []
+    whole = await people.get(ada.id)
+    assert whole
+    [merge] = whole.merges
+    found = await merges.find(ada.id, merge.id)
+    assert found == Merged(bob.id or 0, "Bob", "Bob", True, [])
+    assert await merges.undo(ada, merge.id, "Bob", []) == []
+    assert await people.who("Bob") == bob
 
 
 async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, person_id: int) -> None:

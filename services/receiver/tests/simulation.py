@@ -425,20 +425,18 @@ class World:
             + ("show", "show", "show_known")
             + ("merge", "merge", "unmerge")
         )
-        if kind == "upload":
+        if kind in ("merge", "unmerge"):
+            self._begin_merging(kind)
+        elif kind == "upload":
             self.begin(kind, *self.random.sample(CONTENTS, self.random.randint(1, 2)))
         elif kind == "submit":
             self.begin(kind, choose(PATHS))
         elif kind == "hand":
             self._put_by_hand(choose(BY_HAND), JPEG + b"hand %d" % self.tick)
-        elif kind in ("merge", "unmerge"):
-            self._begin_merging(kind)
         elif kind == "enrol":
             self.begin(kind, choose(PEOPLE), choose(CONTENTS))
-        elif kind == "forget":
-            self.begin(kind, choose(PEOPLE))
-        elif kind == "collect":
-            self.begin(kind)
+        elif kind in ("forget", "collect"):
+            self.begin(kind, *([choose(PEOPLE)] if kind == "forget" else []))
         elif kind in ("forget_picture", "show_known") and known:
             picture = choose(known)
             self.begin(kind, picture.person, picture.id)

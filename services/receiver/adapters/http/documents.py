@@ -7,7 +7,7 @@ face, has no model here: the domain's docstrings are read by clients.
 
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
 from services.common.names import MAX_NAME_LENGTH, check_name, check_who
@@ -87,7 +87,13 @@ Who = Annotated[
     ),
 ]
 
-RowId = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
+
+def _whole(number: object) -> object:
+    """Return an integer for one that is written with a fraction, as JSON does not tell them."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+RowId = Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=1, le=2**63 - 1)]
 
 
 class PathDocument(BaseModel):
@@ -272,7 +278,9 @@ class FaceReferenceDocument(BaseModel):
     """A face of a submitted picture."""
 
     image_id: Annotated[RowId, Field(examples=[42])]
-    face_index: Annotated[int, Field(strict=True, ge=0, le=10_000, examples=[0])]
+    face_index: Annotated[
+        int, BeforeValidator(_whole), Field(strict=True, ge=0, le=10_000, examples=[0])
+    ]
 
 
 class SearchDocument(BaseModel):
