@@ -270,13 +270,13 @@ def page(kind: str, *parts: Mapping[str, object], **more: object) -> Answer:
 
 
 def test_people_are_listed_to_the_last_page(capsys: pytest.CaptureFixture[str]) -> None:
-    ada: dict[str, object] = {"name": "Ada", "pictures": []}
+    ada: dict[str, object] = {"id": 1, "name": "Ada", "pictures": []}
     people = app._people  # what the command runs
     commanded(
-        lambda receiver, report: people(argparse.Namespace(), receiver, report),
-        *(page("people", ada, next_cursor="Ada"), page("people", ada | {"name": "Grace"})),
+        lambda receiver, report: people(argparse.Namespace(hidden=False), receiver, report),
+        *(page("people", ada, next_cursor="Ada"), page("people", ada | {"id": 2, "name": "Grace"})),
     )
-    assert capsys.readouterr().out == "Ada, known pictures: 0\nGrace, known pictures: 0\n"
+    assert capsys.readouterr().out == "Ada (~1), known pictures: 0\nGrace (~2), known pictures: 0\n"
 
 
 def test_nothing_is_exported_beside_the_folder(tmp_path: Path) -> None:

@@ -56,6 +56,24 @@ PEOPLE: Final = ("Ada", "Grace")
 PATHS: Final = ("one.jpg", "two.jpg")
 BY_HAND: Final = (*(PICTURES + path for path in PATHS), f"{KNOWN_PEOPLE}Ada/hand.jpg")
 
+KINDS: Final = (
+    *("upload",) * 4,
+    *("delete",) * 4,
+    *("collect",) * 3,
+    *("process",) * 3,
+    *("submit", "hand", "enrol", "name") * 2,
+    *("forget", "forget_picture", "retry", "unname"),
+    *("show", "show", "show_known"),
+)
+"""What anybody may do next, the oftener the likelier."""
+
+MERGING: Final = (
+    *("merge", "unmerge", "enrol", "name") * 3,
+    *("process", "collect") * 2,
+    *("upload", "hand", "unname", "forget", "forget_picture", "show_known", "delete"),
+)
+"""Of those who have many people for one."""
+
 _LONGEST_MS: Final = 3_000_000
 """Schedules are shorter than the hour within which a late write comes through."""
 
@@ -194,6 +212,7 @@ class World:
 
     database: Database
     seed: int
+    kinds: Sequence[str] = KINDS
     store: Store = field(default_factory=Store)
     operations: list[Operation] = field(default_factory=list)
     history: list[str] = field(default_factory=list)
@@ -349,8 +368,9 @@ class World:
     async def _merge(self, receiver: Receiver, kept: str, gone: str) -> Any:
         return await receiver.merging.merge(kept, gone)
 
-    async def _unmerge(self, receiver: Receiver, kept: str, merge_id: int) -> Any:
-        return await receiver.merging.undo(kept, merge_id)
+    async def _unmerge(self, receiver: Receiver, kept: str) -> Any:
+        merges = (await receiver.enrolment.person(kept)).merges
+        return await receiver.merging.undo(kept, merges[0].id) if merges else None
 
     async def _collect(self, made: tuple[Process, Collector]) -> bool:
         await made[1].collect()
@@ -379,10 +399,26 @@ class World:
 
     async def run(self, steps: int) -> None:
         """Do what the seed says, then let everything come to rest, and check it."""
+        if self.kinds is MERGING:
+            await self._make_people()
         for _ in range(steps):
             await self._next()
         await self.rest()
         await check(self)
+
+    async def _make_people(self) -> None:
+        self.calm = True
+        self.begin("upload", *CONTENTS)
+        await self.finish_waiting()
+        await self._process_all()
+        for person, content, image_id in zip(
+            PEOPLE, CONTENTS, self.operations[0].answer, strict=True
+        ):
+            self.begin("enrol", person, content)
+            await self.finish_waiting()
+            self.begin("name", person, image_id)
+            await self.finish_waiting()
+        self.calm = False
 
     async def _next(self) -> None:
         self.tick += 1
@@ -415,18 +451,9 @@ class World:
         known = [
             one.answer for one in self.operations if one.kind in ("enrol", "name") and one.answer
         ]
-        kind = choose(
-            ("upload",) * 4
-            + ("delete",) * 4
-            + ("collect",) * 3
-            + ("process",) * 3
-            + ("submit", "hand", "enrol", "name") * 2
-            + ("forget", "forget_picture", "retry", "unname")
-            + ("show", "show", "show_known")
-            + ("merge", "merge", "unmerge")
-        )
-        if kind in ("merge", "unmerge"):
-            self._begin_merging(kind)
+        kind = choose(self.kinds)
+        if kind == "merge":
+            self.begin(kind, *self.random.sample(PEOPLE, 2))
         elif kind == "upload":
             self.begin(kind, *self.random.sample(CONTENTS, self.random.randint(1, 2)))
         elif kind == "submit":
@@ -435,8 +462,8 @@ class World:
             self._put_by_hand(choose(BY_HAND), JPEG + b"hand %d" % self.tick)
         elif kind == "enrol":
             self.begin(kind, choose(PEOPLE), choose(CONTENTS))
-        elif kind in ("forget", "collect"):
-            self.begin(kind, *([choose(PEOPLE)] if kind == "forget" else []))
+        elif kind in ("forget", "unmerge", "collect"):
+            self.begin(kind, *([] if kind == "collect" else [choose(PEOPLE)]))
         elif kind in ("forget_picture", "show_known") and known:
             picture = choose(known)
             self.begin(kind, picture.person, picture.id)
@@ -444,13 +471,6 @@ class World:
             self.begin(kind, choose(PEOPLE), choose(uploaded[-3:]))
         elif kind in ("delete", "retry", "process", "unname", "show") and uploaded:
             self.begin(kind, choose(uploaded[-3:]))
-
-    def _begin_merging(self, kind: str) -> None:
-        if kind == "merge":
-            self.begin(kind, *self.random.sample(PEOPLE, 2))
-        elif merged := [one.answer for one in _of(self, "merge") if one.answer]:
-            kept = self.random.choice(merged)
-            self.begin(kind, f"~{kept.id}", self.random.choice(kept.merges).id)
 
     def _put_by_hand(self, key: str, content: bytes) -> None:
         # No store removes an object only if it has a tag, so between the look at the tag and the

@@ -93,7 +93,7 @@ def _whole(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-RowId = Annotated[int, BeforeValidator(_whole), Field(strict=True, ge=1, le=2**63 - 1)]
+RowId = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1), BeforeValidator(_whole)]
 
 
 class PathDocument(BaseModel):
@@ -279,7 +279,7 @@ class FaceReferenceDocument(BaseModel):
 
     image_id: Annotated[RowId, Field(examples=[42])]
     face_index: Annotated[
-        int, BeforeValidator(_whole), Field(strict=True, ge=0, le=10_000, examples=[0])
+        int, Field(strict=True, ge=0, le=10_000, examples=[0]), BeforeValidator(_whole)
     ]
 
 
