@@ -14,7 +14,7 @@ import structlog
 from services.common.database import Database
 from services.common.objects import ObjectNotFoundError
 from services.common.settings import DatabaseSettings
-from services.common.tables import faces, garbage, images
+from services.common.tables import garbage, images
 from services.image_processor.adapters import rows as processor_rows
 from services.receiver import domain
 from services.receiver.adapters import garbage as receiver_garbage
@@ -162,14 +162,6 @@ def merging_without_a_fence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(merge_rows, "all_expected", always)
 
 
-def names_that_come_back_without_their_pictures(patch: pytest.MonkeyPatch) -> None:
-    async def its_faces(connection: Any, _: Any, kept_id: int, __: int) -> Any:
-        by_hand = faces.c.decided_by == "hand"
-        return await merge_rows._face_keys(connection, faces.c.person_id == kept_id, by_hand)
-
-    patch.setattr(merge_rows, "_faces_of_pictures", its_faces)
-
-
 def no_second_look(patch: pytest.MonkeyPatch) -> None:
     async def removed(self: Any, removals: Any) -> None:
         async with self._database.transaction() as connection:
@@ -215,9 +207,8 @@ FAULTS: dict[Callable[[pytest.MonkeyPatch], None], int] = {
     deletion_that_leaves_thumbnails: 18,
     thumbnails_of_another_picture: 185,
     forgetting_without_a_note: 0,
-    merging_that_leaves_what_was_copied: 0,
-    merging_without_a_fence: 0,
-    names_that_come_back_without_their_pictures: 0,
+    merging_that_leaves_what_was_copied: 3,
+    merging_without_a_fence: 109,
     no_second_look: 59,
     results_of_replaced_pictures: 2,
     faces_of_replaced_pictures: 42,
@@ -229,7 +220,6 @@ FAULTS: dict[Callable[[pytest.MonkeyPatch], None], int] = {
 OF_MERGING = {
     merging_that_leaves_what_was_copied,
     merging_without_a_fence,
-    names_that_come_back_without_their_pictures,
 }
 
 # One of each kind: of removals, notes, fences, second looks, claims and merges.

@@ -137,10 +137,10 @@ async def test_what_was_said_since_stays_said(
 ) -> None:
     await enrol(client, "Ada", ONE)
     eve = (await enrol(client, "Eve", OTHER)).json()["person_id"]
-    moved, taken_back, deleted, allowed = [
-        await image_of(client, settings, number) for number in (1, 2, 3, 4)
+    moved, taken_back, deleted, allowed, said_again = [
+        await image_of(client, settings, number) for number in (1, 2, 3, 4, 5)
     ]
-    for image_id in (moved, taken_back, deleted):
+    for image_id in (moved, taken_back, deleted, said_again):
         assert (await name(client, image_id, "Bob")).status_code == 200
     bob = (await person(client, "Bob"))["id"]
     await client.put(f"/images/{allowed}/faces/0/denials/Bob")
@@ -149,11 +149,15 @@ async def test_what_was_said_since_stays_said(
     await client.delete(f"/images/{taken_back}/faces/0/person")
     await client.delete(f"/images/{deleted}")
     await client.delete(f"/images/{allowed}/faces/0/denials/Ada")
+    await client.delete(f"/images/{said_again}/faces/0/person")
+    assert (await name(client, said_again, "Ada")).status_code == 200
 
     again = (await client.delete(f"/people/Ada/merges/{merged}")).json()
     assert again["id"] == bob
     assert await whose(client, moved) == ("Eve", eve, "hand")
     assert await whose(client, taken_back) == (None, None, "machine")
+    assert (await whose(client, said_again))[0::2] == ("Ada", "hand")
+    assert len((await person(client, "Ada"))["pictures"]) == 2
     assert len(again["pictures"]) == 1, "of the image that was deleted"
     assert await denied(settings) == set()
 
