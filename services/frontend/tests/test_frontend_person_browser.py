@@ -1,51 +1,27 @@
 """What people do on the page of a person, in a real browser on the real pipeline."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from services.frontend.tests.browser import (
     EILEEN,
     GRACE,
+    PHONE,
     PHOTOS,
     Site,
     as_file,
     card,
-    chromium,
     jpeg,
     keep_screenshot,
     mirrored,
     photo,
 )
-from services.testing.pipeline import Pipeline
 from services.testing.samples import sample
 
 expect.set_options(timeout=20_000)
-
-PHONE = {
-    "viewport": {"width": 360, "height": 740},
-    "device_scale_factor": 2,
-    "is_mobile": True,
-    "has_touch": True,
-}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def site(pipeline: Pipeline, browser: Browser) -> Iterator[Site]:
-    """The pages, with nobody known and no picture; no page may complain."""
-    site = Site(pipeline, browser)
-    site.clear()
-    yield site
-    assert site.complaints == []
 
 
 def enrol(site: Site, name: str, photo_of: str | None = None) -> str:
@@ -204,6 +180,58 @@ def test_somebody_moves_a_face_to_whom_it_belongs_and_denies_another(site: Site)
     [face] = site.call("GET", f"/images/{wrong}")["faces"]
     assert face["denials"] == [EILEEN]
     refused(site, 422)
+
+
+def test_somebody_merges_two_people_and_takes_it_back(site: Site) -> None:
+    eileen = enrol(site, EILEEN)
+    enrol(site, "Colonel", GRACE)
+    site.wait_known(pictures=2)
+    submit(site, "eileen.jpg", mirrored(EILEEN))
+    submit(site, "colonel.jpg", mirrored(GRACE))
+    with site.open(f"/people/{eileen}") as page:
+        expect(page.locator(".card h2")).to_have_text(["eileen.jpg"])
+        page.get_by_role("link", name="Same as somebody else").click()
+        expect(page.get_by_label("Find somebody")).to_be_focused()
+        page.keyboard.type("colo")
+        page.keyboard.press("Enter")
+        # Who it is can be seen before.
+        other = page.locator(".person")
+        expect(other).to_contain_text("1 known picture")
+        expect(other.locator("img")).to_have_js_property("complete", value=True)
+        keep_screenshot(page, "merge-found")
+        same = page.get_by_role("button", name=f"Colonel is the same person as {EILEEN}")
+        same.press("Enter")
+        expect(page).to_have_url(re.compile(f"/people/{eileen}$"))
+        expect(page.locator(".card h2")).to_have_text(["colonel.jpg", "eileen.jpg"])
+        expect(page.locator(".profile")).to_contain_text("2 pictures · 2 known pictures")
+        expect(page.locator(".merges")).to_contain_text("Colonel was found to be the same person")
+        keep_screenshot(page, "merged")
+
+        page.get_by_role("button", name="Undo: Colonel is somebody else").press("Enter")
+        expect(page.locator(".merges")).to_have_count(0)
+        expect(page.locator(".card h2")).to_have_text(["eileen.jpg"])
+        page.get_by_role("link", name="All people").click()
+        page.get_by_role("link", name="Colonel", exact=True).click()
+        expect(page.locator(".card h2")).to_have_text(["colonel.jpg"])
+        expect(page.locator(".profile")).to_contain_text("1 known picture")
+
+
+def test_somebody_chooses_the_face_that_stands_for_a_person(site: Site) -> None:
+    eileen = enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    first = submit(site, "first.jpg", mirrored(EILEEN))
+    submit(site, "second.jpg", together())
+    with site.open(f"/people/{eileen}") as page:
+        changing = change(page, "first.jpg")
+        changing.get_by_role("button", name="Use as portrait").press("Enter")
+        portrait = page.locator(".profile .portrait")
+        expect(portrait).to_have_attribute("src", f"/images/{first}/faces/0/thumbnail")
+        expect(portrait).to_have_js_property("complete", value=True)
+        assert portrait.evaluate("image => image.naturalWidth") > 50
+        keep_screenshot(page, "portrait")
+        page.goto("/people")
+        shown = page.locator(".person .portrait")
+        expect(shown).to_have_attribute("src", f"/images/{first}/faces/0/thumbnail")
 
 
 def test_somebody_is_renamed_to_a_name_that_is_taken_only_when_that_is_meant(site: Site) -> None:
