@@ -327,7 +327,7 @@ def migrations_first(context: Context) -> Iterator[Finding]:
 
 
 _MIGRATIONS: Final = "migrations-"
-_MIGRATED: Final = frozenset({"receiver", "image-processor", "redeemer", "people"})
+_MIGRATED: Final = frozenset({"receiver", "image-processor", "redeemer", "people", "webhooks"})
 
 
 def strictness(context: Context) -> Iterator[Finding]:

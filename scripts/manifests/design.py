@@ -16,6 +16,7 @@ OWN_IMAGES: Final = frozenset(
         "people",
         "receiver",
         "redeemer",
+        "webhooks",
     )
 )
 THIRD_PARTY_IMAGES: Final = {
@@ -53,6 +54,9 @@ RIGHTS: Final = frozenset({("credentials", "", "secrets", "create")})
 ENVIRONMENT_SECRETS: Final = {"object-store": {"ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"}}
 """Secrets in environment variables: versitygw reads its root key from nowhere else."""
 
+GIVEN_SECRETS: Final = frozenset({"webhooks"})
+"""Secrets that an operator may bring; without them a workload does less."""
+
 PORTS: Final = {
     "receiver": {"http": 8000},
     "frontend": {"http": 8080},
@@ -60,6 +64,7 @@ PORTS: Final = {
     "face-recog": {"grpc": 50051, "probes": 9102},
     "redeemer": {"probes": 9103},
     "people": {"grpc": 50052, "probes": 9104},
+    "webhooks": {"probes": 9105},
     "mariadb": {"mysql": 3306},
     "object-store": {"http": 7070},
     "nsqd": {"tcp": 4150, "http": 4151},
@@ -114,6 +119,8 @@ EDGES: Final = frozenset(
         ("redeemer", "object-store", 7070),
         ("people", "mariadb", 3306),
         ("people", "face-recog", 50051),
+        ("webhooks", "mariadb", 3306),
+        ("webhooks", OUTSIDE, 443),
         ("face-recog", "object-store", 7070),
         ("frontend", "receiver", 8000),
         ("nsqd", "nsqlookupd", 4160),

@@ -15,7 +15,7 @@ from services.common.passwords import log_in_with
 from services.common.settings import DatabaseSettings
 from services.common.tables import metadata
 
-REVISION: Final = "0006"
+REVISION: Final = "0008"
 """The Alembic revision that this code works on; migrations bring the database there."""
 
 

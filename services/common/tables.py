@@ -483,6 +483,41 @@ events = sa.Table(
     sqlite_autoincrement=True,
 )
 
+# Up to where deliveries were made from the events; one row, which whoever makes them locks.
+webhook_positions = sa.Table(
+    "webhook_positions",
+    metadata,
+    sa.Column("name", sa.String(10), primary_key=True),
+    # A Position (events.py).
+    sa.Column("position", sa.Text, nullable=False),
+)
+
+# What an endpoint is to be told. It holds no name and no picture: what is sent is read when it is.
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    # The same at each attempt, so that the endpoint can tell that it knows this already.
+    sa.Column("message_id", sa.String(32), nullable=False),
+    # Its address; secrets stand in no table.
+    sa.Column("endpoint", _exact(500), nullable=False),
+    # A WebhookType, and the id of the image or person.
+    sa.Column("type", sa.String(20), nullable=False),
+    sa.Column("subject_id", _Id, nullable=False),
+    # A DeliveryStatus.
+    sa.Column("status", sa.String(10), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    # When it is tried next, or while it is being tried, when somebody else may.
+    sa.Column("due_at", sa.BigInteger),
+    sa.Column("claim_token", sa.String(32)),
+    sa.Column("error", _exact(500)),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_webhook_deliveries_status_id", "status", "id"),
+    sa.Index("ix_webhook_deliveries_endpoint_status_due_at", "endpoint", "status", "due_at"),
+    sqlite_autoincrement=True,
+)
+
 # Objects that the redeemer removes once they are due, unless a row names them: what was deleted,
 # and what is being stored and has no row yet. See "Deleting" in docs/architecture.md.
 garbage = sa.Table(

@@ -76,7 +76,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     """
     folder = folder.resolve()
     receiver_port, frontend_port = _check_ports(settings)
-    grpc_port, people_port, *probe_ports = _free_ports(6)
+    grpc_port, people_port, *probe_ports = _free_ports(7)
     api = f"http://{_reachable(settings.host)}:{receiver_port}"
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
@@ -103,6 +103,10 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     def served(name: str, port: int, url: str) -> Program:
         return Program(name, {**common, "HOST": settings.host, "PORT": str(port)}, url)
 
+    webhooks = []
+    if settings.webhooks_file is not None:
+        endpoints = str(settings.webhooks_file.resolve())
+        webhooks = [probed("webhooks", probe_ports[4], WEBHOOKS_FILE=endpoints)]
     face_recog = probed("face_recog", probe_ports[0], PORT=str(grpc_port))
     return Plan(
         folder=folder,
@@ -113,6 +117,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
             probed("image_processor", probe_ports[1]),
             probed("redeemer", probe_ports[2]),
             probed("people", probe_ports[3], PORT=str(people_port)),
+            *webhooks,
             served("frontend", frontend_port, page),
         ),
         page_url=page,

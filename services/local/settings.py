@@ -18,4 +18,7 @@ class LocalSettings(Settings):
     frontend_port: Port = Field(8080, description="The page; 0 takes a free one.")
     data_folder: Path = Field(Path("var/local"), description="Rows, pictures and logs of a run.")
     demo_folder: Path = Field(Path("var/demo"), description="The same for the demo, made anew.")
+    webhooks_file: Path | None = Field(
+        None, description="JSON file with the endpoints of webhooks; without, nobody is told."
+    )
     samples_folder: Path = Field(Path("var/samples"), description="Where scripts/get-samples puts.")

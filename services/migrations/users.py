@@ -30,6 +30,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "group_denials": "SELECT, INSERT, DELETE",
         "group_questions": "SELECT, UPDATE, DELETE",
         "people_work": "SELECT, INSERT, UPDATE",
+        "webhook_deliveries": "SELECT, UPDATE",
         "events": "SELECT, INSERT",
         "alembic_version": "SELECT",
     },
@@ -67,6 +68,15 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "group_work": "SELECT, UPDATE",
         "people_work": "SELECT, UPDATE, DELETE",
         "events": "SELECT, INSERT",
+        "alembic_version": "SELECT",
+    },
+    "webhooks": {
+        "events": "SELECT",
+        "images": "SELECT",
+        "faces": "SELECT",
+        "persons": "SELECT",
+        "webhook_positions": "SELECT, INSERT, UPDATE",
+        "webhook_deliveries": "SELECT, INSERT, UPDATE, DELETE",
         "alembic_version": "SELECT",
     },
 }

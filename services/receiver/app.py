@@ -15,6 +15,7 @@ from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
+from services.receiver.adapters.deliveries import DatabaseDeliveries
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.face_rows import DatabaseFaces
@@ -128,6 +129,7 @@ class Receiver:
                 grouped=Grouped(DatabaseGroups(self._database), enrolment),
                 thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
                 following=self._following,
+                deliveries=DatabaseDeliveries(self._database, database_now),
                 lifecycle=self.lifecycle,
                 outages=self._outages,
                 max_json_bytes=settings.max_json_bytes,

@@ -171,7 +171,7 @@ def designed(manifests: Manifests, direction: str) -> set[Edge]:
         sources = {source} & names
         if source == CLIENTS:
             sources = {LOAD_BALANCER} if balanced else {OUTSIDE, PRIVATE}
-        targets = ((target, port),) if target in names else MANAGED.get(target, ())
+        targets = ((target, port),) if target in {*names, OUTSIDE} else MANAGED.get(target, ())
         edges |= {(one, *end, "TCP") for one in sources for end in targets}
     if direction == "Egress":
         policies = list(manifests.kind("NetworkPolicy"))

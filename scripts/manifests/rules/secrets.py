@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias
 
-from scripts.manifests.design import RIGHTS, TOKEN_FILES, TOKEN_FOLDER
+from scripts.manifests.design import GIVEN_SECRETS, RIGHTS, TOKEN_FILES, TOKEN_FOLDER
 from scripts.manifests.model import (
     Container,
     Document,
@@ -74,7 +74,7 @@ def secrets(manifests: Manifests) -> Iterator[Finding]:
     for workload in manifests.workloads:
         for field, name, keys in _references(workload):
             used.add(name)
-            if name not in made:
+            if name not in made and name not in GIVEN_SECRETS:
                 problem = f"nobody makes the Secret {name}: add it to the credentials Job"
                 yield workload.finding(field, problem)
             for key in set(keys) - made.get(name, set(keys)):
@@ -86,7 +86,7 @@ def secrets(manifests: Manifests) -> Iterator[Finding]:
 
 
 def optional_keys(manifests: Manifests) -> Iterator[Finding]:
-    """Check that a previous password may be missing, and nothing else may.
+    """Check that a previous password and what operators bring may be missing, and nothing else.
 
     Where others make the Secrets, each must be there all the same: nobody adds it later.
     """
@@ -97,10 +97,11 @@ def optional_keys(manifests: Manifests) -> Iterator[Finding]:
             field = f"spec.template.spec.volumes[{volume.get('name')}]"
             for name, files, optional in _sources(volume):
                 previous = bool(files) and all(key.startswith("previous-") for key in files)
-                if optional != previous:
-                    advice = "set" if previous else "take away"
+                may_be_missing = previous or name in GIVEN_SECRETS
+                if optional != may_be_missing:
+                    advice = "set" if may_be_missing else "take away"
                     yield workload.finding(field, f"{advice} optional: true of Secret {name}")
-                if external and optional and not files.keys() <= made.get(name, set()):
+                if external and previous and not files.keys() <= made.get(name, set()):
                     problem = f"the ExternalSecret {name} has no {', '.join(files)}"
                     yield workload.finding(field, problem)
 

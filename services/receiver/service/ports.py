@@ -11,6 +11,8 @@ from services.receiver.domain import (
     Box,
     Changes,
     Copy,
+    Delivery,
+    DeliveryPage,
     EncodedFace,
     EncodingReport,
     FaceKey,
@@ -361,6 +363,19 @@ class Events(Protocol):
 
     async def after(self, position: Position) -> Changes:
         """Return the next changes after the position."""
+
+
+class Deliveries(Protocol):
+    """What endpoints of webhooks are told; raises as :class:`Rows` does."""
+
+    async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
+        """Return the newest deliveries with an id below ``before``."""
+
+    async def retry(self, delivery_id: int) -> Delivery:
+        """Have one that was given up tried again, as often as a new one; return it.
+
+        Raises ``NotFoundError`` and ``ConflictError``.
+        """
 
 
 class Pictures(Protocol):

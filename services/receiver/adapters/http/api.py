@@ -7,7 +7,6 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header, Query, Request
-from pydantic import WithJsonSchema
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
@@ -28,6 +27,7 @@ from services.receiver.adapters.http.groups import add_groups
 from services.receiver.adapters.http.merges import add_merges
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
+    Cursor,
     FaceIndex,
     IfNoneMatch,
     ImageId,
@@ -46,8 +46,8 @@ from services.receiver.adapters.http.views import (
     location,
     page_view,
 )
+from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.domain import (
-    CURSOR,
     FACE_SIDE,
     MAX_FILES,
     PREVIEW_SIDE,
@@ -73,7 +73,7 @@ from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
-from services.receiver.service.ports import Encoding, Rows
+from services.receiver.service.ports import Deliveries, Encoding, Rows
 from services.receiver.service.regions import Regions
 from services.receiver.service.searching import Search
 from services.receiver.service.submitting import Submissions
@@ -98,7 +98,6 @@ class _IdConvertor(IntegerConvertor):
 register_url_convertor("id", _IdConvertor())
 
 _Person = Annotated[documents.Who | None, Query(description="Only with a face of this person.")]
-_Cursor = Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR})]
 
 
 class Api:
@@ -122,6 +121,7 @@ class Api:
         merging: Merging,
         thumbnails: Thumbnails,
         following: Following,
+        deliveries: Deliveries,
         lifecycle: Lifecycle,
         outages: Outages,
         max_json_bytes: int,
@@ -139,6 +139,7 @@ class Api:
         self.merging = merging
         self.thumbnails = thumbnails
         self.following = following
+        self.deliveries = deliveries
         self.lifecycle = lifecycle
         self.outages = outages
         self.max_json_bytes = max_json_bytes
@@ -169,6 +170,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     _add_status(app, api)
     _add_encoding(app, api)
     _add_events(app, api)
+    add_webhooks(app, api.deliveries)
     _add_documents(app)
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
@@ -278,7 +280,7 @@ def _add_images(app: FastAPI, api: Api, files: Files) -> None:
         status: Annotated[Status | None, Query(description="Only with this status.")] = None,
         person: _Person = None,
         cursor: Annotated[
-            _Cursor | None, Query(description="next_cursor of the page before.")
+            Cursor | None, Query(description="next_cursor of the page before.")
         ] = None,
         limit: Annotated[int, Query(ge=1, le=200, description="Images on a page.")] = ON_A_PAGE,
     ) -> Response:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
 from services.common.names import MAX_NAME_LENGTH, check_name, check_who
+from services.common.webhooks import DeliveryStatus, WebhookType
 from services.receiver.domain import (
     MAX_BATCH,
     Answer,
@@ -418,6 +419,32 @@ class QuestionsDocument(BaseModel):
     """Questions that wait for a person, likeliest first."""
 
     questions: list[QuestionDocument]
+
+
+class DeliveryDocument(BaseModel):
+    """What an endpoint of webhooks is told; ``subject_id`` is the image's or person's id.
+
+    ``next_attempt_at`` is null when it is delivered or given up.
+    """
+
+    id: int
+    message_id: str
+    endpoint: str
+    type: WebhookType
+    subject_id: int
+    status: DeliveryStatus
+    attempt: int
+    error: str | None
+    created_at: _Time
+    updated_at: _Time
+    next_attempt_at: _Time | None
+
+
+class DeliveryPageDocument(BaseModel):
+    """Deliveries, newest first; ``next_cursor`` leads to the next page, null on the last."""
+
+    deliveries: list[DeliveryDocument]
+    next_cursor: str | None
 
 
 class FaultDocument(BaseModel):

@@ -3,8 +3,10 @@
 from typing import Annotated, Final
 
 from fastapi import Header, Path, Query
+from pydantic import WithJsonSchema
 
 from services.receiver.adapters.http import documents
+from services.receiver.domain import CURSOR
 
 ON_A_PAGE: Final = 50
 """Entries on a page, if nothing is said."""
@@ -23,6 +25,7 @@ Insist = Annotated[
     bool, Query(description="Also when the face is of low quality, or looks like somebody else.")
 ]
 Another = Annotated[bool, Query(description="Somebody new, though others have the name.")]
+Cursor = Annotated[str, WithJsonSchema({"type": "string", "pattern": CURSOR})]
 IfNoneMatch = Annotated[
     str | None, Header(description="ETag of an earlier answer: 304 if the file is still that one.")
 ]

@@ -11,6 +11,8 @@ from services.common.images import Status
 from services.receiver.domain import (
     Accepted,
     Change,
+    Delivery,
+    DeliveryPage,
     FaceKey,
     Group,
     GroupPage,
@@ -162,6 +164,31 @@ def question_view(question: Question, person: Person | None) -> dict[str, object
             "name": person.name,
             "face": face_view(person.face),
         },
+    }
+
+
+def delivery_view(one: Delivery) -> dict[str, object]:
+    """Return a ``DeliveryDocument``."""
+    return {
+        "id": one.id,
+        "message_id": one.message_id,
+        "endpoint": one.endpoint,
+        "type": one.type,
+        "subject_id": one.subject_id,
+        "status": one.status,
+        "attempt": one.attempt,
+        "error": one.error,
+        "created_at": _time(one.created_at),
+        "updated_at": _time(one.updated_at),
+        "next_attempt_at": _time(one.due_at),
+    }
+
+
+def delivery_page_view(page: DeliveryPage) -> dict[str, object]:
+    """Return a ``DeliveryPageDocument``."""
+    return {
+        "deliveries": [delivery_view(one) for one in page.deliveries],
+        "next_cursor": None if page.last_id is None else encode_cursor(page.last_id),
     }
 
 

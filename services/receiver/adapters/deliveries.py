@@ -1,0 +1,66 @@
+"""What endpoints of webhooks are told, in the database."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from services.common.clock import DatabaseClock
+from services.common.database import Database
+from services.common.tables import webhook_deliveries
+from services.common.webhooks import DeliveryStatus
+from services.receiver.domain import ConflictError, Delivery, DeliveryPage, NotFoundError
+
+
+class DatabaseDeliveries:
+    """The port ``Deliveries`` on a database."""
+
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
+        """Return the newest deliveries with an id below ``before``."""
+        table = webhook_deliveries
+        query = sa.select(table).order_by(table.c.id.desc()).limit(limit + 1)
+        if status is not None:
+            query = query.where(table.c.status == status)
+        if before is not None:
+            query = query.where(table.c.id < before)
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        found = tuple(_delivery(row) for row in rows[:limit])
+        return DeliveryPage(found, found[-1].id if len(rows) > limit else None)
+
+    async def retry(self, delivery_id: int) -> Delivery:
+        """Have one that was given up tried again, as often as a new one; return it."""
+        now, table = self._clock(), webhook_deliveries
+        again = {"status": DeliveryStatus.PENDING, "attempt": 0, "due_at": now, "updated_at": now}
+        its = table.c.id == delivery_id
+        async with self._database.transaction() as connection:
+            changed = await connection.execute(
+                sa.update(table).where(its, table.c.status == DeliveryStatus.FAILED).values(again)
+            )
+            row = (await connection.execute(sa.select(table).where(its))).first()
+        if row is None:
+            raise NotFoundError(f"there is no delivery {delivery_id}")
+        if not changed.rowcount:
+            raise ConflictError(
+                f"delivery {delivery_id} is {row.status}; only failed ones can be tried again"
+            )
+        return _delivery(row)
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery(
+        id=row.id,
+        message_id=row.message_id,
+        endpoint=row.endpoint,
+        type=row.type,
+        subject_id=row.subject_id,
+        status=row.status,
+        attempt=row.attempt,
+        error=row.error,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        due_at=row.due_at,
+    )

@@ -1,0 +1,1 @@
+"""Webhooks: tells endpoints outside of results and people, until they have taken it."""

@@ -1,0 +1,6 @@
+"""``python -m services.webhooks``."""
+
+from services.webhooks.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The webhooks' sides: the database, the endpoints' file, and the endpoints."""

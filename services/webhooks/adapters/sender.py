@@ -1,0 +1,90 @@
+"""Posts to endpoints."""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Final
+
+import httpx
+
+from services.webhooks.domain import AT_ONCE, TRY_SECONDS, Delivery, Endpoint, sign
+
+_MOST_READ: Final = 4096
+"""Bytes of an answer; a longer one is cut off with its connection."""
+
+_SHOWN: Final = 200
+
+
+class HttpSender:
+    """The port ``Sender``. It follows no redirect: an operator said where to send to."""
+
+    def __init__(self, *, seconds: float = TRY_SECONDS) -> None:
+        self._seconds = seconds
+        self._client = httpx.AsyncClient(
+            follow_redirects=False,
+            trust_env=False,
+            timeout=seconds,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=4 * AT_ONCE),
+        )
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._client.aclose()
+
+    async def send(
+        self, endpoint: Endpoint, delivery: Delivery, data: Mapping[str, object]
+    ) -> str | None:
+        """Return why the endpoint did not take it, for people; None when it did."""
+        created = datetime.fromtimestamp(delivery.created_at / 1000, UTC)
+        body = json.dumps(
+            {
+                "id": delivery.message_id,
+                "type": delivery.type,
+                "timestamp": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "data": data,
+            },
+            ensure_ascii=False,
+        ).encode()
+        now = int(time.time())
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "facestack",
+            "webhook-id": delivery.message_id,
+            "webhook-timestamp": str(now),
+            "webhook-signature": sign(endpoint.secret, delivery.message_id, now, body),
+        }
+        try:
+            async with (
+                asyncio.timeout(self._seconds),
+                self._client.stream("POST", endpoint.url, content=body, headers=headers) as answer,
+            ):
+                said = await _beginning(answer)
+        except (TimeoutError, httpx.TimeoutException):
+            return f"did not answer within {self._seconds:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"{type(error).__name__}: {error}"[:500]
+        if answer.is_success:
+            return None
+        if answer.is_redirect:
+            return f"answered {answer.status_code}: redirects are not followed"
+        return f"answered {_status(answer.status_code)}: {said[:_SHOWN]}".rstrip(": ")
+
+
+async def _beginning(answer: httpx.Response) -> str:
+    """Read a little of an answer, as it is: unpacked it could be any size."""
+    content = b""
+    async for piece in answer.aiter_raw(_MOST_READ):
+        content += piece
+        if len(content) >= _MOST_READ:
+            break
+    return content.decode(errors="replace").strip()
+
+
+def _status(code: int) -> str:
+    try:
+        return f"{code} {HTTPStatus(code).phrase}"
+    except ValueError:
+        return str(code)

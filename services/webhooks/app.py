@@ -1,0 +1,61 @@
+"""Wires the webhooks together and runs them."""
+
+import asyncio
+import socket
+from typing import Final
+
+import uvloop
+
+from services.common import logs, ops
+from services.common.clock import database_now
+from services.common.database import Database
+from services.common.repeating import repeat
+from services.common.settings import load
+from services.webhooks.adapters.endpoints import EndpointsError, EndpointsFile
+from services.webhooks.adapters.rows import DatabaseRows
+from services.webhooks.adapters.sender import HttpSender
+from services.webhooks.service import Webhooks
+from services.webhooks.settings import WebhooksSettings
+
+_LOOK_SECONDS: Final = 0.5
+_FILE_SECONDS: Final = 5.0
+_REMOVE_SECONDS: Final = 600.0
+
+
+async def run(
+    settings: WebhooksSettings, listener: socket.socket, endpoints: EndpointsFile
+) -> None:
+    """Deliver until SIGTERM."""
+    database = Database(settings)
+    sender = HttpSender()
+    webhooks = Webhooks(
+        rows=DatabaseRows(database, database_now), sender=sender, endpoints=endpoints
+    )
+    lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
+    lifecycle.install_signal_handlers()
+    away = logs.Outage("database")
+
+    try:
+        await asyncio.gather(
+            repeat(lifecycle, "make", webhooks.make, _LOOK_SECONDS, away),
+            repeat(lifecycle, "deliver", webhooks.deliver, _LOOK_SECONDS, away),
+            repeat(lifecycle, "read endpoints", endpoints.look, _FILE_SECONDS, away),
+            repeat(lifecycle, "remove", webhooks.remove_old, _REMOVE_SECONDS, away),
+            ops.serve_probes(listener, lifecycle),
+        )
+        await webhooks.finish()
+    finally:
+        await sender.close()
+        await database.close()
+
+
+def main() -> None:
+    """Run the process."""
+    settings = load(WebhooksSettings)
+    logs.configure("webhooks", settings.log_level)
+    try:
+        endpoints = EndpointsFile(settings.webhooks_file)
+    except EndpointsError as error:
+        raise SystemExit(f"webhooks: WEBHOOKS_FILE: {error}") from None
+    listener = ops.listen(settings.host, settings.probe_port)
+    uvloop.run(run(settings, listener, endpoints))
