@@ -23,6 +23,7 @@ METRICS_PORTS: Final = {
     "face-recog": 9102,
     "redeemer": 9103,
     "people": 9104,
+    "webhooks": 9105,
 }
 _FINAL_SECONDS: Final = 120
 """Everything is final within 60 s of the last fault; the rest is for a slow machine."""

@@ -48,6 +48,7 @@ WORKLOADS = (
     "image-processor",
     "redeemer",
     "people",
+    "webhooks",
     "receiver",
     "frontend",
 )

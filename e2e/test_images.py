@@ -30,6 +30,7 @@ ARGUMENTS: Final = {
     "people": [],
     "receiver": [],
     "redeemer": [],
+    "webhooks": [],
 }
 SERVICES: Final = tuple(ARGUMENTS)
 

@@ -18,6 +18,7 @@ USERS: Final = {
     "image_processor": "database-image-processor",
     "redeemer": "database-redeemer",
     "people": "database-people",
+    "webhooks": "database-webhooks",
 }
 """The database's users, and the Secrets with their passwords."""
 
@@ -101,7 +102,7 @@ class Passwords:
 
         def rolled_out() -> bool:
             selector = (
-                "app.kubernetes.io/name in (receiver, image-processor, redeemer, people, frontend)"
+                "app.kubernetes.io/name in (receiver, image-processor, redeemer, people, webhooks, frontend)"
             )
             pods = self._cluster.get("pods", "-l", selector)["items"]
             old = [one["metadata"]["name"] for one in pods if _stamp_of(one) != stamp]

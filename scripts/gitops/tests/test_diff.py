@@ -102,6 +102,7 @@ def test_a_new_fact_reaches_what_uses_it(tree: Source, cluster: Kubectl) -> None
                 "people",
                 "receiver",
                 "redeemer",
+                "webhooks",
             )
         ),
     ]

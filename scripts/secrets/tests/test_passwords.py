@@ -23,6 +23,7 @@ ALL = {
     "database-image-processor": ["password"],
     "database-redeemer": ["password"],
     "database-people": ["password"],
+    "database-webhooks": ["password"],
     "object-store": ["access-key-id", "secret-access-key"],
 }
 
@@ -33,7 +34,7 @@ def test_all_that_the_credentials_job_would_make_is_made_and_encrypted(site: Sit
     values = {name: site.values(name) for name in ALL}
     assert {name: list(keys) for name, keys in values.items()} == ALL
     texts = [text for keys in values.values() for text in keys.values()]
-    assert len(set(texts)) == 7
+    assert len(set(texts)) == 8
     assert min(map(len, texts)) >= 43
     everything = "".join(site.files().values())
     for text in texts:
@@ -422,6 +423,7 @@ RUNS = {
     "database-image-processor": {"password": "of image-processor"},
     "database-redeemer": {"password": "of redeemer", "previous-password": "before"},
     "database-people": {"password": "of people"},
+    "database-webhooks": {"password": "of webhooks"},
     "object-store": {"access-key-id": "id", "secret-access-key": "secret"},
 }
 

@@ -184,6 +184,10 @@ REFUSED = [
     ("people", "DELETE FROM face_groups"),
     ("receiver", "UPDATE face_groups SET size = 1"),
     ("receiver", "UPDATE group_faces SET group_id = 1"),
+    ("webhooks", "SELECT * FROM face_encodings"),
+    ("webhooks", "UPDATE images SET status = 'pending'"),
+    ("webhooks", "DELETE FROM events"),
+    ("receiver", "DELETE FROM webhook_deliveries"),
     ("receiver", "DELETE FROM events"),
 ]
 
