@@ -12,6 +12,7 @@ _MODULES: Final = {
     "engines": "engines",
     "gallery": "gallery",
     "groups": "groups",
+    "indexes": "indexes",
     "overload": "overload",
     "pages": "pages",
     "people": "people",

@@ -177,7 +177,7 @@ def _time(number: int) -> list[str]:
     process = psutil.Process()
     before = process.memory_info().rss
     people = number // _PICTURES
-    faces = _made_up(people)
+    faces = made_up(people)
     owners = np.repeat(np.arange(1, people + 1), _PICTURES)
     start = time.perf_counter()
     kind = kind_of("dlib", DLIB.product.pairs)
@@ -191,7 +191,7 @@ def _time(number: int) -> list[str]:
     means = faces[::_PICTURES].copy()
     del faces
     memory = process.memory_info().rss - before - means.nbytes
-    news = _made_up(_TIMED * _BATCHES[0], seed=3, pictures=1)
+    news = made_up(_TIMED * _BATCHES[0], seed=3, pictures=1)
     taken, bare = [], []
     for turn, batch in enumerate(np.split(news, _TIMED)):
         keys = range(-(turn + 1) * _BATCHES[0], -turn * _BATCHES[0])
@@ -215,7 +215,7 @@ def _time(number: int) -> list[str]:
     ]
 
 
-def _made_up(people: int, *, pictures: int = _PICTURES, seed: int = 2) -> Vectors:
+def made_up(people: int, *, pictures: int = _PICTURES, seed: int = 2) -> Vectors:
     """Return pictures of the same people, one's after the other's; others with another seed."""
     variances = np.exp(-np.arange(_SIZE) / _DECAY)
     shared, person, picture = _SHARES

@@ -3,6 +3,7 @@
 import asyncio
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -19,12 +20,14 @@ import numpy as np
 import psutil
 import pymysql
 from numpy.typing import NDArray
+from pymysql.cursors import SSCursor
 from rich.console import Console
 from rich.table import Table
 
 from scripts.bench import grouping
 from services.common import logs
 from services.common.facerecog.client import RecogniserClient
+from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
@@ -67,6 +70,8 @@ _COMMON, _OF_PERSON, _OF_PICTURE = 0.8, 0.197, 0.003
 _LENGTH: Final = 1.4
 _POLL: Final = 0.01
 _INSERTED: Final = 2_000
+_SEARCHES: Final = 20
+_NEAREST: Final = 50
 
 Vectors = NDArray[np.float32]
 
@@ -202,6 +207,17 @@ class _Rows:
         cursor.execute("SET foreign_key_checks = 1, unique_checks = 1")
         self._connection.autocommit(True)
 
+    def units(self) -> Vectors:
+        """Return all encodings, scaled to length 1, in no order; shape (faces, size)."""
+        [[faces]] = self.run("SELECT COUNT(*) FROM face_encodings")
+        cursor = self._connection.cursor(SSCursor)
+        cursor.execute("SELECT encoding FROM face_encodings")
+        units = np.empty((faces, _ENGINE.size), np.float32)
+        for row, (encoding,) in enumerate(cursor):
+            units[row] = np.frombuffer(encoding, "<f4")
+        units /= np.linalg.norm(units, axis=1)[:, None]
+        return units
+
     def change(self, person_id: int, folder: str, *, removed: bool) -> float:
         """Say that somebody has changed; return the time of the commit."""
         self.run(
@@ -219,8 +235,8 @@ class _Rows:
 
 
 @contextmanager
-def _service(database: int, face_recog: int) -> Iterator[tuple[psutil.Process, float]]:
-    """Run the service of people; say how long it took to be ready."""
+def _service(database: int, face_recog: int) -> Iterator[tuple[psutil.Process, float, int]]:
+    """Run the service of people; say how long it took to be ready, and its port."""
     port, search = free_port(), free_port()
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -240,7 +256,7 @@ def _service(database: int, face_recog: int) -> Iterator[tuple[psutil.Process, f
             if process.poll() is not None:
                 raise SystemExit("the service of people has ended")
             time.sleep(0.05)
-        yield psutil.Process(process.pid), time.perf_counter() - start
+        yield psutil.Process(process.pid), time.perf_counter() - start, search
     finally:
         process.terminate()
         process.wait(30)
@@ -261,6 +277,38 @@ class _Figures:
     name: float
     named: int
     back: float
+    search: "_Search"
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Median seconds of a search over gRPC and of the bare product, and what was found."""
+
+    seconds: float
+    bare: float
+    recall: float
+
+
+async def _search(rows: _Rows, port: int) -> _Search:
+    """Look for faces of people, known ones or not, and by the encodings in the database, too."""
+    units = rows.units()
+    client = StoredFacesClient(f"127.0.0.1:{port}")
+    asked = _World().faces(np.arange(_SEARCHES) * 1_000, seed=5)
+    taken, bare, recalls = [], [], []
+    for face in (asked[0], *asked):
+        start = time.perf_counter()
+        found = await client.find(_ENGINE.name, face.tobytes(), _NEAREST)
+        taken.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        products = units @ (face / np.linalg.norm(face))
+        bare.append(time.perf_counter() - start)
+        # As near as the last one of a look at each, but for the digits that a sum has.
+        last = np.sqrt(2 - 2 * np.partition(products, -_NEAREST)[-_NEAREST])
+        recalls.append(sum(one.distance <= last + 1e-4 for one in found) / _NEAREST)
+    await client.close()
+    return _Search(
+        statistics.median(taken[1:]), statistics.median(bare[1:]), statistics.fmean(recalls)
+    )
 
 
 def _measure(rows: _Rows, store: Path, ports: tuple[int, int], faces: int) -> _Figures:
@@ -268,7 +316,8 @@ def _measure(rows: _Rows, store: Path, ports: tuple[int, int], faces: int) -> _F
     picture = store / _PREFIX / folder / "1.jpg"
     rows.run("INSERT INTO persons (name, folder, created_at) VALUES (%s, %s, 1)", folder, folder)
     [[person_id]] = rows.run("SELECT id FROM persons WHERE folder = %s", folder)
-    with _service(*ports) as (process, load):
+    with _service(*ports) as (process, load, port):
+        search = asyncio.run(_search(rows, port))
         picture.parent.mkdir()
         picture.write_bytes(_World().faces([_PEOPLE + 1], seed=3)[0].tobytes())
         rows.run(
@@ -289,7 +338,7 @@ def _measure(rows: _Rows, store: Path, ports: tuple[int, int], faces: int) -> _F
         back = time.perf_counter() - start
         [[left]] = rows.run("SELECT COUNT(*) FROM faces WHERE person_id = %s", person_id)
         assert left == 0  # noqa: S101, or the figure would be of something else
-    return _Figures(faces, load, memory, name, named, back)
+    return _Figures(faces, load, memory, name, named, back, search)
 
 
 def run(console: Console, folder: Path, *, short: bool) -> None:
@@ -329,6 +378,7 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
         database.stop()
     console.print(_table(figures, people))
     console.print(grouping.table(groups))
+    console.print(_table_of_search(figures))
 
 
 def _table(figures: Sequence[_Figures], people: int) -> Table:
@@ -354,5 +404,29 @@ def _table(figures: Sequence[_Figures], people: int) -> Table:
             f"{one.back / first.back:.2f}",
             f"{one.load:.1f}",
             f"{one.memory:.0f}",
+        )
+    return table
+
+
+def _table_of_search(figures: Sequence[_Figures]) -> Table:
+    table = Table(
+        "stored faces",
+        "search, ms",
+        "growth",
+        "bare product, ms",
+        "ratio",
+        "recall",
+        title=f"The {_NEAREST} stored faces nearest to one, over gRPC; median",
+    )
+    first = figures[0].search
+    for figure in figures:
+        one = figure.search
+        table.add_row(
+            f"{figure.faces:,}",
+            f"{one.seconds * 1000:.1f}",
+            f"{one.seconds / first.seconds:.1f}",
+            f"{one.bare * 1000:.1f}",
+            f"{one.seconds / one.bare:.1f}",
+            f"{one.recall:.3f}",
         )
     return table

@@ -92,6 +92,19 @@ async def _show(args: argparse.Namespace, receiver: Receiver, report: Report) ->
         report.say(f"  face {face['index']}: {whose(face)}, at {box} of {size}")
 
 
+async def _search(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    form = {"file": (files.sent_name(args.file), await asyncio.to_thread(files.read, args.file))}
+    answer = await receiver.search(face=args.face, limit=args.limit, files=form)
+    if args.face is None and len(answer["faces"]) > 1:
+        report.note(
+            f"looked for face 0 of {len(answer['faces'])}, the largest; --face N for another"
+        )
+    for face in answer["found"]:
+        name = face["person"] or "somebody unknown"
+        where = f"image {face['image_id']}, face {face['face_index']}"
+        report.result(f"{where}: {name}, distance {face['distance']:.2f}", face)
+
+
 async def _people(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
     async for page in receiver.pages("people", **({"hidden": "true"} if args.hidden else {})):
         for person in page:
@@ -222,6 +235,12 @@ def _add_images(command: _Command) -> None:
     add("--person", metavar="WHO", help="only those with a face of this person")
     add("--status", choices=[*Status], help="only those that stand so")
     command(_show, "show one image and its faces")("id", type=number, metavar="ID")
+    add = command(
+        _search, "find the faces that are nearest to one of a picture", "The picture is not kept."
+    )
+    add("file", type=Path, metavar="FILE")
+    add("--face", type=number, metavar="FACE", help="which one, 0 the largest")
+    add("--limit", type=number, metavar="N", default=50, help="so many at most, up to 200")
     add = command(_retry, "have rejected or dead images looked at again")
     add("ids", type=number, nargs="+", metavar="ID")
     add = command(_delete, "remove images, their faces and their pictures")

@@ -139,6 +139,11 @@ class Receiver:
         address = known_pictures(person)
         return await self.get("POST", address, "person", params=params, **body)
 
+    async def search(self, *, face: int | None, limit: int, **body: Any) -> dict[str, Any]:
+        """Return the stored faces that are nearest to one of a picture."""
+        params = {"limit": limit} | ({} if face is None else {"face": face})
+        return await self.get("POST", "/search", "faces", "found", params=params, **body)
+
     async def deny(self, image_id: int, face: int, person: str, *, undo: bool) -> None:
         """Say that a face is not a person's, or take that back; raise as above."""
         name = quote(kept_who(person), safe="")

@@ -23,6 +23,7 @@ NEEDS = {
     "engines": (),
     "gallery": ("versitygw",),
     "groups": (),
+    "indexes": (),
     "pages": ("mariadbd",),
     "people": ("mariadbd",),
     "pipeline": (),

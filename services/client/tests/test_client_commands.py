@@ -363,6 +363,43 @@ def sent_with_faces(facestack: Run, both: Image.Image, path: Path) -> tuple[int,
 
 
 @pytest.mark.usefixtures("empty")
+@pytest.mark.usefixtures("empty")
+def test_a_face_is_found_by_a_picture_of_it(
+    facestack: Run, tmp_path: Path, grace: Image.Image, eileen: Image.Image
+) -> None:
+    for name, picture in (("grace", grace), ("eileen", eileen)):
+        picture.save(tmp_path / f"{name}.png")
+    [of_grace] = documents(facestack("submit", "--json", "--wait", "grace.png"))
+    [of_eileen] = documents(facestack("submit", "--json", "--wait", "eileen.png"))
+    assert facestack("name", str(of_grace["id"]), "0", "Grace").returncode == 0
+    both = Image.new("RGB", (1100, 600))
+    both.paste(grace, (0, 0))
+    both.paste(eileen, (560, 0))
+    both.save(tmp_path / "both.jpg")
+    Image.new("RGB", (90, 90)).save(tmp_path / "nobody.png")
+
+    async def both_are_found() -> bool:
+        return len(facestack("search", "both.jpg").stdout.splitlines()) == 2
+
+    asyncio.run(eventually(both_are_found, seconds=PATIENCE))
+    done = facestack("search", "both.jpg", "--limit", "1")
+    assert (done.returncode, done.stdout.partition(", distance 0.")[0]) == (
+        0,
+        f"image {of_grace['id']}, face 0: Grace",
+    )
+    assert done.stderr == "facestack: looked for face 0 of 2, the largest; --face says another\n"
+    [nearest, _] = documents(facestack("search", "both.jpg", "--face", "1", "--json"))
+    assert (nearest["image_id"], nearest["person"]) == (of_eileen["id"], None)
+    for arguments, code, words in (
+        (["nobody.png"], 1, "no face was found in this picture"),
+        (["both.jpg", "--face", "2"], 1, "they are 0 to 1"),
+        (["away.png"], 1, "away.png"),
+        (["both.jpg", "--face", "x"], 2, "is no number"),
+    ):
+        refused = facestack("search", *arguments)
+        assert (refused.returncode, words in refused.stderr, refused.stdout) == (code, True, "")
+
+
 def test_names_of_other_programs_become_names_of_faces(
     facestack: Run, tmp_path: Path, both: Image.Image
 ) -> None:
