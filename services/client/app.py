@@ -97,7 +97,7 @@ async def _search(args: argparse.Namespace, receiver: Receiver, report: Report) 
     answer = await receiver.search(face=args.face, limit=args.limit, files=form)
     if args.face is None and len(answer["faces"]) > 1:
         report.note(
-            f"looked for face 0 of {len(answer['faces'])}, the largest; --face N for another"
+            f"looked for face 0 of {len(answer['faces'])}, the largest; --face says another"
         )
     for face in answer["found"]:
         name = face["person"] or "somebody unknown"

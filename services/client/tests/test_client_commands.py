@@ -363,7 +363,6 @@ def sent_with_faces(facestack: Run, both: Image.Image, path: Path) -> tuple[int,
 
 
 @pytest.mark.usefixtures("empty")
-@pytest.mark.usefixtures("empty")
 def test_a_face_is_found_by_a_picture_of_it(
     facestack: Run, tmp_path: Path, grace: Image.Image, eileen: Image.Image
 ) -> None:
@@ -400,6 +399,7 @@ def test_a_face_is_found_by_a_picture_of_it(
         assert (refused.returncode, words in refused.stderr, refused.stdout) == (code, True, "")
 
 
+@pytest.mark.usefixtures("empty")
 def test_names_of_other_programs_become_names_of_faces(
     facestack: Run, tmp_path: Path, both: Image.Image
 ) -> None:
