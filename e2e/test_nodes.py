@@ -15,7 +15,15 @@ from e2e.waiting import wait_until
 DATA: Final = ("mariadb-0", "object-store-0", "nsqd-0")
 """The pods with volumes, which are where the volumes are."""
 
-REPLICATED: Final = ("receiver", "frontend", "image-processor", "face-recog", "redeemer", "people", "webhooks")
+REPLICATED: Final = (
+    "receiver",
+    "frontend",
+    "image-processor",
+    "face-recog",
+    "redeemer",
+    "people",
+    "webhooks",
+)
 
 _SECONDS: Final = 420
 """How long a cluster may take to notice a node that goes or comes, and to move what was on it."""

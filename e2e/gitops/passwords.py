@@ -22,6 +22,14 @@ USERS: Final = {
 }
 """The database's users, and the Secrets with their passwords."""
 
+_RESTARTED: Final = (
+    "receiver",
+    "image-processor",
+    "redeemer",
+    "people",
+    "webhooks",
+    "frontend",
+)
 _STAMP: Final = "facestack.dev/credentials"
 _TOOLS: Final = ROOT / ".tools" / "bin"
 
@@ -101,9 +109,7 @@ class Passwords:
         stamp = self.stamp()
 
         def rolled_out() -> bool:
-            selector = (
-                "app.kubernetes.io/name in (receiver, image-processor, redeemer, people, webhooks, frontend)"
-            )
+            selector = f"app.kubernetes.io/name in ({', '.join(_RESTARTED)})"
             pods = self._cluster.get("pods", "-l", selector)["items"]
             old = [one["metadata"]["name"] for one in pods if _stamp_of(one) != stamp]
             assert pods

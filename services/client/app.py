@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 
 from services.client import files
-from services.client.exporting import export
+from services.client.exporting import about, export
 from services.client.receiver import (
     DEFAULT_URL,
     ClientError,
@@ -182,6 +182,19 @@ async def _export(args: argparse.Namespace, receiver: Receiver, report: Report) 
     await export(receiver, report, args.person, args.folder, sidecars=args.sidecars)
 
 
+async def _about(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    await about(receiver, report, args.person, args.file, pictures=args.pictures)
+
+
+async def _erase(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+    gone = await receiver.erase(args.person, pictures=args.pictures)
+    much = ", ".join(
+        f"{number} {what.replace('_', ' ')}" for what, number in gone.items() if number
+    )
+    said = f"{args.person} is being forgotten" + (f": {much}" if much else "")
+    report.result(said, {"person": args.person, **gone})
+
+
 def _line(image: Image) -> str:
     return f"image {image['id']}, {image['name']}: {who(image)}"
 
@@ -290,6 +303,15 @@ def _add_people(command: _Command) -> None:
     add("person", metavar="WHO")
     add("folder", type=Path, metavar="FOLDER")
     add("--sidecars", action="store_true", help="an XMP file beside each with its named faces")
+    add = command(_about, "write all that the server keeps about somebody to a file", "As JSON.")
+    add("person", metavar="NAME")
+    add("file", type=Path, metavar="FILE")
+    add("--pictures", type=Path, metavar="FOLDER", help="their pictures, too, to a folder")
+    add = command(
+        _erase, "forget somebody for good", "No machine looks at faces of theirs any more."
+    )
+    add("person", metavar="NAME")
+    add("--pictures", action="store_true", help="also the pictures they are in, with all others")
 
 
 def number(text: str) -> int:

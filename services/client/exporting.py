@@ -71,6 +71,40 @@ async def export(
     )
 
 
+async def about(
+    receiver: Receiver, report: Report, person: str, file: Path, *, pictures: Path | None = None
+) -> None:
+    """Write all that the server keeps about a person to a file, and the pictures to a folder.
+
+    A picture that cannot be fetched is reported.
+    """
+    answer = await receiver.about(person)
+    await asyncio.to_thread(_write, file, answer.content)
+    said: dict[str, Any] = {"person": person, "file": str(file)}
+    found = ""
+    if pictures is not None:
+        account = answer.json()
+        wanted = [*account["known_pictures"], *account["pictures"]]
+        done = list[Path]()
+
+        async def fetch(one: dict[str, Any]) -> None:
+            kind = "known-" if "image_name" in one else ""
+            name = f"{kind}{one['id']}-{_clean(one.get('image_name') or one['name'])}"
+            with report.trying(name, one):
+                if one["address"] is None:
+                    raise RefusedError("it was put into the store by hand: copy it from there")
+                content = (await receiver.ask("GET", one["address"])).content
+                await asyncio.to_thread(_write, pictures / name, content)
+                done.append(pictures / name)
+            step()
+
+        with report.progress("fetching", len(wanted)) as step:
+            await each(wanted, fetch)
+        found = f", and {len(done)} pictures are in {pictures}"
+        said |= {"folder": str(pictures), "pictures": len(done)}
+    report.result(f"what is kept about {person} is in {file}{found}", said)
+
+
 def _clean(name: str) -> str:
     """Return the end of a name without what means something to a file system."""
     return re.sub(r"[^\w.-]", "_", name.rpartition("/")[2])[-50:]

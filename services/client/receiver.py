@@ -188,6 +188,28 @@ class Receiver:
         merge: dict[str, Any] = merges[0]
         return merge
 
+    async def about(self, person: str) -> httpx.Response:
+        """Return the answer with all that is kept about a person; raise as above."""
+        answer = await self.ask("GET", f"{_address(person)}/export")
+        if not _document(answer).keys() >= {"person", "known_pictures", "pictures"}:
+            raise self._stranger(answer)
+        self._met = True
+        return answer
+
+    async def erase(self, person: str, *, pictures: bool) -> dict[str, Any]:
+        """Have a person forgotten and return how much that is; raise as above.
+
+        It is not known any more when the first answer was lost.
+        """
+        answer = await self.ask(
+            "POST",
+            f"{_address(person)}/erase",
+            done=HTTPStatus.NOT_FOUND,
+            json={"pictures": pictures},
+        )
+        self._met = True
+        return _document(answer) if answer.is_success else {}
+
     async def _wait_out(self, reason: str, pause: float) -> None:
         now = asyncio.get_running_loop().time()
         if not self._met:
@@ -256,6 +278,10 @@ def address_of(person: str) -> str:
 def known_pictures(person: str) -> str:
     """Return the address of a person's known pictures, or raise :class:`RefusedError`."""
     return f"{address_of(person)}/pictures"
+
+
+def _address(person: str) -> str:
+    return f"/people/{quote(kept_name(person), safe='')}"
 
 
 def _document(answer: httpx.Response) -> dict[str, Any]:

@@ -67,6 +67,15 @@ class Database:
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
 
+    async def empty_log(self) -> None:
+        """Bring SQLite's write-ahead log into the file and empty it: it holds what was deleted.
+
+        What is being read now keeps it for the next time. MariaDB does so by itself.
+        """
+        if self.is_sqlite:
+            async with self.reading() as connection:
+                await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
     async def check(self) -> None:
         """Raise if the server is away or its schema is older than this code."""
         async with self.reading() as connection:
@@ -158,6 +167,7 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged row outlives a power cut
     cursor.execute("PRAGMA busy_timeout = 5000")
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA secure_delete = ON")  # zeros are left of what is deleted, and no trace
     cursor.close()
 
 

@@ -70,6 +70,18 @@ def find_new(folder: Path, prefix: str, known: Container[str]) -> dict[str, int]
     return {}
 
 
+def prune(folder: Path, key: str) -> None:
+    """Remove the folders that an object was the last one in; they have people's names.
+
+    A top folder, such as ``known_people/``, stays: people put files there by hand.
+    """
+    with suppress(OSError):  # not empty, or gone already
+        for parent in (folder / key).parents:
+            if parent.parent == folder:
+                return
+            parent.rmdir()
+
+
 def sync(folder: Path, key: str) -> None:
     """Bring a file and its name to the disk: what was acknowledged outlives a power cut."""
     path = folder / key

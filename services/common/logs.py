@@ -1,14 +1,23 @@
 """JSON logs on standard output, or lines for people on a terminal.
 
+Nobody's name stands in them, not even in a key: who is forgotten would live on in old logs.
+
 The id of the image at hand is bound once with
 ``structlog.contextvars.bound_contextvars(image_id=42)`` and then stands in every line below.
 """
 
 import logging
+import re
 import sys
+from typing import Final
 
 import structlog
 from structlog.typing import Processor
+
+_NAMES: Final = re.compile(
+    r"(known_people/)[^/\n]+(?=/)|(changes/[0-9a-f]{8}).+?\.(?=:|$)", re.MULTILINE
+)
+"""What of a key is a person's name: the folder of known pictures, and the rest of a marker."""
 
 _log = structlog.get_logger(__name__)
 
@@ -42,16 +51,19 @@ def configure(service: str, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     terminal = sys.stdout.isatty()
-    render: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
 
     def name_service(
         _: object, __: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
         return {"service": service, **event}
+
+    def leave_names_out(
+        _: object, __: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {
+            key: _NAMES.sub(r"\1\2…", value) if isinstance(value, str) else value
+            for key, value in event.items()
+        }
 
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -66,7 +78,11 @@ def configure(service: str, level: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 name_service,
-                *render,
+                *([] if terminal else [structlog.processors.format_exc_info]),
+                leave_names_out,
+                structlog.dev.ConsoleRenderer()
+                if terminal
+                else structlog.processors.JSONRenderer(),
             ],
         )
     )

@@ -138,8 +138,12 @@ class ObjectStore:
         try:
             with self._translated(key):
                 await obstore.delete_async(self._store, key)
-        except (ObjectNotFoundError, ObjectRefusedError):
+        except ObjectNotFoundError:
             pass
+        except ObjectRefusedError:
+            return
+        if self._folder:
+            await asyncio.to_thread(folders.prune, self._folder, key)
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield every object below the prefix, which ends in ``/``, in no order."""

@@ -90,7 +90,7 @@ class Candidates(sa.TypeDecorator[list[dict[str, Any]]]):
             entries: list[Any] = content if isinstance(content, list) else [None]
             sound = [entry for entry in entries if _is_candidate(entry)]
             if len(sound) < len(entries):
-                log.warning("candidates of a face are damaged and left out", value=str(value)[:200])
+                log.warning("candidates of a face are damaged and left out")
             return sound
 
         return candidates
@@ -320,6 +320,26 @@ person_merges = sa.Table(
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("ix_person_merges_person_id", "person_id"),
     sqlite_autoincrement=True,
+)
+
+# People who are being forgotten for good. The row stays until no trace of theirs is left that is to
+# be removed; the person has no name meanwhile.
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("person_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("name", _exact(100), nullable=False),
+    # Where known pictures of theirs lie or lay, in NFC.
+    sa.Column("folders", sa.JSON, nullable=False),
+    # Whether the pictures in which they are go, too.
+    sa.Column("pictures", sa.Boolean, nullable=False),
+    # A Stage of services/receiver/service/erasing.py.
+    sa.Column("stage", sa.String(10), nullable=False),
+    # In this stage, all images up to this one have no question about them any more.
+    sa.Column("after_image_id", _Id, nullable=False),
+    # Set while somebody works on it, until the lease ends at due_at.
+    sa.Column("claim_token", sa.String(32)),
+    sa.Column("due_at", sa.BigInteger, nullable=False),
 )
 
 # Faces of one person whom nobody has named, as far as their encodings tell; the service people

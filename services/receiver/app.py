@@ -1,5 +1,6 @@
 """Wires the receiver together and runs it."""
 
+import asyncio
 import gc
 import socket
 from typing import Final
@@ -13,10 +14,12 @@ from services.common.doorbell import Doorbell, NsqDoorbell, PolledRows
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.objects import ObjectStore
+from services.common.repeating import repeat
 from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.deliveries import DatabaseDeliveries
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
+from services.receiver.adapters.erasing_rows import DatabaseErasures
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.face_rows import DatabaseFaces
 from services.receiver.adapters.garbage import DatabaseGarbage
@@ -24,6 +27,7 @@ from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.event_stream import write
 from services.receiver.adapters.http.rooms import Rooms
+from services.receiver.adapters.kept_rows import DatabaseKept
 from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
@@ -34,6 +38,7 @@ from services.receiver.adapters.searching import (
     GrpcLooker,
     GrpcStoredFaces,
 )
+from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
@@ -49,6 +54,10 @@ from services.receiver.settings import ReceiverSettings
 
 _PARALLEL_COMMITS: Final = 2
 """One is on its way to the database while the other's answers are sent; more make small batches."""
+
+
+_ERASE_SECONDS: Final = 1.0
+"""Between two looks at who is to be forgotten."""
 
 
 class Receiver:
@@ -99,13 +108,21 @@ class Receiver:
             write,
             max_listeners=settings.max_connections // 4,
         )
-        self.rooms = Rooms(settings.max_in_flight)
         merging = Merging(
             enrolment=enrolment,
             merges=DatabaseMerges(self._database, now_ms),
             garbage=garbage,
             pictures=store,
         )
+        self.erasing = Erasing(
+            rows=DatabaseErasures(self._database, now_ms, database_now),
+            kept=DatabaseKept(self._database),
+            files=store,
+            images=images,
+            who=enrolment.who,
+            stops=lambda: self.lifecycle.draining,
+        )
+        self.rooms = Rooms(settings.max_in_flight)
         self.app = create_app(
             Api(
                 rows=rows,
@@ -113,13 +130,14 @@ class Receiver:
                 submissions=submissions,
                 images=images,
                 regions=Regions(images, XmpRegions()),
+                enrolment=enrolment,
                 merging=merging,
+                erasing=self.erasing,
                 search=Search(
                     GrpcLooker(self._client),
                     GrpcStoredFaces(self._stored_faces),
                     DatabaseFaceRows(self._database),
                 ),
-                enrolment=enrolment,
                 drawing=Drawing(
                     faces=DatabaseFaces(self._database, now_ms),
                     images=images,
@@ -137,6 +155,11 @@ class Receiver:
             ),
             self.rooms,
         )
+
+    async def erase(self) -> None:
+        """Go on with everybody who is being forgotten and due."""
+        while await self.erasing.step():
+            pass
 
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
@@ -158,8 +181,17 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
     gc.set_threshold(50_000, 20, 20)
     receiver.lifecycle.install_signal_handlers()
     try:
-        await ops.serve_http(
-            receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
+        await asyncio.gather(
+            ops.serve_http(
+                receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
+            ),
+            repeat(
+                receiver.lifecycle,
+                "erase",
+                receiver.erase,
+                _ERASE_SECONDS,
+                logs.Outage("database"),
+            ),
         )
     finally:
         await receiver.close()

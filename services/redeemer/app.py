@@ -19,6 +19,9 @@ from services.redeemer.service import Redeemer
 from services.redeemer.settings import RedeemerSettings
 from services.redeemer.thumbnails import Thumbnails
 
+LOG_SECONDS: Final = 60.0
+"""How long what was deleted may be in SQLite's log."""
+
 COUNT_SECONDS: Final = 10.0
 """Counting a million rows takes a moment, so not every sweep does it."""
 
@@ -43,6 +46,7 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
             repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
             repeat(lifecycle, "count", redeemer.count, COUNT_SECONDS, away),
             repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
+            repeat(lifecycle, "empty_log", database.empty_log, LOG_SECONDS, away),
             repeat(lifecycle, "thumbnails", thumbnails.collect, THUMBNAILS_SECONDS, away),
             ops.serve_probes(listener, lifecycle),
         )

@@ -46,6 +46,32 @@ def test_every_line_is_json_and_names_service_level_time_and_logger(lines: Lines
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("known_people/Zoë Łątka/1.jpg", "known_people/…/1.jpg"),
+        (
+            "/srv/store/known_people/A. B: C/1.jpg: not there",
+            "/srv/store/known_people/…/1.jpg: not there",
+        ),
+        ("changes/0a1b2c3dDr. Zoë: one.", "changes/0a1b2c3d…"),
+        (
+            "object store: changes/0a1b2c3dZoë.: no space",
+            "object store: changes/0a1b2c3d…: no space",
+        ),
+        ("pictures/known/Zoë.jpg", "pictures/known/Zoë.jpg"),
+    ],
+)
+def test_no_name_of_a_person_is_in_a_line(lines: Lines, text: str, shown: str) -> None:
+    log = structlog.get_logger("services.redeemer")
+    log.info("removed", key=text)
+    logging.getLogger("a.library").warning("%s", text)
+    log.error("unexpected error", exc_info=OSError(text))
+    removed, warned, failed = lines()
+    assert (removed["key"], warned["event"]) == (shown, shown)
+    assert f"OSError: {shown}" in failed["exception"]
+
+
 def test_the_image_id_is_bound_once_and_stands_in_every_line_below(lines: Lines) -> None:
     log = structlog.get_logger("services.image_processor")
     with structlog.contextvars.bound_contextvars(image_id=42):

@@ -59,5 +59,5 @@ async def test_a_damaged_value_takes_no_other_rows_with_it(
         async with database.reading() as connection:
             query = sa.select(faces.c.candidates).order_by(faces.c.image_id)
             assert (await connection.scalars(query)).all() == [[], [CANDIDATE]]
-    assert [line["value"] for line in logs] == ["[{"]
+    assert ["value" in line for line in logs] == [False]  # which has names
     await database.close()

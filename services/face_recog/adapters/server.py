@@ -106,7 +106,7 @@ class _Identify:
                 log.warning("failed", reason=str(error))
                 await context.abort(_FAULTS[type(error)], str(error))
             response = _response(answer, self._engine)
-            log.info("identified", faces=len(response.faces), image_name=response.image_name)
+            log.info("identified", faces=len(response.faces))
             return response
 
 

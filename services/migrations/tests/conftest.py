@@ -17,9 +17,11 @@ from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.people.grouping import Suggestion
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
+from services.receiver.adapters.erasing_rows import DatabaseErasures
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.adapters.kept_rows import DatabaseKept
 from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
@@ -40,6 +42,7 @@ from services.receiver.domain import (
     Submission,
     Upload,
 )
+from services.receiver.service.erasing import Erased, Stage
 from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 from services.testing.recogniser import ENCODING
@@ -148,6 +151,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     await people.delete_picture(again_known.id)
     by_hand = ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)
     assert await people.delete(ada, [by_hand])
+    await _forget(receiver, people)
     await _upload_twice(rows, notes)
     collecting = RedeemerGarbage(redeemer, database_now)
     removals = await collecting.take()
@@ -285,6 +289,30 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
 
     assert await rows.name([member], person_id) == 1
     await rows.settle(question.id)
+
+
+async def _forget(receiver: Database, people: DatabasePeople) -> None:
+    bob = await people.who("Bob")
+    kept = DatabaseKept(receiver)
+    assert (await kept.person(bob)).name == "Bob"
+    for part in (kept.known, kept.pictures, kept.denials, kept.merges):
+        assert [one async for one in part(bob)] == []
+    rows = DatabaseErasures(receiver, now_ms, database_now)
+    by_hand = ObjectInfo("known_people/Bob/by hand", 1, "tag", 1.0)
+    assert await rows.begin(bob, [by_hand], pictures=True) == Erased(1, 0, 0)
+    erasure = await rows.claim()
+    assert erasure
+    assert await rows.images(erasure) == []
+    assert not await rows.strike_out(erasure)
+    await rows.remove_known(erasure, [by_hand])
+    assert not await rows.remove_lost(erasure)
+    assert not await rows.remove_denials(erasure)
+    assert await rows.remove_questions(erasure) is None
+    assert await rows.is_leaving(erasure)
+    await rows.give_back(erasure, 0, Stage.LAST)
+    last = await rows.claim()
+    assert last
+    await rows.end(last)
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

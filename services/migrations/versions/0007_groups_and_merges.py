@@ -41,6 +41,7 @@ def upgrade() -> None:
             "faces", sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
         )
     _add_merges()
+    _add_erasures()
     _add_groups()
 
 
@@ -60,6 +61,20 @@ def _add_merges() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_person_merges_person_id", "person_merges", ["person_id"])
+
+
+def _add_erasures() -> None:
+    op.create_table(
+        "erasures",
+        sa.Column("person_id", _ID, primary_key=True, autoincrement=False),
+        sa.Column("name", _exact(100), nullable=False),
+        sa.Column("folders", sa.JSON, nullable=False),
+        sa.Column("pictures", sa.Boolean, nullable=False),
+        sa.Column("stage", sa.String(10), nullable=False),
+        sa.Column("after_image_id", _ID, nullable=False),
+        sa.Column("claim_token", sa.String(32)),
+        sa.Column("due_at", sa.BigInteger, nullable=False),
+    )
 
 
 def _face_key(table: str) -> list[sa.schema.SchemaItem]:

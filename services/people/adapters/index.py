@@ -93,6 +93,7 @@ class ExactIndex:
         last = np.setdiff1d(np.arange(left, self._rows), holes)
         keys = np.stack([self._images[last], self._indexes[last]], axis=1)
         self._put(inside, keys, self._units[last])
+        self._units[left : self._rows] = 0  # of who is forgotten nothing stays
         self._rows = left
 
     def _make_room(self, rows: int) -> None:

@@ -26,6 +26,7 @@ from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status
 from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in, take_turns
 from services.common.tables import (
+    erasures,
     face_denials,
     face_encodings,
     faces,
@@ -61,7 +62,11 @@ class DatabaseRows:
         token = secrets.token_hex(16)
         due = (
             sa.select(people_work)
-            .where(is_due(people_work, now))
+            .where(
+                is_due(people_work, now),
+                # Whoever is being forgotten is found by the faces' names, so these stay for now.
+                people_work.c.person_id.not_in(sa.select(erasures.c.person_id)),
+            )
             .order_by(people_work.c.due_at)
             .limit(1)
             .with_for_update(skip_locked=True)

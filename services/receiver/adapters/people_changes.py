@@ -23,6 +23,7 @@ from services.common.names import by_id, id_of
 from services.common.objects import ObjectInfo
 from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in
 from services.common.tables import (
+    erasures,
     events,
     face_denials,
     faces,
@@ -57,6 +58,9 @@ _SOMEBODY: Final = sa.select(
     (bearer(persons.c.name) == persons.c.id).label("has_name_alone"),
 ).order_by(persons.c.id)
 
+BEING_FORGOTTEN: Final = sa.exists().where(erasures.c.person_id == persons.c.id)
+"""For everybody else the person is gone already; the row keeps what is still to go."""
+
 _FOLDER_LETTERS: Final = 40
 """Of a name in a folder that cannot be the name: at most 160 bytes, with room for a number."""
 
@@ -87,7 +91,8 @@ async def find_somebody(
 def meant_by(who: str) -> sa.ColumnElement[bool]:
     """Return the condition of the people whom a name or ``~id`` may mean."""
     person_id = id_of(who)
-    return persons.c.name == who if person_id is None else persons.c.id == person_id
+    its = persons.c.name == who if person_id is None else persons.c.id == person_id
+    return sa.and_(its, ~BEING_FORGOTTEN)
 
 
 def _several(found: Sequence[object]) -> str:
@@ -132,8 +137,8 @@ async def lock_somebody(connection: AsyncConnection, person: Somebody) -> int | 
 
 async def lock_person(connection: AsyncConnection, person_id: int) -> bool:
     """Lock a person; False when nobody has the id."""
-    its = sa.select(persons.c.id).where(persons.c.id == person_id).with_for_update()
-    return await connection.scalar(its) is not None
+    its = sa.select(persons.c.id).where(persons.c.id == person_id, ~BEING_FORGOTTEN)
+    return await connection.scalar(its.with_for_update()) is not None
 
 
 async def find_bearer(connection: AsyncConnection, name: str) -> int | None:
@@ -356,7 +361,7 @@ async def take_all_names(connection: AsyncConnection, clock: DatabaseClock, pers
     its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
     name = (await connection.scalars(its_name)).one()
     if await find_bearer(connection, name) == person_id:
-        parts.append(_has_alone(name))
+        parts.append(has_alone(name))
     for its in parts:
         found = sa.select(sa.literal(EventKind.IMAGE), faces.c.image_id, clock()).where(its)
         await connection.execute(
@@ -380,7 +385,7 @@ async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     """Give the faces that have a person's name as a text alone the id, so that they follow it."""
     await connection.execute(
         sa.update(faces)
-        .where(_has_alone(name))
+        .where(has_alone(name))
         # What is by hand is said so with the id, which would not count.
         .values(
             person_id=person_id,
@@ -389,7 +394,8 @@ async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     )
 
 
-def _has_alone(name: str) -> sa.ColumnElement[bool]:
+def has_alone(name: str) -> sa.ColumnElement[bool]:
+    """Return the condition of faces that have only this name, as older services write it."""
     return sa.and_(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID))
 
 

@@ -19,6 +19,7 @@ from services.common.tables import face_denials, faces, person_images, person_me
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
+    BEING_FORGOTTEN,
     StoredFace,
     add_person,
     find_bearer,
@@ -95,7 +96,7 @@ class DatabasePeople:
         if after is not None:
             beyond = sa.or_(persons.c.name > after.name, persons.c.id > after.id)
             query = query.where(persons.c.name >= after.name, beyond)
-        query = query.where(persons.c.hidden == hidden)
+        query = query.where(persons.c.hidden == hidden, ~BEING_FORGOTTEN)
         # One more tells whether there is a next page.
         found = await self._load(query.order_by(persons.c.name, persons.c.id).limit(limit + 1))
         last = found[limit - 1] if len(found) > limit else None

@@ -347,6 +347,7 @@ WRITES = [
     ("DELETE", "/people/Ada/merges/1"),
     ("POST", "/people/Ada/pictures"),
     ("DELETE", "/people/Ada"),
+    ("POST", "/people/Ada/erase"),
     ("DELETE", "/people/Ada/pictures/1"),
     ("POST", "/encoding/stop"),
     ("POST", "/encoding/start"),

@@ -91,7 +91,7 @@ async def test_schemathesis_finds_nothing(
     output = (await tester.communicate())[0].decode()
     await people.stop()
     assert tester.returncode == 0, output
-    assert "46 selected / 47 total" in output
+    assert "48 selected / 49 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -115,6 +115,7 @@ async def test_answers_are_what_the_document_says(
         (documents.EncodingDocument, await plain.post("/encoding/stop")),
         (documents.GroupPageDocument, await plain.get("/groups")),
         (documents.QuestionsDocument, await plain.get("/questions")),
+        (documents.ExportDocument, await plain.get("/people/Ida/export")),
         (documents.Problem, await plain.get("/images/99")),
     ]
     for model, answer in answers:
@@ -158,7 +159,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 47
+    assert len(operations) == 49
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

@@ -19,6 +19,7 @@ from services.common.images import InvalidPathError, Status
 from services.common.ops import Lifecycle, Outages, probe_routes
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
+from services.receiver.adapters.http.erasing import add_erasing
 from services.receiver.adapters.http.event_stream import EventStream
 from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.faces import add_faces
@@ -67,6 +68,7 @@ from services.receiver.domain import (
 )
 from services.receiver.metrics import SUBMISSIONS
 from services.receiver.service.counting import Counting
+from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
@@ -119,6 +121,7 @@ class Api:
         grouped: Grouped,
         drawing: Drawing,
         merging: Merging,
+        erasing: Erasing,
         thumbnails: Thumbnails,
         following: Following,
         deliveries: Deliveries,
@@ -137,6 +140,7 @@ class Api:
         self.grouped = grouped
         self.drawing = drawing
         self.merging = merging
+        self.erasing = erasing
         self.thumbnails = thumbnails
         self.following = following
         self.deliveries = deliveries
@@ -166,6 +170,7 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     add_people(app, api.enrolment, files, api.spools)
     add_search(app, api.search, api.spools)
     add_merges(app, api.merging, api.spools)
+    add_erasing(app, api.erasing, api.spools)
     _add_thumbnails(app, api)
     _add_status(app, api)
     _add_encoding(app, api)

@@ -17,11 +17,13 @@ from services.receiver.domain import (
     Answer,
     EncodingState,
     Face,
+    FaceKey,
     FoundFace,
     PictureFace,
     Region,
     StruckOut,
 )
+from services.receiver.service.erasing import KeptFace
 
 # A part is anything but . and .., without / and control characters.
 _CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
@@ -445,6 +447,79 @@ class DeliveryPageDocument(BaseModel):
 
     deliveries: list[DeliveryDocument]
     next_cursor: str | None
+
+
+class EraseDocument(BaseModel):
+    """What is to be forgotten with a person."""
+
+    pictures: Annotated[
+        bool,
+        Field(
+            strict=True,
+            description="Also the pictures in which they are, whoever else these show. Without"
+            " that, pictures stay as they are.",
+        ),
+    ]
+
+
+class KeptPersonDocument(BaseModel):
+    """Who it is; null is what was never chosen, and all but the name without a row."""
+
+    id: int | None
+    name: str
+    hidden: bool
+    created_at: _Time | None
+    face: FaceKey | None
+
+
+class KeptKnownDocument(BaseModel):
+    """A known picture, and the face it was cut out of; without an id, a file put by hand."""
+
+    id: int | None
+    image_name: str
+    created_at: _Time | None
+    face: FaceKey | None
+    address: str | None
+
+
+class KeptPictureDocument(BaseModel):
+    """A picture, and the faces of theirs that it shows."""
+
+    id: int
+    path: str
+    name: str
+    created_at: _Time
+    processed_at: _Time | None
+    width: int | None
+    height: int | None
+    faces: list[KeptFace]
+    address: str
+
+
+class KeptDenialDocument(BaseModel):
+    """A face of which a person has said that it is not theirs."""
+
+    image_id: int
+    face_index: int
+    created_at: _Time
+
+
+class KeptMergeDocument(BaseModel):
+    """Somebody who was said to be the same person."""
+
+    id: int
+    name: str
+    created_at: _Time
+
+
+class ExportDocument(BaseModel):
+    """What is kept about a person; addresses are those of the files."""
+
+    person: KeptPersonDocument
+    known_pictures: list[KeptKnownDocument]
+    pictures: list[KeptPictureDocument]
+    denials: list[KeptDenialDocument]
+    merges: list[KeptMergeDocument]
 
 
 class FaultDocument(BaseModel):

@@ -24,6 +24,7 @@ _BODIES: Final = (
     documents.ChangeDocument,
     documents.OtherDocument,
     documents.FaceReferenceDocument,
+    documents.EraseDocument,
     documents.Problem,
 )
 _REF: Final = "#/components/schemas/{model}"

@@ -1,7 +1,8 @@
 """Writes answers as JSON; documents.py says what they look like."""
 
+from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from starlette.responses import Response
@@ -29,6 +30,8 @@ from services.receiver.domain import (
 
 _LAST_MS: Final = 253_402_300_799_000
 """The last second that ISO 8601 has four digits for the year of; a damaged row may say more."""
+
+_TIMES: Final = frozenset({"created_at", "processed_at"})
 
 
 def json_response(content: object, status: int = 200, location: str | None = None) -> Response:
@@ -201,6 +204,12 @@ def change_view(change: Change) -> dict[str, object]:
             return {"id": change.id, "name": change.name}
         case _:  # of a newer version
             return {"id": change.id}
+
+
+def kept_view(one: Any) -> dict[str, Any]:
+    """Return a part of an ``ExportDocument``: a dataclass of ``service/erasing.py``."""
+    view = {field.name: getattr(one, field.name) for field in fields(one)}
+    return view | {name: _time(view[name]) for name in _TIMES & view.keys()}
 
 
 def _time(milliseconds: int | None) -> str | None:

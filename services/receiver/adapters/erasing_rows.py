@@ -1,0 +1,463 @@
+"""People who are being forgotten, in the database.
+
+Rows are locked in the order of :mod:`people_changes`, behind the row of ``erasures``.
+"""
+
+import dataclasses
+import json
+import secrets
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import Clock, DatabaseClock
+from services.common.database import Database
+from services.common.events import EventKind, note_events
+from services.common.faces import DecidedBy
+from services.common.images import KNOWN_PEOPLE, LEASE_MS
+from services.common.names import by_id
+from services.common.objects import ObjectInfo
+from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
+from services.common.tables import (
+    erasures,
+    face_denials,
+    face_encodings,
+    faces,
+    garbage,
+    group_denials,
+    group_faces,
+    images,
+    is_due,
+    people_work,
+    person_images,
+    persons,
+)
+from services.receiver.adapters.conflicts import again
+from services.receiver.adapters.garbage import remove_soon
+from services.receiver.adapters.people_changes import (
+    add_person,
+    adopt,
+    has_alone,
+    lock_somebody,
+    note_change,
+)
+from services.receiver.domain import (
+    Box,
+    Removal,
+    Somebody,
+    face_thumbnails,
+    folder_of,
+    known_thumbnail,
+)
+from services.receiver.service.erasing import (
+    BATCH,
+    ClaimLostError,
+    Erased,
+    Erasure,
+    Stage,
+)
+
+_SCANNED: Final = 50_000
+"""Images whose faces one statement reads without an index."""
+
+_IMAGES: Final = 20
+"""Images that are deleted one by one within a lease."""
+
+_FORMS: Final = ("NFC", "NFD")
+
+_FORGOTTEN: Final[Mapping[str, Any]] = {
+    "person": None,
+    "person_id": None,
+    "distance": None,
+    "ambiguous": False,
+    "candidates": [],
+    "quality": None,
+    "likeness": None,
+    "calibration": None,
+    # No machine says anything of it any more, not even one of before.
+    "decided_by": DecidedBy.HAND,
+    "struck_out": True,
+}
+
+_BOX: Final = (faces.c.left, faces.c.top, faces.c.right, faces.c.bottom)
+
+_OF_FACES: Final = (face_encodings, face_denials, group_faces, group_denials)
+
+
+class DatabaseErasures:
+    """The port ``Erasures`` on a database; a claim is what one conditional UPDATE says it is."""
+
+    def __init__(self, database: Database, now: Clock, clock: DatabaseClock) -> None:
+        self._database = database
+        self._now = now
+        self._clock = clock
+
+    @again
+    async def begin(
+        self, person: Somebody, files: Sequence[ObjectInfo], *, pictures: bool
+    ) -> Erased | None:
+        """Have a person forgotten, who has no name from now on; None when nothing is theirs."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            person_id = await lock_somebody(connection, person)
+            if person_id is None:
+                alone = sa.select(sa.exists().where(has_alone(person.name)))
+                if not files and not (person.has_name_alone and await connection.scalar(alone)):
+                    return None
+                person_id = await add_person(connection, person, self._now())
+            if person.has_name_alone:
+                await adopt(connection, person_id, person.name)
+            its = persons.c.id == person_id
+            names = set(
+                await connection.scalars(
+                    sa.select(person_images.c.image_name).where(
+                        person_images.c.person_id == person_id
+                    )
+                )
+            )
+            await connection.execute(
+                sa.insert(erasures).values(
+                    person_id=person_id,
+                    name=person.name,
+                    folders=sorted({person.folder, *map(folder_of, names)}),
+                    pictures=pictures,
+                    stage=Stage.FIRST,
+                    after_image_id=0,
+                    due_at=self._clock(),
+                )
+            )
+            # In a statement of its own: MariaDB sets one column after the other.
+            await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
+            await connection.execute(
+                sa.update(persons).where(its).values(name=by_id(person_id), hidden=True)
+            )
+            # Whoever is deciding on their faces loses the claim, and nobody takes it up.
+            await connection.execute(
+                sa.update(people_work)
+                .where(people_work.c.person_id == person_id)
+                .values(claim_token=None)
+            )
+            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+            counts = sa.select(sa.func.count(), sa.func.count(faces.c.image_id.distinct())).where(
+                _theirs(person_id)
+            )
+            number, shown = (await connection.execute(counts)).one()
+        known = {one.key.removeprefix(KNOWN_PEOPLE) for one in files} | names
+        return Erased(len(known), number, shown if pictures else 0)
+
+    async def claim(self) -> Erasure | None:
+        """Take up who has been due longest; None when nobody is."""
+        now = self._clock()
+        token = secrets.token_hex(16)
+        due = sa.select(erasures).where(is_due(erasures, now)).order_by(erasures.c.due_at).limit(1)
+        async with self._database.reading() as connection:
+            if (await connection.execute(due)).first() is None:
+                return None  # the usual case, without a lock
+        async with self._database.transaction() as connection:
+            row = (await connection.execute(due.with_for_update(skip_locked=True))).first()
+            if row is None:
+                return None
+            await connection.execute(
+                sa.update(erasures)
+                .where(erasures.c.person_id == row.person_id)
+                .values(claim_token=token, due_at=now + LEASE_MS)
+            )
+        return Erasure(
+            row.person_id,
+            row.name,
+            tuple(row.folders),
+            row.pictures,
+            Stage(row.stage),
+            row.after_image_id,
+            token,
+        )
+
+    async def give_back(self, erasure: Erasure, due_in: int, stage: Stage | None = None) -> None:
+        """Let anybody go on in so many ms, in the stage if one is named."""
+        values: dict[str, Any] = {"claim_token": None, "due_at": self._clock() + due_in}
+        if stage is not None:
+            values |= {"stage": stage, "after_image_id": 0}
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.update(erasures).where(*_ours(erasure)).values(values))
+
+    async def _hold(self, connection: AsyncConnection, erasure: Erasure, **values: int) -> None:
+        """Prolong the lease in a transaction, which by that is the claim's alone."""
+        holding = sa.update(erasures).where(*_ours(erasure))
+        held = await connection.execute(holding.values(due_at=self._clock() + LEASE_MS, **values))
+        if held.rowcount != 1:
+            raise ClaimLostError
+
+    @again
+    async def images(self, erasure: Erasure) -> Sequence[int]:
+        """Return some images with a face of theirs."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure)
+            return await _first_images(connection, erasure, _IMAGES)
+
+    @again
+    async def strike_out(self, erasure: Erasure) -> bool:
+        """Forget some faces of theirs, which keep their places; False when there was none."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure)
+            ids = await _lock_images(connection, await _first_images(connection, erasure, BATCH))
+            of_images = sa.and_(faces.c.image_id.in_(ids), _theirs(erasure.person_id))
+            found = (
+                await connection.execute(
+                    sa.select(faces.c.image_id, faces.c.face_index, *_BOX)
+                    .where(of_images)
+                    .with_for_update()
+                )
+            ).all()
+            keys = [(row.image_id, row.face_index) for row in found]
+            for table in _OF_FACES:
+                await connection.execute(
+                    sa.delete(table).where(
+                        table.c.image_id.in_(ids),
+                        sa.tuple_(table.c.image_id, table.c.face_index).in_(keys),
+                    )
+                )
+            await connection.execute(sa.update(faces).where(of_images).values(**_FORGOTTEN))
+            thumbnails = [
+                Removal(one.key, None)
+                for row in found
+                for one in face_thumbnails(
+                    row.image_id, [Box(row.left, row.top, row.right, row.bottom)]
+                )
+            ]
+            await remove_soon(connection, self._clock, thumbnails)
+            await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+        return bool(ids)
+
+    @again
+    async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
+        """Have these known pictures of theirs removed, with and without a row."""
+        keys = [one.key for one in files]
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure)
+            owners: dict[str, int] = {
+                KNOWN_PEOPLE + row.image_name: row.person_id
+                for row in await connection.execute(
+                    sa.select(person_images.c.image_name, person_images.c.person_id).where(
+                        person_images.c.image_name.in_(
+                            [key.removeprefix(KNOWN_PEOPLE) for key in keys]
+                        )
+                    )
+                )
+            }
+            of_others = set(
+                await connection.scalars(
+                    sa.select(FOLDER).where(
+                        lies_in(erasure.folders), persons.c.id != erasure.person_id
+                    )
+                )
+            )
+            noted: dict[str, str | None] = {
+                row.object_key: row.object_tag
+                for row in await connection.execute(
+                    sa.select(garbage.c.object_key, garbage.c.object_tag).where(
+                        garbage.c.object_key.in_(keys)
+                    )
+                )
+            }
+
+            def goes(one: ObjectInfo) -> bool:
+                if one.key in owners:
+                    return owners[one.key] == erasure.person_id
+                if folder_of(one.key.removeprefix(KNOWN_PEOPLE)) in of_others:
+                    return False
+                # A note without a tag is of an object that is being enrolled, or of one that was.
+                return one.key not in noted or noted[one.key] not in (None, one.tag)
+
+            gone = [one for one in files if goes(one)]
+            await self._remove_rows(
+                connection,
+                sa.and_(
+                    person_images.c.person_id == erasure.person_id,
+                    person_images.c.image_name.in_(
+                        [one.key.removeprefix(KNOWN_PEOPLE) for one in gone]
+                    ),
+                ),
+            )
+            # With the tag the note, which has the name, goes with the object: nobody is still
+            # writing what has a row.
+            await remove_soon(connection, self._clock, [Removal(one.key, one.tag) for one in gone])
+
+    @again
+    async def remove_lost(self, erasure: Erasure) -> bool:
+        """Remove some known pictures of which there is no file; False when there was none."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure)
+            ids = await connection.scalars(
+                sa.select(person_images.c.id)
+                .where(person_images.c.person_id == erasure.person_id)
+                .limit(BATCH)
+            )
+            return await self._remove_rows(connection, person_images.c.id.in_(ids.all()))
+
+    async def _remove_rows(
+        self, connection: AsyncConnection, which: sa.ColumnElement[bool]
+    ) -> bool:
+        ids = (await connection.scalars(sa.select(person_images.c.id).where(which))).all()
+        await connection.execute(sa.delete(person_images).where(person_images.c.id.in_(ids)))
+        thumbnails = [Removal(known_thumbnail(one).key, None) for one in ids]
+        await remove_soon(connection, self._clock, thumbnails)
+        return bool(ids)
+
+    @again
+    async def remove_denials(self, erasure: Erasure) -> bool:
+        """Forget of some faces that they are not theirs; False when there was none."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure)
+            some = (
+                sa.select(face_denials.c.image_id)
+                .where(face_denials.c.person_id == erasure.person_id)
+                .limit(BATCH)
+            )
+            ids = await _lock_images(connection, set(await connection.scalars(some)))
+            await connection.execute(
+                sa.delete(face_denials).where(
+                    face_denials.c.person_id == erasure.person_id,
+                    face_denials.c.image_id.in_(ids),
+                )
+            )
+            await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+        return bool(ids)
+
+    @again
+    async def remove_questions(self, erasure: Erasure) -> Erasure | None:
+        """Leave them out where some more faces ask whether they are theirs; None: nowhere more."""
+        low = erasure.after_image_id
+        high = low + _SCANNED
+        asked = sa.and_(faces.c.image_id > low, faces.c.image_id <= high, _may_mention(erasure))
+        async with self._database.reading() as connection:
+            last = await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
+            found = sa.select(faces.c.image_id).distinct().where(asked)
+            # One more tells whether there are more.
+            ids = (
+                await connection.scalars(found.order_by(faces.c.image_id).limit(BATCH + 1))
+            ).all()
+        if len(ids) > BATCH:
+            high = ids[BATCH - 1]
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure, after_image_id=high)
+            await self._leave_out(connection, erasure, [one for one in ids if one <= high])
+        if high >= last:
+            return None
+        return dataclasses.replace(erasure, after_image_id=high)
+
+    async def _leave_out(
+        self, connection: AsyncConnection, erasure: Erasure, image_ids: Collection[int]
+    ) -> None:
+        ids = await _lock_images(connection, image_ids)
+        rows = (
+            await connection.execute(
+                sa.select(
+                    faces.c.image_id, faces.c.face_index, faces.c.person, faces.c.candidates
+                ).where(faces.c.image_id.in_(ids), _may_mention(erasure))
+            )
+        ).all()
+        names = {one["image_name"] for row in rows for one in row.candidates}
+        of_others = set(
+            await connection.scalars(
+                sa.select(person_images.c.image_name).where(
+                    person_images.c.image_name.in_(sorted(names)),
+                    person_images.c.person_id != erasure.person_id,
+                )
+            )
+        )
+        namesakes = sa.select(sa.exists().where(persons.c.name == erasure.name))
+        is_only = not await connection.scalar(namesakes)
+
+        def is_theirs(one: Mapping[str, Any]) -> bool:
+            if one["image_name"] in of_others:
+                return False
+            return folder_of(one["image_name"]) in erasure.folders or (
+                is_only and one["person"] == erasure.name
+            )
+
+        for row in rows:
+            left = [one for one in row.candidates if not is_theirs(one)]
+            values: dict[str, Any] = {"candidates": left}
+            if row.person is None:
+                # Without a calibration no rule has decided, so one does in the end.
+                values |= {"ambiguous": bool(left), "likeness": None, "calibration": None}
+            if len(left) < len(row.candidates):
+                await connection.execute(
+                    sa.update(faces)
+                    .where(faces.c.image_id == row.image_id, faces.c.face_index == row.face_index)
+                    .values(**values)
+                )
+        await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+
+    async def is_leaving(self, erasure: Erasure) -> bool:
+        """Tell whether a known picture of theirs is still to be removed."""
+        below = [
+            f"{KNOWN_PEOPLE}{unicodedata.normalize(form, folder)}"
+            for form in _FORMS
+            for folder in erasure.folders
+        ]
+        # What comes behind a slash in every collation that is exact.
+        its = [garbage.c.object_key.between(f"{one}/", f"{one}0") for one in below]
+        noted = sa.exists().where(sa.or_(*its), garbage.c.removed_at.is_(None))
+        async with self._database.reading() as connection:
+            return bool(await connection.scalar(sa.select(noted)))
+
+    @again
+    async def end(self, erasure: Erasure) -> None:
+        """Forget the person, and have faces that were not told from theirs decided again."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure)
+            await take_turns(connection)
+            folder = await connection.scalar(
+                sa.select(FOLDER).where(persons.c.id == erasure.person_id)
+            )
+            await connection.execute(sa.delete(persons).where(persons.c.id == erasure.person_id))
+            await connection.execute(sa.delete(erasures).where(*_ours(erasure)))
+            await note_change(
+                connection,
+                self._clock,
+                erasure.person_id,
+                folder or erasure.folders[0],
+                removed=True,
+            )
+
+
+def _ours(erasure: Erasure) -> Sequence[sa.ColumnElement[bool]]:
+    return (
+        erasures.c.person_id == erasure.person_id,
+        erasures.c.claim_token == erasure.token,
+    )
+
+
+def _theirs(person_id: int) -> sa.ColumnElement[bool]:
+    return sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
+
+
+async def _first_images(connection: AsyncConnection, erasure: Erasure, limit: int) -> Sequence[int]:
+    query = sa.select(faces.c.image_id).distinct().where(_theirs(erasure.person_id))
+    return (await connection.scalars(query.order_by(faces.c.image_id).limit(limit))).all()
+
+
+async def _lock_images(connection: AsyncConnection, ids: Collection[int]) -> list[int]:
+    """Lock images, as whoever stores or gives up a result does; return their ids, sorted."""
+    query = sa.select(images.c.id).where(images.c.id.in_(sorted(ids))).order_by(images.c.id)
+    return list(await connection.scalars(query.with_for_update()))
+
+
+def _may_mention(erasure: Erasure) -> sa.ColumnElement[bool]:
+    """Return the condition that a face's candidates may name a person or a picture of theirs."""
+    # As the driver writes it, with a quotation mark before it.
+    pieces = {
+        json.dumps(f"{unicodedata.normalize(form, folder)}/")[:-1]
+        for form in _FORMS
+        for folder in erasure.folders
+    } | {json.dumps(erasure.name)}
+    return sa.or_(
+        *(
+            sa.func.instr(faces.c.candidates, sa.literal(piece, sa.String)) > 0
+            for piece in sorted(pieces)
+        )
+    )

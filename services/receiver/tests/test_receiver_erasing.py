@@ -1,0 +1,431 @@
+"""Forgetting a person for good: nothing of them is left, and all of everybody else."""
+
+import asyncio
+import json
+import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import sqlalchemy as sa
+
+from services.common.changes import CHANGES
+from services.common.clock import database_now
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.names import by_id
+from services.common.tables import (
+    erasures,
+    face_denials,
+    face_encodings,
+    face_groups,
+    faces,
+    group_faces,
+    metadata,
+    people_work,
+    person_merges,
+    persons,
+)
+from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.domain import Candidate, Face, Processed
+from services.people.adapters.rows import DatabaseRows as PeopleRows
+from services.receiver.adapters import erasing_rows
+from services.receiver.service import erasing
+from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.conftest import Running, Start, collect, draw, encode
+from services.receiver.tests.test_receiver_people import ONE, enrol, known, put_by_hand
+from services.receiver.tests.test_receiver_said_by_hand import id_of, name, run
+from services.testing.recogniser import ENCODING
+
+ZOE = 'Zoë 100% "O\'Shea" 日本'
+GRACE = "Grace"
+OTHER_ENCODING = ENCODING[4:] + ENCODING[:4]
+
+
+def picture(number: int) -> bytes:
+    return encode(draw(("green", (10, 10, 50, 50)), size=(60 + number, 60)))
+
+
+def face_of(*folders: str, unsure: bool = False, encoding: bytes = OTHER_ENCODING) -> Face:
+    candidates = tuple(Candidate(f"{one}/1.jpg", one, 0.25, 4.5) for one in folders)
+    return Face(10, 10, 50, 50, 0.5, unsure, candidates, unsure=unsure, encoding=encoding)
+
+
+class Pipeline:
+    """A receiver, and the other services' adapters on its database."""
+
+    def __init__(self, settings: ReceiverSettings, running: Running) -> None:
+        self.settings = settings
+        self.client = running.client
+        self.erasing = running.receiver.erasing
+        self.database = Database(settings)
+        self._pictures = 0
+
+    async def show(self, *its: Face) -> int:
+        """Have a new picture with these faces recognised, and return its id."""
+        self._pictures += 1
+        form = {"files": ("a.png", picture(self._pictures))}
+        answer = await self.client.post("/images", files=form)
+        image_id = int(answer.json()["images"][0]["id"])
+        await self.recognise(image_id, *its)
+        return image_id
+
+    async def recognise(self, image_id: int, *its: Face) -> None:
+        rows = ProcessorRows(self.database, database_now)
+        claim = await rows.claim(image_id)
+        assert claim
+        assert await rows.finish(claim, Processed(its, 99, 99, "test", "tag", calibration=1))
+
+    async def faces(self, image_id: int) -> list[tuple[Any, ...]]:
+        columns = (faces.c.person, faces.c.ambiguous, faces.c.struck_out, faces.c.candidates)
+        query = sa.select(*columns).where(faces.c.image_id == image_id)
+        rows = await run(self.settings, query.order_by(faces.c.face_index))
+        return [(*row[:3], [one["person"] for one in row[3]]) for row in rows]
+
+    async def erase(self, who: str, *, pictures: bool = False) -> dict[str, int]:
+        answer = await self.client.post(
+            f"/people/{quote(who, safe='')}/erase", json={"pictures": pictures}
+        )
+        assert answer.status_code == 202, answer.text
+        return dict(answer.json())
+
+    async def end(self) -> None:
+        """Go on until all is done, as if time passed."""
+        while await run(self.settings, sa.select(erasures.c.person_id)):
+            while await self.erasing.step():
+                pass
+            await collect(self.settings)
+            await run(self.settings, sa.update(erasures).values(due_at=0))
+
+    def store(self) -> Path:
+        return Path(self.settings.object_store_url.removeprefix("file://"))
+
+    async def everything(self) -> str:
+        """Return all rows of all tables, and all that the store has by its names."""
+        found = [str(path.relative_to(self.store())) for path in self.store().rglob("*")]
+        found = [one for one in found if not one.startswith(CHANGES)]  # which face_recog removes
+        for table in metadata.sorted_tables:
+            # As they are stored: what a type makes of a value hides what it is.
+            columns = [sa.type_coerce(column, sa.types.NullType) for column in table.c]
+            rows = await run(self.settings, sa.select(*columns))
+            found += [f"{table.name} {row!r}" for row in rows]
+        return "\n".join(found)
+
+    async def work_is_done(self) -> dict[int, tuple[str, bool]]:
+        """Take the work away that the service people is left with, and return it."""
+        columns = (people_work.c.person_id, people_work.c.folder, people_work.c.removed)
+        rows = await run(self.settings, sa.select(*columns))
+        await run(self.settings, sa.delete(people_work))
+        return {person_id: (folder, bool(removed)) for person_id, folder, removed in rows}
+
+
+@pytest.fixture
+async def pipeline(settings: ReceiverSettings, start: Start) -> AsyncIterator[Pipeline]:
+    one = Pipeline(settings, start(settings))
+    yield one
+    await one.database.close()
+
+
+def forms_of(text: str) -> set[str]:
+    """Return how a text may stand in what a database or a store says of itself."""
+    forms = {unicodedata.normalize(form, text) for form in ("NFC", "NFD")}
+    return {
+        form
+        for one in forms
+        for form in (one, quote(one), repr(one)[1:-1], json.dumps(one)[1:-1])
+        for form in (form, repr(form)[1:-1])
+    }
+
+
+def traces(text: str, *wanted: str) -> list[str]:
+    return [
+        line
+        for line in text.splitlines()
+        if any(form in line for one in wanted for form in forms_of(one))
+    ]
+
+
+@asynccontextmanager
+async def zoe_and_grace(pipeline: Pipeline) -> AsyncIterator[dict[str, int]]:
+    """Two people in six pictures, known by hand and by files; the block forgets Zoë."""
+    client, settings = pipeline.client, pipeline.settings
+    put_by_hand(settings, f"{unicodedata.normalize('NFD', ZOE)}/1.jpg")
+    assert (await enrol(client, GRACE, picture(90))).status_code == 201
+    assert (await enrol(client, ZOE, picture(91))).status_code == 201
+    zoe, grace = await id_of(client, ZOE), await id_of(client, GRACE)
+    images = {
+        "by hand": await pipeline.show(face_of(encoding=ENCODING)),
+        "both": await pipeline.show(face_of(ZOE, GRACE, encoding=ENCODING), face_of(GRACE, ZOE)),
+        "unsure": await pipeline.show(face_of(ZOE, GRACE, unsure=True)),
+        "only maybe": await pipeline.show(face_of(ZOE, unsure=True)),
+        "not": await pipeline.show(face_of(GRACE)),
+        "nobody": await pipeline.show(face_of()),
+    }
+    assert (await name(client, images["by hand"], ZOE)).status_code == 200
+    for image in ("by hand", "not"):
+        who = GRACE if image == "by hand" else ZOE
+        row = {"image_id": images[image], "face_index": 0, "created_at": 1}
+        its = await id_of(client, who)
+        await run(settings, sa.insert(face_denials).values(**row, person_id=its))
+    moved = {"pictures": [], "faces": [[images["both"], 0]], "denials": []}
+    merge = {"person_id": zoe, "name": f"{ZOE} II", "moved": moved, "created_at": 1}
+    await run(settings, sa.insert(person_merges).values(merge))
+    await run(settings, sa.insert(face_groups).values(id=1, size=1, created_at=1))
+    row = {"image_id": images["both"], "face_index": 0, "group_id": 1}
+    await run(settings, sa.insert(group_faces).values(row))
+    assert len(traces(await pipeline.everything(), ZOE)) > 10
+    yield {**images, "zoe": zoe, "grace": grace}
+    everything = await pipeline.everything()
+    assert await pipeline.work_is_done() == {zoe: (ZOE, True), grace: (GRACE, False)}
+    left = traces(everything, ZOE)
+    assert [one.partition(" ")[0] for one in left] == ["people_work"]
+    assert traces(everything, repr(ENCODING)[2:-1]) == []
+    assert (await client.get(f"/people/{by_id(zoe)}")).status_code == 404
+    [person] = (await client.get("/people")).json()["people"]
+    assert (person["name"], len(person["pictures"])) == (GRACE, 1)
+
+
+async def test_nothing_is_left_of_somebody_and_all_of_everybody_else(pipeline: Pipeline) -> None:
+    async with zoe_and_grace(pipeline) as ids:
+        assert await pipeline.erase(ZOE) == {"known_pictures": 3, "faces": 2, "pictures": 0}
+        await pipeline.end()
+    assert await pipeline.faces(ids["by hand"]) == [(None, False, True, [])]
+    assert await pipeline.faces(ids["both"]) == [
+        (None, False, True, []),
+        (GRACE, False, False, [GRACE]),
+    ]
+    assert await pipeline.faces(ids["unsure"]) == [(None, True, False, [GRACE])]
+    assert await pipeline.faces(ids["only maybe"]) == [(None, False, False, [])]
+    encoded = await run(pipeline.settings, sa.select(face_encodings.c.image_id))
+    others = ("both", "unsure", "only maybe", "not", "nobody")
+    assert sorted(encoded) == sorted((ids[one],) for one in others)
+    # The faces that asked are decided on again by a rule; the named one stays as it was decided.
+    open_ = sa.select(faces.c.image_id).where(
+        faces.c.calibration.is_(None), ~faces.c.struck_out, faces.c.decided_by == "machine"
+    )
+    again = await run(pipeline.settings, open_)
+    assert sorted(again) == sorted((ids[one],) for one in ("unsure", "only maybe"))
+
+
+async def test_pictures_go_too_when_that_is_wanted(pipeline: Pipeline) -> None:
+    async with zoe_and_grace(pipeline) as ids:
+        counts = await pipeline.erase(ZOE, pictures=True)
+        assert counts == {"known_pictures": 3, "faces": 2, "pictures": 2}
+        await pipeline.end()
+    left = (await pipeline.client.get("/images")).json()["images"]
+    others = ("unsure", "only maybe", "not", "nobody")
+    assert sorted(one["id"] for one in left) == sorted(ids[one] for one in others)
+    await collect(pipeline.settings, later_ms=3_700_000)
+    files = [path for path in (pipeline.store() / "pictures").rglob("*") if path.is_file()]
+    assert len(files) == len(others)
+
+
+async def test_it_goes_on_when_killed_at_any_point(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (erasing, erasing_rows):
+        monkeypatch.setattr(module, "BATCH", 1)
+    transaction = Database.transaction
+    allowed, broken = 0, 0
+
+    @asynccontextmanager
+    async def until_killed(self: Database) -> AsyncIterator[Any]:
+        nonlocal allowed
+        async with transaction(self) as connection:
+            yield connection
+            if not allowed:  # before the commit, so this one is lost
+                raise DatabaseUnavailableError("killed")
+            allowed -= 1
+
+    async with zoe_and_grace(pipeline):
+        await pipeline.erase(ZOE)
+        for lives in range(1, 500):
+            # As if the lease of the one before were over.
+            await run(pipeline.settings, sa.update(erasures).values(due_at=0))
+            allowed = lives // 2
+            with monkeypatch.context() as patch:
+                patch.setattr(Database, "transaction", until_killed)
+                try:
+                    if not await pipeline.erasing.step():
+                        break
+                except DatabaseUnavailableError:
+                    broken += 1
+            await collect(pipeline.settings)
+        assert broken > 10
+        assert await run(pipeline.settings, sa.select(erasures.c.person_id)) == []
+
+
+async def test_two_replicas_share_the_work(
+    pipeline: Pipeline, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (erasing, erasing_rows):
+        monkeypatch.setattr(module, "BATCH", 1)
+    other = start(pipeline.settings).receiver.erasing
+    async with zoe_and_grace(pipeline):
+        await pipeline.erase(ZOE)
+        # Each takes the other's claim for one that is over, so both write at any time.
+        while await run(pipeline.settings, sa.select(erasures.c.person_id)):
+            await run(pipeline.settings, sa.update(erasures).values(due_at=0))
+            await asyncio.gather(pipeline.erasing.step(), other.step())
+            await collect(pipeline.settings)
+
+
+async def test_what_a_recogniser_of_before_stores_meanwhile_goes_too(pipeline: Pipeline) -> None:
+    async with zoe_and_grace(pipeline) as ids:
+        await pipeline.erase(ZOE)
+        await pipeline.erasing.step()
+        late = await pipeline.show(face_of(ZOE, encoding=ENCODING), face_of(GRACE, ZOE))
+        assert [one[0] for one in await pipeline.faces(late)] == [by_id(ids["zoe"]), GRACE]
+        await pipeline.end()
+    assert await pipeline.faces(late) == [(None, False, True, []), (GRACE, False, False, [GRACE])]
+
+
+async def test_the_last_round_waits_for_known_pictures_to_be_gone(pipeline: Pipeline) -> None:
+    async with zoe_and_grace(pipeline):
+        await pipeline.erase(ZOE)
+        for _ in range(5):
+            await run(pipeline.settings, sa.update(erasures).values(due_at=0))
+            await pipeline.erasing.step()
+        assert len(traces("\n".join(known(pipeline.settings)), ZOE)) == 3
+        assert await run(pipeline.settings, sa.select(erasures.c.stage)) == [("leaving",)]
+        await collect(pipeline.settings)
+        await run(pipeline.settings, sa.update(erasures).values(due_at=0))
+        assert await pipeline.erasing.step()
+        assert not await pipeline.erasing.step(), "everybody is given the time to see it"
+        wait = sa.select(erasures.c.stage, erasures.c.due_at - database_now())
+        [(stage, left)] = await run(pipeline.settings, wait)
+        assert stage == "last"
+        assert erasing.SETTLED_MS - 5_000 < left <= erasing.SETTLED_MS
+        await pipeline.end()
+
+
+async def test_nobody_else_can_do_anything_with_somebody_who_is_being_forgotten(
+    pipeline: Pipeline,
+) -> None:
+    client = pipeline.client
+    async with zoe_and_grace(pipeline) as ids:
+        await pipeline.erase(ZOE)
+        zoe = by_id(ids["zoe"])
+        for who in (ZOE, zoe):
+            for method, rest, body in (
+                ("GET", "", None),
+                ("GET", "/export", None),
+                ("PATCH", "", {"name": "Zoe"}),
+                ("DELETE", "", None),
+                ("POST", "/erase", {"pictures": True}),
+            ):
+                address = f"/people/{quote(who, safe='')}{rest}"
+                answer = await client.request(method, address, json=body)
+                assert answer.status_code == 404, (method, address, answer.text)
+        for hidden in ("true", "false"):
+            found = (await client.get("/people", params={"hidden": hidden})).json()["people"]
+            assert [one["name"] for one in found if one["id"] == ids["zoe"]] == []
+        # Nor does the service people, who would take the names away.
+        rows = PeopleRows(pipeline.database, database_now)
+        claimed = await rows.claim()
+        assert claimed
+        assert claimed.person_id == ids["grace"]
+        assert await rows.claim() is None
+        await rows.give_back(claimed, 0)
+        await pipeline.end()
+
+
+async def test_who_gets_the_name_meanwhile_is_somebody_else(pipeline: Pipeline) -> None:
+    client = pipeline.client
+    assert (await enrol(client, "Ada", picture(92))).status_code == 201
+    image_id = await pipeline.show(face_of("Ada"))
+    first = await id_of(client, "Ada")
+    await pipeline.erase("Ada")
+    again = await enrol(client, "Ada", ONE)
+    assert again.status_code == 201, again.text
+    assert again.json()["person_id"] != first
+    other = await pipeline.show(face_of("Ada~2"), face_of("Ada", "Ada~2", unsure=True))
+    await pipeline.end()
+    assert await pipeline.faces(image_id) == [(None, False, True, [])]
+    assert await pipeline.faces(other) == [
+        ("Ada", False, False, ["Ada"]),
+        (None, True, False, ["Ada"]),
+    ]
+    assert known(pipeline.settings) == [again.json()["image_name"]]
+
+
+async def test_who_is_known_by_files_alone_can_be_forgotten(pipeline: Pipeline) -> None:
+    put_by_hand(pipeline.settings, "Ada/1.jpg")
+    put_by_hand(pipeline.settings, "Ada/more/2.jpg")
+    assert (await pipeline.erase("Ada"))["known_pictures"] == 2
+    await pipeline.end()
+    await pipeline.work_is_done()
+    assert traces(await pipeline.everything(), "Ada") == []
+    for who in ("Ada", "Nobody", "~99"):
+        answer = await pipeline.client.post(f"/people/{who}/erase", json={"pictures": False})
+        assert answer.status_code == 404
+
+
+async def test_a_namesake_keeps_everything(pipeline: Pipeline) -> None:
+    client = pipeline.client
+    assert (await enrol(client, "Ada", picture(93))).status_code == 201
+    assert (await enrol(client, "Ada", ONE, another="true")).status_code == 201
+    refused = await client.post("/people/Ada/erase", json={"pictures": False})
+    assert refused.status_code == 409
+    image_id = await pipeline.show(face_of("Ada"), face_of("Ada~2", "Ada"))
+    [first] = await run(pipeline.settings, sa.select(persons.c.id).where(persons.c.folder == "Ada"))
+    await pipeline.erase(by_id(first[0]))
+    await pipeline.end()
+    assert await pipeline.faces(image_id) == [
+        (None, False, True, []),
+        ("Ada", False, False, ["Ada"]),
+    ]
+
+
+async def test_all_that_is_kept_is_told(pipeline: Pipeline) -> None:
+    async with zoe_and_grace(pipeline) as ids:
+        answer = await pipeline.client.get(f"/people/{quote(ZOE, safe='')}/export")
+        assert answer.status_code == 200, answer.text
+        account = answer.json()
+        assert account["person"] | {"created_at": 0} == {
+            "id": ids["zoe"],
+            "name": ZOE,
+            "hidden": False,
+            "created_at": 0,
+            "face": None,
+        }
+        by_hand, of_file, cut = sorted(
+            account["known_pictures"], key=lambda one: (one["id"] or 0, one["image_name"])
+        )
+        assert (by_hand["id"], by_hand["address"]) == (None, None)
+        assert of_file["face"] is None
+        assert cut["face"] == {"image_id": ids["by hand"], "index": 0}
+        for one in (of_file, cut):
+            assert (await pipeline.client.get(one["address"])).is_success
+        assert [one["id"] for one in account["pictures"]] == [ids["by hand"], ids["both"]]
+        assert (await pipeline.client.get(account["pictures"][0]["address"])).is_success
+        [[named], [found]] = [one["faces"] for one in account["pictures"]]
+        assert (named["decided_by"], named["distance"]) == ("hand", None)
+        assert (found["decided_by"], found["distance"]) == ("machine", 0.25)
+        assert found["box"] == {"left": 10, "top": 10, "right": 50, "bottom": 50}
+        assert named["encodings"] == found["encodings"] == ["test"]
+        assert [one["image_id"] for one in account["denials"]] == [ids["not"]]
+        assert [one["name"] for one in account["merges"]] == [f"{ZOE} II"]
+        await pipeline.erase(ZOE)
+        await pipeline.end()
+
+
+async def test_very_much_is_told_in_parts(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.receiver.adapters.kept_rows._PART", 2)
+    assert (await enrol(pipeline.client, "Ada", picture(94))).status_code == 201
+    shown = [await pipeline.show(face_of("Ada"), face_of(), face_of("Ada")) for _ in range(5)]
+    other = [await pipeline.show(face_of()) for _ in range(5)]
+    for image_id in other:
+        answer = await pipeline.client.put(f"/images/{image_id}/faces/0/denials/Ada")
+        assert answer.status_code == 204, answer.text
+    # As a service of before writes it.
+    alone = sa.update(faces).where(faces.c.image_id.in_(shown[1:3])).values(person_id=None)
+    await run(pipeline.settings, alone)
+    account = (await pipeline.client.get("/people/Ada/export")).json()
+    assert [one["id"] for one in account["pictures"]] == shown
+    assert [[face["index"] for face in one["faces"]] for one in account["pictures"]] == [[0, 2]] * 5
+    assert [one["image_id"] for one in account["denials"]] == other
