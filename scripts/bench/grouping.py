@@ -57,7 +57,7 @@ def place(run: Run) -> None:
 
 def measure(
     run: Run,
-    service: Callable[[], AbstractContextManager[tuple[psutil.Process, float]]],
+    service: Callable[[], AbstractContextManager[tuple[psutil.Process, float, int]]],
     encodings: NDArray[np.float32],
 ) -> Grouping:
     """Start the service, store these faces in some rounds, and wait until each is in a group."""
@@ -66,7 +66,7 @@ def measure(
     [[faces]] = run("SELECT COUNT(*) FROM face_encodings")
     [[groups]] = run("SELECT COUNT(*) FROM face_groups WHERE size > 0")
     start = time.perf_counter()
-    with service() as (process, _):
+    with service() as (process, _, _):
         # The first one is in a group when all others were compared.
         last = _store(run, encodings[:1])
         _wait(run, last)

@@ -8,6 +8,7 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.objects import ObjectInfo
 from services.common.quality import Quality
+from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
 from services.image_processor import encoding
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows as EncodingRows
@@ -16,6 +17,7 @@ from services.people import domain as deciding
 from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.people.grouping import Suggestion
+from services.receiver.adapters.deliveries import DatabaseDeliveries
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.erasing_rows import DatabaseErasures
 from services.receiver.adapters.events import DatabaseEvents
@@ -46,6 +48,8 @@ from services.receiver.service.erasing import Erased, Stage
 from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 from services.testing.recogniser import ENCODING
+from services.webhooks import domain as telling
+from services.webhooks.adapters.rows import DatabaseRows as WebhookRows
 
 LEASE_OVER = 31_000
 
@@ -53,13 +57,17 @@ DIGEST = "d" * 64
 
 
 async def run_every_statement(  # noqa: PLR0915, one after the other
-    receiver: Database, image_processor: Database, redeemer: Database, people_s: Database
+    receiver: Database,
+    image_processor: Database,
+    redeemer: Database,
+    people_s: Database,
+    webhooks: Database,
 ) -> None:
     """Use each service's adapters, all of them, each on its own connections.
 
     The first person is to have changed before there is one: see ``CHANGED``.
     """
-    for database in (receiver, image_processor, redeemer, people_s):
+    for database in (receiver, image_processor, redeemer, people_s, webhooks):
         await database.check()
     rows = ReceiverRows(receiver)
     people = DatabasePeople(receiver, now_ms)
@@ -78,6 +86,9 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     )
     changes = DatabaseEvents(receiver, database_now)
     position = await changes.latest()
+    hooks = WebhookRows(webhooks, database_now)
+    endpoint = telling.Endpoint("https://example.org", b"k" * 24, frozenset(WebhookType))
+    assert await hooks.make([endpoint])
     async with receiver.transaction() as connection:
         await note_events(connection, database_now(), EventKind.IMAGE, [first])
     assert not await changes.lost(position)
@@ -123,6 +134,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await processor.finish(failing, processing.Failed("broken")) == "failed"
     assert await processor.finish(rejecting, processing.Rejected("no picture")) == "rejected"
     assert await rows.retry(third)
+    await _tell(hooks, DatabaseDeliveries(receiver, database_now), endpoint)
 
     repair = RedeemerRows(redeemer, lambda: database_now() + LEASE_OVER)
     assert await repair.take_failed() == [second]
@@ -315,6 +327,18 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
     await rows.end(last)
 
 
+async def _tell(
+    hooks: WebhookRows, deliveries: DatabaseDeliveries, endpoint: telling.Endpoint
+) -> None:
+    await hooks.make([endpoint])
+    [told] = await hooks.take(endpoint.url, 1)
+    assert (await hooks.data(told))["id"] == told.subject_id
+    await hooks.finish(told, "away", None)
+    [failed] = (await deliveries.page(status="failed", before=None, limit=9)).deliveries
+    assert (await deliveries.retry(failed.id)).status == "pending"
+    assert await hooks.remove_old() == 0
+
+
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:
     first, second = (Upload(f"uploads/{number}", "U", DIGEST) for number in (1, 2))
     for one in (first, second):
@@ -331,7 +355,7 @@ CHANGED = (
     " VALUES (1, 'Ada', 1, 0, 0, 2)"
 )
 
-RunEveryStatement = Callable[[Database, Database, Database, Database], Awaitable[None]]
+RunEveryStatement = Callable[[Database, Database, Database, Database, Database], Awaitable[None]]
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ async def test_every_statement_of_this_version_works(
     await expand(database)
     async with database.transaction() as connection:
         await connection.exec_driver_sql(CHANGED)
-    await every_statement(database, database, database, database)
+    await every_statement(*[database] * 5)
 
 
 async def test_this_versions_migrations_leave_it_alone(

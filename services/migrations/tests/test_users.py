@@ -137,8 +137,8 @@ async def test_every_statement_of_each_service_is_allowed_to_its_user(
     any_admin.migrate()
     databases = [any_admin.database(user) for user in GRANTS]
     any_admin.root(CHANGED.replace("people_work", f"{any_admin.name}.people_work"))
-    receiver, image_processor, redeemer, people = databases
-    await every_statement(receiver, image_processor, redeemer, people)
+    receiver, image_processor, redeemer, people, webhooks = databases
+    await every_statement(receiver, image_processor, redeemer, people, webhooks)
     for database in databases:
         await database.close()
 
