@@ -22,7 +22,7 @@ from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.testing.fixtures import new_mariadb_url
 from services.testing.recogniser import ENCODING
 
-RunEveryStatement = Callable[[Database, Database, Database, Database], Awaitable[None]]
+RunEveryStatement = Callable[[Database, Database, Database, Database, Database], Awaitable[None]]
 
 
 async def expand(database: Database) -> None:

@@ -19,7 +19,7 @@ from services.testing.processes import running
 from services.testing.servers import MariaDb
 from services.testing.waiting import eventually
 
-RunEveryStatement = Callable[[Database, Database, Database, Database], Awaitable[None]]
+RunEveryStatement = Callable[[Database, Database, Database, Database, Database], Awaitable[None]]
 
 # What the first user of a managed server has: much, but neither SUPER nor FILE.
 MASTER = (
