@@ -201,6 +201,8 @@ faces = sa.Table(
     # A person has said that this is no face, or whose it was is forgotten: it has no name and no
     # encoding, gets none, and is shown nowhere. Its row keeps the place.
     sa.Column("struck_out", sa.Boolean, nullable=False, server_default=sa.false()),
+    # Whose it was is forgotten, so it is never restored.
+    sa.Column("forgotten", sa.Boolean, nullable=False, server_default=sa.false()),
     # How alike it is to the likeliest candidate, NULL without one, and the version of what that was
     # held against; both NULL by hand, and in results of before they were kept.
     sa.Column("likeness", sa.Float),

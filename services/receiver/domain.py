@@ -179,10 +179,11 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class StruckOut:
-    """A place of which a person has said that no face is there."""
+    """A place of which a person has said that no face is there, or whose face is forgotten."""
 
     index: int
     box: Box
+    forgotten: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -832,7 +833,10 @@ def check_recognisable(image: Image) -> None:
                 [f"{face.person!r} as face {face.index}" for face in named]
                 + [f"not {one!r} as face {face.index}" for face in denied for one in face.denials]
                 + [f"face {face.index} was drawn" for face in drawn]
-                + [f"face {one.index} is none" for one in image.struck_out]
+                + [
+                    f"face {one.index} is {'to stay forgotten' if one.forgotten else 'none'}"
+                    for one in image.struck_out
+                ]
             )
         )
 

@@ -36,7 +36,7 @@ def upgrade() -> None:
             "ALTER TABLE persons DROP INDEX uq_persons_name, ADD INDEX uq_persons_name (name)"
         )
     op.create_index("ix_persons_name", "persons", ["name"])
-    for name in ("drawn", "struck_out"):
+    for name in ("drawn", "struck_out", "forgotten"):
         op.add_column(
             "faces", sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
         )

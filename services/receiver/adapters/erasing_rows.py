@@ -80,6 +80,7 @@ _FORGOTTEN: Final[Mapping[str, Any]] = {
     # No machine says anything of it any more, not even one of before.
     "decided_by": DecidedBy.HAND,
     "struck_out": True,
+    "forgotten": True,
 }
 
 _BOX: Final = (faces.c.left, faces.c.top, faces.c.right, faces.c.bottom)

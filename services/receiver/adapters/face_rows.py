@@ -130,15 +130,16 @@ class DatabaseFaces:
             await take_turns(connection)
             await _lock_result(connection, key.image_id, face.processed_at)
             there = await _places(connection, key.image_id)
-            box, struck_out = there.pop(key.index)
-            if not struck_out:
-                raise ConflictError(f"face {key.index} of image {key.image_id} is not struck out")
+            box, _ = there.pop(key.index)
             shown = {index: its for index, (its, is_out) in there.items() if not is_out}
             check_free(key.image_id, box, shown)
             says, likely = await _says(connection, key, seen)
-            await connection.execute(
-                sa.update(faces).where(_is(faces, key)).values(struck_out=False, **says)
+            its = sa.and_(_is(faces, key), faces.c.struck_out, ~faces.c.forgotten)
+            restored = await connection.execute(
+                sa.update(faces).where(its).values(struck_out=False, **says)
             )
+            if restored.rowcount != 1:
+                raise ConflictError(f"face {key.index} of image {key.image_id} is not struck out")
             await _keep_encoding(connection, key, seen)
             await self._note(connection, key, likely)
 

@@ -527,7 +527,8 @@ def _faces(rows: Iterable[Any], whose: Mapping[str, int]) -> list[Face]:
 
 
 def _struck_out(row: Any) -> StruckOut:
-    return StruckOut(row.face_index, Box(row.left, row.top, row.right, row.bottom))
+    box = Box(row.left, row.top, row.right, row.bottom)
+    return StruckOut(row.face_index, box, bool(row.forgotten))
 
 
 def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:

@@ -88,10 +88,11 @@ class Drawing:
     async def restore(self, image_id: int, index: int) -> Image:
         """Have a face that was struck out back, or raise a ``ReceiverError``.
 
-        The machine decides who it is.
+        The machine decides who it is. One whose person is forgotten is not there.
         """
         image = await self._images.get(image_id)
-        box = next((one.box for one in image.struck_out if one.index == index), None)
+        its = (one.box for one in image.struck_out if one.index == index and not one.forgotten)
+        box = next(its, None)
         if box is None:
             if any(one.index == index for one in image.faces):
                 raise ConflictError(f"face {index} of image {image_id} is not struck out")

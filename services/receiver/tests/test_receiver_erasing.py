@@ -23,6 +23,7 @@ from services.common.tables import (
     face_groups,
     faces,
     group_faces,
+    images,
     metadata,
     people_work,
     person_merges,
@@ -32,6 +33,8 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Candidate, Face, Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.receiver.adapters import erasing_rows
+from services.receiver.adapters.face_rows import DatabaseFaces
+from services.receiver.domain import ConflictError, EncodedFace, FaceOfResult, SeenFace
 from services.receiver.service import erasing
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Running, Start, collect, draw, encode
@@ -207,6 +210,28 @@ async def test_nothing_is_left_of_somebody_and_all_of_everybody_else(pipeline: P
     )
     again = await run(pipeline.settings, open_)
     assert sorted(again) == sorted((ids[one],) for one in ("unsure", "only maybe"))
+
+
+async def test_a_forgotten_face_stays_forgotten(pipeline: Pipeline) -> None:
+    client, settings = pipeline.client, pipeline.settings
+    assert (await enrol(client, "Ada", picture(92))).status_code == 201
+    image_id = await pipeline.show(face_of("Ada"))
+    await run(settings, sa.update(images).values(object_tag=None))
+    await pipeline.erase("Ada")
+    await pipeline.end()
+    shown = (await client.get(f"/images/{image_id}")).json()
+    assert (shown["faces"], shown["struck_out"]) == ([], [])
+    assert (await client.post(f"/images/{image_id}/faces/0/restore")).status_code == 404
+    # Nor by whoever has looked before it was forgotten.
+    [(processed_at,)] = await run(settings, sa.select(images.c.processed_at))
+    face = FaceOfResult(image_id, 0, processed_at)
+    nobody = SeenFace(None, None, None)
+    seen = EncodedFace(nobody, 1.0, None, ENCODING, "test", 1, (), named=False, ambiguous=False)
+    with pytest.raises(ConflictError, match="not struck out"):
+        await DatabaseFaces(pipeline.database, lambda: 1).restore(face, seen)
+    again = await client.post(f"/images/{image_id}/recognise")
+    assert "face 0 is to stay forgotten" in again.json()["detail"], again.text
+    assert await run(settings, sa.select(face_encodings.c.face_index)) == []
 
 
 async def test_pictures_go_too_when_that_is_wanted(pipeline: Pipeline) -> None:

@@ -73,7 +73,9 @@ def image_view(image: Image) -> dict[str, object]:
         "height": image.height,
         "engine": image.engine,
         "faces": image.faces,  # written field by field
-        "struck_out": image.struck_out,
+        "struck_out": [
+            {"index": one.index, "box": one.box} for one in image.struck_out if not one.forgotten
+        ],
     }
 
 
