@@ -33,6 +33,7 @@ from services.common.tables import (
     is_due,
     people_work,
     person_images,
+    person_merges,
     persons,
 )
 from services.receiver.adapters.conflicts import again
@@ -41,6 +42,7 @@ from services.receiver.adapters.people_changes import (
     add_person,
     adopt,
     has_alone,
+    is_taken,
     lock_somebody,
     note_change,
 )
@@ -119,11 +121,17 @@ class DatabaseErasures:
                     )
                 )
             )
+            folders = {person.folder, *map(folder_of, names)}
+            # Of whom they were, too: who may be whom is asked by that until it is decided again.
+            merges = sa.select(person_merges.c.moved).where(person_merges.c.person_id == person_id)
+            for moved in await connection.scalars(merges):
+                if not await is_taken(connection, moved["folder"]):
+                    folders.add(moved["folder"])
             await connection.execute(
                 sa.insert(erasures).values(
                     person_id=person_id,
                     name=person.name,
-                    folders=sorted({person.folder, *map(folder_of, names)}),
+                    folders=sorted(folders),
                     pictures=pictures,
                     stage=Stage.FIRST,
                     after_image_id=0,

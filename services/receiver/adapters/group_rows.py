@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock, database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
+from services.common.names import by_id
 from services.common.people import take_turns
 from services.common.tables import (
     face_denials,
@@ -25,7 +26,7 @@ from services.common.tables import (
     persons,
 )
 from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.people_changes import by_hand, note_change_by_id
+from services.receiver.adapters.people_changes import by_hand, lock_person, note_change_by_id
 from services.receiver.domain import (
     Answer,
     ConflictError,
@@ -179,10 +180,10 @@ class DatabaseGroups:
         async with self._database.transaction() as connection:
             await take_turns(connection)
             same = await _of_same_results(connection, members)
-            its_name = sa.select(persons.c.name).where(persons.c.id == person_id).with_for_update()
-            name = await connection.scalar(its_name)
-            if name is None:
-                raise ConflictError(f"the person ~{person_id} has just gone")
+            if not await lock_person(connection, person_id):
+                raise ConflictError(f"the person {by_id(person_id)} has just gone")
+            its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
+            name = (await connection.scalars(its_name)).one()
             place = sa.tuple_(faces.c.image_id, faces.c.face_index)
             for some in _in_turns(same):
                 open_ones = sa.and_(place.in_(some), _UNKNOWN, ~_denied(person_id))

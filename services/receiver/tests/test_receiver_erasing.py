@@ -34,7 +34,15 @@ from services.image_processor.domain import Candidate, Face, Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.receiver.adapters import erasing_rows
 from services.receiver.adapters.face_rows import DatabaseFaces
-from services.receiver.domain import ConflictError, EncodedFace, FaceOfResult, SeenFace
+from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.domain import (
+    ConflictError,
+    EncodedFace,
+    FaceKey,
+    FaceOfResult,
+    Member,
+    SeenFace,
+)
 from services.receiver.service import erasing
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Running, Start, collect, draw, encode
@@ -172,7 +180,7 @@ async def zoe_and_grace(pipeline: Pipeline) -> AsyncIterator[dict[str, int]]:
         row = {"image_id": images[image], "face_index": 0, "created_at": 1}
         its = await id_of(client, who)
         await run(settings, sa.insert(face_denials).values(**row, person_id=its))
-    moved = {"pictures": [], "faces": [[images["both"], 0]], "denials": []}
+    moved = {"folder": "Zoë II", "pictures": [], "faces": [[images["both"], 0]], "denials": []}
     merge = {"person_id": zoe, "name": f"{ZOE} II", "moved": moved, "created_at": 1}
     await run(settings, sa.insert(person_merges).values(merge))
     await run(settings, sa.insert(face_groups).values(id=1, size=1, created_at=1))
@@ -386,6 +394,38 @@ async def test_who_is_known_by_files_alone_can_be_forgotten(pipeline: Pipeline) 
     for who in ("Ada", "Nobody", "~99"):
         answer = await pipeline.client.post(f"/people/{who}/erase", json={"pictures": False})
         assert answer.status_code == 404
+
+
+async def test_who_was_said_to_be_somebody_is_forgotten_with_them(pipeline: Pipeline) -> None:
+    client = pipeline.client
+    for number, who in ((95, "Ada"), (96, "Bea"), (97, "Cleo")):
+        assert (await enrol(client, who, picture(number))).status_code == 201
+    for gone in ("Bea", "Cleo"):
+        assert (await client.post("/people/Ada/merge", json={"name": gone})).status_code == 200
+    # Somebody else is called so by now; and what was asked before the merge has not changed yet.
+    assert (await enrol(client, "Cleo", ONE)).status_code == 201
+    image_id = await pipeline.show(face_of("Bea", "Cleo", unsure=True))
+    await pipeline.erase("Ada")
+    await pipeline.end()
+    assert await pipeline.faces(image_id) == [(None, True, False, ["Cleo"])]
+    assert len(known(pipeline.settings)) == 1
+    for _ in range(2):  # notes of what was copied have its name until it is looked for again
+        await collect(pipeline.settings, later_ms=3_700_000)
+    await pipeline.work_is_done()
+    assert traces(await pipeline.everything(), "Ada", "Bea") == []
+
+
+async def test_nobody_gets_the_faces_of_a_group_while_being_forgotten(pipeline: Pipeline) -> None:
+    assert (await enrol(pipeline.client, "Ada", picture(98))).status_code == 201
+    image_id = await pipeline.show(face_of())
+    ada = await id_of(pipeline.client, "Ada")
+    [(processed_at,)] = await run(pipeline.settings, sa.select(images.c.processed_at))
+    await pipeline.erase("Ada")
+    rows = DatabaseGroups(pipeline.database)
+    with pytest.raises(ConflictError, match="has just gone"):
+        await rows.name([Member(FaceKey(image_id, 0), processed_at, 1.0)], ada)
+    await pipeline.end()
+    assert await pipeline.faces(image_id) == [(None, False, False, [])]
 
 
 async def test_a_namesake_keeps_everything(pipeline: Pipeline) -> None:
