@@ -109,10 +109,32 @@ class DatabaseEncodingRows:
 
     async def count(self, engine: str, after: int, until: int) -> int:
         """Count the images with ids in this range that have a face without an encoding."""
+        await self._remove_of_struck_out(after, until)
         number = sa.func.count(faces.c.image_id.distinct())
         query = _lacking(engine, number).where(*_within(faces, after, until))
         async with self._database.reading() as connection:
             return await connection.scalar(query) or 0
+
+    async def _remove_of_struck_out(self, after: int, until: int) -> None:
+        """Remove what a version of before made of faces that were struck out."""
+        its = face_encodings.c
+        same = sa.and_(its.image_id == faces.c.image_id, its.face_index == faces.c.face_index)
+        query = (
+            sa.select(its.image_id, its.face_index)
+            .join_from(faces, face_encodings, same)
+            .where(*_within(faces, after, until), faces.c.struck_out)
+        )
+        async with self._database.reading() as connection:
+            keys = [tuple(row) for row in await connection.execute(query)]
+        for key in keys:
+            # Looked at again: it may have been restored.
+            still = sa.exists().where(same, faces.c.struck_out)
+            async with self._database.transaction() as connection:
+                await connection.execute(
+                    sa.delete(face_encodings).where(
+                        sa.tuple_(its.image_id, its.face_index) == key, still
+                    )
+                )
 
     async def begin_walk(self, images: int) -> None:
         """Note how many images there are to do, from the first on; 0: it is done."""

@@ -424,6 +424,11 @@ async def test_no_machine_touches_what_was_struck_out(
     await run(settings, sa.insert(face_encodings).values(its))
     [picture] = await PeopleRows(database, database_now).pictures([image_id], "fake")
     assert [face.index for face in picture.faces] == [1]
+    # It goes when faces without an encoding are looked for, which here is the other one.
+    its = {"image_id": image_id, "face_index": 1, "engine": "other", "encoding": ENCODING}
+    await run(settings, sa.insert(face_encodings).values(its))
+    assert await DatabaseEncodingRows(database, database_now).count("fake", 0, image_id) == 1
+    assert await encoded(settings) == [(1, "other")]
     await database.close()
     # A service of before knows no such faces, but what a hand has said.
     columns = (faces.c.decided_by, faces.c.person)
