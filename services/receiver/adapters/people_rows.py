@@ -168,7 +168,8 @@ class DatabasePeople:
     async def picture(self, picture_id: int) -> KnownPicture | None:
         """Return a known picture."""
         async with self._database.reading() as connection:
-            return await _first(connection, person_images.c.id == picture_id)
+            its = sa.and_(person_images.c.id == picture_id, ~BEING_FORGOTTEN)
+            return await _first(connection, its)
 
     @again
     async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:

@@ -69,7 +69,8 @@ class Drawing:
                 await self._enrolment.enrol_face(by_id(person_id), image.id, index)
                 return True
         except (ReceiverError, RecogniserError, ObjectStoreUnavailableError) as error:
-            log.info("no known picture", image_id=image.id, face_index=index, reason=str(error))
+            reason = type(error).__name__  # what it says has names
+            log.info("no known picture", image_id=image.id, face_index=index, reason=reason)
         return False
 
     async def strike_out(self, image_id: int, index: int) -> None:

@@ -90,12 +90,11 @@ class Merging:
         return copies
 
     async def _copy(self, folder: str, image_name: str, *, must_be_picture: bool) -> str | None:
+        key = KNOWN_PEOPLE + image_name
         try:
-            content, _ = await self._pictures.get_tagged(
-                KNOWN_PEOPLE + image_name, max_bytes=MAX_PICTURE_BYTES
-            )
+            content, _ = await self._pictures.get_tagged(key, max_bytes=MAX_PICTURE_BYTES)
         except (ObjectNotFoundError, ObjectTooLargeError) as error:
-            log.warning("known picture not copied", image_name=image_name, reason=str(error))
+            log.warning("known picture not copied", key=key, reason=str(error))
             return None
         if must_be_picture and format_of(content) is None:
             return None

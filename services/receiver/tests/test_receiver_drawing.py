@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import structlog
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -67,6 +68,20 @@ async def drawn(
 async def encoded(settings: ReceiverSettings) -> list[tuple[Any, ...]]:
     its = face_encodings.c
     return await run(settings, sa.select(its.face_index, its.engine).order_by(its.face_index))
+
+
+async def test_why_a_drawn_face_is_no_known_picture_is_logged_without_a_name(
+    client: httpx.AsyncClient, settings: ReceiverSettings, recogniser: FakeRecogniser
+) -> None:
+    image_id = await seed(client, settings)
+    like_bea = face_pb2.Candidate(person="Bea", image_name="Bea/1.jpg", distance=0.25)
+    recogniser.face = face_pb2.Face(encoding=ENCODING, candidates=[like_bea])
+    with structlog.testing.capture_logs() as lines:
+        assert (await drawn(client, image_id, name="Ada")).status_code == 201
+    [line] = [line for line in lines if line["event"] == "no known picture"]
+    assert line["reason"]
+    assert "Ada" not in repr(lines)
+    assert "Bea" not in repr(lines)
 
 
 async def test_a_missed_face_is_drawn_and_named(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import unicodedata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
+import structlog
 
 from services.common.changes import CHANGES
 from services.common.clock import database_now
@@ -26,6 +28,7 @@ from services.common.tables import (
     images,
     metadata,
     people_work,
+    person_images,
     person_merges,
     persons,
 )
@@ -339,12 +342,19 @@ async def test_nobody_else_can_do_anything_with_somebody_who_is_being_forgotten(
 ) -> None:
     client = pipeline.client
     async with zoe_and_grace(pipeline) as ids:
+        [(picture_id,)] = await run(
+            pipeline.settings,
+            sa.select(sa.func.max(person_images.c.id)).where(
+                person_images.c.person_id == ids["zoe"]
+            ),
+        )
         await pipeline.erase(ZOE)
         zoe = by_id(ids["zoe"])
         for who in (ZOE, zoe):
             for method, rest, body in (
                 ("GET", "", None),
                 ("GET", "/export", None),
+                ("GET", f"/pictures/{picture_id}", None),
                 ("PATCH", "", {"name": "Zoe"}),
                 ("DELETE", "", None),
                 ("POST", "/erase", {"pictures": True}),
@@ -426,6 +436,29 @@ async def test_nobody_gets_the_faces_of_a_group_while_being_forgotten(pipeline: 
         await rows.name([Member(FaceKey(image_id, 0), processed_at, 1.0)], ada)
     await pipeline.end()
     assert await pipeline.faces(image_id) == [(None, False, False, [])]
+
+
+async def test_no_line_of_the_log_says_who_it_was(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = pipeline.client
+    assert (await enrol(client, "Ada", picture(92))).status_code == 201
+    assert (await enrol(client, "Bea", picture(93))).status_code == 201
+    for one in known(pipeline.settings):
+        (pipeline.store() / "known_people" / one).unlink()
+
+    def away(_: Database) -> Any:
+        raise DatabaseUnavailableError("away")
+
+    with structlog.testing.capture_logs() as lines:
+        merged = await client.post("/people/Ada/merge", json={"name": "Bea"})
+        monkeypatch.setattr(Database, "reading", away)
+        assert (merged.status_code, (await client.get("/people/Ada")).status_code) == (200, 503)
+        monkeypatch.undo()
+    said = {line["event"] for line in lines}
+    assert {"known picture not copied", "dependency is away"} <= said
+    # A key's folder is left out when the line is written.
+    assert traces(re.sub("known_people/[^/]+", "", repr(lines)), "Ada", "Bea") == []
 
 
 async def test_a_namesake_keeps_everything(pipeline: Pipeline) -> None:

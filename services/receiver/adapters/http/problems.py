@@ -111,7 +111,9 @@ async def _busy(_: Request, error: Exception) -> Response:
 
 async def _away(request: Request, error: Exception) -> Response:
     name = next(name for kind, name in _AWAY.items() if isinstance(error, kind))
-    log.warning("dependency is away", dependency=name, error=str(error), path=request.url.path)
+    # Not the path itself, in which somebody's name may stand.
+    route = getattr(request.scope.get("route"), "path_format", None)
+    log.warning("dependency is away", dependency=name, error=str(error), route=route)
     return problem(503, f"{name} is not available, try again", headers=RETRY_AFTER)
 
 
