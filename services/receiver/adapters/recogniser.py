@@ -1,4 +1,6 @@
-"""Asks face_recog whether a picture is fit to be a known one."""
+"""Asks face_recog what a picture shows, and whether it is fit to be a known one."""
+
+from collections.abc import Sequence
 
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import (
@@ -19,17 +21,13 @@ class GrpcRecogniser:
     async def faces(self, content: bytes, *, person: str, image_id: int | None) -> list[SeenFace]:
         """Return the faces that the picture shows."""
         answer = await self._client.identify(content, person=person, image_id=image_id)
-        if answer.status != face_pb2.STATUS_OK:
-            raise InvalidError(f"this picture cannot be used: {answer.reason}")
-        return [_seen(face) for face in answer.faces]
+        return [_seen(face) for face in faces_of(answer)]
 
     async def face_in(self, content: bytes, box: Box, *, person: str, image_id: int) -> EncodedFace:
         """Return the face in a box of the picture."""
         boxes = [(box.left, box.top, box.right, box.bottom)]
         answer = await self._client.identify(content, person=person, image_id=image_id, boxes=boxes)
-        if answer.status != face_pb2.STATUS_OK:
-            raise InvalidError(f"this picture cannot be used: {answer.reason}")
-        (face,) = answer.faces
+        (face,) = faces_of(answer)
         return EncodedFace(
             seen=_seen(face),
             detection_score=face.detection_score,
@@ -54,6 +52,13 @@ class GrpcRecogniser:
         """Raise when nobody is ready to recognise."""
         if not await self._client.ping():
             raise RecogniserUnavailableError("face_recog does not answer, or is not ready")
+
+
+def faces_of(answer: face_pb2.IdentifyResponse) -> Sequence[face_pb2.Face]:
+    """Return the faces of an answer, or raise ``InvalidError`` when the picture cannot be read."""
+    if answer.status != face_pb2.STATUS_OK:
+        raise InvalidError(f"this picture cannot be used: {answer.reason}")
+    return answer.faces
 
 
 def _seen(face: face_pb2.Face) -> SeenFace:

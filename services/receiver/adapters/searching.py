@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.facerecog import face_pb2
 from services.common.facerecog.client import (
     RecogniserClient,
     RecogniserUnavailableError,
@@ -15,7 +14,8 @@ from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.people import LEFT_ITS_ID
 from services.common.strangers import PairsOfStrangers
 from services.common.tables import face_encodings, faces, persons
-from services.receiver.domain import Box, FaceKey, InvalidError
+from services.receiver.adapters.recogniser import faces_of
+from services.receiver.domain import Box, FaceKey
 from services.receiver.service.searching import FaceRow, Looked
 
 
@@ -28,11 +28,9 @@ class GrpcLooker:
     async def look(self, content: bytes) -> Looked:
         """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
         answer = await self._client.identify(content, max_candidates=1)
-        if answer.status != face_pb2.STATUS_OK:
-            raise InvalidError(f"this picture cannot be used: {answer.reason}")
         found = [
             (Box(one.box.left, one.box.top, one.box.right, one.box.bottom), encoding_of(one))
-            for one in answer.faces
+            for one in faces_of(answer)
         ]
         return Looked(answer.engine, found)
 
