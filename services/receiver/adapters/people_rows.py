@@ -168,8 +168,7 @@ class DatabasePeople:
     async def picture(self, picture_id: int) -> KnownPicture | None:
         """Return a known picture."""
         async with self._database.reading() as connection:
-            its = sa.and_(person_images.c.id == picture_id, ~BEING_FORGOTTEN)
-            return await _first(connection, its)
+            return await _first(connection, person_images.c.id == picture_id)
 
     @again
     async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
@@ -584,7 +583,7 @@ async def _first(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> 
     query = (
         sa.select(persons.c.id.label("person_id"), persons.c.name.label("person"), *_PICTURE)
         .join_from(person_images, persons)
-        .where(which)
+        .where(which, ~BEING_FORGOTTEN)
         .limit(1)
     )
     row = (await connection.execute(query)).first()
