@@ -142,7 +142,10 @@ class Rows(Protocol):
         """Put off the removal of other engines' encodings: one of them has answered."""
 
     async def count(self, engine: str, after: int, until: int) -> int:
-        """Count the images with ids in this range that have a face without an encoding."""
+        """Count the images with ids in this range that have a face without an encoding.
+
+        Those of faces that were struck out go: a version of before makes them.
+        """
 
     async def begin_walk(self, images: int) -> None:
         """Note how many images there are to do, from the first on; 0: it is done."""

@@ -63,7 +63,8 @@ class Grouped:
         """Name the faces of a group, all but some, which do not belong in it.
 
         The best become known pictures, the others are named by hand. A face that gets another name
-        meanwhile keeps it. Whoever does it again goes on where it ended. Raises a
+        meanwhile keeps it. Whoever does it again goes on where it ended, with ``another`` by the
+        id: else the rest is somebody new once more, to be merged. Raises a
         ``ReceiverError``, and ``RecogniserError`` when no face can be cut out now.
         """
         person = await self._enrolment.who(who, another=another)
