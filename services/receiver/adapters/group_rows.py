@@ -34,6 +34,7 @@ from services.receiver.domain import (
     Group,
     GroupPage,
     Member,
+    NotFoundError,
     Pair,
     Question,
 )
@@ -246,13 +247,15 @@ class DatabaseGroups:
 
     @again
     async def answer(self, question_id: int, answer: Answer) -> None:
-        """Write down what a person says."""
+        """Write down what a person says, or raise ``NotFoundError`` when nobody asks any more."""
         async with self._database.transaction() as connection:
-            await connection.execute(
+            answered = await connection.execute(
                 sa.update(group_questions)
                 .where(group_questions.c.id == question_id)
                 .values(answer=answer, answered_at=self._clock())
             )
+            if not answered.rowcount:
+                raise NotFoundError(f"there is no question {question_id} any more")
 
     @again
     async def settle(self, question_id: int) -> None:

@@ -286,7 +286,7 @@ class GroupRows(Protocol):
         """
 
     async def answer(self, question_id: int, answer: Answer) -> None:
-        """Write down what a person says."""
+        """Write down what a person says, or raise ``NotFoundError`` when nobody asks any more."""
 
     async def settle(self, question_id: int) -> None:
         """Forget a question that is answered for good."""

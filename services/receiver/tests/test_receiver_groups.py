@@ -126,7 +126,8 @@ async def test_who_has_a_name_by_now_is_not_shown(world: Groups) -> None:
     await world.run(sa.update(faces).where(faces.c.image_id == made[1]).values(struck_out=True))
     [shown] = (await world.client.get("/groups")).json()["groups"]
     assert shown["faces"] == [{"image_id": made[2], "face_index": 0}]
-    await world.run(sa.update(faces).values(person="Ada"))
+    # Nor what somebody has deleted in the database, of which no event tells.
+    await world.run(sa.delete(faces).where(faces.c.image_id == made[2]))
     assert (await world.client.get("/groups")).json()["groups"] == []
     assert (await world.client.get(f"/groups/{group}")).status_code == 404
 
@@ -260,6 +261,24 @@ async def test_who_is_killed_in_the_middle_goes_on_the_next_time(
     raise AssertionError
 
 
+async def test_a_group_does_not_bring_back_who_is_forgotten_meanwhile(
+    world: Groups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KNOWN", 1)
+    group, made = await world.of(3)
+    name = DatabaseGroups.name
+
+    async def forgotten_before(self: DatabaseGroups, members: Any, person_id: int) -> int:
+        erasing = await world.client.post(f"/people/~{person_id}/erase", json={"pictures": False})
+        assert erasing.status_code == 202, erasing.text
+        return await name(self, members, person_id)
+
+    monkeypatch.setattr(DatabaseGroups, "name", forgotten_before)
+    answer = await world.name(group, name="Ada")
+    assert answer.status_code == 409, answer.text
+    assert [(await world.named())[one] for one in made[1:]] == [None, None]
+
+
 def die_at(patch: pytest.MonkeyPatch, kill: int) -> None:
     """Let the nth call, and all after it, fail, in place of SIGKILL."""
     calls = 0
@@ -329,6 +348,23 @@ async def test_questions_are_listed_and_answered(world: Groups) -> None:
     gone = await world.client.put(f"/questions/{about_ada}", json={"answer": "yes"})
     assert gone.status_code == 404
     assert (await world.client.get("/questions")).json()["questions"] == []
+
+
+async def test_an_answer_that_comes_after_its_question_has_gone_is_not_said_to_be_kept(
+    world: Groups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, _ = await world.of(1)
+    other, _ = await world.of(1)
+    question = await world.ask(group, other_group_id=other)
+    answer = DatabaseGroups.answer
+
+    async def gone_before(self: DatabaseGroups, question_id: int, said: Any) -> None:
+        await world.run(sa.delete(group_questions))  # as the service people does
+        await answer(self, question_id, said)
+
+    monkeypatch.setattr(DatabaseGroups, "answer", gone_before)
+    said = await world.client.put(f"/questions/{question}", json={"answer": "no"})
+    assert said.status_code == 404, said.text
 
 
 async def test_nobody_is_asked_about_groups_that_are_one_or_gone(world: Groups) -> None:
