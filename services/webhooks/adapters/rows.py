@@ -20,6 +20,7 @@ from services.common.events import (
     read_events,
 )
 from services.common.images import Status
+from services.common.names import id_of
 from services.common.people import LEFT_ITS_ID
 from services.common.tables import (
     faces,
@@ -163,8 +164,7 @@ class DatabaseRows:
                 name = await connection.scalar(
                     sa.select(persons.c.name).where(persons.c.id == subject)
                 )
-                return {"id": subject, "name": name}
-            whose = sa.func.coalesce(persons.c.name, faces.c.person)
+                return {"id": subject, "name": _known(name)}
             query = (
                 sa.select(
                     images.c.path,
@@ -172,7 +172,10 @@ class DatabaseRows:
                     images.c.status,
                     images.c.error,
                     faces.c.face_index,
-                    sa.case((LEFT_ITS_ID, faces.c.person), else_=whose).label("person"),
+                    faces.c.person,
+                    faces.c.person_id,
+                    persons.c.name.label("whose"),
+                    LEFT_ITS_ID.label("left_its_id"),
                 )
                 .select_from(
                     images.outerjoin(
@@ -193,7 +196,7 @@ class DatabaseRows:
             "status": first.status,
             "error": first.error,
             "faces": [
-                {"index": row.face_index, "person": row.person}
+                {"index": row.face_index, **_person(row)}
                 for row in rows
                 if row.face_index is not None
             ],
@@ -227,3 +230,16 @@ class DatabaseRows:
             async with self._database.transaction() as connection:
                 await connection.execute(sa.delete(table).where(table.c.id.in_(ids)))
         return len(ids)
+
+
+def _person(row: Any) -> Mapping[str, object]:
+    """Return whose face it is, by name and, where there is a row of the person, by id."""
+    if row.whose is None or row.left_its_id:
+        return {"person": row.person, "person_id": None}
+    name = _known(row.whose)
+    return {"person": name, "person_id": None if name is None else row.person_id}
+
+
+def _known(name: str | None) -> str | None:
+    """Return a name; None instead of the ``~id`` of somebody who is being forgotten."""
+    return None if name is None or id_of(name) is not None else name

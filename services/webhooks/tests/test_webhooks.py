@@ -152,17 +152,30 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
         for number, status in enumerate(("processed", "rejected", "dead", "pending"), 1):
             await bench.image(number, status)
         async with bench.database.transaction() as connection:
-            await connection.execute(sa.insert(persons).values(id=7, name="Zoë", created_at=1))
+            await connection.execute(
+                sa.insert(persons),
+                [
+                    {"id": 7, "name": "Zoë", "created_at": 1},
+                    {"id": 9, "name": "~9", "created_at": 1},  # is being forgotten
+                ],
+            )
             box = dict.fromkeys(("left", "top", "right", "bottom"), 1)
-            face = {"detection_score": 1.0, "ambiguous": False, "candidates": [], **box}
+            face = {
+                "detection_score": 1.0,
+                "distance": 0.3,
+                "ambiguous": False,
+                "candidates": [],
+                **box,
+            }
             await connection.execute(
                 sa.insert(faces),
                 [
-                    {"image_id": 1, "face_index": 0, "person": "Zoë", **face},
-                    {"image_id": 1, "face_index": 1, "person": None, **face},
+                    {"image_id": 1, "face_index": 0, "person": "Zoë", "person_id": 7, **face},
+                    {"image_id": 1, "face_index": 1, "person": None, "person_id": None, **face},
+                    {"image_id": 1, "face_index": 2, "person": "Zoë", "person_id": 9, **face},
                 ],
             )
-        await bench.note(EventKind.PERSON, 7, 8)
+        await bench.note(EventKind.PERSON, 7, 8, 9)
         await bench.note(EventKind.IMAGE, 99)
         await bench.run()
     for headers, body in hook.got:
@@ -170,9 +183,10 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
         assert told["id"] == headers["webhook-id"]
         assert headers["content-type"] == "application/json"
     documents = sorted(hook.documents, key=lambda one: (one["type"], one["data"]["id"]))
-    assert [(one["type"], one["data"]) for one in documents[-2:]] == [
+    assert [(one["type"], one["data"]) for one in documents[-3:]] == [
         ("person.changed", {"id": 7, "name": "Zoë"}),
         ("person.changed", {"id": 8, "name": None}),
+        ("person.changed", {"id": 9, "name": None}),
     ]
     assert [one["type"] for one in documents[:3]] == [
         "image.dead",
@@ -185,10 +199,14 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
         "name": "1.jpg",
         "status": "processed",
         "error": None,
-        "faces": [{"index": 0, "person": "Zoë"}, {"index": 1, "person": None}],
+        "faces": [
+            {"index": 0, "person": "Zoë", "person_id": 7},
+            {"index": 1, "person": None, "person_id": None},
+            {"index": 2, "person": None, "person_id": None},
+        ],
     }
-    assert Counter(one["type"] for one in other.documents) == {"image.dead": 1, "person.changed": 2}
-    assert len(hook.got) == 5
+    assert Counter(one["type"] for one in other.documents) == {"image.dead": 1, "person.changed": 3}
+    assert len(hook.got) == 6
     assert {row.status for row in await bench.deliveries()} == {"delivered"}
 
 
@@ -205,7 +223,7 @@ async def test_what_was_not_taken_comes_again_later_and_later_with_the_same_id(
             [row] = await bench.deliveries()
             assert (row.status, row.error) == (
                 "pending",
-                "answered 500 Internal Server Error: disk full",
+                "answered 500 Internal Server Error",
             )
             bench.later += pause - 60_000 if pause > 60_000 else 0
             await bench.run()
@@ -259,7 +277,7 @@ HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 100_000
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxxx", None),
         (
             b"HTTP/1.1 400 x\r\nContent-Length: 100000\r\n\r\n" + b"\xff" * 100_000,
-            "answered 400 Bad Request: " + "\ufffd" * 200,
+            "answered 400 Bad Request",
         ),
     ],
 )
@@ -274,6 +292,8 @@ async def test_whatever_an_endpoint_answers_is_one_line(
         [row] = await bench.deliveries()
         assert row.status == ("pending" if error else "delivered")
         assert (row.error or "").startswith(error or "")
+        # What it says may repeat the names that it got.
+        assert "\ufffd" not in (row.error or "")
         await bench.sender.close()
 
 
