@@ -176,6 +176,17 @@ def test_services_are_kept_from_other_databases_and_queues(
         assert program.environment["TOLERANCE"] == "0.5"
 
 
+def test_endpoints_are_told_when_there_is_a_file_of_them(tmp_path: Path) -> None:
+    settings = LocalSettings(receiver_port=0, frontend_port=0)
+    assert "webhooks" not in {one.name for one in make_plan(settings, tmp_path, {}).programs}
+    settings = settings.model_copy(update={"webhooks_file": Path("endpoints.json")})
+    programs = {one.name: one for one in make_plan(settings, tmp_path, {}).programs}
+    environment = programs["webhooks"].environment
+    assert environment["WEBHOOKS_FILE"] == str(Path.cwd() / "endpoints.json")
+    ports = [one.environment.get("PROBE_PORT") for one in programs.values()]
+    assert len(set(ports) - {None}) == len([one for one in ports if one])
+
+
 def test_only_page_and_api_listen_where_it_was_asked_for(tmp_path: Path) -> None:
     settings = LocalSettings(host="0.0.0.0", receiver_port=0, frontend_port=0)
     plan = make_plan(settings, tmp_path, os.environ)
