@@ -262,6 +262,9 @@ class Grouper:
         if self._groups is None:
             size = _size_of(encodings.values())
             if not size:
+                if strays:
+                    self._changed(Regrouped(), strays)
+                    await self._write(claim)
                 return
             self._groups = Groups(size, kind, next_id=self._next_group)
         denied = await self._rows.denied({image for image, _ in [*moved, *new]})

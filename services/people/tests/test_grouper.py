@@ -167,6 +167,18 @@ async def test_unknown_faces_are_in_groups_and_leave_them(bench: Bench) -> None:
     assert await bench.agrees(replica)
 
 
+async def test_whoever_follows_finds_the_last_faces_that_got_a_name(bench: Bench) -> None:
+    image = await bench.world.picture(encoding("Ada"), encoding("Bob"))
+    await bench.replica().step()
+    for index in range(2):
+        await bench.name((image, index), "Ada")
+    bench.later()
+    other = bench.replica()
+    await other.step()
+    assert await bench.groups() == {}
+    assert await bench.agrees(other)
+
+
 async def test_a_group_keeps_its_address_over_restarts_and_merges_say_where_it_is(
     bench: Bench,
 ) -> None:
