@@ -303,14 +303,16 @@ def _add_people(command: _Command) -> None:
     add("person", metavar="WHO")
     add("folder", type=Path, metavar="FOLDER")
     add("--sidecars", action="store_true", help="an XMP file beside each with its named faces")
-    add = command(_about, "write all that the server keeps about somebody to a file", "As JSON.")
-    add("person", metavar="NAME")
+    add = command(
+        _about, "write all that the server keeps about somebody to a file", "As JSON.", _WHO
+    )
+    add("person", metavar="WHO")
     add("file", type=Path, metavar="FILE")
     add("--pictures", type=Path, metavar="FOLDER", help="their pictures, too, to a folder")
     add = command(
-        _erase, "forget somebody for good", "No machine looks at faces of theirs any more."
+        _erase, "forget somebody for good", "No machine looks at faces of theirs any more.", _WHO
     )
-    add("person", metavar="NAME")
+    add("person", metavar="WHO")
     add("--pictures", action="store_true", help="also the pictures they are in, with all others")
 
 

@@ -190,7 +190,7 @@ class Receiver:
 
     async def about(self, person: str) -> httpx.Response:
         """Return the answer with all that is kept about a person; raise as above."""
-        answer = await self.ask("GET", f"{_address(person)}/export")
+        answer = await self.ask("GET", f"{address_of(person)}/export")
         if not _document(answer).keys() >= {"person", "known_pictures", "pictures"}:
             raise self._stranger(answer)
         self._met = True
@@ -203,12 +203,15 @@ class Receiver:
         """
         answer = await self.ask(
             "POST",
-            f"{_address(person)}/erase",
+            f"{address_of(person)}/erase",
             done=HTTPStatus.NOT_FOUND,
             json={"pictures": pictures},
         )
+        gone = _document(answer)
+        if answer.is_success and not gone.keys() >= {"known_pictures", "faces", "pictures"}:
+            raise self._stranger(answer)
         self._met = True
-        return _document(answer) if answer.is_success else {}
+        return gone if answer.is_success else {}
 
     async def _wait_out(self, reason: str, pause: float) -> None:
         now = asyncio.get_running_loop().time()
@@ -278,10 +281,6 @@ def address_of(person: str) -> str:
 def known_pictures(person: str) -> str:
     """Return the address of a person's known pictures, or raise :class:`RefusedError`."""
     return f"{address_of(person)}/pictures"
-
-
-def _address(person: str) -> str:
-    return f"/people/{quote(kept_name(person), safe='')}"
 
 
 def _document(answer: httpx.Response) -> dict[str, Any]:

@@ -251,6 +251,30 @@ def test_only_a_facestack_deletes() -> None:
         delete((200, JSON, b"{}"), (204, {}, b""))
 
 
+GONE = {"known_pictures": 1, "faces": 2, "pictures": 0}
+
+
+def test_one_of_two_people_of_one_name_is_told_about_and_erased(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = argparse.Namespace(person="~3", file=tmp_path / "a.json", pictures=None)
+    kept = page("pictures", person={"id": 3}, known_pictures=[])
+    commanded(lambda receiver, report: app._about(arguments, receiver, report), kept)
+    assert json.loads(arguments.file.read_text())["person"] == {"id": 3}
+    arguments.pictures = False
+    gone = (202, JSON, json.dumps(GONE).encode())
+    commanded(lambda receiver, report: app._erase(arguments, receiver, report), gone)
+    assert capsys.readouterr().out.endswith("~3 is being forgotten: 1 known pictures, 2 faces\n")
+
+
+def test_only_a_facestack_erases() -> None:
+    arguments = argparse.Namespace(person="Ada", pictures=False)
+    with pytest.raises(AwayError, match="is not the API of a Facestack"):
+        commanded(
+            lambda receiver, report: app._erase(arguments, receiver, report), (200, JSON, b"{}")
+        )
+
+
 def commanded(work: Callable[[Receiver, Report], Awaitable[None]], *answers: Answer) -> Report:
     """Do the work with a server that gives these answers in order."""
     report = Report(as_json=False)
