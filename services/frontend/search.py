@@ -4,6 +4,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from services.common.names import by_id
 from services.frontend.domain import Box
 
 _WORDS: Final = (
@@ -33,8 +34,14 @@ class FoundFace(_Model):
     image_id: int
     face_index: int
     person: str | None
+    person_id: int | None
     distance: float
     strangers: float
+
+    @property
+    def who(self) -> str | None:
+        """Return what the receiver knows the person by; None of somebody unknown."""
+        return self.person if self.person_id is None else by_id(self.person_id)
 
     @property
     def sure(self) -> str:

@@ -39,7 +39,9 @@ def links(html: str) -> list[str]:
     ],
 )
 def test_how_sure_it_is_stands_there_in_words(strangers: float, words: str) -> None:
-    found = FoundFace(image_id=1, face_index=0, person=None, distance=0.2, strangers=strangers)
+    found = FoundFace(
+        image_id=1, face_index=0, person=None, person_id=None, distance=0.2, strangers=strangers
+    )
     assert found.sure == words
 
 
@@ -70,7 +72,8 @@ async def test_a_picture_is_passed_on_and_what_is_found_shown_nearest_first(
     assert links(answer.text) == ["/images/9", "/images/4", "/images/5"]
     assert "2 faces of the same person" in answer.text
     assert "1 other that looks similar" in answer.text
-    assert "&lt;Ada&gt;" in answer.text
+    assert '<a href="/people/~3"><bdi>&lt;Ada&gt;</bdi></a>' in answer.text, "whose page it is"
+    assert answer.text.count('href="/people/~') == 1, "somebody unknown has none"
     assert 'src="/images/4/faces/2/thumbnail"' in answer.text
     assert 'name="face" value="1" aria-pressed="false"' in answer.text
     await page.post("/search", files={"file": ("a.jpg", b"content")}, data={"face": "1"})
