@@ -171,7 +171,10 @@ class Answers:
         )
 
     async def bearers(self, name: str) -> tuple[Person, ...]:
-        """Return those who bear a name, if they are several."""
+        """Return those who bear a name, if they are several.
+
+        An older receiver knows of no such people, and would return everybody.
+        """
         if not name or id_of(name) is not None:
             return ()
         pages = await asyncio.gather(
@@ -180,7 +183,9 @@ class Answers:
                 for hidden in (False, True)
             )
         )
-        people = tuple(person for page in pages if page for person in page.people)
+        people = tuple(
+            person for page in pages if page for person in page.people if person.hidden is not None
+        )
         return people if len(people) > 1 else ()
 
     def refused(self, request: Request, refusal: Refusal) -> Response:

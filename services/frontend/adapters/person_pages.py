@@ -173,7 +173,7 @@ class PersonPages:
         try:
             await self._receiver.deny(who, picture_id, index)
         except RefusedError as error:
-            if error.status != HTTPStatus.CONFLICT:
+            if error.status != HTTPStatus.CONFLICT or await self._answers.bearers(who):
                 raise
             # It was named by hand, which is to be taken back first.
             await self._receiver.unname_face(picture_id, index)

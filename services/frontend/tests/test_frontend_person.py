@@ -200,6 +200,31 @@ async def test_of_two_people_of_one_name_one_is_chosen(
         assert receiver.sent(call) == {"image_id": 5, "face_index": 0, **sent}
 
 
+async def test_a_denial_that_does_not_say_of_whom_takes_no_name_back(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    receiver.answers |= {
+        "PUT /images/5/faces/1/denials/Ada": TAKEN,
+        "DELETE /images/5/faces/1/person": httpx.Response(204),
+    }
+    assert (await page.post("/people/Ada/faces/5/1/deny")).status_code == 409
+    assert "DELETE /images/5/faces/1/person" not in receiver.calls
+
+
+async def test_a_receiver_of_before_has_nobody_of_the_same_name(
+    page: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    everybody = [{"id": one["id"], "name": one["name"], "pictures": []} for one in receiver.people]
+    receiver.answers |= {
+        "GET /people": httpx.Response(200, json={"people": everybody}),
+        "POST /people/Ada/pictures": problem(409, "the face has just got a name"),
+    }
+    del receiver.answers["GET /people?person=Ada&limit=20"]
+    del receiver.answers["GET /people?person=Ada&hidden=true&limit=20"]
+    answer = await page.post("/images/5/faces/0/name", data={"person": "Ada"}, headers=SCRIPTED)
+    assert answer.json() == {"message": "The face has just got a name."}
+
+
 @pytest.mark.parametrize(
     ("choice", "call"),
     [
