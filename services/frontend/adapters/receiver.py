@@ -37,6 +37,7 @@ from services.frontend.search import SearchResult
 # On a machine that is busy with a roll-out, a late page is better than one that says "away".
 _TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
 _UPLOAD_TIMEOUT: Final = httpx.Timeout(60.0, connect=2.0)
+"""Of what sends a picture, or has faces cut out of some: of a group up to ten."""
 
 _INSIST: Final = {"insist": "true"}
 _DOUBT: Final = "/query/insist"
@@ -201,9 +202,12 @@ class Receiver:
         return _parse(Questions, await self._call("GET /questions", "/questions", params=params))
 
     async def answer(self, question_id: int, answer: str) -> None:
-        """Answer a question with yes, no or later."""
+        """Answer a question with yes, no or later; yes may name a whole group."""
         await self._call(
-            "PUT /questions/{id}", f"/questions/{question_id}", json={"answer": answer}
+            "PUT /questions/{id}",
+            f"/questions/{question_id}",
+            json={"answer": answer},
+            timeout=_UPLOAD_TIMEOUT,
         )
 
     async def delete(self, picture_id: int) -> None:

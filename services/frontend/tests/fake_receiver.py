@@ -81,6 +81,9 @@ class FakeReceiver:
     away: bool = False
     calls: list[str] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    patience: list[float] = field(default_factory=list)
+    """For how many seconds an answer to each call is waited for."""
+
     tags: list[str] = field(default_factory=list)
     """What was asked for unless it is still the same."""
 
@@ -91,6 +94,7 @@ class FakeReceiver:
         operation = f"{request.method} {path}"
         self.calls.append(operation)
         self.bodies.append(await request.aread())
+        self.patience.append(request.extensions["timeout"]["read"])
         self.tags += request.headers.get_list("if-none-match")
         found = None
         for known, answer in {**self._defaults(), **self.answers}.items():

@@ -205,6 +205,8 @@ async def test_an_answer_is_passed_on(
     done = await page.post("/who/questions/1", data={"answer": answer})
     assert (done.status_code, done.headers["location"]) == (303, "/who")
     assert receiver.sent("PUT /questions/1") == {"answer": answer}
+    # Of a person, it names a whole group.
+    assert receiver.patience[-1] == 60
 
 
 async def test_what_somebody_else_has_answered_is_no_question_any_more(
