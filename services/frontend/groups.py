@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 from services.common.names import by_id
-from services.frontend.domain import FaceKey, fingerprint
+from services.frontend.domain import FaceKey, counted, fingerprint
 
 GROUPS_ON_A_PAGE: Final = 12
 """Each with its faces: some hundred small pictures."""
@@ -39,7 +39,7 @@ class Group(_Model):
     @property
     def title(self) -> str:
         """Return what there is to name."""
-        return count_faces(self.size)
+        return counted(self.size, "face")
 
     @property
     def version(self) -> str:
@@ -96,12 +96,9 @@ class Named(_Model):
     @property
     def text(self) -> str:
         """Return that as a sentence."""
-        return f"{count_faces(self.faces)} {'is' if self.faces == 1 else 'are'} {self.person} now."
-
-
-def count_faces(number: int) -> str:
-    """Return a number of faces in words."""
-    return f"{number:,} face{'' if number == 1 else 's'}"
+        return (
+            f"{counted(self.faces, 'face')} {'is' if self.faces == 1 else 'are'} {self.person} now."
+        )
 
 
 def face_key(text: str) -> FaceKey | None:

@@ -25,7 +25,7 @@ from services.frontend.adapters.answers import (
 )
 from services.frontend.adapters.receiver import Receiver
 from services.frontend.adapters.rendering import query
-from services.frontend.domain import FaceKey, ReceiverAwayError, RefusedError
+from services.frontend.domain import FaceKey, ReceiverAwayError, RefusedError, counted
 from services.frontend.groups import (
     FACES_ON_A_PAGE,
     GROUPS_ON_A_PAGE,
@@ -34,7 +34,6 @@ from services.frontend.groups import (
     GroupPage,
     Named,
     Questions,
-    count_faces,
     face_key,
 )
 from services.frontend.service import Names
@@ -130,7 +129,7 @@ class GroupPages:
             error = await error_of(gone(self._receiver.strike_out(group_id, face)))
             if error is not None:
                 return self._answers.failure(request, error)
-        said = f"{count_faces(len(faces))} taken out of this group."
+        said = f"{counted(len(faces), 'face')} taken out of this group."
         return done(request, f"/who/{group_id}", said)
 
     async def _groups(self, cursor: str | None) -> dict[str, Any]:
