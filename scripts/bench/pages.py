@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,15 @@ from rich.table import Table
 from services.common.database import Database
 from services.common.names import by_id
 from services.common.settings import DatabaseSettings
-from services.common.tables import faces, images, person_images, persons
+from services.common.tables import (
+    face_groups,
+    faces,
+    group_faces,
+    group_questions,
+    images,
+    person_images,
+    persons,
+)
 from services.migrations.__main__ import migrate
 from services.receiver.domain import encode_cursor
 from services.testing.processes import HttpProcess
@@ -27,6 +36,12 @@ _PICTURES: Final = 100_000
 _PEOPLE: Final = 10_000
 _TIMES: Final = 41
 _BATCH: Final = 10_000
+
+_STRANGERS: Final = 5
+"""Every so many pictures also show somebody unknown: half of these are one person."""
+
+_GROUP: Final = 10
+"""Faces of each other group."""
 
 _BUSY: Final = "Ada Lovelace"
 """Who is on every other picture; the others share the rest."""
@@ -91,6 +106,8 @@ def _fragments(pictures: int, people: int) -> dict[str, str]:
         "people, by a part of the name": "/fragments/people?name=7",
         "people, by a part of no name": "/fragments/people?name=qqq",
         "names, as somebody types": "/fragments/names?name=7",
+        "groups, largest first": "/fragments/who",
+        "the largest group": "/fragments/who/1",
     }
 
 
@@ -131,12 +148,34 @@ async def _fill(settings: DatabaseSettings, pictures: int, people: int) -> None:
         }
         for number in range(1, pictures + 1)
     ]
-    seen = [_face(number, names) for number in range(1, pictures + 1)]
+    seen = [
+        _face(number, 0, _BUSY if number % 2 else names[number // 2 % len(names)])
+        for number in range(1, pictures + 1)
+    ]
+    strangers = range(_STRANGERS, pictures + 1, _STRANGERS)
+    seen += [_face(number, 1, None) for number in strangers]
+    half = len(strangers) // 2
+    group_of = {
+        number: 1 if place < half else 2 + (place - half) // _GROUP
+        for place, number in enumerate(strangers)
+    }
+    sizes = Counter(group_of.values())
     rows: dict[sa.Table, list[dict[str, Any]]] = {
         persons: everybody,
         person_images: known,
         images: submitted,
         faces: seen,
+        face_groups: [
+            {"id": group, "size": size, "created_at": now} for group, size in sizes.items()
+        ],
+        group_faces: [
+            {"image_id": number, "face_index": 1, "group_id": group}
+            for number, group in group_of.items()
+        ],
+        group_questions: [
+            {"group_id": group, "person_id": group, "likeness": 0.5, "created_at": now}
+            for group in sizes
+        ],
     }
     for table, content in rows.items():
         for first in range(0, len(content), _BATCH):
@@ -145,12 +184,11 @@ async def _fill(settings: DatabaseSettings, pictures: int, people: int) -> None:
     await database.close()
 
 
-def _face(number: int, names: list[str]) -> dict[str, Any]:
-    person = _BUSY if number % 2 else names[number // 2 % len(names)]
+def _face(number: int, index: int, person: str | None) -> dict[str, Any]:
     candidate = {"person": person, "image_name": f"{person}/1.jpg", "distance": 0.3}
     return {
         "image_id": number,
-        "face_index": 0,
+        "face_index": index,
         "left": 1000,
         "top": 1000,
         "right": 1500,
@@ -158,8 +196,8 @@ def _face(number: int, names: list[str]) -> dict[str, Any]:
         "detection_score": 1.0,
         "ambiguous": False,
         "person": person,
-        "distance": 0.3,
-        "candidates": [candidate],
+        "distance": None if person is None else 0.3,
+        "candidates": [] if person is None else [candidate],
     }
 
 
