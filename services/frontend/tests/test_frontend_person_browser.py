@@ -1,7 +1,9 @@
 """What people do on the page of a person, in a real browser on the real pipeline."""
 
+import json
 import re
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
@@ -18,6 +20,7 @@ from services.frontend.tests.browser import (
     keep_screenshot,
     mirrored,
     photo,
+    wait_for,
 )
 from services.testing.samples import sample
 
@@ -329,6 +332,57 @@ def test_a_persons_page_works_without_script(site: Site) -> None:
     refused(site, 409)
 
 
+@pytest.mark.parametrize("script", [True, False])
+def test_somebody_takes_away_what_is_kept_and_is_forgotten_for_good(
+    site: Site, *, script: bool
+) -> None:
+    eileen = enrol(site, EILEEN)
+    enrol(site, GRACE)
+    site.wait_known(pictures=2)
+    alone = submit(site, "alone.jpg", mirrored(EILEEN))
+    both = submit(site, "both.jpg", together())
+    with site.open(f"/people/{eileen}", java_script_enabled=script) as page:
+        page.get_by_role("link", name="Forget for good").click()
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Export first").click()
+        assert download.value.suggested_filename == f"person-{eileen[1:]}.json"
+        kept = json.loads(download.value.path().read_text())
+        assert kept["person"]["name"] == EILEEN
+        assert len(kept["known_pictures"]) == 1
+        assert sorted(one["id"] for one in kept["pictures"]) == [alone, both]
+
+        page.get_by_label("I know that nobody can bring this back").check()
+        page.get_by_role("button", name="Forget for good").click()
+        expect(page.get_by_role("heading", name="Forgotten for good")).to_be_visible()
+        expect(
+            page.get_by_text("1 known picture, 2 faces and 0 submitted pictures")
+        ).to_be_visible()
+        page.goto(f"/images/{both}")
+        expect(page.get_by_role("link", name=GRACE, exact=True)).to_be_visible()
+        page.goto("/people")
+        expect(page.locator(".person .grow h2")).to_have_text([GRACE])
+    wait_for(lambda: EILEEN not in json.dumps(site.call("GET", "/images")))
+    with site.open(f"/images/{alone}", java_script_enabled=script) as page:
+        expect(page.locator(".face-card")).to_have_count(0)
+        expect(page.get_by_text(EILEEN)).to_have_count(0)
+    assert httpx.get(f"{site.pipeline.page_url}/people/{eileen}", trust_env=False).is_client_error
+
+
+def test_somebody_is_forgotten_with_the_pictures_that_show_them(site: Site) -> None:
+    eileen = enrol(site, EILEEN)
+    site.wait_known(pictures=1)
+    submit(site, "alone.jpg", mirrored(EILEEN))
+    submit(site, "grace.jpg", mirrored(GRACE))
+    with site.open(f"/people/{eileen}/erase") as page:
+        page.get_by_label(f"Delete the picture that shows {EILEEN}").press("Space")
+        page.get_by_label("I know that nobody can bring this back").press("Space")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", name="Forgotten for good")).to_be_visible()
+        keep_screenshot(page, "erased")
+        page.get_by_role("link", name="Go to the pictures").click()
+        expect(page.locator(".card-head h2 a")).to_have_text(["grace.jpg"])
+
+
 def test_a_persons_page_looks_right_on_a_desk_and_on_a_phone(site: Site) -> None:
     eileen = enrol(site, EILEEN)
     site.wait_known(pictures=1)
@@ -353,4 +407,7 @@ def test_a_persons_page_looks_right_on_a_desk_and_on_a_phone(site: Site) -> None
         with site.open(path, **PHONE) as page:
             widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
             assert widths == [360, 360]
+            last = page.get_by_role("navigation", name="Pages").get_by_role("link").last
+            expect(last).to_have_text("Search")
+            expect(last).to_be_in_viewport(ratio=1)
             keep_screenshot(page, f"{name}-phone")
