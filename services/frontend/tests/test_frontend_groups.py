@@ -30,7 +30,7 @@ async def test_groups_are_shown_in_the_order_of_the_receiver(
     assert 'src="/images/2/faces/0/thumbnail"' in html
     assert 'href="/who?cursor=c"' in html
     assert "Go to the largest" not in html
-    assert '<a href="/who" aria-current="page"><span>Who<' in html
+    assert '<a href="/who" aria-label="Who is this?" aria-current="page">' in html
     assert "GET /groups?limit=12" in receiver.calls
     await page.get("/who?cursor=c")
     assert "GET /groups?limit=12&cursor=c" in receiver.calls
