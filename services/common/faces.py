@@ -1,9 +1,12 @@
-"""What every service knows of a face: who may say whose it is, and how its encoding is kept."""
+"""What every service knows of a face: what a machine sees, who says whose it is, its encoding."""
 
 import math
 import struct
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
+
+from services.common.quality import Quality
 
 MAX_NUMBERS: Final = 4096
 """In the largest encoding that an engine may make."""
@@ -25,6 +28,71 @@ class DecidedBy(StrEnum):
 
     MACHINE = "machine"
     HAND = "hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Pixels of the upright picture (EXIF orientation applied), origin top left."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def area(self) -> int:
+        """Return how many pixels it covers."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+    def share(self, other: "Box") -> float:
+        """Return which share of what the two cover, 0 to 1, both do."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        both = max(0, width) * max(0, height)
+        return both / max(1, self.area + other.area - both)
+
+
+class Likely(NamedTuple):
+    """Somebody whom a face may be: a known picture, the folder in its name, and how alike.
+
+    A distance of 0 is that of identical ones. ``likeness`` to all of their pictures is None where
+    another rule has decided, and when an older face_recog has answered.
+    """
+
+    image_name: str
+    folder: str
+    distance: float
+    likeness: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFace:
+    """A face as face_recog sees it; candidates are likeliest first.
+
+    ``unsure``: none of them is its name, a person is to say. ``quality`` is None when an older
+    face_recog has answered, ``encoding`` then, too, and where there is none (see
+    :func:`check_encoding`). ``like_person`` says whether it is like the known pictures of the
+    person who was asked about, None when there are none.
+    """
+
+    box: Box
+    detection_score: float
+    ambiguous: bool
+    candidates: tuple[Likely, ...] = ()
+    quality: Quality | None = None
+    unsure: bool = False
+    encoding: bytes | None = field(default=None, repr=False)
+    like_person: bool | None = None
+
+    @property
+    def named(self) -> Likely | None:
+        """Return whose name it gets."""
+        return self.candidates[0] if self.candidates and not self.unsure else None
+
+    @property
+    def taken_for(self) -> str | None:
+        """Return the folder of whom it looks like without a doubt."""
+        return self.candidates[0].folder if self.candidates and not self.ambiguous else None
 
 
 def check_encoding(content: object) -> bytes:

@@ -1,12 +1,12 @@
 """What the tables mean by a person and a face's name, in SQL, for all who read or change them."""
 
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.faces import DecidedBy
+from services.common.faces import DecidedBy, Likely, SeenFace
 from services.common.tables import faces, persons
 
 _SAID_BY_HAND: Final = faces.c.decided_by.is_not_distinct_from(DecidedBy.HAND)
@@ -60,3 +60,32 @@ async def take_turns(connection: AsyncConnection) -> None:
         .select_from(sa.table("alembic_version"))
         .with_for_update()
     )
+
+
+def machine_says(
+    face: SeenFace,
+    candidates: Sequence[Likely],
+    named: Likely | None,
+    whose: Callable[[Likely], tuple[int | None, str]],
+    calibration: int | None,
+) -> dict[str, Any]:
+    """Return what a face's row says of it and who it is, by a machine, as far as it is new.
+
+    Candidates that were left out are no candidates; ``whose`` gives a person's id and name.
+    """
+    person_id, person = whose(named) if named else (None, None)
+    return {
+        "detection_score": face.detection_score,
+        "quality": face.quality,
+        "decided_by": DecidedBy.MACHINE,
+        "calibration": calibration,
+        "ambiguous": face.ambiguous,
+        "person_id": person_id,
+        "person": person,
+        "distance": named.distance if named else None,
+        "likeness": candidates[0].likeness if candidates else None,
+        "candidates": [
+            {"person": whose(one)[1], "image_name": one.image_name, "distance": one.distance}
+            for one in candidates
+        ],
+    }

@@ -1,11 +1,11 @@
 """What an attempt at an image can end in, and what that makes of its row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, assert_never
 
+from services.common.faces import SeenFace
 from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
-from services.common.quality import Quality
 
 RENEW_SECONDS: Final = 10.0
 """Two renewals in a row may fail before the lease is over."""
@@ -29,44 +29,10 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Somebody whom a face may be; ``person`` is the folder in ``image_name``.
-
-    ``likeness`` to all of the person's pictures is None when an older face_recog has answered.
-    """
-
-    image_name: str
-    person: str
-    distance: float
-    likeness: float | None = None
-
-
-@dataclass(frozen=True)
-class Face:
-    """A face, in pixels of the upright picture; candidates are likeliest first.
-
-    ``unsure``: none of them is its name, a person is to say.
-    """
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-    detection_score: float
-    ambiguous: bool
-    candidates: tuple[Candidate, ...]
-    quality: Quality | None = None
-    """None: an older face_recog has answered."""
-    unsure: bool = False
-    encoding: bytes | None = field(default=None, repr=False)
-    """See ``common/faces.py``; None: an older face_recog has answered, or there is none."""
-
-
-@dataclass(frozen=True)
 class Processed:
     """The picture was recognised; no face, or nobody known, is a result too."""
 
-    faces: tuple[Face, ...]
+    faces: tuple[SeenFace, ...]
     width: int
     height: int
     engine: str

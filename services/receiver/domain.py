@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
 from services.common.events import Position
-from services.common.faces import MIN_SIDE, MOST_FACES, DecidedBy
+from services.common.faces import MIN_SIDE, MOST_FACES, Box, DecidedBy, SeenFace
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status, check_path
 from services.common.names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
@@ -129,28 +129,6 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
-    """Pixels of the upright picture (EXIF orientation applied), origin top left."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    @property
-    def area(self) -> int:
-        """Return how many pixels it covers."""
-        return (self.right - self.left) * (self.bottom - self.top)
-
-    def share(self, other: "Box") -> float:
-        """Return which share of what the two cover, 0 to 1, both do."""
-        width = min(self.right, other.right) - max(self.left, other.left)
-        height = min(self.bottom, other.bottom) - max(self.top, other.top)
-        both = max(0, width) * max(0, height)
-        return both / max(1, self.area + other.area - both)
-
-
-@dataclass(frozen=True, slots=True)
 class Face:
     """One face; ``person`` is null for somebody unknown, and where only a person can tell.
 
@@ -201,47 +179,12 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenFace:
-    """A face of a picture that is to become known, as the recogniser sees it.
-
-    ``flaw`` is what its quality is too low by; ``like_person`` is None when the person has no other
-    picture; ``taken_for`` is the folder of the known person whose name it would get.
-    """
-
-    flaw: str | None
-    like_person: bool | None
-    taken_for: str | None
-
-
-class Likely(NamedTuple):
-    """Somebody whom a face may be: a known picture, the folder in its name, and how alike.
-
-    ``likeness`` to all of their pictures is None where another rule has decided.
-    """
-
-    image_name: str
-    folder: str
-    distance: float
-    likeness: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class EncodedFace:
-    """What is in a box of which a person says that it is a face, as the recogniser sees it.
-
-    ``candidates`` are likeliest first; ``named``: it is the first. ``encoding`` is as in
-    ``common/faces.py``; None where the engine makes none.
-    """
+    """What is in a box of which a person says that it is a face, and by which engine and rule."""
 
     seen: SeenFace
-    detection_score: float
-    quality: Quality | None
-    encoding: bytes | None
     engine: str
     calibration: int | None
-    candidates: tuple[Likely, ...]
-    named: bool
-    ambiguous: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -748,9 +691,9 @@ def check_fit(person: str, face: SeenFace, taken_for: str | None) -> None:
     ``taken_for`` is somebody else whose name it would get. Somebody may insist on it.
     """
     doubts = []
-    if face.flaw:
-        advice = _ADVICE.get(face.flaw, "choose another picture")
-        doubts.append(f"the face is {face.flaw}: {advice}")
+    if face.quality and (flaw := face.quality.flaw):
+        advice = _ADVICE.get(flaw, "choose another picture")
+        doubts.append(f"the face is {flaw}: {advice}")
     if face.like_person is False:
         doubts.append(f"the face does not look like the other pictures of {person!r}")
     if taken_for:

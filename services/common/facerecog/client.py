@@ -17,7 +17,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.faces import check_encoding
+from services.common.faces import Box, Likely, SeenFace, check_encoding
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
@@ -258,6 +258,31 @@ def _error(error: grpc.aio.AioRpcError) -> RecogniserError:
     return kind(f"face_recog: {error.code().name}: {error.details()}")
 
 
+def seen_faces(answer: face_pb2.IdentifyResponse) -> tuple[SeenFace, ...]:
+    """Return the faces of an answer, in its order."""
+    return tuple(
+        SeenFace(
+            box=Box(face.box.left, face.box.top, face.box.right, face.box.bottom),
+            detection_score=face.detection_score,
+            ambiguous=face.ambiguous,
+            candidates=tuple(
+                Likely(
+                    one.image_name,
+                    one.person,
+                    one.distance,
+                    one.likeness if one.HasField("likeness") else None,
+                )
+                for one in face.candidates
+            ),
+            quality=_quality_of(face),
+            unsure=face.outcome == face_pb2.OUTCOME_UNSURE,
+            encoding=encoding_of(face),
+            like_person=face.like_person if face.HasField("like_person") else None,
+        )
+        for face in answer.faces
+    )
+
+
 def encoding_of(face: face_pb2.Face) -> bytes | None:
     """Return a face's encoding; None when an older face_recog has answered.
 
@@ -273,7 +298,7 @@ def encoding_of(face: face_pb2.Face) -> bytes | None:
         return None
 
 
-def quality_of(face: face_pb2.Face) -> Quality | None:
+def _quality_of(face: face_pb2.Face) -> Quality | None:
     """Return a face's quality; None when an older face_recog has answered."""
     if not face.HasField("quality"):
         return None

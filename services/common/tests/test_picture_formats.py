@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from services.common.faces import Box
 from services.common.picture_files.heif import _frame_size
 from services.common.picture_formats import ACCEPTED, FORMATS, TITLES
 from services.common.pictures import MAX_PIXELS, TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.receiver.adapters import decoding
-from services.receiver.domain import Box
 from services.testing.damaged_pictures import save, tiff
 from services.testing.picture_kinds import (
     PROFILED,

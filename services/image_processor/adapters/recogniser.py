@@ -6,10 +6,9 @@ from services.common.facerecog import face_pb2
 from services.common.facerecog.client import (
     RecogniserClient,
     RecogniserFailedError,
-    encoding_of,
-    quality_of,
+    seen_faces,
 )
-from services.image_processor.domain import Candidate, Face, Processed, Rejected
+from services.image_processor.domain import Processed, Rejected
 
 
 class GrpcRecogniser:
@@ -25,9 +24,8 @@ class GrpcRecogniser:
         answer = await self._client.identify(picture, image_id=image_id, on_long=on_long)
         match answer.status:
             case face_pb2.STATUS_OK:
-                faces = tuple(_face(face) for face in answer.faces)
                 return Processed(
-                    faces,
+                    seen_faces(answer),
                     answer.width,
                     answer.height,
                     answer.engine,
@@ -39,26 +37,3 @@ class GrpcRecogniser:
                 raise RecogniserFailedError(
                     f"face_recog: unexpected status {status}: {answer.reason}"
                 )
-
-
-def _face(face: face_pb2.Face) -> Face:
-    return Face(
-        left=face.box.left,
-        top=face.box.top,
-        right=face.box.right,
-        bottom=face.box.bottom,
-        detection_score=face.detection_score,
-        ambiguous=face.ambiguous,
-        candidates=tuple(
-            Candidate(
-                candidate.image_name,
-                candidate.person,
-                candidate.distance,
-                candidate.likeness if candidate.HasField("likeness") else None,
-            )
-            for candidate in face.candidates
-        ),
-        unsure=face.outcome == face_pb2.OUTCOME_UNSURE,
-        quality=quality_of(face),
-        encoding=encoding_of(face),
-    )

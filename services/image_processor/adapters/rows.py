@@ -4,6 +4,7 @@ import random
 import secrets
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,14 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import DecidedBy
+from services.common.faces import Likely
 from services.common.images import FINAL, LEASE_MS, MAX_ATTEMPTS, Status
-from services.common.people import FOLDER
+from services.common.people import FOLDER, machine_says
 from services.common.tables import face_encodings, faces, images, is_due, person_images, persons
 from services.image_processor.domain import (
-    Candidate,
     Claim,
-    Face,
     Outcome,
     Processed,
     change,
@@ -126,36 +125,16 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Pr
     if not found:
         return
 
-    def named(face: Face) -> tuple[int | None, str | None]:
-        return people[face.candidates[0]] if face.candidates and not face.unsure else (None, None)
-
     await connection.execute(
         sa.insert(faces),
         [
             {
                 "image_id": image_id,
                 "face_index": index,
-                "left": face.left,
-                "top": face.top,
-                "right": face.right,
-                "bottom": face.bottom,
-                "detection_score": face.detection_score,
-                "ambiguous": face.ambiguous,
-                "person_id": named(face)[0],
-                "person": named(face)[1],
-                "distance": face.candidates[0].distance if named(face)[1] else None,
-                "candidates": [
-                    {
-                        "person": people[candidate][1],
-                        "image_name": candidate.image_name,
-                        "distance": candidate.distance,
-                    }
-                    for candidate in face.candidates
-                ],
-                "quality": face.quality,
-                "decided_by": DecidedBy.MACHINE,
-                "likeness": face.candidates[0].likeness if face.candidates else None,
-                "calibration": outcome.calibration,
+                **asdict(face.box),
+                **machine_says(
+                    face, face.candidates, face.named, people.__getitem__, outcome.calibration
+                ),
             }
             for index, face in enumerate(found)
         ],
@@ -175,14 +154,14 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Pr
 
 
 async def _people(
-    connection: AsyncConnection, candidates: Iterable[Candidate]
-) -> dict[Candidate, tuple[int | None, str]]:
+    connection: AsyncConnection, candidates: Iterable[Likely]
+) -> dict[Likely, tuple[int | None, str]]:
     """Return who each candidate is, by id and name, and keep them from going until the commit.
 
     That is whose known picture it is, else whose folder. Of somebody whose pictures were all put
     there by hand there may be no row: then it is the folder alone.
     """
-    folders = {one: unicodedata.normalize("NFC", one.person) for one in candidates}
+    folders = {one: unicodedata.normalize("NFC", one.folder) for one in candidates}
     if not folders:
         return {}
     key = person_images.c.image_name
@@ -206,10 +185,10 @@ async def _people(
     )
     names = {row.id: row.name for row in locked}
 
-    def whose(one: Candidate) -> tuple[int | None, str]:
+    def whose(one: Likely) -> tuple[int | None, str]:
         person_id = ids.get(one.image_name) or ids.get(folders[one])
         if person_id in names:
             return person_id, names[person_id]
-        return None, one.person
+        return None, one.folder
 
     return {one: whose(one) for one in folders}

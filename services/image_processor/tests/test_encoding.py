@@ -14,6 +14,7 @@ from services.common.database import Database, DatabaseUnavailableError
 from services.common.events import EventKind
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
+from services.common.faces import Box, SeenFace
 from services.common.logs import Outage
 from services.common.settings import DatabaseSettings
 from services.common.tables import (
@@ -31,7 +32,7 @@ from services.image_processor.adapters.encoder import GrpcEncoder
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
 from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.breaker import THRESHOLD, Breaker
-from services.image_processor.domain import Face, Processed
+from services.image_processor.domain import Processed
 from services.image_processor.encoding import (
     ENGINE_SECONDS,
     SETTLE_SECONDS,
@@ -47,8 +48,8 @@ HOUR = 3600.0
 BOXES = ((1, 2, 30, 40), (50, 2, 80, 40))
 
 
-def face(box: tuple[int, int, int, int], encoding: bytes | None = None) -> Face:
-    return Face(*box, 0.5, False, (), encoding=encoding)
+def face(box: tuple[int, int, int, int], encoding: bytes | None = None) -> SeenFace:
+    return SeenFace(Box(*box), 0.5, False, (), encoding=encoding)
 
 
 def encodings_by(engine: str, *image_ids: int) -> dict[tuple[int, int, str], bytes]:

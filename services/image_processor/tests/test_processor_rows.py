@@ -10,22 +10,14 @@ import sqlalchemy as sa
 
 from services.common.clock import database_now
 from services.common.database import Database
+from services.common.faces import Box, Likely, SeenFace
 from services.common.settings import DatabaseSettings
 from services.common.tables import events, face_encodings, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows
-from services.image_processor.domain import (
-    Candidate,
-    Claim,
-    Face,
-    Failed,
-    Outcome,
-    Processed,
-    Rejected,
-    Released,
-)
+from services.image_processor.domain import Claim, Failed, Outcome, Processed, Rejected, Released
 from services.testing.recogniser import ENCODING, QUALITY
 
-RESULT = Processed((Face(1, 2, 3, 4, 0.5, False, ()),), 10, 20, "test-1")
+RESULT = Processed((SeenFace(Box(1, 2, 3, 4), 0.5, False, ()),), 10, 20, "test-1")
 
 
 async def test_many_claims_at_once_have_one_winner(
@@ -159,7 +151,7 @@ async def test_a_new_result_leaves_no_encoding_of_the_one_before(
 ) -> None:
     """The picture was replaced: nothing may be left of who was in it."""
     [image_id] = await bench.submit(b"face")
-    face = Face(1, 2, 30, 40, 0.5, False, ())
+    face = SeenFace(Box(1, 2, 30, 40), 0.5, False, ())
     before = replace(face, encoding=ENCODING[::-1])
     after = replace(face, encoding=ENCODING)
     for engine, found in (("test-1", (before, before)), ("test-2", (face, after))):
@@ -177,13 +169,13 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         await connection.execute(
             sa.insert(person_images).values(person_id=7, image_name="Ada/1.jpg", created_at=1)
         )
-    known = Candidate("Ada/1.jpg", "Ada", 0.25, 4.5)
-    by_hand = Candidate("Bob/1.jpg", "Bob", 0.5)
+    known = Likely("Ada/1.jpg", "Ada", 0.25, 4.5)
+    by_hand = Likely("Bob/1.jpg", "Bob", 0.5)
     found = (
-        Face(1, 2, 30, 40, 0.5, True, (known, by_hand), QUALITY, encoding=ENCODING),
-        Face(5, 6, 70, 80, 0.75, False, (by_hand,)),
-        Face(9, 9, 10, 10, 1.0, False, ()),
-        Face(9, 9, 10, 10, 1.0, True, (known,), unsure=True),
+        SeenFace(Box(1, 2, 30, 40), 0.5, True, (known, by_hand), QUALITY, encoding=ENCODING),
+        SeenFace(Box(5, 6, 70, 80), 0.75, False, (by_hand,)),
+        SeenFace(Box(9, 9, 10, 10), 1.0, False, ()),
+        SeenFace(Box(9, 9, 10, 10), 1.0, True, (known,), unsure=True),
     )
     [image_id] = await bench.submit(b"face")
     for _ in range(2):  # the second result replaces the first one
@@ -230,12 +222,12 @@ async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_c
         await connection.execute(sa.insert(persons), people)
         await connection.execute(sa.insert(person_images).values(picture))
     expected = {
-        Candidate("Ada/by hand.jpg", "Ada", 0.25): (7, "Countess"),
-        Candidate("Zoe\u0308/1.jpg", "Zoe\u0308", 0.25): (8, "Zo\u00eb"),
-        Candidate("Ada~2/1.jpg", "Ada~2", 0.25): (9, "Ada"),
-        Candidate("Countess/1.jpg", "Countess", 0.25): (None, "Countess"),
+        Likely("Ada/by hand.jpg", "Ada", 0.25): (7, "Countess"),
+        Likely("Zoe\u0308/1.jpg", "Zoe\u0308", 0.25): (8, "Zo\u00eb"),
+        Likely("Ada~2/1.jpg", "Ada~2", 0.25): (9, "Ada"),
+        Likely("Countess/1.jpg", "Countess", 0.25): (None, "Countess"),
     }
-    found = tuple(Face(1, 2, 30, 40, 0.5, False, (one,)) for one in expected)
+    found = tuple(SeenFace(Box(1, 2, 30, 40), 0.5, False, (one,)) for one in expected)
     [image_id] = await bench.submit(b"face")
     claim = await bench.rows.claim(image_id)
     assert await bench.rows.finish(claim, Processed(found, 100, 90, "test-1"))

@@ -15,8 +15,9 @@ from services.common.facerecog.client import (
     RecogniserTimeoutError,
     RecogniserUnavailableError,
 )
+from services.common.faces import Box, Likely, SeenFace
 from services.image_processor.adapters.recogniser import GrpcRecogniser
-from services.image_processor.domain import Candidate, Face, Processed, Rejected
+from services.image_processor.domain import Processed, Rejected
 from services.image_processor.service import Recogniser
 from services.testing.recogniser import ENCODING, QUALITY
 
@@ -36,19 +37,16 @@ async def recogniser(
 async def test_faces_with_their_people(recogniser: Recogniser) -> None:
     assert await recogniser.identify(b"face", 1, lambda: None) == Processed(
         (
-            Face(
-                1,
-                2,
-                30,
-                40,
+            SeenFace(
+                Box(1, 2, 30, 40),
                 0.5,
                 False,
-                (Candidate("Ada/1.jpg", "Ada", 0.25, 4.5),),
+                (Likely("Ada/1.jpg", "Ada", 0.25, 4.5),),
                 QUALITY,
                 encoding=ENCODING,
             ),
             # As an older face_recog answers.
-            Face(50, 2, 80, 40, 0.75, True, (), None),
+            SeenFace(Box(50, 2, 80, 40), 0.75, True, (), None),
         ),
         100,
         90,

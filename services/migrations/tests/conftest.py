@@ -6,6 +6,7 @@ import pytest
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.events import EventKind, note_events
+from services.common.faces import Box, Likely, SeenFace
 from services.common.objects import ObjectInfo
 from services.common.quality import Quality
 from services.common.webhooks import WebhookType
@@ -29,7 +30,6 @@ from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.receiver.domain import (
     Answer,
-    Box,
     EncodingReport,
     EncodingState,
     FaceKey,
@@ -106,9 +106,9 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     claim = await processor.claim(first)
     assert claim
     assert await processor.renew(claim)
-    candidate = processing.Candidate(known.image_name, "somebody", 0.25, 4.5)
+    candidate = Likely(known.image_name, "somebody", 0.25, 4.5)
     quality = Quality(0.25, "blurred", 1.0, 0.25, 0.75, 1.0)
-    face = processing.Face(1, 2, 30, 40, 0.5, False, (candidate,), quality, encoding=ENCODING)
+    face = SeenFace(Box(1, 2, 30, 40), 0.5, False, (candidate,), quality, encoding=ENCODING)
     result = processing.Processed((face, face), 9, 9, "test", "tag", calibration=1)
     assert await processor.finish(claim, result) == "processed"
     image = await rows.get(first)

@@ -10,6 +10,7 @@ from alembic.config import Config
 
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
+from services.common.faces import Box, SeenFace
 from services.common.settings import DatabaseSettings
 from services.common.tables import face_encodings, faces, metadata
 from services.image_processor import domain as processing
@@ -277,7 +278,7 @@ async def test_a_service_of_before_encodings_works_beside_one_of_today(
     assert await results() == [(1, None, None, None), (2, None, None, None)]
     for image_id in (3, 4):
         await run(insert_image.format(image_id, "processing"))
-        face = processing.Face(1, 2, 3, 4, 0.5, False, (), encoding=ENCODING)
+        face = SeenFace(Box(1, 2, 3, 4), 0.5, False, (), encoding=ENCODING)
         assert await ProcessorRows(database, database_now).finish(
             processing.Claim(image_id, "p", 1, "token"),
             processing.Processed((face,), 9, 9, "engine", calibration=7),

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import Clock, DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
@@ -46,14 +46,7 @@ from services.receiver.adapters.people_changes import (
     lock_somebody,
     note_change,
 )
-from services.receiver.domain import (
-    Box,
-    Removal,
-    Somebody,
-    face_thumbnails,
-    folder_of,
-    known_thumbnail,
-)
+from services.receiver.domain import Removal, Somebody, face_thumbnails, folder_of, known_thumbnail
 from services.receiver.service.erasing import (
     BATCH,
     ClaimLostError,

@@ -1,6 +1,8 @@
 """Faces that a person draws, or strikes out, in the database."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -9,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy, Likely
 from services.common.images import Status
-from services.common.people import take_turns
+from services.common.people import machine_says, take_turns
 from services.common.tables import face_denials, face_encodings, faces, images, persons
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import remove_soon
@@ -26,12 +28,10 @@ from services.receiver.adapters.people_changes import (
     whose_pictures,
 )
 from services.receiver.domain import (
-    Box,
     ConflictError,
     EncodedFace,
     FaceKey,
     FaceOfResult,
-    Likely,
     Removal,
     Somebody,
     check_free,
@@ -77,10 +77,7 @@ class DatabaseFaces:
                 sa.insert(faces).values(
                     image_id=image_id,
                     face_index=key.index,
-                    left=box.left,
-                    top=box.top,
-                    right=box.right,
-                    bottom=box.bottom,
+                    **asdict(box),
                     drawn=True,
                     **says,
                 )
@@ -196,37 +193,20 @@ async def _says(
     taken = set(await connection.scalars(denied.union(others)))
     left = [
         one
-        for one in face.candidates
+        for one in face.seen.candidates
         if one.image_name not in people or people[one.image_name][0] not in taken
     ]
-    named = left[0] if face.named and left == list(face.candidates) else None
-    person_id, person = _whose(named, people) if named else (None, None)
-    says = {
-        "detection_score": face.detection_score,
-        "quality": face.quality,
-        "decided_by": DecidedBy.MACHINE,
-        "calibration": face.calibration,
-        "ambiguous": face.ambiguous if named else bool(left),
-        "person_id": person_id,
-        "person": person,
-        "distance": named.distance if named else None,
-        "likeness": left[0].likeness if left else None,
-        "candidates": [
-            {
-                "person": _whose(one, people)[1],
-                "image_name": one.image_name,
-                "distance": one.distance,
-            }
-            for one in left
-        ],
-    }
-    first = people.get(face.candidates[0].image_name) if face.candidates else None
+    named = face.seen.named if left == list(face.seen.candidates) else None
+    says = machine_says(face.seen, left, named, partial(_whose, people=people), face.calibration)
+    if not named:
+        says["ambiguous"] = bool(left)
+    first = people.get(face.seen.candidates[0].image_name) if face.seen.candidates else None
     return says, first[0] if first else None
 
 
 async def _people(connection: AsyncConnection, face: EncodedFace) -> dict[str, tuple[int, str]]:
     """Return who the candidates are, by id and name, and keep them from going until the commit."""
-    ids = await whose_pictures(connection, [one.image_name for one in face.candidates])
+    ids = await whose_pictures(connection, [one.image_name for one in face.seen.candidates])
     locked = await connection.execute(
         sa.select(persons.c.id, persons.c.name)
         .where(persons.c.id.in_(set(ids.values())))
@@ -245,13 +225,13 @@ def _whose(one: Likely, people: Mapping[str, tuple[int, str]]) -> tuple[int | No
 async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: EncodedFace) -> None:
     # One that was struck out may have got one since: by an image_processor of before.
     await connection.execute(sa.delete(face_encodings).where(_is(face_encodings, key)))
-    if face.encoding:
+    if face.seen.encoding:
         await connection.execute(
             sa.insert(face_encodings).values(
                 image_id=key.image_id,
                 face_index=key.index,
                 engine=face.engine,
-                encoding=face.encoding,
+                encoding=face.seen.encoding,
             )
         )
 

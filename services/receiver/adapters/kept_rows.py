@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy
 from services.common.people import BY_HAND, LEFT_ITS_ID
 from services.common.tables import (
     face_denials,
@@ -19,7 +19,7 @@ from services.common.tables import (
     persons,
 )
 from services.receiver.adapters.people_changes import has_alone
-from services.receiver.domain import Box, FaceKey, Somebody
+from services.receiver.domain import FaceKey, Somebody
 from services.receiver.service.erasing import (
     KeptDenial,
     KeptFace,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import astuple
 
 from services.common import regions
-from services.receiver.domain import Box, ConflictError, InvalidError, Region
+from services.common.faces import Box
+from services.receiver.domain import ConflictError, InvalidError, Region
 
 
 class XmpRegions:

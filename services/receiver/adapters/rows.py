@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy
 from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
 from services.common.people import BY_HAND, LEFT_ITS_ID
 from services.common.tables import (
@@ -27,7 +27,6 @@ from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import whose_pictures
 from services.receiver.domain import (
     Accepted,
-    Box,
     Candidate,
     Face,
     Image,

@@ -8,14 +8,14 @@ from services.common.database import Database
 from services.common.facerecog.client import (
     RecogniserClient,
     RecogniserUnavailableError,
-    encoding_of,
 )
 from services.common.facerecog.stored_faces import StoredFacesClient
+from services.common.faces import Box
 from services.common.people import LEFT_ITS_ID
 from services.common.strangers import PairsOfStrangers
 from services.common.tables import face_encodings, faces, persons
 from services.receiver.adapters.recogniser import faces_of
-from services.receiver.domain import Box, FaceKey
+from services.receiver.domain import FaceKey
 from services.receiver.service.searching import FaceRow, Looked
 
 
@@ -28,11 +28,7 @@ class GrpcLooker:
     async def look(self, content: bytes) -> Looked:
         """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
         answer = await self._client.identify(content, max_candidates=1)
-        found = [
-            (Box(one.box.left, one.box.top, one.box.right, one.box.bottom), encoding_of(one))
-            for one in faces_of(answer)
-        ]
-        return Looked(answer.engine, found)
+        return Looked(answer.engine, faces_of(answer))
 
     async def strangers(self) -> tuple[str, PairsOfStrangers]:
         """Return the engine in use, and how alike strangers are to it."""

@@ -17,12 +17,12 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy
 from services.common.images import KNOWN_PEOPLE
 from services.common.logs import Outage
 from services.common.objects import ObjectInfo, ObjectStoreError
 from services.common.quality import Quality
-from services.receiver.domain import Box, FaceKey, NotFoundError, Somebody
+from services.receiver.domain import FaceKey, NotFoundError, Somebody
 
 log = structlog.get_logger(__name__)
 

@@ -6,11 +6,10 @@ from typing import Final
 import structlog
 
 from services.common.facerecog.client import RecogniserError
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy
 from services.common.names import by_id
 from services.common.objects import ObjectStoreUnavailableError
 from services.receiver.domain import (
-    Box,
     ConflictError,
     EncodedFace,
     FaceKey,
@@ -57,7 +56,7 @@ class Drawing:
         index = await self._faces.draw(image_id, image.processed_at, box, face, person)
         log.info("face drawn", image_id=image_id, face_index=index)
         drawn = await self._images.get(image_id)
-        if person and not face.seen.flaw and await self._enrol(drawn, index):
+        if person and not _flaw(face) and await self._enrol(drawn, index):
             return await self._images.get(image_id)
         return drawn
 
@@ -111,3 +110,7 @@ class Drawing:
 
 def _no_face(image_id: int, index: int) -> NotFoundError:
     return NotFoundError(f"image {image_id} has no face {index}")
+
+
+def _flaw(face: EncodedFace) -> str | None:
+    return face.seen.quality.flaw if face.seen.quality else None

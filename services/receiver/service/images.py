@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, STORING_MS
 from services.common.objects import (
     ObjectNotFoundError,
@@ -14,7 +15,6 @@ from services.common.objects import (
 )
 from services.receiver.domain import (
     Accepted,
-    Box,
     ConflictError,
     Image,
     NotFoundError,

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from services.common.changes import mark_changed
-from services.common.faces import DecidedBy
+from services.common.faces import DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
 from services.common.names import by_id, id_of
 from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectTooLargeError
@@ -29,7 +29,6 @@ from services.receiver.domain import (
     Person,
     PersonKey,
     ReceiverError,
-    SeenFace,
     Somebody,
     check_fit,
     check_person,

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Protocol
 
 from services.common.events import Position
+from services.common.faces import Box, SeenFace
 from services.common.objects import ObjectInfo
 from services.receiver.domain import (
     Accepted,
     Answer,
-    Box,
     Changes,
     Copy,
     Delivery,
@@ -32,7 +32,6 @@ from services.receiver.domain import (
     Question,
     Region,
     Removal,
-    SeenFace,
     Somebody,
     StatusReport,
     StoredFace,

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from services.receiver.domain import Box, Face, Region
+from services.common.faces import Box
+from services.receiver.domain import Face, Region
 from services.receiver.service.images import Images
 from services.receiver.service.ports import RegionFiles
 

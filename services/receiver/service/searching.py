@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from services.common.faces import Box, SeenFace
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain import (
-    Box,
     ConflictError,
     FaceKey,
     Fault,
@@ -34,10 +34,10 @@ class OtherEngineError(Exception):
 
 @dataclass(frozen=True)
 class Looked:
-    """A picture's faces, largest first, each with its encoding by an engine, None without one."""
+    """A picture's faces, largest first, as an engine sees them."""
 
     engine: str
-    faces: Sequence[tuple[Box, bytes | None]]
+    faces: Sequence[SeenFace]
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,14 @@ class Search:
         if searched >= len(looked.faces):
             reason = f"the picture has no face {searched}: they are 0 to {len(looked.faces) - 1}"
             raise InvalidError(reason, [Fault("/query/face", reason)])
-        _, encoding = looked.faces[searched]
+        encoding = looked.faces[searched].encoding
         if encoding is None:
             raise InvalidError(f"face {searched} of this picture cannot be compared")
         engine, pairs = await self._looker.strangers()
         if engine != looked.engine:
             raise OtherEngineError(f"looked at by {looked.engine!r}, where {engine!r} answers")
         found = await self._find(engine, pairs, encoding, limit)
-        boxes = [PictureFace(index, box) for index, (box, _) in enumerate(looked.faces)]
+        boxes = [PictureFace(index, one.box) for index, one in enumerate(looked.faces)]
         return SearchResult(tuple(boxes), searched, tuple(found[:limit]))
 
     async def of_face(self, image_id: int, face_index: int, *, limit: int) -> SearchResult:

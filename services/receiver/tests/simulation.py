@@ -22,24 +22,18 @@ from services.common.changes import CHANGES
 from services.common.clock import database_now, now_ms
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import PolledRows
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectStoreUnavailableError
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
-from services.image_processor.domain import Claim, Face, Processed, Rejected, Unanswered
+from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import (
-    ReceiverError,
-    SeenFace,
-    Submission,
-    image_thumbnails,
-    known_thumbnail,
-)
+from services.receiver.domain import ReceiverError, Submission, image_thumbnails, known_thumbnail
 from services.receiver.service.images import Images
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
@@ -180,7 +174,7 @@ class Port:
 
 class Recogniser:
     async def faces(self, _: bytes, *, person: str, image_id: int | None) -> list[SeenFace]:
-        return [SeenFace(None, None, None)]
+        return [SeenFace(Box(1, 1, 2, 2), 1.0, ambiguous=False)]
 
 
 class Cropper:
@@ -384,7 +378,7 @@ class World:
         try:
             content, tag = await store.get_tagged(PICTURES + claim.path)
             if await store.tag(PICTURES + claim.path) == tag:
-                face = Face(1, 1, 2, 2, 1.0, False, ())
+                face = SeenFace(Box(1, 1, 2, 2), 1.0, False, ())
                 outcome: Any = Processed((face,), 9, 9, content.hex(), tag)
                 # Noted before, for the answer may get lost.
                 self.results.setdefault(image_id, set()).add(content)

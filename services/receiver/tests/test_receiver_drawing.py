@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.facerecog import face_pb2
-from services.common.faces import MIN_SIDE, MOST_FACES
+from services.common.faces import MIN_SIDE, MOST_FACES, Box
 from services.common.quality import Flaw
 from services.common.tables import (
     face_denials,
@@ -27,7 +27,6 @@ from services.common.tables import (
 )
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
 from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.receiver.domain import Box
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, collect, draw, encode
 from services.receiver.tests.test_receiver_people import enrol, known, quality, seed_faces

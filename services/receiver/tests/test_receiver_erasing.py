@@ -17,6 +17,7 @@ import structlog
 from services.common.changes import CHANGES
 from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
+from services.common.faces import Box, Likely, SeenFace
 from services.common.names import by_id
 from services.common.tables import (
     erasures,
@@ -33,7 +34,7 @@ from services.common.tables import (
     persons,
 )
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
-from services.image_processor.domain import Candidate, Face, Processed
+from services.image_processor.domain import Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.receiver.adapters import erasing_rows
 from services.receiver.adapters.face_rows import DatabaseFaces
@@ -62,9 +63,9 @@ def picture(number: int) -> bytes:
     return encode(draw(("green", (10, 10, 50, 50)), size=(60 + number, 60)))
 
 
-def face_of(*folders: str, unsure: bool = False, encoding: bytes = OTHER_ENCODING) -> Face:
-    candidates = tuple(Candidate(f"{one}/1.jpg", one, 0.25, 4.5) for one in folders)
-    return Face(10, 10, 50, 50, 0.5, unsure, candidates, unsure=unsure, encoding=encoding)
+def face_of(*folders: str, unsure: bool = False, encoding: bytes = OTHER_ENCODING) -> SeenFace:
+    candidates = tuple(Likely(f"{one}/1.jpg", one, 0.25, 4.5) for one in folders)
+    return SeenFace(Box(10, 10, 50, 50), 0.5, unsure, candidates, unsure=unsure, encoding=encoding)
 
 
 class Pipeline:
@@ -77,7 +78,7 @@ class Pipeline:
         self.database = Database(settings)
         self._pictures = 0
 
-    async def show(self, *its: Face) -> int:
+    async def show(self, *its: SeenFace) -> int:
         """Have a new picture with these faces recognised, and return its id."""
         self._pictures += 1
         form = {"files": ("a.png", picture(self._pictures))}
@@ -86,7 +87,7 @@ class Pipeline:
         await self.recognise(image_id, *its)
         return image_id
 
-    async def recognise(self, image_id: int, *its: Face) -> None:
+    async def recognise(self, image_id: int, *its: SeenFace) -> None:
         rows = ProcessorRows(self.database, database_now)
         claim = await rows.claim(image_id)
         assert claim

@@ -6,9 +6,9 @@ import sqlalchemy as sa
 from PIL import Image
 
 from services.common.database import Database
+from services.common.faces import Box
 from services.common.tables import faces, images
 from services.receiver.adapters.decoding import PillowDecoder, shrunk_face
-from services.receiver.domain import Box
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, collect
 from services.receiver.tests.test_receiver_deletion import (

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from services.common.faces import Box, SeenFace
 from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.files import Files
-from services.receiver.domain import Box, InvalidError, SeenFace
+from services.receiver.domain import InvalidError
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import draw, encode

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy
 from services.common.picture_files.xmp import MAX_XMP
-from services.receiver.domain import Box, Face, Region
+from services.receiver.domain import Face, Region
 from services.receiver.service.regions import match
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch, Running, Start, draw, encode

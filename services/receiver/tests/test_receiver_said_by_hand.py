@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from services.common.clock import database_now
 from services.common.database import Database
+from services.common.faces import Box, Likely, SeenFace
 from services.common.objects import ObjectStore
 from services.common.tables import events, faces, images, people_work, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
-from services.image_processor.domain import Candidate, Claim, Face, Processed
+from services.image_processor.domain import Claim, Processed
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, collect, draw, encode
 from services.receiver.tests.test_receiver_people import (
@@ -419,7 +420,7 @@ async def test_many_at_once_leave_each_face_with_its_one_known_picture(
     ]
     database = Database(settings)
     processor = ProcessorRows(database, database_now)
-    face = Face(1, 2, 3, 4, 0.5, False, (Candidate("Ada/1.png", "Ada", 0.25),))
+    face = SeenFace(Box(1, 2, 3, 4), 0.5, False, (Likely("Ada/1.png", "Ada", 0.25),))
 
     async def store_result(number: int) -> None:
         row = {"path": f"p{number}", "name": "p", "status": "processing", "attempt": 1}

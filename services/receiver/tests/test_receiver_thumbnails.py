@@ -15,6 +15,7 @@ import httpx
 import pytest
 from PIL import Image, ImageDraw
 
+from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import (
     ObjectNotFoundError,
@@ -26,7 +27,7 @@ from services.receiver.adapters.decoding import PillowDecoder, crops, shrunk
 from services.receiver.adapters.http import api
 from services.receiver.adapters.http.api import THUMBNAIL_BYTES
 from services.receiver.adapters.http.files import SENDING_BYTES
-from services.receiver.domain import Box, BusyError, InvalidError, Thumbnail
+from services.receiver.domain import BusyError, InvalidError, Thumbnail
 from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, collect

@@ -4,6 +4,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from services.common.bodies import Spools
+from services.common.faces import Box
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import FaceIndex, ImageId, Insist, Name
 from services.receiver.adapters.http.views import (
@@ -12,7 +13,6 @@ from services.receiver.adapters.http.views import (
     json_response,
     location,
 )
-from services.receiver.domain import Box
 from services.receiver.service.faces import Drawing
 from services.receiver.service.people import Enrolment
 
