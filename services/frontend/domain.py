@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from services.common.faces import DecidedBy
+from services.common.faces import Box, DecidedBy
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 from services.common.names import by_id
 from services.common.quality import Quality
@@ -97,15 +97,6 @@ class Candidate(_Model):
     def closeness(self) -> str:
         """Return the distance in words."""
         return closeness(self.distance)
-
-
-class Box(_Model):
-    """A rectangle in pixels of the upright picture, origin top left."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
 
 
 class Face(_Model):

@@ -4,8 +4,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
+from services.common.faces import Box
 from services.common.names import by_id
-from services.frontend.domain import Box
 
 _WORDS: Final = (
     (1.0, "Surely the same person"),

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from services.common.faces import Likely
+
 RENEW_SECONDS: Final = 10.0
 """Two renewals in a row may fail before the lease is over."""
 
@@ -48,20 +50,10 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """Somebody whom a face may be; ``folder`` is the one in ``image_name``."""
-
-    image_name: str
-    folder: str
-    distance: float
-    likeness: float
-
-
-@dataclass(frozen=True)
 class Answer:
     """Who a face may be, likeliest first, and whether it is the first of them."""
 
-    candidates: Sequence[Candidate]
+    candidates: Sequence[Likely]
     named: bool
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.events import Event, Position
+from services.common.faces import Likely
 from services.people.domain import (
     Answer,
-    Candidate,
     Face,
     FaceKey,
     Found,
@@ -70,7 +70,7 @@ class WorkRows(Protocol):
     ) -> list[Picture]:
         """Return images with their faces, and the encodings by an engine, of so many bytes."""
 
-    async def people(self, candidates: Iterable[Candidate]) -> Mapping[str, Person]:
+    async def people(self, candidates: Iterable[Likely]) -> Mapping[str, Person]:
         """Return who is meant, by the known picture's name: its row decides, then its folder."""
 
     async def write(

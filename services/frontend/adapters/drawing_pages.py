@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData
 from starlette.responses import Response
 
+from services.common.faces import Box
 from services.frontend.adapters.answers import Answers, Naming, done, error_of, form_of, gone
 from services.frontend.adapters.receiver import Receiver
-from services.frontend.domain import Box, RefusedError
+from services.frontend.domain import RefusedError
 
 _SIDES: Final = ("left", "top", "right", "bottom")
 _MOST_DIGITS: Final = 9

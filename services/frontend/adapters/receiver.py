@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -11,10 +12,10 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from services.common import metrics
+from services.common.faces import Box
 from services.common.names import InvalidNameError, check_who
 from services.frontend.domain import (
     Accepted,
-    Box,
     Erased,
     FaceKey,
     NotNowError,
@@ -245,7 +246,7 @@ class Receiver:
         await self._call(
             "POST /images/{id}/faces",
             f"/images/{picture_id}/faces",
-            json={"box": box.model_dump(), "name": person or None, "another": another},
+            json={"box": asdict(box), "name": person or None, "another": another},
             timeout=_UPLOAD_TIMEOUT,
         )
 

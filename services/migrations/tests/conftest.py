@@ -213,8 +213,8 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
     assert image_id in await rows.touched(work)
     assert not await rows.rename(work)
     [picture] = await rows.pictures([image_id], "test")
-    its = deciding.Candidate(f"Ada/{DIGEST}.1.jpg", "Ada", 0.25, 4.5)
-    other = deciding.Candidate("Bob/1.jpg", "Bob", 0.25, 4.5)
+    its = Likely(f"Ada/{DIGEST}.1.jpg", "Ada", 0.25, 4.5)
+    other = Likely("Bob/1.jpg", "Bob", 0.25, 4.5)
     assert [one.name for one in (await rows.people([its, other])).values()] == ["Ada", "Bob"]
     says = picture.faces[0].says
     nobody = dataclasses.replace(says, person=None, person_id=None, distance=None)

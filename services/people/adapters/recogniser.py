@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import Decisions, RecogniserClient
-from services.common.faces import MAX_FACES
+from services.common.faces import MAX_FACES, Likely
 from services.common.images import MAX_PICTURE_BYTES
-from services.people.domain import Answer, Candidate, Picture
+from services.people.domain import Answer, Picture
 
 
 class GrpcView:
@@ -76,7 +76,7 @@ def _asked(picture: Picture, unknown: str | None) -> face_pb2.PictureToDecide:
 
 def _answer(face: face_pb2.DecidedFace) -> Answer:
     candidates = [
-        Candidate(one.image_name, one.person, one.distance, one.likeness) for one in face.candidates
+        Likely(one.image_name, one.person, one.distance, one.likeness) for one in face.candidates
     ]
     return Answer(candidates, face.outcome == face_pb2.OUTCOME_NAMED)
 

@@ -22,7 +22,7 @@ from services.common.events import (
     note_events,
     read_events,
 )
-from services.common.faces import DecidedBy
+from services.common.faces import DecidedBy, Likely
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status
 from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in, take_turns
 from services.common.tables import (
@@ -37,7 +37,7 @@ from services.common.tables import (
     person_images,
     persons,
 )
-from services.people.domain import NEXT_PASS_MS, Candidate, Face, Person, Picture, Says, Work
+from services.people.domain import NEXT_PASS_MS, Face, Person, Picture, Says, Work
 from services.people.ports import ClaimLostError, RowsChangedError
 
 SCANNED: Final = 50_000
@@ -260,7 +260,7 @@ class DatabaseRows:
             )
         return list(found.values())
 
-    async def people(self, candidates: Iterable[Candidate]) -> Mapping[str, Person]:
+    async def people(self, candidates: Iterable[Likely]) -> Mapping[str, Person]:
         """Return who is meant, by the known picture's name: its row decides, then its folder."""
         folder_of = {one.image_name: one.folder for one in candidates}
         found = dict[str, Person]()

@@ -45,7 +45,6 @@ from services.receiver.domain import (
     FaceKey,
     FaceOfResult,
     Member,
-    SeenFace,
 )
 from services.receiver.service import erasing
 from services.receiver.settings import ReceiverSettings
@@ -237,8 +236,8 @@ async def test_a_forgotten_face_stays_forgotten(pipeline: Pipeline) -> None:
     # Nor by whoever has looked before it was forgotten.
     [(processed_at,)] = await run(settings, sa.select(images.c.processed_at))
     face = FaceOfResult(image_id, 0, processed_at)
-    nobody = SeenFace(None, None, None)
-    seen = EncodedFace(nobody, 1.0, None, ENCODING, "test", 1, (), named=False, ambiguous=False)
+    nobody = SeenFace(Box(10, 10, 50, 50), 1.0, ambiguous=False, encoding=ENCODING)
+    seen = EncodedFace(nobody, "test", 1)
     with pytest.raises(ConflictError, match="not struck out"):
         await DatabaseFaces(pipeline.database, lambda: 1).restore(face, seen)
     again = await client.post(f"/images/{image_id}/recognise")
