@@ -19,12 +19,12 @@ from rich.table import Table
 
 from services.common import logs
 from services.common.changes import mark_changed
+from services.common.faces import Box
 from services.common.objects import ObjectInfo, ObjectStore
 from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain import (
     DEFAULT_FALSE_NAMES,
-    Box,
     DetectedFace,
     Encoding,
     Engine,

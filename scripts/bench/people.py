@@ -28,18 +28,13 @@ from scripts.bench import grouping
 from services.common import logs
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
+from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.face_recog.adapters.server import Server
 from services.face_recog.deciding import Decider
-from services.face_recog.domain import (
-    DEFAULT_FALSE_NAMES,
-    Box,
-    DetectedFace,
-    Engine,
-    Recognition,
-)
+from services.face_recog.domain import DEFAULT_FALSE_NAMES, DetectedFace, Engine, Recognition
 from services.face_recog.kept import KeptEncodings
 from services.face_recog.parts import Faces, Known
 from services.face_recog.service import Gallery

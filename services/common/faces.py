@@ -32,12 +32,19 @@ class DecidedBy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Pixels of the upright picture (EXIF orientation applied), origin top left."""
+    """Pixels of the upright picture (EXIF orientation applied), origin top left.
+
+    Right and bottom may equal its size.
+    """
 
     left: int
     top: int
     right: int
     bottom: int
+
+    def __str__(self) -> str:
+        """Return it as people are told of it."""
+        return f"({self.left}, {self.top}, {self.right}, {self.bottom})"
 
     @property
     def area(self) -> int:

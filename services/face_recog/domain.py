@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.faces import MIN_SIDE, MOST_FACES
+from services.common.faces import MIN_SIDE, MOST_FACES, Box
 from services.common.quality import Quality
 from services.face_recog.strangers import Model, Strangers, Tail, Vectors
 
@@ -113,20 +113,6 @@ class RecogniserFaultError(Exception):
 
 class RecogniserBusyError(Exception):
     """Too many pictures wait already."""
-
-
-@dataclass(frozen=True)
-class Box:
-    """Pixels of the upright picture, origin top left; right and bottom may equal its size."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    def __str__(self) -> str:
-        """Return it as people are told of it."""
-        return f"({self.left}, {self.top}, {self.right}, {self.bottom})"
 
 
 def check_boxes(boxes: Sequence[Box]) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
 from services.common.metrics import observe
 from services.common.names import InvalidNameError, check_name
@@ -38,7 +39,6 @@ from services.face_recog.calibrations import KeptCalibration
 from services.face_recog.changes import Changes
 from services.face_recog.domain import (
     DEFAULT_CANDIDATES,
-    Box,
     Calibration,
     DetectedFace,
     Encoding,

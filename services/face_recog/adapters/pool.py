@@ -18,10 +18,10 @@ from typing import Final
 
 import structlog
 
+from services.common.faces import Box
 from services.face_recog import metrics
 from services.face_recog.adapters import worker
 from services.face_recog.domain import (
-    Box,
     Engine,
     EngineChoice,
     Problem,

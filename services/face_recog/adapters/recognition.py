@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.common.faces import MOST_FACES
+from services.common.faces import MOST_FACES, Box
 from services.common.pictures import PictureError, open_picture
 from services.common.quality import Quality
 from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.tiles import SAME, agreements, smaller
 from services.face_recog.adapters.turns import turn, turn_rectangles
-from services.face_recog.domain import Box, Encoding, Problem, RejectedError
+from services.face_recog.domain import Encoding, Problem, RejectedError
 
 _STRIP: Final = 256
 """Rows."""
@@ -84,7 +84,7 @@ def find(models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = 
             for box, found in zip(boxes, agreeing, strict=True)
         ]
     else:
-        placed.sort(key=lambda face: (_area(face[0]), face[1].score), reverse=True)
+        placed.sort(key=lambda face: (face[0].area, face[1].score), reverse=True)
         placed = placed[: min(max_faces or MOST_FACES, MOST_FACES)]
     chips = np.empty((len(placed), models.side, models.side, 3), np.uint8)
     qualities = []
@@ -189,7 +189,3 @@ def _agreeing(boxes: Sequence[Box], found: Sequence[Box]) -> list[int | None]:
         chosen[int(box)] = int(one)
         agreed[box, :] = agreed[:, one] = 0
     return chosen
-
-
-def _area(box: Box) -> int:
-    return (box.right - box.left) * (box.bottom - box.top)

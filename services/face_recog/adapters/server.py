@@ -12,10 +12,10 @@ import structlog
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG
 from services.common.facerecog.server import Context, GrpcServer
+from services.common.faces import Box
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
 from services.face_recog.domain import (
-    Box,
     Candidate,
     Held,
     Match,

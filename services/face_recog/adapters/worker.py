@@ -23,11 +23,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from services.common.faces import Box
 from services.common.quality import Quality
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import encode, find
 from services.face_recog.domain import (
-    Box,
     DetectedFace,
     Encoding,
     Engine,

@@ -17,9 +17,9 @@ from PIL import Image
 
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
+from services.common.faces import Box
 from services.common.quality import FIT, Flaw, Quality
 from services.face_recog.domain import (
-    Box,
     DetectedFace,
     Encoding,
     Engine,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services.common.faces import Box
 from services.face_recog.adapters import centerface, worker
 from services.face_recog.adapters.classic import NETWORK, model_file
 from services.face_recog.adapters.models import Models, load_models
@@ -18,7 +19,7 @@ from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
 from services.face_recog.adapters.resnet import resnet
 from services.face_recog.adapters.tiles import along
-from services.face_recog.domain import DEFAULT_TOLERANCE, Box, RecogniserFaultError
+from services.face_recog.domain import DEFAULT_TOLERANCE, RecogniserFaultError
 from services.face_recog.kept import folder_of
 from services.face_recog.settings import MIN_WORKER_BYTES
 from services.face_recog.tests.conftest import FaceRecog

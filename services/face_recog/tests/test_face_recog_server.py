@@ -30,6 +30,7 @@ from services.common.facerecog.client import (
     RecogniserFailedError,
     RecogniserUnavailableError,
 )
+from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
@@ -37,7 +38,6 @@ from services.face_recog.adapters.server import Server, _response
 from services.face_recog.app import announce
 from services.face_recog.domain import (
     DEFAULT_TOLERANCE,
-    Box,
     Candidate,
     DetectedFace,
     Engine,

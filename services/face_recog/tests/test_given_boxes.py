@@ -9,12 +9,11 @@ from PIL import Image
 
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient, encoding_of
-from services.common.faces import MIN_SIDE, MOST_FACES
+from services.common.faces import MIN_SIDE, MOST_FACES, Box
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, find
 from services.face_recog.domain import (
     DEFAULT_TOLERANCE,
-    Box,
     Embedder,
     Encoding,
     Problem,

@@ -5,17 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
-from services.face_recog.domain import (
-    Box,
-    DetectedFace,
-    Encoding,
-    Engine,
-    Outcome,
-    Recognition,
-)
+from services.face_recog.domain import DetectedFace, Encoding, Engine, Outcome, Recognition
 from services.face_recog.service import Gallery, Identifier, Question
 from services.face_recog.strangers import DLIB
 

@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, ImageOps
 
+from services.common.faces import Box
 from services.common.pictures import TURNS
 from services.face_recog.adapters import recognition
 from services.face_recog.adapters.classic import Classic
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.worker import NUMBER, Steps, answer
-from services.face_recog.domain import Box, Encoding, Problem, Recognition, RejectedError
+from services.face_recog.domain import Encoding, Problem, Recognition, RejectedError
 from services.testing.damaged_pictures import damaged_pictures, save
 
 Encode = Callable[..., bytes]

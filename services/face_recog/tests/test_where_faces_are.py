@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from services.common.faces import Box
 from services.face_recog.adapters import classic, recognition
 from services.face_recog.adapters.centerface import _OVERLAP, _TILE, square
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, encode, find
 from services.face_recog.adapters.tiles import along, distinct, smaller
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
-from services.face_recog.domain import Box, Encoding
+from services.face_recog.domain import Encoding
 from services.testing.damaged_pictures import save
 from services.testing.samples import sample
 

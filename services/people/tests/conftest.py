@@ -16,6 +16,7 @@ from services.common.clock import database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.facerecog.client import RecogniserClient
+from services.common.faces import Box
 from services.common.images import KNOWN_PEOPLE
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
@@ -33,7 +34,7 @@ from services.common.tables import (
 )
 from services.face_recog.adapters.server import Server
 from services.face_recog.deciding import Decider
-from services.face_recog.domain import Box, DetectedFace, Engine, Recognition
+from services.face_recog.domain import DetectedFace, Engine, Recognition
 from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB
 from services.people.adapters.index import ExactIndex
