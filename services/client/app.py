@@ -93,16 +93,18 @@ async def _show(args: argparse.Namespace, receiver: Receiver, report: Report) ->
 
 
 async def _search(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    form = {"file": (files.sent_name(args.file), await asyncio.to_thread(files.read, args.file))}
-    answer = await receiver.search(face=args.face, limit=args.limit, files=form)
-    if args.face is None and len(answer["faces"]) > 1:
-        report.note(
-            f"looked for face 0 of {len(answer['faces'])}, the largest; --face says another"
-        )
-    for face in answer["found"]:
-        name = face["person"] or "somebody unknown"
-        where = f"image {face['image_id']}, face {face['face_index']}"
-        report.result(f"{where}: {name}, distance {face['distance']:.2f}", face)
+    with report.trying(str(args.file), {"file": str(args.file)}):
+        content = await asyncio.to_thread(files.read, args.file)
+        form = {"file": (files.sent_name(args.file), content)}
+        answer = await receiver.search(face=args.face, limit=args.limit, files=form)
+        if args.face is None and len(answer["faces"]) > 1:
+            report.note(
+                f"looked for face 0 of {len(answer['faces'])}, the largest; --face says another"
+            )
+        for face in answer["found"]:
+            name = face["person"] or "somebody unknown"
+            where = f"image {face['image_id']}, face {face['face_index']}"
+            report.result(f"{where}: {name}, distance {face['distance']:.2f}", face)
 
 
 async def _people(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
