@@ -162,7 +162,7 @@ def test_somebody_chooses_whom_a_name_means_that_two_people_bear(site: Site) -> 
     pictures = meet(site, EILEEN, times=2)
     with site.open("/who") as page:
         mark(page)
-        page.get_by_label("Who is this?").fill("Alex")
+        page.get_by_role("combobox", name="Who is this?").fill("Alex")
         page.keyboard.press("Enter")
         say(page, "2 people are called")
         expect(page.get_by_role("button", name="Somebody else called Alex")).to_be_visible()

@@ -340,6 +340,7 @@ WRITES = [
     ("PUT", "/groups/1/person"),
     ("DELETE", "/groups/1/faces/1/0"),
     ("PUT", "/questions/1"),
+    ("POST", "/webhooks/deliveries/1/retry"),
     ("PATCH", "/people/Ada"),
     ("PUT", "/people/Ada/face"),
     ("DELETE", "/people/Ada/face"),
@@ -382,7 +383,7 @@ async def test_refusing_another_sites_page_is_documented(plain: httpx.AsyncClien
     documented = {
         (
             method.upper(),
-            re.sub(r"{(?:image|picture|merge|group|question)_id}", "1", path).replace(
+            re.sub(r"{(?:image|picture|merge|group|question|delivery)_id}", "1", path).replace(
                 "{face_index}", "0"
             ),
         )

@@ -119,6 +119,7 @@ async def test_an_image_shows_everything_that_is_known(
                 },
                 "denials": [],
                 "denial_ids": [],
+                "drawn": False,
             },
             {
                 "index": 1,
@@ -133,8 +134,10 @@ async def test_an_image_shows_everything_that_is_known(
                 "quality": None,
                 "denials": [],
                 "denial_ids": [],
+                "drawn": False,
             },
         ],
+        "struck_out": [],
     }
 
 

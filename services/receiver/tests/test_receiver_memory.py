@@ -16,7 +16,7 @@ from services.common.faces import Box, SeenFace
 from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.files import Files
-from services.receiver.domain import InvalidError
+from services.receiver.domain import InvalidError, Somebody
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import draw, encode
@@ -128,8 +128,8 @@ async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
         async def find(self, _: str) -> None:
             return None
 
-        async def folder(self, name: str, _: object) -> str:
-            return name
+        async def who(self, who: str, **_: object) -> Somebody:
+            return Somebody(None, who, who)
 
     unused: Any = None
     people: Any = People()
@@ -164,7 +164,7 @@ def test_a_face_of_the_hungriest_pictures_is_cut_out_within_the_pod_s_memory(
 import sys
 from services.receiver import app
 from services.receiver.adapters.decoding import crops
-from services.receiver.domain import Box
+from services.common.faces import Box
 from services.testing.memory import peak_kib
 assert len(crops(sys.stdin.buffer.read(), Box(100, 100, 400, 400), (0, 0.5))) == 2
 print(peak_kib() // 1024)
