@@ -54,8 +54,8 @@ RIGHTS: Final = frozenset({("credentials", "", "secrets", "create")})
 ENVIRONMENT_SECRETS: Final = {"object-store": {"ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"}}
 """Secrets in environment variables: versitygw reads its root key from nowhere else."""
 
-GIVEN_SECRETS: Final = frozenset({"webhooks"})
-"""Secrets that an operator may bring; without them a workload does less."""
+GIVEN_SECRETS: Final = {"webhooks": {"endpoints.json"}}
+"""Secrets that an operator may bring, with their keys; without them a workload does less."""
 
 PORTS: Final = {
     "receiver": {"http": 8000},

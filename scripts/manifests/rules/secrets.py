@@ -101,6 +101,9 @@ def optional_keys(manifests: Manifests) -> Iterator[Finding]:
                 if optional != may_be_missing:
                     advice = "set" if may_be_missing else "take away"
                     yield workload.finding(field, f"{advice} optional: true of Secret {name}")
+                if name in GIVEN_SECRETS and files.keys() != GIVEN_SECRETS[name]:
+                    keys = ", ".join(sorted(GIVEN_SECRETS[name]))
+                    yield workload.finding(field, f"name the keys of Secret {name}: {keys}")
                 if external and previous and not files.keys() <= made.get(name, set()):
                     problem = f"the ExternalSecret {name} has no {', '.join(files)}"
                     yield workload.finding(field, problem)
