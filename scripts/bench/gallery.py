@@ -23,6 +23,7 @@ from services.common.faces import Box
 from services.common.objects import ObjectInfo, ObjectStore
 from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
+from services.common.turns import in_turns
 from services.face_recog.domain import (
     DEFAULT_FALSE_NAMES,
     DetectedFace,
@@ -30,7 +31,7 @@ from services.face_recog.domain import (
     Engine,
     Recognition,
 )
-from services.face_recog.kept import KeptEncodings, in_turns
+from services.face_recog.kept import KeptEncodings
 from services.face_recog.parts import Faces, Known
 from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB

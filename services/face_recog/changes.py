@@ -10,7 +10,8 @@ import structlog
 from services.common.changes import CHANGES, changed_person
 from services.common.logs import Outage
 from services.common.objects import ObjectInfo, ObjectStoreError
-from services.face_recog.kept import Store, in_turns
+from services.common.turns import in_turns
+from services.face_recog.kept import PARALLEL, Store
 
 log = structlog.get_logger(__name__)
 
@@ -70,5 +71,5 @@ class Changes:
         now = time.monotonic()
         self._seen = {key: seen for key, seen in self._seen.items() if key in listed}
         old = [key for key, seen in self._seen.items() if now - seen > _KEPT_SECONDS]
-        for keys in in_turns(old[:_REMOVALS]):
+        for keys in in_turns(old[:_REMOVALS], PARALLEL):
             await asyncio.gather(*map(self._store.delete, keys))

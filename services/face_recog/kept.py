@@ -19,7 +19,6 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
-    Sequence,
 )
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
@@ -33,6 +32,7 @@ from services.common.objects import (
     ObjectStoreError,
     ObjectTooLargeError,
 )
+from services.common.turns import in_turns
 from services.face_recog.domain import Engine
 from services.face_recog.parts import PARTS, DamagedError, Known, Part, part_of
 
@@ -60,7 +60,7 @@ _KEY: Final = re.compile(
 _MAX_PART_BYTES: Final = 64 * 1024**2
 """What eight million known pictures have in a part; what is larger is not read."""
 
-_PARALLEL: Final = 16
+PARALLEL: Final = 16
 
 _TRIES: Final = 3
 """A part that could not be read so often, while others could, is made again."""
@@ -131,7 +131,7 @@ class KeptEncodings:
         ]
         known: dict[str, Known] = {}
         errors: list[Exception] = []
-        for some in in_turns(numbers):
+        for some in in_turns(numbers, PARALLEL):
             results = await asyncio.gather(*map(self._read, some), return_exceptions=True)
             failed = [result for result in results if isinstance(result, Exception)]
             if len(failed) == len(some):
@@ -159,7 +159,7 @@ class KeptEncodings:
     async def write(self, known: Mapping[str, Known]) -> None:
         """Write what was noted; what fails is tried again the next time."""
         parts = await asyncio.to_thread(_group, known, self._changed)
-        for some in in_turns(sorted(parts)):
+        for some in in_turns(sorted(parts), PARALLEL):
             await _all(self._write(number, parts[number]) for number in some)
             if self._outage.away:
                 return
@@ -169,7 +169,7 @@ class KeptEncodings:
 
         gone = {part_of(key) for key in self._gone}
         others = [f"{folder}{number:02x}" for folder in self._others for number in gone]
-        for keys in in_turns(others):
+        for keys in in_turns(others, PARALLEL):
             if not all(await _all(self._filter(key, is_kept) for key in keys)):
                 return
         self._gone.clear()
@@ -313,12 +313,6 @@ def _group(known: Mapping[str, Known], numbers: Collection[int]) -> dict[int, di
 
 def _has(known: Mapping[str, Known], key: str, one: Known) -> bool:
     return key in known and known[key].digest == one.digest
-
-
-def in_turns(items: Sequence[T], most: int = _PARALLEL) -> Iterator[Sequence[T]]:
-    """Yield so many items at a time, in their order."""
-    for start in range(0, len(items), most):
-        yield items[start : start + most]
 
 
 async def _all(jobs: Iterable[Awaitable[T]]) -> list[T]:

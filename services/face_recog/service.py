@@ -34,6 +34,7 @@ from services.common.objects import (
     ObjectStoreError,
     ObjectTooLargeError,
 )
+from services.common.turns import in_turns
 from services.face_recog import metrics
 from services.face_recog.calibrations import KeptCalibration
 from services.face_recog.changes import Changes
@@ -56,7 +57,7 @@ from services.face_recog.domain import (
     decide,
     match,
 )
-from services.face_recog.kept import KeptEncodings, Store, in_turns
+from services.face_recog.kept import KeptEncodings, Store
 from services.face_recog.parts import Faces, Known
 from services.face_recog.strangers import FITTED, Seen, Strangers, Tails
 

@@ -29,6 +29,7 @@ from services.common.tables import (
     is_due,
     persons,
 )
+from services.common.turns import in_turns
 from services.people.domain import FaceKey, Grouping, Question, Regrouped
 from services.people.grouping import Suggestion
 from services.people.ports import ClaimLostError, RowsChangedError
@@ -179,7 +180,7 @@ class DatabaseGroups:
         found = dict[FaceKey, bytes]()
         wanted = set(keys)
         async with self._database.reading() as connection:
-            for some in _in_turns({image for image, _ in keys}):
+            for some in in_turns({image for image, _ in keys}, _AT_ONCE):
                 query = sa.select(
                     face_encodings.c.image_id, face_encodings.c.face_index, _STORED
                 ).where(face_encodings.c.image_id.in_(some), face_encodings.c.engine == engine)
@@ -230,20 +231,20 @@ class DatabaseGroups:
                 )
             places = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
             left = await _places_of_before(connection, placed)
-            for some in _in_turns([*regrouped.gone, *regrouped.placed]):
-                await connection.execute(sa.delete(group_faces).where(places.in_(some)))
+            for keys in in_turns([*regrouped.gone, *regrouped.placed], _AT_ONCE):
+                await connection.execute(sa.delete(group_faces).where(places.in_(keys)))
             now = self._clock()
-            for some in _in_turns(sorted(regrouped.new)):
+            for new in in_turns(sorted(regrouped.new), _AT_ONCE):
                 await connection.execute(
                     sa.insert(face_groups).values(size=0, created_at=now),
-                    [{"id": one} for one in some],
+                    [{"id": one} for one in new],
                 )
-            for some in _in_turns(placed.items()):
+            for members in in_turns(placed.items(), _AT_ONCE):
                 await connection.execute(
                     sa.insert(group_faces),
                     [
                         {"image_id": key[0], "face_index": key[1], "group_id": group}
-                        for key, group in some
+                        for key, group in members
                     ],
                 )
             for gone, kept in {**left, **regrouped.merged}.items():
@@ -253,15 +254,15 @@ class DatabaseGroups:
                     .values(size=0, merged_into=kept)
                 )
             its = sa.select(sa.func.count()).where(group_faces.c.group_id == face_groups.c.id)
-            for some in _in_turns(regrouped.touched):
+            for groups in in_turns(regrouped.touched, _AT_ONCE):
                 await connection.execute(
                     sa.update(face_groups)
-                    .where(face_groups.c.id.in_(some))
+                    .where(face_groups.c.id.in_(groups))
                     .values(size=its.scalar_subquery())
                 )
-            for some in _in_turns(regrouped.answered):
+            for questions in in_turns(regrouped.answered, _AT_ONCE):
                 await connection.execute(
-                    sa.delete(group_questions).where(group_questions.c.id.in_(some))
+                    sa.delete(group_questions).where(group_questions.c.id.in_(questions))
                 )
 
     async def joined(self) -> Sequence[tuple[int, int, int]]:
@@ -354,7 +355,7 @@ class DatabaseGroups:
                 idle = [
                     row.id for pair, row in there.items() if pair not in wanted and not row.answer
                 ]
-                for some in _in_turns(idle):
+                for some in in_turns(idle, _AT_ONCE):
                     await connection.execute(
                         sa.delete(group_questions).where(table.id.in_(some), table.answer.is_(None))
                     )
@@ -387,7 +388,7 @@ async def _still_unknown(
 ) -> dict[FaceKey, int]:
     """Lock the faces that are there without a name, so that they stay so; return where they are."""
     found = dict[FaceKey, int]()
-    for some in _in_turns(sorted({image for image, _ in placed})):
+    for some in in_turns(sorted({image for image, _ in placed}), _AT_ONCE):
         query = (
             sa.select(faces.c.image_id, faces.c.face_index)
             .where(faces.c.image_id.in_(some), _UNKNOWN)
@@ -407,7 +408,7 @@ async def _places_of_before(
     """Return the groups of another engine that these faces leave, and where one of them goes."""
     found = dict[int, int]()
     places = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
-    for some in _in_turns(placed):
+    for some in in_turns(placed, _AT_ONCE):
         query = (
             sa.select(group_faces)
             .join(face_groups, face_groups.c.id == group_faces.c.group_id)
@@ -424,7 +425,7 @@ async def _merged(connection: AsyncConnection, groups: Collection[int]) -> dict[
     left = set(groups)
     while left:
         into = dict[int, int]()
-        for some in _in_turns(left):
+        for some in in_turns(left, _AT_ONCE):
             query = sa.select(face_groups.c.id, face_groups.c.merged_into).where(
                 face_groups.c.id.in_(some), face_groups.c.merged_into.is_not(None)
             )
@@ -438,8 +439,3 @@ def _groups_of(questions: Iterable[Any]) -> set[int]:
     return {
         one for row in questions for one in (row.group_id, row.other_group_id) if one is not None
     }
-
-
-def _in_turns(values: Iterable[Any]) -> Iterable[list[Any]]:
-    every = list(values)
-    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,6 +37,7 @@ from services.common.tables import (
     person_images,
     persons,
 )
+from services.common.turns import in_turns
 from services.people.domain import NEXT_PASS_MS, Face, Person, Picture, Says, Work
 from services.people.ports import ClaimLostError, RowsChangedError
 
@@ -266,7 +267,7 @@ class DatabaseRows:
         found = dict[str, Person]()
         columns = persons.c.id, persons.c.name
         async with self._database.reading() as connection:
-            for names in _in_turns(folder_of):
+            for names in in_turns(folder_of, _AT_ONCE):
                 query = (
                     sa.select(person_images.c.image_name, *columns)
                     .join_from(person_images, persons)
@@ -276,7 +277,7 @@ class DatabaseRows:
                     found[row.image_name] = Person(row.id, row.name)
             left = {name: folder for name, folder in folder_of.items() if name not in found}
             by_folder = dict[str, Person]()
-            for folders in _in_turns(set(left.values())):
+            for folders in in_turns(set(left.values()), _AT_ONCE):
                 query = sa.select(FOLDER.label("its_folder"), *columns).where(lies_in(folders))
                 for row in await connection.execute(query):
                     by_folder[row.its_folder] = Person(row.id, row.name)
@@ -468,7 +469,7 @@ async def _ids(connection: AsyncConnection, names: Collection[str]) -> dict[str,
     Of several who have a name it is who ``bearer`` says.
     """
     found = dict[str, int]()
-    for some in _in_turns(names):
+    for some in in_turns(names, _AT_ONCE):
         by_folder = sa.select(persons.c.folder, persons.c.id).where(persons.c.folder.in_(some))
         found |= {row.folder: row.id for row in await connection.execute(by_folder)}
         by_name = (
@@ -485,7 +486,7 @@ async def _folders(connection: AsyncConnection, person_ids: Collection[int]) -> 
     found = defaultdict[int, set[str]](set)
     name = person_images.c.image_name
     of_pictures = sa.func.substr(name, 1, sa.func.instr(name, sa.literal("/", sa.String)) - 1)
-    for some in _in_turns(person_ids):
+    for some in in_turns(person_ids, _AT_ONCE):
         for query in (
             sa.select(persons.c.id, FOLDER).where(persons.c.id.in_(some)),
             sa.select(person_images.c.person_id, of_pictures)
@@ -495,8 +496,3 @@ async def _folders(connection: AsyncConnection, person_ids: Collection[int]) -> 
             for person_id, folder in await connection.execute(query):
                 found[person_id].add(unicodedata.normalize("NFC", folder))
     return dict(found)
-
-
-def _in_turns(values: Iterable[Any]) -> Iterable[list[Any]]:
-    every = list(values)
-    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

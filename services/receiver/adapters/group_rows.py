@@ -25,6 +25,7 @@ from services.common.tables import (
     images,
     persons,
 )
+from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.people_changes import by_hand, lock_person, note_change_by_id
 from services.receiver.domain import (
@@ -151,7 +152,7 @@ class DatabaseGroups:
         """Write down that faces do not belong in a group; return how many were in it."""
         struck: list[FaceKey] = []
         async with self._database.transaction() as connection:
-            for some in _in_turns(sorted({(one.image_id, one.index) for one in keys})):
+            for some in in_turns(sorted({(one.image_id, one.index) for one in keys}), _AT_ONCE):
                 query = sa.select(group_faces).where(_PLACE.in_(some)).with_for_update()
                 rows = (await connection.execute(query)).all()
                 ends = await _ends(connection, {group_id, *(row.group_id for row in rows)})
@@ -168,7 +169,7 @@ class DatabaseGroups:
                     await connection.execute(
                         sa.insert(group_denials).values(**denial, created_at=self._clock())
                     )
-            for some in _in_turns((one.image_id, one.index) for one in struck):
+            for some in in_turns([(one.image_id, one.index) for one in struck], _AT_ONCE):
                 await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some)))
             ids = sorted({one.image_id for one in struck})
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
@@ -186,7 +187,7 @@ class DatabaseGroups:
             its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
             name = (await connection.scalars(its_name)).one()
             place = sa.tuple_(faces.c.image_id, faces.c.face_index)
-            for some in _in_turns(same):
+            for some in in_turns(same, _AT_ONCE):
                 open_ones = sa.and_(place.in_(some), _UNKNOWN, ~_denied(person_id))
                 updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
                 named += (await connection.execute(updating)).rowcount
@@ -279,7 +280,7 @@ async def _of_same_results(
 ) -> list[tuple[int, int]]:
     """Lock the images of faces, and return the faces that are of the results that there are."""
     now: dict[int, int | None] = {}
-    for some in _in_turns(sorted({one.key.image_id for one in members})):
+    for some in in_turns(sorted({one.key.image_id for one in members}), _AT_ONCE):
         query = (
             sa.select(images.c.id, images.c.processed_at)
             .where(images.c.id.in_(some))
@@ -332,8 +333,3 @@ async def _with_faces(connection: AsyncConnection, sizes: Mapping[int, int]) -> 
         for one, its in itertools.groupby(rows, key=lambda row: row.group_id)
     }
     return {one: Group(one, size, found[one]) for one, size in sizes.items() if one in found}
-
-
-def _in_turns(values: Iterable[Any]) -> Iterable[list[Any]]:
-    every = list(values)
-    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))

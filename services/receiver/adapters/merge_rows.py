@@ -1,7 +1,7 @@
 """People who were said to be one, in the database."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -20,6 +20,7 @@ from services.common.tables import (
     person_merges,
     persons,
 )
+from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
@@ -40,7 +41,6 @@ from services.receiver.domain import (
     Somebody,
 )
 
-_T = TypeVar("_T")
 _Key = tuple[int, int]
 
 _AT_ONCE: Final = 1_000
@@ -141,7 +141,7 @@ class DatabaseMerges:
             )
             await self._move_pictures(connection, new_id, pictures, copies)
             its_faces = await _faces_of_pictures(connection, moved["faces"], kept_id, new_id)
-            for some in _in_turns(its_faces):
+            for some in in_turns(its_faces, _AT_ONCE):
                 await self._name(connection, _among(faces, some), new_id, row.name)
             await self._return_denials(connection, moved, kept_id, new_id, its_faces)
             its_merges = person_merges.c.id.in_(moved["merges"])
@@ -240,7 +240,7 @@ class DatabaseMerges:
         both = (theirs & others) - dropped
         alone = theirs - both - dropped
         await _delete_denials(connection, kept_id, lifted)
-        for some in _in_turns(alone):
+        for some in in_turns(alone, _AT_ONCE):
             await connection.execute(
                 sa.update(face_denials)
                 .where(face_denials.c.person_id == gone_id, _among(face_denials, some))
@@ -274,7 +274,7 @@ class DatabaseMerges:
         await _delete_denials(connection, kept_id, alone)
         rows = [(key, new_id) for key in sorted(alone | both | dropped)]
         rows += [(key, kept_id) for key in sorted(lifted)]
-        for some in _in_turns(rows):
+        for some in in_turns(rows, _AT_ONCE):
             await connection.execute(
                 sa.insert(face_denials).values(created_at=self._clock()),
                 [
@@ -334,7 +334,7 @@ async def _faces_of_pictures(
     by_hand = sa.and_(faces.c.person_id == kept_id, BY_HAND, ~LEFT_ITS_ID)
     return [
         key
-        for some in _in_turns(keys)
+        for some in in_turns(keys, _AT_ONCE)
         for key in await _face_keys(connection, by_hand, _among(faces, some))
     ]
 
@@ -347,7 +347,7 @@ async def _denied(connection: AsyncConnection, person_id: int) -> set[_Key]:
 async def _delete_denials(
     connection: AsyncConnection, person_id: int, keys: Iterable[_Key]
 ) -> None:
-    for some in _in_turns(keys):
+    for some in in_turns(keys, _AT_ONCE):
         await connection.execute(
             sa.delete(face_denials).where(
                 face_denials.c.person_id == person_id, _among(face_denials, some)
@@ -362,11 +362,6 @@ def _among(table: sa.Table, keys: Sequence[_Key]) -> sa.ColumnElement[bool]:
 def _as_keys(entries: Iterable[Sequence[int]]) -> list[_Key]:
     """Return keys of faces, which JSON has as lists."""
     return [(image_id, index) for image_id, index in entries]
-
-
-def _in_turns(values: Iterable[_T]) -> Iterator[list[_T]]:
-    every = list(values)
-    return (every[start : start + _AT_ONCE] for start in range(0, len(every), _AT_ONCE))
 
 
 def _keys(copies: Iterable[Copy]) -> list[str]:

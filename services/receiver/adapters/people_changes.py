@@ -33,6 +33,7 @@ from services.common.tables import (
     person_images,
     persons,
 )
+from services.common.turns import in_turns
 from services.receiver.domain import (
     ConflictError,
     FaceKey,
@@ -222,9 +223,7 @@ async def note_change_by_id(
 async def whose_pictures(connection: AsyncConnection, image_names: Iterable[str]) -> dict[str, int]:
     """Return the ids of those whose known pictures these are: its row decides, then its folder."""
     found: dict[str, int] = {}
-    every = list(set(image_names))
-    for start in range(0, len(every), _AT_ONCE):
-        some = every[start : start + _AT_ONCE]
+    for some in in_turns(set(image_names), _AT_ONCE):
         folder_by_name = {name: folder_of(name) for name in some}
         folders = set(folder_by_name.values())
         by_row = sa.select(person_images.c.image_name.label("its_key"), person_images.c.person_id)

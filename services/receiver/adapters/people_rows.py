@@ -16,6 +16,7 @@ from services.common.names import by_id
 from services.common.objects import ObjectInfo
 from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
 from services.common.tables import face_denials, faces, person_images, person_merges, persons
+from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
@@ -488,10 +489,8 @@ async def _faces_for(connection: AsyncConnection, person_ids: Sequence[int]) -> 
     That is the chosen one, else the best that a hand has named, else the first of theirs.
     """
     best: dict[int, tuple[tuple[int, float], FaceKey]] = {}
-    ids = sorted(set(person_ids))
-    for start in range(0, len(ids), _AT_ONCE):
-        its = persons.c.id.in_(ids[start : start + _AT_ONCE])
-        for row in await connection.execute(_faces_of_theirs(its)):
+    for some in in_turns(sorted(set(person_ids)), _AT_ONCE):
+        for row in await connection.execute(_faces_of_theirs(persons.c.id.in_(some))):
             rank = (row.rank, row.quality.score if row.quality else 0.0)
             if row.id not in best or rank > best[row.id][0]:
                 best[row.id] = rank, FaceKey(row.image_id, row.face_index)

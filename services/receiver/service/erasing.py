@@ -22,6 +22,7 @@ from services.common.images import KNOWN_PEOPLE
 from services.common.logs import Outage
 from services.common.objects import ObjectInfo, ObjectStoreError
 from services.common.quality import Quality
+from services.common.turns import in_turns
 from services.receiver.domain import FaceKey, NotFoundError, Somebody
 
 log = structlog.get_logger(__name__)
@@ -352,8 +353,8 @@ class Erasing:
         while await self._rows.strike_out(erasure):
             self._check_stop()
         files = await self._listed(erasure.folders)
-        for start in range(0, len(files), BATCH):
-            await self._rows.remove_known(erasure, files[start : start + BATCH])
+        for some in in_turns(files, BATCH):
+            await self._rows.remove_known(erasure, some)
             self._check_stop()
         while await self._rows.remove_lost(erasure):
             self._check_stop()
