@@ -20,6 +20,19 @@ LEFT_ITS_ID: Final = sa.and_(_NAMED_WITHOUT_DISTANCE, sa.not_(_SAID_BY_HAND))
 """A receiver of before has named the face by hand: the name counts, the person's id may be that of
 whom the face was before."""
 
+_BY_NAME_ALONE: Final = sa.or_(persons.c.id.is_(None), LEFT_ITS_ID)
+
+WHOSE: Final = sa.case((_BY_NAME_ALONE, faces.c.person), else_=persons.c.name)
+"""The name of whose face it is, where persons are joined to faces, outer."""
+
+WHOSE_ID: Final = sa.case((_BY_NAME_ALONE, None), else_=persons.c.id)
+"""The id of whose face it is; NULL, too, where only a name says it."""
+
+UNKNOWN: Final = sa.and_(
+    faces.c.person.is_(None), faces.c.person_id.is_(None), sa.not_(faces.c.struck_out)
+)
+"""A face that has no name, and is one."""
+
 FOLDER: Final = sa.func.coalesce(persons.c.folder, persons.c.name)
 """Where a person's known pictures lie."""
 

@@ -557,6 +557,12 @@ garbage = sa.Table(
     sa.Index("ix_garbage_due_at", "due_at"),
 )
 
+
+def same_face(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Return the condition that rows of two tables are of one face."""
+    return sa.and_(one.c.image_id == other.c.image_id, one.c.face_index == other.c.face_index)
+
+
 _OLDEST_OF: Final = 1000
 """The longest wait is looked for among so many pending images with the lowest ids.
 

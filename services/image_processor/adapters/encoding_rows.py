@@ -19,6 +19,7 @@ from services.common.tables import (
     is_due,
     people_work,
     persons,
+    same_face,
 )
 from services.image_processor.encoding import (
     LOOK_AGAIN_MS,
@@ -299,8 +300,7 @@ def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[b
 def _lacking(engine: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """Return the query for faces without an encoding of the engine; who is none gets none."""
     its = sa.and_(
-        face_encodings.c.image_id == faces.c.image_id,
-        face_encodings.c.face_index == faces.c.face_index,
+        same_face(face_encodings, faces),
         face_encodings.c.engine == engine,
     )
     joined = faces.outerjoin(face_encodings, its)

@@ -15,7 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.groups import current_groups
 from services.common.images import LEASE_MS
+from services.common.people import UNKNOWN
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -28,6 +30,7 @@ from services.common.tables import (
     images,
     is_due,
     persons,
+    same_face,
 )
 from services.common.turns import in_turns
 from services.people.domain import FaceKey, Grouping, Question, Regrouped
@@ -46,18 +49,8 @@ _AT_ONCE: Final = 1_000
 _READ: Final = 5_000
 """Images whose encodings are read at a time."""
 
-_UNKNOWN: Final = sa.and_(
-    faces.c.person.is_(None), faces.c.person_id.is_(None), sa.not_(faces.c.struck_out)
-)
-
-_ENCODED: Final = sa.and_(
-    face_encodings.c.image_id == faces.c.image_id,
-    face_encodings.c.face_index == faces.c.face_index,
-)
-_PLACED: Final = sa.and_(
-    group_faces.c.image_id == faces.c.image_id,
-    group_faces.c.face_index == faces.c.face_index,
-)
+_ENCODED: Final = same_face(face_encodings, faces)
+_PLACED: Final = same_face(group_faces, faces)
 
 # Whoever takes very many checks all of them at once.
 _STORED: Final = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
@@ -143,7 +136,7 @@ class DatabaseGroups:
                 _among(faces, images),
                 face_encodings.c.engine == engine,
                 face_groups.c.size > 0,
-                _UNKNOWN,
+                UNKNOWN,
             )
             .order_by(faces.c.image_id, faces.c.face_index)
         )
@@ -159,7 +152,7 @@ class DatabaseGroups:
             sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id)
             .join_from(faces, face_encodings, _ENCODED)
             .outerjoin(group_faces, _PLACED)
-            .where(_among(faces, images), face_encodings.c.engine == engine, _UNKNOWN)
+            .where(_among(faces, images), face_encodings.c.engine == engine, UNKNOWN)
         )
         async with self._database.reading() as connection:
             rows = await connection.execute(query)
@@ -170,7 +163,7 @@ class DatabaseGroups:
         query = (
             sa.select(group_faces.c.image_id, group_faces.c.face_index)
             .join_from(group_faces, faces, _PLACED)
-            .where(_among(group_faces, images), sa.not_(_UNKNOWN))
+            .where(_among(group_faces, images), sa.not_(UNKNOWN))
         )
         async with self._database.reading() as connection:
             return [(row[0], row[1]) for row in await connection.execute(query)]
@@ -200,7 +193,7 @@ class DatabaseGroups:
             query = query.where(group_denials.c.image_id.in_(images))
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-            now = await _merged(connection, {row.group_id for row in rows})
+            now = await current_groups(connection, {row.group_id for row in rows})
         found = defaultdict[FaceKey, set[int]](set)
         for row in rows:
             found[row.image_id, row.face_index].add(now[row.group_id])
@@ -272,7 +265,7 @@ class DatabaseGroups:
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query.order_by(group_questions.c.id))).all()
-            now = await _merged(connection, _groups_of(rows))
+            now = await current_groups(connection, _groups_of(rows))
         return [(row.id, now[row.group_id], now[row.other_group_id]) for row in rows]
 
     async def questions(self) -> Sequence[Question]:
@@ -281,7 +274,7 @@ class DatabaseGroups:
         query = sa.select(group_questions, is_over.label("is_over"))
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-            now = await _merged(connection, _groups_of(rows))
+            now = await current_groups(connection, _groups_of(rows))
         found = list[Question]()
         for row in rows:
             is_open = row.answer is None or (row.answer == "later" and bool(row.is_over))
@@ -296,10 +289,7 @@ class DatabaseGroups:
 
     async def denied_people(self) -> Collection[tuple[int, int]]:
         """Return groups, each with somebody who a face in it is not, as a person has said."""
-        its = sa.and_(
-            group_faces.c.image_id == face_denials.c.image_id,
-            group_faces.c.face_index == face_denials.c.face_index,
-        )
+        its = same_face(group_faces, face_denials)
         query = (
             sa.select(group_faces.c.group_id, face_denials.c.person_id)
             .join_from(face_denials, group_faces, its)
@@ -391,7 +381,7 @@ async def _still_unknown(
     for some in in_turns(sorted({image for image, _ in placed}), _AT_ONCE):
         query = (
             sa.select(faces.c.image_id, faces.c.face_index)
-            .where(faces.c.image_id.in_(some), _UNKNOWN)
+            .where(faces.c.image_id.in_(some), UNKNOWN)
             .order_by(faces.c.image_id, faces.c.face_index)
             .with_for_update(read=True)
         )
@@ -417,22 +407,6 @@ async def _places_of_before(
         for row in await connection.execute(query):
             found[row.group_id] = placed[row.image_id, row.face_index]
     return found
-
-
-async def _merged(connection: AsyncConnection, groups: Collection[int]) -> dict[int, int]:
-    """Return where the faces of each group are now."""
-    ends = {one: one for one in groups}
-    left = set(groups)
-    while left:
-        into = dict[int, int]()
-        for some in in_turns(left, _AT_ONCE):
-            query = sa.select(face_groups.c.id, face_groups.c.merged_into).where(
-                face_groups.c.id.in_(some), face_groups.c.merged_into.is_not(None)
-            )
-            into |= {row.id: row.merged_into for row in await connection.execute(query)}
-        ends = {one: into.get(end, end) for one, end in ends.items()}
-        left = set(into.values())
-    return ends
 
 
 def _groups_of(questions: Iterable[Any]) -> set[int]:

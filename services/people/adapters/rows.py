@@ -36,6 +36,7 @@ from services.common.tables import (
     people_work,
     person_images,
     persons,
+    same_face,
 )
 from services.common.turns import in_turns
 from services.people.domain import NEXT_PASS_MS, Face, Person, Picture, Says, Work
@@ -219,8 +220,7 @@ class DatabaseRows:
             .outerjoin(
                 face_encodings,
                 sa.and_(
-                    face_encodings.c.image_id == faces.c.image_id,
-                    face_encodings.c.face_index == faces.c.face_index,
+                    same_face(face_encodings, faces),
                     face_encodings.c.engine == engine,
                 ),
             )
@@ -298,8 +298,7 @@ class DatabaseRows:
             images.c.processed_at.is_not_distinct_from(sa.bindparam("seen", type_=sa.BigInteger)),
         )
         denied = sa.exists().where(
-            face_denials.c.image_id == faces.c.image_id,
-            face_denials.c.face_index == faces.c.face_index,
+            same_face(face_denials, faces),
             face_denials.c.person_id == sa.bindparam("new_person_id", type_=sa.BigInteger),
         )
         updating = (

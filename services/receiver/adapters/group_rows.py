@@ -13,8 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock, database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
+from services.common.groups import current_groups
 from services.common.names import by_id
-from services.common.people import take_turns
+from services.common.people import UNKNOWN, take_turns
 from services.common.tables import (
     face_denials,
     face_groups,
@@ -24,6 +25,7 @@ from services.common.tables import (
     group_questions,
     images,
     persons,
+    same_face,
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
@@ -46,22 +48,15 @@ FACES: Final = 8
 _AT_ONCE: Final = 500
 """Faces of one statement."""
 
-_UNKNOWN: Final = sa.and_(
-    faces.c.person.is_(None), faces.c.person_id.is_(None), sa.not_(faces.c.struck_out)
-)
-
 # The rows follow a moment after the faces.
 _MEMBERS: Final = (
     sa.select(group_faces.c.group_id, group_faces.c.image_id, group_faces.c.face_index)
     .join_from(
         group_faces,
         faces,
-        sa.and_(
-            faces.c.image_id == group_faces.c.image_id,
-            faces.c.face_index == group_faces.c.face_index,
-        ),
+        same_face(faces, group_faces),
     )
-    .where(_UNKNOWN)
+    .where(UNKNOWN)
     .order_by(group_faces.c.image_id, group_faces.c.face_index)
 )
 
@@ -119,7 +114,7 @@ class DatabaseGroups:
             images, images.c.id == faces.c.image_id
         )
         async with self._database.reading() as connection:
-            its = (await _ends(connection, [group_id]))[group_id]
+            its = (await current_groups(connection, [group_id]))[group_id]
             rows = await connection.execute(
                 query.where(group_faces.c.group_id == its, ~_denied(person_id))
             )
@@ -140,7 +135,7 @@ class DatabaseGroups:
             .where(
                 faces.c.image_id == member.key.image_id,
                 faces.c.face_index == member.key.index,
-                _UNKNOWN,
+                UNKNOWN,
                 images.c.processed_at.is_not_distinct_from(member.processed_at),
             )
         )
@@ -155,7 +150,7 @@ class DatabaseGroups:
             for some in in_turns(sorted({(one.image_id, one.index) for one in keys}), _AT_ONCE):
                 query = sa.select(group_faces).where(_PLACE.in_(some)).with_for_update()
                 rows = (await connection.execute(query)).all()
-                ends = await _ends(connection, {group_id, *(row.group_id for row in rows)})
+                ends = await current_groups(connection, {group_id, *(row.group_id for row in rows)})
                 its = [row for row in rows if ends[row.group_id] == ends[group_id]]
                 struck += (FaceKey(row.image_id, row.face_index) for row in its)
                 for row in its:
@@ -188,12 +183,11 @@ class DatabaseGroups:
             name = (await connection.scalars(its_name)).one()
             place = sa.tuple_(faces.c.image_id, faces.c.face_index)
             for some in in_turns(same, _AT_ONCE):
-                open_ones = sa.and_(place.in_(some), _UNKNOWN, ~_denied(person_id))
+                open_ones = sa.and_(place.in_(some), UNKNOWN, ~_denied(person_id))
                 updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
                 named += (await connection.execute(updating)).rowcount
                 theirs = sa.exists().where(
-                    faces.c.image_id == group_faces.c.image_id,
-                    faces.c.face_index == group_faces.c.face_index,
+                    same_face(faces, group_faces),
                     faces.c.person_id == person_id,
                 )
                 await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some), theirs))
@@ -269,8 +263,7 @@ class DatabaseGroups:
 
 def _denied(person_id: int | None) -> sa.ColumnElement[bool]:
     return sa.exists().where(
-        face_denials.c.image_id == faces.c.image_id,
-        face_denials.c.face_index == faces.c.face_index,
+        same_face(face_denials, faces),
         face_denials.c.person_id == person_id,
     )
 
@@ -295,23 +288,9 @@ async def _of_same_results(
     ]
 
 
-async def _ends(connection: AsyncConnection, groups: Iterable[int]) -> dict[int, int]:
-    """Return in which group the faces of each are now."""
-    ends = {one: one for one in groups}
-    left = set(ends)
-    while left:
-        query = sa.select(face_groups.c.id, face_groups.c.merged_into).where(
-            face_groups.c.id.in_(left), face_groups.c.merged_into.is_not(None)
-        )
-        into = {row.id: row.merged_into for row in await connection.execute(query)}
-        ends = {one: into.get(end, end) for one, end in ends.items()}
-        left = set(into.values())
-    return ends
-
-
 async def _sizes(connection: AsyncConnection, groups: Iterable[int]) -> dict[int, tuple[int, int]]:
     """Return of each group, if it is there, in which one its faces are, and the size of that."""
-    ends = await _ends(connection, groups)
+    ends = await current_groups(connection, groups)
     query = sa.select(face_groups.c.id, face_groups.c.size).where(
         face_groups.c.id.in_(set(ends.values()))
     )

@@ -17,6 +17,7 @@ from services.common.tables import (
     person_images,
     person_merges,
     persons,
+    same_face,
 )
 from services.receiver.adapters.people_changes import has_alone
 from services.receiver.domain import FaceKey, Somebody
@@ -102,10 +103,7 @@ class DatabaseKept:
             .join_from(images, faces)
             .outerjoin(
                 face_encodings,
-                sa.and_(
-                    face_encodings.c.image_id == faces.c.image_id,
-                    face_encodings.c.face_index == faces.c.face_index,
-                ),
+                same_face(face_encodings, faces),
             )
             .where(images.c.id.in_(image_ids), theirs)
             .order_by(images.c.id, faces.c.face_index, face_encodings.c.engine)

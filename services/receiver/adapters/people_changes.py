@@ -21,7 +21,7 @@ from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id, id_of
 from services.common.objects import ObjectInfo
-from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in
+from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, WHOSE, WHOSE_ID, bearer, lies_in
 from services.common.tables import (
     erasures,
     events,
@@ -32,6 +32,7 @@ from services.common.tables import (
     people_work,
     person_images,
     persons,
+    same_face,
 )
 from services.common.turns import in_turns
 from services.receiver.domain import (
@@ -303,8 +304,8 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
         sa.select(
             faces,
             BY_HAND.label("by_hand"),
-            LEFT_ITS_ID.label("left_its_id"),
-            persons.c.name.label("whose"),
+            WHOSE.label("whose"),
+            WHOSE_ID.label("whose_id"),
         )
         .select_from(faces.outerjoin(persons, persons.c.id == faces.c.person_id))
         .where(_is(key), ~faces.c.struck_out)
@@ -312,12 +313,12 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
     row = (await connection.execute(query)).first()
     if image is None or row is None:
         return None
-    by_text = row.whose is None or row.left_its_id
-    person = row.person if by_text else row.whose
-    person_id = None if by_text else row.person_id
-    if person_id is None and person is not None:
-        person_id = await find_bearer(connection, person)
-    return StoredFace(key, image.processed_at, person_id, person, bool(row.by_hand), row.candidates)
+    person_id = row.whose_id
+    if person_id is None and row.whose is not None:
+        person_id = await find_bearer(connection, row.whose)
+    return StoredFace(
+        key, image.processed_at, person_id, row.whose, bool(row.by_hand), row.candidates
+    )
 
 
 async def name_by_hand(
@@ -372,8 +373,7 @@ async def take_all_names(connection: AsyncConnection, clock: DatabaseClock, pers
 async def take_denied_names(connection: AsyncConnection, person_id: int) -> None:
     """Leave faces without the name that a machine gave them, of which a hand says they are not."""
     denied = sa.exists().where(
-        face_denials.c.image_id == faces.c.image_id,
-        face_denials.c.face_index == faces.c.face_index,
+        same_face(face_denials, faces),
         face_denials.c.person_id == person_id,
     )
     its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, denied)

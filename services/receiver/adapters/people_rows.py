@@ -15,7 +15,14 @@ from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
 from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
-from services.common.tables import face_denials, faces, person_images, person_merges, persons
+from services.common.tables import (
+    face_denials,
+    faces,
+    person_images,
+    person_merges,
+    persons,
+    same_face,
+)
 from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
@@ -226,8 +233,7 @@ class DatabasePeople:
             await self._forget(connection, _cut_from(face))
         # Of two faces of one content, the picture is the first one's as long as that is there.
         there = sa.exists().where(
-            faces.c.image_id == person_images.c.image_id,
-            faces.c.face_index == person_images.c.face_index,
+            same_face(faces, person_images),
         )
         await connection.execute(
             sa.update(person_images)
@@ -509,10 +515,7 @@ def _faces_of_theirs(its: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
     chosen = sa.and_(
         faces.c.image_id == persons.c.face_image_id, faces.c.face_index == persons.c.face_index
     )
-    cut_out = sa.and_(
-        faces.c.image_id == person_images.c.image_id,
-        faces.c.face_index == person_images.c.face_index,
-    )
+    cut_out = same_face(faces, person_images)
     one = faces.alias()
     first = sa.select(sa.func.min(one.c.image_id)).where(one.c.person_id == persons.c.id)
     return sa.union_all(

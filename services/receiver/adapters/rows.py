@@ -13,7 +13,7 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
 from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
-from services.common.people import BY_HAND, LEFT_ITS_ID
+from services.common.people import BY_HAND, WHOSE, WHOSE_ID
 from services.common.tables import (
     face_denials,
     faces,
@@ -21,6 +21,7 @@ from services.common.tables import (
     longest_wait,
     person_images,
     persons,
+    same_face,
 )
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
@@ -328,8 +329,8 @@ class DatabaseRows:
                 images,
                 faces,
                 BY_HAND.label("by_hand"),
-                LEFT_ITS_ID.label("left_its_id"),
-                persons.c.name.label("whose"),
+                WHOSE.label("whose"),
+                WHOSE_ID.label("whose_id"),
                 denied.c.name.label("denied"),
                 denied.c.id.label("denied_id"),
             )
@@ -338,10 +339,7 @@ class DatabaseRows:
                 .outerjoin(persons, persons.c.id == faces.c.person_id)
                 .outerjoin(
                     face_denials,
-                    sa.and_(
-                        face_denials.c.image_id == faces.c.image_id,
-                        face_denials.c.face_index == faces.c.face_index,
-                    ),
+                    same_face(face_denials, faces),
                 )
                 .outerjoin(denied, denied.c.id == face_denials.c.person_id)
             )
@@ -531,14 +529,13 @@ def _struck_out(row: Any) -> StruckOut:
 
 
 def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
-    by_text = row.whose is None or row.left_its_id
     return Face(
         index=row.face_index,
         box=Box(row.left, row.top, row.right, row.bottom),
         detection_score=row.detection_score,
         ambiguous=row.ambiguous,
-        person=row.person if by_text else row.whose,
-        person_id=None if by_text else row.person_id,
+        person=row.whose,
+        person_id=row.whose_id,
         distance=row.distance,
         decided_by=DecidedBy.HAND if row.by_hand else DecidedBy.MACHINE,
         candidates=tuple(

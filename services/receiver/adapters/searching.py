@@ -11,9 +11,9 @@ from services.common.facerecog.client import (
 )
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.faces import Box
-from services.common.people import LEFT_ITS_ID
+from services.common.people import WHOSE, WHOSE_ID
 from services.common.strangers import PairsOfStrangers
-from services.common.tables import face_encodings, faces, persons
+from services.common.tables import face_encodings, faces, persons, same_face
 from services.receiver.adapters.recogniser import faces_of
 from services.receiver.domain import FaceKey
 from services.receiver.service.searching import FaceRow, Looked
@@ -66,8 +66,7 @@ class DatabaseFaceRows:
             .outerjoin(
                 face_encodings,
                 sa.and_(
-                    face_encodings.c.image_id == faces.c.image_id,
-                    face_encodings.c.face_index == faces.c.face_index,
+                    same_face(face_encodings, faces),
                     face_encodings.c.engine == engine,
                 ),
             )
@@ -83,13 +82,12 @@ class DatabaseFaceRows:
 
     async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceRow]:
         """Return those that are there, and that nobody has struck out."""
-        by_text = sa.or_(persons.c.id.is_(None), LEFT_ITS_ID)
         query = (
             sa.select(
                 *(faces.c[name] for name in ("image_id", "face_index")),
                 *(faces.c[name] for name in ("left", "top", "right", "bottom")),
-                sa.case((by_text, faces.c.person), else_=persons.c.name).label("whose"),
-                sa.case((by_text, None), else_=persons.c.id).label("person_id"),
+                WHOSE.label("whose"),
+                WHOSE_ID.label("whose_id"),
             )
             .outerjoin(persons, persons.c.id == faces.c.person_id)
             .where(faces.c.image_id.in_({key.image_id for key in keys}), ~faces.c.struck_out)
@@ -98,7 +96,7 @@ class DatabaseFaceRows:
             rows = (await connection.execute(query)).all()
         return {
             FaceKey(row.image_id, row.face_index): FaceRow(
-                Box(row.left, row.top, row.right, row.bottom), row.whose, row.person_id
+                Box(row.left, row.top, row.right, row.bottom), row.whose, row.whose_id
             )
             for row in rows
         }

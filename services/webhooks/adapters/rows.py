@@ -21,7 +21,7 @@ from services.common.events import (
 )
 from services.common.images import Status
 from services.common.names import id_of
-from services.common.people import LEFT_ITS_ID
+from services.common.people import WHOSE, WHOSE_ID
 from services.common.tables import (
     faces,
     images,
@@ -172,10 +172,8 @@ class DatabaseRows:
                     images.c.status,
                     images.c.error,
                     faces.c.face_index,
-                    faces.c.person,
-                    faces.c.person_id,
-                    persons.c.name.label("whose"),
-                    LEFT_ITS_ID.label("left_its_id"),
+                    WHOSE.label("whose"),
+                    WHOSE_ID.label("whose_id"),
                 )
                 .select_from(
                     images.outerjoin(
@@ -234,10 +232,8 @@ class DatabaseRows:
 
 def _person(row: Any) -> Mapping[str, object]:
     """Return whose face it is, by name and, where there is a row of the person, by id."""
-    if row.whose is None or row.left_its_id:
-        return {"person": row.person, "person_id": None}
     name = _known(row.whose)
-    return {"person": name, "person_id": None if name is None else row.person_id}
+    return {"person": name, "person_id": None if name is None else row.whose_id}
 
 
 def _known(name: str | None) -> str | None:
