@@ -1,6 +1,7 @@
 """The states of an image and the rule for its path."""
 
 import re
+import unicodedata
 from enum import StrEnum
 from typing import Final
 
@@ -103,3 +104,8 @@ def check_path(path: str) -> str:
     ):
         raise InvalidPathError(f"path has a part of more than {MAX_PART_BYTES} bytes")
     return path
+
+
+def folder_of(image_name: str) -> str:
+    """Return the folder in a known picture's name, in the form in which it is kept."""
+    return unicodedata.normalize("NFC", image_name.partition("/")[0])

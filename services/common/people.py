@@ -1,13 +1,18 @@
 """What the tables mean by a person and a face's name, in SQL, for all who read or change them."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.faces import DecidedBy, Likely, SeenFace
-from services.common.tables import faces, persons
+from services.common.images import folder_of
+from services.common.tables import faces, person_images, persons
+from services.common.turns import in_turns
+
+_AT_ONCE: Final = 5_000
+"""Known pictures of one statement."""
 
 _SAID_BY_HAND: Final = faces.c.decided_by.is_not_distinct_from(DecidedBy.HAND)
 # A receiver of before leaves there what it finds, but no distance beside a name.
@@ -60,6 +65,55 @@ def lies_in(folders: Collection[str]) -> sa.ColumnElement[bool]:
         persons.c.folder.in_(folders),
         sa.and_(persons.c.name.in_(folders), persons.c.name == FOLDER),
     )
+
+
+async def whose_pictures(connection: AsyncConnection, image_names: Iterable[str]) -> dict[str, int]:
+    """Return the ids of those whose known pictures these are: its row decides, then its folder."""
+    found: dict[str, int] = {}
+    for some in in_turns(set(image_names), _AT_ONCE):
+        folder_by_name = {name: folder_of(name) for name in some}
+        folders = set(folder_by_name.values())
+        by_row = sa.select(person_images.c.image_name.label("its_key"), person_images.c.person_id)
+        by_folder = sa.select(persons.c.folder, persons.c.id)
+        by_name = sa.select(persons.c.name, persons.c.id)
+        # A picture's name has a slash, and a folder has none.
+        query = by_row.where(person_images.c.image_name.in_(some)).union_all(
+            by_folder.where(persons.c.folder.in_(folders)),
+            by_name.where(persons.c.name.in_(folders), persons.c.name == FOLDER),
+        )
+        ids = {row.its_key: row.person_id for row in await connection.execute(query)}
+        for name, folder in folder_by_name.items():
+            person_id = ids.get(name) or ids.get(folder)
+            if person_id is not None:
+                found[name] = person_id
+    return found
+
+
+async def lock_likely(
+    connection: AsyncConnection, candidates: Iterable[Likely]
+) -> dict[Likely, tuple[int | None, str]]:
+    """Return who each candidate is, by id and name, and keep them from going until the commit.
+
+    Of somebody whose pictures were all put there by hand there may be no row: then it is the folder
+    alone.
+    """
+    every = list(candidates)
+    ids = await whose_pictures(connection, (one.image_name for one in every))
+    if not ids:
+        return {one: (None, one.folder) for one in every}
+    locked = await connection.execute(
+        sa.select(persons.c.id, persons.c.name)
+        .where(persons.c.id.in_(set(ids.values())))
+        .order_by(persons.c.id)
+        .with_for_update(read=True)
+    )
+    names = {row.id: row.name for row in locked}
+
+    def whose(one: Likely) -> tuple[int | None, str]:
+        person_id = ids.get(one.image_name)
+        return (person_id, names[person_id]) if person_id in names else (None, one.folder)
+
+    return {one: whose(one) for one in every}
 
 
 async def take_turns(connection: AsyncConnection) -> None:

@@ -1,12 +1,12 @@
 """A change of a person, stored faces, and what is decided on them anew."""
 
 import math
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from services.common.faces import Likely
+from services.common.images import folder_of
 
 RENEW_SECONDS: Final = 10.0
 """Two renewals in a row may fail before the lease is over."""
@@ -144,13 +144,9 @@ class Picture:
         return frozenset().union(*held)
 
 
-def _folder(image_name: str) -> str:
-    return unicodedata.normalize("NFC", image_name.partition("/")[0])
-
-
 def without(face: Face, folder: str) -> Says:
     """Return what is left to say of a face that cannot be compared, when somebody is not known."""
-    left = [one for one in face.says.candidates if _folder(one["image_name"]) != folder]
+    left = [one for one in face.says.candidates if folder_of(one["image_name"]) != folder]
     named = face.says.person is not None and folder not in face.folders
     return Says(
         face.says.person if named else None,

@@ -12,7 +12,6 @@ The message of each is meant for the client.
 import hashlib
 import re
 import secrets
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +20,7 @@ from typing import Final, NamedTuple
 
 from services.common.events import Position
 from services.common.faces import MIN_SIDE, MOST_FACES, Box, DecidedBy, SeenFace
-from services.common.images import FINAL, RETRIABLE, UPLOADS, Status, check_path
+from services.common.images import FINAL, RETRIABLE, UPLOADS, Status, check_path, folder_of
 from services.common.names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw, Quality
@@ -252,11 +251,6 @@ class KnownPicture:
     def is_cut_from(self, face: FaceKey, named: int | None) -> bool:
         """Tell whether it shows that face, given its content; ``named``: whom a hand said it is."""
         return self.face == face or (self.face is None and self.person_id == named)
-
-
-def folder_of(image_name: str) -> str:
-    """Return the folder in a known picture's name, in the form in which it is kept."""
-    return unicodedata.normalize("NFC", image_name.partition("/")[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,7 @@
 
 import random
 import secrets
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import Likely
 from services.common.images import FINAL, LEASE_MS, MAX_ATTEMPTS, Status
-from services.common.people import FOLDER, machine_says
-from services.common.tables import face_encodings, faces, images, is_due, person_images, persons
+from services.common.people import lock_likely, machine_says
+from services.common.tables import face_encodings, faces, images, is_due
 from services.image_processor.domain import (
     Claim,
     Outcome,
@@ -120,7 +118,7 @@ def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
 async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Processed) -> None:
     found = outcome.faces
     # Before any face is locked: whoever removes somebody goes from the person to the faces, too.
-    people = await _people(connection, [one for face in found for one in face.candidates])
+    people = await lock_likely(connection, [one for face in found for one in face.candidates])
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     if not found:
         return
@@ -151,44 +149,3 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Pr
     ]
     if encodings:
         await connection.execute(sa.insert(face_encodings), encodings)
-
-
-async def _people(
-    connection: AsyncConnection, candidates: Iterable[Likely]
-) -> dict[Likely, tuple[int | None, str]]:
-    """Return who each candidate is, by id and name, and keep them from going until the commit.
-
-    That is whose known picture it is, else whose folder. Of somebody whose pictures were all put
-    there by hand there may be no row: then it is the folder alone.
-    """
-    folders = {one: unicodedata.normalize("NFC", one.folder) for one in candidates}
-    if not folders:
-        return {}
-    key = person_images.c.image_name
-    by_picture = sa.select(key.label("key"), person_images.c.person_id).where(
-        key.in_({one.image_name for one in folders})
-    )
-    by_folder = sa.select(persons.c.folder, persons.c.id).where(
-        persons.c.folder.in_(set(folders.values()))
-    )
-    by_name = sa.select(persons.c.name, persons.c.id).where(
-        persons.c.name.in_(set(folders.values())), persons.c.name == FOLDER
-    )
-    # A picture's name has a slash, and a folder has none.
-    rows = await connection.execute(by_picture.union_all(by_folder, by_name))
-    ids = {row.key: row.person_id for row in rows}
-    locked = await connection.execute(
-        sa.select(persons.c.id, persons.c.name)
-        .where(persons.c.id.in_(set(ids.values())))
-        .order_by(persons.c.id)
-        .with_for_update(read=True)
-    )
-    names = {row.id: row.name for row in locked}
-
-    def whose(one: Likely) -> tuple[int | None, str]:
-        person_id = ids.get(one.image_name) or ids.get(folders[one])
-        if person_id in names:
-            return person_id, names[person_id]
-        return None, one.folder
-
-    return {one: whose(one) for one in folders}

@@ -17,7 +17,7 @@ from services.common.clock import Clock, DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
-from services.common.images import KNOWN_PEOPLE, LEASE_MS
+from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
 from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
@@ -46,7 +46,7 @@ from services.receiver.adapters.people_changes import (
     lock_somebody,
     note_change,
 )
-from services.receiver.domain import Removal, Somebody, face_thumbnails, folder_of, known_thumbnail
+from services.receiver.domain import Removal, Somebody, face_thumbnails, known_thumbnail
 from services.receiver.service.erasing import (
     BATCH,
     ClaimLostError,

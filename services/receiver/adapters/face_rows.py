@@ -1,8 +1,6 @@
 """Faces that a person draws, or strikes out, in the database."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -11,10 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import Box, DecidedBy, Likely
+from services.common.faces import Box, DecidedBy
 from services.common.images import Status
-from services.common.people import machine_says, take_turns
-from services.common.tables import face_denials, face_encodings, faces, images, persons
+from services.common.people import lock_likely, machine_says, take_turns
+from services.common.tables import face_denials, face_encodings, faces, images
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import remove_soon
 from services.receiver.adapters.people_changes import (
@@ -25,7 +23,6 @@ from services.receiver.adapters.people_changes import (
     note_change,
     note_change_by_id,
     take_name,
-    whose_pictures,
 )
 from services.receiver.domain import (
     ConflictError,
@@ -183,7 +180,7 @@ async def _says(
     That is nobody of whom a person has said that it is not, and nobody who is another face of the
     picture.
     """
-    people = await _people(connection, face)
+    people = await lock_likely(connection, face.seen.candidates)
     denied = sa.select(face_denials.c.person_id).where(_is(face_denials, key))
     others = sa.select(faces.c.person_id).where(
         faces.c.image_id == key.image_id,
@@ -191,35 +188,12 @@ async def _says(
         faces.c.person_id.is_not(None),
     )
     taken = set(await connection.scalars(denied.union(others)))
-    left = [
-        one
-        for one in face.seen.candidates
-        if one.image_name not in people or people[one.image_name][0] not in taken
-    ]
+    left = [one for one in face.seen.candidates if people[one][0] not in taken]
     named = face.seen.named if left == list(face.seen.candidates) else None
-    says = machine_says(face.seen, left, named, partial(_whose, people=people), face.calibration)
+    says = machine_says(face.seen, left, named, people.__getitem__, face.calibration)
     if not named:
         says["ambiguous"] = bool(left)
-    first = people.get(face.seen.candidates[0].image_name) if face.seen.candidates else None
-    return says, first[0] if first else None
-
-
-async def _people(connection: AsyncConnection, face: EncodedFace) -> dict[str, tuple[int, str]]:
-    """Return who the candidates are, by id and name, and keep them from going until the commit."""
-    ids = await whose_pictures(connection, [one.image_name for one in face.seen.candidates])
-    locked = await connection.execute(
-        sa.select(persons.c.id, persons.c.name)
-        .where(persons.c.id.in_(set(ids.values())))
-        .order_by(persons.c.id)
-        .with_for_update(read=True)
-    )
-    names = {row.id: row.name for row in locked}
-    return {name: (one, names[one]) for name, one in ids.items() if one in names}
-
-
-def _whose(one: Likely, people: Mapping[str, tuple[int, str]]) -> tuple[int | None, str]:
-    """Return the id and name; of whom only the object store knows, the folder."""
-    return people.get(one.image_name, (None, one.folder))
+    return says, people[face.seen.candidates[0]][0] if face.seen.candidates else None
 
 
 async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: EncodedFace) -> None:

@@ -7,7 +7,7 @@ people goes the other way, from people_work over faces to persons: both try agai
 
 import itertools
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,21 +34,16 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.common.turns import in_turns
 from services.receiver.domain import (
     ConflictError,
     FaceKey,
     NotFoundError,
     Removal,
     Somebody,
-    folder_of,
 )
 
 _PASSES: Final = 2
 """The second is over faces that were being recognised during the first by people of before."""
-
-_AT_ONCE: Final = 5_000
-"""Values of one statement."""
 
 _NAMED: Final = 10
 """Of people of one name, so many are told to whoever did not say which one."""
@@ -219,28 +214,6 @@ async def note_change_by_id(
     found = await connection.scalar(sa.select(FOLDER).where(persons.c.id == person_id))
     if found is not None:
         await note_change(connection, clock, person_id, found, removed=removed)
-
-
-async def whose_pictures(connection: AsyncConnection, image_names: Iterable[str]) -> dict[str, int]:
-    """Return the ids of those whose known pictures these are: its row decides, then its folder."""
-    found: dict[str, int] = {}
-    for some in in_turns(set(image_names), _AT_ONCE):
-        folder_by_name = {name: folder_of(name) for name in some}
-        folders = set(folder_by_name.values())
-        by_row = sa.select(person_images.c.image_name.label("its_key"), person_images.c.person_id)
-        by_folder = sa.select(persons.c.folder, persons.c.id)
-        by_name = sa.select(persons.c.name, persons.c.id)
-        # A picture's name has a slash, and a folder has none.
-        query = by_row.where(person_images.c.image_name.in_(some)).union_all(
-            by_folder.where(persons.c.folder.in_(folders)),
-            by_name.where(persons.c.name.in_(folders), persons.c.name == FOLDER),
-        )
-        ids = {row.its_key: row.person_id for row in await connection.execute(query)}
-        for name, folder in folder_by_name.items():
-            person_id = ids.get(name) or ids.get(folder)
-            if person_id is not None:
-                found[name] = person_id
-    return found
 
 
 async def find_strays(

@@ -14,7 +14,7 @@ from services.common.events import EventKind, note_events
 from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
-from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
+from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns, whose_pictures
 from services.common.tables import (
     face_denials,
     faces,
@@ -44,7 +44,6 @@ from services.receiver.adapters.people_changes import (
     settle_names,
     take_all_names,
     take_name,
-    whose_pictures,
 )
 from services.receiver.domain import (
     ConflictError,

@@ -13,7 +13,7 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
 from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
-from services.common.people import BY_HAND, WHOSE, WHOSE_ID
+from services.common.people import BY_HAND, WHOSE, WHOSE_ID, whose_pictures
 from services.common.tables import (
     face_denials,
     faces,
@@ -25,7 +25,6 @@ from services.common.tables import (
 )
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
-from services.receiver.adapters.people_changes import whose_pictures
 from services.receiver.domain import (
     Accepted,
     Candidate,
