@@ -323,3 +323,28 @@ for (const [type, on] of [["pointerover", true], ["pointerout", false], ["focusi
 showTimes();
 setInterval(showTimes, 20000);
 refresh();
+
+// ---- Dropping -----------------------------------------------------------------------------------
+
+// On a page that takes files they may be dropped anywhere; its own script gets them as "dropped".
+const drop = document.getElementById("drop");
+if (drop) {
+  let depth = 0;
+  let ours = false; // a picture of this page is dragged, which browsers offer as a file, too
+  const isFiles = (event) => !ours && event.dataTransfer?.types.includes("Files");
+  const cover = (change) => {
+    depth = Math.max(0, depth + change);
+    drop.hidden = depth === 0;
+  };
+  addEventListener("dragstart", () => { ours = true; });
+  addEventListener("dragend", () => { ours = false; });
+  addEventListener("dragenter", (event) => isFiles(event) && cover(1));
+  addEventListener("dragleave", (event) => isFiles(event) && cover(-1));
+  addEventListener("dragover", (event) => isFiles(event) && event.preventDefault());
+  addEventListener("drop", (event) => {
+    if (!isFiles(event)) return;
+    event.preventDefault();
+    cover(-depth);
+    drop.dispatchEvent(new CustomEvent("dropped", { detail: event.dataTransfer }));
+  });
+}

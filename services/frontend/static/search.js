@@ -80,25 +80,9 @@ async function showPicture(results, file) {
 
 // ---- Dropping -----------------------------------------------------------------------------------
 
-const drop = document.getElementById("drop");
-let depth = 0;
-let ours = false; // a picture of this page is dragged, which browsers offer as a file, too
-const isFiles = (event) => !ours && event.dataTransfer?.types.includes("Files");
-const cover = (change) => {
-  depth = Math.max(0, depth + change);
-  drop.hidden = depth === 0;
-};
-addEventListener("dragstart", () => { ours = true; });
-addEventListener("dragend", () => { ours = false; });
-addEventListener("dragenter", (event) => isFiles(event) && cover(1));
-addEventListener("dragleave", (event) => isFiles(event) && cover(-1));
-addEventListener("dragover", (event) => isFiles(event) && event.preventDefault());
-addEventListener("drop", (event) => {
-  if (!isFiles(event)) return;
-  event.preventDefault();
-  cover(-depth);
+document.getElementById("drop").addEventListener("dropped", ({ detail: dropped }) => {
   const one = new DataTransfer();
-  one.items.add(event.dataTransfer.files[0]);
+  one.items.add(dropped.files[0]);
   input.files = one.files;
   form.requestSubmit();
 });

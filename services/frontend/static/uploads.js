@@ -254,25 +254,9 @@ function count(number, one, more = `${one}s`) {
 
 // ---- Choosing and dropping ----------------------------------------------------------------------
 
-const drop = document.getElementById("drop");
-let depth = 0;
-let ours = false; // a picture of this page is dragged, which browsers offer as a file, too
-const isFiles = (event) => !ours && event.dataTransfer?.types.includes("Files");
-const cover = (change) => {
-  depth = Math.max(0, depth + change);
-  drop.hidden = depth === 0;
-};
-addEventListener("dragstart", () => { ours = true; });
-addEventListener("dragend", () => { ours = false; });
-addEventListener("dragenter", (event) => isFiles(event) && cover(1));
-addEventListener("dragleave", (event) => isFiles(event) && cover(-1));
-addEventListener("dragover", (event) => isFiles(event) && event.preventDefault());
-addEventListener("drop", (event) => {
-  if (!isFiles(event)) return;
-  event.preventDefault();
-  cover(-depth);
+document.getElementById("drop").addEventListener("dropped", ({ detail: dropping }) => {
   // All at once: what was dropped can no longer be asked for after the event.
-  const items = [...event.dataTransfer.items].filter((item) => item.kind === "file");
+  const items = [...dropping.items].filter((item) => item.kind === "file");
   const dropped = items.map((item) => ({ entry: item.webkitGetAsEntry(), file: item.getAsFile() }));
   add(dropped.filter(({ entry, file }) => file && !entry?.isDirectory).map(({ file }) => file));
   for (const { entry } of dropped) if (entry?.isDirectory) addFolder(entry);
