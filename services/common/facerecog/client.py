@@ -76,6 +76,9 @@ def channel_to(target: str) -> grpc.aio.Channel:
         target,
         options=[
             ("grpc.lb_policy_name", "round_robin"),
+            # Otherwise channels of one process share connections, and how long one that was
+            # refused waits until it tries again.
+            ("grpc.use_local_subchannel_pool", 1),
             # A replica that drains says so and gets no more requests, also not the one that
             # asks how it is: while another one serves, the service is not away.
             ("grpc.service_config", '{"healthCheckConfig": {"serviceName": ""}}'),

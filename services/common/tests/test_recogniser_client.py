@@ -40,7 +40,7 @@ class Replica(face_pb2_grpc.IdentifyServicer):
         server = grpc.aio.server(options=[("grpc.http2.min_ping_interval_without_data_ms", 100)])
         face_pb2_grpc.add_IdentifyServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        self.port = server.add_insecure_port("127.0.0.1:0")
+        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
         await server.start()
         try:
             yield
@@ -106,6 +106,21 @@ async def test_a_replica_that_drains_is_left_alone(
         await client.identify(b"picture")
     await leaving.say(serving=True)
     await eventually(client.ping)
+
+
+async def test_a_new_client_does_not_wait_for_what_another_one_met() -> None:
+    replica = Replica()
+    await replica.say(serving=True)
+    async with replica.running():
+        before = RecogniserClient(f"127.0.0.1:{replica.port}", timeout=10)
+        await before.identify(b"picture")
+    with pytest.raises(RecogniserUnavailableError):
+        await before.identify(b"picture")
+    async with replica.running():
+        client = RecogniserClient(before.target, timeout=10)
+        await client.identify(b"picture")
+        await client.close()
+    await before.close()
 
 
 class Between:
