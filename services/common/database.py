@@ -1,5 +1,6 @@
 """Connections to the database: SQLite on one machine, MariaDB in a cluster."""
 
+import asyncio
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -122,6 +123,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
             hide_parameters=True,  # they are names and encodings, and errors go into logs
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "invalidate", _roll_back)
         event.listen(engine.sync_engine, "handle_error", _mark_broken)
         return engine
     arguments: dict[str, Any] = {
@@ -169,6 +171,27 @@ def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA secure_delete = ON")  # zeros are left of what is deleted, and no trace
     cursor.close()
+
+
+def _roll_back(connection: Any, *_: object) -> None:
+    """End the transaction of a connection that is given up, as its caller was cancelled.
+
+    Closing it does not: SQLite waits for its cursors, and what was cancelled may keep one, with the
+    lock that all writers need, until the garbage is collected.
+    """
+    task = asyncio.ensure_future(connection.driver_connection.rollback())
+    _ending.add(task)
+    task.add_done_callback(_forget)
+
+
+def _forget(task: asyncio.Future[None]) -> None:
+    _ending.discard(task)
+    if not task.cancelled():
+        task.exception()  # it is given up in any case
+
+
+_ending: Final[set[asyncio.Future[None]]] = set()
+"""The loop alone would not keep them."""
 
 
 # SQLite's result codes (https://sqlite.org/rescode.html); an extended one holds it in its low byte.

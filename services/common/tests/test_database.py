@@ -1,4 +1,5 @@
 import asyncio
+import random
 import socket
 import struct
 import threading
@@ -71,6 +72,34 @@ async def test_parallel_read_modify_write_loses_nothing(database: Database) -> N
     await asyncio.gather(*(increment() for _ in range(40)))
     async with database.reading() as connection:
         assert await connection.scalar(sa.select(images.c.attempt)) == 40
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_transaction_that_is_cancelled_anywhere_holds_up_no_other(
+    database: Database, seed: int
+) -> None:
+    chance = random.Random(seed)
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(images), [_row("counter")])
+
+    async def increment() -> None:
+        async with database.transaction() as connection:
+            await connection.execute(sa.update(images).values(attempt=images.c.attempt + 1))
+            await connection.execute(sa.select(images))
+            await connection.execute(sa.update(images).values(attempt=images.c.attempt + 1))
+
+    kept = []  # as a task that failed is kept until somebody asks for it
+    for _ in range(15):
+        tasks = [asyncio.create_task(increment()) for _ in range(3)]
+        await asyncio.sleep(chance.random() * 0.02)
+        for task in tasks:
+            task.cancel()
+        kept.append(await asyncio.gather(*tasks, return_exceptions=True))
+        await increment()
+    async with database.reading() as connection:
+        attempt = await connection.scalar(sa.select(images.c.attempt))
+    assert attempt
+    assert attempt % 2 == 0, "each happened as a whole, or not"
 
 
 @pytest.fixture
