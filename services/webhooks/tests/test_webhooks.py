@@ -83,11 +83,13 @@ async def serving(*types: WebhookType) -> AsyncIterator[tuple[Hook, Endpoint]]:
     server = await asyncio.start_server(hook.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     kinds = frozenset(types or WebhookType)
-    yield hook, Endpoint(f"http://127.0.0.1:{port}/hook", KEY, kinds)
-    server.close()
-    for task in hook.serving:
-        task.cancel()
-    await eventually(lambda: not hook.serving)
+    try:
+        yield hook, Endpoint(f"http://127.0.0.1:{port}/hook", KEY, kinds)
+    finally:
+        server.close()
+        for task in hook.serving:
+            task.cancel()
+        await eventually(lambda: not hook.serving)
 
 
 class Bench:
