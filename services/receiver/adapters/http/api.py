@@ -2,13 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header, Query, Request
+from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from services.common.bodies import MULTIPART, Spools
@@ -21,7 +24,6 @@ from services.common.settings import HttpSettings
 from services.receiver.adapters.http import bodies, docs_page, documents, openapi, problems, rooms
 from services.receiver.adapters.http.erasing import add_erasing
 from services.receiver.adapters.http.event_stream import EventStream
-from services.receiver.adapters.http.express import Express
 from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import Files, unchanged
 from services.receiver.adapters.http.groups import add_groups
@@ -180,12 +182,30 @@ def create_app(api: Api, places: rooms.Rooms) -> ASGIApp:
     app.router.routes.extend(probe_routes(api.lifecycle))
     problems.install(app)
     door = Door(
-        SameSite(SlashInName(Express(app, rooms.SUBMISSIONS))),
+        SameSite(SlashInName(_with_short_way(app, rooms.SUBMISSIONS))),
         room=places.of,
         refuse=rooms.refuse,
         settings=api.http,
     )
     return HeadApp(door)
+
+
+def _with_short_way(app: FastAPI, paths: Collection[str]) -> ASGIApp:
+    """Return the application with plain Starlette routes to ``paths``, which FastAPI describes.
+
+    Their endpoints read the request themselves, so that FastAPI's handling of parameters would only
+    cost time: more than everything else in a submission.
+    """
+    routes = [
+        Route(route.path, route.endpoint, methods=route.methods)
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.path in paths
+    ]
+    short = Starlette(routes=routes)
+    problems.install(short)
+    short.router.redirect_slashes = False
+    short.router.default = app
+    return short
 
 
 def _add_submissions(app: FastAPI, api: Api) -> None:

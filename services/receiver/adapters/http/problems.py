@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import orjson
 import structlog
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -68,7 +69,7 @@ def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
     ]
 
 
-def install(app: FastAPI) -> None:
+def install(app: Starlette) -> None:
     """Answer every exception with a problem document."""
     app.add_exception_handler(InvalidError, _invalid)
     app.add_exception_handler(ObjectRefusedError, _unkept)
@@ -82,7 +83,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OtherEngineError, _no_search)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(ClientDisconnect, _gone)
-    app.add_exception_handler(Exception, _unexpected)
+    # As an exception handler it would be raised again, and the server closes the connection then.
+    app.add_middleware(ExceptionMiddleware, handlers={Exception: _unexpected})
 
 
 async def _invalid(_: Request, error: Any) -> Response:
@@ -149,8 +151,9 @@ async def _gone(_: Request, __: Exception) -> Response:
     return Response(status_code=400)  # nobody reads it
 
 
-async def _unexpected(_: Request, __: Exception) -> Response:
-    # The server logs the exception; what it says may be internal.
+async def _unexpected(_: Request, error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    # What it says may be internal.
     return problem(500, "the receiver failed; its log says why")
 
 
