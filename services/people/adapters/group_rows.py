@@ -49,6 +49,9 @@ _AT_ONCE: Final = 1_000
 _READ: Final = 5_000
 """Images whose encodings are read at a time."""
 
+_COUNTED: Final = 50_000
+"""Groups that one statement counts, or says of that they are no more."""
+
 _ENCODED: Final = same_face(face_encodings, faces)
 _PLACED: Final = same_face(group_faces, faces)
 
@@ -105,12 +108,20 @@ class DatabaseGroups:
             raise ClaimLostError
 
     async def begin(self, claim: Grouping, engine: str) -> None:
-        """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``."""
+        """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``.
+
+        Killed in the middle, it leaves fewer groups of the engine of before, and begins again.
+        """
+        for low in range(1, await self.next_group(), _COUNTED):
+            async with self._database.transaction() as connection:
+                await self._hold(connection, claim)
+                await connection.execute(
+                    sa.update(face_groups)
+                    .where(face_groups.c.size > 0, _counted_from(low))
+                    .values(size=0)
+                )
         async with self._database.transaction() as connection:
             await self._hold(connection, claim, engine=engine)
-            await connection.execute(
-                sa.update(face_groups).where(face_groups.c.size > 0).values(size=0)
-            )
             await connection.execute(
                 sa.delete(group_questions).where(group_questions.c.answer.is_(None))
             )
@@ -208,8 +219,11 @@ class DatabaseGroups:
             .group_by(face_groups.c.id, face_groups.c.size)
             .having(face_groups.c.size != sa.func.count(group_faces.c.image_id))
         )
-        async with self._database.reading() as connection:
-            return list(await connection.scalars(query))
+        found = list[int]()
+        for low in range(1, await self.next_group(), _COUNTED):
+            async with self._database.reading() as connection:
+                found += await connection.scalars(query.where(_counted_from(low)))
+        return found
 
     async def write(self, claim: Grouping, regrouped: Regrouped) -> None:
         """Write it, but for faces that are not unknown any more, or raise ``ClaimLostError``."""
@@ -371,6 +385,10 @@ def _among(table: sa.Table, images: range | Collection[int]) -> sa.ColumnElement
     if isinstance(images, range):
         return sa.and_(column >= images.start, column < images.stop)
     return column.in_(images)
+
+
+def _counted_from(group: int) -> sa.ColumnElement[bool]:
+    return sa.and_(face_groups.c.id >= group, face_groups.c.id < group + _COUNTED)
 
 
 async def _still_unknown(

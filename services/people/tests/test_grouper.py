@@ -36,6 +36,7 @@ from services.common.tables import (
 from services.face_recog.strangers import DLIB
 from services.migrations.__main__ import migrate
 from services.people import grouper as module
+from services.people.adapters import group_rows
 from services.people.adapters.group_rows import LATER_MS, DatabaseGroups
 from services.people.adapters.rows import DatabaseRows
 from services.people.grouper import Grouper
@@ -141,6 +142,11 @@ def _is(table: sa.Table, key: Key) -> sa.ColumnElement[bool]:
 @pytest.fixture
 def bench(database: Database) -> Bench:
     return Bench(database)
+
+
+@pytest.fixture(autouse=True)
+def _two_groups_a_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_rows, "_COUNTED", 2)
 
 
 async def test_unknown_faces_are_in_groups_and_leave_them(bench: Bench) -> None:
