@@ -21,7 +21,6 @@ from services.common import logs
 from services.common.changes import mark_changed
 from services.common.faces import Box
 from services.common.objects import ObjectInfo, ObjectStore
-from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
 from services.common.turns import in_turns
 from services.face_recog.domain import (
@@ -94,7 +93,7 @@ class _Recogniser:
         urgent: bool = False,  # noqa: ARG002
         on_long: Callable[[], Awaitable[None]] | None = None,  # noqa: ARG002
     ) -> Recognition:
-        face = DetectedFace(Box(0, 0, 1, 1), 1.0, _encoding(picture), Quality(1, None, 1, 1, 1, 1))
+        face = DetectedFace(Box(0, 0, 1, 1), 1.0, _encoding(picture))
         return Recognition(1, 1, [face])
 
 

@@ -30,7 +30,6 @@ from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.faces import Box
 from services.common.objects import ObjectStore
-from services.common.quality import Quality
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.face_recog.adapters.server import Server
 from services.face_recog.deciding import Decider
@@ -95,7 +94,7 @@ class _Recogniser:
 
     async def recognise(self, picture: bytes, **_: Any) -> Recognition:
         encoding = np.frombuffer(picture, "<f4").astype(np.float64)
-        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding, Quality(1, None, 1, 1, 1, 1))
+        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding)
         return Recognition(1, 1, [face])
 
 

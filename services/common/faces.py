@@ -2,7 +2,7 @@
 
 import math
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -73,20 +73,39 @@ class Likely(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class SeenFace:
-    """A face as face_recog sees it; candidates are likeliest first.
+class MeasuredFace:
+    """What a machine measures of a face, whoever it is.
 
-    ``unsure``: none of them is its name, a person is to say. ``quality`` is None when an older
-    face_recog has answered, ``encoding`` then, too, and where there is none (see
-    :func:`check_encoding`). ``like_person`` says whether it is like the known pictures of the
-    person who was asked about, None when there are none.
+    Whoever hands a face on hands on all of it, so that what is measured is listed here alone. It
+    has the same names in face.proto, in the table of faces and in the receiver's answers. What was
+    not always measured is None in results of before, and where an older version has answered.
     """
 
     box: Box
     detection_score: float
+    quality: Quality | None = field(default=None, kw_only=True)
+
+
+MEASURED: Final = tuple(one.name for one in fields(MeasuredFace))
+
+
+def measured(face: MeasuredFace) -> MeasuredFace:
+    """Return what was measured of a face alone."""
+    return MeasuredFace(**{name: getattr(face, name) for name in MEASURED})
+
+
+@dataclass(frozen=True, slots=True)
+class SeenFace(MeasuredFace):
+    """A face as face_recog sees it; candidates are likeliest first.
+
+    ``unsure``: none of them is its name, a person is to say. ``encoding`` is None when an older
+    face_recog has answered, and where there is none (see :func:`check_encoding`). ``like_person``
+    says whether it is like the known pictures of the person who was asked about, None when there
+    are none.
+    """
+
     ambiguous: bool
     candidates: tuple[Likely, ...] = ()
-    quality: Quality | None = None
     unsure: bool = False
     encoding: bytes | None = field(default=None, repr=False)
     like_person: bool | None = None

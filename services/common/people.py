@@ -6,9 +6,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.faces import DecidedBy, Likely, SeenFace
+from services.common.faces import MEASURED, Box, DecidedBy, Likely, SeenFace
 from services.common.images import folder_of
-from services.common.tables import faces, person_images, persons
+from services.common.tables import BOX, faces, person_images, persons
 from services.common.turns import in_turns
 
 _AT_ONCE: Final = 5_000
@@ -136,14 +136,13 @@ def machine_says(
     whose: Callable[[Likely], tuple[int | None, str]],
     calibration: int | None,
 ) -> dict[str, Any]:
-    """Return what a face's row says of it and who it is, by a machine, as far as it is new.
+    """Return what a face's row says of it and who it is, by a machine, but for where it is.
 
     Candidates that were left out are no candidates; ``whose`` gives a person's id and name.
     """
     person_id, person = whose(named) if named else (None, None)
     return {
-        "detection_score": face.detection_score,
-        "quality": face.quality,
+        **{name: getattr(face, name) for name in MEASURED if name != "box"},
         "decided_by": DecidedBy.MACHINE,
         "calibration": calibration,
         "ambiguous": face.ambiguous,
@@ -156,3 +155,13 @@ def machine_says(
             for one in candidates
         ],
     }
+
+
+def box_in(row: Any) -> Box:
+    """Return where a face is, by its row."""
+    return Box(*(getattr(row, side.name) for side in BOX))
+
+
+def measured_in(row: Any) -> dict[str, Any]:
+    """Return what a face's row says was measured of it, as ``MeasuredFace`` takes it."""
+    return {name: box_in(row) if name == "box" else getattr(row, name) for name in MEASURED}

@@ -5,15 +5,16 @@
 NULL for what is final.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, get_args
 
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.dialects import mysql
 
-from services.common.faces import MAX_NUMBERS, check_encoding
+from services.common.faces import MAX_NUMBERS, Box, MeasuredFace, check_encoding
 from services.common.images import LATEST_DUE_MS, MAX_PATH_LENGTH, Status
 from services.common.quality import Quality
 
@@ -161,6 +162,17 @@ def _content(read: Callable[[Any], Any] | None, value: Any) -> Any:
         return None
 
 
+def _measured() -> Iterator[sa.Column[Any]]:
+    """Yield the columns of what is measured of a face: a box has one for each of its sides."""
+    types = {float: sa.Float, Quality: _Quality}
+    for one in fields(MeasuredFace):
+        if one.type is Box:
+            yield from (sa.Column(side.name, sa.Integer, nullable=False) for side in fields(Box))
+        else:
+            kind, *rest = get_args(one.type) or (one.type,)
+            yield sa.Column(one.name, types[kind], nullable=NoneType in rest)
+
+
 faces = sa.Table(
     "faces",
     metadata,
@@ -172,12 +184,7 @@ faces = sa.Table(
         autoincrement=False,
     ),
     sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
-    # Pixels of the upright picture (EXIF orientation applied), origin top left.
-    sa.Column("left", sa.Integer, nullable=False),
-    sa.Column("top", sa.Integer, nullable=False),
-    sa.Column("right", sa.Integer, nullable=False),
-    sa.Column("bottom", sa.Integer, nullable=False),
-    sa.Column("detection_score", sa.Float, nullable=False),
+    *_measured(),
     sa.Column("ambiguous", sa.Boolean, nullable=False),
     # Null for nobody known; null, ambiguous and with candidates: a person is to say who it is.
     sa.Column("person", _exact(100)),
@@ -191,8 +198,6 @@ faces = sa.Table(
     sa.Column("distance", sa.Float),
     # [{"person": str, "image_name": str, "distance": float}], likeliest first.
     sa.Column("candidates", Candidates, nullable=False),
-    # NULL in results of before it was measured.
-    sa.Column("quality", _Quality),
     # A DecidedBy. NULL in rows of before, and a receiver of before leaves it as it is: a person
     # without a distance was named by hand, whatever stands here.
     sa.Column("decided_by", sa.String(7)),
@@ -211,6 +216,9 @@ faces = sa.Table(
     sa.Index("ix_faces_person", "person", "person_id", "image_id"),
     sa.Index("ix_faces_person_id_image_id", "person_id", "image_id"),
 )
+
+BOX: Final = tuple(faces.c[side.name] for side in fields(Box))
+"""The columns of where a face is."""
 
 # What a face is compared by. A table of its own: listings read faces without it, and whoever
 # compares reads all of it and nothing of faces. In InnoDB a row takes 635 bytes with 128 numbers,

@@ -5,7 +5,10 @@
 """
 
 import re
+from dataclasses import astuple
 from typing import Final, NamedTuple
+
+from services.common.faces import Box
 
 _PREFIX: Final = "thumbnails/"
 
@@ -25,13 +28,10 @@ _FACE: Final = re.compile(f"{OF_FACES}([0-9]{{1,18}})-{'_'.join([_NUMBER] * 4)}-
 
 
 class FacePlace(NamedTuple):
-    """An image's id, and a box in its upright picture, in pixels from the top left."""
+    """Where a face is, and in which image."""
 
     image_id: int
-    left: int
-    top: int
-    right: int
-    bottom: int
+    box: Box
 
 
 def thumbnail_key(prefix: str, picture_id: int, side: int) -> str:
@@ -47,11 +47,13 @@ def picture_of(key: str) -> int | None:
 
 def face_thumbnail_key(place: FacePlace, side: int) -> str:
     """Return the key of a version with so many pixels a side of the face at a place."""
-    image_id, *box = place
-    return f"{OF_FACES}{image_id}-{'_'.join(map(str, box))}-{side}"
+    return f"{OF_FACES}{place.image_id}-{'_'.join(map(str, astuple(place.box)))}-{side}"
 
 
 def place_of(key: str) -> FacePlace | None:
     """Return the place that a key is made of; None when it is no such key."""
     found = _FACE.fullmatch(key)
-    return FacePlace(*map(int, found.groups())) if found else None
+    if found is None:
+        return None
+    image_id, *sides = map(int, found.groups())
+    return FacePlace(image_id, Box(*sides))

@@ -13,8 +13,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.faces import MIN_SIDE, MOST_FACES, Box
-from services.common.quality import Quality
+from services.common.faces import MIN_SIDE, MOST_FACES, Box, MeasuredFace
 from services.face_recog.strangers import Model, Strangers, Tail, Vectors
 
 
@@ -132,13 +131,10 @@ def check_boxes(boxes: Sequence[Box]) -> None:
 
 
 @dataclass(frozen=True)
-class DetectedFace:
+class DetectedFace(MeasuredFace):
     """A face with its encoding, shape (size of the engine,)."""
 
-    box: Box
-    score: float
     encoding: Encoding
-    quality: Quality
 
 
 @dataclass(frozen=True)

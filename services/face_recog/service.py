@@ -602,8 +602,8 @@ class Gallery:
             async with self._encoding:
                 found = await self._recogniser.recognise(picture, urgent=True)
             only = found.faces[0].encoding if len(found.faces) == 1 else None
-            if only is not None and (flaw := found.faces[0].quality.flaw):
-                log.warning("known picture is of low quality", key=key, flaw=flaw)
+            if only is not None and (quality := found.faces[0].quality) and quality.flaw:
+                log.warning("known picture is of low quality", key=key, flaw=quality.flaw)
             faces = Faces(len(found.faces), None if only is None else only.astype(np.float32))
             self._found[digest] = faces
         return faces

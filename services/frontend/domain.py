@@ -14,10 +14,9 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from services.common.faces import Box, DecidedBy
+from services.common.faces import Box, DecidedBy, MeasuredFace
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 from services.common.names import by_id
-from services.common.quality import Quality
 
 PAGE_SIZE: Final = 24
 """Fills whole rows of 2, 3, 4, 6 and 8 cards; of people it is a screen or two."""
@@ -99,19 +98,17 @@ class Candidate(_Model):
         return closeness(self.distance)
 
 
-class Face(_Model):
+@dataclass(frozen=True, kw_only=True)
+class Face(MeasuredFace):
     """One face of a picture."""
 
     index: int
-    box: Box
-    detection_score: float
     ambiguous: bool
     person: str | None
     person_id: int | None = None
     distance: float | None
     decided_by: str | None = None  # an older receiver does not say it
     candidates: tuple[Candidate, ...]
-    quality: Quality | None = None
     drawn: bool = False
     denials: tuple[str, ...] | None = None  # an older receiver takes none
     denial_ids: tuple[int, ...] | None = None  # an older receiver finds nobody by id

@@ -21,6 +21,7 @@ from services.common.facerecog.client import (
     RecogniserTimeoutError,
     RecogniserUnavailableError,
 )
+from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
 from services.common.logs import Outage
 from services.common.objects import (
@@ -66,9 +67,6 @@ REMOVED: Final = 500
 _TRIES: Final = 3
 _LOG_SECONDS: Final = 60.0
 _RELEASE_SECONDS: Final = 3.0
-
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom."""
 
 
 @dataclass(frozen=True)

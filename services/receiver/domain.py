@@ -19,11 +19,18 @@ from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
 from services.common.events import Position
-from services.common.faces import MIN_SIDE, MOST_FACES, Box, DecidedBy, SeenFace
+from services.common.faces import (
+    MIN_SIDE,
+    MOST_FACES,
+    Box,
+    DecidedBy,
+    MeasuredFace,
+    SeenFace,
+)
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status, check_path, folder_of
 from services.common.names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
-from services.common.quality import Flaw, Quality
+from services.common.quality import Flaw
 from services.common.thumbnails import (
     OF_IMAGES,
     OF_KNOWN,
@@ -128,27 +135,24 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
+class Face(MeasuredFace):
     """One face; ``person`` is null for somebody unknown, and where only a person can tell.
 
     Such a face is ``ambiguous``, and its ``candidates`` are a question, not a name. ``distance`` is
     null without a name, and for one that was given by hand. ``decided_by`` is who said so.
     ``person_id`` is null, too, while nobody has looked up whose name it is. ``denials`` are the
     names of those whom a person has said that it is not, ``denial_ids`` their ids, in one order.
-    ``quality`` is null in results of before it was measured. ``drawn``: a person has drawn the box,
-    where no machine saw a face.
+    What is measured of a face is null in results of before it was. ``drawn``: a person has drawn
+    the box, where no machine saw a face.
     """
 
     index: int
-    box: Box
-    detection_score: float
     ambiguous: bool
     person: str | None
     person_id: int | None
     distance: float | None
     decided_by: DecidedBy
     candidates: tuple[Candidate, ...]
-    quality: Quality | None
     denials: tuple[str, ...]
     denial_ids: tuple[int, ...]
     drawn: bool
@@ -372,13 +376,7 @@ def known_thumbnail(picture_id: int) -> Thumbnail:
 def face_thumbnails(image_id: int, boxes: Iterable[Box]) -> list[Thumbnail]:
     """Return the versions of an image's faces: whoever takes faces away has them removed, too."""
     return [
-        Thumbnail(
-            face_thumbnail_key(
-                FacePlace(image_id, box.left, box.top, box.right, box.bottom), FACE_SIDE
-            ),
-            FACE_SIDE,
-            box,
-        )
+        Thumbnail(face_thumbnail_key(FacePlace(image_id, box), FACE_SIDE), FACE_SIDE, box)
         for box in boxes
     ]
 

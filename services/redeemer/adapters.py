@@ -18,7 +18,9 @@ from services.common.images import (
     RING_AFTER_MS,
     Status,
 )
+from services.common.people import box_in
 from services.common.tables import (
+    BOX,
     events,
     faces,
     garbage,
@@ -216,11 +218,9 @@ async def _of_faces(connection: AsyncConnection, keys: Iterable[str]) -> set[str
     places = {key: place for key in keys if (place := place_of(key))}
     if not places:
         return set()
-    query = sa.select(
-        faces.c.image_id, faces.c.left, faces.c.top, faces.c.right, faces.c.bottom
-    ).where(
+    query = sa.select(faces.c.image_id, *BOX).where(
         faces.c.image_id.in_(sorted({place.image_id for place in places.values()})),
         ~faces.c.struck_out,
     )
-    there = {FacePlace(*row) for row in await connection.execute(query)}
+    there = {FacePlace(row.image_id, box_in(row)) for row in await connection.execute(query)}
     return {key for key, place in places.items() if place in there}

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.faces import Box, Likely, SeenFace
+from services.common.faces import Box, Likely, SeenFace, measured
 from services.common.quality import Flaw, Quality
 from services.face_recog.strangers import DLIB
 from services.testing.servers import free_port
@@ -18,7 +18,7 @@ from services.testing.servers import free_port
 QUALITY = Quality(0.25, Flaw.BLURRED, 1.0, 0.25, 0.75, 0.5)
 ENCODING = struct.pack("<128f", *(number / 128 for number in range(128)))
 ADA = Likely("Ada/1.jpg", "Ada", 0.25, 4.5)
-FACE = SeenFace(Box(1, 2, 30, 40), 0.5, False, (ADA,), QUALITY, encoding=ENCODING)
+FACE = SeenFace(Box(1, 2, 30, 40), 0.5, False, (ADA,), quality=QUALITY, encoding=ENCODING)
 TWO_FACES = (FACE, SeenFace(Box(50, 2, 80, 40), 0.75, True, ()))
 
 
@@ -82,13 +82,9 @@ class Servicer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer
             calibration=3,
             faces=[
                 face_pb2.Face(
-                    box=face_pb2.Box(**dataclasses.asdict(face.box)),
-                    detection_score=face.detection_score,
+                    **dataclasses.asdict(measured(face)),
                     ambiguous=face.ambiguous,
                     encoding=face.encoding or b"",
-                    quality=face_pb2.Quality(**dataclasses.asdict(face.quality))
-                    if face.quality
-                    else None,
                     candidates=[
                         face_pb2.Candidate(
                             image_name=candidate.image_name,

@@ -10,6 +10,7 @@ RecogniserError
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict, fields
 from typing import Any, Final
 
 import grpc
@@ -17,7 +18,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.faces import Box, Likely, SeenFace, check_encoding
+from services.common.faces import Box, Likely, MeasuredFace, SeenFace, check_encoding
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
@@ -127,22 +128,19 @@ class RecogniserClient:
         *,
         image_id: int | None = None,
         person: str = "",
-        boxes: Sequence[tuple[int, int, int, int]] = (),
+        boxes: Sequence[Box] = (),
         max_candidates: int = 0,
         on_long: Callable[[], None] | None = None,
     ) -> face_pb2.IdentifyResponse:
         """Recognise a picture file, or raise a :class:`RecogniserError`.
 
         ``image_id`` is what face_recog's log lines about it will carry; ``person`` is whom faces
-        are held against, too; ``boxes`` (left, top, right and bottom, in pixels of the upright
-        picture) are the faces to answer, exactly these and in this order; of each at most
+        are held against, too; ``boxes`` are the faces to answer, exactly these and in this order;
+        of each at most
         ``max_candidates`` people, 0: as many as face_recog wants; ``on_long`` is called when the
         picture turns out to need longer than others.
         """
-        asked = [
-            face_pb2.Box(left=left, top=top, right=right, bottom=bottom)
-            for left, top, right, bottom in boxes
-        ]
+        asked = [face_pb2.Box(**asdict(box)) for box in boxes]
         request = face_pb2.IdentifyRequest(
             image_data=picture, person=person, boxes=asked, max_candidates=max_candidates
         )
@@ -265,8 +263,7 @@ def seen_faces(answer: face_pb2.IdentifyResponse) -> tuple[SeenFace, ...]:
     """Return the faces of an answer, in its order."""
     return tuple(
         SeenFace(
-            box=Box(face.box.left, face.box.top, face.box.right, face.box.bottom),
-            detection_score=face.detection_score,
+            **_read(MeasuredFace, face),
             ambiguous=face.ambiguous,
             candidates=tuple(
                 Likely(
@@ -277,7 +274,6 @@ def seen_faces(answer: face_pb2.IdentifyResponse) -> tuple[SeenFace, ...]:
                 )
                 for one in face.candidates
             ),
-            quality=_quality_of(face),
             unsure=face.outcome == face_pb2.OUTCOME_UNSURE,
             encoding=encoding_of(face),
             like_person=face.like_person if face.HasField("like_person") else None,
@@ -301,12 +297,24 @@ def encoding_of(face: face_pb2.Face) -> bytes | None:
         return None
 
 
-def _quality_of(face: face_pb2.Face) -> Quality | None:
-    """Return a face's quality; None when an older face_recog has answered."""
-    if not face.HasField("quality"):
-        return None
-    its = face.quality
-    flaw = its.flaw if its.HasField("flaw") else None
-    numbers = (its.score, its.size, its.sharpness, its.pose, its.light)
-    score, *others = (round(number, 3) for number in numbers)
-    return Quality(score, flaw, *others)
+_PARTS: Final[dict[Any, Any]] = {face_pb2.Box: Box, face_pb2.Quality: Quality}
+
+
+def _read(kind: Any, message: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass as a message has them; None is what it leaves unset.
+
+    A fraction has three digits: more of a float32 are noise.
+    """
+    values = {}
+    for one in fields(kind):
+        value = getattr(message, one.name)
+        if message.DESCRIPTOR.fields_by_name[one.name].has_presence and not message.HasField(
+            one.name
+        ):
+            value = None
+        elif isinstance(value, float):
+            value = round(value, 3)
+        elif part := _PARTS.get(type(value)):
+            value = part(**_read(part, value))
+        values[one.name] = value
+    return values

@@ -14,6 +14,7 @@ from services.common.facerecog.client import (
     RecogniserClient,
     RecogniserUnavailableError,
 )
+from services.common.faces import Box
 from services.testing.waiting import eventually
 
 
@@ -187,4 +188,4 @@ async def test_a_replica_that_knows_no_boxes_is_told(client: RecogniserClient) -
     assert await client.engine() is None
     assert await client.strangers() is None
     with pytest.raises(RecogniserBusyError, match="other boxes, as an older replica does"):
-        await client.identify(b"picture", boxes=[(0, 0, 9, 9)])
+        await client.identify(b"picture", boxes=[Box(0, 0, 9, 9)])

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from services.common.faces import MOST_FACES, Box
+from services.common.faces import MOST_FACES, Box, MeasuredFace
 from services.common.pictures import PictureError, open_picture
-from services.common.quality import Quality
 from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.tiles import SAME, agreements, smaller
@@ -34,9 +33,7 @@ class Found:
 
     width: int
     height: int
-    boxes: Sequence[Box]
-    scores: Sequence[float]
-    qualities: Sequence[Quality]
+    faces: Sequence[MeasuredFace]
     chips: NDArray[np.uint8]
 
 
@@ -87,18 +84,12 @@ def find(models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = 
         placed.sort(key=lambda face: (face[0].area, face[1].score), reverse=True)
         placed = placed[: min(max_faces or MOST_FACES, MOST_FACES)]
     chips = np.empty((len(placed), models.side, models.side, 3), np.uint8)
-    qualities = []
-    for number, (_, one) in enumerate(placed):
+    measured = []
+    for number, (box, one) in enumerate(placed):
         chips[number], points = models.chip(pixels, one.place)
-        qualities.append(measure(pixels, one.rectangle, points))
-    return Found(
-        width,
-        height,
-        [box for box, _ in placed],
-        [one.score for _, one in placed],
-        qualities,
-        chips,
-    )
+        quality = measure(pixels, one.rectangle, points)
+        measured.append(MeasuredFace(box, one.score, quality=quality))
+    return Found(width, height, measured, chips)
 
 
 def encode(models: Models, chips: NDArray[np.uint8], seconds: float) -> list[Encoding]:

@@ -12,7 +12,7 @@ import structlog
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG
 from services.common.facerecog.server import Context, GrpcServer
-from services.common.faces import Box
+from services.common.faces import Box, measured
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
 from services.face_recog.domain import (
@@ -248,14 +248,10 @@ def _response(answer: Answer, engine: str) -> face_pb2.IdentifyResponse:
 def _face(named: NamedFace) -> face_pb2.Face:
     face = named.face
     return face_pb2.Face(
-        box=face_pb2.Box(
-            left=face.box.left, top=face.box.top, right=face.box.right, bottom=face.box.bottom
-        ),
-        detection_score=face.score,
+        **dataclasses.asdict(measured(face)),
         candidates=map(_candidate, named.match.candidates),
         ambiguous=named.match.ambiguous,
         outcome=_OUTCOME[named.match.outcome],
-        quality=face_pb2.Quality(**dataclasses.asdict(face.quality)),
         like_person=named.like_person,
         encoding=face.encoding.astype("<f4").tobytes(),
     )

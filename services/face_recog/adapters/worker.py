@@ -113,7 +113,7 @@ class Steps:
             self._first, self._chips = head, content
         self._encodings += [self._encoding(one) for one in head["encodings"]]
         self.request = b""
-        left = len(self._first["boxes"]) - len(self._encodings)
+        left = len(self._first["faces"]) - len(self._encodings)
         if left > 0:
             if not head["encodings"]:
                 raise RecogniserFaultError("a step encoded no face")
@@ -124,14 +124,15 @@ class Steps:
         """Return what was found, or raise ``RecogniserFaultError``; all steps must be done."""
         try:
             faces = [
-                DetectedFace(Box(*box), score, encoding, Quality(*quality))
-                for box, score, encoding, quality in zip(
-                    self._first["boxes"],
-                    self._first["scores"],
-                    self._encodings,
-                    self._first["qualities"],
-                    strict=True,
+                DetectedFace(
+                    **{
+                        **face,
+                        "box": Box(**face["box"]),
+                        "quality": Quality(**face["quality"]),
+                        "encoding": encoding,
+                    }
                 )
+                for face, encoding in zip(self._first["faces"], self._encodings, strict=True)
             ]
             return Recognition(self._first["width"], self._first["height"], faces)
         except (ValueError, LookupError, TypeError) as error:
@@ -168,9 +169,7 @@ def answer(request: bytes, models: Models) -> bytes:
         {
             "width": found.width,
             "height": found.height,
-            "boxes": [[box.left, box.top, box.right, box.bottom] for box in found.boxes],
-            "scores": found.scores,
-            "qualities": [dataclasses.astuple(quality) for quality in found.qualities],
+            "faces": [dataclasses.asdict(face) for face in found.faces],
             "chip_bytes": models.side**2 * 3,
             "encodings": [one.tolist() for one in encodings],
         },

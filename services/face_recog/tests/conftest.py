@@ -197,7 +197,7 @@ class FakeRecogniser:
             raise RecogniserFaultError("the worker process died")
         score = 0.25 if b"blurred" in picture else 1.0
         quality = Quality(score, Flaw.BLURRED if score < FIT else None, 1.0, score, 1.0, 1.0)
-        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding_of(picture), quality)
+        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding_of(picture), quality=quality)
         return Recognition(1, 1, [face] * picture.count(b"f"))
 
 

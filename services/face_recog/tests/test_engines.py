@@ -99,9 +99,9 @@ def test_faces_of_every_size_are_found(
     for face in faces:
         picture = Image.new("RGB", size, "gray")
         picture.paste(face.resize((2 * width, 2 * width)), (x - width, y - width))
-        [box] = find(models, encode(picture, quality=95), 0).boxes
-        assert_each_once([box], [(x, y)], within=0.15 * width)
-        assert 0.6 * width < box.right - box.left < 1.3 * width
+        [found] = find(models, encode(picture, quality=95), 0).faces
+        assert_each_once([found.box], [(x, y)], within=0.15 * width)
+        assert 0.6 * width < found.box.right - found.box.left < 1.3 * width
 
 
 def test_a_face_across_the_edges_of_tiles_is_found_once(
@@ -118,7 +118,7 @@ def test_a_face_across_the_edges_of_tiles_is_found_once(
         for number, (x, y) in enumerate(places):
             face = faces[number % 2].resize((2 * size, 2 * size))
             crowd.paste(face, (x - size, y - size))
-        boxes = find(models, encode(crowd, quality=95), 0).boxes
+        boxes = [face.box for face in find(models, encode(crowd, quality=95), 0).faces]
         assert_each_once(boxes, places, size / 8)
         for box in boxes:  # not only the part of it that a tile shows
             assert 0.8 * size < box.right - box.left < 1.2 * size
@@ -127,7 +127,7 @@ def test_a_face_across_the_edges_of_tiles_is_found_once(
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2), (5000, 1), (2, 60_000), (641, 97)])
 def test_odd_sizes_show_no_face(models: Models, encode: Encode, size: tuple[int, int]) -> None:
-    assert not find(models, encode(Image.new("RGB", size), "PNG"), 0).boxes
+    assert not find(models, encode(Image.new("RGB", size), "PNG"), 0).faces
 
 
 @pytest.mark.parametrize(

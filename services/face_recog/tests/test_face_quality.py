@@ -51,8 +51,9 @@ def turned(image: Image.Image, by: float) -> Image.Image:
 
 def quality(models: Models, image: Image.Image, encode: Encode) -> Quality:
     found = find(models, encode(image, "PNG"), 1)
-    [one] = found.qualities
-    return one
+    [one] = found.faces
+    assert one.quality
+    return one.quality
 
 
 @pytest.fixture

@@ -639,7 +639,7 @@ def test_a_face_that_is_asked_about_is_no_name_for_old_clients_either(
 ) -> None:
     match = Match([Candidate("Ada/1.jpg", "Ada", 0.3, 4.5)], outcome is Outcome.UNSURE, outcome)
     quality = Quality(1, None, 1, 1, 1, 1)
-    face = DetectedFace(Box(1, 2, 3, 4), 1.0, np.array([0.25, -3]), quality)
+    face = DetectedFace(Box(1, 2, 3, 4), 1.0, np.array([0.25, -3]), quality=quality)
     answer = Answer(9, 9, [NamedFace(face, match)], 7)
     response = _response(answer, "engine")
     assert (response.image_name, response.calibration) == (image_name, 7)

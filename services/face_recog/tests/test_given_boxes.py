@@ -59,12 +59,12 @@ def test_a_face_that_was_found_has_the_encoding_that_it_had(
 ) -> None:
     picture = save(two.rotate(90 * quarters, expand=True), "PNG")
     found = find(models, picture, 0)
-    assert len(found.boxes) == 2
-    asked = [found.boxes[1], found.boxes[0], found.boxes[1]]
+    assert len(found.faces) == 2
+    asked = [found.faces[1].box, found.faces[0].box, found.faces[1].box]
     given = find(models, picture, 1, asked)
-    assert (given.width, given.height, given.boxes) == (found.width, found.height, asked)
-    assert given.scores[:2] == [found.scores[1], found.scores[0]]
-    assert given.qualities[:2] == [found.qualities[1], found.qualities[0]]
+    assert (given.width, given.height) == (found.width, found.height)
+    assert [face.box for face in given.faces] == asked
+    assert given.faces[:2] == [found.faces[1], found.faces[0]]
     before = encodings(models, found)
     after = encodings(models, given)
     assert [apart(after[0], before[1]), apart(after[1], before[0])] == [0, 0]
@@ -76,7 +76,7 @@ def test_a_box_of_another_engine_is_the_same_face(models: Models, two: Image.Ima
     own = find(models, picture, 0)
     for choice in ("classic", "centerface"):
         others = find(load_models(choice), picture, 0)
-        given = encodings(models, find(models, picture, 0, others.boxes))
+        given = encodings(models, find(models, picture, 0, [face.box for face in others.faces]))
         assert [apart(*pair) for pair in zip(given, encodings(models, own), strict=True)] == [0, 0]
 
 
@@ -91,12 +91,14 @@ def test_what_nobody_sees_is_encoded_where_it_was_drawn(
     name = "detect" if blind is models else "find"
     nothing: Any = [] if blind is models else blind.find(np.zeros((64, 64, 3), np.uint8), 1.0)
     monkeypatch.setattr(blind, name, lambda *_: nothing)
-    drawn = find(models, picture, 0, found.boxes)
-    assert drawn.scores == [0, 0]
+    drawn = find(models, picture, 0, [face.box for face in found.faces])
+    assert [face.detection_score for face in drawn.faces] == [0, 0]
     for one, other in zip(encodings(models, drawn), before, strict=True):
         assert apart(one, other) < 0.4
-    for quality, other_quality in zip(drawn.qualities, found.qualities, strict=True):
-        assert quality.size == pytest.approx(other_quality.size, abs=0.05)
+    for its, other_face in zip(drawn.faces, found.faces, strict=True):
+        assert its.quality
+        assert other_face.quality
+        assert its.quality.size == pytest.approx(other_face.quality.size, abs=0.05)
 
 
 def test_a_face_that_is_too_small_to_be_found_is_seen_where_it_was_drawn(
@@ -106,11 +108,11 @@ def test_a_face_that_is_too_small_to_be_found_is_seen_where_it_was_drawn(
     picture = Image.new("RGB", (4000, 3000), (120, 130, 125))
     picture.paste(astronaut.resize((100, 100)), (1900, 1400))
     content = save(picture, quality=95)
-    assert not find(models, content, 0).boxes
+    assert not find(models, content, 0).faces
     left, top, right, bottom = (round(side * 100 / 512) for side in (182, 58, 270, 178))
     box = Box(1900 + left, 1400 + top, 1900 + right, 1400 + bottom)
     given = find(models, content, 0, [box])
-    assert given.scores[0] > 0.5
+    assert given.faces[0].detection_score > 0.5
     [whole] = encodings(models, find(models, save(astronaut, "PNG"), 0))
     assert apart(encodings(models, given)[0], whole) < DEFAULT_TOLERANCE
 
@@ -157,7 +159,7 @@ async def test_boxes_over_the_wire(
     await eventually(client.engine, seconds=60)
     before = await client.identify(picture)
     counted = server.metric('facestack_faces_total{result="known"}')
-    asked = [_sides(face.box) for face in before.faces]
+    asked = [box_of(face) for face in before.faces]
     given = await client.identify(picture, boxes=asked[::-1])
     assert given.engine == await client.engine() == before.engine
     assert [face.SerializeToString() for face in given.faces] == [
@@ -165,12 +167,12 @@ async def test_boxes_over_the_wire(
     ]
     assert {face.candidates[0].person for face in given.faces} == {"Eileen Collins", "Grace Hopper"}
     assert server.metric('facestack_faces_total{result="known"}') == counted == 2
-    [drawn] = (await client.identify(picture, boxes=[(30, 400, 130, 500)])).faces
+    [drawn] = (await client.identify(picture, boxes=[Box(30, 400, 130, 500)])).faces
     assert (drawn.detection_score, len(encoding_of(drawn) or b"")) == (0, 512)
     for boxes, word in (
-        ([(1000, 500, 1101, 600)], "box 0, (1000, 500, 1101, 600), reaches beyond the picture"),
-        ([(0, 0, 50, 50), (5, 5, 9, 90)], "box 1, (5, 5, 9, 90), is 4 x 85 pixels"),
-        ([(0, 0, 50, 50)] * 1001, "1001 boxes"),
+        ([Box(1000, 500, 1101, 600)], "box 0, (1000, 500, 1101, 600), reaches beyond the picture"),
+        ([Box(0, 0, 50, 50), Box(5, 5, 9, 90)], "box 1, (5, 5, 9, 90), is 4 x 85 pixels"),
+        ([Box(0, 0, 50, 50)] * 1001, "1001 boxes"),
     ):
         wrong = await client.identify(picture, boxes=boxes)
         assert wrong.status == face_pb2.STATUS_INVALID_REQUEST
@@ -179,5 +181,5 @@ async def test_boxes_over_the_wire(
     await client.close()
 
 
-def _sides(box: face_pb2.Box) -> Sides:
-    return box.left, box.top, box.right, box.bottom
+def box_of(face: face_pb2.Face) -> Box:
+    return Box(face.box.left, face.box.top, face.box.right, face.box.bottom)

@@ -34,7 +34,9 @@ class FakeRecogniser:
             1,
             1,
             [
-                DetectedFace(Box(0, 0, 1, 1), 1.0, person(int(number), float(distance)), GOOD)
+                DetectedFace(
+                    Box(0, 0, 1, 1), 1.0, person(int(number), float(distance)), quality=GOOD
+                )
                 for number, distance in faces
             ],
         )

@@ -217,7 +217,7 @@ def test_both_people_side_by_side_in_a_large_picture(
     both.paste(astronaut.resize((2000, 2000)), (0, 0))
     both.paste(hopper.resize((2000, 2343)), (2000, 0))
     found = recognise(encode(both), 0)
-    assert [face.score >= 0.4 for face in found.faces] == [True, True]
+    assert [face.detection_score >= 0.4 for face in found.faces] == [True, True]
     left = recognise(encode(astronaut, "PNG"), 0).faces[0].encoding
     right = recognise(encode(hopper, "PNG"), 0).faces[0].encoding
     larger, smaller = found.faces

@@ -98,14 +98,16 @@ def test_the_smallest_face_is_found_wherever_it_is(models: Models, size: tuple[i
     width = smallest(models, size)
     spots = scattered(size, [width, width, 2 * width, 3 * width, 3 * width, 4 * width], seed=1)
     assert len(spots) == 6
-    assert_each_once(find(models, save(drawn(size, spots), quality=92), 0).boxes, spots)
+    assert_each_once(
+        [face.box for face in find(models, save(drawn(size, spots), quality=92), 0).faces], spots
+    )
 
 
 def test_a_large_face_hides_no_small_ones(models: Models) -> None:
     size = 4000, 3000
     small = [(2000 + 300 * number, 1900, smallest(models, size)) for number in range(6)]
     spots = [(900, 1000, 800), *small]
-    boxes = find(models, save(drawn(size, spots), quality=90), 0).boxes
+    boxes = [face.box for face in find(models, save(drawn(size, spots), quality=90), 0).faces]
     assert_each_once(boxes, spots)
     assert boxes[0].left < 1000, "the largest comes first"
 
@@ -119,9 +121,11 @@ def test_a_group_of_a_hundred_is_found_whole_and_everybody_is_who_they_are(model
         for column in range(10)
     ]
     found = find(models, save(drawn(size, spots), quality=92), 0)
-    assert_each_once(found.boxes, spots)
+    assert_each_once([face.box for face in found.faces], spots)
     one, other = (encodings(models, find(models, save(face, "PNG"), 0))[0] for face in portraits())
-    for box, encoding in zip(found.boxes, encodings(models, found), strict=True):
+    for box, encoding in zip(
+        [face.box for face in found.faces], encodings(models, found), strict=True
+    ):
         number = (round((box.left + box.right) / 2) - 100) // 396
         mine, theirs = (one, other) if number % 2 == 0 else (other, one)
         assert np.linalg.norm(encoding - mine) < np.linalg.norm(encoding - theirs)
@@ -141,7 +145,10 @@ def test_faces_of_any_size_are_found_in_pictures_of_any_form(
     least = smallest(centerface, size)
     widths = [round(least * factor) for factor in factors]
     spots = scattered(size, [one for one in widths if 2 * one < min(size)], seed)
-    assert_each_once(find(centerface, save(drawn(size, spots), quality=92), 0).boxes, spots)
+    assert_each_once(
+        [face.box for face in find(centerface, save(drawn(size, spots), quality=92), 0).faces],
+        spots,
+    )
 
 
 def test_of_very_many_faces_the_largest_are_answered(
@@ -151,7 +158,7 @@ def test_of_very_many_faces_the_largest_are_answered(
     spots = [(200 + 250 * number, 200, 50 + 10 * number) for number in range(5)]
     content = save(drawn((1500, 400), spots), quality=92)
     for wanted, number in ((0, 3), (2, 2), (9, 3)):
-        boxes = find(centerface, content, wanted).boxes
+        boxes = [face.box for face in find(centerface, content, wanted).faces]
         assert_each_once(boxes, spots[::-1][:number])
 
 
@@ -166,7 +173,7 @@ def test_a_picture_that_lies_shows_the_same_people(models: Models, quarters: int
         pixels = turn(np.asarray(photo), quarters)
         lying = find(models, save(Image.fromarray(pixels), "PNG"), 0)
         assert (lying.width, lying.height) == (pixels.shape[1], pixels.shape[0])
-        [box], [as_it_was] = lying.boxes, upright.boxes
+        [box], [as_it_was] = ([face.box for face in one.faces] for one in (lying, upright))
         sides = np.array([as_it_was.left, as_it_was.top, as_it_was.right, as_it_was.bottom])
         expected = turn_rectangles(sides, quarters, *photo.size)
         assert np.abs(expected - (box.left, box.top, box.right, box.bottom)).max() <= 1
@@ -183,7 +190,10 @@ def test_a_group_that_lies_is_found_whole(models: Models, quarters: int) -> None
     shown = [
         (*turn_points(np.array([x, y]), quarters, *size).tolist(), width) for x, y, width in spots
     ]
-    assert_each_once(find(models, save(Image.fromarray(pixels), quality=92), 0).boxes, shown)
+    assert_each_once(
+        [face.box for face in find(models, save(Image.fromarray(pixels), quality=92), 0).faces],
+        shown,
+    )
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -195,7 +205,10 @@ def test_one_who_lies_beside_one_who_stands_is_found_and_known(
     picture.paste(standing.resize((300, 300)), (100, 200))
     picture.paste(lying.resize((300, 300)).rotate(90 * quarters), (700, 250))
     found = find(centerface, save(picture, quality=95), 0)
-    by_place = sorted(zip(found.boxes, encodings(centerface, found), strict=True), key=_left)
+    by_place = sorted(
+        zip([face.box for face in found.faces], encodings(centerface, found), strict=True),
+        key=_left,
+    )
     assert_each_once([box for box, _ in by_place], [(250, 350, 150), (850, 400, 150)])
     for (_, encoding), face in zip(by_place, (standing, lying), strict=True):
         [alone] = encodings(centerface, find(centerface, save(face, "PNG"), 0))
@@ -210,7 +223,7 @@ def test_no_turn_makes_faces_of_what_is_none(models: Models) -> None:
     noise = Image.effect_noise((1500, 1000), 80).convert("RGB")
     stripes = Image.linear_gradient("L").resize((900, 1300)).convert("RGB")
     for picture in (noise, stripes, Image.new("RGB", (640, 480), "white")):
-        assert not find(models, save(picture, quality=90), 0).boxes
+        assert not find(models, save(picture, quality=90), 0).faces
 
 
 def test_a_picture_with_a_face_that_stands_is_searched_once(

@@ -1,31 +1,39 @@
 import json
 import struct
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.faces import Box, MeasuredFace
+from services.common.quality import Quality
 from services.face_recog.adapters.worker import Steps
 from services.face_recog.domain import Engine, RecogniserFaultError, RejectedError
 
 ENGINE = Engine("an engine", 128)
+FACE = asdict(
+    MeasuredFace(Box(1, 2, 3, 4), 1.0, quality=Quality(0.25, "blurred", 1.0, 0.25, 1.0, 1.0))
+)
 HEAD = {
     "width": 9,
     "height": 9,
-    "boxes": [[1, 2, 3, 4]],
-    "scores": [1.0],
+    "faces": [FACE],
     "chip_bytes": 27,
-    "qualities": [[0.25, "blurred", 1.0, 0.25, 1.0, 1.0]],
     "encodings": [[0.5] * 128],
 }
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from([*HEAD.values()]),
     lambda inner: (
         st.lists(inner)
-        | st.dictionaries(st.sampled_from(["problem", "reason", "failure", *HEAD]), inner)
+        | st.dictionaries(st.sampled_from(["problem", "reason", "failure", *HEAD, *FACE]), inner)
     ),
 )
+
+
+def with_face(change: dict[str, Any]) -> dict[str, Any]:
+    return {**HEAD, "faces": [{**FACE, **change}]}
 
 
 def packed(head: Any) -> bytes:
@@ -46,6 +54,7 @@ def damaged(position: int, bit: int) -> bytes:
     st.binary()
     | JSON.map(packed)
     | st.dictionaries(st.sampled_from([*HEAD]), JSON).map(lambda part: packed({**HEAD, **part}))
+    | st.dictionaries(st.sampled_from([*FACE]), JSON).map(lambda part: packed(with_face(part)))
     | st.builds(damaged, st.integers(0), st.integers(0, 7))
     | st.integers(0, len(GOOD)).map(lambda length: GOOD[:length])
 )
@@ -66,13 +75,16 @@ def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None
     [
         {"encodings": [[0.5] * 127]},
         {"encodings": [[float("nan")] * 128]},
-        {"boxes": [[1, 2, 3]]},
-        {"boxes": []},
-        {"scores": 1},
-        {"qualities": []},
-        {"qualities": [[float("nan"), None, 1.0, 1.0, 1.0, 1.0]]},
-        {"qualities": [[0.5, None, 1.0, 1.0, 1.0, 2.0]]},
-        {"qualities": [[0.5, 7, 1.0, 1.0, 1.0, 1.0]]},
+        {"faces": []},
+        {"faces": 1},
+        {"faces": [[1, 2, 3, 4]]},
+        with_face({"box": [1, 2, 3, 4]}),
+        with_face({"box": {"left": 1, "top": 2, "right": 3}}),
+        with_face({"quality": None}),
+        with_face({"quality": {**FACE["quality"], "score": float("nan")}}),
+        with_face({"quality": {**FACE["quality"], "light": 2.0}}),
+        with_face({"quality": {**FACE["quality"], "flaw": 7}}),
+        with_face({"age": 7}),
     ],
     ids=str,
 )

@@ -9,9 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
+from services.common.faces import Box
 from services.common.images import LEASE_MS, Status
-from services.common.people import FOLDER
+from services.common.people import FOLDER, box_in
 from services.common.tables import (
+    BOX,
     encoding_work,
     face_encodings,
     faces,
@@ -313,14 +315,14 @@ def _lacking(engine: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
 
 async def _faces(
     connection: AsyncConnection, image_id: int, engine: str, *, lock: bool = False
-) -> dict[int, tuple[int, int, int, int]]:
+) -> dict[int, Box]:
     """Return the boxes of an image's faces without an encoding, by their numbers."""
     its = faces.c
     query = (
-        _lacking(engine, its.face_index, its.left, its.top, its.right, its.bottom)
+        _lacking(engine, its.face_index, *BOX)
         .where(its.image_id == image_id)
         .order_by(its.face_index)
     )
     if lock:
         query = query.with_for_update()
-    return {row.face_index: tuple(row)[1:] for row in await connection.execute(query)}
+    return {row.face_index: box_in(row) for row in await connection.execute(query)}

@@ -172,7 +172,9 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
     known = Likely("Ada/1.jpg", "Ada", 0.25, 4.5)
     by_hand = Likely("Bob/1.jpg", "Bob", 0.5)
     found = (
-        SeenFace(Box(1, 2, 30, 40), 0.5, True, (known, by_hand), QUALITY, encoding=ENCODING),
+        SeenFace(
+            Box(1, 2, 30, 40), 0.5, True, (known, by_hand), quality=QUALITY, encoding=ENCODING
+        ),
         SeenFace(Box(5, 6, 70, 80), 0.75, False, (by_hand,)),
         SeenFace(Box(9, 9, 10, 10), 1.0, False, ()),
         SeenFace(Box(9, 9, 10, 10), 1.0, True, (known,), unsure=True),

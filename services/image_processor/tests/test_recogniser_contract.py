@@ -42,11 +42,11 @@ async def test_faces_with_their_people(recogniser: Recogniser) -> None:
                 0.5,
                 False,
                 (Likely("Ada/1.jpg", "Ada", 0.25, 4.5),),
-                QUALITY,
+                quality=QUALITY,
                 encoding=ENCODING,
             ),
             # As an older face_recog answers.
-            SeenFace(Box(50, 2, 80, 40), 0.75, True, (), None),
+            SeenFace(Box(50, 2, 80, 40), 0.75, True),
         ),
         100,
         90,

@@ -108,7 +108,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await processor.renew(claim)
     candidate = Likely(known.image_name, "somebody", 0.25, 4.5)
     quality = Quality(0.25, "blurred", 1.0, 0.25, 0.75, 1.0)
-    face = SeenFace(Box(1, 2, 30, 40), 0.5, False, (candidate,), quality, encoding=ENCODING)
+    face = SeenFace(Box(1, 2, 30, 40), 0.5, False, (candidate,), quality=quality, encoding=ENCODING)
     result = processing.Processed((face, face), 9, 9, "test", "tag", calibration=1)
     assert await processor.finish(claim, result) == "processed"
     image = await rows.get(first)

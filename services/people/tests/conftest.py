@@ -19,7 +19,6 @@ from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box
 from services.common.images import KNOWN_PEOPLE
 from services.common.objects import ObjectStore
-from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
 from services.common.tables import (
     events,
@@ -69,12 +68,7 @@ class OneFace:
     """Finds the one face of whoever a picture's content names."""
 
     async def recognise(self, picture: bytes, **_: Any) -> Recognition:
-        face = DetectedFace(
-            Box(0, 0, 1, 1),
-            1.0,
-            1.4 * vector(picture.decode()),
-            Quality(1.0, None, 1.0, 1.0, 1.0, 1.0),
-        )
+        face = DetectedFace(Box(0, 0, 1, 1), 1.0, 1.4 * vector(picture.decode()))
         return Recognition(1, 1, [face])
 
 

@@ -1,7 +1,7 @@
 """Faces that a person draws, or strikes out, in the database."""
 
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +12,7 @@ from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
 from services.common.images import Status
 from services.common.people import lock_likely, machine_says, take_turns
-from services.common.tables import face_denials, face_encodings, faces, images
+from services.common.tables import BOX, face_denials, face_encodings, faces, images
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import remove_soon
 from services.receiver.adapters.people_changes import (
@@ -35,8 +35,6 @@ from services.receiver.domain import (
     check_room,
     face_thumbnails,
 )
-
-_BOX: Final = (faces.c.left, faces.c.top, faces.c.right, faces.c.bottom)
 
 
 class DatabaseFaces:
@@ -167,7 +165,7 @@ async def _places(connection: AsyncConnection, image_id: int) -> dict[int, tuple
     The image is locked, so none comes or goes.
     """
     rows = await connection.execute(
-        sa.select(faces.c.face_index, faces.c.struck_out, *_BOX).where(faces.c.image_id == image_id)
+        sa.select(faces.c.face_index, faces.c.struck_out, *BOX).where(faces.c.image_id == image_id)
     )
     return {index: (Box(*box), bool(struck_out)) for index, struck_out, *box in rows}
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.faces import Box, DecidedBy
-from services.common.people import BY_HAND, LEFT_ITS_ID
+from services.common.faces import DecidedBy
+from services.common.people import BY_HAND, LEFT_ITS_ID, measured_in
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -154,13 +154,11 @@ def _picture(by_face: Sequence[Sequence[Any]]) -> KeptPicture:
         tuple(
             KeptFace(
                 index=face.face_index,
-                box=Box(face.left, face.top, face.right, face.bottom),
+                **measured_in(face),
                 drawn=face.drawn,
-                detection_score=face.detection_score,
                 decided_by=DecidedBy.HAND if face.by_hand else DecidedBy.MACHINE,
                 distance=face.distance,
                 likeness=face.likeness,
-                quality=face.quality,
                 encodings=tuple(row.by for row in its if row.by is not None),
             )
             for its in by_face

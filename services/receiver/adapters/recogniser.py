@@ -27,8 +27,7 @@ class GrpcRecogniser:
 
     async def face_in(self, content: bytes, box: Box, *, person: str, image_id: int) -> EncodedFace:
         """Return the face in a box of the picture."""
-        boxes = [(box.left, box.top, box.right, box.bottom)]
-        answer = await self._client.identify(content, person=person, image_id=image_id, boxes=boxes)
+        answer = await self._client.identify(content, person=person, image_id=image_id, boxes=[box])
         (face,) = faces_of(answer)
         return EncodedFace(face, answer.engine, answer.calibration or None)
 

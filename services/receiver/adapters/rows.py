@@ -13,8 +13,16 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
 from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
-from services.common.people import BY_HAND, WHOSE, WHOSE_ID, whose_pictures
+from services.common.people import (
+    BY_HAND,
+    WHOSE,
+    WHOSE_ID,
+    box_in,
+    measured_in,
+    whose_pictures,
+)
 from services.common.tables import (
+    BOX,
     face_denials,
     faces,
     images,
@@ -62,9 +70,6 @@ SELECT %s, 0, {MARIADB_NOW} + %s, {MARIADB_NOW}, {MARIADB_NOW},
 )) AS submitted
 RETURNING id, path
 """  # noqa: S608
-
-
-_BOX: Final = (faces.c.left, faces.c.top, faces.c.right, faces.c.bottom)
 
 
 class DatabaseRows:
@@ -210,7 +215,7 @@ class DatabaseRows:
     async def stored_face(self, image_id: int, index: int) -> StoredFace | None:
         """Return where a face is; None of one that was struck out."""
         query = (
-            sa.select(images.c.path, images.c.content_digest, images.c.object_tag, *_BOX)
+            sa.select(images.c.path, images.c.content_digest, images.c.object_tag, *BOX)
             .select_from(faces.join(images))
             .where(faces.c.image_id == image_id, faces.c.face_index == index, ~faces.c.struck_out)
         )
@@ -219,7 +224,7 @@ class DatabaseRows:
         if row is None:
             return None
         picture = StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
-        return StoredFace(picture, Box(row.left, row.top, row.right, row.bottom))
+        return StoredFace(picture, box_in(row))
 
     async def page(
         self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
@@ -472,8 +477,8 @@ async def _forget_result(
 
 async def _boxes(connection: AsyncConnection, image_id: int) -> list[Box]:
     """Return where an image's faces are."""
-    rows = await connection.execute(sa.select(*_BOX).where(faces.c.image_id == image_id))
-    return [Box(row.left, row.top, row.right, row.bottom) for row in rows]
+    rows = await connection.execute(sa.select(*BOX).where(faces.c.image_id == image_id))
+    return [box_in(row) for row in rows]
 
 
 def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
@@ -523,15 +528,13 @@ def _faces(rows: Iterable[Any], whose: Mapping[str, int]) -> list[Face]:
 
 
 def _struck_out(row: Any) -> StruckOut:
-    box = Box(row.left, row.top, row.right, row.bottom)
-    return StruckOut(row.face_index, box, bool(row.forgotten))
+    return StruckOut(row.face_index, box_in(row), bool(row.forgotten))
 
 
 def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
     return Face(
         index=row.face_index,
-        box=Box(row.left, row.top, row.right, row.bottom),
-        detection_score=row.detection_score,
+        **measured_in(row),
         ambiguous=row.ambiguous,
         person=row.whose,
         person_id=row.whose_id,
@@ -543,7 +546,6 @@ def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
             )
             for one in row.candidates
         ),
-        quality=row.quality,
         denials=tuple(denial.denied for denial in denials),
         denial_ids=tuple(denial.denied_id for denial in denials),
         drawn=bool(row.drawn),

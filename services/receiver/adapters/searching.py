@@ -10,10 +10,9 @@ from services.common.facerecog.client import (
     RecogniserUnavailableError,
 )
 from services.common.facerecog.stored_faces import StoredFacesClient
-from services.common.faces import Box
-from services.common.people import WHOSE, WHOSE_ID
+from services.common.people import WHOSE, WHOSE_ID, box_in
 from services.common.strangers import PairsOfStrangers
-from services.common.tables import face_encodings, faces, persons, same_face
+from services.common.tables import BOX, face_encodings, faces, persons, same_face
 from services.receiver.adapters.recogniser import faces_of
 from services.receiver.domain import FaceKey
 from services.receiver.service.searching import FaceRow, Looked
@@ -85,7 +84,7 @@ class DatabaseFaceRows:
         query = (
             sa.select(
                 *(faces.c[name] for name in ("image_id", "face_index")),
-                *(faces.c[name] for name in ("left", "top", "right", "bottom")),
+                *BOX,
                 WHOSE.label("whose"),
                 WHOSE_ID.label("whose_id"),
             )
@@ -95,8 +94,6 @@ class DatabaseFaceRows:
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         return {
-            FaceKey(row.image_id, row.face_index): FaceRow(
-                Box(row.left, row.top, row.right, row.bottom), row.whose, row.whose_id
-            )
+            FaceKey(row.image_id, row.face_index): FaceRow(box_in(row), row.whose, row.whose_id)
             for row in rows
         }

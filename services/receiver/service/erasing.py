@@ -17,11 +17,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.common.faces import Box, DecidedBy
+from services.common.faces import DecidedBy, MeasuredFace
 from services.common.images import KNOWN_PEOPLE
 from services.common.logs import Outage
 from services.common.objects import ObjectInfo, ObjectStoreError
-from services.common.quality import Quality
 from services.common.turns import in_turns
 from services.receiver.domain import FaceKey, NotFoundError, Somebody
 
@@ -153,20 +152,17 @@ class KeptKnown:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptFace:
+class KeptFace(MeasuredFace):
     """A face of theirs: where, how sure it is, and by which engines there is an encoding of it.
 
     ``distance`` and ``likeness`` are null for one that a hand has named.
     """
 
     index: int
-    box: Box
     drawn: bool
-    detection_score: float
     decided_by: DecidedBy
     distance: float | None
     likeness: float | None
-    quality: Quality | None
     encodings: tuple[str, ...]
 
 

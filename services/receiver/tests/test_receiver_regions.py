@@ -168,8 +168,8 @@ async def test_many_that_read_the_worst_keep_nobody_from_the_rest(
 
 
 def face(index: int, *box: int) -> Face:
-    who = (None, None, None, DecidedBy.MACHINE, (), None, (), ())
-    return Face(index, Box(*box), 1.0, False, *who, drawn=False)
+    who = (None, None, None, DecidedBy.MACHINE, (), (), ())
+    return Face(Box(*box), 1.0, index, False, *who, drawn=False)
 
 
 def named(*box: int) -> Region:

@@ -1,5 +1,6 @@
 """Thumbnails whose picture somebody deleted who knew nothing of them."""
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import sqlalchemy as sa
 import structlog
 
 from services.common.database import Database
+from services.common.faces import Box
 from services.common.objects import ObjectStore, ObjectStoreUnavailableError
 from services.common.settings import ObjectStoreSettings
 from services.common.tables import faces, images, person_images, persons
@@ -32,7 +34,7 @@ async def store(folder_store_settings: ObjectStoreSettings, database: Database) 
     image = {**now, "status": "processed", "attempt": 1, "updated_at": 1, "name": "a"}
     face = {"image_id": 2, "detection_score": 1.0, "ambiguous": False, "candidates": []}
     box, struck_out = (
-        dict(zip(FacePlace._fields, FACE, strict=True)),
+        {"image_id": FACE.image_id, **asdict(FACE.box)},
         {"left": 5, "struck_out": True},
     )
     async with database.transaction() as connection:
@@ -53,7 +55,7 @@ async def store(folder_store_settings: ObjectStoreSettings, database: Database) 
     return ObjectStore(folder_store_settings)
 
 
-FACE = FacePlace(2, -10, 20, 30, 40)
+FACE = FacePlace(2, Box(-10, 20, 30, 40))
 
 
 async def keys(store: ObjectStore) -> list[str]:
@@ -74,8 +76,8 @@ async def test_only_those_whose_picture_is_gone_go(
     gone = [
         *(thumbnail_key(OF_IMAGES, one, 640) for one in range(4, 12)),
         thumbnail_key(OF_KNOWN, 2, 640),  # image 2 is another picture
-        face_thumbnail_key(FACE._replace(left=5), 256),
-        face_thumbnail_key(FACE._replace(bottom=41), 256),
+        face_thumbnail_key(FACE._replace(box=replace(FACE.box, left=5)), 256),
+        face_thumbnail_key(FACE._replace(box=replace(FACE.box, bottom=41)), 256),
         *(face_thumbnail_key(FACE._replace(image_id=one), 256) for one in (1, 4)),
     ]
     for key in (*kept, *gone, "pictures/uploads/4-640"):

@@ -149,7 +149,12 @@ _Time = Annotated[
 ]
 
 
-class ImageDocument(BaseModel):
+class _FacesDocument(BaseModel):
+    # What is measured of a face has a default, for those who read it; it always stands there.
+    model_config = ConfigDict(json_schema_serialization_defaults_required=True)
+
+
+class ImageDocument(_FacesDocument):
     """An image, where it stands, and its faces once it is processed; ``struck_out`` are none."""
 
     id: int
@@ -482,7 +487,7 @@ class KeptKnownDocument(BaseModel):
     address: str | None
 
 
-class KeptPictureDocument(BaseModel):
+class KeptPictureDocument(_FacesDocument):
     """A picture, and the faces of theirs that it shows."""
 
     id: int
