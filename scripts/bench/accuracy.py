@@ -389,7 +389,7 @@ def _by_rule(portraits: Portraits, name: str, face: Encoding) -> _Answer:
     assert best.likeness is not None  # noqa: S101, the rule measures it
     share = tail.share_of(best.likeness, calibration.people)
     far = share if found.outcome is Outcome.NAMED else math.inf
-    return _Answer(name, best.person == name, far, share)
+    return _Answer(name, best.folder == name, far, share)
 
 
 def _by_distance(people: People, name: str, face: Encoding) -> _Answer:
@@ -397,7 +397,7 @@ def _by_distance(people: People, name: str, face: Encoding) -> _Answer:
     if not found.candidates:
         return _Answer(name)
     [best] = found.candidates
-    return _Answer(name, best.person == name, best.distance)
+    return _Answer(name, best.folder == name, best.distance)
 
 
 def _allowing(strangers: Sequence[_Answer]) -> float:

@@ -169,7 +169,7 @@ async def _add(gallery: Gallery, store: ObjectStore, name: str) -> None:
         if gallery.people is not people:
             people = gallery.people
             [nearest] = await asyncio.to_thread(people.nearest, encoding, 1)
-            if nearest.person == name:
+            if nearest.folder == name:
                 return
         await asyncio.sleep(0.01)
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.common.images import KNOWN_PEOPLE, InvalidPathError, check_path
+from services.common.images import KNOWN_PEOPLE, InvalidPathError, check_path, folder_of
 from services.common.objects import ObjectStoreError
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Store(Protocol):
 
 async def mark_changed(store: Store, key: str) -> None:
     """Say that the known picture with this key, ``known_people/<person>/…``, came or went."""
-    person = key.removeprefix(KNOWN_PEOPLE).partition("/")[0]
+    person = folder_of(key.removeprefix(KNOWN_PEOPLE))
     try:
         name = check_path(f"{secrets.token_hex(_TOKEN_BYTES)}{person}.")
         await store.put(CHANGES + name, b"")

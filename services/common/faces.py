@@ -23,6 +23,10 @@ MAX_FACES: Final = 4096
 """In a request to decide on them: with 100,000 people their comparison takes some seconds."""
 
 
+CLOSE: Final = 0.5
+"""A match at a larger distance is worth a second look."""
+
+
 class DecidedBy(StrEnum):
     """Who said whose face it is, or that it is nobody's who is known."""
 

@@ -69,8 +69,11 @@ class InvalidPathError(ValueError):
     """The path cannot name a picture; the message says why."""
 
 
-# Control characters, lone surrogates, and what XML cannot hold, in which S3 lists its keys.
-_FORBIDDEN: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff\\ufffe\\uffff]")
+CONTROL: Final = r"\x00-\x1f\x7f-\x9f"
+"""Control characters, as a set of a regular expression lists them."""
+
+# Lone surrogates, too, and what XML cannot hold, in which S3 lists its keys.
+_FORBIDDEN: Final = re.compile(rf"[{CONTROL}\ud800-\udfff\ufffe\uffff]")
 # What a folder store calls a file that it is still writing.
 _UNFINISHED: Final = re.compile(r"#\d+$")
 _BAD_PART: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
@@ -106,6 +109,24 @@ def check_path(path: str) -> str:
     return path
 
 
+# A part is anything but . and .., without / and control characters.
+_CHARACTER: Final = rf"[^/{CONTROL}]"
+_FIRST: Final = rf"[^/.{CONTROL}]"
+_PART: Final = (
+    rf"(?:{_FIRST}{_CHARACTER}{{0,{MAX_PART_BYTES - 1}}}"
+    rf"|\.{_FIRST}{_CHARACTER}{{0,{MAX_PART_BYTES - 2}}}"
+    rf"|\.\.{_CHARACTER}{{1,{MAX_PART_BYTES - 2}}})"
+)
+PATH_PATTERN: Final = rf"^/?{_PART}(?:/{_PART})*$"
+"""What of :func:`check_path` a regular expression can say to clients; they may write one slash
+before it."""
+
+
 def folder_of(image_name: str) -> str:
     """Return the folder in a known picture's name, in the form in which it is kept."""
     return unicodedata.normalize("NFC", image_name.partition("/")[0])
+
+
+def forms_of(folder: str) -> frozenset[str]:
+    """Return as what a folder of known pictures may be there: by hand it may be decomposed."""
+    return frozenset(unicodedata.normalize(form, folder) for form in ("NFC", "NFD"))

@@ -14,8 +14,10 @@ from typing import Final
 import structlog
 from structlog.typing import Processor
 
+from services.common.images import KNOWN_PEOPLE
+
 _NAMES: Final = re.compile(
-    r"(known_people/)[^/\n]+(?=/)|(changes/[0-9a-f]{8}).+?\.(?=:|$)", re.MULTILINE
+    rf"({KNOWN_PEOPLE})[^/\n]+(?=/)|(changes/[0-9a-f]{{8}}).+?\.(?=:|$)", re.MULTILINE
 )
 """What of a key is a person's name: the folder of known pictures, and the rest of a marker."""
 

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from typing import Final
 
-from services.common.images import MAX_PART_BYTES
+from services.common.images import CONTROL, MAX_PART_BYTES
 
 MAX_NAME_LENGTH: Final = 100
 """Characters, in the form in which a name is kept."""
@@ -62,12 +62,20 @@ def check_who(who: str) -> str:
     return check_name(who) if person_id is None else by_id(person_id)
 
 
-def check_name(name: str) -> str:
-    """Return the name as it is kept, or raise :class:`InvalidNameError`.
+# Of what cannot be seen, the well-known ones.
+_UNSEEN: Final = rf"{CONTROL}\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+NAME_PATTERN: Final = rf"^[^/.{_UNSEEN}][^/{_UNSEEN}]*$"
+"""What of :func:`check_name` a regular expression can say to clients."""
 
-    That is in Unicode's composed form (NFC), without spaces around it.
-    """
-    name = unicodedata.normalize("NFC", name).strip(_SPACES)
+
+def as_kept(text: str) -> str:
+    """Return a text in the form of names: composed as Unicode's NFC, without spaces around it."""
+    return unicodedata.normalize("NFC", text).strip(_SPACES)
+
+
+def check_name(name: str) -> str:
+    """Return the name :func:`as_kept`, or raise :class:`InvalidNameError`."""
+    name = as_kept(name)
     if not name:
         raise InvalidNameError("a person's name must not be empty")
     if len(name) > MAX_NAME_LENGTH:

@@ -19,5 +19,9 @@ class PairsOfStrangers:
 
         It is a line through what one in 1,000 to 10,000 reach: far beyond, an estimate.
         """
-        product = 1 - distance**2 / 2
-        return 100 * math.pow(10, min(4, (self.product - product) / self.decade))
+        return 100 * math.pow(10, min(4, (self.product - product_at(distance)) / self.decade))
+
+
+def product_at(distance: float) -> float:
+    """Return the product of two encodings of length 1 that are so far apart."""
+    return 1 - distance**2 / 2

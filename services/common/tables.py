@@ -16,6 +16,7 @@ from sqlalchemy.dialects import mysql
 
 from services.common.faces import MAX_NUMBERS, Box, MeasuredFace, check_encoding
 from services.common.images import LATEST_DUE_MS, MAX_PATH_LENGTH, Status
+from services.common.names import MAX_NAME_LENGTH
 from services.common.quality import Quality
 
 log = structlog.get_logger(__name__)
@@ -187,7 +188,7 @@ faces = sa.Table(
     *_measured(),
     sa.Column("ambiguous", sa.Boolean, nullable=False),
     # Null for nobody known; null, ambiguous and with candidates: a person is to say who it is.
-    sa.Column("person", _exact(100)),
+    sa.Column("person", _exact(MAX_NAME_LENGTH)),
     # Whose name that is; NULL, too, while nobody has looked it up: older services write the name
     # alone, and of somebody whose pictures were put by hand there may be no row yet.
     sa.Column(
@@ -245,10 +246,10 @@ persons = sa.Table(
     "persons",
     metadata,
     sa.Column("id", _Id, primary_key=True, autoincrement=True),
-    sa.Column("name", _exact(100), nullable=False),
+    sa.Column("name", _exact(MAX_NAME_LENGTH), nullable=False),
     # Where the known pictures lie, below known_people/, in Unicode's NFC; it stays when the name
     # changes. NULL in rows of before, and of older services: then it is the name.
-    sa.Column("folder", _exact(100)),
+    sa.Column("folder", _exact(MAX_NAME_LENGTH)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     # Left out where people are listed and suggested; pictures show the name.
     sa.Column("hidden", sa.Boolean, nullable=False, server_default=sa.false()),
@@ -320,7 +321,7 @@ person_merges = sa.Table(
         sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_person_merges_person_id"),
         nullable=False,
     ),
-    sa.Column("name", _exact(100), nullable=False),
+    sa.Column("name", _exact(MAX_NAME_LENGTH), nullable=False),
     # What the row of the other was ("id", "folder", "hidden", "face", "created_at"), and what went
     # over: known pictures ("pictures": [id]), faces named by hand ("faces": [[image id, index]]),
     # earlier merges ("merges": [id]); of what a hand said is not theirs, as faces, what was theirs
@@ -338,7 +339,7 @@ erasures = sa.Table(
     "erasures",
     metadata,
     sa.Column("person_id", _Id, primary_key=True, autoincrement=False),
-    sa.Column("name", _exact(100), nullable=False),
+    sa.Column("name", _exact(MAX_NAME_LENGTH), nullable=False),
     # Where known pictures of theirs lie or lay, in NFC.
     sa.Column("folders", sa.JSON, nullable=False),
     # Whether the pictures in which they are go, too.
@@ -460,7 +461,7 @@ people_work = sa.Table(
     metadata,
     # Of somebody who may be gone.
     sa.Column("person_id", _Id, primary_key=True, autoincrement=False),
-    sa.Column("folder", _exact(100), nullable=False),
+    sa.Column("folder", _exact(MAX_NAME_LENGTH), nullable=False),
     # Whether a known picture, or all of them, went: who was named or asked about by it is nobody
     # whom the pictures that are left would find.
     sa.Column("removed", sa.Boolean, nullable=False),

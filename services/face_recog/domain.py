@@ -2,10 +2,9 @@
 
 import heapq
 import math
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Literal
@@ -13,7 +12,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.faces import MIN_SIDE, MOST_FACES, Box, MeasuredFace
+from services.common.faces import CLOSE, MIN_SIDE, MOST_FACES, Box, Likely, MeasuredFace
+from services.common.images import folder_of
 from services.face_recog.strangers import Model, Strangers, Tail, Vectors
 
 
@@ -44,11 +44,8 @@ DEFAULT_FALSE_NAMES: Final = 0.01
 
 DEFAULT_CANDIDATES: Final = 5
 
-AMBIGUOUS_DISTANCE: Final = 0.5
-"""A best match beyond it is worth a second look."""
-
 AMBIGUOUS_MARGIN: Final = 0.05
-"""So is one whose runner-up is as near as this."""
+"""A best match whose runner-up is as near as this is worth a second look, too."""
 
 ASKED_ABOUT: Final = 0.2
 """A person is asked about the faces that are more alike to somebody known than those of all but so
@@ -149,19 +146,6 @@ class Recognition:
     faces: Sequence[DetectedFace]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A person that a face may be, with the nearest of the person's pictures.
-
-    ``likeness`` to all of them is measured where that decides.
-    """
-
-    image_name: str
-    person: str
-    distance: float
-    likeness: float | None = None
-
-
 class Outcome(StrEnum):
     """What is said of a face."""
 
@@ -179,13 +163,9 @@ class Outcome(StrEnum):
 class Match:
     """Who a face may be, likeliest first; nobody when it is unknown."""
 
-    candidates: Sequence[Candidate]
+    candidates: Sequence[Likely]
     ambiguous: bool
     outcome: Outcome
-
-
-def _person(name: str) -> str:
-    return unicodedata.normalize("NFC", name.partition("/")[0])
 
 
 def _sorted_in_turns(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -202,7 +182,7 @@ class People:
     """
 
     def __init__(self, encodings: Mapping[str, NDArray[np.floating]]) -> None:
-        rows = _sorted_in_turns([(_person(name), name) for name in encodings])
+        rows = _sorted_in_turns([(folder_of(name), name) for name in encodings])
         size = len(next(iter(encodings.values()), ()))
         matrix = np.empty((len(rows), size), dtype=np.float32)
         for row, (_, name) in enumerate(rows):
@@ -227,12 +207,12 @@ class People:
         rows, matrix = list(self._rows), self._matrix
         gone = []
         for name in encodings:
-            row = bisect_left(self._rows, (_person(name), name))
+            row = bisect_left(self._rows, (folder_of(name), name))
             if row < len(self._rows) and self._rows[row][1] == name:
                 gone.append(row)
         for row in sorted(gone, reverse=True):
             del rows[row]
-        new = sorted((_person(name), name) for name, one in encodings.items() if one is not None)
+        new = sorted((folder_of(name), name) for name, one in encodings.items() if one is not None)
         places = [bisect_left(rows, row) for row in new]
         for place, owned in reversed(list(zip(places, new, strict=True))):
             rows.insert(place, owned)
@@ -286,16 +266,16 @@ class People:
         )
         return units
 
-    def candidate(self, person: int, encoding: Encoding) -> Candidate:
+    def candidate(self, person: int, encoding: Encoding) -> Likely:
         """Return one of ``names`` with the nearest picture."""
         start, end = self._starts[person], self._ends[person]
         distances = np.linalg.norm(self._matrix[start:end] - encoding, axis=1)
         nearest = int(np.argmin(distances))
-        return Candidate(
+        return Likely(
             self._rows[start + nearest][1], self._persons[person], float(distances[nearest])
         )
 
-    def nearest(self, encoding: Encoding, count: int) -> list[Candidate]:
+    def nearest(self, encoding: Encoding, count: int) -> list[Likely]:
         """Return the ``count`` nearest people, nearest first, each with the nearest picture."""
         if not self._persons or count < 1:
             return []
@@ -313,11 +293,11 @@ class People:
             distances = np.linalg.norm(self._matrix[rows] - encoding, axis=1)
             nearest = int(np.argmin(distances))
             found.append(
-                Candidate(
+                Likely(
                     self._rows[rows[nearest]][1], self._persons[person], float(distances[nearest])
                 )
             )
-        return sorted(found, key=lambda candidate: (candidate.distance, candidate.person))[:count]
+        return sorted(found, key=lambda candidate: (candidate.distance, candidate.folder))[:count]
 
     def rows(self, names: Iterable[str]) -> list[int]:
         """Return the places in ``names`` of those of these people who are known."""
@@ -338,7 +318,7 @@ class People:
         """
         found = {}
         for name in names:
-            row = bisect_left(self._rows, (_person(name), name))
+            row = bisect_left(self._rows, (folder_of(name), name))
             if row == len(self._rows) or self._rows[row][1] != name:
                 continue
             person = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -570,7 +550,7 @@ def _decide(
         named = bool(left) and holder.get(left[0]) == face
         outcome = Outcome.NAMED if named else Outcome.UNSURE if left else Outcome.UNKNOWN
         candidates = [
-            replace(portraits.people.candidate(one, encoding), likeness=float(alike[face][one]))
+            portraits.people.candidate(one, encoding)._replace(likeness=float(alike[face][one]))
             for one in left[:max_candidates]
         ]
         matches.append(Match(candidates, outcome is Outcome.UNSURE, outcome))
@@ -592,7 +572,7 @@ def match(
     holder: dict[str, int] = {}
     named: set[int] = set()
     pairs = [
-        (candidate.distance, face, candidate.person)
+        (candidate.distance, face, candidate.folder)
         for face, candidates in enumerate(nearest)
         for candidate in candidates
         if candidate.distance <= tolerance
@@ -606,7 +586,7 @@ def match(
             [
                 candidate
                 for candidate in candidates
-                if candidate.distance <= tolerance and holder.get(candidate.person, face) == face
+                if candidate.distance <= tolerance and holder.get(candidate.folder, face) == face
             ][:max_candidates],
             candidates,
         )
@@ -614,13 +594,13 @@ def match(
     ]
 
 
-def _match_one(candidates: Sequence[Candidate], nearest: Sequence[Candidate]) -> Match:
+def _match_one(candidates: Sequence[Likely], nearest: Sequence[Likely]) -> Match:
     if not candidates:
         return Match((), ambiguous=False, outcome=Outcome.UNKNOWN)
     best = candidates[0]
-    ambiguous = best.distance > AMBIGUOUS_DISTANCE or any(
+    ambiguous = best.distance > CLOSE or any(
         other.distance - best.distance <= AMBIGUOUS_MARGIN
         for other in nearest
-        if other.person != best.person
+        if other.folder != best.folder
     )
     return Match(candidates, ambiguous, Outcome.NAMED)

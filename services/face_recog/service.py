@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import time
-import unicodedata
 from collections import Counter
 from collections.abc import (
     Awaitable,
@@ -24,7 +23,14 @@ import structlog
 from numpy.typing import NDArray
 
 from services.common.faces import Box
-from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
+from services.common.images import (
+    MAX_PICTURE_BYTES,
+    PICTURES,
+    InvalidPathError,
+    check_path,
+    folder_of,
+    forms_of,
+)
 from services.common.metrics import observe
 from services.common.names import InvalidNameError, check_name
 from services.common.objects import (
@@ -394,8 +400,7 @@ class Gallery:
         _ = self.snapshot
         async with self._turn:
             tried: set[str] = set()
-            # Folders that were made by hand may be in either form.
-            forms = {unicodedata.normalize("NFC", person), unicodedata.normalize("NFD", person)}
+            forms = forms_of(person)
             while True:
                 gone, wanted = await self._look_at(forms)
                 new = [info for info in wanted if info.key not in tried][:_BATCH]
@@ -585,7 +590,7 @@ class Gallery:
             raise RejectedError(
                 Problem.INVALID_REQUEST, f"its place is not {self._prefix}PERSON/PICTURE"
             )
-        folder = unicodedata.normalize("NFC", place.partition("/")[0])
+        folder = folder_of(place)
         try:
             name = check_name(folder)
         except InvalidNameError as error:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.strangers import PairsOfStrangers
+from services.common.strangers import PairsOfStrangers, product_at
 
 FITTED: Final = (250, 1000)
 """Faces seen to which a model is fitted: the first one, and the last. Fitted to 200, it finds 1 to
@@ -104,7 +104,7 @@ def tails_within(distance: float) -> Tails:
     that tests bring are by 0.23, and one of its 5,000 pairs is nearer. How they stand out was
     measured with that model, as for :data:`DLIB`.
     """
-    quarter = (1 - distance**2 / 2) / 4
+    quarter = product_at(distance) / 4
     return Tails(Tail(quarter, quarter), Tail(0.3, 1.5))
 
 

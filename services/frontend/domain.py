@@ -1,7 +1,6 @@
 """What the pages show: pictures, faces and people in words, and where a box is drawn.
 
-The models mirror the receiver's answers; unknown fields are ignored, so a newer receiver does
-not break older pages.
+The models mirror the receiver's answers.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
-from services.common.faces import Box, DecidedBy, MeasuredFace
+from services.common.faces import CLOSE, Box, DecidedBy, MeasuredFace
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 from services.common.names import by_id
 
@@ -37,10 +36,8 @@ STATUS_WORDS: Final[dict[str, str]] = {
 }
 
 VERY_CLOSE: Final = 0.40
-"""Largest distance called "very close"."""
-
-CLOSE: Final = 0.50
-"""Largest distance called "close"; beyond it the faces are alike, but not much."""
+"""Largest distance called "very close"; up to ``CLOSE`` it is "close", beyond that the faces are
+alike, but not much."""
 
 FaceKind = Literal["known", "ambiguous", "unknown"]
 
@@ -75,11 +72,13 @@ class Somebody:
     name: str
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """What a receiver answers; it may say more, as a newer one does."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Candidate(_Model):
+class Candidate(Model):
     """A known picture near a face; a smaller distance is more alike."""
 
     person: str
@@ -185,14 +184,14 @@ class Face(MeasuredFace):
         return "The match is uncertain: the faces are alike, but not much."
 
 
-class StruckOut(_Model):
+class StruckOut(Model):
     """A place of which a person has said that no face is there."""
 
     index: int
     box: Box
 
 
-class Picture(_Model):
+class Picture(Model):
     """One submitted picture. ``width`` and ``height`` are known once it was processed."""
 
     id: int
@@ -286,14 +285,14 @@ class Picture(_Model):
         return fingerprint(self.model_dump_json())
 
 
-class PicturePage(_Model):
+class PicturePage(Model):
     """Some pictures, newest first, and the cursor of those behind them."""
 
     images: tuple[Picture, ...]
     next_cursor: str | None
 
 
-class Encoding(_Model):
+class Encoding(Model):
     """Whether stored faces are being prepared for comparing, and in how many pictures yet."""
 
     state: str
@@ -310,7 +309,7 @@ class Encoding(_Model):
         return f"The faces of older pictures are being prepared: {pictures} to go."
 
 
-class StatusReport(_Model):
+class StatusReport(Model):
     """How many pictures are in each state, if the database says it, and what is away and why."""
 
     images: dict[Status, int] | None
@@ -319,7 +318,7 @@ class StatusReport(_Model):
     problems: dict[str, str]
 
 
-class KnownPicture(_Model):
+class KnownPicture(Model):
     """One picture that a person is recognised by."""
 
     id: int
@@ -332,7 +331,7 @@ class KnownPicture(_Model):
         return fingerprint(self.image_name)
 
 
-class FaceKey(_Model):
+class FaceKey(Model):
     """A face of a picture."""
 
     image_id: int
@@ -349,7 +348,7 @@ class FaceKey(_Model):
         return f"/images/{self.image_id}/faces/{self.face_index}/thumbnail"
 
 
-class Merge(_Model):
+class Merge(Model):
     """Somebody who was said to be the same person, for whoever takes that back."""
 
     id: int
@@ -357,7 +356,7 @@ class Merge(_Model):
     created_at: datetime
 
 
-class Person(_Model):
+class Person(Model):
     """Somebody with a name and known pictures; ``face`` stands for them."""
 
     id: int | None = None
@@ -412,7 +411,7 @@ class Person(_Model):
         return fingerprint(self.model_dump_json())
 
 
-class Erased(_Model):
+class Erased(Model):
     """How much of somebody is forgotten for good."""
 
     known_pictures: int
@@ -428,7 +427,7 @@ class Erased(_Model):
         )
 
 
-class PeoplePage(_Model):
+class PeoplePage(Model):
     """Some people by name, and the cursor of those behind them; an older receiver has none."""
 
     people: tuple[Person, ...]
@@ -441,7 +440,7 @@ class PeoplePage(_Model):
         return frozenset(name for name, count in counts.items() if count > 1)
 
 
-class Accepted(_Model):
+class Accepted(Model):
     """The answer to one uploaded picture."""
 
     id: int

@@ -6,10 +6,8 @@ The models mirror the receiver's answers, as those of ``domain`` do.
 import re
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from services.common.names import by_id
-from services.frontend.domain import FaceKey, counted, fingerprint
+from services.frontend.domain import FaceKey, Model, counted, fingerprint
 
 GROUPS_ON_A_PAGE: Final = 12
 """Each with its faces: some hundred small pictures."""
@@ -21,11 +19,7 @@ QUESTIONS: Final = 3
 """Shown at a time; behind one that is answered the next appears."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Group(_Model):
+class Group(Model):
     """Unknown faces that are one person's, as it seems, some of them; and where the others begin.
 
     ``size`` is how many there are in all.
@@ -47,14 +41,14 @@ class Group(_Model):
         return fingerprint(self.model_dump_json())
 
 
-class GroupPage(_Model):
+class GroupPage(Model):
     """Some groups, largest first, and the cursor of those behind them."""
 
     groups: tuple[Group, ...]
     next_cursor: str | None
 
 
-class Somebody(_Model):
+class Somebody(Model):
     """A person who may be the one."""
 
     id: int
@@ -67,7 +61,7 @@ class Somebody(_Model):
         return by_id(self.id)
 
 
-class Question(_Model):
+class Question(Model):
     """Whether a group, and another one or a person, are the same; one of these two is there."""
 
     id: int
@@ -81,13 +75,13 @@ class Question(_Model):
         return fingerprint(self.model_dump_json())
 
 
-class Questions(_Model):
+class Questions(Model):
     """Those that are open, likeliest first."""
 
     questions: tuple[Question, ...]
 
 
-class Named(_Model):
+class Named(Model):
     """What became of a group: so many faces are this person's now."""
 
     person: str

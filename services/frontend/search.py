@@ -2,10 +2,9 @@
 
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from services.common.faces import Box
 from services.common.names import by_id
+from services.frontend.domain import Model
 
 _WORDS: Final = (
     (1.0, "Surely the same person"),
@@ -17,18 +16,14 @@ _WORDS: Final = (
 _ELSE: Final = "Looks similar"
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class PictureFace(_Model):
+class PictureFace(Model):
     """A face of the picture that was uploaded."""
 
     index: int
     box: Box
 
 
-class FoundFace(_Model):
+class FoundFace(Model):
     """A stored face; ``strangers`` is how many of a million pairs of strangers are as near."""
 
     image_id: int
@@ -54,7 +49,7 @@ class FoundFace(_Model):
         return self.sure != _ELSE
 
 
-class SearchResult(_Model):
+class SearchResult(Model):
     """What was found, nearest first; ``faces`` and the ``searched`` one are an upload's."""
 
     faces: tuple[PictureFace, ...]

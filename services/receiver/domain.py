@@ -27,8 +27,16 @@ from services.common.faces import (
     MeasuredFace,
     SeenFace,
 )
-from services.common.images import FINAL, RETRIABLE, UPLOADS, Status, check_path, folder_of
-from services.common.names import InvalidNameError, check_name, check_who
+from services.common.images import (
+    CONTROL,
+    FINAL,
+    RETRIABLE,
+    UPLOADS,
+    Status,
+    check_path,
+    folder_of,
+)
+from services.common.names import MAX_NAME_LENGTH, InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw
 from services.common.thumbnails import (
@@ -45,7 +53,7 @@ MAX_BATCH: Final = 1000
 MAX_FILES: Final = 20
 """Files in one upload."""
 
-MAX_NAME_LENGTH: Final = 255
+MAX_FILE_NAME_LENGTH: Final = 255
 """Characters that are kept of an uploaded file's name: the end, which holds the extension."""
 
 
@@ -607,15 +615,15 @@ def submission_of_path(path: str) -> Submission:
     system. Raises ``InvalidPathError``.
     """
     path = check_path(path.removeprefix("/"))
-    return Submission(path, path[-MAX_NAME_LENGTH:])
+    return Submission(path, path[-MAX_FILE_NAME_LENGTH:])
 
 
-_UNPRINTABLE: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+_UNPRINTABLE: Final = re.compile(rf"[{CONTROL}\ud800-\udfff]")
 
 
 def upload_of(filename: str, content: bytes) -> Upload:
     """Return the upload of a file, to be stored under a path that was never used."""
-    name = _UNPRINTABLE.sub("", filename)[-MAX_NAME_LENGTH:]
+    name = _UNPRINTABLE.sub("", filename)[-MAX_FILE_NAME_LENGTH:]
     content_digest = digest(content)
     return Upload(f"{UPLOADS}{_unique(content_digest)}", name or "picture", content_digest)
 
@@ -748,7 +756,7 @@ def decode_person_cursor(cursor: str) -> PersonKey:
     return PersonKey(name, min(int(number), _LAST_ID) if slash else _LAST_ID)
 
 
-PERSON_CURSOR: Final = "^[^/]{0,100}(/[0-9]{1,19})?$"
+PERSON_CURSOR: Final = rf"^[^/]{{0,{MAX_NAME_LENGTH}}}(/[0-9]{{1,19}})?$"
 
 
 def check_recognisable(image: Image) -> None:

@@ -12,11 +12,10 @@ import structlog
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG
 from services.common.facerecog.server import Context, GrpcServer
-from services.common.faces import Box, measured
+from services.common.faces import Box, Likely, measured
 from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
 from services.face_recog.domain import (
-    Candidate,
     Held,
     Match,
     Outcome,
@@ -257,10 +256,10 @@ def _face(named: NamedFace) -> face_pb2.Face:
     )
 
 
-def _candidate(candidate: Candidate) -> face_pb2.Candidate:
+def _candidate(candidate: Likely) -> face_pb2.Candidate:
     return face_pb2.Candidate(
         image_name=candidate.image_name,
-        person=candidate.person,
+        person=candidate.folder,
         distance=candidate.distance,
         likeness=candidate.likeness,
     )

@@ -327,8 +327,8 @@ def test_no_hand_is_contradicted(data: st.DataObject) -> None:
     held = Held(data.draw(folders), [data.draw(folders) for _ in faces])
     [matches] = decide_all(portraits, [(faces, held)], Rule(0.7, 0.1, 0.05))
     for match, denied in zip(matches, held.denied, strict=True):
-        assert {one.person for one in match.candidates}.isdisjoint({*held.given, *denied})
-    named = [match.candidates[0].person for match in matches if match.outcome is Outcome.NAMED]
+        assert {one.folder for one in match.candidates}.isdisjoint({*held.given, *denied})
+    named = [match.candidates[0].folder for match in matches if match.outcome is Outcome.NAMED]
     assert len(named) == len(set(named))
 
 

@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from services.face_recog.domain import Candidate, Encoding, People, match
+from services.common.faces import Likely
+from services.face_recog.domain import Encoding, People, match
 
 random = np.random.default_rng(7)
 
@@ -19,13 +20,13 @@ def at(base: Encoding, distance: float) -> Encoding:
     return base + step / np.linalg.norm(step) * distance
 
 
-def brute_force(known: dict[str, Encoding], face: Encoding, count: int) -> list[Candidate]:
-    best: dict[str, Candidate] = {}
+def brute_force(known: dict[str, Encoding], face: Encoding, count: int) -> list[Likely]:
+    best: dict[str, Likely] = {}
     for name, one in known.items():
         person = name.split("/")[0]
         distance = float(np.linalg.norm(one.astype(np.float32) - face))
         if person not in best or distance < best[person].distance:
-            best[person] = Candidate(name, person, distance)
+            best[person] = Likely(name, person, distance)
     return sorted(best.values(), key=lambda candidate: candidate.distance)[:count]
 
 
@@ -46,7 +47,7 @@ def test_distances_are_exact_where_float32_products_are_not() -> None:
     base = encoding()
     known = {f"p{number}/x": at(base, 1e-4 * (number + 1)) for number in range(20)}
     found = People(known).nearest(base, 20)
-    assert [one.person for one in found] == [f"p{number}" for number in range(20)]
+    assert [one.folder for one in found] == [f"p{number}" for number in range(20)]
     assert [one.distance for one in found] == pytest.approx(
         [1e-4 * (number + 1) for number in range(20)], rel=0.01
     )
@@ -63,11 +64,11 @@ def test_tolerance_and_number_of_candidates() -> None:
     face = encoding()
     people = People({f"p{number}/x": at(face, number / 10) for number in range(1, 10)})
     [found] = match(people, [face], tolerance=0.55, max_candidates=5)
-    assert [one.person for one in found.candidates] == ["p1", "p2", "p3", "p4", "p5"]
+    assert [one.folder for one in found.candidates] == ["p1", "p2", "p3", "p4", "p5"]
     [found] = match(people, [face], tolerance=0.15, max_candidates=5)
-    assert [one.person for one in found.candidates] == ["p1"]
+    assert [one.folder for one in found.candidates] == ["p1"]
     [found] = match(people, [face], tolerance=1.0, max_candidates=2)
-    assert [one.person for one in found.candidates] == ["p1", "p2"]
+    assert [one.folder for one in found.candidates] == ["p1", "p2"]
 
 
 @pytest.mark.parametrize(
@@ -103,12 +104,12 @@ def test_a_person_is_in_a_picture_once() -> None:
     people = People({"twin/x": base, "other/x": at(far, 0.45)})
     for faces in ([near, far], [far, near]):
         found = match(people, faces, tolerance=0.6, max_candidates=5)
-        names = [one.candidates[0].person for one in found]
+        names = [one.candidates[0].folder for one in found]
         assert sorted(names) == ["other", "twin"]
         assert names[[face is near for face in faces].index(True)] == "twin"
         loser = found[[face is far for face in faces].index(True)]
         assert loser.ambiguous
-        assert all(one.person != "twin" for one in loser.candidates)
+        assert all(one.folder != "twin" for one in loser.candidates)
 
 
 def test_whoever_loses_the_only_candidate_is_nobody() -> None:
@@ -123,7 +124,7 @@ def test_names_in_a_crowd_are_never_given_twice() -> None:
     people = People({f"p{number}/x": at(base, 0.2) for number in range(30)})
     faces = [at(base, 0.2) for _ in range(40)]
     found = match(people, faces, tolerance=0.6, max_candidates=1)
-    names = [one.candidates[0].person for one in found if one.candidates]
+    names = [one.candidates[0].folder for one in found if one.candidates]
     assert len(names) == 30
     assert all(a != b for a, b in itertools.combinations(names, 2))
 
@@ -143,7 +144,7 @@ def test_folders_of_one_name_in_two_forms_are_one_person() -> None:
     people = People({composed: at(face, 0.3), "Zof/x": at(face, 0.5), decomposed: at(face, 0.1)})
     assert (people.people, people.pictures) == (2, 3)
     found = people.nearest(face, 2)
-    assert [(one.person, one.image_name) for one in found] == [
+    assert [(one.folder, one.image_name) for one in found] == [
         ("Zo\u00eb", decomposed),
         ("Zof", "Zof/x"),
     ]

@@ -57,7 +57,7 @@ def ask(people: Known, *faces: Encoding, rule: Rule | None = None) -> list[Match
 def test_another_picture_of_a_known_person_is_named() -> None:
     [found] = ask(known(20), picture(3, 9))
     assert found.outcome is Outcome.NAMED
-    assert found.candidates[0].person == "p3"
+    assert found.candidates[0].folder == "p3"
     assert not found.ambiguous
 
 
@@ -74,7 +74,7 @@ def test_between_the_two_a_person_is_asked() -> None:
     alike = float(max(Portraits(People(people), NO_MODEL).likenesses([face])[0]))
     [one] = ask(people, face, rule=Rule(alike + 0.01, alike - 0.01, margin=0))
     assert (one.outcome, one.ambiguous) == (Outcome.UNSURE, True)
-    assert [candidate.person for candidate in one.candidates] == ["p3"]
+    assert [candidate.folder for candidate in one.candidates] == ["p3"]
     [one] = ask(people, face, rule=Rule(alike + 0.02, alike + 0.01, margin=0))
     assert one.outcome is Outcome.UNKNOWN
 
@@ -88,13 +88,13 @@ def test_between_two_people_who_are_nearly_as_alike_a_person_is_asked() -> None:
         for unsure in (other - 0.01, other + 0.01):
             [one] = ask(people, face, rule=Rule(named=best, unsure=unsure, margin=margin))
             assert (one.outcome, one.ambiguous) == (outcome, outcome is Outcome.UNSURE)
-            candidates = [candidate.person for candidate in one.candidates]
+            candidates = [candidate.folder for candidate in one.candidates]
             assert candidates == (["p3", "twin"] if unsure < other else ["p3"])
     # Another face of the picture may be whom this one is not named after.
     rule = Rule(0.5, other - 0.01, margin=best - other + 0.01)
     [one, sure] = ask(people, face, face + people["p3/0"] - people["twin/1"], rule=rule)
     assert (one.outcome, sure.outcome) == (Outcome.UNSURE, Outcome.NAMED)
-    assert [candidate.person for candidate in one.candidates] == ["twin"]
+    assert [candidate.folder for candidate in one.candidates] == ["twin"]
 
 
 def test_nobody_known() -> None:
@@ -111,7 +111,7 @@ def test_of_two_faces_that_look_like_one_person_one_is_named_and_the_other_asked
         named = [one.outcome is Outcome.NAMED for one in found]
         assert sum(named) == 1
         loser = found[named.index(False)]
-        assert all(candidate.person != "p3" for candidate in loser.candidates)
+        assert all(candidate.folder != "p3" for candidate in loser.candidates)
         assert loser.outcome is not Outcome.NAMED
 
 
@@ -128,7 +128,7 @@ def test_neither_order_nor_scale_of_pictures_counts(
     shuffled = {name: 3 * people[name] for name in [*shuffled, *people]}
     [other] = ask(shuffled, 2 * face)
     assert other.outcome is one.outcome
-    assert [c.person for c in other.candidates] == [c.person for c in one.candidates]
+    assert [c.folder for c in other.candidates] == [c.folder for c in one.candidates]
 
 
 @settings(deadline=None, max_examples=30)
@@ -142,10 +142,10 @@ def test_a_stranger_who_is_enrolled_changes_no_name_within_a_calibration(
     rule = rule_for(11)
     [one] = decide(before, [face], rule, max_candidates=20)
     [other] = decide(after, [face], rule, max_candidates=20)
-    likenesses = {c.person: c.likeness or 0 for c in other.candidates}
+    likenesses = {c.folder: c.likeness or 0 for c in other.candidates}
     if likenesses.pop("a stranger", 0) > max(likenesses.values(), default=0) - rule.margin:
         return  # then the face is nearly as much like the stranger's as like anybody's
-    assert likenesses == pytest.approx({c.person: c.likeness for c in one.candidates}, abs=1e-4)
+    assert likenesses == pytest.approx({c.folder: c.likeness for c in one.candidates}, abs=1e-4)
     assert (other.outcome is Outcome.NAMED) == (one.outcome is Outcome.NAMED)
 
 

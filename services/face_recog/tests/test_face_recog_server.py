@@ -30,7 +30,7 @@ from services.common.facerecog.client import (
     RecogniserFailedError,
     RecogniserUnavailableError,
 )
-from services.common.faces import Box
+from services.common.faces import Box, Likely
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
@@ -38,7 +38,6 @@ from services.face_recog.adapters.server import Server, _response
 from services.face_recog.app import announce
 from services.face_recog.domain import (
     DEFAULT_TOLERANCE,
-    Candidate,
     DetectedFace,
     Engine,
     Match,
@@ -637,7 +636,7 @@ def test_a_port_in_use_ends_it_with_one_line(tmp_path: Path) -> None:
 def test_a_face_that_is_asked_about_is_no_name_for_old_clients_either(
     outcome: Outcome, image_name: str, sent: face_pb2.Outcome.ValueType
 ) -> None:
-    match = Match([Candidate("Ada/1.jpg", "Ada", 0.3, 4.5)], outcome is Outcome.UNSURE, outcome)
+    match = Match([Likely("Ada/1.jpg", "Ada", 0.3, 4.5)], outcome is Outcome.UNSURE, outcome)
     quality = Quality(1, None, 1, 1, 1, 1)
     face = DetectedFace(Box(1, 2, 3, 4), 1.0, np.array([0.25, -3]), quality=quality)
     answer = Answer(9, 9, [NamedFace(face, match)], 7)

@@ -99,7 +99,7 @@ async def test_a_tolerance_asks_for_the_nearest_picture_and_nothing_else(
     [face] = answer.faces
     assert face.match.outcome is Outcome.NAMED
     assert face.match.ambiguous
-    assert [(one.person, round(one.distance, 2)) for one in face.match.candidates] == [("p1", 0.6)]
+    assert [(one.folder, round(one.distance, 2)) for one in face.match.candidates] == [("p1", 0.6)]
     assert answer.calibration == 0
     [beyond] = (await ask(gallery, picture, 0.5)).faces
     assert beyond.match.outcome is Outcome.UNKNOWN

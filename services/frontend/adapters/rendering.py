@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 import jinja2
 
 from services.common.images import MAX_PICTURE_BYTES, Status
+from services.common.names import MAX_NAME_LENGTH
 from services.common.picture_formats import ACCEPTED, TITLES
 from services.frontend import domain
 
@@ -67,6 +68,7 @@ class Renderer:
             status_words=domain.STATUS_WORDS,
             statuses=list(Status),
             max_bytes=MAX_PICTURE_BYTES,
+            max_name=MAX_NAME_LENGTH,
             accepted=ACCEPTED,
             formats=TITLES,
         )

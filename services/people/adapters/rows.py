@@ -23,7 +23,7 @@ from services.common.events import (
     read_events,
 )
 from services.common.faces import DecidedBy, Likely
-from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status
+from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status, forms_of
 from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in, take_turns
 from services.common.tables import (
     erasures,
@@ -445,7 +445,7 @@ async def _asked_about(connection: AsyncConnection, folder: str, after: int) -> 
     Also those with a face whose name was taken back, on which no rule has decided since.
     """
     # As the driver writes it, the name's beginning with a quotation mark before it.
-    starts = {json.dumps(f"{unicodedata.normalize(form, folder)}/")[:-1] for form in ("NFC", "NFD")}
+    starts = {json.dumps(f"{form}/")[:-1] for form in forms_of(folder)}
     asked = [
         sa.func.instr(faces.c.candidates, sa.literal(start, sa.String)) > 0 for start in starts
     ]

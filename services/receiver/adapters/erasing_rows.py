@@ -6,7 +6,6 @@ Rows are locked in the order of :mod:`people_changes`, behind the row of ``erasu
 import dataclasses
 import json
 import secrets
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from services.common.clock import Clock, DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
-from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of
+from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
 from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
@@ -61,7 +60,6 @@ _SCANNED: Final = 50_000
 _IMAGES: Final = 20
 """Images that are deleted one by one within a lease."""
 
-_FORMS: Final = ("NFC", "NFD")
 
 _FORGOTTEN: Final[Mapping[str, Any]] = {
     "person": None,
@@ -396,11 +394,7 @@ class DatabaseErasures:
 
     async def is_leaving(self, erasure: Erasure) -> bool:
         """Tell whether a known picture of theirs is still to be removed."""
-        below = [
-            f"{KNOWN_PEOPLE}{unicodedata.normalize(form, folder)}"
-            for form in _FORMS
-            for folder in erasure.folders
-        ]
+        below = [f"{KNOWN_PEOPLE}{form}" for folder in erasure.folders for form in forms_of(folder)]
         # What comes behind a slash in every collation that is exact.
         its = [garbage.c.object_key.between(f"{one}/", f"{one}0") for one in below]
         noted = sa.exists().where(sa.or_(*its), garbage.c.removed_at.is_(None))
@@ -453,9 +447,7 @@ def _may_mention(erasure: Erasure) -> sa.ColumnElement[bool]:
     """Return the condition that a face's candidates may name a person or a picture of theirs."""
     # As the driver writes it, with a quotation mark before it.
     pieces = {
-        json.dumps(f"{unicodedata.normalize(form, folder)}/")[:-1]
-        for form in _FORMS
-        for folder in erasure.folders
+        json.dumps(f"{form}/")[:-1] for folder in erasure.folders for form in forms_of(folder)
     } | {json.dumps(erasure.name)}
     return sa.or_(
         *(

@@ -8,7 +8,6 @@ people takes the name from a face, by which it is found here. What is stored by 
 knew them goes in a last round, when all have had time to see that their known pictures are gone.
 """
 
-import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from services.common.faces import DecidedBy, MeasuredFace
-from services.common.images import KNOWN_PEOPLE
+from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.logs import Outage
 from services.common.objects import ObjectInfo, ObjectStoreError
 from services.common.turns import in_turns
@@ -35,8 +34,6 @@ AGAIN_MS: Final = 2_000
 
 BATCH: Final = 200
 """Images, or known pictures, of one transaction."""
-
-_FORMS: Final = ("NFC", "NFD")
 
 
 class ClaimLostError(Exception):
@@ -365,12 +362,7 @@ class Erasing:
             raise _StoppedError
 
     async def _listed(self, folders: Sequence[str]) -> list[ObjectInfo]:
-        # One that was put there by hand may have its name in decomposed form.
-        prefixes = {
-            f"{KNOWN_PEOPLE}{unicodedata.normalize(form, folder)}/"
-            for form in _FORMS
-            for folder in folders
-        }
+        prefixes = {f"{KNOWN_PEOPLE}{form}/" for folder in folders for form in forms_of(folder)}
         return [one for prefix in sorted(prefixes) async for one in self._files.list(prefix)]
 
 

@@ -1,7 +1,6 @@
 """Enrolment: known people and their pictures."""
 
 import asyncio
-import unicodedata
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -11,8 +10,8 @@ import structlog
 
 from services.common.changes import mark_changed
 from services.common.faces import DecidedBy, SeenFace
-from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
-from services.common.names import by_id, id_of
+from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, forms_of
+from services.common.names import as_kept, by_id, id_of
 from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectTooLargeError
 from services.receiver.domain import (
     ConflictError,
@@ -44,7 +43,6 @@ log = structlog.get_logger(__name__)
 _PICTURES_IN_MEMORY: Final = 4
 """Of up to 20 MiB each, and not those of uploads, which must not wait for the recogniser."""
 
-_FORMS: Final = ("NFC", "NFD")
 
 _MARGINS: Final = (0.5, 0.25, 0.1)
 """Shares of a face's size to keep around it; the detector needs some, neighbours come with more."""
@@ -88,7 +86,7 @@ class Enrolment:
 
         Only those whom ``who`` may mean, and only those with ``part`` in their names.
         """
-        part = part and unicodedata.normalize("NFC", part).strip()  # as names are kept
+        part = part and as_kept(part)
         return await self._people.page(who=who, part=part, hidden=hidden, after=after, limit=limit)
 
     async def who(self, who: str, *, another: bool = False) -> Somebody:
@@ -344,9 +342,8 @@ class Enrolment:
 
     async def listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
         """Yield all objects in a folder of known pictures."""
-        # One that was put there by hand may have its name in decomposed form.
-        for key in {unicodedata.normalize(form, f"{KNOWN_PEOPLE}{folder}/") for form in _FORMS}:
-            async for one in self._pictures.list(key):
+        for form in forms_of(folder):
+            async for one in self._pictures.list(f"{KNOWN_PEOPLE}{form}/"):
                 yield one
 
     async def _store(

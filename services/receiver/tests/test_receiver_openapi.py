@@ -7,7 +7,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from services.common.images import InvalidPathError, check_path
+from services.common.images import PATH_PATTERN, InvalidPathError, check_path
 from services.receiver.adapters.http import documents
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import (
@@ -129,8 +129,8 @@ async def test_answers_are_what_the_document_says(
 def test_the_pattern_of_a_path_says_what_is_checked() -> None:
     for path in ("a", ".a", "..a", "...", "a/b", "a/.b", "日本.png", "a b", "a\\b", "x" * 200):
         assert check_path(path) == path
-        assert re.search(documents.PATH_PATTERN, path)
-    assert re.search(documents.PATH_PATTERN, "/a")
+        assert re.search(PATH_PATTERN, path)
+    assert re.search(PATH_PATTERN, "/a")
     for path in (
         "",
         ".",
@@ -147,7 +147,7 @@ def test_the_pattern_of_a_path_says_what_is_checked() -> None:
     ):
         with pytest.raises(InvalidPathError):
             check_path(path)
-        assert not re.fullmatch(documents.PATH_PATTERN, path)
+        assert not re.fullmatch(PATH_PATTERN, path)
 
 
 async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.AsyncClient) -> None:

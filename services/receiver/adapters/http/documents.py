@@ -5,12 +5,18 @@ all the rest; a test holds the two together. What is written as it stands in the
 face, has no model here: the domain's docstrings are read by clients.
 """
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from services.common.images import MAX_PART_BYTES, MAX_PATH_BYTES, MAX_PATH_LENGTH, Status
-from services.common.names import MAX_NAME_LENGTH, check_name, check_who
+from services.common.images import (
+    MAX_PART_BYTES,
+    MAX_PATH_BYTES,
+    MAX_PATH_LENGTH,
+    PATH_PATTERN,
+    Status,
+)
+from services.common.names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
 from services.common.webhooks import DeliveryStatus, WebhookType
 from services.receiver.domain import (
     MAX_BATCH,
@@ -24,16 +30,6 @@ from services.receiver.domain import (
     StruckOut,
 )
 from services.receiver.service.erasing import KeptFace
-
-# A part is anything but . and .., without / and control characters.
-_CHARACTER: Final = r"[^/\x00-\x1f\x7f-\x9f]"
-_FIRST: Final = r"[^/.\x00-\x1f\x7f-\x9f]"
-_PART: Final = (
-    rf"(?:{_FIRST}{_CHARACTER}{{0,199}}"
-    rf"|\.{_FIRST}{_CHARACTER}{{0,198}}"
-    rf"|\.\.{_CHARACTER}{{1,198}})"
-)
-PATH_PATTERN: Final = rf"^/?{_PART}(?:/{_PART})*$"
 
 Path = Annotated[
     str,
@@ -52,11 +48,6 @@ Path = Annotated[
     ),
 ]
 
-# No slash, no control character, none of the well-known ones that cannot be seen, no dot at the
-# start; check_name says the rest.
-_UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-_PERSON_PATTERN: Final = rf"^[^/.{_UNSEEN}][^/{_UNSEEN}]*$"
-
 PersonName = Annotated[
     str,
     AfterValidator(check_name),
@@ -65,10 +56,10 @@ PersonName = Annotated[
             "type": "string",
             "minLength": 1,
             "maxLength": MAX_NAME_LENGTH,
-            "pattern": _PERSON_PATTERN,
-            "description": "A person's name: at most 200 bytes in UTF-8, nothing that cannot be"
-            " seen, no slash, no dot at the start. It is kept in Unicode's composed form, without"
-            " spaces around it.",
+            "pattern": NAME_PATTERN,
+            "description": f"A person's name: at most {MAX_PART_BYTES} bytes in UTF-8, nothing that"
+            " cannot be seen, no slash, no dot at the start. It is kept in Unicode's composed form,"
+            " without spaces around it.",
             "examples": ["Grace Hopper"],
         }
     ),
@@ -82,7 +73,7 @@ Who = Annotated[
             "type": "string",
             "minLength": 1,
             "maxLength": MAX_NAME_LENGTH,
-            "pattern": _PERSON_PATTERN,
+            "pattern": NAME_PATTERN,
             "description": "A person's name, or ~ and an id: ~42 is whose id is 42. Several people"
             " may have a name; then it is refused with 409, which lists their ids.",
             "examples": ["Grace Hopper"],
