@@ -2,9 +2,10 @@
 
 import math
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from services.common.quality import Quality
 
@@ -123,6 +124,49 @@ class SeenFace(MeasuredFace):
     def taken_for(self) -> str | None:
         """Return the folder of whom it looks like without a doubt."""
         return self.candidates[0].folder if self.candidates and not self.ambiguous else None
+
+
+@dataclass(frozen=True)
+class Says:
+    """What a face's row says of who it is, by a machine; ``candidates`` as in the table."""
+
+    person: str | None
+    person_id: int | None
+    distance: float | None
+    ambiguous: bool
+    candidates: Sequence[dict[str, Any]]
+    likeness: float | None = None
+    calibration: int | None = None
+
+
+Whose = Mapping[Likely, tuple[int | None, str]]
+"""The id and name of who each candidate is: without a row there is none, and the folder is one."""
+
+
+def says_of(
+    candidates: Sequence[Likely],
+    whose: Whose,
+    calibration: int | None,
+    *,
+    named: bool,
+    ambiguous: bool,
+) -> Says:
+    """Return what is said of a face with these candidates; ``named``: it is the first of them."""
+    first = candidates[0] if candidates else None
+    its = first if named else None
+    person_id, person = whose[its] if its else (None, None)
+    return Says(
+        person=person,
+        person_id=person_id,
+        distance=its.distance if its else None,
+        ambiguous=ambiguous,
+        candidates=[
+            {"person": whose[one][1], "image_name": one.image_name, "distance": one.distance}
+            for one in candidates
+        ],
+        likeness=first.likeness if first else None,
+        calibration=calibration,
+    )
 
 
 def check_encoding(content: object) -> bytes:

@@ -1,12 +1,13 @@
 """What the tables mean by a person and a face's name, in SQL, for all who read or change them."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import asdict
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.faces import MEASURED, Box, DecidedBy, Likely, SeenFace
+from services.common.faces import MEASURED, Box, DecidedBy, Likely, Says, SeenFace, Whose
 from services.common.images import folder_of
 from services.common.tables import BOX, faces, person_images, persons
 from services.common.turns import in_turns
@@ -89,25 +90,26 @@ async def whose_pictures(connection: AsyncConnection, image_names: Iterable[str]
     return found
 
 
-async def lock_likely(
-    connection: AsyncConnection, candidates: Iterable[Likely]
-) -> dict[Likely, tuple[int | None, str]]:
-    """Return who each candidate is, by id and name, and keep them from going until the commit.
+async def find_likely(
+    connection: AsyncConnection, candidates: Iterable[Likely], *, lock: bool = False
+) -> Whose:
+    """Return who each candidate is; with ``lock``, nobody of them goes until the commit.
 
-    Of somebody whose pictures were all put there by hand there may be no row: then it is the folder
-    alone.
+    Of somebody whose pictures were all put there by hand there may be no row.
     """
     every = list(candidates)
     ids = await whose_pictures(connection, (one.image_name for one in every))
-    if not ids:
-        return {one: (None, one.folder) for one in every}
-    locked = await connection.execute(
-        sa.select(persons.c.id, persons.c.name)
-        .where(persons.c.id.in_(set(ids.values())))
-        .order_by(persons.c.id)
-        .with_for_update(read=True)
-    )
-    names = {row.id: row.name for row in locked}
+    names: dict[int, str] = {}
+    # In one order, so that two who lock some of the same do not wait for each other.
+    for some in in_turns(sorted(set(ids.values())), _AT_ONCE):
+        query = (
+            sa.select(persons.c.id, persons.c.name)
+            .where(persons.c.id.in_(some))
+            .order_by(persons.c.id)
+        )
+        if lock:
+            query = query.with_for_update(read=True)
+        names |= {row.id: row.name for row in await connection.execute(query)}
 
     def whose(one: Likely) -> tuple[int | None, str]:
         person_id = ids.get(one.image_name)
@@ -129,31 +131,12 @@ async def take_turns(connection: AsyncConnection) -> None:
     )
 
 
-def machine_says(
-    face: SeenFace,
-    candidates: Sequence[Likely],
-    named: Likely | None,
-    whose: Callable[[Likely], tuple[int | None, str]],
-    calibration: int | None,
-) -> dict[str, Any]:
-    """Return what a face's row says of it and who it is, by a machine, but for where it is.
-
-    Candidates that were left out are no candidates; ``whose`` gives a person's id and name.
-    """
-    person_id, person = whose(named) if named else (None, None)
+def machine_says(face: SeenFace, says: Says) -> dict[str, Any]:
+    """Return what a new face's row says of it and who it is, by a machine, but for where it is."""
     return {
         **{name: getattr(face, name) for name in MEASURED if name != "box"},
+        **asdict(says),
         "decided_by": DecidedBy.MACHINE,
-        "calibration": calibration,
-        "ambiguous": face.ambiguous,
-        "person_id": person_id,
-        "person": person,
-        "distance": named.distance if named else None,
-        "likeness": candidates[0].likeness if candidates else None,
-        "candidates": [
-            {"person": whose(one)[1], "image_name": one.image_name, "distance": one.distance}
-            for one in candidates
-        ],
     }
 
 

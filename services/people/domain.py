@@ -3,9 +3,9 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from services.common.faces import Likely
+from services.common.faces import Likely, Says
 from services.common.images import folder_of
 
 RENEW_SECONDS: Final = 10.0
@@ -57,43 +57,23 @@ class Answer:
     named: bool
 
 
-@dataclass(frozen=True)
-class Person:
-    """One in the database."""
+def differ(one: Says, other: Says) -> bool:
+    """Tell whether two say something else; how alike the face is, alone, is nothing else.
 
-    person_id: int | None
-    name: str
-
-
-@dataclass(frozen=True)
-class Says:
-    """What a face's row says of who it is; ``candidates`` as in the table."""
-
-    person: str | None
-    person_id: int | None
-    distance: float | None
-    ambiguous: bool
-    candidates: Sequence[dict[str, Any]]
-    likeness: float | None = None
-    calibration: int | None = None
-
-    def differs(self, other: "Says") -> bool:
-        """Tell whether the other says something else; how alike it is, alone, is nothing else.
-
-        That a rule has decided at all is.
-        """
-        return (
-            (self.person, self.person_id, self.ambiguous)
-            != (other.person, other.person_id, other.ambiguous)
-            or (self.calibration is None) != (other.calibration is None)
-            or not _is_near(self.distance, other.distance)
-            or len(self.candidates) != len(other.candidates)
-            or any(
-                (one["person"], one["image_name"]) != (its["person"], its["image_name"])
-                or not _is_near(one["distance"], its["distance"])
-                for one, its in zip(self.candidates, other.candidates, strict=True)
-            )
+    That a rule has decided at all is.
+    """
+    return (
+        (one.person, one.person_id, one.ambiguous)
+        != (other.person, other.person_id, other.ambiguous)
+        or (one.calibration is None) != (other.calibration is None)
+        or not _is_near(one.distance, other.distance)
+        or len(one.candidates) != len(other.candidates)
+        or any(
+            (first["person"], first["image_name"]) != (its["person"], its["image_name"])
+            or not _is_near(first["distance"], its["distance"])
+            for first, its in zip(one.candidates, other.candidates, strict=True)
         )
+    )
 
 
 def _is_near(one: float | None, other: float | None) -> bool:

@@ -8,18 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.events import Event, Position
-from services.common.faces import Likely
+from services.common.faces import Likely, Says, Whose
 from services.people.domain import (
     Answer,
     Face,
     FaceKey,
     Found,
     Grouping,
-    Person,
     Picture,
     Question,
     Regrouped,
-    Says,
     Work,
 )
 from services.people.grouping import Suggestion
@@ -70,8 +68,8 @@ class WorkRows(Protocol):
     ) -> list[Picture]:
         """Return images with their faces, and the encodings by an engine, of so many bytes."""
 
-    async def people(self, candidates: Iterable[Likely]) -> Mapping[str, Person]:
-        """Return who is meant, by the known picture's name: its row decides, then its folder."""
+    async def whose(self, candidates: Iterable[Likely]) -> Whose:
+        """Return who each is."""
 
     async def write(
         self, work: Work, changes: Sequence[tuple[Picture, Face, Says]], through: int

@@ -6,7 +6,7 @@ a lost claim ends: so whoever is killed, or too slow, is followed by another whe
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from services.common.database import DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
 from services.common.facerecog.client import RecogniserError
-from services.common.faces import check_encoding
+from services.common.faces import Says, check_encoding, says_of
 from services.common.logs import Outage
 from services.people.domain import (
     AGAIN_MS,
@@ -26,10 +26,9 @@ from services.people.domain import (
     Answer,
     Face,
     Found,
-    Person,
     Picture,
-    Says,
     Work,
+    differ,
     without,
 )
 from services.people.metrics import DECIDED, STORED_FACES, WAITING
@@ -326,41 +325,26 @@ class Worker:
     ) -> list[tuple[Picture, Face, Says]]:
         unknown = work.folder if view.mean is None else None
         answers = await view.decide(pictures, unknown)
-        people = await self._rows.people(
+        whose = await self._rows.whose(
             one for picture in answers for answer in picture for one in answer.candidates
         )
-        says = [
-            (picture, face, _says(answer, people, view.calibration))
+
+        def says(its: Answer) -> Says:
+            asked = bool(its.candidates) and not its.named
+            return says_of(
+                its.candidates, whose, view.calibration, named=its.named, ambiguous=asked
+            )
+
+        said = [
+            (picture, face, says(answer))
             for picture, its in zip(pictures, answers, strict=True)
             for face, answer in zip(picture.open, its, strict=True)
         ]
         if unknown is not None:
-            says += [
+            said += [
                 (picture, face, without(face, unknown))
                 for picture in pictures
                 for face in picture.faces
                 if not face.by_hand and not face.encoding
             ]
-        return [(picture, face, new) for picture, face, new in says if face.says.differs(new)]
-
-
-def _says(answer: Answer, people: Mapping[str, Person], calibration: int) -> Says:
-    candidates = [
-        {
-            "person": people[one.image_name].name,
-            "image_name": one.image_name,
-            "distance": one.distance,
-        }
-        for one in answer.candidates
-    ]
-    first = answer.candidates[0] if answer.candidates else None
-    named = people[first.image_name] if first and answer.named else None
-    return Says(
-        person=named.name if named else None,
-        person_id=named.person_id if named else None,
-        distance=first.distance if first and named else None,
-        ambiguous=bool(first) and not named,
-        candidates=candidates,
-        likeness=first.likeness if first else None,
-        calibration=calibration,
-    )
+        return [(picture, face, new) for picture, face, new in said if differ(face.says, new)]

@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
+from services.common.faces import says_of
 from services.common.images import FINAL, LEASE_MS, MAX_ATTEMPTS, Status
-from services.common.people import lock_likely, machine_says
+from services.common.people import find_likely, machine_says
 from services.common.tables import face_encodings, faces, images, is_due
 from services.image_processor.domain import (
     Claim,
@@ -118,7 +119,8 @@ def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
 async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Processed) -> None:
     found = outcome.faces
     # Before any face is locked: whoever removes somebody goes from the person to the faces, too.
-    people = await lock_likely(connection, [one for face in found for one in face.candidates])
+    candidates = [one for face in found for one in face.candidates]
+    whose = await find_likely(connection, candidates, lock=True)
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     if not found:
         return
@@ -131,7 +133,14 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Pr
                 "face_index": index,
                 **asdict(face.box),
                 **machine_says(
-                    face, face.candidates, face.named, people.__getitem__, outcome.calibration
+                    face,
+                    says_of(
+                        face.candidates,
+                        whose,
+                        outcome.calibration,
+                        named=bool(face.named),
+                        ambiguous=face.ambiguous,
+                    ),
                 ),
             }
             for index, face in enumerate(found)

@@ -215,7 +215,7 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
     [picture] = await rows.pictures([image_id], "test")
     its = Likely(f"Ada/{DIGEST}.1.jpg", "Ada", 0.25, 4.5)
     other = Likely("Bob/1.jpg", "Bob", 0.25, 4.5)
-    assert [one.name for one in (await rows.people([its, other])).values()] == ["Ada", "Bob"]
+    assert [name for _, name in (await rows.whose([its, other])).values()] == ["Ada", "Bob"]
     says = picture.faces[0].says
     nobody = dataclasses.replace(says, person=None, person_id=None, distance=None)
     await rows.write(work, [(picture, picture.faces[1], nobody)], image_id)

@@ -22,9 +22,9 @@ from services.common.events import (
     note_events,
     read_events,
 )
-from services.common.faces import DecidedBy, Likely
+from services.common.faces import DecidedBy, Likely, Says, Whose
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status, forms_of
-from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, lies_in, take_turns
+from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, find_likely, take_turns
 from services.common.tables import (
     erasures,
     face_denials,
@@ -39,7 +39,7 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.people.domain import NEXT_PASS_MS, Face, Person, Picture, Says, Work
+from services.people.domain import NEXT_PASS_MS, Face, Picture, Work
 from services.people.ports import ClaimLostError, RowsChangedError
 
 SCANNED: Final = 50_000
@@ -261,29 +261,10 @@ class DatabaseRows:
             )
         return list(found.values())
 
-    async def people(self, candidates: Iterable[Likely]) -> Mapping[str, Person]:
-        """Return who is meant, by the known picture's name: its row decides, then its folder."""
-        folder_of = {one.image_name: one.folder for one in candidates}
-        found = dict[str, Person]()
-        columns = persons.c.id, persons.c.name
+    async def whose(self, candidates: Iterable[Likely]) -> Whose:
+        """Return who each is."""
         async with self._database.reading() as connection:
-            for names in in_turns(folder_of, _AT_ONCE):
-                query = (
-                    sa.select(person_images.c.image_name, *columns)
-                    .join_from(person_images, persons)
-                    .where(person_images.c.image_name.in_(names))
-                )
-                for row in await connection.execute(query):
-                    found[row.image_name] = Person(row.id, row.name)
-            left = {name: folder for name, folder in folder_of.items() if name not in found}
-            by_folder = dict[str, Person]()
-            for folders in in_turns(set(left.values()), _AT_ONCE):
-                query = sa.select(FOLDER.label("its_folder"), *columns).where(lies_in(folders))
-                for row in await connection.execute(query):
-                    by_folder[row.its_folder] = Person(row.id, row.name)
-        return found | {
-            name: by_folder.get(folder, Person(None, folder)) for name, folder in left.items()
-        }
+            return await find_likely(connection, candidates)
 
     async def write(
         self, work: Work, changes: Sequence[tuple[Picture, Face, Says]], through: int

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 
 from services.common.database import DatabaseConflictError
 from services.common.facerecog import face_pb2
-from services.common.faces import MAX_NUMBERS
+from services.common.faces import MAX_NUMBERS, Says
 from services.common.images import LEASE_MS, MAX_PICTURE_BYTES
 from services.common.tables import face_denials, faces, images, people_work, person_images, persons
 from services.people.adapters.recogniser import GrpcView
-from services.people.domain import AGAIN_MS, LATER_MS, NEXT_PASS_MS, Face, Picture, Says
+from services.people.domain import AGAIN_MS, LATER_MS, NEXT_PASS_MS, Face, Picture
 from services.people.ports import ClaimLostError, RowsChangedError
 from services.people.tests.conftest import ELSE, ENGINE, SURE, UNSURE, World, encoding
 

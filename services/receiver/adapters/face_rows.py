@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import Box, DecidedBy
+from services.common.faces import Box, DecidedBy, says_of
 from services.common.images import Status
-from services.common.people import lock_likely, machine_says, take_turns
+from services.common.people import find_likely, machine_says, take_turns
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import remove_soon
@@ -178,7 +178,8 @@ async def _says(
     That is nobody of whom a person has said that it is not, and nobody who is another face of the
     picture.
     """
-    people = await lock_likely(connection, face.seen.candidates)
+    its = face.seen
+    whose = await find_likely(connection, its.candidates, lock=True)
     denied = sa.select(face_denials.c.person_id).where(_is(face_denials, key))
     others = sa.select(faces.c.person_id).where(
         faces.c.image_id == key.image_id,
@@ -186,12 +187,11 @@ async def _says(
         faces.c.person_id.is_not(None),
     )
     taken = set(await connection.scalars(denied.union(others)))
-    left = [one for one in face.seen.candidates if people[one][0] not in taken]
-    named = face.seen.named if left == list(face.seen.candidates) else None
-    says = machine_says(face.seen, left, named, people.__getitem__, face.calibration)
-    if not named:
-        says["ambiguous"] = bool(left)
-    return says, people[face.seen.candidates[0]][0] if face.seen.candidates else None
+    left = [one for one in its.candidates if whose[one][0] not in taken]
+    named = bool(its.named) and len(left) == len(its.candidates)
+    ambiguous = its.ambiguous if named else bool(left)
+    says = says_of(left, whose, face.calibration, named=named, ambiguous=ambiguous)
+    return machine_says(its, says), whose[its.candidates[0]][0] if its.candidates else None
 
 
 async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: EncodedFace) -> None:
