@@ -10,11 +10,12 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 from xml.etree.ElementTree import Element, ParseError, XMLParser
 from xml.sax.saxutils import escape
 
+from services.common.faces import Box
 from services.common.names import InvalidNameError, check_name
 from services.common.picture_files.xmp import XmpError, check_size, packets, stored_orientation
 from services.common.pictures import (
@@ -87,9 +88,6 @@ _SIDECAR_REGION: Final = """\
       </rdf:li>
 """
 
-Box = tuple[int, int, int, int]
-"""Left, top, right and bottom in pixels of the upright picture."""
-
 
 @dataclass(frozen=True)
 class Region:
@@ -144,16 +142,15 @@ def write_sidecar(content: bytes, faces: Iterable[tuple[str, Box]]) -> bytes:
     upright = picture.size
     stored = upright[::-1] if orientation in SIDEWAYS else upright
     regions = []
-    for name, (left, top, right, bottom) in faces:
-        box = to_stored((left, top, right, bottom), orientation, stored)
-        across, down = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    for name, box in faces:
+        left, top, right, bottom = to_stored(astuple(box), orientation, stored)
         regions.append(
             _SIDECAR_REGION.format(
                 name=escape(name),
-                x=across / stored[0],
-                y=down / stored[1],
-                w=(box[2] - box[0]) / stored[0],
-                h=(box[3] - box[1]) / stored[1],
+                x=(left + right) / 2 / stored[0],
+                y=(top + bottom) / 2 / stored[1],
+                w=(right - left) / stored[0],
+                h=(bottom - top) / stored[1],
             )
         )
     return _SIDECAR.format(
@@ -302,5 +299,5 @@ def _box(edges: Edges, size: tuple[int, int], turn: int) -> Box | None:
         min(max(edge, 0.0), 1.0) for edge in to_upright(edges, turn, (1, 1))
     )
     width, height = size
-    box = round(left * width), round(top * height), round(right * width), round(bottom * height)
-    return box if box[0] < box[2] and box[1] < box[3] else None
+    box = Box(*map(round, (left * width, top * height, right * width, bottom * height)))
+    return box if box.left < box.right and box.top < box.bottom else None

@@ -3,6 +3,7 @@ import re
 import struct
 import tracemalloc
 import zlib
+from dataclasses import astuple
 from xml.sax.saxutils import quoteattr
 
 import pytest
@@ -12,13 +13,14 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from services.common.faces import Box
 from services.common.names import InvalidNameError, check_name
-from services.common.regions import MAX_REGIONS, Box, Region, XmpError, read_regions, write_sidecar
+from services.common.regions import MAX_REGIONS, Region, XmpError, read_regions, write_sidecar
 from services.testing.damaged_pictures import png, png_chunks, save, segment, tiff
 from services.testing.picture_kinds import TURNED
 
 SIZE = (400, 200)
-BOX = (40, 60, 100, 140)
+BOX = Box(40, 60, 100, 140)
 WHITE = Image.new("RGB", SIZE, "white")
 JPEG = save(WHITE)
 NAMESPACES = (
@@ -42,9 +44,16 @@ def xmp(body: str, about: str = "") -> bytes:
     ).encode()
 
 
+def shown(image: Image.Image) -> Box:
+    """Where an image is not black."""
+    box = image.getbbox()
+    assert box
+    return Box(*box)
+
+
 def area(box: Box = BOX, size: tuple[int, int] = SIZE) -> dict[str, float]:
     """A box as the Metadata Working Group has it: where its middle is, and its sides."""
-    (left, top, right, bottom), (width, height) = box, size
+    (left, top, right, bottom), (width, height) = astuple(box), size
     return {
         "x": (left + right) / 2 / width,
         "y": (top + bottom) / 2 / height,
@@ -77,7 +86,7 @@ def of_lightroom(
 
 def of_digikam(name: str, box: Box, other: str | None = None) -> bytes:
     """The same face twice, as Microsoft has it and as the Metadata Working Group does."""
-    left, top, right, bottom = box
+    left, top, right, bottom = astuple(box)
     width, height = SIZE
     rectangle = (
         f"{left / width}, {top / height}, {(right - left) / width}, {(bottom - top) / height}"
@@ -156,22 +165,21 @@ def test_what_programs_write_is_read(packet: bytes) -> None:
 def test_a_region_is_where_the_upright_picture_shows_it(kind: str, orientation: int) -> None:
     """What is drawn is found again by its colour, turned as Pillow turns."""
     stored = WHITE.copy()
-    stored.paste("black", BOX)
+    stored.paste("black", astuple(BOX))
     marked = Image.open(io.BytesIO(save(stored, "PNG", exif=b"Exif\0\0" + tiff(orientation))))
     upright = ImageOps.invert(ImageOps.exif_transpose(marked).convert("L"))
     content = with_xmp(stored, kind, GRACE, b"Exif\0\0" + tiff(orientation))
-    assert read_regions(content) == [Region("Grace Hopper", upright.getbbox(), None)]
+    assert read_regions(content) == [Region("Grace Hopper", shown(upright), None)]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "HEIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_what_is_written_is_where_others_look_for_it(kind: str, orientation: int) -> None:
     stored = WHITE.copy()
-    stored.paste("black", BOX)
+    stored.paste("black", astuple(BOX))
     content = save(stored, kind, exif=b"Exif\0\0" + tiff(orientation))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("L")
-    seen = ImageOps.invert(upright.point(lambda level: 255 if level > 128 else 0)).getbbox()
-    assert seen
+    seen = shown(ImageOps.invert(upright.point(lambda level: 255 if level > 128 else 0)))
     text = write_sidecar(content, [("Grace Hopper", seen)]).decode()
     found = {key: float(value) for key, value in re.findall(r'stArea:([xywh])="([\d.]+)"', text)}
     assert found == pytest.approx(area(), abs=1e-6)
@@ -182,7 +190,7 @@ def test_what_is_written_is_where_others_look_for_it(kind: str, orientation: int
 def test_a_size_tells_what_a_region_was_drawn_on() -> None:
     one = ("Grace", "Face", area())
     smaller = save(WHITE.resize((201, 100)))
-    assert read_regions(smaller, of_lightroom(one))[0].box == (20, 30, 50, 70)
+    assert read_regions(smaller, of_lightroom(one))[0].box == Box(20, 30, 50, 70)
     cropped = save(WHITE.crop((0, 0, 300, 200)))
     reason = "the picture has been cropped since: it had 400 x 200 pixels"
     assert read_regions(cropped, of_lightroom(one)) == [Region("Grace", None, reason)]
@@ -191,7 +199,7 @@ def test_a_size_tells_what_a_region_was_drawn_on() -> None:
         assert read_regions(JPEG, packet)[0].box == BOX, "as if it were not said"
     # Some say the size of the upright picture, and mean places in that.
     sideways = save(WHITE, exif=b"Exif\0\0" + tiff(6))
-    box = (60, 40, 140, 100)
+    box = Box(60, 40, 140, 100)
     packet = of_lightroom(("Grace", "Face", area(box, (200, 400))), size=(200, 400))
     assert read_regions(sideways, packet)[0].box == box
 
@@ -224,7 +232,7 @@ def test_one_wrong_region_costs_no_other() -> None:
         Region("Nowhere", None, nowhere),
         Region("Flat", None, nowhere),
         Region("Nan", None, nowhere),
-        Region("Vast", (0, 0, *SIZE), None),
+        Region("Vast", Box(0, 0, *SIZE), None),
         Region("Ada", BOX, None),
     ]
     by_pixels = GRACE.replace(b"<mwg-rs:Area", b'<mwg-rs:Area stArea:unit="pixel"')
@@ -389,7 +397,7 @@ def test_any_damage_is_read_or_refused(content: bytes, sidecar: bytes | None) ->
             continue
         for region in found:
             assert region.name is None or check_name(region.name) == region.name
-            assert region.box is None or region.box[0] < region.box[2]
+            assert region.box is None or region.box.left < region.box.right
 
 
 def names() -> st.SearchStrategy[str]:
@@ -409,7 +417,7 @@ def names() -> st.SearchStrategy[str]:
 def boxes(draw: st.DrawFn, size: tuple[int, int]) -> Box:
     left, right = sorted(draw(st.sets(st.integers(0, size[0]), min_size=2, max_size=2)))
     top, bottom = sorted(draw(st.sets(st.integers(0, size[1]), min_size=2, max_size=2)))
-    return left, top, right, bottom
+    return Box(left, top, right, bottom)
 
 
 SIDES = (65_000, 40)

@@ -15,12 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import Clock, DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
-from services.common.faces import Box, DecidedBy
+from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
-from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns
+from services.common.people import FOLDER, LEFT_ITS_ID, box_in, lies_in, take_turns
 from services.common.tables import (
+    BOX,
     erasures,
     face_denials,
     face_encodings,
@@ -75,8 +76,6 @@ _FORGOTTEN: Final[Mapping[str, Any]] = {
     "struck_out": True,
     "forgotten": True,
 }
-
-_BOX: Final = (faces.c.left, faces.c.top, faces.c.right, faces.c.bottom)
 
 _OF_FACES: Final = (face_encodings, face_denials, group_faces, group_denials)
 
@@ -206,7 +205,7 @@ class DatabaseErasures:
             of_images = sa.and_(faces.c.image_id.in_(ids), _theirs(erasure.person_id))
             found = (
                 await connection.execute(
-                    sa.select(faces.c.image_id, faces.c.face_index, *_BOX)
+                    sa.select(faces.c.image_id, faces.c.face_index, *BOX)
                     .where(of_images)
                     .with_for_update()
                 )
@@ -223,9 +222,7 @@ class DatabaseErasures:
             thumbnails = [
                 Removal(one.key, None)
                 for row in found
-                for one in face_thumbnails(
-                    row.image_id, [Box(row.left, row.top, row.right, row.bottom)]
-                )
+                for one in face_thumbnails(row.image_id, [box_in(row)])
             ]
             await remove_soon(connection, self._clock, thumbnails)
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)

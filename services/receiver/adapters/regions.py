@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import astuple
 
 from services.common import regions
 from services.common.faces import Box
@@ -20,14 +19,11 @@ class XmpRegions:
             # Of the picture, nothing is wrong with the request.
             kind = ConflictError if sidecar is None else InvalidError
             raise kind(f"the regions cannot be read: {error}") from None
-        return [
-            Region(one.name, Box(*one.box) if one.box else None, None, one.problem) for one in found
-        ]
+        return [Region(one.name, one.box, None, one.problem) for one in found]
 
     async def write(self, content: bytes, faces: Sequence[tuple[str, Box]]) -> bytes:
         """Return a sidecar of a picture file."""
-        named = [(name, astuple(box)) for name, box in faces]
         try:
-            return await asyncio.to_thread(regions.write_sidecar, content, named)
+            return await asyncio.to_thread(regions.write_sidecar, content, faces)
         except regions.XmpError as error:
             raise ConflictError(f"the picture cannot be read: {error}") from None
