@@ -57,6 +57,12 @@ MAX_FILE_NAME_LENGTH: Final = 255
 """Characters that are kept of an uploaded file's name: the end, which holds the extension."""
 
 
+LAST_ID: Final = 2**63 - 1
+"""The largest that a row can have."""
+
+LAST_INDEX: Final = 10_000
+"""The largest that may be asked for of a face; none has one that is over ``MOST_FACES``."""
+
 THUMBNAIL_SIDE: Final = 640
 """Longest side in pixels: a card of the page on a screen of double density."""
 
@@ -722,8 +728,6 @@ def decode_cursor(cursor: str) -> int:
 CURSOR: Final = "^[0-7][0-9a-f]{15}$"
 """Exactly the numbers that an id can be."""
 
-_LAST_ID: Final = 2**63 - 1
-
 
 def encode_pair(last: Pair) -> str:
     """Return the cursor of the page behind this place."""
@@ -753,7 +757,7 @@ def decode_person_cursor(cursor: str) -> PersonKey:
     It is one that matches ``PERSON_CURSOR``.
     """
     name, slash, number = cursor.partition("/")
-    return PersonKey(name, min(int(number), _LAST_ID) if slash else _LAST_ID)
+    return PersonKey(name, min(int(number), LAST_ID) if slash else LAST_ID)
 
 
 PERSON_CURSOR: Final = rf"^[^/]{{0,{MAX_NAME_LENGTH}}}(/[0-9]{{1,19}})?$"

@@ -19,6 +19,8 @@ from services.common.images import (
 from services.common.names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
 from services.common.webhooks import DeliveryStatus, WebhookType
 from services.receiver.domain import (
+    LAST_ID,
+    LAST_INDEX,
     MAX_BATCH,
     Answer,
     EncodingState,
@@ -87,7 +89,7 @@ def _whole(number: object) -> object:
     return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
-RowId = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1), BeforeValidator(_whole)]
+RowId = Annotated[int, Field(strict=True, ge=1, le=LAST_ID), BeforeValidator(_whole)]
 
 
 class PathDocument(BaseModel):
@@ -278,7 +280,7 @@ class FaceReferenceDocument(BaseModel):
 
     image_id: Annotated[RowId, Field(examples=[42])]
     face_index: Annotated[
-        int, Field(strict=True, ge=0, le=10_000, examples=[0]), BeforeValidator(_whole)
+        int, Field(strict=True, ge=0, le=LAST_INDEX, examples=[0]), BeforeValidator(_whole)
     ]
 
 

@@ -2,16 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from services.common.bodies import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
-from services.receiver.adapters.http.parameters import Name
+from services.receiver.adapters.http.parameters import Name, row_id
 from services.receiver.adapters.http.views import json_response, whole_person_view
 from services.receiver.service.merging import Merging
 
-_MergeId = Annotated[int, Path(ge=1, le=2**63 - 1, description="A merge's id.", examples=[1])]
+_MergeId = Annotated[int, row_id("A merge")]
 
 
 def add_merges(app: FastAPI, merging: Merging, spools: Spools) -> None:

@@ -1,24 +1,28 @@
 """What several routes take in their addresses."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Header, Path, Query
 from pydantic import WithJsonSchema
 
 from services.receiver.adapters.http import documents
-from services.receiver.domain import CURSOR
+from services.receiver.domain import CURSOR, LAST_ID, LAST_INDEX
 
 ON_A_PAGE: Final = 50
 """Entries on a page, if nothing is said."""
 
-ImageId = Annotated[int, Path(ge=1, le=2**63 - 1, description="An image's id.", examples=[1])]
-PictureId = Annotated[
-    int, Path(ge=1, le=2**63 - 1, description="A known picture's id.", examples=[1])
-]
-GroupId = Annotated[int, Path(ge=1, le=2**63 - 1, description="A group's id.", examples=[1])]
-QuestionId = Annotated[int, Path(ge=1, le=2**63 - 1, description="A question's id.", examples=[1])]
+
+def row_id(what: str) -> Any:
+    """Return what an address says of the id of something."""
+    return Path(ge=1, le=LAST_ID, description=f"{what}'s id.", examples=[1])
+
+
+ImageId = Annotated[int, row_id("An image")]
+PictureId = Annotated[int, row_id("A known picture")]
+GroupId = Annotated[int, row_id("A group")]
+QuestionId = Annotated[int, row_id("A question")]
 FaceIndex = Annotated[
-    int, Path(ge=0, le=10_000, description="A face's index in the image.", examples=[0])
+    int, Path(ge=0, le=LAST_INDEX, description="A face's index in the image.", examples=[0])
 ]
 Name = Annotated[documents.Who, Path()]
 Insist = Annotated[

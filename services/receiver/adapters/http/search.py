@@ -10,6 +10,7 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import ON_A_PAGE
 from services.receiver.adapters.http.views import json_response
+from services.receiver.domain import LAST_INDEX
 from services.receiver.service.searching import Search
 
 
@@ -38,7 +39,7 @@ def add_search(app: FastAPI, search: Search, spools: Spools) -> None:
             int | None,
             Query(
                 ge=0,
-                le=10_000,
+                le=LAST_INDEX,
                 description="Which face of the uploaded picture; the largest if not given.",
             ),
         ] = None,

@@ -2,17 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import FastAPI, Path, Query
+from fastapi import FastAPI, Query
 from starlette.responses import Response
 
 from services.common.webhooks import DeliveryStatus
 from services.receiver.adapters.http import documents, openapi
-from services.receiver.adapters.http.parameters import ON_A_PAGE, Cursor
+from services.receiver.adapters.http.parameters import ON_A_PAGE, Cursor, row_id
 from services.receiver.adapters.http.views import delivery_page_view, delivery_view, json_response
 from services.receiver.domain import decode_cursor
 from services.receiver.service.ports import Deliveries
 
-_DeliveryId = Annotated[int, Path(ge=1, le=2**63 - 1, description="A delivery's id.", examples=[1])]
+_DeliveryId = Annotated[int, row_id("A delivery")]
 
 
 def add_webhooks(app: FastAPI, deliveries: Deliveries) -> None:
