@@ -30,14 +30,15 @@ def upgrade() -> None:
         )
     else:
         op.add_column("persons", sa.Column("folder", _exact(100)))
-        op.create_unique_constraint("uq_persons_folder", "persons", ["folder"])
+        op.create_index("uq_persons_folder", "persons", ["folder"], unique=True)
         op.add_column("faces", sa.Column("person_id", _ID))
         # The column is NULL everywhere: without a check, the table is not copied while services
         # wait to write. MariaDB does the other statements online by itself.
         op.execute("SET SESSION foreign_key_checks = 0")
         op.execute(
-            "ALTER TABLE faces ADD CONSTRAINT fk_faces_person_id FOREIGN KEY (person_id)"
-            " REFERENCES persons (id) ON DELETE SET NULL, ALGORITHM=INPLACE, LOCK=NONE"
+            "ALTER TABLE faces ADD CONSTRAINT fk_faces_person_id"
+            " FOREIGN KEY IF NOT EXISTS (person_id) REFERENCES persons (id) ON DELETE SET NULL,"
+            " ALGORITHM=INPLACE, LOCK=NONE"
         )
         op.execute("SET SESSION foreign_key_checks = 1")
     op.create_index("ix_faces_person_id_image_id", "faces", ["person_id", "image_id"])
