@@ -1,74 +1,116 @@
 """Stored faces in memory, searched one by one: exact."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.faces import MAX_NUMBERS
 from services.people.domain import Found
 
 _GROWTH: Final = 1.125
-_FIRST_ROWS: Final = 4096
+_FIRST_ROWS: Final = 64
 
 _BLOCK: Final = 262_144
 """Faces at a time among which the nearest are looked for: 3 MB beside their products."""
 
 
 class ExactIndex:
-    """Encodings of length 1, of one engine, in one matrix: 512 bytes a face with 128 numbers.
+    """Encodings of length 1, of one engine, in a matrix: 512 bytes a face with 128 numbers.
 
-    Its key takes 12 bytes more.
+    Its key takes 12 bytes more. An engine's encodings have one size. Where another one lies among
+    them, by damage, it has a matrix of its own, so it does not matter which one comes first.
 
     One product with all of them takes 50 ms for a million. A change looks at the keys of all, which
     takes 20 ms for a million, so changes come in batches. Not for two threads at once.
     """
 
     def __init__(self) -> None:
-        self._size = 0
-        self._rows = 0
-        self._images = np.empty(0, np.int64)
-        self._indexes = np.empty(0, np.int32)
-        self._units = np.empty((0, 0), np.float32)
+        self._by_size: dict[int, _Matrix] = {}
 
     def __len__(self) -> int:
-        return self._rows
+        return sum(map(len, self._by_size.values()))
 
     @property
     def size(self) -> int:
-        """Return the bytes of an encoding; 0 when there was none yet."""
-        return self._size
+        """Return the bytes of an encoding, of most of them; 0 when there is none."""
+        return max(self._by_size, key=lambda size: len(self._by_size[size]), default=0)
 
     def clear(self) -> None:
         """Forget all, because those of another engine follow."""
-        self.__init__()  # type: ignore[misc]
+        self._by_size.clear()
 
     def images_between(self, low: int, high: int) -> NDArray[np.int64]:
         """Return the images over ``low`` and up to ``high`` that have faces here."""
-        images = self._images[: self._rows]
-        return np.unique(images[(images > low) & (images <= high)])
+        images = [one.images for one in self._by_size.values()]
+        found = [its[(its > low) & (its <= high)] for its in images]
+        return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
     def replace(
         self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, int, bytes]]
     ) -> None:
         """Remove the faces of some images, and put in faces by image, index and encoding.
 
-        What has another size than most of the first ones is left out.
+        What cannot be compared with anything is left out.
         """
-        sizes = Counter(len(one) for _, _, one in rows if one and not len(one) % 4)
-        size = self._size or max(sizes, key=sizes.__getitem__, default=0)
-        fitting = [row for row in rows if len(row[2]) == size]
-        units = np.frombuffer(b"".join(one for _, _, one in fitting), "<f4").reshape(
-            -1, size // 4 or 1
+        by_size = defaultdict[int, list[tuple[int, int, bytes]]](list)
+        for row in rows:
+            size = len(row[2])
+            if not size % 4 and 0 < size <= 4 * MAX_NUMBERS:
+                by_size[size].append(row)
+        for size in by_size.keys() - self._by_size.keys():
+            self._by_size[size] = _Matrix(size // 4)
+        for size, one in list(self._by_size.items()):
+            one.replace(gone, by_size[size])
+            if not len(one):
+                del self._by_size[size]
+
+    def nearer(
+        self, mean: NDArray[np.float32], least: float
+    ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
+        """Return the images and encodings of faces whose product with a mean is at least so."""
+        its = self._by_size.get(mean.nbytes)
+        return its.nearer(mean, least) if its else (np.empty(0, np.int64), [])
+
+    def nearest(self, encoding: NDArray[np.float32], most: int) -> Sequence[Found]:
+        """Return the faces that are nearest to an encoding of any length but 0, nearest first.
+
+        All of those at most, and of several that are as near as the last one any.
+        """
+        its = self._by_size.get(encoding.nbytes)
+        return its.nearest(encoding, most) if its else []
+
+
+class _Matrix:
+    """Encodings of one size."""
+
+    def __init__(self, numbers: int) -> None:
+        self._rows = 0
+        self._images = np.empty(0, np.int64)
+        self._indexes = np.empty(0, np.int32)
+        self._units = np.empty((0, numbers), np.float32)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    @property
+    def images(self) -> NDArray[np.int64]:
+        return self._images[: self._rows]
+
+    def replace(
+        self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, int, bytes]]
+    ) -> None:
+        units = np.frombuffer(b"".join(one for _, _, one in rows), "<f4").reshape(
+            -1, self._units.shape[1]
         )
         lengths = np.linalg.norm(units, axis=1)
         sound = np.isfinite(lengths) & (lengths > 0)
-        keys = np.array([row[:2] for row in fitting], np.int64).reshape(-1, 2)[sound]
+        keys = np.array([row[:2] for row in rows], np.int64).reshape(-1, 2)[sound]
         units = units[sound] / lengths[sound, None]
-        self._size = size
         # New ones take the places of those that go; the last ones take what is left of these.
-        holes = np.flatnonzero(np.isin(self._images[: self._rows], gone))
+        holes = np.flatnonzero(np.isin(self.images, gone))
         taken = holes[: len(keys)]
         self._put(taken, keys[: len(taken)], units[: len(taken)])
         if len(keys) > len(taken):
@@ -103,27 +145,15 @@ class ExactIndex:
         # In place: the system moves the pages, and no second copy is needed.
         self._images.resize(room, refcheck=False)
         self._indexes.resize(room, refcheck=False)
-        if not self._units.size:
-            self._units = np.empty((room, self._size // 4), np.float32)
-        else:
-            self._units.resize((room, self._size // 4), refcheck=False)
+        self._units.resize((room, self._units.shape[1]), refcheck=False)
 
     def nearer(
         self, mean: NDArray[np.float32], least: float
     ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
-        """Return the images and encodings of faces whose product with a mean is at least so."""
-        if self._size != mean.nbytes:
-            return np.empty(0, np.int64), []
         found = np.flatnonzero(self._units[: self._rows] @ mean >= least)
         return self._images[found], [self._units[row].tobytes() for row in found]
 
     def nearest(self, encoding: NDArray[np.float32], most: int) -> Sequence[Found]:
-        """Return the faces that are nearest to an encoding of any length but 0, nearest first.
-
-        All of those at most, and of several that are as near as the last one any.
-        """
-        if self._size != encoding.nbytes:
-            return []
         unit = encoding / np.linalg.norm(encoding)
         best, products = np.empty(0, np.intp), np.empty(0, np.float32)
         for start in range(0, self._rows, _BLOCK):

@@ -1,8 +1,10 @@
 """What is in memory is what is in the database, whenever its changes are seen."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import hypothesis
 import numpy as np
@@ -24,12 +26,11 @@ from services.people.tests.conftest import ENGINE, World, encoding
 
 def held(index: ExactIndex) -> list[tuple[int, tuple[float, ...]]]:
     """Return what is in an index: what is near to anything, from one side or the other."""
-    size = index._size // 4
-    if not size:
-        return []
-    ones = np.zeros(size, np.float32)
-    found, contents = index.nearer(ones, -1.0)
-    return sorted((int(one), content(it)) for one, it in zip(found, contents, strict=True))
+    return sorted(
+        (int(one), content(it))
+        for size in index._by_size
+        for one, it in zip(*index.nearer(np.zeros(size // 4, np.float32), -1.0), strict=True)
+    )
 
 
 def content(one: bytes) -> tuple[float, ...]:
@@ -38,7 +39,9 @@ def content(one: bytes) -> tuple[float, ...]:
 
 
 def of(number: int) -> bytes:
-    return np.random.default_rng(number).normal(size=4).astype("<f4").tobytes()
+    """Return one of 16 bytes, or of 8 when damaged: every fifth."""
+    numbers = 4 if number % 5 else 2
+    return np.random.default_rng(number).normal(size=numbers).astype("<f4").tobytes()
 
 
 _BATCHES = st.lists(
@@ -73,9 +76,45 @@ def test_an_index_holds_what_was_put_in_last(
 
 def test_what_cannot_be_compared_is_left_out() -> None:
     index = ExactIndex()
-    broken = [b"", b"12", bytes(16), np.full(4, np.nan, "<f4").tobytes(), b"12345678"]
+    broken = [b"", b"12", bytes(16), np.full(4, np.nan, "<f4").tobytes(), b"1234" * 4097]
     index.replace([], [(1, 0, of(1)), *((2, 0, one) for one in broken), (3, 0, of(3))])
     assert [image for image, _ in held(index)] == [1, 3]
+
+
+@pytest.mark.parametrize("first", [[], [of(0)], [of(0), of(5), of(1)]])
+def test_the_first_ones_do_not_say_what_size_the_others_have(first: list[bytes]) -> None:
+    index = ExactIndex()
+    index.replace([], [(number, 0, one) for number, one in enumerate(first, 1)])
+    for number in (11, 12, 13):
+        index.replace([], [(number, 0, of(number))])
+    assert index.size == 16
+    wanted = np.frombuffer(of(12), "<f4")
+    assert index.nearest(wanted, 1)[0][:2] == (12, 0)
+    assert {11, 12, 13} <= set(index.nearer(wanted, -100.0)[0].tolist())
+    assert len(index) == len(first) + 3
+    index.replace(range(1, 14), [])
+    assert (len(index), index.size) == (0, 0)
+
+
+_FILL: Final = """
+import numpy as np
+from services.people.adapters.index import ExactIndex
+from services.testing.memory import peak_kib
+
+index = ExactIndex()
+numbers = np.random.default_rng(1).normal(size=(1000, 128)).astype("<f4")
+batch = [one.tobytes() for one in numbers]
+index.replace([], [(0, 0, one) for one in batch])
+before = peak_kib()
+for image in range(1, 200):
+    index.replace([], [(image, 0, one) for one in batch])
+print((peak_kib() - before) * 1024 / (199_000 * 524))
+"""
+
+
+def test_it_grows_without_a_second_copy() -> None:
+    done = subprocess.run([sys.executable, "-c", _FILL], check=True, capture_output=True, text=True)
+    assert float(done.stdout) < 1.3, "times what the faces themselves take"
 
 
 def test_the_nearest_are_found_among_many() -> None:
@@ -182,6 +221,30 @@ async def test_another_engine_s_are_loaded_when_it_decides(world: World) -> None
     await world.picture(encoding("Zoe"), engine="other")
     await bench.faces.follow()
     assert await bench.agrees(), "only who decides tells any more"
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_damaged_one_that_comes_first_hides_no_others(world: World, at_once: bool) -> None:
+    bench = Bench(world)
+    await world.picture(encoding("Ada")[:256])
+    if not at_once:
+        await bench.faces.follow()
+    seen = [await world.picture(encoding(one)) for one in ("Bob", "Eve")]
+    await bench.faces.follow()
+    found, _ = await bench.faces.nearer(np.ones(128, np.float32), -100.0)
+    assert found.tolist() == seen
+    assert (await bench.faces.nearest(ENGINE.name, encoding("Eve"), 1))[0].image_id == seen[1]
+    assert bench.faces.size == 512
+
+
+async def test_an_engine_of_another_size_takes_the_place(world: World) -> None:
+    await world.picture(encoding("Ada"), encoding("Bob"))
+    bench = Bench(world)
+    await bench.faces.follow()
+    await world.picture(encoding("Eve")[:256], engine="small")
+    await bench.faces.follow("small")
+    assert await bench.agrees("small")
+    assert (bench.faces.size, len(bench.index)) == (256, 1)
 
 
 async def test_faces_are_looked_for_among_those_of_one_engine(world: World) -> None:
