@@ -494,6 +494,8 @@ encoding_work = sa.Table(
     sa.Column("images_skipped", sa.Integer, nullable=False),
     # When faces without an encoding are looked for again; NULL while there is something to do.
     sa.Column("next_look_at", sa.BigInteger),
+    # People up to this id were looked for among what was encoded; NULL when nobody is to be.
+    sa.Column("after_person_id", _Id),
     # When encodings of other engines go; NULL when they are gone.
     sa.Column("remove_at", sa.BigInteger),
     # Set while somebody works on it, until the lease ends at due_at.

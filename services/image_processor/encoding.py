@@ -55,8 +55,8 @@ LOOK_SELDOM_MS: Final = 24 * 3_600_000
 REMOVE_AFTER_MS: Final = 24 * 3_600_000
 """Since the engine changed, or another one answered last: until then it may be taken back."""
 
-MOST_PEOPLE: Final = 1000
-"""For whom all faces are decided again at the end: a change of a person waits behind this work."""
+PEOPLE_AT_ONCE: Final = 10
+"""For whom all faces are decided again at a time: a change of a person waits behind no more."""
 
 RANGE: Final = 5000
 """Ids of images that one statement looks at."""
@@ -75,7 +75,8 @@ class Work:
 
     ``waiting``: new pictures are there. ``to_count``: it is not known whether there is anything to
     do; ``to_walk``: there is, in images behind ``after``. ``removal_due``: it is time to remove the
-    encodings of other engines, if all that there was is done.
+    encodings of other engines, if all that there was is done. ``to_decide``: people are to be
+    looked for among what was encoded.
     """
 
     engine: str | None
@@ -86,6 +87,7 @@ class Work:
     to_count: bool
     to_walk: bool
     removal_due: bool
+    to_decide: bool
     last_image_id: int
 
 
@@ -168,6 +170,9 @@ class Rows(Protocol):
 
     async def end_walk(self) -> None:
         """Note that it is done, until it is looked at again; have what was encoded decided on."""
+
+    async def decide_again(self) -> bool:
+        """Have the next people looked for; False, and nothing is changed, while others are."""
 
     async def remove_others(self, engine: str, after: int, until: int) -> int:
         """Remove other engines' encodings of a range of images; return how many."""
@@ -274,14 +279,16 @@ class Encoder:
             self._looked_to = self._seen = 0
         if not work.removal_due:
             self._removed_to = 0
-        if not (work.to_count or work.to_walk or work.removal_due):
+        if not (work.to_count or work.to_walk or work.removal_due or work.to_decide):
             return POLL_SECONDS
         if not await self._rows.claim():
             return POLL_SECONDS
         if work.to_walk:
             return await self._walk(work, engine)
-        await (self._count(work, engine) if work.to_count else self._remove(work, engine))
-        return 0
+        if work.to_count or work.removal_due:
+            await (self._count(work, engine) if work.to_count else self._remove(work, engine))
+            return 0
+        return 0 if await self._rows.decide_again() else POLL_SECONDS
 
     async def _ask(self) -> str | None:
         if self._time.monotonic() - self._asked_at >= ENGINE_SECONDS:

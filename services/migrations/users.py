@@ -42,7 +42,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "encoding_work": "SELECT, UPDATE",
         "persons": "SELECT",
         "person_images": "SELECT",
-        "people_work": "INSERT",
+        "people_work": "SELECT, INSERT",
         "events": "INSERT",
         "alembic_version": "SELECT",
     },

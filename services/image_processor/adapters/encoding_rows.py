@@ -26,7 +26,7 @@ from services.common.tables import (
 from services.image_processor.encoding import (
     LOOK_AGAIN_MS,
     LOOK_SELDOM_MS,
-    MOST_PEOPLE,
+    PEOPLE_AT_ONCE,
     REMOVE_AFTER_MS,
     Encoded,
     LostError,
@@ -66,6 +66,7 @@ class DatabaseEncodingRows:
             to_count=row.images_left is None or bool(row.look_due),
             to_walk=row.images_left is not None and row.next_look_at is None,
             removal_due=bool(row.removal_due),
+            to_decide=row.after_person_id is not None,
             last_image_id=row.last_image_id or 0,
         )
 
@@ -101,6 +102,7 @@ class DatabaseEncodingRows:
             faces_encoded=0,
             images_skipped=0,
             next_look_at=None,
+            after_person_id=None,
             remove_at=self._clock() + REMOVE_AFTER_MS,
         )
 
@@ -225,33 +227,53 @@ class DatabaseEncodingRows:
         its = encoding_work.c
         only_skipped = sa.and_(its.faces_encoded == 0, its.images_skipped > 0)
         pause = sa.case((only_skipped, LOOK_SELDOM_MS), else_=LOOK_AGAIN_MS)
+        again = self._clock() + pause
         async with self._database.transaction() as connection:
             encoded = await connection.scalar(sa.select(its.faces_encoded))
-            again = self._clock() + pause
             await _change(
                 connection, self._token, after_image_id=0, images_left=0, next_look_at=again
             )
             if encoded:
-                await connection.execute(self._decide_again())
+                await _change(connection, self._token, after_person_id=0)
 
-    def _decide_again(self) -> sa.Insert:
-        """Return the statement that has faces decided again, as after a change of each person."""
-        everybody = sa.select(sa.func.count()).select_from(persons.alias()).scalar_subquery()
-        work = sa.select(
-            persons.c.id,
-            FOLDER,
-            sa.false(),
-            self._clock(),
-            sa.literal(0),
-            sa.literal(1),
-        ).where(everybody <= MOST_PEOPLE)
-        columns = ["person_id", "folder", "removed", "due_at", "after_image_id", "passes_left"]
-        return (
-            sa.insert(people_work)
-            .from_select(columns, work)
-            .prefix_with("OR IGNORE", dialect="sqlite")
-            .prefix_with("IGNORE", dialect="mysql")
+    async def decide_again(self) -> bool:
+        """Have the next people looked for; False, and nothing is changed, while others are.
+
+        They are by the service people, as after a change of each. Whose change is due, at work or
+        half done has to end first: it may be past what was encoded.
+        """
+        its = people_work.c
+        others = sa.select(its.person_id).where(
+            sa.or_(
+                is_due(people_work, self._clock()),
+                its.claim_token.is_not(None),
+                its.after_image_id > 0,
+            )
         )
+        async with self._database.reading() as connection:
+            if (await connection.execute(others.limit(1))).first():
+                return False
+        columns = ["person_id", "folder", "removed", "due_at", "after_image_id", "passes_left"]
+        changed = sa.false(), self._clock(), sa.literal(0), sa.literal(1)
+        after = sa.select(encoding_work.c.after_person_id).scalar_subquery()
+        following = (
+            sa.select(persons.c.id)
+            .where(persons.c.id > after)
+            .order_by(persons.c.id)
+            .limit(PEOPLE_AT_ONCE)
+        )
+        async with self._database.transaction() as connection:
+            await _change(connection, self._token)
+            some = list(await connection.scalars(following))
+            work = sa.select(persons.c.id, FOLDER, *changed).where(persons.c.id.in_(some))
+            await connection.execute(
+                sa.insert(people_work)
+                .from_select(columns, work)
+                .prefix_with("OR IGNORE", dialect="sqlite")
+                .prefix_with("IGNORE", dialect="mysql")
+            )
+            await _change(connection, self._token, after_person_id=max(some, default=None))
+        return True
 
     async def remove_others(self, engine: str, after: int, until: int) -> int:
         """Remove other engines' encodings of a range of images; return how many."""

@@ -176,27 +176,58 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(world: World
     assert await world.report.report() == done
 
 
-@pytest.mark.parametrize("most", [2, 1])
-async def test_everybody_is_looked_for_among_faces_that_were_encoded(
-    world: World, monkeypatch: pytest.MonkeyPatch, most: int
-) -> None:
-    monkeypatch.setattr(encoding_rows_module, "MOST_PEOPLE", most)
-    changed = {"removed": True, "due_at": 7, "after_image_id": 5, "passes_left": 2}
+async def add_people(world: World, *ids: int) -> None:
     async with world.bench.database.transaction() as connection:
-        people = [
-            {"id": 3, "name": "Ada L.", "folder": "Ada", "created_at": 1},
-            {"id": 4, "name": "Eve", "folder": None, "created_at": 1},
-        ]
-        await connection.execute(sa.insert(persons), people)
-        its = {"person_id": 3, "folder": "Ada", **changed}
-        await connection.execute(sa.insert(people_work).values(its))
-    await world.store(b"a")
-    await drain(world.encoder())
-    columns = ("person_id", "folder", "removed", "after_image_id", "passes_left")
-    query = sa.select(*(people_work.c[one] for one in columns)).order_by(people_work.c.person_id)
+        its = [{"id": one, "name": f"P{one}", "folder": None, "created_at": 1} for one in ids]
+        await connection.execute(sa.insert(persons), its)
+
+
+async def decided_again(world: World) -> list[tuple[int, ...]]:
+    """Who is to be looked for, behind which image, and how often."""
+    its = people_work.c
+    query = sa.select(its.person_id, its.after_image_id, its.passes_left).order_by(its.person_id)
     async with world.bench.database.reading() as connection:
-        found = [tuple(row) for row in await connection.execute(query)]
-    assert found == [(3, "Ada", True, 5, 2), (4, "Eve", False, 0, 1)][:most]
+        return [tuple(row) for row in await connection.execute(query)]
+
+
+async def test_everybody_is_looked_for_among_faces_that_were_encoded_some_at_a_time(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding_rows_module, "PEOPLE_AT_ONCE", 2)
+    await add_people(world, 3, 4, 6, 7, 9)
+    mine = {"person_id": 6, "folder": "P6", "removed": True, "after_image_id": 0, "passes_left": 2}
+    async with world.bench.database.transaction() as connection:
+        await connection.execute(sa.insert(people_work).values(mine | {"due_at": 0}))
+    await world.store(b"a")
+
+    async def go_on(*done: int, **half: object) -> list[tuple[int, ...]]:
+        """Let people end, be half done otherwise, and another encoder go on."""
+        its = people_work.c
+        async with world.bench.database.transaction() as connection:
+            await connection.execute(sa.delete(people_work).where(its.person_id.in_(done)))
+        await world.advance(31)
+        soon = world.bench.clock() + 10_000
+        await world.change(people_work, its.person_id == 6, due_at=soon)
+        await world.change(people_work, its.person_id == 4, **{"due_at": soon} | half)
+        await drain(world.encoder())
+        return await decided_again(world)
+
+    await drain(world.encoder())
+    assert await decided_again(world) == [(6, 0, 2)], "whose change is due is waited for"
+    assert await go_on() == [(3, 0, 1), (4, 0, 1), (6, 0, 2)]
+    assert await go_on(3, claim_token="other") == [(4, 0, 1), (6, 0, 2)]
+    assert await go_on(claim_token=None, after_image_id=7) == [(4, 7, 1), (6, 0, 2)]
+    assert await go_on(4) == [(6, 0, 2), (7, 0, 1)], "who has a change keeps it"
+    assert await go_on(7) == [(6, 0, 2), (9, 0, 1)]
+    assert await go_on(9) == [(6, 0, 2)]
+    assert (await world.work()).after_person_id is None
+
+
+async def test_nobody_is_looked_for_where_nothing_was_encoded(world: World) -> None:
+    await add_people(world, 3)
+    await world.store(b"a", encoding=ENCODING)
+    await drain(world.encoder())
+    assert await decided_again(world) == []
 
 
 async def test_what_an_older_version_stores_meanwhile_is_found_within_an_hour(
@@ -540,6 +571,7 @@ class Mortal:
 async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
     world: World,
 ) -> None:
+    await add_people(world, 1, 2, 3)
     ids = await world.store(b"a", b"unreadable", b"c")
     await drain(world.encoder())
     expected = await world.encodings()
@@ -549,6 +581,7 @@ async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
     while True:
         async with world.bench.database.transaction() as connection:
             await connection.execute(sa.delete(face_encodings))
+            await connection.execute(sa.delete(people_work))
             await connection.execute(
                 sa.update(encoding_work).values(
                     engine=None, images_left=None, next_look_at=None, claim_token=None
@@ -564,6 +597,7 @@ async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
         await drain(world.encoder())
         assert await world.encodings() == expected
         assert await world.report.report() == undisturbed, f"after {calls - 1} calls"
+        assert await decided_again(world) == [(1, 0, 1), (2, 0, 1), (3, 0, 1)]
     assert calls > 40
 
 
@@ -606,6 +640,7 @@ async def test_a_late_one_changes_nothing(world: World) -> None:
         late.begin_walk(7),
         late.go_to(7),
         late.end_walk(),
+        late.decide_again(),
         late.remove_others("test-0", 0, 7),
         late.end_removal(),
     ):

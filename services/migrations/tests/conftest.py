@@ -116,6 +116,10 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert [one.person for one in image.faces] == ["Ada", "Ada"]
     assert [one.quality for one in image.faces] == [quality, quality]
     await _decide_again(PeopleRows(people_s, database_now), first)
+    encodings = EncodingRows(image_processor, database_now)
+    assert await encodings.claim()
+    assert await encodings.decide_again(), "no change of a person is left"
+    await encodings.release()
     named = FaceOfResult(first, 1, image.processed_at)
     await notes.expect("known_people/Ada/again.jpg")
     again = NewKnownPicture(ada, "Ada/again.jpg", DIGEST)

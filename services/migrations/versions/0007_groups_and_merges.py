@@ -40,6 +40,7 @@ def upgrade() -> None:
         op.add_column(
             "faces", sa.Column(name, sa.Boolean, nullable=False, server_default=sa.false())
         )
+    op.add_column("encoding_work", sa.Column("after_person_id", _ID))
     _add_merges()
     _add_erasures()
     _add_groups()
