@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from services.common.names import InvalidNameError, by_id, check_name, check_who
+from services.common.names import InvalidNameError, by_id, check_name, check_who, id_of
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 """Where ``make run`` has the API."""
@@ -41,7 +41,11 @@ class ClientError(Exception):
 
 
 class RefusedError(ClientError):
-    """One thing of those that were asked for cannot be done."""
+    """One thing of those that were asked for cannot be done; ``status`` is what the server said."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class AwayError(ClientError):
@@ -64,13 +68,20 @@ class Receiver:
         self._away_since: float | None = None
 
     async def ask(
-        self, method: str, path: str, *, done: HTTPStatus | None = None, **request: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        done: HTTPStatus | None = None,
+        once: bool = False,
+        **request: Any,
     ) -> httpx.Response:
-        """Return the answer to what may safely be asked twice.
+        """Return the answer to what may safely be asked twice, or is asked only ``once``.
 
         Raises :class:`RefusedError` with the server's reason, and :class:`AwayError`: at once when
         the server never answered before, else after ``patience`` seconds of an outage. Asked again
-        because the answer was lost, ``done`` is no refusal: it says that the first was heard.
+        because the answer was lost, ``done`` is no refusal: it says that the first was heard. What
+        is asked only once is refused then.
         """
         lost = False
         while True:
@@ -79,11 +90,15 @@ class Receiver:
                 answer = await self.http.request(method, path, **request)
             except httpx.RequestError as error:
                 lost |= not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                if lost and once:
+                    raise _unheard(str(error) or type(error).__name__) from None
                 await self._wait_out(str(error) or type(error).__name__, _PAUSE_SECONDS)
                 continue
             pause = retry_after(answer.headers.get("Retry-After", ""))
             if answer.status_code in _AWAY:
                 lost = True
+                if once:
+                    raise _unheard(_reason(answer))
                 await self._wait_out(_reason(answer), pause)
                 continue
             # What was in flight when the outage began may be answered in the middle of it.
@@ -146,12 +161,13 @@ class Receiver:
 
     async def deny(self, image_id: int, face: int, person: str, *, undo: bool) -> None:
         """Say that a face is not a person's, or take that back; raise as above."""
-        name = quote(kept_who(person), safe="")
+        its = await self._settled(person)
+        name = quote(its, safe="")
         method, path = (
             "DELETE" if undo else "PUT",
             f"/images/{image_id}/faces/{face}/denials/{name}",
         )
-        answer = await self.ask(method, path)
+        answer = await self.ask(method, path, once=id_of(its) is None)
         if answer.status_code != HTTPStatus.NO_CONTENT:
             raise self._stranger(answer)
         self._met = True
@@ -159,6 +175,22 @@ class Receiver:
     async def person(self, person: str) -> dict[str, Any]:
         """Return a person, with whom they were said to be; raise as above."""
         return await self.get("GET", address_of(person), "id", "name", "merges")
+
+    async def _settled(self, person: str) -> str:
+        """Return the ``~id`` of whoever is meant, by which it is the same person when asked again.
+
+        Of somebody whose pictures were all put there by hand there may be no row: then it is the
+        name, with which nothing that hurts another of that name may be asked twice.
+        """
+        who = kept_who(person)
+        if id_of(who) is not None:
+            return who
+        try:
+            return by_id((await self.person(who))["id"])
+        except RefusedError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
+            return who
 
     async def change(self, person: str, **values: object) -> dict[str, Any]:
         """Change a person and return them; raise as above."""
@@ -201,10 +233,12 @@ class Receiver:
 
         It is not known any more when the first answer was lost.
         """
+        its = await self._settled(person)
         answer = await self.ask(
             "POST",
-            f"{address_of(person)}/erase",
+            f"{address_of(its)}/erase",
             done=HTTPStatus.NOT_FOUND,
+            once=id_of(its) is None,
             json={"pictures": pictures},
         )
         gone = _document(answer)
@@ -240,7 +274,7 @@ class Receiver:
         # Without a problem, a proxy in front refused it, for example a body that is too large.
         doubts = [one.get("pointer") for one in problem.get("errors", [])]
         overruled = " (--insist overrules it)" if "/query/insist" in doubts else ""
-        raise RefusedError(_reason(answer) + overruled)
+        raise RefusedError(_reason(answer) + overruled, answer.status_code)
 
     def _stranger(self, answer: httpx.Response) -> AwayError:
         where = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
@@ -249,6 +283,13 @@ class Receiver:
             f" {answer.status_code}{where} ({answer.headers.get('Content-Type', 'no type')})."
             f" The page has another address than the API; that of 'make run' is {DEFAULT_URL}"
         )
+
+
+def _unheard(reason: str) -> RefusedError:
+    return RefusedError(
+        f"the answer was lost ({reason}), so whether it was done is not known: look who is there,"
+        " then run the same again"
+    )
 
 
 def retry_after(header: str) -> float:

@@ -46,7 +46,7 @@ def server(*answers: Answer) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_POST = do_DELETE = do_GET  # noqa: N815
+        do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             pass
@@ -265,6 +265,38 @@ def test_one_of_two_people_of_one_name_is_told_about_and_erased(
     gone = (202, JSON, json.dumps(GONE).encode())
     commanded(lambda receiver, report: app._erase(arguments, receiver, report), gone)
     assert capsys.readouterr().out.endswith("~3 is being forgotten: 1 known pictures, 2 faces\n")
+
+
+@pytest.mark.parametrize("undo", [None, False, True])
+def test_who_is_meant_is_settled_before_anything_is_asked_twice(undo: bool | None) -> None:
+    """Another of that name, who came while an answer was lost, is not meant."""
+    person = (200, JSON, b'{"id": 3, "name": "Ada", "merges": []}')
+    nobody = (404, PROBLEM, b'{"detail": "there is nobody called \'Ada\'"}')
+    lost: Answer = (0, {}, b"")
+    done = (202, JSON, json.dumps(GONE).encode()) if undo is None else (204, {}, b"")
+    asked: list[str] = []
+
+    async def work(receiver: Receiver, _: Report) -> None:
+        async def note(request: httpx.Request) -> None:
+            asked.append(f"{request.method} {request.url.path}")
+
+        receiver.http.event_hooks["request"].append(note)
+        if undo is None:
+            await receiver.erase("Ada", pictures=False)
+        else:
+            await receiver.deny(7, 0, "Ada", undo=undo)
+
+    method = {None: "POST", False: "PUT", True: "DELETE"}[undo]
+    path = "/people/{}/erase" if undo is None else "/images/7/faces/0/denials/{}"
+    commanded(work, person, lost, AWAY, done)
+    assert asked == ["GET /people/Ada", *[f"{method} {path.format('~3')}"] * 3]
+    # Who has no row is nobody else: nothing is asked twice of a name.
+    for unheard in (lost, AWAY):
+        asked.clear()
+        with pytest.raises(RefusedError, match="whether it was done is not known"):
+            commanded(work, nobody, unheard)
+        assert asked == ["GET /people/Ada", f"{method} {path.format('Ada')}"]
+    commanded(work, nobody, done)
 
 
 def test_only_a_facestack_erases() -> None:
