@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -47,9 +47,13 @@ async def note_events(
     subject_ids: Iterable[int],
 ) -> None:
     """Note that these images or people have changed; ``now`` is the database's time."""
-    rows = [{"kind": kind, "subject_id": one} for one in subject_ids]
-    if rows:
-        await connection.execute(sa.insert(events).values(created_at=now), rows)
+    rows: list[dict[str, Any]] = [{"kind": kind, "subject_id": one} for one in subject_ids]
+    if len(rows) > 1:
+        # As a number: where a row holds an expression, the driver sends each on its own.
+        at = await connection.scalar(sa.select(now))
+        await connection.execute(sa.insert(events), [{**one, "created_at": at} for one in rows])
+    elif rows:
+        await connection.execute(sa.insert(events).values(**rows[0], created_at=now))
 
 
 _RANGE: Final = r"\d{1,19}-\d{1,19}"

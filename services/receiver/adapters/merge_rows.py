@@ -274,11 +274,18 @@ class DatabaseMerges:
         await _delete_denials(connection, kept_id, alone)
         rows = [(key, new_id) for key in sorted(alone | both | dropped)]
         rows += [(key, kept_id) for key in sorted(lifted)]
+        # As a number, for the reason in note_events.
+        at = await connection.scalar(sa.select(self._clock()))
         for some in in_turns(rows, _AT_ONCE):
             await connection.execute(
-                sa.insert(face_denials).values(created_at=self._clock()),
+                sa.insert(face_denials),
                 [
-                    {"image_id": image_id, "face_index": index, "person_id": person_id}
+                    {
+                        "image_id": image_id,
+                        "face_index": index,
+                        "person_id": person_id,
+                        "created_at": at,
+                    }
                     for (image_id, index), person_id in some
                 ],
             )
