@@ -34,6 +34,14 @@ def id_of(who: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def known_name(name: str | None) -> str | None:
+    """Return a person's name as it stands in a row; None of somebody who is being forgotten.
+
+    Their name is their id, which :func:`check_name` lets nobody else have.
+    """
+    return None if name is None or id_of(name) is not None else name
+
+
 _SPACES: Final = "".join(
     character
     for character in map(chr, range(sys.maxunicode + 1))

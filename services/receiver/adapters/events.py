@@ -16,6 +16,7 @@ from services.common.events import (
     latest_position,
     read_events,
 )
+from services.common.names import known_name
 from services.common.tables import images, persons
 from services.receiver.domain import Change, Changes
 
@@ -49,7 +50,7 @@ class DatabaseEvents:
                 one.kind,
                 one.subject_id,
                 status=statuses.get(one.subject_id),
-                name=names.get(one.subject_id),
+                name=known_name(names.get(one.subject_id)),
             )
             for one in found
             if one.kind != EventKind.ENCODED

@@ -1,7 +1,8 @@
 """Images in the database."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -12,7 +13,16 @@ from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, databa
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
-from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
+from services.common.images import (
+    FINAL,
+    PICTURES,
+    RETRIABLE,
+    RING_AFTER_MS,
+    UPLOADS,
+    Status,
+    folder_of,
+)
+from services.common.names import known_name
 from services.common.people import (
     BY_HAND,
     WHOSE,
@@ -23,6 +33,7 @@ from services.common.people import (
 )
 from services.common.tables import (
     BOX,
+    erasures,
     face_denials,
     faces,
     images,
@@ -356,9 +367,18 @@ class DatabaseRows:
                 connection,
                 (one["image_name"] for row in rows for one in row.candidates),
             )
-        return [
+            leaving = (
+                await connection.execute(sa.select(erasures.c.person_id, erasures.c.folders))
+            ).all()
+        found = [
             _image(first, [row for row in (first, *others) if row.face_index is not None], whose)
             for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
+        ]
+        gone = {row.person_id for row in leaving}
+        folders = {one for row in leaving for one in row.folders}
+        return [
+            replace(one, faces=tuple(_without(face, gone, folders) for face in one.faces))
+            for one in found
         ]
 
 
@@ -550,3 +570,37 @@ def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
         denial_ids=tuple(denial.denied_id for denial in denials),
         drawn=bool(row.drawn),
     )
+
+
+def _without(face: Face, ids: Collection[int], folders: Collection[str]) -> Face:
+    """Return a face without people who are being forgotten, with these ids and folders.
+
+    Who they are is gone for all others, though it is still to be removed from the rows.
+    """
+    denied = [
+        (name, person_id)
+        for name, person_id in zip(face.denials, face.denial_ids, strict=True)
+        if known_name(name) is not None
+    ]
+    left = [
+        one
+        for one in face.candidates
+        if one.person_id not in ids
+        and not (one.person_id is None and folder_of(one.image_name) in folders)
+    ]
+    changed: dict[str, Any] = {}
+    if face.person is not None and known_name(face.person) is None:
+        changed = {
+            "person": None,
+            "person_id": None,
+            "distance": None,
+            "decided_by": DecidedBy.MACHINE,
+            "ambiguous": False,
+            "candidates": (),
+        }
+    elif len(left) < len(face.candidates):
+        changed = {"ambiguous": face.ambiguous and bool(left), "candidates": tuple(left)}
+    if len(denied) < len(face.denials):
+        changed["denials"] = tuple(name for name, _ in denied)
+        changed["denial_ids"] = tuple(person_id for _, person_id in denied)
+    return replace(face, **changed) if changed else face

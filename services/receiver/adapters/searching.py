@@ -1,6 +1,7 @@
 """What looking for a face needs: face_recog, people, and rows of faces."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,6 +11,7 @@ from services.common.facerecog.client import (
     RecogniserUnavailableError,
 )
 from services.common.facerecog.stored_faces import StoredFacesClient
+from services.common.names import known_name
 from services.common.people import WHOSE, WHOSE_ID, box_in
 from services.common.strangers import PairsOfStrangers
 from services.common.tables import BOX, face_encodings, faces, persons, same_face
@@ -93,7 +95,9 @@ class DatabaseFaceRows:
         )
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        return {
-            FaceKey(row.image_id, row.face_index): FaceRow(box_in(row), row.whose, row.whose_id)
-            for row in rows
-        }
+        return {FaceKey(row.image_id, row.face_index): _face(row) for row in rows}
+
+
+def _face(row: Any) -> FaceRow:
+    name = known_name(row.whose)
+    return FaceRow(box_in(row), name, None if name is None else row.whose_id)

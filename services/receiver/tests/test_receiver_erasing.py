@@ -17,6 +17,7 @@ import structlog
 from services.common.changes import CHANGES
 from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
+from services.common.events import Position
 from services.common.faces import Box, Likely, SeenFace
 from services.common.names import by_id
 from services.common.tables import (
@@ -37,8 +38,10 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.receiver.adapters import erasing_rows
+from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.face_rows import DatabaseFaces
 from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.adapters.searching import DatabaseFaceRows
 from services.receiver.domain import (
     ConflictError,
     EncodedFace,
@@ -243,6 +246,39 @@ async def test_a_forgotten_face_stays_forgotten(pipeline: Pipeline) -> None:
     again = await client.post(f"/images/{image_id}/recognise")
     assert "face 0 is to stay forgotten" in again.json()["detail"], again.text
     assert await run(settings, sa.select(face_encodings.c.face_index)) == []
+
+
+async def test_for_all_others_somebody_is_gone_at_once(pipeline: Pipeline) -> None:
+    """While traces are still to be removed, nobody is shown a name, nor the id in its place."""
+    client = pipeline.client
+    async with zoe_and_grace(pipeline) as ids:
+        await pipeline.erase(ZOE)
+        documents = [
+            (await client.get(f"/images/{ids[image]}")).json()
+            for image in ("by hand", "both", "unsure", "only maybe", "not", "nobody")
+        ]
+        listed = (await client.get("/images")).json()["images"]
+        assert sorted(documents, key=lambda one: -one["id"]) == listed
+        shown = json.dumps(documents)
+        assert traces(shown, ZOE, by_id(ids["zoe"]), f'"person_id": {ids["zoe"]}') == []
+        first = [document["faces"][0] for document in documents]
+        columns = ("person", "person_id", "ambiguous", "decided_by", "denials", "distance")
+        nobody = (None, None, False, "machine", [GRACE], None)
+        assert tuple(first[0][one] for one in columns) == nobody
+        assert [one["ambiguous"] for one in first] == [False, False, True, False, False, False]
+        candidates = [[one["person"] for one in face["candidates"]] for face in first]
+        assert candidates == [[], [], [GRACE], [], [GRACE], []]
+        assert first[4]["denials"] == []
+        rows = await DatabaseFaceRows(pipeline.database).faces([FaceKey(ids["both"], 0)])
+        found = rows[FaceKey(ids["both"], 0)]
+        assert (found.person, found.person_id) == (None, None)
+        events = DatabaseEvents(pipeline.database, database_now)
+        changes = (await events.after(Position(0, 0))).changes
+        hers = [one.name for one in changes if (one.kind, one.id) == ("person", ids["zoe"])]
+        assert set(hers) == {None}
+        sidecar = await client.get(f"/images/{ids['both']}/sidecar")
+        assert traces(sidecar.text, ZOE, by_id(ids["zoe"])) == []
+        await pipeline.end()
 
 
 async def test_pictures_go_too_when_that_is_wanted(pipeline: Pipeline) -> None:

@@ -20,7 +20,7 @@ from services.common.events import (
     read_events,
 )
 from services.common.images import Status
-from services.common.names import id_of
+from services.common.names import known_name
 from services.common.people import WHOSE, WHOSE_ID
 from services.common.tables import (
     faces,
@@ -164,7 +164,7 @@ class DatabaseRows:
                 name = await connection.scalar(
                     sa.select(persons.c.name).where(persons.c.id == subject)
                 )
-                return {"id": subject, "name": _known(name)}
+                return {"id": subject, "name": known_name(name)}
             query = (
                 sa.select(
                     images.c.path,
@@ -232,10 +232,5 @@ class DatabaseRows:
 
 def _person(row: Any) -> Mapping[str, object]:
     """Return whose face it is, by name and, where there is a row of the person, by id."""
-    name = _known(row.whose)
+    name = known_name(row.whose)
     return {"person": name, "person_id": None if name is None else row.whose_id}
-
-
-def _known(name: str | None) -> str | None:
-    """Return a name; None instead of the ``~id`` of somebody who is being forgotten."""
-    return None if name is None or id_of(name) is not None else name
