@@ -166,18 +166,8 @@ class PersonPages:
 
     async def deny_face(self, request: Request, who: str, picture_id: int, index: int) -> Response:
         """Say that a face is not this person, whoever said so before."""
-        action = self._deny(who, picture_id, index)
+        action = self._receiver.deny(who, picture_id, index, insist=True)
         return await self._answers.act(request, action, person_address(who))
-
-    async def _deny(self, who: str, picture_id: int, index: int) -> None:
-        try:
-            await self._receiver.deny(who, picture_id, index)
-        except RefusedError as error:
-            if error.status != HTTPStatus.CONFLICT or await self._answers.bearers(who):
-                raise
-            # It was named by hand, which is to be taken back first.
-            await self._receiver.unname_face(picture_id, index)
-            await self._receiver.deny(who, picture_id, index)
 
     async def merge(self, request: Request, who: str) -> Response:
         """Make all that is the chosen one's this person's."""

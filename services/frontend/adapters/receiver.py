@@ -268,10 +268,12 @@ class Receiver:
             "DELETE /images/{id}/faces/{index}/person", f"/images/{picture_id}/faces/{face}/person"
         )
 
-    async def deny(self, person: str, picture_id: int, face: int) -> None:
-        """Say that a face is not a person's."""
+    async def deny(self, person: str, picture_id: int, face: int, *, insist: bool = False) -> None:
+        """Say that a face is not a person's; who insists, though a hand has said that it is."""
         await self._call(
-            "PUT /images/{id}/faces/{index}/denials/{name}", _denial(person, picture_id, face)
+            "PUT /images/{id}/faces/{index}/denials/{name}",
+            _denial(person, picture_id, face),
+            params={"insist": "true"} if insist else {},
         )
 
     async def allow(self, person: str, picture_id: int, face: int) -> None:

@@ -522,7 +522,11 @@ async def test_the_style_sheet_knows_every_position_of_a_picture_in_a_card(
         ("/people/~7/hide", "PATCH /people/~7", "/people/~7"),
         ("/people/~7/show", "PATCH /people/~7", "/people/~7"),
         ("/people/~7/faces/5/2/stand", "PUT /people/~7/face", "/people/~7"),
-        ("/people/~7/faces/5/2/deny", "PUT /images/5/faces/2/denials/~7", "/people/~7"),
+        (
+            "/people/~7/faces/5/2/deny",
+            "PUT /images/5/faces/2/denials/~7?insist=true",
+            "/people/~7",
+        ),
         ("/people/~7/merges/3/undo", "DELETE /people/~7/merges/3", "/people/~7"),
     ],
 )

@@ -383,16 +383,7 @@ class DatabasePeople:
             if face.by_hand:
                 person_id = face.person_id
                 if person_id is not None:
-                    shown = sa.or_(
-                        sa.false(),
-                        *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests),
-                    )
-                    unnoted = sa.and_(
-                        person_images.c.person_id == face.person_id,
-                        person_images.c.image_id.is_(None),
-                        shown,
-                    )
-                    await self._forget(connection, sa.or_(_cut_from(face), unnoted))
+                    await self._forget_cut(connection, face, person_id, digests)
                 elif face.person is not None:
                     # Work is somebody's, and without it nobody decides on the face.
                     person = await find_somebody(connection, face.person)
@@ -403,10 +394,18 @@ class DatabasePeople:
         return True
 
     @again
-    async def deny(self, key: FaceKey, person: Somebody, *, is_known: bool) -> bool:
+    async def deny(
+        self,
+        key: FaceKey,
+        person: Somebody,
+        *,
+        is_known: bool,
+        digests: Sequence[str] | None = None,
+    ) -> bool:
         """Write down that a face is not this person's; False when there is no such face or person.
 
-        ``is_known``: pictures of theirs are there, though there may be no row.
+        ``is_known``: pictures of theirs are there, though there may be no row. With ``digests``
+        also when a hand has named it so, which is taken back as :meth:`unname` does.
         """
         async with self._database.transaction() as connection:
             await take_turns(connection)
@@ -420,11 +419,14 @@ class DatabasePeople:
                 if not (is_known or is_theirs or person.name in map(_person, face.candidates)):
                     return False
                 person_id = await add_person(connection, person, self._now())
-            if is_theirs and face.by_hand:
-                raise ConflictError(
-                    f"face {key.index} of image {key.image_id} was named {person.name!r} by hand:"
-                    " take that name back first"
-                )
+            taken_back = is_theirs and face.by_hand
+            if taken_back:
+                if digests is None:
+                    raise ConflictError(
+                        f"face {key.index} of image {key.image_id} was named {person.name!r} by"
+                        " hand: take that name back first"
+                    )
+                await self._forget_cut(connection, face, person_id, digests)
             denial = sa.select(face_denials.c.created_at).where(_denial(key, person_id))
             if await connection.scalar(denial) is None:
                 await connection.execute(
@@ -447,7 +449,7 @@ class DatabasePeople:
                 )
             else:
                 await set_candidates(connection, self._clock, key, others)
-            await note_change(connection, self._clock, person_id, person.folder)
+            await note_change(connection, self._clock, person_id, person.folder, removed=taken_back)
         return True
 
     @again
@@ -466,6 +468,19 @@ class DatabasePeople:
                     await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
                     await note_change_by_id(connection, self._clock, person_id)
         return True
+
+    async def _forget_cut(
+        self, connection: AsyncConnection, face: StoredFace, person_id: int, digests: Sequence[str]
+    ) -> None:
+        """Remove known pictures of whom a hand has said that a face is, that were cut out of it."""
+        shown = sa.or_(
+            sa.false(),
+            *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests),
+        )
+        unnoted = sa.and_(
+            person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown
+        )
+        await self._forget(connection, sa.or_(_cut_from(face), unnoted))
 
     async def _forget(self, connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:
         """Remove known pictures; have their objects, whose keys are returned, and thumbnails go."""

@@ -211,25 +211,38 @@ class Enrolment:
 
         The known picture that was cut out of it goes, and the machine decides again.
         """
-        image, face = await self._face(image_id, face_index)
-        digests: list[str] = []
-        if face.decided_by is DecidedBy.HAND:
-            # Only for what was named before it was noted which known picture was cut out of what;
-            # without its picture there is nothing to tell it by.
-            with suppress(ReceiverError):
-                async with self._memory:
-                    digests = [digest(crop) for crop in await self._crops(image, face)]
+        digests = await self._digests(*await self._face(image_id, face_index))
         if not await self._people.unname(FaceKey(image_id, face_index), digests):
             raise _no_face(image_id, face_index)
         log.info("name taken back", image_id=image_id, face_index=face_index)
 
-    async def deny(self, image_id: int, face_index: int, who: str) -> None:
-        """Write down that a face is not this person's, or raise a ``ReceiverError``."""
+    async def _digests(self, image: Image, face: Face) -> Sequence[str]:
+        """Return what a known picture may hold that was cut out of a face which a hand has named.
+
+        Only for what was named before it was noted which one was cut out of what; without its
+        picture there is nothing to tell it by.
+        """
+        if face.decided_by is DecidedBy.HAND:
+            with suppress(ReceiverError):
+                async with self._memory:
+                    return [digest(crop) for crop in await self._crops(image, face)]
+        return []
+
+    async def deny(self, image_id: int, face_index: int, who: str, *, insist: bool = False) -> None:
+        """Write down that a face is not this person's, or raise a ``ReceiverError``.
+
+        Who insists takes back that a hand has named it so. A name of somebody else stays.
+        """
         check_who_is_meant(who)
-        await self._face(image_id, face_index)
+        image, face = await self._face(image_id, face_index)
         person = await self.who(who)
-        is_known = await self._has_pictures(person.folder)
-        if not await self._people.deny(FaceKey(image_id, face_index), person, is_known=is_known):
+        denied = await self._people.deny(
+            FaceKey(image_id, face_index),
+            person,
+            is_known=await self._has_pictures(person.folder),
+            digests=await self._digests(image, face) if insist else None,
+        )
+        if not denied:
             raise _nobody(who)
         log.info("name denied", image_id=image_id, face_index=face_index)
 

@@ -236,11 +236,19 @@ class People(Protocol):
         person with such a content.
         """
 
-    async def deny(self, key: FaceKey, person: Somebody, *, is_known: bool) -> bool:
+    async def deny(
+        self,
+        key: FaceKey,
+        person: Somebody,
+        *,
+        is_known: bool,
+        digests: Sequence[str] | None = None,
+    ) -> bool:
         """Write down that a face is not this person's; False when there is no such face or person.
 
-        It loses the name if the machine gave it. ``is_known``: pictures of theirs are in the store,
-        though there may be no row. Raises ``ConflictError`` as :meth:`add` does, and when a hand
+        It loses the name if the machine gave it, and with ``digests`` also if a hand did, as
+        :meth:`unname` says. ``is_known``: pictures of theirs are in the store, though there may be
+        no row. Raises ``ConflictError`` as :meth:`add` does, and without ``digests`` when a hand
         gave it the name.
         """
 

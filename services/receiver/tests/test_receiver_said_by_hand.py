@@ -269,6 +269,35 @@ async def test_a_face_is_denied_and_allowed_again(
     assert (await client.post(f"/images/{image_id}/recognise")).status_code == 202
 
 
+async def test_who_insists_denies_also_what_a_hand_has_said_but_only_of_whom_it_is(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    image_id = await seed_faces(client, settings, ONE, BOX)
+    assert (await enrol(client, "Eve", OTHER)).status_code == 201
+    assert (await name(client, image_id, "Ada")).status_code == 200
+    ada, eve = await id_of(client, "Ada"), await id_of(client, "Eve")
+    denials = f"/images/{image_id}/faces/0/denials"
+    insist = {"insist": "true"}
+    # Whoever looked at the page of somebody else, whose face it was before, changes no name.
+    assert (await client.put(f"{denials}/~{eve}", params=insist)).status_code == 204
+    face = await face_of(client, image_id)
+    assert (face["person"], face["decided_by"], face["denials"]) == ("Ada", "hand", ["Eve"])
+    assert len(known(settings)) == 2
+    await work(settings)
+    await noted(settings)
+
+    assert (await client.put(f"{denials}/~{ada}")).status_code == 409
+    assert (await client.put(f"{denials}/~{ada}", params=insist)).status_code == 204
+    face = await face_of(client, image_id)
+    assert (face["person"], face["decided_by"]) == (None, "machine")
+    assert face["denials"] == ["Ada", "Eve"]
+    assert await work(settings) == {ada: ("Ada", True)}
+    assert ("image", image_id) in await noted(settings)
+    await collect(settings)
+    assert len(known(settings)) == 1, "the one that was cut out of it is gone"
+    assert (await client.put(f"{denials}/~{ada}", params=insist)).status_code == 204
+
+
 async def test_who_is_denied_or_not(client: httpx.AsyncClient, settings: ReceiverSettings) -> None:
     image_id = await seed_faces(client, settings, ONE, BOX)
     await name(client, image_id, "Ada")

@@ -1,6 +1,8 @@
 """The routes of faces: what a person says of them."""
 
-from fastapi import FastAPI, Request
+from typing import Annotated
+
+from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
 from services.common.bodies import Spools
@@ -15,6 +17,8 @@ from services.receiver.adapters.http.views import (
 )
 from services.receiver.service.faces import Drawing
 from services.receiver.service.people import Enrolment
+
+_NamedSo = Annotated[bool, Query(description="Also when it was named so by hand.")]
 
 
 def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spools) -> None:
@@ -100,11 +104,14 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         status_code=204,
         summary="Say who a face is not",
         description="No machine gives it that name any more; it loses it at once. Refused when it"
-        " was named so by hand: take that back first.",
+        " was named so by hand, unless you insist: then that is taken back, too. What it is by hand"
+        " of anybody else stays.",
         responses=openapi.errors(403, 404, 409, 422),
     )
-    async def deny(image_id: ImageId, face_index: FaceIndex, name: Name) -> Response:
-        await enrolment.deny(image_id, face_index, name)
+    async def deny(
+        image_id: ImageId, face_index: FaceIndex, name: Name, insist: _NamedSo = False
+    ) -> Response:
+        await enrolment.deny(image_id, face_index, name, insist=insist)
         return Response(status_code=204)
 
     @app.delete(
