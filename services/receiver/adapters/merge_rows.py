@@ -1,6 +1,6 @@
 """People who were said to be one, in the database."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -16,6 +16,7 @@ from services.common.tables import (
     events,
     face_denials,
     faces,
+    images,
     person_images,
     person_merges,
     persons,
@@ -47,6 +48,10 @@ _AT_ONCE: Final = 1_000
 """Faces or pictures of one statement."""
 
 
+_OF_FACES: Final = ("faces", "denials", "both", "dropped", "lifted")
+"""What in a merge has keys of faces."""
+
+
 class DatabaseMerges:
     """The port ``Merges`` on a database."""
 
@@ -75,7 +80,7 @@ class DatabaseMerges:
             kept_name = persons.c.id == kept_id
             name = (await connection.scalars(sa.select(persons.c.name).where(kept_name))).one()
             await settle_names(connection, row.name, self._now())
-            moved = {
+            moved: dict[str, Any] = {
                 "id": gone_id,
                 "folder": gone.folder,
                 "hidden": bool(row.hidden),
@@ -86,6 +91,7 @@ class DatabaseMerges:
                 "merges": await self._move_merges(connection, gone_id, kept_id),
                 "pictures": await self._move_pictures(connection, kept_id, pictures, copies),
             }
+            moved["results"] = await _results(connection, moved)
             await take_denied_names(connection, kept_id)
             await connection.execute(
                 sa.insert(person_merges).values(
@@ -121,7 +127,7 @@ class DatabaseMerges:
             row = await _merge(connection, kept_id, merge_id)
             if row is None:
                 raise NotFoundError(f"{kept.name!r} has no merge {merge_id}")
-            moved, new_id = row.moved, int(row.moved["id"])
+            moved, new_id = await _as_far_as_it_is_there(connection, row.moved), row.moved["id"]
             pictures = await _pictures(connection, _still(row, kept_id))
             if lacking := set(pictures.values()) - {one.original for one in copies}:
                 return sorted(lacking)
@@ -142,7 +148,8 @@ class DatabaseMerges:
             await self._move_pictures(connection, new_id, pictures, copies)
             its_faces = await _faces_of_pictures(connection, moved["faces"], kept_id, new_id)
             for some in in_turns(its_faces, _AT_ONCE):
-                await self._name(connection, _among(faces, some), new_id, row.name)
+                its = sa.and_(_by_hand(kept_id), _among(faces, some))
+                await self._name(connection, its, new_id, row.name)
             await self._return_denials(connection, moved, kept_id, new_id, its_faces)
             its_merges = person_merges.c.id.in_(moved["merges"])
             await connection.execute(
@@ -274,18 +281,11 @@ class DatabaseMerges:
         await _delete_denials(connection, kept_id, alone)
         rows = [(key, new_id) for key in sorted(alone | both | dropped)]
         rows += [(key, kept_id) for key in sorted(lifted)]
-        # As a number, for the reason in note_events.
-        at = await connection.scalar(sa.select(self._clock()))
         for some in in_turns(rows, _AT_ONCE):
             await connection.execute(
-                sa.insert(face_denials),
+                sa.insert(face_denials).values(created_at=self._clock()),
                 [
-                    {
-                        "image_id": image_id,
-                        "face_index": index,
-                        "person_id": person_id,
-                        "created_at": at,
-                    }
+                    {"image_id": image_id, "face_index": index, "person_id": person_id}
                     for (image_id, index), person_id in some
                 ],
             )
@@ -338,12 +338,44 @@ async def _faces_of_pictures(
     its = await connection.execute(cut_out.where(person_images.c.person_id == new_id))
     stayed = await connection.execute(cut_out.where(person_images.c.person_id == kept_id))
     keys = {*_as_keys(moved), *_as_keys(its)} - set(_as_keys(stayed))
-    by_hand = sa.and_(faces.c.person_id == kept_id, BY_HAND, ~LEFT_ITS_ID)
     return [
         key
         for some in in_turns(keys, _AT_ONCE)
-        for key in await _face_keys(connection, by_hand, _among(faces, some))
+        for key in await _face_keys(connection, _by_hand(kept_id), _among(faces, some))
     ]
+
+
+def _by_hand(person_id: int) -> sa.ColumnElement[bool]:
+    return sa.and_(faces.c.person_id == person_id, BY_HAND, ~LEFT_ITS_ID)
+
+
+async def _results(
+    connection: AsyncConnection, moved: Mapping[str, Any]
+) -> list[tuple[int, int | None]]:
+    """Return of which results the faces of a merge are: images, and when those were recognised."""
+    ids = {key[0] for name in _OF_FACES for key in moved[name]}
+    return [
+        (row.id, row.processed_at)
+        for some in in_turns(sorted(ids), _AT_ONCE)
+        for row in await connection.execute(
+            sa.select(images.c.id, images.c.processed_at).where(images.c.id.in_(some))
+        )
+    ]
+
+
+async def _as_far_as_it_is_there(
+    connection: AsyncConnection, moved: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what went over, but for faces of images that were recognised again since.
+
+    Faces of the same numbers are others there.
+    """
+    now = set(await _results(connection, moved))
+    same = {one for one, processed_at in moved["results"] if (one, processed_at) in now}
+    return {
+        name: [key for key in its if key[0] in same] if name in _OF_FACES else its
+        for name, its in moved.items()
+    }
 
 
 async def _denied(connection: AsyncConnection, person_id: int) -> set[_Key]:

@@ -7,12 +7,17 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from services.common.database import DatabaseUnavailableError
+from services.common.clock import database_now
+from services.common.database import Database, DatabaseUnavailableError
+from services.common.faces import Box, SeenFace
 from services.common.images import STORING_MS
 from services.common.names import by_id
 from services.common.quality import Quality
-from services.common.tables import face_denials, faces, garbage
+from services.common.tables import face_denials, faces, garbage, images
+from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.domain import Processed
 from services.receiver.adapters.merge_rows import DatabaseMerges
+from services.receiver.adapters.rows import DatabaseRows
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import collect, draw, encode
 from services.receiver.tests.test_receiver_people import (
@@ -160,6 +165,45 @@ async def test_what_was_said_since_stays_said(
     assert len((await person(client, "Ada"))["pictures"]) == 2
     assert len(again["pictures"]) == 1, "of the image that was deleted"
     assert await denied(settings) == set()
+
+
+async def test_faces_that_are_others_by_now_do_not_go_back(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    """Of a picture that was recognised again, whose faces bear the same numbers as those before."""
+    ada = (await enrol(client, "Ada", ONE)).json()["person_id"]
+    await enrol(client, "Bob", OTHER)
+    same, again, by_machine_again, denied_again, deleted = [
+        await image_of(client, settings, number) for number in range(1, 6)
+    ]
+    for image_id in (same, again, by_machine_again, deleted):
+        assert (await name(client, image_id, "Bob")).status_code == 200
+    bob = (await person(client, "Bob"))["id"]
+    await client.put(f"/images/{denied_again}/faces/0/denials/Bob")
+    merged = (await merge(client, "Ada", "Bob")).json()["merges"][0]["id"]
+    database = Database(settings)
+    for image_id in (again, by_machine_again, denied_again):
+        await run(settings, sa.update(images).where(images.c.id == image_id).values(object_tag="a"))
+        assert await DatabaseRows(database).look_again(image_id, "a")
+        claim = await ProcessorRows(database, database_now).claim(image_id)
+        assert claim
+        face = SeenFace(Box(*BOX), 1.0, ambiguous=False)
+        seen = Processed((face,), 99, 99, "test", "tag", calibration=1)
+        assert await ProcessorRows(database, database_now).finish(claim, seen)
+        its = faces.c.image_id == image_id
+        await by_machine(settings, image_id, "Ada", person_id=ada)
+        if image_id == again:  # as whoever names a group
+            values: dict[str, Any] = {"distance": None, "decided_by": "hand"}
+            await run(settings, sa.update(faces).where(its).values(values))
+    await database.close()
+    await client.put(f"/images/{denied_again}/faces/0/denials/Ada")
+    await client.delete(f"/images/{deleted}")
+
+    assert (await client.delete(f"/people/Ada/merges/{merged}")).json()["id"] == bob
+    assert await whose(client, same) == ("Bob", bob, "hand")
+    assert await whose(client, again) == ("Ada", ada, "hand")
+    assert await whose(client, by_machine_again) == ("Ada", ada, "machine")
+    assert await denied(settings) == {(denied_again, ada)}
 
 
 async def test_a_hand_that_named_a_face_is_believed_over_one_that_denied_it(
