@@ -17,7 +17,6 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
-from services.common.names import by_id
 from services.common.objects import ObjectInfo
 from services.common.people import FOLDER, LEFT_ITS_ID, box_in, lies_in, take_turns
 from services.common.tables import (
@@ -31,7 +30,6 @@ from services.common.tables import (
     group_faces,
     images,
     is_due,
-    people_work,
     person_images,
     person_merges,
     persons,
@@ -41,10 +39,12 @@ from services.receiver.adapters.garbage import remove_soon
 from services.receiver.adapters.people_changes import (
     add_person,
     adopt,
+    begin_leaving,
     has_alone,
     is_taken,
     lock_somebody,
     note_change,
+    take_names,
 )
 from services.receiver.domain import Removal, Somebody, face_thumbnails, known_thumbnail
 from services.receiver.service.erasing import (
@@ -103,7 +103,6 @@ class DatabaseErasures:
                 person_id = await add_person(connection, person, self._now())
             if person.has_name_alone:
                 await adopt(connection, person_id, person.name)
-            its = persons.c.id == person_id
             names = set(
                 await connection.scalars(
                     sa.select(person_images.c.image_name).where(
@@ -117,29 +116,15 @@ class DatabaseErasures:
             for moved in await connection.scalars(merges):
                 if not await is_taken(connection, moved["folder"]):
                     folders.add(moved["folder"])
-            await connection.execute(
-                sa.insert(erasures).values(
-                    person_id=person_id,
-                    name=person.name,
-                    folders=sorted(folders),
-                    pictures=pictures,
-                    stage=Stage.FIRST,
-                    after_image_id=0,
-                    due_at=self._clock(),
-                )
+            await begin_leaving(
+                connection,
+                self._clock,
+                person_id,
+                person,
+                folders=sorted(folders),
+                pictures=pictures,
+                stage=Stage.FIRST,
             )
-            # In a statement of its own: MariaDB sets one column after the other.
-            await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
-            await connection.execute(
-                sa.update(persons).where(its).values(name=by_id(person_id), hidden=True)
-            )
-            # Whoever is deciding on their faces loses the claim, and nobody takes it up.
-            await connection.execute(
-                sa.update(people_work)
-                .where(people_work.c.person_id == person_id)
-                .values(claim_token=None)
-            )
-            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
             counts = sa.select(sa.func.count(), sa.func.count(faces.c.image_id.distinct())).where(
                 _theirs(person_id)
             )
@@ -399,15 +384,21 @@ class DatabaseErasures:
             return bool(await connection.scalar(sa.select(noted)))
 
     @again
-    async def end(self, erasure: Erasure) -> None:
-        """Forget the person, and have faces that were not told from theirs decided again."""
+    async def end(self, erasure: Erasure) -> bool:
+        """Forget the person, and have faces that were not told from theirs decided again.
+
+        False when they are not forgotten yet: faces of theirs were left, of which some lose the
+        name.
+        """
+        its = persons.c.id == erasure.person_id
         async with self._database.transaction() as connection:
             await self._hold(connection, erasure)
             await take_turns(connection)
-            folder = await connection.scalar(
-                sa.select(FOLDER).where(persons.c.id == erasure.person_id)
-            )
-            await connection.execute(sa.delete(persons).where(persons.c.id == erasure.person_id))
+            # Locked, nobody stores a face as theirs any more.
+            folder = await connection.scalar(sa.select(FOLDER).where(its).with_for_update())
+            if await take_names(connection, self._clock, erasure.person_id, BATCH):
+                return False
+            await connection.execute(sa.delete(persons).where(its))
             await connection.execute(sa.delete(erasures).where(*_ours(erasure)))
             await note_change(
                 connection,
@@ -416,6 +407,7 @@ class DatabaseErasures:
                 folder or erasure.folders[0],
                 removed=True,
             )
+        return True
 
 
 def _ours(erasure: Erasure) -> Sequence[sa.ColumnElement[bool]]:

@@ -170,10 +170,15 @@ class DatabaseGroups:
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
         return len(struck)
 
-    @again
     async def name(self, members: Sequence[Member], person_id: int) -> int:
-        """Name by hand those faces that are still unknown, and return how many."""
-        named = 0
+        """Name by hand those faces that are still unknown, and return how many.
+
+        So many in a transaction: others wait for one of these, not for all.
+        """
+        return sum([await self._name(some, person_id) for some in in_turns(members, _AT_ONCE)])
+
+    @again
+    async def _name(self, members: Sequence[Member], person_id: int) -> int:
         async with self._database.transaction() as connection:
             await take_turns(connection)
             same = await _of_same_results(connection, members)
@@ -181,16 +186,15 @@ class DatabaseGroups:
                 raise ConflictError(f"the person {by_id(person_id)} has just gone")
             its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
             name = (await connection.scalars(its_name)).one()
-            place = sa.tuple_(faces.c.image_id, faces.c.face_index)
-            for some in in_turns(same, _AT_ONCE):
-                open_ones = sa.and_(place.in_(some), UNKNOWN, ~_denied(person_id))
-                updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
-                named += (await connection.execute(updating)).rowcount
-                theirs = sa.exists().where(
-                    same_face(faces, group_faces),
-                    faces.c.person_id == person_id,
-                )
-                await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some), theirs))
+            its = sa.tuple_(faces.c.image_id, faces.c.face_index).in_(same)
+            open_ones = sa.and_(its, UNKNOWN, ~_denied(person_id))
+            updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
+            named = (await connection.execute(updating)).rowcount
+            theirs = sa.exists().where(
+                same_face(faces, group_faces),
+                faces.c.person_id == person_id,
+            )
+            await connection.execute(sa.delete(group_faces).where(_PLACE.in_(same), theirs))
             if named:
                 ids = sorted({image_id for image_id, _ in same})
                 await note_events(connection, self._clock(), EventKind.IMAGE, ids)
@@ -272,15 +276,13 @@ async def _of_same_results(
     connection: AsyncConnection, members: Sequence[Member]
 ) -> list[tuple[int, int]]:
     """Lock the images of faces, and return the faces that are of the results that there are."""
-    now: dict[int, int | None] = {}
-    for some in in_turns(sorted({one.key.image_id for one in members}), _AT_ONCE):
-        query = (
-            sa.select(images.c.id, images.c.processed_at)
-            .where(images.c.id.in_(some))
-            .order_by(images.c.id)
-            .with_for_update()
-        )
-        now |= {row.id: row.processed_at for row in await connection.execute(query)}
+    query = (
+        sa.select(images.c.id, images.c.processed_at)
+        .where(images.c.id.in_(sorted({one.key.image_id for one in members})))
+        .order_by(images.c.id)
+        .with_for_update()
+    )
+    now = {row.id: row.processed_at for row in await connection.execute(query)}
     return [
         (one.key.image_id, one.key.index)
         for one in members

@@ -24,7 +24,6 @@ from services.common.objects import ObjectInfo
 from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, WHOSE, WHOSE_ID, bearer, lies_in
 from services.common.tables import (
     erasures,
-    events,
     face_denials,
     faces,
     garbage,
@@ -328,19 +327,43 @@ async def set_candidates(
     await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
 
 
-async def take_all_names(connection: AsyncConnection, clock: DatabaseClock, person_id: int) -> None:
-    """Leave all faces of a person without a name, also those of theirs that have it alone."""
-    parts = [sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)]
-    its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
-    name = (await connection.scalars(its_name)).one()
-    if await find_bearer(connection, name) == person_id:
-        parts.append(has_alone(name))
-    for its in parts:
-        found = sa.select(sa.literal(EventKind.IMAGE), faces.c.image_id, clock()).where(its)
-        await connection.execute(
-            sa.insert(events).from_select(["kind", "subject_id", "created_at"], found.distinct())
+async def take_names(
+    connection: AsyncConnection, clock: DatabaseClock, person_id: int, most: int
+) -> bool:
+    """Leave faces of a person without a name, in so many images; tell whether there may be more."""
+    its = sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
+    some = sa.select(faces.c.image_id).distinct().where(its).order_by(faces.c.image_id)
+    ids = list(await connection.scalars(some.limit(most)))
+    of_images = sa.and_(faces.c.image_id.in_(ids), its)
+    await connection.execute(sa.update(faces).where(of_images).values(_UNDECIDED))
+    await note_events(connection, clock(), EventKind.IMAGE, ids)
+    return len(ids) == most
+
+
+async def begin_leaving(
+    connection: AsyncConnection,
+    clock: DatabaseClock,
+    person_id: int,
+    person: Somebody,
+    **erasure: Any,
+) -> None:
+    """Have somebody be gone for all others from now on; the rest is done in parts."""
+    await connection.execute(
+        sa.insert(erasures).values(
+            person_id=person_id, name=person.name, after_image_id=0, due_at=clock(), **erasure
         )
-        await connection.execute(sa.update(faces).where(its).values(_UNDECIDED))
+    )
+    its = persons.c.id == person_id
+    # In a statement of its own: MariaDB sets one column after the other.
+    await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
+    await connection.execute(
+        sa.update(persons).where(its).values(name=by_id(person_id), hidden=True)
+    )
+    # Whoever is deciding on their faces loses the claim, and nobody takes it up.
+    await connection.execute(
+        sa.update(people_work).where(people_work.c.person_id == person_id).values(claim_token=None)
+    )
+    await note_events(connection, clock(), EventKind.PERSON, [person_id])
 
 
 async def take_denied_names(connection: AsyncConnection, person_id: int) -> None:

@@ -30,6 +30,8 @@ from services.receiver.adapters.people_changes import (
     BEING_FORGOTTEN,
     StoredFace,
     add_person,
+    adopt,
+    begin_leaving,
     find_bearer,
     find_somebody,
     find_strays,
@@ -42,8 +44,8 @@ from services.receiver.adapters.people_changes import (
     note_change_by_id,
     set_candidates,
     settle_names,
-    take_all_names,
     take_name,
+    take_names,
 )
 from services.receiver.domain import (
     ConflictError,
@@ -60,9 +62,13 @@ from services.receiver.domain import (
     Somebody,
     known_thumbnail,
 )
+from services.receiver.service.erasing import Stage
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
+
+_CHANGED: Final = 1_000
+"""Images whose faces one transaction changes; of more, the rest is done in parts."""
 
 
 class DatabasePeople:
@@ -367,7 +373,25 @@ class DatabasePeople:
                 if person_id is None:
                     # An id to call them by, for those who look at all faces that were theirs.
                     person_id = await add_person(connection, person, self._now())
-                await take_all_names(connection, self._clock, person_id)
+                if await find_bearer(connection, person.name) == person_id:
+                    await adopt(connection, person_id, person.name)
+                denied = sa.select(face_denials.c.image_id).where(
+                    face_denials.c.person_id == person_id
+                )
+                if (
+                    await take_names(connection, self._clock, person_id, _CHANGED)
+                    or await connection.scalar(denied.offset(_CHANGED).limit(1)) is not None
+                ):
+                    await begin_leaving(
+                        connection,
+                        self._clock,
+                        person_id,
+                        person,
+                        folders=[person.folder],
+                        pictures=False,
+                        stage=Stage.NAMES,
+                    )
+                    return removed
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
                 await note_change(connection, self._clock, person_id, person.folder, removed=True)
         return removed

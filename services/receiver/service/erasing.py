@@ -1,4 +1,4 @@
-"""Forgetting a person for good, and telling what is kept about one.
+"""Forgetting a person for good, or with many faces at all; telling what is kept about one.
 
 Who is to be forgotten is a row, which any replica works off in small transactions. Each removes
 some of what is still there, so whoever ends in the middle is followed by another where it stopped.
@@ -46,6 +46,9 @@ class _StoppedError(Exception):
 
 class Stage(StrEnum):
     """How far it is with somebody who is being forgotten."""
+
+    NAMES = "names"
+    """Faces lose the name, and then the person goes: who is deleted, not forgotten for good."""
 
     FIRST = "first"
     """What is there goes."""
@@ -123,8 +126,12 @@ class Erasures(Protocol):
     async def is_leaving(self, erasure: Erasure) -> bool:
         """Tell whether a known picture of theirs is still to be removed."""
 
-    async def end(self, erasure: Erasure) -> None:
-        """Forget the person, and have faces that were not told from theirs decided again."""
+    async def end(self, erasure: Erasure) -> bool:
+        """Forget the person, and have faces that were not told from theirs decided again.
+
+        False when they are not forgotten yet: faces of theirs were left, of which some lose the
+        name.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +332,9 @@ class Erasing:
 
     async def _go_on(self, erasure: Erasure) -> None:
         match erasure.stage:
+            case Stage.NAMES:
+                await self._remove_denials(erasure)
+                await self._end(erasure)
             case Stage.FIRST:
                 await self._remove_all(erasure)
                 await self._rows.give_back(erasure, 0, Stage.LEAVING)
@@ -334,8 +344,7 @@ class Erasing:
                 await self._rows.give_back(erasure, SETTLED_MS, Stage.LAST)
             case Stage.LAST:
                 await self._remove_all(erasure)
-                await self._rows.end(erasure)
-                log.info("person is forgotten")
+                await self._end(erasure)
 
     async def _remove_all(self, erasure: Erasure) -> None:
         while erasure.pictures and (image_ids := await self._rows.images(erasure)):
@@ -351,11 +360,19 @@ class Erasing:
             self._check_stop()
         while await self._rows.remove_lost(erasure):
             self._check_stop()
-        while await self._rows.remove_denials(erasure):
-            self._check_stop()
+        await self._remove_denials(erasure)
         while next_part := await self._rows.remove_questions(erasure):
             erasure = next_part
             self._check_stop()
+
+    async def _remove_denials(self, erasure: Erasure) -> None:
+        while await self._rows.remove_denials(erasure):
+            self._check_stop()
+
+    async def _end(self, erasure: Erasure) -> None:
+        while not await self._rows.end(erasure):
+            self._check_stop()
+        log.info("person is forgotten" if erasure.stage is Stage.LAST else "person is gone")
 
     def _check_stop(self) -> None:
         if self._stops():

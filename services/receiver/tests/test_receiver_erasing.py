@@ -37,7 +37,7 @@ from services.common.tables import (
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.receiver.adapters import erasing_rows
+from services.receiver.adapters import erasing_rows, people_rows
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.face_rows import DatabaseFaces
 from services.receiver.adapters.group_rows import DatabaseGroups
@@ -294,11 +294,8 @@ async def test_pictures_go_too_when_that_is_wanted(pipeline: Pipeline) -> None:
     assert len(files) == len(others)
 
 
-async def test_it_goes_on_when_killed_at_any_point(
-    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (erasing, erasing_rows):
-        monkeypatch.setattr(module, "BATCH", 1)
+async def end_with_kills(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Go on until all is done, and return how often the work was killed before a commit."""
     transaction = Database.transaction
     allowed, broken = 0, 0
 
@@ -311,22 +308,80 @@ async def test_it_goes_on_when_killed_at_any_point(
                 raise DatabaseUnavailableError("killed")
             allowed -= 1
 
+    for lives in range(1, 500):
+        # As if the lease of the one before were over.
+        await run(pipeline.settings, sa.update(erasures).values(due_at=0))
+        allowed = lives // 2
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "transaction", until_killed)
+            try:
+                if not await pipeline.erasing.step():
+                    break
+            except DatabaseUnavailableError:
+                broken += 1
+        await collect(pipeline.settings)
+    assert await run(pipeline.settings, sa.select(erasures.c.person_id)) == []
+    return broken
+
+
+async def test_it_goes_on_when_killed_at_any_point(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (erasing, erasing_rows):
+        monkeypatch.setattr(module, "BATCH", 1)
     async with zoe_and_grace(pipeline):
         await pipeline.erase(ZOE)
-        for lives in range(1, 500):
-            # As if the lease of the one before were over.
-            await run(pipeline.settings, sa.update(erasures).values(due_at=0))
-            allowed = lives // 2
-            with monkeypatch.context() as patch:
-                patch.setattr(Database, "transaction", until_killed)
-                try:
-                    if not await pipeline.erasing.step():
-                        break
-                except DatabaseUnavailableError:
-                    broken += 1
-            await collect(pipeline.settings)
-        assert broken > 10
-        assert await run(pipeline.settings, sa.select(erasures.c.person_id)) == []
+        assert await end_with_kills(pipeline, monkeypatch) > 10
+
+
+async def test_who_is_deleted_with_many_faces_is_gone_at_once_and_the_rest_follows(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In parts, each of which others wait for only shortly, and which go on when killed."""
+    monkeypatch.setattr(people_rows, "_CHANGED", 1)
+    monkeypatch.setattr(erasing_rows, "BATCH", 1)
+    client = pipeline.client
+    assert (await enrol(client, GRACE, picture(90))).status_code == 201
+    assert (await enrol(client, ZOE, picture(91))).status_code == 201
+    zoe, grace = await id_of(client, ZOE), await id_of(client, GRACE)
+    hers = [await pipeline.show(face_of(ZOE), face_of(GRACE)) for _ in range(4)]
+    other = await pipeline.show(face_of(GRACE))
+    assert (await name(client, hers[0], ZOE)).status_code == 200
+    for image_id in (other, *hers[1:]):
+        row = {"image_id": image_id, "face_index": image_id != other, "created_at": 1}
+        await run(pipeline.settings, sa.insert(face_denials).values(**row, person_id=zoe))
+    await pipeline.work_is_done()
+
+    assert (await client.delete(f"/people/{quote(ZOE, safe='')}")).status_code == 204
+    assert await run(pipeline.settings, sa.select(erasures.c.stage)) == [("names",)]
+    for who in (quote(ZOE, safe=""), by_id(zoe)):
+        assert (await client.get(f"/people/{who}")).status_code == 404
+        assert (await client.delete(f"/people/{who}")).status_code == 404
+    documents = (await client.get("/images")).json()["images"]
+    assert traces(json.dumps(documents), by_id(zoe), f'"person_id": {zoe}') == []
+    named = [[face["person"] for face in one["faces"]] for one in reversed(documents)]
+    assert named == [[None, GRACE]] * 4 + [[GRACE]]
+    # Somebody else who is called so meanwhile is not meant.
+    assert (await enrol(client, ZOE, picture(92))).status_code == 201
+    late = await pipeline.show(face_of(ZOE))
+    assert await end_with_kills(pipeline, monkeypatch) > 5
+
+    rows = await run(
+        pipeline.settings,
+        sa.select(faces.c.image_id, faces.c.face_index, faces.c.person, faces.c.person_id).where(
+            ~faces.c.struck_out
+        ),
+    )
+    assert sorted(rows) == sorted(
+        [(one, 0, None, None) for one in (*hers, late)]
+        + [(one, 1, GRACE, grace) for one in hers]
+        + [(other, 0, GRACE, grace)]
+    )
+    encoded = await run(pipeline.settings, sa.select(face_encodings.c.image_id))
+    assert len(encoded) == len(rows), "of somebody unknown by now"
+    assert await run(pipeline.settings, sa.select(face_denials.c.image_id)) == []
+    assert (await pipeline.work_is_done())[zoe] == (ZOE, True)
+    assert [one["name"] for one in (await client.get("/people")).json()["people"]] == [GRACE, ZOE]
 
 
 async def test_two_replicas_share_the_work(
