@@ -1,9 +1,12 @@
 """Fixtures for every test; loaded as a pytest plugin by pyproject.toml."""
 
+import functools
 import itertools
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pymysql
@@ -75,27 +78,64 @@ def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityGw]:
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def _migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file, to copy: that takes a hundredth of the time of migrations."""
+    file = tmp_path_factory.mktemp("sqlite") / "facestack.db"
+    migrate(DatabaseSettings(database_url=f"sqlite+aiosqlite:///{file}"))
+    return file
+
+
 @pytest.fixture
-def sqlite_settings(tmp_path: Path) -> DatabaseSettings:
+def sqlite_settings(tmp_path: Path, _migrated_sqlite: Path) -> DatabaseSettings:
     """A migrated SQLite database."""
-    settings = DatabaseSettings(database_url=f"sqlite+aiosqlite:///{tmp_path / 'facestack.db'}")
-    migrate(settings)
-    return settings
+    file = shutil.copy(_migrated_sqlite, tmp_path)
+    return DatabaseSettings(database_url=f"sqlite+aiosqlite:///{file}")
 
 
 def new_mariadb_url(mariadb: MariaDb) -> str:
     """Return where an empty database is on the server, without a table."""
     name = f"facestack_{next(_names)}"
-    with pymysql.connect(host="127.0.0.1", port=mariadb.port, user="root") as connection:
-        connection.cursor().execute(f"CREATE DATABASE {name}")
+    _run(mariadb, f"CREATE DATABASE {name}")
     return mariadb.url(name)
 
 
 def new_mariadb_settings(mariadb: MariaDb) -> DatabaseSettings:
     """Return an empty, migrated database on the server."""
     settings = DatabaseSettings(database_url=new_mariadb_url(mariadb))
-    migrate(settings)
+    _run(mariadb, f"USE {_name(settings)}", *_migrated(mariadb))
     return settings
+
+
+@functools.cache
+def _migrated(mariadb: MariaDb) -> list[str]:
+    """Return statements that make what migrations make, in a fraction of their time."""
+    settings = DatabaseSettings(database_url=new_mariadb_url(mariadb))
+    migrate(settings)
+    tables = [table for (table,) in _run(mariadb, f"SHOW TABLES IN {_name(settings)}")]
+    # Tables are in no order that their foreign keys would allow.
+    statements = ["SET foreign_key_checks = 0"]
+    for table in tables:
+        ((_, create),) = _run(mariadb, f"SHOW CREATE TABLE {_name(settings)}.{table}")
+        statements.append(create)
+        if _run(mariadb, f"SELECT * FROM {_name(settings)}.{table}"):
+            statements.append(f"INSERT INTO {table} SELECT * FROM {_name(settings)}.{table}")
+    return statements
+
+
+def _name(settings: DatabaseSettings) -> str:
+    return settings.database_url.rpartition("/")[2]
+
+
+def _run(mariadb: MariaDb, *statements: str) -> Any:
+    """Run statements on one connection, and return the rows of the last."""
+    with pymysql.connect(
+        host="127.0.0.1", port=mariadb.port, user="root", autocommit=True
+    ) as connection:
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        return cursor.fetchall()
 
 
 @pytest.fixture(params=["sqlite", "mariadb"])
