@@ -75,6 +75,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         breaker=breaker,
         database=away,
         time=loop_time,
+        concurrency=settings.concurrency,
     )
     # Without face_recog it is ready nevertheless: it pauses and goes on by itself.
     lifecycle = ops.Lifecycle(

@@ -2,11 +2,13 @@
 
 Faces that were stored before there were encodings have none, and after a change of the engine all
 of them lack the new one's. They are encoded in their boxes, from pictures that are still the same;
-names and boxes stay as they are. It is done picture by picture, in the order of ids, by one process
-at a time, and goes on where it was whenever that one ends. New pictures always come first.
+names and boxes stay as they are. It is done in the order of ids, as many pictures at once as of new
+ones, by one process at a time, and goes on where it was whenever that one ends. New pictures always
+come first.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -150,8 +152,8 @@ class Rows(Protocol):
     async def begin_walk(self, images: int) -> None:
         """Note how many images there are to do, from the first on; 0: it is done."""
 
-    async def next(self, engine: str, after: int, until: int) -> int | None:
-        """Return the first such image in the range."""
+    async def next(self, engine: str, after: int, until: int, most: int) -> Sequence[int]:
+        """Return the first such images in the range, in order."""
 
     async def faces(self, image_id: int, engine: str) -> StoredFaces | None:
         """Return the faces without an encoding; None when the image has none any more."""
@@ -206,7 +208,10 @@ class _LaterError(Exception):
 
 
 class Encoder:
-    """Works while nobody waits and ``breaker`` is closed; ``database`` says when rows are away."""
+    """Works while nobody waits and ``breaker`` is closed; ``database`` says when rows are away.
+
+    On up to ``concurrency`` pictures at once.
+    """
 
     def __init__(
         self,
@@ -217,6 +222,7 @@ class Encoder:
         breaker: Breaker,
         database: Outage,
         time: Time,
+        concurrency: int,
     ) -> None:
         self._rows = rows
         self._pictures = pictures
@@ -224,10 +230,11 @@ class Encoder:
         self._breaker = breaker
         self._database = database
         self._time = time
+        self._concurrency = concurrency
         self._engine: str | None = None
         self._asked_at = self._settled_at = self._logged_at = float("-inf")
         self._looked_to = self._seen = self._removed_to = 0
-        self._tried: tuple[int, int] = (0, 0)
+        self._tried = Counter[int]()
 
     async def run(self, told_to_stop: Awaitable[None]) -> None:
         """Work until told to stop; what is not finished then is left to others at once."""
@@ -327,18 +334,17 @@ class Encoder:
 
     async def _walk(self, work: Work, engine: str) -> float:
         until = work.after + RANGE
-        image_id = await self._rows.next(engine, work.after, until)
-        if image_id is None and until < work.last_image_id:
+        image_ids = await self._rows.next(engine, work.after, until, self._concurrency)
+        if not image_ids and until < work.last_image_id:
             await self._rows.go_to(until)
-        elif image_id is None:
+        elif not image_ids:
             await self._rows.end_walk()
             log.info("stored faces have their encodings", engine=engine)
         else:
             if self._time.monotonic() - self._logged_at >= _LOG_SECONDS:
                 self._logged_at = self._time.monotonic()
                 log.info("stored faces are being encoded", images_left=work.images_left)
-            with structlog.contextvars.bound_contextvars(image_id=image_id):
-                return await self._encode(image_id, engine)
+            return await self._encode(image_ids, engine)
         return 0
 
     async def _remove(self, work: Work, engine: str) -> None:
@@ -349,23 +355,45 @@ class Encoder:
             await self._rows.end_removal()
             log.info("encodings of other engines are removed", engine=engine)
 
-    async def _encode(self, image_id: int, engine: str) -> float:
+    async def _encode(self, image_ids: Sequence[int], engine: str) -> float:
+        """Encode these at once, then store in order what came of them, up to one for later."""
+        holding = asyncio.create_task(self._hold())
         try:
-            faces = await self._rows.faces(image_id, engine)
-            encoded = await self._recognise(faces) if faces else None
-            if encoded and encoded.engine != engine:
-                self._note(encoded.engine)
-                return 0
-            stored = await self._rows.store(faces, encoded) if faces and encoded else None
-            if stored is None:
-                await self._skip(image_id, "changed", "its result is another one by now")
-            else:
-                FACES_ENCODED.inc(stored)
-        except _LaterError:
-            return POLL_SECONDS
-        except _SkippedError as error:
-            await self._skip(image_id, error.reason, str(error))
+            looking = (self._look(one, engine) for one in image_ids)
+            found = await asyncio.gather(*looking, return_exceptions=True)
+            for image_id, answer in zip(image_ids, found, strict=True):
+                with structlog.contextvars.bound_contextvars(image_id=image_id):
+                    if isinstance(answer, _LaterError):
+                        return POLL_SECONDS
+                    if isinstance(answer, _SkippedError):
+                        await self._skip(image_id, answer.reason, str(answer))
+                    elif isinstance(answer, BaseException):
+                        raise answer
+                    elif not await self._store(image_id, engine, answer):
+                        return 0
+        finally:
+            holding.cancel()
         return 0
+
+    async def _look(self, image_id: int, engine: str) -> tuple[StoredFaces, Encoded] | None:
+        with structlog.contextvars.bound_contextvars(image_id=image_id):
+            faces = await self._rows.faces(image_id, engine)
+            return (faces, await self._recognise(faces)) if faces else None
+
+    async def _store(
+        self, image_id: int, engine: str, found: tuple[StoredFaces, Encoded] | None
+    ) -> bool:
+        """Store encodings, unless another engine made them; return whether it did not."""
+        if found and found[1].engine != engine:
+            self._note(found[1].engine)
+            return False
+        self._tried.pop(image_id, None)
+        stored = await self._rows.store(*found) if found else None
+        if stored is None:
+            await self._skip(image_id, "changed", "its result is another one by now")
+        else:
+            FACES_ENCODED.inc(stored)
+        return True
 
     async def _skip(self, image_id: int, reason: str, detail: str) -> None:
         await self._rows.skip(image_id)
@@ -373,7 +401,6 @@ class Encoder:
         log.warning("stored faces are not encoded", reason=f"{reason}: {detail}")
 
     async def _recognise(self, faces: StoredFaces) -> Encoded:
-        holding = asyncio.create_task(self._hold())
         try:
             picture = await self._read(faces)
             answer = await self._recogniser.encode(picture, faces.image_id, faces.boxes)
@@ -394,8 +421,6 @@ class Encoder:
         except Exception as error:
             log.exception("unexpected error")
             raise _SkippedError("failed", type(error).__name__) from error
-        finally:
-            holding.cancel()
         if isinstance(answer, Rejected):
             raise _SkippedError("unreadable", answer.reason)
         if not any(answer.encodings):
@@ -422,9 +447,11 @@ class Encoder:
 
     def _again(self, image_id: int, reason: str, error: Exception) -> Exception:
         """Return that it is tried again, or after some times that it is skipped."""
-        before, times = self._tried
-        self._tried = image_id, times + 1 if image_id == before else 1
-        return _LaterError() if self._tried[1] < _TRIES else _SkippedError(reason, str(error))
+        self._tried[image_id] += 1
+        if self._tried[image_id] < _TRIES:
+            return _LaterError()
+        del self._tried[image_id]
+        return _SkippedError(reason, str(error))
 
     async def _hold(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """Stored faces without an encoding, and how far they are, in the database."""
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -155,12 +156,12 @@ class DatabaseEncodingRows:
             next_look_at=None,
         )
 
-    async def next(self, engine: str, after: int, until: int) -> int | None:
-        """Return the first such image in the range."""
+    async def next(self, engine: str, after: int, until: int, most: int) -> Sequence[int]:
+        """Return the first such images in the range, in order."""
         query = _lacking(engine, faces.c.image_id).where(*_within(faces, after, until))
+        first = query.distinct().order_by(faces.c.image_id).limit(most)
         async with self._database.reading() as connection:
-            found: int | None = await connection.scalar(query.order_by(faces.c.image_id).limit(1))
-        return found
+            return list(await connection.scalars(first))
 
     async def faces(self, image_id: int, engine: str) -> StoredFaces | None:
         """Return the faces without an encoding; None when the image has none any more."""

@@ -87,7 +87,7 @@ class World:
             assert await self.bench.rows.finish(claim, done) == "processed"
         return ids
 
-    def encoder(self, database: Any = None) -> Encoder:
+    def encoder(self, database: Any = None, *, concurrency: int = 1) -> Encoder:
         rows = DatabaseEncodingRows(database or self.bench.database, self.bench.clock.in_database)
         return Encoder(
             rows=rows,
@@ -96,6 +96,7 @@ class World:
             breaker=self.breaker,
             database=Outage("database"),
             time=self.bench.time,
+            concurrency=concurrency,
         )
 
     async def encodings(self) -> dict[tuple[int, int, str], bytes]:
@@ -290,6 +291,38 @@ async def test_a_picture_that_comes_meanwhile_is_served_next(world: World) -> No
     await drain(encoder)
     assert world.server.servicer.image_ids[:3] == [str(first), str(new), str(second)]
     assert world.server.servicer.encoded[:2] == [first, second]
+
+
+async def test_as_many_are_encoded_at_once_as_of_new_pictures(world: World) -> None:
+    ids = await world.store(b"hang", b"b", b"hang", b"hang", b"e", b"f", b"g")
+    encoder = world.encoder(concurrency=3)
+    working = asyncio.create_task(drain(encoder))
+    await until(lambda: len(world.server.servicer.encoded) == 3)
+    await world.bench.submit(b"new")
+    world.server.servicer.release.set()
+    await working
+    assert sorted(world.server.servicer.encoded) == ids[:3]
+    assert await world.encodings() == encodings_by("test-1", *ids[:3]), "no more than is at hand"
+    await world.change(images, images.c.id > ids[-1], status="failed")
+    await drain(encoder)
+    assert sorted(world.server.servicer.encoded) == ids
+    assert await world.encodings() == encodings_by("test-1", *ids)
+
+
+async def test_what_is_for_later_keeps_its_turn_among_others(world: World) -> None:
+    ids = await world.store(b"a", b"unreadable", b"busy", b"d", b"poison")
+    encoder = world.encoder(concurrency=4)
+    for _ in range(5):
+        assert await drain(encoder) == encoding_module.POLL_SECONDS
+    assert await world.encodings() == encodings_by("test-1", ids[0])
+    assert (await world.work()).after_image_id == ids[1]
+    path = (await world.bench.row(ids[2])).path
+    world.bench.pictures.objects[f"pictures/{path}"] = b"now"
+    await world.change(images, images.c.id == ids[2], object_tag=repr(b"now"))
+    for _ in range(3):
+        await drain(encoder)
+    assert await world.encodings() == encodings_by("test-1", ids[0], *ids[2:4])
+    assert await world.report.report() == EncodingReport(EncodingState.FINISHED, "test-1", 0, 2, 6)
 
 
 async def test_nothing_is_done_while_the_breaker_is_open(world: World) -> None:
@@ -588,13 +621,13 @@ async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
                 )
             )
         try:
-            await drain(world.encoder(Mortal(world.bench.database, calls)))
+            await drain(world.encoder(Mortal(world.bench.database, calls), concurrency=3))
         except _KilledError:
             calls += 1
         else:
             break
         await world.advance(31)
-        await drain(world.encoder())
+        await drain(world.encoder(concurrency=3))
         assert await world.encodings() == expected
         assert await world.report.report() == undisturbed, f"after {calls - 1} calls"
         assert await decided_again(world) == [(1, 0, 1), (2, 0, 1), (3, 0, 1)]
@@ -606,14 +639,14 @@ async def test_of_two_only_one_works_and_the_other_goes_on_when_it_ends(
 ) -> None:
     ids = await world.store(*(bytes([65 + number]) for number in range(8)))
     other = Database(database_settings)
-    pair = [world.encoder(), world.encoder(other)]
+    pair = [world.encoder(one, concurrency=3) for one in (world.bench.database, other)]
 
     async def work(encoder: Encoder) -> None:
         while (await world.report.report()).state is not EncodingState.FINISHED:
             await encoder.turn()
 
     await asyncio.gather(*map(work, pair))
-    assert world.server.servicer.encoded == ids, "each once"
+    assert sorted(world.server.servicer.encoded) == ids, "each once"
     assert await world.encodings() == encodings_by("test-1", *ids)
     await other.close()
 

@@ -184,7 +184,7 @@ async def _encode_again(receiver: Database, image_processor: Database, image_id:
     await encodings.keep_others()
     assert await encodings.count("later", 0, image_id) == 1
     await encodings.begin_walk(1)
-    assert await encodings.next("later", 0, image_id) == image_id
+    assert await encodings.next("later", 0, image_id, 9) == [image_id]
     faces = await encodings.faces(image_id, "later")
     assert faces
     assert await encodings.store(faces, encoding.Encoded("later", (ENCODING, None))) == 1
