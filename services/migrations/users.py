@@ -29,7 +29,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "face_groups": "SELECT",
         "group_faces": "SELECT, DELETE",
         "group_denials": "SELECT, INSERT, DELETE",
-        "group_questions": "SELECT, UPDATE, DELETE",
+        "group_questions": "SELECT, INSERT, UPDATE, DELETE",
         "people_work": "SELECT, INSERT, UPDATE",
         "webhook_deliveries": "SELECT, UPDATE",
         "events": "SELECT, INSERT",

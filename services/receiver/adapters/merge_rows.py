@@ -16,6 +16,7 @@ from services.common.tables import (
     events,
     face_denials,
     faces,
+    group_questions,
     images,
     person_images,
     person_merges,
@@ -34,6 +35,7 @@ from services.receiver.adapters.people_changes import (
     take_denied_names,
 )
 from services.receiver.domain import (
+    Answer,
     ConflictError,
     Copy,
     Merged,
@@ -90,6 +92,7 @@ class DatabaseMerges:
                 "faces": await self._move_faces(connection, gone_id, kept_id, name),
                 "merges": await self._move_merges(connection, gone_id, kept_id),
                 "pictures": await self._move_pictures(connection, kept_id, pictures, copies),
+                **await _move_answers(connection, kept_id, gone_id),
             }
             moved["results"] = await _results(connection, moved)
             await take_denied_names(connection, kept_id)
@@ -151,6 +154,7 @@ class DatabaseMerges:
                 its = sa.and_(_by_hand(kept_id), _among(faces, some))
                 await self._name(connection, its, new_id, row.name)
             await self._return_denials(connection, moved, kept_id, new_id, its_faces)
+            await _return_answers(connection, moved, kept_id, new_id)
             its_merges = person_merges.c.id.in_(moved["merges"])
             await connection.execute(
                 sa.update(person_merges)
@@ -247,12 +251,7 @@ class DatabaseMerges:
         both = (theirs & others) - dropped
         alone = theirs - both - dropped
         await _delete_denials(connection, kept_id, lifted)
-        for some in in_turns(alone, _AT_ONCE):
-            await connection.execute(
-                sa.update(face_denials)
-                .where(face_denials.c.person_id == gone_id, _among(face_denials, some))
-                .values(person_id=kept_id)
-            )
+        await _give_denials(connection, gone_id, kept_id, alone)
         # The others go with the row of who had them.
         images = {image_id for image_id, _ in theirs | lifted}
         await note_events(connection, self._clock(), EventKind.IMAGE, sorted(images))
@@ -278,10 +277,20 @@ class DatabaseMerges:
         both = still & set(_as_keys(moved["both"]))
         dropped = set(_as_keys(moved["dropped"])) & set(await _face_keys(connection, *by_hand))
         lifted = (set(_as_keys(moved["lifted"])) & set(its_faces)) - still
-        await _delete_denials(connection, kept_id, alone)
-        rows = [(key, new_id) for key in sorted(alone | both | dropped)]
-        rows += [(key, kept_id) for key in sorted(lifted)]
-        for some in in_turns(rows, _AT_ONCE):
+        # With the time of the answer to a question that made them, if one did.
+        await _give_denials(connection, kept_id, new_id, alone)
+        for keys in in_turns(both, _AT_ONCE):
+            copied = sa.select(
+                face_denials.c.image_id,
+                face_denials.c.face_index,
+                sa.literal(new_id),
+                face_denials.c.created_at,
+            ).where(face_denials.c.person_id == kept_id, _among(face_denials, keys))
+            columns = ["image_id", "face_index", "person_id", "created_at"]
+            await connection.execute(sa.insert(face_denials).from_select(columns, copied))
+        made = [(key, new_id) for key in sorted(dropped)]
+        made += [(key, kept_id) for key in sorted(lifted)]
+        for some in in_turns(made, _AT_ONCE):
             await connection.execute(
                 sa.insert(face_denials).values(created_at=self._clock()),
                 [
@@ -289,8 +298,8 @@ class DatabaseMerges:
                     for (image_id, index), person_id in some
                 ],
             )
-        images = {image_id for (image_id, _), _ in rows}
-        await note_events(connection, self._clock(), EventKind.IMAGE, sorted(images))
+        touched = {image_id for image_id, _ in alone | both | dropped | lifted}
+        await note_events(connection, self._clock(), EventKind.IMAGE, sorted(touched))
 
 
 async def _lock(connection: AsyncConnection, person: Somebody) -> int:
@@ -383,6 +392,17 @@ async def _denied(connection: AsyncConnection, person_id: int) -> set[_Key]:
     return {(row.image_id, row.face_index) for row in await connection.execute(query)}
 
 
+async def _give_denials(
+    connection: AsyncConnection, old_id: int, new_id: int, keys: Iterable[_Key]
+) -> None:
+    for some in in_turns(keys, _AT_ONCE):
+        await connection.execute(
+            sa.update(face_denials)
+            .where(face_denials.c.person_id == old_id, _among(face_denials, some))
+            .values(person_id=new_id)
+        )
+
+
 async def _delete_denials(
     connection: AsyncConnection, person_id: int, keys: Iterable[_Key]
 ) -> None:
@@ -392,6 +412,70 @@ async def _delete_denials(
                 face_denials.c.person_id == person_id, _among(face_denials, some)
             )
         )
+
+
+async def _move_answers(
+    connection: AsyncConnection, kept_id: int, gone_id: int
+) -> dict[str, list[Any]]:
+    """Have what was answered about a person, and groups, count for another: they are one.
+
+    Returns the questions that went over, and the answers that made room: of two about one group a
+    no stays, and the other's. Questions that are open go with the row of who had them.
+    """
+    table = group_questions.c
+    query = sa.select(group_questions).where(table.answer.in_(["no", "later"]))
+    answered = table.answer.in_([Answer.NO, Answer.LATER])
+    query = sa.select(group_questions).where(answered)
+    theirs, others = [
+        {
+            row["group_id"]: row
+            for row in (await connection.execute(query.where(table.person_id == one))).mappings()
+        }
+        for one in (gone_id, kept_id)
+    ]
+    moved: list[int] = []
+    dropped: list[dict[str, Any]] = []
+    for group_id, row in theirs.items():
+        other = others.get(group_id)
+        if other and (other["answer"] == Answer.NO or row["answer"] != Answer.NO):
+            dropped.append(dict(row))
+            if row["answer"] == Answer.NO:  # what either says of faces, both say
+                its = face_denials.c.created_at == row["answered_at"]
+                await connection.execute(
+                    sa.update(face_denials)
+                    .where(face_denials.c.person_id == kept_id, its)
+                    .values(created_at=other["answered_at"])
+                )
+        else:
+            moved.append(row["id"])
+            dropped += [dict(other)] if other else []
+            same = sa.and_(table.group_id == group_id, table.person_id == kept_id)
+            await connection.execute(sa.delete(group_questions).where(same))
+    await connection.execute(
+        sa.update(group_questions).where(table.id.in_(moved)).values(person_id=kept_id)
+    )
+    return {"questions": moved, "answers": dropped}
+
+
+async def _return_answers(
+    connection: AsyncConnection, moved: dict[str, Any], kept_id: int, new_id: int
+) -> None:
+    """Bring back what was answered about either, as far as it still says so."""
+    table = group_questions.c
+    # A merge of before has none.
+    its = sa.and_(table.id.in_(moved.get("questions", [])), table.person_id == kept_id)
+    await connection.execute(sa.update(group_questions).where(its).values(person_id=new_id))
+    for row in moved.get("answers", []):
+        same = sa.and_(table.group_id == row["group_id"], table.person_id == kept_id)
+        other = (await connection.execute(sa.select(group_questions).where(same))).one_or_none()
+        values = dict(row)
+        if row["answer"] == Answer.NO:
+            if other is None or other.answer != Answer.NO:
+                continue  # taken back
+            values["answered_at"] = other.answered_at
+        elif other is not None and row["person_id"] == kept_id:
+            continue
+        await connection.execute(sa.insert(group_questions).values(values))
 
 
 def _among(table: sa.Table, keys: Sequence[_Key]) -> sa.ColumnElement[bool]:
