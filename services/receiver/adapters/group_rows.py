@@ -15,8 +15,10 @@ from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.groups import current_groups
 from services.common.names import by_id
-from services.common.people import UNKNOWN, take_turns
+from services.common.people import BY_HAND, UNKNOWN, take_turns
 from services.common.tables import (
+    erasures,
+    events,
     face_denials,
     face_groups,
     faces,
@@ -29,7 +31,12 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.people_changes import by_hand, lock_person, note_change_by_id
+from services.receiver.adapters.people_changes import (
+    by_hand,
+    lock_person,
+    note_change_by_id,
+    take_denied_names,
+)
 from services.receiver.domain import (
     Answer,
     ConflictError,
@@ -127,8 +134,8 @@ class DatabaseGroups:
             for row in rows
         ]
 
-    async def is_unknown(self, member: Member) -> bool:
-        """Tell whether a face still is one of that result, and has no name."""
+    async def is_unknown(self, member: Member, person_id: int | None) -> bool:
+        """Tell whether a face still is one of that result, has no name, and may be this person."""
         query = (
             sa.select(images.c.id)
             .join_from(faces, images)
@@ -136,6 +143,7 @@ class DatabaseGroups:
                 faces.c.image_id == member.key.image_id,
                 faces.c.face_index == member.key.index,
                 UNKNOWN,
+                ~_denied(person_id),
                 images.c.processed_at.is_not_distinct_from(member.processed_at),
             )
         )
@@ -201,60 +209,148 @@ class DatabaseGroups:
                 await note_change_by_id(connection, self._clock, person_id)
         return named
 
+    @again
+    async def allow(self, group_id: int, person_id: int) -> None:
+        """Take back that a group is not this person; what was said of a face alone stays said."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            its = (await current_groups(connection, [group_id]))[group_id]
+            query = sa.select(group_questions).where(
+                group_questions.c.person_id == person_id, group_questions.c.answer == Answer.NO
+            )
+            rows = (await connection.execute(query)).all()
+            ends = await current_groups(connection, {row.group_id for row in rows})
+            answers = [row for row in rows if ends[row.group_id] == its]
+            if answers:
+                in_it = sa.exists().where(
+                    same_face(group_faces, face_denials), group_faces.c.group_id == its
+                )
+                said_at = face_denials.c.created_at.in_([row.answered_at for row in answers])
+                await self._lift(connection, person_id, said_at, in_it)
+                ids = [row.id for row in answers]
+                await connection.execute(
+                    sa.delete(group_questions).where(group_questions.c.id.in_(ids))
+                )
+
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
+        forgotten = sa.exists().where(erasures.c.person_id == group_questions.c.person_id)
         query = (
             sa.select(group_questions)
-            .where(group_questions.c.answer.is_(None), group_questions.c.likeness.is_not(None))
+            .where(
+                group_questions.c.answer.is_(None),
+                group_questions.c.likeness.is_not(None),
+                ~forgotten,
+            )
             .order_by(group_questions.c.likeness.desc(), group_questions.c.id)
-            .limit(limit)
         )
-        return await self._questions(query)
+        found: list[Question] = []
+        async with self._database.reading() as connection:
+            # They are few, but their faces are not.
+            rows = (await connection.execute(query)).all()
+            for some in in_turns(rows, limit):
+                found += await _shown(connection, some)
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
     async def question(self, question_id: int) -> Question | None:
-        """Return a question; None when it is gone, or answered but for later.
+        """Return a question; None when it is gone, or its yes is being done.
 
         It is gone, too, when all faces of a group have a name by now.
         """
-        is_open = sa.or_(group_questions.c.answer.is_(None), group_questions.c.answer == "later")
-        its = group_questions.c.id == question_id
-        found = await self._questions(sa.select(group_questions).where(its, is_open))
+        query = sa.select(group_questions).where(
+            group_questions.c.id == question_id,
+            group_questions.c.answer.is_distinct_from(Answer.YES),
+        )
+        async with self._database.reading() as connection:
+            found = await _shown(connection, (await connection.execute(query)).all())
         return found[0] if found else None
 
-    async def _questions(self, query: sa.Select[Any]) -> Sequence[Question]:
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
-            asked = {
-                one for row in rows for one in (row.group_id, row.other_group_id) if one is not None
-            }
-            now = await _sizes(connection, asked)
-            shown = await _with_faces(connection, dict(now.values()))
-        found = {one: shown[its] for one, (its, _) in now.items() if its in shown}
-        return [
-            Question(
-                row.id,
-                row.likeness or 0.0,
-                found[row.group_id],
-                None if row.other_group_id is None else found[row.other_group_id],
-                row.person_id,
-            )
-            for row in rows
-            if row.group_id in found
-            and (row.other_group_id is None or row.other_group_id in found)
-            and found.get(row.other_group_id) != found[row.group_id]
-        ]
-
     @again
-    async def answer(self, question_id: int, answer: Answer) -> None:
-        """Write down what a person says, or raise ``NotFoundError`` when nobody asks any more."""
+    async def answer(self, question_id: int, answer: Answer | None) -> None:
+        """Write down what a person says, None for nothing yet, in place of what was said before.
+
+        Raises ``NotFoundError`` when nobody asks any more.
+        """
         async with self._database.transaction() as connection:
+            await take_turns(connection)
+            its = group_questions.c.id == question_id
+            row = (await connection.execute(sa.select(group_questions).where(its))).one_or_none()
+            if row is None:
+                raise _no_question(question_id)
+            said_before = row.answer == Answer.NO
+            if said_before and answer != Answer.NO:
+                await self._take_back(connection, row)
+            # A no that is said once more is of the faces that are there now, too.
+            at = row.answered_at if said_before else await self._moment(connection)
+            if answer == Answer.NO:
+                await self._deny(connection, row, at)
             answered = await connection.execute(
                 sa.update(group_questions)
-                .where(group_questions.c.id == question_id)
-                .values(answer=answer, answered_at=self._clock())
+                .where(its)
+                .values(answer=answer, answered_at=None if answer is None else at)
             )
             if not answered.rowcount:
-                raise NotFoundError(f"there is no question {question_id} any more")
+                raise _no_question(question_id)
+
+    async def _moment(self, connection: AsyncConnection) -> int:
+        """Return the time, of this answer alone: what it denies of faces bears it."""
+        last = sa.select(sa.func.max(group_questions.c.answered_at)).scalar_subquery()
+        now, before = (await connection.execute(sa.select(self._clock(), last))).one()
+        return int(max(now, (before or 0) + 1))
+
+    async def _deny(self, connection: AsyncConnection, question: Any, at: int) -> None:
+        """Write down of each face that is in the groups now what was said of them."""
+        if question.person_id is not None:
+            if not await lock_person(connection, question.person_id):
+                raise _no_question(question.id)
+            its = (await current_groups(connection, [question.group_id]))[question.group_id]
+            # A machine may have named some just now; what another hand has said counts.
+            open_ones = sa.and_(~BY_HAND, ~faces.c.struck_out)
+            person = face_denials.c.person_id, question.person_id
+            await _say_again(connection, its, question.person_id, at)
+            await _deny_faces(connection, its, *person, at=at, which=open_ones)
+            await take_denied_names(connection, question.person_id)
+            its_denials = sa.and_(
+                face_denials.c.person_id == question.person_id, face_denials.c.created_at == at
+            )
+            await self._note(connection, question.person_id, its_denials)
+            return
+        ends = await _hold_groups(connection, [question.group_id, question.other_group_id])
+        one, other = ends[question.group_id], ends[question.other_group_id]
+        if one == other:
+            raise _no_question(question.id)
+        for mine, its in ((one, other), (other, one)):
+            await _deny_faces(connection, mine, group_denials.c.group_id, its, at=at)
+
+    async def _take_back(self, connection: AsyncConnection, question: Any) -> None:
+        """Forget what a no said of faces."""
+        if question.person_id is not None:
+            said_at = face_denials.c.created_at == question.answered_at
+            await self._lift(connection, question.person_id, said_at)
+        else:
+            said_at = group_denials.c.created_at == question.answered_at
+            await connection.execute(sa.delete(group_denials).where(said_at))
+
+    async def _lift(
+        self, connection: AsyncConnection, person_id: int, *conditions: sa.ColumnElement[bool]
+    ) -> None:
+        which = sa.and_(face_denials.c.person_id == person_id, *conditions)
+        await self._note(connection, person_id, which)
+        await connection.execute(sa.delete(face_denials).where(which))
+
+    async def _note(
+        self, connection: AsyncConnection, person_id: int, which: sa.ColumnElement[bool]
+    ) -> None:
+        """Have it told, and stored faces decided again, that these denials come or go."""
+        found = sa.select(sa.literal(EventKind.IMAGE), face_denials.c.image_id, self._clock())
+        await connection.execute(
+            sa.insert(events).from_select(
+                ["kind", "subject_id", "created_at"], found.where(which).distinct()
+            )
+        )
+        await note_change_by_id(connection, self._clock, person_id)
 
     @again
     async def settle(self, question_id: int) -> None:
@@ -270,6 +366,81 @@ def _denied(person_id: int | None) -> sa.ColumnElement[bool]:
         same_face(face_denials, faces),
         face_denials.c.person_id == person_id,
     )
+
+
+def _no_question(question_id: int) -> NotFoundError:
+    return NotFoundError(f"there is no question {question_id} any more")
+
+
+async def _shown(connection: AsyncConnection, rows: Sequence[Any]) -> list[Question]:
+    """Return questions, but those of groups that are one by now, or without a face."""
+    asked = {one for row in rows for one in (row.group_id, row.other_group_id) if one is not None}
+    now = await _sizes(connection, asked)
+    shown = await _with_faces(connection, dict(now.values()))
+    found = {one: shown[its] for one, (its, _) in now.items() if its in shown}
+    return [
+        Question(
+            row.id,
+            row.likeness or 0.0,
+            found[row.group_id],
+            None if row.other_group_id is None else found[row.other_group_id],
+            row.person_id,
+        )
+        for row in rows
+        if row.group_id in found
+        and (row.other_group_id is None or row.other_group_id in found)
+        and found.get(row.other_group_id) != found[row.group_id]
+    ]
+
+
+async def _hold_groups(connection: AsyncConnection, groups: Collection[int]) -> dict[int, int]:
+    """Return in which group the faces of each are; nobody joins these until the commit."""
+    while True:
+        ends = await current_groups(connection, groups)
+        lock = sa.select(face_groups.c.merged_into).where(face_groups.c.id.in_(ends.values()))
+        if not any(await connection.scalars(lock.with_for_update(read=True))):
+            return ends
+
+
+async def _say_again(connection: AsyncConnection, group_id: int, person_id: int, at: int) -> None:
+    """Have denials that another answer made of faces of a group be of this one: the last counts."""
+    answers = sa.select(group_questions.c.answered_at).where(
+        group_questions.c.person_id == person_id, group_questions.c.answer == Answer.NO
+    )
+    await connection.execute(
+        sa.update(face_denials)
+        .where(
+            face_denials.c.person_id == person_id,
+            face_denials.c.created_at.in_(answers),
+            sa.exists().where(
+                same_face(group_faces, face_denials), group_faces.c.group_id == group_id
+            ),
+        )
+        .values(created_at=at)
+    )
+
+
+async def _deny_faces(
+    connection: AsyncConnection,
+    group_id: int,
+    column: sa.Column[int],
+    value: int,
+    *,
+    at: int,
+    which: sa.ColumnElement[bool] | None = None,
+) -> None:
+    """Write a denial of this value of each such face of a group, where there is none yet."""
+    table = column.table
+    there = sa.exists().where(same_face(table, group_faces), column == value)
+    found = (
+        sa.select(
+            group_faces.c.image_id, group_faces.c.face_index, sa.literal(value), sa.literal(at)
+        )
+        .join_from(group_faces, faces, same_face(faces, group_faces))
+        .where(group_faces.c.group_id == group_id, ~there, sa.true() if which is None else which)
+    )
+    columns = ["image_id", "face_index", column.name, "created_at"]
+    await connection.execute(sa.insert(table).from_select(columns, found))
 
 
 async def _of_same_results(

@@ -451,8 +451,10 @@ class DatabasePeople:
                         " hand: take that name back first"
                     )
                 await self._forget_cut(connection, face, person_id, digests)
-            denial = sa.select(face_denials.c.created_at).where(_denial(key, person_id))
-            if await connection.scalar(denial) is None:
+            # What a group's answer has said of it is said of this face alone from now on.
+            said = sa.update(face_denials).where(_denial(key, person_id))
+            said_again = await connection.execute(said.values(created_at=self._clock()))
+            if not said_again.rowcount:
                 await connection.execute(
                     sa.insert(face_denials).values(
                         image_id=key.image_id,

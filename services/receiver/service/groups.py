@@ -63,23 +63,28 @@ class Grouped:
         """Name the faces of a group, all but some, which do not belong in it.
 
         The best become known pictures, the others are named by hand. A face that gets another name
-        meanwhile keeps it. Whoever does it again goes on where it ended, with ``another`` by the
-        id: else the rest is somebody new once more, to be merged. Raises a
+        meanwhile keeps it, and so does one of which alone a hand has said that it is not this
+        person; that the group was not is taken back. Whoever does it again goes on where it ended,
+        with ``another`` by the id: else the rest is somebody new once more, to be merged. Raises a
         ``ReceiverError``, and ``RecogniserError`` when no face can be cut out now.
         """
         person = await self._enrolment.who(who, another=another)
-        members = await self._rows.members(group_id, person.id)
         if without:
             await self._rows.strike(group_id, without)
-            members = [one for one in members if one.key not in set(without)]
+        if person.id is not None:
+            await self._rows.allow(group_id, person.id)
+        return await self._name(group_id, who, person.id, another=another)
+
+    async def _name(
+        self, group_id: int, who: str, person_id: int | None, *, another: bool = False
+    ) -> NamedGroup:
+        members = await self._rows.members(group_id, person_id)
         if not members:
             raise _no_group(group_id)
-        enrolled, refusal = await self._enrol(who, members, another=another)
+        enrolled, refusal = await self._enrol(who, person_id, members, another=another)
         if enrolled:
             person_id = enrolled[0].person_id
-        elif person.id is not None:
-            person_id = person.id
-        else:
+        elif person_id is None:
             raise refusal or ConflictError(f"the faces of group {group_id} have just got a name")
         named = await self._rows.name(members, person_id)
         log.info("group named", group_id=group_id, person_id=person_id, faces=named)
@@ -87,7 +92,7 @@ class Grouped:
         return NamedGroup(its.name, its.id, len(enrolled) + named)
 
     async def _enrol(
-        self, who: str, members: Sequence[Member], *, another: bool
+        self, who: str, person_id: int | None, members: Sequence[Member], *, another: bool
     ) -> tuple[list[KnownPicture], ReceiverError | None]:
         """Make the best faces known pictures, of each picture one; return also why one is not."""
         enrolled: list[KnownPicture] = []
@@ -95,7 +100,7 @@ class Grouped:
         for one in _best(members):
             if len(enrolled) == _KNOWN:
                 break
-            if not await self._rows.is_unknown(one):
+            if not await self._rows.is_unknown(one, person_id):
                 continue
             try:
                 known = await self._enrolment.enrol_face(
@@ -109,6 +114,7 @@ class Grouped:
                 refusal = error
             else:
                 enrolled.append(known)
+                person_id = known.person_id
         return enrolled, refusal
 
     async def strike(self, group_id: int, key: FaceKey) -> None:
@@ -133,7 +139,7 @@ class Grouped:
         ]
 
     async def answer(self, question_id: int, answer: Answer) -> None:
-        """Take what a person says, or raise a ``ReceiverError``.
+        """Take what a person says, in place of what was said before, or raise a ``ReceiverError``.
 
         With yes, the group gets the person's name at once, and of two groups the service people
         makes one.
@@ -142,7 +148,8 @@ class Grouped:
         if question is None:
             raise NotFoundError(f"there is no question {question_id}, or it is answered")
         if answer is Answer.YES and question.person_id is not None:
-            await self.name(question.group.id, by_id(question.person_id))
+            await self._rows.answer(question_id, None)  # open until all have the name
+            await self._name(question.group.id, by_id(question.person_id), question.person_id)
             await self._rows.settle(question_id)
         else:
             await self._rows.answer(question_id, answer)

@@ -271,8 +271,8 @@ class GroupRows(Protocol):
     async def members(self, group_id: int, person_id: int | None) -> Sequence[Member]:
         """Return the faces of a group, but for those who are not this person as a hand has said."""
 
-    async def is_unknown(self, member: Member) -> bool:
-        """Tell whether a face still is one of that result, and has no name."""
+    async def is_unknown(self, member: Member, person_id: int | None) -> bool:
+        """Tell whether a face still is one of that result, has no name, and may be this person."""
 
     async def strike(self, group_id: int, keys: Collection[FaceKey]) -> int:
         """Write down that faces do not belong in a group; return how many were in it."""
@@ -283,17 +283,24 @@ class GroupRows(Protocol):
         Raises ``ConflictError`` when the person is gone.
         """
 
+    async def allow(self, group_id: int, person_id: int) -> None:
+        """Take back that a group is not this person; what was said of a face alone stays said."""
+
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
 
     async def question(self, question_id: int) -> Question | None:
-        """Return a question; None when it is gone, or answered but for later.
+        """Return a question; None when it is gone, or its yes is being done.
 
         It is gone, too, when all faces of a group have a name by now.
         """
 
-    async def answer(self, question_id: int, answer: Answer) -> None:
-        """Write down what a person says, or raise ``NotFoundError`` when nobody asks any more."""
+    async def answer(self, question_id: int, answer: Answer | None) -> None:
+        """Write down what a person says, None for nothing yet, in place of what was said before.
+
+        With no, each face that is in the groups now is denied the person, or the other group.
+        Raises ``NotFoundError`` when nobody asks any more.
+        """
 
     async def settle(self, question_id: int) -> None:
         """Forget a question that is answered for good."""

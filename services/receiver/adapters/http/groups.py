@@ -79,8 +79,9 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         summary="Say who a group is",
         description="All its faces get the name, but those that are excepted, which do not belong"
         " in it. Of the best some become known pictures of the person, who is made when missing. A"
-        " face that gets another name meanwhile keeps it. If this ends in the middle, the same"
-        " request goes on; with another, let it be for the id of who has been made.",
+        " face that gets another name meanwhile keeps it. An answer that the group is not this"
+        " person is taken back; what was said of one face alone stays. If this ends in the middle,"
+        " the same request goes on; with another, let it be for the id of who has been made.",
         response_model=documents.NamedGroupDocument,
         responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.GroupNamingDocument)),
@@ -135,7 +136,9 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         status_code=204,
         summary="Answer a question",
         description="yes: the group gets the person's name, as by its address, or of two groups one"
-        " is made within seconds. no: nobody is asked again. later: nobody is asked for a day.",
+        " is made within seconds. no: no machine gives a face that is in the group now that name,"
+        " or puts faces that are in the two groups now together, and nobody is asked again. later:"
+        " nobody is asked for a day. A no is taken back by another answer.",
         responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.AnswerDocument)),
     )
