@@ -6,8 +6,13 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.tables import face_groups
+from services.common.tables import face_groups, group_faces
 from services.common.turns import in_turns
+
+FACES_IN_IT: Final = (
+    sa.select(sa.func.count()).where(group_faces.c.group_id == face_groups.c.id).scalar_subquery()
+)
+"""How many faces are in a group, for its size."""
 
 _AT_ONCE: Final = 1_000
 """Groups of one statement."""

@@ -13,6 +13,7 @@ from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, databa
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import Box, DecidedBy
+from services.common.groups import FACES_IN_IT
 from services.common.images import (
     FINAL,
     PICTURES,
@@ -35,7 +36,9 @@ from services.common.tables import (
     BOX,
     erasures,
     face_denials,
+    face_groups,
     faces,
+    group_faces,
     images,
     longest_wait,
     person_images,
@@ -305,7 +308,10 @@ class DatabaseRows:
                 *image_thumbnails(image_id),
                 *face_thumbnails(image_id, await _boxes(connection, image_id)),
             ]
+            in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
+            groups = sorted(set(await connection.scalars(in_groups)))
             await connection.execute(sa.delete(images).where(its))
+            await _count(connection, groups)
             removals = [Removal(one.key, None) for one in thumbnails]
             removals += [removal] if removal else []
             await remove_soon(connection, self._clock, removals)
@@ -493,6 +499,15 @@ async def _forget_result(
     )
     await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
     return True
+
+
+async def _count(connection: AsyncConnection, groups: Sequence[int]) -> None:
+    """Write down the size of groups that faces have left; one without size is of no engine now."""
+    its = sa.and_(face_groups.c.id.in_(groups), face_groups.c.size > 0)
+    # Locked first, so that whoever puts others into them has done so, or does it afterwards.
+    lock = sa.select(face_groups.c.id).where(its).order_by(face_groups.c.id).with_for_update()
+    if (await connection.execute(lock)).all():
+        await connection.execute(sa.update(face_groups).where(its).values(size=FACES_IN_IT))
 
 
 async def _boxes(connection: AsyncConnection, image_id: int) -> list[Box]:

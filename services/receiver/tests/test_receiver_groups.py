@@ -413,3 +413,19 @@ async def test_what_is_wrong_is_refused_and_changes_nothing(
     assert answer.status_code == 422, answer.text
     assert await world.run(sa.select(persons)) == []
     assert len(await world.run(sa.select(group_faces))) == 1
+
+
+async def test_the_size_is_right_as_soon_as_a_picture_is_deleted(world: Groups) -> None:
+    two = await world.picture(BOX, (12, 12, 48, 48))
+    other = await world.picture()
+    group = await world.group((two, 0), (two, 1), (other, 0))
+    # One of another engine, of which nobody has looked at the faces yet.
+    image = await world.picture()
+    before = await world.group((image, 0))
+    await world.run(sa.update(face_groups).where(face_groups.c.id == before).values(size=0))
+    for deleted in (two, image):
+        assert (await world.client.delete(f"/images/{deleted}")).status_code == 204
+    [shown] = (await world.client.get("/groups")).json()["groups"]
+    assert (shown["id"], shown["size"], len(shown["faces"])) == (group, 1, 1)
+    assert (await world.client.delete(f"/images/{other}")).status_code == 204
+    assert {size for (size,) in await world.run(sa.select(face_groups.c.size))} == {0}
