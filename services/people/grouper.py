@@ -8,8 +8,8 @@ whoever is killed is followed by another, who reads the groups that there are an
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -91,6 +91,8 @@ class Grouper:
         self._next_group = 1
         # By image, one more than the highest index of a face of it that is in a group here.
         self._ends: dict[int, int] = {}
+        # Questions whose no keeps groups apart here.
+        self._apart: set[int] = set()
         self._unwritten: Regrouped | None = None
         self._position: Position | None = None
         self._compared_at: float | None = None
@@ -118,15 +120,36 @@ class Grouper:
             log.info("somebody else makes groups")
             self._claim = self._engine = self._engine_asked = None
             self._forget()
+        except RowsChangedError as change:
+            log.info("somebody has said meanwhile what is not in a group", change=str(change))
         except DatabaseUnavailableError:
             raise
         except Exception:
-            self._forget()
+            if self._position is not None:
+                log.info("groups stay in memory: what failed has changed none")
             raise
         finally:
             renewing.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await renewing
+
+    @contextmanager
+    def _or_anew(self, doing: str) -> Iterator[None]:
+        """Have all loaded anew if this fails, as memory may be other than the rows then.
+
+        Not where the database is away: what is not written yet is written when it is back.
+        """
+        try:
+            yield
+        except (DatabaseUnavailableError, ClaimLostError):
+            raise
+        except Exception:
+            self._load_anew(f"failed: {doing}")
+            raise
+
+    def _load_anew(self, why: str) -> None:
+        log.info("groups are loaded anew", why=why)
+        self._forget()
 
     async def _renew(self, claim: Grouping) -> None:
         with suppress(ClaimLostError):  # which the next write finds out
@@ -148,7 +171,9 @@ class Grouper:
         if self._engine is None:
             return
         turn = _Turn(claim, self._engine[0], kind_of(*self._engine))
-        if self._position is None or await self._events.lost(self._position):
+        if self._position is not None and await self._events.lost(self._position):
+            self._load_anew("events may have been removed unread")
+        if self._position is None:
             await self._load(turn)
         if self._compared_at is None or self._clock() - self._compared_at > _COMPARED_SECONDS:
             await self._compare(turn)
@@ -193,16 +218,18 @@ class Grouper:
         groups: list[int] = []
         parts: list[NDArray[np.float32]] = []
         size = 0
+        wrong: dict[FaceKey, int] = {}
+        denied = await self._rows.denied()
         for images in await self._all_images():
             found = await self._rows.grouped(images, engine)
             size = size or _size_of(encoding for _, _, encoding in found)
-            fitting = [one for one in found if len(one[2]) == 4 * size]
+            wrong |= {key: one for key, one, _ in found if one in denied.get(key, ())}
+            fitting = [one for one in found if len(one[2]) == 4 * size and one[0] not in wrong]
             keys += (key for key, _, _ in fitting)
             groups += (group for _, group, _ in fitting)
             if fitting:
                 parts.append(_matrix([encoding for _, _, encoding in fitting], size))
         if keys:
-            denied = await self._rows.denied()
             encodings = np.concatenate(parts)
             parts.clear()  # half a gigabyte for a million faces
             self._groups = await asyncio.to_thread(
@@ -216,6 +243,9 @@ class Grouper:
             )
             self._note_ends(key for key in keys if key in self._groups)
             await self._keep_apart()
+        if wrong:  # and where a person has said that it is not: it is put elsewhere
+            self._changed(Regrouped(gone=wrong, touched=set(wrong.values())))
+            await self._write(claim)
         self._position = position
         log.info("groups are loaded", faces=len(keys), engine=engine)
 
@@ -268,14 +298,31 @@ class Grouper:
                 return
             self._groups = Groups(size, kind, next_id=self._next_group)
         denied = await self._rows.denied({image for image, _ in [*moved, *new]})
-        regrouped = await asyncio.to_thread(
-            _regroup, self._groups, gone, moved, new, encodings=encodings, denied=denied
-        )
-        for image in {image for image, _ in gone}:
-            if not any((image, index) in self._groups for index in range(self._ends[image])):
-                del self._ends[image]
-        self._note_ends(regrouped.placed)
-        self._changed(regrouped, strays)
+        came_from = defaultdict[int, list[FaceKey]](list)
+        for key in new:
+            if (before := unknown[key]) is not None:
+                came_from[before].append(key)
+        kept_out = await self._rows.kept_out(came_from)
+        apart = [
+            (its, [key for key in came_from[before] if key not in its])
+            for before, its in kept_out.items()
+        ]
+        with self._or_anew("putting faces into groups"):
+            regrouped = await asyncio.to_thread(
+                _regroup,
+                self._groups,
+                gone,
+                moved,
+                new,
+                encodings=encodings,
+                denied=denied,
+                apart=apart,
+            )
+            for image in {image for image, _ in gone}:
+                if not any((image, index) in self._groups for index in range(self._ends[image])):
+                    del self._ends[image]
+            self._note_ends(regrouped.placed)
+            self._changed(regrouped, strays)
         await self._write(claim)
 
     def _held(self, images: range | Sequence[int]) -> list[FaceKey]:
@@ -321,7 +368,8 @@ class Grouper:
             if self._unwritten is None:
                 return
             try:
-                await self._rows.write(claim, self._unwritten)
+                with self._or_anew("writing what changes in groups"):
+                    await self._rows.write(claim, self._unwritten)
                 self._unwritten = None
             except DatabaseConflictError:
                 if not left:
@@ -330,9 +378,13 @@ class Grouper:
     async def _join(self, claim: Grouping) -> None:
         """Make one of groups of which a person has said so."""
         for question, group, other in await self._rows.joined():
+            if question in self._apart:
+                self._load_anew("a person has taken back that two groups are two")
+                return
             regrouped = Regrouped()
             if self._groups is not None and group != other:
-                with suppress(ValueError):  # the faces of one have a name by now
+                # The faces of one may have a name by now.
+                with self._or_anew("joining groups"), suppress(ValueError):
                     changes = await asyncio.to_thread(self._groups.join, group, other)
                     regrouped = _found(self._groups, changes.placed, [changes], {group, other})
             self._changed(regrouped, answered=[question])
@@ -344,7 +396,9 @@ class Grouper:
         That is, whether each is open.
         """
         asked: dict[tuple[int, int, bool], bool] = {}
-        for one in await self._rows.questions():
+        questions = await self._rows.questions()
+        self._apart = {one.id for one in questions if one.answer == "no" and not one.is_person}
+        for one in questions:
             pair = (one.group, one.other, one.is_person)
             asked[pair] = asked.get(pair, True) and one.is_open
             if self._groups is not None and one.answer == "no" and not one.is_person:
@@ -358,7 +412,11 @@ class Grouper:
         start = self._clock()
         if self._groups is None:
             return
+        apart = self._apart
         asked = await self._keep_apart()
+        if apart - self._apart:
+            self._load_anew("a person has taken back that two groups are two")
+            return
         without = {pair for pair, is_open in asked.items() if not is_open}
         without |= {(*pair, True) for pair in await self._rows.denied_people()}
         means = await self._rows.means(turn.engine, self._groups.size)
@@ -380,6 +438,7 @@ def _regroup(
     *,
     encodings: Mapping[FaceKey, bytes],
     denied: Mapping[FaceKey, Collection[int]],
+    apart: Sequence[tuple[Collection[FaceKey], Collection[FaceKey]]],
 ) -> Regrouped:
     """Take faces out of their groups, and put others, or the same again, into some."""
     was = {key: groups.group_of(key) for key in [*gone, *moved]}
@@ -388,32 +447,32 @@ def _regroup(
     fitting = [key for key in [*again, *new] if len(encodings.get(key, b"")) == 4 * groups.size]
     groups.remove([*gone, *again])
     changes: list[Changes[FaceKey]] = []
-    changes += _bar(groups, struck, denied, {})
-    changes.append(groups.add(fitting, _matrix([encodings[key] for key in fitting], groups.size)))
-    changes += _bar(groups, fitting, denied, _merged(changes))
+    for group, its in _by_group(struck, denied).items():
+        now = end_of(group, _merged(changes))
+        if groups.members(now):
+            changes.append(groups.bar(its, now))
+    merged = _merged(changes)
+    # Whoever is apart from one face of a group is apart from the group.
+    barred = [
+        (its, groups.members(end_of(group, merged))[:1])
+        for group, its in _by_group(fitting, denied).items()
+    ]
+    matrix = _matrix([encodings[key] for key in fitting], groups.size)
+    changes.append(groups.add(fitting, matrix, apart=[*barred, *apart]))
     before = {one for one in was.values() if one is not None}
     left_out = [key for key in again if key not in groups]
     return _found(groups, [*struck, *fitting], changes, before, [*gone, *left_out])
 
 
-def _bar(
-    groups: Groups[FaceKey],
-    keys: Iterable[FaceKey],
-    denied: Mapping[FaceKey, Collection[int]],
-    merged: Mapping[int, int],
-) -> list[Changes[FaceKey]]:
-    """Bar faces from the groups that a person has said they are not in, where both are there."""
-    by_group = defaultdict[int, list[FaceKey]](list)
+def _by_group(
+    keys: Iterable[FaceKey], denied: Mapping[FaceKey, Collection[int]]
+) -> Mapping[int, Sequence[FaceKey]]:
+    """Return which of these faces are not to be in each group."""
+    found = defaultdict[int, list[FaceKey]](list)
     for key in keys:
         for group in sorted(denied.get(key, ())):
-            if key in groups:
-                by_group[end_of(group, merged)].append(key)
-    changes: list[Changes[FaceKey]] = []
-    for group, its in by_group.items():
-        now = end_of(group, _merged(changes))
-        if groups.members(now):
-            changes.append(groups.bar(its, now))
-    return changes
+            found[group].append(key)
+    return found
 
 
 def _merged(changes: Iterable[Changes[FaceKey]]) -> dict[int, int]:

@@ -316,11 +316,19 @@ class Groups(Generic[Key]):
         """Return the faces of a group, none of one that is not there."""
         return [self._keys[row] for row in self._members(self._slots([group])).tolist()]
 
-    def add(self, keys: Sequence[Key], encodings: NDArray[np.floating]) -> Changes[Key]:
+    def add(
+        self,
+        keys: Sequence[Key],
+        encodings: NDArray[np.floating],
+        *,
+        apart: Iterable[tuple[Collection[Key], Collection[Key]]] = (),
+    ) -> Changes[Key]:
         """Put new faces into groups; encodings have the shape (faces, size).
 
-        A face without length, or with what is no number, comes into none. Raises ValueError when
-        the shape is another, or a key is there already or stands twice: then nothing has changed.
+        Of faces that are to be ``apart``, none of the one part is put together with one of the
+        other, now or later; those that are not here do not count. A face without length, or with
+        what is no number, comes into no group. Raises ValueError when the shape is another, or a
+        key is there already or stands twice: then nothing has changed.
         """
         usable, faces = self._comparable(keys, encodings)
         self._begin()
@@ -329,6 +337,7 @@ class Groups(Generic[Key]):
             alone = self._open(len(faces[some]))
             self._take([keys[one] for one in usable[some]], faces[some], alone)
             self._describe(alone)
+            self._set_apart(apart)
             self._join(alone)
             self._keep_up()
         return self._changes(keys)
@@ -366,6 +375,13 @@ class Groups(Generic[Key]):
         self._barred[int(slots[0])].update(rows.tolist())
         self._strike(rows, slots)
         return self._changes(keys)
+
+    def _set_apart(self, apart: Iterable[tuple[Collection[Key], Collection[Key]]]) -> None:
+        for faces, others in apart:
+            rows = {self._rows[key] for key in faces if key in self._rows}
+            theirs = [self._rows[key] for key in others if key in self._rows]
+            for slot in set(self._faces.numbers[theirs].tolist()):
+                self._barred[slot] |= rows
 
     def _strike(self, rows: Rows, slots: Rows) -> None:
         """Take those of these faces that are in a group out of it."""

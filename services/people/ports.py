@@ -135,7 +135,8 @@ class GroupRows(Protocol):
     async def begin(self, claim: Grouping, engine: str) -> None:
         """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``.
 
-        Those of before have no size any more; a face leaves them when it is placed.
+        Those of before have no size any more; a face leaves them when it is placed. What a person
+        has said is not in one of them is in no group with a face of it.
         """
 
     async def last_image_id(self) -> int:
@@ -166,11 +167,19 @@ class GroupRows(Protocol):
         Of one that was merged, the group in which its faces are.
         """
 
+    async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceKey]]:
+        """Return the faces of which a person has said that they are not to be in these groups."""
+
     async def miscounted(self) -> Collection[int]:
         """Return the groups of this engine that have another size than is written down."""
 
     async def write(self, claim: Grouping, regrouped: Regrouped) -> None:
-        """Write it, but for faces that are not unknown any more, or raise ``ClaimLostError``."""
+        """Write it, but for faces that are not unknown any more.
+
+        What a person has said is not in a group is not in the one that its faces go to, either:
+        when it is merged, or of another engine. Raises :class:`ClaimLostError`, and
+        :class:`RowsChangedError` when a face would be where a person has just said it is not.
+        """
 
     async def joined(self) -> Sequence[tuple[int, int, int]]:
         """Return the questions about two groups that a person has answered with yes."""

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.groups import current_groups
+from services.common.groups import FACES_IN_IT, current_groups
 from services.common.images import LEASE_MS
 from services.common.people import UNKNOWN
 from services.common.tables import (
@@ -210,6 +210,16 @@ class DatabaseGroups:
             found[row.image_id, row.face_index].add(now[row.group_id])
         return found
 
+    async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceKey]]:
+        """Return the faces of which a person has said that they are not to be in these groups."""
+        found = defaultdict[int, set[FaceKey]](set)
+        async with self._database.reading() as connection:
+            for some in in_turns(groups, _AT_ONCE):
+                query = sa.select(group_denials).where(group_denials.c.group_id.in_(some))
+                for row in await connection.execute(query):
+                    found[row.group_id].add((row.image_id, row.face_index))
+        return found
+
     async def miscounted(self) -> Collection[int]:
         """Return the groups of this engine that have another size than is written down."""
         query = (
@@ -226,7 +236,11 @@ class DatabaseGroups:
         return found
 
     async def write(self, claim: Grouping, regrouped: Regrouped) -> None:
-        """Write it, but for faces that are not unknown any more, or raise ``ClaimLostError``."""
+        """Write it, but for faces that are not unknown any more.
+
+        Raises ``ClaimLostError``, and ``RowsChangedError`` when a face would be where a person has
+        just said it is not.
+        """
         async with self._database.transaction() as connection:
             await self._hold(connection, claim)
             placed = await _still_unknown(connection, regrouped.placed)
@@ -254,18 +268,21 @@ class DatabaseGroups:
                         for key, group in members
                     ],
                 )
-            for gone, kept in {**left, **regrouped.merged}.items():
+            for gone, kept in {**dict(left), **regrouped.merged}.items():
                 await connection.execute(
                     sa.update(face_groups)
                     .where(face_groups.c.id == gone)
                     .values(size=0, merged_into=kept)
                 )
-            its = sa.select(sa.func.count()).where(group_faces.c.group_id == face_groups.c.id)
+            # By now, whoever says anything about these groups waits for this transaction.
+            for gone, kept in {*left, *regrouped.merged.items()}:
+                await _inherit(connection, gone, kept)
+            await _check_denials(connection, {*placed.values(), *regrouped.merged.values()})
             for groups in in_turns(regrouped.touched, _AT_ONCE):
                 await connection.execute(
                     sa.update(face_groups)
                     .where(face_groups.c.id.in_(groups))
-                    .values(size=its.scalar_subquery())
+                    .values(size=FACES_IN_IT)
                 )
             for questions in in_turns(regrouped.answered, _AT_ONCE):
                 await connection.execute(
@@ -412,19 +429,52 @@ async def _still_unknown(
 
 async def _places_of_before(
     connection: AsyncConnection, placed: Mapping[FaceKey, int]
-) -> dict[int, int]:
-    """Return the groups of another engine that these faces leave, and where one of them goes."""
-    found = dict[int, int]()
+) -> list[tuple[int, int]]:
+    """Return the groups of another engine that these faces leave, each with one they go to."""
+    found = dict[tuple[int, int], None]()
     places = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
+    not_its = sa.exists().where(
+        same_face(group_denials, group_faces), group_denials.c.group_id == group_faces.c.group_id
+    )
     for some in in_turns(placed, _AT_ONCE):
         query = (
             sa.select(group_faces)
             .join(face_groups, face_groups.c.id == group_faces.c.group_id)
-            .where(places.in_(some), face_groups.c.size == 0)
+            .where(places.in_(some), face_groups.c.size == 0, ~not_its)
         )
         for row in await connection.execute(query):
-            found[row.group_id] = placed[row.image_id, row.face_index]
-    return found
+            found[row.group_id, placed[row.image_id, row.face_index]] = None
+    return list(found)
+
+
+async def _inherit(connection: AsyncConnection, gone: int, kept: int) -> None:
+    """Have what is not to be in a group not in that which its faces go to, either."""
+    other = group_denials.alias()
+    there = sa.exists().where(same_face(other, group_denials), other.c.group_id == kept)
+    its = sa.select(
+        group_denials.c.image_id,
+        group_denials.c.face_index,
+        sa.literal(kept),
+        group_denials.c.created_at,
+    ).where(group_denials.c.group_id == gone, ~there)
+    columns = ["image_id", "face_index", "group_id", "created_at"]
+    await connection.execute(sa.insert(group_denials).from_select(columns, its))
+
+
+async def _check_denials(connection: AsyncConnection, groups: Iterable[int]) -> None:
+    """Raise when a face is in one of these groups that a person has said it is not in."""
+    for some in in_turns(groups, _AT_ONCE):
+        query = (
+            sa.select(group_faces.c.group_id)
+            .join_from(group_faces, group_denials, same_face(group_faces, group_denials))
+            .where(
+                group_faces.c.group_id.in_(some),
+                group_denials.c.group_id == group_faces.c.group_id,
+            )
+            .limit(1)
+        )
+        if (group := await connection.scalar(query)) is not None:
+            raise RowsChangedError(f"a face has just been said not to be in group {group}")
 
 
 def _groups_of(questions: Iterable[Any]) -> set[int]:

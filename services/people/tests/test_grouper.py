@@ -1,11 +1,13 @@
 """Groups in the tables are those that the faces make, whoever does what, and is killed when."""
 
 import asyncio
+import itertools
+import random
 import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 import sqlalchemy as sa
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +59,7 @@ class Bench:
     def __init__(self, database: Database) -> None:
         self.world = World(database, None)  # type: ignore[arg-type]
         self.engine = ENGINE.name
+        self.said = 0
 
     async def strangers(self) -> tuple[str, PairsOfStrangers] | None:
         return self.engine, PAIRS
@@ -127,6 +131,65 @@ class Bench:
 
     async def delete(self, image_id: int) -> None:
         await self.change(image_id, sa.delete(images).where(images.c.id == image_id))
+
+    async def current(self, group: int) -> int:
+        its = sa.select(face_groups.c.merged_into).where(face_groups.c.id == group)
+        [row] = await self.world.all(its)
+        return group if row.merged_into is None else await self.current(row.merged_into)
+
+    async def no(self, one: int, other: int) -> None:
+        """Say that two groups are not one, as the receiver does: of their faces, too."""
+        self.said += 1
+        pair = sorted((one, other))
+        its = group_questions.c
+        same = its.group_id == pair[0], its.other_group_id == pair[1]
+        answer = {"answer": "no", "answered_at": self.said}
+        if await self.world.all(sa.select(group_questions).where(*same)):
+            await self.world.run(sa.update(group_questions).where(*same).values(answer))
+        else:
+            values = {"group_id": pair[0], "other_group_id": pair[1], "created_at": 0}
+            await self.world.run(sa.insert(group_questions).values(values | answer))
+        groups = await self.groups()
+        one, other = [await self.current(group) for group in pair]
+        rows = [(key, its) for mine, its in ((one, other), (other, one)) for key in groups[mine]]
+        denials = {
+            (row.image_id, row.face_index, row.group_id)
+            for row in await self.world.all(sa.select(group_denials))
+        }
+        for (image, index), group in rows:
+            if (image, index, group) not in denials:
+                row = {"image_id": image, "face_index": index, "group_id": group}
+                at = {"created_at": self.said}
+                await self.world.run(sa.insert(group_denials).values(row | at))
+
+    async def take_back(self, answer: str | None) -> None:
+        """Say something else in place of every no."""
+        its = sa.select(group_questions.c.answered_at).where(group_questions.c.answer == "no")
+        await self.world.run(
+            sa.delete(group_denials).where(group_denials.c.created_at.in_(its)),
+            sa.update(group_questions)
+            .where(group_questions.c.answer == "no")
+            .values(answer=answer),
+        )
+
+    async def encode(self, image: int, engine: str, *encodings: bytes) -> None:
+        """Give the faces of an image encodings of another engine."""
+        await self.change(
+            image,
+            *(
+                sa.insert(face_encodings).values(
+                    image_id=image, face_index=index, engine=engine, encoding=one
+                )
+                for index, one in enumerate(encodings)
+            ),
+        )
+
+    async def settle(self, replica: Grouper, engine: str) -> None:
+        """Have face_recog say for long enough that its engine is another one."""
+        self.engine = engine
+        for _ in range(6):
+            self.world.now += 15
+            await replica.step()
 
     async def questions(self, **values: Any) -> list[Any]:
         if values:
@@ -388,19 +451,126 @@ async def test_a_yes_about_a_group_that_is_gone_is_forgotten(bench: Bench) -> No
 async def test_no_is_never_asked_again_and_keeps_groups_apart(bench: Bench) -> None:
     replica = await two_alike(bench)
     groups = await bench.groups()
-    await bench.questions(answer="no")
+    await bench.no(*groups)
     for turn in range(2):
-        bench.later(31_000)
-        await replica.step()
-        # As alike to both of them.
+        # As alike to both of them, and before anybody has looked for answers.
         await bench.world.picture(*[encoding("Ada", 0.0, 9)] * 2)
+        await replica.step()
+        await replica.step()
+        bench.later(31_000)
         await replica.step()
         assert len(await bench.groups()) == 2, turn
         assert groups.keys() == (await bench.groups()).keys()
+        assert await bench.agrees(replica)
         assert [row.answer for row in await bench.questions()] == ["no"]
         bench.later()
         replica = bench.replica()
         await replica.step()
+
+
+@pytest.mark.parametrize("answer", ["yes", "later"])
+async def test_no_that_is_taken_back_keeps_nobody_apart(bench: Bench, answer: str) -> None:
+    replica = await two_alike(bench)
+    await bench.no(*await bench.groups())
+    bench.later(31_000)
+    await replica.step()
+    await bench.take_back(answer)
+    if answer == "later":
+        bench.later(31_000)
+    await replica.step()
+    await replica.step()
+    assert (len(await bench.groups()) == 1) == (answer == "yes")
+    await bench.world.picture(*[encoding("Ada", 0.0, 9)] * 2)
+    await replica.step()
+    assert len(await bench.groups()) == 1
+    assert await bench.agrees(replica)
+
+
+async def test_no_about_two_groups_outlives_a_change_of_engine(bench: Bench) -> None:
+    """Of which all faces are alike to the new one, in whatever order they get its encodings."""
+    replica = await two_alike(bench)
+    old = await bench.groups()
+    one, other = old.values()
+    await bench.no(*old)
+    await bench.settle(replica, "test-2")
+    for image in (3, 1, 2, 4):
+        await bench.encode(image, "test-2", encoding("Ada", SURE, image))
+        await replica.step()
+        await replica.close()
+        replica = bench.replica()
+        await replica.step()
+    await bench.world.picture(encoding("Ada", SURE, 9), engine="test-2")
+    await replica.step()
+    parts = await bench.parts()
+    assert len(parts) == 2
+    assert all(len(part & one) * len(part & other) == 0 for part in parts)
+    assert await bench.agrees(replica)
+    for address, its in old.items():
+        assert (await bench.groups())[await bench.current(address)] >= its
+    bench.later(31_000)
+    await replica.step()
+    assert [row.answer for row in await bench.questions()] == ["no"]
+
+
+async def test_who_is_struck_out_stays_out_after_a_change_of_engine(bench: Bench) -> None:
+    for nth in range(4):
+        await bench.world.picture(encoding("Ada", SURE, nth))
+    replica = bench.replica()
+    await replica.step()
+    await bench.deny((2, 0))
+    await replica.step()
+    await bench.settle(replica, "test-2")
+    for image in (2, 1, 4, 3):
+        await bench.encode(image, "test-2", encoding("Ada", SURE, image))
+        await replica.step()
+    assert await bench.parts() == {frozenset({(2, 0)}), frozenset({(1, 0), (3, 0), (4, 0)})}
+    assert await bench.agrees(replica)
+
+
+async def test_what_is_where_a_person_has_said_it_is_not_is_put_elsewhere(bench: Bench) -> None:
+    for nth in range(3):
+        await bench.world.picture(encoding("Ada", SURE, nth))
+    replica = bench.replica()
+    await replica.step()
+    (its,) = await bench.groups()
+    denial = {"image_id": 2, "face_index": 0, "group_id": its, "created_at": 0}
+    await bench.world.run(sa.insert(group_denials).values(denial))
+    await replica.close()
+    replica = bench.replica()
+    await replica.step()
+    assert (await bench.groups())[its] == {(1, 0), (3, 0)}
+    assert await bench.agrees(replica)
+
+
+async def test_all_is_loaded_anew_only_when_memory_may_be_other_than_the_rows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = bench.replica()
+    await bench.world.picture(encoding("Ada"))
+    await replica.step()
+
+    async def fail(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("broken")
+
+    for owner, method, failing, kept, told in (
+        (replica._rows, "unknown", fail, True, "groups stay in memory"),
+        (replica._rows, "joined", fail, True, "groups stay in memory"),
+        (replica._rows, "write", fail, False, "failed: writing"),
+        (module, "_regroup", fails, False, "failed: putting"),
+    ):
+        memory = replica._groups
+        await bench.world.picture(encoding("Ada", SURE, 1))
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(owner, method, failing)
+            with pytest.raises(RuntimeError):
+                await replica.step()
+        await replica.step()
+        assert (replica._groups is memory) == kept
+        assert any(told in f"{line['event']} {line.get('why')}" for line in logs)
+        assert await bench.agrees(replica)
 
 
 async def test_later_is_asked_again_a_day_after(bench: Bench) -> None:
@@ -591,6 +761,100 @@ async def _one(
             replicas[0] = bench.replica()
         case _:
             bench.world.now += 1801
+
+
+class Apart:
+    """Faces that hands have said are not in one group, whatever becomes of the groups."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench = bench
+        self.chance = random.Random(seed)
+        self.replica = bench.replica()
+        self.pairs: set[frozenset[Key]] = set()
+        self.images = 0
+
+    async def turn(self) -> None:
+        deeds = [self.picture, self.picture, self.no, self.strike, self.encode, self.encode]
+        await self.chance.choice([*deeds, self.change_engine, self.restart, self.kill])()
+        if self.chance.random() < 0.7:
+            await self.replica.step()
+
+    def encoding(self) -> bytes:
+        """Of few people, who are alike to some engines."""
+        return encoding(self.chance.choice("aab"), self.chance.choice([SURE, HALF]), self.images)
+
+    async def picture(self) -> None:
+        self.images += 1
+        await self.bench.world.picture(self.encoding(), engine=self.bench.engine)
+
+    async def encode(self) -> None:
+        """Have a picture of before encoded by the engine of now."""
+        query = sa.select(face_encodings.c.image_id).where(
+            face_encodings.c.engine == self.bench.engine
+        )
+        done = {row.image_id for row in await self.bench.world.all(query)}
+        left = [image for image in range(1, self.images + 1) if image not in done]
+        for image in left[:3]:
+            await self.bench.encode(image, self.bench.engine, self.encoding())
+
+    async def shown(self) -> dict[int, set[Key]]:
+        sizes = sa.select(face_groups.c.id).where(face_groups.c.size > 0)
+        there = {row.id for row in await self.bench.world.all(sizes)}
+        return {one: its for one, its in (await self.bench.groups()).items() if one in there}
+
+    async def no(self) -> None:
+        groups = await self.shown()
+        if len(groups) > 1:
+            one, other = self.chance.sample(sorted(groups), 2)
+            await self.bench.no(one, other)
+            self.pairs |= {frozenset({a, b}) for a in groups[one] for b in groups[other]}
+
+    async def strike(self) -> None:
+        groups = [its for its in (await self.shown()).values() if len(its) > 1]
+        if groups:
+            its = self.chance.choice(groups)
+            key = self.chance.choice(sorted(its))
+            await self.bench.deny(key)
+            # Another who was struck out of the same group may be the same person.
+            self.pairs = {pair for pair in self.pairs if key not in pair}
+            self.pairs |= {frozenset({key, other}) for other in its - {key}}
+
+    async def change_engine(self) -> None:
+        await self.bench.settle(self.replica, f"test-{self.chance.randrange(3)}")
+
+    async def restart(self) -> None:
+        await self.replica.close()
+        self.replica = self.bench.replica()
+
+    async def kill(self) -> None:
+        """Go on with another, whose predecessor has not written what it found."""
+        await self.picture()
+
+        async def killed(*_: Any) -> None:
+            raise KilledError
+
+        with pytest.MonkeyPatch.context() as patch, suppress(KilledError):
+            patch.setattr(self.replica._rows, "write", killed)
+            await self.replica.step()
+        self.bench.later()
+        self.replica = self.bench.replica()
+
+    async def check(self) -> None:
+        for group, its in (await self.shown()).items():
+            together = {frozenset(pair) for pair in itertools.combinations(sorted(its), 2)}
+            assert not together & self.pairs, group
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_what_hands_have_said_is_apart_is_never_put_together(bench: Bench, seed: int) -> None:
+    apart = Apart(bench, seed)
+    for _ in range(40):
+        await apart.turn()
+        await apart.check()
+    await apart.restart()
+    await apart.replica.step()
+    await apart.check()
+    assert apart.pairs
 
 
 async def test_who_is_not_given_an_id_twice(bench: Bench) -> None:

@@ -122,6 +122,21 @@ def test_a_new_face_is_not_barred_for_one_that_is_gone() -> None:
     assert groups.add([200], faces[:1]).placed == {200: larger}
 
 
+@pytest.mark.parametrize("block", [1, 4, 256])
+def test_new_faces_of_one_person_are_apart_whatever_comes_first(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(grouping, "_BLOCK", block)
+    faces = people(1, 12)
+    groups: Groups[int] = Groups(SIZE, KIND)
+    some, others = {0, 3, 8}, {1, 6, 7, 99}
+    groups.add([8, 0, 1, 3], faces[[8, 0, 1, 3]], apart=[(some, others)])
+    groups.add([6, 7], faces[[6, 7]], apart=[(some, others)])
+    groups.add([9, 10, 11], faces[9:])  # as alike to either
+    assert len(parts(groups)) == 2
+    assert not any(one & some and one & others for one in parts(groups))
+
+
 def test_a_small_old_group_keeps_its_id_when_many_new_faces_join_it() -> None:
     faces = people(1, 30)
     groups: Groups[int] = Groups(SIZE, KIND)
