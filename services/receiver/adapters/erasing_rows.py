@@ -40,10 +40,13 @@ from services.receiver.adapters.people_changes import (
     add_person,
     adopt,
     begin_leaving,
+    check_settled,
     has_alone,
     is_taken,
     lock_somebody,
+    move_faces,
     note_change,
+    note_change_by_id,
     take_names,
 )
 from services.receiver.domain import Removal, Somebody, face_thumbnails, known_thumbnail
@@ -101,6 +104,7 @@ class DatabaseErasures:
                 if not files and not (person.has_name_alone and await connection.scalar(alone)):
                     return None
                 person_id = await add_person(connection, person, self._now())
+            await check_settled(connection, person_id)
             if person.has_name_alone:
                 await adopt(connection, person_id, person.name)
             names = set(
@@ -382,6 +386,24 @@ class DatabaseErasures:
         noted = sa.exists().where(sa.or_(*its), garbage.c.removed_at.is_(None))
         async with self._database.reading() as connection:
             return bool(await connection.scalar(sa.select(noted)))
+
+    @again
+    async def move(self, erasure: Erasure) -> bool:
+        """Give some faces to whom they were said to be; False when there are no more."""
+        merged = person_merges.c.moved["id"].as_integer() == erasure.person_id
+        async with self._database.transaction() as connection:
+            await self._hold(connection, erasure)
+            await take_turns(connection)
+            kept_id = (
+                await connection.scalars(sa.select(person_merges.c.person_id).where(merged))
+            ).one()
+            both = persons.c.id.in_([erasure.person_id, kept_id])
+            lock = sa.select(persons.c.id).where(both).order_by(persons.c.id)
+            await connection.execute(lock.with_for_update())
+            more = await move_faces(connection, self._clock, erasure.person_id, kept_id, BATCH)
+            if not more:
+                await note_change_by_id(connection, self._clock, kept_id)
+        return more
 
     @again
     async def end(self, erasure: Erasure) -> bool:

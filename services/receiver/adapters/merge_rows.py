@@ -26,10 +26,14 @@ from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
+    CHANGED,
+    begin_leaving,
+    check_settled,
     find_strays,
     insert_person,
     is_taken,
     lock_somebody,
+    move_faces,
     note_change,
     settle_names,
     take_denied_names,
@@ -43,6 +47,7 @@ from services.receiver.domain import (
     Removal,
     Somebody,
 )
+from services.receiver.service.erasing import Stage
 
 _Key = tuple[int, int]
 
@@ -81,6 +86,7 @@ class DatabaseMerges:
             row = (await connection.execute(sa.select(persons).where(its))).one()
             kept_name = persons.c.id == kept_id
             name = (await connection.scalars(sa.select(persons.c.name).where(kept_name))).one()
+            its_faces = sa.and_(faces.c.person_id == gone_id, ~LEFT_ITS_ID)
             await settle_names(connection, row.name, self._now())
             moved: dict[str, Any] = {
                 "id": gone_id,
@@ -89,7 +95,7 @@ class DatabaseMerges:
                 "face": None if row.face_image_id is None else [row.face_image_id, row.face_index],
                 "created_at": row.created_at,
                 **await self._move_denials(connection, kept_id, gone_id),
-                "faces": await self._move_faces(connection, gone_id, kept_id, name),
+                "faces": await _face_keys(connection, its_faces, BY_HAND),
                 "merges": await self._move_merges(connection, gone_id, kept_id),
                 "pictures": await self._move_pictures(connection, kept_id, pictures, copies),
                 **await _move_answers(connection, kept_id, gone_id),
@@ -101,9 +107,14 @@ class DatabaseMerges:
                     person_id=kept_id, name=row.name, moved=moved, created_at=self._clock()
                 )
             )
-            await connection.execute(sa.delete(persons).where(its))
             await note_change(connection, self._clock, kept_id, kept.folder)
-            await note_change(connection, self._clock, gone_id, gone.folder, removed=True)
+            if await move_faces(connection, self._clock, gone_id, kept_id, CHANGED):
+                somebody = Somebody(gone_id, row.name, gone.folder)
+                rest = {"folders": [gone.folder], "pictures": False, "stage": Stage.MERGED}
+                await begin_leaving(connection, self._clock, gone_id, somebody, name=name, **rest)
+            else:
+                await connection.execute(sa.delete(persons).where(its))
+                await note_change(connection, self._clock, gone_id, gone.folder, removed=True)
         return []
 
     async def find(self, person_id: int, merge_id: int) -> Merged | None:
@@ -134,6 +145,7 @@ class DatabaseMerges:
             pictures = await _pictures(connection, _still(row, kept_id))
             if lacking := set(pictures.values()) - {one.original for one in copies}:
                 return sorted(lacking)
+            await check_settled(connection, kept_id)
             if await is_taken(connection, folder):
                 raise ConflictError(f"somebody has just come to the folder {folder!r}: try again")
             await settle_names(connection, row.name, self._now())
@@ -203,15 +215,6 @@ class DatabaseMerges:
         await settle(connection, self._clock, named=sorted(keys), unnamed=sorted(unnamed))
         await remove_soon(connection, self._clock, removals)
         return moved
-
-    async def _move_faces(
-        self, connection: AsyncConnection, old_id: int, new_id: int, name: str
-    ) -> list[_Key]:
-        """Give all faces of a person to another; return those that a hand had named."""
-        its = sa.and_(faces.c.person_id == old_id, ~LEFT_ITS_ID)
-        by_hand = await _face_keys(connection, its, BY_HAND)
-        await self._name(connection, its, new_id, name)
-        return by_hand
 
     async def _name(
         self, connection: AsyncConnection, which: sa.ColumnElement[bool], person_id: int, name: str

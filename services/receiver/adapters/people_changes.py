@@ -30,6 +30,7 @@ from services.common.tables import (
     images,
     people_work,
     person_images,
+    person_merges,
     persons,
     same_face,
 )
@@ -56,6 +57,9 @@ _SOMEBODY: Final = sa.select(
 
 BEING_FORGOTTEN: Final = sa.exists().where(erasures.c.person_id == persons.c.id)
 """For everybody else the person is gone already; the row keeps what is still to go."""
+
+CHANGED: Final = 1_000
+"""Images whose faces one transaction changes; of more, the rest is done in parts."""
 
 _FOLDER_LETTERS: Final = 40
 """Of a name in a folder that cannot be the name: at most 160 bytes, with room for a number."""
@@ -331,13 +335,49 @@ async def take_names(
     connection: AsyncConnection, clock: DatabaseClock, person_id: int, most: int
 ) -> bool:
     """Leave faces of a person without a name, in so many images; tell whether there may be more."""
+    ids = await _change_faces(connection, clock, person_id, most, _UNDECIDED)
+    return len(ids) == most
+
+
+async def move_faces(
+    connection: AsyncConnection, clock: DatabaseClock, person_id: int, new_id: int, most: int
+) -> bool:
+    """Give faces of a person to another, in so many images; tell whether there may be more."""
+    its_name = sa.select(persons.c.name).where(persons.c.id == new_id)
+    new = {"person_id": new_id, "person": (await connection.scalars(its_name)).one()}
+    ids = await _change_faces(connection, clock, person_id, most, new)
+    await take_denied_names(connection, new_id, faces.c.image_id.in_(ids))
+    return len(ids) == most
+
+
+async def _change_faces(
+    connection: AsyncConnection,
+    clock: DatabaseClock,
+    person_id: int,
+    most: int,
+    values: dict[str, Any],
+) -> list[int]:
+    """Change the rows of a person's faces in the first so many images; return these."""
     its = sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
     some = sa.select(faces.c.image_id).distinct().where(its).order_by(faces.c.image_id)
     ids = list(await connection.scalars(some.limit(most)))
     of_images = sa.and_(faces.c.image_id.in_(ids), its)
-    await connection.execute(sa.update(faces).where(of_images).values(_UNDECIDED))
+    await connection.execute(sa.update(faces).where(of_images).values(values))
     await note_events(connection, clock(), EventKind.IMAGE, ids)
-    return len(ids) == most
+    return ids
+
+
+async def check_settled(connection: AsyncConnection, person_id: int | None) -> None:
+    """Raise ``ConflictError`` while faces of somebody who was merged still become this person's."""
+    still = sa.exists().where(
+        person_merges.c.person_id == person_id,
+        person_merges.c.moved["id"].as_integer() == erasures.c.person_id,
+    )
+    if await connection.scalar(sa.select(still)):
+        raise ConflictError(
+            "somebody was just said to be this person, and their faces are still coming:"
+            " try again in a moment"
+        )
 
 
 async def begin_leaving(
@@ -345,9 +385,14 @@ async def begin_leaving(
     clock: DatabaseClock,
     person_id: int,
     person: Somebody,
+    *,
+    name: str | None = None,
     **erasure: Any,
 ) -> None:
-    """Have somebody be gone for all others from now on; the rest is done in parts."""
+    """Have somebody be gone for all others from now on; the rest is done in parts.
+
+    Faces that are still theirs show the name, None: none at all.
+    """
     await connection.execute(
         sa.insert(erasures).values(
             person_id=person_id, name=person.name, after_image_id=0, due_at=clock(), **erasure
@@ -357,7 +402,7 @@ async def begin_leaving(
     # In a statement of its own: MariaDB sets one column after the other.
     await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
     await connection.execute(
-        sa.update(persons).where(its).values(name=by_id(person_id), hidden=True)
+        sa.update(persons).where(its).values(name=name or by_id(person_id), hidden=True)
     )
     # Whoever is deciding on their faces loses the claim, and nobody takes it up.
     await connection.execute(
@@ -366,13 +411,15 @@ async def begin_leaving(
     await note_events(connection, clock(), EventKind.PERSON, [person_id])
 
 
-async def take_denied_names(connection: AsyncConnection, person_id: int) -> None:
+async def take_denied_names(
+    connection: AsyncConnection, person_id: int, *which: sa.ColumnElement[bool]
+) -> None:
     """Leave faces without the name that a machine gave them, of which a hand says they are not."""
     denied = sa.exists().where(
         same_face(face_denials, faces),
         face_denials.c.person_id == person_id,
     )
-    its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, denied)
+    its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, denied, *which)
     await connection.execute(sa.update(faces).where(its).values(_UNDECIDED))
 
 

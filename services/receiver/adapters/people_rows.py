@@ -28,10 +28,12 @@ from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
     BEING_FORGOTTEN,
+    CHANGED,
     StoredFace,
     add_person,
     adopt,
     begin_leaving,
+    check_settled,
     find_bearer,
     find_somebody,
     find_strays,
@@ -66,9 +68,6 @@ from services.receiver.service.erasing import Stage
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
-
-_CHANGED: Final = 1_000
-"""Images whose faces one transaction changes; of more, the rest is done in parts."""
 
 
 class DatabasePeople:
@@ -363,6 +362,7 @@ class DatabasePeople:
             person_id = await lock_somebody(connection, person)
             if person_id is None and person.folder != person.name:
                 return 0  # nobody is called so, and what lies there is not theirs
+            await check_settled(connection, person_id)
             gone: set[str] = set()
             if person_id is not None:
                 gone = await self._forget(connection, person_images.c.person_id == person_id)
@@ -379,8 +379,8 @@ class DatabasePeople:
                     face_denials.c.person_id == person_id
                 )
                 if (
-                    await take_names(connection, self._clock, person_id, _CHANGED)
-                    or await connection.scalar(denied.offset(_CHANGED).limit(1)) is not None
+                    await take_names(connection, self._clock, person_id, CHANGED)
+                    or await connection.scalar(denied.offset(CHANGED).limit(1)) is not None
                 ):
                     await begin_leaving(
                         connection,

@@ -64,6 +64,7 @@ from services.receiver.domain import (
     face_thumbnails,
     image_thumbnails,
 )
+from services.receiver.service.erasing import Stage
 
 # One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,
 # [[path, name], ...]: the database takes it apart in half the time that the driver needs to quote
@@ -373,17 +374,16 @@ class DatabaseRows:
                 connection,
                 (one["image_name"] for row in rows for one in row.candidates),
             )
-            leaving = (
-                await connection.execute(sa.select(erasures.c.person_id, erasures.c.folders))
-            ).all()
+            leaving = (await connection.execute(sa.select(erasures))).all()
         found = [
             _image(first, [row for row in (first, *others) if row.face_index is not None], whose)
             for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
         ]
-        gone = {row.person_id for row in leaving}
-        folders = {one for row in leaving for one in row.folders}
+        merged = {row.person_id for row in leaving if row.stage == Stage.MERGED}
+        gone = {row.person_id for row in leaving} - merged
+        folders = {one for row in leaving for one in row.folders if row.person_id in gone}
         return [
-            replace(one, faces=tuple(_without(face, gone, folders) for face in one.faces))
+            replace(one, faces=tuple(_without(face, gone, folders, merged) for face in one.faces))
             for one in found
         ]
 
@@ -587,10 +587,13 @@ def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
     )
 
 
-def _without(face: Face, ids: Collection[int], folders: Collection[str]) -> Face:
+def _without(
+    face: Face, ids: Collection[int], folders: Collection[str], merged: Collection[int]
+) -> Face:
     """Return a face without people who are being forgotten, with these ids and folders.
 
-    Who they are is gone for all others, though it is still to be removed from the rows.
+    Who they are is gone for all others, though it is still to be removed from the rows. Of those
+    who are ``merged`` it shows the name that it is to have, and no id any more.
     """
     denied = [
         (name, person_id)
@@ -615,6 +618,8 @@ def _without(face: Face, ids: Collection[int], folders: Collection[str]) -> Face
         }
     elif len(left) < len(face.candidates):
         changed = {"ambiguous": face.ambiguous and bool(left), "candidates": tuple(left)}
+    if face.person_id in merged:
+        changed["person_id"] = None
     if len(denied) < len(face.denials):
         changed["denials"] = tuple(name for name, _ in denied)
         changed["denial_ids"] = tuple(person_id for _, person_id in denied)

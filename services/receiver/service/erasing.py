@@ -50,6 +50,9 @@ class Stage(StrEnum):
     NAMES = "names"
     """Faces lose the name, and then the person goes: who is deleted, not forgotten for good."""
 
+    MERGED = "merged"
+    """Faces go to whom they were said to be, and then the person goes."""
+
     FIRST = "first"
     """What is there goes."""
 
@@ -125,6 +128,9 @@ class Erasures(Protocol):
 
     async def is_leaving(self, erasure: Erasure) -> bool:
         """Tell whether a known picture of theirs is still to be removed."""
+
+    async def move(self, erasure: Erasure) -> bool:
+        """Give some faces to whom they were said to be; False when there are no more."""
 
     async def end(self, erasure: Erasure) -> bool:
         """Forget the person, and have faces that were not told from theirs decided again.
@@ -334,6 +340,10 @@ class Erasing:
         match erasure.stage:
             case Stage.NAMES:
                 await self._remove_denials(erasure)
+                await self._end(erasure)
+            case Stage.MERGED:
+                while await self._rows.move(erasure):
+                    self._check_stop()
                 await self._end(erasure)
             case Stage.FIRST:
                 await self._remove_all(erasure)

@@ -37,7 +37,7 @@ from services.common.tables import (
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.receiver.adapters import erasing_rows, people_rows
+from services.receiver.adapters import erasing_rows, merge_rows, people_rows
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.face_rows import DatabaseFaces
 from services.receiver.adapters.group_rows import DatabaseGroups
@@ -338,7 +338,7 @@ async def test_who_is_deleted_with_many_faces_is_gone_at_once_and_the_rest_follo
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In parts, each of which others wait for only shortly, and which go on when killed."""
-    monkeypatch.setattr(people_rows, "_CHANGED", 1)
+    monkeypatch.setattr(people_rows, "CHANGED", 1)
     monkeypatch.setattr(erasing_rows, "BATCH", 1)
     client = pipeline.client
     assert (await enrol(client, GRACE, picture(90))).status_code == 201
@@ -382,6 +382,58 @@ async def test_who_is_deleted_with_many_faces_is_gone_at_once_and_the_rest_follo
     assert await run(pipeline.settings, sa.select(face_denials.c.image_id)) == []
     assert (await pipeline.work_is_done())[zoe] == (ZOE, True)
     assert [one["name"] for one in (await client.get("/people")).json()["people"]] == [GRACE, ZOE]
+
+
+async def test_many_faces_of_who_is_merged_follow_in_parts(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge_rows, "CHANGED", 1)
+    monkeypatch.setattr(erasing_rows, "BATCH", 1)
+    client = pipeline.client
+    assert (await enrol(client, GRACE, picture(90))).status_code == 201
+    assert (await enrol(client, ZOE, picture(91))).status_code == 201
+    zoe, grace = await id_of(client, ZOE), await id_of(client, GRACE)
+    hers = [await pipeline.show(face_of(ZOE)) for _ in range(4)]
+    denied = await pipeline.show(face_of(ZOE))
+    row = {"image_id": denied, "face_index": 0, "created_at": 1, "person_id": grace}
+    await run(pipeline.settings, sa.insert(face_denials).values(row))
+    assert (await name(client, hers[3], ZOE, insist="true")).status_code == 200
+    await pipeline.work_is_done()
+
+    answer = await client.post(f"/people/{GRACE}/merge", json={"name": by_id(zoe)})
+    assert answer.status_code == 200, answer.text
+    [merge] = answer.json()["merges"]
+    assert (await client.get(f"/people/{by_id(zoe)}")).status_code == 404
+    documents = (await client.get("/images")).json()["images"]
+    shown = [one["faces"][0] for one in reversed(documents)]
+    assert [one["person"] for one in shown] == [GRACE] * 5
+    assert [one["person_id"] for one in shown] == [grace, None, None, None, None]
+    # Whatever would leave those who are still to come with nobody waits for them.
+    undo = f"/people/{GRACE}/merges/{merge['id']}"
+    erase = client.post(f"/people/{GRACE}/erase", json={"pictures": False})
+    for early in (client.delete(f"/people/{GRACE}"), client.delete(undo), erase):
+        refused = await early
+        assert (refused.status_code, "try again in a moment" in refused.text) == (409, True)
+    # But not who is one with somebody else by now.
+    assert (await enrol(client, "Ada", picture(93))).status_code == 201
+    ada = await id_of(client, "Ada")
+    assert (await client.post("/people/Ada/merge", json={"name": GRACE})).status_code == 200
+    assert await end_with_kills(pipeline, monkeypatch) > 5
+
+    documents = (await client.get("/images")).json()["images"]
+    shown = [one["faces"][0] for one in reversed(documents)]
+    assert [(one["person"], one["person_id"]) for one in shown] == [("Ada", ada)] * 4 + [
+        (None, None)
+    ]
+    assert [one["decided_by"] for one in shown] == ["machine"] * 3 + ["hand", "machine"]
+    assert await run(pipeline.settings, sa.select(persons.c.id)) == [(ada,)]
+    work = await pipeline.work_is_done()
+    assert work == {zoe: (ZOE, True), grace: (GRACE, True), ada: ("Ada", False)}
+    merges = (await client.get("/people/Ada")).json()["merges"]
+    assert sorted(one["name"] for one in merges) == [GRACE, ZOE]
+    assert (await client.delete(f"/people/Ada/merges/{merge['id']}")).json()["id"] == zoe
+    [face] = (await client.get(f"/images/{hers[3]}")).json()["faces"]
+    assert (face["person"], face["person_id"]) == (ZOE, zoe)
 
 
 async def test_two_replicas_share_the_work(
