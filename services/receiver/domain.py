@@ -449,6 +449,7 @@ class Merged(NamedTuple):
     folder: str
     is_free: bool
     image_names: Sequence[str]
+    begun: bool
 
 
 class PersonKey(NamedTuple):

@@ -35,6 +35,7 @@ from services.receiver.adapters.people_changes import (
     lock_somebody,
     move_faces,
     note_change,
+    note_change_by_id,
     settle_names,
     take_denied_names,
 )
@@ -100,7 +101,7 @@ class DatabaseMerges:
                 "pictures": await self._move_pictures(connection, kept_id, pictures, copies),
                 **await _move_answers(connection, kept_id, gone_id),
             }
-            moved["results"] = await _results(connection, moved)
+            moved["results"] = await _results(connection, _images_of(moved))
             await take_denied_names(connection, kept_id)
             await connection.execute(
                 sa.insert(person_merges).values(
@@ -126,7 +127,14 @@ class DatabaseMerges:
             pictures = await _pictures(connection, _still(row, person_id))
             is_free = not await is_taken(connection, row.moved["folder"])
         moved = row.moved
-        return Merged(moved["id"], row.name, moved["folder"], is_free, list(pictures.values()))
+        return Merged(
+            moved["id"],
+            row.name,
+            moved["folder"],
+            is_free,
+            list(pictures.values()),
+            "begun" in moved,
+        )
 
     @again
     async def undo(
@@ -162,9 +170,6 @@ class DatabaseMerges:
             )
             await self._move_pictures(connection, new_id, pictures, copies)
             its_faces = await _faces_of_pictures(connection, moved["faces"], kept_id, new_id)
-            for some in in_turns(its_faces, _AT_ONCE):
-                its = sa.and_(_by_hand(kept_id), _among(faces, some))
-                await self._name(connection, its, new_id, row.name)
             await self._return_denials(connection, moved, kept_id, new_id, its_faces)
             await _return_answers(connection, moved, kept_id, new_id)
             its_merges = person_merges.c.id.in_(moved["merges"])
@@ -173,10 +178,40 @@ class DatabaseMerges:
                 .where(its_merges, person_merges.c.person_id == kept_id)
                 .values(person_id=new_id)
             )
-            await connection.execute(sa.delete(person_merges).where(person_merges.c.id == merge_id))
-            await note_change(connection, self._clock, new_id, folder)
-            await note_change(connection, self._clock, kept_id, kept.folder, removed=True)
+            moved |= {"faces": its_faces, "begun": True}
+            moved["results"] = await _results(connection, _images_of(moved))
+            await self._return_faces(connection, row, moved)
         return []
+
+    @again
+    async def undo_more(self, person_id: int, merge_id: int) -> bool:
+        """Go on with a merge that is being taken back; False when all of it is."""
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            row = await _merge(connection, person_id, merge_id)
+            return row is not None and await self._return_faces(connection, row, row.moved)
+
+    async def _return_faces(
+        self, connection: AsyncConnection, merge: Any, moved: dict[str, Any]
+    ) -> bool:
+        """Give some faces back that a hand had named; tell whether there are more."""
+        some, rest = moved["faces"][:CHANGED], moved["faces"][CHANGED:]
+        its = persons.c.id == moved["id"]
+        its_name = await connection.scalar(sa.select(persons.c.name).where(its).with_for_update())
+        if its_name is not None and some:
+            same = await _still_there(connection, moved, (image_id for image_id, _ in some))
+            keys = [key for key in _as_keys(some) if key[0] in same]
+            which = sa.and_(_by_hand(merge.person_id), _among(faces, keys))
+            await self._name(connection, which, moved["id"], its_name)
+        there = person_merges.c.id == merge.id
+        if its_name is not None and rest:
+            left = {**moved, "faces": rest}
+            await connection.execute(sa.update(person_merges).where(there).values(moved=left))
+        else:
+            await connection.execute(sa.delete(person_merges).where(there))
+        await note_change_by_id(connection, self._clock, moved["id"])
+        await note_change_by_id(connection, self._clock, merge.person_id, removed=True)
+        return its_name is not None and bool(rest)
 
     async def _move_pictures(
         self,
@@ -362,28 +397,35 @@ def _by_hand(person_id: int) -> sa.ColumnElement[bool]:
 
 
 async def _results(
-    connection: AsyncConnection, moved: Mapping[str, Any]
+    connection: AsyncConnection, image_ids: Iterable[int]
 ) -> list[tuple[int, int | None]]:
-    """Return of which results the faces of a merge are: images, and when those were recognised."""
-    ids = {key[0] for name in _OF_FACES for key in moved[name]}
+    """Return images, each with when its result was made."""
     return [
         (row.id, row.processed_at)
-        for some in in_turns(sorted(ids), _AT_ONCE)
+        for some in in_turns(sorted(set(image_ids)), _AT_ONCE)
         for row in await connection.execute(
             sa.select(images.c.id, images.c.processed_at).where(images.c.id.in_(some))
         )
     ]
 
 
+async def _still_there(
+    connection: AsyncConnection, moved: Mapping[str, Any], image_ids: Iterable[int]
+) -> set[int]:
+    """Return those images whose results are the ones of a merge: faces of others are others."""
+    then = {(image_id, processed_at) for image_id, processed_at in moved["results"]}
+    return {one[0] for one in await _results(connection, image_ids) if one in then}
+
+
+def _images_of(moved: Mapping[str, Any]) -> set[int]:
+    return {key[0] for name in _OF_FACES for key in moved[name]}
+
+
 async def _as_far_as_it_is_there(
     connection: AsyncConnection, moved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what went over, but for faces of images that were recognised again since.
-
-    Faces of the same numbers are others there.
-    """
-    now = set(await _results(connection, moved))
-    same = {one for one, processed_at in moved["results"] if (one, processed_at) in now}
+    """Return what went over, but for faces of images that were recognised again since."""
+    same = await _still_there(connection, moved, _images_of(moved))
     return {
         name: [key for key in its if key[0] in same] if name in _OF_FACES else its
         for name, its in moved.items()

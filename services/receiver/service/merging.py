@@ -9,7 +9,15 @@ from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
 from services.common.names import by_id
 from services.common.objects import ObjectNotFoundError, ObjectTooLargeError
 from services.common.picture_formats import format_of
-from services.receiver.domain import ConflictError, Copy, NotFoundError, Person, name_of_copy
+from services.receiver.domain import (
+    ConflictError,
+    Copy,
+    Merged,
+    NotFoundError,
+    Person,
+    Somebody,
+    name_of_copy,
+)
 from services.receiver.service.images import took_too_long
 from services.receiver.service.people import Enrolment
 from services.receiver.service.ports import Garbage, Merges, Pictures
@@ -22,7 +30,9 @@ class Merging:
 
     The recogniser knows people by the folders of their known pictures, so those are copied first.
     Copies are expected before they are stored, and get their rows in one transaction with all else:
-    whoever is killed at any point has changed nothing, or all.
+    whoever is killed at any point has changed nothing, or all. Of very many faces only the first go
+    in it: the rest follows as with those of somebody who is deleted (erasing.py), or, back again,
+    in transactions of the same request, which goes on when it is repeated.
     """
 
     def __init__(
@@ -58,6 +68,14 @@ class Merging:
         merged = await self._merges.find(kept_id, merge_id)
         if merged is None:
             raise NotFoundError(f"{who!r} has no merge {merge_id}")
+        if not merged.begun:
+            await self._begin_undo(kept, merge_id, merged)
+        while await self._merges.undo_more(kept_id, merge_id):
+            pass
+        log.info("merge taken back", person_id=kept_id, again=merged.person_id)
+        return await self._enrolment.person(by_id(merged.person_id))
+
+    async def _begin_undo(self, kept: Somebody, merge_id: int, merged: Merged) -> None:
         folder = merged.folder
         if not merged.is_free:
             folder = (await self._enrolment.who(merged.name, another=True)).folder
@@ -65,8 +83,6 @@ class Merging:
         while lacking := _checked(await self._merges.undo(kept, merge_id, folder, copies)):
             copies += await self._copies(folder, lacking)
         await mark_changed(self._pictures, f"{KNOWN_PEOPLE}{folder}/")
-        log.info("merge taken back", person_id=kept_id, again=merged.person_id)
-        return await self._enrolment.person(by_id(merged.person_id))
 
     async def _copies(self, folder: str, image_names: Sequence[str]) -> list[Copy]:
         """Copy known pictures that have rows."""

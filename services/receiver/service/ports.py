@@ -348,7 +348,7 @@ class Merges(Protocol):
     async def merge(
         self, kept: Somebody, gone: Somebody, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
-        """Make all that is one person's another's, in one transaction.
+        """Make all that is one person's another's, in one transaction but for very many faces.
 
         Raises ``ConflictError`` when they are not who was meant any more.
         """
@@ -361,9 +361,12 @@ class Merges(Protocol):
     ) -> Sequence[str] | None:
         """Make somebody anew, with the id of before, of what was theirs and is still so.
 
-        Raises ``NotFoundError`` when there is no such merge any more, ``ConflictError`` as
-        :meth:`merge`, and when somebody has the folder.
+        Very many faces come by :meth:`undo_more`. Raises ``NotFoundError`` when there is no such
+        merge any more, ``ConflictError`` as :meth:`merge`, and when somebody has the folder.
         """
+
+    async def undo_more(self, person_id: int, merge_id: int) -> bool:
+        """Go on with a merge that is being taken back; False when all of it is."""
 
 
 class Events(Protocol):

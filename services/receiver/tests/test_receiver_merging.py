@@ -16,6 +16,7 @@ from services.common.quality import Quality
 from services.common.tables import face_denials, faces, garbage, images
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
+from services.receiver.adapters import merge_rows
 from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.rows import DatabaseRows
 from services.receiver.settings import ReceiverSettings
@@ -204,6 +205,44 @@ async def test_faces_that_are_others_by_now_do_not_go_back(
     assert await whose(client, again) == ("Ada", ada, "hand")
     assert await whose(client, by_machine_again) == ("Ada", ada, "machine")
     assert await denied(settings) == {(denied_again, ada)}
+
+
+async def test_many_faces_go_back_in_parts_and_the_same_request_goes_on(
+    client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = (await enrol(client, "Ada", ONE)).json()["person_id"]
+    bob = (await enrol(client, "Bob", OTHER)).json()["person_id"]
+    made = [await image_of(client, settings, number) for number in range(1, 6)]
+    hand = {"person_id": bob, "distance": None, "decided_by": "hand"}
+    for image_id in made:
+        await by_machine(settings, image_id, "Bob", **hand)
+    merged = (await merge(client, "Ada", "Bob")).json()["merges"][0]["id"]
+    address = f"/people/Ada/merges/{merged}"
+    monkeypatch.setattr(merge_rows, "CHANGED", 2)
+    more = DatabaseMerges.undo_more
+
+    async def killed(*_: object) -> bool:
+        raise DatabaseUnavailableError("killed")
+
+    async def once(self: DatabaseMerges, *arguments: Any) -> bool:
+        monkeypatch.setattr(DatabaseMerges, "undo_more", killed)
+        return await more(self, *arguments)
+
+    for part, there in ((killed, 2), (once, 4)):
+        monkeypatch.setattr(DatabaseMerges, "undo_more", part)
+        assert (await client.delete(address)).status_code == 503
+        names = [(await whose(client, image_id))[:2] for image_id in made]
+        assert names == [("Bob", bob)] * there + [("Ada", ada)] * (5 - there)
+        assert len((await person(client, "Bob"))["pictures"]) == 1
+        assert ids((await person(client, "Ada"))["merges"]) == [merged]
+    monkeypatch.setattr(DatabaseMerges, "undo_more", more)
+    again = await client.delete(address)
+    assert (again.status_code, again.json()["id"]) == (200, bob), again.text
+    assert {await whose(client, image_id) for image_id in made} == {("Bob", bob, "hand")}
+    assert (await client.delete(address)).status_code == 404
+    assert [one["id"] for one in (await client.get("/people")).json()["people"]] == [ada, bob]
+    await collect(settings, later_ms=STORING_MS + 1)
+    assert len(known(settings)) == 2
 
 
 async def test_a_hand_that_named_a_face_is_believed_over_one_that_denied_it(
