@@ -179,7 +179,9 @@ class DatabaseMerges:
                 .values(person_id=new_id)
             )
             moved |= {"faces": its_faces, "begun": True}
-            moved["results"] = await _results(connection, _images_of(moved))
+            known = {image_id for image_id, _ in moved["results"]}
+            more = {image_id for image_id, _ in its_faces} - known
+            moved["results"] += await _results(connection, more)
             await self._return_faces(connection, row, moved)
         return []
 
@@ -385,11 +387,7 @@ async def _faces_of_pictures(
     its = await connection.execute(cut_out.where(person_images.c.person_id == new_id))
     stayed = await connection.execute(cut_out.where(person_images.c.person_id == kept_id))
     keys = {*_as_keys(moved), *_as_keys(its)} - set(_as_keys(stayed))
-    return [
-        key
-        for some in in_turns(keys, _AT_ONCE)
-        for key in await _face_keys(connection, _by_hand(kept_id), _among(faces, some))
-    ]
+    return [key for key in await _face_keys(connection, _by_hand(kept_id)) if key in keys]
 
 
 def _by_hand(person_id: int) -> sa.ColumnElement[bool]:
