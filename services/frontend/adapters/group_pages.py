@@ -57,7 +57,7 @@ class GroupPages:
         get("/fragments/who")(self.groups_fragment)
         get("/who/{group_id}")(self.group_page)
         get("/fragments/who/{group_id}")(self.group_fragment)
-        post("/who/{group_id}")(self.name_or_strike_out)
+        post("/who/{group_id}")(self.name_or_leave_out)
         post("/who/questions/{question_id}")(self.answer)
         return router
 
@@ -94,18 +94,18 @@ class GroupPages:
             return done(request, "/who", _ANSWERED[answer])
         return self._answers.failure(request, error)
 
-    async def name_or_strike_out(self, request: Request, group_id: int) -> Response:
-        """Name a group but the faces that are ticked, or only take these out of it."""
+    async def name_or_leave_out(self, request: Request, group_id: int) -> Response:
+        """Name a group but the faces that are ticked, or only leave these out of it."""
         small = bodies.limited(request, MAX_NAME_FORM_BYTES)
         async with small.form(max_files=0, max_fields=FACES_ON_A_PAGE + 8) as form:
             naming = Naming.of(form)
             ticked = frozenset(str(one) for one in form.getlist("except"))
-            only_strike_out = "strike" in form
+            only_leave_out = "leave_out" in form
             on_its_page = "alone" in form
             cursor = str(form.get("cursor", "")) or None
         faces = [face for one in sorted(ticked) if (face := face_key(one))]
-        if only_strike_out:
-            return await self._strike_out(request, group_id, faces)
+        if only_leave_out:
+            return await self._leave_out(request, group_id, faces)
         answer: Named | RefusedError | ReceiverAwayError = RefusedError(422, "Enter a name.")
         if naming.who:
             answer = await or_error(
@@ -120,16 +120,16 @@ class GroupPages:
             return await self._group_page(group_id, cursor, refusal, ticked)
         return await self._groups_page(cursor, refusal)
 
-    async def _strike_out(self, request: Request, group_id: int, faces: list[FaceKey]) -> Response:
+    async def _leave_out(self, request: Request, group_id: int, faces: list[FaceKey]) -> Response:
         if not faces:
             return self._answers.failure(
                 request, RefusedError(422, "Tick the faces that do not belong.")
             )
         for face in faces:
-            error = await error_of(gone(self._receiver.strike_out(group_id, face)))
+            error = await error_of(gone(self._receiver.leave_out(group_id, face)))
             if error is not None:
                 return self._answers.failure(request, error)
-        said = f"{counted(len(faces), 'face')} taken out of this group."
+        said = f"{counted(len(faces), 'face')} left out of this group."
         return done(request, f"/who/{group_id}", said)
 
     async def _groups(self, cursor: str | None) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class GroupPages:
             "busy": False,
             "cursor": cursor,
             "refusal": None,
-            "struck_out": (),
+            "left_out": (),
             "fragment": query(f"/fragments/who/{group_id}", cursor=cursor),
         }
 
@@ -185,12 +185,12 @@ class GroupPages:
         group_id: int,
         cursor: str | None,
         refusal: Refusal | None = None,
-        struck_out: Collection[str] = (),
+        left_out: Collection[str] = (),
     ) -> Response:
         view = await self._group(group_id, cursor)
         status = HTTPStatus.NOT_FOUND if view["is_over"] else HTTPStatus.OK
         if refusal:
-            view |= {"refusal": refusal, "struck_out": struck_out}
+            view |= {"refusal": refusal, "left_out": left_out}
             status = HTTPStatus(refusal.status)
         group: Group | None = view["group"]
         if group and group.id != group_id:

@@ -171,16 +171,16 @@ class Receiver:
         return _parse(Group, answer)
 
     async def name_group(
-        self, group_id: int, who: str, struck_out: Iterable[FaceKey], *, another: bool
+        self, group_id: int, who: str, left_out: Iterable[FaceKey], *, another: bool
     ) -> Named:
-        """Say whose a group's faces are but those that are struck out.
+        """Say whose a group's faces are but those that are left out.
 
         ``another``: somebody new, though there is somebody called so.
         """
         body = {
             "name": who,
             "another": another,
-            "except": [face.model_dump() for face in struck_out],
+            "except": [face.model_dump() for face in left_out],
         }
         answer = await self._call(
             "PUT /groups/{id}/person",
@@ -190,7 +190,7 @@ class Receiver:
         )
         return _parse(Named, answer)
 
-    async def strike_out(self, group_id: int, face: FaceKey) -> None:
+    async def leave_out(self, group_id: int, face: FaceKey) -> None:
         """Say that a face does not belong in a group."""
         await self._call(
             "DELETE /groups/{id}/faces/{image_id}/{index}",

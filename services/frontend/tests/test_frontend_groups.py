@@ -57,7 +57,7 @@ async def test_one_field_names_a_group(page: httpx.AsyncClient, receiver: FakeRe
     assert by_script.json()["said"] == "40 faces are Ada now."
 
 
-async def test_faces_that_do_not_belong_are_struck_out_first(
+async def test_faces_that_do_not_belong_are_left_out_first(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     show(receiver, group_json(8, 1, 2, 3))
@@ -70,20 +70,20 @@ async def test_faces_that_do_not_belong_are_struck_out_first(
     assert sent == {"name": "Ada", "another": False, "except": [key_json(1), key_json(3)]}
 
 
-async def test_struck_out_faces_leave_a_group_also_without_a_name(
+async def test_faces_are_left_out_of_a_group_also_without_a_name(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     show(receiver, group_json(8, 1, 2, 3))
     receiver.answers["DELETE /groups/8/faces/2/0"] = httpx.Response(204)
     # That of picture 3 is gone already: somebody else was faster.
-    form = {"strike": "yes", "person": "", "except": ["2-0", "3-0", "no face"]}
+    form = {"leave_out": "yes", "person": "", "except": ["2-0", "3-0", "no face"]}
     answer = await page.post("/who/8", data=form, headers=JSON)
-    assert answer.json() == {"then": "/who/8", "said": "2 faces taken out of this group."}
+    assert answer.json() == {"then": "/who/8", "said": "2 faces left out of this group."}
     assert [one for one in receiver.calls if one.startswith("DELETE")] == [
         "DELETE /groups/8/faces/2/0",
         "DELETE /groups/8/faces/3/0",
     ]
-    nothing = await page.post("/who/8", data={"strike": "yes"}, headers=JSON)
+    nothing = await page.post("/who/8", data={"leave_out": "yes"}, headers=JSON)
     assert (nothing.status_code, nothing.json()["message"]) == (
         422,
         "Tick the faces that do not belong.",
@@ -91,7 +91,7 @@ async def test_struck_out_faces_leave_a_group_also_without_a_name(
 
 
 @pytest.mark.parametrize("alone", [{}, {"alone": "yes"}])
-async def test_a_refused_name_is_shown_with_what_was_typed_and_struck_out(
+async def test_a_refused_name_is_shown_with_what_was_typed_and_left_out(
     page: httpx.AsyncClient, receiver: FakeReceiver, alone: dict[str, str]
 ) -> None:
     show(receiver, group_json(8, 1, 2), group_json(9, 4))

@@ -84,7 +84,7 @@ def test_where_nobody_is_unknown_the_page_leads_to_the_pictures(site: Site) -> N
         expect(page.locator("#files")).to_be_attached()
 
 
-def test_somebody_names_a_whole_group_with_one_field_having_struck_out_one_face(
+def test_somebody_names_a_whole_group_with_one_field_having_left_out_one_face(
     site: Site,
 ) -> None:
     pictures = meet(site, EILEEN, times=3)
@@ -94,7 +94,7 @@ def test_somebody_names_a_whole_group_with_one_field_having_struck_out_one_face(
         faces = page.get_by_role("checkbox", name="Does not belong")
         expect(faces).to_have_count(3)
         expect(page.get_by_role("img", name="Face in picture")).to_have_count(3)
-        struck_out = int((faces.nth(1).get_attribute("value") or "").partition("-")[0])
+        left_out = int((faces.nth(1).get_attribute("value") or "").partition("-")[0])
         faces.nth(1).check()
         page.get_by_label("Name").fill(EILEEN)
         page.get_by_role("button", name="Save name").click()
@@ -104,7 +104,7 @@ def test_somebody_names_a_whole_group_with_one_field_having_struck_out_one_face(
     for picture in pictures:
         face = face_of(site, picture)
         by_hand = (face["person"], face["decided_by"]) == (EILEEN, "hand")
-        assert by_hand is (picture != struck_out), face
+        assert by_hand is (picture != left_out), face
 
 
 def test_a_group_shows_up_grows_and_goes_while_somebody_looks(site: Site) -> None:
@@ -187,7 +187,7 @@ def test_everything_works_without_script(site: Site) -> None:
         page.get_by_role("button", name="Save name").click()
         expect(page.get_by_role("alert").first).to_contain_text("dot")
         expect(page.get_by_role("checkbox").first).to_be_checked()
-        page.get_by_role("button", name="Take out ticked").click()
+        page.get_by_role("button", name="Leave out ticked").click()
         expect(page.get_by_role("checkbox")).to_have_count(2)
         page.get_by_label("Name").fill(EILEEN)
         page.get_by_role("button", name="Save name").click()
