@@ -260,7 +260,7 @@ async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) 
     assert whole
     [merge] = whole.merges
     found = await merges.find(ada.id, merge.id)
-    assert found == Merged(bob.id or 0, "Bob", "Bob", True, [])
+    assert found == Merged(bob.id or 0, "Bob", "Bob", True, [], False)
     assert await merges.undo(ada, merge.id, "Bob", []) == []
     assert await people.who("Bob") == bob
 
@@ -289,7 +289,7 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
     assert [one.id for one in (await rows.page(after=None, limit=9)).groups] == [1]
     assert await rows.group(2, after=None, limit=9)
     [member] = await rows.members(2, person_id)
-    assert await rows.is_unknown(member)
+    assert await rows.is_unknown(member, person_id)
     [question] = await rows.questions(9)
     assert question.person_id == person_id
     assert await rows.question(question.id) == question
