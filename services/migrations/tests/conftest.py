@@ -300,7 +300,7 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
     assert await groups.joined() == []
     assert [one.answer for one in await groups.questions()] == ["yes"]
     assert await groups.denied_people() == set()
-    await groups.write(claim, deciding.Regrouped(placed={key: 1}, touched=[1]))
+    await groups.write(claim, deciding.Regrouped(placed={key: 4}, new=[4], touched=[4]))
     await groups.give_back(claim)
 
     assert await rows.name([member], person_id) == 1
