@@ -29,7 +29,7 @@ from e2e.client import (
 )
 from e2e.cluster import ROOT, Cluster
 from e2e.waiting import wait_until
-from services.common.doorbell import CHANNEL, TOPIC
+from services.common.settings import CHANNEL, TOPIC
 from services.frontend.tests.browser import Site, card, chromium, drop
 from services.local.demo import Demo, Row
 from services.local.samples import EILEEN, GRACE, load_photos

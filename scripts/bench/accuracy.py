@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from scripts.bench.pictures import write_variants
+from services.common.cgroups import usable_cpus
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
@@ -44,7 +45,7 @@ from services.face_recog.domain import (
 )
 from services.face_recog.kept import KeptEncodings
 from services.face_recog.parts import Faces, Known
-from services.face_recog.settings import EngineSettings, usable_cpus
+from services.face_recog.settings import EngineSettings
 from services.face_recog.strangers import Seen, Strangers, Tail, Tails
 
 _KEPT: Final = Path("var/accuracy").absolute()

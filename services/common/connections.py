@@ -35,9 +35,6 @@ MAX_HEADERS: Final = 100
 MAX_TARGET_BYTES: Final = 16 * 1024
 """Of the path and query of a request."""
 
-KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than the idle time of the load balancers in front."""
-
 _REST_SECONDS: Final = 30.0
 _READ_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 5.0
@@ -69,9 +66,14 @@ class Connections:
     """
 
     def __init__(
-        self, head_seconds: float, max_connections: int, refuse: Refuse = refuse_nothing
+        self,
+        head_seconds: float,
+        keep_alive_seconds: float,
+        max_connections: int,
+        refuse: Refuse = refuse_nothing,
     ) -> None:
         self.head_seconds = head_seconds
+        self.keep_alive_seconds = keep_alive_seconds
         self.max_connections = max_connections
         self.refuse = refuse
         self.heads: dict[Connection, float] = {}
@@ -267,7 +269,7 @@ class Connection(HttpToolsProtocol):
         self._all.bodies.pop(self, None)
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._wait_for_head(KEEP_ALIVE_SECONDS)
+            self._wait_for_head(self._all.keep_alive_seconds)
 
     # What the application causes
 
@@ -279,7 +281,7 @@ class Connection(HttpToolsProtocol):
         if self in self._all.bodies:
             self._all.bodies[self] = self.loop.time() + _REST_SECONDS
         elif self.cycle.response_complete:  # no request was sent before this answer
-            self._wait_for_head(KEEP_ALIVE_SECONDS)
+            self._wait_for_head(self._all.keep_alive_seconds)
 
     def shutdown(self) -> None:
         """Finish what is being served, but do not wait long for clients."""

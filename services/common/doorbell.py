@@ -10,8 +10,7 @@ from typing import Final, Protocol
 
 import httpx
 
-TOPIC: Final = "images"
-CHANNEL: Final = "image_processor"
+from services.common.settings import TOPIC, NsqdSettings
 
 
 class DoorbellUnavailableError(Exception):
@@ -57,13 +56,14 @@ class PolledRows:
 class NsqDoorbell:
     """Publishes over nsqd's HTTP interface (https://nsq.io/components/nsqd.html).
 
-    ``url`` is for example ``http://nsqd:4151``.
+    ``url`` is for example ``http://nsqd:4151``; nsqd has to answer within ``seconds``.
     """
 
     polled: Final = False
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(3.0))
+    def __init__(self, url: str, *, topic: str = TOPIC, seconds: float = 3.0) -> None:
+        self._topic = topic
+        self._client = httpx.AsyncClient(base_url=url, timeout=seconds)
 
     async def ring(self, image_ids: Sequence[int]) -> None:
         """Publish one message per image in one request."""
@@ -73,13 +73,15 @@ class NsqDoorbell:
             struct.pack(">i", len(body)) + body for body in bodies
         )
         await self._request(
-            "POST", "/mpub", params={"topic": TOPIC, "binary": "true"}, content=content
+            "POST", "/mpub", params={"topic": self._topic, "binary": "true"}, content=content
         )
 
     async def depth(self) -> int:
         """Return the messages that no processor has been given yet, in memory and on disk."""
         response = await self._request(
-            "GET", "/stats", params={"format": "json", "topic": TOPIC, "include_clients": "false"}
+            "GET",
+            "/stats",
+            params={"format": "json", "topic": self._topic, "include_clients": "false"},
         )
         return sum(
             # Before the first processor subscribes, messages wait in the topic.
@@ -98,6 +100,15 @@ class NsqDoorbell:
         except httpx.HTTPError as error:
             raise DoorbellUnavailableError(f"nsqd: {error or type(error).__name__}") from error
         return response
+
+
+def doorbell_for(settings: NsqdSettings) -> NsqDoorbell | PolledRows:
+    """Return what rings where settings say."""
+    if not settings.nsqd_url:
+        return PolledRows()
+    return NsqDoorbell(
+        settings.nsqd_url, topic=settings.nsq_topic, seconds=settings.nsqd_timeout_seconds
+    )
 
 
 def parse_ring(body: bytes) -> int:

@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from obstore.store import S3Config
 
 _CONNECT_TIMEOUT: Final = "3s"
-_REQUEST_TIMEOUT: Final = "10s"
 _LISTED_AT_ONCE: Final = 1000
 """As many as S3 lists in one answer."""
 
@@ -259,7 +258,7 @@ def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:
         client_options={
             "allow_http": endpoint is not None and endpoint.startswith("http://"),
             "connect_timeout": _CONNECT_TIMEOUT,
-            "timeout": _REQUEST_TIMEOUT,
+            "timeout": f"{settings.object_store_timeout_seconds}s",
         },
         # The caller's own retry (a failed row, a 503) is the one place where time is spent.
         retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=3)},

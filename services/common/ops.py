@@ -26,7 +26,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import metrics
 from services.common.connections import (
-    KEEP_ALIVE_SECONDS,
     Connections,
     Refuse,
     refuse_nothing,
@@ -283,7 +282,9 @@ async def serve_http(
     def refuse_before_the_drain(method: bytes, target: bytes) -> Response | None:
         return None if lifecycle.draining else refuse(method, target)
 
-    connections = Connections(settings.head_seconds, max_connections, refuse_before_the_drain)
+    connections = Connections(
+        settings.head_seconds, settings.keep_alive_seconds, max_connections, refuse_before_the_drain
+    )
     config = uvicorn.Config(
         ObservedApp(app, lifecycle),
         http=connections.protocol,
@@ -292,7 +293,7 @@ async def serve_http(
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=30,
         proxy_headers=False,
     )

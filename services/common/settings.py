@@ -2,15 +2,25 @@
 
 Each process builds one frozen object in its ``main`` with :func:`load`. A secret is never a
 setting itself: the setting names the file that holds it.
+
+A field is what somebody who operates this may have to turn, and its description says when; the last
+part of its name is its unit. ``make settings`` writes ``docs/settings.md`` from the classes.
 """
 
 import sys
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Final, Self, TypeVar
 
-from pydantic import AfterValidator, Field, FilePath, ValidationError
+from pydantic import AfterValidator, Field, FilePath, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.common.images import LEASE_MS, MAX_ATTEMPTS, Rules
+
+TOPIC: Final = "images"
+CHANNEL: Final = "image_processor"
+NSQ_NAME: Final = r"^[.a-zA-Z0-9_-]{1,64}$"
+"""What NSQ takes (https://nsq.io/clients/tcp_protocol_spec.html)."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -37,14 +47,17 @@ class _FromEnvironment(BaseSettings):
 class Settings(_FromEnvironment):
     """What every process has."""
 
-    host: str = Field("0.0.0.0", description="Address to listen on.")
+    host: str = Field(
+        "0.0.0.0", description="Address to listen on; 127.0.0.1 for this machine alone."
+    )
     log_level: str = Field(
         "INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="DEBUG, INFO, WARNING or ERROR."
     )
     drain_seconds: float = Field(
         0.5,
         ge=0,
-        description="How long to go on serving after SIGTERM, so that load balancers notice.",
+        description="How long to go on serving after SIGTERM, so that load balancers notice: more"
+        " where one looks more seldom.",
     )
 
 
@@ -54,23 +67,52 @@ class HttpSettings(_FromEnvironment):
     max_connections: int = Field(
         1000,
         ge=8,
-        description="Connections at once; for one more, that which waited longest is closed.",
+        description="Connections at once; for one more, that which waited longest is closed. Each"
+        " may need two open files. A quarter of them may follow events.",
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="How long a connection stays open without a request: longer than the idle"
+        " time-out of the load balancer in front, or that sends requests into a closing one.",
     )
     head_seconds: Seconds = Field(
-        10.0, description="How long a client may take for a request's line and headers."
+        10.0,
+        description="How long a client may take for a request's line and headers: more on bad"
+        " lines, less under attack.",
     )
     body_idle_seconds: Seconds = Field(
-        10.0, description="How long a client may send nothing of a request's body."
+        10.0,
+        description="How long a client may send nothing of a request's body: more on lines with"
+        " long gaps.",
     )
-    body_seconds: Seconds = Field(300.0, description="How long a client may take for a whole body.")
+    body_seconds: Seconds = Field(
+        300.0,
+        description="How long a client may take for a whole body: more for large uploads on slow"
+        " lines.",
+    )
     max_upload_bytes: int = Field(
-        100 * 1024 * 1024, ge=1024, description="Largest body of an upload of pictures."
+        100 * 1024 * 1024,
+        ge=1024,
+        description="Largest body of an upload of pictures, of which one may have 20 MiB; frontend"
+        " and receiver need the same, and so does a proxy in front.",
     )
     max_spool_bytes: int = Field(
         768 * 1024 * 1024,
         ge=1024,
-        description="Disk space for bodies that arrive, which are too large for memory.",
+        description="Disk space in /tmp for bodies that arrive and are too large for memory; for"
+        " more at once, the volume must have it, too.",
     )
+
+    @model_validator(mode="after")
+    def _check_bodies(self) -> Self:
+        if self.max_upload_bytes > self.max_spool_bytes:
+            raise ValueError(
+                f"MAX_UPLOAD_BYTES {self.max_upload_bytes} is more than MAX_SPOOL_BYTES"
+                f" {self.max_spool_bytes}, so the largest uploads would never fit: raise"
+                " MAX_SPOOL_BYTES or lower MAX_UPLOAD_BYTES"
+            )
+        return self
 
 
 class DatabaseSettings(_FromEnvironment):
@@ -83,9 +125,16 @@ class DatabaseSettings(_FromEnvironment):
     database_password_file: SecretFile | None = Field(
         None, description="File with the password of the user in DATABASE_URL."
     )
-    database_pool_size: int = Field(8, ge=1, description="Connections kept open.")
+    database_pool_size: int = Field(
+        8,
+        ge=1,
+        description="Connections of one process at most: more where requests wait for one, fewer"
+        " where those of all replicas exceed MariaDB's max_connections.",
+    )
     database_timeout_seconds: Seconds = Field(
-        10.0, description="How long a statement may take before the server counts as away."
+        10.0,
+        description="How long a statement may take before MariaDB counts as away: more on slow"
+        " disks with millions of rows.",
     )
 
 
@@ -99,11 +148,74 @@ class ObjectStoreSettings(_FromEnvironment):
     s3_endpoint: str | None = Field(
         None, pattern="^https?://", description="S3 server; AWS when not set."
     )
-    s3_region: str = "us-east-1"
+    s3_region: str = Field("us-east-1", description="The bucket's region.")
     s3_access_key_id_file: SecretFile | None = Field(
         None, description="File with the key's id; without it the pod's own identity is used."
     )
-    s3_secret_access_key_file: SecretFile | None = None
+    s3_secret_access_key_file: SecretFile | None = Field(
+        None, description="File with the secret of that key."
+    )
+    object_store_timeout_seconds: int = Field(
+        10,
+        ge=1,
+        le=300,
+        description="How long one request to S3 may take, a picture of 20 MiB included: more on a"
+        " slow line to the store.",
+    )
+
+
+class NsqSettings(_FromEnvironment):
+    """What all who ring and who listen call the same."""
+
+    nsq_topic: str = Field(
+        TOPIC,
+        pattern=NSQ_NAME,
+        description="Topic of NSQ for images that wait, the same for receiver, redeemer and"
+        " image_processor: another one for a second installation on the same NSQ. What waits in"
+        " the old topic is rung for again in the new one.",
+    )
+
+
+class NsqdSettings(NsqSettings):
+    """Where to ring."""
+
+    nsqd_url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="nsqd's HTTP interface; when not set, processors poll the rows.",
+    )
+    nsqd_timeout_seconds: Seconds = Field(
+        3.0,
+        description="How long nsqd may take for an answer before it counts as away: more where its"
+        " disk is slow.",
+    )
+
+
+class ClaimSettings(_FromEnvironment):
+    """What image_processor, which claims images, and redeemer, which repairs, go by alike."""
+
+    max_attempts: int = Field(
+        MAX_ATTEMPTS,
+        ge=1,
+        le=100,
+        description="How often an image is tried that ends in a fault, until it is dead: fewer"
+        " where faults do not pass anyway, more where they last. The same for image_processor and"
+        " redeemer.",
+    )
+    lease_seconds: float = Field(
+        LEASE_MS / 1000,
+        ge=3,
+        le=600,
+        description="How long a claim is an image_processor's without being renewed, which it does"
+        " three times as often: so long nobody takes over from one that was killed. More where"
+        " the database is away for longer at times, as in a failover; less to repair sooner. The"
+        " same for image_processor and redeemer.",
+    )
+
+    @property
+    def rules(self) -> Rules:
+        """The same in the units of the rows."""
+        return Rules(max_attempts=self.max_attempts, lease_ms=round(1000 * self.lease_seconds))
 
 
 class RecogniserTargetSettings(_FromEnvironment):
@@ -116,7 +228,9 @@ class RecogniserClientSettings(RecogniserTargetSettings):
     """Where face_recog answers, and by when."""
 
     face_recog_timeout_seconds: Seconds = Field(
-        20.0, description="Deadline of one request, while a person waits for its answer."
+        20.0,
+        description="Deadline of one request, while a person waits for its answer: more where"
+        " face_recog is slow or its queue long.",
     )
 
 
@@ -131,7 +245,7 @@ S = TypeVar("S", bound=Settings)
 def _said(settings: type[Settings], fault: ErrorDetails) -> str:
     """Return what is wrong, in words: of a form, what it is for rather than its expression."""
     if fault["type"] != "string_pattern_mismatch":
-        return fault["msg"]
+        return fault["msg"].removeprefix("Value error, ")
     meaning = (settings.model_fields[str(fault["loc"][0])].description or "").rstrip(".")
     return f"does not have the form that it needs ({meaning})"
 
@@ -142,7 +256,10 @@ def load(settings: type[S]) -> S:
         return settings()
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc']).upper()}: {_said(settings, one)}"
+            # What is wrong with several together names them itself.
+            _said(settings, one)
+            if not one["loc"]
+            else f"{'.'.join(str(part) for part in one['loc']).upper()}: {_said(settings, one)}"
             + ("" if one["type"] == "missing" else f", got {one['input']!r}")
             for one in error.errors()
             # A default that follows from a setting that is wrong is not wrong itself.

@@ -11,7 +11,7 @@ class CredentialsSettings(Settings):
     """What the environment says."""
 
     kubernetes_service_host: str = Field(description="Address of the API server.")
-    kubernetes_service_port: Port
+    kubernetes_service_port: Port = Field(description="Its port.")
     service_account_folder: Path = Field(
         Path("/var/run/secrets/kubernetes.io/serviceaccount"),
         description="Folder with the files token, ca.crt and namespace.",

@@ -1,18 +1,16 @@
 """Settings of the face recogniser."""
 
-import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field, FilePath, ValidationInfo, field_validator
+from pydantic import Field, FilePath, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from services.common.cgroups import memory_limit, usable_cpus
 from services.common.faces import MAX_NUMBERS
-from services.common.images import KNOWN_PEOPLE
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
 from services.face_recog.domain import DEFAULT_FALSE_NAMES, Embedder, EngineChoice
 from services.face_recog.strangers import DLIB, Tails, tails_within
-
-_CGROUP: Final = Path("/sys/fs/cgroup")
 
 QUEUE_PER_WORKER: Final = 4
 """A person who enrols waits 20 s at most, as long as the last of a full queue if each takes 4 s."""
@@ -33,45 +31,9 @@ MIN_WORKER_BYTES: Final = 768 * 1024**2
 """Enough for a JPEG of any size that is taken."""
 
 
-def usable_cpus(cgroup: Path = _CGROUP) -> int:
-    """Return how many CPUs this process may use: those it may run on, or its container's limit."""
-    cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus, int(cpu_limit(cgroup) or cpus)))
-
-
-def cpu_limit(cgroup: Path) -> float | None:
-    """Return the CPUs that a control group may use, of version 2 or else 1; None: no limit.
-
-    A container sees its own group at the top of the file system.
-    """
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except OSError:
-        try:
-            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
-        except OSError:
-            return None
-    if quota == "max" or int(quota) <= 0:
-        return None
-    return int(quota) / int(period)
-
-
-def memory_limit(cgroup: Path) -> int:
-    """Return the bytes that a control group, of version 2 or else 1, and the machine have."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):
-        try:
-            limit = (cgroup / file).read_text().strip()
-        except OSError:
-            continue
-        return machine if limit == "max" else min(machine, int(limit))
-    return machine
-
-
-def worker_memory(workers: int, cgroup: Path = _CGROUP) -> int:
+def worker_memory(workers: int, limit: int) -> int:
     """Return the bytes for a picture in each of so many workers, within the container's limit."""
-    share = (memory_limit(cgroup) - _SERVICE_BYTES) // workers - _QUEUE_BYTES
+    share = (limit - _SERVICE_BYTES) // workers - _QUEUE_BYTES
     return min(max(share, MIN_WORKER_BYTES), MAX_WORKER_BYTES)
 
 
@@ -90,9 +52,13 @@ class EngineSettings(Settings):
         description="ONNX model of a face's 112 x 112 pixels, aligned by five points; for ENGINE"
         " onnx.",
     )
-    embedder_mean: float = Field(127.5, description="What it wants taken from each pixel first.")
-    embedder_scale: float = Field(127.5, gt=0, description="What it wants each divided by then.")
-    embedder_colours: Literal["RGB", "BGR"] = Field("RGB", description="RGB or BGR.")
+    embedder_mean: float = Field(
+        127.5, description="Its input is (pixel - mean) / scale, a pixel being 0 to 255."
+    )
+    embedder_scale: float = Field(127.5, gt=0, description="See EMBEDDER_MEAN.")
+    embedder_colours: Literal["RGB", "BGR"] = Field(
+        "RGB", description="The order of its input's channels."
+    )
     embedder_size: int = Field(512, ge=2, le=MAX_NUMBERS, description="Numbers in its encodings.")
     embedder_distance: float = Field(
         1.1,
@@ -135,27 +101,33 @@ class EngineSettings(Settings):
 class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
     """What the face recogniser is told from outside."""
 
-    port: Port = Field(50051, description="gRPC.")
-    probe_port: Port = Field(9102, description="/livez, /readyz and /metrics.")
+    port: Port = Field(50051, description="Port of gRPC.")
+    probe_port: Port = Field(9102, description="Port of probes and metrics.")
     pool_size: int = Field(
-        default_factory=usable_cpus, ge=1, description="Worker processes; one per usable CPU."
+        default_factory=usable_cpus,
+        ge=1,
+        description="Worker processes; one per usable CPU. Fewer to leave some to others.",
     )
     queue_size: int = Field(
         default_factory=lambda known: QUEUE_PER_WORKER * known["pool_size"],
         ge=1,
         description=f"Requests that wait for a worker, more are refused; {QUEUE_PER_WORKER} per"
-        " worker.",
+        " worker. Fewer where people wait too long for an answer, more with more image_processors"
+        " than that.",
     )
     work_seconds: Seconds = Field(
-        15.0, description="Longest time of one step at a picture; then its worker is replaced."
+        15.0,
+        description="Longest time of one step at a picture; then its worker is replaced. More on a"
+        " slow machine, where many pictures are done twice.",
     )
     long_seconds: Seconds = Field(
         120.0,
         description="Longest time of a step that was too slow once, in a process beside the"
-        " others; a picture that needs longer is rejected.",
+        " others; a picture that needs longer is rejected. More for huge pictures on a slow"
+        " machine, and then of image_processor's FACE_RECOG_TIMEOUT_SECONDS, too.",
     )
     worker_memory_bytes: int = Field(
-        default_factory=lambda known: worker_memory(known["pool_size"]),
+        default_factory=lambda known: worker_memory(known["pool_size"], memory_limit()),
         ge=64 * 1024**2,
         description="Address space that a picture may take in a worker: an equal part of what the"
         " container may use. The largest that are taken need 0.8 GB.",
@@ -163,15 +135,13 @@ class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
     stop_seconds: Seconds = Field(
         20.0,
         description="Longest time to finish what is in flight after the drain; the rest is refused"
-        " as busy, so that another replica takes it.",
+        " as busy, so that another replica takes it. With DRAIN_SECONDS it must fit into what"
+        " Kubernetes waits.",
     )
     connection_age_seconds: Seconds = Field(
-        60.0, description="Age at which clients reconnect, and so find new replicas."
-    )
-    known_people: str = Field(
-        KNOWN_PEOPLE,
-        pattern="^[^/].*/$",
-        description="Prefix of the object store: PREFIX<person>/<picture>.",
+        60.0,
+        description="Age at which clients reconnect, and so find new replicas: less where their"
+        " number changes often.",
     )
     false_names: float = Field(
         DEFAULT_FALSE_NAMES,
@@ -180,4 +150,39 @@ class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
         description="The share of strangers who may get the name of somebody known, at any number"
         " of known people: with less, fewer of those are found.",
     )
-    watch_seconds: Seconds = Field(2.0, description="How often the known people are listed.")
+    watch_seconds: Seconds = Field(
+        2.0,
+        description="How often the known people are listed at most: more where the store takes"
+        " money for listings; who is enrolled is recognised that much later.",
+    )
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.work_seconds > self.long_seconds:
+            raise ValueError(
+                f"WORK_SECONDS {self.work_seconds:g} is longer than LONG_SECONDS"
+                f" {self.long_seconds:g}, which is for what takes longer than that: raise"
+                " LONG_SECONDS or lower WORK_SECONDS"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_memory(self) -> Self:
+        # What follows from the limit is as much as fits, or what a picture needs at least.
+        if "worker_memory_bytes" not in self.model_fields_set:
+            return self
+        needed = _SERVICE_BYTES + self.pool_size * (self.worker_memory_bytes + _QUEUE_BYTES)
+        if needed > (limit := memory_limit()):
+            raise PydanticCustomError(
+                "memory",
+                "POOL_SIZE {workers} times WORKER_MEMORY_BYTES {each}, with what the queue and the"
+                " service need, is {needed} MiB, and there are {limit}: lower either or raise the"
+                " memory limit",
+                {
+                    "workers": self.pool_size,
+                    "each": self.worker_memory_bytes,
+                    "needed": needed >> 20,
+                    "limit": limit >> 20,
+                },
+            )
+        return self

@@ -18,7 +18,7 @@ from services.common import logs, ops
 from services.common.bodies import Spools
 from services.common.door import Door
 from services.common.head import HeadApp
-from services.common.settings import HttpSettings, load
+from services.common.settings import load
 from services.frontend.adapters import rooms
 from services.frontend.adapters.answers import Answers
 from services.frontend.adapters.drawing_pages import DrawingPages
@@ -69,10 +69,14 @@ def first_contact(url: str, patience: float = _PATIENCE_SECONDS) -> ops.Check:
 
 
 def create_app(
-    client: httpx.AsyncClient, lifecycle: ops.Lifecycle, settings: HttpSettings
+    client: httpx.AsyncClient, lifecycle: ops.Lifecycle, settings: FrontendSettings
 ) -> ASGIApp:
     """Return the application on an HTTP client whose base URL is the receiver's."""
-    receiver = Receiver(client)
+    receiver = Receiver(
+        client,
+        seconds=settings.receiver_timeout_seconds,
+        upload_seconds=settings.upload_timeout_seconds,
+    )
     files = static_files()
     answers = Answers(receiver, Renderer(files), files)
     names = Names(partial(receiver.people, limit=SUGGESTED))

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from services.common.settings import HttpSettings, Port, Settings
+from services.common.settings import HttpSettings, Port, Seconds, Settings
 
 
 class FrontendSettings(Settings, HttpSettings):
@@ -11,4 +11,14 @@ class FrontendSettings(Settings, HttpSettings):
     port: Port = Field(8080, description="HTTP port of the pages.")
     receiver_url: str = Field(
         "http://127.0.0.1:8000", pattern="^https?://", description="Base URL of the receiver."
+    )
+    receiver_timeout_seconds: Seconds = Field(
+        15.0,
+        description="How long the receiver may take for an answer before the page says that it is"
+        " away: more on a machine that is busy with a rollout, where late is better than away.",
+    )
+    upload_timeout_seconds: Seconds = Field(
+        60.0,
+        description="The same for what sends or fetches pictures or has faces cut out, of a group"
+        " up to ten: more where the object store or face_recog is slow.",
     )

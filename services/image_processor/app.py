@@ -45,10 +45,16 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     client = RecogniserClient(
         settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
     )
-    rows = DatabaseRows(database, database_now)
+    rows = DatabaseRows(database, database_now, rules=settings.rules, backoff=settings.backoff)
     away = logs.Outage("database")
     queue = (
-        NsqQueue(settings.nsqlookupd_urls, max_in_flight=settings.concurrency)
+        NsqQueue(
+            settings.nsqlookupd_urls,
+            max_in_flight=settings.concurrency,
+            message_timeout=settings.message_timeout_seconds,
+            topic=settings.nsq_topic,
+            channel=settings.nsq_channel,
+        )
         if settings.nsqlookupd_urls
         else RowPoller(rows.pending, poll_seconds=settings.poll_seconds, database=away)
     )
@@ -58,6 +64,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         on_change=pause_while_open(queue, BREAKER_STATE.set),
         time=loop_time,
         random=random.random,
+        limits=settings.breaker_limits,
     )
     processor = Processor(
         rows=rows,
@@ -67,6 +74,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         breaker=breaker,
         database=away,
         concurrency=settings.concurrency,
+        renew_seconds=settings.renew_seconds,
     )
     encoder = Encoder(
         rows=DatabaseEncodingRows(database, database_now),

@@ -1,6 +1,6 @@
 """The circuit breaker around the recogniser.
 
-closed     calls go through; ``THRESHOLD`` faults in a row open it
+closed     calls go through; so many faults in a row open it
 open       nothing is sent until the cool-down is over
 half-open  one health ping is on its way: it closes the breaker, or opens it with twice the
            cool-down
@@ -11,6 +11,7 @@ pings and nothing else is asked less and less often.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, Protocol
 
@@ -19,11 +20,19 @@ import structlog
 log = structlog.get_logger(__name__)
 
 THRESHOLD: Final = 5
-FIRST_COOL_DOWN: Final = 1.0
-"""Seconds."""
-MAX_COOL_DOWN: Final = 15.0
-"""Seconds, jitter included."""
 _JITTER: Final = 0.2
+
+
+@dataclass(frozen=True)
+class Limits:
+    """After how many faults in a row it opens, and how long it cools down then.
+
+    In seconds; the longest includes the jitter.
+    """
+
+    faults: int = THRESHOLD
+    first_cool_down: float = 1.0
+    longest_cool_down: float = 15.0
 
 
 class State(IntEnum):
@@ -58,13 +67,15 @@ class Breaker:
         on_change: Callable[[State], None],
         time: Time,
         random: Callable[[], float],
+        limits: Limits = Limits(),
     ) -> None:
         self._ping = ping
         self._on_change = on_change
         self._time = time
         self._random = random
+        self._limits = limits
         self._faults = 0
-        self._cool_down = FIRST_COOL_DOWN
+        self._cool_down = limits.first_cool_down
         self._opened = asyncio.Event()
         self._recovery: asyncio.Task[None] | None = None
         self.state = State.CLOSED
@@ -74,14 +85,14 @@ class Breaker:
         # An answer to a call that began before it opened says nothing about now.
         if self.state is State.CLOSED:
             self._faults = 0
-            self._cool_down = FIRST_COOL_DOWN
+            self._cool_down = self._limits.first_cool_down
 
     def fault(self) -> None:
         """Count a call that nobody answered."""
         if self.state is not State.CLOSED:
             return
         self._faults += 1
-        if self._faults >= THRESHOLD:
+        if self._faults >= self._limits.faults:
             log.warning("recogniser is away, pausing", faults=self._faults)
             self._enter(State.OPEN)
             self._recovery = asyncio.create_task(self._recover())
@@ -106,10 +117,11 @@ class Breaker:
 
     async def _recover(self) -> None:
         opened_at = self._time.monotonic()
+        longest = self._limits.longest_cool_down
         while True:
             spread = 1 + _JITTER * (2 * self._random() - 1)
-            await self._time.sleep(min(self._cool_down * spread, MAX_COOL_DOWN))
-            self._cool_down = min(self._cool_down * 2, MAX_COOL_DOWN)
+            await self._time.sleep(min(self._cool_down * spread, longest))
+            self._cool_down = min(self._cool_down * 2, longest)
             self._enter(State.HALF_OPEN)
             if await self.answers():
                 break

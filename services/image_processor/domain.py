@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from services.common.faces import SeenFace
-from services.common.images import MAX_ATTEMPTS, RING_AFTER_MS, Status
+from services.common.images import RING_AFTER_MS, Rules, Status
 
 RENEW_SECONDS: Final = 10.0
 """Two renewals in a row may fail before the lease is over."""
 
-_FIRST_BACKOFF_MS: Final = 2_000
-_MAX_BACKOFF_MS: Final = 20_000
+MAX_LONG: Final = 8
+"""So many pictures that need long are worked on beside the others, each of up to 20 MB."""
+
 _MAX_ERROR_LENGTH: Final = 500  # characters of the column
 
 Random = Callable[[], float]
@@ -83,15 +84,24 @@ class Change:
     error: str | None
 
 
-def backoff_ms(attempt: int, random: Random) -> int:
-    """Return the pause after a failed attempt: 2, 4, 8, 16 s, a fifth more or less, at most 20."""
-    pause = _FIRST_BACKOFF_MS * 2.0 ** (attempt - 1) * (0.8 + 0.4 * random())
-    return int(min(pause, _MAX_BACKOFF_MS))
+@dataclass(frozen=True)
+class Backoff:
+    """Pauses between failed attempts, in ms: each is twice the one before."""
+
+    first_ms: int = 2_000
+    longest_ms: int = 20_000
+
+    def after(self, attempt: int, random: Random) -> int:
+        """Return the pause after a failed attempt, the first being 1; a fifth more or less."""
+        pause = self.first_ms * 2.0 ** (attempt - 1) * (0.8 + 0.4 * random())
+        return int(min(pause, self.longest_ms))
 
 
-def change(claim: Claim, outcome: Outcome, *, random: Random) -> Change:
+def change(
+    claim: Claim, outcome: Outcome, *, random: Random, rules: Rules, backoff: Backoff
+) -> Change:
     """Return what the outcome makes of the claimed row."""
-    last = claim.attempt >= MAX_ATTEMPTS
+    last = claim.attempt >= rules.max_attempts
     match outcome:
         case Processed():
             return Change(Status.PROCESSED, claim.attempt, None, None)
@@ -100,7 +110,7 @@ def change(claim: Claim, outcome: Outcome, *, random: Random) -> Change:
         case Failed(error) | Unanswered(error) if last:
             return Change(Status.DEAD, claim.attempt, None, error[:_MAX_ERROR_LENGTH])
         case Failed(error):
-            pause = backoff_ms(claim.attempt, random)
+            pause = backoff.after(claim.attempt, random)
             return Change(Status.FAILED, claim.attempt, pause, error[:_MAX_ERROR_LENGTH])
         case Unanswered(error):
             return Change(Status.PENDING, claim.attempt, RING_AFTER_MS, error[:_MAX_ERROR_LENGTH])

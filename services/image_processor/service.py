@@ -37,7 +37,7 @@ from services.common.objects import (
 )
 from services.image_processor.breaker import Breaker, State
 from services.image_processor.domain import (
-    RENEW_SECONDS,
+    MAX_LONG,
     Claim,
     Failed,
     Outcome,
@@ -55,9 +55,6 @@ AGAIN_SECONDS: Final = 1.0
 
 _FIRST_REST_SECONDS: Final = 0.25
 _MAX_REST_SECONDS: Final = 2.0
-_MAX_LONG: Final = 8
-"""So many pictures that need long are worked on beside the others, each of up to 20 MB."""
-
 _RELEASE_SECONDS: Final = 3.0  # spent at the very end on giving claims back
 
 
@@ -141,7 +138,7 @@ class Recogniser(Protocol):
 class Processor:
     """Works on up to ``concurrency`` images at once, and on some more when pictures need long.
 
-    ``database`` says when the rows are away.
+    ``database`` says when the rows are away. Leases are renewed every ``renew_seconds``.
     """
 
     def __init__(
@@ -154,7 +151,7 @@ class Processor:
         breaker: Breaker,
         database: Outage,
         concurrency: int,
-        renew_seconds: float = RENEW_SECONDS,
+        renew_seconds: float,
     ) -> None:
         self._rows = rows
         self._pictures = pictures
@@ -207,7 +204,7 @@ class Processor:
 
     def _on_long(self, ring: Ring) -> None:
         """Have another image worked on meanwhile, so that a picture that needs long stops none."""
-        if len(self._long) < _MAX_LONG and not self._stopping.is_set():
+        if len(self._long) < MAX_LONG and not self._stopping.is_set():
             self._long.add(ring)
             self._resize()
 

@@ -12,7 +12,7 @@ class LocalSettings(Settings):
 
     host: str = Field("127.0.0.1", description="Address of the page and the API.")
     drain_seconds: float = Field(
-        0.2, ge=0, description="No load balancer stands in front, so nobody has to notice."
+        0.2, ge=0, description="As for every process; no load balancer stands in front."
     )
     receiver_port: Port = Field(8000, description="The API; 0 takes a free one.")
     frontend_port: Port = Field(8080, description="The page; 0 takes a free one.")
@@ -21,4 +21,6 @@ class LocalSettings(Settings):
     webhooks_file: Path | None = Field(
         None, description="JSON file with the endpoints of webhooks; without, nobody is told."
     )
-    samples_folder: Path = Field(Path("var/samples"), description="Where scripts/get-samples puts.")
+    samples_folder: Path = Field(
+        Path("var/samples"), description="Where scripts/get-samples puts the demo's photographs."
+    )

@@ -9,7 +9,10 @@ class MigrationSettings(Settings, DatabaseSettings):
     """What the environment says."""
 
     wait_seconds: float = Field(
-        0.0, ge=0, description="How long to wait for a database that is away."
+        0.0,
+        ge=0,
+        description="How long to wait for a database that is away: in a cluster it may start"
+        " later.",
     )
     database_users_folder: DirectoryPath | None = Field(
         None, description="Folder with a file per database user that holds its password."

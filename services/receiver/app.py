@@ -10,7 +10,7 @@ import uvloop
 from services.common import logs, ops
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
-from services.common.doorbell import Doorbell, NsqDoorbell, PolledRows
+from services.common.doorbell import doorbell_for
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.objects import ObjectStore
@@ -68,17 +68,17 @@ class Receiver:
         self._client = RecogniserClient(
             settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
         )
-        self._stored_faces = StoredFacesClient(settings.people_target)
-        self._doorbell: Doorbell = (
-            NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
+        self._stored_faces = StoredFacesClient(
+            settings.people_target, timeout=settings.people_timeout_seconds
         )
+        self._doorbell = doorbell_for(settings)
         self._ringer = Ringer(self._doorbell)
         store = ObjectStore(settings)
         rows = DatabaseRows(self._database)
         submissions = Submissions(
             rows, store, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )
-        garbage = DatabaseGarbage(self._database, database_now)
+        garbage = DatabaseGarbage(self._database, database_now, storing_ms=settings.storing_ms)
         images = Images(rows, garbage, store, submissions, self._ringer)
         decoder = PillowDecoder()
         recogniser = GrpcRecogniser(self._client)

@@ -13,9 +13,10 @@ from services.common.events import KEPT_MS, EventKind, note_events
 from services.common.images import (
     FINAL,
     KNOWN_PEOPLE,
-    MAX_ATTEMPTS,
+    NUDGE_MS,
     PICTURES,
     RING_AFTER_MS,
+    Rules,
     Status,
 )
 from services.common.people import box_in
@@ -45,12 +46,23 @@ class DatabaseRows:
     """Takes rows so that no other replica takes them too.
 
     A row is chosen and changed in one transaction, and rows that another replica has chosen are
-    skipped. On SQLite transactions take turns anyway.
+    skipped. On SQLite transactions take turns anyway. What was rung for is due again after
+    ``ring_again_ms``.
     """
 
-    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: DatabaseClock,
+        *,
+        rules: Rules = Rules(),  # noqa: B008, it is frozen
+        ring_again_ms: int = RING_AFTER_MS,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._rules = rules
+        self._ring_again_ms = ring_again_ms
+        self._latest_due_ms = max(rules.latest_due_ms, ring_again_ms + NUDGE_MS)
 
     async def take_failed(self) -> Sequence[int]:
         """Make failed images that are due pending."""
@@ -61,7 +73,7 @@ class DatabaseRows:
         return await self._take(
             Status.PROCESSING,
             {"status": Status.PENDING, "claim_token": None},
-            images.c.attempt < MAX_ATTEMPTS,
+            images.c.attempt < self._rules.max_attempts,
         )
 
     async def bury_abandoned(self) -> Sequence[int]:
@@ -72,9 +84,9 @@ class DatabaseRows:
                 "status": Status.DEAD,
                 "claim_token": None,
                 "due_at": None,
-                "error": unfinished(MAX_ATTEMPTS),
+                "error": unfinished(self._rules.max_attempts),
             },
-            images.c.attempt >= MAX_ATTEMPTS,
+            images.c.attempt >= self._rules.max_attempts,
         )
 
     async def take_waiting(self) -> Sequence[int]:
@@ -108,7 +120,11 @@ class DatabaseRows:
         now = self._clock()
         choosing = (
             sa.select(images.c.id)
-            .where(images.c.status == status, is_due(images, now), *conditions)
+            .where(
+                images.c.status == status,
+                is_due(images, now, self._latest_due_ms),
+                *conditions,
+            )
             .order_by(images.c.due_at)
             .limit(BATCH)
             .with_for_update(skip_locked=True)
@@ -116,7 +132,7 @@ class DatabaseRows:
         async with self._database.transaction() as connection:
             ids = (await connection.scalars(choosing)).all()
             if ids:
-                moved = {"due_at": now + RING_AFTER_MS, **values}
+                moved = {"due_at": now + self._ring_again_ms, **values}
                 if "status" in values:
                     moved["updated_at"] = now
                 await connection.execute(

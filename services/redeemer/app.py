@@ -9,7 +9,7 @@ import uvloop
 from services.common import logs, ops
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.doorbell import NsqDoorbell, PolledRows
+from services.common.doorbell import doorbell_for
 from services.common.objects import ObjectStore
 from services.common.repeating import repeat
 from services.common.settings import load
@@ -22,18 +22,21 @@ from services.redeemer.thumbnails import Thumbnails
 LOG_SECONDS: Final = 60.0
 """How long what was deleted may be in SQLite's log."""
 
-COUNT_SECONDS: Final = 10.0
-"""Counting a million rows takes a moment, so not every sweep does it."""
-
-THUMBNAILS_SECONDS: Final = 86_400.0
-"""A store lists 5,000 a second, and there is only something to find after a rollout."""
-
 
 async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     """Sweep until SIGTERM."""
     database = Database(settings)
-    doorbell = NsqDoorbell(settings.nsqd_url) if settings.nsqd_url else PolledRows()
-    redeemer = Redeemer(rows=DatabaseRows(database, database_now), doorbell=doorbell)
+    doorbell = doorbell_for(settings)
+    redeemer = Redeemer(
+        rows=DatabaseRows(
+            database,
+            database_now,
+            rules=settings.rules,
+            ring_again_ms=round(1000 * settings.ring_again_seconds),
+        ),
+        doorbell=doorbell,
+        enough_rings=settings.max_queued_rings,
+    )
     store = ObjectStore(settings)
     collector = Collector(garbage=DatabaseGarbage(database, database_now), objects=store)
     thumbnails = Thumbnails(rows=DatabasePictures(database), objects=store)
@@ -44,10 +47,10 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     try:
         await asyncio.gather(
             repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
-            repeat(lifecycle, "count", redeemer.count, COUNT_SECONDS, away),
+            repeat(lifecycle, "count", redeemer.count, settings.count_seconds, away),
             repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
             repeat(lifecycle, "empty_log", database.empty_log, LOG_SECONDS, away),
-            repeat(lifecycle, "thumbnails", thumbnails.collect, THUMBNAILS_SECONDS, away),
+            repeat(lifecycle, "thumbnails", thumbnails.collect, settings.thumbnails_seconds, away),
             ops.serve_probes(listener, lifecycle),
         )
     finally:

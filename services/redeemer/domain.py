@@ -3,19 +3,11 @@
 from dataclasses import dataclass
 from typing import Final
 
-from services.common.images import MAX_ATTEMPTS
-
 BATCH: Final = 100
 """Rows of one kind that one step takes, oldest first."""
 
 LOOKED_AT_ONCE: Final = 1000
 """Thumbnails whose pictures are looked for in one statement: as many as a store lists at once."""
-
-ENOUGH_RINGS: Final = 1000
-"""The queue is kept filled up to so many rings: what 500 pictures a second need between two sweeps.
-
-More would not help, and what waits behind them is rung for when there is room.
-"""
 
 
 REMOVAL_MS: Final = 60_000
@@ -31,9 +23,9 @@ EVENTS_BATCH: Final = 1000
 """Events that one transaction removes."""
 
 
-def unfinished(attempt: int) -> str:
+def unfinished(attempts: int) -> str:
     """Return the error of an image whose last lease ran out."""
-    return f"processing did not finish in time, attempt {attempt} of {MAX_ATTEMPTS}"
+    return f"processing did not finish in time, attempt {attempts} of {attempts}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import structlog
 from services.common.doorbell import Doorbell, DoorbellUnavailableError
 from services.common.images import Status
 from services.common.logs import Outage
-from services.redeemer.domain import BATCH, ENOUGH_RINGS, EVENTS_BATCH, Census
+from services.redeemer.domain import BATCH, EVENTS_BATCH, Census
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH, REDEEMED
 
 log = structlog.get_logger(__name__)
@@ -45,11 +45,12 @@ class Rows(Protocol):
 
 
 class Redeemer:
-    """Sweeps the rows; several replicas may."""
+    """Sweeps the rows; several replicas may. The queue is kept filled up to ``enough_rings``."""
 
-    def __init__(self, *, rows: Rows, doorbell: Doorbell) -> None:
+    def __init__(self, *, rows: Rows, doorbell: Doorbell, enough_rings: int) -> None:
         self._rows = rows
         self._doorbell = doorbell
+        self._enough_rings = enough_rings
         self._queue = Outage("queue")
 
     async def sweep(self) -> None:
@@ -81,7 +82,7 @@ class Redeemer:
         more = True
         while more:
             depth = await self._depth()
-            if depth is None or depth >= ENOUGH_RINGS:
+            if depth is None or depth >= self._enough_rings:
                 return
             ids = await self._rows.take_waiting()
             REDEEMED.labels("pending").inc(len(ids))

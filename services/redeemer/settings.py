@@ -3,7 +3,9 @@
 from pydantic import Field
 
 from services.common.settings import (
+    ClaimSettings,
     DatabaseSettings,
+    NsqdSettings,
     ObjectStoreSettings,
     Port,
     Seconds,
@@ -11,13 +13,37 @@ from services.common.settings import (
 )
 
 
-class RedeemerSettings(Settings, DatabaseSettings, ObjectStoreSettings):
+class RedeemerSettings(
+    Settings, DatabaseSettings, ObjectStoreSettings, NsqdSettings, ClaimSettings
+):
     """What the environment says."""
 
     probe_port: Port = Field(9103, description="Port of probes and metrics.")
-    nsqd_url: str | None = Field(
-        None,
-        pattern="^https?://",
-        description="nsqd's HTTP address; when not set, processors poll the rows.",
+    sweep_seconds: Seconds = Field(
+        2.0,
+        description="Pause between two looks at the rows: less to repair sooner, more to spare the"
+        " database.",
     )
-    sweep_seconds: Seconds = Field(2.0, description="Pause between two looks at the rows.")
+    ring_again_seconds: float = Field(
+        10.0,
+        ge=1,
+        description="How long a pending image waits until it is rung for again: more where nothing"
+        " is lost but images wait in the queue for longer, so that fewer are rung for twice.",
+    )
+    max_queued_rings: int = Field(
+        1000,
+        ge=1,
+        description="The queue is kept filled up to so many rings, what 500 pictures a second need"
+        " between two sweeps: more where more are processed. What waits behind them is rung for"
+        " when there is room.",
+    )
+    count_seconds: Seconds = Field(
+        10.0,
+        description="Pause between two counts of the rows, for the metrics: a million take a"
+        " moment, so more with many millions.",
+    )
+    thumbnails_seconds: Seconds = Field(
+        86_400.0,
+        description="Pause between two looks for thumbnails whose picture is gone, which a rollout"
+        " alone can leave. All are listed for it, 5,000 a second: more where listings cost money.",
+    )

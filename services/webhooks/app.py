@@ -27,9 +27,13 @@ async def run(
 ) -> None:
     """Deliver until SIGTERM."""
     database = Database(settings)
-    sender = HttpSender()
+    at_once = settings.endpoint_concurrency
+    sender = HttpSender(seconds=settings.endpoint_timeout_seconds, at_once=at_once)
     webhooks = Webhooks(
-        rows=DatabaseRows(database, database_now), sender=sender, endpoints=endpoints
+        rows=DatabaseRows(database, database_now, kept_ms=settings.kept_ms),
+        sender=sender,
+        endpoints=endpoints,
+        at_once=at_once,
     )
     lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()

@@ -9,17 +9,8 @@ from typing import Final
 
 from services.common.webhooks import WebhookType
 
-AT_ONCE: Final = 4
-"""Requests to one endpoint at a time."""
-
-TRY_SECONDS: Final = 15.0
-"""How long an endpoint may take for its whole answer."""
-
 LEASE_MS: Final = 60_000
 """How long an attempt is one replica's; longer than it takes with the database's time-outs."""
-
-KEPT_MS: Final = 7 * 24 * 3_600_000
-"""How long a delivery is kept, however it ended; all retries together take two days."""
 
 BATCH: Final = 1000
 """Rows that are removed in one transaction."""
@@ -33,6 +24,9 @@ _JITTER: Final = 0.2
 """So that all that failed together does not come again together."""
 
 LONGEST_PAUSE_MS: Final = round(PAUSES_MS[-1] * (1 + _JITTER))
+
+RETRIED_MS: Final = round(sum(PAUSES_MS) * (1 + _JITTER))
+"""How long after the first attempt the last one may be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from services.common.database import DatabaseUnavailableError
-from services.webhooks.domain import AT_ONCE, BATCH, Delivery, Endpoint, pause_ms
+from services.webhooks.domain import BATCH, Delivery, Endpoint, pause_ms
 from services.webhooks.metrics import ATTEMPTS
 
 log = structlog.get_logger(__name__)
@@ -50,14 +50,23 @@ class Sender(Protocol):
 
 
 class Webhooks:
-    """Several replicas may; ``endpoints`` returns those of now."""
+    """Several replicas may; ``endpoints`` returns those of now.
+
+    Each gets ``at_once`` requests at a time.
+    """
 
     def __init__(
-        self, *, rows: Rows, sender: Sender, endpoints: Callable[[], Sequence[Endpoint]]
+        self,
+        *,
+        rows: Rows,
+        sender: Sender,
+        endpoints: Callable[[], Sequence[Endpoint]],
+        at_once: int,
     ) -> None:
         self._rows = rows
         self._sender = sender
         self._endpoints = endpoints
+        self._at_once = at_once
         self._running: dict[str, set[asyncio.Task[None]]] = defaultdict(set)
         self._ending = False
 
@@ -70,9 +79,9 @@ class Webhooks:
         """Begin what is due, to each endpoint as much as it may have at once."""
         for endpoint in self._endpoints():
             running = self._running[endpoint.url]
-            if len(running) == AT_ONCE:
+            if len(running) == self._at_once:
                 continue
-            for delivery in await self._rows.take(endpoint.url, AT_ONCE - len(running)):
+            for delivery in await self._rows.take(endpoint.url, self._at_once - len(running)):
                 task = asyncio.create_task(self._work(endpoint, delivery))
                 running.add(task)
                 task.add_done_callback(running.discard)

@@ -14,8 +14,6 @@ import grpc
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import channel_to
 
-_SECONDS: Final = 10.0
-
 
 class StoredFacesError(Exception):
     """Stored faces could not be searched."""
@@ -40,9 +38,13 @@ _ERRORS: Final = {
 
 
 class StoredFacesClient:
-    """One channel to all replicas; ``target`` as gRPC names it (``dns:///people:50052``)."""
+    """One channel to all replicas; ``target`` as gRPC names it (``dns:///people:50052``).
 
-    def __init__(self, target: str) -> None:
+    Whoever does not answer within ``timeout`` seconds is away.
+    """
+
+    def __init__(self, target: str, *, timeout: float = 10.0) -> None:
+        self._timeout = timeout
         self._channel = channel_to(target)
         self._stub: Any = face_pb2_grpc.StoredFacesStub(self._channel)
 
@@ -50,7 +52,7 @@ class StoredFacesClient:
         """Return up to 1,000 faces, nearest first, or raise a :class:`StoredFacesError`."""
         request = face_pb2.FindRequest(engine=engine, encoding=encoding, limit=limit)
         try:
-            answer: face_pb2.FindResponse = await self._stub.Find(request, timeout=_SECONDS)
+            answer: face_pb2.FindResponse = await self._stub.Find(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
             kind = _ERRORS.get(error.code(), StoredFacesAwayError)
             raise kind(f"people: {error.code().name}: {error.details()}") from error

@@ -4,13 +4,13 @@ import httpx
 import pytest
 
 from services.common.doorbell import (
-    CHANNEL,
-    TOPIC,
     DoorbellUnavailableError,
     NsqDoorbell,
     PolledRows,
+    doorbell_for,
     parse_ring,
 )
+from services.common.settings import CHANNEL, TOPIC, NsqdSettings
 from services.testing.servers import Nsqd
 
 
@@ -32,6 +32,15 @@ async def test_depth_counts_rings_that_nobody_was_given(nsqd: Nsqd, doorbell: Ns
         await client.post(f"/channel/pause?topic={TOPIC}&channel={CHANNEL}")
     await doorbell.ring([1001])
     assert 999 <= await doorbell.depth() <= 1001
+
+
+async def test_it_rings_where_settings_say(nsqd: Nsqd, doorbell: NsqDoorbell) -> None:
+    settings = NsqdSettings(nsqd_url=nsqd.http_url, nsq_topic="photos", nsqd_timeout_seconds=30)
+    other = doorbell_for(settings)
+    await other.ring([1, 2])
+    assert (await other.depth(), await doorbell.depth()) == (2, 0)
+    await other.close()
+    assert isinstance(doorbell_for(NsqdSettings(nsqd_url=None)), PolledRows)
 
 
 @pytest.mark.parametrize("image_id", [1, 10, 2**31, 2**53 - 1])

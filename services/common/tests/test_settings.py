@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from services.common.settings import load
+from services.face_recog.settings import FaceRecogSettings
+from services.frontend.settings import FrontendSettings
+from services.image_processor.settings import ImageProcessorSettings
+from services.receiver.settings import ReceiverSettings
+from services.webhooks.settings import WebhooksSettings
+
 ROOT = Path(__file__).parents[3]
 
 RIGHT = {
@@ -23,6 +30,7 @@ MISSING = {
     "redeemer": ["DATABASE_URL", "OBJECT_STORE_URL"],
     "people": ["DATABASE_URL", "FACE_RECOG_TARGET"],
     "migrations": ["DATABASE_URL"],
+    "webhooks": ["DATABASE_URL"],
 }
 
 WRONG = {
@@ -33,6 +41,28 @@ WRONG = {
     "redeemer": ("DATABASE_URL", "postgresql://db/facestack"),
     "people": ("POLL_SECONDS", "0"),
     "migrations": ("DATABASE_PASSWORD_FILE", "/nonexistent/password"),
+    "webhooks": ("ENDPOINT_CONCURRENCY", "0"),
+}
+
+TOGETHER = {
+    ("receiver", "MAX_UPLOAD_BYTES=2000", "MAX_SPOOL_BYTES=1999"): "raise MAX_SPOOL_BYTES",
+    ("frontend", "MAX_UPLOAD_BYTES=2000", "MAX_SPOOL_BYTES=1999"): "lower MAX_UPLOAD_BYTES",
+    ("image_processor", "LEASE_SECONDS=29", "DATABASE_TIMEOUT_SECONDS=10"): "raise LEASE_SECONDS",
+    ("image_processor", "MAX_BACKOFF_SECONDS=61", "LEASE_SECONDS=60"): "lower MAX_BACKOFF_SECONDS",
+    ("image_processor", "FIRST_BACKOFF_SECONDS=4", "MAX_BACKOFF_SECONDS=3"): "lower the first",
+    ("image_processor", "FIRST_COOL_DOWN_SECONDS=4", "MAX_COOL_DOWN_SECONDS=3"): "lower the first",
+    ("face_recog", "WORK_SECONDS=121", "LONG_SECONDS=120"): "raise LONG_SECONDS",
+    ("webhooks", "ENDPOINT_TIMEOUT_SECONDS=41", "DATABASE_TIMEOUT_SECONDS=10"): "lower one",
+    ("webhooks", "KEPT_DAYS=2", "ENDPOINT_TIMEOUT_SECONDS=15"): "raise KEPT_DAYS",
+}
+"""A service, two of its settings that do not go together, and what to do."""
+
+CLASSES = {
+    "receiver": ReceiverSettings,
+    "frontend": FrontendSettings,
+    "image_processor": ImageProcessorSettings,
+    "face_recog": FaceRecogSettings,
+    "webhooks": WebhooksSettings,
 }
 
 
@@ -71,6 +101,29 @@ def test_a_wrong_setting_ends_the_process_with_one_line(service: str, tmp_path: 
     assert line.startswith(f"{service}: wrong settings: {name}: ")
     assert f"got '{value}'" in line
     assert "^" not in line, "no regular expression, but words"
+
+
+@pytest.mark.parametrize("case", TOGETHER, ids=" ".join)
+def test_settings_that_do_not_go_together_are_both_named_and_what_to_do(
+    case: tuple[str, str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    service, *both = case
+    monkeypatch.chdir(tmp_path)
+    for name, value in {**RIGHT, **dict(one.split("=") for one in both)}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        load(CLASSES[service])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{service}: wrong settings: ")
+    assert TOGETHER[case] in line
+    assert both[0].replace("=", " ") in line
+    assert "KEPT_DAYS" in line or both[1].replace("=", " ") in line
+    assert "Value error" not in line
+    assert "got {" not in line
 
 
 def test_a_wrong_setting_in_the_env_file_is_named_too(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from services.common.cgroups import memory_limit, usable_cpus
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.picture_formats import FORMATS
-from services.face_recog.settings import QUEUE_PER_WORKER, usable_cpus, worker_memory
+from services.face_recog.settings import QUEUE_PER_WORKER, worker_memory
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.damaged_pictures import save
 from services.testing.waiting import eventually
@@ -62,8 +63,9 @@ async def test_the_largest_picture_of_every_format_is_recognised(
     workers = usable_cpus(cgroup)
     server = face_recog(
         POOL_SIZE="1",
-        WORKER_MEMORY_BYTES=str(worker_memory(workers, cgroup)),
+        WORKER_MEMORY_BYTES=str(worker_memory(workers, memory_limit(cgroup))),
         WORK_SECONDS="600",
+        LONG_SECONDS="600",
     )
     mode = "1" if kind == "BMP" else "RGBA" if kind in {"PNG", "TIFF", "AVIF", "HEIF"} else "RGB"
     # Of most, one with alpha takes most memory; a BMP of so many pixels is too large a file.
@@ -101,8 +103,9 @@ async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(
     server = face_recog(
         ENGINE=engine,
         POOL_SIZE=str(workers),
-        WORKER_MEMORY_BYTES=str(worker_memory(workers, cgroup)),
+        WORKER_MEMORY_BYTES=str(worker_memory(workers, memory_limit(cgroup))),
         WORK_SECONDS="600",
+        LONG_SECONDS="600",
     )
     # Of all kinds WebP takes most: its decoder keeps four bytes a pixel three times.
     picture = io.BytesIO()

@@ -1,19 +1,16 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from services.face_recog.settings import (
-    MIN_WORKER_BYTES,
-    FaceRecogSettings,
-    cpu_limit,
-    memory_limit,
-    usable_cpus,
-    worker_memory,
-)
+from services.common.cgroups import cpu_limit, memory_limit, usable_cpus
+from services.face_recog import settings
+from services.face_recog.settings import MIN_WORKER_BYTES, FaceRecogSettings, worker_memory
 
 STORE = "file:///nowhere"
+GIB = 1024**3
 
 
 def test_the_queue_grows_with_the_pool() -> None:
@@ -23,6 +20,22 @@ def test_the_queue_grows_with_the_pool() -> None:
     # A picture of 2 s, behind a full queue, is done within the deadline of the client.
     assert (small.queue_size + 1) * 2 < 20
     assert FaceRecogSettings(object_store_url=STORE, pool_size=1, queue_size=9).queue_size == 9
+
+
+def test_workers_take_no_more_memory_than_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "memory_limit", lambda: 4 * GIB)
+    for_two: dict[str, Any] = {
+        "object_store_url": STORE,
+        "pool_size": 2,
+        "worker_memory_bytes": GIB,
+    }
+    assert FaceRecogSettings(**for_two).worker_memory_bytes == GIB
+    with pytest.raises(ValidationError, match=r"POOL_SIZE 3 times WORKER_MEMORY_BYTES \d+.* 4096"):
+        FaceRecogSettings(**for_two | {"pool_size": 3})
+    # What follows from the limit is never refused.
+    monkeypatch.setattr(settings, "memory_limit", lambda: GIB)
+    worker = FaceRecogSettings(object_store_url=STORE, pool_size=3).worker_memory_bytes
+    assert worker == MIN_WORKER_BYTES
 
 
 def test_a_wrong_pool_size_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +73,6 @@ def test_the_limit_of_a_container_is_kept(
     assert usable_cpus(tmp_path) == cpus
 
 
-GIB = 1024**3
-
-
 @pytest.mark.parametrize(
     ("files", "limit"),
     [
@@ -84,6 +94,6 @@ def test_the_memory_limit_of_a_container_is_kept(
         (tmp_path / name).write_text(content)
     assert memory_limit(tmp_path) == limit
     for workers in range(1, 33):
-        share = worker_memory(workers, tmp_path)
+        share = worker_memory(workers, limit)
         assert MIN_WORKER_BYTES <= share <= 2 * GIB
         assert share == MIN_WORKER_BYTES or workers * share < limit

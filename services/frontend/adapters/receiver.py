@@ -35,10 +35,7 @@ from services.frontend.groups import (
 )
 from services.frontend.search import SearchResult
 
-# On a machine that is busy with a roll-out, a late page is better than one that says "away".
-_TIMEOUT: Final = httpx.Timeout(15.0, connect=2.0)
-_UPLOAD_TIMEOUT: Final = httpx.Timeout(60.0, connect=2.0)
-"""Of what sends a picture, or has faces cut out of some: of a group up to ten."""
+_CONNECT_SECONDS: Final = 2.0
 
 _INSIST: Final = {"insist": "true"}
 _DOUBT: Final = "/query/insist"
@@ -76,11 +73,16 @@ class Receiver:
     """The receiver behind an HTTP client whose base URL is the receiver's.
 
     Every call raises :class:`ReceiverAwayError` when the receiver, or what it needs, is away, and
-    :class:`RefusedError` when it refuses the request.
+    :class:`RefusedError` when it refuses the request. It has ``seconds`` for an answer, and
+    ``upload_seconds`` where pictures are sent, fetched or cut.
     """
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, *, seconds: float = 15.0, upload_seconds: float = 60.0
+    ) -> None:
         self._client = client
+        self._timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
+        self._upload_timeout = httpx.Timeout(upload_seconds, connect=_CONNECT_SECONDS)
         self._small = asyncio.Semaphore(_SMALL_AT_ONCE)
 
     async def pictures(
@@ -147,7 +149,7 @@ class Receiver:
             b"Content-Length": str(size).encode(),
         }
         answer = await self._call(
-            "POST /images", "/images", content=body, headers=headers, timeout=_UPLOAD_TIMEOUT
+            "POST /images", "/images", content=body, headers=headers, timeout=self._upload_timeout
         )
         return _parse_list(_ACCEPTED, answer, "images")
 
@@ -186,7 +188,7 @@ class Receiver:
             "PUT /groups/{id}/person",
             f"/groups/{group_id}/person",
             json=body,
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
         return _parse(Named, answer)
 
@@ -208,7 +210,7 @@ class Receiver:
             "PUT /questions/{id}",
             f"/questions/{question_id}",
             json={"answer": answer},
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
 
     async def delete(self, picture_id: int) -> None:
@@ -233,7 +235,7 @@ class Receiver:
             f"{_person_address(person)}/pictures",
             params=_INSIST if insist else {},
             json=_face(picture_id, face) | ({"another": True} if another else {}),
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
 
     async def draw_face(
@@ -247,7 +249,7 @@ class Receiver:
             "POST /images/{id}/faces",
             f"/images/{picture_id}/faces",
             json={"box": asdict(box), "name": person or None, "another": another},
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
 
     async def strike_out_face(self, picture_id: int, face: int) -> None:
@@ -259,7 +261,7 @@ class Receiver:
         await self._call(
             "POST /images/{id}/faces/{index}/restore",
             f"/images/{picture_id}/faces/{face}/restore",
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
 
     async def unname_face(self, picture_id: int, face: int) -> None:
@@ -305,7 +307,7 @@ class Receiver:
             "POST /people/{name}/merge",
             f"{_person_address(person)}/merge",
             json={"name": other},
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
 
     async def take_back_merge(self, person: str, merge_id: int) -> None:
@@ -313,7 +315,7 @@ class Receiver:
         await self._call(
             "DELETE /people/{name}/merges/{id}",
             f"{_person_address(person)}/merges/{merge_id}",
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
 
     async def erase(self, person: str, *, pictures: bool) -> Erased:
@@ -322,7 +324,7 @@ class Receiver:
             "POST /people/{name}/erase",
             f"{_person_address(person)}/erase",
             json={"pictures": pictures},
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
         return _parse(Erased, answer)
 
@@ -330,7 +332,9 @@ class Receiver:
         """Yield all that is kept of a person, as JSON; whatever is wrong is raised at first."""
         address = f"{_person_address(person)}/export"
         with _answered("receiver GET /people/{name}/export"):
-            async with self._client.stream("GET", address, timeout=_UPLOAD_TIMEOUT) as response:
+            async with self._client.stream(
+                "GET", address, timeout=self._upload_timeout
+            ) as response:
                 if response.is_error:
                     await response.aread()
                     _check_away(response)
@@ -356,7 +360,7 @@ class Receiver:
             f"{_person_address(person)}/pictures",
             params=(_INSIST if insist else {}) | ({"another": "true"} if another else {}),
             **_form_of(file, size),
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
 
     async def search_picture(
@@ -371,7 +375,7 @@ class Receiver:
             "/search",
             params={} if face is None else {"face": face},
             **_form_of(file, size),
-            timeout=_UPLOAD_TIMEOUT,
+            timeout=self._upload_timeout,
         )
         return _parse(SearchResult, answer)
 
@@ -402,7 +406,7 @@ class Receiver:
         with _answered(f"receiver {operation}"):
             method = operation.partition(" ")[0]
             response = await self._client.request(
-                method, address, **{"timeout": _TIMEOUT, **arguments}
+                method, address, **{"timeout": self._timeout, **arguments}
             )
             _check_away(response)
         if response.is_error:

@@ -5,8 +5,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from services.common.ops import Lifecycle
-from services.common.settings import HttpSettings
 from services.frontend.app import create_app
+from services.frontend.settings import FrontendSettings
 from services.frontend.tests.browser import Site, chromium
 from services.frontend.tests.fake_receiver import FakeReceiver
 from services.testing.pipeline import Pipeline, pipeline
@@ -43,7 +43,7 @@ async def page(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://receiver") as client,
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(client, lifecycle, HttpSettings())),
+            transport=httpx.ASGITransport(create_app(client, lifecycle, FrontendSettings())),
             base_url="http://page",
         ) as browser,
     ):

@@ -23,13 +23,11 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.ioloop import IOLoop
 from tornado.iostream import StreamClosedError
 
-from services.common.doorbell import CHANNEL, TOPIC, parse_ring
+from services.common.doorbell import parse_ring
 from services.common.logs import Outage
+from services.common.settings import CHANNEL, TOPIC
 
 log = structlog.get_logger(__name__)
-
-MESSAGE_TIMEOUT_SECONDS: Final = 20.0
-"""After so long without TOUCH nsqd gives the message to somebody else; shorter than the lease."""
 
 _LOOKUP_SECONDS: Final = 2
 _HEARTBEAT_SECONDS: Final = 5
@@ -38,14 +36,19 @@ _FLUSH_SECONDS: Final = 2.0
 
 
 class NsqQueue:
-    """Rings from every nsqd that the nsqlookupd instances know; ``lookupd_urls`` are HTTP."""
+    """Rings from every nsqd that the nsqlookupd instances know; ``lookupd_urls`` are HTTP.
+
+    After ``message_timeout`` seconds without TOUCH nsqd gives a message to somebody else.
+    """
 
     def __init__(
         self,
         lookupd_urls: Sequence[str],
         *,
         max_in_flight: int,
-        message_timeout: float = MESSAGE_TIMEOUT_SECONDS,
+        message_timeout: float,
+        topic: str = TOPIC,
+        channel: str = CHANNEL,
     ) -> None:
         for name in ("nsq", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -57,8 +60,8 @@ class NsqQueue:
         self._paused = False
         self._stopped = False
         self._reader = _Reader(
-            TOPIC,
-            CHANNEL,
+            topic,
+            channel,
             message_handler=self._on_message,
             lookupd_http_addresses=list(lookupd_urls),
             max_tries=0,

@@ -13,10 +13,11 @@ from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.faces import says_of
-from services.common.images import FINAL, LEASE_MS, MAX_ATTEMPTS, Status
+from services.common.images import FINAL, Rules, Status
 from services.common.people import find_likely, machine_says
 from services.common.tables import face_encodings, faces, images, is_due
 from services.image_processor.domain import (
+    Backoff,
     Claim,
     Outcome,
     Processed,
@@ -27,9 +28,18 @@ from services.image_processor.domain import (
 class DatabaseRows:
     """Claims and finishes, each in one transaction whose condition decides."""
 
-    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: DatabaseClock,
+        *,
+        rules: Rules = Rules(),  # noqa: B008, it is frozen
+        backoff: Backoff = Backoff(),  # noqa: B008
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._rules = rules
+        self._backoff = backoff
 
     async def pending(self, limit: int) -> list[int]:
         """Return the ids of the oldest images that wait."""
@@ -48,8 +58,8 @@ class DatabaseRows:
         token = secrets.token_hex(16)
         due = sa.and_(
             images.c.status.in_([Status.FAILED, Status.PROCESSING]),
-            is_due(images, now),
-            images.c.attempt < MAX_ATTEMPTS,
+            is_due(images, now, self._rules.latest_due_ms),
+            images.c.attempt < self._rules.max_attempts,
         )
         claiming = (
             sa.update(images)
@@ -58,7 +68,7 @@ class DatabaseRows:
                 status=Status.PROCESSING,
                 attempt=images.c.attempt + 1,
                 claim_token=token,
-                due_at=now + LEASE_MS,
+                due_at=now + self._rules.lease_ms,
                 updated_at=now,
             )
         )
@@ -71,14 +81,15 @@ class DatabaseRows:
 
     async def renew(self, claim: Claim) -> bool:
         """Prolong the lease; ``False`` when the claim is lost."""
-        renewing = sa.update(images).where(*_ours(claim)).values(due_at=self._clock() + LEASE_MS)
+        until = self._clock() + self._rules.lease_ms
+        renewing = sa.update(images).where(*_ours(claim)).values(due_at=until)
         async with self._database.transaction() as connection:
             return (await connection.execute(renewing)).rowcount == 1
 
     async def finish(self, claim: Claim, outcome: Outcome) -> str | None:
         """Store the outcome and return how the attempt ended; ``None`` when the claim is lost."""
         now = self._clock()
-        new = change(claim, outcome, random=random.random)
+        new = change(claim, outcome, random=random.random, rules=self._rules, backoff=self._backoff)
         values: dict[str, Any] = {
             "status": new.status,
             "attempt": new.attempt,

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import structlog
 
-from services.image_processor.breaker import MAX_COOL_DOWN, THRESHOLD, Breaker, State
+from services.image_processor.breaker import THRESHOLD, Breaker, Limits, State
 
 
 class Recogniser:
@@ -150,7 +150,23 @@ async def test_jitter_spreads_the_cool_down(
     _open(breaker)
     await virtual_time.advance(500)
     assert virtual_time.slept[:2] == pytest.approx(expected, rel=1e-4)
-    assert max(virtual_time.slept) <= MAX_COOL_DOWN
+    assert max(virtual_time.slept) <= Limits.longest_cool_down
+    await breaker.close()
+
+
+async def test_its_limits_are_told_to_it(recogniser: Recogniser, virtual_time: Any) -> None:
+    breaker = Breaker(
+        recogniser.ping,
+        on_change=lambda _: None,
+        time=virtual_time,
+        random=lambda: 0.5,
+        limits=Limits(faults=2, first_cool_down=3, longest_cool_down=7),
+    )
+    breaker.fault()
+    assert breaker.state is State.CLOSED
+    breaker.fault()
+    await virtual_time.advance(500)
+    assert virtual_time.slept[:4] == [3, 6, 7, 7]
     await breaker.close()
 
 

@@ -11,7 +11,8 @@ import httpx
 import pytest
 import structlog
 
-from services.common.doorbell import CHANNEL, TOPIC, NsqDoorbell
+from services.common.doorbell import NsqDoorbell
+from services.common.settings import CHANNEL, TOPIC
 from services.image_processor.adapters import nsq_queue
 from services.image_processor.adapters.nsq_queue import NsqQueue, NsqRing
 from services.testing.servers import Nsqd, Nsqlookupd, free_port
@@ -25,7 +26,8 @@ async def connect(nsqlookupd: Nsqlookupd) -> AsyncIterator[Connect]:
     queues = []
 
     def make(**arguments: Any) -> NsqQueue:
-        queues.append(NsqQueue([nsqlookupd.http_url], max_in_flight=4, **arguments))
+        given = {"message_timeout": 20.0, **arguments}
+        queues.append(NsqQueue([nsqlookupd.http_url], max_in_flight=4, **given))
         return queues[-1]
 
     yield make
@@ -242,7 +244,7 @@ async def test_a_clock_that_is_set_back_stops_no_timer(
 async def test_lookupd_absent_at_start_and_there_later(tmp_path: Path) -> None:
     lookupd = Nsqlookupd(tmp_path)
     with structlog.testing.capture_logs() as logs:
-        queue = NsqQueue([lookupd.http_url], max_in_flight=2)
+        queue = NsqQueue([lookupd.http_url], max_in_flight=2, message_timeout=20.0)
         taking = asyncio.create_task(queue.take())
         await eventually(lambda: logs)
         assert not taking.done()
@@ -267,7 +269,7 @@ async def test_lookupd_absent_at_start_and_there_later(tmp_path: Path) -> None:
 async def test_one_of_two_lookupds_is_enough(nsqlookupd: Nsqlookupd, nsqd: Nsqd) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     with structlog.testing.capture_logs() as logs:
-        queue = NsqQueue([dead, nsqlookupd.http_url], max_in_flight=4)
+        queue = NsqQueue([dead, nsqlookupd.http_url], max_in_flight=4, message_timeout=20.0)
         await eventually(_ready(nsqd, 1))
         await eventually(lambda: dead in str(logs))
     assert [entry["event"] for entry in logs if "nsqlookupd" in entry["event"]] == [

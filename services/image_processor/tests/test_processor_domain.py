@@ -1,7 +1,8 @@
 import pytest
 
-from services.common.images import MAX_ATTEMPTS, Status
+from services.common.images import Rules, Status
 from services.image_processor.domain import (
+    Backoff,
     Change,
     Claim,
     Failed,
@@ -10,25 +11,29 @@ from services.image_processor.domain import (
     Rejected,
     Released,
     Unanswered,
-    backoff_ms,
     change,
 )
 
+RULES = Rules(max_attempts=5)
+BACKOFF = Backoff(first_ms=2_000, longest_ms=20_000)
 
-def _change(outcome: Outcome, attempt: int) -> Change:
+
+def _change(outcome: Outcome, attempt: int, rules: Rules = RULES) -> Change:
     claim = Claim(1, "a.jpg", attempt, "token")
-    return change(claim, outcome, random=lambda: 0.5)
+    return change(claim, outcome, random=lambda: 0.5, rules=rules, backoff=BACKOFF)
 
 
 def test_the_pause_doubles_with_jitter_and_a_cap() -> None:
-    assert [backoff_ms(n, lambda: 0.5) for n in range(1, 6)] == [2000, 4000, 8000, 16000, 20000]
-    assert [backoff_ms(n, lambda: 0.0) for n in range(1, 5)] == [1600, 3200, 6400, 12800]
-    assert [backoff_ms(n, lambda: 1.0) for n in range(1, 5)] == [2400, 4800, 9600, 19200]
+    assert [BACKOFF.after(n, lambda: 0.5) for n in range(1, 6)] == [2000, 4000, 8000, 16000, 20000]
+    assert [BACKOFF.after(n, lambda: 0.0) for n in range(1, 5)] == [1600, 3200, 6400, 12800]
+    assert [BACKOFF.after(n, lambda: 1.0) for n in range(1, 5)] == [2400, 4800, 9600, 19200]
+    others = Backoff(first_ms=100, longest_ms=300)
+    assert [others.after(n, lambda: 0.5) for n in range(1, 5)] == [100, 200, 300, 300]
 
 
-@pytest.mark.parametrize("attempt", range(1, MAX_ATTEMPTS + 1))
+@pytest.mark.parametrize("attempt", range(1, RULES.max_attempts + 1))
 def test_what_an_outcome_makes_of_the_row(attempt: int) -> None:
-    last = attempt == MAX_ATTEMPTS
+    last = attempt == RULES.max_attempts
     assert _change(Processed((), 1, 1, "e"), attempt) == Change(
         Status.PROCESSED, attempt, None, None
     )
@@ -40,9 +45,15 @@ def test_what_an_outcome_makes_of_the_row(attempt: int) -> None:
         assert failed == Change(Status.DEAD, attempt, None, "broken")
         assert timed_out == Change(Status.DEAD, attempt, None, "slow")
     else:
-        pause = backoff_ms(attempt, lambda: 0.5)
+        pause = BACKOFF.after(attempt, lambda: 0.5)
         assert failed == Change(Status.FAILED, attempt, pause, "broken")
         assert timed_out == Change(Status.PENDING, attempt, 10_000, "slow")
+
+
+def test_the_last_attempt_is_the_one_that_the_rules_say() -> None:
+    twice = Rules(max_attempts=2)
+    assert _change(Failed("broken"), 1, twice).status is Status.FAILED
+    assert _change(Failed("broken"), 2, twice).status is Status.DEAD
 
 
 def test_an_error_fits_its_column() -> None:

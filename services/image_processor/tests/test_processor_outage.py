@@ -9,11 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.doorbell import CHANNEL, TOPIC, NsqDoorbell
+from services.common.doorbell import NsqDoorbell
 from services.common.facerecog.client import RecogniserClient
 from services.common.logs import Outage
 from services.common.objects import ObjectStore
-from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.common.settings import CHANNEL, TOPIC, DatabaseSettings, ObjectStoreSettings
 from services.common.tables import images
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.recogniser import GrpcRecogniser
@@ -48,7 +48,7 @@ async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
     nsqlookupd: Nsqlookupd,
 ) -> None:
     bench.recogniser, bench.ping = GrpcRecogniser(client), client.ping
-    queue = NsqQueue([nsqlookupd.http_url], max_in_flight=4)
+    queue = NsqQueue([nsqlookupd.http_url], max_in_flight=4, message_timeout=20.0)
     doorbell = NsqDoorbell(nsqd.http_url)
     ids = await bench.submit(*[b"hang"] * 2, *[b"face"] * 8)
     await doorbell.ring(ids[:2])

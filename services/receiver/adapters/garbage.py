@@ -15,15 +15,18 @@ from services.receiver.domain import Removal
 class DatabaseGarbage:
     """The port ``Garbage`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+    def __init__(
+        self, database: Database, clock: DatabaseClock, *, storing_ms: int = STORING_MS
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._storing_ms = storing_ms
 
     async def expect(self, key: str) -> None:
         """Note that an object is about to be stored."""
         async with self._database.transaction() as connection:
             await connection.execute(
-                sa.insert(garbage).values(object_key=key, due_at=self._clock() + STORING_MS)
+                sa.insert(garbage).values(object_key=key, due_at=self._clock() + self._storing_ms)
             )
 
     async def discard(self, key: str) -> None:

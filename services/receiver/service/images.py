@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from services.common.faces import Box
-from services.common.images import MAX_PICTURE_BYTES, PICTURES, STORING_MS
+from services.common.images import MAX_PICTURE_BYTES, PICTURES
 from services.common.objects import (
     ObjectNotFoundError,
     ObjectStoreUnavailableError,
@@ -205,9 +205,7 @@ class Images:
 
 def took_too_long() -> ObjectStoreUnavailableError:
     """Return the error of an object whose removal may have begun before its row was stored."""
-    return ObjectStoreUnavailableError(
-        f"storing took more than {STORING_MS // 1000} s; nothing was kept"
-    )
+    return ObjectStoreUnavailableError("storing took too long; nothing was kept")
 
 
 def _lost(image_id: int) -> NotFoundError:

@@ -97,6 +97,19 @@ def test_what_stalls_is_told_and_cut(serve: Serve) -> None:
     assert httpx.get(f"{process.url}/images").json()["images"] == []
 
 
+def test_a_connection_without_a_request_is_kept_for_as_long_as_is_set(serve: Serve) -> None:
+    head = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+    _, clients = serve(keep_alive_seconds=1, head_seconds=600)
+    (closed,) = clients.send(head)
+    assert b"200 OK" in answer(closed)  # reads until the server closes
+    _, clients = serve(keep_alive_seconds=600, head_seconds=1)
+    (kept,) = clients.send(head)
+    assert b"200 OK" in kept.recv(4096)
+    for _ in range(20):
+        kept.sendall(head)
+        assert b"200 OK" in kept.recv(4096)
+
+
 def test_what_drips_is_cut_at_the_whole_deadline(serve: Serve) -> None:
     _, clients = serve(body_idle_seconds=60, head_seconds=1, body_seconds=1)
     for sent, drop in (
@@ -211,8 +224,10 @@ def test_memory_and_disk_stay_within_what_the_pod_has(serve: Serve) -> None:
 
 
 def test_an_upload_that_finds_no_space_is_told_so(serve: Serve) -> None:
-    process, clients = serve(max_spool_bytes=2_000_000, body_idle_seconds=60, body_seconds=60)
-    (other,) = clients.send(HEAD + b"Content-Length: 3000000\r\n\r\n" + PART + b"x" * 1_500_000)
+    process, clients = serve(
+        max_upload_bytes=2_000_000, max_spool_bytes=2_000_000, body_idle_seconds=60, body_seconds=60
+    )
+    (other,) = clients.send(HEAD + b"Content-Length: 1900000\r\n\r\n" + PART + b"x" * 1_500_000)
     with httpx.Client(base_url=process.url, timeout=60) as client:
         refused = client.post("/images", files={"files": ("a", b"x" * 1_900_000)})
         assert refused.status_code == 503

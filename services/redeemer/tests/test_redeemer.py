@@ -13,12 +13,13 @@ from services.common.changes import changed_person
 from services.common.clock import database_now
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell, PolledRows
+from services.common.images import Rules
 from services.common.objects import ObjectStoreUnavailableError
 from services.common.settings import DatabaseSettings
 from services.common.tables import events, images, longest_wait
 from services.redeemer.adapters import DatabaseRows
 from services.redeemer.collecting import Collector, Removal
-from services.redeemer.domain import BATCH, ENOUGH_RINGS, EVENTS_BATCH
+from services.redeemer.domain import BATCH, EVENTS_BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
 from services.redeemer.service import Redeemer
 from services.testing.fixtures import new_mariadb_settings
@@ -27,6 +28,7 @@ from services.testing.servers import MariaDb, Nsqd, free_port
 from services.testing.waiting import eventually
 
 NOW = 1_000_000
+ENOUGH_RINGS = 1000
 
 
 class Bell:
@@ -63,15 +65,24 @@ class Bell:
 
 
 class Bench:
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, *, rules: Rules | None = None, ring_again_ms: int = 10_000
+    ) -> None:
         self.database = database
+        self.rules = rules or Rules()
+        self.ring_again_ms = ring_again_ms
         self.bell = Bell()
         self.now = NOW
         self.redeemer = self.replica(database)
 
     def replica(self, database: Database, doorbell: Any = None) -> Redeemer:
-        rows = DatabaseRows(database, lambda: sa.literal(self.now, sa.BigInteger()))
-        return Redeemer(rows=rows, doorbell=doorbell or self.bell)
+        rows = DatabaseRows(
+            database,
+            lambda: sa.literal(self.now, sa.BigInteger()),
+            rules=self.rules,
+            ring_again_ms=self.ring_again_ms,
+        )
+        return Redeemer(rows=rows, doorbell=doorbell or self.bell, enough_rings=ENOUGH_RINGS)
 
     async def add(self, count: int = 1, **values: Any) -> None:
         row = {
@@ -524,6 +535,49 @@ async def test_two_processes_ring_a_real_nsqd_and_outlive_its_absence(
         assert output.count("queue is away") == 1
         assert "Traceback" not in output
     await doorbell.close()
+
+
+async def test_what_is_set_decides_when_an_image_is_dead_and_where_it_rings(
+    mariadb_database: tuple[Database, str], nsqd: Nsqd, tmp_path: Path
+) -> None:
+    database, url = mariadb_database
+    bench = Bench(database)
+    await bench.add(status="processing", attempt=2, due_at=NOW)
+    await bench.add(status="processing", attempt=1, due_at=NOW)
+    settings = {
+        "DATABASE_URL": url,
+        "OBJECT_STORE_URL": tmp_path.as_uri(),
+        "NSQD_URL": nsqd.http_url,
+        "NSQ_TOPIC": "photos",
+        "MAX_ATTEMPTS": "2",
+        "RING_AGAIN_SECONDS": "500",
+    }
+    doorbell = NsqDoorbell(nsqd.http_url, topic="photos")
+    async with running("services.redeemer", **settings):
+
+        async def rung() -> bool:
+            return await doorbell.depth() == 1
+
+        await eventually(rung)
+        dead, pending = await bench.rows()
+        assert (dead.status, pending.status) == ("dead", "pending")
+        assert dead.error == "processing did not finish in time, attempt 2 of 2"
+        async with database.reading() as connection:
+            left = sa.select(images.c.due_at - database_now()).where(images.c.id == pending.id)
+            assert 400_000 < (await connection.scalar(left) or 0) <= 500_000
+    await doorbell.close()
+
+
+async def test_a_lease_that_is_longer_than_by_default_is_left_to_its_owner(
+    database: Database,
+) -> None:
+    bench = Bench(database, rules=Rules(lease_ms=400_000))
+    await bench.add(status="processing", attempt=1, due_at=NOW + 400_000)
+    await bench.redeemer.sweep()
+    assert (await bench.row()).status == "processing"
+    bench.now += 400_001
+    await bench.redeemer.sweep()
+    assert (await bench.row()).status == "pending"
 
 
 async def _metric(process: ServiceProcess, name: str) -> float:

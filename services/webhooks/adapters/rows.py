@@ -31,7 +31,7 @@ from services.common.tables import (
     webhook_positions,
 )
 from services.common.webhooks import DeliveryStatus, WebhookType
-from services.webhooks.domain import BATCH, KEPT_MS, LEASE_MS, LONGEST_PAUSE_MS, Delivery, Endpoint
+from services.webhooks.domain import BATCH, LEASE_MS, LONGEST_PAUSE_MS, Delivery, Endpoint
 
 log = structlog.get_logger(__name__)
 
@@ -47,9 +47,10 @@ _TYPES: Final = {
 class DatabaseRows:
     """The port ``Rows`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+    def __init__(self, database: Database, clock: DatabaseClock, *, kept_ms: int) -> None:
         self._database = database
         self._clock = clock
+        self._kept_ms = kept_ms
 
     async def make(self, endpoints: Sequence[Endpoint]) -> bool:
         """Make deliveries of the next changes; tell whether there may be more of them."""
@@ -221,7 +222,7 @@ class DatabaseRows:
         table = webhook_deliveries
         first = sa.select(table.c.id, table.c.created_at).order_by(table.c.id).limit(BATCH)
         oldest = first.subquery()
-        old = sa.select(oldest.c.id).where(oldest.c.created_at < self._clock() - KEPT_MS)
+        old = sa.select(oldest.c.id).where(oldest.c.created_at < self._clock() - self._kept_ms)
         async with self._database.reading() as connection:
             ids = (await connection.scalars(old)).all()
         if ids:

@@ -10,22 +10,25 @@ from typing import Final
 
 import httpx
 
-from services.webhooks.domain import AT_ONCE, TRY_SECONDS, Delivery, Endpoint, sign
+from services.webhooks.domain import Delivery, Endpoint, sign
 
 _MOST_READ: Final = 4096
 """Bytes of an answer; a longer one is cut off with its connection."""
 
 
 class HttpSender:
-    """The port ``Sender``. It follows no redirect: an operator said where to send to."""
+    """The port ``Sender``. It follows no redirect: an operator said where to send to.
 
-    def __init__(self, *, seconds: float = TRY_SECONDS) -> None:
+    An endpoint has ``seconds`` for its whole answer, and ``at_once`` requests at a time.
+    """
+
+    def __init__(self, *, seconds: float, at_once: int) -> None:
         self._seconds = seconds
         self._client = httpx.AsyncClient(
             follow_redirects=False,
             trust_env=False,
             timeout=seconds,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=4 * AT_ONCE),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=4 * at_once),
         )
 
     async def close(self) -> None:

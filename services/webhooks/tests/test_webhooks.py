@@ -29,9 +29,11 @@ from services.testing.waiting import eventually
 from services.webhooks.adapters.endpoints import EndpointsError, EndpointsFile, read_endpoints
 from services.webhooks.adapters.rows import DatabaseRows
 from services.webhooks.adapters.sender import HttpSender
-from services.webhooks.domain import AT_ONCE, KEPT_MS, LEASE_MS, PAUSES_MS, Endpoint, pause_ms
+from services.webhooks.domain import LEASE_MS, PAUSES_MS, Endpoint, pause_ms
 from services.webhooks.service import Webhooks
 
+AT_ONCE = 4
+KEPT_MS = 7 * 24 * 3_600_000
 SECRET = "whsec_" + "QUJD" * 8
 KEY = b"ABC" * 8
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -99,12 +101,15 @@ class Bench:
         self.database = database
         self.endpoints = endpoints
         self.later = 0
-        self.rows = DatabaseRows(database, lambda: database_now() + self.later)
-        self.sender = HttpSender(seconds=5)
+        self.rows = DatabaseRows(database, lambda: database_now() + self.later, kept_ms=KEPT_MS)
+        self.sender = HttpSender(seconds=5, at_once=AT_ONCE)
 
     def worker(self, rows: Any = None, sender: Any = None) -> Webhooks:
         return Webhooks(
-            rows=rows or self.rows, sender=sender or self.sender, endpoints=lambda: self.endpoints
+            rows=rows or self.rows,
+            sender=sender or self.sender,
+            endpoints=lambda: self.endpoints,
+            at_once=AT_ONCE,
         )
 
     async def image(self, number: int, status: str = "processed") -> None:
@@ -305,7 +310,7 @@ async def test_an_endpoint_that_is_not_there_or_says_nothing_is_tried_again(benc
         bench.endpoints = [gone, silent]
         hook.answer = asyncio.Event().wait  # type: ignore[assignment]
         await bench.image(1)
-        sender = HttpSender(seconds=0.1)
+        sender = HttpSender(seconds=0.1, at_once=AT_ONCE)
         await bench.run(bench.worker(sender=sender))
         await sender.close()
         errors = {row.endpoint: row.error for row in await bench.deliveries()}

@@ -1,0 +1,110 @@
+"""What an operator turns reaches the real process, and what cannot be is refused."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from services.common.clock import database_now
+from services.common.objects import ObjectStore
+from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.common.tables import images
+from services.image_processor import settings
+from services.image_processor.settings import ImageProcessorSettings
+from services.testing.processes import running
+from services.testing.servers import Nsqd, Nsqlookupd
+from services.testing.waiting import eventually
+
+MIB = 1024**2
+MANIFEST = Path(__file__).parents[3] / "base/image-processor/deployment.yaml"
+
+
+def given(**more: Any) -> ImageProcessorSettings:
+    return ImageProcessorSettings(
+        database_url="sqlite+aiosqlite:///nowhere",
+        object_store_url="file:///nowhere",
+        face_recog_target="nowhere",
+        **more,
+    )
+
+
+def test_a_ring_times_out_between_a_renewal_and_the_end_of_the_lease() -> None:
+    for lease in (30, 90, 600):
+        one = given(lease_seconds=lease)
+        assert one.renew_seconds < one.message_timeout_seconds < lease
+        assert one.rules.lease_ms == 1000 * lease
+
+
+def test_pictures_in_flight_take_no_more_memory_than_there_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = re.search(r"limits: .*memory: (\d+)Gi", MANIFEST.read_text())
+    assert limit, "the default fits into what the manifest gives"
+    monkeypatch.setattr(settings, "memory_limit", lambda: int(limit[1]) * 1024 * MIB)
+    assert given().concurrency == 4
+    monkeypatch.setattr(settings, "memory_limit", lambda: 512 * MIB)
+    with pytest.raises(ValidationError, match=r"CONCURRENCY 4 .* 880 MiB .* there are 512: lower"):
+        given()
+
+
+@pytest.fixture
+def environment(
+    database_settings: DatabaseSettings,
+    folder_store_settings: ObjectStoreSettings,
+    recogniser_server: Any,
+) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database_settings.database_url,
+        "OBJECT_STORE_URL": folder_store_settings.object_store_url,
+        "FACE_RECOG_TARGET": recogniser_server.target,
+    }
+
+
+async def test_what_is_set_decides_when_an_image_is_dead_and_how_long_a_claim_lasts(
+    bench: Any,
+    environment: dict[str, str],
+    folder_store_settings: ObjectStoreSettings,
+    recogniser_server: Any,
+) -> None:
+    store = ObjectStore(folder_store_settings)
+    await store.put("pictures/p0", b"poison")
+    await store.put("pictures/p1", b"hang")
+    environment |= {"MAX_ATTEMPTS": "1", "LEASE_SECONDS": "500"}
+    async with running("services.image_processor", **environment) as process:
+        bad, slow = await bench.submit(b"poison", b"hang")
+
+        async def statuses() -> bool:
+            return bool(await bench.statuses() == ["dead", "processing"])
+
+        await eventually(statuses)
+        assert (await bench.row(bad)).attempt == 1
+        async with bench.database.reading() as connection:
+            left = sa.select(images.c.due_at - database_now()).where(images.c.id == slow)
+            assert 400_000 < (await connection.scalar(left) or 0) <= 500_000
+        recogniser_server.servicer.release.set()
+        process.terminate()
+        assert (await process.ended())[0] == 0
+
+
+async def test_it_listens_to_the_topic_and_channel_that_are_set(
+    environment: dict[str, str], nsqd: Nsqd, nsqlookupd: Nsqlookupd
+) -> None:
+    environment |= {
+        "NSQLOOKUPD_URLS": f'["{nsqlookupd.http_url}"]',
+        "NSQ_TOPIC": "photos",
+        "NSQ_CHANNEL": "faces",
+    }
+    address = f"{nsqd.http_url}/stats?format=json&topic=photos"
+    async with running("services.image_processor", **environment), httpx.AsyncClient() as client:
+
+        async def listens() -> bool:
+            topics = (await client.get(address)).json()["topics"] or ()
+            return [one["channel_name"] for topic in topics for one in topic["channels"]] == [
+                "faces"
+            ]
+
+        await eventually(listens)
