@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs manifests images servers samples bench faults clean venv venv-dev
+.PHONY: bootstrap quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -21,7 +21,7 @@ test-long: venv-dev samples ## run the long tests: thousands of random schedules
 test-bare: venv-dev samples ## run them in a fresh clone with no tool on PATH: pass, or say what to install
 	@scripts/test-bare $(ARGS)
 
-check: venv-dev ## lint, types, formatting, import rules, lock files and stubs
+check: venv-dev ## lint, types, formatting, import rules, lock files, stubs and the page of settings
 	@scripts/check
 
 format: venv-dev ## format the code and fix what can be fixed
@@ -39,6 +39,9 @@ lock: venv-dev ## write the hash-locked requirements anew after a change in pypr
 
 stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs
+
+settings: venv-dev ## write docs/settings.md anew after a change of a setting
+	@$(python) -m scripts.settings
 
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 	@$(python) -m scripts.quantise

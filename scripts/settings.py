@@ -1,0 +1,166 @@
+"""Write docs/settings.md from the classes of settings; with --check, only say whether it is old."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from services.common import settings as common
+
+_ROOT: Final = Path(__file__).resolve().parents[1]
+PAGE: Final = _ROOT / "docs/settings.md"
+
+_MIB: Final = 1024**2
+_UNITS: Final = {"seconds": "s", "bytes": "bytes", "days": "days"}
+_KINDS: Final = {"file": "file", "folder": "folder", "url": "URL", "urls": "JSON", "port": "port"}
+_BOUNDS: Final = (
+    (Ge, "ge", "at least"),
+    (Gt, "gt", "over"),
+    (Le, "le", "at most"),
+    (Lt, "lt", "below"),
+)
+
+_HEAD: Final = """\
+<!-- Written by `make settings` from services/*/settings.py. -->
+# Settings
+
+A service reads its settings from its environment, or else from lines of a file `.env` in the folder
+in which it is started ([.env.example](../.env.example) has some of `make run`). One that is wrong
+or missing ends it with one line that says which, what it has and what to do, and so do two that do
+not go together. There is no other list: this page is written from the classes in
+`services/*/settings.py`, and what is not here is no setting but a fact of a format, of an algorithm
+or of how services speak with one another.
+
+In a cluster, settings are lines of the ConfigMaps that `base/` generates, one for each service; an
+overlay changes some, and pods are replaced:
+
+```yaml
+configMapGenerator:
+- name: image-processor
+  behavior: merge
+  literals:
+  - CONCURRENCY=8
+```
+
+What several services must have alike stands in a ConfigMap for all that read it: `object-store`,
+`nsq` and `claims`. Change it there; `make manifests` says when two differ. `make run` tells all its
+services the same environment, so a name that two services read is one setting there.
+"""
+
+
+@cache
+def settings_class(service: str) -> type[BaseSettings] | None:
+    """Return the class of all that a folder of services/ reads; None when it has no settings."""
+    try:
+        module = importlib.import_module(f"services.{service}.settings")
+    except ModuleNotFoundError:
+        return None
+    own = (found for found in vars(module).values() if _is_of(module.__name__, found))
+    # One may be a part of another.
+    return max(own, key=lambda found: len(found.model_fields), default=None)
+
+
+def _is_of(module: str, found: object) -> bool:
+    return (
+        isinstance(found, type) and issubclass(found, BaseSettings) and found.__module__ == module
+    )
+
+
+def services() -> Mapping[str, type[BaseSettings]]:
+    """Return the class of settings of every service, by its folder."""
+    folders = sorted(one.parent.name for one in _ROOT.glob("services/*/settings.py"))
+    found = {name: settings_class(name) for name in folders if name != "common"}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def page() -> str:
+    """Return the page."""
+    return _HEAD + "".join([*_groups(), *_own()])
+
+
+def _groups() -> Iterator[str]:
+    """Yield a section for each group that several services may read."""
+    for group in vars(common).values():
+        if not _is_of(common.__name__, group) or group.__name__.startswith("_"):
+            continue
+        readers = [name for name, one in services().items() if issubclass(one, group)]
+        whose = {name: group.model_fields[name] for name in group.__annotations__}
+        if whose:
+            yield f"\n## {_title(group)}\n\nRead by {', '.join(readers)}.\n\n{_table(whose)}"
+
+
+def _own() -> Iterator[str]:
+    """Yield a section for each service that reads something of its own."""
+    for service, whole in services().items():
+        mine = [one for one in reversed(whole.__mro__) if one.__module__ == whole.__module__]
+        names = dict.fromkeys(name for one in mine for name in one.__annotations__)
+        if names:
+            table = _table({name: whole.model_fields[name] for name in names})
+            yield f"\n## {service}\n\n{table}"
+
+
+def _title(group: type[BaseSettings]) -> str:
+    return (inspect.getdoc(group) or "").splitlines()[0].rstrip(".")
+
+
+def _table(fields: Mapping[str, FieldInfo]) -> str:
+    lines = ["| Setting | Default | Value | What it is, and when to turn it |", "|---|---|---|---|"]
+    lines += [
+        f"| `{name.upper()}` | {_default(name, field)} | {_value(name, field)} |"
+        f" {_escaped(field.description or '')} |"
+        for name, field in fields.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return "must be set"
+    if field.default_factory:
+        return "by the machine"
+    if field.default is None:
+        return "none"
+    if name.endswith("_bytes") and field.default % _MIB == 0:
+        return f"`{field.default}`, {field.default // _MIB} MiB"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def _value(name: str, field: FieldInfo) -> str:
+    last = name.rpartition("_")[2]
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{one}`" for one in get_args(field.annotation))
+    if field.annotation not in (int, float):
+        return _KINDS.get(last, "text")
+    kind = _KINDS.get(last) or _UNITS.get(last, "number")
+    return ", ".join([kind, *([] if kind == "port" else _bounds(field))])
+
+
+def _bounds(field: FieldInfo) -> Iterable[str]:
+    for bound, attribute, word in _BOUNDS:
+        for one in field.metadata:
+            if isinstance(one, bound):
+                yield f"{word} {getattr(one, attribute)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|").replace("<", "&lt;")
+
+
+def main() -> None:
+    """Write the page, or compare it."""
+    if sys.argv[1:] == ["--check"]:
+        if not PAGE.exists() or PAGE.read_text() != page():
+            raise SystemExit("docs/settings.md is old: run 'make settings'")
+        return
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
