@@ -59,6 +59,8 @@ RULES: Final[tuple[Rule, ...]] = (
     secrets.database_users,
     secrets.database_names,
     settings.settings,
+    settings.one_for_all,
+    settings.deadlines,
     settings.secret_values,
     settings.variables,
     cloud.load_balancer,

@@ -1,5 +1,6 @@
 """What takes the place of workloads on AWS: load balancer, secrets, volumes."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -7,10 +8,9 @@ from typing import Any, Final
 from scripts.manifests.design import LONGEST_JOB_SECONDS, NAMESPACE, NODE_PORTS
 from scripts.manifests.model import Document, Finding, Manifests, at, items, mapping, title
 from scripts.manifests.rules.fields import Must, broken, exactly, said
+from scripts.manifests.rules.settings import values_of
 
 _PREFIX: Final = "alb.ingress.kubernetes.io/"
-# uvicorn closes an idle connection after 75 s.
-_KEEP_ALIVE_SECONDS: Final = 75
 
 
 def _matches(pattern: str) -> Callable[[Any], bool]:
@@ -83,8 +83,9 @@ def load_balancer(manifests: Manifests) -> Iterator[Finding]:
 
 def _times(manifests: Manifests, where: str, annotations: dict[str, Any]) -> Iterator[Finding]:
     idle = _attribute(annotations, "idle_timeout.timeout_seconds")
-    if idle is None or not LONGEST_JOB_SECONDS <= idle < _KEEP_ALIVE_SECONDS:
-        advice = f"{said(idle)}: set {LONGEST_JOB_SECONDS} to {_KEEP_ALIVE_SECONDS - 1}"
+    keep_alive = min(values_of(manifests, "KEEP_ALIVE_SECONDS").values(), default=math.inf)
+    if idle is None or not LONGEST_JOB_SECONDS <= idle < keep_alive:
+        advice = f"{said(idle)}: set {LONGEST_JOB_SECONDS} to {keep_alive - 1:g}"
         field = f"metadata.annotations.{_PREFIX}load-balancer-attributes"
         yield Finding(where, field, f"idle_timeout.timeout_seconds {advice}")
     delay = _attribute(annotations, "deregistration_delay.timeout_seconds")

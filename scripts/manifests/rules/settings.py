@@ -1,7 +1,7 @@
 """What stands in the environment of our own processes is what they read."""
 
-import importlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -9,11 +9,15 @@ from typing import Annotated, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings
 
 from scripts.manifests.design import ENVIRONMENT_SECRETS
 from scripts.manifests.model import Document, Finding, Manifests, at, items, mapping
-from services.common.settings import Settings
+from scripts.settings import settings_class
+from services.common.settings import ClaimSettings, NsqSettings
+
+_ONE_FOR_ALL: Final = (*NsqSettings.model_fields, *ClaimSettings.model_fields, "max_upload_bytes")
+"""Who has another value than the others breaks what they do, or refuses what they take."""
+
 
 _SECRET_NAME: Final = re.compile("PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL")
 _CREDENTIAL_IN_URL: Final = re.compile(r"://[^/@:]*:[^/@]+@")
@@ -38,24 +42,11 @@ def environment(manifests: Manifests, container: Document) -> dict[str, str]:
 @cache
 def _fields(workload: str) -> dict[str, FieldInfo]:
     """Return what a service of ours reads, by variable."""
-    try:
-        module = importlib.import_module(f"services.{workload.replace('-', '_')}.settings")
-    except ModuleNotFoundError:
-        return {}
-    own = [
-        found
-        for found in vars(module).values()
-        if isinstance(found, type)
-        and issubclass(found, BaseSettings)
-        and found.__module__ == module.__name__
-        and found is not Settings
-    ]
-    # One may be a part of another.
-    whole = max(own, key=lambda found: len(found.model_fields), default=BaseSettings)
+    whole = settings_class(workload.replace("-", "_"))
     # Kubernetes itself tells every pod where its API is.
     return {
         name.upper(): field
-        for name, field in whole.model_fields.items()
+        for name, field in (whole.model_fields if whole else {}).items()
         if not name.upper().startswith("KUBERNETES_SERVICE_")
     }
 
@@ -66,15 +57,38 @@ def _problem(workload: str, name: str, value: str) -> str | None:
     field = _fields(workload)[name]
     if name.endswith(("_FILE", "_FOLDER")):
         return None  # such a path is checked where the secrets are
-    # pydantic-settings reads lists and the like as JSON.
     try:
         # A field is at once the constraints of its own type.
         adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
-        read: Any = json.loads(value) if "tuple" in str(field.annotation) else value
-        adapter.validate_python(read)
+        adapter.validate_python(_read(field, value))
     except (ValidationError, json.JSONDecodeError) as error:
         return error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
     return None
+
+
+def _read(field: FieldInfo, value: str) -> Any:
+    """Return a value as pydantic-settings hands it on, which reads lists and the like as JSON."""
+    return json.loads(value) if "tuple" in str(field.annotation) else value
+
+
+def _conflicts(workload: str, given: dict[str, str]) -> Iterator[str]:
+    """Yield why a service would refuse values that are right one by one, but not together."""
+    whole, fields = settings_class(workload.replace("-", "_")), _fields(workload)
+    if whole is None:
+        return
+    values = {
+        name.lower(): _read(fields[name], value)
+        for name, value in given.items()
+        # Such a path is checked where the secrets are.
+        if not name.endswith(("_FILE", "_FOLDER"))
+    }
+    try:
+        whole(_env_file=None, **values)
+    except ValidationError as error:
+        for one in error.errors():
+            # What is said of memory, this machine knows only of its own.
+            if not one["loc"] and one["type"] == "value_error":
+                yield one["msg"].removeprefix("Value error, ")
 
 
 def settings(manifests: Manifests) -> Iterator[Finding]:
@@ -85,15 +99,55 @@ def settings(manifests: Manifests) -> Iterator[Finding]:
             continue
         for container in workload.containers:
             given = environment(manifests, container.spec)
+            wrong = False
             for name, field in fields.items():
                 if field.is_required() and name not in given:
                     yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
             for name, value in given.items():
                 place = f"{container.field}.env[{name}]"
                 if name not in fields:
+                    wrong = True
                     yield workload.finding(place, f"{workload.name} reads no such setting")
                 elif problem := _problem(workload.name, name, value):
+                    wrong = True
                     yield workload.finding(place, f"is {value!r}: {problem}")
+            for conflict in () if wrong else _conflicts(workload.name, given):
+                yield workload.finding(f"{container.field}.env", conflict)
+
+
+def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
+    """Return what a setting is, given or by default, by each workload of ours that reads it."""
+    found: dict[str, Any] = {}
+    for workload in manifests.workloads:
+        if (field := _fields(workload.name).get(name)) is None:
+            continue
+        for container in workload.containers:
+            given = environment(manifests, container.spec).get(name)
+            if given is None:
+                found[workload.name] = field.default
+            elif _problem(workload.name, name, given) is None:
+                is_number = field.annotation in (int, float)
+                found[workload.name] = float(given) if is_number else given
+    return found
+
+
+def one_for_all(manifests: Manifests) -> Iterator[Finding]:
+    """Check that what several services must have alike is alike."""
+    for name in map(str.upper, _ONE_FOR_ALL):
+        values = values_of(manifests, name)
+        if len(set(values.values())) > 1:
+            said = ", ".join(f"{value} for {workload}" for workload, value in values.items())
+            yield Finding("all services", name, f"is {said}: set it once for all")
+
+
+def deadlines(manifests: Manifests) -> Iterator[Finding]:
+    """Check that image-processor waits for face-recog for longer than a picture may take there."""
+    name = "FACE_RECOG_TIMEOUT_SECONDS"
+    waits = values_of(manifests, name).get("image-processor", math.inf)
+    takes = values_of(manifests, "LONG_SECONDS").get("face-recog", 0)
+    if waits <= takes:
+        advice = f"is {waits:g}, and LONG_SECONDS of face-recog is {takes:g}: set more than that"
+        yield Finding("Deployment/image-processor", name, advice)
 
 
 def secret_values(manifests: Manifests) -> Iterator[Finding]:
