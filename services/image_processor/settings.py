@@ -21,10 +21,10 @@ from services.common.settings import (
 from services.image_processor.breaker import Limits
 from services.image_processor.domain import MAX_LONG, Backoff
 
-_PROCESS_BYTES: Final = 100 * 1024**2
-_PICTURE_BYTES: Final = 65 * 1024**2
+PROCESS_BYTES: Final = 110 * 1024**2
+PICTURE_BYTES: Final = 70 * 1024**2
 """What one of 20 MiB takes on its way to face_recog, as itself, as its message and in gRPC's
-buffers: 4 of them took 260 MiB, 12 took 780."""
+buffers: up to 65 MiB."""
 
 
 class ImageProcessorSettings(
@@ -130,7 +130,7 @@ class ImageProcessorSettings(
     @model_validator(mode="after")
     def _check_memory(self) -> Self:
         pictures = self.concurrency + MAX_LONG
-        needed = _PROCESS_BYTES + pictures * _PICTURE_BYTES
+        needed = PROCESS_BYTES + pictures * PICTURE_BYTES
         if needed > (limit := memory_limit()):
             raise PydanticCustomError(
                 "memory",

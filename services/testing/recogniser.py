@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.facerecog.client import MAX_MESSAGE_BYTES
 from services.common.faces import Box, Likely, SeenFace, measured
 from services.common.quality import Flaw, Quality
 from services.face_recog.strangers import DLIB
@@ -122,7 +123,9 @@ class RecogniserServer:
         self._server: Any = None
 
     async def start(self) -> None:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+        )
         face_pb2_grpc.add_IdentifyServicer_to_server(self.servicer, self._server)
         face_pb2_grpc.add_HealthCheckServicer_to_server(self.servicer, self._server)
         checks = health.aio.HealthServicer()

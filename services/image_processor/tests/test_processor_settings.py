@@ -1,5 +1,6 @@
 """What an operator turns reaches the real process, and what cannot be is refused."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 
 from services.common.clock import database_now
+from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import images
@@ -47,7 +49,7 @@ def test_pictures_in_flight_take_no_more_memory_than_there_is(
     monkeypatch.setattr(settings, "memory_limit", lambda: int(limit[1]) * 1024 * MIB)
     assert given().concurrency == 4
     monkeypatch.setattr(settings, "memory_limit", lambda: 512 * MIB)
-    with pytest.raises(ValidationError, match=r"CONCURRENCY 4 .* 880 MiB .* there are 512: lower"):
+    with pytest.raises(ValidationError, match=r"CONCURRENCY 4 .* 950 MiB .* there are 512: lower"):
         given()
 
 
@@ -64,6 +66,7 @@ def environment(
     }
 
 
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_what_is_set_decides_when_an_image_is_dead_and_how_long_a_claim_lasts(
     bench: Any,
     environment: dict[str, str],
@@ -90,6 +93,28 @@ async def test_what_is_set_decides_when_an_image_is_dead_and_how_long_a_claim_la
         assert (await process.ended())[0] == 0
 
 
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
+async def test_pictures_in_flight_take_no_more_memory_than_is_counted_on(
+    bench: Any, environment: dict[str, str], folder_store_settings: ObjectStoreSettings
+) -> None:
+    store = ObjectStore(folder_store_settings)
+    for number in range(8):
+        await store.put(f"pictures/p{number}", bytes([number]) * MAX_PICTURE_BYTES)
+    async with running("services.image_processor", **environment) as process:
+        await bench.submit(*[b"large"] * 8)
+
+        async def done() -> bool:
+            return bool(await bench.statuses() == ["processed"] * 8)
+
+        await eventually(done, seconds=60)
+        status = await asyncio.to_thread(Path(f"/proc/{process.pid}/status").read_text)
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert peak
+    most = settings.PROCESS_BYTES + given().concurrency * settings.PICTURE_BYTES
+    assert int(peak[1]) * 1024 <= most
+
+
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_it_listens_to_the_topic_and_channel_that_are_set(
     environment: dict[str, str], nsqd: Nsqd, nsqlookupd: Nsqlookupd
 ) -> None:
