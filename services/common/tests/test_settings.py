@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.settings import load
+from services.common.settings import Settings, load
 from services.face_recog.settings import FaceRecogSettings
 from services.frontend.settings import FrontendSettings
 from services.image_processor.settings import ImageProcessorSettings
@@ -57,7 +57,7 @@ TOGETHER = {
 }
 """A service, two of its settings that do not go together, and what to do."""
 
-CLASSES = {
+CLASSES: dict[str, type[Settings]] = {
     "receiver": ReceiverSettings,
     "frontend": FrontendSettings,
     "image_processor": ImageProcessorSettings,
