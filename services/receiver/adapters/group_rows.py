@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock, database_now
+from services.common.clock import DatabaseClock, database_now, now_ms
 from services.common.database import Database
 from services.common.events import EventKind, note_events
 from services.common.groups import current_groups
@@ -26,14 +26,18 @@ from services.common.tables import (
     group_faces,
     group_questions,
     images,
+    person_images,
     persons,
     same_face,
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.people_changes import (
+    add_person,
     by_hand,
     lock_person,
+    lock_somebody,
+    meant_by,
     note_change_by_id,
     take_denied_names,
 )
@@ -47,6 +51,7 @@ from services.receiver.domain import (
     NotFoundError,
     Pair,
     Question,
+    Somebody,
 )
 
 FACES: Final = 8
@@ -231,6 +236,59 @@ class DatabaseGroups:
                 await connection.execute(
                     sa.delete(group_questions).where(group_questions.c.id.in_(ids))
                 )
+
+    @again
+    async def make_another(self, group_id: int, person: Somebody) -> int | None:
+        """Make somebody new for a group, or return who was; None without an unknown face.
+
+        A question that is answered with yes holds who was made.
+        """
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            its = (await current_groups(connection, [group_id]))[group_id]
+            made = (
+                sa.select(persons.c.id, group_questions.c.group_id)
+                .join_from(group_questions, persons)
+                .where(group_questions.c.answer == Answer.YES, meant_by(person.name))
+            )
+            rows = (await connection.execute(made)).all()
+            ends = await current_groups(connection, {row.group_id for row in rows})
+            for row in rows:
+                if ends[row.group_id] == its:
+                    return int(row.id)
+            there = _MEMBERS.where(group_faces.c.group_id == its).limit(1)
+            if (await connection.execute(there)).first() is None:
+                return None
+            await lock_somebody(connection, person)
+            person_id = await add_person(connection, person, now_ms())
+            now = self._clock()
+            answered = {"answer": Answer.YES, "answered_at": now, "created_at": now}
+            await connection.execute(
+                sa.insert(group_questions).values(
+                    group_id=group_id, person_id=person_id, **answered
+                )
+            )
+            await note_events(connection, now, EventKind.PERSON, [person_id])
+        return person_id
+
+    @again
+    async def end_another(self, person_id: int, *, goes_on: bool) -> None:
+        """Forget that somebody was made for a group, or them, where nothing is theirs."""
+        theirs = [
+            sa.exists().where(table.c.person_id == person_id) for table in (faces, person_images)
+        ]
+        made = sa.and_(
+            group_questions.c.person_id == person_id, group_questions.c.answer == Answer.YES
+        )
+        async with self._database.transaction() as connection:
+            await take_turns(connection)
+            if not await lock_person(connection, person_id):
+                return
+            if not await connection.scalar(sa.select(sa.or_(*theirs))):
+                await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
+                await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+            elif not goes_on:
+                await connection.execute(sa.delete(group_questions).where(made))
 
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""

@@ -65,23 +65,23 @@ class Grouped:
         The best become known pictures, the others are named by hand. A face that gets another name
         meanwhile keeps it, and so does one of which alone a hand has said that it is not this
         person; that the group was not is taken back. Whoever does it again goes on where it ended,
-        with ``another`` by the id: else the rest is somebody new once more, to be merged. Raises a
-        ``ReceiverError``, and ``RecogniserError`` when no face can be cut out now.
+        with ``another`` with who was made for the group then. Raises a ``ReceiverError``, and
+        ``RecogniserError`` when no face can be cut out now.
         """
-        person = await self._enrolment.who(who, another=another)
+        if another:
+            return await self._name_another(group_id, who, without)
+        person = await self._enrolment.who(who)
         if without:
             await self._rows.strike(group_id, without)
         if person.id is not None:
             await self._rows.allow(group_id, person.id)
-        return await self._name(group_id, who, person.id, another=another)
+        return await self._name(group_id, who, person.id)
 
-    async def _name(
-        self, group_id: int, who: str, person_id: int | None, *, another: bool = False
-    ) -> NamedGroup:
+    async def _name(self, group_id: int, who: str, person_id: int | None) -> NamedGroup:
         members = await self._rows.members(group_id, person_id)
         if not members:
             raise _no_group(group_id)
-        enrolled, refusal = await self._enrol(who, person_id, members, another=another)
+        enrolled, refusal = await self._enrol(who, person_id, members)
         if enrolled:
             person_id = enrolled[0].person_id
         elif person_id is None:
@@ -91,8 +91,24 @@ class Grouped:
         its = await self._enrolment.person(by_id(person_id))
         return NamedGroup(its.name, its.id, len(enrolled) + named)
 
+    async def _name_another(
+        self, group_id: int, who: str, without: Collection[FaceKey]
+    ) -> NamedGroup:
+        new = await self._enrolment.who(who, another=True)
+        person_id = await self._rows.make_another(group_id, new)
+        if person_id is None:
+            raise _no_group(group_id)
+        try:
+            named = await self.name(group_id, by_id(person_id), without=without)
+        except Exception as error:
+            all_named = isinstance(error, NotFoundError)
+            await self._rows.end_another(person_id, goes_on=not all_named)
+            raise
+        await self._rows.end_another(person_id, goes_on=False)
+        return named
+
     async def _enrol(
-        self, who: str, person_id: int | None, members: Sequence[Member], *, another: bool
+        self, who: str, person_id: int | None, members: Sequence[Member]
     ) -> tuple[list[KnownPicture], ReceiverError | None]:
         """Make the best faces known pictures, of each picture one; return also why one is not."""
         enrolled: list[KnownPicture] = []
@@ -108,7 +124,6 @@ class Grouped:
                     one.key.image_id,
                     one.key.index,
                     insist=True,
-                    another=another and not enrolled,
                 )
             except (ConflictError, InvalidError, NotFoundError) as error:
                 refusal = error

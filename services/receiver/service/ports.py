@@ -286,6 +286,18 @@ class GroupRows(Protocol):
     async def allow(self, group_id: int, person_id: int) -> None:
         """Take back that a group is not this person; what was said of a face alone stays said."""
 
+    async def make_another(self, group_id: int, person: Somebody) -> int | None:
+        """Make somebody new for a group, and return the id; None without an unknown face.
+
+        Until :meth:`end_another` it is the same one when it is asked for again.
+        """
+
+    async def end_another(self, person_id: int, *, goes_on: bool) -> None:
+        """Forget that somebody was made for a group, unless that goes on when asked for again.
+
+        Without any face or picture they are forgotten themselves.
+        """
+
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
 

@@ -16,6 +16,7 @@ from services.common.tables import (
     group_questions,
     person_images,
     persons,
+    same_face,
 )
 from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.service import groups as module
@@ -261,6 +262,48 @@ async def test_who_is_killed_in_the_middle_goes_on_the_next_time(
     raise AssertionError
 
 
+async def test_another_of_a_name_is_made_once_also_by_who_is_killed_in_the_middle(
+    start: Start, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_KNOWN", 2)
+    running = start(plain_settings)
+    world = Groups(running.client, plain_settings)
+    group, _ = await world.of(1)
+    assert (await world.name(group, name="Ada")).status_code == 200
+    people = sa.select(persons.c.id).where(persons.c.name == "Ada").order_by(persons.c.id)
+    for kill in range(1, 20):
+        before = await world.run(people)
+        group, made = await world.of(4)
+        with monkeypatch.context() as patch:
+            die_at(patch, kill)
+            killed = (await world.name(group, name="Ada", another=True)).status_code == 500
+        # The service people takes out of the group who has a name.
+        its = sa.exists().where(same_face(faces, group_faces), faces.c.person_id.is_not(None))
+        await world.run(sa.delete(group_faces).where(its))
+        answer = await world.name(group, name="Ada", another=True)
+        left = any(one is None for one in (await world.named()).values())
+        assert (answer.status_code, left) in ((200, False), (404, False)), answer.text
+        [(new,)] = (await world.run(people))[len(before) :]
+        faces_of = sa.select(faces.c.image_id).where(faces.c.person_id == new)
+        assert sorted(await world.run(faces_of)) == [(one,) for one in made]
+        assert await world.run(sa.select(group_questions.c.id)) == []
+        if not killed:
+            assert kill > 6
+            return
+        assert answer.status_code == 200 or kill > 5
+        await world.run(sa.delete(person_images))
+    raise AssertionError
+
+
+async def test_nobody_is_made_for_a_group_that_gets_no_name(world: Groups) -> None:
+    group, made = await world.of(1)
+    without = [{"image_id": made[0], "face_index": 0}]
+    answer = await world.name(group, name="Ada", another=True, **{"except": without})
+    assert answer.status_code == 404
+    assert (await world.name(group, name="Ada", another=True)).status_code == 404
+    assert await world.run(sa.select(persons.c.id)) == []
+
+
 async def test_a_group_does_not_bring_back_who_is_forgotten_meanwhile(
     world: Groups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +337,7 @@ def die_at(patch: pytest.MonkeyPatch, kill: int) -> None:
         return call
 
     for owner, names in (
-        (DatabaseGroups, ("strike", "is_unknown", "name")),
+        (DatabaseGroups, ("strike", "is_unknown", "make_another", "_name", "end_another")),
         (Enrolment, ("enrol_face",)),
     ):
         for one in names:

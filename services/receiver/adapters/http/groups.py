@@ -81,7 +81,7 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         " in it. Of the best some become known pictures of the person, who is made when missing. A"
         " face that gets another name meanwhile keeps it. An answer that the group is not this"
         " person is taken back; what was said of one face alone stays. If this ends in the middle,"
-        " the same request goes on; with another, let it be for the id of who has been made.",
+        " the same request goes on, with another with who was made then.",
         response_model=documents.NamedGroupDocument,
         responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.GroupNamingDocument)),
