@@ -16,11 +16,14 @@ from services.common.tables import (
     group_denials,
     group_faces,
     group_questions,
+    person_images,
     persons,
 )
+from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.service import groups as module
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import draw, encode
-from services.receiver.tests.test_receiver_groups import Groups
+from services.receiver.tests.conftest import Start, draw, encode
+from services.receiver.tests.test_receiver_groups import Groups, die_at
 from services.receiver.tests.test_receiver_people import enrol
 from services.receiver.tests.test_receiver_said_by_hand import name, noted, work
 
@@ -132,6 +135,69 @@ async def test_yes_does_not_name_whom_an_answer_about_another_group_has_denied(
     await say(world, questions[1], "yes")
     assert await world.named() == {one: None, two: "Ada"}
     assert await denied(world) == {(one, ada)}
+
+
+@pytest.mark.parametrize("how", ["yes", "by hand"])
+async def test_whoever_is_killed_while_a_no_is_taken_back_goes_on(
+    start: Start, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(module, "_KNOWN", 1)
+    world = Groups(start(plain_settings).client, plain_settings)
+    ada = await somebody(world, "Ada")
+    for kill in range(1, 20):
+        group, made = await world.of(2)
+        question = await world.ask(group, person_id=ada)
+        await say(world, question, "no")
+        address, body = {
+            "yes": (f"/questions/{question}", {"answer": "yes"}),
+            "by hand": (f"/groups/{group}/person", {"name": "Ada"}),
+        }[how]
+        with monkeypatch.context() as patch:
+            die_at(patch, kill)
+            killed = (await world.client.put(address, json=body)).status_code == 500
+        assert (await world.client.put(address, json=body)).status_code in {200, 204, 404}
+        named = await world.named()
+        assert [named[one] for one in made] == ["Ada", "Ada"]
+        assert await denied(world) == set()
+        if not killed:
+            assert kill > 3
+            return
+        await world.run(sa.delete(person_images))  # else the next one, drawn alike, would be known
+    raise AssertionError
+
+
+async def test_who_is_denied_while_a_group_is_named_is_not_named(
+    world: Groups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = await somebody(world, "Ada")
+    group, (one, other) = await world.of(2)
+    members = DatabaseGroups.members
+
+    async def denied_after(self: DatabaseGroups, *arguments: Any) -> Any:
+        found = await members(self, *arguments)
+        await world.client.put(f"/images/{one}/faces/0/denials/Ada")
+        return found
+
+    monkeypatch.setattr(DatabaseGroups, "members", denied_after)
+    assert (await world.name(group, name="Ada")).json()["faces"] == 1
+    assert await world.named() == {one: None, other: "Ada"}
+    assert await denied(world) == {(one, ada)}
+
+
+async def test_of_two_answers_about_a_face_the_last_counts(world: Groups) -> None:
+    ada = await somebody(world, "Ada")
+    first, (one,) = await world.of(1)
+    second, (two,) = await world.of(1)
+    third, (three,) = await world.of(1)
+    about = [await world.ask(its, person_id=ada) for its in (first, second, third)]
+    await say(world, about[0], "no")
+    await say(world, about[2], "no")
+    await join(world, first, second)
+    await say(world, about[1], "no")
+    await say(world, about[0], "later")
+    assert await denied(world) == {(one, ada), (two, ada), (three, ada)}
+    await say(world, about[1], "later")
+    assert await denied(world) == {(three, ada)}
 
 
 async def test_no_about_two_groups_is_said_of_the_faces_of_both(world: Groups) -> None:

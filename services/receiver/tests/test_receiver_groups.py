@@ -337,7 +337,8 @@ def die_at(patch: pytest.MonkeyPatch, kill: int) -> None:
         return call
 
     for owner, names in (
-        (DatabaseGroups, ("strike", "is_unknown", "make_another", "_name", "end_another")),
+        (DatabaseGroups, ("strike", "allow", "answer", "is_unknown", "settle")),
+        (DatabaseGroups, ("make_another", "_name", "end_another")),
         (Enrolment, ("enrol_face",)),
     ):
         for one in names:
