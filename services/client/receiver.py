@@ -151,7 +151,7 @@ class Receiver:
     async def enrol(self, person: str, *, insist: bool, **body: Any) -> dict[str, Any]:
         """Make a picture a known one of a person."""
         params = {"insist": "true"} if insist else {}
-        address = known_pictures(person)
+        address = known_pictures(await self._settled(person))
         return await self.get("POST", address, "person", params=params, **body)
 
     async def search(self, *, face: int | None, limit: int, **body: Any) -> dict[str, Any]:

@@ -299,6 +299,22 @@ def test_who_is_meant_is_settled_before_anything_is_asked_twice(undo: bool | Non
     commanded(work, nobody, done)
 
 
+def test_a_face_goes_to_whoever_was_meant_though_their_name_is_another_meanwhile() -> None:
+    person = (200, JSON, b'{"id": 3, "name": "Ada", "merges": []}')
+    known = (201, JSON, b'{"id": 1, "person": "Countess"}')
+    asked: list[str] = []
+
+    async def work(receiver: Receiver, _: Report) -> None:
+        async def note(request: httpx.Request) -> None:
+            asked.append(f"{request.method} {request.url.path}")
+
+        receiver.http.event_hooks["request"].append(note)
+        await receiver.enrol("Ada", insist=False, json={"image_id": 7, "face_index": 0})
+
+    commanded(work, person, (0, {}, b""), known)
+    assert asked == ["GET /people/Ada", *["POST /people/~3/pictures"] * 2]
+
+
 def test_only_a_facestack_erases() -> None:
     arguments = argparse.Namespace(person="Ada", pictures=False)
     with pytest.raises(AwayError, match="is not the API of a Facestack"):

@@ -264,12 +264,6 @@ class Receiver:
             timeout=self._upload_timeout,
         )
 
-    async def unname_face(self, picture_id: int, face: int) -> None:
-        """Take back who a hand has said that a face is."""
-        await self._call(
-            "DELETE /images/{id}/faces/{index}/person", f"/images/{picture_id}/faces/{face}/person"
-        )
-
     async def deny(self, person: str, picture_id: int, face: int, *, insist: bool = False) -> None:
         """Say that a face is not a person's; who insists, though a hand has said that it is."""
         await self._call(
