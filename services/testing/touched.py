@@ -1,7 +1,10 @@
 """Notes which tests start programs: ``pytest -p services.testing.touched`` for scripts/test-bare.
 
-Only these can tell whether something is installed. They are added one a line to
-``var/touched.txt``. Services that Python runs do not count: they start nothing of others.
+Only these can tell whether something is installed, and of tests that start the same at the same
+place one tells as much as all: of each file one is noted for each set of fixtures that start
+something, and of each function that does so itself one for each set of programs. They are added
+one a line to ``var/touched.txt``. Services that Python runs do not count: they start nothing of
+others.
 """
 
 import sys
@@ -14,7 +17,7 @@ import pytest
 
 _FILE: Final = Path("var", "touched.txt")
 
-_tests: set[str] = set()
+_programs: defaultdict[str, set[str]] = defaultdict(set)
 _fixtures: set[str] = set()
 # A fixture that is made once touches every test that uses it.
 _uses: defaultdict[str, set[str]] = defaultdict(set)
@@ -25,11 +28,14 @@ _current: list[str] = []
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "subprocess.Popen" or not _current:
         return
-    words = list(map(str, arguments[1])) if isinstance(arguments[1], list | tuple) else []
+    command = arguments[1]
+    words = list(map(str, command)) if isinstance(command, list | tuple) else [str(command)]
     if words[:2] == [sys.executable, "-m"] and words[2].startswith("services."):
         return
-    _tests.update(_current)
     _fixtures.update(_being_made)
+    if not _being_made:
+        for test in _current:
+            _programs[test].add(Path(words[0]).name)
 
 
 def pytest_configure() -> None:
@@ -69,8 +75,14 @@ def pytest_fixture_setup(
 
 
 def pytest_sessionfinish() -> None:
-    """Add them to the list."""
-    found = _tests | {test for test, names in _uses.items() if names & _fixtures}
+    """Add them to the list, in one write, as several sessions may do so at once."""
+    found: dict[object, str] = {}
+    for test, names in sorted(_uses.items()):
+        file, _, function = test.partition("[")[0].partition("::")
+        made, programs = frozenset(names & _fixtures), frozenset(_programs[test])
+        if made or programs:
+            key = (file, made, function if programs else "", programs)
+            found.setdefault(key, test)
     _FILE.parent.mkdir(exist_ok=True)
-    with _FILE.open("a") as file:
-        file.writelines(f"{test}\n" for test in sorted(found))
+    with _FILE.open("ab", buffering=0) as listed:
+        listed.write("".join(f"{test}\n" for test in found.values()).encode())
