@@ -17,12 +17,12 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import images
 from services.image_processor import settings
 from services.image_processor.settings import ImageProcessorSettings
+from services.testing.clients import pod
 from services.testing.processes import running
 from services.testing.servers import Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
 MIB = 1024**2
-MANIFEST = Path(__file__).parents[3] / "base/image-processor/deployment.yaml"
 
 
 def given(**more: Any) -> ImageProcessorSettings:
@@ -44,9 +44,8 @@ def test_a_ring_times_out_between_a_renewal_and_the_end_of_the_lease() -> None:
 def test_pictures_in_flight_take_no_more_memory_than_there_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    limit = re.search(r"limits: .*memory: (\d+)Gi", MANIFEST.read_text())
-    assert limit, "the default fits into what the manifest gives"
-    monkeypatch.setattr(settings, "memory_limit", lambda: int(limit[1]) * 1024 * MIB)
+    memory, _ = pod("image-processor")
+    monkeypatch.setattr(settings, "memory_limit", lambda: memory)
     assert given().concurrency == 4
     monkeypatch.setattr(settings, "memory_limit", lambda: 512 * MIB)
     with pytest.raises(ValidationError, match=r"CONCURRENCY 4 .* 950 MiB .* there are 512: lower"):
