@@ -46,7 +46,7 @@ class NsqQueue:
         lookupd_urls: Sequence[str],
         *,
         max_in_flight: int,
-        message_timeout: float,
+        message_timeout: float = 20.0,
         topic: str = TOPIC,
         channel: str = CHANNEL,
     ) -> None:

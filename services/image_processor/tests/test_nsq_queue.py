@@ -26,8 +26,7 @@ async def connect(nsqlookupd: Nsqlookupd) -> AsyncIterator[Connect]:
     queues = []
 
     def make(**arguments: Any) -> NsqQueue:
-        given = {"message_timeout": 20.0, **arguments}
-        queues.append(NsqQueue([nsqlookupd.http_url], max_in_flight=4, **given))
+        queues.append(NsqQueue([nsqlookupd.http_url], max_in_flight=4, **arguments))
         return queues[-1]
 
     yield make
@@ -244,7 +243,7 @@ async def test_a_clock_that_is_set_back_stops_no_timer(
 async def test_lookupd_absent_at_start_and_there_later(tmp_path: Path) -> None:
     lookupd = Nsqlookupd(tmp_path)
     with structlog.testing.capture_logs() as logs:
-        queue = NsqQueue([lookupd.http_url], max_in_flight=2, message_timeout=20.0)
+        queue = NsqQueue([lookupd.http_url], max_in_flight=2)
         taking = asyncio.create_task(queue.take())
         await eventually(lambda: logs)
         assert not taking.done()
@@ -269,7 +268,7 @@ async def test_lookupd_absent_at_start_and_there_later(tmp_path: Path) -> None:
 async def test_one_of_two_lookupds_is_enough(nsqlookupd: Nsqlookupd, nsqd: Nsqd) -> None:
     dead = f"http://127.0.0.1:{free_port()}"
     with structlog.testing.capture_logs() as logs:
-        queue = NsqQueue([dead, nsqlookupd.http_url], max_in_flight=4, message_timeout=20.0)
+        queue = NsqQueue([dead, nsqlookupd.http_url], max_in_flight=4)
         await eventually(_ready(nsqd, 1))
         await eventually(lambda: dead in str(logs))
     assert [entry["event"] for entry in logs if "nsqlookupd" in entry["event"]] == [

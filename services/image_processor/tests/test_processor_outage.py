@@ -48,7 +48,7 @@ async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
     nsqlookupd: Nsqlookupd,
 ) -> None:
     bench.recogniser, bench.ping = GrpcRecogniser(client), client.ping
-    queue = NsqQueue([nsqlookupd.http_url], max_in_flight=4, message_timeout=20.0)
+    queue = NsqQueue([nsqlookupd.http_url], max_in_flight=4)
     doorbell = NsqDoorbell(nsqd.http_url)
     ids = await bench.submit(*[b"hang"] * 2, *[b"face"] * 8)
     await doorbell.ring(ids[:2])

@@ -63,7 +63,7 @@ class NsqWorld:
         self._lookupd_url = lookupd_url
 
     def queue(self) -> Queue:
-        return NsqQueue([self._lookupd_url], max_in_flight=4, message_timeout=20.0)
+        return NsqQueue([self._lookupd_url], max_in_flight=4)
 
     async def ring(self, image_id: int) -> None:
         await self._doorbell.ring([image_id])
