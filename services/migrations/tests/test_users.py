@@ -182,7 +182,7 @@ REFUSED = [
     ("people", "DELETE FROM events"),
     ("people", "DELETE FROM group_denials"),
     ("people", "DELETE FROM face_groups"),
-    ("receiver", "UPDATE face_groups SET size = 1"),
+    ("receiver", "DELETE FROM face_groups"),
     ("receiver", "UPDATE group_faces SET group_id = 1"),
     ("webhooks", "SELECT * FROM face_encodings"),
     ("webhooks", "UPDATE images SET status = 'pending'"),
