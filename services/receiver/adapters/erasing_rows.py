@@ -37,6 +37,7 @@ from services.common.tables import (
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import remove_soon
 from services.receiver.adapters.people_changes import (
+    CHANGED,
     add_person,
     adopt,
     begin_leaving,
@@ -400,7 +401,7 @@ class DatabaseErasures:
             both = persons.c.id.in_([erasure.person_id, kept_id])
             lock = sa.select(persons.c.id).where(both).order_by(persons.c.id)
             await connection.execute(lock.with_for_update())
-            more = await move_faces(connection, self._clock, erasure.person_id, kept_id, BATCH)
+            more = await move_faces(connection, self._clock, erasure.person_id, kept_id, CHANGED)
             if not more:
                 await note_change_by_id(connection, self._clock, kept_id)
         return more
@@ -418,7 +419,7 @@ class DatabaseErasures:
             await take_turns(connection)
             # Locked, nobody stores a face as theirs any more.
             folder = await connection.scalar(sa.select(FOLDER).where(its).with_for_update())
-            if await take_names(connection, self._clock, erasure.person_id, BATCH):
+            if await take_names(connection, self._clock, erasure.person_id, CHANGED):
                 return False
             await connection.execute(sa.delete(persons).where(its))
             await connection.execute(sa.delete(erasures).where(*_ours(erasure)))

@@ -338,8 +338,9 @@ async def test_who_is_deleted_with_many_faces_is_gone_at_once_and_the_rest_follo
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In parts, each of which others wait for only shortly, and which go on when killed."""
-    monkeypatch.setattr(people_rows, "CHANGED", 1)
     monkeypatch.setattr(erasing_rows, "BATCH", 1)
+    for module in (people_rows, erasing_rows):
+        monkeypatch.setattr(module, "CHANGED", 1)
     client = pipeline.client
     assert (await enrol(client, GRACE, picture(90))).status_code == 201
     assert (await enrol(client, ZOE, picture(91))).status_code == 201
@@ -387,8 +388,8 @@ async def test_who_is_deleted_with_many_faces_is_gone_at_once_and_the_rest_follo
 async def test_many_faces_of_who_is_merged_follow_in_parts(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge_rows, "CHANGED", 1)
-    monkeypatch.setattr(erasing_rows, "BATCH", 1)
+    for module in (merge_rows, erasing_rows):
+        monkeypatch.setattr(module, "CHANGED", 1)
     client = pipeline.client
     assert (await enrol(client, GRACE, picture(90))).status_code == 201
     assert (await enrol(client, ZOE, picture(91))).status_code == 201
