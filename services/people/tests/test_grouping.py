@@ -64,6 +64,31 @@ def test_the_mean_of_two_groups_vectors_gives_the_mean_likeness_of_their_faces()
     assert one @ grouping._turned(other) == pytest.approx(np.mean(pairs), abs=1e-4)
 
 
+def test_the_more_faces_two_groups_have_the_more_counts_that_they_are_alike_on_average() -> None:
+    faces = people(COHORTS[0] + 2, 5)
+    faces[5] = faces[4]
+    ids = np.repeat(np.arange(1, COHORTS[0] + 3), 5)
+    # One person's faces are in groups of 2 and 3, and one is still to come.
+    ids[:2] = 999
+    stored = np.delete(np.arange(len(ids)), 5)
+    groups: Groups[int] = Groups.restore(DLIB, stored.tolist(), faces[stored], ids[stored].tolist())
+    each = groups._likeness.vectors(grouping._units(faces))
+
+    def likeness(one: int, other: int) -> float:
+        slots = [groups._slots([groups.group_of(key) or 0])[0] for key in (one, other)]
+        first, second = groups._groups.vectors[slots]
+        return float(first @ grouping._turned(second))
+
+    def expected(some: slice, others: slice) -> float:
+        alike = each[some] @ grouping._turned(each[others]).T
+        return float(alike.mean() / np.prod([np.sqrt(0.9 + 0.1 / one) for one in alike.shape]))
+
+    assert likeness(0, 2) == pytest.approx(expected(slice(2), slice(2, 5)), rel=1e-3)
+    groups.add([5], faces[5:6])
+    assert len(groups.members(groups.group_of(5) or 0)) == 6
+    assert likeness(0, 10) == pytest.approx(expected(slice(6), slice(10, 15)), rel=1e-3)
+
+
 def test_more_groups_and_a_smaller_cohort_ask_for_more() -> None:
     faces = grouping._units(people(2000, 1))
 
@@ -447,13 +472,18 @@ TestDays = Days.TestCase
 TestDays.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
-def test_no_pair_of_groups_is_left_that_is_alike_enough() -> None:
-    faces = people(60, 3, spread=0.9)
+@pytest.mark.parametrize(("cohort", "spread"), [(1000, 0.9), (12, 1.5)])
+def test_no_pair_of_groups_is_left_that_is_alike_enough(
+    cohort: int, spread: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grouping, "COHORTS", (cohort,))
+    faces = people(60, 6, spread=spread)
     groups: Groups[int] = Groups(SIZE, KIND)
     for start in range(0, len(faces), 16):
         groups.add(list(range(start, min(start + 16, len(faces)))), faces[start : start + 16])
+    assert (groups._likeness.faces > 0) == (cohort < 60)
     live = np.flatnonzero(groups._groups.numbers > 0)
     vectors = groups._groups.vectors[live]
-    assert 60 < len(live) < 180
+    assert 60 < len(live) < 360
     for a, b in combinations(range(len(live)), 2):
         assert vectors[a] @ grouping._turned(vectors[b]) < groups._needed()
