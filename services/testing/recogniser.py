@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import hashlib
 import struct
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -29,8 +29,24 @@ def encoding_of_box(engine: str, box: face_pb2.Box) -> bytes:
     return struct.pack("<128f", *(byte / 256 for byte in said * 4))
 
 
+class Picture:
+    """Contents of pictures, named for what comes of them; any other one shows two faces, too."""
+
+    TWO_FACES: Final = b"two faces"
+    NO_FACE: Final = b"no face"
+    UNREADABLE: Final = b"unreadable"
+    UNFINISHED: Final = b"unfinished"
+    """Shows two faces, too, but not before the recogniser is told to ``release`` it."""
+    UNANSWERED: Final = b"unanswered"
+    """Is not answered before the deadline."""
+    FOR_A_BUSY_ONE: Final = b"for a busy one"
+    """Finds the recogniser's queue full."""
+    FATAL: Final = b"fatal"
+    """Ends the worker process that looks at it."""
+
+
 class Servicer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer):
-    """What each content is answered is in :meth:`Identify`; ``hang`` waits for ``release``."""
+    """Answers by :class:`Picture`."""
 
     def __init__(self) -> None:
         self.engine = "test-1"
@@ -48,19 +64,19 @@ class Servicer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer
         if request.boxes:
             self.encoded += map(int, self.image_ids[-1:])
         match request.image_data:
-            case b"hang":
+            case Picture.UNFINISHED:
                 await self.release.wait()
-            case b"unreadable":
+            case Picture.UNREADABLE:
                 return face_pb2.IdentifyResponse(
                     status=face_pb2.STATUS_UNREADABLE, reason="it is no picture"
                 )
-            case b"slow":
+            case Picture.UNANSWERED:
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer")
-            case b"busy":
+            case Picture.FOR_A_BUSY_ONE:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full")
-            case b"poison":
+            case Picture.FATAL:
                 await context.abort(grpc.StatusCode.INTERNAL, "the worker died")
-            case b"empty":
+            case Picture.NO_FACE:
                 return face_pb2.IdentifyResponse(
                     status=face_pb2.STATUS_OK, width=100, height=90, engine=self.engine
                 )

@@ -1,7 +1,5 @@
 """A backlog whose rings were all lost, on MariaDB and NSQ, with the services' real processes."""
 
-from typing import Any
-
 import pytest
 import sqlalchemy as sa
 
@@ -11,6 +9,7 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import images
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.processes import running
+from services.testing.recogniser import Picture, RecogniserServer
 from services.testing.servers import MariaDb, Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
@@ -27,7 +26,7 @@ async def test_a_backlog_without_rings_is_worked_through(
     folder_store_settings: ObjectStoreSettings,
     nsqd: Nsqd,
     nsqlookupd: Nsqlookupd,
-    recogniser_server: Any,
+    recogniser_server: RecogniserServer,
 ) -> None:
     database = Database(settings)
     async with database.transaction() as connection:
@@ -37,7 +36,7 @@ async def test_a_backlog_without_rings_is_worked_through(
         )
     store = ObjectStore(folder_store_settings)
     for number in range(1, COUNT + 1):
-        await store.put(f"pictures/p{number}", b"empty")
+        await store.put(f"pictures/p{number}", Picture.NO_FACE)
     async with (
         running(
             "services.image_processor",

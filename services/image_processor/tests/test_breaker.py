@@ -1,10 +1,11 @@
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import structlog
 
 from services.image_processor.breaker import THRESHOLD, Breaker, Limits, State
+from services.image_processor.tests.virtual_time import VirtualTime
 
 
 class Recogniser:
@@ -29,12 +30,19 @@ def recogniser() -> Recogniser:
 
 
 @pytest.fixture
+def virtual_time() -> VirtualTime:
+    return VirtualTime()
+
+
+@pytest.fixture
 def states() -> list[State]:
     return []
 
 
 @pytest.fixture
-async def breaker(recogniser: Recogniser, states: list[State], virtual_time: Any) -> Any:
+async def breaker(
+    recogniser: Recogniser, states: list[State], virtual_time: VirtualTime
+) -> AsyncIterator[Breaker]:
     made = Breaker(recogniser.ping, on_change=states.append, time=virtual_time, random=lambda: 0.5)
     yield made
     await made.close()
@@ -59,7 +67,7 @@ async def test_five_faults_in_a_row_open_it_and_four_do_not(
 
 
 async def test_nothing_is_sent_before_the_cool_down_is_over(
-    breaker: Breaker, recogniser: Recogniser, virtual_time: Any
+    breaker: Breaker, recogniser: Recogniser, virtual_time: VirtualTime
 ) -> None:
     _open(breaker)
     await virtual_time.advance(0.99)
@@ -69,7 +77,7 @@ async def test_nothing_is_sent_before_the_cool_down_is_over(
 
 
 async def test_a_ping_that_is_answered_closes_it(
-    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: Any
+    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: VirtualTime
 ) -> None:
     _open(breaker)
     recogniser.up = True
@@ -83,7 +91,7 @@ async def test_a_ping_that_is_answered_closes_it(
 
 
 async def test_the_cool_down_doubles_up_to_a_cap(
-    breaker: Breaker, recogniser: Recogniser, virtual_time: Any
+    breaker: Breaker, recogniser: Recogniser, virtual_time: VirtualTime
 ) -> None:
     _open(breaker)
     await virtual_time.advance(1 + 2 + 4 + 8 + 15 + 15)
@@ -93,7 +101,7 @@ async def test_the_cool_down_doubles_up_to_a_cap(
 
 
 async def test_half_open_waits_for_the_one_ping(
-    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: Any
+    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: VirtualTime
 ) -> None:
     recogniser.hang = asyncio.Event()
     _open(breaker)
@@ -111,7 +119,7 @@ async def test_half_open_waits_for_the_one_ping(
 
 
 async def test_a_ping_that_raises_is_one_that_failed(
-    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: Any
+    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: VirtualTime
 ) -> None:
     recogniser.error = RuntimeError("channel is broken")
     _open(breaker)
@@ -125,7 +133,7 @@ async def test_a_ping_that_raises_is_one_that_failed(
 
 
 async def test_it_stays_wary_until_a_real_call_succeeds(
-    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: Any
+    breaker: Breaker, recogniser: Recogniser, states: list[State], virtual_time: VirtualTime
 ) -> None:
     recogniser.up = True  # answers pings and nothing else
     for pause in (1, 2, 4):
@@ -142,7 +150,7 @@ async def test_it_stays_wary_until_a_real_call_succeeds(
 
 @pytest.mark.parametrize(("random", "expected"), [(0.0, [0.8, 1.6]), (0.999999, [1.2, 2.4])])
 async def test_jitter_spreads_the_cool_down(
-    recogniser: Recogniser, virtual_time: Any, random: float, expected: list[float]
+    recogniser: Recogniser, virtual_time: VirtualTime, random: float, expected: list[float]
 ) -> None:
     breaker = Breaker(
         recogniser.ping, on_change=lambda _: None, time=virtual_time, random=lambda: random
@@ -154,7 +162,7 @@ async def test_jitter_spreads_the_cool_down(
     await breaker.close()
 
 
-async def test_its_limits_are_told_to_it(recogniser: Recogniser, virtual_time: Any) -> None:
+async def test_its_limits_are_told_to_it(recogniser: Recogniser, virtual_time: VirtualTime) -> None:
     breaker = Breaker(
         recogniser.ping,
         on_change=lambda _: None,

@@ -30,7 +30,6 @@ from services.image_processor import encoding as encoding_module
 from services.image_processor.adapters import encoding_rows as encoding_rows_module
 from services.image_processor.adapters.encoder import GrpcEncoder
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
-from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.breaker import THRESHOLD, Breaker
 from services.image_processor.domain import Processed
 from services.image_processor.encoding import (
@@ -40,9 +39,11 @@ from services.image_processor.encoding import (
     Encoder,
     LostError,
 )
+from services.image_processor.tests.conftest import Images, Processors
+from services.image_processor.tests.virtual_time import VirtualTime
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.domain import EncodingReport, EncodingState
-from services.testing.recogniser import ENCODING, RecogniserServer, encoding_of_box
+from services.testing.recogniser import ENCODING, Picture, RecogniserServer, encoding_of_box
 
 HOUR = 3600.0
 BOXES = ((1, 2, 30, 40), (50, 2, 80, 40))
@@ -63,70 +64,71 @@ def encodings_by(engine: str, *image_ids: int) -> dict[tuple[int, int, str], byt
     }
 
 
-class World:
-    """Images of before, a server in face_recog's place, and whoever encodes."""
+class Archive:
+    """Images with results of before, a server in face_recog's place, and whoever encodes."""
 
-    def __init__(self, bench: Any, server: RecogniserServer) -> None:
-        self.bench = bench
+    def __init__(self, images: Images, server: RecogniserServer, client: RecogniserClient) -> None:
+        self.images = images
         self.server = server
-        self.client = RecogniserClient(server.target, timeout=10)
-        self.report = DatabaseEncoding(bench.database)
+        self.client = client
+        self.time = VirtualTime()
+        self.report = DatabaseEncoding(images.database)
         self.breaker = Breaker(
-            self.client.ping, on_change=lambda _: None, time=bench.time, random=lambda: 0.5
+            client.ping, on_change=lambda _: None, time=self.time, random=lambda: 0.5
         )
 
     async def store(
         self, *contents: bytes, engine: str = "test-1", encoding: bytes | None = None
     ) -> list[int]:
         """Store pictures with a result of two faces, as an older version did; return the ids."""
-        ids: list[int] = await self.bench.submit(*contents)
+        ids: list[int] = await self.images.submit(*contents)
         for image_id, content in zip(ids, contents, strict=True):
             found = tuple(face(box, encoding) for box in BOXES)
-            claim = await self.bench.rows.claim(image_id)
-            done = Processed(found, 100, 90, engine, repr(content))
-            assert await self.bench.rows.finish(claim, done) == "processed"
+            claim = await self.images.claim(image_id)
+            done = Processed(found, 100, 90, engine, content.hex())
+            assert await self.images.rows.finish(claim, done) == "processed"
         return ids
 
     def encoder(self, database: Any = None, *, concurrency: int = 1) -> Encoder:
-        rows = DatabaseEncodingRows(database or self.bench.database, self.bench.clock.in_database)
+        rows = DatabaseEncodingRows(database or self.images.database, self.images.clock.in_database)
         return Encoder(
             rows=rows,
-            pictures=self.bench.pictures,
+            pictures=self.images.pictures,
             recogniser=GrpcEncoder(self.client),
             breaker=self.breaker,
             database=Outage("database"),
-            time=self.bench.time,
+            time=self.time,
             concurrency=concurrency,
         )
 
     async def encodings(self) -> dict[tuple[int, int, str], bytes]:
-        async with self.bench.database.reading() as connection:
+        async with self.images.database.reading() as connection:
             rows = await connection.execute(sa.select(face_encodings))
             return {(row.image_id, row.face_index, row.engine): row.encoding for row in rows}
 
     async def faces(self) -> list[Any]:
-        async with self.bench.database.reading() as connection:
+        async with self.images.database.reading() as connection:
             order = (faces.c.image_id, faces.c.face_index)
             return list((await connection.execute(sa.select(faces).order_by(*order))).all())
 
     async def told(self) -> list[int]:
         """Images of whose new encodings others were told."""
         query = sa.select(events.c.subject_id).where(events.c.kind == EventKind.ENCODED)
-        async with self.bench.database.reading() as connection:
+        async with self.images.database.reading() as connection:
             return list(await connection.scalars(query.order_by(events.c.id)))
 
     async def work(self) -> Any:
-        async with self.bench.database.reading() as connection:
+        async with self.images.database.reading() as connection:
             return (await connection.execute(sa.select(encoding_work))).one()
 
     async def change(self, table: sa.Table, *which: Any, **values: Any) -> None:
-        async with self.bench.database.transaction() as connection:
+        async with self.images.database.transaction() as connection:
             await connection.execute(sa.update(table).where(*which).values(values))
 
     async def advance(self, seconds: float) -> None:
         """Let time pass, that of the database as well."""
-        self.bench.clock.advance(seconds)
-        self.bench.time.now += seconds
+        self.images.clock.advance(seconds)
+        self.time.now += seconds
 
 
 async def drain(encoder: Encoder) -> float:
@@ -143,11 +145,12 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-async def world(bench: Any, recogniser_server: RecogniserServer) -> AsyncIterator[World]:
-    made = World(bench, recogniser_server)
+async def archive(
+    images: Images, recogniser_server: RecogniserServer, recogniser_client: RecogniserClient
+) -> AsyncIterator[Archive]:
+    made = Archive(images, recogniser_server, recogniser_client)
     yield made
     await made.breaker.close()
-    await made.client.close()
 
 
 def skipped(reason: str) -> float:
@@ -155,225 +158,231 @@ def skipped(reason: str) -> float:
     return prometheus_client.REGISTRY.get_sample_value(name, {"reason": reason}) or 0
 
 
-async def test_faces_of_before_are_encoded_and_nothing_else_changes(world: World) -> None:
-    first, third = await world.store(b"a", b"c")
-    [second] = await world.store(b"b", encoding=ENCODING)
-    before = await world.faces()
-    rows = [await world.bench.row(one) for one in (first, second, third)]
-    encoder = world.encoder()
+async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Archive) -> None:
+    first, third = await archive.store(b"a", b"c")
+    [second] = await archive.store(b"b", encoding=ENCODING)
+    before = await archive.faces()
+    rows = [await archive.images.row(one) for one in (first, second, third)]
+    encoder = archive.encoder()
     await drain(encoder)
-    assert await world.told() == [first, third]
+    assert await archive.told() == [first, third]
     had = {(second, index, "test-1"): ENCODING for index in (0, 1)}
-    assert await world.encodings() == encodings_by("test-1", first, third) | had
-    assert world.server.servicer.encoded == [first, third]
-    assert await world.faces() == before
-    assert [await world.bench.row(one) for one in (first, second, third)] == rows
+    assert await archive.encodings() == encodings_by("test-1", first, third) | had
+    assert archive.server.servicer.encoded == [first, third]
+    assert await archive.faces() == before
+    assert [await archive.images.row(one) for one in (first, second, third)] == rows
     done = EncodingReport(EncodingState.FINISHED, "test-1", 0, 0, 4)
-    assert await world.report.report() == done
+    assert await archive.report.report() == done
     await drain(encoder)
-    await world.advance(HOUR + 1)
+    await archive.advance(HOUR + 1)
     await drain(encoder)
-    assert world.server.servicer.encoded == [first, third], "there is nothing more to do"
-    assert await world.report.report() == done
+    assert archive.server.servicer.encoded == [first, third], "there is nothing more to do"
+    assert await archive.report.report() == done
 
 
-async def add_people(world: World, *ids: int) -> None:
-    async with world.bench.database.transaction() as connection:
+async def add_people(archive: Archive, *ids: int) -> None:
+    async with archive.images.database.transaction() as connection:
         its = [{"id": one, "name": f"P{one}", "folder": None, "created_at": 1} for one in ids]
         await connection.execute(sa.insert(persons), its)
 
 
-async def decided_again(world: World) -> list[tuple[int, ...]]:
+async def decided_again(archive: Archive) -> list[tuple[int, ...]]:
     """Who is to be looked for, behind which image, and how often."""
     its = people_work.c
     query = sa.select(its.person_id, its.after_image_id, its.passes_left).order_by(its.person_id)
-    async with world.bench.database.reading() as connection:
+    async with archive.images.database.reading() as connection:
         return [tuple(row) for row in await connection.execute(query)]
 
 
 async def test_everybody_is_looked_for_among_faces_that_were_encoded_some_at_a_time(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding_rows_module, "PEOPLE_AT_ONCE", 2)
-    await add_people(world, 3, 4, 6, 7, 9)
+    await add_people(archive, 3, 4, 6, 7, 9)
     mine = {"person_id": 6, "folder": "P6", "removed": True, "after_image_id": 0, "passes_left": 2}
-    async with world.bench.database.transaction() as connection:
+    async with archive.images.database.transaction() as connection:
         await connection.execute(sa.insert(people_work).values(mine | {"due_at": 0}))
-    await world.store(b"a")
+    await archive.store(b"a")
 
     async def go_on(*done: int, **half: object) -> list[tuple[int, ...]]:
         """Let people end, be half done otherwise, and another encoder go on."""
         its = people_work.c
-        async with world.bench.database.transaction() as connection:
+        async with archive.images.database.transaction() as connection:
             await connection.execute(sa.delete(people_work).where(its.person_id.in_(done)))
-        await world.advance(31)
-        soon = world.bench.clock() + 10_000
-        await world.change(people_work, its.person_id == 6, due_at=soon)
-        await world.change(people_work, its.person_id == 4, **{"due_at": soon} | half)
-        await drain(world.encoder())
-        return await decided_again(world)
+        await archive.advance(31)
+        soon = archive.images.clock() + 10_000
+        await archive.change(people_work, its.person_id == 6, due_at=soon)
+        await archive.change(people_work, its.person_id == 4, **{"due_at": soon} | half)
+        await drain(archive.encoder())
+        return await decided_again(archive)
 
-    await drain(world.encoder())
-    assert await decided_again(world) == [(6, 0, 2)], "whose change is due is waited for"
+    await drain(archive.encoder())
+    assert await decided_again(archive) == [(6, 0, 2)], "whose change is due is waited for"
     assert await go_on() == [(3, 0, 1), (4, 0, 1), (6, 0, 2)]
     assert await go_on(3, claim_token="other") == [(4, 0, 1), (6, 0, 2)]
     assert await go_on(claim_token=None, after_image_id=7) == [(4, 7, 1), (6, 0, 2)]
     assert await go_on(4) == [(6, 0, 2), (7, 0, 1)], "who has a change keeps it"
     assert await go_on(7) == [(6, 0, 2), (9, 0, 1)]
     assert await go_on(9) == [(6, 0, 2)]
-    assert (await world.work()).after_person_id is None
+    assert (await archive.work()).after_person_id is None
 
 
-async def test_nobody_is_looked_for_where_nothing_was_encoded(world: World) -> None:
-    await add_people(world, 3)
-    await world.store(b"a", encoding=ENCODING)
-    await drain(world.encoder())
-    assert await decided_again(world) == []
+async def test_nobody_is_looked_for_where_nothing_was_encoded(archive: Archive) -> None:
+    await add_people(archive, 3)
+    await archive.store(b"a", encoding=ENCODING)
+    await drain(archive.encoder())
+    assert await decided_again(archive) == []
 
 
 async def test_what_an_older_version_stores_meanwhile_is_found_within_an_hour(
-    world: World,
+    archive: Archive,
 ) -> None:
-    encoder = world.encoder()
+    encoder = archive.encoder()
     await drain(encoder)
-    ids = await world.store(b"a", b"b")
+    ids = await archive.store(b"a", b"b")
     await drain(encoder)
-    assert not await world.encodings()
-    await world.advance(HOUR + 1)
+    assert not await archive.encodings()
+    await archive.advance(HOUR + 1)
     await drain(encoder)
-    assert await world.encodings() == encodings_by("test-1", *ids)
+    assert await archive.encodings() == encodings_by("test-1", *ids)
 
 
-async def test_it_walks_all_ids_in_ranges(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_walks_all_ids_in_ranges(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(encoding_module, "RANGE", 2)
     monkeypatch.setattr(encoding_module, "REMOVED", 2)
-    ids = await world.store(*(bytes([65 + number]) for number in range(7)))
-    await world.change(images, images.c.id == ids[3], status="dead")
-    encoder = world.encoder()
+    ids = await archive.store(*(bytes([65 + number]) for number in range(7)))
+    await archive.change(images, images.c.id == ids[3], status="dead")
+    encoder = archive.encoder()
     await drain(encoder)
     expected = encodings_by("test-1", *ids[:3], *ids[4:])
-    assert await world.encodings() == expected
-    world.server.servicer.engine = "test-2"
-    await world.change(encoding_work, engine="test-2", remove_at=0)
-    await world.change(encoding_work, images_left=None, next_look_at=None)
-    await world.advance(31)
-    await drain(world.encoder())
-    assert await world.encodings() == encodings_by("test-2", *ids[:3], *ids[4:])
+    assert await archive.encodings() == expected
+    archive.server.servicer.engine = "test-2"
+    await archive.change(encoding_work, engine="test-2", remove_at=0)
+    await archive.change(encoding_work, images_left=None, next_look_at=None)
+    await archive.advance(31)
+    await drain(archive.encoder())
+    assert await archive.encodings() == encodings_by("test-2", *ids[:3], *ids[4:])
 
 
 @pytest.mark.parametrize("status", ["pending", "processing"])
-async def test_nothing_is_done_while_a_new_picture_waits(world: World, status: str) -> None:
-    [image_id] = await world.store(b"a")
-    [new] = await world.bench.submit(b"b")
-    await world.change(images, images.c.id == new, status=status)
-    encoder = world.encoder()
+async def test_nothing_is_done_while_a_new_picture_waits(archive: Archive, status: str) -> None:
+    [image_id] = await archive.store(b"a")
+    [new] = await archive.images.submit(b"b")
+    await archive.change(images, images.c.id == new, status=status)
+    encoder = archive.encoder()
     await drain(encoder)
-    assert (await world.work()).engine is None
-    await world.change(images, images.c.id == new, status="failed")
+    assert (await archive.work()).engine is None
+    await archive.change(images, images.c.id == new, status="failed")
     await drain(encoder)
-    assert await world.encodings() == encodings_by("test-1", image_id)
+    assert await archive.encodings() == encodings_by("test-1", image_id)
 
 
-async def test_a_picture_that_comes_meanwhile_is_served_next(world: World) -> None:
-    first, second = await world.store(b"hang", b"b")
-    encoder = world.encoder()
+async def test_a_picture_that_comes_meanwhile_is_served_next(
+    archive: Archive, processors: Processors
+) -> None:
+    first, second = await archive.store(Picture.UNFINISHED, b"b")
+    encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: world.server.servicer.encoded == [first])
-    [new] = await world.bench.submit(b"new")
-    world.server.servicer.release.set()
+    await until(lambda: archive.server.servicer.encoded == [first])
+    [new] = await archive.images.submit(b"new")
+    archive.server.servicer.release.set()
     await working
-    assert await world.encodings() == encodings_by("test-1", first), "the one at hand is finished"
-    world.bench.recogniser = GrpcRecogniser(world.client)
-    world.bench.ping = world.client.ping
-    world.bench.start()
-    world.bench.queue.put(new)
-    await until(lambda: new in world.bench.queue.finished)
+    assert await archive.encodings() == encodings_by("test-1", first), "the one at hand is finished"
+    processors.start(client=archive.client)
+    processors.queue.put(new)
+    await until(lambda: new in processors.queue.finished)
     await drain(encoder)
-    assert world.server.servicer.image_ids[:3] == [str(first), str(new), str(second)]
-    assert world.server.servicer.encoded[:2] == [first, second]
+    assert archive.server.servicer.image_ids[:3] == [str(first), str(new), str(second)]
+    assert archive.server.servicer.encoded[:2] == [first, second]
 
 
-async def test_as_many_are_encoded_at_once_as_of_new_pictures(world: World) -> None:
-    ids = await world.store(b"hang", b"b", b"hang", b"hang", b"e", b"f", b"g")
-    encoder = world.encoder(concurrency=3)
+async def test_as_many_are_encoded_at_once_as_of_new_pictures(archive: Archive) -> None:
+    ids = await archive.store(
+        Picture.UNFINISHED, b"b", Picture.UNFINISHED, Picture.UNFINISHED, b"e", b"f", b"g"
+    )
+    encoder = archive.encoder(concurrency=3)
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: len(world.server.servicer.encoded) == 3)
-    await world.bench.submit(b"new")
-    world.server.servicer.release.set()
+    await until(lambda: len(archive.server.servicer.encoded) == 3)
+    await archive.images.submit(b"new")
+    archive.server.servicer.release.set()
     await working
-    assert sorted(world.server.servicer.encoded) == ids[:3]
-    assert await world.encodings() == encodings_by("test-1", *ids[:3]), "no more than is at hand"
-    await world.change(images, images.c.id > ids[-1], status="failed")
+    assert sorted(archive.server.servicer.encoded) == ids[:3]
+    assert await archive.encodings() == encodings_by("test-1", *ids[:3]), "no more than is at hand"
+    await archive.change(images, images.c.id > ids[-1], status="failed")
     await drain(encoder)
-    assert sorted(world.server.servicer.encoded) == ids
-    assert await world.encodings() == encodings_by("test-1", *ids)
+    assert sorted(archive.server.servicer.encoded) == ids
+    assert await archive.encodings() == encodings_by("test-1", *ids)
 
 
-async def test_what_is_for_later_keeps_its_turn_among_others(world: World) -> None:
-    ids = await world.store(b"a", b"unreadable", b"busy", b"d", b"poison")
-    encoder = world.encoder(concurrency=4)
+async def test_what_is_for_later_keeps_its_turn_among_others(archive: Archive) -> None:
+    ids = await archive.store(b"a", Picture.UNREADABLE, Picture.FOR_A_BUSY_ONE, b"d", Picture.FATAL)
+    encoder = archive.encoder(concurrency=4)
     for _ in range(5):
         assert await drain(encoder) == encoding_module.POLL_SECONDS
-    assert await world.encodings() == encodings_by("test-1", ids[0])
-    assert (await world.work()).after_image_id == ids[1]
-    path = (await world.bench.row(ids[2])).path
-    world.bench.pictures.objects[f"pictures/{path}"] = b"now"
-    await world.change(images, images.c.id == ids[2], object_tag=repr(b"now"))
+    assert await archive.encodings() == encodings_by("test-1", ids[0])
+    assert (await archive.work()).after_image_id == ids[1]
+    path = (await archive.images.row(ids[2])).path
+    archive.images.pictures.objects[f"pictures/{path}"] = b"now"
+    await archive.change(images, images.c.id == ids[2], object_tag=b"now".hex())
     for _ in range(3):
         await drain(encoder)
-    assert await world.encodings() == encodings_by("test-1", ids[0], *ids[2:4])
-    assert await world.report.report() == EncodingReport(EncodingState.FINISHED, "test-1", 0, 2, 6)
+    assert await archive.encodings() == encodings_by("test-1", ids[0], *ids[2:4])
+    assert await archive.report.report() == EncodingReport(
+        EncodingState.FINISHED, "test-1", 0, 2, 6
+    )
 
 
-async def test_nothing_is_done_while_the_breaker_is_open(world: World) -> None:
-    await world.store(b"a")
+async def test_nothing_is_done_while_the_breaker_is_open(archive: Archive) -> None:
+    await archive.store(b"a")
     for _ in range(THRESHOLD):
-        world.breaker.fault()
-    encoder = world.encoder()
+        archive.breaker.fault()
+    encoder = archive.encoder()
     await drain(encoder)
-    assert not await world.encodings()
-    assert not world.server.servicer.encoded
+    assert not await archive.encodings()
+    assert not archive.server.servicer.encoded
 
 
-async def test_it_stops_and_goes_on_when_it_is_told_to(world: World) -> None:
-    first, second = await world.store(b"a", b"b")
-    encoder = world.encoder()
-    while not await world.encodings():
+async def test_it_stops_and_goes_on_when_it_is_told_to(archive: Archive) -> None:
+    first, second = await archive.store(b"a", b"b")
+    encoder = archive.encoder()
+    while not await archive.encodings():
         assert await encoder.turn() == 0
-    stopped = await world.report.stop(stopped=True)
+    stopped = await archive.report.stop(stopped=True)
     assert stopped == EncodingReport(EncodingState.STOPPED, "test-1", 1, 0, 2)
-    for one in (encoder, world.encoder()):  # a new process has not forgotten it
+    for one in (encoder, archive.encoder()):  # a new process has not forgotten it
         await drain(one)
-        await world.advance(31)
-    assert await world.encodings() == encodings_by("test-1", first)
-    running = await world.report.stop(stopped=False)
+        await archive.advance(31)
+    assert await archive.encodings() == encodings_by("test-1", first)
+    running = await archive.report.stop(stopped=False)
     assert running == EncodingReport(EncodingState.RUNNING, "test-1", 1, 0, 2)
     await drain(encoder)
-    assert await world.encodings() == encodings_by("test-1", first, second)
+    assert await archive.encodings() == encodings_by("test-1", first, second)
 
 
-async def lose(world: World, image_id: int) -> None:
-    world.bench.pictures.objects.pop(f"pictures/{(await world.bench.row(image_id)).path}")
+async def lose(archive: Archive, image_id: int) -> None:
+    archive.images.pictures.objects.pop(f"pictures/{(await archive.images.row(image_id)).path}")
 
 
-async def replace(world: World, image_id: int) -> None:
-    path = (await world.bench.row(image_id)).path
-    world.bench.pictures.objects[f"pictures/{path}"] = b"another one"
+async def replace(archive: Archive, image_id: int) -> None:
+    path = (await archive.images.row(image_id)).path
+    archive.images.pictures.objects[f"pictures/{path}"] = b"another one"
 
 
-async def forget_tag(world: World, image_id: int) -> None:
-    await world.change(images, images.c.id == image_id, object_tag=None)
+async def forget_tag(archive: Archive, image_id: int) -> None:
+    await archive.change(images, images.c.id == image_id, object_tag=None)
 
 
-async def damage(world: World, image_id: int) -> None:
-    world.bench.pictures.damaged.add(f"pictures/{(await world.bench.row(image_id)).path}")
+async def damage(archive: Archive, image_id: int) -> None:
+    archive.images.pictures.damaged.add(f"pictures/{(await archive.images.row(image_id)).path}")
 
 
-async def refuse(world: World, image_id: int) -> None:
-    world.bench.pictures.refused.add(f"pictures/{(await world.bench.row(image_id)).path}")
+async def refuse(archive: Archive, image_id: int) -> None:
+    archive.images.pictures.refused.add(f"pictures/{(await archive.images.row(image_id)).path}")
 
 
-async def leave(_: World, __: int) -> None:
+async def leave(_: Archive, __: int) -> None:
     pass
 
 
@@ -385,179 +394,185 @@ async def leave(_: World, __: int) -> None:
         (b"x", forget_tag, "replaced"),
         (b"x", damage, "unreadable"),
         (b"x", refuse, "unreadable"),
-        (b"unreadable", leave, "unreadable"),
-        (b"poison", leave, "failed"),
-        (b"slow", leave, "failed"),
+        (Picture.UNREADABLE, leave, "unreadable"),
+        (Picture.FATAL, leave, "failed"),
+        (Picture.UNANSWERED, leave, "failed"),
     ],
 )
 async def test_what_cannot_be_encoded_is_skipped_and_counted(
-    world: World,
+    archive: Archive,
     content: bytes,
-    harm: Callable[[World, int], Awaitable[None]],
+    harm: Callable[[Archive, int], Awaitable[None]],
     reason: str,
 ) -> None:
-    bad, good = await world.store(content, b"good")
-    await harm(world, bad)
-    rows = [await world.bench.row(bad), await world.faces()]
+    bad, good = await archive.store(content, b"good")
+    await harm(archive, bad)
+    rows = [await archive.images.row(bad), await archive.faces()]
     counted = skipped(reason)
-    encoder = world.encoder()
+    encoder = archive.encoder()
     for _ in range(3):  # what may pass is tried again
         await drain(encoder)
-    assert await world.encodings() == encodings_by("test-1", good)
-    assert [await world.bench.row(bad), await world.faces()] == rows
+    assert await archive.encodings() == encodings_by("test-1", good)
+    assert [await archive.images.row(bad), await archive.faces()] == rows
     assert skipped(reason) == counted + 1
-    assert await world.report.report() == EncodingReport(EncodingState.FINISHED, "test-1", 0, 1, 2)
+    assert await archive.report.report() == EncodingReport(
+        EncodingState.FINISHED, "test-1", 0, 1, 2
+    )
     # Looked for once more after an hour, and then once a day.
     for hours, times in ((1.1, 2), (1.1, 2), (23, 3)):
-        await world.advance(hours * HOUR)
+        await archive.advance(hours * HOUR)
         for _ in range(3):
             await drain(encoder)
         assert skipped(reason) == counted + times
-        assert (await world.work()).images_skipped == 1
-    assert await world.encodings() == encodings_by("test-1", good)
+        assert (await archive.work()).images_skipped == 1
+    assert await archive.encodings() == encodings_by("test-1", good)
 
 
 @pytest.mark.parametrize("digest", ["d" * 64])
-async def test_what_was_uploaded_is_the_same_under_any_tag(world: World, digest: str) -> None:
-    [image_id] = await world.store(b"a")
-    await world.change(images, object_tag="of a lost one", content_digest=digest)
-    await drain(world.encoder())
-    assert await world.encodings() == encodings_by("test-1", image_id)
+async def test_what_was_uploaded_is_the_same_under_any_tag(archive: Archive, digest: str) -> None:
+    [image_id] = await archive.store(b"a")
+    await archive.change(images, object_tag="of a lost one", content_digest=digest)
+    await drain(archive.encoder())
+    assert await archive.encodings() == encodings_by("test-1", image_id)
 
 
-async def test_a_busy_recogniser_or_a_store_that_is_away_is_waited_for(world: World) -> None:
-    [image_id] = await world.store(b"busy")
-    encoder = world.encoder()
+async def test_a_busy_recogniser_or_a_store_that_is_away_is_waited_for(archive: Archive) -> None:
+    [image_id] = await archive.store(Picture.FOR_A_BUSY_ONE)
+    encoder = archive.encoder()
     for _ in range(5):
         assert await drain(encoder) == encoding_module.POLL_SECONDS
-    world.bench.pictures.up = False
+    archive.images.pictures.up = False
     for _ in range(5):
         await drain(encoder)
-    await world.server.stop()
-    world.bench.pictures.up = True
+    await archive.server.stop()
+    archive.images.pictures.up = True
     for _ in range(5):
         await drain(encoder)
-    assert await world.report.report() == EncodingReport(EncodingState.RUNNING, "test-1", 1, 0, 0)
-    path = (await world.bench.row(image_id)).path
-    world.bench.pictures.objects[f"pictures/{path}"] = b"now"
-    await world.change(images, object_tag=repr(b"now"))
-    await world.server.start()
-    while not await world.encodings():
+    assert await archive.report.report() == EncodingReport(EncodingState.RUNNING, "test-1", 1, 0, 0)
+    path = (await archive.images.row(image_id)).path
+    archive.images.pictures.objects[f"pictures/{path}"] = b"now"
+    await archive.change(images, object_tag=b"now".hex())
+    await archive.server.start()
+    while not await archive.encodings():
         await drain(encoder)
 
 
-async def test_a_result_that_changes_meanwhile_keeps_its_own(world: World) -> None:
-    [image_id] = await world.store(b"hang")
-    encoder = world.encoder()
+async def test_a_result_that_changes_meanwhile_keeps_its_own(archive: Archive) -> None:
+    [image_id] = await archive.store(Picture.UNFINISHED)
+    encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: world.server.servicer.encoded)
-    world.bench.clock.advance(1)
-    async with world.bench.database.transaction() as connection:
+    await until(lambda: archive.server.servicer.encoded)
+    archive.images.clock.advance(1)
+    async with archive.images.database.transaction() as connection:
         await connection.execute(sa.update(images).values(status="pending"))
-    claim = await world.bench.rows.claim(image_id)
-    result = Processed((face((7, 7, 70, 70), ENCODING),), 100, 90, "test-1", repr(b"hang"))
-    assert await world.bench.rows.finish(claim, result) == "processed"
-    world.server.servicer.release.set()
+    claim = await archive.images.claim(image_id)
+    result = Processed(
+        (face((7, 7, 70, 70), ENCODING),), 100, 90, "test-1", Picture.UNFINISHED.hex()
+    )
+    assert await archive.images.rows.finish(claim, result) == "processed"
+    archive.server.servicer.release.set()
     await working
     await drain(encoder)
-    assert await world.encodings() == {(image_id, 0, "test-1"): ENCODING}
-    assert (await world.work()).images_skipped == 1
+    assert await archive.encodings() == {(image_id, 0, "test-1"): ENCODING}
+    assert (await archive.work()).images_skipped == 1
 
 
-async def test_a_face_that_is_drawn_or_struck_out_meanwhile_is_respected(world: World) -> None:
-    [image_id] = await world.store(b"hang")
-    encoder = world.encoder()
+async def test_a_face_that_is_drawn_or_struck_out_meanwhile_is_respected(archive: Archive) -> None:
+    [image_id] = await archive.store(Picture.UNFINISHED)
+    encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: world.server.servicer.encoded)
-    async with world.bench.database.transaction() as connection:
+    await until(lambda: archive.server.servicer.encoded)
+    async with archive.images.database.transaction() as connection:
         await connection.execute(sa.delete(faces).where(faces.c.face_index == 0))
         await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(left=60))
-    world.server.servicer.release.set()
+    archive.server.servicer.release.set()
     await working
-    assert await world.encodings() == {}, "neither is the face that was asked for"
-    await world.advance(HOUR + 1)
+    assert await archive.encodings() == {}, "neither is the face that was asked for"
+    await archive.advance(HOUR + 1)
     await drain(encoder)
     box = face_pb2.Box(left=60, top=2, right=80, bottom=40)
-    assert await world.encodings() == {(image_id, 1, "test-1"): encoding_of_box("test-1", box)}
+    assert await archive.encodings() == {(image_id, 1, "test-1"): encoding_of_box("test-1", box)}
 
 
 # A change of the engine
 
 
-async def test_another_engine_encodes_everything_once_it_answers_alone(world: World) -> None:
-    ids = await world.store(b"a", b"b", encoding=ENCODING)
-    encoder = world.encoder()
+async def test_another_engine_encodes_everything_once_it_answers_alone(archive: Archive) -> None:
+    ids = await archive.store(b"a", b"b", encoding=ENCODING)
+    encoder = archive.encoder()
     await drain(encoder)
-    old = await world.encodings()
-    world.server.servicer.engine = "test-2"
-    await world.advance(ENGINE_SECONDS)
+    old = await archive.encodings()
+    archive.server.servicer.engine = "test-2"
+    await archive.advance(ENGINE_SECONDS)
     assert await drain(encoder) == ENGINE_SECONDS
-    world.server.servicer.engine = "test-1"  # the rollout is taken back
-    await world.advance(ENGINE_SECONDS)
+    archive.server.servicer.engine = "test-1"  # the rollout is taken back
+    await archive.advance(ENGINE_SECONDS)
     await drain(encoder)
-    assert await world.encodings() == old
-    assert (await world.work()).engine == "test-1"
-    world.server.servicer.engine = "test-2"
-    await world.advance(ENGINE_SECONDS)
+    assert await archive.encodings() == old
+    assert (await archive.work()).engine == "test-1"
+    archive.server.servicer.engine = "test-2"
+    await archive.advance(ENGINE_SECONDS)
     await drain(encoder)
     for _ in range(2):
-        await world.advance(SETTLE_SECONDS / 2)
+        await archive.advance(SETTLE_SECONDS / 2)
         await drain(encoder)
-    assert await world.encodings() == old | encodings_by("test-2", *ids)
-    assert await world.report.report() == EncodingReport(EncodingState.FINISHED, "test-2", 0, 0, 4)
+    assert await archive.encodings() == old | encodings_by("test-2", *ids)
+    assert await archive.report.report() == EncodingReport(
+        EncodingState.FINISHED, "test-2", 0, 0, 4
+    )
 
 
 async def test_encodings_of_the_engine_before_go_a_day_after_it_answered_last(
-    world: World,
+    archive: Archive,
 ) -> None:
-    ids = await world.store(b"a", b"b", encoding=ENCODING)
-    encoder = world.encoder()
+    ids = await archive.store(b"a", b"b", encoding=ENCODING)
+    encoder = archive.encoder()
     await drain(encoder)
-    world.server.servicer.engine = "test-2"
+    archive.server.servicer.engine = "test-2"
     for _ in range(4):
-        await world.advance(ENGINE_SECONDS)
+        await archive.advance(ENGINE_SECONDS)
         await drain(encoder)
-    both = await world.encodings()
+    both = await archive.encodings()
     assert both.items() > encodings_by("test-2", *ids).items()
-    await world.advance(20 * HOUR)
-    world.server.servicer.engine = "test-1"  # an old replica still answers
+    await archive.advance(20 * HOUR)
+    archive.server.servicer.engine = "test-1"  # an old replica still answers
     await drain(encoder)
-    world.server.servicer.engine = "test-2"
-    await world.advance(ENGINE_SECONDS)
+    archive.server.servicer.engine = "test-2"
+    await archive.advance(ENGINE_SECONDS)
     await drain(encoder)
-    await world.advance(23 * HOUR)
+    await archive.advance(23 * HOUR)
     await drain(encoder)
-    assert await world.encodings() == both
-    await world.advance(HOUR)
+    assert await archive.encodings() == both
+    await archive.advance(HOUR)
     await drain(encoder)
-    assert await world.encodings() == encodings_by("test-2", *ids)
-    assert (await world.work()).remove_at is None
+    assert await archive.encodings() == encodings_by("test-2", *ids)
+    assert (await archive.work()).remove_at is None
 
 
-async def test_none_goes_while_faces_still_lack_the_new_one(world: World) -> None:
-    await world.store(b"busy", encoding=ENCODING)
-    encoder = world.encoder()
+async def test_none_goes_while_faces_still_lack_the_new_one(archive: Archive) -> None:
+    await archive.store(Picture.FOR_A_BUSY_ONE, encoding=ENCODING)
+    encoder = archive.encoder()
     await drain(encoder)
-    old = await world.encodings()
-    world.server.servicer.engine = "test-2"
+    old = await archive.encodings()
+    archive.server.servicer.engine = "test-2"
     for _ in range(100):
-        await world.advance(HOUR)
+        await archive.advance(HOUR)
         await drain(encoder)
-    assert await world.encodings() == old
+    assert await archive.encodings() == old
 
 
-async def test_an_engine_that_changes_in_between_mixes_nothing(world: World) -> None:
-    first, second, third = await world.store(b"a", b"hang", b"c")
-    encoder = world.encoder()
+async def test_an_engine_that_changes_in_between_mixes_nothing(archive: Archive) -> None:
+    first, second, third = await archive.store(b"a", Picture.UNFINISHED, b"c")
+    encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: world.server.servicer.encoded == [first, second])
-    world.server.servicer.engine = "test-2"
-    world.server.servicer.release.set()
+    await until(lambda: archive.server.servicer.encoded == [first, second])
+    archive.server.servicer.engine = "test-2"
+    archive.server.servicer.release.set()
     await working
-    assert await world.encodings() == encodings_by("test-1", first)
-    await world.advance(SETTLE_SECONDS)
+    assert await archive.encodings() == encodings_by("test-1", first)
+    await archive.advance(SETTLE_SECONDS)
     await drain(encoder)
-    assert await world.encodings() == encodings_by("test-1", first) | encodings_by(
+    assert await archive.encodings() == encodings_by("test-1", first) | encodings_by(
         "test-2", first, second, third
     )
 
@@ -602,17 +617,17 @@ class Mortal:
 
 
 async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
-    world: World,
+    archive: Archive,
 ) -> None:
-    await add_people(world, 1, 2, 3)
-    ids = await world.store(b"a", b"unreadable", b"c")
-    await drain(world.encoder())
-    expected = await world.encodings()
-    undisturbed = await world.report.report()
+    await add_people(archive, 1, 2, 3)
+    ids = await archive.store(b"a", Picture.UNREADABLE, b"c")
+    await drain(archive.encoder())
+    expected = await archive.encodings()
+    undisturbed = await archive.report.report()
     assert expected == encodings_by("test-1", ids[0], ids[2])
     calls = 0
     while True:
-        async with world.bench.database.transaction() as connection:
+        async with archive.images.database.transaction() as connection:
             await connection.execute(sa.delete(face_encodings))
             await connection.execute(sa.delete(people_work))
             await connection.execute(
@@ -621,51 +636,52 @@ async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
                 )
             )
         try:
-            await drain(world.encoder(Mortal(world.bench.database, calls), concurrency=3))
+            await drain(archive.encoder(Mortal(archive.images.database, calls), concurrency=3))
         except _KilledError:
             calls += 1
         else:
             break
-        await world.advance(31)
-        await drain(world.encoder(concurrency=3))
-        assert await world.encodings() == expected
-        assert await world.report.report() == undisturbed, f"after {calls - 1} calls"
-        assert await decided_again(world) == [(1, 0, 1), (2, 0, 1), (3, 0, 1)]
+        await archive.advance(31)
+        await drain(archive.encoder(concurrency=3))
+        assert await archive.encodings() == expected
+        assert await archive.report.report() == undisturbed, f"after {calls - 1} calls"
+        assert await decided_again(archive) == [(1, 0, 1), (2, 0, 1), (3, 0, 1)]
     assert calls > 40
 
 
 async def test_of_two_only_one_works_and_the_other_goes_on_when_it_ends(
-    world: World, database_settings: DatabaseSettings
+    archive: Archive, database_settings: DatabaseSettings
 ) -> None:
-    ids = await world.store(*(bytes([65 + number]) for number in range(8)))
+    ids = await archive.store(*(bytes([65 + number]) for number in range(8)))
     other = Database(database_settings)
-    pair = [world.encoder(one, concurrency=3) for one in (world.bench.database, other)]
+    pair = [archive.encoder(one, concurrency=3) for one in (archive.images.database, other)]
 
     async def work(encoder: Encoder) -> None:
-        while (await world.report.report()).state is not EncodingState.FINISHED:
+        while (await archive.report.report()).state is not EncodingState.FINISHED:
             await encoder.turn()
 
     await asyncio.gather(*map(work, pair))
-    assert sorted(world.server.servicer.encoded) == ids, "each once"
-    assert await world.encodings() == encodings_by("test-1", *ids)
+    assert sorted(archive.server.servicer.encoded) == ids, "each once"
+    assert await archive.encodings() == encodings_by("test-1", *ids)
     await other.close()
 
 
-async def test_a_late_one_changes_nothing(world: World) -> None:
-    [image_id] = await world.store(b"a")
+async def test_a_late_one_changes_nothing(archive: Archive) -> None:
+    [image_id] = await archive.store(b"a")
     late, after = (
-        DatabaseEncodingRows(world.bench.database, world.bench.clock.in_database) for _ in range(2)
+        DatabaseEncodingRows(archive.images.database, archive.images.clock.in_database)
+        for _ in range(2)
     )
     assert await late.claim()
     await late.begin("test-1")
-    await world.advance(29)
+    await archive.advance(29)
     assert not await after.claim()
     assert await late.claim(), "the lease is prolonged"
-    await world.advance(31)
+    await archive.advance(31)
     stored = await late.faces(image_id, "test-1")
     assert stored
     assert await after.claim()
-    before = await world.work()
+    before = await archive.work()
     for change in (
         late.store(stored, Encoded("test-1", (ENCODING, ENCODING))),
         late.skip(image_id),
@@ -681,23 +697,23 @@ async def test_a_late_one_changes_nothing(world: World) -> None:
             await change
     await late.release()
     assert not await late.claim()
-    assert await world.work() == before
-    assert await world.encodings() == {}
+    assert await archive.work() == before
+    assert await archive.encodings() == {}
 
 
-async def test_whoever_stops_leaves_it_to_others_at_once(world: World) -> None:
-    first, second = await world.store(b"a", b"hang")
-    leaving, staying = world.encoder(), world.encoder()
+async def test_whoever_stops_leaves_it_to_others_at_once(archive: Archive) -> None:
+    first, second = await archive.store(b"a", Picture.UNFINISHED)
+    leaving, staying = archive.encoder(), archive.encoder()
     told = asyncio.Event()
     running = asyncio.create_task(leaving.run(_told(told)))
-    await until(lambda: world.server.servicer.encoded == [first, second])
+    await until(lambda: archive.server.servicer.encoded == [first, second])
     await drain(staying)
-    assert world.server.servicer.encoded == [first, second], "it is somebody else's"
+    assert archive.server.servicer.encoded == [first, second], "it is somebody else's"
     told.set()
     await running
-    world.server.servicer.release.set()
+    archive.server.servicer.release.set()
     await drain(staying)
-    assert await world.encodings() == encodings_by("test-1", first, second)
+    assert await archive.encodings() == encodings_by("test-1", first, second)
 
 
 async def _told(event: asyncio.Event) -> None:
@@ -705,10 +721,10 @@ async def _told(event: asyncio.Event) -> None:
 
 
 async def test_a_database_that_is_away_is_waited_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = await world.store(b"a")
-    encoder = world.encoder()
+    ids = await archive.store(b"a")
+    encoder = archive.encoder()
     away = True
 
     def transaction(database: Database) -> AbstractAsyncContextManager[AsyncConnection]:
@@ -721,10 +737,10 @@ async def test_a_database_that_is_away_is_waited_for(
     told = asyncio.Event()
     running = asyncio.create_task(encoder.run(_told(told)))
     for _ in range(3):
-        await world.bench.time.advance(encoding_module.POLL_SECONDS)
+        await archive.time.advance(encoding_module.POLL_SECONDS)
     away = False
-    while not await world.encodings():
-        await world.bench.time.advance(encoding_module.POLL_SECONDS)
+    while not await archive.encodings():
+        await archive.time.advance(encoding_module.POLL_SECONDS)
     told.set()
     await running
-    assert await world.encodings() == encodings_by("test-1", *ids)
+    assert await archive.encodings() == encodings_by("test-1", *ids)

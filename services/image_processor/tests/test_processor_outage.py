@@ -1,62 +1,54 @@
 """A real recogniser that stops and comes back, a real NSQ, and the real process."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import sqlalchemy as sa
 
-from services.common.database import Database
+from services.common import tables
 from services.common.doorbell import NsqDoorbell
 from services.common.facerecog.client import RecogniserClient
 from services.common.logs import Outage
 from services.common.objects import ObjectStore
 from services.common.settings import CHANNEL, TOPIC, DatabaseSettings, ObjectStoreSettings
-from services.common.tables import images
 from services.image_processor.adapters.nsq_queue import NsqQueue
-from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.adapters.row_poller import RowPoller
+from services.image_processor.tests.conftest import Images, Processors
 from services.testing.processes import running
+from services.testing.recogniser import Picture, RecogniserServer
 from services.testing.servers import Nsqd, Nsqlookupd, free_port
 from services.testing.waiting import eventually
 
 
-@pytest.fixture
-async def client(recogniser_server: Any) -> AsyncIterator[RecogniserClient]:
-    made = RecogniserClient(recogniser_server.target, timeout=10)
-    yield made
-    await made.close()
-
-
-async def _back(bench: Any, count: int) -> None:
+async def _back(images: Images, processors: Processors, count: int) -> None:
     """Let cool-downs pass until the breaker has closed and everything is processed."""
 
     async def processed() -> bool:
-        await bench.time.advance(15)
-        return bool(await bench.statuses() == ["processed"] * count)
+        await processors.time.advance(15)
+        return bool(await images.statuses() == ["processed"] * count)
 
     await eventually(processed)
 
 
 async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
-    bench: Any,
-    recogniser_server: Any,
-    client: RecogniserClient,
+    *,
+    images: Images,
+    processors: Processors,
+    recogniser_server: RecogniserServer,
+    recogniser_client: RecogniserClient,
     nsqd: Nsqd,
     nsqlookupd: Nsqlookupd,
 ) -> None:
-    bench.recogniser, bench.ping = GrpcRecogniser(client), client.ping
     queue = NsqQueue([nsqlookupd.http_url], max_in_flight=4)
     doorbell = NsqDoorbell(nsqd.http_url)
-    ids = await bench.submit(*[b"hang"] * 2, *[b"face"] * 8)
+    ids = await images.submit(*[Picture.UNFINISHED] * 2, *[Picture.TWO_FACES] * 8)
     await doorbell.ring(ids[:2])
-    bench.start(queue)
+    processors.start(queue, client=recogniser_client)
     await eventually(lambda: len(recogniser_server.servicer.image_ids) == 2)
     await recogniser_server.stop()  # with two pictures in flight
     await doorbell.ring(ids[2:])
-    await eventually(lambda: 2 in bench.states)
+    await eventually(lambda: 2 in processors.breaker_states)
 
     async def paused() -> bool:
         async with httpx.AsyncClient() as http:
@@ -68,89 +60,86 @@ async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
         return True
 
     await eventually(paused)
-    rows = [await bench.row(image_id) for image_id in ids]
+    rows = [await images.row(image_id) for image_id in ids]
     assert {(row.status, row.attempt) for row in rows} == {("pending", 0)}
     recogniser_server.servicer.release.set()
     await recogniser_server.start()
-    await _back(bench, 10)
-    assert {(await bench.row(image_id)).attempt for image_id in ids} == {1}
-    await bench.stop()
+    await _back(images, processors, 10)
+    assert {(await images.row(image_id)).attempt for image_id in ids} == {1}
+    await processors.stop()
     await queue.close()
     await doorbell.close()
 
 
 async def test_with_polled_rows_an_outage_stops_the_polling_and_fails_no_image(
-    bench: Any, recogniser_server: Any, client: RecogniserClient
+    images: Images,
+    processors: Processors,
+    recogniser_server: RecogniserServer,
+    recogniser_client: RecogniserClient,
 ) -> None:
     polls = 0
 
     async def pending(limit: int) -> list[int]:
         nonlocal polls
         polls += 1
-        return list(await bench.rows.pending(limit))
+        return list(await images.rows.pending(limit))
 
-    bench.recogniser, bench.ping = GrpcRecogniser(client), client.ping
     queue = RowPoller(pending, poll_seconds=0.01, database=Outage("database"))
     await recogniser_server.stop()
-    await bench.submit(*[b"face"] * 10)
-    bench.start(queue)
-    await eventually(lambda: 2 in bench.states)
-
-    async def nothing_taken() -> bool:
-        return bool(await bench.statuses() == ["pending"] * 10)
-
-    await eventually(nothing_taken)
+    await images.submit(*[Picture.TWO_FACES] * 10)
+    processors.start(queue, client=recogniser_client)
+    await eventually(lambda: 2 in processors.breaker_states)
+    await images.reach(*["pending"] * 10)
     before = polls
-    await bench.time.advance(300)
+    await processors.time.advance(300)
     assert polls - before <= 1, "at most the one that was on its way"
     await recogniser_server.start()
-    await _back(bench, 10)
-    async with bench.database.reading() as connection:
-        assert set(await connection.scalars(sa.select(images.c.attempt))) == {1}
+    await _back(images, processors, 10)
+    async with images.database.reading() as connection:
+        assert set(await connection.scalars(sa.select(tables.images.c.attempt))) == {1}
 
 
-async def test_polling_goes_on_when_the_rows_are_there_at_last(bench: Any) -> None:
-    async with bench.database.transaction() as connection:
+async def test_polling_goes_on_when_the_rows_are_there_at_last(
+    images: Images, processors: Processors
+) -> None:
+    async with images.database.transaction() as connection:
         await connection.execute(sa.text("ALTER TABLE images RENAME TO not_yet"))
     away = Outage("database")
-    queue = RowPoller(bench.rows.pending, poll_seconds=0.01, database=away)
-    bench.start(queue)
+    queue = RowPoller(images.rows.pending, poll_seconds=0.01, database=away)
+    processors.start(queue)
     await eventually(lambda: away.away)
-    async with bench.database.transaction() as connection:
+    async with images.database.transaction() as connection:
         await connection.execute(sa.text("ALTER TABLE not_yet RENAME TO images"))
-    await bench.submit(b"face")
-    await _back(bench, 1)
+    await images.submit(Picture.TWO_FACES)
+    await _back(images, processors, 1)
 
 
-async def test_two_processors_share_polled_rows(bench: Any) -> None:
-    ids = await bench.submit(*[b"face"] * 40)
+async def test_two_processors_share_polled_rows(images: Images, processors: Processors) -> None:
+    ids = await images.submit(*[Picture.TWO_FACES] * 40)
     for _ in range(2):
-        bench.start(RowPoller(bench.rows.pending, poll_seconds=0.01, database=Outage("database")))
-
-    async def processed() -> bool:
-        return bool(await bench.statuses() == ["processed"] * 40)
-
-    await eventually(processed)
-    assert sorted(bench.recogniser.image_ids) == ids
+        processors.start(
+            RowPoller(images.rows.pending, poll_seconds=0.01, database=Outage("database"))
+        )
+    await images.reach(*["processed"] * 40)
+    assert sorted(processors.recogniser.image_ids) == ids
 
 
+@pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("queue", ["rows", "nsq"])
 async def test_the_process_works_and_drains(
     request: pytest.FixtureRequest,
     *,
     queue: str,
-    bench_of: Any,
-    sqlite_settings: DatabaseSettings,
+    images: Images,
+    database_settings: DatabaseSettings,
     folder_store_settings: ObjectStoreSettings,
-    recogniser_server: Any,
+    recogniser_server: RecogniserServer,
 ) -> None:
     if queue == "nsq":
         lookupd, nsqd = map(request.getfixturevalue, ("nsqlookupd", "nsqd"))
-    database = Database(sqlite_settings)
     store = ObjectStore(folder_store_settings)
-    bench = bench_of(database)
-    contents = [b"face", b"empty", b"unreadable", b"hang"]
-    ids = await bench.submit(*contents)
+    contents = [Picture.TWO_FACES, Picture.NO_FACE, Picture.UNREADABLE, Picture.UNFINISHED]
+    ids = await images.submit(*contents)
     more = {}
     if queue == "nsq":
         more["NSQLOOKUPD_URLS"] = f'["{lookupd.http_url}"]'
@@ -161,24 +150,19 @@ async def test_the_process_works_and_drains(
         await store.put(f"pictures/p{number}", content)
     async with running(
         "services.image_processor",
-        DATABASE_URL=sqlite_settings.database_url,
+        DATABASE_URL=database_settings.database_url,
         OBJECT_STORE_URL=folder_store_settings.object_store_url,
         FACE_RECOG_TARGET=recogniser_server.target,
         **more,
     ) as process:
-
-        async def three_are_done() -> bool:
-            wanted = ["processed", "processed", "rejected", "processing"]
-            return bool(await bench.statuses() == wanted)
-
-        await eventually(three_are_done)
+        await images.reach("processed", "processed", "rejected", "processing")
         assert (await process.get("/readyz")).is_success
         page = (await process.get("/metrics")).text
         process.terminate()
         recogniser_server.servicer.release.set()
         status, output = await process.ended()
     assert status == 0
-    assert await bench.statuses() == ["processed", "processed", "rejected", "processed"]
+    assert await images.statuses() == ["processed", "processed", "rejected", "processed"]
     for line in (
         'facestack_attempts_total{outcome="processed"} 2.0',
         'facestack_attempts_total{outcome="dead"} 0.0',
@@ -189,7 +173,6 @@ async def test_the_process_works_and_drains(
         assert line in page
     assert '"image_id": 4' in output
     assert "Traceback" not in output
-    await database.close()
 
 
 async def test_the_process_on_nsq_outlives_the_absence_of_everything(tmp_path: Path) -> None:

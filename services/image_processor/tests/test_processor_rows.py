@@ -15,17 +15,18 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import events, face_encodings, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows
 from services.image_processor.domain import Claim, Failed, Outcome, Processed, Rejected, Released
-from services.testing.recogniser import ENCODING, QUALITY
+from services.image_processor.tests.conftest import Images
+from services.testing.recogniser import ENCODING, QUALITY, Picture
 
 RESULT = Processed((SeenFace(Box(1, 2, 3, 4), 0.5, False, ()),), 10, 20, "test-1")
 
 
 async def test_many_claims_at_once_have_one_winner(
-    bench: Any, database_settings: DatabaseSettings
+    images: Images, database_settings: DatabaseSettings
 ) -> None:
-    ids = await bench.submit(*[b"face"] * 10)
+    ids = await images.submit(*[Picture.TWO_FACES] * 10)
     pools = [Database(database_settings) for _ in range(3)]
-    several = [DatabaseRows(pool, bench.clock.in_database) for pool in pools]
+    several = [DatabaseRows(pool, images.clock.in_database) for pool in pools]
     claims = await asyncio.gather(
         *(rows.claim(image_id) for image_id in ids for rows in several for _ in range(4))
     )
@@ -37,7 +38,7 @@ async def test_many_claims_at_once_have_one_winner(
     )
     assert sorted(map(str, names)) == ["None"] * 10 + ["processed"] * 10
     for image_id in ids:
-        assert len(await bench.faces(image_id)) == 1
+        assert len(await images.faces(image_id)) == 1
     for pool in pools:
         await pool.close()
 
@@ -59,9 +60,9 @@ def _claim_all(url: str, ids: list[int], start: Any) -> list[int]:
 
 
 async def test_two_processes_share_the_images_without_doing_one_twice(
-    bench: Any, database_settings: DatabaseSettings
+    images: Images, database_settings: DatabaseSettings
 ) -> None:
-    ids = await bench.submit(*[b"face"] * 40)
+    ids = await images.submit(*[Picture.TWO_FACES] * 40)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as processes:
         barrier = manager.Barrier(2)
@@ -71,74 +72,74 @@ async def test_two_processes_share_the_images_without_doing_one_twice(
             *(loop.run_in_executor(processes, _claim_all, url, ids, barrier) for _ in range(2))
         )
     assert sorted(itertools.chain(*shares)) == ids
-    assert set(await bench.statuses()) == {"processed"}
-    assert all([(await bench.row(image_id)).attempt == 1 for image_id in ids])
+    assert set(await images.statuses()) == {"processed"}
+    assert all([(await images.row(image_id)).attempt == 1 for image_id in ids])
 
 
 async def test_an_expired_lease_is_taken_up_and_the_late_worker_changes_nothing(
-    bench: Any,
+    images: Images,
 ) -> None:
-    [image_id] = await bench.submit(b"face")
-    late = await bench.rows.claim(image_id)
-    bench.clock.advance(29.9)
-    assert await bench.rows.claim(image_id) is None
-    bench.clock.advance(0.2)
-    second = await bench.rows.claim(image_id)
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    late = await images.claim(image_id)
+    images.clock.advance(29.9)
+    assert await images.rows.claim(image_id) is None
+    images.clock.advance(0.2)
+    second = await images.claim(image_id)
     assert second.attempt == 2
-    before = await bench.row(image_id)
-    assert await bench.rows.finish(late, RESULT) is None
-    assert await bench.rows.finish(late, Failed("late")) is None
-    assert await bench.rows.finish(late, Released("late")) is None
-    assert not await bench.rows.renew(late)
-    assert await bench.row(image_id) == before
-    assert await bench.faces(image_id) == []
-    assert await bench.rows.finish(second, RESULT) == "processed"
-    after = await bench.row(image_id)
-    assert await bench.rows.finish(late, Failed("late")) is None
-    assert await bench.row(image_id) == after
+    before = await images.row(image_id)
+    assert await images.rows.finish(late, RESULT) is None
+    assert await images.rows.finish(late, Failed("late")) is None
+    assert await images.rows.finish(late, Released("late")) is None
+    assert not await images.rows.renew(late)
+    assert await images.row(image_id) == before
+    assert await images.faces(image_id) == []
+    assert await images.rows.finish(second, RESULT) == "processed"
+    after = await images.row(image_id)
+    assert await images.rows.finish(late, Failed("late")) is None
+    assert await images.row(image_id) == after
 
 
 @pytest.mark.parametrize("seconds", [6, 3600, 10**8])
-async def test_a_clock_that_was_set_back_holds_up_no_lease(bench: Any, seconds: int) -> None:
-    [image_id] = await bench.submit(b"face")
-    late = await bench.rows.claim(image_id)
-    bench.clock.advance(-4)  # what a nudge of the clock may do
-    assert await bench.rows.claim(image_id) is None
-    bench.clock.advance(4 - seconds)
-    assert (await bench.rows.claim(image_id)).attempt == 2
-    assert await bench.rows.finish(late, RESULT) is None
+async def test_a_clock_that_was_set_back_holds_up_no_lease(images: Images, seconds: int) -> None:
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    late = await images.claim(image_id)
+    images.clock.advance(-4)  # what a nudge of the clock may do
+    assert await images.rows.claim(image_id) is None
+    images.clock.advance(4 - seconds)
+    assert (await images.claim(image_id)).attempt == 2
+    assert await images.rows.finish(late, RESULT) is None
 
 
-async def test_a_renewed_lease_lasts(bench: Any) -> None:
-    [image_id] = await bench.submit(b"face")
-    claim = await bench.rows.claim(image_id)
+async def test_a_renewed_lease_lasts(images: Images) -> None:
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    claim = await images.claim(image_id)
     for _ in range(5):
-        bench.clock.advance(20)
-        assert await bench.rows.renew(claim)
-        assert await bench.rows.claim(image_id) is None
+        images.clock.advance(20)
+        assert await images.rows.renew(claim)
+        assert await images.rows.claim(image_id) is None
 
 
 @pytest.mark.parametrize("status", ["processed", "rejected", "dead"])
-async def test_what_is_final_is_not_claimed(bench: Any, status: str) -> None:
-    [image_id] = await bench.submit(b"face")
-    await bench.update(image_id, status=status, due_at=None)
-    assert await bench.rows.claim(image_id) is None
-    assert await bench.rows.claim(image_id + 1000) is None
+async def test_what_is_final_is_not_claimed(images: Images, status: str) -> None:
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    await images.update(image_id, status=status, due_at=None)
+    assert await images.rows.claim(image_id) is None
+    assert await images.rows.claim(image_id + 1000) is None
 
 
 async def test_a_failed_image_is_claimed_when_it_is_due_and_has_an_attempt_left(
-    bench: Any,
+    images: Images,
 ) -> None:
-    [image_id] = await bench.submit(b"face")
-    claim = await bench.rows.claim(image_id)
-    assert await bench.rows.finish(claim, Failed("once")) == "failed"
-    assert await bench.rows.claim(image_id) is None
-    bench.clock.advance(2.5)
-    again = await bench.rows.claim(image_id)
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    claim = await images.claim(image_id)
+    assert await images.rows.finish(claim, Failed("once")) == "failed"
+    assert await images.rows.claim(image_id) is None
+    images.clock.advance(2.5)
+    again = await images.claim(image_id)
     assert (again.attempt, again.path) == (2, claim.path)
-    await bench.update(image_id, attempt=5)
-    bench.clock.advance(60)
-    assert await bench.rows.claim(image_id) is None, "the redeemer declares it dead"
+    await images.update(image_id, attempt=5)
+    images.clock.advance(60)
+    assert await images.rows.claim(image_id) is None, "the redeemer declares it dead"
 
 
 async def encodings(database: Database) -> list[tuple[Any, ...]]:
@@ -147,22 +148,22 @@ async def encodings(database: Database) -> list[tuple[Any, ...]]:
 
 
 async def test_a_new_result_leaves_no_encoding_of_the_one_before(
-    bench: Any, database: Database
+    images: Images, database: Database
 ) -> None:
     """The picture was replaced: nothing may be left of who was in it."""
-    [image_id] = await bench.submit(b"face")
+    [image_id] = await images.submit(Picture.TWO_FACES)
     face = SeenFace(Box(1, 2, 30, 40), 0.5, False, ())
     before = replace(face, encoding=ENCODING[::-1])
     after = replace(face, encoding=ENCODING)
     for engine, found in (("test-1", (before, before)), ("test-2", (face, after))):
-        claim = await bench.rows.claim(image_id)
-        await bench.rows.finish(claim, Processed(found, 100, 90, engine))
-        await bench.update(image_id, status="pending")
+        claim = await images.claim(image_id)
+        await images.rows.finish(claim, Processed(found, 100, 90, engine))
+        await images.update(image_id, status="pending")
     assert await encodings(database) == [(image_id, 1, "test-2", ENCODING)]
 
 
 async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
-    bench: Any, database: Database
+    images: Images, database: Database
 ) -> None:
     async with database.transaction() as connection:
         await connection.execute(sa.insert(persons).values(id=7, name="Ada L.", created_at=1))
@@ -179,12 +180,12 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         SeenFace(Box(9, 9, 10, 10), 1.0, False, ()),
         SeenFace(Box(9, 9, 10, 10), 1.0, True, (known,), unsure=True),
     )
-    [image_id] = await bench.submit(b"face")
+    [image_id] = await images.submit(Picture.TWO_FACES)
     for _ in range(2):  # the second result replaces the first one
-        claim = await bench.rows.claim(image_id)
-        await bench.rows.finish(claim, Processed(found, 100, 90, "test-1", calibration=3))
-        stored = await bench.faces(image_id)
-        await bench.update(image_id, status="pending")
+        claim = await images.claim(image_id)
+        await images.rows.finish(claim, Processed(found, 100, 90, "test-1", calibration=3))
+        stored = await images.faces(image_id)
+        await images.update(image_id, status="pending")
     assert [(face.person, face.distance) for face in stored] == [
         ("Ada L.", 0.25),
         ("Bob", 0.5),
@@ -207,12 +208,12 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         ("machine", 4.5, 3),
     ]
     assert await encodings(database) == [(image_id, 0, "test-1", ENCODING)]
-    row = await bench.row(image_id)
+    row = await images.row(image_id)
     assert (row.width, row.height, row.engine) == (100, 90, "test-1")
 
 
 async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_called(
-    bench: Any, database: Database
+    images: Images, database: Database
 ) -> None:
     people = [
         {"id": 7, "name": "Countess", "folder": "Ada", "created_at": 1},
@@ -230,10 +231,10 @@ async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_c
         Likely("Countess/1.jpg", "Countess", 0.25): (None, "Countess"),
     }
     found = tuple(SeenFace(Box(1, 2, 30, 40), 0.5, False, (one,)) for one in expected)
-    [image_id] = await bench.submit(b"face")
-    claim = await bench.rows.claim(image_id)
-    assert await bench.rows.finish(claim, Processed(found, 100, 90, "test-1"))
-    stored = await bench.faces(image_id)
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    claim = await images.claim(image_id)
+    assert await images.rows.finish(claim, Processed(found, 100, 90, "test-1"))
+    stored = await images.faces(image_id)
     assert [(face.person_id, face.person) for face in stored] == list(expected.values())
     assert [one["person"] for face in stored for one in face.candidates] == [
         name for _, name in expected.values()
@@ -251,28 +252,28 @@ async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_c
     ],
 )
 async def test_those_who_follow_along_are_told_what_has_become_final(
-    bench: Any, database: Database, outcome: Outcome, attempt: int, noted: int
+    images: Images, database: Database, outcome: Outcome, attempt: int, noted: int
 ) -> None:
-    [image_id] = await bench.submit(b"face")
-    claim = await bench.rows.claim(image_id)
-    assert await bench.rows.finish(replace(claim, attempt=attempt), outcome)
-    assert await bench.rows.finish(claim, RESULT) is None  # too late, so nothing has changed
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    claim = await images.claim(image_id)
+    assert await images.rows.finish(replace(claim, attempt=attempt), outcome)
+    assert await images.rows.finish(claim, RESULT) is None  # too late, so nothing has changed
     async with database.reading() as connection:
         rows = await connection.execute(sa.select(events.c.kind, events.c.subject_id))
         assert [tuple(row) for row in rows] == [("image", image_id)] * noted
 
 
-async def test_pending_ids_come_oldest_first(bench: Any) -> None:
-    ids = await bench.submit(*[b"face"] * 5)
-    await bench.update(ids[1], status="dead")
-    assert await bench.rows.pending(3) == [ids[0], ids[2], ids[3]]
+async def test_pending_ids_come_oldest_first(images: Images) -> None:
+    ids = await images.submit(*[Picture.TWO_FACES] * 5)
+    await images.update(ids[1], status="dead")
+    assert await images.rows.pending(3) == [ids[0], ids[2], ids[3]]
 
 
 async def test_a_claim_that_nobody_else_holds_is_renewed_only_while_it_is_processing(
-    bench: Any,
+    images: Images,
 ) -> None:
-    [image_id] = await bench.submit(b"face")
-    claim = await bench.rows.claim(image_id)
-    assert not await bench.rows.renew(Claim(image_id, claim.path, 1, "0" * 32))
-    await bench.rows.finish(claim, RESULT)
-    assert not await bench.rows.renew(claim)
+    [image_id] = await images.submit(Picture.TWO_FACES)
+    claim = await images.claim(image_id)
+    assert not await images.rows.renew(Claim(image_id, claim.path, 1, "0" * 32))
+    await images.rows.finish(claim, RESULT)
+    assert not await images.rows.renew(claim)

@@ -10,15 +10,17 @@ import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
 
+from services.common import tables
 from services.common.clock import database_now
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
-from services.common.tables import images
 from services.image_processor import settings
 from services.image_processor.settings import ImageProcessorSettings
+from services.image_processor.tests.conftest import Images
 from services.testing.clients import pod
 from services.testing.processes import running
+from services.testing.recogniser import Picture, RecogniserServer
 from services.testing.servers import Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
@@ -56,7 +58,7 @@ def test_pictures_in_flight_take_no_more_memory_than_there_is(
 def environment(
     database_settings: DatabaseSettings,
     folder_store_settings: ObjectStoreSettings,
-    recogniser_server: Any,
+    recogniser_server: RecogniserServer,
 ) -> dict[str, str]:
     return {
         "DATABASE_URL": database_settings.database_url,
@@ -67,25 +69,23 @@ def environment(
 
 @pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_what_is_set_decides_when_an_image_is_dead_and_how_long_a_claim_lasts(
-    bench: Any,
+    images: Images,
     environment: dict[str, str],
     folder_store_settings: ObjectStoreSettings,
-    recogniser_server: Any,
+    recogniser_server: RecogniserServer,
 ) -> None:
     store = ObjectStore(folder_store_settings)
-    await store.put("pictures/p0", b"poison")
-    await store.put("pictures/p1", b"hang")
+    await store.put("pictures/p0", Picture.FATAL)
+    await store.put("pictures/p1", Picture.UNFINISHED)
     environment |= {"MAX_ATTEMPTS": "1", "LEASE_SECONDS": "500"}
     async with running("services.image_processor", **environment) as process:
-        bad, slow = await bench.submit(b"poison", b"hang")
-
-        async def statuses() -> bool:
-            return bool(await bench.statuses() == ["dead", "processing"])
-
-        await eventually(statuses)
-        assert (await bench.row(bad)).attempt == 1
-        async with bench.database.reading() as connection:
-            left = sa.select(images.c.due_at - database_now()).where(images.c.id == slow)
+        bad, slow = await images.submit(Picture.FATAL, Picture.UNFINISHED)
+        await images.reach("dead", "processing")
+        assert (await images.row(bad)).attempt == 1
+        async with images.database.reading() as connection:
+            left = sa.select(tables.images.c.due_at - database_now()).where(
+                tables.images.c.id == slow
+            )
             assert 400_000 < (await connection.scalar(left) or 0) <= 500_000
         recogniser_server.servicer.release.set()
         process.terminate()
@@ -94,18 +94,14 @@ async def test_what_is_set_decides_when_an_image_is_dead_and_how_long_a_claim_la
 
 @pytest.mark.parametrize("database_settings", ["sqlite"], indirect=True)
 async def test_pictures_in_flight_take_no_more_memory_than_is_counted_on(
-    bench: Any, environment: dict[str, str], folder_store_settings: ObjectStoreSettings
+    images: Images, environment: dict[str, str], folder_store_settings: ObjectStoreSettings
 ) -> None:
     store = ObjectStore(folder_store_settings)
     for number in range(8):
         await store.put(f"pictures/p{number}", bytes([number]) * MAX_PICTURE_BYTES)
     async with running("services.image_processor", **environment) as process:
-        await bench.submit(*[b"large"] * 8)
-
-        async def done() -> bool:
-            return bool(await bench.statuses() == ["processed"] * 8)
-
-        await eventually(done, seconds=60)
+        await images.submit(*[b"large"] * 8)
+        await images.reach(*["processed"] * 8, seconds=60)
         status = await asyncio.to_thread(Path(f"/proc/{process.pid}/status").read_text)
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert peak

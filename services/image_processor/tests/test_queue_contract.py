@@ -1,7 +1,7 @@
 """One contract for the queue port: NSQ, polled rows, and the fake that other tests use."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,26 +13,34 @@ from services.common.logs import Outage
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller
 from services.image_processor.service import Queue, Ring
-from services.testing.servers import Nsqd
+from services.image_processor.tests.fakes import Backlog, MemoryQueue
+from services.testing.servers import Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
 
-class MemoryWorld:
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self.queue = make
-        self._ringing = make()
+class Broker:
+    """Where rings are put and wait; a queue hands them out. This one is that of the fake queue."""
+
+    def __init__(self) -> None:
+        self._backlog = Backlog()
+
+    def queue(self) -> Queue:
+        return MemoryQueue(self._backlog)
 
     async def ring(self, image_id: int) -> None:
-        self._ringing.put(image_id)
+        MemoryQueue(self._backlog).put(image_id)
 
     async def waiting(self) -> int:
-        return len(self._ringing.ids)
+        return len(self._backlog)
+
+    def finish(self, ring: Ring) -> None:
+        ring.finish()
 
     async def close(self) -> None:
         pass
 
 
-class RowsWorld:
+class RowsBroker(Broker):
     """Rows that are pending; finishing takes a row out, as its claim would."""
 
     def __init__(self) -> None:
@@ -47,23 +55,21 @@ class RowsWorld:
     async def ring(self, image_id: int) -> None:
         self._pending.append(image_id)
 
-    def claimed(self, image_id: int) -> None:
-        self._pending.remove(image_id)
-
     async def waiting(self) -> int:
         return len(self._pending)
 
-    async def close(self) -> None:
-        pass
+    def finish(self, ring: Ring) -> None:
+        self._pending.remove(ring.image_id)
+        ring.finish()
 
 
-class NsqWorld:
-    def __init__(self, nsqd: Nsqd, lookupd_url: str) -> None:
+class NsqBroker(Broker):
+    def __init__(self, nsqd: Nsqd, nsqlookupd: Nsqlookupd) -> None:
         self._doorbell = NsqDoorbell(nsqd.http_url)
-        self._lookupd_url = lookupd_url
+        self._nsqlookupd = nsqlookupd
 
     def queue(self) -> Queue:
-        return NsqQueue([self._lookupd_url], max_in_flight=4)
+        return NsqQueue([self._nsqlookupd.http_url], max_in_flight=4)
 
     async def ring(self, image_id: int) -> None:
         await self._doorbell.ring([image_id])
@@ -76,23 +82,21 @@ class NsqWorld:
 
 
 @pytest.fixture(params=["memory", "rows", "nsq"])
-async def world(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
-    made: Any
+async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
     match request.param:
         case "memory":
-            made = MemoryWorld(request.getfixturevalue("memory_queues"))
+            made = Broker()
         case "rows":
-            made = RowsWorld()
+            made = RowsBroker()
         case _:
-            lookupd = request.getfixturevalue("nsqlookupd")
-            made = NsqWorld(request.getfixturevalue("nsqd"), lookupd.http_url)
+            made = NsqBroker(*map(request.getfixturevalue, ("nsqd", "nsqlookupd")))
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def queue(world: Any) -> AsyncIterator[Queue]:
-    made = world.queue()
+async def queue(broker: Broker) -> AsyncIterator[Queue]:
+    made = broker.queue()
     yield made
     await made.close()
 
@@ -103,65 +107,59 @@ async def _take(queue: Queue) -> Ring:
     return ring
 
 
-def _finish(world: Any, ring: Ring) -> None:
-    if isinstance(world, RowsWorld):
-        world.claimed(ring.image_id)
-    ring.finish()
-
-
-async def test_every_ring_is_handed_out_once(world: Any, queue: Queue) -> None:
+async def test_every_ring_is_handed_out_once(broker: Broker, queue: Queue) -> None:
     for image_id in range(1, 21):
-        await world.ring(image_id)
+        await broker.ring(image_id)
     seen = []
     for _ in range(20):
         ring = await _take(queue)
         ring.touch()
         seen.append(ring.image_id)
-        _finish(world, ring)
+        broker.finish(ring)
     assert sorted(seen) == list(range(1, 21))
-    assert await world.waiting() == 0
+    assert await broker.waiting() == 0
 
 
 async def test_a_requeued_ring_comes_again_and_does_not_hold_up_the_others(
-    world: Any, queue: Queue
+    broker: Broker, queue: Queue
 ) -> None:
-    await world.ring(1)
+    await broker.ring(1)
     first = await _take(queue)
     assert first.image_id == 1
     first.requeue(0.5)
     seen = []
     for image_id in range(2, 12):
-        await world.ring(image_id)
+        await broker.ring(image_id)
     for _ in range(10):
         ring = await _take(queue)
         seen.append(ring.image_id)
-        _finish(world, ring)
+        broker.finish(ring)
     assert sorted(seen) == list(range(2, 12))
     again = await _take(queue)
     assert again.image_id == 1
-    _finish(world, again)
+    broker.finish(again)
 
 
-async def test_a_ring_may_be_requeued_any_number_of_times(world: Any, queue: Queue) -> None:
-    await world.ring(1)
+async def test_a_ring_may_be_requeued_any_number_of_times(broker: Broker, queue: Queue) -> None:
+    await broker.ring(1)
     for _ in range(12):
         ring = await _take(queue)
         assert ring.image_id == 1
         ring.requeue(0)
-    _finish(world, await _take(queue))
+    broker.finish(await _take(queue))
 
 
 async def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(
-    world: Any, queue: Queue
+    broker: Broker, queue: Queue
 ) -> None:
-    await world.ring(1)
-    _finish(world, await _take(queue))
+    await broker.ring(1)
+    broker.finish(await _take(queue))
     queue.pause()
     taking = asyncio.create_task(queue.take())
-    await world.ring(2)
+    await broker.ring(2)
 
     async def waits() -> bool:
-        return bool(await world.waiting() == 1)
+        return bool(await broker.waiting() == 1)
 
     await eventually(waits)
     assert not taking.done()
@@ -169,23 +167,23 @@ async def test_a_paused_queue_hands_out_nothing_until_it_is_resumed(
     ring = await asyncio.wait_for(taking, 15)
     assert ring is not None
     assert ring.image_id == 2
-    _finish(world, ring)
+    broker.finish(ring)
 
 
-async def test_resuming_with_a_ring_in_hand(world: Any, queue: Queue) -> None:
-    await world.ring(1)
+async def test_resuming_with_a_ring_in_hand(broker: Broker, queue: Queue) -> None:
+    await broker.ring(1)
     held = await _take(queue)
     queue.pause()
     queue.resume()
-    await world.ring(2)
+    await broker.ring(2)
     ring = await _take(queue)
     assert ring.image_id == 2
-    _finish(world, ring)
-    _finish(world, held)
+    broker.finish(ring)
+    broker.finish(held)
 
 
-async def test_a_stopped_queue_ends_waiting_and_takes_answers(world: Any, queue: Queue) -> None:
-    await world.ring(1)
+async def test_a_stopped_queue_ends_waiting_and_takes_answers(broker: Broker, queue: Queue) -> None:
+    await broker.ring(1)
     held = await _take(queue)
     taking = [asyncio.create_task(queue.take()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -193,19 +191,21 @@ async def test_a_stopped_queue_ends_waiting_and_takes_answers(world: Any, queue:
     assert await asyncio.wait_for(asyncio.gather(*taking), 15) == [None] * 3
     queue.resume()
     assert await queue.take() is None
-    _finish(world, held)
+    broker.finish(held)
     await queue.close()
-    assert await world.waiting() == 0
+    assert await broker.waiting() == 0
 
 
-async def test_what_was_not_answered_is_offered_to_somebody_else(world: Any, queue: Queue) -> None:
-    await world.ring(1)
+async def test_what_was_not_answered_is_offered_to_somebody_else(
+    broker: Broker, queue: Queue
+) -> None:
+    await broker.ring(1)
     assert (await _take(queue)).image_id == 1
     await queue.close()
-    other = world.queue()
+    other = broker.queue()
     ring = await _take(other)
     assert ring.image_id == 1
-    _finish(world, ring)
+    broker.finish(ring)
     await other.close()
 
 

@@ -2,7 +2,6 @@
 
 import math
 import struct
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,23 +18,17 @@ from services.common.faces import Box, Likely, SeenFace
 from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.domain import Processed, Rejected
 from services.image_processor.service import Recogniser
-from services.testing.recogniser import ENCODING, QUALITY
+from services.image_processor.tests.fakes import FakeRecogniser
+from services.testing.recogniser import ENCODING, QUALITY, Picture, RecogniserServer
 
 
 @pytest.fixture(params=["fake", "grpc"])
-async def recogniser(
-    request: pytest.FixtureRequest, fake_recogniser: Any, recogniser_server: Any
-) -> AsyncIterator[Recogniser]:
-    if request.param == "fake":
-        yield fake_recogniser
-        return
-    client = RecogniserClient(recogniser_server.target, timeout=10)
-    yield GrpcRecogniser(client)
-    await client.close()
+def recogniser(request: pytest.FixtureRequest, recogniser_client: RecogniserClient) -> Recogniser:
+    return FakeRecogniser() if request.param == "fake" else GrpcRecogniser(recogniser_client)
 
 
 async def test_faces_with_their_people(recogniser: Recogniser) -> None:
-    assert await recogniser.identify(b"face", 1, lambda: None) == Processed(
+    assert await recogniser.identify(Picture.TWO_FACES, 1, lambda: None) == Processed(
         (
             SeenFace(
                 Box(1, 2, 30, 40),
@@ -74,7 +67,7 @@ async def test_what_a_recogniser_is_unsure_of_is_no_name(
             )
 
     client: Any = Client()
-    answer = await GrpcRecogniser(client).identify(b"face", 1, lambda: None)
+    answer = await GrpcRecogniser(client).identify(Picture.TWO_FACES, 1, lambda: None)
     assert isinstance(answer, Processed)
     assert [face.unsure for face in answer.faces] == [unsure]
 
@@ -90,25 +83,29 @@ async def test_a_face_whose_encoding_cannot_be_compared_is_a_face_all_the_same()
             )
 
     client: Any = Client()
-    answer = await GrpcRecogniser(client).identify(b"face", 1, lambda: None)
+    answer = await GrpcRecogniser(client).identify(Picture.TWO_FACES, 1, lambda: None)
     assert isinstance(answer, Processed)
     assert [face.encoding for face in answer.faces] == [None, ENCODING]
 
 
 async def test_no_face_is_an_answer(recogniser: Recogniser) -> None:
-    assert await recogniser.identify(b"empty", 1, lambda: None) == Processed((), 100, 90, "test-1")
+    assert await recogniser.identify(Picture.NO_FACE, 1, lambda: None) == Processed(
+        (), 100, 90, "test-1"
+    )
 
 
 async def test_a_file_that_is_no_picture(recogniser: Recogniser) -> None:
-    assert await recogniser.identify(b"unreadable", 1, lambda: None) == Rejected("it is no picture")
+    assert await recogniser.identify(Picture.UNREADABLE, 1, lambda: None) == Rejected(
+        "it is no picture"
+    )
 
 
 @pytest.mark.parametrize(
     ("picture", "error"),
     [
-        (b"slow", RecogniserTimeoutError),
-        (b"busy", RecogniserBusyError),
-        (b"poison", RecogniserFailedError),
+        (Picture.UNANSWERED, RecogniserTimeoutError),
+        (Picture.FOR_A_BUSY_ONE, RecogniserBusyError),
+        (Picture.FATAL, RecogniserFailedError),
     ],
 )
 async def test_faults(recogniser: Recogniser, picture: bytes, error: type[Exception]) -> None:
@@ -116,23 +113,23 @@ async def test_faults(recogniser: Recogniser, picture: bytes, error: type[Except
         await recogniser.identify(picture, 1, lambda: None)
 
 
-async def test_nobody_there(recogniser_server: Any) -> None:
-    client = RecogniserClient(recogniser_server.target, timeout=10)
+async def test_nobody_there(
+    recogniser_server: RecogniserServer, recogniser_client: RecogniserClient
+) -> None:
     await recogniser_server.stop()
     with pytest.raises(RecogniserUnavailableError):
-        await GrpcRecogniser(client).identify(b"face", 1, lambda: None)
-    await client.close()
+        await GrpcRecogniser(recogniser_client).identify(Picture.TWO_FACES, 1, lambda: None)
 
 
-async def test_the_deadline_is_the_clients(recogniser_server: Any) -> None:
+async def test_the_deadline_is_the_clients(recogniser_server: RecogniserServer) -> None:
     client = RecogniserClient(recogniser_server.target, timeout=0.05)
     with pytest.raises(RecogniserTimeoutError):
-        await GrpcRecogniser(client).identify(b"hang", 1, lambda: None)
+        await GrpcRecogniser(client).identify(Picture.UNFINISHED, 1, lambda: None)
     await client.close()
 
 
-async def test_the_image_id_goes_along(recogniser_server: Any) -> None:
-    client = RecogniserClient(recogniser_server.target, timeout=10)
-    await GrpcRecogniser(client).identify(b"face", 42, lambda: None)
+async def test_the_image_id_goes_along(
+    recogniser_server: RecogniserServer, recogniser_client: RecogniserClient
+) -> None:
+    await GrpcRecogniser(recogniser_client).identify(Picture.TWO_FACES, 42, lambda: None)
     assert recogniser_server.servicer.image_ids == ["42"]
-    await client.close()
