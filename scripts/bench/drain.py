@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,11 +21,10 @@ from services.common.doorbell import NsqDoorbell
 from services.common.images import FINAL, RING_AFTER_MS, Status
 from services.common.settings import DatabaseSettings
 from services.common.tables import images
-from services.local.programs import Program
 from services.migrations.__main__ import migrate
-from services.testing.pipeline import Service
-from services.testing.recogniser import RecogniserServer
-from services.testing.servers import MariaDb, Nsqd, Nsqlookupd, free_port
+from services.testing.processes import Service
+from services.testing.recogniser import Picture, RecogniserServer
+from services.testing.servers import MariaDb, Nsqd, Nsqlookupd
 
 _ROWS: Final = 20_000
 _PROCESSORS: Final = 2
@@ -67,7 +65,7 @@ class _Stack:
     async def drain(self, prefix: str, rows: int, *, rung: bool) -> _Drained:
         """Put in so many rows that are due, or rung for, and wait until all are processed."""
         for number in range(1, rows + 1):
-            (self.pictures / f"{prefix}{number}").write_bytes(b"faces")
+            (self.pictures / f"{prefix}{number}").write_bytes(Picture.TWO_FACES)
         now = time.time_ns() // 1_000_000
         due = now + RING_AFTER_MS if rung else now
         latencies: dict[str, list[float]] = {}
@@ -109,26 +107,18 @@ def _get(url: str) -> float:
 @contextlib.contextmanager
 def _services(folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     """Run the services and yield the addresses that people ask, of the API and of the page."""
-    api, page = free_port(), free_port()
-    programs = [
-        *(("image_processor", "PROBE_PORT", free_port()) for _ in range(_PROCESSORS)),
-        ("redeemer", "PROBE_PORT", free_port()),
-        ("receiver", "PORT", api),
-        ("frontend", "PORT", page),
-    ]
-    services = []
-    for name, setting, port in programs:
-        told = {**environment, setting: str(port), "RECEIVER_URL": f"http://127.0.0.1:{api}"}
-        services.append(Service(Program(name, told, f"http://127.0.0.1:{port}"), folder, {}))
-    try:
-        for service in services:
-            service.start()
-        for service in services:
-            service.wait_ready()
-        yield f"http://127.0.0.1:{api}/images", f"http://127.0.0.1:{page}/"
-    finally:
-        for service in reversed(services):
-            service.stop()
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, number: int = 1, **more: str) -> Service:
+            log = folder / f"{name}-{number}.log"
+            return stack.enter_context(Service(f"services.{name}", log, **environment, **more))
+
+        for number in range(_PROCESSORS):
+            start("image_processor", number)
+        start("redeemer")
+        receiver = start("receiver")
+        frontend = start("frontend", RECEIVER_URL=receiver.url)
+        yield f"{receiver.url}/images", f"{frontend.url}/"
 
 
 @contextlib.asynccontextmanager
@@ -159,14 +149,11 @@ async def _stack(folder: Path) -> AsyncIterator[_Stack]:
         asking = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         stack.enter_context(asking)
         environment = {
-            **os.environ,
             "DATABASE_URL": settings.database_url,
             "OBJECT_STORE_URL": (folder / "store").as_uri(),
             "FACE_RECOG_TARGET": recogniser.target,
             "NSQD_URL": nsqd.http_url,
             "NSQLOOKUPD_URLS": f'["{nsqlookupd.http_url}"]',
-            "HOST": "127.0.0.1",
-            "DRAIN_SECONDS": "0",
             "LOG_LEVEL": "INFO",
         }
         urls = stack.enter_context(_services(folder, environment))

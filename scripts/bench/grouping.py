@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +9,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 from rich.table import Table
+
+from services.testing.processes import Service
 
 NEW: Final = 256
 """Faces that come at once, each in a picture of its own."""
@@ -57,7 +58,7 @@ def place(run: Run) -> None:
 
 def measure(
     run: Run,
-    service: Callable[[], AbstractContextManager[tuple[psutil.Process, float, int]]],
+    service: Callable[[], Service],
     encodings: NDArray[np.float32],
 ) -> Grouping:
     """Start the service, store these faces in some rounds, and wait until each is in a group."""
@@ -66,7 +67,7 @@ def measure(
     [[faces]] = run("SELECT COUNT(*) FROM face_encodings")
     [[groups]] = run("SELECT COUNT(*) FROM face_groups WHERE size > 0")
     start = time.perf_counter()
-    with service() as (process, _, _):
+    with service() as people:
         # The first one is in a group when all others were compared.
         last = _store(run, encodings[:1])
         _wait(run, last)
@@ -77,7 +78,7 @@ def measure(
             start = time.perf_counter()
             _wait(run, last)
             times.append(time.perf_counter() - start)
-        memory = process.memory_info().rss / 2**20
+        memory = psutil.Process(people.pid).memory_info().rss / 2**20
     run("DELETE FROM images WHERE id > %s", before)
     return Grouping(faces, groups, load, float(np.median(times)), memory)
 

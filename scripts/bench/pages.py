@@ -29,7 +29,7 @@ from services.common.tables import (
 )
 from services.migrations.__main__ import migrate
 from services.receiver.domain import encode_cursor
-from services.testing.processes import HttpProcess
+from services.testing.processes import Service
 from services.testing.servers import MariaDb, free_port
 
 _PICTURES: Final = 100_000
@@ -204,23 +204,19 @@ def _face(number: int, index: int, person: str | None) -> dict[str, Any]:
 @contextmanager
 def _page(folder: Path, database_url: str) -> Iterator[str]:
     (folder / "objects").mkdir(exist_ok=True)
-    receiver = HttpProcess(
-        "services.receiver",
-        folder / "receiver.log",
-        database_url=database_url,
-        object_store_url=f"file://{folder / 'objects'}",
-        face_recog_target=f"127.0.0.1:{free_port()}",
-    )
-    try:
-        frontend = HttpProcess(
+    with (
+        Service(
+            "services.receiver",
+            folder / "receiver.log",
+            database_url=database_url,
+            object_store_url=f"file://{folder / 'objects'}",
+            face_recog_target=f"127.0.0.1:{free_port()}",
+        ) as receiver,
+        Service(
             "services.frontend", folder / "frontend.log", receiver_url=receiver.url
-        )
-        try:
-            yield frontend.url
-        finally:
-            frontend.close()
-    finally:
-        receiver.close()
+        ) as frontend,
+    ):
+        yield frontend.url
 
 
 def _medians(page: str, paths: dict[str, str], times: int) -> dict[str, float]:

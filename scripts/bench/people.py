@@ -4,18 +4,14 @@ import asyncio
 import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-import httpx
 import numpy as np
 import psutil
 import pymysql
@@ -39,6 +35,7 @@ from services.face_recog.parts import Faces, Known
 from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB
 from services.migrations.__main__ import migrate
+from services.testing.processes import Service
 from services.testing.servers import MariaDb, free_port
 from services.testing.waiting import eventually
 
@@ -228,39 +225,14 @@ class _Rows:
             time.sleep(_POLL)
 
 
-@contextmanager
-def _service(database: int, face_recog: int) -> Iterator[tuple[psutil.Process, float, int]]:
-    """Run the service of people; say how long it took to be ready, and its port."""
-    port, search = free_port(), free_port()
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "services.people"],
-        env={
-            **os.environ,
-            "HOST": "127.0.0.1",
-            "PORT": str(search),
-            "PROBE_PORT": str(port),
-            "DATABASE_URL": f"mysql+asyncmy://root@127.0.0.1:{database}/{_DATABASE}",
-            "FACE_RECOG_TARGET": f"127.0.0.1:{face_recog}",
-            "LOG_LEVEL": "WARNING",
-        },
+def _service(log: Path, database: int, face_recog: int) -> Service:
+    return Service(
+        "services.people",
+        log,
+        database_url=f"mysql+asyncmy://root@127.0.0.1:{database}/{_DATABASE}",
+        face_recog_target=f"127.0.0.1:{face_recog}",
+        log_level="WARNING",
     )
-    try:
-        while not _is_ready(port):
-            if process.poll() is not None:
-                raise SystemExit("the service of people has ended")
-            time.sleep(0.05)
-        yield psutil.Process(process.pid), time.perf_counter() - start, search
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
 
 
 @dataclass(frozen=True)
@@ -283,10 +255,10 @@ class _Search:
     recall: float
 
 
-async def _search(rows: _Rows, port: int) -> _Search:
+async def _search(rows: _Rows, target: str) -> _Search:
     """Look for faces of people, known ones or not, and by the encodings in the database, too."""
     units = rows.units()
-    client = StoredFacesClient(f"127.0.0.1:{port}")
+    client = StoredFacesClient(target)
     asked = _World().faces(np.arange(_SEARCHES) * 1_000, seed=5)
     taken, bare, recalls = [], [], []
     for face in (asked[0], *asked):
@@ -305,13 +277,15 @@ async def _search(rows: _Rows, port: int) -> _Search:
     )
 
 
-def _measure(rows: _Rows, store: Path, ports: tuple[int, int], faces: int) -> _Figures:
+def _measure(rows: _Rows, store: Path, service: Callable[[], Service], faces: int) -> _Figures:
     folder = f"somebody {faces}"
     picture = store / _PREFIX / folder / "1.jpg"
     rows.run("INSERT INTO persons (name, folder, created_at) VALUES (%s, %s, 1)", folder, folder)
     [[person_id]] = rows.run("SELECT id FROM persons WHERE folder = %s", folder)
-    with _service(*ports) as (process, load, port):
-        search = asyncio.run(_search(rows, port))
+    start = time.perf_counter()
+    with service() as people:
+        load = time.perf_counter() - start
+        search = asyncio.run(_search(rows, people.target))
         picture.parent.mkdir()
         picture.write_bytes(_World().faces([_PEOPLE + 1], seed=3)[0].tobytes())
         rows.run(
@@ -323,7 +297,7 @@ def _measure(rows: _Rows, store: Path, ports: tuple[int, int], faces: int) -> _F
         rows.wait_done()
         name = time.perf_counter() - start
         [[named]] = rows.run("SELECT COUNT(*) FROM faces WHERE person_id = %s", person_id)
-        memory = process.memory_info().rss / 1024**2
+        memory = psutil.Process(people.pid).memory_info().rss / 1024**2
         picture.unlink()
         picture.parent.rmdir()
         rows.run("DELETE FROM person_images")
@@ -360,12 +334,12 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
             rows.fill(stored, faces, 0 if stored else min(_OWN, faces // 10))
             stored = faces
             asyncio.run(_ready(f"127.0.0.1:{face_recog}"))
-            ports = database.port, face_recog
+            service = partial(_service, folder / "people.log", database.port, face_recog)
             grouping.place(rows.run)  # else all of them would be put into groups meanwhile
-            figures.append(_measure(rows, folder / "store", ports, faces))
+            figures.append(_measure(rows, folder / "store", service, faces))
             strangers = range(_NEW, _NEW + 3 * grouping.NEW + 1)
             new = _World().faces(strangers, seed=faces + 4)
-            groups.append(grouping.measure(rows.run, partial(_service, *ports), new))
+            groups.append(grouping.measure(rows.run, service, new))
     finally:
         serving.terminate()
         serving.join()

@@ -1,7 +1,6 @@
 """Pictures a second through the whole local pipeline against the bare loop."""
 
 import asyncio
-import os
 import shutil
 import statistics
 import time
@@ -19,9 +18,7 @@ from scripts.bench.pictures import write_variants
 from services.common.images import RETRIABLE
 from services.common.settings import load
 from services.face_recog.settings import EngineSettings
-from services.local.programs import make_plan
-from services.local.settings import LocalSettings
-from services.local.supervisor import Supervisor
+from services.testing.pipeline import Pipeline
 
 _PICTURES: Final = 60
 _ROUNDS: Final = 3
@@ -64,26 +61,27 @@ def _peak_mebibytes(process: psutil.Process) -> float:
 async def _measure(
     console: Console, folder: Path, pictures: int, rounds: int, largest: int
 ) -> None:
-    settings = LocalSettings(receiver_port=0, frontend_port=0)
-    plan = make_plan(settings, folder / "run", os.environ)
-    plan.pictures.mkdir(parents=True)
+    pipeline = Pipeline(folder / "run")
+    submitted = pipeline.store / "pictures"
+    submitted.mkdir(parents=True)
     files = write_variants(folder / "pictures", pictures, largest=largest)
     known_files = write_variants(folder / "known", len(_PEOPLE), largest=500)
     known = [bare.encode(file)[0] for file in known_files]
     for name, file in zip(_PEOPLE, known_files, strict=True):
-        target = folder / "run" / "store" / "known_people" / name
+        target = pipeline.store / "known_people" / name
         target.mkdir(parents=True)
         shutil.copy(file, target)
-    supervisor = Supervisor(plan, say=console.print)
     bare_rates, our_rates = [], []
     try:
-        await supervisor.start(lambda _: None)
-        async with httpx.AsyncClient(base_url=plan.api_url, timeout=30, trust_env=False) as client:
+        pipeline.start()
+        async with httpx.AsyncClient(
+            base_url=pipeline.api_url, timeout=30, trust_env=False
+        ) as client:
             for turn in range(rounds):
                 names = []
                 for file in files:
                     names.append(f"{turn}-{file.name}")
-                    shutil.copy(file, plan.pictures / names[-1])
+                    shutil.copy(file, submitted / names[-1])
                 console.print(
                     f"round {turn + 1} of {rounds}: {pictures} pictures in the bare loop …"
                 )
@@ -91,10 +89,11 @@ async def _measure(
                 console.print(f"round {turn + 1} of {rounds}: the same through the pipeline …")
                 our_rates.append(await _submit(client, names))
         peaks = {
-            name: _peak_mebibytes(psutil.Process(pid)) for name, pid in supervisor.processes.items()
+            name: _peak_mebibytes(psutil.Process(service.pid))
+            for name, service in pipeline.services.items()
         }
     finally:
-        await supervisor.stop()
+        pipeline.stop()
 
     table = Table(
         "pictures/s",

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import threading
 import time
@@ -19,10 +18,9 @@ from rich.table import Table
 
 from scripts.bench import load
 from services.common.settings import DatabaseSettings
-from services.local.programs import Program
 from services.migrations.__main__ import migrate
-from services.testing.pipeline import Service
-from services.testing.servers import MariaDb, free_port
+from services.testing.processes import Service
+from services.testing.servers import MariaDb
 
 CLIENTS: Final = 32
 _BULK: Final = 100
@@ -149,24 +147,16 @@ class _MariaDb:
 @contextlib.contextmanager
 def receiver(url: str, folder: Path, **settings: str) -> Iterator[int]:
     """Run a receiver on the database, with these settings, and yield its port."""
-    port = free_port()
-    environment = {
-        **os.environ,
-        "DATABASE_URL": url,
-        "OBJECT_STORE_URL": f"file://{folder / 'store'}",
-        "FACE_RECOG_TARGET": "127.0.0.1:1",
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        "LOG_LEVEL": "INFO",
+    with Service(
+        "services.receiver",
+        folder / "receiver.log",
+        database_url=url,
+        object_store_url=f"file://{folder / 'store'}",
+        face_recog_target="127.0.0.1:1",
+        log_level="INFO",
         **settings,
-    }
-    service = Service(Program("receiver", environment, f"http://127.0.0.1:{port}"), folder, {})
-    try:
-        service.start()
-        service.wait_ready()
-        yield port
-    finally:
-        service.stop()
+    ) as service:
+        yield service.port
 
 
 def run(console: Console, folder: Path, *, short: bool) -> None:

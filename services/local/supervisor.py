@@ -101,11 +101,6 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
 
-    @property
-    def pid(self) -> int | None:
-        """The process at the moment."""
-        return self._process.pid if self._process else None
-
     async def keep_running(self) -> None:
         """Run it until it is told to stop; raise :class:`LocalError` if it never got ready."""
         loop = asyncio.get_running_loop()
@@ -241,11 +236,6 @@ class Supervisor:
         ]
         self._tasks = [asyncio.create_task(child.keep_running()) for child in self._children]
         await self._wait_ready(on_ready)
-
-    @property
-    def processes(self) -> dict[str, int]:
-        """The process id of each service that runs."""
-        return {child.program.name: child.pid for child in self._children if child.pid}
 
     async def wait(self) -> None:
         """Wait until something ends that is not started again, and raise what it raised."""

@@ -1,130 +1,122 @@
 """Starts a service as the process that it is in production, and ends it."""
 
 import asyncio
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final, Self
 
 import httpx
+import pytest
 
-from services.testing.servers import free_port
-from services.testing.waiting import eventually
+from services.testing.servers import Server, free_port
+
+_PROBED_AT_THEIR_PORT: Final = ("services.receiver", "services.frontend")
+_START_SECONDS: Final = 300  # of the service people with a million faces, too
 
 
-class HttpProcess:
-    """A running service that has no probe port of its own, for tests without an event loop.
+class Service(Server):
+    """``python -m module``; its settings are the environment's, by name in any case.
 
-    Settings are the environment's, by name in any case.
+    It answers probes at ``url`` and others at ``target``, which is the same place for the receiver
+    and the frontend. As a context it is ready, and must end in peace.
     """
 
     def __init__(self, module: str, log: Path, **settings: object) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        told = {name.upper(): str(value) for name, value in settings.items()}
+        port = told.setdefault("PORT", str(free_port()))
+        probed = port if module in _PROBED_AT_THEIR_PORT else str(free_port())
+        probed = told.setdefault("PROBE_PORT", probed)
+        super().__init__(
+            [sys.executable, "-m", module],
+            port=int(probed),
+            log=log,
+            env={"HOST": "127.0.0.1", "DRAIN_SECONDS": "0", **told},
+        )
+        self.target = f"127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{probed}"
         self.log = log
-        environment = {name.upper(): str(value) for name, value in settings.items()}
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module],
-                env={**os.environ, **environment, "HOST": "127.0.0.1", "PORT": str(self.port)},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        deadline = time.monotonic() + 30
-        while not self._ready():
-            assert self.process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
 
-    def _ready(self) -> bool:
+    def start(self) -> Self:
+        """Start it and wait until it listens where it will answer probes."""
         try:
-            return httpx.get(f"{self.url}/readyz").is_success
+            return super().start()
+        except BaseException as error:
+            error.add_note(self.log.read_text()[-2000:])
+            raise
+
+    def wait_alive(self) -> Self:
+        """Return when it answers."""
+        return self._wait("/livez")
+
+    def wait_ready(self) -> Self:
+        """Return when it says that it can serve."""
+        return self._wait("/readyz")
+
+    def _wait(self, path: str) -> Self:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._says_yes(path):
+            if not self.is_running() or time.monotonic() > deadline:
+                self.kill()
+                pytest.fail(f"{self._command}: no {path}: {self.log.read_text()[-2000:]}")
+            time.sleep(0.05)
+        return self
+
+    def _says_yes(self, path: str) -> bool:
+        try:
+            return httpx.get(f"{self.url}{path}", trust_env=False).is_success
         except httpx.TransportError:
             return False
 
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
+    def is_running(self) -> bool:
+        """Tell whether it has not ended yet."""
+        return self._process is not None and self._process.poll() is None
 
-    def close(self) -> None:
-        """Send SIGTERM unless it has ended, and wait for its end."""
-        if self.process.poll() is None:
-            self.terminate()
-        self.process.wait(30)
+    def __enter__(self) -> Self:
+        return self.start().wait_ready()
 
-
-class ServiceProcess:
-    """One running service with probes."""
-
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
-        self._process = process
-        self._probes = f"http://127.0.0.1:{port}"
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     async def get(self, path: str) -> httpx.Response:
-        """Ask its probe port."""
-        async with httpx.AsyncClient(base_url=self._probes) as client:
+        """Ask it, where it answers probes."""
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
             return await client.get(path)
-
-    async def alive(self) -> bool:
-        """Tell whether it answers."""
-        assert self._process.returncode is None
-        try:
-            return (await self.get("/livez")).is_success
-        except httpx.ConnectError:
-            return False
 
     def terminate(self) -> None:
         """Send SIGTERM."""
-        self._process.terminate()
+        self.send(signal.SIGTERM)
 
-    async def kill(self) -> None:
-        """Send SIGKILL, and wait for its end."""
-        self._process.kill()
-        await self._process.communicate()
+    def wait(self, seconds: float = 30) -> int:
+        """Wait for its end and return the exit status."""
+        assert self._process
+        return self._process.wait(seconds)
 
-    async def ended(self, *, seconds: float = 30) -> tuple[int | None, str]:
+    async def ended(self, *, seconds: float = 30) -> tuple[int, str]:
         """Wait for its end and return exit status and output."""
-        output, _ = await asyncio.wait_for(self._process.communicate(), seconds)
-        return self._process.returncode, output.decode()
+        return await asyncio.to_thread(self.wait, seconds), self.log.read_text()
 
-
-_PROBED_AT_THEIR_PORT = ("services.receiver", "services.frontend")
+    def stop(self) -> None:
+        """Ask it to end unless it has, wait, and fail when it does not end in peace."""
+        process = self._process
+        super().stop()
+        if process is not None and process.returncode:
+            pytest.fail(
+                f"{self._command} ended with {process.returncode}: {self.log.read_text()[-2000:]}"
+            )
 
 
 @asynccontextmanager
-async def running(module: str, **environment: str) -> AsyncIterator[ServiceProcess]:
-    """Run ``python -m module`` and wait until it answers; it is killed if it is left running."""
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        module,
-        env={
-            **os.environ,
-            "PROBE_PORT": str(port),
-            # The receiver and the frontend answer probes there, too; others at any port.
-            "PORT": str(port) if module in _PROBED_AT_THEIR_PORT else "0",
-            "HOST": "127.0.0.1",
-            "DRAIN_SECONDS": "0",
-            **environment,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    service = ServiceProcess(process, port)
-    try:
-        await eventually(service.alive)
-        yield service
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+async def running(module: str, **environment: str) -> AsyncIterator[Service]:
+    """Run a service and wait until it answers probes; it is killed if it is left running."""
+    with TemporaryDirectory() as folder:
+        service = Service(module, Path(folder, "log"), **environment)
+        try:
+            # Whom it asks may be in this event loop.
+            yield await asyncio.to_thread(lambda: service.start().wait_alive())
+        finally:
+            service.kill()

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ from services.face_recog.domain import (
 from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB
 from services.testing.damaged_pictures import save
+from services.testing.processes import Service
 from services.testing.samples import sample
-from services.testing.servers import Server, free_port
 from services.testing.waiting import eventually
 
 
@@ -66,34 +65,19 @@ def small_hopper(hopper: Image.Image) -> bytes:
     return save(hopper.crop((123, 82, 423, 382)).resize((160, 160)), quality=95)
 
 
-class FaceRecog(Server):
+class FaceRecog(Service):
     """A real face_recog process on a store in a folder."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        self.probe_port = free_port()
-        self.log_file = folder / "face_recog.log"
         self.store = folder / "store"
-        port = free_port()
+        defaults = {
+            "OBJECT_STORE_URL": f"file://{self.store}",
+            "POOL_SIZE": "2",
+            "WATCH_SECONDS": "0.2",
+        }
         super().__init__(
-            [sys.executable, "-m", "services.face_recog"],
-            port=port,
-            log=self.log_file,
-            env={
-                "PYTHONPATH": str(Path(__file__).parents[3]),
-                "HOST": "127.0.0.1",
-                "PORT": str(port),
-                "PROBE_PORT": str(self.probe_port),
-                "OBJECT_STORE_URL": f"file://{self.store}",
-                "POOL_SIZE": "2",
-                "WATCH_SECONDS": "0.2",
-                "DRAIN_SECONDS": "0",
-                **settings,
-            },
+            "services.face_recog", folder / "face_recog.log", **{**defaults, **settings}
         )
-
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
 
     def put(self, key: str, content: bytes) -> None:
         path = self.store / key
@@ -103,14 +87,9 @@ class FaceRecog(Server):
         partial.replace(path)
 
     def metric(self, name: str) -> float:
-        page = httpx.get(f"http://127.0.0.1:{self.probe_port}/metrics").text
+        page = httpx.get(f"{self.url}/metrics").text
         values = [line.split()[-1] for line in page.splitlines() if line.startswith(name + " ")]
         return float(values[0]) if values else 0  # a label shows with its first operation
-
-    @property
-    def pid(self) -> int:
-        assert self._process
-        return self._process.pid
 
     async def identify(self, picture: bytes) -> face_pb2.IdentifyResponse:
         """Ask as the other services do, once it is ready."""
@@ -122,23 +101,9 @@ class FaceRecog(Server):
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes: the children of the fork server."""
-        assert self._process
         return [
-            worker
-            for child in psutil.Process(self._process.pid).children()
-            for worker in child.children()
+            worker for child in psutil.Process(self.pid).children() for worker in child.children()
         ]
-
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def terminate(self) -> None:
-        assert self._process
-        self._process.send_signal(signal.SIGTERM)
-
-    def wait(self) -> int:
-        assert self._process
-        return self._process.wait(30)
 
 
 @pytest.fixture
@@ -154,7 +119,7 @@ def face_recog(
         server = FaceRecog(folder, **settings)
         server.put("known_people/Eileen Collins/a.png", save(astronaut, "PNG"))
         server.put("known_people/Grace Hopper/g.jpg", save(hopper, quality=95))
-        started.append(server.start())
+        started.append(server.start().wait_alive())
         return server
 
     yield start

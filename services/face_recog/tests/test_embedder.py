@@ -102,7 +102,7 @@ async def test_it_names_and_its_encodings_are_kept(
         [face] = answer.faces
         assert face.candidates[0].image_name == "Grace Hopper/g.jpg"
         assert answer.engine == load_models(brought).engine.name
-        assert "damaged" not in server.log_file.read_text()
+        assert "damaged" not in server.log.read_text()
     kept = [*(first.store / folder_of(load_models(brought).engine)).glob("[0-9a-f][0-9a-f]")]
     assert sum(path.stat().st_size for path in kept) > 2 * 4 * 512, "of two known pictures"
 

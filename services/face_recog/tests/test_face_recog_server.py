@@ -287,7 +287,7 @@ async def test_the_answer_in_full(
         empty = await client.identify(nobody)
         assert (empty.status, len(empty.faces)) == (face_pb2.STATUS_OK, 0)
         assert empty.image_name == "not_found"
-    lines = [json.loads(line) for line in server.log_file.read_text().splitlines()]
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     assert [line.get("image_id") for line in lines if line["event"] == "identified"] == [
         4711,
         *[None] * 6,
@@ -321,7 +321,7 @@ async def test_known_people_follow_the_store(
         await until(is_renamed)
         server.put("known_people/nobody/gray.jpg", encode(Image.new("RGB", (99, 99), "gray")))
         await until_metric(server, "facestack_gallery_skipped_pictures", 1)
-        assert "it shows no face" in server.log_file.read_text()
+        assert "it shows no face" in server.log.read_text()
         assert await name() == "Rear Admiral/new.webp"
 
         async def is_kept() -> bool:
@@ -549,7 +549,7 @@ async def test_health_from_start_to_drain(face_recog: StartServer) -> None:
     async with client_of(server), grpc.aio.insecure_channel(server.target) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
         old = face_pb2_grpc.HealthCheckStub(channel)
-        probe = f"http://127.0.0.1:{server.probe_port}/readyz"
+        probe = f"{server.url}/readyz"
         async with httpx.AsyncClient() as http:
             assert (await http.get(probe)).status_code == 200
             assert (await old.HealthCheck(face_pb2.Empty())).ready

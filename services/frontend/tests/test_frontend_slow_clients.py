@@ -11,7 +11,7 @@ import pytest
 
 from services.frontend.settings import FrontendSettings
 from services.testing.clients import Clients, answer, many_files, pod
-from services.testing.processes import HttpProcess
+from services.testing.processes import Service
 
 __all__ = ["many_files"]
 
@@ -58,7 +58,7 @@ def receiver() -> Iterator[int]:
     server.server_close()
 
 
-class Frontend(HttpProcess):
+class Frontend(Service):
     """A frontend as a process of its own."""
 
     def __init__(self, receiver: int, log: Path, **settings: float) -> None:
@@ -67,6 +67,7 @@ class Frontend(HttpProcess):
             "services.frontend", log, receiver_url=address, drain_seconds=0.1, **settings
         )
         self.clients = Clients(self.port)
+        self.start().wait_ready()
 
     def upload(self) -> httpx.Response:
         files = {"files": ("a.jpg", b"x" * 300_000)}
@@ -84,14 +85,13 @@ def test_half_sent_uploads_stop_nobody(receiver: int, tmp_path: Path) -> None:
             assert frontend.upload().status_code == 202
             assert httpx.get(f"{frontend.url}/static/style.css").status_code == 200
             assert httpx.get(f"{frontend.url}/livez").status_code == 200
-        assert psutil.Process(frontend.process.pid).memory_info().rss < memory
+        assert psutil.Process(frontend.pid).memory_info().rss < memory
         assert FrontendSettings.model_fields["max_spool_bytes"].default < disk
         frontend.terminate()
-        assert frontend.process.wait(15) == 0  # the half-sent ones do not hold it up
+        assert frontend.wait(15) == 0  # the half-sent ones do not hold it up
     finally:
         frontend.clients.close()
-        frontend.process.kill()
-        frontend.process.wait()
+        frontend.kill()
 
 
 def test_a_stalled_upload_is_told_why(receiver: int, tmp_path: Path) -> None:
@@ -109,4 +109,4 @@ def test_a_stalled_upload_is_told_why(receiver: int, tmp_path: Path) -> None:
         assert frontend.upload().status_code == 202
     finally:
         frontend.clients.close()
-        frontend.close()
+        frontend.stop()

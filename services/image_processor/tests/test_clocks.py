@@ -60,8 +60,9 @@ async def test_a_processor_dies_and_the_clock_is_set_back_an_hour(
         async with running("services.image_processor", **everywhere) as processor:
             [image_id] = await images.submit(Picture.UNFINISHED)
             await eventually(lambda: recogniser_server.servicer.image_ids)
-            await processor.kill()
-            clock.forget(processor.pid)
+            pid = processor.pid
+            processor.kill()
+            clock.forget(pid)
         clock.set(-3600)
         recogniser_server.servicer.release.set()
         async with running("services.image_processor", **everywhere) as processor:

@@ -1,5 +1,7 @@
 import asyncio
+import contextlib
 import io
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.redeemer.adapters import DatabaseGarbage
 from services.redeemer.collecting import Collector
-from services.testing.processes import HttpProcess
+from services.testing.processes import Service
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -225,19 +227,16 @@ def plain(start: Start, plain_settings: ReceiverSettings) -> httpx.AsyncClient:
     return start(plain_settings).client
 
 
-Launch = Callable[[ReceiverSettings], HttpProcess]
+Launch = Callable[[ReceiverSettings], Service]
 
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    started: list[HttpProcess] = []
+    logs = (tmp_path / f"receiver-{number}.log" for number in itertools.count())
+    with contextlib.ExitStack() as stack:
 
-    def begin(settings: ReceiverSettings) -> HttpProcess:
-        log = tmp_path / f"receiver-{len(started)}.log"
-        values = settings.model_dump(exclude_none=True)
-        started.append(HttpProcess("services.receiver", log, **values))
-        return started[-1]
+        def begin(settings: ReceiverSettings) -> Service:
+            values = settings.model_dump(exclude_none=True, exclude={"host", "port"})
+            return stack.enter_context(Service("services.receiver", next(logs), **values))
 
-    yield begin
-    for one in started:
-        one.close()
+        yield begin

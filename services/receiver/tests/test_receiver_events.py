@@ -210,7 +210,7 @@ async def test_a_drain_ends_streams_at_once_and_takes_none_for_long(
         while await stream.block():
             pass
     process.terminate()  # skips the rest of the drain
-    assert await asyncio.to_thread(process.process.wait, 30) == 0
+    assert await asyncio.to_thread(process.wait, 30) == 0
     assert "Traceback" not in process.log.read_text()
 
 

@@ -157,7 +157,7 @@ async def test_a_wrong_statement_is_a_fault_of_ours_with_a_traceback(
         ):
             assert answer.status_code == 500
             assert answer.json()["detail"] == "the receiver failed; its log says why"
-    process.close()  # its log is complete
+    process.stop()  # its log is complete
     log = process.log.read_text()
     assert "Traceback" in log
     assert "no column named name" in log

@@ -10,13 +10,13 @@ import pytest
 
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch
-from services.testing.processes import HttpProcess
+from services.testing.processes import Service
 
 
 class Balancer:
     """Sends each request to a process that was ready when it was last asked."""
 
-    def __init__(self, processes: list[HttpProcess]) -> None:
+    def __init__(self, processes: list[Service]) -> None:
         self._processes = processes
         self._ready = list(processes)
         self.looked = asyncio.Event()
@@ -31,7 +31,7 @@ class Balancer:
                 self.looked.set()
                 await asyncio.sleep(0.4)  # as often as a load balancer looks
 
-    async def _is_ready(self, client: httpx.AsyncClient, process: HttpProcess) -> bool:
+    async def _is_ready(self, client: httpx.AsyncClient, process: Service) -> bool:
         try:
             return (await client.get(f"{process.url}/readyz")).is_success
         except httpx.TransportError:
@@ -116,7 +116,7 @@ async def load_during_drain(
     balancer.looked.clear()
     await balancer.looked.wait()
     leaving.terminate()
-    assert await asyncio.to_thread(leaving.process.wait, 30) == 0
+    assert await asyncio.to_thread(leaving.wait, 30) == 0
     ended.set()
     await asyncio.gather(*workers)
     watching.cancel()
@@ -161,7 +161,7 @@ def test_logs_and_metrics_tell_what_was_accepted(
         client.get(f"/images/{one}")
         client.get("/no/such/address")
         metrics = client.get("/metrics").text
-    process.close()
+    process.stop()
     lines = [json.loads(line) for line in process.log.read_text().splitlines()]
     assert {"image_id": one, "event": "accepted", "service": "receiver"}.items() <= next(
         line for line in lines if line.get("image_id") == one

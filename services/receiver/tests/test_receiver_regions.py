@@ -164,7 +164,7 @@ async def test_many_that_read_the_worst_keep_nobody_from_the_rest(
         answers = await asyncio.gather(*reading)
     assert {one.status_code for one in answers} == {200}
     # A file, its text and its tree: of one request, as the others wait with theirs on disk.
-    assert peak_kib(process.process.pid) < 320 * 1024
+    assert peak_kib(process.pid) < 320 * 1024
 
 
 def face(index: int, *box: int) -> Face:

@@ -20,7 +20,7 @@ import pytest
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch
 from services.testing.clients import Clients, answer, many_files, pod
-from services.testing.processes import HttpProcess
+from services.testing.processes import Service
 
 __all__ = ["many_files"]
 
@@ -28,7 +28,7 @@ HEAD = b"POST /images HTTP/1.1\r\nHost: a\r\nContent-Type: multipart/form-data; 
 PART = b'--B\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
 JSON_HEAD = b"POST /images/post HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
-Serve = Callable[..., tuple[HttpProcess, Clients]]
+Serve = Callable[..., tuple[Service, Clients]]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def serve(launch: Launch, plain_settings: ReceiverSettings) -> Iterator[Serve]:
     """Start a receiver with short deadlines, or with those that are given."""
     clients: list[Clients] = []
 
-    def begin(**values: Any) -> tuple[HttpProcess, Clients]:
+    def begin(**values: Any) -> tuple[Service, Clients]:
         deadlines = {"head_seconds": 1, "body_idle_seconds": 1, "body_seconds": 3, **values}
         process = launch(plain_settings.model_copy(update=deadlines))
         clients.append(Clients(process.port))
@@ -47,7 +47,7 @@ def serve(launch: Launch, plain_settings: ReceiverSettings) -> Iterator[Serve]:
         one.close()
 
 
-def assert_serves(process: HttpProcess, name: str) -> None:
+def assert_serves(process: Service, name: str) -> None:
     """Uploads, submissions, reads, pictures and probes all work."""
     with httpx.Client(base_url=process.url, timeout=60) as client:
         upload = client.post("/images", files={"files": (name, name.encode())})
@@ -182,7 +182,7 @@ def endless(port: int, head: bytes, piece: bytes, stop: threading.Event) -> None
 def test_memory_and_disk_stay_within_what_the_pod_has(serve: Serve) -> None:
     memory, disk = pod("receiver")
     process, clients = serve(body_idle_seconds=60, body_seconds=60)
-    measured = psutil.Process(process.process.pid)
+    measured = psutil.Process(process.pid)
     stop = threading.Event()
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     field = b'--B\r\nContent-Disposition: form-data; name="f"\r\n\r\n'
@@ -245,9 +245,7 @@ def test_few_open_files_are_no_crash(
 ) -> None:
     process = launch(plain_settings)
 
-    subprocess.run(
-        ["prlimit", f"--pid={process.process.pid}", f"--nofile={limit}:{limit}"], check=True
-    )
+    subprocess.run(["prlimit", f"--pid={process.pid}", f"--nofile={limit}:{limit}"], check=True)
     clients = Clients(process.port)
     if limit == 1024:
         clients.send(HEAD + b"Content-Length: 9000000\r\n\r\n" + PART + b"x" * 300_000, 200)
@@ -279,4 +277,4 @@ def test_a_process_that_stops_does_not_wait_for_slow_clients(serve: Serve) -> No
     assert_serves(process, "x")
     process.terminate()
     # Without a bound of its own it would wait for their deadline, 20 s; the pod has 60 s.
-    assert process.process.wait(15) == 0
+    assert process.wait(15) == 0

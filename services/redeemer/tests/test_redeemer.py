@@ -23,7 +23,7 @@ from services.redeemer.domain import BATCH, EVENTS_BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH
 from services.redeemer.service import Redeemer
 from services.testing.fixtures import new_mariadb_settings
-from services.testing.processes import ServiceProcess, running
+from services.testing.processes import Service, running
 from services.testing.servers import MariaDb, Nsqd, free_port
 from services.testing.waiting import eventually
 
@@ -580,7 +580,7 @@ async def test_a_lease_that_is_longer_than_by_default_is_left_to_its_owner(
     assert (await bench.row()).status == "pending"
 
 
-async def _metric(process: ServiceProcess, name: str) -> float:
+async def _metric(process: Service, name: str) -> float:
     for line in (await process.get("/metrics")).text.splitlines():
         if line.startswith(f"facestack_{name} "):
             return float(line.split()[-1])
