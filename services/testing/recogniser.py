@@ -45,14 +45,31 @@ class Picture:
     """Ends the worker process that looks at it."""
 
 
-class Servicer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer):
-    """Answers by :class:`Picture`."""
+class RecogniserServer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer):
+    """Answers by :class:`Picture`; can be stopped and started again on its port."""
 
     def __init__(self) -> None:
+        self.target = f"127.0.0.1:{free_port()}"
         self.engine = "test-1"
         self.image_ids: list[str] = []
         self.encoded: list[int] = []
         self.release = asyncio.Event()
+        self._server: Any = None
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
+        )
+        face_pb2_grpc.add_IdentifyServicer_to_server(self, self._server)
+        face_pb2_grpc.add_HealthCheckServicer_to_server(self, self._server)
+        checks = health.aio.HealthServicer()
+        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
+        self._server.add_insecure_port(self.target)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        await self._server.stop(None)
 
     async def Identify(  # noqa: N802
         self, request: face_pb2.IdentifyRequest, context: Any
@@ -128,27 +145,3 @@ class Servicer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer
             strangers_product=DLIB.product.pairs.product,
             strangers_decade=DLIB.product.pairs.decade,
         )
-
-
-class RecogniserServer:
-    """A gRPC server that can be stopped and started again on its port."""
-
-    def __init__(self) -> None:
-        self.target = f"127.0.0.1:{free_port()}"
-        self.servicer = Servicer()
-        self._server: Any = None
-
-    async def start(self) -> None:
-        self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)]
-        )
-        face_pb2_grpc.add_IdentifyServicer_to_server(self.servicer, self._server)
-        face_pb2_grpc.add_HealthCheckServicer_to_server(self.servicer, self._server)
-        checks = health.aio.HealthServicer()
-        await checks.set("", health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(checks, self._server)
-        self._server.add_insecure_port(self.target)
-        await self._server.start()
-
-    async def stop(self) -> None:
-        await self._server.stop(None)

@@ -59,12 +59,12 @@ async def test_a_processor_dies_and_the_clock_is_set_back_an_hour(
     async with running("services.redeemer", **everywhere) as redeemer:
         async with running("services.image_processor", **everywhere) as processor:
             [image_id] = await images.submit(Picture.UNFINISHED)
-            await eventually(lambda: recogniser_server.servicer.image_ids)
+            await eventually(lambda: recogniser_server.image_ids)
             pid = processor.pid
             processor.kill()
             clock.forget(pid)
         clock.set(-3600)
-        recogniser_server.servicer.release.set()
+        recogniser_server.release.set()
         async with running("services.image_processor", **everywhere) as processor:
             await images.reach("processed", seconds=60)
             processor.terminate()
@@ -92,7 +92,7 @@ async def test_a_redeemer_whose_clock_is_wrong_takes_no_lease(
         running("services.redeemer", **environment, **wrong) as redeemer,
     ):
         [image_id] = await images.submit(Picture.UNFINISHED)
-        await eventually(lambda: recogniser_server.servicer.image_ids)
+        await eventually(lambda: recogniser_server.image_ids)
 
         async def swept() -> float:
             page = (await redeemer.get("/metrics")).text
@@ -108,7 +108,7 @@ async def test_a_redeemer_whose_clock_is_wrong_takes_no_lease(
             return await swept() >= before + 3
 
         await eventually(swept_thrice)
-        recogniser_server.servicer.release.set()
+        recogniser_server.release.set()
         await images.reach("processed")
         assert (await images.row(image_id)).attempt == 1
         for process in (processor, redeemer):

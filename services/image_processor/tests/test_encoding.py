@@ -168,7 +168,7 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
     assert await archive.told() == [first, third]
     had = {(second, index, "test-1"): ENCODING for index in (0, 1)}
     assert await archive.encodings() == encodings_by("test-1", first, third) | had
-    assert archive.server.servicer.encoded == [first, third]
+    assert archive.server.encoded == [first, third]
     assert await archive.faces() == before
     assert [await archive.images.row(one) for one in (first, second, third)] == rows
     done = EncodingReport(EncodingState.FINISHED, "test-1", 0, 0, 4)
@@ -176,7 +176,7 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
     await drain(encoder)
     await archive.advance(HOUR + 1)
     await drain(encoder)
-    assert archive.server.servicer.encoded == [first, third], "there is nothing more to do"
+    assert archive.server.encoded == [first, third], "there is nothing more to do"
     assert await archive.report.report() == done
 
 
@@ -258,7 +258,7 @@ async def test_it_walks_all_ids_in_ranges(
     await drain(encoder)
     expected = encodings_by("test-1", *ids[:3], *ids[4:])
     assert await archive.encodings() == expected
-    archive.server.servicer.engine = "test-2"
+    archive.server.engine = "test-2"
     await archive.change(encoding_work, engine="test-2", remove_at=0)
     await archive.change(encoding_work, images_left=None, next_look_at=None)
     await archive.advance(31)
@@ -285,17 +285,17 @@ async def test_a_picture_that_comes_meanwhile_is_served_next(
     first, second = await archive.store(Picture.UNFINISHED, b"b")
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: archive.server.servicer.encoded == [first])
+    await until(lambda: archive.server.encoded == [first])
     [new] = await archive.images.submit(b"new")
-    archive.server.servicer.release.set()
+    archive.server.release.set()
     await working
     assert await archive.encodings() == encodings_by("test-1", first), "the one at hand is finished"
     processors.start(client=archive.client)
     processors.queue.put(new)
     await until(lambda: new in processors.queue.finished)
     await drain(encoder)
-    assert archive.server.servicer.image_ids[:3] == [str(first), str(new), str(second)]
-    assert archive.server.servicer.encoded[:2] == [first, second]
+    assert archive.server.image_ids[:3] == [str(first), str(new), str(second)]
+    assert archive.server.encoded[:2] == [first, second]
 
 
 async def test_as_many_are_encoded_at_once_as_of_new_pictures(archive: Archive) -> None:
@@ -304,15 +304,15 @@ async def test_as_many_are_encoded_at_once_as_of_new_pictures(archive: Archive) 
     )
     encoder = archive.encoder(concurrency=3)
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: len(archive.server.servicer.encoded) == 3)
+    await until(lambda: len(archive.server.encoded) == 3)
     await archive.images.submit(b"new")
-    archive.server.servicer.release.set()
+    archive.server.release.set()
     await working
-    assert sorted(archive.server.servicer.encoded) == ids[:3]
+    assert sorted(archive.server.encoded) == ids[:3]
     assert await archive.encodings() == encodings_by("test-1", *ids[:3]), "no more than is at hand"
     await archive.change(images, images.c.id > ids[-1], status="failed")
     await drain(encoder)
-    assert sorted(archive.server.servicer.encoded) == ids
+    assert sorted(archive.server.encoded) == ids
     assert await archive.encodings() == encodings_by("test-1", *ids)
 
 
@@ -341,7 +341,7 @@ async def test_nothing_is_done_while_the_breaker_is_open(archive: Archive) -> No
     encoder = archive.encoder()
     await drain(encoder)
     assert not await archive.encodings()
-    assert not archive.server.servicer.encoded
+    assert not archive.server.encoded
 
 
 async def test_it_stops_and_goes_on_when_it_is_told_to(archive: Archive) -> None:
@@ -461,7 +461,7 @@ async def test_a_result_that_changes_meanwhile_keeps_its_own(archive: Archive) -
     [image_id] = await archive.store(Picture.UNFINISHED)
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: archive.server.servicer.encoded)
+    await until(lambda: archive.server.encoded)
     archive.images.clock.advance(1)
     async with archive.images.database.transaction() as connection:
         await connection.execute(sa.update(images).values(status="pending"))
@@ -470,7 +470,7 @@ async def test_a_result_that_changes_meanwhile_keeps_its_own(archive: Archive) -
         (face((7, 7, 70, 70), ENCODING),), 100, 90, "test-1", Picture.UNFINISHED.hex()
     )
     assert await archive.images.rows.finish(claim, result) == "processed"
-    archive.server.servicer.release.set()
+    archive.server.release.set()
     await working
     await drain(encoder)
     assert await archive.encodings() == {(image_id, 0, "test-1"): ENCODING}
@@ -481,11 +481,11 @@ async def test_a_face_that_is_drawn_or_struck_out_meanwhile_is_respected(archive
     [image_id] = await archive.store(Picture.UNFINISHED)
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: archive.server.servicer.encoded)
+    await until(lambda: archive.server.encoded)
     async with archive.images.database.transaction() as connection:
         await connection.execute(sa.delete(faces).where(faces.c.face_index == 0))
         await connection.execute(sa.update(faces).where(faces.c.face_index == 1).values(left=60))
-    archive.server.servicer.release.set()
+    archive.server.release.set()
     await working
     assert await archive.encodings() == {}, "neither is the face that was asked for"
     await archive.advance(HOUR + 1)
@@ -502,15 +502,15 @@ async def test_another_engine_encodes_everything_once_it_answers_alone(archive: 
     encoder = archive.encoder()
     await drain(encoder)
     old = await archive.encodings()
-    archive.server.servicer.engine = "test-2"
+    archive.server.engine = "test-2"
     await archive.advance(ENGINE_SECONDS)
     assert await drain(encoder) == ENGINE_SECONDS
-    archive.server.servicer.engine = "test-1"  # the rollout is taken back
+    archive.server.engine = "test-1"  # the rollout is taken back
     await archive.advance(ENGINE_SECONDS)
     await drain(encoder)
     assert await archive.encodings() == old
     assert (await archive.work()).engine == "test-1"
-    archive.server.servicer.engine = "test-2"
+    archive.server.engine = "test-2"
     await archive.advance(ENGINE_SECONDS)
     await drain(encoder)
     for _ in range(2):
@@ -528,16 +528,16 @@ async def test_encodings_of_the_engine_before_go_a_day_after_it_answered_last(
     ids = await archive.store(b"a", b"b", encoding=ENCODING)
     encoder = archive.encoder()
     await drain(encoder)
-    archive.server.servicer.engine = "test-2"
+    archive.server.engine = "test-2"
     for _ in range(4):
         await archive.advance(ENGINE_SECONDS)
         await drain(encoder)
     both = await archive.encodings()
     assert both.items() > encodings_by("test-2", *ids).items()
     await archive.advance(20 * HOUR)
-    archive.server.servicer.engine = "test-1"  # an old replica still answers
+    archive.server.engine = "test-1"  # an old replica still answers
     await drain(encoder)
-    archive.server.servicer.engine = "test-2"
+    archive.server.engine = "test-2"
     await archive.advance(ENGINE_SECONDS)
     await drain(encoder)
     await archive.advance(23 * HOUR)
@@ -554,7 +554,7 @@ async def test_none_goes_while_faces_still_lack_the_new_one(archive: Archive) ->
     encoder = archive.encoder()
     await drain(encoder)
     old = await archive.encodings()
-    archive.server.servicer.engine = "test-2"
+    archive.server.engine = "test-2"
     for _ in range(100):
         await archive.advance(HOUR)
         await drain(encoder)
@@ -565,9 +565,9 @@ async def test_an_engine_that_changes_in_between_mixes_nothing(archive: Archive)
     first, second, third = await archive.store(b"a", Picture.UNFINISHED, b"c")
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
-    await until(lambda: archive.server.servicer.encoded == [first, second])
-    archive.server.servicer.engine = "test-2"
-    archive.server.servicer.release.set()
+    await until(lambda: archive.server.encoded == [first, second])
+    archive.server.engine = "test-2"
+    archive.server.release.set()
     await working
     assert await archive.encodings() == encodings_by("test-1", first)
     await archive.advance(SETTLE_SECONDS)
@@ -661,7 +661,7 @@ async def test_of_two_only_one_works_and_the_other_goes_on_when_it_ends(
             await encoder.turn()
 
     await asyncio.gather(*map(work, pair))
-    assert sorted(archive.server.servicer.encoded) == ids, "each once"
+    assert sorted(archive.server.encoded) == ids, "each once"
     assert await archive.encodings() == encodings_by("test-1", *ids)
     await other.close()
 
@@ -706,12 +706,12 @@ async def test_whoever_stops_leaves_it_to_others_at_once(archive: Archive) -> No
     leaving, staying = archive.encoder(), archive.encoder()
     told = asyncio.Event()
     running = asyncio.create_task(leaving.run(_told(told)))
-    await until(lambda: archive.server.servicer.encoded == [first, second])
+    await until(lambda: archive.server.encoded == [first, second])
     await drain(staying)
-    assert archive.server.servicer.encoded == [first, second], "it is somebody else's"
+    assert archive.server.encoded == [first, second], "it is somebody else's"
     told.set()
     await running
-    archive.server.servicer.release.set()
+    archive.server.release.set()
     await drain(staying)
     assert await archive.encodings() == encodings_by("test-1", first, second)
 

@@ -45,7 +45,7 @@ async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
     ids = await images.submit(*[Picture.UNFINISHED] * 2, *[Picture.TWO_FACES] * 8)
     await doorbell.ring(ids[:2])
     processors.start(queue, client=recogniser_client)
-    await eventually(lambda: len(recogniser_server.servicer.image_ids) == 2)
+    await eventually(lambda: len(recogniser_server.image_ids) == 2)
     await recogniser_server.stop()  # with two pictures in flight
     await doorbell.ring(ids[2:])
     await eventually(lambda: 2 in processors.breaker_states)
@@ -62,7 +62,7 @@ async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
     await eventually(paused)
     rows = [await images.row(image_id) for image_id in ids]
     assert {(row.status, row.attempt) for row in rows} == {("pending", 0)}
-    recogniser_server.servicer.release.set()
+    recogniser_server.release.set()
     await recogniser_server.start()
     await _back(images, processors, 10)
     assert {(await images.row(image_id)).attempt for image_id in ids} == {1}
@@ -159,7 +159,7 @@ async def test_the_process_works_and_drains(
         assert (await process.get("/readyz")).is_success
         page = (await process.get("/metrics")).text
         process.terminate()
-        recogniser_server.servicer.release.set()
+        recogniser_server.release.set()
         status, output = await process.ended()
     assert status == 0
     assert await images.statuses() == ["processed", "processed", "rejected", "processed"]

@@ -87,7 +87,7 @@ async def test_what_is_set_decides_when_an_image_is_dead_and_how_long_a_claim_la
                 tables.images.c.id == slow
             )
             assert 400_000 < (await connection.scalar(left) or 0) <= 500_000
-        recogniser_server.servicer.release.set()
+        recogniser_server.release.set()
         process.terminate()
         assert (await process.ended())[0] == 0
 

@@ -132,4 +132,4 @@ async def test_the_image_id_goes_along(
     recogniser_server: RecogniserServer, recogniser_client: RecogniserClient
 ) -> None:
     await GrpcRecogniser(recogniser_client).identify(Picture.TWO_FACES, 42, lambda: None)
-    assert recogniser_server.servicer.image_ids == ["42"]
+    assert recogniser_server.image_ids == ["42"]

@@ -1,21 +1,14 @@
-import asyncio
 import contextlib
-import io
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
-import numpy as np
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from PIL import Image, UnidentifiedImageError
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.people.adapters.index import ExactIndex
@@ -24,85 +17,14 @@ from services.people.adapters.server import Server
 from services.people.service import StoredFaces
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
+from services.receiver.tests.colours import FakeRecogniser, count_colours, draw, encode
 from services.redeemer.adapters import DatabaseGarbage
 from services.redeemer.collecting import Collector
 from services.testing.processes import Service
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+__all__ = ["FakeRecogniser", "count_colours", "draw", "encode"]
 
-
-def draw(*squares: tuple[str, tuple[int, int, int, int]], size: tuple[int, int]) -> Image.Image:
-    image = Image.new("RGB", size, "white")
-    for colour, box in squares:
-        image.paste(COLOURS[colour], box)
-    return image
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    output = io.BytesIO()
-    image.save(output, kind, **options)
-    return output.getvalue()
-
-
-def count_colours(content: bytes) -> int:
-    """Count the colours of which a picture has at least ten pixels, as JPEG blurs them."""
-    pixels = np.array(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
-    return sum(
-        int((abs(pixels - colour).max(axis=2) < 60).sum()) >= 10 for colour in COLOURS.values()
-    )
-
-
-class FakeRecogniser(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer):
-    """A gRPC server for which each colour in a picture is such a ``face``."""
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self.engine = "fake"
-        self.persons: list[str] = []
-        self.face = face_pb2.Face()  # as an older face_recog answers
-        self.was_asked = asyncio.Event()
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-
-    async def start(self) -> None:
-        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", 30_000_000)])
-        face_pb2_grpc.add_IdentifyServicer_to_server(self, self._server)
-        face_pb2_grpc.add_HealthCheckServicer_to_server(self, self._server)
-        servicer = health.aio.HealthServicer()
-        await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
-        await self._server.start()
-
-    async def stop(self) -> None:
-        await self._server.stop(None)
-
-    async def Identify(self, request: Any, context: Any) -> face_pb2.IdentifyResponse:  # noqa: N802
-        self.asked += 1
-        self.persons.append(request.person)
-        self.was_asked.set()
-        await self.may_answer.wait()
-        try:
-            faces = count_colours(request.image_data)
-        except (UnidentifiedImageError, OSError):
-            return face_pb2.IdentifyResponse(
-                status=face_pb2.STATUS_UNREADABLE, reason="this is no picture"
-            )
-        found = [self.face] * faces
-        if request.boxes:
-            found = [face_pb2.Face(box=box) for box in request.boxes]
-            for one in found:
-                one.MergeFrom(self.face)
-        return face_pb2.IdentifyResponse(status=face_pb2.STATUS_OK, faces=found, engine=self.engine)
-
-    async def HealthCheck(  # noqa: N802
-        self,
-        request: face_pb2.Empty,
-        context: Any,
-    ) -> face_pb2.HealthCheckResponse:
-        return face_pb2.HealthCheckResponse(
-            ready=True, engine=self.engine, strangers_product=0.9, strangers_decade=0.02
-        )
+NOBODY = "127.0.0.1:1"
 
 
 @pytest.fixture
@@ -114,13 +36,13 @@ async def recogniser() -> AsyncIterator[FakeRecogniser]:
 
 
 def make_settings(
-    database: DatabaseSettings, store: ObjectStoreSettings, port: int, **more: Any
+    database: DatabaseSettings, store: ObjectStoreSettings, target: str = NOBODY, **more: Any
 ) -> ReceiverSettings:
     return ReceiverSettings(
         **{
             **database.model_dump(),
             **store.model_dump(),
-            "face_recog_target": f"127.0.0.1:{port}",
+            "face_recog_target": target,
             "face_recog_timeout_seconds": 5,
             **more,
         }
@@ -172,7 +94,7 @@ def settings(
     recogniser: FakeRecogniser,
 ) -> ReceiverSettings:
     """Settings on SQLite, and once more on MariaDB."""
-    return make_settings(database_settings, folder_store_settings, recogniser.port)
+    return make_settings(database_settings, folder_store_settings, recogniser.target)
 
 
 @pytest.fixture
@@ -182,7 +104,7 @@ def plain_settings(
     recogniser: FakeRecogniser,
 ) -> ReceiverSettings:
     """Settings on SQLite, for what no database sees."""
-    return make_settings(sqlite_settings, folder_store_settings, recogniser.port)
+    return make_settings(sqlite_settings, folder_store_settings, recogniser.target)
 
 
 class Running:

@@ -248,7 +248,7 @@ async def test_uploads_beside_deletions_of_the_same_content_end_in_either_order(
     configure: Configure,
     launch: Launch,
 ) -> None:
-    settings = configure(database_settings, folder_store_settings, 1)
+    settings = configure(database_settings, folder_store_settings)
     process = await asyncio.to_thread(launch, settings)
     kept = []
     async with httpx.AsyncClient(base_url=process.url, timeout=60) as client:

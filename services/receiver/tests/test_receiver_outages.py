@@ -40,7 +40,7 @@ async def test_a_database_that_goes_and_comes_back(
     server = MariaDb(tmp_path).start()
     try:
         settings = new_mariadb_settings(server)
-        client = start(configure(settings, folder_store_settings, 1)).client
+        client = start(configure(settings, folder_store_settings)).client
         before = (await client.post("/image/post", json={"path": "before"})).json()
         assert (await client.get("/readyz")).status_code == 200
         server.kill()
@@ -70,7 +70,7 @@ async def test_an_object_store_that_goes_and_comes_back(
 ) -> None:
     server = VersityGw(tmp_path).start()
     try:
-        client = start(configure(sqlite_settings, s3_settings(server, tmp_path), 1)).client
+        client = start(configure(sqlite_settings, s3_settings(server, tmp_path))).client
         files = {"files": ("a.jpg", b"content")}
         before = (await client.post("/images", files=files)).json()["images"][0]
         server.kill()
@@ -102,7 +102,7 @@ async def test_a_disk_that_is_full_loses_nothing_and_may_be_cleared(
     database = DatabaseSettings(database_url=f"sqlite+aiosqlite:///{small_disk / 'facestack.db'}")
     migrate(database)
     store = ObjectStoreSettings(object_store_url=f"file://{small_disk / 'store'}")
-    client = start(configure(database, store, recogniser.port)).client
+    client = start(configure(database, store, recogniser.target)).client
     fill(small_disk / "ballast")
     accepted = []
     for number in range(1000):
@@ -127,7 +127,7 @@ async def test_an_object_store_whose_disk_is_full(
 ) -> None:
     server = VersityGw(small_disk).start()
     try:
-        client = start(configure(sqlite_settings, s3_settings(server, small_disk), 1)).client
+        client = start(configure(sqlite_settings, s3_settings(server, small_disk))).client
         kept = (await client.post("/images", files={"files": ("a", b"kept")})).json()["images"][0]
         fill(small_disk / "ballast")
         files = {"files": ("b", bytes(99_999))}

@@ -77,7 +77,7 @@ async def test_a_page_reads_no_more_rows_than_it_shows_on_mariadb(
     configure: Configure,
     start: Start,
 ) -> None:
-    settings = configure(new_mariadb_settings(mariadb), folder_store_settings, recogniser.port)
+    settings = configure(new_mariadb_settings(mariadb), folder_store_settings, recogniser.target)
     await fill(settings)
 
     def rows_read() -> int:

@@ -19,15 +19,8 @@ from services.common.facerecog import face_pb2
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import face_encodings, faces, images, persons
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import (
-    COLOURS,
-    FakeRecogniser,
-    Start,
-    StoredFacesServer,
-    draw,
-    encode,
-    make_settings,
-)
+from services.receiver.tests.colours import COLOURS, FakeRecogniser, draw, encode
+from services.receiver.tests.conftest import Start, StoredFacesServer, make_settings
 
 RED, GREEN = (("red", (10, 10, 60, 60)), ("green", (70, 10, 100, 40)))
 BOTH: Final = encode(draw(RED, GREEN, size=(110, 70)))
@@ -151,7 +144,7 @@ async def bench(
     people = StoredFacesServer(database_settings)
     await people.start()
     settings = make_settings(
-        database_settings, folder_store_settings, recogniser.port, people_target=people.target
+        database_settings, folder_store_settings, recogniser.target, people_target=people.target
     )
     database = Database(database_settings)
     yield Bench(start(settings).client, database, people)
