@@ -1,6 +1,5 @@
 """The services work on the schema that the next version's migrations may leave behind."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,11 @@ from services.image_processor import domain as processing
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
-from services.migrations.tests.conftest import CHANGED
+from services.migrations.tests.every_statement import CHANGED, run_every_statement
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
 from services.testing.fixtures import new_mariadb_url
 from services.testing.recogniser import ENCODING
-
-RunEveryStatement = Callable[[Database, Database, Database, Database, Database], Awaitable[None]]
 
 
 async def expand(database: Database) -> None:
@@ -45,13 +42,11 @@ async def expand(database: Database) -> None:
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
 
 
-async def test_every_statement_of_this_version_works(
-    database: Database, every_statement: RunEveryStatement
-) -> None:
+async def test_every_statement_of_this_version_works(database: Database) -> None:
     await expand(database)
     async with database.transaction() as connection:
         await connection.exec_driver_sql(CHANGED)
-    await every_statement(*[database] * 5)
+    await run_every_statement(*[database] * 5)
 
 
 async def test_this_versions_migrations_leave_it_alone(

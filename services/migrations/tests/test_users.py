@@ -1,7 +1,7 @@
 """The services' users on a real MariaDB server."""
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,11 @@ import structlog
 from services.common.database import Database, DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
-from services.migrations.tests.conftest import CHANGED
+from services.migrations.tests.every_statement import CHANGED, run_every_statement
 from services.migrations.users import GRANTS, UsersError, read_users
 from services.testing.processes import running
 from services.testing.servers import MariaDb
 from services.testing.waiting import eventually
-
-RunEveryStatement = Callable[[Database, Database, Database, Database, Database], Awaitable[None]]
 
 # What the first user of a managed server has: much, but neither SUPER nor FILE.
 MASTER = (
@@ -131,14 +129,12 @@ async def connects(database: Database) -> bool:
     return not problem
 
 
-async def test_every_statement_of_each_service_is_allowed_to_its_user(
-    any_admin: Site, every_statement: RunEveryStatement
-) -> None:
+async def test_every_statement_of_each_service_is_allowed_to_its_user(any_admin: Site) -> None:
     any_admin.migrate()
     databases = [any_admin.database(user) for user in GRANTS]
     any_admin.root(CHANGED.replace("people_work", f"{any_admin.name}.people_work"))
     receiver, image_processor, redeemer, people, webhooks = databases
-    await every_statement(receiver, image_processor, redeemer, people, webhooks)
+    await run_every_statement(receiver, image_processor, redeemer, people, webhooks)
     for database in databases:
         await database.close()
 

@@ -1,7 +1,6 @@
-import dataclasses
-from collections.abc import Awaitable, Callable
+"""Every statement of every service, in an order in which each has something to do."""
 
-import pytest
+import dataclasses
 
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
@@ -358,10 +357,3 @@ CHANGED = (
     "INSERT INTO people_work (person_id, folder, removed, due_at, after_image_id, passes_left)"
     " VALUES (1, 'Ada', 1, 0, 0, 2)"
 )
-
-RunEveryStatement = Callable[[Database, Database, Database, Database, Database], Awaitable[None]]
-
-
-@pytest.fixture
-def every_statement() -> RunEveryStatement:
-    return run_every_statement
