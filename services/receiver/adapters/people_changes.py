@@ -41,6 +41,7 @@ from services.receiver.domain import (
     Removal,
     Somebody,
 )
+from services.receiver.service.erasing import Stage
 
 _PASSES: Final = 2
 """The second is over faces that were being recognised during the first by people of before."""
@@ -290,11 +291,23 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
     if image is None or row is None:
         return None
     person_id = row.whose_id
-    if person_id is None and row.whose is not None:
+    if person_id is not None:
+        person_id = await _is_to_be(connection, person_id)
+    elif row.whose is not None:
         person_id = await find_bearer(connection, row.whose)
     return StoredFace(
         key, image.processed_at, person_id, row.whose, bool(row.by_hand), row.candidates
     )
+
+
+async def _is_to_be(connection: AsyncConnection, person_id: int) -> int:
+    """Return who a person is who was said to be another, whose faces are still to follow."""
+    kept = (
+        sa.select(person_merges.c.person_id)
+        .join_from(erasures, person_merges, person_merges.c.moved["id"].as_integer() == person_id)
+        .where(erasures.c.person_id == person_id, erasures.c.stage == Stage.MERGED)
+    )
+    return await connection.scalar(kept) or person_id
 
 
 async def name_by_hand(

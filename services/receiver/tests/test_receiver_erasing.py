@@ -437,6 +437,39 @@ async def test_many_faces_of_who_is_merged_follow_in_parts(
     assert (face["person"], face["person_id"]) == (ZOE, zoe)
 
 
+async def test_a_hand_is_heard_of_faces_that_are_still_to_come(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a face that shows the name, but is in the next part."""
+    client = pipeline.client
+    assert (await enrol(client, GRACE, picture(90))).status_code == 201
+    assert (await enrol(client, ZOE, picture(91))).status_code == 201
+    zoe = await id_of(client, ZOE)
+    hers = [await pipeline.show(face_of(ZOE)) for _ in range(5)]
+    for image_id in hers[1:]:
+        assert (await name(client, image_id, ZOE, insist="true")).status_code == 200
+    for module in (merge_rows, erasing_rows):
+        monkeypatch.setattr(module, "CHANGED", 1)
+    answer = await client.post(f"/people/{GRACE}/merge", json={"name": by_id(zoe)})
+    assert answer.status_code == 200, answer.text
+    taken_back, denied = (f"/images/{one}/faces/0" for one in hers[1:3])
+
+    assert (await client.delete(f"{taken_back}/person")).status_code == 204
+    assert (await client.put(f"{denied}/denials/{GRACE}")).status_code == 409
+    insisted = await client.put(f"{denied}/denials/{GRACE}", params={"insist": "true"})
+    assert insisted.status_code == 204
+    assert (await name(client, hers[3], "Ada", insist="true")).status_code == 200
+    face = {"image_id": hers[4], "face_index": 0}
+    assert (await client.patch(f"/people/{GRACE}", json={"face": face})).status_code == 200
+    await pipeline.end()
+
+    shown = [(await client.get(f"/images/{one}")).json()["faces"][0] for one in hers]
+    assert [one["person"] for one in shown] == [GRACE, None, None, "Ada", GRACE]
+    cut_out = await run(pipeline.settings, sa.select(person_images.c.image_id))
+    assert {row[0] for row in cut_out} == {None, hers[3], hers[4]}
+    assert (await client.get(f"/people/{GRACE}")).json()["face"] == face
+
+
 async def test_two_replicas_share_the_work(
     pipeline: Pipeline, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
