@@ -42,6 +42,7 @@ from services.receiver.adapters.people_changes import (
     adopt,
     begin_leaving,
     check_settled,
+    check_whole,
     has_alone,
     is_taken,
     lock_somebody,
@@ -106,6 +107,7 @@ class DatabaseErasures:
                     return None
                 person_id = await add_person(connection, person, self._now())
             await check_settled(connection, person_id)
+            await check_whole(connection, person_id)
             if person.has_name_alone:
                 await adopt(connection, person_id, person.name)
             names = set(

@@ -29,6 +29,7 @@ from services.receiver.adapters.people_changes import (
     CHANGED,
     begin_leaving,
     check_settled,
+    check_whole,
     find_strays,
     insert_person,
     is_taken,
@@ -80,6 +81,7 @@ class DatabaseMerges:
             kept_id, gone_id = [await _lock(connection, one) for one in (kept, gone)]
             if kept_id == gone_id:
                 raise ConflictError(f"{gone.name!r} is {kept.name!r} already")
+            await check_whole(connection, gone_id)
             pictures = await _pictures(connection, person_images.c.person_id == gone_id)
             if lacking := set(pictures.values()) - {one.original for one in copies}:
                 return sorted(lacking)
@@ -149,6 +151,9 @@ class DatabaseMerges:
             row = await _merge(connection, kept_id, merge_id)
             if row is None:
                 raise NotFoundError(f"{kept.name!r} has no merge {merge_id}")
+            if "begun" in row.moved:  # by somebody else, just now
+                await settle(connection, self._clock, named=[], unnamed=_keys(copies))
+                return []
             moved, new_id = await _as_far_as_it_is_there(connection, row.moved), row.moved["id"]
             pictures = await _pictures(connection, _still(row, kept_id))
             if lacking := set(pictures.values()) - {one.original for one in copies}:
@@ -466,7 +471,6 @@ async def _move_answers(
     no stays, and the other's. Questions that are open go with the row of who had them.
     """
     table = group_questions.c
-    query = sa.select(group_questions).where(table.answer.in_(["no", "later"]))
     answered = table.answer.in_([Answer.NO, Answer.LATER])
     query = sa.select(group_questions).where(answered)
     theirs, others = [

@@ -393,6 +393,16 @@ async def check_settled(connection: AsyncConnection, person_id: int | None) -> N
         )
 
 
+async def check_whole(connection: AsyncConnection, person_id: int | None) -> None:
+    """Raise ``ConflictError`` while faces of who was merged, and is not after all, still return."""
+    # Of somebody who is there, only such a merge is.
+    still = sa.exists().where(person_merges.c.moved["id"].as_integer() == person_id)
+    if person_id is not None and await connection.scalar(sa.select(still)):
+        raise ConflictError(
+            "that this person is somebody else is still being taken back: take it back once more"
+        )
+
+
 async def begin_leaving(
     connection: AsyncConnection,
     clock: DatabaseClock,

@@ -34,6 +34,7 @@ from services.receiver.adapters.people_changes import (
     adopt,
     begin_leaving,
     check_settled,
+    check_whole,
     find_bearer,
     find_somebody,
     find_strays,
@@ -363,6 +364,7 @@ class DatabasePeople:
             if person_id is None and person.folder != person.name:
                 return 0  # nobody is called so, and what lies there is not theirs
             await check_settled(connection, person_id)
+            await check_whole(connection, person_id)
             gone: set[str] = set()
             if person_id is not None:
                 gone = await self._forget(connection, person_images.c.person_id == person_id)

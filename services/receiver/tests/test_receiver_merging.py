@@ -245,6 +245,66 @@ async def test_many_faces_go_back_in_parts_and_the_same_request_goes_on(
     assert len(known(settings)) == 2
 
 
+async def test_who_is_not_whole_again_goes_nowhere_until_the_merge_is_taken_back(
+    client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what is left would stay with somebody else, as if a hand had said so."""
+    await enrol(client, "Ada", ONE)
+    bob = (await enrol(client, "Bob", OTHER)).json()["person_id"]
+    hand = {"person_id": bob, "distance": None, "decided_by": "hand"}
+    made = [await image_of(client, settings, number, **hand) for number in range(1, 5)]
+    merged = (await merge(client, "Ada", "Bob")).json()["merges"][0]["id"]
+    monkeypatch.setattr(merge_rows, "CHANGED", 1)
+    more = DatabaseMerges.undo_more
+
+    async def killed(*_: object) -> bool:
+        raise DatabaseUnavailableError("killed")
+
+    monkeypatch.setattr(DatabaseMerges, "undo_more", killed)
+    assert (await client.delete(f"/people/Ada/merges/{merged}")).status_code == 503
+    for refused in (
+        await merge(client, "Ada", "Bob"),
+        await client.delete("/people/Bob"),
+        await client.post("/people/Bob/erase", json={"pictures": False}),
+    ):
+        assert (refused.status_code, "still being taken back" in refused.text) == (409, True)
+
+    monkeypatch.setattr(DatabaseMerges, "undo_more", more)
+    assert (await client.delete(f"/people/Ada/merges/{merged}")).status_code == 200
+    assert {await whose(client, one) for one in made} == {("Bob", bob, "hand")}
+    assert (await merge(client, "Ada", "Bob")).status_code == 200
+
+
+async def test_a_merge_is_taken_back_once_by_two_who_do_it_at_the_same_time(
+    client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enrol(client, "Ada", ONE)
+    bob = (await enrol(client, "Bob", OTHER)).json()["person_id"]
+    hand = {"person_id": bob, "distance": None, "decided_by": "hand"}
+    made = [await image_of(client, settings, number, **hand) for number in range(1, 5)]
+    merged = (await merge(client, "Ada", "Bob")).json()["merges"][0]["id"]
+    monkeypatch.setattr(merge_rows, "CHANGED", 1)
+    find, more = DatabaseMerges.find, DatabaseMerges.undo_more
+
+    async def killed(*_: object) -> bool:
+        raise DatabaseUnavailableError("killed")
+
+    async def found(self: DatabaseMerges, *arguments: Any) -> Any:
+        monkeypatch.setattr(DatabaseMerges, "find", find)
+        before = await find(self, *arguments)
+        monkeypatch.setattr(DatabaseMerges, "undo_more", killed)
+        assert (await client.delete(f"/people/Ada/merges/{merged}")).status_code == 503
+        monkeypatch.setattr(DatabaseMerges, "undo_more", more)
+        return before._replace(is_free=False) if before else None
+
+    monkeypatch.setattr(DatabaseMerges, "find", found)
+    answer = await client.delete(f"/people/Ada/merges/{merged}")
+    assert (answer.status_code, answer.json().get("id")) == (200, bob), answer.text
+    assert {await whose(client, one) for one in made} == {("Bob", bob, "hand")}
+    await collect(settings, later_ms=STORING_MS + 1)
+    assert len(known(settings)) == 2
+
+
 async def test_a_hand_that_named_a_face_is_believed_over_one_that_denied_it(
     client: httpx.AsyncClient, settings: ReceiverSettings
 ) -> None:
