@@ -394,12 +394,15 @@ async def check_settled(connection: AsyncConnection, person_id: int | None) -> N
 
 
 async def check_whole(connection: AsyncConnection, person_id: int | None) -> None:
-    """Raise ``ConflictError`` while faces of who was merged, and is not after all, still return."""
+    """Raise ``ConflictError`` while faces return, to or from this person, as a merge was wrong."""
+    gone = person_merges.c.moved["id"].as_integer()
     # Of somebody who is there, only such a merge is.
-    still = sa.exists().where(person_merges.c.moved["id"].as_integer() == person_id)
+    is_there = sa.exists().where(persons.c.id == gone, ~BEING_FORGOTTEN)
+    theirs = sa.and_(person_merges.c.person_id == person_id, is_there)
+    still = sa.exists().where(sa.or_(gone == person_id, theirs))
     if person_id is not None and await connection.scalar(sa.select(still)):
         raise ConflictError(
-            "that this person is somebody else is still being taken back: take it back once more"
+            "a merge of this person is still being taken back: take it back once more"
         )
 
 

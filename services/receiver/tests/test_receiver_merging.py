@@ -248,7 +248,7 @@ async def test_many_faces_go_back_in_parts_and_the_same_request_goes_on(
 async def test_who_is_not_whole_again_goes_nowhere_until_the_merge_is_taken_back(
     client: httpx.AsyncClient, settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or what is left would stay with somebody else, as if a hand had said so."""
+    """Or what is left would stay with somebody else, or be forgotten with them."""
     await enrol(client, "Ada", ONE)
     bob = (await enrol(client, "Bob", OTHER)).json()["person_id"]
     hand = {"person_id": bob, "distance": None, "decided_by": "hand"}
@@ -262,10 +262,14 @@ async def test_who_is_not_whole_again_goes_nowhere_until_the_merge_is_taken_back
 
     monkeypatch.setattr(DatabaseMerges, "undo_more", killed)
     assert (await client.delete(f"/people/Ada/merges/{merged}")).status_code == 503
+    await enrol(client, "Cleo", picture(9))
     for refused in (
         await merge(client, "Ada", "Bob"),
+        await merge(client, "Cleo", "Ada"),
         await client.delete("/people/Bob"),
         await client.post("/people/Bob/erase", json={"pictures": False}),
+        await client.delete("/people/Ada"),
+        await client.post("/people/Ada/erase", json={"pictures": False}),
     ):
         assert (refused.status_code, "still being taken back" in refused.text) == (409, True)
 
