@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.faces import MEASURED, Box, DecidedBy, Likely, Says, SeenFace, Whose
 from services.common.images import folder_of
-from services.common.tables import BOX, faces, person_images, persons
+from services.common.tables import BOX, erasures, faces, person_images, persons
 from services.common.turns import in_turns
 
 _AT_ONCE: Final = 5_000
@@ -33,6 +33,12 @@ WHOSE: Final = sa.case((_BY_NAME_ALONE, faces.c.person), else_=persons.c.name)
 
 WHOSE_ID: Final = sa.case((_BY_NAME_ALONE, None), else_=persons.c.id)
 """The id of whose face it is; NULL, too, where only a name says it."""
+
+BEING_FORGOTTEN: Final = sa.exists().where(erasures.c.person_id == persons.c.id)
+"""For everybody else the person is gone already; the row keeps what is still to go."""
+
+SHOWN_ID: Final = sa.case((BEING_FORGOTTEN, None), else_=WHOSE_ID)
+"""What others are told of that id: none of who is gone."""
 
 UNKNOWN: Final = sa.and_(
     faces.c.person.is_(None), faces.c.person_id.is_(None), sa.not_(faces.c.struck_out)

@@ -77,6 +77,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "images": "SELECT",
         "faces": "SELECT",
         "persons": "SELECT",
+        "erasures": "SELECT",
         "webhook_positions": "SELECT, INSERT, UPDATE",
         "webhook_deliveries": "SELECT, INSERT, UPDATE, DELETE",
         "alembic_version": "SELECT",

@@ -17,6 +17,7 @@ from services.common.events import (
     read_events,
 )
 from services.common.names import known_name
+from services.common.people import BEING_FORGOTTEN
 from services.common.tables import images, persons
 from services.receiver.domain import Change, Changes
 
@@ -43,7 +44,8 @@ class DatabaseEvents:
         async with self._database.reading() as connection:
             found, position = await read_events(connection, self._clock(), position)
             statuses = await _find(connection, images.c.id, images.c.status, found, EventKind.IMAGE)
-            names = await _find(connection, persons.c.id, persons.c.name, found, EventKind.PERSON)
+            name = sa.case((BEING_FORGOTTEN, None), else_=persons.c.name)
+            names = await _find(connection, persons.c.id, name, found, EventKind.PERSON)
         changes = [
             Change(
                 one.position,
@@ -61,7 +63,7 @@ class DatabaseEvents:
 async def _find(
     connection: AsyncConnection,
     key: sa.Column[int],
-    value: sa.Column[str],
+    value: sa.ColumnElement[str],
     found: Iterable[Event],
     kind: EventKind,
 ) -> dict[int, str]:

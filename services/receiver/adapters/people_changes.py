@@ -21,7 +21,16 @@ from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id, id_of
 from services.common.objects import ObjectInfo
-from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, WHOSE, WHOSE_ID, bearer, lies_in
+from services.common.people import (
+    BEING_FORGOTTEN,
+    BY_HAND,
+    FOLDER,
+    LEFT_ITS_ID,
+    WHOSE,
+    WHOSE_ID,
+    bearer,
+    lies_in,
+)
 from services.common.tables import (
     erasures,
     face_denials,
@@ -55,9 +64,6 @@ _SOMEBODY: Final = sa.select(
     FOLDER.label("its_folder"),
     (bearer(persons.c.name) == persons.c.id).label("has_name_alone"),
 ).order_by(persons.c.id)
-
-BEING_FORGOTTEN: Final = sa.exists().where(erasures.c.person_id == persons.c.id)
-"""For everybody else the person is gone already; the row keeps what is still to go."""
 
 CHANGED: Final = 1_000
 """Images whose faces one transaction changes; of more, the rest is done in parts."""

@@ -14,7 +14,14 @@ from services.common.events import EventKind, note_events
 from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id
 from services.common.objects import ObjectInfo
-from services.common.people import FOLDER, LEFT_ITS_ID, lies_in, take_turns, whose_pictures
+from services.common.people import (
+    BEING_FORGOTTEN,
+    FOLDER,
+    LEFT_ITS_ID,
+    lies_in,
+    take_turns,
+    whose_pictures,
+)
 from services.common.tables import (
     face_denials,
     faces,
@@ -27,7 +34,6 @@ from services.common.turns import in_turns
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.people_changes import (
-    BEING_FORGOTTEN,
     CHANGED,
     StoredFace,
     add_person,
@@ -284,8 +290,8 @@ class DatabasePeople:
             name = (await connection.scalars(sa.select(persons.c.name).where(its))).one()
             if new == name:
                 return True
-            others = sa.select(persons.c.id).where(persons.c.name == new).order_by(persons.c.id)
-            other = await connection.scalar(others.limit(1))
+            others = sa.select(persons.c.id).where(persons.c.name == new, ~BEING_FORGOTTEN)
+            other = await connection.scalar(others.order_by(persons.c.id).limit(1))
             if other is not None and not another:
                 raise ConflictError(
                     f"{new!r} is the name of somebody else, {by_id(other)}: if both are to have it,"

@@ -12,7 +12,7 @@ from services.common.facerecog.client import (
 )
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.names import known_name
-from services.common.people import WHOSE, WHOSE_ID, box_in
+from services.common.people import SHOWN_ID, WHOSE, box_in
 from services.common.strangers import PairsOfStrangers
 from services.common.tables import BOX, face_encodings, faces, persons, same_face
 from services.receiver.adapters.recogniser import faces_of
@@ -88,7 +88,7 @@ class DatabaseFaceRows:
                 *(faces.c[name] for name in ("image_id", "face_index")),
                 *BOX,
                 WHOSE.label("whose"),
-                WHOSE_ID.label("whose_id"),
+                SHOWN_ID.label("whose_id"),
             )
             .outerjoin(persons, persons.c.id == faces.c.person_id)
             .where(faces.c.image_id.in_({key.image_id for key in keys}), ~faces.c.struck_out)

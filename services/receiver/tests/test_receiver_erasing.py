@@ -409,6 +409,12 @@ async def test_many_faces_of_who_is_merged_follow_in_parts(
     shown = [one["faces"][0] for one in reversed(documents)]
     assert [one["person"] for one in shown] == [GRACE] * 5
     assert [one["person_id"] for one in shown] == [grace, None, None, None, None]
+    rows = await DatabaseFaceRows(pipeline.database).faces([FaceKey(hers[3], 0)])
+    found = rows[FaceKey(hers[3], 0)]
+    assert (found.person, found.person_id) == (GRACE, None)
+    events = DatabaseEvents(pipeline.database, database_now)
+    changes = (await events.after(Position(0, 0))).changes
+    assert {one.name for one in changes if (one.kind, one.id) == ("person", zoe)} == {None}
     # Whatever would leave those who are still to come with nobody waits for them.
     undo = f"/people/{GRACE}/merges/{merge['id']}"
     erase = client.post(f"/people/{GRACE}/erase", json={"pictures": False})
@@ -419,6 +425,9 @@ async def test_many_faces_of_who_is_merged_follow_in_parts(
     assert (await enrol(client, "Ada", picture(93))).status_code == 201
     ada = await id_of(client, "Ada")
     assert (await client.post("/people/Ada/merge", json={"name": GRACE})).status_code == 200
+    for new in (GRACE, "Ada"):  # which only those who are still to come are called
+        renamed = await client.patch(f"/people/{by_id(ada)}", json={"name": new})
+        assert renamed.status_code == 200, renamed.text
     assert await end_with_kills(pipeline, monkeypatch) > 5
 
     documents = (await client.get("/images")).json()["images"]

@@ -21,7 +21,7 @@ from services.common.events import (
 )
 from services.common.images import Status
 from services.common.names import known_name
-from services.common.people import WHOSE, WHOSE_ID
+from services.common.people import BEING_FORGOTTEN, SHOWN_ID, WHOSE
 from services.common.tables import (
     faces,
     images,
@@ -163,7 +163,7 @@ class DatabaseRows:
         async with self._database.reading() as connection:
             if delivery.type == WebhookType.PERSON_CHANGED:
                 name = await connection.scalar(
-                    sa.select(persons.c.name).where(persons.c.id == subject)
+                    sa.select(persons.c.name).where(persons.c.id == subject, ~BEING_FORGOTTEN)
                 )
                 return {"id": subject, "name": known_name(name)}
             query = (
@@ -174,7 +174,7 @@ class DatabaseRows:
                     images.c.error,
                     faces.c.face_index,
                     WHOSE.label("whose"),
-                    WHOSE_ID.label("whose_id"),
+                    SHOWN_ID.label("whose_id"),
                 )
                 .select_from(
                     images.outerjoin(

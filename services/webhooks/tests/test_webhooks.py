@@ -16,6 +16,7 @@ from services.common.database import Database
 from services.common.events import EventKind, Position, note_events
 from services.common.settings import DatabaseSettings
 from services.common.tables import (
+    erasures,
     events,
     faces,
     images,
@@ -164,7 +165,19 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
                 [
                     {"id": 7, "name": "Zoë", "created_at": 1},
                     {"id": 9, "name": "~9", "created_at": 1},  # is being forgotten
+                    {"id": 6, "name": "Zoë", "created_at": 1},  # becomes her, in parts
                 ],
+            )
+            await connection.execute(
+                sa.insert(erasures).values(
+                    person_id=6,
+                    name="Zoë II",
+                    folders=["Zoë II"],
+                    pictures=False,
+                    stage="merged",
+                    after_image_id=0,
+                    due_at=1,
+                )
             )
             box = dict.fromkeys(("left", "top", "right", "bottom"), 1)
             face = {
@@ -180,9 +193,10 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
                     {"image_id": 1, "face_index": 0, "person": "Zoë", "person_id": 7, **face},
                     {"image_id": 1, "face_index": 1, "person": None, "person_id": None, **face},
                     {"image_id": 1, "face_index": 2, "person": "Zoë", "person_id": 9, **face},
+                    {"image_id": 1, "face_index": 3, "person": "Zoë II", "person_id": 6, **face},
                 ],
             )
-        await bench.note(EventKind.PERSON, 7, 8, 9)
+        await bench.note(EventKind.PERSON, 6, 7, 8, 9)
         await bench.note(EventKind.IMAGE, 99)
         await bench.run()
     for headers, body in hook.got:
@@ -190,7 +204,8 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
         assert told["id"] == headers["webhook-id"]
         assert headers["content-type"] == "application/json"
     documents = sorted(hook.documents, key=lambda one: (one["type"], one["data"]["id"]))
-    assert [(one["type"], one["data"]) for one in documents[-3:]] == [
+    assert [(one["type"], one["data"]) for one in documents[-4:]] == [
+        ("person.changed", {"id": 6, "name": None}),
         ("person.changed", {"id": 7, "name": "Zoë"}),
         ("person.changed", {"id": 8, "name": None}),
         ("person.changed", {"id": 9, "name": None}),
@@ -210,10 +225,11 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
             {"index": 0, "person": "Zoë", "person_id": 7},
             {"index": 1, "person": None, "person_id": None},
             {"index": 2, "person": None, "person_id": None},
+            {"index": 3, "person": "Zoë", "person_id": None},
         ],
     }
-    assert Counter(one["type"] for one in other.documents) == {"image.dead": 1, "person.changed": 3}
-    assert len(hook.got) == 6
+    assert Counter(one["type"] for one in other.documents) == {"image.dead": 1, "person.changed": 4}
+    assert len(hook.got) == 7
     assert {row.status for row in await bench.deliveries()} == {"delivered"}
 
 
