@@ -43,10 +43,10 @@ overlay changes some, and pods are replaced:
 
 ```yaml
 configMapGenerator:
-- name: image-processor
+- name: webhooks
   behavior: merge
   literals:
-  - CONCURRENCY=8
+  - ENDPOINT_CONCURRENCY=8
 ```
 
 What several services must have alike stands in a ConfigMap for all that read it: `object-store`,

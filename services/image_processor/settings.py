@@ -22,9 +22,9 @@ from services.image_processor.breaker import Limits
 from services.image_processor.domain import MAX_LONG, Backoff
 
 PROCESS_BYTES: Final = 110 * 1024**2
-PICTURE_BYTES: Final = 70 * 1024**2
+PICTURE_BYTES: Final = 80 * 1024**2
 """What one of 20 MiB takes on its way to face_recog, as itself, as its message and in gRPC's
-buffers: up to 65 MiB."""
+buffers: up to 75 MiB."""
 
 
 class ImageProcessorSettings(
@@ -62,7 +62,8 @@ class ImageProcessorSettings(
         ge=1,
         le=100,
         description="Pictures in flight; more than face_recog has workers, so that none is idle."
-        f" Beside them, up to {MAX_LONG} may be on their way that need long.",
+        f" Beside them, as many of stored faces and up to {MAX_LONG} that need long may be on their"
+        f" way: one more takes {2 * PICTURE_BYTES >> 20} MiB of the memory limit.",
     )
     poll_seconds: Seconds = Field(
         0.1,
@@ -129,14 +130,15 @@ class ImageProcessorSettings(
 
     @model_validator(mode="after")
     def _check_memory(self) -> Self:
-        pictures = self.concurrency + MAX_LONG
+        # Those of stored faces are on their way, too, when new ones come.
+        pictures = 2 * self.concurrency + MAX_LONG
         needed = PROCESS_BYTES + pictures * PICTURE_BYTES
         if needed > (limit := memory_limit()):
             raise PydanticCustomError(
                 "memory",
-                "CONCURRENCY {concurrency} and {long} pictures that need long may take {needed} MiB"
-                " at 20 MiB each, and there are {limit}: lower CONCURRENCY or raise the memory"
-                " limit",
+                "CONCURRENCY {concurrency}, as many pictures of stored faces and {long} that need"
+                " long may take {needed} MiB at 20 MiB each, and there are {limit}: lower"
+                " CONCURRENCY or raise the memory limit",
                 {
                     "concurrency": self.concurrency,
                     "long": MAX_LONG,
