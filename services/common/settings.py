@@ -209,7 +209,7 @@ class ClaimSettings(_FromEnvironment):
         description="How long a claim is an image_processor's without being renewed, which it does"
         " three times as often: so long nobody takes over from one that was killed. More where"
         " the database is away for longer at times, as in a failover; less to repair sooner. The"
-        " same for image_processor and redeemer.",
+        " same for image_processor and redeemer, and changed by more than 5 s while neither runs.",
     )
 
     @property
