@@ -15,9 +15,10 @@ from scripts.manifests.model import Document, Finding, Manifests, at, items, map
 from scripts.settings import settings_class
 from services.common.settings import ClaimSettings, NsqSettings
 
-_ONE_FOR_ALL: Final = (*NsqSettings.model_fields, *ClaimSettings.model_fields, "max_upload_bytes")
+_SAID: Final = frozenset(map(str.upper, [*NsqSettings.model_fields, *ClaimSettings.model_fields]))
+"""What pods of two versions need alike, too, whose defaults may differ."""
+_ONE_FOR_ALL: Final = (*sorted(_SAID), "MAX_UPLOAD_BYTES")
 """Who has another value than the others breaks what they do, or refuses what they take."""
-
 
 _SECRET_NAME: Final = re.compile("PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL")
 _CREDENTIAL_IN_URL: Final = re.compile(r"://[^/@:]*:[^/@]+@")
@@ -101,7 +102,7 @@ def settings(manifests: Manifests) -> Iterator[Finding]:
             given = environment(manifests, container.spec)
             wrong = False
             for name, field in fields.items():
-                if field.is_required() and name not in given:
+                if name not in given and (field.is_required() or name in _SAID):
                     yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
             for name, value in given.items():
                 place = f"{container.field}.env[{name}]"
@@ -133,7 +134,7 @@ def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
 
 def one_for_all(manifests: Manifests) -> Iterator[Finding]:
     """Check that what several services must have alike is alike."""
-    for name in map(str.upper, _ONE_FOR_ALL):
+    for name in _ONE_FOR_ALL:
         values = values_of(manifests, name)
         if len(set(values.values())) > 1:
             said = ", ".join(f"{value} for {workload}" for workload, value in values.items())
