@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.bench.submissions import fill
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
 from services.receiver.adapters.rows import DatabaseRows

@@ -18,7 +18,7 @@ from scripts.faults.pictures import Pictures
 from scripts.faults.plan import Fault, Kind, draw
 from scripts.faults.stack import Stack, Switches
 from scripts.faults.strikes import Striker
-from services.common.database import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError
 from services.common.images import FINAL, Status
 from services.common.tables import images
 

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from services.common.errors import ObjectStoreError
 from services.common.images import KNOWN_PEOPLE, InvalidPathError, check_path, folder_of
-from services.common.objects import ObjectStoreError
 
 log = structlog.get_logger(__name__)
 

@@ -12,20 +12,13 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
 from services.common.passwords import log_in_with
 from services.common.settings import DatabaseSettings
 from services.common.tables import metadata
 
 REVISION: Final = "0008"
 """The Alembic revision that this code works on; migrations bring the database there."""
-
-
-class DatabaseUnavailableError(Exception):
-    """The database cannot do it now; the same call may work later."""
-
-
-class DatabaseConflictError(DatabaseUnavailableError):
-    """The transaction lost to another one, in a deadlock or by waiting: run it again."""
 
 
 class Database:

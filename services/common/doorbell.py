@@ -10,11 +10,8 @@ from typing import Final, Protocol
 
 import httpx
 
+from services.common.errors import DoorbellUnavailableError
 from services.common.settings import TOPIC, NsqdSettings
-
-
-class DoorbellUnavailableError(Exception):
-    """The queue did not take the ring; the redeemer repeats it."""
 
 
 class Doorbell(Protocol):

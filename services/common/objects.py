@@ -1,11 +1,4 @@
-"""The object store: a folder on one machine, S3 in a cluster, both through obstore.
-
-ObjectStoreError
-├── ObjectNotFoundError           no object has this key
-├── ObjectTooLargeError           it has more bytes than the caller takes
-├── ObjectRefusedError            the store takes no such key, now or later
-└── ObjectStoreUnavailableError   it may work later: no answer, no permission, no space
-"""
+"""The object store: a folder on one machine, S3 in a cluster, both through obstore."""
 
 import asyncio
 import errno
@@ -23,27 +16,13 @@ from obstore.exceptions import BaseError, InvalidPathError, NotSupportedError
 from obstore.store import LocalStore, S3Store
 
 from services.common import folders
+from services.common.errors import (
+    ObjectNotFoundError,
+    ObjectRefusedError,
+    ObjectStoreUnavailableError,
+    ObjectTooLargeError,
+)
 from services.common.settings import ObjectStoreSettings, read_secret
-
-
-class ObjectStoreError(Exception):
-    """The store did not do what was asked."""
-
-
-class ObjectNotFoundError(ObjectStoreError):
-    """No object has this key."""
-
-
-class ObjectTooLargeError(ObjectStoreError):
-    """The object has more bytes than the caller takes."""
-
-
-class ObjectRefusedError(ObjectStoreError):
-    """The store takes no such key; asking again changes nothing."""
-
-
-class ObjectStoreUnavailableError(ObjectStoreError):
-    """The store did not answer, lets nobody in or has no space; the same call may work later."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import suppress
 import structlog
 
 from services.common import logs, metrics, ops
-from services.common.database import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError
 
 log = structlog.get_logger(__name__)
 

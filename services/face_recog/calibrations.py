@@ -26,8 +26,8 @@ from typing import Final
 import numpy as np
 import structlog
 
+from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.logs import Outage
-from services.common.objects import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.face_recog.domain import Calibration, Engine
 from services.face_recog.kept import CALIBRATION, Store, folder_of
 from services.face_recog.parts import HASH_BYTES, DamagedError, seal, unseal

@@ -22,6 +22,12 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from services.common.errors import (
+    ObjectNotFoundError,
+    ObjectRefusedError,
+    ObjectStoreError,
+    ObjectTooLargeError,
+)
 from services.common.faces import Box
 from services.common.images import (
     MAX_PICTURE_BYTES,
@@ -33,13 +39,7 @@ from services.common.images import (
 )
 from services.common.metrics import observe
 from services.common.names import InvalidNameError, check_name
-from services.common.objects import (
-    ObjectInfo,
-    ObjectNotFoundError,
-    ObjectRefusedError,
-    ObjectStoreError,
-    ObjectTooLargeError,
-)
+from services.common.objects import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog import metrics
 from services.face_recog.calibrations import KeptCalibration

@@ -16,8 +16,12 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.common.database import DatabaseUnavailableError
-from services.common.facerecog.client import (
+from services.common.errors import (
+    DatabaseUnavailableError,
+    ObjectNotFoundError,
+    ObjectRefusedError,
+    ObjectStoreUnavailableError,
+    ObjectTooLargeError,
     RecogniserBusyError,
     RecogniserError,
     RecogniserTimeoutError,
@@ -26,12 +30,6 @@ from services.common.facerecog.client import (
 from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
 from services.common.logs import Outage
-from services.common.objects import (
-    ObjectNotFoundError,
-    ObjectRefusedError,
-    ObjectStoreUnavailableError,
-    ObjectTooLargeError,
-)
 from services.image_processor.breaker import Breaker, State, Time
 from services.image_processor.domain import RENEW_SECONDS, Rejected
 from services.image_processor.metrics import ENCODING_LEFT, ENCODING_SKIPPED, FACES_ENCODED

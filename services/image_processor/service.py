@@ -15,8 +15,12 @@ from typing import Final, Protocol
 import structlog
 
 from services.common import metrics
-from services.common.database import DatabaseUnavailableError
-from services.common.facerecog.client import (
+from services.common.errors import (
+    DatabaseUnavailableError,
+    ObjectNotFoundError,
+    ObjectRefusedError,
+    ObjectStoreUnavailableError,
+    ObjectTooLargeError,
     RecogniserBusyError,
     RecogniserError,
     RecogniserTimeoutError,
@@ -29,12 +33,6 @@ from services.common.images import (
     check_path,
 )
 from services.common.logs import Outage
-from services.common.objects import (
-    ObjectNotFoundError,
-    ObjectRefusedError,
-    ObjectStoreUnavailableError,
-    ObjectTooLargeError,
-)
 from services.image_processor.breaker import Breaker, State
 from services.image_processor.domain import (
     MAX_LONG,

@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.database import DatabaseConflictError, DatabaseUnavailableError
+from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
 from services.common.strangers import PairsOfStrangers
 from services.people.domain import RENEW_SECONDS, FaceKey, Grouping, Regrouped

@@ -14,9 +14,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.database import DatabaseConflictError, DatabaseUnavailableError
+from services.common.errors import DatabaseConflictError, DatabaseUnavailableError, RecogniserError
 from services.common.events import PAGE, EventKind, Position
-from services.common.facerecog.client import RecogniserError
 from services.common.faces import Says, check_encoding, says_of
 from services.common.logs import Outage
 from services.people.domain import (

@@ -12,9 +12,9 @@ from typing import Protocol
 import structlog
 
 from services.common.changes import mark_changed
+from services.common.errors import ObjectStoreUnavailableError
 from services.common.images import KNOWN_PEOPLE
 from services.common.logs import Outage
-from services.common.objects import ObjectStoreUnavailableError
 from services.redeemer.domain import BATCH
 from services.redeemer.metrics import REMOVED
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import structlog
 
-from services.common.doorbell import Doorbell, DoorbellUnavailableError
+from services.common.doorbell import Doorbell
+from services.common.errors import DoorbellUnavailableError
 from services.common.images import Status
 from services.common.logs import Outage
 from services.redeemer.domain import BATCH, EVENTS_BATCH, Census

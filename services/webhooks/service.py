@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from services.common.database import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError
 from services.webhooks.domain import BATCH, Delivery, Endpoint, pause_ms
 from services.webhooks.metrics import ATTEMPTS
 

@@ -1,11 +1,4 @@
-"""A client of face_recog whose errors say what the caller should do.
-
-RecogniserError
-├── RecogniserUnavailableError  nobody there: a fault of the service, the picture was not tried
-├── RecogniserTimeoutError      no answer in time: a fault of the service
-├── RecogniserBusyError         its queue is full, it stops, or it is too old: another one may do it
-└── RecogniserFailedError       this picture's recognition failed, for example its worker died
-"""
+"""A client of face_recog whose errors say what the caller should do."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,6 +10,13 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.common.errors import (
+    RecogniserBusyError,
+    RecogniserError,
+    RecogniserFailedError,
+    RecogniserTimeoutError,
+    RecogniserUnavailableError,
+)
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.faces import Box, Likely, MeasuredFace, SeenFace, check_encoding
 from services.common.images import MAX_PICTURE_BYTES
@@ -42,26 +42,6 @@ LONG: Final = "long"
 
 VIEW_SECONDS: Final = 300.0
 """A view holds memory of the server's, so whoever needs longer opens another one."""
-
-
-class RecogniserError(Exception):
-    """The recogniser did not give an answer."""
-
-
-class RecogniserUnavailableError(RecogniserError):
-    """Nobody answers."""
-
-
-class RecogniserTimeoutError(RecogniserError):
-    """No answer within the deadline."""
-
-
-class RecogniserBusyError(RecogniserError):
-    """The queue is full, or it stops before this picture's turn."""
-
-
-class RecogniserFailedError(RecogniserError):
-    """The recogniser failed on this picture."""
 
 
 _ERRORS: Final = {

@@ -1,35 +1,17 @@
-"""A client of the service people, which finds stored faces.
-
-StoredFacesError
-├── StoredFacesAwayError    nobody there, no answer in time, or the faces are still being loaded
-├── StoredFacesBusyError    too many searches wait already
-└── StoredFacesEngineError  they are of another engine still: soon they are not
-"""
+"""A client of the service people, which finds stored faces."""
 
 from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
 
+from services.common.errors import (
+    StoredFacesAwayError,
+    StoredFacesBusyError,
+    StoredFacesEngineError,
+)
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import channel_to
-
-
-class StoredFacesError(Exception):
-    """Stored faces could not be searched."""
-
-
-class StoredFacesAwayError(StoredFacesError):
-    """Nobody can."""
-
-
-class StoredFacesBusyError(StoredFacesError):
-    """Too many searches wait already."""
-
-
-class StoredFacesEngineError(StoredFacesError):
-    """They are of another engine than what is looked for."""
-
 
 _ERRORS: Final = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: StoredFacesBusyError,

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 import uvloop
 from sqlalchemy import event
 
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.common.tables import images, metadata
 from services.migrations.__main__ import migrate

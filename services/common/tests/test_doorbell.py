@@ -3,13 +3,8 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from services.common.doorbell import (
-    DoorbellUnavailableError,
-    NsqDoorbell,
-    PolledRows,
-    doorbell_for,
-    parse_ring,
-)
+from services.common.doorbell import NsqDoorbell, PolledRows, doorbell_for, parse_ring
+from services.common.errors import DoorbellUnavailableError
 from services.common.settings import CHANNEL, TOPIC, NsqdSettings
 from services.testing.servers import Nsqd
 

@@ -15,14 +15,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from services.common import ops
-from services.common.images import MAX_PART_BYTES, InvalidPathError, check_path
-from services.common.objects import (
+from services.common.errors import (
     ObjectNotFoundError,
     ObjectRefusedError,
-    ObjectStore,
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
 )
+from services.common.images import MAX_PART_BYTES, InvalidPathError, check_path
+from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.testing.fixtures import s3_settings
 from services.testing.servers import VersityGw

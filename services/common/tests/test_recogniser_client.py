@@ -7,13 +7,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from services.common.errors import RecogniserBusyError, RecogniserUnavailableError
 from services.common.facerecog import client as client_module
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.client import (
-    RecogniserBusyError,
-    RecogniserClient,
-    RecogniserUnavailableError,
-)
+from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box
 from services.testing.waiting import eventually
 

@@ -9,11 +9,11 @@ from typing import Final
 import grpc
 import structlog
 
+from services.common.errors import ObjectStoreUnavailableError
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG
 from services.common.facerecog.server import Context, GrpcServer
 from services.common.faces import Box, Likely, measured
-from services.common.objects import ObjectStoreUnavailableError
 from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
 from services.face_recog.domain import (
     Held,

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from services.common.objects import ObjectStore, ObjectStoreUnavailableError
+from services.common.errors import ObjectStoreUnavailableError
+from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.calibrations import KeptCalibration, pack, unpack
 from services.face_recog.domain import Calibration, Engine

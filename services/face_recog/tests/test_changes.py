@@ -9,8 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.common.changes import CHANGES, changed_person, mark_changed
+from services.common.errors import ObjectStoreUnavailableError
 from services.common.images import MAX_PART_BYTES
-from services.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailableError
+from services.common.objects import ObjectInfo, ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog import changes, service
 from services.face_recog.service import NotReadyError

@@ -11,13 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.errors import RecogniserFailedError, RecogniserUnavailableError
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import (
-    Decisions,
-    RecogniserClient,
-    RecogniserFailedError,
-    RecogniserUnavailableError,
-)
+from services.common.facerecog.client import Decisions, RecogniserClient
 from services.common.faces import MAX_FACES
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings

@@ -23,13 +23,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_tools import protoc
 from PIL import Image
 
-from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.client import (
+from services.common.errors import (
     RecogniserBusyError,
-    RecogniserClient,
     RecogniserFailedError,
     RecogniserUnavailableError,
 )
+from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box, Likely
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality

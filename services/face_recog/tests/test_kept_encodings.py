@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from services.common.objects import ObjectInfo, ObjectStore, ObjectStoreUnavailableError
+from services.common.errors import ObjectStoreUnavailableError
+from services.common.objects import ObjectInfo, ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain import Engine
 from services.face_recog.kept import GRACE_SECONDS, KeptEncodings, folder_of

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from services.common.errors import RecogniserFailedError
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import RecogniserClient, RecogniserFailedError, encoding_of
+from services.common.facerecog.client import RecogniserClient, encoding_of
 from services.common.faces import Box
 from services.image_processor.domain import Rejected
 from services.image_processor.encoding import Encoded

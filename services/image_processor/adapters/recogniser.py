@@ -2,12 +2,9 @@
 
 from collections.abc import Callable
 
+from services.common.errors import RecogniserFailedError
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import (
-    RecogniserClient,
-    RecogniserFailedError,
-    seen_faces,
-)
+from services.common.facerecog.client import RecogniserClient, seen_faces
 from services.image_processor.domain import Processed, Rejected
 
 

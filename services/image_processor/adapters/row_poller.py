@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from services.common.database import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError
 from services.common.logs import Outage
 
 log = structlog.get_logger(__name__)

@@ -4,16 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from services.common.facerecog.client import (
+from services.common.errors import (
+    ObjectNotFoundError,
+    ObjectRefusedError,
+    ObjectStoreUnavailableError,
     RecogniserBusyError,
     RecogniserFailedError,
     RecogniserTimeoutError,
     RecogniserUnavailableError,
-)
-from services.common.objects import (
-    ObjectNotFoundError,
-    ObjectRefusedError,
-    ObjectStoreUnavailableError,
 )
 from services.image_processor.domain import Processed, Rejected
 from services.testing.recogniser import TWO_FACES, Picture

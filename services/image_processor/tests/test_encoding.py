@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.events import EventKind
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import structlog
 
-from services.common.database import DatabaseUnavailableError
 from services.common.doorbell import NsqDoorbell
+from services.common.errors import DatabaseUnavailableError
 from services.common.logs import Outage
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller

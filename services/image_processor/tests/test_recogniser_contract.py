@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from services.common.facerecog import face_pb2
-from services.common.facerecog.client import (
+from services.common.errors import (
     RecogniserBusyError,
-    RecogniserClient,
     RecogniserFailedError,
     RecogniserTimeoutError,
     RecogniserUnavailableError,
 )
+from services.common.facerecog import face_pb2
+from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box, Likely, SeenFace
 from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.domain import Processed, Rejected

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
 from services.migrations.tests.every_statement import CHANGED, run_every_statement

@@ -19,7 +19,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.database import Database, DatabaseConflictError, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import EventKind, note_events
 from services.common.images import LEASE_MS
 from services.common.settings import DatabaseSettings

@@ -8,13 +8,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.stored_faces import (
+from services.common.errors import (
     StoredFacesAwayError,
     StoredFacesBusyError,
-    StoredFacesClient,
     StoredFacesEngineError,
 )
+from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.facerecog.stored_faces import StoredFacesClient
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.server import AT_ONCE, Server
 from services.people.service import StoredFaces

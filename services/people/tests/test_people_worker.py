@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from services.common.database import DatabaseConflictError
+from services.common.errors import DatabaseConflictError
 from services.common.facerecog import face_pb2
 from services.common.faces import MAX_NUMBERS, Says
 from services.common.images import LEASE_MS, MAX_PICTURE_BYTES

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.clock import database_now
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.tables import events, face_encodings, images
 from services.people import service
 from services.people.adapters import index as index_module

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, ParamSpec, TypeVar
 
-from services.common.database import DatabaseConflictError
+from services.common.errors import DatabaseConflictError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

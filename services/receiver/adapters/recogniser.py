@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
+from services.common.errors import RecogniserUnavailableError
 from services.common.facerecog import face_pb2
-from services.common.facerecog.client import (
-    RecogniserClient,
-    RecogniserUnavailableError,
-    seen_faces,
-)
+from services.common.facerecog.client import RecogniserClient, seen_faces
 from services.common.faces import Box, SeenFace
 from services.receiver.domain import EncodedFace, InvalidError
 

@@ -6,10 +6,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.facerecog.client import (
-    RecogniserClient,
-    RecogniserUnavailableError,
-)
+from services.common.errors import RecogniserUnavailableError
+from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.names import known_name
 from services.common.people import SHOWN_ID, WHOSE, box_in

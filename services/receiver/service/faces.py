@@ -5,10 +5,9 @@ from typing import Final
 
 import structlog
 
-from services.common.facerecog.client import RecogniserError
+from services.common.errors import ObjectStoreUnavailableError, RecogniserError
 from services.common.faces import Box, DecidedBy
 from services.common.names import by_id
-from services.common.objects import ObjectStoreUnavailableError
 from services.receiver.domain import (
     ConflictError,
     EncodedFace,

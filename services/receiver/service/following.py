@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from services.common.database import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.logs import Outage
 from services.receiver.domain import BusyError, Change

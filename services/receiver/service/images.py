@@ -6,13 +6,13 @@ from typing import Final
 
 import structlog
 
-from services.common.faces import Box
-from services.common.images import MAX_PICTURE_BYTES, PICTURES
-from services.common.objects import (
+from services.common.errors import (
     ObjectNotFoundError,
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
 )
+from services.common.faces import Box
+from services.common.images import MAX_PICTURE_BYTES, PICTURES
 from services.receiver.domain import (
     Accepted,
     ConflictError,

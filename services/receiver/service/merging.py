@@ -5,9 +5,9 @@ from collections.abc import Collection, Sequence
 import structlog
 
 from services.common.changes import mark_changed
+from services.common.errors import ObjectNotFoundError, ObjectTooLargeError
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
 from services.common.names import by_id
-from services.common.objects import ObjectNotFoundError, ObjectTooLargeError
 from services.common.picture_formats import format_of
 from services.receiver.domain import (
     ConflictError,

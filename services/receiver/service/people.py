@@ -9,10 +9,11 @@ from typing import Final
 import structlog
 
 from services.common.changes import mark_changed
+from services.common.errors import ObjectNotFoundError, ObjectTooLargeError
 from services.common.faces import DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, forms_of
 from services.common.names import as_kept, by_id, id_of
-from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectTooLargeError
+from services.common.objects import ObjectInfo
 from services.receiver.domain import (
     ConflictError,
     Face,

@@ -5,7 +5,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from services.common.doorbell import Doorbell, DoorbellUnavailableError
+from services.common.doorbell import Doorbell
+from services.common.errors import DoorbellUnavailableError
 from services.common.logs import Outage
 from services.receiver.metrics import RINGS
 

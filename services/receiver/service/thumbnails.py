@@ -16,8 +16,8 @@ from typing import Final
 
 import structlog
 
+from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.images import MAX_PICTURE_BYTES
-from services.common.objects import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.receiver.domain import BusyError, InvalidError, NotFoundError, Thumbnail
 from services.receiver.service.ports import Garbage, Pictures, Shrinker
 

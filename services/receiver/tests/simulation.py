@@ -20,11 +20,16 @@ from sqlalchemy import event
 
 from services.common.changes import CHANGES
 from services.common.clock import database_now, now_ms
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
 from services.common.doorbell import PolledRows
+from services.common.errors import (
+    DatabaseUnavailableError,
+    ObjectNotFoundError,
+    ObjectStoreUnavailableError,
+)
 from services.common.faces import Box, DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, PICTURES
-from services.common.objects import ObjectInfo, ObjectNotFoundError, ObjectStoreUnavailableError
+from services.common.objects import ObjectInfo
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows

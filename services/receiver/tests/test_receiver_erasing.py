@@ -16,7 +16,8 @@ import structlog
 
 from services.common.changes import CHANGES
 from services.common.clock import database_now
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.faces import Box, Likely, SeenFace
 from services.common.names import by_id

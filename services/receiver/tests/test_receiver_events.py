@@ -13,7 +13,8 @@ import sqlalchemy as sa
 import structlog
 
 from services.common.clock import database_now
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.events import KEPT_MS, EventKind, Position, note_events
 from services.common.ops import Lifecycle
 from services.common.tables import events, images, persons

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import structlog
 
 from services.common.database import Database
-from services.common.objects import ObjectNotFoundError
+from services.common.errors import ObjectNotFoundError
 from services.common.settings import DatabaseSettings
 from services.common.tables import garbage, images
 from services.image_processor.adapters import rows as processor_rows

@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.clock import database_now
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.faces import Box, SeenFace
 from services.common.images import STORING_MS
 from services.common.names import by_id

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from PIL import Image
 
 from services.common.changes import changed_person
-from services.common.database import Database, DatabaseUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError
 from services.common.facerecog import face_pb2
 from services.common.objects import ObjectStore
 from services.common.quality import Flaw

@@ -9,8 +9,8 @@ import httpx
 import pymysql
 import pytest
 
-from services.common.database import Database, DatabaseUnavailableError
-from services.common.doorbell import DoorbellUnavailableError
+from services.common.database import Database
+from services.common.errors import DatabaseUnavailableError, DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
 from services.receiver.adapters.rows import DatabaseRows
 from services.receiver.domain import Accepted, BusyError, Submission

@@ -15,13 +15,10 @@ import httpx
 import pytest
 from PIL import Image, ImageDraw
 
+from services.common.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES
-from services.common.objects import (
-    ObjectNotFoundError,
-    ObjectStore,
-    ObjectStoreUnavailableError,
-)
+from services.common.objects import ObjectStore
 from services.receiver.adapters import decoding
 from services.receiver.adapters.decoding import PillowDecoder, crops, shrunk
 from services.receiver.adapters.http import api

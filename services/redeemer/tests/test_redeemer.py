@@ -11,10 +11,14 @@ import structlog
 
 from services.common.changes import changed_person
 from services.common.clock import database_now
-from services.common.database import Database, DatabaseUnavailableError
-from services.common.doorbell import DoorbellUnavailableError, NsqDoorbell, PolledRows
+from services.common.database import Database
+from services.common.doorbell import NsqDoorbell, PolledRows
+from services.common.errors import (
+    DatabaseUnavailableError,
+    DoorbellUnavailableError,
+    ObjectStoreUnavailableError,
+)
 from services.common.images import Rules
-from services.common.objects import ObjectStoreUnavailableError
 from services.common.settings import DatabaseSettings
 from services.common.tables import events, images, longest_wait
 from services.redeemer.adapters import DatabaseRows

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 import structlog
 
 from services.common.database import Database
+from services.common.errors import ObjectStoreUnavailableError
 from services.common.faces import Box
-from services.common.objects import ObjectStore, ObjectStoreUnavailableError
+from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.common.tables import faces, images, person_images, persons
 from services.common.thumbnails import (

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from services.common.bodies import MULTIPART, Spools
-from services.common.database import DatabaseUnavailableError
 from services.common.door import Door
+from services.common.errors import DatabaseUnavailableError
 from services.common.head import HeadApp
 from services.common.images import InvalidPathError, Status
 from services.common.ops import Lifecycle, Outages, probe_routes

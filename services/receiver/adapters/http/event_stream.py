@@ -9,7 +9,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.common.database import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.ops import Lifecycle
 from services.receiver.adapters.http.views import change_view

@@ -15,27 +15,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from services.common.database import DatabaseUnavailableError
 from services.common.door import RETRY_AFTER
-from services.common.facerecog.client import RecogniserError
-from services.common.facerecog.stored_faces import (
+from services.common.errors import (
+    AwayError,
+    ObjectRefusedError,
     StoredFacesBusyError,
     StoredFacesEngineError,
     StoredFacesError,
 )
-from services.common.objects import ObjectRefusedError, ObjectStoreUnavailableError
 from services.receiver.domain import BusyError, ConflictError, Fault, InvalidError, NotFoundError
 from services.receiver.service.searching import OtherEngineError
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-
-_AWAY: Final[Mapping[type[Exception], str]] = {
-    DatabaseUnavailableError: "database",
-    ObjectStoreUnavailableError: "object store",
-    RecogniserError: "face_recog",
-}
 
 
 def problem(
@@ -77,8 +70,7 @@ def install(app: Starlette) -> None:
     app.add_exception_handler(NotFoundError, _not_found)
     app.add_exception_handler(ConflictError, _conflict)
     app.add_exception_handler(BusyError, _busy)
-    for kind in _AWAY:
-        app.add_exception_handler(kind, _away)
+    app.add_exception_handler(AwayError, _away)
     app.add_exception_handler(StoredFacesError, _no_search)
     app.add_exception_handler(OtherEngineError, _no_search)
     app.add_exception_handler(HTTPException, _refused)
@@ -111,12 +103,11 @@ async def _busy(_: Request, error: Exception) -> Response:
     return problem(429, str(error), headers=RETRY_AFTER)
 
 
-async def _away(request: Request, error: Exception) -> Response:
-    name = next(name for kind, name in _AWAY.items() if isinstance(error, kind))
+async def _away(request: Request, error: Any) -> Response:
     # Not the path itself, in which somebody's name may stand.
     route = getattr(request.scope.get("route"), "path_format", None)
-    log.warning("dependency is away", dependency=name, error=str(error), route=route)
-    return problem(503, f"{name} is not available, try again", headers=RETRY_AFTER)
+    log.warning("dependency is away", dependency=error.service, error=str(error), route=route)
+    return problem(503, f"{error.service} is not available, try again", headers=RETRY_AFTER)
 
 
 async def _no_search(request: Request, error: Exception) -> Response:
