@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.database import Database
-from services.common.doorbell import NsqDoorbell
 from services.common.images import FINAL, RING_AFTER_MS, Status
+from services.common.nsqd import NsqDoorbell
 from services.common.settings import DatabaseSettings
 from services.common.tables import images
 from services.migrations.__main__ import migrate

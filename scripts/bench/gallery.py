@@ -20,7 +20,8 @@ from rich.table import Table
 from services.common import logs
 from services.common.changes import mark_changed
 from services.common.faces import Box
-from services.common.objects import ObjectInfo, ObjectStore
+from services.common.object_info import ObjectInfo
+from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.common.turns import in_turns
 from services.face_recog.domain import (

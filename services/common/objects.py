@@ -5,7 +5,6 @@ import errno
 import re
 from collections.abc import AsyncIterator, Container, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,22 +21,8 @@ from services.common.errors import (
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
 )
+from services.common.object_info import ObjectInfo
 from services.common.settings import ObjectStoreSettings, read_secret
-
-
-@dataclass(frozen=True)
-class ObjectInfo:
-    """What a listing says of an object.
-
-    Its key, its size in bytes, a tag that changes with its content, and when it was written, in
-    seconds since the epoch by the store's clock.
-    """
-
-    key: str
-    size: int
-    tag: str
-    modified: float
-
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta

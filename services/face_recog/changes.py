@@ -10,7 +10,7 @@ import structlog
 from services.common.changes import CHANGES, changed_person
 from services.common.errors import ObjectStoreError
 from services.common.logs import Outage
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog.kept import PARALLEL, Store
 

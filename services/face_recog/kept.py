@@ -27,7 +27,7 @@ import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.logs import Outage
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog.domain import Engine
 from services.face_recog.parts import PARTS, DamagedError, Known, Part, part_of

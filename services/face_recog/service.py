@@ -39,7 +39,7 @@ from services.common.images import (
 )
 from services.common.metrics import observe
 from services.common.names import InvalidNameError, check_name
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog import metrics
 from services.face_recog.calibrations import KeptCalibration

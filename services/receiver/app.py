@@ -10,9 +10,9 @@ import uvloop
 from services.common import logs, ops
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
-from services.common.doorbell import doorbell_for
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
+from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
 from services.common.repeating import repeat
 from services.common.settings import load

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.events import KEPT_MS, EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import KEPT_MS, EventKind
 from services.common.images import (
     FINAL,
     KNOWN_PEOPLE,

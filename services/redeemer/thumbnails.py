@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from services.common.errors import ObjectStoreUnavailableError
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.thumbnails import OF_FACES, OF_IMAGES, OF_KNOWN, picture_of
 from services.redeemer.domain import LOOKED_AT_ONCE
 from services.redeemer.metrics import REMOVED

@@ -3,8 +3,9 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from services.common.doorbell import NsqDoorbell, PolledRows, doorbell_for, parse_ring
+from services.common.doorbell import PolledRows, parse_ring
 from services.common.errors import DoorbellUnavailableError
+from services.common.nsqd import NsqDoorbell, doorbell_for
 from services.common.settings import CHANNEL, TOPIC, NsqdSettings
 from services.testing.servers import Nsqd
 

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 from services.common import events as module
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.events import (
-    KEPT_MS,
-    EventKind,
-    Position,
-    is_lost,
-    latest_position,
-    note_events,
-    read_events,
-)
+from services.common.event_rows import is_lost, latest_position, note_events, read_events
+from services.common.events import KEPT_MS, EventKind, Position
 from services.common.tables import events
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.servers import MariaDb

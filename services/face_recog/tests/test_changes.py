@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 from services.common.changes import CHANGES, changed_person, mark_changed
 from services.common.errors import ObjectStoreUnavailableError
 from services.common.images import MAX_PART_BYTES
-from services.common.objects import ObjectInfo, ObjectStore
+from services.common.object_info import ObjectInfo
+from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog import changes, service
 from services.face_recog.service import NotReadyError

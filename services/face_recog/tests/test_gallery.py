@@ -16,7 +16,8 @@ from structlog.testing import capture_logs
 from services.common.changes import CHANGES
 from services.common.errors import ObjectStoreUnavailableError
 from services.common.images import MAX_PICTURE_BYTES
-from services.common.objects import ObjectInfo, ObjectStore
+from services.common.object_info import ObjectInfo
+from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog import metrics, service
 from services.face_recog.domain import (

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from services.common.errors import ObjectStoreUnavailableError
-from services.common.objects import ObjectInfo, ObjectStore
+from services.common.object_info import ObjectInfo
+from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain import Engine
 from services.face_recog.kept import GRACE_SECONDS, KeptEncodings, folder_of

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.faces import Box
 from services.common.images import LEASE_MS, Status
 from services.common.people import FOLDER, box_in

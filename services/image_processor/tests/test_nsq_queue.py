@@ -11,7 +11,7 @@ import httpx
 import pytest
 import structlog
 
-from services.common.doorbell import NsqDoorbell
+from services.common.nsqd import NsqDoorbell
 from services.common.settings import CHANNEL, TOPIC
 from services.image_processor.adapters import nsq_queue
 from services.image_processor.adapters.nsq_queue import NsqQueue, NsqRing

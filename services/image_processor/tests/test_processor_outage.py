@@ -7,9 +7,9 @@ import pytest
 import sqlalchemy as sa
 
 from services.common import tables
-from services.common.doorbell import NsqDoorbell
 from services.common.facerecog.client import RecogniserClient
 from services.common.logs import Outage
+from services.common.nsqd import NsqDoorbell
 from services.common.objects import ObjectStore
 from services.common.settings import CHANNEL, TOPIC, DatabaseSettings, ObjectStoreSettings
 from services.image_processor.adapters.nsq_queue import NsqQueue

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import structlog
 
-from services.common.doorbell import NsqDoorbell
 from services.common.errors import DatabaseUnavailableError
 from services.common.logs import Outage
+from services.common.nsqd import NsqDoorbell
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller
 from services.image_processor.service import Queue, Ring

@@ -4,9 +4,10 @@ import dataclasses
 
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.faces import Box, Likely, SeenFace
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.quality import Quality
 from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing

@@ -13,15 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock, now_ms
 from services.common.database import Database
-from services.common.events import (
-    Event,
-    EventKind,
-    Position,
-    is_lost,
-    latest_position,
-    note_events,
-    read_events,
-)
+from services.common.event_rows import is_lost, latest_position, note_events, read_events
+from services.common.events import Event, EventKind, Position
 from services.common.faces import DecidedBy, Likely, Says, Whose
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status, forms_of
 from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, find_likely, take_turns

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box
 from services.common.images import KNOWN_PEOPLE

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from services.common.database import Database
 from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.images import LEASE_MS
 from services.common.settings import DatabaseSettings
 from services.common.strangers import PairsOfStrangers

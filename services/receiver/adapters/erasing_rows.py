@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import Clock, DatabaseClock
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.people import FOLDER, LEFT_ITS_ID, box_in, lies_in, take_turns
 from services.common.tables import (
     BOX,

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock, database_now, now_ms
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.groups import current_groups
 from services.common.names import by_id
 from services.common.people import BY_HAND, UNKNOWN, take_turns

@@ -16,11 +16,12 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id, id_of
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.people import (
     BEING_FORGOTTEN,
     BY_HAND,

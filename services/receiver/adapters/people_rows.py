@@ -10,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.people import (
     BEING_FORGOTTEN,
     FOLDER,

@@ -20,7 +20,7 @@ from services.common.errors import ObjectStoreError
 from services.common.faces import DecidedBy, MeasuredFace
 from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.logs import Outage
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.receiver.domain import FaceKey, NotFoundError, Somebody
 

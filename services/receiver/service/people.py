@@ -13,7 +13,7 @@ from services.common.errors import ObjectNotFoundError, ObjectTooLargeError
 from services.common.faces import DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, forms_of
 from services.common.names import as_kept, by_id, id_of
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.receiver.domain import (
     ConflictError,
     Face,

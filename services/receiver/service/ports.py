@@ -5,7 +5,7 @@ from typing import Protocol
 
 from services.common.events import Position
 from services.common.faces import Box, SeenFace
-from services.common.objects import ObjectInfo
+from services.common.object_info import ObjectInfo
 from services.receiver.domain import (
     Accepted,
     Answer,

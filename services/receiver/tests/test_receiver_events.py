@@ -15,7 +15,8 @@ import structlog
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError
-from services.common.events import KEPT_MS, EventKind, Position, note_events
+from services.common.event_rows import note_events
+from services.common.events import KEPT_MS, EventKind, Position
 from services.common.ops import Lifecycle
 from services.common.tables import events, images, persons
 from services.receiver.adapters.events import DatabaseEvents

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.common.doorbell import NsqDoorbell
+from services.common.nsqd import NsqDoorbell
 from services.common.ops import Outages
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.migrations.__main__ import migrate

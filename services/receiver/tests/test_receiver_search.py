@@ -14,7 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.events import EventKind, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.facerecog import face_pb2
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import face_encodings, faces, images, persons

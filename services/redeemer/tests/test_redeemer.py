@@ -12,13 +12,14 @@ import structlog
 from services.common.changes import changed_person
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.doorbell import NsqDoorbell, PolledRows
+from services.common.doorbell import PolledRows
 from services.common.errors import (
     DatabaseUnavailableError,
     DoorbellUnavailableError,
     ObjectStoreUnavailableError,
 )
 from services.common.images import Rules
+from services.common.nsqd import NsqDoorbell
 from services.common.settings import DatabaseSettings
 from services.common.tables import events, images, longest_wait
 from services.redeemer.adapters import DatabaseRows

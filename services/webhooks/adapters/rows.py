@@ -10,15 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.events import (
-    PAGE,
-    Event,
-    EventKind,
-    Position,
-    is_lost,
-    latest_position,
-    read_events,
-)
+from services.common.event_rows import is_lost, latest_position, read_events
+from services.common.events import PAGE, Event, EventKind, Position
 from services.common.images import Status
 from services.common.names import known_name
 from services.common.people import BEING_FORGOTTEN, SHOWN_ID, WHOSE

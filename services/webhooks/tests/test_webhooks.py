@@ -13,7 +13,8 @@ from standardwebhooks import Webhook
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.events import EventKind, Position, note_events
+from services.common.event_rows import note_events
+from services.common.events import EventKind, Position
 from services.common.settings import DatabaseSettings
 from services.common.tables import (
     erasures,
