@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common import events as module
+from services.common import event_rows as module
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.event_rows import is_lost, latest_position, note_events, read_events
