@@ -156,6 +156,7 @@ class DatabaseMerges:
                 await settle(connection, self._clock, named=[], unnamed=_keys(copies))
                 return []
             moved, new_id = await _as_far_as_it_is_there(connection, row.moved), row.moved["id"]
+            await _share(connection, moved, row)
             pictures = await _pictures(connection, _still(row, kept_id))
             if lacking := set(pictures.values()) - {one.original for one in copies}:
                 return sorted(lacking)
@@ -436,6 +437,16 @@ async def _as_far_as_it_is_there(
     }
 
 
+async def _share(connection: AsyncConnection, moved: dict[str, Any], merge: Any) -> None:
+    """Have denials be of both that were also of whom the one they went to was merged into since."""
+    its = sa.select(person_merges.c.moved).where(person_merges.c.person_id == merge.person_id)
+    later = [one for one in await connection.scalars(its) if merge.id in one.get("merges", [])]
+    theirs = {key for one in later for key in _as_keys(one["both"])}
+    alone = _as_keys(moved["denials"])
+    moved["denials"] = [key for key in alone if key not in theirs]
+    moved["both"] = [*_as_keys(moved["both"]), *(key for key in alone if key in theirs)]
+
+
 async def _denied(connection: AsyncConnection, person_id: int) -> set[_Key]:
     query = sa.select(face_denials).where(face_denials.c.person_id == person_id)
     return {(row.image_id, row.face_index) for row in await connection.execute(query)}
@@ -514,14 +525,16 @@ async def _return_answers(
     its = sa.and_(table.id.in_(moved.get("questions", [])), table.person_id == kept_id)
     await connection.execute(sa.update(group_questions).where(its).values(person_id=new_id))
     for row in moved.get("answers", []):
+        # What was not theirs is now of whoever that person was merged into since.
+        whose = new_id if row["person_id"] == new_id else kept_id
         same = sa.and_(table.group_id == row["group_id"], table.person_id == kept_id)
         other = (await connection.execute(sa.select(group_questions).where(same))).one_or_none()
-        values = dict(row)
+        values = {**row, "person_id": whose}
         if row["answer"] == Answer.NO:
             if other is None or other.answer != Answer.NO:
                 continue  # taken back
             values["answered_at"] = other.answered_at
-        elif other is not None and row["person_id"] == kept_id:
+        elif other is not None and whose == kept_id:
             continue
         await connection.execute(sa.insert(group_questions).values(values))
 

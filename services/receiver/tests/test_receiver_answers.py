@@ -268,6 +268,32 @@ async def test_what_was_answered_about_who_is_merged_counts_and_comes_back(world
     assert await denied(world) == left
 
 
+async def test_what_was_answered_comes_back_from_whom_the_other_was_merged_into(
+    world: Groups,
+) -> None:
+    """Where each who was merged into somebody stays merged, but the first."""
+    ada, eve, zoe = [await somebody(world, one) for one in ("Ada", "Eve", "Zoe")]
+    (later, (first,)), (both, (second,)) = [await world.of(1) for _ in range(2)]
+    for group, person, answer in (
+        (later, ada, "no"),
+        (later, eve, "later"),
+        (both, ada, "no"),
+        (both, zoe, "no"),
+    ):
+        await say(world, await world.ask(group, person_id=person), answer)
+    before = await denied(world)
+    assert before == {(first, ada), (second, ada), (second, zoe)}
+    merged = await world.client.post("/people/Eve/merge", json={"name": "Ada"})
+    again = await world.client.post("/people/Zoe/merge", json={"name": "Eve"})
+    assert again.status_code == 200, again.text
+    assert await denied(world) == {(first, zoe), (second, zoe)}
+    undone = await world.client.delete(f"/people/Zoe/merges/{merged.json()['merges'][0]['id']}")
+    assert undone.status_code == 200, undone.text
+    assert await denied(world) == before
+    said = [(later, ada, "no"), (later, zoe, "later"), (both, zoe, "no")]
+    assert set(await asked(world)) >= set(said)
+
+
 async def test_an_answer_that_is_taken_back_while_two_are_one_does_not_come_back(
     world: Groups,
 ) -> None:
