@@ -228,7 +228,7 @@ class Encoder:
         self._breaker = breaker
         self._database = database
         self._time = time
-        self._concurrency = concurrency
+        self._concurrency = self._at_once = concurrency
         self._engine: str | None = None
         self._asked_at = self._settled_at = self._logged_at = float("-inf")
         self._looked_to = self._seen = self._removed_to = 0
@@ -332,7 +332,7 @@ class Encoder:
 
     async def _walk(self, work: Work, engine: str) -> float:
         until = work.after + RANGE
-        image_ids = await self._rows.next(engine, work.after, until, self._concurrency)
+        image_ids = await self._rows.next(engine, work.after, until, self._at_once)
         if not image_ids and until < work.last_image_id:
             await self._rows.go_to(until)
         elif not image_ids:
@@ -362,6 +362,8 @@ class Encoder:
             for image_id, answer in zip(image_ids, found, strict=True):
                 with structlog.contextvars.bound_contextvars(image_id=image_id):
                     if isinstance(answer, _LaterError):
+                        # The others of many may have taken all places before it, and would again.
+                        self._at_once = 1
                         return POLL_SECONDS
                     if isinstance(answer, _SkippedError):
                         await self._skip(image_id, answer.reason, str(answer))
@@ -371,6 +373,7 @@ class Encoder:
                         return 0
         finally:
             holding.cancel()
+        self._at_once = self._concurrency
         return 0
 
     async def _look(self, image_id: int, engine: str) -> tuple[StoredFaces, Encoded] | None:

@@ -1,7 +1,7 @@
 """Stored faces are given encodings of the engine in use, on both databases and over real gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -333,6 +333,32 @@ async def test_what_is_for_later_keeps_its_turn_among_others(archive: Archive) -
     assert await archive.report.report() == EncodingReport(
         EncodingState.FINISHED, "test-1", 0, 2, 6
     )
+
+
+async def test_one_that_finds_no_place_beside_others_gets_one_alone(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await archive.store(Picture.FOR_A_BUSY_ONE, b"b", b"c", b"d")
+    at_once: list[int] = []
+    find_next = DatabaseEncodingRows.next
+
+    async def noted(
+        self: DatabaseEncodingRows, engine: str, after: int, until: int, limit: int
+    ) -> Sequence[int]:
+        at_once.append(limit)
+        return await find_next(self, engine, after, until, limit)
+
+    monkeypatch.setattr(DatabaseEncodingRows, "next", noted)
+    encoder = archive.encoder(concurrency=3)
+    for _ in range(2):
+        assert await drain(encoder) == encoding_module.POLL_SECONDS
+    assert at_once == [3, 1]
+    path = (await archive.images.row(ids[0])).path
+    archive.images.pictures.objects[f"pictures/{path}"] = b"now"
+    await archive.change(images, images.c.id == ids[0], object_tag=b"now".hex())
+    await drain(encoder)
+    assert await archive.encodings() == encodings_by("test-1", *ids)
+    assert at_once[:4] == [3, 1, 1, 3]
 
 
 async def test_nothing_is_done_while_the_breaker_is_open(archive: Archive) -> None:
