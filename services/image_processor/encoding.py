@@ -241,8 +241,12 @@ class Encoder:
         try:
             await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            working.cancel()
             told.cancel()
+            # The driver of MariaDB waits by asyncio.wait_for, which in Python 3.11 loses what comes
+            # at the moment of an answer (https://github.com/python/cpython/issues/86296).
+            while not working.done():
+                working.cancel()
+                await asyncio.wait({working}, timeout=1.0)
             await asyncio.gather(working, return_exceptions=True)
         with suppress(DatabaseUnavailableError, TimeoutError):
             async with asyncio.timeout(_RELEASE_SECONDS):

@@ -86,7 +86,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     )
     changes = DatabaseEvents(receiver, database_now)
     position = await changes.latest()
-    hooks = WebhookRows(webhooks, database_now, kept_ms=1)
+    hooks = WebhookRows(webhooks, database_now, kept_ms=LEASE_OVER)
     endpoint = telling.Endpoint("https://example.org", b"k" * 24, frozenset(WebhookType))
     assert await hooks.make([endpoint])
     async with receiver.transaction() as connection:
