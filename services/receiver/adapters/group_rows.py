@@ -413,11 +413,10 @@ class DatabaseGroups:
 
     @again
     async def settle(self, question_id: int) -> None:
-        """Forget a question that is answered for good."""
+        """Forget a question that is answered for good, unless somebody has just answered it."""
+        open_one = sa.and_(group_questions.c.id == question_id, group_questions.c.answer.is_(None))
         async with self._database.transaction() as connection:
-            await connection.execute(
-                sa.delete(group_questions).where(group_questions.c.id == question_id)
-            )
+            await connection.execute(sa.delete(group_questions).where(open_one))
 
 
 def _denied(person_id: int | None) -> sa.ColumnElement[bool]:

@@ -315,7 +315,7 @@ class GroupRows(Protocol):
         """
 
     async def settle(self, question_id: int) -> None:
-        """Forget a question that is answered for good."""
+        """Forget a question that is answered for good, unless somebody has just answered it."""
 
 
 class Faces(Protocol):

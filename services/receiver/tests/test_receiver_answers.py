@@ -7,6 +7,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from services.common.database import Database
 from services.common.people import BY_HAND
 from services.common.tables import (
     erasures,
@@ -88,6 +89,21 @@ async def test_no_is_said_of_every_face_that_is_in_the_group_then(
     assert await denied(world) == {(one, ada) for one in made[1:]}
     # They are still members, whoever else they are.
     assert (await world.name(group, name="Bob")).json()["faces"] == 4
+
+
+async def test_no_that_comes_while_a_yes_is_carried_out_stays(
+    world: Groups, database: Database
+) -> None:
+    ada = await somebody(world, "Ada")
+    group, _ = await world.of(1)
+    question = await world.ask(group, person_id=ada)
+    rows = DatabaseGroups(database)
+    await rows.answer(question, None)  # a yes
+    await say(world, question, "no")
+    await rows.settle(question)
+    assert await asked(world) == [(group, ada, "no")]
+    await say(world, question, "later")
+    assert await denied(world) == set()
 
 
 @pytest.mark.parametrize("how", ["later", "yes", "by hand"])
