@@ -105,9 +105,11 @@ class World:
         port = await server.start("127.0.0.1", 0)
         await server.set_serving(serving=True)
         self.client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
-        yield self
-        await self.client.close()
-        await server.stop()
+        try:
+            yield self
+        finally:
+            await self.client.close()
+            await server.stop()
 
     def clock(self) -> sa.ColumnElement[int]:
         return database_now() + self.offset

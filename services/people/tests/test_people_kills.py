@@ -184,7 +184,7 @@ def disturb(rows: Any, world: World, hands: Any, said: dict[tuple[int, int], str
 
         return call
 
-    for one in ("claim", "touched", "pictures", "people", "write", "end_pass", "rename"):
+    for one in ("claim", "touched", "pictures", "whose", "write", "end_pass", "rename"):
         setattr(rows, one, disturbed(getattr(rows, one)))
 
 
