@@ -50,7 +50,7 @@ def test_pictures_in_flight_take_no_more_memory_than_there_is(
     monkeypatch.setattr(settings, "memory_limit", lambda: memory)
     assert given().concurrency == 4
     monkeypatch.setattr(settings, "memory_limit", lambda: 512 * MIB)
-    with pytest.raises(ValidationError, match=r"CONCURRENCY 4, .* 1390 MiB .* are 512: lower"):
+    with pytest.raises(ValidationError, match=r"CONCURRENCY 4, .* 2030 MiB .* are 512: lower"):
         given()
 
 
