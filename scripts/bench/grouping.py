@@ -96,8 +96,8 @@ def _store(run: Run, encodings: NDArray[np.float32]) -> int:
         )
         run(
             "INSERT INTO faces (image_id, face_index, `left`, top, `right`, bottom,"
-            " detection_score, ambiguous, candidates, decided_by)"
-            " VALUES (%s, 0, 0, 0, 9, 9, 1, 0, '[]', 'machine')",
+            " detection_score, ambiguous, candidates, decided_by, calibration)"
+            " VALUES (%s, 0, 0, 0, 9, 9, 1, 0, '[]', 'machine', 1)",
             image,
         )
         run(

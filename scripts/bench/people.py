@@ -182,8 +182,8 @@ class _Rows:
             )
             cursor.executemany(
                 "INSERT INTO faces (image_id, face_index, `left`, top, `right`, bottom,"
-                " detection_score, ambiguous, candidates, decided_by)"
-                " VALUES (%s, %s, 0, 0, 9, 9, 1, 0, '[]', 'machine')",
+                " detection_score, ambiguous, candidates, decided_by, calibration)"
+                " VALUES (%s, %s, 0, 0, 9, 9, 1, 0, '[]', 'machine', 1)",
                 list(zip(images, indexes, strict=True)),
             )
             cursor.executemany(
