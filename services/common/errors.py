@@ -21,8 +21,8 @@ RefusedError                         no, and asking again gives the same answer
 └── ObjectRefusedError               the store takes no such key
 
 ``ObjectStoreError`` is any of the object store's. Each driver's errors are translated where that
-driver is called: :mod:`database`, :mod:`objects`, :mod:`doorbell`, :mod:`facerecog`. Anything else
-that is raised is a bug.
+driver is called: :mod:`database`, :mod:`objects`, :mod:`nsqd`, :mod:`facerecog`. Anything else
+that a driver raises is a bug.
 """
 
 from typing import ClassVar

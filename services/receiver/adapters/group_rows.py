@@ -221,12 +221,8 @@ class DatabaseGroups:
         async with self._database.transaction() as connection:
             await take_turns(connection)
             its = (await current_groups(connection, [group_id]))[group_id]
-            query = sa.select(group_questions).where(
-                group_questions.c.person_id == person_id, group_questions.c.answer == Answer.NO
-            )
-            rows = (await connection.execute(query)).all()
-            ends = await current_groups(connection, {row.group_id for row in rows})
-            answers = [row for row in rows if ends[row.group_id] == its]
+            of_person = group_questions.c.person_id == person_id
+            answers = await _answers(connection, its, Answer.NO, of_person)
             if answers:
                 in_it = sa.exists().where(
                     same_face(group_faces, face_denials), group_faces.c.group_id == its
@@ -247,16 +243,9 @@ class DatabaseGroups:
         async with self._database.transaction() as connection:
             await take_turns(connection)
             its = (await current_groups(connection, [group_id]))[group_id]
-            made = (
-                sa.select(persons.c.id, group_questions.c.group_id)
-                .join_from(group_questions, persons)
-                .where(group_questions.c.answer == Answer.YES, meant_by(person.name))
-            )
-            rows = (await connection.execute(made)).all()
-            ends = await current_groups(connection, {row.group_id for row in rows})
-            for row in rows:
-                if ends[row.group_id] == its:
-                    return int(row.id)
+            made = await _answers(connection, its, Answer.YES, meant_by(person.name))
+            if made:
+                return int(made[0].person_id)
             there = _MEMBERS.where(group_faces.c.group_id == its).limit(1)
             if (await connection.execute(there)).first() is None:
                 return None
@@ -424,6 +413,20 @@ def _denied(person_id: int | None) -> sa.ColumnElement[bool]:
         same_face(face_denials, faces),
         face_denials.c.person_id == person_id,
     )
+
+
+async def _answers(
+    connection: AsyncConnection, group_id: int, answer: Answer, whom: sa.ColumnElement[bool]
+) -> Sequence[Any]:
+    """Return what was answered so about people and a group, or those that it was made of."""
+    query = (
+        sa.select(group_questions)
+        .join_from(group_questions, persons)
+        .where(group_questions.c.answer == answer, whom)
+    )
+    rows = (await connection.execute(query)).all()
+    now = await current_groups(connection, {row.group_id for row in rows})
+    return [row for row in rows if now[row.group_id] == group_id]
 
 
 def _no_question(question_id: int) -> NotFoundError:
