@@ -5,7 +5,7 @@ import time
 from typing import Final
 
 from services.receiver.domain import StatusReport
-from services.receiver.service.ports import Rows
+from services.receiver.ports import Rows
 
 _REST: Final = 2.0
 """How much longer than a count took the next one waits: while counts take less than 0.5 s, at most

@@ -18,9 +18,9 @@ from services.receiver.domain import (
     ReceiverError,
     check_drawable,
 )
+from services.receiver.ports import FaceEncoder, Faces
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
-from services.receiver.service.ports import FaceEncoder, Faces
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from services.common.events import Position
 from services.common.logs import Outage
 from services.receiver.domain import BusyError, Change
 from services.receiver.metrics import LISTENERS
-from services.receiver.service.ports import Events
+from services.receiver.ports import Events
 
 log = structlog.get_logger(__name__)
 

@@ -22,8 +22,8 @@ from services.receiver.domain import (
     Question,
     ReceiverError,
 )
+from services.receiver.ports import GroupRows
 from services.receiver.service.people import Enrolment
-from services.receiver.service.ports import GroupRows
 
 log = structlog.get_logger(__name__)
 

@@ -26,7 +26,7 @@ from services.receiver.domain import (
     check_retriable,
     upload_of,
 )
-from services.receiver.service.ports import Garbage, Pictures, Rows
+from services.receiver.ports import Garbage, Pictures, Rows
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 

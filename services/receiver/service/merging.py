@@ -18,9 +18,9 @@ from services.receiver.domain import (
     Somebody,
     name_of_copy,
 )
+from services.receiver.ports import Garbage, Merges, Pictures
 from services.receiver.service.images import took_too_long
 from services.receiver.service.people import Enrolment
-from services.receiver.service.ports import Garbage, Merges, Pictures
 
 log = structlog.get_logger(__name__)
 

@@ -36,8 +36,8 @@ from services.receiver.domain import (
     digest,
     new_known_picture,
 )
+from services.receiver.ports import Cropper, Garbage, People, Pictures, Recogniser
 from services.receiver.service.images import Images, took_too_long
-from services.receiver.service.ports import Cropper, Garbage, People, Pictures, Recogniser
 
 log = structlog.get_logger(__name__)
 

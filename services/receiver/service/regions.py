@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from services.common.faces import Box
 from services.receiver.domain import Face, Region
+from services.receiver.ports import RegionFiles
 from services.receiver.service.images import Images
-from services.receiver.service.ports import RegionFiles
 
 
 class Regions:

@@ -9,7 +9,7 @@ import structlog
 
 from services.common.images import PICTURES, Status
 from services.receiver.domain import MAX_BATCH, Accepted, BusyError, Submission
-from services.receiver.service.ports import Pictures, Rows
+from services.receiver.ports import Pictures, Rows
 from services.receiver.service.ringing import Ringer
 
 log = structlog.get_logger(__name__)

@@ -9,8 +9,8 @@ from services.common.database import Database
 from services.common.images import Status
 from services.common.tables import images
 from services.receiver.domain import StatusReport
+from services.receiver.ports import Rows
 from services.receiver.service.counting import Counting
-from services.receiver.service.ports import Rows
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start
 from services.receiver.tests.test_receiver_images import face_row, image_row, seed

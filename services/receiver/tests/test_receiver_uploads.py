@@ -15,8 +15,8 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.rows import DatabaseRows
 from services.receiver.domain import Accepted, Upload
+from services.receiver.ports import Rows
 from services.receiver.service.images import Images
-from services.receiver.service.ports import Rows
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 from services.receiver.settings import ReceiverSettings

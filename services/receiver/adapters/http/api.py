@@ -69,6 +69,7 @@ from services.receiver.domain import (
     submission_of_path,
 )
 from services.receiver.metrics import SUBMISSIONS
+from services.receiver.ports import Deliveries, Encoding, Rows
 from services.receiver.service.counting import Counting
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
@@ -77,7 +78,6 @@ from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
-from services.receiver.service.ports import Deliveries, Encoding, Rows
 from services.receiver.service.regions import Regions
 from services.receiver.service.searching import Search
 from services.receiver.service.submitting import Submissions

@@ -10,7 +10,7 @@ from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.parameters import ON_A_PAGE, Cursor, row_id
 from services.receiver.adapters.http.views import delivery_page_view, delivery_view, json_response
 from services.receiver.domain import decode_cursor
-from services.receiver.service.ports import Deliveries
+from services.receiver.ports import Deliveries
 
 _DeliveryId = Annotated[int, row_id("A delivery")]
 
