@@ -35,7 +35,7 @@ from services.frontend.tests.browser import Site, card, chromium, drop
 from services.local.demo import Demo, Row
 from services.local.samples import EILEEN, GRACE, load_photos
 from services.local.samples import SAMPLES as DEMO_SAMPLES
-from services.receiver.domain import MAX_FILES
+from services.receiver.domain.submissions import MAX_FILES
 
 OVERLAY = ROOT / "overlays" / "kind"
 PROCESSED = 'facestack_attempts_total{outcome="processed"}'

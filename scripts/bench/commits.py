@@ -21,7 +21,7 @@ from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import submission_of_path
+from services.receiver.domain.submissions import submission_of_path
 
 _ROWS: Final = 400_000
 _ROUNDS: Final = 4

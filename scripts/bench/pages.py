@@ -28,7 +28,7 @@ from services.common.tables import (
     persons,
 )
 from services.migrations.__main__ import migrate
-from services.receiver.domain import encode_cursor
+from services.receiver.domain.cursors import encode_cursor
 from services.testing.processes import Service
 from services.testing.servers import MariaDb, free_port
 

@@ -6,39 +6,23 @@ from typing import Protocol
 from services.common.events import Position
 from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
-from services.receiver.domain import (
-    Accepted,
-    Answer,
-    Changes,
-    Copy,
-    Delivery,
-    DeliveryPage,
-    EncodedFace,
-    EncodingReport,
-    FaceKey,
-    FaceOfResult,
-    Group,
-    GroupPage,
-    Image,
+from services.receiver.domain.changes import Changes
+from services.receiver.domain.cursors import Pair, PersonKey
+from services.receiver.domain.deliveries import Delivery, DeliveryPage
+from services.receiver.domain.encoding import EncodingReport
+from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, Region
+from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
+from services.receiver.domain.images import Image, Page, StatusReport
+from services.receiver.domain.merges import Copy, Merged
+from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.people import (
     KnownPicture,
-    Member,
-    Merged,
     NewKnownPicture,
-    Page,
-    Pair,
     PeoplePage,
     Person,
-    PersonKey,
-    Question,
-    Region,
-    Removal,
     Somebody,
-    StatusReport,
-    StoredFace,
-    StoredPicture,
-    Submission,
-    Upload,
 )
+from services.receiver.domain.submissions import Accepted, Submission, Upload
 
 
 class Garbage(Protocol):

@@ -19,7 +19,7 @@ from services.common.pictures import TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.face_recog.domain import RejectedError
 from services.receiver.adapters import decoding
-from services.receiver.domain import InvalidError
+from services.receiver.domain.errors import InvalidError
 from services.testing.damaged_pictures import Damaged, damaged_pictures, png, png_chunks, save, tiff
 from services.testing.picture_kinds import picture_kinds
 from services.testing.samples import sample

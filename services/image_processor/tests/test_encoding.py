@@ -43,7 +43,7 @@ from services.image_processor.encoding import (
 from services.image_processor.tests.conftest import Images, Processors
 from services.image_processor.tests.virtual_time import VirtualTime
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
-from services.receiver.domain import EncodingReport, EncodingState
+from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.testing.recogniser import ENCODING, Picture, RecogniserServer, encoding_of_box
 
 HOUR = 3600.0

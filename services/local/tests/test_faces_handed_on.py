@@ -17,7 +17,7 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.receiver.adapters.http.views import image_view
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import Submission
+from services.receiver.domain.submissions import Submission
 
 VALUES = dict.fromkeys(MEASURED, 0.25) | {
     "box": Box(1, 2, 30, 40),

@@ -28,22 +28,14 @@ from services.receiver.adapters.kept_rows import DatabaseKept
 from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
-from services.receiver.domain import (
-    Answer,
-    EncodingReport,
-    EncodingState,
-    FaceKey,
-    FaceOfResult,
-    Merged,
-    NewKnownPicture,
-    PersonKey,
-    Removal,
-    Somebody,
-    StoredFace,
-    StoredPicture,
-    Submission,
-    Upload,
-)
+from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.encoding import EncodingReport, EncodingState
+from services.receiver.domain.faces import FaceKey, FaceOfResult
+from services.receiver.domain.groups import Answer
+from services.receiver.domain.merges import Merged
+from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.people import NewKnownPicture, Somebody
+from services.receiver.domain.submissions import Submission, Upload
 from services.receiver.service.erasing import Erased, Stage
 from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows

@@ -11,7 +11,7 @@ from PIL import Image
 
 from services.common.faces import Box
 from services.common.pictures import Pixels, open_picture
-from services.receiver.domain import BusyError, InvalidError
+from services.receiver.domain.errors import BusyError, InvalidError
 
 _AT_ONCE: Final = 1
 """Pictures decoded at the same time. Measured with a small face and the most pixels that each may

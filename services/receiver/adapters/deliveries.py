@@ -8,7 +8,8 @@ from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.tables import webhook_deliveries
 from services.common.webhooks import DeliveryStatus
-from services.receiver.domain import ConflictError, Delivery, DeliveryPage, NotFoundError
+from services.receiver.domain.deliveries import Delivery, DeliveryPage
+from services.receiver.domain.errors import ConflictError, NotFoundError
 
 
 class DatabaseDeliveries:

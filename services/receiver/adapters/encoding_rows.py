@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from services.common.database import Database
 from services.common.tables import encoding_work
-from services.receiver.domain import EncodingReport, EncodingState
+from services.receiver.domain.encoding import EncodingReport, EncodingState
 
 
 class DatabaseEncoding:

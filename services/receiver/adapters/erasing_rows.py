@@ -52,7 +52,9 @@ from services.receiver.adapters.people_changes import (
     note_change_by_id,
     take_names,
 )
-from services.receiver.domain import Removal, Somebody, face_thumbnails, known_thumbnail
+from services.receiver.domain.objects import Removal
+from services.receiver.domain.people import Somebody
+from services.receiver.domain.thumbnails import face_thumbnails, known_thumbnail
 from services.receiver.service.erasing import (
     BATCH,
     ClaimLostError,

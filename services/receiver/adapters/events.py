@@ -12,7 +12,7 @@ from services.common.events import PAGE, Event, EventKind, Position
 from services.common.names import known_name
 from services.common.people import BEING_FORGOTTEN
 from services.common.tables import images, persons
-from services.receiver.domain import Change, Changes
+from services.receiver.domain.changes import Change, Changes
 
 
 class DatabaseEvents:

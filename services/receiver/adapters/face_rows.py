@@ -25,17 +25,17 @@ from services.receiver.adapters.people_changes import (
     note_change_by_id,
     take_name,
 )
-from services.receiver.domain import (
-    ConflictError,
+from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.faces import (
     EncodedFace,
     FaceKey,
     FaceOfResult,
-    Removal,
-    Somebody,
     check_free,
     check_room,
-    face_thumbnails,
 )
+from services.receiver.domain.objects import Removal
+from services.receiver.domain.people import Somebody
+from services.receiver.domain.thumbnails import face_thumbnails
 
 
 class DatabaseFaces:

@@ -9,7 +9,7 @@ from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.images import STORING_MS
 from services.common.tables import garbage
-from services.receiver.domain import Removal
+from services.receiver.domain.objects import Removal
 
 
 class DatabaseGarbage:

@@ -42,18 +42,11 @@ from services.receiver.adapters.people_changes import (
     note_change_by_id,
     take_denied_names,
 )
-from services.receiver.domain import (
-    Answer,
-    ConflictError,
-    FaceKey,
-    Group,
-    GroupPage,
-    Member,
-    NotFoundError,
-    Pair,
-    Question,
-    Somebody,
-)
+from services.receiver.domain.cursors import Pair
+from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
+from services.receiver.domain.people import Somebody
 
 FACES: Final = 8
 """Of a group in a list."""

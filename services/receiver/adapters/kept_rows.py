@@ -20,7 +20,8 @@ from services.common.tables import (
     same_face,
 )
 from services.receiver.adapters.people_changes import has_alone
-from services.receiver.domain import FaceKey, Somebody
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.people import Somebody
 from services.receiver.service.erasing import (
     KeptDenial,
     KeptFace,

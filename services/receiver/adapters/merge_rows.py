@@ -41,15 +41,11 @@ from services.receiver.adapters.people_changes import (
     settle_names,
     take_denied_names,
 )
-from services.receiver.domain import (
-    Answer,
-    ConflictError,
-    Copy,
-    Merged,
-    NotFoundError,
-    Removal,
-    Somebody,
-)
+from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.groups import Answer
+from services.receiver.domain.merges import Copy, Merged
+from services.receiver.domain.objects import Removal
+from services.receiver.domain.people import Somebody
 from services.receiver.service.erasing import Stage
 
 _Key = tuple[int, int]

@@ -44,13 +44,10 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.domain import (
-    ConflictError,
-    FaceKey,
-    NotFoundError,
-    Removal,
-    Somebody,
-)
+from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.objects import Removal
+from services.receiver.domain.people import Somebody
 from services.receiver.service.erasing import Stage
 
 _PASSES: Final = 2

@@ -57,21 +57,19 @@ from services.receiver.adapters.people_changes import (
     take_name,
     take_names,
 )
-from services.receiver.domain import (
-    ConflictError,
-    FaceKey,
-    FaceOfResult,
+from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.faces import FaceKey, FaceOfResult
+from services.receiver.domain.merges import Merge
+from services.receiver.domain.objects import Removal
+from services.receiver.domain.people import (
     KnownPicture,
-    Merge,
     NewKnownPicture,
-    NotFoundError,
     PeoplePage,
     Person,
-    PersonKey,
-    Removal,
     Somebody,
-    known_thumbnail,
 )
+from services.receiver.domain.thumbnails import known_thumbnail
 from services.receiver.service.erasing import Stage
 
 _AT_ONCE: Final = 5_000

@@ -6,7 +6,8 @@ from services.common.errors import RecogniserUnavailableError
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient, seen_faces
 from services.common.faces import Box, SeenFace
-from services.receiver.domain import EncodedFace, InvalidError
+from services.receiver.domain.errors import InvalidError
+from services.receiver.domain.faces import EncodedFace
 
 
 class GrpcRecogniser:

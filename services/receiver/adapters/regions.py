@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from services.common import regions
 from services.common.faces import Box
-from services.receiver.domain import ConflictError, InvalidError, Region
+from services.receiver.domain.errors import ConflictError, InvalidError
+from services.receiver.domain.faces import Region
 
 
 class XmpRegions:

@@ -48,23 +48,12 @@ from services.common.tables import (
 )
 from services.receiver.adapters.conflicts import again
 from services.receiver.adapters.garbage import all_expected, remove_soon, settle
-from services.receiver.domain import (
-    Accepted,
-    Candidate,
-    Face,
-    Image,
-    Page,
-    Removal,
-    Somebody,
-    StatusReport,
-    StoredFace,
-    StoredPicture,
-    StruckOut,
-    Submission,
-    Upload,
-    face_thumbnails,
-    image_thumbnails,
-)
+from services.receiver.domain.faces import Candidate, Face, StruckOut
+from services.receiver.domain.images import Image, Page, StatusReport
+from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.people import Somebody
+from services.receiver.domain.submissions import Accepted, Submission, Upload
+from services.receiver.domain.thumbnails import face_thumbnails, image_thumbnails
 from services.receiver.service.erasing import Stage
 
 # One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,

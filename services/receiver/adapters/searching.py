@@ -14,7 +14,7 @@ from services.common.people import SHOWN_ID, WHOSE, box_in
 from services.common.strangers import PairsOfStrangers
 from services.common.tables import BOX, face_encodings, faces, persons, same_face
 from services.receiver.adapters.recogniser import faces_of
-from services.receiver.domain import FaceKey
+from services.receiver.domain.faces import FaceKey
 from services.receiver.service.searching import FaceRow, Looked
 
 

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Final
 
-from services.receiver.domain import StatusReport
+from services.receiver.domain.images import StatusReport
 from services.receiver.ports import Rows
 
 _REST: Final = 2.0

@@ -22,7 +22,9 @@ from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.logs import Outage
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
-from services.receiver.domain import FaceKey, NotFoundError, Somebody
+from services.receiver.domain.errors import NotFoundError
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.people import Somebody
 
 log = structlog.get_logger(__name__)
 

@@ -8,16 +8,9 @@ import structlog
 from services.common.errors import ObjectStoreUnavailableError, RecogniserError
 from services.common.faces import Box, DecidedBy
 from services.common.names import by_id
-from services.receiver.domain import (
-    ConflictError,
-    EncodedFace,
-    FaceKey,
-    FaceOfResult,
-    Image,
-    NotFoundError,
-    ReceiverError,
-    check_drawable,
-)
+from services.receiver.domain.errors import ConflictError, NotFoundError, ReceiverError
+from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult
+from services.receiver.domain.images import Image, check_drawable
 from services.receiver.ports import FaceEncoder, Faces
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment

@@ -10,7 +10,8 @@ import structlog
 from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.logs import Outage
-from services.receiver.domain import BusyError, Change
+from services.receiver.domain.changes import Change
+from services.receiver.domain.errors import BusyError
 from services.receiver.metrics import LISTENERS
 from services.receiver.ports import Events
 

@@ -6,22 +6,16 @@ from typing import Final
 import structlog
 
 from services.common.names import by_id
-from services.receiver.domain import (
-    Answer,
+from services.receiver.domain.cursors import Pair
+from services.receiver.domain.errors import (
     ConflictError,
-    FaceKey,
-    Group,
-    GroupPage,
     InvalidError,
-    KnownPicture,
-    Member,
-    NamedGroup,
     NotFoundError,
-    Pair,
-    Person,
-    Question,
     ReceiverError,
 )
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.groups import Answer, Group, GroupPage, Member, NamedGroup, Question
+from services.receiver.domain.people import KnownPicture, Person
 from services.receiver.ports import GroupRows
 from services.receiver.service.people import Enrolment
 

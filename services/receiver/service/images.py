@@ -13,19 +13,10 @@ from services.common.errors import (
 )
 from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES, PICTURES
-from services.receiver.domain import (
-    Accepted,
-    ConflictError,
-    Image,
-    NotFoundError,
-    Removal,
-    StoredFace,
-    StoredPicture,
-    Upload,
-    check_recognisable,
-    check_retriable,
-    upload_of,
-)
+from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.images import Image, check_recognisable, check_retriable
+from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.submissions import Accepted, Upload, upload_of
 from services.receiver.ports import Garbage, Pictures, Rows
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions

@@ -9,15 +9,9 @@ from services.common.errors import ObjectNotFoundError, ObjectTooLargeError
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
 from services.common.names import by_id
 from services.common.picture_formats import format_of
-from services.receiver.domain import (
-    ConflictError,
-    Copy,
-    Merged,
-    NotFoundError,
-    Person,
-    Somebody,
-    name_of_copy,
-)
+from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.merges import Copy, Merged, name_of_copy
+from services.receiver.domain.people import Person, Somebody
 from services.receiver.ports import Garbage, Merges, Pictures
 from services.receiver.service.images import took_too_long
 from services.receiver.service.people import Enrolment

@@ -14,26 +14,26 @@ from services.common.faces import DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, forms_of
 from services.common.names import as_kept, by_id, id_of
 from services.common.object_info import ObjectInfo
-from services.receiver.domain import (
+from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.errors import (
     ConflictError,
-    Face,
-    FaceKey,
-    FaceOfResult,
     Fault,
-    Image,
     InvalidError,
+    NotFoundError,
+    ReceiverError,
+)
+from services.receiver.domain.faces import Face, FaceKey, FaceOfResult
+from services.receiver.domain.images import Image
+from services.receiver.domain.objects import digest
+from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
-    NotFoundError,
     PeoplePage,
     Person,
-    PersonKey,
-    ReceiverError,
     Somebody,
     check_fit,
     check_person,
     check_who_is_meant,
-    digest,
     new_known_picture,
 )
 from services.receiver.ports import Cropper, Garbage, People, Pictures, Recogniser

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from services.common.faces import Box
-from services.receiver.domain import Face, Region
+from services.receiver.domain.faces import Face, Region
 from services.receiver.ports import RegionFiles
 from services.receiver.service.images import Images
 

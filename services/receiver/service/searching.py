@@ -7,16 +7,9 @@ from typing import Final, Protocol
 
 from services.common.faces import Box, SeenFace
 from services.common.strangers import PairsOfStrangers
-from services.receiver.domain import (
-    ConflictError,
-    FaceKey,
-    Fault,
-    FoundFace,
-    InvalidError,
-    NotFoundError,
-    PictureFace,
-    SearchResult,
-)
+from services.receiver.domain.errors import ConflictError, Fault, InvalidError, NotFoundError
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.search import FoundFace, PictureFace, SearchResult
 
 _PICTURES_IN_MEMORY: Final = 2
 """Of up to 20 MiB each; further ones wait on disk."""

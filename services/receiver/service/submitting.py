@@ -8,7 +8,8 @@ from typing import Final
 import structlog
 
 from services.common.images import PICTURES, Status
-from services.receiver.domain import MAX_BATCH, Accepted, BusyError, Submission
+from services.receiver.domain.errors import BusyError
+from services.receiver.domain.submissions import MAX_BATCH, Accepted, Submission
 from services.receiver.ports import Pictures, Rows
 from services.receiver.service.ringing import Ringer
 

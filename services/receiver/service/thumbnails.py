@@ -18,7 +18,8 @@ import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.images import MAX_PICTURE_BYTES
-from services.receiver.domain import BusyError, InvalidError, NotFoundError, Thumbnail
+from services.receiver.domain.errors import BusyError, InvalidError, NotFoundError
+from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.ports import Garbage, Pictures, Shrinker
 
 log = structlog.get_logger(__name__)

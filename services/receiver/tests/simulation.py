@@ -38,7 +38,9 @@ from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import ReceiverError, Submission, image_thumbnails, known_thumbnail
+from services.receiver.domain.errors import ReceiverError
+from services.receiver.domain.submissions import Submission
+from services.receiver.domain.thumbnails import image_thumbnails, known_thumbnail
 from services.receiver.service.images import Images
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from services.common.database import Database
 from services.common.images import Status
 from services.common.tables import images
-from services.receiver.domain import StatusReport
+from services.receiver.domain.images import StatusReport
 from services.receiver.ports import Rows
 from services.receiver.service.counting import Counting
 from services.receiver.settings import ReceiverSettings

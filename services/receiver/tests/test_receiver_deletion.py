@@ -16,7 +16,7 @@ from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import faces, garbage, images
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import Accepted, Upload
+from services.receiver.domain.submissions import Accepted, Upload
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import (
     Configure,

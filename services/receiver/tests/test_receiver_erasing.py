@@ -43,13 +43,9 @@ from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.face_rows import DatabaseFaces
 from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.searching import DatabaseFaceRows
-from services.receiver.domain import (
-    ConflictError,
-    EncodedFace,
-    FaceKey,
-    FaceOfResult,
-    Member,
-)
+from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult
+from services.receiver.domain.groups import Member
 from services.receiver.service import erasing
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Running, Start, collect, draw, encode

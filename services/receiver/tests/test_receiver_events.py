@@ -21,7 +21,7 @@ from services.common.ops import Lifecycle
 from services.common.tables import events, images, persons
 from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.http import event_stream
-from services.receiver.domain import Change, Changes
+from services.receiver.domain.changes import Change, Changes
 from services.receiver.service.following import Following
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch, Start

@@ -19,7 +19,8 @@ from services.image_processor.adapters import rows as processor_rows
 from services.receiver import domain
 from services.receiver.adapters import garbage as receiver_garbage
 from services.receiver.adapters import merge_rows, people_rows, rows
-from services.receiver.domain import Removal, Thumbnail
+from services.receiver.domain.objects import Removal
+from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.images import Images
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails

@@ -16,7 +16,8 @@ from services.common.faces import Box, SeenFace
 from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.files import Files
-from services.receiver.domain import InvalidError, Somebody
+from services.receiver.domain.errors import InvalidError
+from services.receiver.domain.people import Somebody
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import draw, encode

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.common.faces import Box, DecidedBy
 from services.common.picture_files.xmp import MAX_XMP
-from services.receiver.domain import Face, Region
+from services.receiver.domain.faces import Face, Region
 from services.receiver.service.regions import match
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch, Running, Start, draw, encode

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from services.common.database import Database
 from services.common.settings import ObjectStoreSettings
 from services.common.tables import faces, images, person_images, persons
-from services.receiver.domain import encode_cursor
+from services.receiver.domain.cursors import encode_cursor
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Configure, FakeRecogniser, Start
 from services.receiver.tests.test_receiver_images import face_row, image_row

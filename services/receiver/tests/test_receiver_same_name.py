@@ -12,7 +12,8 @@ from services.common.names import by_id
 from services.common.tables import faces, persons
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.people_rows import DatabasePeople
-from services.receiver.domain import ConflictError, KnownPicture, NewKnownPicture
+from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.people import KnownPicture, NewKnownPicture
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import draw, encode
 from services.receiver.tests.test_receiver_people import (

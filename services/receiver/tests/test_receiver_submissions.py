@@ -13,7 +13,8 @@ from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError, DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import Accepted, BusyError, Submission
+from services.receiver.domain.errors import BusyError
+from services.receiver.domain.submissions import Accepted, Submission
 from services.receiver.metrics import RINGS
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions

@@ -24,7 +24,8 @@ from services.receiver.adapters.decoding import PillowDecoder, crops, shrunk
 from services.receiver.adapters.http import api
 from services.receiver.adapters.http.api import THUMBNAIL_BYTES
 from services.receiver.adapters.http.files import SENDING_BYTES
-from services.receiver.domain import BusyError, InvalidError, Thumbnail
+from services.receiver.domain.errors import BusyError, InvalidError
+from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, collect

@@ -14,7 +14,7 @@ from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain import Accepted, Upload
+from services.receiver.domain.submissions import Accepted, Upload
 from services.receiver.ports import Rows
 from services.receiver.service.images import Images
 from services.receiver.service.ringing import Ringer

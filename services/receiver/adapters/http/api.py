@@ -50,23 +50,19 @@ from services.receiver.adapters.http.views import (
     page_view,
 )
 from services.receiver.adapters.http.webhooks import add_webhooks
-from services.receiver.domain import (
+from services.receiver.domain.cursors import decode_cursor
+from services.receiver.domain.encoding import EncodingReport
+from services.receiver.domain.errors import Fault, InvalidError
+from services.receiver.domain.images import StatusReport
+from services.receiver.domain.submissions import MAX_FILES, Accepted, Submission, submission_of_path
+from services.receiver.domain.thumbnails import (
     FACE_SIDE,
-    MAX_FILES,
     PREVIEW_SIDE,
     THUMBNAIL_SIDE,
-    Accepted,
-    EncodingReport,
-    Fault,
-    InvalidError,
-    StatusReport,
-    Submission,
     Thumbnail,
-    decode_cursor,
     face_thumbnails,
     image_thumbnails,
     known_thumbnail,
-    submission_of_path,
 )
 from services.receiver.metrics import SUBMISSIONS
 from services.receiver.ports import Deliveries, Encoding, Rows

@@ -14,7 +14,7 @@ from services.common import bodies
 from services.common.bodies import MULTIPART, Spools
 from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.http.problems import faults_of
-from services.receiver.domain import InvalidError
+from services.receiver.domain.errors import InvalidError
 
 M = TypeVar("M", bound=BaseModel)
 

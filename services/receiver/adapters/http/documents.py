@@ -18,19 +18,12 @@ from services.common.images import (
 )
 from services.common.names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
 from services.common.webhooks import DeliveryStatus, WebhookType
-from services.receiver.domain import (
-    LAST_ID,
-    LAST_INDEX,
-    MAX_BATCH,
-    Answer,
-    EncodingState,
-    Face,
-    FaceKey,
-    FoundFace,
-    PictureFace,
-    Region,
-    StruckOut,
-)
+from services.receiver.domain.cursors import LAST_ID
+from services.receiver.domain.encoding import EncodingState
+from services.receiver.domain.faces import LAST_INDEX, Face, FaceKey, Region, StruckOut
+from services.receiver.domain.groups import Answer
+from services.receiver.domain.search import FoundFace, PictureFace
+from services.receiver.domain.submissions import MAX_BATCH
 from services.receiver.service.erasing import KeptFace
 
 Path = Annotated[

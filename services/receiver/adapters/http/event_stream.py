@@ -13,7 +13,7 @@ from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.ops import Lifecycle
 from services.receiver.adapters.http.views import change_view
-from services.receiver.domain import Change
+from services.receiver.domain.changes import Change
 from services.receiver.service.following import Following, Listener
 
 MEDIA_TYPE: Final = "text/event-stream"

@@ -21,7 +21,8 @@ from services.receiver.adapters.http.views import (
     question_view,
     whole_group_view,
 )
-from services.receiver.domain import PAIR_CURSOR, FaceKey, decode_pair
+from services.receiver.domain.cursors import PAIR_CURSOR, decode_pair
+from services.receiver.domain.faces import FaceKey
 from services.receiver.service.groups import Grouped
 
 _QUESTIONS: Final = 20

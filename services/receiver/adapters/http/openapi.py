@@ -11,7 +11,7 @@ from services.common.bodies import MULTIPART
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.picture_formats import FORMATS
 from services.receiver.adapters.http import documents, problems
-from services.receiver.domain import MAX_FILES
+from services.receiver.domain.submissions import MAX_FILES
 
 _BODIES: Final = (
     documents.PathDocument,

@@ -6,7 +6,8 @@ from fastapi import Header, Path, Query
 from pydantic import WithJsonSchema
 
 from services.receiver.adapters.http import documents
-from services.receiver.domain import CURSOR, LAST_ID, LAST_INDEX
+from services.receiver.domain.cursors import CURSOR, LAST_ID
+from services.receiver.domain.faces import LAST_INDEX
 
 ON_A_PAGE: Final = 50
 """Entries on a page, if nothing is said."""

@@ -25,7 +25,9 @@ from services.receiver.adapters.http.views import (
     people_view,
     whole_person_view,
 )
-from services.receiver.domain import PERSON_CURSOR, FaceKey, PeoplePage, decode_person_cursor
+from services.receiver.domain.cursors import PERSON_CURSOR, decode_person_cursor
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.people import PeoplePage
 from services.receiver.service.people import Enrolment
 
 _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}

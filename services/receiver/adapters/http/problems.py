@@ -23,7 +23,13 @@ from services.common.errors import (
     StoredFacesEngineError,
     StoredFacesError,
 )
-from services.receiver.domain import BusyError, ConflictError, Fault, InvalidError, NotFoundError
+from services.receiver.domain.errors import (
+    BusyError,
+    ConflictError,
+    Fault,
+    InvalidError,
+    NotFoundError,
+)
 from services.receiver.service.searching import OtherEngineError
 
 log = structlog.get_logger(__name__)

@@ -10,7 +10,7 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import ON_A_PAGE
 from services.receiver.adapters.http.views import json_response
-from services.receiver.domain import LAST_INDEX
+from services.receiver.domain.faces import LAST_INDEX
 from services.receiver.service.searching import Search
 
 

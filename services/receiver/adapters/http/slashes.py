@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.common.names import NO_SLASH
 from services.receiver.adapters.http.problems import problem
-from services.receiver.domain import Fault
+from services.receiver.domain.errors import Fault
 
 _NAME: Final = re.compile(
     rb"/(?:people|images/[0-9]+/faces/[0-9]+/denials)/([^/]*%2f[^/]*)", re.IGNORECASE

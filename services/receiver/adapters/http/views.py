@@ -9,24 +9,14 @@ from starlette.responses import Response
 
 from services.common.events import EventKind
 from services.common.images import Status
-from services.receiver.domain import (
-    Accepted,
-    Change,
-    Delivery,
-    DeliveryPage,
-    FaceKey,
-    Group,
-    GroupPage,
-    Image,
-    KnownPicture,
-    Page,
-    PeoplePage,
-    Person,
-    Question,
-    encode_cursor,
-    encode_pair,
-    encode_person_cursor,
-)
+from services.receiver.domain.changes import Change
+from services.receiver.domain.cursors import encode_cursor, encode_pair, encode_person_cursor
+from services.receiver.domain.deliveries import Delivery, DeliveryPage
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.groups import Group, GroupPage, Question
+from services.receiver.domain.images import Image, Page
+from services.receiver.domain.people import KnownPicture, PeoplePage, Person
+from services.receiver.domain.submissions import Accepted
 
 _LAST_MS: Final = 253_402_300_799_000
 """The last second that ISO 8601 has four digits for the year of; a damaged row may say more."""

@@ -9,7 +9,7 @@ from services.common.webhooks import DeliveryStatus
 from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.parameters import ON_A_PAGE, Cursor, row_id
 from services.receiver.adapters.http.views import delivery_page_view, delivery_view, json_response
-from services.receiver.domain import decode_cursor
+from services.receiver.domain.cursors import decode_cursor
 from services.receiver.ports import Deliveries
 
 _DeliveryId = Annotated[int, row_id("A delivery")]

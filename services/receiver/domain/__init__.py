@@ -1,0 +1,1 @@
+"""The receiver's values and rules, a module for each subject."""
