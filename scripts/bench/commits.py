@@ -20,7 +20,7 @@ from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseRows
 from services.receiver.domain.submissions import submission_of_path
 
 _ROWS: Final = 400_000

@@ -17,22 +17,22 @@ from services.common.objects import ObjectStore
 from services.common.repeating import repeat
 from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
-from services.receiver.adapters.deliveries import DatabaseDeliveries
-from services.receiver.adapters.encoding_rows import DatabaseEncoding
-from services.receiver.adapters.erasing_rows import DatabaseErasures
-from services.receiver.adapters.events import DatabaseEvents
-from services.receiver.adapters.face_rows import DatabaseFaces
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.event_stream import write
 from services.receiver.adapters.http.rooms import Rooms
-from services.receiver.adapters.kept_rows import DatabaseKept
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.recogniser import GrpcRecogniser
 from services.receiver.adapters.regions import XmpRegions
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
+from services.receiver.adapters.rows.encoding import DatabaseEncoding
+from services.receiver.adapters.rows.erasures import DatabaseErasures
+from services.receiver.adapters.rows.events import DatabaseEvents
+from services.receiver.adapters.rows.faces import DatabaseFaces
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.groups import DatabaseGroups
+from services.receiver.adapters.rows.images import DatabaseRows
+from services.receiver.adapters.rows.merges import DatabaseMerges
+from services.receiver.adapters.rows.people import DatabasePeople
+from services.receiver.adapters.rows.personal_data import DatabaseKept
 from services.receiver.adapters.searching import (
     DatabaseFaceRows,
     GrpcLooker,

@@ -16,7 +16,7 @@ from services.frontend.domain import Picture
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.receiver.adapters.http.views import image_view
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseRows
 from services.receiver.domain.submissions import Submission
 
 VALUES = dict.fromkeys(MEASURED, 0.25) | {

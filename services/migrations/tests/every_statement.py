@@ -18,16 +18,16 @@ from services.people import domain as deciding
 from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.people.grouping import Suggestion
-from services.receiver.adapters.deliveries import DatabaseDeliveries
-from services.receiver.adapters.encoding_rows import DatabaseEncoding
-from services.receiver.adapters.erasing_rows import DatabaseErasures
-from services.receiver.adapters.events import DatabaseEvents
-from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
-from services.receiver.adapters.group_rows import DatabaseGroups
-from services.receiver.adapters.kept_rows import DatabaseKept
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.people_rows import DatabasePeople
-from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
+from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
+from services.receiver.adapters.rows.encoding import DatabaseEncoding
+from services.receiver.adapters.rows.erasures import DatabaseErasures
+from services.receiver.adapters.rows.events import DatabaseEvents
+from services.receiver.adapters.rows.garbage import DatabaseGarbage as ReceiverGarbage
+from services.receiver.adapters.rows.groups import DatabaseGroups
+from services.receiver.adapters.rows.images import DatabaseRows as ReceiverRows
+from services.receiver.adapters.rows.merges import DatabaseMerges
+from services.receiver.adapters.rows.people import DatabasePeople
+from services.receiver.adapters.rows.personal_data import DatabaseKept
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.faces import FaceKey, FaceOfResult

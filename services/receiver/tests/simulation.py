@@ -34,10 +34,10 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.people_rows import DatabasePeople
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.images import DatabaseRows
+from services.receiver.adapters.rows.merges import DatabaseMerges
+from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.domain.errors import ReceiverError
 from services.receiver.domain.submissions import Submission
 from services.receiver.domain.thumbnails import image_thumbnails, known_thumbnail

@@ -20,7 +20,7 @@ from services.common.tables import (
     person_images,
     persons,
 )
-from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.adapters.rows.groups import DatabaseGroups
 from services.receiver.service import groups as module
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, draw, encode

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from services.common.images import MAX_PICTURE_BYTES
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseRows
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Configure, Launch, Start
 

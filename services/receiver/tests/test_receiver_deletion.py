@@ -15,7 +15,7 @@ from services.common.database import Database
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import faces, garbage, images
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseRows
 from services.receiver.domain.submissions import Accepted, Upload
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import (

@@ -38,10 +38,12 @@ from services.common.tables import (
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.receiver.adapters import erasing_rows, merge_rows, people_rows
-from services.receiver.adapters.events import DatabaseEvents
-from services.receiver.adapters.face_rows import DatabaseFaces
-from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.adapters.rows import erasures as erasing_rows
+from services.receiver.adapters.rows import merges as merge_rows
+from services.receiver.adapters.rows import people as people_rows
+from services.receiver.adapters.rows.events import DatabaseEvents
+from services.receiver.adapters.rows.faces import DatabaseFaces
+from services.receiver.adapters.rows.groups import DatabaseGroups
 from services.receiver.adapters.searching import DatabaseFaceRows
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult
@@ -696,7 +698,7 @@ async def test_all_that_is_kept_is_told(pipeline: Pipeline) -> None:
 async def test_very_much_is_told_in_parts(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.receiver.adapters.kept_rows._PART", 2)
+    monkeypatch.setattr("services.receiver.adapters.rows.personal_data._PART", 2)
     assert (await enrol(pipeline.client, "Ada", picture(94))).status_code == 201
     shown = [await pipeline.show(face_of("Ada"), face_of(), face_of("Ada")) for _ in range(5)]
     other = [await pipeline.show(face_of()) for _ in range(5)]

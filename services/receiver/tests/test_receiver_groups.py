@@ -18,7 +18,7 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.adapters.rows.groups import DatabaseGroups
 from services.receiver.service import groups as module
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings

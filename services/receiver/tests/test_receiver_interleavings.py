@@ -17,8 +17,10 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import garbage, images
 from services.image_processor.adapters import rows as processor_rows
 from services.receiver import domain
-from services.receiver.adapters import garbage as receiver_garbage
-from services.receiver.adapters import merge_rows, people_rows, rows
+from services.receiver.adapters.rows import garbage as receiver_garbage
+from services.receiver.adapters.rows import images as rows
+from services.receiver.adapters.rows import merges as merge_rows
+from services.receiver.adapters.rows import people as people_rows
 from services.receiver.domain.objects import Removal
 from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.images import Images

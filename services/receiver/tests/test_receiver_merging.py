@@ -17,9 +17,9 @@ from services.common.quality import Quality
 from services.common.tables import face_denials, faces, garbage, images
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
-from services.receiver.adapters import merge_rows
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows import merges as merge_rows
+from services.receiver.adapters.rows.images import DatabaseRows
+from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import collect, draw, encode
 from services.receiver.tests.test_receiver_people import (

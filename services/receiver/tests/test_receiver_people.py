@@ -16,7 +16,7 @@ from services.common.facerecog import face_pb2
 from services.common.objects import ObjectStore
 from services.common.quality import Flaw
 from services.common.tables import faces, images, person_images, persons
-from services.receiver.adapters.people_rows import DatabasePeople
+from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, collect, count_colours, draw, encode
 

@@ -10,8 +10,8 @@ from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.names import by_id
 from services.common.tables import faces, persons
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.people_rows import DatabasePeople
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.people import KnownPicture, NewKnownPicture
 from services.receiver.settings import ReceiverSettings

@@ -12,7 +12,7 @@ import pytest
 from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError, DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseRows
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import Accepted, Submission
 from services.receiver.metrics import RINGS

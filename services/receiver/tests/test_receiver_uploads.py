@@ -12,8 +12,8 @@ from services.common.doorbell import PolledRows
 from services.common.images import PICTURES
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.images import DatabaseRows
 from services.receiver.domain.submissions import Accepted, Upload
 from services.receiver.ports import Rows
 from services.receiver.service.images import Images

@@ -32,9 +32,9 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import all_expected, remove_soon, settle
-from services.receiver.adapters.people_changes import (
+from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.rows.people_changes import (
     CHANGED,
     StoredFace,
     add_person,

@@ -14,9 +14,9 @@ from services.common.faces import Box, DecidedBy, says_of
 from services.common.images import Status
 from services.common.people import find_likely, machine_says, take_turns
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import remove_soon
-from services.receiver.adapters.people_changes import (
+from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.garbage import remove_soon
+from services.receiver.adapters.rows.people_changes import (
     add_person,
     lock_face,
     lock_somebody,

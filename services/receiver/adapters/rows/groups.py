@@ -32,8 +32,8 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.people_changes import (
+from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.people_changes import (
     add_person,
     by_hand,
     lock_person,

@@ -35,9 +35,9 @@ from services.common.tables import (
     person_merges,
     persons,
 )
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import remove_soon
-from services.receiver.adapters.people_changes import (
+from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.garbage import remove_soon
+from services.receiver.adapters.rows.people_changes import (
     CHANGED,
     add_person,
     adopt,

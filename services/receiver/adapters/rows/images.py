@@ -46,8 +46,8 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.domain.faces import Candidate, Face, StruckOut
 from services.receiver.domain.images import Image, Page, StatusReport
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
