@@ -20,7 +20,7 @@ from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.event_stream import write
 from services.receiver.adapters.http.rooms import Rooms
-from services.receiver.adapters.recogniser import GrpcRecogniser
+from services.receiver.adapters.recogniser import GrpcFaceChecker, GrpcLooker
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -29,15 +29,12 @@ from services.receiver.adapters.rows.events import DatabaseEvents
 from services.receiver.adapters.rows.faces import DatabaseFaces
 from services.receiver.adapters.rows.garbage import DatabaseGarbage
 from services.receiver.adapters.rows.groups import DatabaseGroups
-from services.receiver.adapters.rows.images import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
-from services.receiver.adapters.rows.personal_data import DatabaseKept
-from services.receiver.adapters.searching import (
-    DatabaseFaceRows,
-    GrpcLooker,
-    GrpcStoredFaces,
-)
+from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.adapters.rows.search import DatabaseSearchableFaces
+from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
@@ -74,14 +71,14 @@ class Receiver:
         self._doorbell = doorbell_for(settings)
         self._ringer = Ringer(self._doorbell)
         store = ObjectStore(settings)
-        rows = DatabaseRows(self._database)
+        rows = DatabaseImages(self._database)
         submissions = Submissions(
             rows, store, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )
         garbage = DatabaseGarbage(self._database, database_now, storing_ms=settings.storing_ms)
         images = Images(rows, garbage, store, submissions, self._ringer)
         decoder = PillowDecoder()
-        recogniser = GrpcRecogniser(self._client)
+        recogniser = GrpcFaceChecker(self._client)
         enrolment = Enrolment(
             people=DatabasePeople(self._database, now_ms),
             garbage=garbage,
@@ -116,8 +113,8 @@ class Receiver:
         )
         self.erasing = Erasing(
             rows=DatabaseErasures(self._database, now_ms, database_now),
-            kept=DatabaseKept(self._database),
-            files=store,
+            kept=DatabasePersonalData(self._database),
+            pictures=store,
             images=images,
             who=enrolment.who,
             stops=lambda: self.lifecycle.draining,
@@ -135,8 +132,8 @@ class Receiver:
                 erasing=self.erasing,
                 search=Search(
                     GrpcLooker(self._client),
-                    GrpcStoredFaces(self._stored_faces),
-                    DatabaseFaceRows(self._database),
+                    GrpcNearestFaces(self._stored_faces),
+                    DatabaseSearchableFaces(self._database),
                 ),
                 drawing=Drawing(
                     faces=DatabaseFaces(self._database, now_ms),

@@ -24,19 +24,19 @@ from services.receiver.adapters.rows.erasures import DatabaseErasures
 from services.receiver.adapters.rows.events import DatabaseEvents
 from services.receiver.adapters.rows.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.rows.groups import DatabaseGroups
-from services.receiver.adapters.rows.images import DatabaseRows as ReceiverRows
+from services.receiver.adapters.rows.images import DatabaseImages as ReceiverRows
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
-from services.receiver.adapters.rows.personal_data import DatabaseKept
+from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
+from services.receiver.domain.erasing import Erased, Stage
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
 from services.receiver.domain.merges import Merged
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
-from services.receiver.service.erasing import Erased, Stage
 from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 from services.testing.recogniser import ENCODING
@@ -301,7 +301,7 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
 
 async def _forget(receiver: Database, people: DatabasePeople) -> None:
     bob = await people.who("Bob")
-    kept = DatabaseKept(receiver)
+    kept = DatabasePersonalData(receiver)
     assert (await kept.person(bob)).name == "Bob"
     for part in (kept.known, kept.pictures, kept.denials, kept.merges):
         assert [one async for one in part(bob)] == []

@@ -58,7 +58,7 @@ class StruckOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class ImageRegion:
     """A face that a picture file says it shows; ``face`` is the index of the found one it is about.
 
     ``name`` is null for a face without one. ``box`` is null where the picture has no such place,

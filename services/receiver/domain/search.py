@@ -1,8 +1,9 @@
 """Stored faces that are near to one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.common.faces import Box
+from services.common.faces import Box, SeenFace
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +42,20 @@ class SearchResult:
     faces: tuple[PictureFace, ...]
     searched: int | None
     found: tuple[FoundFace, ...]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A picture's faces, largest first, as an engine sees them."""
+
+    engine: str
+    faces: Sequence[SeenFace]
+
+
+@dataclass(frozen=True)
+class FaceNow:
+    """What a stored face's row says now; ``person`` is None for somebody unknown."""
+
+    box: Box
+    person: str | None
+    person_id: int | None

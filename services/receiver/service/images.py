@@ -17,7 +17,7 @@ from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.images import Image, check_recognisable, check_retriable
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.submissions import Accepted, Upload, upload_of
-from services.receiver.ports import Garbage, Pictures, Rows
+from services.receiver.ports import Garbage, ImageRows, Pictures
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 
@@ -35,7 +35,7 @@ class Images:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: ImageRows,
         garbage: Garbage,
         pictures: Pictures,
         submissions: Submissions,

@@ -36,7 +36,7 @@ from services.receiver.domain.people import (
     check_who_is_meant,
     new_known_picture,
 )
-from services.receiver.ports import Cropper, Garbage, People, Pictures, Recogniser
+from services.receiver.ports import Cropper, FaceChecker, Garbage, People, Pictures
 from services.receiver.service.images import Images, took_too_long
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class Enrolment:
         garbage: Garbage,
         pictures: Pictures,
         images: Images,
-        recogniser: Recogniser,
+        recogniser: FaceChecker,
         cropper: Cropper,
     ) -> None:
         self._people = people

@@ -1,16 +1,15 @@
 """The use case: look for a face among all that are stored."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from services.common.errors import OtherEngineError
-from services.common.faces import Box, SeenFace
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.errors import ConflictError, Fault, InvalidError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.search import FoundFace, PictureFace, SearchResult
+from services.receiver.ports import Looker, NearestFaces, SearchableFaces
 
 _PICTURES_IN_MEMORY: Final = 2
 """Of up to 20 MiB each; further ones wait on disk."""
@@ -22,56 +21,10 @@ _DIGITS: Final = 4
 """What is stored has about so many of a distance."""
 
 
-@dataclass(frozen=True)
-class Looked:
-    """A picture's faces, largest first, as an engine sees them."""
-
-    engine: str
-    faces: Sequence[SeenFace]
-
-
-@dataclass(frozen=True)
-class FaceRow:
-    """What a stored face's row says now; ``person`` is null for somebody unknown."""
-
-    box: Box
-    person: str | None
-    person_id: int | None
-
-
-class Looker(Protocol):
-    """face_recog; raises ``RecogniserError``."""
-
-    async def look(self, content: bytes) -> Looked:
-        """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
-
-    async def strangers(self) -> tuple[str, PairsOfStrangers]:
-        """Return the engine in use, and how alike strangers are to it."""
-
-
-class StoredFaces(Protocol):
-    """All stored faces; raises ``StoredFacesError``."""
-
-    async def find(
-        self, engine: str, encoding: bytes, limit: int
-    ) -> Sequence[tuple[FaceKey, float]]:
-        """Return so many faces at most, those nearest to an encoding, with their distances."""
-
-
-class FaceRows(Protocol):
-    """Faces in the database; raises ``DatabaseUnavailableError``."""
-
-    async def encoding(self, key: FaceKey, engine: str) -> tuple[bool, bytes | None]:
-        """Tell whether there is such a face, and return its encoding by an engine."""
-
-    async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceRow]:
-        """Return those that are there, and that nobody has struck out."""
-
-
 class Search:
     """Looks for faces; nothing of a picture is kept."""
 
-    def __init__(self, looker: Looker, stored: StoredFaces, rows: FaceRows) -> None:
+    def __init__(self, looker: Looker, stored: NearestFaces, rows: SearchableFaces) -> None:
         self._looker = looker
         self._stored = stored
         self._rows = rows

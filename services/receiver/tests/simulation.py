@@ -35,7 +35,7 @@ from services.common.tables import faces, garbage, images, person_images, person
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
 from services.receiver.adapters.rows.garbage import DatabaseGarbage
-from services.receiver.adapters.rows.images import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.domain.errors import ReceiverError
@@ -245,7 +245,7 @@ class World:
         port = partial(Port, self, process)
         made: Any = process
         if name.startswith("receiver"):
-            rows: Any = port(DatabaseRows(self.database, self.clock))
+            rows: Any = port(DatabaseImages(self.database, self.clock))
             notes: Any = port(DatabaseGarbage(self.database, self.clock))
             people: Any = port(DatabasePeople(self.database, now_ms, self.clock))
             store: Any = port(self.store)

@@ -44,7 +44,7 @@ from services.receiver.adapters.rows import people as people_rows
 from services.receiver.adapters.rows.events import DatabaseEvents
 from services.receiver.adapters.rows.faces import DatabaseFaces
 from services.receiver.adapters.rows.groups import DatabaseGroups
-from services.receiver.adapters.searching import DatabaseFaceRows
+from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult
 from services.receiver.domain.groups import Member
@@ -268,7 +268,7 @@ async def test_for_all_others_somebody_is_gone_at_once(pipeline: Pipeline) -> No
         candidates = [[one["person"] for one in face["candidates"]] for face in first]
         assert candidates == [[], [], [GRACE], [], [GRACE], []]
         assert first[4]["denials"] == []
-        rows = await DatabaseFaceRows(pipeline.database).faces([FaceKey(ids["both"], 0)])
+        rows = await DatabaseSearchableFaces(pipeline.database).faces([FaceKey(ids["both"], 0)])
         found = rows[FaceKey(ids["both"], 0)]
         assert (found.person, found.person_id) == (None, None)
         events = DatabaseEvents(pipeline.database, database_now)
@@ -408,7 +408,7 @@ async def test_many_faces_of_who_is_merged_follow_in_parts(
     shown = [one["faces"][0] for one in reversed(documents)]
     assert [one["person"] for one in shown] == [GRACE] * 5
     assert [one["person_id"] for one in shown] == [grace, None, None, None, None]
-    rows = await DatabaseFaceRows(pipeline.database).faces([FaceKey(hers[3], 0)])
+    rows = await DatabaseSearchableFaces(pipeline.database).faces([FaceKey(hers[3], 0)])
     found = rows[FaceKey(hers[3], 0)]
     assert (found.person, found.person_id) == (GRACE, None)
     events = DatabaseEvents(pipeline.database, database_now)

@@ -12,7 +12,7 @@ import pytest
 from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError, DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
-from services.receiver.adapters.rows.images import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import Accepted, Submission
 from services.receiver.metrics import RINGS
@@ -170,7 +170,7 @@ async def test_replicas_with_the_same_paths_in_any_order_agree(
     database_settings: DatabaseSettings,
 ) -> None:
     databases = [Database(database_settings) for _ in range(2)]
-    replicas = [DatabaseRows(database) for database in databases]
+    replicas = [DatabaseImages(database) for database in databases]
     paths = [Submission(f"{n}", f"{n}") for n in range(200)]
     results = await asyncio.gather(
         *(replicas[turn % 2].add(paths if turn % 4 < 2 else paths[::-1]) for turn in range(8))
@@ -198,7 +198,7 @@ async def test_the_victim_of_a_deadlock_runs_again(mariadb: MariaDb) -> None:
         cursor.executemany(insert, [(f"heavy-{n}",) for n in range(100)])
         cursor.execute(insert, ("z",))
         adding = asyncio.create_task(
-            DatabaseRows(database).add([Submission("a", "a"), Submission("z", "z")])
+            DatabaseImages(database).add([Submission("a", "a"), Submission("z", "z")])
         )
         await _until_somebody_waits_for_a_lock(mariadb)
         await asyncio.to_thread(cursor.execute, insert, ("a",))

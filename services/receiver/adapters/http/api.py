@@ -65,7 +65,7 @@ from services.receiver.domain.thumbnails import (
     known_thumbnail,
 )
 from services.receiver.metrics import SUBMISSIONS
-from services.receiver.ports import Deliveries, Encoding, Rows
+from services.receiver.ports import Deliveries, Encoding, ImageRows
 from services.receiver.service.counting import Counting
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
@@ -109,7 +109,7 @@ class Api:
     def __init__(
         self,
         *,
-        rows: Rows,
+        rows: ImageRows,
         encoding: Encoding,
         submissions: Submissions,
         images: Images,

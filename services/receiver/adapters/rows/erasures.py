@@ -53,15 +53,11 @@ from services.receiver.adapters.rows.people_changes import (
     note_change_by_id,
     take_names,
 )
+from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.thumbnails import face_thumbnails, known_thumbnail
-from services.receiver.service.erasing import (
-    BATCH,
-    Erased,
-    Erasure,
-    Stage,
-)
+from services.receiver.service.erasing import BATCH
 
 _SCANNED: Final = 50_000
 """Images whose faces one statement reads without an index."""

@@ -48,13 +48,13 @@ from services.common.tables import (
 )
 from services.receiver.adapters.rows.conflicts import again
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
+from services.receiver.domain.erasing import Stage
 from services.receiver.domain.faces import Candidate, Face, StruckOut
 from services.receiver.domain.images import Image, Page, StatusReport
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.submissions import Accepted, Submission, Upload
 from services.receiver.domain.thumbnails import face_thumbnails, image_thumbnails
-from services.receiver.service.erasing import Stage
 
 # One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,
 # [[path, name], ...]: the database takes it apart in half the time that the driver needs to quote
@@ -77,8 +77,8 @@ RETURNING id, path
 """  # noqa: S608
 
 
-class DatabaseRows:
-    """The port ``Rows`` on a database."""
+class DatabaseImages:
+    """The port ``ImageRows`` on a database."""
 
     def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
         self._database = database

@@ -41,12 +41,12 @@ from services.receiver.adapters.rows.people_changes import (
     settle_names,
     take_denied_names,
 )
+from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.groups import Answer
 from services.receiver.domain.merges import Copy, Merged
 from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody
-from services.receiver.service.erasing import Stage
 
 _Key = tuple[int, int]
 

@@ -36,7 +36,7 @@ from services.receiver.adapters.rows.conflicts import again
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.rows.people_changes import (
     CHANGED,
-    StoredFace,
+    LockedFace,
     add_person,
     adopt,
     begin_leaving,
@@ -58,6 +58,7 @@ from services.receiver.adapters.rows.people_changes import (
     take_names,
 )
 from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.merges import Merge
@@ -70,7 +71,6 @@ from services.receiver.domain.people import (
     Somebody,
 )
 from services.receiver.domain.thumbnails import known_thumbnail
-from services.receiver.service.erasing import Stage
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
@@ -234,7 +234,7 @@ class DatabasePeople:
         return KnownPicture(picture_id, person_id, picture.person.name, picture.image_name, now)
 
     async def _name_face(
-        self, connection: AsyncConnection, face: StoredFace, known: KnownPicture
+        self, connection: AsyncConnection, face: LockedFace, known: KnownPicture
     ) -> set[int]:
         """Name a face by hand; return the person whom another hand had named, if any."""
         left = set()
@@ -503,7 +503,7 @@ class DatabasePeople:
         return True
 
     async def _forget_cut(
-        self, connection: AsyncConnection, face: StoredFace, person_id: int, digests: Sequence[str]
+        self, connection: AsyncConnection, face: LockedFace, person_id: int, digests: Sequence[str]
     ) -> None:
         """Remove known pictures of whom a hand has said that a face is, that were cut out of it."""
         shown = sa.or_(
@@ -596,13 +596,13 @@ def _image_name(candidate: dict[str, Any]) -> str:
     return name
 
 
-async def _shown(connection: AsyncConnection, face: FaceOfResult) -> StoredFace | None:
+async def _shown(connection: AsyncConnection, face: FaceOfResult) -> LockedFace | None:
     """Return a face, unless the image has been looked at again: then its faces are others."""
     found = await lock_face(connection, FaceKey(face.image_id, face.index))
     return found if found and found.processed_at == face.processed_at else None
 
 
-def _cut_from(face: StoredFace) -> sa.ColumnElement[bool]:
+def _cut_from(face: LockedFace) -> sa.ColumnElement[bool]:
     """Return the condition of the known pictures of its person that were cut out of a face."""
     return sa.and_(
         person_images.c.image_id == face.key.image_id,

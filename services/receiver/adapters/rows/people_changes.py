@@ -44,11 +44,11 @@ from services.common.tables import (
     persons,
     same_face,
 )
+from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody
-from services.receiver.service.erasing import Stage
 
 _PASSES: Final = 2
 """The second is over faces that were being recognised during the first by people of before."""
@@ -258,7 +258,7 @@ async def find_strays(
 
 
 @dataclass(frozen=True)
-class StoredFace:
+class LockedFace:
     """A face whose image is locked; ``person_id`` is None where no row is the person's, too."""
 
     key: FaceKey
@@ -274,7 +274,7 @@ class StoredFace:
         return self.person_id if self.by_hand else None
 
 
-async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | None:
+async def lock_face(connection: AsyncConnection, key: FaceKey) -> LockedFace | None:
     """Lock a face's image and return the face; None when there is none, or it was struck out.
 
     Whoever stores or gives up a result locks the image, too.
@@ -299,7 +299,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> StoredFace | N
         person_id = await _is_to_be(connection, person_id)
     elif row.whose is not None:
         person_id = await find_bearer(connection, row.whose)
-    return StoredFace(
+    return LockedFace(
         key, image.processed_at, person_id, row.whose, bool(row.by_hand), row.candidates
     )
 

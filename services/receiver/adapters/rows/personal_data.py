@@ -22,7 +22,7 @@ from services.common.tables import (
 from services.receiver.adapters.rows.people_changes import has_alone
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.people import Somebody
-from services.receiver.service.erasing import (
+from services.receiver.domain.personal_data import (
     KeptDenial,
     KeptFace,
     KeptKnown,
@@ -35,8 +35,8 @@ _PART: Final = 500
 """Rows, or pictures, that are read at once."""
 
 
-class DatabaseKept:
-    """The port ``Kept`` on a database."""
+class DatabasePersonalData:
+    """The port ``PersonalData`` on a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

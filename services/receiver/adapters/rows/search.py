@@ -1,4 +1,4 @@
-"""What looking for a face needs: face_recog, people, and rows of faces."""
+"""Faces that are looked for, or found, in the database."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,53 +6,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.errors import RecogniserUnavailableError
-from services.common.facerecog.client import RecogniserClient
-from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.names import known_name
 from services.common.people import SHOWN_ID, WHOSE, box_in
-from services.common.strangers import PairsOfStrangers
 from services.common.tables import BOX, face_encodings, faces, persons, same_face
-from services.receiver.adapters.recogniser import faces_of
 from services.receiver.domain.faces import FaceKey
-from services.receiver.service.searching import FaceRow, Looked
+from services.receiver.domain.search import FaceNow
 
 
-class GrpcLooker:
-    """The port ``Looker`` on face_recog."""
-
-    def __init__(self, client: RecogniserClient) -> None:
-        self._client = client
-
-    async def look(self, content: bytes) -> Looked:
-        """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
-        answer = await self._client.identify(content, max_candidates=1)
-        return Looked(answer.engine, faces_of(answer))
-
-    async def strangers(self) -> tuple[str, PairsOfStrangers]:
-        """Return the engine in use, and how alike strangers are to it."""
-        found = await self._client.strangers()
-        if found is None:
-            raise RecogniserUnavailableError("face_recog does not say how alike strangers are")
-        return found
-
-
-class GrpcStoredFaces:
-    """The port ``StoredFaces`` on people."""
-
-    def __init__(self, client: StoredFacesClient) -> None:
-        self._client = client
-
-    async def find(
-        self, engine: str, encoding: bytes, limit: int
-    ) -> Sequence[tuple[FaceKey, float]]:
-        """Return so many faces at most, those nearest to an encoding, with their distances."""
-        found = await self._client.find(engine, encoding, limit)
-        return [(FaceKey(one.image_id, one.face_index), one.distance) for one in found]
-
-
-class DatabaseFaceRows:
-    """The port ``FaceRows`` on a database."""
+class DatabaseSearchableFaces:
+    """The port ``SearchableFaces`` on a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -79,7 +41,7 @@ class DatabaseFaceRows:
             row = (await connection.execute(query)).first()
         return row is not None, row.encoding if row else None
 
-    async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceRow]:
+    async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceNow]:
         """Return those that are there, and that nobody has struck out."""
         query = (
             sa.select(
@@ -96,6 +58,6 @@ class DatabaseFaceRows:
         return {FaceKey(row.image_id, row.face_index): _face(row) for row in rows}
 
 
-def _face(row: Any) -> FaceRow:
+def _face(row: Any) -> FaceNow:
     name = known_name(row.whose)
-    return FaceRow(box_in(row), name, None if name is None else row.whose_id)
+    return FaceNow(box_in(row), name, None if name is None else row.whose_id)
