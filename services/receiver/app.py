@@ -30,6 +30,7 @@ from services.receiver.adapters.rows.faces import DatabaseFaces
 from services.receiver.adapters.rows.garbage import DatabaseGarbage
 from services.receiver.adapters.rows.groups import DatabaseGroups
 from services.receiver.adapters.rows.images import DatabaseImages
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
@@ -81,6 +82,7 @@ class Receiver:
         recogniser = GrpcFaceChecker(self._client)
         enrolment = Enrolment(
             people=DatabasePeople(self._database, now_ms),
+            known_pictures=DatabaseKnownPictures(self._database, now_ms),
             garbage=garbage,
             pictures=store,
             images=images,

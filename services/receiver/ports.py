@@ -128,7 +128,7 @@ class Encoding(Protocol):
 
 
 class People(Protocol):
-    """People and their known pictures in the database."""
+    """People in the database."""
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody who is not hidden, by name."""
@@ -167,6 +167,36 @@ class People(Protocol):
     async def bearer(self, name: str) -> int | None:
         """Return the id of whom a face is that has only this name."""
 
+    async def rename(
+        self, person_id: int, new: str, *, another: bool = False, beside: bool = False
+    ) -> bool:
+        """Give a person another name; False when nobody has the id.
+
+        Everything of theirs stays where it is. Raises ``ConflictError`` when somebody else has the
+        name, unless it is to be ``another`` of the name; ``beside`` as in ``Somebody``.
+        """
+
+    async def hide(self, person_id: int, *, hidden: bool) -> bool:
+        """Hide a person, or hide them no more; False when nobody has the id."""
+
+    async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
+        """Have a face of a person's stand for them, or none; False when nobody has the id.
+
+        Raises ``NotFoundError`` when there is no such face, ``ConflictError`` if it is not theirs.
+        """
+
+    async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
+        """Remove a person and all known pictures, and have their objects and thumbnails removed.
+
+        What was ``found`` in their folder beside them goes too, unless it is being enrolled. No
+        face has the name any more. Returns how many rows and objects that are, without objects that
+        were to be removed already. Raises ``ConflictError`` as :meth:`add` does.
+        """
+
+
+class KnownPictures(Protocol):
+    """Known pictures in the database, and what a person says of the faces that they show."""
+
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
 
@@ -191,36 +221,10 @@ class People(Protocol):
         As :meth:`ImageRows.replace_object` does.
         """
 
-    async def rename(
-        self, person_id: int, new: str, *, another: bool = False, beside: bool = False
-    ) -> bool:
-        """Give a person another name; False when nobody has the id.
-
-        Everything of theirs stays where it is. Raises ``ConflictError`` when somebody else has the
-        name, unless it is to be ``another`` of the name; ``beside`` as in ``Somebody``.
-        """
-
-    async def hide(self, person_id: int, *, hidden: bool) -> bool:
-        """Hide a person, or hide them no more; False when nobody has the id."""
-
-    async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
-        """Have a face of a person's stand for them, or none; False when nobody has the id.
-
-        Raises ``NotFoundError`` when there is no such face, ``ConflictError`` if it is not theirs.
-        """
-
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed.
 
         The face that it was cut out of loses the name that it got so.
-        """
-
-    async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
-        """Remove a person and all known pictures, and have their objects and thumbnails removed.
-
-        What was ``found`` in their folder beside them goes too, unless it is being enrolled. No
-        face has the name any more. Returns how many rows and objects that are, without objects that
-        were to be removed already. Raises ``ConflictError`` as :meth:`add` does.
         """
 
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:

@@ -25,6 +25,7 @@ from services.receiver.adapters.rows.events import DatabaseEvents
 from services.receiver.adapters.rows.garbage import DatabaseGarbage as ReceiverGarbage
 from services.receiver.adapters.rows.groups import DatabaseGroups
 from services.receiver.adapters.rows.images import DatabaseImages as ReceiverRows
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
@@ -63,6 +64,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
         await database.check()
     rows = ReceiverRows(receiver)
     people = DatabasePeople(receiver, now_ms)
+    known_pictures = DatabaseKnownPictures(receiver, now_ms)
     processor = ProcessorRows(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
@@ -88,11 +90,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     notes = ReceiverGarbage(receiver, database_now)
     await notes.expect(f"known_people/Ada/{DIGEST}.1.jpg")
     ada = await people.who("Ada")
-    known = await people.add(NewKnownPicture(ada, f"Ada/{DIGEST}.1.jpg", DIGEST), None)
+    known = await known_pictures.add(NewKnownPicture(ada, f"Ada/{DIGEST}.1.jpg", DIGEST), None)
     assert known
     ada = await people.who("Ada")
     assert (ada.id, ada.folder) == (known.person_id, "Ada")
-    assert await people.find(DIGEST) == known
+    assert await known_pictures.find(DIGEST) == known
 
     assert await processor.pending(10) == [first, second, third]
     claim = await processor.claim(first)
@@ -115,12 +117,12 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     named = FaceOfResult(first, 1, image.processed_at)
     await notes.expect("known_people/Ada/again.jpg")
     again = NewKnownPicture(ada, "Ada/again.jpg", DIGEST)
-    assert await people.add(again, named) == known
-    assert await people.replace_object(known, again)
-    await _say_by_hand(people, FaceKey(first, 1))
+    assert await known_pictures.add(again, named) == known
+    assert await known_pictures.replace_object(known, again)
+    await _say_by_hand(receiver, FaceKey(first, 1))
     await _group(DatabaseGroups(receiver), PeopleGroups(people_s, database_now), first, ada.id or 0)
     await notes.expect("known_people/Ada/third.jpg")
-    assert await people.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
+    assert await known_pictures.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
 
     await _encode_again(receiver, image_processor, first)
 
@@ -155,8 +157,8 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.get(known.person_id)
     found = await people.page(who="Ada", part="ad", hidden=False, after=PersonKey("A", 9), limit=1)
     assert [one.name for one in found.people] == ["Ada"]
-    again_known = await people.find(DIGEST) or known
-    await people.delete_picture(again_known.id)
+    again_known = await known_pictures.find(DIGEST) or known
+    await known_pictures.delete_picture(again_known.id)
     by_hand = ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
@@ -226,13 +228,15 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
     assert await rows.claim() is None
 
 
-async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
-    assert await people.picture(1)
-    assert await people.unname(face, [DIGEST])
+async def _say_by_hand(receiver: Database, face: FaceKey) -> None:
+    people = DatabasePeople(receiver, now_ms)
+    known_pictures = DatabaseKnownPictures(receiver, now_ms)
+    assert await known_pictures.picture(1)
+    assert await known_pictures.unname(face, [DIGEST])
     ada = await people.who("Ada")
     assert ada.id
-    assert await people.deny(face, ada, is_known=False)
-    assert await people.allow(face, ada)
+    assert await known_pictures.deny(face, ada, is_known=False)
+    assert await known_pictures.allow(face, ada)
     assert await people.rename(ada.id, "Ida")
     assert (await people.of_folder("Ada")).name == "Ida"
     assert (await people.who("Ada")).folder == "Ada~2"
@@ -241,7 +245,7 @@ async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
     assert await people.hide(ada.id, hidden=False)
     assert await people.choose_face(ada.id, None)
     assert await people.rename(ada.id, "Ada")
-    await _merge(DatabaseMerges(people._database, now_ms), people, ada)
+    await _merge(DatabaseMerges(receiver, now_ms), people, ada)
 
 
 async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) -> None:

@@ -36,7 +36,7 @@ from services.receiver.domain.people import (
     check_who_is_meant,
     new_known_picture,
 )
-from services.receiver.ports import Cropper, FaceChecker, Garbage, People, Pictures
+from services.receiver.ports import Cropper, FaceChecker, Garbage, KnownPictures, People, Pictures
 from services.receiver.service.images import Images, took_too_long
 
 log = structlog.get_logger(__name__)
@@ -56,6 +56,7 @@ class Enrolment:
         self,
         *,
         people: People,
+        known_pictures: KnownPictures,
         garbage: Garbage,
         pictures: Pictures,
         images: Images,
@@ -63,6 +64,7 @@ class Enrolment:
         cropper: Cropper,
     ) -> None:
         self._people = people
+        self._known_pictures = known_pictures
         self._garbage = garbage
         self._pictures = pictures
         self._images = images
@@ -160,7 +162,7 @@ class Enrolment:
         check_who_is_meant(who)
         async with self._memory:
             content = await read()
-            known = await self._people.find(digest(content))
+            known = await self._known_pictures.find(digest(content))
             person = await self.who(who, another=another)
             if known is None:
                 faces = await self._recogniser.faces(content, person=person.folder, image_id=None)
@@ -196,7 +198,7 @@ class Enrolment:
             for crop in crops:
                 found = await self._recogniser.faces(crop, person=person.folder, image_id=image_id)
                 if len(found) == 1:
-                    known = await self._people.find(digest(crop))
+                    known = await self._known_pictures.find(digest(crop))
                     if known and not known.is_cut_from(FaceKey(image_id, face_index), by_hand):
                         _check_owner(person, known)
                     if not insist and (known is None or known.person_id != person.id):
@@ -213,7 +215,7 @@ class Enrolment:
         The known picture that was cut out of it goes, and the machine decides again.
         """
         digests = await self._digests(*await self._face(image_id, face_index))
-        if not await self._people.unname(FaceKey(image_id, face_index), digests):
+        if not await self._known_pictures.unname(FaceKey(image_id, face_index), digests):
             raise _no_face(image_id, face_index)
         log.info("name taken back", image_id=image_id, face_index=face_index)
 
@@ -237,7 +239,7 @@ class Enrolment:
         check_who_is_meant(who)
         image, face = await self._face(image_id, face_index)
         person = await self.who(who)
-        denied = await self._people.deny(
+        denied = await self._known_pictures.deny(
             FaceKey(image_id, face_index),
             person,
             is_known=await self._has_pictures(person.folder),
@@ -249,7 +251,7 @@ class Enrolment:
 
     async def allow(self, image_id: int, face_index: int, who: str) -> None:
         """Take a denial back, if there is one, or raise a ``ReceiverError``."""
-        if not await self._people.allow(FaceKey(image_id, face_index), await self.who(who)):
+        if not await self._known_pictures.allow(FaceKey(image_id, face_index), await self.who(who)):
             raise _no_face(image_id, face_index)
         log.info("denial taken back", image_id=image_id, face_index=face_index)
 
@@ -339,7 +341,7 @@ class Enrolment:
     async def delete_picture(self, who: str, picture_id: int) -> None:
         """Forget a known picture, or raise :class:`NotFoundError`; the person stays."""
         known = await self._known(who, picture_id)
-        await self._people.delete_picture(known.id)
+        await self._known_pictures.delete_picture(known.id)
         log.info("known picture deleted", picture_id=picture_id)
 
     async def delete(self, who: str) -> None:
@@ -365,7 +367,7 @@ class Enrolment:
     ) -> KnownPicture:
         await self._garbage.expect(KNOWN_PEOPLE + picture.image_name)
         await self._pictures.put(KNOWN_PEOPLE + picture.image_name, content)
-        stored = await self._people.add(picture, face)
+        stored = await self._known_pictures.add(picture, face)
         if stored is None:
             raise took_too_long()
         if picture.person.id is not None or stored.folder != picture.person.folder:
@@ -373,7 +375,7 @@ class Enrolment:
         if stored.image_name != picture.image_name and not await self._pictures.exists(
             KNOWN_PEOPLE + stored.image_name
         ):
-            stored = await self._people.replace_object(stored, picture)
+            stored = await self._known_pictures.replace_object(stored, picture)
             if stored is None:
                 raise took_too_long()
         await mark_changed(self._pictures, KNOWN_PEOPLE + stored.image_name)
@@ -382,7 +384,7 @@ class Enrolment:
 
     async def _known(self, who: str, picture_id: int) -> KnownPicture:
         who = check_who_is_meant(who)
-        known = await self._people.picture(picture_id)
+        known = await self._known_pictures.picture(picture_id)
         # By what the person was called first, too: so links outlive another name.
         if known is None or who not in (by_id(known.person_id), known.person, known.folder):
             raise NotFoundError(f"{who!r} has no picture {picture_id}")

@@ -36,6 +36,7 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
 from services.receiver.adapters.rows.garbage import DatabaseGarbage
 from services.receiver.adapters.rows.images import DatabaseImages
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.domain.errors import ReceiverError
@@ -248,12 +249,14 @@ class World:
             rows: Any = port(DatabaseImages(self.database, self.clock))
             notes: Any = port(DatabaseGarbage(self.database, self.clock))
             people: Any = port(DatabasePeople(self.database, now_ms, self.clock))
+            known: Any = port(DatabaseKnownPictures(self.database, now_ms, self.clock))
             store: Any = port(self.store)
             ringer = Ringer(PolledRows())
             submissions = Submissions(rows, store, ringer, parallel=1)
             its_images = Images(rows, notes, store, submissions, ringer)
             enrolment = Enrolment(
                 people=people,
+                known_pictures=known,
                 garbage=notes,
                 pictures=store,
                 images=its_images,

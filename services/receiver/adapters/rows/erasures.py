@@ -38,20 +38,22 @@ from services.common.tables import (
 )
 from services.receiver.adapters.rows.conflicts import again
 from services.receiver.adapters.rows.garbage import remove_soon
-from services.receiver.adapters.rows.people_changes import (
+from services.receiver.adapters.rows.named_faces import (
     CHANGED,
-    add_person,
     adopt,
+    has_alone,
+    move_faces,
+    take_names,
+)
+from services.receiver.adapters.rows.people_changes import (
+    add_person,
     begin_leaving,
     check_settled,
     check_whole,
-    has_alone,
     is_taken,
     lock_somebody,
-    move_faces,
     note_change,
     note_change_by_id,
-    take_names,
 )
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.objects import Removal

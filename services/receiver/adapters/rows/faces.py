@@ -16,14 +16,12 @@ from services.common.people import find_likely, machine_says, take_turns
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
 from services.receiver.adapters.rows.conflicts import again
 from services.receiver.adapters.rows.garbage import remove_soon
+from services.receiver.adapters.rows.named_faces import is_face, lock_face, name_by_hand, take_name
 from services.receiver.adapters.rows.people_changes import (
     add_person,
-    lock_face,
     lock_somebody,
-    name_by_hand,
     note_change,
     note_change_by_id,
-    take_name,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import (
@@ -105,7 +103,7 @@ class DatabaseFaces:
             values = {"struck_out": True, "decided_by": DecidedBy.HAND}
             nobody = {"candidates": [], "ambiguous": False}
             await take_name(connection, self._clock, key, **values, **nobody)
-            await connection.execute(sa.delete(face_encodings).where(_is(face_encodings, key)))
+            await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
             thumbnails = face_thumbnails(key.image_id, [box])
             await remove_soon(
                 connection, self._clock, [Removal(one.key, None) for one in thumbnails]
@@ -127,7 +125,7 @@ class DatabaseFaces:
             shown = {index: its for index, (its, is_out) in there.items() if not is_out}
             check_free(key.image_id, box, shown)
             says, likely = await _says(connection, key, seen)
-            its = sa.and_(_is(faces, key), faces.c.struck_out, ~faces.c.forgotten)
+            its = sa.and_(is_face(faces, key), faces.c.struck_out, ~faces.c.forgotten)
             restored = await connection.execute(
                 sa.update(faces).where(its).values(struck_out=False, **says)
             )
@@ -181,7 +179,7 @@ async def _says(
     """
     its = face.seen
     whose = await find_likely(connection, its.candidates, lock=True)
-    denied = sa.select(face_denials.c.person_id).where(_is(face_denials, key))
+    denied = sa.select(face_denials.c.person_id).where(is_face(face_denials, key))
     others = sa.select(faces.c.person_id).where(
         faces.c.image_id == key.image_id,
         faces.c.face_index != key.index,
@@ -197,7 +195,7 @@ async def _says(
 
 async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: EncodedFace) -> None:
     # One that was struck out may have got one since: by an image_processor of before.
-    await connection.execute(sa.delete(face_encodings).where(_is(face_encodings, key)))
+    await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
     if face.seen.encoding:
         await connection.execute(
             sa.insert(face_encodings).values(
@@ -207,7 +205,3 @@ async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: Encode
                 encoding=face.seen.encoding,
             )
         )
-
-
-def _is(table: sa.Table, key: FaceKey) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.image_id == key.image_id, table.c.face_index == key.index)

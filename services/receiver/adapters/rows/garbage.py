@@ -1,14 +1,15 @@
 """Notes of objects to remove, in the transactions of the rows that name them or did."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.images import STORING_MS
-from services.common.tables import garbage
+from services.common.images import KNOWN_PEOPLE, STORING_MS
+from services.common.object_info import ObjectInfo
+from services.common.tables import garbage, person_images
 from services.receiver.domain.objects import Removal
 
 
@@ -87,3 +88,36 @@ async def settle(
         await connection.execute(
             sa.update(garbage).where(garbage.c.object_key.in_(unnamed)).values(due_at=clock())
         )
+
+
+async def find_strays(
+    connection: AsyncConnection, found: Sequence[ObjectInfo], gone: Collection[str] = ()
+) -> list[Removal]:
+    """Return the objects that no row names, are not gone, and no note has removed as they are.
+
+    A note without a tag is of an object that is being enrolled, or of one that was.
+    """
+    keys = [one.key for one in found]
+    noted: dict[str, str | None] = {
+        row.object_key: row.object_tag
+        for row in await connection.execute(
+            sa.select(garbage.c.object_key, garbage.c.object_tag).where(
+                garbage.c.object_key.in_(keys)
+            )
+        )
+    }
+    named = {
+        KNOWN_PEOPLE + name
+        for name in await connection.scalars(
+            sa.select(person_images.c.image_name).where(
+                person_images.c.image_name.in_([key.removeprefix(KNOWN_PEOPLE) for key in keys])
+            )
+        )
+    }
+    return [
+        Removal(one.key, one.tag)
+        for one in found
+        if one.key not in gone
+        and one.key not in named
+        and (one.key not in noted or noted[one.key] not in (None, one.tag))
+    ]

@@ -33,14 +33,13 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.named_faces import by_hand, take_denied_names
 from services.receiver.adapters.rows.people_changes import (
     add_person,
-    by_hand,
     lock_person,
     lock_somebody,
     meant_by,
     note_change_by_id,
-    take_denied_names,
 )
 from services.receiver.domain.cursors import Pair
 from services.receiver.domain.errors import ConflictError, NotFoundError

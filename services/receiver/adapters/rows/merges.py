@@ -25,21 +25,18 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import again
-from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle
+from services.receiver.adapters.rows.named_faces import CHANGED, move_faces, take_denied_names
 from services.receiver.adapters.rows.people_changes import (
-    CHANGED,
     begin_leaving,
     check_settled,
     check_whole,
-    find_strays,
     insert_person,
     is_taken,
     lock_somebody,
-    move_faces,
     note_change,
     note_change_by_id,
     settle_names,
-    take_denied_names,
 )
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError

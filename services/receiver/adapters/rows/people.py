@@ -1,4 +1,4 @@
-"""People and their known pictures in the database."""
+"""People in the database: found, listed, named, hidden and deleted."""
 
 import itertools
 from collections.abc import Collection, Sequence
@@ -12,7 +12,6 @@ from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.images import KNOWN_PEOPLE
 from services.common.names import by_id
 from services.common.object_info import ObjectInfo
 from services.common.people import (
@@ -21,7 +20,6 @@ from services.common.people import (
     LEFT_ITS_ID,
     lies_in,
     take_turns,
-    whose_pictures,
 )
 from services.common.tables import (
     face_denials,
@@ -33,44 +31,42 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import again
-from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
-from services.receiver.adapters.rows.people_changes import (
+from services.receiver.adapters.rows.garbage import find_strays, remove_soon
+from services.receiver.adapters.rows.known_pictures import (
+    PICTURE_COLUMNS,
+    forget_pictures,
+    known_picture,
+)
+from services.receiver.adapters.rows.named_faces import (
     CHANGED,
-    LockedFace,
-    add_person,
     adopt,
+    find_bearer,
+    lock_face,
+    take_names,
+)
+from services.receiver.adapters.rows.people_changes import (
+    add_person,
     begin_leaving,
     check_settled,
     check_whole,
-    find_bearer,
     find_somebody,
-    find_strays,
-    lock_face,
     lock_person,
     lock_somebody,
     meant_by,
-    name_by_hand,
     note_change,
     note_change_by_id,
-    set_candidates,
     settle_names,
-    take_name,
-    take_names,
 )
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
-from services.receiver.domain.faces import FaceKey, FaceOfResult
+from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.merges import Merge
-from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import (
-    KnownPicture,
-    NewKnownPicture,
     PeoplePage,
     Person,
     Somebody,
 )
-from services.receiver.domain.thumbnails import known_thumbnail
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
@@ -139,7 +135,7 @@ class DatabasePeople:
                     chosen.c.id.label("person_id"),
                     chosen.c.name.label("person"),
                     chosen.c.hidden,
-                    *_PICTURE,
+                    *PICTURE_COLUMNS,
                 )
                 .select_from(
                     chosen.outerjoin(person_images, person_images.c.person_id == chosen.c.id)
@@ -154,7 +150,7 @@ class DatabasePeople:
                 first.person,
                 bool(first.hidden),
                 stand_for.get(first.person_id),
-                tuple(_known(row) for row in (first, *others) if row.id is not None),
+                tuple(known_picture(row) for row in (first, *others) if row.id is not None),
             )
             for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.person_id)
         )
@@ -177,104 +173,6 @@ class DatabasePeople:
         """Return the id of whom a face is that has only this name."""
         async with self._database.reading() as connection:
             return await find_bearer(connection, name)
-
-    async def find(self, content_digest: str) -> KnownPicture | None:
-        """Return the known picture with this content, whose ever it is."""
-        async with self._database.reading() as connection:
-            return await _find(connection, content_digest)
-
-    async def picture(self, picture_id: int) -> KnownPicture | None:
-        """Return a known picture."""
-        async with self._database.reading() as connection:
-            return await _first(connection, person_images.c.id == picture_id)
-
-    @again
-    async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
-        """Make content a known picture of a person, unless it is somebody's already."""
-        key = _key(picture.image_name)
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
-            if not await all_expected(connection, self._clock, [key]):
-                return None
-            shown = await _shown(connection, face) if face else None
-            person_id = await lock_somebody(connection, picture.person)
-            known = await _find(connection, picture.content_digest)
-            left: set[int] = set()
-            if known and known.person_id != person_id:
-                if not (shown and known.is_cut_from(shown.key, shown.named)):
-                    await settle(connection, self._clock, named=[], unnamed=[key])
-                    return known
-                left.add(known.person_id)
-                await self._forget(connection, person_images.c.id == known.id)
-                known = None
-            if person_id is None:
-                person_id = await add_person(connection, picture.person, self._now())
-            if known:
-                await settle(connection, self._clock, named=[], unnamed=[key])
-            else:
-                known = await self._insert(connection, person_id, picture)
-                await settle(connection, self._clock, named=[key], unnamed=[])
-            if shown:
-                left |= await self._name_face(connection, shown, known)
-            for one in sorted(left):
-                await note_change_by_id(connection, self._clock, one, removed=True)
-            await note_change(connection, self._clock, person_id, picture.person.folder)
-        return known
-
-    async def _insert(
-        self, connection: AsyncConnection, person_id: int, picture: NewKnownPicture
-    ) -> KnownPicture:
-        now = self._now()
-        inserted: sa.CursorResult[tuple[()]] = await connection.execute(
-            sa.insert(person_images).values(
-                person_id=person_id, image_name=picture.image_name, created_at=now
-            )
-        )
-        picture_id = int(inserted.lastrowid)
-        return KnownPicture(picture_id, person_id, picture.person.name, picture.image_name, now)
-
-    async def _name_face(
-        self, connection: AsyncConnection, face: LockedFace, known: KnownPicture
-    ) -> set[int]:
-        """Name a face by hand; return the person whom another hand had named, if any."""
-        left = set()
-        if face.by_hand and face.person_id not in (None, known.person_id):
-            left.add(face.person_id)
-            await self._forget(connection, _cut_from(face))
-        # Of two faces of one content, the picture is the first one's as long as that is there.
-        there = sa.exists().where(
-            same_face(faces, person_images),
-        )
-        await connection.execute(
-            sa.update(person_images)
-            .where(person_images.c.id == known.id, ~there)
-            .values(image_id=face.key.image_id, face_index=face.key.index)
-        )
-        await connection.execute(sa.delete(face_denials).where(_denial(face.key, known.person_id)))
-        await name_by_hand(connection, self._clock, face.key, known.person_id, known.person)
-        return {one for one in left if one is not None}
-
-    @again
-    async def replace_object(
-        self, known: KnownPicture, picture: NewKnownPicture
-    ) -> KnownPicture | None:
-        """Name a new object in the row of a known picture, whose own is lost."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
-            if not await all_expected(connection, self._clock, [_key(picture.image_name)]):
-                return None
-            result = await connection.execute(
-                sa.update(person_images)
-                .where(
-                    person_images.c.id == known.id,
-                    person_images.c.image_name == known.image_name,
-                )
-                .values(image_name=picture.image_name)
-            )
-            if result.rowcount != 1:
-                return known
-            await settle(connection, self._clock, named=[_key(picture.image_name)], unnamed=[])
-        return replace(known, image_name=picture.image_name)
 
     @again
     async def rename(
@@ -344,23 +242,6 @@ class DatabasePeople:
         return True
 
     @again
-    async def delete_picture(self, picture_id: int) -> None:
-        """Remove a known picture, and have its object and its thumbnail removed."""
-        its = person_images.c.id == picture_id
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
-            known = await _first(connection, its)
-            if known is None:
-                return
-            face = await lock_face(connection, known.face) if known.face else None
-            await self._forget(connection, its)
-            if face and face.by_hand and face.person_id == known.person_id:
-                other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
-                if await connection.scalar(other) is None:
-                    await take_name(connection, self._clock, face.key)
-            await note_change_by_id(connection, self._clock, known.person_id, removed=True)
-
-    @again
     async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
         """Remove a person and all known pictures, and have their objects and thumbnails removed."""
         async with self._database.transaction() as connection:
@@ -372,7 +253,9 @@ class DatabasePeople:
             await check_whole(connection, person_id)
             gone: set[str] = set()
             if person_id is not None:
-                gone = await self._forget(connection, person_images.c.person_id == person_id)
+                gone = await forget_pictures(
+                    connection, self._clock, person_images.c.person_id == person_id
+                )
             strays = await find_strays(connection, found, gone)
             await remove_soon(connection, self._clock, strays)
             removed = (person_id is not None) + len(gone) + len(strays)
@@ -402,138 +285,6 @@ class DatabasePeople:
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
                 await note_change(connection, self._clock, person_id, person.folder, removed=True)
         return removed
-
-    @again
-    async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
-        """Take back what a hand named a face; False when there is no such face."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
-            face = await lock_face(connection, key)
-            if face is None:
-                return False
-            if face.by_hand:
-                person_id = face.person_id
-                if person_id is not None:
-                    await self._forget_cut(connection, face, person_id, digests)
-                elif face.person is not None:
-                    # Work is somebody's, and without it nobody decides on the face.
-                    person = await find_somebody(connection, face.person)
-                    person_id = await add_person(connection, person, self._now())
-                await take_name(connection, self._clock, key)
-                if person_id is not None:
-                    await note_change_by_id(connection, self._clock, person_id, removed=True)
-        return True
-
-    @again
-    async def deny(
-        self,
-        key: FaceKey,
-        person: Somebody,
-        *,
-        is_known: bool,
-        digests: Sequence[str] | None = None,
-    ) -> bool:
-        """Write down that a face is not this person's; False when there is no such face or person.
-
-        ``is_known``: pictures of theirs are there, though there may be no row. With ``digests``
-        also when a hand has named it so, which is taken back as :meth:`unname` does.
-        """
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
-            face = await lock_face(connection, key)
-            if face is None:
-                return False
-            person_id = await lock_somebody(connection, person)
-            is_theirs = face.person_id == person_id and face.person is not None
-            if person_id is None:
-                is_theirs = face.person_id is None and face.person == person.name
-                if not (is_known or is_theirs or person.name in map(_person, face.candidates)):
-                    return False
-                person_id = await add_person(connection, person, self._now())
-            taken_back = is_theirs and face.by_hand
-            if taken_back:
-                if digests is None:
-                    raise ConflictError(
-                        f"face {key.index} of image {key.image_id} was named {person.name!r} by"
-                        " hand: take that name back first"
-                    )
-                await self._forget_cut(connection, face, person_id, digests)
-            # What a group's answer has said of it is said of this face alone from now on.
-            said = sa.update(face_denials).where(_denial(key, person_id))
-            said_again = await connection.execute(said.values(created_at=self._clock()))
-            if not said_again.rowcount:
-                await connection.execute(
-                    sa.insert(face_denials).values(
-                        image_id=key.image_id,
-                        face_index=key.index,
-                        person_id=person_id,
-                        created_at=self._clock(),
-                    )
-                )
-            whose = await whose_pictures(connection, map(_image_name, face.candidates))
-            others = [
-                one
-                for one in face.candidates
-                if (whose.get(_image_name(one)) or _person(one)) not in (person_id, person.name)
-            ]
-            if is_theirs:
-                await take_name(
-                    connection, self._clock, key, candidates=others, ambiguous=bool(others)
-                )
-            else:
-                await set_candidates(connection, self._clock, key, others)
-            await note_change(connection, self._clock, person_id, person.folder, removed=taken_back)
-        return True
-
-    @again
-    async def allow(self, key: FaceKey, person: Somebody) -> bool:
-        """Take a denial back; False when there is no such face."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
-            if await lock_face(connection, key) is None:
-                return False
-            person_id = await lock_somebody(connection, person)
-            if person_id is not None:
-                gone = await connection.execute(
-                    sa.delete(face_denials).where(_denial(key, person_id))
-                )
-                if gone.rowcount:
-                    await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
-                    await note_change_by_id(connection, self._clock, person_id)
-        return True
-
-    async def _forget_cut(
-        self, connection: AsyncConnection, face: LockedFace, person_id: int, digests: Sequence[str]
-    ) -> None:
-        """Remove known pictures of whom a hand has said that a face is, that were cut out of it."""
-        shown = sa.or_(
-            sa.false(),
-            *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests),
-        )
-        unnoted = sa.and_(
-            person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown
-        )
-        await self._forget(connection, sa.or_(_cut_from(face), unnoted))
-
-    async def _forget(self, connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:
-        """Remove known pictures; have their objects, whose keys are returned, and thumbnails go."""
-        query = sa.select(person_images.c.id, person_images.c.image_name).where(which)
-        names = {row.id: row.image_name for row in await connection.execute(query)}
-        keys = {_key(name) for name in names.values()}
-        await connection.execute(sa.delete(person_images).where(which))
-        thumbnails = {known_thumbnail(picture_id).key for picture_id in names}
-        removals = [Removal(key, None) for key in keys | thumbnails]
-        await remove_soon(connection, self._clock, removals)
-        return keys
-
-
-_PICTURE = (
-    person_images.c.id,
-    person_images.c.image_name,
-    person_images.c.created_at,
-    person_images.c.image_id,
-    person_images.c.face_index,
-)
 
 
 async def _faces_for(connection: AsyncConnection, person_ids: Sequence[int]) -> dict[int, FaceKey]:
@@ -579,61 +330,3 @@ def _faces_of_theirs(its: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
             faces.c.image_id == first.scalar_subquery(),
         ),
     )
-
-
-def _known(row: Any) -> KnownPicture:
-    face = None if row.image_id is None else FaceKey(row.image_id, row.face_index)
-    return KnownPicture(row.id, row.person_id, row.person, row.image_name, row.created_at, face)
-
-
-def _person(candidate: dict[str, Any]) -> str:
-    name: str = candidate["person"]
-    return name
-
-
-def _image_name(candidate: dict[str, Any]) -> str:
-    name: str = candidate["image_name"]
-    return name
-
-
-async def _shown(connection: AsyncConnection, face: FaceOfResult) -> LockedFace | None:
-    """Return a face, unless the image has been looked at again: then its faces are others."""
-    found = await lock_face(connection, FaceKey(face.image_id, face.index))
-    return found if found and found.processed_at == face.processed_at else None
-
-
-def _cut_from(face: LockedFace) -> sa.ColumnElement[bool]:
-    """Return the condition of the known pictures of its person that were cut out of a face."""
-    return sa.and_(
-        person_images.c.image_id == face.key.image_id,
-        person_images.c.face_index == face.key.index,
-        person_images.c.person_id == face.person_id,
-    )
-
-
-def _denial(key: FaceKey, person_id: int) -> sa.ColumnElement[bool]:
-    return sa.and_(
-        face_denials.c.image_id == key.image_id,
-        face_denials.c.face_index == key.index,
-        face_denials.c.person_id == person_id,
-    )
-
-
-def _key(image_name: str) -> str:
-    return KNOWN_PEOPLE + image_name
-
-
-async def _find(connection: AsyncConnection, content_digest: str) -> KnownPicture | None:
-    # Names end in the digest, which no index leads to; a scan of the names is a few milliseconds.
-    return await _first(connection, person_images.c.image_name.like(f"%/{content_digest}.%"))
-
-
-async def _first(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> KnownPicture | None:
-    query = (
-        sa.select(persons.c.id.label("person_id"), persons.c.name.label("person"), *_PICTURE)
-        .join_from(person_images, persons)
-        .where(which, ~BEING_FORGOTTEN)
-        .limit(1)
-    )
-    row = (await connection.execute(query)).first()
-    return _known(row) if row else None

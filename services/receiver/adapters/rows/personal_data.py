@@ -19,7 +19,7 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.adapters.rows.people_changes import has_alone
+from services.receiver.adapters.rows.named_faces import has_alone
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.personal_data import (

@@ -9,6 +9,7 @@ from services.common.database import Database
 from services.common.names import known_name
 from services.common.people import SHOWN_ID, WHOSE, box_in
 from services.common.tables import BOX, face_encodings, faces, persons, same_face
+from services.receiver.adapters.rows.named_faces import is_face
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.search import FaceNow
 
@@ -26,16 +27,9 @@ class DatabaseSearchableFaces:
             .select_from(faces)
             .outerjoin(
                 face_encodings,
-                sa.and_(
-                    same_face(face_encodings, faces),
-                    face_encodings.c.engine == engine,
-                ),
+                sa.and_(same_face(face_encodings, faces), face_encodings.c.engine == engine),
             )
-            .where(
-                faces.c.image_id == key.image_id,
-                faces.c.face_index == key.index,
-                ~faces.c.struck_out,
-            )
+            .where(is_face(faces, key), ~faces.c.struck_out)
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
@@ -45,7 +39,8 @@ class DatabaseSearchableFaces:
         """Return those that are there, and that nobody has struck out."""
         query = (
             sa.select(
-                *(faces.c[name] for name in ("image_id", "face_index")),
+                faces.c.image_id,
+                faces.c.face_index,
                 *BOX,
                 WHOSE.label("whose"),
                 SHOWN_ID.label("whose_id"),
