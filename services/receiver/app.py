@@ -34,6 +34,7 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.erasing import Erasing
@@ -143,7 +144,9 @@ class Receiver:
                     enrolment=enrolment,
                     recogniser=recogniser,
                 ),
-                grouped=Grouped(DatabaseGroups(self._database), enrolment),
+                grouped=Grouped(
+                    DatabaseGroups(self._database), DatabaseQuestions(self._database), enrolment
+                ),
                 thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
                 following=self._following,
                 deliveries=DatabaseDeliveries(self._database, database_now),

@@ -296,6 +296,10 @@ class GroupRows(Protocol):
         Without any face or picture they are forgotten themselves.
         """
 
+
+class Questions(Protocol):
+    """Questions whether a group, and another one or a person, are the same."""
+
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
 

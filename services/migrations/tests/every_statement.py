@@ -29,6 +29,7 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
@@ -120,7 +121,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await known_pictures.add(again, named) == known
     assert await known_pictures.replace_object(known, again)
     await _say_by_hand(receiver, FaceKey(first, 1))
-    await _group(DatabaseGroups(receiver), PeopleGroups(people_s, database_now), first, ada.id or 0)
+    await _group(receiver, PeopleGroups(people_s, database_now), first, ada.id or 0)
     await notes.expect("known_people/Ada/third.jpg")
     assert await known_pictures.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
 
@@ -261,7 +262,8 @@ async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) 
     assert await people.who("Bob") == bob
 
 
-async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, person_id: int) -> None:
+async def _group(receiver: Database, groups: PeopleGroups, image_id: int, person_id: int) -> None:
+    rows, questions = DatabaseGroups(receiver), DatabaseQuestions(receiver)
     claim = await groups.claim()
     assert claim
     await groups.renew(claim)
@@ -286,10 +288,10 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
     assert await rows.group(2, after=None, limit=9)
     [member] = await rows.members(2, person_id)
     assert await rows.is_unknown(member, person_id)
-    [question] = await rows.questions(9)
+    [question] = await questions.questions(9)
     assert question.person_id == person_id
-    assert await rows.question(question.id) == question
-    await rows.answer(question.id, Answer.YES)
+    assert await questions.question(question.id) == question
+    await questions.answer(question.id, Answer.YES)
     assert await rows.strike(2, [member.key]) == 1
 
     assert await groups.denied([image_id]) == {key: {1}}
@@ -300,7 +302,7 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
     await groups.give_back(claim)
 
     assert await rows.name([member], person_id) == 1
-    await rows.settle(question.id)
+    await questions.settle(question.id)
 
 
 async def _forget(receiver: Database, people: DatabasePeople) -> None:

@@ -16,7 +16,7 @@ from services.receiver.domain.errors import (
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.groups import Answer, Group, GroupPage, Member, NamedGroup, Question
 from services.receiver.domain.people import KnownPicture, Person
-from services.receiver.ports import GroupRows
+from services.receiver.ports import GroupRows, Questions
 from services.receiver.service.people import Enrolment
 
 log = structlog.get_logger(__name__)
@@ -31,8 +31,9 @@ _TRIED: Final = 20
 class Grouped:
     """What a person does with groups; the service people makes them, and follows."""
 
-    def __init__(self, rows: GroupRows, enrolment: Enrolment) -> None:
+    def __init__(self, rows: GroupRows, questions: Questions, enrolment: Enrolment) -> None:
         self._rows = rows
+        self._questions = questions
         self._enrolment = enrolment
 
     async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
@@ -134,7 +135,7 @@ class Grouped:
 
     async def questions(self, limit: int) -> Sequence[tuple[Question, Person | None]]:
         """Return questions that wait for a person, each with who is asked about."""
-        found = await self._rows.questions(limit)
+        found = await self._questions.questions(limit)
         people: dict[int, Person | None] = {}
         for person_id in {one.person_id for one in found if one.person_id is not None}:
             try:
@@ -153,15 +154,15 @@ class Grouped:
         With yes, the group gets the person's name at once, and of two groups the service people
         makes one.
         """
-        question = await self._rows.question(question_id)
+        question = await self._questions.question(question_id)
         if question is None:
             raise NotFoundError(f"there is no question {question_id}, or it is answered")
         if answer is Answer.YES and question.person_id is not None:
-            await self._rows.answer(question_id, None)  # open until all have the name
+            await self._questions.answer(question_id, None)  # open until all have the name
             await self._name(question.group.id, by_id(question.person_id), question.person_id)
-            await self._rows.settle(question_id)
+            await self._questions.settle(question_id)
         else:
-            await self._rows.answer(question_id, answer)
+            await self._questions.answer(question_id, answer)
         log.info("question answered", question_id=question_id, answer=answer)
 
 

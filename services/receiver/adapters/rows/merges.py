@@ -14,7 +14,6 @@ from services.common.images import KNOWN_PEOPLE
 from services.common.object_info import ObjectInfo
 from services.common.people import BY_HAND, LEFT_ITS_ID, take_turns
 from services.common.tables import (
-    events,
     face_denials,
     faces,
     group_questions,
@@ -26,7 +25,12 @@ from services.common.tables import (
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import again
 from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle
-from services.receiver.adapters.rows.named_faces import CHANGED, move_faces, take_denied_names
+from services.receiver.adapters.rows.named_faces import (
+    CHANGED,
+    move_faces,
+    note_images,
+    take_denied_names,
+)
 from services.receiver.adapters.rows.people_changes import (
     begin_leaving,
     check_settled,
@@ -256,12 +260,7 @@ class DatabaseMerges:
     async def _name(
         self, connection: AsyncConnection, which: sa.ColumnElement[bool], person_id: int, name: str
     ) -> None:
-        found = sa.select(sa.literal(EventKind.IMAGE), faces.c.image_id, self._clock())
-        await connection.execute(
-            sa.insert(events).from_select(
-                ["kind", "subject_id", "created_at"], found.where(which).distinct()
-            )
-        )
+        await note_images(connection, self._clock, faces, which)
         await connection.execute(
             sa.update(faces).where(which).values(person_id=person_id, person=name)
         )

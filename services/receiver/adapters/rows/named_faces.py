@@ -13,6 +13,7 @@ from services.common.faces import DecidedBy
 from services.common.people import BY_HAND, LEFT_ITS_ID, WHOSE, WHOSE_ID, bearer
 from services.common.tables import (
     erasures,
+    events,
     face_denials,
     faces,
     images,
@@ -211,3 +212,15 @@ async def find_bearer(connection: AsyncConnection, name: str) -> int | None:
     """Return the id of whom a face is that has only this name."""
     found: int | None = await connection.scalar(sa.select(bearer(name)))
     return found
+
+
+async def note_images(
+    connection: AsyncConnection,
+    clock: DatabaseClock,
+    table: sa.Table,
+    which: sa.ColumnElement[bool],
+) -> None:
+    """Tell those who follow along of the images of some rows, however many these are."""
+    found = sa.select(sa.literal(EventKind.IMAGE), table.c.image_id, clock()).where(which)
+    columns = ["kind", "subject_id", "created_at"]
+    await connection.execute(sa.insert(events).from_select(columns, found.distinct()))
