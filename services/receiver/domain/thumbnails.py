@@ -11,6 +11,7 @@ from services.common.thumbnails import (
     face_thumbnail_key,
     thumbnail_key,
 )
+from services.receiver.domain.objects import Removal
 
 THUMBNAIL_SIDE: Final = 640
 """Longest side in pixels: a card of the page on a screen of double density."""
@@ -34,6 +35,11 @@ class Thumbnail(NamedTuple):
     key: str
     side: int
     box: Box | None = None
+
+    @property
+    def removal(self) -> Removal:
+        """What removes it, whichever picture it was made of."""
+        return Removal(self.key, None)
 
 
 def image_thumbnails(image_id: int) -> tuple[Thumbnail, Thumbnail]:

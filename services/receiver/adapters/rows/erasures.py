@@ -37,7 +37,7 @@ from services.common.tables import (
     persons,
 )
 from services.receiver.adapters.rows.conflicts import again
-from services.receiver.adapters.rows.garbage import remove_soon
+from services.receiver.adapters.rows.garbage import find_owners, not_noted, remove_soon
 from services.receiver.adapters.rows.named_faces import (
     CHANGED,
     adopt,
@@ -48,6 +48,7 @@ from services.receiver.adapters.rows.named_faces import (
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     begin_leaving,
+    changing_people,
     check_settled,
     check_whole,
     is_taken,
@@ -99,8 +100,7 @@ class DatabaseErasures:
         self, person: Somebody, files: Sequence[ObjectInfo], *, pictures: bool
     ) -> Erased | None:
         """Have a person forgotten, who has no name from now on; None when nothing is theirs."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             person_id = await lock_somebody(connection, person)
             if person_id is None:
                 alone = sa.select(sa.exists().where(has_alone(person.name)))
@@ -137,7 +137,7 @@ class DatabaseErasures:
                 _theirs(person_id)
             )
             number, shown = (await connection.execute(counts)).one()
-        known = {one.key.removeprefix(KNOWN_PEOPLE) for one in files} | names
+        known = {file.key.removeprefix(KNOWN_PEOPLE) for file in files} | names
         return Erased(len(known), number, shown if pictures else 0)
 
     async def claim(self) -> Erasure | None:
@@ -213,9 +213,9 @@ class DatabaseErasures:
                 )
             await connection.execute(sa.update(faces).where(of_images).values(**_FORGOTTEN))
             thumbnails = [
-                Removal(one.key, None)
+                thumbnail.removal
                 for row in found
-                for one in face_thumbnails(row.image_id, [box_in(row)])
+                for thumbnail in face_thumbnails(row.image_id, [box_in(row)])
             ]
             await remove_soon(connection, self._clock, thumbnails)
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
@@ -224,19 +224,9 @@ class DatabaseErasures:
     @again
     async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
         """Have these known pictures of theirs removed, with and without a row."""
-        keys = [one.key for one in files]
         async with self._database.transaction() as connection:
             await self._hold(connection, erasure)
-            owners: dict[str, int] = {
-                KNOWN_PEOPLE + row.image_name: row.person_id
-                for row in await connection.execute(
-                    sa.select(person_images.c.image_name, person_images.c.person_id).where(
-                        person_images.c.image_name.in_(
-                            [key.removeprefix(KNOWN_PEOPLE) for key in keys]
-                        )
-                    )
-                )
-            }
+            owners = await find_owners(connection, files)
             of_others = set(
                 await connection.scalars(
                     sa.select(FOLDER).where(
@@ -244,36 +234,24 @@ class DatabaseErasures:
                     )
                 )
             )
-            noted: dict[str, str | None] = {
-                row.object_key: row.object_tag
-                for row in await connection.execute(
-                    sa.select(garbage.c.object_key, garbage.c.object_tag).where(
-                        garbage.c.object_key.in_(keys)
-                    )
-                )
-            }
+            not_removed = set(await not_noted(connection, files))
 
-            def goes(one: ObjectInfo) -> bool:
-                if one.key in owners:
-                    return owners[one.key] == erasure.person_id
-                if folder_of(one.key.removeprefix(KNOWN_PEOPLE)) in of_others:
-                    return False
-                # A note without a tag is of an object that is being enrolled, or of one that was.
-                return one.key not in noted or noted[one.key] not in (None, one.tag)
+            def goes(file: ObjectInfo) -> bool:
+                if file.key in owners:
+                    return owners[file.key] == erasure.person_id
+                folder = folder_of(file.key.removeprefix(KNOWN_PEOPLE))
+                return folder not in of_others and file in not_removed
 
-            gone = [one for one in files if goes(one)]
+            gone = [file for file in files if goes(file)]
+            names = [file.key.removeprefix(KNOWN_PEOPLE) for file in gone]
+            theirs = person_images.c.person_id == erasure.person_id
             await self._remove_rows(
-                connection,
-                sa.and_(
-                    person_images.c.person_id == erasure.person_id,
-                    person_images.c.image_name.in_(
-                        [one.key.removeprefix(KNOWN_PEOPLE) for one in gone]
-                    ),
-                ),
+                connection, sa.and_(theirs, person_images.c.image_name.in_(names))
             )
             # With the tag the note, which has the name, goes with the object: nobody is still
             # writing what has a row.
-            await remove_soon(connection, self._clock, [Removal(one.key, one.tag) for one in gone])
+            removals = [Removal(file.key, file.tag) for file in gone]
+            await remove_soon(connection, self._clock, removals)
 
     @again
     async def remove_lost(self, erasure: Erasure) -> bool:
@@ -292,7 +270,7 @@ class DatabaseErasures:
     ) -> bool:
         ids = (await connection.scalars(sa.select(person_images.c.id).where(which))).all()
         await connection.execute(sa.delete(person_images).where(person_images.c.id.in_(ids)))
-        thumbnails = [Removal(known_thumbnail(one).key, None) for one in ids]
+        thumbnails = [known_thumbnail(picture_id).removal for picture_id in ids]
         await remove_soon(connection, self._clock, thumbnails)
         return bool(ids)
 
@@ -333,7 +311,9 @@ class DatabaseErasures:
             high = ids[BATCH - 1]
         async with self._database.transaction() as connection:
             await self._hold(connection, erasure, after_image_id=high)
-            await self._leave_out(connection, erasure, [one for one in ids if one <= high])
+            await self._leave_out(
+                connection, erasure, [image_id for image_id in ids if image_id <= high]
+            )
         if high >= last:
             return None
         return dataclasses.replace(erasure, after_image_id=high)
@@ -349,7 +329,7 @@ class DatabaseErasures:
                 ).where(faces.c.image_id.in_(ids), _may_mention(erasure))
             )
         ).all()
-        names = {one["image_name"] for row in rows for one in row.candidates}
+        names = {candidate["image_name"] for row in rows for candidate in row.candidates}
         of_others = set(
             await connection.scalars(
                 sa.select(person_images.c.image_name).where(
@@ -361,15 +341,15 @@ class DatabaseErasures:
         namesakes = sa.select(sa.exists().where(persons.c.name == erasure.name))
         is_only = not await connection.scalar(namesakes)
 
-        def is_theirs(one: Mapping[str, Any]) -> bool:
-            if one["image_name"] in of_others:
+        def is_theirs(candidate: Mapping[str, Any]) -> bool:
+            if candidate["image_name"] in of_others:
                 return False
-            return folder_of(one["image_name"]) in erasure.folders or (
-                is_only and one["person"] == erasure.name
+            return folder_of(candidate["image_name"]) in erasure.folders or (
+                is_only and candidate["person"] == erasure.name
             )
 
         for row in rows:
-            left = [one for one in row.candidates if not is_theirs(one)]
+            left = [candidate for candidate in row.candidates if not is_theirs(candidate)]
             values: dict[str, Any] = {"candidates": left}
             if row.person is None:
                 # Without a calibration no rule has decided, so one does in the end.
@@ -386,7 +366,7 @@ class DatabaseErasures:
         """Tell whether a known picture of theirs is still to be removed."""
         below = [f"{KNOWN_PEOPLE}{form}" for folder in erasure.folders for form in forms_of(folder)]
         # What comes behind a slash in every collation that is exact.
-        its = [garbage.c.object_key.between(f"{one}/", f"{one}0") for one in below]
+        its = [garbage.c.object_key.between(f"{prefix}/", f"{prefix}0") for prefix in below]
         noted = sa.exists().where(sa.or_(*its), garbage.c.removed_at.is_(None))
         async with self._database.reading() as connection:
             return bool(await connection.scalar(sa.select(noted)))

@@ -12,13 +12,14 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box, DecidedBy, says_of
 from services.common.images import Status
-from services.common.people import find_likely, machine_says, take_turns
+from services.common.people import find_likely, machine_says
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
 from services.receiver.adapters.rows.conflicts import again
 from services.receiver.adapters.rows.garbage import remove_soon
 from services.receiver.adapters.rows.named_faces import is_face, lock_face, name_by_hand, take_name
 from services.receiver.adapters.rows.people_changes import (
     add_person,
+    changing_people,
     lock_somebody,
     note_change,
     note_change_by_id,
@@ -31,7 +32,6 @@ from services.receiver.domain.faces import (
     check_free,
     check_room,
 )
-from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.thumbnails import face_thumbnails
 
@@ -57,8 +57,7 @@ class DatabaseFaces:
         person: Somebody | None,
     ) -> int:
         """Add a face to the result of that time and return its index."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             await _lock_result(connection, image_id, processed_at)
             there = await _places(connection, image_id)
             shown = {index: its for index, (its, struck_out) in there.items() if not struck_out}
@@ -89,8 +88,7 @@ class DatabaseFaces:
     @again
     async def strike_out(self, key: FaceKey) -> bool:
         """Take a face away, whose place stays; False when there is none."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             face = await lock_face(connection, key)
             if face is None:
                 return False
@@ -105,9 +103,8 @@ class DatabaseFaces:
             await take_name(connection, self._clock, key, **values, **nobody)
             await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
             thumbnails = face_thumbnails(key.image_id, [box])
-            await remove_soon(
-                connection, self._clock, [Removal(one.key, None) for one in thumbnails]
-            )
+            removals = [thumbnail.removal for thumbnail in thumbnails]
+            await remove_soon(connection, self._clock, removals)
             if face.person_id is not None:
                 # Another face of the picture may be theirs.
                 await note_change_by_id(connection, self._clock, face.person_id)
@@ -117,8 +114,7 @@ class DatabaseFaces:
     async def restore(self, face: FaceOfResult, seen: EncodedFace) -> None:
         """Have a face that was struck out back."""
         key = FaceKey(face.image_id, face.index)
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             await _lock_result(connection, key.image_id, face.processed_at)
             there = await _places(connection, key.image_id)
             box, _ = there.pop(key.index)

@@ -37,10 +37,10 @@ class DatabaseGarbage:
 
 
 async def remove_soon(
-    connection: AsyncConnection, clock: DatabaseClock, stored: Collection[Removal]
+    connection: AsyncConnection, clock: DatabaseClock, removals: Collection[Removal]
 ) -> None:
     """Have objects removed that no row names any more, whatever was noted of their keys."""
-    tags = {one.key: one.tag for one in stored}
+    tags = {removal.key: removal.tag for removal in removals}
     if not tags:
         return
     await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(sorted(tags))))
@@ -93,31 +93,39 @@ async def settle(
 async def find_strays(
     connection: AsyncConnection, found: Sequence[ObjectInfo], gone: Collection[str] = ()
 ) -> list[Removal]:
-    """Return the objects that no row names, are not gone, and no note has removed as they are.
+    """Return the objects that no row names, and that are neither gone nor noted already."""
+    owners = await find_owners(connection, found)
+    return [
+        Removal(stored.key, stored.tag)
+        for stored in await not_noted(connection, found)
+        if stored.key not in gone and stored.key not in owners
+    ]
+
+
+async def find_owners(connection: AsyncConnection, found: Sequence[ObjectInfo]) -> dict[str, int]:
+    """Return by key whose known pictures objects are, of those that a row names."""
+    names = [stored.key.removeprefix(KNOWN_PEOPLE) for stored in found]
+    owners = await connection.execute(
+        sa.select(person_images.c.image_name, person_images.c.person_id).where(
+            person_images.c.image_name.in_(names)
+        )
+    )
+    return {KNOWN_PEOPLE + owner.image_name: owner.person_id for owner in owners}
+
+
+async def not_noted(connection: AsyncConnection, found: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    """Return the objects that are neither being enrolled nor to be removed as they are.
 
     A note without a tag is of an object that is being enrolled, or of one that was.
     """
-    keys = [one.key for one in found]
-    noted: dict[str, str | None] = {
-        row.object_key: row.object_tag
-        for row in await connection.execute(
-            sa.select(garbage.c.object_key, garbage.c.object_tag).where(
-                garbage.c.object_key.in_(keys)
-            )
+    notes = await connection.execute(
+        sa.select(garbage.c.object_key, garbage.c.object_tag).where(
+            garbage.c.object_key.in_([stored.key for stored in found])
         )
-    }
-    named = {
-        KNOWN_PEOPLE + name
-        for name in await connection.scalars(
-            sa.select(person_images.c.image_name).where(
-                person_images.c.image_name.in_([key.removeprefix(KNOWN_PEOPLE) for key in keys])
-            )
-        )
-    }
+    )
+    tags = {note.object_key: note.object_tag for note in notes}
     return [
-        Removal(one.key, one.tag)
-        for one in found
-        if one.key not in gone
-        and one.key not in named
-        and (one.key not in noted or noted[one.key] not in (None, one.tag))
+        stored
+        for stored in found
+        if stored.key not in tags or tags[stored.key] not in (None, stored.tag)
     ]

@@ -16,7 +16,7 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.groups import current_groups
 from services.common.names import by_id
-from services.common.people import UNKNOWN, take_turns
+from services.common.people import UNKNOWN
 from services.common.tables import (
     face_denials,
     face_groups,
@@ -34,6 +34,7 @@ from services.receiver.adapters.rows.conflicts import again
 from services.receiver.adapters.rows.named_faces import by_hand, note_images
 from services.receiver.adapters.rows.people_changes import (
     add_person,
+    changing_people,
     lock_person,
     lock_somebody,
     meant_by,
@@ -183,8 +184,7 @@ class DatabaseGroups:
 
     @again
     async def _name(self, members: Sequence[Member], person_id: int) -> int:
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             same = await _of_same_results(connection, members)
             if not await lock_person(connection, person_id):
                 raise ConflictError(f"the person {by_id(person_id)} has just gone")
@@ -208,8 +208,7 @@ class DatabaseGroups:
     @again
     async def allow(self, group_id: int, person_id: int) -> None:
         """Take back that a group is not this person; what was said of a face alone stays said."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             its = (await current_groups(connection, [group_id]))[group_id]
             of_person = group_questions.c.person_id == person_id
             answers = await _answers(connection, its, Answer.NO, of_person)
@@ -230,8 +229,7 @@ class DatabaseGroups:
 
         A question that is answered with yes holds who was made.
         """
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             its = (await current_groups(connection, [group_id]))[group_id]
             made = await _answers(connection, its, Answer.YES, meant_by(person.name))
             if made:
@@ -260,8 +258,7 @@ class DatabaseGroups:
         made = sa.and_(
             group_questions.c.person_id == person_id, group_questions.c.answer == Answer.YES
         )
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await lock_person(connection, person_id):
                 return
             if not await connection.scalar(sa.select(sa.or_(*theirs))):

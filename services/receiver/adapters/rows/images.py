@@ -254,7 +254,7 @@ class DatabaseImages:
             if not await _forget_result(connection, self._clock, image_id, same):
                 return False
             # They show the picture that was replaced.
-            thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
+            thumbnails = [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
             await remove_soon(connection, self._clock, thumbnails)
         return True
 
@@ -297,7 +297,7 @@ class DatabaseImages:
             groups = sorted(set(await connection.scalars(in_groups)))
             await connection.execute(sa.delete(images).where(its))
             await _count(connection, groups)
-            removals = [Removal(one.key, None) for one in thumbnails]
+            removals = [thumbnail.removal for thumbnail in thumbnails]
             removals += [removal] if removal else []
             await remove_soon(connection, self._clock, removals)
             await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
@@ -309,10 +309,10 @@ class DatabaseImages:
             counts = dict.fromkeys(Status, 0)
             if person is not None:
                 # As for a page: only a processed image has faces.
-                parts = (sa.select(one.subquery()) for one in images_of(person))
+                parts = (sa.select(part.subquery()) for part in images_of(person))
                 query = sa.select(sa.func.count()).select_from(sa.union(*parts).subquery())
                 counts[Status.PROCESSED] = await connection.scalar(query) or 0
-                return StatusReport({one.value: count for one, count in counts.items()}, None)
+                return StatusReport({status.value: count for status, count in counts.items()}, None)
             for status, count in await connection.execute(
                 sa.select(images.c.status, sa.func.count()).group_by(images.c.status)
             ):
@@ -372,7 +372,7 @@ async def _forget_result(
         return False
     thumbnails = face_thumbnails(image_id, await _boxes(connection, image_id))
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
-    await remove_soon(connection, clock, [Removal(one.key, None) for one in thumbnails])
+    await remove_soon(connection, clock, [thumbnail.removal for thumbnail in thumbnails])
     # Known pictures that were cut out of it stay; its next faces are others.
     await connection.execute(
         sa.update(person_images)

@@ -14,7 +14,6 @@ from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
 from services.common.people import (
     BEING_FORGOTTEN,
-    take_turns,
     whose_pictures,
 )
 from services.common.tables import (
@@ -36,6 +35,7 @@ from services.receiver.adapters.rows.named_faces import (
 )
 from services.receiver.adapters.rows.people_changes import (
     add_person,
+    changing_people,
     find_somebody,
     lock_somebody,
     note_change,
@@ -74,8 +74,7 @@ class DatabaseKnownPictures:
     async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
         """Make content a known picture of a person, unless it is somebody's already."""
         key = KNOWN_PEOPLE + picture.image_name
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await all_expected(connection, self._clock, [key]):
                 return None
             shown = await _shown(connection, face) if face else None
@@ -139,8 +138,7 @@ class DatabaseKnownPictures:
     ) -> KnownPicture | None:
         """Name a new object in the row of a known picture, whose own is lost."""
         key = KNOWN_PEOPLE + picture.image_name
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await all_expected(connection, self._clock, [key]):
                 return None
             result = await connection.execute(
@@ -160,8 +158,7 @@ class DatabaseKnownPictures:
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed."""
         its = person_images.c.id == picture_id
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             known = await _first(connection, its)
             if known is None:
                 return
@@ -176,8 +173,7 @@ class DatabaseKnownPictures:
     @again
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
         """Take back what a hand named a face; False when there is no such face."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             face = await lock_face(connection, key)
             if face is None:
                 return False
@@ -208,8 +204,7 @@ class DatabaseKnownPictures:
         ``is_known``: pictures of theirs are there, though there may be no row. With ``digests``
         also when a hand has named it so, which is taken back as :meth:`unname` does.
         """
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             face = await lock_face(connection, key)
             if face is None:
                 return False
@@ -262,8 +257,7 @@ class DatabaseKnownPictures:
     @again
     async def allow(self, key: FaceKey, person: Somebody) -> bool:
         """Take a denial back; False when there is no such face."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if await lock_face(connection, key) is None:
                 return False
             person_id = await lock_somebody(connection, person)
@@ -313,8 +307,9 @@ async def forget_pictures(
     names = {row.id: row.image_name for row in await connection.execute(query)}
     keys = {KNOWN_PEOPLE + name for name in names.values()}
     await connection.execute(sa.delete(person_images).where(which))
-    thumbnails = {known_thumbnail(picture_id).key for picture_id in names}
-    await remove_soon(connection, clock, [Removal(key, None) for key in keys | thumbnails])
+    removals = [Removal(key, None) for key in keys]
+    removals += [known_thumbnail(picture_id).removal for picture_id in names]
+    await remove_soon(connection, clock, removals)
     return keys
 
 

@@ -10,7 +10,6 @@ from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE
 from services.common.object_info import ObjectInfo
-from services.common.people import take_turns
 from services.common.tables import (
     faces,
     images,
@@ -42,6 +41,7 @@ from services.receiver.adapters.rows.named_faces import (
 )
 from services.receiver.adapters.rows.people_changes import (
     begin_leaving,
+    changing_people,
     check_settled,
     check_whole,
     insert_person,
@@ -74,8 +74,7 @@ class DatabaseMerges:
         self, kept: Somebody, gone: Somebody, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
         """Make all that is one person's another's, in one transaction."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await all_expected(connection, self._clock, _keys(copies)):
                 return None
             kept_id, gone_id = [await _lock(connection, person) for person in (kept, gone)]
@@ -142,8 +141,7 @@ class DatabaseMerges:
         self, kept: Somebody, merge_id: int, folder: str, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
         """Make somebody anew, with the id of before, of what was theirs and is still so."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await all_expected(connection, self._clock, _keys(copies)):
                 return None
             kept_id = await _lock(connection, kept)
@@ -193,8 +191,7 @@ class DatabaseMerges:
     @again
     async def undo_more(self, person_id: int, merge_id: int) -> bool:
         """Go on with a merge that is being taken back; False when all of it is."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             row = await _merge(connection, person_id, merge_id)
             return row is not None and await self._return_faces(connection, row, row.moved)
 

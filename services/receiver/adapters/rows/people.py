@@ -19,7 +19,6 @@ from services.common.people import (
     FOLDER,
     LEFT_ITS_ID,
     lies_in,
-    take_turns,
 )
 from services.common.tables import (
     face_denials,
@@ -47,6 +46,7 @@ from services.receiver.adapters.rows.named_faces import (
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     begin_leaving,
+    changing_people,
     check_settled,
     check_whole,
     find_somebody,
@@ -180,8 +180,7 @@ class DatabasePeople:
     ) -> bool:
         """Give a person another name; False when nobody has the id."""
         its = persons.c.id == person_id
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await lock_person(connection, person_id):
                 return False
             name = (await connection.scalars(sa.select(persons.c.name).where(its))).one()
@@ -206,8 +205,7 @@ class DatabasePeople:
     @again
     async def hide(self, person_id: int, *, hidden: bool) -> bool:
         """Hide a person, or hide them no more; False when nobody has the id."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await lock_person(connection, person_id):
                 return False
             await connection.execute(
@@ -223,8 +221,7 @@ class DatabasePeople:
             "face_image_id": face.image_id if face else None,
             "face_index": face.index if face else None,
         }
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             stored = await lock_face(connection, face) if face else None
             if face and stored is None:
                 raise NotFoundError(f"image {face.image_id} has no face {face.index}")
@@ -244,8 +241,7 @@ class DatabasePeople:
     @again
     async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
         """Remove a person and all known pictures, and have their objects and thumbnails removed."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             person_id = await lock_somebody(connection, person)
             if person_id is None and person.folder != person.name:
                 return 0  # nobody is called so, and what lies there is not theirs

@@ -7,7 +7,8 @@ people goes the other way, from people_work over faces to persons: both try agai
 
 import itertools
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
+from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.names import by_id, id_of
@@ -23,6 +25,7 @@ from services.common.people import (
     FOLDER,
     bearer,
     lies_in,
+    take_turns,
 )
 from services.common.tables import (
     erasures,
@@ -50,6 +53,14 @@ _SOMEBODY: Final = sa.select(
 
 _FOLDER_LETTERS: Final = 40
 """Of a name in a folder that cannot be the name: at most 160 bytes, with room for a number."""
+
+
+@asynccontextmanager
+async def changing_people(database: Database) -> AsyncIterator[AsyncConnection]:
+    """Open a transaction that changes people, or who faces are, when its turn has come."""
+    async with database.transaction() as connection:
+        await take_turns(connection)
+        yield connection
 
 
 async def find_somebody(

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock, database_now
 from services.common.database import Database
 from services.common.groups import current_groups
-from services.common.people import BY_HAND, take_turns
+from services.common.people import BY_HAND
 from services.common.tables import (
     erasures,
     face_denials,
@@ -30,6 +30,7 @@ from services.receiver.adapters.rows.groups import (
 )
 from services.receiver.adapters.rows.named_faces import take_denied_names
 from services.receiver.adapters.rows.people_changes import (
+    changing_people,
     lock_person,
 )
 from services.receiver.domain.errors import NotFoundError
@@ -84,8 +85,7 @@ class DatabaseQuestions:
 
         Raises ``NotFoundError`` when nobody asks any more.
         """
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             its = group_questions.c.id == question_id
             row = (await connection.execute(sa.select(group_questions).where(its))).one_or_none()
             if row is None:
