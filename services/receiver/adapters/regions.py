@@ -20,7 +20,7 @@ class XmpRegions:
             # Of the picture, nothing is wrong with the request.
             kind = ConflictError if sidecar is None else InvalidError
             raise kind(f"the regions cannot be read: {error}") from None
-        return [ImageRegion(one.name, one.box, None, one.problem) for one in found]
+        return [ImageRegion(region.name, region.box, None, region.problem) for region in found]
 
     async def write(self, content: bytes, faces: Sequence[tuple[str, Box]]) -> bytes:
         """Return a sidecar of a picture file."""

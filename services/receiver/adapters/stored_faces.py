@@ -17,4 +17,4 @@ class GrpcNearestFaces:
     ) -> Sequence[tuple[FaceKey, float]]:
         """Return so many faces at most, those nearest to an encoding, with their distances."""
         found = await self._client.find(engine, encoding, limit)
-        return [(FaceKey(one.image_id, one.face_index), one.distance) for one in found]
+        return [(FaceKey(face.image_id, face.face_index), face.distance) for face in found]

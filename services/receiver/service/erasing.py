@@ -90,10 +90,10 @@ class Erasing:
     async def _known(
         self, person: Somebody, files: Sequence[ObjectInfo]
     ) -> AsyncIterator[KeptKnown]:
-        by_hand = {one.key.removeprefix(KNOWN_PEOPLE) for one in files}
-        async for one in self._kept.known(person):
-            by_hand.discard(one.image_name)
-            yield one
+        by_hand = {file.key.removeprefix(KNOWN_PEOPLE) for file in files}
+        async for known in self._kept.known(person):
+            by_hand.discard(known.image_name)
+            yield known
         for name in sorted(by_hand):
             yield KeptKnown(None, name, None)
 
@@ -185,7 +185,7 @@ class Erasing:
 
     async def _listed(self, folders: Sequence[str]) -> list[ObjectInfo]:
         prefixes = {f"{KNOWN_PEOPLE}{form}/" for folder in folders for form in forms_of(folder)}
-        return [one for prefix in sorted(prefixes) async for one in self._pictures.list(prefix)]
+        return [file for prefix in sorted(prefixes) async for file in self._pictures.list(prefix)]
 
 
 async def _after(
@@ -193,8 +193,8 @@ async def _after(
 ) -> AsyncIterator[KeptPicture]:
     if first is not None:
         yield first
-        async for one in rest:
-            yield one
+        async for picture in rest:
+            yield picture
 
 
 def _nobody(who: str) -> NotFoundError:

@@ -71,7 +71,7 @@ class Drawing:
         known picture that was cut out of it.
         """
         image = await self._images.get(image_id)
-        if any(one.index == index and one.decided_by is DecidedBy.HAND for one in image.faces):
+        if any(face.index == index and face.decided_by is DecidedBy.HAND for face in image.faces):
             await self._enrolment.unname_face(image_id, index)
         if not await self._faces.strike_out(FaceKey(image_id, index)):
             raise _no_face(image_id, index)
@@ -83,10 +83,12 @@ class Drawing:
         The machine decides who it is. One whose person is forgotten is not there.
         """
         image = await self._images.get(image_id)
-        its = (one.box for one in image.struck_out if one.index == index and not one.forgotten)
+        its = (
+            place.box for place in image.struck_out if place.index == index and not place.forgotten
+        )
         box = next(its, None)
         if box is None:
-            if any(one.index == index for one in image.faces):
+            if any(face.index == index for face in image.faces):
                 raise ConflictError(f"face {index} of image {image_id} is not struck out")
             raise _no_face(image_id, index)
         face = await self._seen(image, box)

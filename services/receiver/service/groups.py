@@ -108,16 +108,16 @@ class Grouped:
         """Make the best faces known pictures, of each picture one; return also why one is not."""
         enrolled: list[KnownPicture] = []
         refusal: ReceiverError | None = None
-        for one in _best(members):
+        for member in _best(members):
             if len(enrolled) == _KNOWN:
                 break
-            if not await self._rows.is_unknown(one, person_id):
+            if not await self._rows.is_unknown(member, person_id):
                 continue
             try:
                 known = await self._enrolment.enrol_face(
                     by_id(enrolled[0].person_id) if enrolled else who,
-                    one.key.image_id,
-                    one.key.index,
+                    member.key.image_id,
+                    member.key.index,
                     insist=True,
                 )
             except (ConflictError, InvalidError, NotFoundError) as error:
@@ -137,15 +137,17 @@ class Grouped:
         """Return questions that wait for a person, each with who is asked about."""
         found = await self._questions.questions(limit)
         people: dict[int, Person | None] = {}
-        for person_id in {one.person_id for one in found if one.person_id is not None}:
+        for person_id in {
+            question.person_id for question in found if question.person_id is not None
+        }:
             try:
                 people[person_id] = await self._enrolment.person(by_id(person_id))
             except NotFoundError:  # has just gone, and the question with them
                 people[person_id] = None
         return [
-            (one, None if one.person_id is None else people[one.person_id])
-            for one in found
-            if one.person_id is None or people[one.person_id]
+            (question, None if question.person_id is None else people[question.person_id])
+            for question in found
+            if question.person_id is None or people[question.person_id]
         ]
 
     async def answer(self, question_id: int, answer: Answer) -> None:
@@ -169,8 +171,10 @@ class Grouped:
 def _best(members: Iterable[Member]) -> list[Member]:
     """Return the faces of the best quality, of each picture one."""
     by_image: dict[int, Member] = {}
-    for one in sorted(members, key=lambda one: (-one.quality, one.key.image_id, one.key.index)):
-        by_image.setdefault(one.key.image_id, one)
+    for member in sorted(
+        members, key=lambda member: (-member.quality, member.key.image_id, member.key.index)
+    ):
+        by_image.setdefault(member.key.image_id, member)
     return list(by_image.values())[:_TRIED]
 
 

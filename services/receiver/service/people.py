@@ -350,7 +350,7 @@ class Enrolment:
         Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """
         person = await self.who(who)
-        found = [one async for one in self.listed(person.folder)]
+        found = [file async for file in self.listed(person.folder)]
         removed = await self._people.delete(person, found)
         if not removed:
             raise _nobody(who)
@@ -359,8 +359,8 @@ class Enrolment:
     async def listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
         """Yield all objects in a folder of known pictures."""
         for form in forms_of(folder):
-            async for one in self._pictures.list(f"{KNOWN_PEOPLE}{form}/"):
-                yield one
+            async for file in self._pictures.list(f"{KNOWN_PEOPLE}{form}/"):
+                yield file
 
     async def _store(
         self, picture: NewKnownPicture, content: bytes, face: FaceOfResult | None

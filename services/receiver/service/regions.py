@@ -61,7 +61,7 @@ def match(regions: Sequence[ImageRegion], faces: Sequence[Face]) -> list[ImageRe
     for _, number, index in pairs:
         if number not in face_of and index not in face_of.values():
             face_of[number] = index
-    return [replace(one, face=face_of.get(number)) for number, one in enumerate(regions)]
+    return [replace(region, face=face_of.get(number)) for number, region in enumerate(regions)]
 
 
 def _holds_centre(box: Box, other: Box) -> bool:

@@ -52,7 +52,7 @@ class Search:
         if engine != looked.engine:
             raise OtherEngineError(f"looked at by {looked.engine!r}, where {engine!r} answers")
         found = await self._find(engine, pairs, encoding, limit)
-        boxes = [PictureFace(index, one.box) for index, one in enumerate(looked.faces)]
+        boxes = [PictureFace(index, seen.box) for index, seen in enumerate(looked.faces)]
         return SearchResult(tuple(boxes), searched, tuple(found[:limit]))
 
     async def of_face(self, image_id: int, face_index: int, *, limit: int) -> SearchResult:
@@ -73,7 +73,7 @@ class Search:
                 " /status says; those whose picture is gone get none"
             )
         found = await self._find(engine, pairs, encoding, limit)
-        others = [one for one in found if FaceKey(one.image_id, one.face_index) != key]
+        others = [face for face in found if FaceKey(face.image_id, face.face_index) != key]
         return SearchResult((), None, tuple(others[:limit]))
 
     async def _find(

@@ -182,7 +182,7 @@ async def _says(
         faces.c.person_id.is_not(None),
     )
     taken = set(await connection.scalars(denied.union(others)))
-    left = [one for one in its.candidates if whose[one][0] not in taken]
+    left = [candidate for candidate in its.candidates if whose[candidate][0] not in taken]
     named = bool(its.named) and len(left) == len(its.candidates)
     ambiguous = its.ambiguous if named else bool(left)
     says = says_of(left, whose, face.calibration, named=named, ambiguous=ambiguous)

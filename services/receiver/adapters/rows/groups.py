@@ -152,7 +152,7 @@ class DatabaseGroups:
         """Write down that faces do not belong in a group; return how many were in it."""
         struck: list[FaceKey] = []
         async with self._database.transaction() as connection:
-            for some in in_turns(sorted({(one.image_id, one.index) for one in keys}), _AT_ONCE):
+            for some in in_turns(sorted({(key.image_id, key.index) for key in keys}), _AT_ONCE):
                 query = sa.select(group_faces).where(_PLACE.in_(some)).with_for_update()
                 rows = (await connection.execute(query)).all()
                 ends = await current_groups(connection, {group_id, *(row.group_id for row in rows)})
@@ -169,9 +169,9 @@ class DatabaseGroups:
                     await connection.execute(
                         sa.insert(group_denials).values(**denial, created_at=self._clock())
                     )
-            for some in in_turns([(one.image_id, one.index) for one in struck], _AT_ONCE):
+            for some in in_turns([(key.image_id, key.index) for key in struck], _AT_ONCE):
                 await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some)))
-            ids = sorted({one.image_id for one in struck})
+            ids = sorted({key.image_id for key in struck})
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
         return len(struck)
 
@@ -318,15 +318,15 @@ async def _of_same_results(
     """Lock the images of faces, and return the faces that are of the results that there are."""
     query = (
         sa.select(images.c.id, images.c.processed_at)
-        .where(images.c.id.in_(sorted({one.key.image_id for one in members})))
+        .where(images.c.id.in_(sorted({member.key.image_id for member in members})))
         .order_by(images.c.id)
         .with_for_update()
     )
     now = {row.id: row.processed_at for row in await connection.execute(query)}
     return [
-        (one.key.image_id, one.key.index)
-        for one in members
-        if one.key.image_id in now and now[one.key.image_id] == one.processed_at
+        (member.key.image_id, member.key.index)
+        for member in members
+        if member.key.image_id in now and now[member.key.image_id] == member.processed_at
     ]
 
 
@@ -339,7 +339,7 @@ async def group_sizes(
         face_groups.c.id.in_(set(ends.values()))
     )
     sizes = {row.id: row.size for row in await connection.execute(query)}
-    return {one: (end, sizes[end]) for one, end in ends.items() if end in sizes}
+    return {group_id: (end, sizes[end]) for group_id, end in ends.items() if end in sizes}
 
 
 async def with_faces(connection: AsyncConnection, sizes: Mapping[int, int]) -> dict[int, Group]:
@@ -347,12 +347,16 @@ async def with_faces(connection: AsyncConnection, sizes: Mapping[int, int]) -> d
     if not sizes:
         return {}
     first = [
-        _MEMBERS.where(group_faces.c.group_id == one).limit(FACES).subquery().select()
-        for one in sizes
+        _MEMBERS.where(group_faces.c.group_id == group_id).limit(FACES).subquery().select()
+        for group_id in sizes
     ]
     rows = (await connection.execute(sa.union_all(*first))).all()
     found = {
-        one: tuple(FaceKey(row.image_id, row.face_index) for row in its)
-        for one, its in itertools.groupby(rows, key=lambda row: row.group_id)
+        group_id: tuple(FaceKey(row.image_id, row.face_index) for row in its)
+        for group_id, its in itertools.groupby(rows, key=lambda row: row.group_id)
     }
-    return {one: Group(one, size, found[one]) for one, size in sizes.items() if one in found}
+    return {
+        group_id: Group(group_id, size, found[group_id])
+        for group_id, size in sizes.items()
+        if group_id in found
+    }

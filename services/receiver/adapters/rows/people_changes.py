@@ -76,7 +76,7 @@ async def find_somebody(
         if len(found) > 1:
             raise ConflictError(
                 f"{_several(found)} are called {who!r}: say which one, "
-                + " or ".join(by_id(one.id) for one in found)
+                + " or ".join(by_id(person.id) for person in found)
             )
         if found:
             return Somebody(*found[0])
@@ -101,7 +101,9 @@ async def _new_folder(connection: AsyncConnection, name: str, others: Collection
     if name not in others and not await is_taken(connection, name):
         return name
     # Somebody has it, or who was called so before. Others find the same one at the same time.
-    letters = "".join(one for one in name[:_FOLDER_LETTERS] if one.isalnum() or one == " ")
+    letters = "".join(
+        letter for letter in name[:_FOLDER_LETTERS] if letter.isalnum() or letter == " "
+    )
     stem = unicodedata.normalize("NFC", letters).strip()
     for number in itertools.count(2):
         numbered = f"{stem}~{number}"

@@ -89,8 +89,12 @@ class DatabasePersonalData:
     async def _images(self, theirs: Sequence[sa.ColumnElement[bool]], after: int) -> Sequence[int]:
         found = set[int]()
         async with self._database.reading() as connection:
-            for one in theirs:
-                query = sa.select(faces.c.image_id).distinct().where(one, faces.c.image_id > after)
+            for condition in theirs:
+                query = (
+                    sa.select(faces.c.image_id)
+                    .distinct()
+                    .where(condition, faces.c.image_id > after)
+                )
                 found |= set(
                     await connection.scalars(query.order_by(faces.c.image_id).limit(_PART))
                 )
@@ -129,7 +133,7 @@ class DatabasePersonalData:
                 yield row
             if len(rows) < _PART:
                 return
-            part = query.where(key > tuple(getattr(rows[-1], one.name) for one in keys))
+            part = query.where(key > tuple(getattr(rows[-1], column.name) for column in keys))
 
 
 def _face(image_id: int | None, index: int | None) -> FaceKey | None:

@@ -158,10 +158,15 @@ def _no_question(question_id: int) -> NotFoundError:
 
 async def _shown(connection: AsyncConnection, rows: Sequence[Any]) -> list[Question]:
     """Return questions, but those of groups that are one by now, or without a face."""
-    asked = {one for row in rows for one in (row.group_id, row.other_group_id) if one is not None}
+    asked = {
+        group_id
+        for row in rows
+        for group_id in (row.group_id, row.other_group_id)
+        if group_id is not None
+    }
     now = await group_sizes(connection, asked)
     shown = await with_faces(connection, dict(now.values()))
-    found = {one: shown[its] for one, (its, _) in now.items() if its in shown}
+    found = {group_id: shown[its] for group_id, (its, _) in now.items() if its in shown}
     return [
         Question(
             row.id,
