@@ -20,7 +20,7 @@ from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.api import Api, create_app
 from services.receiver.adapters.http.event_stream import write
 from services.receiver.adapters.http.rooms import Rooms
-from services.receiver.adapters.recogniser import GrpcFaceChecker, GrpcLooker
+from services.receiver.adapters.recogniser import GrpcFaceChecker, GrpcFaceDetector
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -134,7 +134,7 @@ class Receiver:
                 merging=merging,
                 erasing=self.erasing,
                 search=Search(
-                    GrpcLooker(self._client),
+                    GrpcFaceDetector(self._client),
                     GrpcNearestFaces(self._stored_faces),
                     DatabaseSearchableFaces(self._database),
                 ),

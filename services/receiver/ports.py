@@ -34,7 +34,7 @@ from services.receiver.domain.personal_data import (
     KeptPerson,
     KeptPicture,
 )
-from services.receiver.domain.search import FaceNow, Looked
+from services.receiver.domain.search import DetectedFaces, FaceNow
 from services.receiver.domain.submissions import Accepted, Submission, Upload
 
 
@@ -560,10 +560,10 @@ class PersonalData(Protocol):
         """Yield who was said to be them."""
 
 
-class Looker(Protocol):
+class FaceDetector(Protocol):
     """face_recog; raises ``RecogniserError``."""
 
-    async def look(self, content: bytes) -> Looked:
+    async def detect(self, content: bytes) -> DetectedFaces:
         """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
 
     async def strangers(self) -> tuple[str, PairsOfStrangers]:

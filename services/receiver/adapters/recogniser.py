@@ -9,7 +9,7 @@ from services.common.faces import Box, SeenFace
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.errors import InvalidError
 from services.receiver.domain.faces import EncodedFace
-from services.receiver.domain.search import Looked
+from services.receiver.domain.search import DetectedFaces
 
 
 class GrpcFaceChecker:
@@ -44,16 +44,16 @@ def faces_of(answer: face_pb2.IdentifyResponse) -> Sequence[SeenFace]:
     return seen_faces(answer)
 
 
-class GrpcLooker:
-    """The port ``Looker`` on face_recog."""
+class GrpcFaceDetector:
+    """The port ``FaceDetector`` on face_recog."""
 
     def __init__(self, client: RecogniserClient) -> None:
         self._client = client
 
-    async def look(self, content: bytes) -> Looked:
+    async def detect(self, content: bytes) -> DetectedFaces:
         """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
         answer = await self._client.identify(content, max_candidates=1)
-        return Looked(answer.engine, faces_of(answer))
+        return DetectedFaces(answer.engine, faces_of(answer))
 
     async def strangers(self) -> tuple[str, PairsOfStrangers]:
         """Return the engine in use, and how alike strangers are to it."""

@@ -36,7 +36,7 @@ class SearchResult:
     """What was looked for, and the stored faces that are near to it, nearest first.
 
     ``faces`` are those of an uploaded picture, largest first, of which the ``searched`` one was
-    looked for; null for a stored face.
+    looked for; for a stored face there are none, and ``searched`` is None.
     """
 
     faces: tuple[PictureFace, ...]
@@ -45,7 +45,7 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class Looked:
+class DetectedFaces:
     """A picture's faces, largest first, as an engine sees them."""
 
     engine: str

@@ -9,7 +9,7 @@ from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.errors import ConflictError, Fault, InvalidError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.search import FoundFace, PictureFace, SearchResult
-from services.receiver.ports import Looker, NearestFaces, SearchableFaces
+from services.receiver.ports import FaceDetector, NearestFaces, SearchableFaces
 
 _PICTURES_IN_MEMORY: Final = 2
 """Of up to 20 MiB each; further ones wait on disk."""
@@ -24,8 +24,8 @@ _DIGITS: Final = 4
 class Search:
     """Looks for faces; nothing of a picture is kept."""
 
-    def __init__(self, looker: Looker, stored: NearestFaces, rows: SearchableFaces) -> None:
-        self._looker = looker
+    def __init__(self, detector: FaceDetector, stored: NearestFaces, rows: SearchableFaces) -> None:
+        self._detector = detector
         self._stored = stored
         self._rows = rows
         self._memory = asyncio.Semaphore(_PICTURES_IN_MEMORY)
@@ -38,21 +38,21 @@ class Search:
         Raises :class:`InvalidError` when it shows no such face, and as the ports do.
         """
         async with self._memory:
-            looked = await self._looker.look(await read())
+            detected = await self._detector.detect(await read())
         searched = face or 0
-        if not looked.faces:
+        if not detected.faces:
             raise InvalidError("no face was found in this picture: choose one that shows it larger")
-        if searched >= len(looked.faces):
-            reason = f"the picture has no face {searched}: they are 0 to {len(looked.faces) - 1}"
+        if searched >= len(detected.faces):
+            reason = f"the picture has no face {searched}: they are 0 to {len(detected.faces) - 1}"
             raise InvalidError(reason, [Fault("/query/face", reason)])
-        encoding = looked.faces[searched].encoding
+        encoding = detected.faces[searched].encoding
         if encoding is None:
             raise InvalidError(f"face {searched} of this picture cannot be compared")
-        engine, pairs = await self._looker.strangers()
-        if engine != looked.engine:
-            raise OtherEngineError(f"looked at by {looked.engine!r}, where {engine!r} answers")
+        engine, pairs = await self._detector.strangers()
+        if engine != detected.engine:
+            raise OtherEngineError(f"looked at by {detected.engine!r}, where {engine!r} answers")
         found = await self._find(engine, pairs, encoding, limit)
-        boxes = [PictureFace(index, seen.box) for index, seen in enumerate(looked.faces)]
+        boxes = [PictureFace(index, seen.box) for index, seen in enumerate(detected.faces)]
         return SearchResult(tuple(boxes), searched, tuple(found[:limit]))
 
     async def of_face(self, image_id: int, face_index: int, *, limit: int) -> SearchResult:
@@ -62,7 +62,7 @@ class Search:
         in use, and as the ports do.
         """
         key = FaceKey(image_id, face_index)
-        engine, pairs = await self._looker.strangers()
+        engine, pairs = await self._detector.strangers()
         is_there, encoding = await self._rows.encoding(key, engine)
         if not is_there:
             raise NotFoundError(f"image {image_id} has no face {face_index}")

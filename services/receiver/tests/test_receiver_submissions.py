@@ -250,18 +250,18 @@ class HeldRows:
 
 
 class ListedDoorbell:
-    """Notes what is rung."""
+    """Notes which images the queue is told of."""
 
     polled = False
 
     def __init__(self) -> None:
-        self.rung: list[int] = []
+        self.notified: list[int] = []
         self.error: Exception | None = None
 
     async def ring(self, image_ids: Sequence[int]) -> None:
         if self.error:
             raise self.error
-        self.rung.extend(image_ids)
+        self.notified.extend(image_ids)
 
     async def depth(self) -> int:
         return 0
@@ -332,7 +332,7 @@ async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
     rows.error = None
     assert await _submit(submissions, "next")
     await ringer.flush()
-    assert doorbell.rung == [1]
+    assert doorbell.notified == [1]
 
 
 async def test_a_client_that_goes_away_does_not_disturb_the_others() -> None:
@@ -355,7 +355,7 @@ async def test_rings_beyond_the_buffer_are_dropped_and_counted() -> None:
     before = _rings("dropped")
     ringer.ring(range(8))
     await ringer.flush()
-    assert doorbell.rung == [0, 1, 2, 3, 4]
+    assert doorbell.notified == [0, 1, 2, 3, 4]
     assert _rings("dropped") - before == 3
 
 
@@ -370,7 +370,7 @@ async def test_a_failed_ring_is_counted_and_the_next_one_is_tried() -> None:
     doorbell.error = None
     ringer.ring([3])
     await ringer.flush()
-    assert doorbell.rung == [3]
+    assert doorbell.notified == [3]
 
 
 @pytest.mark.parametrize("parallel", [1, 2])

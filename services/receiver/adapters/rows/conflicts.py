@@ -1,4 +1,8 @@
-"""Runs transactions again that the database has chosen to end a deadlock."""
+"""Runs transactions again that the database has chosen to end a deadlock.
+
+By hand: the rows are free at once, so there is nothing to wait for, and a retry library is there
+for the waiting.
+"""
 
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
@@ -12,16 +16,18 @@ _T = TypeVar("_T")
 _RUNS: Final = 4
 
 
-def again(work: Callable[_P, Awaitable[_T]]) -> Callable[_P, Coroutine[Any, Any, _T]]:
+def retry_on_conflict(
+    transaction: Callable[_P, Awaitable[_T]],
+) -> Callable[_P, Coroutine[Any, Any, _T]]:
     """Return what runs a transaction, and runs it again after a conflict, up to three times."""
 
-    @functools.wraps(work)
-    async def repeated(*arguments: _P.args, **named: _P.kwargs) -> _T:
+    @functools.wraps(transaction)
+    async def retried(*arguments: _P.args, **named: _P.kwargs) -> _T:
         for _ in range(_RUNS - 1):
             try:
-                return await work(*arguments, **named)
+                return await transaction(*arguments, **named)
             except DatabaseConflictError:
                 pass
-        return await work(*arguments, **named)
+        return await transaction(*arguments, **named)
 
-    return repeated
+    return retried

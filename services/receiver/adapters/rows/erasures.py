@@ -36,7 +36,7 @@ from services.common.tables import (
     person_merges,
     persons,
 )
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import find_owners, not_noted, remove_soon
 from services.receiver.adapters.rows.named_faces import (
     CHANGED,
@@ -95,7 +95,7 @@ class DatabaseErasures:
         self._now = now
         self._clock = clock
 
-    @again
+    @retry_on_conflict
     async def begin(
         self, person: Somebody, files: Sequence[ObjectInfo], *, pictures: bool
     ) -> Erased | None:
@@ -182,14 +182,14 @@ class DatabaseErasures:
         if held.rowcount != 1:
             raise ClaimLostError
 
-    @again
+    @retry_on_conflict
     async def images(self, erasure: Erasure) -> Sequence[int]:
         """Return some images with a face of theirs."""
         async with self._database.transaction() as connection:
             await self._hold(connection, erasure)
             return await _first_images(connection, erasure, _IMAGES)
 
-    @again
+    @retry_on_conflict
     async def strike_out(self, erasure: Erasure) -> bool:
         """Forget some faces of theirs, which keep their places; False when there was none."""
         async with self._database.transaction() as connection:
@@ -221,7 +221,7 @@ class DatabaseErasures:
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
         return bool(ids)
 
-    @again
+    @retry_on_conflict
     async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
         """Have these known pictures of theirs removed, with and without a row."""
         async with self._database.transaction() as connection:
@@ -253,7 +253,7 @@ class DatabaseErasures:
             removals = [Removal(file.key, file.tag) for file in gone]
             await remove_soon(connection, self._clock, removals)
 
-    @again
+    @retry_on_conflict
     async def remove_lost(self, erasure: Erasure) -> bool:
         """Remove some known pictures of which there is no file; False when there was none."""
         async with self._database.transaction() as connection:
@@ -274,7 +274,7 @@ class DatabaseErasures:
         await remove_soon(connection, self._clock, thumbnails)
         return bool(ids)
 
-    @again
+    @retry_on_conflict
     async def remove_denials(self, erasure: Erasure) -> bool:
         """Forget of some faces that they are not theirs; False when there was none."""
         async with self._database.transaction() as connection:
@@ -294,7 +294,7 @@ class DatabaseErasures:
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
         return bool(ids)
 
-    @again
+    @retry_on_conflict
     async def remove_questions(self, erasure: Erasure) -> Erasure | None:
         """Leave them out where some more faces ask whether they are theirs; None: nowhere more."""
         low = erasure.after_image_id
@@ -371,7 +371,7 @@ class DatabaseErasures:
         async with self._database.reading() as connection:
             return bool(await connection.scalar(sa.select(noted)))
 
-    @again
+    @retry_on_conflict
     async def move(self, erasure: Erasure) -> bool:
         """Give some faces to whom they were said to be; False when there are no more."""
         merged = person_merges.c.moved["id"].as_integer() == erasure.person_id
@@ -389,7 +389,7 @@ class DatabaseErasures:
                 await note_change_by_id(connection, self._clock, kept_id)
         return more
 
-    @again
+    @retry_on_conflict
     async def end(self, erasure: Erasure) -> bool:
         """Forget the person, and have faces that were not told from theirs decided again.
 

@@ -14,7 +14,7 @@ from services.common.faces import Box, DecidedBy, says_of
 from services.common.images import Status
 from services.common.people import find_likely, machine_says
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import remove_soon
 from services.receiver.adapters.rows.named_faces import is_face, lock_face, name_by_hand, take_name
 from services.receiver.adapters.rows.people_changes import (
@@ -47,7 +47,7 @@ class DatabaseFaces:
         self._now = now
         self._clock = clock
 
-    @again
+    @retry_on_conflict
     async def draw(
         self,
         image_id: int,
@@ -85,7 +85,7 @@ class DatabaseFaces:
                 await self._note(connection, key, likely)
         return key.index
 
-    @again
+    @retry_on_conflict
     async def strike_out(self, key: FaceKey) -> bool:
         """Take a face away, whose place stays; False when there is none."""
         async with changing_people(self._database) as connection:
@@ -110,7 +110,7 @@ class DatabaseFaces:
                 await note_change_by_id(connection, self._clock, face.person_id)
         return True
 
-    @again
+    @retry_on_conflict
     async def restore(self, face: FaceOfResult, seen: EncodedFace) -> None:
         """Have a face that was struck out back."""
         key = FaceKey(face.image_id, face.index)

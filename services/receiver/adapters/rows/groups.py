@@ -30,7 +30,7 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.named_faces import by_hand, note_images
 from services.receiver.adapters.rows.people_changes import (
     add_person,
@@ -147,7 +147,7 @@ class DatabaseGroups:
         async with self._database.reading() as connection:
             return (await connection.execute(query)).first() is not None
 
-    @again
+    @retry_on_conflict
     async def strike(self, group_id: int, keys: Collection[FaceKey]) -> int:
         """Write down that faces do not belong in a group; return how many were in it."""
         struck: list[FaceKey] = []
@@ -182,7 +182,7 @@ class DatabaseGroups:
         """
         return sum([await self._name(some, person_id) for some in in_turns(members, _AT_ONCE)])
 
-    @again
+    @retry_on_conflict
     async def _name(self, members: Sequence[Member], person_id: int) -> int:
         async with changing_people(self._database) as connection:
             same = await _of_same_results(connection, members)
@@ -205,7 +205,7 @@ class DatabaseGroups:
                 await note_change_by_id(connection, self._clock, person_id)
         return named
 
-    @again
+    @retry_on_conflict
     async def allow(self, group_id: int, person_id: int) -> None:
         """Take back that a group is not this person; what was said of a face alone stays said."""
         async with changing_people(self._database) as connection:
@@ -223,7 +223,7 @@ class DatabaseGroups:
                     sa.delete(group_questions).where(group_questions.c.id.in_(ids))
                 )
 
-    @again
+    @retry_on_conflict
     async def make_another(self, group_id: int, person: Somebody) -> int | None:
         """Make somebody new for a group, or return who was; None without an unknown face.
 
@@ -249,7 +249,7 @@ class DatabaseGroups:
             await note_events(connection, now, EventKind.PERSON, [person_id])
         return person_id
 
-    @again
+    @retry_on_conflict
     async def end_another(self, person_id: int, *, goes_on: bool) -> None:
         """Forget that somebody was made for a group, or them, where nothing is theirs."""
         theirs = [

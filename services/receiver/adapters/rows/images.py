@@ -35,7 +35,7 @@ from services.common.tables import (
     longest_wait,
     person_images,
 )
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.rows.image_reading import (
     images_of,
@@ -78,7 +78,7 @@ class DatabaseImages:
         self._clock = clock
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
-    @again
+    @retry_on_conflict
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path."""
         rows: dict[str, Accepted] = {}
@@ -101,7 +101,7 @@ class DatabaseImages:
                 missing = [one for one in missing if one.path not in rows]
         return rows
 
-    @again
+    @retry_on_conflict
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
         """Insert a row for each content that has none, in one transaction; return all in order."""
         # Ordered for the reason in add; of equal ones in one request the first gives the name.
@@ -173,7 +173,7 @@ class DatabaseImages:
             )
         return rows
 
-    @again
+    @retry_on_conflict
     async def replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
         """Name an upload's object in the row of this content, whose own is lost."""
         now = database_now()
@@ -240,13 +240,13 @@ class DatabaseImages:
             ids[limit - 1] if len(ids) > limit else None,
         )
 
-    @again
+    @retry_on_conflict
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
         async with self._database.transaction() as connection:
             return await _retry(connection, image_id)
 
-    @again
+    @retry_on_conflict
     async def look_again(self, image_id: int, tag: str) -> bool:
         """Set a processed image back to pending, without its faces."""
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
@@ -258,7 +258,7 @@ class DatabaseImages:
             await remove_soon(connection, self._clock, thumbnails)
         return True
 
-    @again
+    @retry_on_conflict
     async def recognise(self, image_id: int) -> bool:
         """Set a final image back to pending, without its faces."""
         async with self._database.transaction() as connection:
@@ -280,7 +280,7 @@ class DatabaseImages:
                 return False
             return await _forget_result(connection, self._clock, image_id, sa.true())
 
-    @again
+    @retry_on_conflict
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
         """Remove an image, whose faces go with it, and have its object removed."""
         its = images.c.id == image_id

@@ -23,7 +23,7 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.rows.named_faces import (
     LockedFace,
@@ -70,7 +70,7 @@ class DatabaseKnownPictures:
         async with self._database.reading() as connection:
             return await _first(connection, person_images.c.id == picture_id)
 
-    @again
+    @retry_on_conflict
     async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
         """Make content a known picture of a person, unless it is somebody's already."""
         key = KNOWN_PEOPLE + picture.image_name
@@ -132,7 +132,7 @@ class DatabaseKnownPictures:
         await name_by_hand(connection, self._clock, face.key, known.person_id, known.person)
         return {person_id for person_id in named_before if person_id is not None}
 
-    @again
+    @retry_on_conflict
     async def replace_object(
         self, known: KnownPicture, picture: NewKnownPicture
     ) -> KnownPicture | None:
@@ -154,7 +154,7 @@ class DatabaseKnownPictures:
             await settle(connection, self._clock, named=[key], unnamed=[])
         return replace(known, image_name=picture.image_name)
 
-    @again
+    @retry_on_conflict
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed."""
         its = person_images.c.id == picture_id
@@ -170,7 +170,7 @@ class DatabaseKnownPictures:
                     await take_name(connection, self._clock, face.key)
             await note_change_by_id(connection, self._clock, known.person_id, removed=True)
 
-    @again
+    @retry_on_conflict
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
         """Take back what a hand named a face; False when there is no such face."""
         async with changing_people(self._database) as connection:
@@ -190,7 +190,7 @@ class DatabaseKnownPictures:
                     await note_change_by_id(connection, self._clock, person_id, removed=True)
         return True
 
-    @again
+    @retry_on_conflict
     async def deny(
         self,
         key: FaceKey,
@@ -254,7 +254,7 @@ class DatabaseKnownPictures:
             await note_change(connection, self._clock, person_id, person.folder, removed=taken_back)
         return True
 
-    @again
+    @retry_on_conflict
     async def allow(self, key: FaceKey, person: Somebody) -> bool:
         """Take a denial back; False when there is no such face."""
         async with changing_people(self._database) as connection:

@@ -18,7 +18,7 @@ from services.common.tables import (
     persons,
 )
 from services.common.turns import in_turns
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle
 from services.receiver.adapters.rows.merged_answers import (
     AT_ONCE,
@@ -69,7 +69,7 @@ class DatabaseMerges:
         self._now = now
         self._clock = clock
 
-    @again
+    @retry_on_conflict
     async def merge(
         self, kept: Somebody, gone: Somebody, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
@@ -136,7 +136,7 @@ class DatabaseMerges:
             "begun" in moved,
         )
 
-    @again
+    @retry_on_conflict
     async def undo(
         self, kept: Somebody, merge_id: int, folder: str, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
@@ -188,7 +188,7 @@ class DatabaseMerges:
             await self._return_faces(connection, row, moved)
         return []
 
-    @again
+    @retry_on_conflict
     async def undo_more(self, person_id: int, merge_id: int) -> bool:
         """Go on with a merge that is being taken back; False when all of it is."""
         async with changing_people(self._database) as connection:

@@ -29,7 +29,7 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import find_strays, remove_soon
 from services.receiver.adapters.rows.known_pictures import (
     PICTURE_COLUMNS,
@@ -174,7 +174,7 @@ class DatabasePeople:
         async with self._database.reading() as connection:
             return await find_bearer(connection, name)
 
-    @again
+    @retry_on_conflict
     async def rename(
         self, person_id: int, new: str, *, another: bool = False, beside: bool = False
     ) -> bool:
@@ -202,7 +202,7 @@ class DatabasePeople:
             await note_change_by_id(connection, self._clock, person_id)
         return True
 
-    @again
+    @retry_on_conflict
     async def hide(self, person_id: int, *, hidden: bool) -> bool:
         """Hide a person, or hide them no more; False when nobody has the id."""
         async with changing_people(self._database) as connection:
@@ -214,7 +214,7 @@ class DatabasePeople:
             await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
         return True
 
-    @again
+    @retry_on_conflict
     async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
         """Have a face of a person's stand for them, or none; False when nobody has the id."""
         chosen = {
@@ -238,7 +238,7 @@ class DatabasePeople:
             await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
         return True
 
-    @again
+    @retry_on_conflict
     async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
         """Remove a person and all known pictures, and have their objects and thumbnails removed."""
         async with changing_people(self._database) as connection:

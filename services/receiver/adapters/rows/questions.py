@@ -21,7 +21,7 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.receiver.adapters.rows.conflicts import again
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.groups import (
     group_sizes,
     lift_denials,
@@ -79,7 +79,7 @@ class DatabaseQuestions:
             found = await _shown(connection, (await connection.execute(query)).all())
         return found[0] if found else None
 
-    @again
+    @retry_on_conflict
     async def answer(self, question_id: int, answer: Answer | None) -> None:
         """Write down what a person says, None for nothing yet, in place of what was said before.
 
@@ -144,7 +144,7 @@ class DatabaseQuestions:
             said_at = group_denials.c.created_at == question.answered_at
             await connection.execute(sa.delete(group_denials).where(said_at))
 
-    @again
+    @retry_on_conflict
     async def settle(self, question_id: int) -> None:
         """Forget a question that is answered for good, unless somebody has just answered it."""
         open_one = sa.and_(group_questions.c.id == question_id, group_questions.c.answer.is_(None))
