@@ -19,8 +19,8 @@ from services.common.door import RETRY_AFTER
 from services.common.errors import (
     AwayError,
     ObjectRefusedError,
+    OtherEngineError,
     StoredFacesBusyError,
-    StoredFacesEngineError,
     StoredFacesError,
 )
 from services.receiver.domain.errors import (
@@ -30,7 +30,6 @@ from services.receiver.domain.errors import (
     InvalidError,
     NotFoundError,
 )
-from services.receiver.service.searching import OtherEngineError
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +77,6 @@ def install(app: Starlette) -> None:
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(AwayError, _away)
     app.add_exception_handler(StoredFacesError, _no_search)
-    app.add_exception_handler(OtherEngineError, _no_search)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(ClientDisconnect, _gone)
     # As an exception handler it would be raised again, and the server closes the connection then.
@@ -120,7 +118,7 @@ async def _no_search(request: Request, error: Exception) -> Response:
     log.warning("cannot search", error=str(error), path=request.url.path)
     if isinstance(error, StoredFacesBusyError):
         return problem(429, "too many searches at once, try again", headers=RETRY_AFTER)
-    if isinstance(error, StoredFacesEngineError | OtherEngineError):
+    if isinstance(error, OtherEngineError):
         detail = (
             "face_recog has another engine than a moment ago, whose stored faces are being loaded:"
             " try again in a minute"
