@@ -23,9 +23,11 @@ from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.doorbell import PolledRows
 from services.common.errors import (
+    AwayError,
     DatabaseUnavailableError,
     ObjectNotFoundError,
     ObjectStoreUnavailableError,
+    RefusedError,
 )
 from services.common.faces import Box, DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, PICTURES
@@ -38,7 +40,6 @@ from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.merge_rows import DatabaseMerges
 from services.receiver.adapters.people_rows import DatabasePeople
 from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.domain.errors import ReceiverError
 from services.receiver.domain.submissions import Submission
 from services.receiver.domain.thumbnails import image_thumbnails, known_thumbnail
 from services.receiver.service.images import Images
@@ -310,7 +311,7 @@ class World:
     async def _run(self, operation: Operation, made: Any) -> None:
         try:
             operation.answer = await getattr(self, f"_{operation.kind}")(made, *operation.arguments)
-        except (ReceiverError, DatabaseUnavailableError, ObjectStoreUnavailableError) as error:
+        except (AwayError, RefusedError) as error:
             self._note(f"{operation.kind} {operation.arguments}: {error}")
         else:
             self._note(f"{operation.kind} {operation.arguments} answers {operation.answer}")
