@@ -277,9 +277,9 @@ class World:
         made = self._processes[name]
         process = made.process if isinstance(made, Receiver) else made[0]
         process.alive = False
-        writers = made.submissions._writers if isinstance(made, Receiver) else set()
+        commits = made.submissions._commits if isinstance(made, Receiver) else set()
         makers = set(made.thumbnails._making.values()) if isinstance(made, Receiver) else set()
-        for task in process.tasks | writers | makers:
+        for task in process.tasks | commits | makers:
             task.cancel()
         self._looked_at = {one for one in self._looked_at if one[0] is not process}
         self._waiting = [step for step in self._waiting if step.process is not process]
