@@ -1,10 +1,12 @@
-"""Why a request is refused.
+"""Why this service itself does not do what is asked, below the branches of ``common/errors.py``.
 
-ReceiverError
-├── NotFoundError   the thing that is named does not exist
-├── ConflictError   its state does not allow the request
-├── BusyError       too much waits or is in memory; the same request works later
-└── InvalidError    the request can never work; ``faults`` names each wrong part
+AwayError
+└── BusyError           too much waits or is in memory: the same request works later
+
+RefusedError
+├── NotFoundError       what is named does not exist
+├── ConflictError       its state does not allow the request
+└── InvalidError        the request can never work; ``faults`` names each wrong part
 
 The message of each is meant for the client.
 """
@@ -12,21 +14,21 @@ The message of each is meant for the client.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-class ReceiverError(Exception):
-    """The request was refused."""
+from services.common.errors import AwayError, RefusedError
 
 
-class NotFoundError(ReceiverError):
+class BusyError(AwayError):
+    """Too much waits or is in memory already: this would wait too long, or find no room."""
+
+    service = "receiver"
+
+
+class NotFoundError(RefusedError):
     """What the request names does not exist."""
 
 
-class ConflictError(ReceiverError):
+class ConflictError(RefusedError):
     """The request does not fit the present state."""
-
-
-class BusyError(ReceiverError):
-    """Too much waits or is in memory already: this would wait too long, or find no room."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Fault:
     detail: str
 
 
-class InvalidError(ReceiverError):
+class InvalidError(RefusedError):
     """The request is wrong and will stay so."""
 
     def __init__(self, message: str, faults: Sequence[Fault] = ()) -> None:

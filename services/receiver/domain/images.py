@@ -76,7 +76,7 @@ def check_recognisable(image: Image) -> None:
 
 
 def check_drawable(image: Image, box: Box) -> None:
-    """Raise a ``ReceiverError`` for a box that cannot be a face of an image's result."""
+    """Raise a ``RefusedError`` for a box that cannot be a face of an image's result."""
     if image.status != Status.PROCESSED:
         raise ConflictError(
             f"image {image.id} is {image.status}: a face is drawn once it is processed"

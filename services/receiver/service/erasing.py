@@ -69,7 +69,7 @@ class Erasing:
         self._store = Outage("object store")
 
     async def export(self, who: str) -> Account:
-        """Return what is kept about a person, or raise a ``ReceiverError``."""
+        """Return what is kept about a person, or raise a ``RefusedError``."""
         person = await self._who(who)
         files = await self._listed([person.folder])
         kept = await self._kept.person(person)
@@ -98,7 +98,7 @@ class Erasing:
             yield KeptKnown(None, name, None)
 
     async def erase(self, who: str, *, pictures: bool) -> Erased:
-        """Have a person forgotten, or raise a ``ReceiverError``; :meth:`step` does it.
+        """Have a person forgotten, or raise a ``RefusedError``; :meth:`step` does it.
 
         With ``pictures``, so are the pictures in which they are, whoever else these show.
         """

@@ -5,10 +5,10 @@ from typing import Final
 
 import structlog
 
-from services.common.errors import ObjectStoreUnavailableError, RecogniserError
+from services.common.errors import AwayError, RefusedError
 from services.common.faces import Box, DecidedBy
 from services.common.names import by_id
-from services.receiver.domain.errors import ConflictError, NotFoundError, ReceiverError
+from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult
 from services.receiver.domain.images import Image, check_drawable
 from services.receiver.ports import FaceEncoder, Faces
@@ -36,7 +36,7 @@ class Drawing:
     async def draw(
         self, image_id: int, box: Box, who: str | None = None, *, another: bool = False
     ) -> Image:
-        """Add a face to an image's result, or raise a ``ReceiverError``.
+        """Add a face to an image's result, or raise a ``RefusedError``.
 
         It is who the person says. What is drawn is often small or turned: it becomes a known
         picture, too, only if it is fit to be one. Without a name the machine decides.
@@ -59,13 +59,13 @@ class Drawing:
             for person_id in its:
                 await self._enrolment.enrol_face(by_id(person_id), image.id, index)
                 return True
-        except (ReceiverError, RecogniserError, ObjectStoreUnavailableError) as error:
+        except (AwayError, RefusedError) as error:
             reason = type(error).__name__  # what it says has names
             log.info("no known picture", image_id=image.id, face_index=index, reason=reason)
         return False
 
     async def strike_out(self, image_id: int, index: int) -> None:
-        """Say that a face is none, or raise a ``ReceiverError``.
+        """Say that a face is none, or raise a ``RefusedError``.
 
         It stays out, and its place is kept to take that back. What a hand named it goes, with the
         known picture that was cut out of it.
@@ -78,7 +78,7 @@ class Drawing:
         log.info("face struck out", image_id=image_id, face_index=index)
 
     async def restore(self, image_id: int, index: int) -> Image:
-        """Have a face that was struck out back, or raise a ``ReceiverError``.
+        """Have a face that was struck out back, or raise a ``RefusedError``.
 
         The machine decides who it is. One whose person is forgotten is not there.
         """

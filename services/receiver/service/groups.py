@@ -5,14 +5,10 @@ from typing import Final
 
 import structlog
 
+from services.common.errors import RefusedError
 from services.common.names import by_id
 from services.receiver.domain.cursors import Pair
-from services.receiver.domain.errors import (
-    ConflictError,
-    InvalidError,
-    NotFoundError,
-    ReceiverError,
-)
+from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.groups import Answer, Group, GroupPage, Member, NamedGroup, Question
 from services.receiver.domain.people import KnownPicture, Person
@@ -60,7 +56,7 @@ class Grouped:
         The best become known pictures, the others are named by hand. A face that gets another name
         meanwhile keeps it, and so does one of which alone a hand has said that it is not this
         person; that the group was not is taken back. Whoever does it again goes on where it ended,
-        with ``another`` with who was made for the group then. Raises a ``ReceiverError``, and
+        with ``another`` with who was made for the group then. Raises a ``RefusedError``, and
         ``RecogniserError`` when no face can be cut out now.
         """
         if another:
@@ -104,10 +100,10 @@ class Grouped:
 
     async def _enrol(
         self, who: str, person_id: int | None, members: Sequence[Member]
-    ) -> tuple[list[KnownPicture], ReceiverError | None]:
+    ) -> tuple[list[KnownPicture], RefusedError | None]:
         """Make the best faces known pictures, of each picture one; return also why one is not."""
         enrolled: list[KnownPicture] = []
-        refusal: ReceiverError | None = None
+        refusal: RefusedError | None = None
         for member in _best(members):
             if len(enrolled) == _KNOWN:
                 break
@@ -120,7 +116,7 @@ class Grouped:
                     member.key.index,
                     insist=True,
                 )
-            except (ConflictError, InvalidError, NotFoundError) as error:
+            except RefusedError as error:
                 refusal = error
             else:
                 enrolled.append(known)
@@ -151,7 +147,7 @@ class Grouped:
         ]
 
     async def answer(self, question_id: int, answer: Answer) -> None:
-        """Take what a person says, in place of what was said before, or raise a ``ReceiverError``.
+        """Take what a person says, in place of what was said before, or raise a ``RefusedError``.
 
         With yes, the group gets the person's name at once, and of two groups the service people
         makes one.

@@ -114,7 +114,7 @@ class Images:
         return await self._pictures.tag(await self.picture_key(image_id))
 
     async def picture_of_result(self, image: Image) -> bytes:
-        """Return the file that an image's result is about, or raise a ``ReceiverError``."""
+        """Return the file that an image's result is about, or raise a ``RefusedError``."""
         content, tag = await self._content(image.id, image.path)
         if image.tag not in (None, tag):
             raise ConflictError(
@@ -132,7 +132,7 @@ class Images:
             raise NotFoundError(str(error)) from None
 
     async def retry(self, image_id: int) -> Image:
-        """Send a rejected or dead image back to pending, or raise a ``ReceiverError``.
+        """Send a rejected or dead image back to pending, or raise a ``RefusedError``.
 
         So goes a processed one whose picture somebody has replaced.
         """
@@ -147,7 +147,7 @@ class Images:
         return image
 
     async def recognise(self, image_id: int) -> Image:
-        """Send a final image back to pending, or raise a ``ReceiverError``.
+        """Send a final image back to pending, or raise a ``RefusedError``.
 
         Its result is given up for one with the people who are known now, so it stays when there is
         no picture any more.

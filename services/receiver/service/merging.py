@@ -38,7 +38,7 @@ class Merging:
         self._pictures = pictures
 
     async def merge(self, who: str, other: str) -> Person:
-        """Make all that is another's this person's, who is returned; raise a ``ReceiverError``."""
+        """Make all that is another's this person's, who is returned; raise a ``RefusedError``."""
         kept_id, kept = await self._enrolment.somebody(who)
         gone_id, gone = await self._enrolment.somebody(other)
         if kept_id == gone_id:
@@ -59,7 +59,7 @@ class Merging:
         """Make somebody anew who was said to be this person, and return them.
 
         They get the known pictures, names and denials that were theirs, are still there and still
-        this person's. Raises a ``ReceiverError``.
+        this person's. Raises a ``RefusedError``.
         """
         kept_id, kept = await self._enrolment.somebody(who)
         merged = await self._merges.find(kept_id, merge_id)

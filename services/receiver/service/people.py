@@ -9,18 +9,18 @@ from typing import Final
 import structlog
 
 from services.common.changes import mark_changed
-from services.common.errors import ObjectNotFoundError, ObjectTooLargeError
+from services.common.errors import ObjectNotFoundError, ObjectTooLargeError, RefusedError
 from services.common.faces import DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, forms_of
 from services.common.names import as_kept, by_id, id_of
 from services.common.object_info import ObjectInfo
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.errors import (
+    BusyError,
     ConflictError,
     Fault,
     InvalidError,
     NotFoundError,
-    ReceiverError,
 )
 from services.receiver.domain.faces import Face, FaceKey, FaceOfResult
 from services.receiver.domain.images import Image
@@ -155,7 +155,7 @@ class Enrolment:
 
         ``another``: of somebody new, though others have the name.
 
-        Raises a ``ReceiverError`` when the picture does not show exactly one face or is another
+        Raises a ``RefusedError`` when the picture does not show exactly one face or is another
         person's, and when it is not fit, unless somebody insists; ``RecogniserError`` when it
         cannot be checked.
         """
@@ -226,13 +226,13 @@ class Enrolment:
         picture there is nothing to tell it by.
         """
         if face.decided_by is DecidedBy.HAND:
-            with suppress(ReceiverError):
+            with suppress(RefusedError, BusyError):
                 async with self._memory:
                     return [digest(crop) for crop in await self._crops(image, face)]
         return []
 
     async def deny(self, image_id: int, face_index: int, who: str, *, insist: bool = False) -> None:
-        """Write down that a face is not this person's, or raise a ``ReceiverError``.
+        """Write down that a face is not this person's, or raise a ``RefusedError``.
 
         Who insists takes back that a hand has named it so. A name of somebody else stays.
         """
@@ -250,7 +250,7 @@ class Enrolment:
         log.info("name denied", image_id=image_id, face_index=face_index)
 
     async def allow(self, image_id: int, face_index: int, who: str) -> None:
-        """Take a denial back, if there is one, or raise a ``ReceiverError``."""
+        """Take a denial back, if there is one, or raise a ``RefusedError``."""
         if not await self._known_pictures.allow(FaceKey(image_id, face_index), await self.who(who)):
             raise _no_face(image_id, face_index)
         log.info("denial taken back", image_id=image_id, face_index=face_index)
@@ -263,7 +263,7 @@ class Enrolment:
         another: bool = False,
         hidden: bool | None = None,
     ) -> Person:
-        """Give a person another name, hide them or show them, or raise a ``ReceiverError``.
+        """Give a person another name, hide them or show them, or raise a ``RefusedError``.
 
         No picture moves. A name that somebody else has is refused, unless it is to be ``another``.
         """
@@ -345,7 +345,7 @@ class Enrolment:
         log.info("known picture deleted", picture_id=picture_id)
 
     async def delete(self, who: str) -> None:
-        """Forget a person, or raise a ``ReceiverError``; no face has the name any more.
+        """Forget a person, or raise a ``RefusedError``; no face has the name any more.
 
         Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """

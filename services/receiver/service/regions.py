@@ -23,7 +23,7 @@ class Regions:
     ) -> list[ImageRegion]:
         """Return the faces in an image's file, or in what ``sidecar`` reads, each with its match.
 
-        Raises a ``ReceiverError``.
+        Raises a ``RefusedError``.
         """
         image = await self._images.get(image_id)
         async with self._turn:
@@ -32,7 +32,7 @@ class Regions:
         return await asyncio.to_thread(match, found, image.faces)
 
     async def sidecar(self, image_id: int) -> bytes:
-        """Return an XMP file with the named faces of an image, or raise a ``ReceiverError``."""
+        """Return an XMP file with the named faces of an image, or raise a ``RefusedError``."""
         image = await self._images.get(image_id)
         named = [(face.person, face.box) for face in image.faces if face.person is not None]
         async with self._turn:

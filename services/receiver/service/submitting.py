@@ -1,7 +1,6 @@
 """Takes submissions: a row for each, committed before anybody is told."""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -18,12 +17,29 @@ log = structlog.get_logger(__name__)
 _MAX_ROWS: Final = MAX_BATCH
 """Rows in one transaction: a larger one keeps everybody waiting longer than it saves."""
 
-
 MAX_WAITING_ROWS: Final = 8 * MAX_BATCH
 """Rows that wait for their transaction: more would wait for longer than it takes to come again."""
 
 _COMPARISONS_AT_ONCE: Final = 16
 """Of a result's picture with the one in the store; more would wait in the store."""
+
+
+class _Batch:
+    """What one transaction commits: of requests for the same path the first gives the row a name.
+
+    ``committed`` returns the rows by their paths.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.submissions: dict[str, Submission] = {}
+        self.committed: asyncio.Task[dict[str, Accepted]]
+
+    def add(self, submissions: Sequence[Submission]) -> None:
+        """Take a request's submissions."""
+        self.size += len(submissions)
+        for submission in submissions:
+            self.submissions.setdefault(submission.path, submission)
 
 
 class Submissions:
@@ -39,10 +55,11 @@ class Submissions:
         self._pictures = pictures
         self._comparisons = asyncio.Semaphore(_COMPARISONS_AT_ONCE)
         self._ringer = ringer
-        self._waiting: deque[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]] = deque()
+        self._turns = asyncio.Semaphore(parallel)
+        self._next: _Batch | None = None
+        """The last of those that wait for their turn, if it takes more."""
         self._waiting_rows = 0
-        self._idle = parallel
-        self._writers: set[asyncio.Task[None]] = set()
+        self._commits: set[asyncio.Task[dict[str, Accepted]]] = set()
 
     async def submit(self, submissions: Sequence[Submission]) -> list[Accepted]:
         """Return the accepted rows, in order, once they are durable: all of them or none.
@@ -54,17 +71,32 @@ class Submissions:
         if self._waiting_rows + len(submissions) > MAX_WAITING_ROWS:
             raise BusyError(f"too many submissions at once, {self._waiting_rows} paths wait")
         self._waiting_rows += len(submissions)
-        future: asyncio.Future[list[Accepted]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((submissions, future))
-        if self._idle:
-            self._idle -= 1
-            writer = asyncio.create_task(self._write())
-            self._writers.add(writer)
-            writer.add_done_callback(self._writers.discard)
-        accepted = await future
-        if any(one.tag for one in accepted):
+        batch = self._next
+        if batch is None or batch.size + len(submissions) > _MAX_ROWS:
+            batch = self._begin()
+        batch.add(submissions)
+        # A client that goes away does not take the transaction from the others.
+        rows = await asyncio.shield(batch.committed)
+        accepted = [_claim(rows, submission.path) for submission in submissions]
+        if any(row.tag for row in accepted):
             return list(await asyncio.gather(*map(self._compared, accepted)))
         return accepted
+
+    def _begin(self) -> _Batch:
+        batch = self._next = _Batch()
+        batch.committed = asyncio.create_task(self._commit(batch))
+        self._commits.add(batch.committed)
+        batch.committed.add_done_callback(self._commits.discard)
+        return batch
+
+    async def _commit(self, batch: _Batch) -> dict[str, Accepted]:
+        async with self._turns:
+            if self._next is batch:
+                self._next = None
+            self._waiting_rows -= batch.size
+            rows = await self._rows.add(list(batch.submissions.values()))
+        self.announce(rows.values())
+        return rows
 
     async def _compared(self, accepted: Accepted) -> Accepted:
         if await self.look_again_if_changed(accepted.id, accepted.path, accepted.tag):
@@ -85,43 +117,6 @@ class Submissions:
             log.info("the picture has changed", image_id=image_id)
             self._ringer.ring([image_id])
         return True
-
-    async def _write(self) -> None:
-        try:
-            while self._waiting:
-                await self._commit(self._take())
-        finally:
-            # In the same turn as the look at what waits, so that nobody waits for no writer.
-            self._idle += 1
-
-    async def _commit(
-        self, requests: list[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]]
-    ) -> None:
-        paths: dict[str, Submission] = {}
-        for submissions, _ in requests:
-            for one in submissions:
-                paths.setdefault(one.path, one)  # the first gives the row its name
-        try:
-            rows = await self._rows.add(list(paths.values()))
-        except Exception as error:  # noqa: BLE001, every waiting request gets it
-            for _, future in requests:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        self.announce(rows.values())
-        for submissions, future in requests:
-            accepted = [_claim(rows, one.path) for one in submissions]
-            if not future.done():  # the client may have gone away
-                future.set_result(accepted)
-
-    def _take(self) -> list[tuple[Sequence[Submission], asyncio.Future[list[Accepted]]]]:
-        requests = [self._waiting.popleft()]
-        size = len(requests[0][0])
-        while self._waiting and size + len(self._waiting[0][0]) <= _MAX_ROWS:
-            size += len(self._waiting[0][0])
-            requests.append(self._waiting.popleft())
-        self._waiting_rows -= size
-        return requests
 
     def announce(self, rows: Iterable[Accepted]) -> None:
         """Log and ring for what waits since this moment."""

@@ -23,9 +23,11 @@ from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.doorbell import PolledRows
 from services.common.errors import (
+    AwayError,
     DatabaseUnavailableError,
     ObjectNotFoundError,
     ObjectStoreUnavailableError,
+    RefusedError,
 )
 from services.common.faces import Box, DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, PICTURES
@@ -39,7 +41,6 @@ from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
-from services.receiver.domain.errors import ReceiverError
 from services.receiver.domain.submissions import Submission
 from services.receiver.domain.thumbnails import image_thumbnails, known_thumbnail
 from services.receiver.service.images import Images
@@ -279,9 +280,9 @@ class World:
         made = self._processes[name]
         process = made.process if isinstance(made, Receiver) else made[0]
         process.alive = False
-        writers = made.submissions._writers if isinstance(made, Receiver) else set()
+        commits = made.submissions._commits if isinstance(made, Receiver) else set()
         makers = set(made.thumbnails._making.values()) if isinstance(made, Receiver) else set()
-        for task in process.tasks | writers | makers:
+        for task in process.tasks | commits | makers:
             task.cancel()
         self._looked_at = {one for one in self._looked_at if one[0] is not process}
         self._waiting = [step for step in self._waiting if step.process is not process]
@@ -313,7 +314,7 @@ class World:
     async def _run(self, operation: Operation, made: Any) -> None:
         try:
             operation.answer = await getattr(self, f"_{operation.kind}")(made, *operation.arguments)
-        except (ReceiverError, DatabaseUnavailableError, ObjectStoreUnavailableError) as error:
+        except (AwayError, RefusedError) as error:
             self._note(f"{operation.kind} {operation.arguments}: {error}")
         else:
             self._note(f"{operation.kind} {operation.arguments} answers {operation.answer}")

@@ -18,22 +18,22 @@ from starlette.routing import Route
 from services.common.door import RETRY_AFTER
 from services.common.errors import (
     AwayError,
-    ObjectRefusedError,
     OtherEngineError,
+    RefusedError,
     StoredFacesBusyError,
     StoredFacesError,
 )
-from services.receiver.domain.errors import (
-    BusyError,
-    ConflictError,
-    Fault,
-    InvalidError,
-    NotFoundError,
-)
+from services.receiver.domain.errors import BusyError, ConflictError, Fault, NotFoundError
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
+
+_REFUSALS: Final[Mapping[type[Exception], HTTPStatus]] = {
+    NotFoundError: HTTPStatus.NOT_FOUND,
+    ConflictError: HTTPStatus.CONFLICT,
+}
+"""The statuses of refusals that are not about the content of the request."""
 
 
 def problem(
@@ -51,7 +51,7 @@ def problem(
         "detail": detail,
     }
     if faults:
-        content["errors"] = [{"pointer": one.pointer, "detail": one.detail} for one in faults]
+        content["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
     return Response(orjson.dumps(content), status, headers, MEDIA_TYPE)
 
 
@@ -60,47 +60,33 @@ def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
     return [
         # A rule of our own says it in its own words.
         Fault(
-            "".join(f"/{part}" for part in one["loc"]),
-            str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"],
+            "".join(f"/{part}" for part in wrong["loc"]),
+            str(wrong["ctx"]["error"]) if wrong["type"] == "value_error" else wrong["msg"],
         )
-        for one in error.errors()
+        for wrong in error.errors()
     ]
 
 
 def install(app: Starlette) -> None:
     """Answer every exception with a problem document."""
-    app.add_exception_handler(InvalidError, _invalid)
-    app.add_exception_handler(ObjectRefusedError, _unkept)
-    app.add_exception_handler(RequestValidationError, _wrong_parameters)
-    app.add_exception_handler(NotFoundError, _not_found)
-    app.add_exception_handler(ConflictError, _conflict)
-    app.add_exception_handler(BusyError, _busy)
+    app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(AwayError, _away)
+    app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(StoredFacesError, _no_search)
-    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _wrong_parameters)
+    app.add_exception_handler(HTTPException, _not_served)
     app.add_exception_handler(ClientDisconnect, _gone)
     # As an exception handler it would be raised again, and the server closes the connection then.
     app.add_middleware(ExceptionMiddleware, handlers={Exception: _unexpected})
 
 
-async def _invalid(_: Request, error: Any) -> Response:
-    return problem(422, str(error), faults=error.faults)
-
-
-async def _unkept(_: Request, error: Exception) -> Response:
-    return problem(422, str(error))
+async def _refused(_: Request, error: Exception) -> Response:
+    status = _REFUSALS.get(type(error), HTTPStatus.UNPROCESSABLE_ENTITY)
+    return problem(status, str(error), faults=getattr(error, "faults", ()))
 
 
 async def _wrong_parameters(_: Request, error: Any) -> Response:
     return problem(422, "the request's parameters are wrong", faults=faults_of(error))
-
-
-async def _not_found(_: Request, error: Exception) -> Response:
-    return problem(404, str(error))
-
-
-async def _conflict(_: Request, error: Exception) -> Response:
-    return problem(409, str(error))
 
 
 async def _busy(_: Request, error: Exception) -> Response:
@@ -131,7 +117,7 @@ async def _no_search(request: Request, error: Exception) -> Response:
     return problem(503, detail, headers=RETRY_AFTER)
 
 
-async def _refused(request: Request, error: Any) -> Response:
+async def _not_served(request: Request, error: Any) -> Response:
     headers = dict(error.headers or {})
     detail = error.detail
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
