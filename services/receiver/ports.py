@@ -190,7 +190,7 @@ class People(Protocol):
 
         What was ``found`` in their folder beside them goes too, unless it is being enrolled. No
         face has the name any more. Returns how many rows and objects that are, without objects that
-        were to be removed already. Raises ``ConflictError`` as :meth:`add` does.
+        were to be removed already. Raises ``ConflictError`` as :meth:`KnownPictures.add` does.
         """
 
 

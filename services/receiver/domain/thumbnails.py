@@ -16,10 +16,8 @@ from services.receiver.domain.objects import Removal
 THUMBNAIL_SIDE: Final = 640
 """Longest side in pixels: a card of the page on a screen of double density."""
 
-
 PREVIEW_SIDE: Final = 1600
 """Longest side in pixels of the picture on its own page."""
-
 
 FACE_SIDE: Final = 256
 """Side in pixels of a face among others, on a screen of double density."""

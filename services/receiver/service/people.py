@@ -1,4 +1,4 @@
-"""Enrolment: known people and their pictures."""
+"""People, their known pictures, and what is said by hand of the faces that these show."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -50,7 +50,7 @@ _MARGINS: Final = (0.5, 0.25, 0.1)
 
 
 class Enrolment:
-    """Adds and removes known pictures; the recogniser follows the store and its markers."""
+    """Changes people and known pictures; the recogniser follows the store and its markers."""
 
     def __init__(
         self,

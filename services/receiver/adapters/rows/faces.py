@@ -140,7 +140,10 @@ class DatabaseFaces:
 async def _lock_result(
     connection: AsyncConnection, image_id: int, processed_at: int | None
 ) -> None:
-    """Lock an image that still has the result of that time; whoever stores another locks it."""
+    """Lock an image that still has the result of that time, or raise ``ConflictError``.
+
+    Whoever stores another result locks the image, too.
+    """
     row = (
         await connection.execute(
             sa.select(images.c.status, images.c.processed_at)

@@ -73,7 +73,7 @@ class DatabaseMerges:
     async def merge(
         self, kept: Somebody, gone: Somebody, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
-        """Make all that is one person's another's, in one transaction."""
+        """Make all that is one person's another's; of very many faces, only the first."""
         async with changing_people(self._database) as connection:
             if not await all_expected(connection, self._clock, _keys(copies)):
                 return None
