@@ -49,7 +49,7 @@ from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 from services.testing.recogniser import ENCODING
 from services.webhooks import domain as telling
-from services.webhooks.adapters.rows import DatabaseRows as WebhookRows
+from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
 
 LEASE_OVER = 31_000
 
@@ -86,7 +86,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     )
     changes = DatabaseEvents(receiver, database_now)
     position = await changes.latest()
-    hooks = WebhookRows(webhooks, database_now, kept_ms=LEASE_OVER)
+    hooks = DatabaseWebhookDeliveries(webhooks, database_now, kept_ms=LEASE_OVER)
     endpoint = telling.Endpoint("https://example.org", b"k" * 24, frozenset(WebhookType))
     assert await hooks.make([endpoint])
     async with receiver.transaction() as connection:
@@ -332,7 +332,7 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
 
 
 async def _tell(
-    hooks: WebhookRows, deliveries: DatabaseDeliveries, endpoint: telling.Endpoint
+    hooks: DatabaseWebhookDeliveries, deliveries: DatabaseDeliveries, endpoint: telling.Endpoint
 ) -> None:
     await hooks.make([endpoint])
     [told] = await hooks.take(endpoint.url, 1)
