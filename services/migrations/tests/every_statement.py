@@ -45,8 +45,8 @@ from services.receiver.domain import (
     Upload,
 )
 from services.receiver.service.erasing import Erased, Stage
-from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
-from services.redeemer.adapters import DatabaseRows as RedeemerRows
+from services.redeemer.adapters.garbage import DatabaseDueGarbage
+from services.redeemer.adapters.repairs import DatabaseRepairs
 from services.testing.recogniser import ENCODING
 from services.webhooks import domain as telling
 from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
@@ -140,11 +140,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await rows.retry(third)
     await _tell(hooks, DatabaseDeliveries(receiver, database_now), endpoint)
 
-    repair = RedeemerRows(redeemer, lambda: database_now() + LEASE_OVER)
+    repair = DatabaseRepairs(redeemer, lambda: database_now() + LEASE_OVER)
     assert await repair.take_failed() == [second]
     assert await processor.claim(second)
     assert await repair.take_abandoned() == [second]
-    assert await repair.bury_abandoned() == []
+    assert await repair.mark_abandoned_dead() == []
     assert third in await repair.take_waiting()
     assert await repair.forget_events() == 0
     assert (await repair.census()).counts == {"processed": 1, "pending": 2}
@@ -169,7 +169,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
-    collecting = RedeemerGarbage(redeemer, database_now)
+    collecting = DatabaseDueGarbage(redeemer, database_now)
     removals = await collecting.take()
     assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
     await collecting.removed(removals)

@@ -45,9 +45,9 @@ from services.receiver.service.people import Enrolment
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
-from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
-from services.redeemer.adapters import DatabaseRows as RedeemerRows
-from services.redeemer.collecting import Collector
+from services.redeemer.adapters.garbage import DatabaseDueGarbage
+from services.redeemer.adapters.repairs import DatabaseRepairs
+from services.redeemer.service.collecting import Collector
 
 JPEG: Final = b"\xff\xd8\xff"
 CONTENTS: Final = (JPEG + b"A", JPEG + b"B")
@@ -263,7 +263,7 @@ class World:
             thumbnails = Thumbnails(pictures=store, garbage=notes, shrinker=Shrinker())
             made = Receiver(process, its_images, enrolment, merging, submissions, thumbnails)
         elif name.startswith("collector"):
-            its_notes: Any = port(RedeemerGarbage(self.database, self.clock))
+            its_notes: Any = port(DatabaseDueGarbage(self.database, self.clock))
             objects: Any = port(self.store)
             made = (process, Collector(garbage=its_notes, objects=objects))
         else:
@@ -553,9 +553,9 @@ class World:
         self._late = []
         for _ in range(3):
             self.later_ms += 2 * 3_600_000
-            repair = RedeemerRows(self.database, self.clock)
+            repair = DatabaseRepairs(self.database, self.clock)
             await repair.take_abandoned()
-            await repair.bury_abandoned()
+            await repair.mark_abandoned_dead()
             await repair.take_failed()
             await self._process_all()
             self.begin("collect")
