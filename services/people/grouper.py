@@ -16,13 +16,13 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
+from services.common.errors import ClaimLostError, DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
 from services.common.strangers import PairsOfStrangers
 from services.people.domain import RENEW_SECONDS, FaceKey, Grouping, Regrouped
 from services.people.grouping import Changes, Groups, Kind, end_of, kind_of
 from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
-from services.people.ports import ClaimLostError, FaceRows, GroupRows, RowsChangedError
+from services.people.ports import FaceRows, GroupRows, RowsChangedError
 
 log = structlog.get_logger(__name__)
 

@@ -23,10 +23,6 @@ from services.people.domain import (
 from services.people.grouping import Suggestion
 
 
-class ClaimLostError(Exception):
-    """Somebody else works on it, or the person has changed since."""
-
-
 class RowsChangedError(Exception):
     """The rows that were decided on are others by now."""
 

@@ -14,7 +14,13 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.errors import DatabaseConflictError, DatabaseUnavailableError, RecogniserError
+from services.common.errors import (
+    ClaimLostError,
+    DatabaseConflictError,
+    DatabaseUnavailableError,
+    OtherEngineError,
+    RecogniserError,
+)
 from services.common.events import PAGE, EventKind, Position
 from services.common.faces import Says, check_encoding, says_of
 from services.common.logs import Outage
@@ -32,7 +38,6 @@ from services.people.domain import (
 )
 from services.people.metrics import DECIDED, STORED_FACES, WAITING
 from services.people.ports import (
-    ClaimLostError,
     FaceRows,
     Index,
     Recogniser,
@@ -69,10 +74,6 @@ _OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
 
 class NotLoadedError(Exception):
     """The stored faces are not all in memory yet."""
-
-
-class OtherEngineError(Exception):
-    """What is looked for is another engine's than the stored faces in memory."""
 
 
 class StoredFaces:

@@ -5,17 +5,13 @@ from typing import Any, Final
 
 import grpc
 
-from services.common.errors import (
-    StoredFacesAwayError,
-    StoredFacesBusyError,
-    StoredFacesEngineError,
-)
+from services.common.errors import OtherEngineError, StoredFacesAwayError, StoredFacesBusyError
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import channel_to
 
 _ERRORS: Final = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: StoredFacesBusyError,
-    grpc.StatusCode.FAILED_PRECONDITION: StoredFacesEngineError,
+    grpc.StatusCode.FAILED_PRECONDITION: OtherEngineError,
 }
 
 
@@ -36,6 +32,8 @@ class StoredFacesClient:
         try:
             answer: face_pb2.FindResponse = await self._stub.Find(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise  # a bug of the caller's: no other answer will come
             kind = _ERRORS.get(error.code(), StoredFacesAwayError)
             raise kind(f"people: {error.code().name}: {error.details()}") from error
         return answer.faces

@@ -5,9 +5,10 @@ from typing import Final
 import grpc
 import structlog
 
+from services.common.errors import OtherEngineError
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.server import Context, GrpcServer
-from services.people.service import NotLoadedError, OtherEngineError, StoredFaces
+from services.people.service import NotLoadedError, StoredFaces
 
 log = structlog.get_logger(__name__)
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.errors import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError, OtherEngineError
 from services.common.tables import events, face_encodings, images
 from services.people import service
 from services.people.adapters import index as index_module
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseRows
-from services.people.service import NotLoadedError, OtherEngineError, StoredFaces
+from services.people.service import NotLoadedError, StoredFaces
 from services.people.tests.conftest import ENGINE, World, encoding
 
 
