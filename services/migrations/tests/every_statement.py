@@ -11,9 +11,8 @@ from services.common.object_info import ObjectInfo
 from services.common.quality import Quality
 from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
-from services.image_processor import encoding
-from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows as EncodingRows
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.people import domain as deciding
 from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
@@ -71,7 +70,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
         await database.check()
     rows = ReceiverRows(receiver)
     people = DatabasePeople(receiver, now_ms)
-    processor = ProcessorRows(image_processor, database_now)
+    processor = DatabaseClaims(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
     repeated = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
@@ -116,7 +115,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert [one.person for one in image.faces] == ["Ada", "Ada"]
     assert [one.quality for one in image.faces] == [quality, quality]
     await _decide_again(PeopleRows(people_s, database_now), first)
-    encodings = EncodingRows(image_processor, database_now)
+    encodings = DatabaseEncodingRows(image_processor, database_now)
     assert await encodings.claim()
     assert await encodings.decide_again(), "no change of a person is left"
     await encodings.release()
@@ -176,7 +175,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
 
 
 async def _encode_again(receiver: Database, image_processor: Database, image_id: int) -> None:
-    encodings = EncodingRows(image_processor, database_now)
+    encodings = DatabaseEncodingRows(image_processor, database_now)
     work = await encodings.read()
     assert work.to_count
     assert await encodings.claim()
@@ -187,7 +186,7 @@ async def _encode_again(receiver: Database, image_processor: Database, image_id:
     assert await encodings.next("later", 0, image_id, 9) == [image_id]
     faces = await encodings.faces(image_id, "later")
     assert faces
-    assert await encodings.store(faces, encoding.Encoded("later", (ENCODING, None))) == 1
+    assert await encodings.store(faces, processing.Encoded("later", (ENCODING, None))) == 1
     await encodings.skip(image_id)
     await encodings.go_to(image_id)
     await encodings.end_walk()

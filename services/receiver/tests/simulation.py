@@ -32,7 +32,7 @@ from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.object_info import ObjectInfo
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
 from services.receiver.adapters.garbage import DatabaseGarbage
 from services.receiver.adapters.merge_rows import DatabaseMerges
@@ -267,7 +267,7 @@ class World:
             objects: Any = port(self.store)
             made = (process, Collector(garbage=its_notes, objects=objects))
         else:
-            made = (process, port(ProcessorRows(self.database, self.clock)), port(self.store))
+            made = (process, port(DatabaseClaims(self.database, self.clock)), port(self.store))
         self._processes[name] = made
 
     def _crash(self, name: str) -> None:
