@@ -1,4 +1,4 @@
-"""What the other services did not do for this one, in one tree.
+"""The tree of all errors that somebody handles; every service hangs its own below these branches.
 
 AwayError                            not now: the same call may work later
 ├── DatabaseUnavailableError         away, full, read-only, or busy beyond its limits
@@ -10,20 +10,25 @@ AwayError                            not now: the same call may work later
 │   ├── RecogniserTimeoutError       no answer in time: a fault of the service
 │   ├── RecogniserBusyError          its queue is full, or it stops: another one may do it
 │   └── RecogniserFailedError        this picture's recognition failed, for example its worker died
-└── StoredFacesError                 people did not look for stored faces
-    ├── StoredFacesAwayError         nobody there, no answer in time, or they are still being loaded
-    ├── StoredFacesBusyError         too many searches wait already
-    └── OtherEngineError             they are of another engine still: soon they are not
+├── StoredFacesError                 people did not look for stored faces
+│   ├── StoredFacesAwayError         nobody there, no answer in time, or they are still being loaded
+│   ├── StoredFacesBusyError         too many searches wait already
+│   └── OtherEngineError             they are of another engine still: soon they are not
+└── NotYetError (jobs)               what a program that runs once needs is not there yet
 
 RefusedError                         no, and asking again gives the same answer
 ├── ObjectNotFoundError              no object has this key
 ├── ObjectTooLargeError              it has more bytes than the caller takes
 ├── ObjectRefusedError               the store takes no such key
-└── ClaimLostError                   a claim is over: somebody else works on it
+├── ClaimLostError                   a claim is over: somebody else works on it
+├── InvalidPathError (images)        a path that no picture can have
+├── InvalidNameError (names)         a name that no person can have
+├── PictureError (picture_files)     a file that is no picture, is damaged or too large
+└── XmpError (picture_files)         a file whose XMP cannot be read
 
 ``ObjectStoreError`` is any of the object store's. Each driver's errors are translated where that
-driver is called: :mod:`database`, :mod:`objects`, :mod:`nsqd`, :mod:`facerecog`. Anything else
-that a driver raises is a bug.
+driver is called: :mod:`database`, :mod:`objects`, :mod:`nsqd`, :mod:`facerecog`. Whatever is in
+neither branch is a bug, and handled where all bugs are: at the top.
 """
 
 from typing import ClassVar
@@ -32,12 +37,12 @@ from typing import ClassVar
 class AwayError(Exception):
     """A service cannot do it now; the same call may work later."""
 
-    service: ClassVar[str]
+    service: ClassVar[str] = "another service"
     """Which one, for people."""
 
 
 class RefusedError(Exception):
-    """A service will not do it, now or later."""
+    """No: the content or the caller is at fault, or it is over; asking again changes nothing."""
 
 
 class DatabaseUnavailableError(AwayError):

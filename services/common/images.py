@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from services.common.errors import RefusedError
+
 MAX_PATH_LENGTH: Final = 512
 """Characters; a unique key of InnoDB holds 3072 bytes, four for each of these and room to spare."""
 
@@ -87,7 +89,7 @@ RETRIABLE: Final = frozenset({Status.REJECTED, Status.DEAD})
 """What a person may send back to pending."""
 
 
-class InvalidPathError(ValueError):
+class InvalidPathError(RefusedError, ValueError):
     """The path cannot name a picture; the message says why."""
 
 

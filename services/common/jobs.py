@@ -8,6 +8,8 @@ from typing import Final, TypeVar
 
 import structlog
 
+from services.common.errors import AwayError
+
 log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE_SECONDS: Final = 0.5
@@ -16,7 +18,7 @@ _MAX_PAUSE_SECONDS: Final = 5.0
 T = TypeVar("T")
 
 
-class NotYetError(Exception):
+class NotYetError(AwayError):
     """It cannot be done now, but may be later; the message says why."""
 
 

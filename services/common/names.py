@@ -9,6 +9,7 @@ import sys
 import unicodedata
 from typing import Final
 
+from services.common.errors import RefusedError
 from services.common.images import CONTROL, MAX_PART_BYTES
 
 MAX_NAME_LENGTH: Final = 100
@@ -19,7 +20,7 @@ _BY_ID: Final = re.compile("~([0-9]{1,18})")
 NO_SLASH: Final = "a person's name must not contain /"
 
 
-class InvalidNameError(ValueError):
+class InvalidNameError(RefusedError, ValueError):
     """The name cannot be a person's; the message says why."""
 
 

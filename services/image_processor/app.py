@@ -13,16 +13,19 @@ from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
 from services.common.settings import load
-from services.image_processor.adapters.encoder import GrpcEncoder
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
+from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.adapters.nsq_queue import NsqQueue
-from services.image_processor.adapters.recogniser import GrpcRecogniser
 from services.image_processor.adapters.row_poller import RowPoller
-from services.image_processor.adapters.rows import DatabaseRows
-from services.image_processor.breaker import Breaker
-from services.image_processor.encoding import Encoder
+from services.image_processor.adapters.rows import DatabaseClaims
+from services.image_processor.adapters.stored_face_encoder import GrpcStoredFaceEncoder
 from services.image_processor.metrics import BREAKER_STATE
-from services.image_processor.service import Processor, pause_while_open
+from services.image_processor.service.breaker import Breaker
+from services.image_processor.service.claiming import Claimant
+from services.image_processor.service.encoding import Encoder
+from services.image_processor.service.processing import Processor, pause_while_open
+from services.image_processor.service.recognising import Recognition
+from services.image_processor.service.stored_pictures import StoredPictures
 from services.image_processor.settings import ImageProcessorSettings
 
 
@@ -45,8 +48,8 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     client = RecogniserClient(
         settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
     )
-    rows = DatabaseRows(database, database_now, rules=settings.rules, backoff=settings.backoff)
-    away = logs.Outage("database")
+    rows = DatabaseClaims(database, database_now, rules=settings.rules, backoff=settings.backoff)
+    database_outage, store_outage = logs.Outage("database"), logs.Outage("object store")
     queue = (
         NsqQueue(
             settings.nsqlookupd_urls,
@@ -56,7 +59,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
             channel=settings.nsq_channel,
         )
         if settings.nsqlookupd_urls
-        else RowPoller(rows.pending, poll_seconds=settings.poll_seconds, database=away)
+        else RowPoller(rows.pending, poll_seconds=settings.poll_seconds, database=database_outage)
     )
     loop_time = LoopTime()
     breaker = Breaker(
@@ -67,21 +70,27 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         limits=settings.breaker_limits,
     )
     processor = Processor(
-        rows=rows,
-        pictures=store,
-        recogniser=GrpcRecogniser(client),
+        claimant=Claimant(
+            rows=rows,
+            recognition=Recognition(
+                pictures=store, faces=GrpcFaceFinder(client), breaker=breaker, store=store_outage
+            ),
+            breaker=breaker,
+            database=database_outage,
+            renew_seconds=settings.renew_seconds,
+        ),
         queue=queue,
-        breaker=breaker,
-        database=away,
+        database=database_outage,
+        store=store_outage,
         concurrency=settings.concurrency,
-        renew_seconds=settings.renew_seconds,
     )
+    stored_faces = GrpcStoredFaceEncoder(client)
     encoder = Encoder(
         rows=DatabaseEncodingRows(database, database_now),
-        pictures=store,
-        recogniser=GrpcEncoder(client),
+        stored_pictures=StoredPictures(pictures=store, recogniser=stored_faces, breaker=breaker),
+        recogniser=stored_faces,
         breaker=breaker,
-        database=away,
+        database=database_outage,
         time=loop_time,
         concurrency=settings.concurrency,
     )

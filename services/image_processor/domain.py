@@ -1,17 +1,29 @@
-"""What an attempt at an image can end in, and what that makes of its row."""
+"""What an attempt at an image can end in, what that makes of its row, and how encoding goes on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-from services.common.faces import SeenFace
+from services.common.faces import Box, SeenFace
 from services.common.images import RING_AFTER_MS, Rules, Status
 
 RENEW_SECONDS: Final = 10.0
-"""Two renewals in a row may fail before the lease is over."""
+"""One renewal may fail before the lease is over."""
 
 MAX_LONG: Final = 8
-"""So many pictures that need long are worked on beside the others, each of up to 20 MB."""
+"""So many pictures that need long are worked on beside the others, each of up to 20 MiB."""
+
+LOOK_AGAIN_MS: Final = 3_600_000
+"""Faces that older versions store in a rollout have no encoding either."""
+
+LOOK_SELDOM_MS: Final = 24 * 3_600_000
+"""After a pass that only skipped: what it could not encode will hardly be another picture soon."""
+
+REMOVE_AFTER_MS: Final = 24 * 3_600_000
+"""Since the engine changed, or another one answered last: until then it may be taken back."""
+
+PEOPLE_AT_ONCE: Final = 10
+"""For whom all faces are decided again at a time: a change of a person waits behind no more."""
 
 _MAX_ERROR_LENGTH: Final = 500  # characters of the column
 
@@ -66,7 +78,7 @@ class Unanswered:
 
 @dataclass(frozen=True)
 class Released:
-    """The picture was not tried: the attempt is given back. The reason is for the log."""
+    """No fault of the picture: the attempt is given back. The reason is for the log."""
 
     reason: str
 
@@ -75,7 +87,7 @@ Outcome = Processed | Rejected | Failed | Unanswered | Released
 
 
 @dataclass(frozen=True)
-class Change:
+class Transition:
     """What an outcome makes of the row; it is due in so many ms, or never again."""
 
     status: Status
@@ -86,7 +98,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Backoff:
-    """Pauses between failed attempts, in ms: each is twice the one before."""
+    """Pauses between failed attempts, in ms: each is twice the one before.
+
+    Rows are due after them and no process waits, so a library of retries has no place here.
+    """
 
     first_ms: int = 2_000
     longest_ms: int = 20_000
@@ -97,24 +112,98 @@ class Backoff:
         return int(min(pause, self.longest_ms))
 
 
-def change(
+def transition(
     claim: Claim, outcome: Outcome, *, random: Random, rules: Rules, backoff: Backoff
-) -> Change:
+) -> Transition:
     """Return what the outcome makes of the claimed row."""
     last = claim.attempt >= rules.max_attempts
     match outcome:
         case Processed():
-            return Change(Status.PROCESSED, claim.attempt, None, None)
+            return Transition(Status.PROCESSED, claim.attempt, None, None)
         case Rejected(reason):
-            return Change(Status.REJECTED, claim.attempt, None, reason[:_MAX_ERROR_LENGTH])
+            return Transition(Status.REJECTED, claim.attempt, None, reason[:_MAX_ERROR_LENGTH])
         case Failed(error) | Unanswered(error) if last:
-            return Change(Status.DEAD, claim.attempt, None, error[:_MAX_ERROR_LENGTH])
+            return Transition(Status.DEAD, claim.attempt, None, error[:_MAX_ERROR_LENGTH])
         case Failed(error):
             pause = backoff.after(claim.attempt, random)
-            return Change(Status.FAILED, claim.attempt, pause, error[:_MAX_ERROR_LENGTH])
+            return Transition(Status.FAILED, claim.attempt, pause, error[:_MAX_ERROR_LENGTH])
         case Unanswered(error):
-            return Change(Status.PENDING, claim.attempt, RING_AFTER_MS, error[:_MAX_ERROR_LENGTH])
+            return Transition(
+                Status.PENDING, claim.attempt, RING_AFTER_MS, error[:_MAX_ERROR_LENGTH]
+            )
         case Released():
-            return Change(Status.PENDING, claim.attempt - 1, RING_AFTER_MS, None)
+            return Transition(Status.PENDING, claim.attempt - 1, RING_AFTER_MS, None)
         case _:
             assert_never(outcome)
+
+
+@dataclass(frozen=True)
+class BreakerLimits:
+    """After how many faults in a row the breaker opens, and how long it cools down then.
+
+    In seconds; the longest includes the jitter.
+    """
+
+    faults: int = 5
+    first_cool_down: float = 1.0
+    longest_cool_down: float = 15.0
+
+
+@dataclass(frozen=True)
+class EncodingProgress:
+    """How far the encoding of stored faces is.
+
+    ``waiting``: new pictures are there. ``to_count``: it is not known whether there is anything to
+    do; ``to_walk``: there is, in images behind ``after``. ``removal_due``: it is time to remove the
+    encodings of other engines, if all that there was is done. ``to_decide``: people are to be
+    looked for among what was encoded.
+    """
+
+    engine: str | None
+    stopped: bool
+    waiting: bool
+    after: int
+    images_left: int
+    to_count: bool
+    to_walk: bool
+    removal_due: bool
+    to_decide: bool
+    last_image_id: int
+
+
+@dataclass(frozen=True)
+class FacesToEncode:
+    """The faces of an image's result that lack an encoding: their numbers and boxes.
+
+    ``tag`` is that of the object that the result is about; None when it is not known. Nobody
+    replaces what was ``uploaded``.
+    """
+
+    image_id: int
+    path: str
+    uploaded: bool
+    tag: str | None
+    processed_at: int | None
+    indices: tuple[int, ...]
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoding for each box, None where the engine made none; see ``common/faces.py``."""
+
+    engine: str
+    encodings: tuple[bytes | None, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The faces of a picture cannot be encoded; ``reason`` is what metrics call it."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Postponed:
+    """The faces of a picture are encoded later."""

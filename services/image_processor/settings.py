@@ -18,8 +18,7 @@ from services.common.settings import (
     Seconds,
     Settings,
 )
-from services.image_processor.breaker import Limits
-from services.image_processor.domain import MAX_LONG, Backoff
+from services.image_processor.domain import MAX_LONG, Backoff, BreakerLimits
 
 PROCESS_BYTES: Final = 110 * 1024**2
 PICTURE_BYTES: Final = 120 * 1024**2
@@ -87,18 +86,18 @@ class ImageProcessorSettings(
         " attempts are not used up meanwhile.",
     )
     breaker_faults: int = Field(
-        Limits.faults,
+        BreakerLimits.faults,
         ge=1,
         description="After so many calls in a row that face_recog did not answer, nothing is sent"
         " and no attempt is used up: more where single calls fail often, less to notice sooner.",
     )
     first_cool_down_seconds: Seconds = Field(
-        Limits.first_cool_down,
+        BreakerLimits.first_cool_down,
         description="Pause before face_recog is asked whether it is back; doubled each time."
         " Less where it restarts in a moment.",
     )
     max_cool_down_seconds: Seconds = Field(
-        Limits.longest_cool_down,
+        BreakerLimits.longest_cool_down,
         description="Longest such pause, and so the longest time that its return is not noticed.",
     )
 
@@ -157,9 +156,11 @@ class ImageProcessorSettings(
         )
 
     @property
-    def breaker_limits(self) -> Limits:
+    def breaker_limits(self) -> BreakerLimits:
         """When the breaker opens, and for how long."""
-        return Limits(self.breaker_faults, self.first_cool_down_seconds, self.max_cool_down_seconds)
+        return BreakerLimits(
+            self.breaker_faults, self.first_cool_down_seconds, self.max_cool_down_seconds
+        )
 
     @property
     def renew_seconds(self) -> float:

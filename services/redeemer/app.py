@@ -13,11 +13,13 @@ from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
 from services.common.repeating import repeat
 from services.common.settings import load
-from services.redeemer.adapters import DatabaseGarbage, DatabasePictures, DatabaseRows
-from services.redeemer.collecting import Collector
-from services.redeemer.service import Redeemer
+from services.redeemer.adapters.garbage import DatabaseDueGarbage
+from services.redeemer.adapters.repairs import DatabaseRepairs
+from services.redeemer.adapters.thumbnails import DatabaseThumbnailRows
+from services.redeemer.service.collecting import Collector
+from services.redeemer.service.repairing import Redeemer
+from services.redeemer.service.thumbnails import ThumbnailCollector
 from services.redeemer.settings import RedeemerSettings
-from services.redeemer.thumbnails import Thumbnails
 
 LOG_SECONDS: Final = 60.0
 """How long what was deleted may be in SQLite's log."""
@@ -28,7 +30,7 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     database = Database(settings)
     doorbell = doorbell_for(settings)
     redeemer = Redeemer(
-        rows=DatabaseRows(
+        rows=DatabaseRepairs(
             database,
             database_now,
             rules=settings.rules,
@@ -38,8 +40,8 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
         enough_rings=settings.max_queued_rings,
     )
     store = ObjectStore(settings)
-    collector = Collector(garbage=DatabaseGarbage(database, database_now), objects=store)
-    thumbnails = Thumbnails(rows=DatabasePictures(database), objects=store)
+    collector = Collector(garbage=DatabaseDueGarbage(database, database_now), objects=store)
+    thumbnails = ThumbnailCollector(rows=DatabaseThumbnailRows(database), objects=store)
     # Without NSQ it is ready nevertheless: it still moves what has failed or was abandoned.
     lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()

@@ -9,7 +9,6 @@ BATCH: Final = 100
 LOOKED_AT_ONCE: Final = 1000
 """Thumbnails whose pictures are looked for in one statement: as many as a store lists at once."""
 
-
 REMOVAL_MS: Final = 60_000
 """How long the removal of an object is one replica's; after that another one removes it."""
 
@@ -34,3 +33,12 @@ class Census:
 
     counts: dict[str, int]
     longest_wait: int | None
+
+
+@dataclass(frozen=True)
+class DueRemoval:
+    """An object to remove, if it has the tag, where there is one; ``token`` makes it ours."""
+
+    key: str
+    tag: str | None
+    token: str

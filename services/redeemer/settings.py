@@ -27,14 +27,14 @@ class RedeemerSettings(
     ring_again_seconds: float = Field(
         10.0,
         ge=1,
-        description="How long a pending image waits until it is rung for again: more where nothing"
-        " is lost but images wait in the queue for longer, so that fewer are rung for twice.",
+        description="How long a pending image waits until the queue is told of it again: more where"
+        " nothing is lost but images wait in the queue for longer, so that fewer are in it twice.",
     )
     max_queued_rings: int = Field(
         1000,
         ge=1,
         description="The queue is kept filled up to so many rings, what 500 pictures a second need"
-        " between two sweeps: more where more are processed. What waits behind them is rung for"
+        " between two sweeps: more where more are processed. What waits behind them follows"
         " when there is room.",
     )
     count_seconds: Seconds = Field(

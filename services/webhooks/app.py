@@ -9,10 +9,11 @@ import uvloop
 from services.common import logs, ops
 from services.common.clock import database_now
 from services.common.database import Database
+from services.common.errors import RefusedError
 from services.common.repeating import repeat
 from services.common.settings import load
-from services.webhooks.adapters.endpoints import EndpointsError, EndpointsFile
-from services.webhooks.adapters.rows import DatabaseRows
+from services.webhooks.adapters.endpoints import EndpointsFile
+from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
 from services.webhooks.adapters.sender import HttpSender
 from services.webhooks.service import Webhooks
 from services.webhooks.settings import WebhooksSettings
@@ -30,7 +31,7 @@ async def run(
     at_once = settings.endpoint_concurrency
     sender = HttpSender(seconds=settings.endpoint_timeout_seconds, at_once=at_once)
     webhooks = Webhooks(
-        rows=DatabaseRows(database, database_now, kept_ms=settings.kept_ms),
+        deliveries=DatabaseWebhookDeliveries(database, database_now, kept_ms=settings.kept_ms),
         sender=sender,
         endpoints=endpoints,
         at_once=at_once,
@@ -59,7 +60,7 @@ def main() -> None:
     logs.configure("webhooks", settings.log_level)
     try:
         endpoints = EndpointsFile(settings.webhooks_file)
-    except EndpointsError as error:
+    except RefusedError as error:
         raise SystemExit(f"webhooks: WEBHOOKS_FILE: {error}") from None
     listener = ops.listen(settings.host, settings.probe_port)
     uvloop.run(run(settings, listener, endpoints))

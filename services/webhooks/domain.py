@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from services.common.errors import RefusedError
 from services.common.webhooks import WebhookType
 
 LEASE_MS: Final = 60_000
@@ -29,6 +30,10 @@ RETRIED_MS: Final = round(sum(PAUSES_MS) * (1 + _JITTER))
 """How long after the first attempt the last one may be."""
 
 
+class EndpointsError(RefusedError):
+    """The file of endpoints cannot be used; the message says why, and never shows a secret."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Somebody who is to be told; ``secret`` is the key itself, 24 to 64 bytes."""
@@ -39,14 +44,17 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """An attempt that is ours; ``type`` is a ``WebhookType``, times are ms since the epoch."""
+class Attempt:
+    """An attempt at a delivery that is ours: its first is ``number`` 1.
+
+    ``type`` is a ``WebhookType``; the delivery was created at ``created_at``, ms since the epoch.
+    """
 
     id: int
     message_id: str
     type: str
     subject_id: int
-    attempt: int
+    number: int
     token: str
     created_at: int
 

@@ -32,6 +32,8 @@ class StoredFacesClient:
         try:
             answer: face_pb2.FindResponse = await self._stub.Find(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
+                raise  # a bug of the caller's: no other answer will come
             kind = _ERRORS.get(error.code(), StoredFacesAwayError)
             raise kind(f"people: {error.code().name}: {error.details()}") from error
         return answer.faces

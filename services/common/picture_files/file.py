@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from services.common.errors import RefusedError
+
 MAX_PIXELS: Final = 64_000_000
 """The most pixels that are decoded; a file's header says how many it has.
 
@@ -31,7 +33,7 @@ Browsers show whatever is there. A face that is not there would be missed withou
 file that lost more is refused, as an upload that broke off."""
 
 
-class PictureError(Exception):
+class PictureError(RefusedError):
     """The content is not taken; the message tells people why."""
 
     def __init__(self, reason: str, *, too_large: bool = False) -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from PIL import Image
 
+from services.common.errors import RefusedError
 from services.common.picture_files.file import PictureFile, byte_order, entries
 from services.common.picture_files.jpeg import APP1, jpeg_segments
 from services.common.picture_files.png import png_chunks
@@ -25,7 +26,7 @@ _PNG_KEYWORD: Final = b"XML:com.adobe.xmp\0"
 _TIFF_TAG: Final = 700
 
 
-class XmpError(ValueError):
+class XmpError(RefusedError):
     """A file's XMP cannot be read; the message tells people why."""
 
 

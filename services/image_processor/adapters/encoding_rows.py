@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.errors import ClaimLostError
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box
@@ -25,27 +26,26 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.image_processor.encoding import (
+from services.image_processor.domain import (
     LOOK_AGAIN_MS,
     LOOK_SELDOM_MS,
     PEOPLE_AT_ONCE,
     REMOVE_AFTER_MS,
     Encoded,
-    LostError,
-    StoredFaces,
-    Work,
+    EncodingProgress,
+    FacesToEncode,
 )
 
 
 class DatabaseEncodingRows:
-    """The port ``Rows`` of encoding.py; each one claims for itself."""
+    """The port ``EncodingRows`` on a database; each one claims for itself."""
 
     def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database
         self._clock = clock
         self._token = secrets.token_hex(16)
 
-    async def read(self) -> Work:
+    async def read(self) -> EncodingProgress:
         """Return how far it is."""
         now = self._clock()
         its = encoding_work.c
@@ -59,7 +59,7 @@ class DatabaseEncodingRows:
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one()
-        return Work(
+        return EncodingProgress(
             engine=row.engine,
             stopped=row.stopped,
             waiting=bool(row.waiting),
@@ -164,7 +164,7 @@ class DatabaseEncodingRows:
         async with self._database.reading() as connection:
             return list(await connection.scalars(first))
 
-    async def faces(self, image_id: int, engine: str) -> StoredFaces | None:
+    async def faces(self, image_id: int, engine: str) -> FacesToEncode | None:
         """Return the faces without an encoding; None when the image has none any more."""
         query = sa.select(
             images.c.path, images.c.content_digest, images.c.object_tag, images.c.processed_at
@@ -174,7 +174,7 @@ class DatabaseEncodingRows:
             found = await _faces(connection, image_id, engine)
         if image is None or not found:
             return None
-        return StoredFaces(
+        return FacesToEncode(
             image_id,
             image.path,
             image.content_digest is not None,
@@ -184,7 +184,7 @@ class DatabaseEncodingRows:
             tuple(found.values()),
         )
 
-    async def store(self, faces: StoredFaces, encoded: Encoded) -> int | None:
+    async def store(self, faces: FacesToEncode, encoded: Encoded) -> int | None:
         """Store the encodings and go on behind the image; return how many were stored."""
         image_id, engine = faces.image_id, encoded.engine
         same = sa.select(images.c.id).where(
@@ -316,7 +316,7 @@ async def _change(connection: AsyncConnection, token: str, **values: Any) -> Non
         .values(claim_token=token, **values)
     )
     if (await connection.execute(changing)).rowcount != 1:
-        raise LostError
+        raise ClaimLostError
 
 
 def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[bool], ...]:

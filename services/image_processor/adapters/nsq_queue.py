@@ -1,5 +1,6 @@
 """The queue in a cluster: pynsq's reader, with what it gets wrong put right.
 
+Nothing else patches pynsq, and another version of it is not even imported: see ``check_pynsq``.
 pynsq 0.9.1 looks nsqd up once a minute, resolves host names in the event loop, forgets a live
 connection when a second one to the same nsqd comes up, keeps a reader that is resumed with a
 message in flight at RDY 0, and finishes silently after ``max_tries``. It logs each failed try to
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from typing import Any, Final
 
 import nsq
@@ -33,6 +35,33 @@ _LOOKUP_SECONDS: Final = 2
 _HEARTBEAT_SECONDS: Final = 5
 _CONNECT_SECONDS: Final = 5.0
 _FLUSH_SECONDS: Final = 2.0
+
+_PYNSQ: Final = "0.9.1"
+_INSIDES: Final = (
+    "_connection_max_in_flight",
+    "_on_connection_close",
+    "_on_connection_error",
+    "_on_connection_ready",
+    "_send_rdy",
+    "connect_to_nsqd",
+    "query_lookupd",
+    "set_max_in_flight",
+)
+"""What of pynsq's reader this module overrides, or calls although it is private."""
+
+
+def check_pynsq(found: str, reader: type) -> None:
+    """Raise ``ImportError`` unless this version's reader is the one that is patched here."""
+    missing = [name for name in _INSIDES if not hasattr(reader, name)]
+    if found != _PYNSQ or missing:
+        raise ImportError(
+            f"nsq_queue.py patches the insides of pynsq {_PYNSQ}, and this is {found}"
+            + (f" without {', '.join(missing)}" if missing else "")
+            + ": compare them, and run test_nsq_queue.py"
+        )
+
+
+check_pynsq(version("pynsq"), nsq.Reader)
 
 
 class NsqQueue:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from services.common.errors import DatabaseUnavailableError
+from services.common.errors import AwayError
 from services.common.logs import Outage
 
 log = structlog.get_logger(__name__)
@@ -95,10 +95,10 @@ class RowPoller:
 
     async def _fill(self) -> bool:
         now = time.monotonic()
-        self._not_before = {key: at for key, at in self._not_before.items() if at > now}
+        self._not_before = {image_id: at for image_id, at in self._not_before.items() if at > now}
         try:
             ids = await self._pending(_BATCH + len(self._not_before))
-        except DatabaseUnavailableError as error:
+        except AwayError as error:
             self._database.failed(error)
             self._rest = min(self._rest * 2, _MAX_REST_SECONDS)
             return False

@@ -22,11 +22,11 @@ from services.image_processor.domain import (
     Claim,
     Outcome,
     Processed,
-    change,
+    transition,
 )
 
 
-class DatabaseRows:
+class DatabaseClaims:
     """Claims and finishes, each in one transaction whose condition decides."""
 
     def __init__(
@@ -90,7 +90,9 @@ class DatabaseRows:
     async def finish(self, claim: Claim, outcome: Outcome) -> str | None:
         """Store the outcome and return how the attempt ended; ``None`` when the claim is lost."""
         now = self._clock()
-        new = change(claim, outcome, random=random.random, rules=self._rules, backoff=self._backoff)
+        new = transition(
+            claim, outcome, random=random.random, rules=self._rules, backoff=self._backoff
+        )
         values: dict[str, Any] = {
             "status": new.status,
             "attempt": new.attempt,
@@ -131,7 +133,7 @@ def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
 async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Processed) -> None:
     found = outcome.faces
     # Before any face is locked: whoever removes somebody goes from the person to the faces, too.
-    candidates = [one for face in found for one in face.candidates]
+    candidates = [candidate for face in found for candidate in face.candidates]
     whose = await find_likely(connection, candidates, lock=True)
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     if not found:

@@ -9,11 +9,14 @@ from services.common import tables
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.logs import Outage
-from services.image_processor.adapters.recogniser import GrpcRecogniser
-from services.image_processor.adapters.rows import DatabaseRows
-from services.image_processor.breaker import Breaker
+from services.image_processor.adapters.face_finder import GrpcFaceFinder
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import RENEW_SECONDS, Claim
-from services.image_processor.service import Pictures, Processor, Queue, pause_while_open
+from services.image_processor.ports import PictureReader, Queue
+from services.image_processor.service.breaker import Breaker
+from services.image_processor.service.claiming import Claimant
+from services.image_processor.service.processing import Processor, pause_while_open
+from services.image_processor.service.recognising import Recognition
 from services.image_processor.tests.fakes import FakePictures, FakeRecogniser, MemoryQueue
 from services.image_processor.tests.virtual_time import DatabaseClock, VirtualTime
 from services.testing.recogniser import RecogniserServer
@@ -27,7 +30,7 @@ class Images:
         self.database = database
         self.clock = DatabaseClock()
         self.pictures = FakePictures()
-        self.rows = DatabaseRows(database, self.clock.in_database)
+        self.rows = DatabaseClaims(database, self.clock.in_database)
 
     async def submit(self, *contents: bytes) -> list[int]:
         """Store pictures and their pending rows; return the ids."""
@@ -107,7 +110,7 @@ class Processors:
         queue: Queue | None = None,
         *,
         client: RecogniserClient | None = None,
-        pictures: Pictures | None = None,
+        pictures: PictureReader | None = None,
         concurrency: int = 4,
         renew_seconds: float = RENEW_SECONDS,
         grace_seconds: float = 20,
@@ -121,15 +124,26 @@ class Processors:
             random=lambda: 0.5,
         )
         self.breakers.append(breaker)
-        processor = Processor(
-            rows=self._images.rows,
+        database, store = Outage("database"), Outage("object store")
+        recognition = Recognition(
             pictures=pictures or self._images.pictures,
-            recogniser=GrpcRecogniser(client) if client else self.recogniser,
-            queue=used,
+            faces=GrpcFaceFinder(client) if client else self.recogniser,
             breaker=breaker,
-            database=Outage("database"),
-            concurrency=concurrency,
+            store=store,
+        )
+        claimant = Claimant(
+            rows=self._images.rows,
+            recognition=recognition,
+            breaker=breaker,
+            database=database,
             renew_seconds=renew_seconds,
+        )
+        processor = Processor(
+            claimant=claimant,
+            queue=used,
+            database=database,
+            store=store,
+            concurrency=concurrency,
         )
         running = processor.run(self._told_to_stop(), grace_seconds=grace_seconds)
         self._running.append(asyncio.create_task(running))

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from services.image_processor.breaker import THRESHOLD, Breaker, Limits, State
+from services.image_processor.domain import BreakerLimits
+from services.image_processor.service.breaker import Breaker, State
 from services.image_processor.tests.virtual_time import VirtualTime
 
 
@@ -49,7 +50,7 @@ async def breaker(
 
 
 def _open(breaker: Breaker) -> None:
-    for _ in range(THRESHOLD):
+    for _ in range(BreakerLimits.faults):
         breaker.fault()
 
 
@@ -158,7 +159,7 @@ async def test_jitter_spreads_the_cool_down(
     _open(breaker)
     await virtual_time.advance(500)
     assert virtual_time.slept[:2] == pytest.approx(expected, rel=1e-4)
-    assert max(virtual_time.slept) <= Limits.longest_cool_down
+    assert max(virtual_time.slept) <= BreakerLimits.longest_cool_down
     await breaker.close()
 
 
@@ -168,7 +169,7 @@ async def test_its_limits_are_told_to_it(recogniser: Recogniser, virtual_time: V
         on_change=lambda _: None,
         time=virtual_time,
         random=lambda: 0.5,
-        limits=Limits(faults=2, first_cool_down=3, longest_cool_down=7),
+        limits=BreakerLimits(faults=2, first_cool_down=3, longest_cool_down=7),
     )
     breaker.fault()
     assert breaker.state is State.CLOSED

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.database import Database
-from services.common.errors import DatabaseUnavailableError
+from services.common.errors import ClaimLostError, DatabaseUnavailableError
 from services.common.events import EventKind
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
@@ -27,19 +27,14 @@ from services.common.tables import (
     people_work,
     persons,
 )
-from services.image_processor import encoding as encoding_module
 from services.image_processor.adapters import encoding_rows as encoding_rows_module
-from services.image_processor.adapters.encoder import GrpcEncoder
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
-from services.image_processor.breaker import THRESHOLD, Breaker
-from services.image_processor.domain import Processed
-from services.image_processor.encoding import (
-    ENGINE_SECONDS,
-    SETTLE_SECONDS,
-    Encoded,
-    Encoder,
-    LostError,
-)
+from services.image_processor.adapters.stored_face_encoder import GrpcStoredFaceEncoder
+from services.image_processor.domain import BreakerLimits, Encoded, Processed
+from services.image_processor.service import encoding as encoding_module
+from services.image_processor.service.breaker import Breaker
+from services.image_processor.service.encoding import ENGINE_SECONDS, SETTLE_SECONDS, Encoder
+from services.image_processor.service.stored_pictures import StoredPictures
 from services.image_processor.tests.conftest import Images, Processors
 from services.image_processor.tests.virtual_time import VirtualTime
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -92,10 +87,13 @@ class Archive:
 
     def encoder(self, database: Any = None, *, concurrency: int = 1) -> Encoder:
         rows = DatabaseEncodingRows(database or self.images.database, self.images.clock.in_database)
+        recogniser = GrpcStoredFaceEncoder(self.client)
         return Encoder(
             rows=rows,
-            pictures=self.images.pictures,
-            recogniser=GrpcEncoder(self.client),
+            stored_pictures=StoredPictures(
+                pictures=self.images.pictures, recogniser=recogniser, breaker=self.breaker
+            ),
+            recogniser=recogniser,
             breaker=self.breaker,
             database=Outage("database"),
             time=self.time,
@@ -363,7 +361,7 @@ async def test_one_that_finds_no_place_beside_others_gets_one_alone(
 
 async def test_nothing_is_done_while_the_breaker_is_open(archive: Archive) -> None:
     await archive.store(b"a")
-    for _ in range(THRESHOLD):
+    for _ in range(BreakerLimits.faults):
         archive.breaker.fault()
     encoder = archive.encoder()
     await drain(encoder)
@@ -720,7 +718,7 @@ async def test_a_late_one_changes_nothing(archive: Archive) -> None:
         late.remove_others("test-0", 0, 7),
         late.end_removal(),
     ):
-        with pytest.raises(LostError):
+        with pytest.raises(ClaimLostError):
             await change
     await late.release()
     assert not await late.claim()

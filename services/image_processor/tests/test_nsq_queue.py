@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import nsq
 import pytest
 import structlog
 
 from services.common.nsqd import NsqDoorbell
 from services.common.settings import CHANNEL, TOPIC
 from services.image_processor.adapters import nsq_queue
-from services.image_processor.adapters.nsq_queue import NsqQueue, NsqRing
+from services.image_processor.adapters.nsq_queue import NsqQueue, NsqRing, check_pynsq
 from services.testing.servers import Nsqd, Nsqlookupd, free_port
 from services.testing.waiting import eventually
 
@@ -65,6 +66,21 @@ async def _take(queue: NsqQueue) -> NsqRing:
     ring = await asyncio.wait_for(queue.take(), 15)
     assert ring is not None
     return ring
+
+
+@pytest.mark.parametrize(
+    ("found", "reader", "reason"),
+    [
+        ("0.9.2", nsq.Reader, r"pynsq 0\.9\.1, and this is 0\.9\.2: "),
+        ("0.9.1", nsq.Writer, r"0\.9\.1 without .*_send_rdy"),
+    ],
+)
+def test_another_pynsq_than_the_one_that_is_patched_is_refused(
+    found: str, reader: type, reason: str
+) -> None:
+    check_pynsq("0.9.1", nsq.Reader)
+    with pytest.raises(ImportError, match=reason):
+        check_pynsq(found, reader)
 
 
 async def test_it_subscribes_before_the_first_ring(nsqd: Nsqd, connect: Connect) -> None:

@@ -13,7 +13,7 @@ from services.common.database import Database
 from services.common.faces import Box, Likely, SeenFace
 from services.common.settings import DatabaseSettings
 from services.common.tables import events, face_encodings, person_images, persons
-from services.image_processor.adapters.rows import DatabaseRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Claim, Failed, Outcome, Processed, Rejected, Released
 from services.image_processor.tests.conftest import Images
 from services.testing.recogniser import ENCODING, QUALITY, Picture
@@ -26,7 +26,7 @@ async def test_many_claims_at_once_have_one_winner(
 ) -> None:
     ids = await images.submit(*[Picture.TWO_FACES] * 10)
     pools = [Database(database_settings) for _ in range(3)]
-    several = [DatabaseRows(pool, images.clock.in_database) for pool in pools]
+    several = [DatabaseClaims(pool, images.clock.in_database) for pool in pools]
     claims = await asyncio.gather(
         *(rows.claim(image_id) for image_id in ids for rows in several for _ in range(4))
     )
@@ -46,7 +46,7 @@ async def test_many_claims_at_once_have_one_winner(
 def _claim_all(url: str, ids: list[int], start: Any) -> list[int]:
     async def claim_all() -> list[int]:
         database = Database(DatabaseSettings(database_url=url))
-        rows = DatabaseRows(database, database_now)
+        rows = DatabaseClaims(database, database_now)
         won = []
         for image_id in ids:
             claim = await rows.claim(image_id)

@@ -12,7 +12,7 @@ from services.common.logs import Outage
 from services.common.nsqd import NsqDoorbell
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller
-from services.image_processor.service import Queue, Ring
+from services.image_processor.ports import Queue, Ring
 from services.image_processor.tests.fakes import Backlog, MemoryQueue
 from services.testing.servers import Nsqd, Nsqlookupd
 from services.testing.waiting import eventually

@@ -15,19 +15,19 @@ from services.common.errors import (
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box, Likely, SeenFace
-from services.image_processor.adapters.recogniser import GrpcRecogniser
+from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.domain import Processed, Rejected
-from services.image_processor.service import Recogniser
+from services.image_processor.ports import FaceFinder
 from services.image_processor.tests.fakes import FakeRecogniser
 from services.testing.recogniser import ENCODING, QUALITY, Picture, RecogniserServer
 
 
 @pytest.fixture(params=["fake", "grpc"])
-def recogniser(request: pytest.FixtureRequest, recogniser_client: RecogniserClient) -> Recogniser:
-    return FakeRecogniser() if request.param == "fake" else GrpcRecogniser(recogniser_client)
+def recogniser(request: pytest.FixtureRequest, recogniser_client: RecogniserClient) -> FaceFinder:
+    return FakeRecogniser() if request.param == "fake" else GrpcFaceFinder(recogniser_client)
 
 
-async def test_faces_with_their_people(recogniser: Recogniser) -> None:
+async def test_faces_with_their_people(recogniser: FaceFinder) -> None:
     assert await recogniser.identify(Picture.TWO_FACES, 1, lambda: None) == Processed(
         (
             SeenFace(
@@ -67,7 +67,7 @@ async def test_what_a_recogniser_is_unsure_of_is_no_name(
             )
 
     client: Any = Client()
-    answer = await GrpcRecogniser(client).identify(Picture.TWO_FACES, 1, lambda: None)
+    answer = await GrpcFaceFinder(client).identify(Picture.TWO_FACES, 1, lambda: None)
     assert isinstance(answer, Processed)
     assert [face.unsure for face in answer.faces] == [unsure]
 
@@ -83,18 +83,18 @@ async def test_a_face_whose_encoding_cannot_be_compared_is_a_face_all_the_same()
             )
 
     client: Any = Client()
-    answer = await GrpcRecogniser(client).identify(Picture.TWO_FACES, 1, lambda: None)
+    answer = await GrpcFaceFinder(client).identify(Picture.TWO_FACES, 1, lambda: None)
     assert isinstance(answer, Processed)
     assert [face.encoding for face in answer.faces] == [None, ENCODING]
 
 
-async def test_no_face_is_an_answer(recogniser: Recogniser) -> None:
+async def test_no_face_is_an_answer(recogniser: FaceFinder) -> None:
     assert await recogniser.identify(Picture.NO_FACE, 1, lambda: None) == Processed(
         (), 100, 90, "test-1"
     )
 
 
-async def test_a_file_that_is_no_picture(recogniser: Recogniser) -> None:
+async def test_a_file_that_is_no_picture(recogniser: FaceFinder) -> None:
     assert await recogniser.identify(Picture.UNREADABLE, 1, lambda: None) == Rejected(
         "it is no picture"
     )
@@ -108,7 +108,7 @@ async def test_a_file_that_is_no_picture(recogniser: Recogniser) -> None:
         (Picture.FATAL, RecogniserFailedError),
     ],
 )
-async def test_faults(recogniser: Recogniser, picture: bytes, error: type[Exception]) -> None:
+async def test_faults(recogniser: FaceFinder, picture: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         await recogniser.identify(picture, 1, lambda: None)
 
@@ -118,18 +118,18 @@ async def test_nobody_there(
 ) -> None:
     await recogniser_server.stop()
     with pytest.raises(RecogniserUnavailableError):
-        await GrpcRecogniser(recogniser_client).identify(Picture.TWO_FACES, 1, lambda: None)
+        await GrpcFaceFinder(recogniser_client).identify(Picture.TWO_FACES, 1, lambda: None)
 
 
 async def test_the_deadline_is_the_clients(recogniser_server: RecogniserServer) -> None:
     client = RecogniserClient(recogniser_server.target, timeout=0.05)
     with pytest.raises(RecogniserTimeoutError):
-        await GrpcRecogniser(client).identify(Picture.UNFINISHED, 1, lambda: None)
+        await GrpcFaceFinder(client).identify(Picture.UNFINISHED, 1, lambda: None)
     await client.close()
 
 
 async def test_the_image_id_goes_along(
     recogniser_server: RecogniserServer, recogniser_client: RecogniserClient
 ) -> None:
-    await GrpcRecogniser(recogniser_client).identify(Picture.TWO_FACES, 42, lambda: None)
+    await GrpcFaceFinder(recogniser_client).identify(Picture.TWO_FACES, 42, lambda: None)
     assert recogniser_server.image_ids == ["42"]

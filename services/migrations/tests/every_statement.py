@@ -11,9 +11,8 @@ from services.common.object_info import ObjectInfo
 from services.common.quality import Quality
 from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
-from services.image_processor import encoding
-from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows as EncodingRows
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.people import domain as deciding
 from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
@@ -39,11 +38,11 @@ from services.receiver.domain.merges import Merged
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
-from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
-from services.redeemer.adapters import DatabaseRows as RedeemerRows
+from services.redeemer.adapters.garbage import DatabaseDueGarbage
+from services.redeemer.adapters.repairs import DatabaseRepairs
 from services.testing.recogniser import ENCODING
 from services.webhooks import domain as telling
-from services.webhooks.adapters.rows import DatabaseRows as WebhookRows
+from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
 
 LEASE_OVER = 31_000
 
@@ -66,7 +65,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     rows = ReceiverRows(receiver)
     people = DatabasePeople(receiver, now_ms)
     known_pictures = DatabaseKnownPictures(receiver, now_ms)
-    processor = ProcessorRows(image_processor, database_now)
+    processor = DatabaseClaims(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
     repeated = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
@@ -81,7 +80,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     )
     changes = DatabaseEvents(receiver, database_now)
     position = await changes.latest()
-    hooks = WebhookRows(webhooks, database_now, kept_ms=LEASE_OVER)
+    hooks = DatabaseWebhookDeliveries(webhooks, database_now, kept_ms=LEASE_OVER)
     endpoint = telling.Endpoint("https://example.org", b"k" * 24, frozenset(WebhookType))
     assert await hooks.make([endpoint])
     async with receiver.transaction() as connection:
@@ -111,7 +110,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert [one.person for one in image.faces] == ["Ada", "Ada"]
     assert [one.quality for one in image.faces] == [quality, quality]
     await _decide_again(PeopleRows(people_s, database_now), first)
-    encodings = EncodingRows(image_processor, database_now)
+    encodings = DatabaseEncodingRows(image_processor, database_now)
     assert await encodings.claim()
     assert await encodings.decide_again(), "no change of a person is left"
     await encodings.release()
@@ -135,11 +134,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await rows.retry(third)
     await _tell(hooks, DatabaseDeliveries(receiver, database_now), endpoint)
 
-    repair = RedeemerRows(redeemer, lambda: database_now() + LEASE_OVER)
+    repair = DatabaseRepairs(redeemer, lambda: database_now() + LEASE_OVER)
     assert await repair.take_failed() == [second]
     assert await processor.claim(second)
     assert await repair.take_abandoned() == [second]
-    assert await repair.bury_abandoned() == []
+    assert await repair.mark_abandoned_dead() == []
     assert third in await repair.take_waiting()
     assert await repair.forget_events() == 0
     assert (await repair.census()).counts == {"processed": 1, "pending": 2}
@@ -164,14 +163,14 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
-    collecting = RedeemerGarbage(redeemer, database_now)
+    collecting = DatabaseDueGarbage(redeemer, database_now)
     removals = await collecting.take()
     assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
     await collecting.removed(removals)
 
 
 async def _encode_again(receiver: Database, image_processor: Database, image_id: int) -> None:
-    encodings = EncodingRows(image_processor, database_now)
+    encodings = DatabaseEncodingRows(image_processor, database_now)
     work = await encodings.read()
     assert work.to_count
     assert await encodings.claim()
@@ -182,7 +181,7 @@ async def _encode_again(receiver: Database, image_processor: Database, image_id:
     assert await encodings.next("later", 0, image_id, 9) == [image_id]
     faces = await encodings.faces(image_id, "later")
     assert faces
-    assert await encodings.store(faces, encoding.Encoded("later", (ENCODING, None))) == 1
+    assert await encodings.store(faces, processing.Encoded("later", (ENCODING, None))) == 1
     await encodings.skip(image_id)
     await encodings.go_to(image_id)
     await encodings.end_walk()
@@ -330,7 +329,7 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
 
 
 async def _tell(
-    hooks: WebhookRows, deliveries: DatabaseDeliveries, endpoint: telling.Endpoint
+    hooks: DatabaseWebhookDeliveries, deliveries: DatabaseDeliveries, endpoint: telling.Endpoint
 ) -> None:
     await hooks.make([endpoint])
     [told] = await hooks.take(endpoint.url, 1)

@@ -13,7 +13,7 @@ from services.common.faces import Box, SeenFace
 from services.common.settings import DatabaseSettings
 from services.common.tables import face_encodings, faces, metadata
 from services.image_processor import domain as processing
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
 from services.migrations.tests.every_statement import CHANGED, run_every_statement
@@ -274,7 +274,7 @@ async def test_a_service_of_before_encodings_works_beside_one_of_today(
     for image_id in (3, 4):
         await run(insert_image.format(image_id, "processing"))
         face = SeenFace(Box(1, 2, 3, 4), 0.5, False, (), encoding=ENCODING)
-        assert await ProcessorRows(database, database_now).finish(
+        assert await DatabaseClaims(database, database_now).finish(
             processing.Claim(image_id, "p", 1, "token"),
             processing.Processed((face,), 9, 9, "engine", calibration=7),
         )

@@ -78,14 +78,18 @@ async def test_the_nearest_come_first(
     ],
 )
 async def test_what_cannot_be_looked_for_is_refused(
-    world: World, bench: Bench, content: bytes, limit: int, message: str
+    world: World,
+    bench: Bench,
+    client: StoredFacesClient,
+    *,
+    content: bytes,
+    limit: int,
+    message: str,
 ) -> None:
     await world.picture(encoding("Ada"))
     await bench.faces.follow()
-    async with grpc.aio.insecure_channel(bench.target) as channel:
-        stub: Any = face_pb2_grpc.StoredFacesStub(channel)
-        with pytest.raises(grpc.aio.AioRpcError, match=message) as raised:
-            await stub.Find(face_pb2.FindRequest(engine=ENGINE.name, encoding=content, limit=limit))
+    with pytest.raises(grpc.aio.AioRpcError, match=message) as raised:
+        await client.find(ENGINE.name, content, limit)
     assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 

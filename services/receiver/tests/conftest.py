@@ -18,8 +18,8 @@ from services.people.service import StoredFaces
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.colours import FakeRecogniser, count_colours, draw, encode
-from services.redeemer.adapters import DatabaseGarbage
-from services.redeemer.collecting import Collector
+from services.redeemer.adapters.garbage import DatabaseDueGarbage
+from services.redeemer.service.collecting import Collector
 from services.testing.processes import Service
 
 __all__ = ["FakeRecogniser", "count_colours", "draw", "encode"]
@@ -74,7 +74,7 @@ class StoredFacesServer:
 async def collect(settings: ReceiverSettings, *, later_ms: int = 0) -> None:
     """Remove the objects that no row names, as the redeemer does so much later."""
     database = Database(settings)
-    notes = DatabaseGarbage(database, lambda: database_now() + later_ms)
+    notes = DatabaseDueGarbage(database, lambda: database_now() + later_ms)
     await Collector(garbage=notes, objects=ObjectStore(settings)).collect()
     await database.close()
 

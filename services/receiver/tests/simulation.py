@@ -34,7 +34,7 @@ from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.object_info import ObjectInfo
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
 from services.receiver.adapters.rows.garbage import DatabaseGarbage
 from services.receiver.adapters.rows.images import DatabaseImages
@@ -49,9 +49,9 @@ from services.receiver.service.people import Enrolment
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
-from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
-from services.redeemer.adapters import DatabaseRows as RedeemerRows
-from services.redeemer.collecting import Collector
+from services.redeemer.adapters.garbage import DatabaseDueGarbage
+from services.redeemer.adapters.repairs import DatabaseRepairs
+from services.redeemer.service.collecting import Collector
 
 JPEG: Final = b"\xff\xd8\xff"
 CONTENTS: Final = (JPEG + b"A", JPEG + b"B")
@@ -269,11 +269,11 @@ class World:
             thumbnails = Thumbnails(pictures=store, garbage=notes, shrinker=Shrinker())
             made = Receiver(process, its_images, enrolment, merging, submissions, thumbnails)
         elif name.startswith("collector"):
-            its_notes: Any = port(RedeemerGarbage(self.database, self.clock))
+            its_notes: Any = port(DatabaseDueGarbage(self.database, self.clock))
             objects: Any = port(self.store)
             made = (process, Collector(garbage=its_notes, objects=objects))
         else:
-            made = (process, port(ProcessorRows(self.database, self.clock)), port(self.store))
+            made = (process, port(DatabaseClaims(self.database, self.clock)), port(self.store))
         self._processes[name] = made
 
     def _crash(self, name: str) -> None:
@@ -559,9 +559,9 @@ class World:
         self._late = []
         for _ in range(3):
             self.later_ms += 2 * 3_600_000
-            repair = RedeemerRows(self.database, self.clock)
+            repair = DatabaseRepairs(self.database, self.clock)
             await repair.take_abandoned()
-            await repair.bury_abandoned()
+            await repair.mark_abandoned_dead()
             await repair.take_failed()
             await self._process_all()
             self.begin("collect")

@@ -35,7 +35,7 @@ from services.common.tables import (
     person_merges,
     persons,
 )
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.receiver.adapters.rows import erasures as erasing_rows
@@ -89,7 +89,7 @@ class Pipeline:
         return image_id
 
     async def recognise(self, image_id: int, *its: SeenFace) -> None:
-        rows = ProcessorRows(self.database, database_now)
+        rows = DatabaseClaims(self.database, database_now)
         claim = await rows.claim(image_id)
         assert claim
         assert await rows.finish(claim, Processed(its, 99, 99, "test", "tag", calibration=1))

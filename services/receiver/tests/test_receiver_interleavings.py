@@ -28,8 +28,8 @@ from services.receiver.service.images import Images
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.tests import simulation
-from services.redeemer import adapters as redeemer
-from services.redeemer.collecting import Collector
+from services.redeemer.adapters import garbage as redeemer
+from services.redeemer.service.collecting import Collector
 
 _names = random.Random()
 
@@ -173,7 +173,7 @@ def no_second_look(patch: pytest.MonkeyPatch) -> None:
             keys = [one.key for one in removals]
             await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(keys)))
 
-    patch.setattr(redeemer.DatabaseGarbage, "removed", removed)
+    patch.setattr(redeemer.DatabaseDueGarbage, "removed", removed)
 
 
 def results_of_replaced_pictures(patch: pytest.MonkeyPatch) -> None:

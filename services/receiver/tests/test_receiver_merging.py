@@ -15,7 +15,7 @@ from services.common.images import STORING_MS
 from services.common.names import by_id
 from services.common.quality import Quality
 from services.common.tables import face_denials, faces, garbage, images
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Processed
 from services.receiver.adapters.rows import merges as merge_rows
 from services.receiver.adapters.rows.images import DatabaseImages
@@ -187,11 +187,11 @@ async def test_faces_that_are_others_by_now_do_not_go_back(
     for image_id in (again, by_machine_again, denied_again):
         await run(settings, sa.update(images).where(images.c.id == image_id).values(object_tag="a"))
         assert await DatabaseImages(database).look_again(image_id, "a")
-        claim = await ProcessorRows(database, database_now).claim(image_id)
+        claim = await DatabaseClaims(database, database_now).claim(image_id)
         assert claim
         face = SeenFace(Box(*BOX), 1.0, ambiguous=False)
         seen = Processed((face,), 99, 99, "test", "tag", calibration=1)
-        assert await ProcessorRows(database, database_now).finish(claim, seen)
+        assert await DatabaseClaims(database, database_now).finish(claim, seen)
         its = faces.c.image_id == image_id
         await by_machine(settings, image_id, "Ada", person_id=ada)
         if image_id == again:  # as whoever names a group

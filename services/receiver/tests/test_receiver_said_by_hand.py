@@ -13,7 +13,7 @@ from services.common.database import Database
 from services.common.faces import Box, Likely, SeenFace
 from services.common.objects import ObjectStore
 from services.common.tables import events, faces, images, people_work, person_images, persons
-from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
+from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Claim, Processed
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, collect, draw, encode
@@ -448,7 +448,7 @@ async def test_many_at_once_leave_each_face_with_its_one_known_picture(
         for n in range(4)
     ]
     database = Database(settings)
-    processor = ProcessorRows(database, database_now)
+    processor = DatabaseClaims(database, database_now)
     face = SeenFace(Box(1, 2, 3, 4), 0.5, False, (Likely("Ada/1.png", "Ada", 0.25),))
 
     async def store_result(number: int) -> None:

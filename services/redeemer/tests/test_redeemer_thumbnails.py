@@ -20,9 +20,9 @@ from services.common.thumbnails import (
     face_thumbnail_key,
     thumbnail_key,
 )
-from services.redeemer import thumbnails as module
-from services.redeemer.adapters import DatabasePictures
-from services.redeemer.thumbnails import Thumbnails
+from services.redeemer.adapters.thumbnails import DatabaseThumbnailRows
+from services.redeemer.service import thumbnails as module
+from services.redeemer.service.thumbnails import ThumbnailCollector
 
 
 @pytest.fixture
@@ -40,7 +40,8 @@ async def store(folder_store_settings: ObjectStoreSettings, database: Database) 
     )
     async with database.transaction() as connection:
         await connection.execute(
-            sa.insert(images), [{**image, "id": one, "path": f"{one}"} for one in (1, 2, 3)]
+            sa.insert(images),
+            [{**image, "id": number, "path": f"{number}"} for number in (1, 2, 3)],
         )
         await connection.execute(
             sa.insert(faces),
@@ -60,7 +61,7 @@ FACE = FacePlace(2, Box(-10, 20, 30, 40))
 
 
 async def keys(store: ObjectStore) -> list[str]:
-    return sorted([one.key async for one in store.list("thumbnails/")])
+    return sorted([thumbnail.key async for thumbnail in store.list("thumbnails/")])
 
 
 async def test_only_those_whose_picture_is_gone_go(
@@ -68,22 +69,22 @@ async def test_only_those_whose_picture_is_gone_go(
 ) -> None:
     monkeypatch.setattr(module, "LOOKED_AT_ONCE", 3)
     kept = [
-        *(thumbnail_key(OF_IMAGES, one, side) for one in (1, 2, 3) for side in (640, 1600)),
+        *(thumbnail_key(OF_IMAGES, number, side) for number in (1, 2, 3) for side in (640, 1600)),
         thumbnail_key(OF_KNOWN, 1, 640),
         face_thumbnail_key(FACE, 256),
         "thumbnails/faces/by hand.jpg",
         "thumbnails/images/by hand.jpg",
     ]
     gone = [
-        *(thumbnail_key(OF_IMAGES, one, 640) for one in range(4, 12)),
+        *(thumbnail_key(OF_IMAGES, number, 640) for number in range(4, 12)),
         thumbnail_key(OF_KNOWN, 2, 640),  # image 2 is another picture
         face_thumbnail_key(FACE._replace(box=replace(FACE.box, left=5)), 256),
         face_thumbnail_key(FACE._replace(box=replace(FACE.box, bottom=41)), 256),
-        *(face_thumbnail_key(FACE._replace(image_id=one), 256) for one in (1, 4)),
+        *(face_thumbnail_key(FACE._replace(image_id=number), 256) for number in (1, 4)),
     ]
     for key in (*kept, *gone, "pictures/uploads/4-640"):
         await store.put(key, b"content")
-    await Thumbnails(rows=DatabasePictures(database), objects=store).collect()
+    await ThumbnailCollector(rows=DatabaseThumbnailRows(database), objects=store).collect()
     assert await keys(store) == sorted(kept)
     assert await store.exists("pictures/uploads/4-640")
 
@@ -96,5 +97,5 @@ async def test_a_store_that_is_away_is_said(
 
     monkeypatch.setattr(ObjectStore, "list", away)
     with structlog.testing.capture_logs() as logs:
-        await Thumbnails(rows=DatabasePictures(database), objects=store).collect()
-    assert [one["event"] for one in logs] == ["not all thumbnails were looked at"]
+        await ThumbnailCollector(rows=DatabaseThumbnailRows(database), objects=store).collect()
+    assert [entry["event"] for entry in logs] == ["not all thumbnails were looked at"]

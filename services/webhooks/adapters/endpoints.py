@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from services.common.webhooks import WebhookType
-from services.webhooks.domain import Endpoint
+from services.webhooks.domain import Endpoint, EndpointsError
 
 log = structlog.get_logger(__name__)
 
@@ -27,11 +27,7 @@ _PREFIX: Final = "whsec_"
 _KEY_BYTES: Final = (24, 64)
 
 
-class EndpointsError(Exception):
-    """The file cannot be used; the message says why, and never shows a secret."""
-
-
-class _Endpoint(BaseModel):
+class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     url: Annotated[str, Field(max_length=500, pattern="^https?://[!-~]+$")]
@@ -40,7 +36,7 @@ class _Endpoint(BaseModel):
     allow_http: bool = False
 
     @model_validator(mode="after")
-    def _check(self) -> "_Endpoint":
+    def _check(self) -> "_Entry":
         parts = urlsplit(self.url)
         if not parts.hostname or parts.username is not None or parts.fragment:
             raise ValueError("url needs a host, and may have no user and no #fragment")
@@ -67,7 +63,7 @@ class _Endpoint(BaseModel):
         return key
 
 
-_LIST: Final = TypeAdapter(list[_Endpoint])
+_LIST: Final = TypeAdapter(list[_Entry])
 
 
 def read_endpoints(file: Path) -> tuple[Endpoint, ...]:
@@ -80,14 +76,14 @@ def read_endpoints(file: Path) -> tuple[Endpoint, ...]:
         raise EndpointsError(f"{file} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, ('', *one['loc']))) or 'the file'}: {one['msg']}"
-            for one in error.errors(include_input=False, include_context=False)
+            f"{'.'.join(map(str, ('', *fault['loc']))) or 'the file'}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_context=False)
         )
         raise EndpointsError(f"{file} is wrong: {faults}") from None
-    urls = [one.url for one in found]
+    urls = [entry.url for entry in found]
     if twice := sorted({url for url in urls if urls.count(url) > 1}):
         raise EndpointsError(f"{file} is wrong: it names {', '.join(twice)} twice")
-    return tuple(Endpoint(one.url, one.key(), one.events) for one in found)
+    return tuple(Endpoint(entry.url, entry.key(), entry.events) for entry in found)
 
 
 class EndpointsFile:
@@ -115,5 +111,5 @@ class EndpointsFile:
             return
         self._error = None
         if found != self._known:
-            log.info("endpoints have changed", endpoints=[one.url for one in found])
+            log.info("endpoints have changed", endpoints=[endpoint.url for endpoint in found])
         self._known = found

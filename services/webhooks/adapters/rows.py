@@ -24,7 +24,7 @@ from services.common.tables import (
     webhook_positions,
 )
 from services.common.webhooks import DeliveryStatus, WebhookType
-from services.webhooks.domain import BATCH, LEASE_MS, LONGEST_PAUSE_MS, Delivery, Endpoint
+from services.webhooks.domain import BATCH, LEASE_MS, LONGEST_PAUSE_MS, Attempt, Endpoint
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +37,8 @@ _TYPES: Final = {
 }
 
 
-class DatabaseRows:
-    """The port ``Rows`` on a database."""
+class DatabaseWebhookDeliveries:
+    """The port ``WebhookDeliveries`` on a database."""
 
     def __init__(self, database: Database, clock: DatabaseClock, *, kept_ms: int) -> None:
         self._database = database
@@ -82,7 +82,7 @@ class DatabaseRows:
         self, connection: AsyncConnection, found: Iterable[Event], endpoints: Sequence[Endpoint]
     ) -> None:
         now = self._clock()
-        changed = dict.fromkeys((one.kind, one.subject_id) for one in found)
+        changed = dict.fromkeys((event.kind, event.subject_id) for event in found)
         ids = [subject for kind, subject in changed if kind == EventKind.IMAGE]
         statuses: dict[int, str] = {}
         if ids:
@@ -114,7 +114,7 @@ class DatabaseRows:
                 sa.insert(webhook_deliveries).values({**values, **start}), rows
             )
 
-    async def take(self, url: str, limit: int) -> Sequence[Delivery]:
+    async def take(self, url: str, limit: int) -> Sequence[Attempt]:
         """Take up to so many deliveries to an endpoint that are due, those due longest first."""
         table, now, token = webhook_deliveries, self._clock(), secrets.token_hex(16)
         choosing = (
@@ -138,7 +138,7 @@ class DatabaseRows:
                 .values(claim_token=token, attempt=table.c.attempt + 1, due_at=now + LEASE_MS)
             )
         return [
-            Delivery(
+            Attempt(
                 row.id,
                 row.message_id,
                 row.type,
@@ -150,11 +150,11 @@ class DatabaseRows:
             for row in rows
         ]
 
-    async def data(self, delivery: Delivery) -> Mapping[str, object]:
+    async def data(self, attempt: Attempt) -> Mapping[str, object]:
         """Return what there is to say now of the image or person."""
-        subject = delivery.subject_id
+        subject = attempt.subject_id
         async with self._database.reading() as connection:
-            if delivery.type == WebhookType.PERSON_CHANGED:
+            if attempt.type == WebhookType.PERSON_CHANGED:
                 name = await connection.scalar(
                     sa.select(persons.c.name).where(persons.c.id == subject, ~BEING_FORGOTTEN)
                 )
@@ -194,7 +194,7 @@ class DatabaseRows:
             ],
         }
 
-    async def finish(self, delivery: Delivery, error: str | None, pause: int | None) -> None:
+    async def finish(self, attempt: Attempt, error: str | None, pause: int | None) -> None:
         """Store how an attempt ended, unless it is somebody else's by now."""
         now, table = self._clock(), webhook_deliveries
         if error is None:
@@ -206,7 +206,7 @@ class DatabaseRows:
         async with self._database.transaction() as connection:
             await connection.execute(
                 sa.update(table)
-                .where(table.c.id == delivery.id, table.c.claim_token == delivery.token)
+                .where(table.c.id == attempt.id, table.c.claim_token == attempt.token)
                 .values(status=status, due_at=due_at, error=error, claim_token=None, updated_at=now)
             )
 

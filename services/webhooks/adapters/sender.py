@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from services.webhooks.domain import Delivery, Endpoint, sign
+from services.webhooks.domain import Attempt, Endpoint, sign
 
 _MOST_READ: Final = 4096
 """Bytes of an answer; a longer one is cut off with its connection."""
@@ -36,14 +36,14 @@ class HttpSender:
         await self._client.aclose()
 
     async def send(
-        self, endpoint: Endpoint, delivery: Delivery, data: Mapping[str, object]
+        self, endpoint: Endpoint, attempt: Attempt, data: Mapping[str, object]
     ) -> str | None:
         """Return why the endpoint did not take it, for people; None when it did."""
-        created = datetime.fromtimestamp(delivery.created_at / 1000, UTC)
+        created = datetime.fromtimestamp(attempt.created_at / 1000, UTC)
         body = json.dumps(
             {
-                "id": delivery.message_id,
-                "type": delivery.type,
+                "id": attempt.message_id,
+                "type": attempt.type,
                 "timestamp": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "data": data,
             },
@@ -53,9 +53,9 @@ class HttpSender:
         headers = {
             "Content-Type": "application/json",
             "User-Agent": "facestack",
-            "webhook-id": delivery.message_id,
+            "webhook-id": attempt.message_id,
             "webhook-timestamp": str(now),
-            "webhook-signature": sign(endpoint.secret, delivery.message_id, now, body),
+            "webhook-signature": sign(endpoint.secret, attempt.message_id, now, body),
         }
         try:
             async with (

@@ -1,9 +1,11 @@
 import asyncio
+import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,154 +15,38 @@ from standardwebhooks import Webhook
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.event_rows import note_events
 from services.common.events import EventKind, Position
 from services.common.settings import DatabaseSettings
-from services.common.tables import (
-    erasures,
-    events,
-    faces,
-    images,
-    persons,
-    webhook_deliveries,
-    webhook_positions,
-)
+from services.common.tables import erasures, events, faces, persons, webhook_positions
 from services.common.webhooks import WebhookType
 from services.testing.processes import running
 from services.testing.waiting import eventually
-from services.webhooks.adapters.endpoints import EndpointsError, EndpointsFile, read_endpoints
-from services.webhooks.adapters.rows import DatabaseRows
 from services.webhooks.adapters.sender import HttpSender
 from services.webhooks.domain import LEASE_MS, PAUSES_MS, Endpoint, pause_ms
-from services.webhooks.service import Webhooks
-
-AT_ONCE = 4
-KEPT_MS = 7 * 24 * 3_600_000
-SECRET = "whsec_" + "QUJD" * 8
-KEY = b"ABC" * 8
-OK = b"HTTP/1.1 204 No Content\r\n\r\n"
-BROKEN = b"HTTP/1.1 500 x\r\nContent-Length: 9\r\n\r\ndisk full"
-
-
-class Hook:
-    """A real endpoint, which keeps what it got and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.got: list[tuple[dict[str, str], bytes]] = []
-        self.answer: Callable[[], Awaitable[bytes] | bytes] = lambda: OK
-        self.serving: set[asyncio.Task[Any]] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        self.serving.add(task)
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                lines = [line.split(": ", 1) for line in head.splitlines()[1:] if line]
-                headers = {name.lower(): value for name, value in lines}
-                self.got.append((headers, await reader.readexactly(int(headers["content-length"]))))
-                answer = self.answer()
-                content = answer if isinstance(answer, bytes) else await answer
-                if not content:
-                    return
-                writer.write(content)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
-            pass
-        finally:
-            self.serving.discard(task)
-            writer.close()
-
-    @property
-    def ids(self) -> list[str]:
-        return [headers["webhook-id"] for headers, _ in self.got]
-
-    @property
-    def documents(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for _, body in self.got]
+from services.webhooks.tests.conftest import (
+    AT_ONCE,
+    BROKEN,
+    KEPT_MS,
+    KEY,
+    OK,
+    SECRET,
+    Deliveries,
+    running_tasks,
+    serving,
+)
 
 
-@asynccontextmanager
-async def serving(*types: WebhookType) -> AsyncIterator[tuple[Hook, Endpoint]]:
-    hook = Hook()
-    server = await asyncio.start_server(hook.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    kinds = frozenset(types or WebhookType)
-    try:
-        yield hook, Endpoint(f"http://127.0.0.1:{port}/hook", KEY, kinds)
-    finally:
-        server.close()
-        for task in hook.serving:
-            task.cancel()
-        await eventually(lambda: not hook.serving)
-
-
-class Bench:
-    """Rows whose time a test moves, and workers on them."""
-
-    def __init__(self, database: Database, endpoints: Sequence[Endpoint]) -> None:
-        self.database = database
-        self.endpoints = endpoints
-        self.later = 0
-        self.rows = DatabaseRows(database, lambda: database_now() + self.later, kept_ms=KEPT_MS)
-        self.sender = HttpSender(seconds=5, at_once=AT_ONCE)
-
-    def worker(self, rows: Any = None, sender: Any = None) -> Webhooks:
-        return Webhooks(
-            rows=rows or self.rows,
-            sender=sender or self.sender,
-            endpoints=lambda: self.endpoints,
-            at_once=AT_ONCE,
-        )
-
-    async def image(self, number: int, status: str = "processed") -> None:
-        async with self.database.transaction() as connection:
-            row = {"path": f"{number}.jpg", "name": f"{number}.jpg", "attempt": 1}
-            times = {"created_at": 1, "updated_at": 1}
-            await connection.execute(
-                sa.insert(images).values(id=number, status=status, **row, **times)
-            )
-            await note_events(connection, database_now(), EventKind.IMAGE, [number])
-
-    async def note(self, kind: EventKind, *subjects: int) -> None:
-        async with self.database.transaction() as connection:
-            await note_events(connection, database_now(), kind, subjects)
-
-    async def deliveries(self) -> Sequence[Any]:
-        query = sa.select(webhook_deliveries).order_by(webhook_deliveries.c.id)
-        async with self.database.reading() as connection:
-            return (await connection.execute(query)).all()
-
-    async def run(self, worker: Webhooks | None = None) -> None:
-        """Make and deliver once all that is due."""
-        worker = worker or self.worker()
-        await worker.make()
-        await worker.deliver()
-        while any(tasks := [task for one in worker._running.values() for task in one]):
-            await asyncio.gather(*tasks)
-
-    async def close(self) -> None:
-        await self.sender.close()
-
-
-@pytest.fixture
-async def bench(database: Database) -> AsyncIterator[Bench]:
-    made = Bench(database, [])
-    await made.rows.make([])  # nobody is told of what was before
-    yield made
-    await made.close()
-
-
-async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: Bench) -> None:
+async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(
+    deliveries: Deliveries,
+) -> None:
     async with (
         serving() as (hook, endpoint),
         serving(WebhookType.IMAGE_DEAD, WebhookType.PERSON_CHANGED) as (other, some),
     ):
-        bench.endpoints = [endpoint, some]
+        deliveries.endpoints = [endpoint, some]
         for number, status in enumerate(("processed", "rejected", "dead", "pending"), 1):
-            await bench.image(number, status)
-        async with bench.database.transaction() as connection:
+            await deliveries.image(number, status)
+        async with deliveries.database.transaction() as connection:
             await connection.execute(
                 sa.insert(persons),
                 [
@@ -197,21 +83,21 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
                     {"image_id": 1, "face_index": 3, "person": "Zoë II", "person_id": 6, **face},
                 ],
             )
-        await bench.note(EventKind.PERSON, 6, 7, 8, 9)
-        await bench.note(EventKind.IMAGE, 99)
-        await bench.run()
+        await deliveries.note(EventKind.PERSON, 6, 7, 8, 9)
+        await deliveries.note(EventKind.IMAGE, 99)
+        await deliveries.run()
     for headers, body in hook.got:
         told = Webhook(SECRET).verify(body, headers)
         assert told["id"] == headers["webhook-id"]
         assert headers["content-type"] == "application/json"
-    documents = sorted(hook.documents, key=lambda one: (one["type"], one["data"]["id"]))
-    assert [(one["type"], one["data"]) for one in documents[-4:]] == [
+    documents = sorted(hook.documents, key=lambda told: (told["type"], told["data"]["id"]))
+    assert [(told["type"], told["data"]) for told in documents[-4:]] == [
         ("person.changed", {"id": 6, "name": None}),
         ("person.changed", {"id": 7, "name": "Zoë"}),
         ("person.changed", {"id": 8, "name": None}),
         ("person.changed", {"id": 9, "name": None}),
     ]
-    assert [one["type"] for one in documents[:3]] == [
+    assert [told["type"] for told in documents[:3]] == [
         "image.dead",
         "image.processed",
         "image.rejected",
@@ -229,33 +115,36 @@ async def test_an_endpoint_is_told_what_it_wants_in_the_standards_words(bench: B
             {"index": 3, "person": "Zoë", "person_id": None},
         ],
     }
-    assert Counter(one["type"] for one in other.documents) == {"image.dead": 1, "person.changed": 4}
+    assert Counter(told["type"] for told in other.documents) == {
+        "image.dead": 1,
+        "person.changed": 4,
+    }
     assert len(hook.got) == 7
-    assert {row.status for row in await bench.deliveries()} == {"delivered"}
+    assert {row.status for row in await deliveries.stored()} == {"delivered"}
 
 
 async def test_what_was_not_taken_comes_again_later_and_later_with_the_same_id(
-    bench: Bench,
+    deliveries: Deliveries,
 ) -> None:
     async with serving() as (hook, endpoint):
-        bench.endpoints = [endpoint]
+        deliveries.endpoints = [endpoint]
         hook.answer = lambda: BROKEN
-        await bench.image(1)
+        await deliveries.image(1)
         for attempt, pause in enumerate(PAUSES_MS, 1):
-            await bench.run()
+            await deliveries.run()
             assert len(hook.got) == attempt
-            [row] = await bench.deliveries()
+            [row] = await deliveries.stored()
             assert (row.status, row.error) == (
                 "pending",
                 "answered 500 Internal Server Error",
             )
-            bench.later += pause - 60_000 if pause > 60_000 else 0
-            await bench.run()
+            deliveries.now += pause - 60_000 if pause > 60_000 else 0
+            await deliveries.run()
             assert len(hook.got) == attempt, "not yet"
-            bench.later += pause + 60_000
+            deliveries.now += pause + 60_000
         hook.answer = lambda: OK
-        await bench.run()
-        [row] = await bench.deliveries()
+        await deliveries.run()
+        [row] = await deliveries.stored()
         assert (row.status, row.error, row.due_at) == ("delivered", None, None)
         assert set(hook.ids) == {row.message_id}
         stamps = {headers["webhook-timestamp"] for headers, _ in hook.got}
@@ -263,16 +152,16 @@ async def test_what_was_not_taken_comes_again_later_and_later_with_the_same_id(
         assert len(signatures) == len(stamps), "each attempt has its time"
 
 
-async def test_after_all_attempts_it_has_failed_and_is_left_alone(bench: Bench) -> None:
+async def test_after_all_attempts_it_has_failed_and_is_left_alone(deliveries: Deliveries) -> None:
     async with serving() as (hook, endpoint):
-        bench.endpoints = [endpoint]
+        deliveries.endpoints = [endpoint]
         hook.answer = lambda: BROKEN
-        await bench.image(1)
+        await deliveries.image(1)
         for _ in range(len(PAUSES_MS) + 3):
-            await bench.run()
-            bench.later += 2 * PAUSES_MS[-1]
+            await deliveries.run()
+            deliveries.now += 2 * PAUSES_MS[-1]
         assert len(hook.got) == len(PAUSES_MS) + 1
-        [row] = await bench.deliveries()
+        [row] = await deliveries.stored()
         assert (row.status, row.due_at) == ("failed", None)
 
 
@@ -306,48 +195,55 @@ HUGE = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 100_000
     ],
 )
 async def test_whatever_an_endpoint_answers_is_one_line(
-    bench: Bench, answer: bytes, error: str | None
+    deliveries: Deliveries, answer: bytes, error: str | None
 ) -> None:
     async with serving() as (hook, endpoint):
-        bench.endpoints = [endpoint]
+        deliveries.endpoints = [endpoint]
         hook.answer = lambda: answer
-        await bench.image(1)
-        await bench.run()
-        [row] = await bench.deliveries()
+        await deliveries.image(1)
+        await deliveries.run()
+        [row] = await deliveries.stored()
         assert row.status == ("pending" if error else "delivered")
         assert (row.error or "").startswith(error or "")
         # What it says may repeat the names that it got.
         assert "\ufffd" not in (row.error or "")
-        await bench.sender.close()
+        await deliveries.sender.close()
 
 
-async def test_an_endpoint_that_is_not_there_or_says_nothing_is_tried_again(bench: Bench) -> None:
-    async with serving() as (hook, silent):
-        gone = Endpoint("http://127.0.0.1:1/", KEY, frozenset(WebhookType))
-        bench.endpoints = [gone, silent]
+async def test_an_endpoint_that_is_not_there_is_tried_again(deliveries: Deliveries) -> None:
+    deliveries.endpoints = [Endpoint("http://127.0.0.1:1/", KEY, frozenset(WebhookType))]
+    await deliveries.image(1)
+    await deliveries.run()
+    [row] = await deliveries.stored()
+    assert row.status == "pending"
+    assert row.error.startswith("ConnectError: ")
+
+
+async def test_an_endpoint_that_says_nothing_is_tried_again(deliveries: Deliveries) -> None:
+    async with serving() as (hook, endpoint):
+        deliveries.endpoints = [endpoint]
         hook.answer = asyncio.Event().wait  # type: ignore[assignment]
-        await bench.image(1)
-        sender = HttpSender(seconds=0.1, at_once=AT_ONCE)
-        await bench.run(bench.worker(sender=sender))
-        await sender.close()
-        errors = {row.endpoint: row.error for row in await bench.deliveries()}
-        assert errors[silent.url] == "did not answer within 0.1 s"
-        assert errors[gone.url].startswith("ConnectError: ")
+        await deliveries.image(1)
+        impatient = HttpSender(seconds=0.1, at_once=AT_ONCE)
+        await deliveries.run(deliveries.worker(sender=impatient))
+        await impatient.close()
+        [row] = await deliveries.stored()
+        assert (row.status, row.error) == ("pending", "did not answer within 0.1 s")
 
 
-async def test_an_endpoint_that_is_slow_holds_up_nobody_else(bench: Bench) -> None:
+async def test_an_endpoint_that_is_slow_holds_up_nobody_else(deliveries: Deliveries) -> None:
     free = asyncio.Event()
 
     async def wait() -> bytes:
         await free.wait()
         return OK
 
-    async with serving() as (slow, one), serving() as (quick, other):
+    async with serving() as (slow, endpoint), serving() as (quick, other):
         slow.answer = wait
-        bench.endpoints = [one, other]
+        deliveries.endpoints = [endpoint, other]
         for number in range(1, 31):
-            await bench.image(number)
-        worker = bench.worker()
+            await deliveries.image(number)
+        worker = deliveries.worker()
         await worker.make()
         await worker.deliver()
         await eventually(lambda: len(quick.got) == 30)
@@ -360,25 +256,25 @@ async def test_an_endpoint_that_is_slow_holds_up_nobody_else(bench: Bench) -> No
 
 
 async def test_two_workers_tell_everything_once(
-    bench: Bench, database_settings: DatabaseSettings
+    deliveries: Deliveries, database_settings: DatabaseSettings
 ) -> None:
     second = Database(database_settings)
-    other_bench = Bench(second, [])
-    async with serving() as (hook, endpoint), serving() as (more, another):
-        bench.endpoints = other_bench.endpoints = [endpoint, another]
-        workers = [bench.worker(), other_bench.worker()]
+    others = Deliveries(second)
+    async with serving() as (hook, endpoint), serving() as (other_hook, other):
+        deliveries.endpoints = others.endpoints = [endpoint, other]
+        workers = [deliveries.worker(), others.worker()]
         for number in range(1, 41):
-            await bench.image(number)
+            await deliveries.image(number)
             if number % 10 == 0:
                 await asyncio.gather(*(worker.make() for worker in workers))
                 await asyncio.gather(*(worker.deliver() for worker in workers))
-        await eventually(lambda: len(hook.got) == len(more.got) == 40)
+        await eventually(lambda: len(hook.got) == len(other_hook.got) == 40)
         await asyncio.gather(*(worker.finish() for worker in workers))
-        await other_bench.run()
-        for one in (hook, more):
-            assert sorted(told["data"]["id"] for told in one.documents) == list(range(1, 41))
-        assert len({*hook.ids, *more.ids}) == 80
-    await other_bench.close()
+        await others.run()
+        for told in (hook, other_hook):
+            assert sorted(told.subjects) == list(range(1, 41))
+        assert len({*hook.ids, *other_hook.ids}) == 80
+    await others.close()
     await second.close()
 
 
@@ -386,23 +282,37 @@ class KilledError(BaseException):
     """The process ends here and now."""
 
 
-class Fragile:
-    """Calls what it wraps, and is killed before or after some call."""
+class Process:
+    """What a worker runs in: it is killed before or after the ``last`` call, counted from 0."""
 
-    def __init__(self, inner: Any, chance: random.Random) -> None:
+    def __init__(self, last: int, *, before: bool) -> None:
+        self.killed = False
+        self._calls = itertools.count()
+        self._last = last
+        self._before = before
+
+    def around(self, inner: Any) -> Any:
+        """Return what makes the calls of ``inner`` as long as the process lives."""
+        return _Calls(self, inner)
+
+    async def call(self, method: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        is_last = next(self._calls) == self._last
+        self.killed = self.killed or (is_last and self._before)
+        if not self.killed:
+            answer = await method(*arguments)
+            self.killed = self.killed or is_last
+        if self.killed:
+            raise KilledError
+        return answer
+
+
+class _Calls:
+    def __init__(self, process: Process, inner: Any) -> None:
+        self._process = process
         self._inner = inner
-        self._chance = chance
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def call(*arguments: Any) -> Any:
-            if self._chance.random() < 0.03:
-                raise KilledError
-            answer = await getattr(self._inner, name)(*arguments)
-            if self._chance.random() < 0.03:
-                raise KilledError
-            return answer
-
-        return call
+        return partial(self._process.call, getattr(self._inner, name))
 
 
 def _but_of_the_killed(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -411,67 +321,58 @@ def _but_of_the_killed(loop: asyncio.AbstractEventLoop, context: dict[str, Any])
         loop.default_exception_handler(context)
 
 
-async def lived(worker: Webhooks) -> bool:
-    """Let a worker make and deliver once; when it is killed anywhere, all that it does ends."""
-    try:
-        await worker.make()
-        await worker.deliver()
-        while tasks := [task for one in worker._running.values() for task in one]:
-            await asyncio.gather(*tasks)
-    except KilledError:
-        tasks = [task for one in worker._running.values() for task in one]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return False
-    return True
+async def run_until_killed(deliveries: Deliveries, process: Process) -> None:
+    """Let a worker make and deliver until its process ends, and all that it does with it."""
+    worker = deliveries.worker(process.around(deliveries.rows), process.around(deliveries.sender))
+    with suppress(KilledError):
+        await deliveries.run(worker)
+    tasks = running_tasks(worker)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert process.killed
+
+
+CALLS = 11
+"""A new image takes so many at least: to make two deliveries and take each, and then of each to
+read, to send and to finish it, and to look for another."""
 
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_workers_that_are_killed_anywhere_leave_nothing_untold(
-    bench: Bench, seed: int
+    deliveries: Deliveries, seed: int
 ) -> None:
-    chance = random.Random(seed)
+    chance, weather = random.Random(seed), random.Random(seed)
     asyncio.get_running_loop().set_exception_handler(_but_of_the_killed)
-    async with serving() as (hook, endpoint), serving() as (more, another):
-        bench.endpoints = [endpoint, another]
-        hook.answer = lambda: OK if chance.random() < 0.9 else BROKEN
-        kills = number = 0
-        for turn in range(60):
-            if turn < 20:
-                number += 1
-                await bench.image(number)
-            fragile = turn < 45
-            rows, sender = (
-                (Fragile(one, chance) if fragile else one) for one in (bench.rows, bench.sender)
-            )
-            worker = bench.worker(rows, sender)
-            kills += not await lived(worker)
-            bench.later += LEASE_MS + PAUSES_MS[2]
-        bench.later += 10 * PAUSES_MS[-1]
-        hook.answer = lambda: OK
-        await bench.run()
-        assert kills > 5
-        rows_left = await bench.deliveries()
-        assert {row.status for row in rows_left} == {"delivered"}
-        for one in (hook, more):
-            told: dict[int, set[str]] = {}
-            for document in one.documents:
-                told.setdefault(document["data"]["id"], set()).add(document["id"])
-            assert sorted(told) == list(range(1, number + 1))
-            assert all(len(ids) == 1 for ids in told.values()), "one id each, however often"
+    async with serving() as (hook, endpoint), serving() as (other_hook, other):
+        deliveries.endpoints = [endpoint, other]
+        for image_id in range(1, 21):
+            await deliveries.image(image_id)
+            # Only while none can have had all its attempts: each run is one attempt at most.
+            broken = 0.3 if image_id <= len(PAUSES_MS) else 0
+            hook.answer = lambda: BROKEN if weather.random() < broken else OK  # noqa: B023
+            process = Process(chance.randrange(CALLS), before=chance.random() < 0.5)
+            await run_until_killed(deliveries, process)
+            deliveries.now += LEASE_MS + PAUSES_MS[1]
+        await deliveries.run()  # makes the last ones: an hour later it would be too late
+        deliveries.now += 2 * PAUSES_MS[-1]
+        await deliveries.run()
+        assert {row.status for row in await deliveries.stored()} == {"delivered"}
+        for told in (hook, other_hook):
+            assert set(told.subjects) == set(range(1, 21))
+            assert len(set(told.ids)) == 20, "one id each, however often"
 
 
-async def test_whoever_was_away_goes_on_where_it_was(bench: Bench) -> None:
+async def test_whoever_was_away_goes_on_where_it_was(deliveries: Deliveries) -> None:
     async with serving() as (hook, endpoint):
-        bench.endpoints = [endpoint]
-        await bench.image(1)
-        await bench.run()
-        await bench.image(2)
-        await bench.image(3)
-        await bench.run(bench.worker())
-        assert sorted(one["data"]["id"] for one in hook.documents) == [1, 2, 3]
-        async with bench.database.transaction() as connection:
+        deliveries.endpoints = [endpoint]
+        await deliveries.image(1)
+        await deliveries.run()
+        await deliveries.image(2)
+        await deliveries.image(3)
+        await deliveries.run(deliveries.worker())
+        assert sorted(hook.subjects) == [1, 2, 3]
+        async with deliveries.database.transaction() as connection:
             position = await connection.scalar(sa.select(webhook_positions.c.position))
             assert position
             old = Position.parse(position)
@@ -479,96 +380,33 @@ async def test_whoever_was_away_goes_on_where_it_was(bench: Bench) -> None:
             late = str(Position(old.last, old.at - 3_600_000))
             await connection.execute(sa.update(webhook_positions).values(position=late))
             await connection.execute(sa.delete(events))
-        await bench.run()
-        await bench.image(4)
-        await bench.run()
-        assert hook.documents[-1]["data"]["id"] == 4, "too late for some, but it goes on"
+        await deliveries.run()
+        await deliveries.image(4)
+        await deliveries.run()
+        assert hook.subjects[-1] == 4, "too late for some, but it goes on"
 
 
-async def test_old_deliveries_are_removed_however_they_ended(bench: Bench) -> None:
+async def test_old_deliveries_are_removed_however_they_ended(deliveries: Deliveries) -> None:
     async with serving() as (_, endpoint):
-        bench.endpoints = [endpoint]
-        await bench.image(1)
-        await bench.run()
-        await bench.worker().remove_old()
-        assert len(await bench.deliveries()) == 1
-        bench.later += KEPT_MS + 60_000
-        await bench.image(2)
-        await bench.rows.make(bench.endpoints)
-        await bench.worker().remove_old()
-        assert [row.subject_id for row in await bench.deliveries()] != [1]
-
-
-def entry(**more: Any) -> Mapping[str, Any]:
-    return {"url": "https://example.org/hook", "secret": SECRET, **more}
-
-
-def test_an_operator_says_who_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "webhooks.json"
-    assert read_endpoints(file) == ()
-    more = entry(url="http://n8n.tools:5678/hook", allow_http=True, events=["image.dead"])
-    file.write_text(json.dumps([entry(), more]))
-    assert read_endpoints(file) == (
-        Endpoint("https://example.org/hook", KEY, frozenset(WebhookType)),
-        Endpoint("http://n8n.tools:5678/hook", KEY, frozenset({WebhookType.IMAGE_DEAD})),
-    )
-    assert "ABC" not in repr(read_endpoints(file))
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("nonsense", "Invalid JSON"),
-        ("{}", "valid array"),
-        ([{"url": "https://a.b/"}], "0.secret: Field required"),
-        ([entry(url="http://a.b/")], "url must begin with https"),
-        ([entry(url="https://user@a.b/")], "may have no user"),
-        ([entry(url="https:///x")], "needs a host"),
-        ([entry(url="ftp://a.b")], "0.url: "),
-        ([entry(url="https://a.b/ x")], "0.url: "),
-        ([entry(secret="whsec_c2hvcnQ=")], "secret must be whsec_ and 24 to 64 random bytes"),
-        ([entry(secret="QUJD" * 8)], "secret must be whsec_"),
-        ([entry(secret="whsec_" + "%" * 40)], "secret must be whsec_"),
-        ([entry(events=["image.seen"])], "0.events"),
-        ([entry(events=[])], "0.events"),
-        ([entry(retries=3)], "0.retries: Extra inputs"),
-        ([entry(), entry()], "it names https://example.org/hook twice"),
-    ],
-)
-def test_a_file_that_cannot_be_used_says_why_without_a_secret(
-    content: Any, reason: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "webhooks.json"
-    file.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(EndpointsError) as caught:
-        read_endpoints(file)
-    assert reason in str(caught.value)
-    assert "QUJD" not in str(caught.value)
-    assert "c2hvcnQ" not in str(caught.value)
-
-
-async def test_the_file_may_change_and_is_kept_while_it_is_wrong(tmp_path: Path) -> None:
-    file = tmp_path / "webhooks.json"
-    endpoints = EndpointsFile(file)
-    assert endpoints() == ()
-    file.write_text(json.dumps([entry()]))
-    await endpoints.look()
-    assert len(endpoints()) == 1
-    file.write_text("[{")
-    await endpoints.look()
-    assert len(endpoints()) == 1
-    file.write_text("[]")
-    await endpoints.look()
-    assert endpoints() == ()
+        deliveries.endpoints = [endpoint]
+        await deliveries.image(1)
+        await deliveries.run()
+        await deliveries.worker().remove_old()
+        assert len(await deliveries.stored()) == 1
+        deliveries.now += KEPT_MS + 60_000
+        await deliveries.image(2)
+        await deliveries.rows.make(deliveries.endpoints)
+        await deliveries.worker().remove_old()
+        assert [row.subject_id for row in await deliveries.stored()] != [1]
 
 
 async def test_a_process_tells_and_ends_in_peace(
     database: Database, database_settings: DatabaseSettings, tmp_path: Path
 ) -> None:
-    bench = Bench(database, [])
+    deliveries = Deliveries(database, database_now)
     async with serving() as (hook, endpoint):
         file = tmp_path / "webhooks.json"
-        file.write_text(json.dumps([entry(url=endpoint.url, allow_http=True)]))
+        file.write_text(json.dumps([{"url": endpoint.url, "secret": SECRET, "allow_http": True}]))
         settings = {"DATABASE_URL": database_settings.database_url, "WEBHOOKS_FILE": str(file)}
         async with running("services.webhooks", **settings) as process:
 
@@ -577,7 +415,7 @@ async def test_a_process_tells_and_ends_in_peace(
                     return bool(await connection.scalar(sa.select(webhook_positions.c.position)))
 
             await eventually(begun)
-            await bench.image(1)
+            await deliveries.image(1)
             await eventually(lambda: len(hook.got) == 1)
 
             async def counted() -> bool:
@@ -590,4 +428,4 @@ async def test_a_process_tells_and_ends_in_peace(
         assert code == 0
         assert "Traceback" not in output
         assert "ABC" not in output
-    await bench.close()
+    await deliveries.close()

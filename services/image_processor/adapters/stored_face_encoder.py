@@ -6,11 +6,10 @@ from services.common.errors import RecogniserFailedError
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient, encoding_of
 from services.common.faces import Box
-from services.image_processor.domain import Rejected
-from services.image_processor.encoding import Encoded
+from services.image_processor.domain import Encoded, Rejected
 
 
-class GrpcEncoder:
+class GrpcStoredFaceEncoder:
     """Translates face_recog's answers."""
 
     def __init__(self, client: RecogniserClient) -> None:

@@ -1,4 +1,4 @@
-"""face_recog over gRPC."""
+"""face_recog over gRPC, as far as it finds faces and names them."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from services.common.facerecog.client import RecogniserClient, seen_faces
 from services.image_processor.domain import Processed, Rejected
 
 
-class GrpcRecogniser:
+class GrpcFaceFinder:
     """Translates face_recog's answers."""
 
     def __init__(self, client: RecogniserClient) -> None:

@@ -7,32 +7,24 @@ half-open  one health ping is on its way: it closes the breaker, or opens it wit
 
 The cool-down starts small again only when a real call succeeds. So a recogniser that answers
 pings and nothing else is asked less and less often.
+
+By hand: purgatory, aiobreaker and pybreaker follow the wall clock and cool down for a fixed time,
+then try a real call; none pings, nor tells those that wait for an answer when it opens.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
+from services.image_processor.domain import BreakerLimits
+from services.image_processor.ports import Time
+
 log = structlog.get_logger(__name__)
 
-THRESHOLD: Final = 5
 _JITTER: Final = 0.2
-
-
-@dataclass(frozen=True)
-class Limits:
-    """After how many faults in a row it opens, and how long it cools down then.
-
-    In seconds; the longest includes the jitter.
-    """
-
-    faults: int = THRESHOLD
-    first_cool_down: float = 1.0
-    longest_cool_down: float = 15.0
 
 
 class State(IntEnum):
@@ -41,16 +33,6 @@ class State(IntEnum):
     CLOSED = 0
     HALF_OPEN = 1
     OPEN = 2
-
-
-class Time(Protocol):
-    """A monotonic clock in seconds, and a way to wait on it."""
-
-    def monotonic(self) -> float:
-        """Return the time since an arbitrary moment."""
-
-    async def sleep(self, seconds: float) -> None:
-        """Return when that many seconds have passed."""
 
 
 class Breaker:
@@ -67,7 +49,7 @@ class Breaker:
         on_change: Callable[[State], None],
         time: Time,
         random: Callable[[], float],
-        limits: Limits = Limits(),
+        limits: BreakerLimits = BreakerLimits(),  # noqa: B008, it is frozen
     ) -> None:
         self._ping = ping
         self._on_change = on_change

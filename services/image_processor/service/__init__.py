@@ -1,0 +1,1 @@
+"""What the image processor does, on ports that adapters fill."""

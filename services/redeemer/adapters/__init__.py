@@ -1,0 +1,1 @@
+"""The ports of the redeemer on a database."""

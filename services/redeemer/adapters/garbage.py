@@ -1,0 +1,80 @@
+"""The notes of objects to be removed, in the database."""
+
+import secrets
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import DatabaseClock
+from services.common.database import Database
+from services.common.images import KNOWN_PEOPLE, PICTURES
+from services.common.tables import garbage, images, is_due, person_images
+from services.redeemer.adapters.thumbnails import of_faces_there
+from services.redeemer.domain import BATCH, REMOVAL_MS, REMOVE_AGAIN_MS, DueRemoval
+
+
+class DatabaseDueGarbage:
+    """Takes notes of objects so that no other replica takes them too."""
+
+    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def take(self) -> Sequence[DueRemoval]:
+        """Take objects that are due and that no row names."""
+        now = self._clock()
+        token = secrets.token_hex(16)
+        choosing = (
+            sa.select(garbage.c.object_key, garbage.c.object_tag)
+            .where(is_due(garbage, now, 2 * REMOVE_AGAIN_MS))
+            .order_by(garbage.c.due_at)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        async with self._database.transaction() as connection:
+            found = (await connection.execute(choosing)).all()
+            keys = [row.object_key for row in found]
+            named = await _named(connection, keys)
+            if named:
+                await connection.execute(
+                    sa.delete(garbage).where(garbage.c.object_key.in_(sorted(named)))
+                )
+            await connection.execute(
+                sa.update(garbage)
+                .where(garbage.c.object_key.in_([key for key in keys if key not in named]))
+                .values(claim_token=token, due_at=now + REMOVAL_MS)
+            )
+        return [
+            DueRemoval(row.object_key, row.object_tag, token)
+            for row in found
+            if row.object_key not in named
+        ]
+
+    async def removed(self, removals: Sequence[DueRemoval]) -> None:
+        """Note that they are gone; those that were expected are due once more."""
+        now = self._clock()
+        ours = sa.and_(
+            garbage.c.object_key.in_([removal.key for removal in removals]),
+            garbage.c.claim_token.in_({removal.token for removal in removals}),
+        )
+        done = sa.or_(garbage.c.object_tag.is_not(None), garbage.c.removed_at.is_not(None))
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.delete(garbage).where(ours, done))
+            await connection.execute(
+                sa.update(garbage)
+                .where(ours)
+                .values(claim_token=None, removed_at=now, due_at=now + REMOVE_AGAIN_MS)
+            )
+
+
+async def _named(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:
+    """Return those of the keys that a row names."""
+    named: set[str] = set()
+    for prefix, column in ((PICTURES, images.c.path), (KNOWN_PEOPLE, person_images.c.image_name)):
+        names = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+        if names:
+            found = await connection.scalars(sa.select(column).where(column.in_(names)))
+            named |= {prefix + name for name in found}
+    # A face may be where another one was: its picture was looked at again, or it was restored.
+    return named | await of_faces_there(connection, keys)

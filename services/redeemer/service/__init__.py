@@ -1,0 +1,1 @@
+"""What the redeemer does, on ports that adapters fill."""
