@@ -29,24 +29,21 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
-from services.face_recog.domain import (
+from services.face_recog.domain.calibration import (
     ASKED_ABOUT,
     DEFAULT_FALSE_NAMES,
-    DEFAULT_TOLERANCE,
     Calibration,
-    Encoding,
-    Outcome,
-    People,
-    Portraits,
-    RejectedError,
     Rule,
-    decide,
-    match,
 )
-from services.face_recog.kept import KeptEncodings
-from services.face_recog.parts import Faces, Known
+from services.face_recog.domain.errors import RejectedError
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE, People
+from services.face_recog.domain.matching import Outcome, decide, match
+from services.face_recog.domain.parts import Faces, Known
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import Seen, Strangers, Tail, Tails
+from services.face_recog.service.kept_encodings import KeptEncodings
 from services.face_recog.settings import EngineSettings
-from services.face_recog.strangers import Seen, Strangers, Tail, Tails
 
 _KEPT: Final = Path("var/accuracy").absolute()
 _EMBEDDER: Final = Path("var/models/embedder.onnx").absolute()

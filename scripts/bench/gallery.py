@@ -24,17 +24,13 @@ from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.common.turns import in_turns
-from services.face_recog.domain import (
-    DEFAULT_FALSE_NAMES,
-    DetectedFace,
-    Encoding,
-    Engine,
-    Recognition,
-)
-from services.face_recog.kept import KeptEncodings
-from services.face_recog.parts import Faces, Known
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
+from services.face_recog.domain.parts import Faces, Known
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.kept_encodings import KeptEncodings
 from services.testing.fixtures import s3_settings
 from services.testing.memory import peak_kib
 from services.testing.servers import VersityGw

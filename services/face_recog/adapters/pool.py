@@ -21,15 +21,14 @@ import structlog
 from services.common.faces import Box
 from services.face_recog import metrics
 from services.face_recog.adapters import worker
-from services.face_recog.domain import (
-    Engine,
-    EngineChoice,
+from services.face_recog.domain.engines import Engine, EngineChoice
+from services.face_recog.domain.errors import (
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,
-    Recognition,
     RejectedError,
 )
+from services.face_recog.domain.faces import Recognition
 
 log = structlog.get_logger(__name__)
 

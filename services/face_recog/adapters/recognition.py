@@ -15,7 +15,8 @@ from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.tiles import SAME, agreements, smaller
 from services.face_recog.adapters.turns import turn, turn_rectangles
-from services.face_recog.domain import Encoding, Problem, RejectedError
+from services.face_recog.domain.errors import Problem, RejectedError
+from services.face_recog.domain.faces import Encoding
 
 _STRIP: Final = 256
 """Rows."""

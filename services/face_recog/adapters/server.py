@@ -14,23 +14,16 @@ from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG
 from services.common.facerecog.server import Context, GrpcServer
 from services.common.faces import Box, Likely, measured
-from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
-from services.face_recog.domain import (
-    Held,
-    Match,
-    Outcome,
+from services.face_recog.domain.errors import (
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,
     RejectedError,
 )
-from services.face_recog.service import (
-    Answer,
-    Identifier,
-    NamedFace,
-    NotReadyError,
-    Question,
-)
+from services.face_recog.domain.matching import Held, Match, Outcome
+from services.face_recog.service.deciding import Decider, View, WrongEngineError, WrongRequestError
+from services.face_recog.service.gallery import NotReadyError
+from services.face_recog.service.identifying import Answer, Identifier, NamedFace, Question
 
 log = structlog.get_logger(__name__)
 

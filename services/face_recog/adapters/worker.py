@@ -27,16 +27,9 @@ from services.common.faces import Box
 from services.common.quality import Quality
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import encode, find
-from services.face_recog.domain import (
-    DetectedFace,
-    Encoding,
-    Engine,
-    EngineChoice,
-    Problem,
-    RecogniserFaultError,
-    Recognition,
-    RejectedError,
-)
+from services.face_recog.domain.engines import Engine, EngineChoice
+from services.face_recog.domain.errors import Problem, RecogniserFaultError, RejectedError
+from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
 
 NUMBER: Final = struct.Struct(">I")
 

@@ -18,17 +18,11 @@ from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box
 from services.common.quality import FIT, Flaw, Quality
-from services.face_recog.domain import (
-    DetectedFace,
-    Encoding,
-    Engine,
-    Problem,
-    RecogniserFaultError,
-    Recognition,
-    RejectedError,
-)
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import Problem, RecogniserFaultError, RejectedError
+from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.gallery import Gallery
 from services.testing.damaged_pictures import save
 from services.testing.processes import Service
 from services.testing.recogniser import Picture

@@ -14,8 +14,9 @@ from services.common.images import MAX_PART_BYTES
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.face_recog import changes, service
-from services.face_recog.service import NotReadyError
+from services.face_recog.service import change_markers
+from services.face_recog.service import gallery as following
+from services.face_recog.service.gallery import NotReadyError
 from services.face_recog.tests.conftest import FakeRecogniser, names, new_gallery
 from services.testing.waiting import eventually
 
@@ -75,7 +76,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The one by which a replica tells how long ago it saw a marker."""
     clock = Clock()
-    monkeypatch.setattr(changes, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(change_markers, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
 
@@ -249,7 +250,7 @@ async def test_after_a_hiccup_changes_are_seen_before_all_are_listed_again(
     store = Hiccup(server._store)
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
-    monkeypatch.setattr(service, "_pause", lambda _interval, _listing: 3600.0)
+    monkeypatch.setattr(following, "_pause", lambda _interval, _listing: 3600.0)
     store.lists.clear()
     store.failing = fails == "all"
     await server.put("known_people/By hand/1", b"f hand")
@@ -281,7 +282,7 @@ async def test_a_marker_makes_nobody_ready_before_all_were_listed_once(
     await server.enrol("Ann/1", b"f ann")
     store = Unlisted(server._store)
     gallery = new_gallery(store, recogniser)
-    monkeypatch.setattr(service, "_pause", lambda _interval, _listing: 0.02)
+    monkeypatch.setattr(following, "_pause", lambda _interval, _listing: 0.02)
     watching = asyncio.create_task(gallery.watch(0.001))
     await eventually(lambda: store.lists.count("known_people/") > 3)
     watching.cancel()
@@ -365,8 +366,8 @@ async def test_what_all_were_listed_after_is_not_looked_at_again(
 async def test_a_crowd_of_markers_is_taken_in_parts(
     server: Server, recogniser: FakeRecogniser, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "_LISTED", 30)
-    monkeypatch.setattr(changes, "_REMOVALS", 20)
+    monkeypatch.setattr(change_markers, "_LISTED", 30)
+    monkeypatch.setattr(change_markers, "_REMOVALS", 20)
     gallery = new_gallery(server, recogniser)
     await gallery.refresh()
     for number in range(40):

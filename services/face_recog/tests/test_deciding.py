@@ -18,19 +18,14 @@ from services.common.faces import MAX_FACES
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import (
-    Encoding,
-    Held,
-    Outcome,
-    People,
-    Portraits,
-    Rule,
-    decide,
-    decide_all,
-)
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB, FITTED, Model, Strangers
+from services.face_recog.domain.calibration import Rule
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import People
+from services.face_recog.domain.matching import Held, Outcome, decide, decide_all
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import DLIB, FITTED, Model, Strangers
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
 from services.face_recog.tests.conftest import (
     ENGINE,
     FakeRecogniser,

@@ -15,8 +15,11 @@ from services.face_recog.adapters.embedder import _TEMPLATE, align
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
-from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, RecogniserFaultError
-from services.face_recog.kept import folder_of
+from services.face_recog.domain.engines import Embedder
+from services.face_recog.domain.errors import RecogniserFaultError
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
+from services.face_recog.service.kept_encodings import folder_of
 from services.face_recog.settings import EngineSettings
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import embedder

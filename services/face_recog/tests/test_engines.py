@@ -19,8 +19,9 @@ from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
 from services.face_recog.adapters.resnet import resnet
 from services.face_recog.adapters.tiles import along
-from services.face_recog.domain import DEFAULT_TOLERANCE, RecogniserFaultError
-from services.face_recog.kept import folder_of
+from services.face_recog.domain.errors import RecogniserFaultError
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
+from services.face_recog.service.kept_encodings import folder_of
 from services.face_recog.settings import MIN_WORKER_BYTES
 from services.face_recog.tests.conftest import FaceRecog
 

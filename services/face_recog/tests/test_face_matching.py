@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from services.common.faces import Likely
-from services.face_recog.domain import Encoding, People, match
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import People
+from services.face_recog.domain.matching import match
 
 random = np.random.default_rng(7)
 

@@ -7,18 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.face_recog.domain import (
-    DEFAULT_FALSE_NAMES,
-    Calibration,
-    Encoding,
-    Match,
-    Outcome,
-    People,
-    Portraits,
-    Rule,
-    decide,
-)
-from services.face_recog.strangers import Strangers, Tail, Tails
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES, Calibration, Rule
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import People
+from services.face_recog.domain.matching import Match, Outcome, decide
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import Strangers, Tail, Tails
 
 TAIL: Final = Tail(0.12, 0.052)
 """Of the products of directions in 128 dimensions, which are normal with a spread of 0.088."""

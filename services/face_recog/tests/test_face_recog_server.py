@@ -36,15 +36,12 @@ from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
 from services.face_recog.adapters.server import Server, _response
 from services.face_recog.app import announce
-from services.face_recog.domain import (
-    DEFAULT_TOLERANCE,
-    DetectedFace,
-    Engine,
-    Match,
-    Outcome,
-)
-from services.face_recog.parts import Part
-from services.face_recog.service import Answer, NamedFace, Question
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
+from services.face_recog.domain.matching import Match, Outcome
+from services.face_recog.domain.parts import Part
+from services.face_recog.service.identifying import Answer, NamedFace, Question
 from services.testing.waiting import eventually
 
 OLD_PROTO = """

@@ -19,18 +19,16 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.face_recog import metrics, service
-from services.face_recog.domain import (
-    Calibration,
-    Encoding,
-    Engine,
-    People,
-    Recognition,
-)
-from services.face_recog.kept import KeptEncodings, folder_of
-from services.face_recog.parts import Faces, Known, Part, part_of
-from services.face_recog.service import Gallery, NotReadyError
-from services.face_recog.strangers import DLIB, tails_within
+from services.face_recog import metrics
+from services.face_recog.domain.calibration import Calibration
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import Encoding, Recognition
+from services.face_recog.domain.known_people import People
+from services.face_recog.domain.parts import Faces, Known, Part, part_of
+from services.face_recog.domain.strangers import DLIB, tails_within
+from services.face_recog.service import gallery as following
+from services.face_recog.service.gallery import Gallery, NotReadyError
+from services.face_recog.service.kept_encodings import KeptEncodings, folder_of
 from services.face_recog.tests.conftest import (
     ENGINE,
     FakeRecogniser,
@@ -346,7 +344,7 @@ async def test_an_hour_is_between_two_sweeps(
     store: ObjectStore, recogniser: FakeRecogniser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(following, "time", SimpleNamespace(perf_counter=lambda: now))
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
     # What a replica writes that has not seen yet that somebody was forgotten, and then ends.
@@ -431,7 +429,7 @@ async def test_a_look_begins_at_each_interval_but_a_long_listing_less_often(
 
     store = SlowStore()
     gallery = new_gallery(store, recogniser)
-    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(following, "time", SimpleNamespace(perf_counter=lambda: now))
     await gallery.refresh()
     store.away = away
     looks = store.lists + 1
@@ -1009,7 +1007,7 @@ async def test_what_is_found_before_the_first_snapshot_is_kept_at_times(
                 await asyncio.Event().wait()
             return await super().recognise(picture, **options)
 
-    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(following, "time", SimpleNamespace(perf_counter=lambda: now))
     ending = Ending()
     looking = asyncio.create_task(new_gallery(store, ending).refresh())
     while len(ending.seen) < 400:  # noqa: ASYNC110, it goes on by itself

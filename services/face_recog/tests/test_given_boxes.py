@@ -12,14 +12,10 @@ from services.common.facerecog.client import RecogniserClient, encoding_of
 from services.common.faces import MIN_SIDE, MOST_FACES, Box
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, find
-from services.face_recog.domain import (
-    DEFAULT_TOLERANCE,
-    Embedder,
-    Encoding,
-    Problem,
-    RejectedError,
-    check_boxes,
-)
+from services.face_recog.domain.engines import Embedder
+from services.face_recog.domain.errors import Problem, RejectedError
+from services.face_recog.domain.faces import Encoding, check_boxes
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.damaged_pictures import save
 from services.testing.samples import embedder

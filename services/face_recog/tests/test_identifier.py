@@ -9,9 +9,12 @@ from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
-from services.face_recog.domain import DetectedFace, Encoding, Engine, Outcome, Recognition
-from services.face_recog.service import Gallery, Identifier, Question
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
+from services.face_recog.domain.matching import Outcome
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.identifying import Identifier, Question
 
 ENGINE = Engine("an engine", 128)
 GOOD = Quality(1, None, 1, 1, 1, 1)

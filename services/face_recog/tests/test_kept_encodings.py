@@ -19,9 +19,9 @@ from services.common.errors import ObjectStoreUnavailableError
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.face_recog.domain import Engine
-from services.face_recog.kept import GRACE_SECONDS, KeptEncodings, folder_of
-from services.face_recog.parts import DamagedError, Faces, Known, Part, part_of
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.parts import DamagedError, Faces, Known, Part, part_of
+from services.face_recog.service.kept_encodings import GRACE_SECONDS, KeptEncodings, folder_of
 
 ENGINE = Engine("dlib-1+rules-1", 128)
 OTHER = Engine("dlib-2+rules-1", 64)

@@ -20,7 +20,8 @@ from services.face_recog.adapters import recognition
 from services.face_recog.adapters.classic import Classic
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.worker import NUMBER, Steps, answer
-from services.face_recog.domain import Encoding, Problem, Recognition, RejectedError
+from services.face_recog.domain.errors import Problem, RejectedError
+from services.face_recog.domain.faces import Encoding, Recognition
 from services.testing.damaged_pictures import damaged_pictures, save
 
 Encode = Callable[..., bytes]

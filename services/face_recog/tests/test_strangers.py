@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.face_recog.domain import (
-    Calibration,
-    Encoding,
-    Outcome,
-    People,
-    Portraits,
-    Rule,
-    decide,
-)
-from services.face_recog.strangers import (
+from services.face_recog.domain.calibration import Calibration, Rule
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import People
+from services.face_recog.domain.matching import Outcome, decide
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import (
     DLIB,
     DRAWN,
     FITTED,

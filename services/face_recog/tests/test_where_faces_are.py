@@ -18,7 +18,7 @@ from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import Found, encode, find
 from services.face_recog.adapters.tiles import along, distinct, smaller
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
-from services.face_recog.domain import Encoding
+from services.face_recog.domain.faces import Encoding
 from services.testing.damaged_pictures import save
 from services.testing.samples import sample
 

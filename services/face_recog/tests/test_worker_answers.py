@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from services.common.faces import Box, MeasuredFace
 from services.common.quality import Quality
 from services.face_recog.adapters.worker import Steps
-from services.face_recog.domain import Engine, RecogniserFaultError, RejectedError
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import RecogniserFaultError, RejectedError
 
 ENGINE = Engine("an engine", 128)
 FACE = asdict(

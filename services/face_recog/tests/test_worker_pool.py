@@ -14,8 +14,8 @@ from services.common.faces import measured
 from services.face_recog import metrics
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.pool import Pool
-from services.face_recog.domain import (
-    EngineChoice,
+from services.face_recog.domain.engines import EngineChoice
+from services.face_recog.domain.errors import (
     Problem,
     RecogniserBusyError,
     RecogniserFaultError,

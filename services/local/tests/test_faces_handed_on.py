@@ -10,8 +10,9 @@ from services.common.facerecog.client import seen_faces
 from services.common.faces import MEASURED, Box, measured
 from services.common.quality import Quality
 from services.face_recog.adapters.server import _response
-from services.face_recog.domain import DetectedFace, Match, Outcome
-from services.face_recog.service import Answer, NamedFace
+from services.face_recog.domain.faces import DetectedFace
+from services.face_recog.domain.matching import Match, Outcome
+from services.face_recog.service.identifying import Answer, NamedFace
 from services.frontend.domain import Picture
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed

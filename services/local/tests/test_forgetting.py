@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from services.common.changes import CHANGES
-from services.face_recog.parts import Part
+from services.face_recog.domain.parts import Part
 from services.testing.pipeline import Pipeline, running
 from services.testing.samples import sample
 from services.testing.waiting import eventually

@@ -33,10 +33,11 @@ from services.common.tables import (
     persons,
 )
 from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import DetectedFace, Engine, Recognition
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Recognition
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcRecogniser
 from services.people.adapters.rows import DatabaseRows

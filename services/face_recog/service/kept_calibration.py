@@ -28,10 +28,12 @@ import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.logs import Outage
-from services.face_recog.domain import Calibration, Engine
-from services.face_recog.kept import CALIBRATION, Store, folder_of
-from services.face_recog.parts import HASH_BYTES, DamagedError, seal, unseal
-from services.face_recog.strangers import DIMENSIONS, KINDS, Model
+from services.face_recog.domain.calibration import Calibration
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.parts import HASH_BYTES, DamagedError, seal, unseal
+from services.face_recog.domain.strangers import DIMENSIONS, KINDS, Model
+from services.face_recog.ports import Store
+from services.face_recog.service.kept_encodings import CALIBRATION, folder_of
 
 log = structlog.get_logger(__name__)
 

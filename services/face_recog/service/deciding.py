@@ -8,8 +8,11 @@ import numpy as np
 
 from services.common.faces import MAX_FACES
 from services.common.names import InvalidNameError, check_name
-from services.face_recog.domain import Encoding, Engine, Held, Match, Portrait, decide_all
-from services.face_recog.service import Gallery, Snapshot
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.matching import Held, Match, decide_all
+from services.face_recog.domain.portraits import Portrait
+from services.face_recog.service.gallery import Gallery, Snapshot
 
 
 class WrongEngineError(Exception):

@@ -1,9 +1,9 @@
 """What is known of the known pictures, kept in the store so that no replica makes it again.
 
 It lies in the objects ``encodings/<engine>+parts-1/<part>``, up to 256 of them, each laid out as
-:mod:`services.face_recog.parts` says: one listing and a request for each of them read it all,
-however many pictures there are, and a change writes one of them anew. What is no part, or another
-engine's, is made again from the pictures and replaced.
+:mod:`services.face_recog.domain.parts` says: one listing and a request for each of them read it
+all, however many pictures there are, and a change writes one of them anew. What is no part, or
+another engine's, is made again from the pictures and replaced.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -21,16 +20,16 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import contextmanager
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.logs import Outage
-from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
-from services.face_recog.domain import Engine
-from services.face_recog.parts import PARTS, DamagedError, Known, Part, part_of
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.parts import PARTS, DamagedError, Known, Part, part_of
+from services.face_recog.ports import Store
 
 log = structlog.get_logger(__name__)
 
@@ -63,22 +62,6 @@ _TRIES: Final = 3
 
 _REMOVALS: Final = 500
 """Removals in one go: about a second, so that a change of the known people shows soon."""
-
-
-class Store(Protocol):
-    """What of the object store is used."""
-
-    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        """Return an object's content."""
-
-    async def put(self, key: str, content: bytes) -> None:
-        """Create or replace an object."""
-
-    async def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is fine."""
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Yield every object below the prefix."""
 
 
 def folder_of(engine: Engine) -> str:

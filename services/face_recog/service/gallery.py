@@ -1,4 +1,4 @@
-"""Naming the faces of a picture, and keeping the known people as the object store has them."""
+"""Keeping the known people as the object store has them."""
 
 import asyncio
 import dataclasses
@@ -10,13 +10,12 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Container,
     Iterable,
     Mapping,
     Sequence,
 )
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import structlog
@@ -24,16 +23,9 @@ from numpy.typing import NDArray
 
 from services.common.errors import (
     ObjectNotFoundError,
-    ObjectRefusedError,
     ObjectStoreError,
-    ObjectTooLargeError,
 )
-from services.common.faces import Box
 from services.common.images import (
-    MAX_PICTURE_BYTES,
-    PICTURES,
-    InvalidPathError,
-    check_path,
     folder_of,
     forms_of,
 )
@@ -42,35 +34,22 @@ from services.common.names import InvalidNameError, check_name
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog import metrics
-from services.face_recog.calibrations import KeptCalibration
-from services.face_recog.changes import Changes
-from services.face_recog.domain import (
-    DEFAULT_CANDIDATES,
-    Calibration,
-    DetectedFace,
-    Encoding,
-    Engine,
-    Match,
-    Outcome,
-    People,
-    Portraits,
-    Problem,
-    RecogniserFaultError,
-    Recognition,
-    RejectedError,
-    Rule,
-    check_boxes,
-    decide,
-    match,
-)
-from services.face_recog.kept import KeptEncodings, Store
-from services.face_recog.parts import Faces, Known
-from services.face_recog.strangers import FITTED, Seen, Strangers, Tails
+from services.face_recog.domain.calibration import Calibration, Rule
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import Problem, RecogniserFaultError, RejectedError
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import People
+from services.face_recog.domain.parts import Faces, Known
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import FITTED, Seen, Strangers, Tails
+from services.face_recog.ports import PeopleStore, Recogniser
+from services.face_recog.service.change_markers import Changes
+from services.face_recog.service.fetching import get_picture
+from services.face_recog.service.kept_calibration import KeptCalibration
+from services.face_recog.service.kept_encodings import KeptEncodings
 
 log = structlog.get_logger(__name__)
 
-_QUICK_PICTURES: Final = 2000
-"""Known pictures that are compared with a face in less than a millisecond."""
 
 _TRIES: Final = 3
 """A known picture that failed this often, by whatever fault, is skipped."""
@@ -107,33 +86,6 @@ _SWEEP_SECONDS: Final = 3600.0
 
 class NotReadyError(Exception):
     """The known people are not loaded yet."""
-
-
-class PeopleStore(Store, Protocol):
-    """What of the object store is used to follow the known people."""
-
-    async def new_folders(self, prefix: str, known: Container[str]) -> dict[str, int]:
-        """Return folders right below the prefix but the known, where that is quickly told."""
-
-
-class Recogniser(Protocol):
-    """What finds and encodes faces."""
-
-    async def recognise(
-        self,
-        picture: bytes,
-        *,
-        max_faces: int = 0,
-        boxes: Sequence[Box] = (),
-        urgent: bool = False,
-        on_long: Callable[[], Awaitable[None]] | None = None,
-    ) -> Recognition:
-        """Return the largest faces (0: all) of a picture file, or exactly those of boxes.
-
-        Says when it needs long.
-        Raises ``RejectedError``, ``RecogniserFaultError`` or ``RecogniserBusyError``. An urgent
-        request goes first and is never refused.
-        """
 
 
 @dataclass(frozen=True)
@@ -469,7 +421,7 @@ class Gallery:
         """Tell whether a picture that was read before can be read now."""
         read = next((key for key, known in self._known.items() if known.digest), None)
         try:
-            return read is not None and bool(await _get_picture(self._store, read))
+            return read is not None and bool(await get_picture(self._store, read))
         except Exception:  # noqa: BLE001, whatever it is, it is no fault of the other pictures
             return False
 
@@ -599,7 +551,7 @@ class Gallery:
             raise RejectedError(
                 Problem.INVALID_REQUEST, "its folder has spaces around a person's name"
             )
-        return await _get_picture(self._store, info.key)
+        return await get_picture(self._store, info.key)
 
     async def _encode(self, key: str, picture: bytes, digest: bytes) -> Faces:
         faces = self._found.get(digest)
@@ -612,124 +564,6 @@ class Gallery:
             faces = Faces(len(found.faces), None if only is None else only.astype(np.float32))
             self._found[digest] = faces
         return faces
-
-
-@dataclass(frozen=True)
-class Question:
-    """Who is in this picture; 0 stands for the defaults.
-
-    ``path`` is a key below ``pictures/`` and is used when ``picture``, the file itself, is empty.
-    With a tolerance the nearest picture decides, not the calibrated rule.
-    Whether each face is like ``person`` is answered, too, whoever else it may be.
-    With boxes these are answered and no other face, whether anybody would find one there or not.
-    """
-
-    path: str = ""
-    picture: bytes = b""
-    tolerance: float | None = None
-    max_faces: int = 0
-    max_candidates: int = 0
-    person: str = ""
-    boxes: Sequence[Box] = ()
-
-
-@dataclass(frozen=True)
-class NamedFace:
-    """A face, who it may be, and whether it is like the person who was asked about.
-
-    ``like_person`` is None when nobody was, or somebody without known pictures.
-    """
-
-    face: DetectedFace
-    match: Match
-    like_person: bool | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The upright picture's size in pixels and its faces, as :class:`Recognition` has them."""
-
-    width: int
-    height: int
-    faces: Sequence[NamedFace]
-    calibration: int = 0
-    """The version that decided; 0 where a tolerance did."""
-
-
-class Identifier:
-    """Finds the faces of a picture and names them."""
-
-    def __init__(self, store: Store, recogniser: Recogniser, gallery: Gallery) -> None:
-        self._store = store
-        self._recogniser = recogniser
-        self._gallery = gallery
-
-    async def identify(
-        self, question: Question, *, on_long: Callable[[], Awaitable[None]] | None = None
-    ) -> Answer:
-        """Answer a question; ``on_long`` is called when its picture needs longer than others.
-
-        Raises ``RejectedError`` when the question is at fault; :class:`NotReadyError`,
-        ``ObjectStoreUnavailableError`` and whatever the recogniser raises are faults.
-        """
-        _ = self._gallery.people
-        tolerance = question.tolerance
-        if tolerance is not None and not 0 < tolerance <= 1:
-            raise RejectedError(
-                Problem.INVALID_REQUEST, f"tolerance must be over 0 and at most 1, got {tolerance}"
-            )
-        check_boxes(question.boxes)
-        picture = question.picture or await self._fetch(question.path)
-        if len(picture) > MAX_PICTURE_BYTES:
-            raise _too_many_bytes()
-        found = await self._recogniser.recognise(
-            picture, max_faces=question.max_faces, boxes=question.boxes, on_long=on_long
-        )
-        snapshot = self._gallery.snapshot
-        people = snapshot.portraits.people
-        encodings = [face.encoding for face in found.faces]
-        count = question.max_candidates or DEFAULT_CANDIDATES
-        if tolerance is None:
-            find_matches = functools.partial(
-                decide, snapshot.portraits, encodings, snapshot.rule, max_candidates=count
-            )
-        else:
-            find_matches = functools.partial(
-                match, people, encodings, tolerance=tolerance, max_candidates=count
-            )
-        if people.pictures * len(encodings) > _QUICK_PICTURES:
-            matches = await asyncio.to_thread(find_matches)
-        else:
-            matches = find_matches()
-        if not question.boxes:  # those are no news, and what somebody drew may be no face
-            self._note(encodings, matches, strangers=tolerance is None)
-        return Answer(
-            found.width,
-            found.height,
-            [
-                NamedFace(face, one, people.is_like(question.person, face.encoding))
-                for face, one in zip(found.faces, matches, strict=True)
-            ],
-            snapshot.calibration.version if tolerance is None else 0,
-        )
-
-    def _note(
-        self, encodings: Sequence[Encoding], matches: Sequence[Match], *, strangers: bool
-    ) -> None:
-        for encoding, one in zip(encodings, matches, strict=True):
-            result = "unknown" if not one.candidates else "ambiguous" if one.ambiguous else "known"
-            metrics.FACES.labels(result).inc()
-            if strangers and one.outcome is not Outcome.NAMED:
-                self._gallery.note_stranger(encoding)
-
-    async def _fetch(self, path: str) -> bytes:
-        try:
-            key = PICTURES + check_path(path)
-            return await _get_picture(self._store, key)
-        except InvalidPathError as error:
-            raise RejectedError(Problem.INVALID_REQUEST, str(error)) from error
-        except ObjectNotFoundError as error:
-            raise RejectedError(Problem.NOT_FOUND, f"no picture at {path}") from error
 
 
 def _pause(interval: float, listing: float) -> float:
@@ -749,18 +583,3 @@ def _is_expected(error: Exception) -> bool:
 
 def _describe(error: Exception) -> str:
     return str(error) if _is_expected(error) else f"{type(error).__name__}: {error}"
-
-
-async def _get_picture(store: Store, key: str) -> bytes:
-    try:
-        return await store.get(key, max_bytes=MAX_PICTURE_BYTES)
-    except ObjectRefusedError as error:
-        raise RejectedError(Problem.INVALID_REQUEST, str(error)) from error
-    except ObjectTooLargeError as error:
-        raise _too_many_bytes() from error
-
-
-def _too_many_bytes() -> RejectedError:
-    return RejectedError(
-        Problem.TOO_LARGE, f"picture has more than {MAX_PICTURE_BYTES // 1024 // 1024} MB"
-    )

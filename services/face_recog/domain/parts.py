@@ -31,7 +31,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from services.face_recog.domain import Engine
+from services.face_recog.domain.engines import Engine
 
 PARTS: Final = 256
 

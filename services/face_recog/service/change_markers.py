@@ -12,7 +12,8 @@ from services.common.errors import ObjectStoreError
 from services.common.logs import Outage
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
-from services.face_recog.kept import PARALLEL, Store
+from services.face_recog.ports import Store
+from services.face_recog.service.kept_encodings import PARALLEL
 
 log = structlog.get_logger(__name__)
 
