@@ -27,11 +27,11 @@ from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
-from services.face_recog.adapters.server import Server
+from services.face_recog.adapters.server import FaceRecogServer
 from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import DetectedFace, Recognition
-from services.face_recog.domain.parts import Faces, Known
+from services.face_recog.domain.parts import GalleryPicture, PictureFaces
 from services.face_recog.domain.strangers import DLIB
 from services.face_recog.service.deciding import Decider
 from services.face_recog.service.gallery import Gallery
@@ -107,7 +107,7 @@ async def _keep(store: ObjectStore, folder: Path, people: int) -> None:
     known = {}
     async for info in store.list(_PREFIX):
         encoding = encodings[int(info.key.split("/")[1].split()[1])]
-        known[info.key] = Known(info.tag, b"\1" * 32, Faces(1, encoding))
+        known[info.key] = GalleryPicture(info.tag, b"\1" * 32, PictureFaces(1, encoding))
     kept = KeptEncodings(store, _ENGINE)
     for key in known:
         kept.note_changed(key)
@@ -127,7 +127,7 @@ async def _serve(folder: Path, people: int, port: int) -> None:
         false_names=DEFAULT_FALSE_NAMES,
     )
     identifier: Any = SimpleNamespace()
-    server = Server(identifier, Decider(gallery, _ENGINE), connection_age=3600, grace=0)
+    server = FaceRecogServer(identifier, Decider(gallery, _ENGINE), connection_age=3600, grace=0)
     await server.start("127.0.0.1", port)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(gallery.watch(2.0))

@@ -14,8 +14,8 @@ from services.common.object_info import ObjectInfo
 from services.face_recog.domain.faces import Recognition
 
 
-class Store(Protocol):
-    """What of the object store is used."""
+class KeptStore(Protocol):
+    """Pictures, markers of changes and what is kept, in the object store; raises its errors."""
 
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         """Return an object's content."""
@@ -30,14 +30,14 @@ class Store(Protocol):
         """Yield every object below the prefix."""
 
 
-class PeopleStore(Store, Protocol):
-    """What of the object store is used to follow the known people."""
+class PeopleStore(KeptStore, Protocol):
+    """The same, to follow the known people."""
 
     async def new_folders(self, prefix: str, known: Container[str]) -> dict[str, int]:
         """Return folders right below the prefix but the known, where that is quickly told."""
 
 
-class Recogniser(Protocol):
+class PictureRecogniser(Protocol):
     """What finds and encodes faces."""
 
     async def recognise(
@@ -51,7 +51,7 @@ class Recogniser(Protocol):
     ) -> Recognition:
         """Return the largest faces (0: all) of a picture file, or exactly those of boxes.
 
-        Says when it needs long.
-        Raises ``RejectedError``, ``RecogniserFaultError`` or ``RecogniserBusyError``. An urgent
-        request goes first and is never refused.
+        ``on_long`` is called when it needs longer than others. An urgent request goes first and is
+        never refused as one too many. Raises ``RejectedError``, ``RecogniserFailedError`` and
+        ``RecogniserBusyError``.
         """

@@ -155,16 +155,16 @@ class CenterFace:
         """Find the faces, also those that lie on their side or stand on their head."""
         found = _together(
             [
-                one.moved(1 / smaller_by, 0, 0)
+                faces.moved(1 / smaller_by, 0, 0)
                 for smaller_by, level in levels(pixels, scale, _COARSER, _LAST)
-                for one in self._search(level)
+                for faces in self._search(level)
             ]
         ).distinct()
         upright = found.quarters == 0
         sure = found.scores >= MIN_SCORE
         lying = [
-            self._look_again(pixels, found.where(np.array([one])))
-            for one in np.flatnonzero(~upright)
+            self._look_again(pixels, found.where(np.array([face])))
+            for face in np.flatnonzero(~upright)
         ]
         return _together([found.where(upright & sure), *lying]).distinct()
 
@@ -218,7 +218,7 @@ class CenterFace:
         height, width, _ = pixels.shape
         padded: Pixels = np.zeros((1, _padded(height), _padded(width), 3), np.uint8)
         padded[0, :height, :width] = pixels
-        heat, size, offset, points = (one[0] for one in self._network.run(padded))
+        heat, size, offset, points = (output[0] for output in self._network.run(padded))
         rows, columns = np.nonzero(heat[0] >= _MAYBE)
         cells = np.stack([columns, rows], axis=1).astype(np.float32)
         # The model puts y before x.
@@ -234,7 +234,7 @@ class CenterFace:
 
 def eyes_and_nose(place: Place) -> Points:
     """Return these of the five points with which a place begins."""
-    eye, other, nose = (complex(*place[one : one + 2]) for one in (0, 2, 4))
+    eye, other, nose = (complex(*place[start : start + 2]) for start in (0, 2, 4))
     return eye, other, nose
 
 
@@ -259,9 +259,9 @@ def _padded(length: int) -> int:
 
 def _together(faces: list[FoundFaces]) -> FoundFaces:
     return FoundFaces(
-        np.concatenate([one.rectangles for one in faces]),
-        np.concatenate([one.scores for one in faces]),
-        np.concatenate([one.points for one in faces]),
+        np.concatenate([part.rectangles for part in faces]),
+        np.concatenate([part.scores for part in faces]),
+        np.concatenate([part.points for part in faces]),
     )
 
 
@@ -295,7 +295,7 @@ class CenterFaceDlib:
         They stand behind its five points, if there are such, which tell how it is turned: dlib's
         landmarks draw profiles as nearly frontal.
         """
-        left, top, right, bottom, quarters = (int(one) for one in place[-_SQUARE:])
+        left, top, right, bottom, quarters = (int(number) for number in place[-_SQUARE:])
         if quarters:
             # Only what is around it is turned; landmarks and padding reach no further.
             reach = right - left

@@ -84,7 +84,7 @@ class CenterFaceEmbedder:
         for seen in _detections(self._detector.look_closer(pixels, rectangle)):
             return seen
         laid = self._landmarks(pixels, dlib.rectangle(*square(*rectangle, 0)))
-        place = [side for one in eyes_and_nose_of(laid) for side in (one.real, one.imag)]
+        place = [side for point in eyes_and_nose_of(laid) for side in (point.real, point.imag)]
         return Detection(rectangle, 0.0, place)
 
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:

@@ -23,12 +23,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from services.common.errors import RecogniserFailedError, RecogniserUnavailableError
 from services.common.faces import Box
 from services.common.quality import Quality
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import encode, find
 from services.face_recog.domain.engines import Engine, EngineChoice
-from services.face_recog.domain.errors import Problem, RecogniserFaultError, RejectedError
+from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
 
 NUMBER: Final = struct.Struct(">I")
@@ -59,10 +60,10 @@ def serve(connection: socket.socket, choice: EngineChoice, memory_bytes: int) ->
 
 
 def read_engine(message: bytes) -> Engine:
-    """Read a worker's first message, or raise ``RecogniserFaultError``."""
+    """Read a worker's first message, or raise ``RecogniserUnavailableError``."""
     head, _ = _unpack(message)
     if "failure" in head:
-        raise RecogniserFaultError(head["failure"])
+        raise RecogniserUnavailableError(head["failure"])
     return Engine(head["name"], head["size"])
 
 
@@ -90,31 +91,31 @@ class Steps:
         self.request = _message(head, picture)
 
     def take(self, answer: bytes) -> None:
-        """Note a step's answer; raise ``RejectedError`` or ``RecogniserFaultError``."""
+        """Note a step's answer; raise ``RejectedError`` or ``RecogniserFailedError``."""
         try:
             self._take(answer)
         except (ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
-            raise RecogniserFaultError(f"the worker's answer makes no sense: {error!r}") from error
+            raise RecogniserFailedError(f"the worker's answer makes no sense: {error!r}") from error
 
     def _take(self, answer: bytes) -> None:
         head, content = _unpack(answer)
         if "failure" in head:
-            raise RecogniserFaultError(head["failure"])
-        if "problem" in head:
-            raise RejectedError(Problem(head["problem"]), head["reason"])
+            raise RecogniserFailedError(head["failure"])
+        if "rejection" in head:
+            raise RejectedError(head["reason"], Rejection(head["rejection"]))
         if not self._first:
             self._first, self._chips = head, content
-        self._encodings += [self._encoding(one) for one in head["encodings"]]
+        self._encodings += [self._encoding(numbers) for numbers in head["encodings"]]
         self.request = b""
         left = len(self._first["faces"]) - len(self._encodings)
         if left > 0:
             if not head["encodings"]:
-                raise RecogniserFaultError("a step encoded no face")
+                raise RecogniserFailedError("a step encoded no face")
             self._chips = self._chips[-left * self._first["chip_bytes"] :]
             self.request = _message({"faces": left, "seconds": self._seconds}, self._chips)
 
     def recognition(self) -> Recognition:
-        """Return what was found, or raise ``RecogniserFaultError``; all steps must be done."""
+        """Return what was found, or raise ``RecogniserFailedError``; all steps must be done."""
         try:
             faces = [
                 DetectedFace(
@@ -129,7 +130,7 @@ class Steps:
             ]
             return Recognition(self._first["width"], self._first["height"], faces)
         except (ValueError, LookupError, TypeError) as error:
-            raise RecogniserFaultError(f"the worker's answer makes no sense: {error!r}") from error
+            raise RecogniserFailedError(f"the worker's answer makes no sense: {error!r}") from error
 
     def _encoding(self, numbers: Any) -> Encoding:
         encoding: Encoding = np.array(numbers, dtype=np.float64)
@@ -146,14 +147,14 @@ def answer(request: bytes, models: Models) -> bytes:
             shape = head["faces"], models.side, models.side, 3
             chips = np.frombuffer(content, dtype=np.uint8).reshape(shape)
             encodings = encode(models, chips, head["seconds"])
-            return _pack({"encodings": [one.tolist() for one in encodings]})
+            return _pack({"encodings": [encoding.tolist() for encoding in encodings]})
         boxes = [Box(*sides) for sides in head["boxes"]]
         found = find(models, content, head["max_faces"], boxes)
         if found.width * found.height > _LARGE_PIXELS:
             ctypes.CDLL(None).malloc_trim(0)
         encodings = encode(models, found.chips, head["seconds"])
     except RejectedError as error:
-        return _pack({"problem": error.problem, "reason": str(error)})
+        return _pack({"rejection": error.rejection, "reason": str(error)})
     except MemoryError:
         return _pack({"failure": "the picture needs more memory than a worker may take"})
     except Exception as error:  # noqa: BLE001, whatever it is, it is this picture's failure
@@ -164,7 +165,7 @@ def answer(request: bytes, models: Models) -> bytes:
             "height": found.height,
             "faces": [dataclasses.asdict(face) for face in found.faces],
             "chip_bytes": models.side**2 * 3,
-            "encodings": [one.tolist() for one in encodings],
+            "encodings": [encoding.tolist() for encoding in encodings],
         },
         found.chips[len(encodings) :].tobytes(),
     )

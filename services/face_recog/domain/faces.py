@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.faces import MIN_SIDE, MOST_FACES, Box, MeasuredFace
-from services.face_recog.domain.errors import Problem, RejectedError
+from services.face_recog.domain.errors import RejectedError
 
 Encoding = NDArray[np.float64]
 
@@ -16,13 +16,12 @@ def check_boxes(boxes: Sequence[Box]) -> None:
     """Raise :class:`RejectedError` for boxes that are no faces in any picture."""
     if len(boxes) > MOST_FACES:
         raise RejectedError(
-            Problem.INVALID_REQUEST, f"{len(boxes)} boxes are too many: {MOST_FACES} at most"
+            f"{len(boxes)} boxes are too many: {MOST_FACES} at most",
         )
     for number, box in enumerate(boxes):
         across, down = box.right - box.left, box.bottom - box.top
         if across < MIN_SIDE or down < MIN_SIDE:
             raise RejectedError(
-                Problem.INVALID_REQUEST,
                 f"box {number}, {box}, is {across} x {down} pixels: a face has at least {MIN_SIDE}"
                 " on a side (left, top, right, bottom)",
             )

@@ -31,7 +31,7 @@ def _sorted_in_turns(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return list(heapq.merge(*(sorted(rows[start : start + _SORTED_AT_ONCE]) for start in turns)))
 
 
-class People:
+class KnownPeople:
     """An immutable snapshot of the known people, by one engine.
 
     ``encodings`` maps ``folder/picture`` to a face's encoding; the folder's name is the person's,
@@ -56,7 +56,7 @@ class People:
         self._matrix = matrix
         self._norms = np.einsum("ij,ij->i", matrix, matrix)
 
-    def changed(self, encodings: Mapping[str, NDArray[np.floating] | None]) -> "People":
+    def changed(self, encodings: Mapping[str, NDArray[np.floating] | None]) -> "KnownPeople":
         """Return the snapshot after this one, with another encoding of a name, or none of it.
 
         For a few of very many people: the rest is copied as it is.
@@ -69,7 +69,9 @@ class People:
                 gone.append(row)
         for row in sorted(gone, reverse=True):
             del rows[row]
-        new = sorted((folder_of(name), name) for name, one in encodings.items() if one is not None)
+        new = sorted(
+            (folder_of(name), name) for name, encoding in encodings.items() if encoding is not None
+        )
         places = [bisect_left(rows, row) for row in new]
         for place, owned in reversed(list(zip(places, new, strict=True))):
             rows.insert(place, owned)
@@ -78,7 +80,7 @@ class People:
         if new:
             added = np.array([encodings[name] for _, name in new], np.float32)
             matrix = np.insert(matrix, places, added, axis=0) if len(matrix) else added
-        people = People({})
+        people = KnownPeople({})
         people._set(rows, matrix)
         return people
 

@@ -10,7 +10,7 @@ import numpy as np
 from services.common.faces import CLOSE, Likely
 from services.face_recog.domain.calibration import Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import People
+from services.face_recog.domain.known_people import KnownPeople
 from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import Vectors
 
@@ -49,7 +49,7 @@ class Match:
 
 
 @dataclass(frozen=True)
-class Held:
+class Constraints:
     """What hands have said about the faces of one picture.
 
     ``given`` are people who are other faces in it, ``denied`` those who each face is not.
@@ -73,11 +73,11 @@ def decide(
     asked.
     """
     alike = portraits.likenesses(encodings)
-    return _decide(portraits, encodings, alike, rule, Held(), max_candidates=max_candidates)
+    return _decide(portraits, encodings, alike, rule, Constraints(), max_candidates=max_candidates)
 
 
 def decide_all(
-    portraits: Portraits, pictures: Sequence[tuple[Sequence[Encoding], Held]], rule: Rule
+    portraits: Portraits, pictures: Sequence[tuple[Sequence[Encoding], Constraints]], rule: Rule
 ) -> list[list[Match]]:
     """Decide on each of the pictures, several in one pass over the people."""
     decided = []
@@ -90,9 +90,9 @@ def decide_all(
 
 
 def _blocks(
-    pictures: Iterable[tuple[Sequence[Encoding], Held]],
-) -> Iterable[list[tuple[Sequence[Encoding], Held]]]:
-    block: list[tuple[Sequence[Encoding], Held]] = []
+    pictures: Iterable[tuple[Sequence[Encoding], Constraints]],
+) -> Iterable[list[tuple[Sequence[Encoding], Constraints]]]:
+    block: list[tuple[Sequence[Encoding], Constraints]] = []
     size = 0
     for picture in pictures:
         block.append(picture)
@@ -108,7 +108,7 @@ def _decide(
     encodings: Sequence[Encoding],
     alike: Vectors,
     rule: Rule,
-    held: Held,
+    held: Constraints,
     *,
     max_candidates: int = DEFAULT_CANDIDATES,
 ) -> list[Match]:
@@ -138,15 +138,17 @@ def _decide(
         named = bool(left) and holder.get(left[0]) == face
         outcome = Outcome.NAMED if named else Outcome.UNSURE if left else Outcome.UNKNOWN
         candidates = [
-            portraits.people.candidate(one, encoding)._replace(likeness=float(alike[face][one]))
-            for one in left[:max_candidates]
+            portraits.people.candidate(person, encoding)._replace(
+                likeness=float(alike[face][person])
+            )
+            for person in left[:max_candidates]
         ]
         matches.append(Match(candidates, outcome is Outcome.UNSURE, outcome))
     return matches
 
 
 def match(
-    people: People, encodings: Sequence[Encoding], *, tolerance: float, max_candidates: int
+    people: KnownPeople, encodings: Sequence[Encoding], *, tolerance: float, max_candidates: int
 ) -> list[Match]:
     """Say who the faces of one picture may be, by nothing but the nearest picture's distance.
 

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import DamagedError
 
 PARTS: Final = 256
 
@@ -44,10 +45,6 @@ HASH_BYTES: Final = 32
 """Of the checksum, a SHA-256."""
 
 _FLOAT: Final = np.dtype("<f4")
-
-
-class DamagedError(Exception):
-    """The bytes are not what was to be kept; the message says why."""
 
 
 def seal(content: bytes) -> bytes:
@@ -64,7 +61,7 @@ def unseal(content: bytes) -> memoryview:
 
 
 @dataclass(frozen=True, slots=True)
-class Faces:
+class PictureFaces:
     """How many faces a picture shows; the encoding, shape (size of the engine,), of the only."""
 
     count: int
@@ -72,7 +69,7 @@ class Faces:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class GalleryPicture:
     """What a known picture came to.
 
     ``tag`` is that of its listing, ``digest`` the SHA-256 of its content, empty when it could not
@@ -81,7 +78,7 @@ class Known:
 
     tag: str
     digest: bytes = b""
-    faces: Faces | None = field(default=None, compare=False)
+    faces: PictureFaces | None = field(default=None, compare=False)
 
     @property
     def encoding(self) -> NDArray[np.float32] | None:
@@ -100,7 +97,7 @@ class Part:
 
     engine: Engine
     number: int
-    known: Mapping[str, Known]
+    known: Mapping[str, GalleryPicture]
 
     def pack(self) -> bytes:
         """Return the bytes to keep."""
@@ -149,7 +146,9 @@ class Part:
         encodings = iter(body.floats(single, size))
         body.end()
         known = {
-            key: Known(tag, digest, Faces(faces, next(encodings) if faces == 1 else None))
+            key: GalleryPicture(
+                tag, digest, PictureFaces(faces, next(encodings) if faces == 1 else None)
+            )
             for (key, tag), (_, _, digest, faces) in zip(texts, pictures, strict=True)
         }
         if len(known) != count or any(part_of(key) != number for key in known):

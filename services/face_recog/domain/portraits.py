@@ -7,7 +7,7 @@ import numpy as np
 
 from services.face_recog.domain.calibration import Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import People
+from services.face_recog.domain.known_people import KnownPeople
 from services.face_recog.domain.strangers import Strangers, Vectors
 
 
@@ -18,7 +18,7 @@ class Portraits:
     """
 
     def __init__(
-        self, people: People, strangers: Strangers, before: "Portraits | None" = None
+        self, people: KnownPeople, strangers: Strangers, before: "Portraits | None" = None
     ) -> None:
         self.people = people
         self.strangers = strangers
@@ -60,7 +60,7 @@ class Portraits:
     ) -> Sequence[bool]:
         """Tell of each face whether it would be asked about, were there nobody else."""
         alike = self.strangers.likenesses(_units(encodings), portrait.mean[None], portrait.standing)
-        return [bool(one) for one in alike[:, 0] >= rule.unsure]
+        return [bool(likeness) for likeness in alike[:, 0] >= rule.unsure]
 
 
 def _units(encodings: Sequence[Encoding]) -> Vectors:

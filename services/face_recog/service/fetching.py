@@ -2,11 +2,11 @@
 
 from services.common.errors import ObjectRefusedError, ObjectTooLargeError
 from services.common.images import MAX_PICTURE_BYTES
-from services.face_recog.domain.errors import Problem, RejectedError
-from services.face_recog.ports import Store
+from services.face_recog.domain.errors import RejectedError, Rejection
+from services.face_recog.ports import KeptStore
 
 
-async def get_picture(store: Store, key: str) -> bytes:
+async def get_picture(store: KeptStore, key: str) -> bytes:
     """Return a picture file.
 
     Raises :class:`RejectedError` for a key that the store does not take, or too large a file, and
@@ -15,7 +15,7 @@ async def get_picture(store: Store, key: str) -> bytes:
     try:
         return await store.get(key, max_bytes=MAX_PICTURE_BYTES)
     except ObjectRefusedError as error:
-        raise RejectedError(Problem.INVALID_REQUEST, str(error)) from error
+        raise RejectedError(str(error)) from error
     except ObjectTooLargeError as error:
         raise too_many_bytes() from error
 
@@ -23,5 +23,5 @@ async def get_picture(store: Store, key: str) -> bytes:
 def too_many_bytes() -> RejectedError:
     """Return the refusal of a picture file with more than ``MAX_PICTURE_BYTES``."""
     return RejectedError(
-        Problem.TOO_LARGE, f"picture has more than {MAX_PICTURE_BYTES // 1024 // 1024} MB"
+        f"picture has more than {MAX_PICTURE_BYTES // 1024 // 1024} MB", Rejection.TOO_LARGE
     )

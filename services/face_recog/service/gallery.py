@@ -22,8 +22,10 @@ import structlog
 from numpy.typing import NDArray
 
 from services.common.errors import (
+    AwayError,
     ObjectNotFoundError,
-    ObjectStoreError,
+    RecogniserFailedError,
+    RefusedError,
 )
 from services.common.images import (
     folder_of,
@@ -36,14 +38,14 @@ from services.common.turns import in_turns
 from services.face_recog import metrics
 from services.face_recog.domain.calibration import Calibration, Rule
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.errors import Problem, RecogniserFaultError, RejectedError
+from services.face_recog.domain.errors import NotReadyError, RejectedError
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import People
-from services.face_recog.domain.parts import Faces, Known
+from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.parts import GalleryPicture, PictureFaces
 from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import FITTED, Seen, Strangers, Tails
-from services.face_recog.ports import PeopleStore, Recogniser
-from services.face_recog.service.change_markers import Changes
+from services.face_recog.ports import PeopleStore, PictureRecogniser
+from services.face_recog.service.change_markers import ChangeMarkers
 from services.face_recog.service.fetching import get_picture
 from services.face_recog.service.kept_calibration import KeptCalibration
 from services.face_recog.service.kept_encodings import KeptEncodings
@@ -84,10 +86,6 @@ _SWEEP_SECONDS: Final = 3600.0
 """Between two looks at everything that is kept: that is a listing as long as the other one."""
 
 
-class NotReadyError(Exception):
-    """The known people are not loaded yet."""
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """The known people at one time, and how faces are named after them."""
@@ -109,7 +107,7 @@ class Gallery:
     def __init__(
         self,
         store: PeopleStore,
-        recogniser: Recogniser,
+        recogniser: PictureRecogniser,
         *,
         prefix: str,
         engine: Engine,
@@ -126,13 +124,13 @@ class Gallery:
         self._prefix = prefix
         self._kept = KeptEncodings(store, engine)
         self._calibration = KeptCalibration(store, engine)
-        self._changes = Changes(store)
+        self._changes = ChangeMarkers(store)
         self._reading = asyncio.Semaphore(_PARALLEL_READS)
         self._encoding = asyncio.Semaphore(parallel)
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, GalleryPicture] = {}
         self._is_loaded = False
         self._unpublished: dict[str, NDArray[np.float32] | None] = {}
-        self._found: dict[bytes, Faces] = {}
+        self._found: dict[bytes, PictureFaces] = {}
         self._folders: set[str] = set()
         self._glanced: set[str] = set()
         self._glanced_at: dict[str, int] = {}
@@ -157,7 +155,7 @@ class Gallery:
         return self._snapshot
 
     @property
-    def people(self) -> People:
+    def people(self) -> KnownPeople:
         """Those of the newest snapshot, or :class:`NotReadyError`."""
         return self.snapshot.portraits.people
 
@@ -399,11 +397,11 @@ class Gallery:
         return problems
 
     async def _sort_out(
-        self, batch: Sequence[ObjectInfo], results: Sequence[Known | BaseException | None]
-    ) -> tuple[dict[str, Known], list[Exception]]:
+        self, batch: Sequence[ObjectInfo], results: Sequence[GalleryPicture | BaseException | None]
+    ) -> tuple[dict[str, GalleryPicture], list[Exception]]:
         """Return what was read, by key, and the faults that are not of one picture alone."""
         pairs = list(zip(batch, results, strict=True))
-        read = {info.key: result for info, result in pairs if isinstance(result, Known)}
+        read = {info.key: result for info, result in pairs if isinstance(result, GalleryPicture)}
         failed = [(info, result) for info, result in pairs if isinstance(result, Exception)]
         # People are not taken for unknown because the store is away: then all are waited for.
         if not failed or not (read or await self._can_read()):
@@ -479,11 +477,11 @@ class Gallery:
                 distance=round(distance, 2),
             )
 
-    def _collect(self) -> People:
+    def _collect(self) -> KnownPeople:
         """Return everybody as known now, for which a snapshot before that saves the most."""
         if self._snapshot and len(self._unpublished) < _FEW_CHANGES:
             return self.people.changed(self._unpublished)
-        return People(
+        return KnownPeople(
             {
                 key.removeprefix(self._prefix): known.encoding
                 for key, known in self._known.items()
@@ -491,7 +489,7 @@ class Gallery:
             }
         )
 
-    async def _calibrate(self, people: People, *, changed: bool) -> Calibration:
+    async def _calibrate(self, people: KnownPeople, *, changed: bool) -> Calibration:
         """Return the calibration that replicas share, a new one where it does not hold."""
         kept = await self._calibration.read()
         ours = self._snapshot.calibration if self._snapshot else None
@@ -506,7 +504,7 @@ class Gallery:
             await self._calibration.write(calibration)
         return calibration
 
-    async def _read(self, info: ObjectInfo) -> Known | None:
+    async def _read(self, info: ObjectInfo) -> GalleryPicture | None:
         """Encode one known picture; None when it is gone or to be tried again."""
         digest = b""
         try:
@@ -518,20 +516,20 @@ class Gallery:
             return None
         except RejectedError as error:
             log.warning("known picture skipped", key=info.key, reason=str(error))
-            return Known(info.tag, digest)
-        except RecogniserFaultError as error:
+            return GalleryPicture(info.tag, digest)
+        except RecogniserFailedError as error:
             log.warning("known picture failed", key=info.key, reason=str(error))
             return self._count_fault(info, error)
         if faces.encoding is None:
             log.warning("known picture skipped", key=info.key, reason=_not_one(faces))
-        return Known(info.tag, digest, faces)
+        return GalleryPicture(info.tag, digest, faces)
 
-    def _count_fault(self, info: ObjectInfo, error: Exception) -> Known | None:
+    def _count_fault(self, info: ObjectInfo, error: Exception) -> GalleryPicture | None:
         """Return that a picture is skipped when this is one fault too many."""
         self._faults[info.key, info.tag] += 1
         if self._count_faults(info) == _TRIES:
             log.warning("known picture skipped", key=info.key, reason=_describe(error))
-        return Known(info.tag) if self._count_faults(info) >= _TRIES else None
+        return GalleryPicture(info.tag) if self._count_faults(info) >= _TRIES else None
 
     def _count_faults(self, info: ObjectInfo) -> int:
         return self._faults[info.key, info.tag]
@@ -539,21 +537,17 @@ class Gallery:
     async def _picture(self, info: ObjectInfo) -> bytes:
         place = info.key.removeprefix(self._prefix)
         if place.count("/") != 1:
-            raise RejectedError(
-                Problem.INVALID_REQUEST, f"its place is not {self._prefix}PERSON/PICTURE"
-            )
+            raise RejectedError(f"its place is not {self._prefix}PERSON/PICTURE")
         folder = folder_of(place)
         try:
             name = check_name(folder)
         except InvalidNameError as error:
-            raise RejectedError(Problem.INVALID_REQUEST, f"its folder: {error}") from None
+            raise RejectedError(f"its folder: {error}") from None
         if name != folder:
-            raise RejectedError(
-                Problem.INVALID_REQUEST, "its folder has spaces around a person's name"
-            )
+            raise RejectedError("its folder has spaces around a person's name")
         return await get_picture(self._store, info.key)
 
-    async def _encode(self, key: str, picture: bytes, digest: bytes) -> Faces:
+    async def _encode(self, key: str, picture: bytes, digest: bytes) -> PictureFaces:
         faces = self._found.get(digest)
         if faces is None:
             async with self._encoding:
@@ -561,7 +555,9 @@ class Gallery:
             only = found.faces[0].encoding if len(found.faces) == 1 else None
             if only is not None and (quality := found.faces[0].quality) and quality.flaw:
                 log.warning("known picture is of low quality", key=key, flaw=quality.flaw)
-            faces = Faces(len(found.faces), None if only is None else only.astype(np.float32))
+            faces = PictureFaces(
+                len(found.faces), None if only is None else only.astype(np.float32)
+            )
             self._found[digest] = faces
         return faces
 
@@ -572,13 +568,13 @@ def _pause(interval: float, listing: float) -> float:
     return max(interval - listing, rest)
 
 
-def _not_one(faces: Faces) -> str:
+def _not_one(faces: PictureFaces) -> str:
     shown = f"{faces.count} faces" if faces.count else "no face"
     return f"it shows {shown}; a known picture must show one"
 
 
 def _is_expected(error: Exception) -> bool:
-    return isinstance(error, ObjectStoreError | RecogniserFaultError)
+    return isinstance(error, AwayError | RefusedError)
 
 
 def _describe(error: Exception) -> str:

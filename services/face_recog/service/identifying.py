@@ -21,10 +21,10 @@ from services.common.images import (
     check_path,
 )
 from services.face_recog import metrics
-from services.face_recog.domain.errors import Problem, RejectedError
+from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import DetectedFace, Encoding, check_boxes
 from services.face_recog.domain.matching import DEFAULT_CANDIDATES, Match, Outcome, decide, match
-from services.face_recog.ports import Recogniser, Store
+from services.face_recog.ports import KeptStore, PictureRecogniser
 from services.face_recog.service.fetching import get_picture, too_many_bytes
 from services.face_recog.service.gallery import (
     Gallery,
@@ -35,7 +35,7 @@ _QUICK_PICTURES: Final = 2000
 
 
 @dataclass(frozen=True)
-class Question:
+class IdentificationRequest:
     """Who is in this picture; 0 stands for the defaults.
 
     ``path`` is a key below ``pictures/`` and is used when ``picture``, the file itself, is empty.
@@ -66,7 +66,7 @@ class NamedFace:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Identification:
     """The upright picture's size in pixels and its faces, as :class:`Recognition` has them."""
 
     width: int
@@ -79,14 +79,17 @@ class Answer:
 class Identifier:
     """Finds the faces of a picture and names them."""
 
-    def __init__(self, store: Store, recogniser: Recogniser, gallery: Gallery) -> None:
+    def __init__(self, store: KeptStore, recogniser: PictureRecogniser, gallery: Gallery) -> None:
         self._store = store
         self._recogniser = recogniser
         self._gallery = gallery
 
     async def identify(
-        self, question: Question, *, on_long: Callable[[], Awaitable[None]] | None = None
-    ) -> Answer:
+        self,
+        question: IdentificationRequest,
+        *,
+        on_long: Callable[[], Awaitable[None]] | None = None,
+    ) -> Identification:
         """Answer a question; ``on_long`` is called when its picture needs longer than others.
 
         Raises ``RejectedError`` when the question is at fault; :class:`NotReadyError`,
@@ -96,7 +99,7 @@ class Identifier:
         tolerance = question.tolerance
         if tolerance is not None and not 0 < tolerance <= 1:
             raise RejectedError(
-                Problem.INVALID_REQUEST, f"tolerance must be over 0 and at most 1, got {tolerance}"
+                f"tolerance must be over 0 and at most 1, got {tolerance}",
             )
         check_boxes(question.boxes)
         picture = question.picture or await self._fetch(question.path)
@@ -123,7 +126,7 @@ class Identifier:
             matches = find_matches()
         if not question.boxes:  # those are no news, and what somebody drew may be no face
             self._note(encodings, matches, strangers=tolerance is None)
-        return Answer(
+        return Identification(
             found.width,
             found.height,
             [
@@ -147,6 +150,6 @@ class Identifier:
             key = PICTURES + check_path(path)
             return await get_picture(self._store, key)
         except InvalidPathError as error:
-            raise RejectedError(Problem.INVALID_REQUEST, str(error)) from error
+            raise RejectedError(str(error)) from error
         except ObjectNotFoundError as error:
-            raise RejectedError(Problem.NOT_FOUND, f"no picture at {path}") from error
+            raise RejectedError(f"no picture at {path}", Rejection.NOT_FOUND) from error

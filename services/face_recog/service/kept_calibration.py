@@ -30,9 +30,10 @@ from services.common.errors import ObjectNotFoundError, ObjectStoreError, Object
 from services.common.logs import Outage
 from services.face_recog.domain.calibration import Calibration
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.parts import HASH_BYTES, DamagedError, seal, unseal
+from services.face_recog.domain.errors import DamagedError
+from services.face_recog.domain.parts import HASH_BYTES, seal, unseal
 from services.face_recog.domain.strangers import DIMENSIONS, KINDS, Model
-from services.face_recog.ports import Store
+from services.face_recog.ports import KeptStore
 from services.face_recog.service.kept_encodings import CALIBRATION, folder_of
 
 log = structlog.get_logger(__name__)
@@ -95,7 +96,7 @@ class KeptCalibration:
     raises anything of that.
     """
 
-    def __init__(self, store: Store, engine: Engine) -> None:
+    def __init__(self, store: KeptStore, engine: Engine) -> None:
         self._store = store
         self._engine = engine
         self._key = folder_of(engine) + CALIBRATION

@@ -28,8 +28,9 @@ from services.common.errors import ObjectNotFoundError, ObjectStoreError, Object
 from services.common.logs import Outage
 from services.common.turns import in_turns
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.parts import PARTS, DamagedError, Known, Part, part_of
-from services.face_recog.ports import Store
+from services.face_recog.domain.errors import DamagedError
+from services.face_recog.domain.parts import PARTS, GalleryPicture, Part, part_of
+from services.face_recog.ports import KeptStore
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +85,7 @@ class KeptEncodings:
     clock: our own mark, just renewed, is now. Until then it goes on without forgotten pictures.
     """
 
-    def __init__(self, store: Store, engine: Engine) -> None:
+    def __init__(self, store: KeptStore, engine: Engine) -> None:
         self._store = store
         self._engine = engine
         self._folder = folder_of(engine)
@@ -95,7 +96,7 @@ class KeptEncodings:
         self._vain: set[str] = set()
         self._outage = Outage("place for encodings")
 
-    async def read(self) -> dict[str, Known]:
+    async def read(self) -> dict[str, GalleryPicture]:
         """Return all that is kept, by key of the picture.
 
         Raises ``ObjectStoreUnavailableError`` when the store gives none of it, or not all of it the
@@ -108,7 +109,7 @@ class KeptEncodings:
             and (found := _KEY.fullmatch(info.key))
             and found["part"]
         ]
-        known: dict[str, Known] = {}
+        known: dict[str, GalleryPicture] = {}
         errors: list[Exception] = []
         for some in in_turns(numbers, PARALLEL):
             results = await asyncio.gather(*map(self._read, some), return_exceptions=True)
@@ -135,7 +136,7 @@ class KeptEncodings:
         self._changed.add(part_of(key))
         self._gone.add(key)
 
-    async def write(self, known: Mapping[str, Known]) -> None:
+    async def write(self, known: Mapping[str, GalleryPicture]) -> None:
         """Write what was noted; what fails is tried again the next time."""
         parts = await asyncio.to_thread(_group, known, self._changed)
         for some in in_turns(sorted(parts), PARALLEL):
@@ -143,7 +144,7 @@ class KeptEncodings:
             if self._outage.away:
                 return
 
-        def is_kept(key: str, one: Known) -> bool:
+        def is_kept(key: str, one: GalleryPicture) -> bool:
             return key not in self._gone or _has(known, key, one)
 
         gone = {part_of(key) for key in self._gone}
@@ -154,7 +155,7 @@ class KeptEncodings:
         self._gone.clear()
         await self._remove()
 
-    async def sweep(self, known: Mapping[str, Known]) -> None:
+    async def sweep(self, known: Mapping[str, GalleryPicture]) -> None:
         """Find and remove all that is kept in vain; renew our mark.
 
         To be called with all known pictures, after each was looked at.
@@ -180,7 +181,9 @@ class KeptEncodings:
             await self._sweep_others(folders, known)
         await self.write(known)
 
-    async def _sweep_ours(self, names: Collection[str], known: Mapping[str, Known]) -> None:
+    async def _sweep_ours(
+        self, names: Collection[str], known: Mapping[str, GalleryPicture]
+    ) -> None:
         """Note the parts that are not as they would be written now."""
         parts = await asyncio.to_thread(_group, known, range(PARTS))
         for number, pictures in parts.items():
@@ -196,7 +199,7 @@ class KeptEncodings:
                 self._changed.add(number)
 
     async def _sweep_others(
-        self, folders: Mapping[str, Mapping[str, float]], known: Mapping[str, Known]
+        self, folders: Mapping[str, Mapping[str, float]], known: Mapping[str, GalleryPicture]
     ) -> None:
         """Remove what other engines know of pictures that are gone, in this layout or the last."""
         digests = {one.digest.hex() for one in known.values()}
@@ -209,7 +212,7 @@ class KeptEncodings:
                 elif found["part"]:
                     await self._filter(folder + name, functools.partial(_has, known))
 
-    async def _read(self, number: int) -> dict[str, Known]:
+    async def _read(self, number: int) -> dict[str, GalleryPicture]:
         key = self._key(number)
         try:
             content = await self._store.get(key, max_bytes=_MAX_PART_BYTES)
@@ -221,18 +224,18 @@ class KeptEncodings:
             self._changed.add(number)
             return {}
 
-    def _unpack(self, number: int, content: bytes) -> dict[str, Known]:
+    def _unpack(self, number: int, content: bytes) -> dict[str, GalleryPicture]:
         part = Part.unpack(content)
         if (part.engine, part.number) != (self._engine, number):
             raise DamagedError("it is another engine's, or another part")
         return dict(part.known)
 
-    async def _write(self, number: int, pictures: Mapping[str, Known]) -> None:
+    async def _write(self, number: int, pictures: Mapping[str, GalleryPicture]) -> None:
         with self._noting():
             await self._put(self._key(number), Part(self._engine, number, pictures))
             self._changed.discard(number)
 
-    async def _filter(self, key: str, is_kept: Callable[[str, Known], bool]) -> bool:
+    async def _filter(self, key: str, is_kept: Callable[[str, GalleryPicture], bool]) -> bool:
         """Write another engine's part without what is not kept of it; return whether it is."""
         try:
             content = await self._store.get(key, max_bytes=_MAX_PART_BYTES)
@@ -280,9 +283,11 @@ class KeptEncodings:
             self._outage.passed()
 
 
-def _group(known: Mapping[str, Known], numbers: Collection[int]) -> dict[int, dict[str, Known]]:
+def _group(
+    known: Mapping[str, GalleryPicture], numbers: Collection[int]
+) -> dict[int, dict[str, GalleryPicture]]:
     """Return what is to be kept in each of those parts."""
-    parts: dict[int, dict[str, Known]] = {number: {} for number in numbers}
+    parts: dict[int, dict[str, GalleryPicture]] = {number: {} for number in numbers}
     if parts:
         for key, one in known.items():
             if one.faces and (pictures := parts.get(part_of(key))) is not None:
@@ -290,7 +295,7 @@ def _group(known: Mapping[str, Known], numbers: Collection[int]) -> dict[int, di
     return parts
 
 
-def _has(known: Mapping[str, Known], key: str, one: Known) -> bool:
+def _has(known: Mapping[str, GalleryPicture], key: str, one: GalleryPicture) -> bool:
     return key in known and known[key].digest == one.digest
 
 

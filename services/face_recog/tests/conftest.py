@@ -14,12 +14,13 @@ import psutil
 import pytest
 from PIL import Image
 
+from services.common.errors import RecogniserFailedError
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box
 from services.common.quality import FIT, Flaw, Quality
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.errors import Problem, RecogniserFaultError, RejectedError
+from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
 from services.face_recog.domain.strangers import DLIB
 from services.face_recog.service.gallery import Gallery
@@ -152,9 +153,9 @@ class FakeRecogniser:
         await asyncio.sleep(0)
         self.running -= 1
         if picture == Picture.UNREADABLE:
-            raise RejectedError(Problem.UNREADABLE, "not a picture")
+            raise RejectedError("not a picture", Rejection.UNREADABLE)
         if picture == Picture.FATAL:
-            raise RecogniserFaultError("the worker process died")
+            raise RecogniserFailedError("the worker process died")
         score = 0.25 if b"blurred" in picture else 1.0
         quality = Quality(score, Flaw.BLURRED if score < FIT else None, 1.0, score, 1.0, 1.0)
         face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding_of(picture), quality=quality)

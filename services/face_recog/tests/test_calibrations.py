@@ -15,7 +15,7 @@ from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain.calibration import Calibration
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.parts import DamagedError
+from services.face_recog.domain.errors import DamagedError
 from services.face_recog.domain.strangers import Model
 from services.face_recog.service.kept_calibration import KeptCalibration, pack, unpack
 from services.face_recog.service.kept_encodings import folder_of

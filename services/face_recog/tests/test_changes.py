@@ -14,9 +14,9 @@ from services.common.images import MAX_PART_BYTES
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
+from services.face_recog.domain.errors import NotReadyError
 from services.face_recog.service import change_markers
 from services.face_recog.service import gallery as following
-from services.face_recog.service.gallery import NotReadyError
 from services.face_recog.tests.conftest import FakeRecogniser, names, new_gallery
 from services.testing.waiting import eventually
 

@@ -17,11 +17,11 @@ from services.common.facerecog.client import Decisions, RecogniserClient
 from services.common.faces import MAX_FACES
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.face_recog.adapters.server import Server
+from services.face_recog.adapters.server import FaceRecogServer
 from services.face_recog.domain.calibration import Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import People
-from services.face_recog.domain.matching import Held, Outcome, decide, decide_all
+from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.matching import Constraints, Outcome, decide, decide_all
 from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import DLIB, FITTED, Model, Strangers
 from services.face_recog.service.deciding import Decider
@@ -45,7 +45,9 @@ def store(folder_store_settings: ObjectStoreSettings) -> ObjectStore:
 class Bench:
     """A server in this process, whose watch does not run."""
 
-    def __init__(self, store: ObjectStore, gallery: Gallery, server: Server, port: int) -> None:
+    def __init__(
+        self, store: ObjectStore, gallery: Gallery, server: FaceRecogServer, port: int
+    ) -> None:
         self.store = store
         self.gallery = gallery
         self.server = server
@@ -57,7 +59,7 @@ async def serving(store: ObjectStore, recogniser: FakeRecogniser) -> AsyncIterat
     gallery = new_gallery(store, recogniser)
     identifier: Any = None
     decider = Decider(gallery, ENGINE)
-    server = Server(identifier, decider, connection_age=60, grace=0)
+    server = FaceRecogServer(identifier, decider, connection_age=60, grace=0)
     bench = Bench(store, gallery, server, await server.start("127.0.0.1", 0))
     await server.set_serving(serving=True)
     yield bench
@@ -288,7 +290,7 @@ async def test_looks_and_the_watch_change_what_is_known_in_turns(
 def test_deciding_on_many_is_deciding_on_each() -> None:
     drawing = np.random.default_rng(7)
     people = {f"p{number}/1": drawing.normal(size=128) / 8 for number in range(40)}
-    portraits = Portraits(People(people), Strangers(DLIB))
+    portraits = Portraits(KnownPeople(people), Strangers(DLIB))
     rule = Rule(named=0.8, unsure=0.3, margin=0.05)
     pictures = [
         [
@@ -298,7 +300,7 @@ def test_deciding_on_many_is_deciding_on_each() -> None:
         ]
         for _ in range(60)
     ]
-    together = decide_all(portraits, [(faces, Held()) for faces in pictures], rule)
+    together = decide_all(portraits, [(faces, Constraints()) for faces in pictures], rule)
     alone = [decide(portraits, faces, rule) for faces in pictures]
     assert [[one.outcome for one in matches] for matches in together] == [
         [one.outcome for one in matches] for matches in alone
@@ -310,13 +312,13 @@ def test_deciding_on_many_is_deciding_on_each() -> None:
 def test_no_hand_is_contradicted(data: st.DataObject) -> None:
     drawing = np.random.default_rng(data.draw(st.integers(0, 1000)))
     people = {f"p{number}/1": drawing.normal(size=128) / 8 for number in range(5)}
-    portraits = Portraits(People(people), Strangers(DLIB))
+    portraits = Portraits(KnownPeople(people), Strangers(DLIB))
     folders = st.sets(st.sampled_from(["p0", "p1", "p2", "p3", "p4", "nobody"]))
     count = data.draw(st.integers(1, 4))
     faces = [
         people[f"p{drawing.integers(5)}/1"] + drawing.normal(size=128) / 20 for _ in range(count)
     ]
-    held = Held(data.draw(folders), [data.draw(folders) for _ in faces])
+    held = Constraints(data.draw(folders), [data.draw(folders) for _ in faces])
     [matches] = decide_all(portraits, [(faces, held)], Rule(0.7, 0.1, 0.05))
     for match, denied in zip(matches, held.denied, strict=True):
         assert {one.folder for one in match.candidates}.isdisjoint({*held.given, *denied})
@@ -341,7 +343,7 @@ def test_who_may_be_a_person_is_hardly_ever_under_the_least_product() -> None:
         return centres[number] + drawing.normal(size=128) * 0.3
 
     people = {f"p{number:02}/{nth}": of(number) for number in centres for nth in range(2)}
-    portraits = Portraits(People(people), Strangers(DLIB, model))
+    portraits = Portraits(KnownPeople(people), Strangers(DLIB, model))
     tail = portraits.strangers.tail
     rule = Rule(tail.likeness_of(0.01, 40), tail.likeness_of(0.2, 40), tail.decade)
     faces = [*(of(number) for number in centres for _ in range(5)), *strangers]

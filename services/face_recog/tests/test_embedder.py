@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from services.common.errors import RecogniserUnavailableError
 from services.face_recog.adapters.centerface import MODEL
 from services.face_recog.adapters.embedder import _TEMPLATE, align
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
 from services.face_recog.domain.engines import Embedder
-from services.face_recog.domain.errors import RecogniserFaultError
 from services.face_recog.domain.faces import Encoding
 from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.service.kept_encodings import folder_of
@@ -130,7 +130,7 @@ async def test_a_file_that_does_not_fit_is_told(
         long_seconds=60,
         memory_bytes=1024**3,
     )
-    with pytest.raises(RecogniserFaultError, match=why):
+    with pytest.raises(RecogniserUnavailableError, match=why):
         await pool.start()
     await pool.close()
 

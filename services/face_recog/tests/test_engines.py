@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services.common.errors import RecogniserUnavailableError
 from services.common.faces import Box
 from services.face_recog.adapters import centerface, worker
 from services.face_recog.adapters.classic import NETWORK, model_file
@@ -19,7 +20,6 @@ from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
 from services.face_recog.adapters.resnet import resnet
 from services.face_recog.adapters.tiles import along
-from services.face_recog.domain.errors import RecogniserFaultError
 from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.service.kept_encodings import folder_of
 from services.face_recog.settings import MIN_WORKER_BYTES
@@ -192,7 +192,7 @@ def test_a_missing_model_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     load_models.cache_clear()
     ours, theirs = socket.socketpair()
     worker.serve(theirs, "centerface", 1)
-    with ours, pytest.raises(RecogniserFaultError, match=r"No such file.*centerface\.onnx"):
+    with ours, pytest.raises(RecogniserUnavailableError, match=r"No such file.*centerface\.onnx"):
         worker.read_engine(ours.recv(4096)[worker.NUMBER.size :])
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES, Calibration, Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import People
+from services.face_recog.domain.known_people import KnownPeople
 from services.face_recog.domain.matching import Match, Outcome, decide
 from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import Strangers, Tail, Tails
@@ -43,7 +43,7 @@ def rule_for(people: int, false_names: float = DEFAULT_FALSE_NAMES) -> Rule:
 
 
 def ask(people: Known, *faces: Encoding, rule: Rule | None = None) -> list[Match]:
-    portraits = Portraits(People(people), NO_MODEL)
+    portraits = Portraits(KnownPeople(people), NO_MODEL)
     used = rule or rule_for(portraits.people.people)
     return decide(portraits, faces, used, max_candidates=5)
 
@@ -65,7 +65,7 @@ def test_hardly_a_stranger_is_named_and_most_are_nobody() -> None:
 def test_between_the_two_a_person_is_asked() -> None:
     people = known(20)
     face = picture(3, 9)
-    alike = float(max(Portraits(People(people), NO_MODEL).likenesses([face])[0]))
+    alike = float(max(Portraits(KnownPeople(people), NO_MODEL).likenesses([face])[0]))
     [one] = ask(people, face, rule=Rule(alike + 0.01, alike - 0.01, margin=0))
     assert (one.outcome, one.ambiguous) == (Outcome.UNSURE, True)
     assert [candidate.folder for candidate in one.candidates] == ["p3"]
@@ -76,7 +76,9 @@ def test_between_the_two_a_person_is_asked() -> None:
 def test_between_two_people_who_are_nearly_as_alike_a_person_is_asked() -> None:
     people = known(20) | {"twin/1": picture(3, 7, 0.4)}
     face = picture(3, 9)
-    *_, other, best = sorted(Portraits(People(people), NO_MODEL).likenesses([face])[0].tolist())
+    *_, other, best = sorted(
+        Portraits(KnownPeople(people), NO_MODEL).likenesses([face])[0].tolist()
+    )
     assert other > 0.6
     for margin, outcome in ((best - other + 0.01, Outcome.UNSURE), (best - other, Outcome.NAMED)):
         for unsure in (other - 0.01, other + 0.01):
@@ -131,8 +133,8 @@ def test_a_stranger_who_is_enrolled_changes_no_name_within_a_calibration(
     person: int, stranger: int, distance: float
 ) -> None:
     people, face = known(10), picture(person, 9, distance)
-    before = Portraits(People(people), NO_MODEL)
-    after = Portraits(People(people | {"a stranger/1": somebody(stranger)}), NO_MODEL, before)
+    before = Portraits(KnownPeople(people), NO_MODEL)
+    after = Portraits(KnownPeople(people | {"a stranger/1": somebody(stranger)}), NO_MODEL, before)
     rule = rule_for(11)
     [one] = decide(before, [face], rule, max_candidates=20)
     [other] = decide(after, [face], rule, max_candidates=20)

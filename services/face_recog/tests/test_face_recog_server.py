@@ -34,14 +34,14 @@ from services.common.faces import Box, Likely
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
-from services.face_recog.adapters.server import Server, _response
+from services.face_recog.adapters.server import FaceRecogServer, _response
 from services.face_recog.app import announce
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import DetectedFace
 from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.domain.matching import Match, Outcome
 from services.face_recog.domain.parts import Part
-from services.face_recog.service.identifying import Answer, NamedFace, Question
+from services.face_recog.service.identifying import Identification, IdentificationRequest, NamedFace
 from services.testing.waiting import eventually
 
 OLD_PROTO = """
@@ -442,32 +442,32 @@ async def is_alive(channel: grpc.aio.Channel) -> bool:
 
 async def test_it_serves_while_people_are_known_and_workers_live() -> None:
     events: asyncio.Queue[bool] = asyncio.Queue()
-    ready, manned, deserted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ready, available, unavailable = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     class Listener:
         async def set_serving(self, *, serving: bool) -> None:
-            (manned if serving else deserted).clear()
+            (available if serving else unavailable).clear()
             events.put_nowait(serving)
 
     gallery: Any = SimpleNamespace(wait_ready=ready.wait)
-    pool: Any = SimpleNamespace(wait_manned=manned.wait, wait_deserted=deserted.wait)
+    pool: Any = SimpleNamespace(wait_available=available.wait, wait_unavailable=unavailable.wait)
     server: Any = Listener()
     announcing = asyncio.create_task(announce(server, gallery, pool))
-    manned.set()
+    available.set()
     await asyncio.sleep(0)
     assert events.empty()
     ready.set()
     assert await events.get()
-    deserted.set()
+    unavailable.set()
     assert not await events.get()
-    manned.set()
+    available.set()
     assert await events.get()
     announcing.cancel()
 
 
 async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
     identifier: Any = None
-    server = Server(identifier, DECIDER, connection_age=60, grace=0)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=60, grace=0)
     port = await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -490,7 +490,7 @@ async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
 
 async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
     identifier: Any = None
-    server = Server(identifier, DECIDER, connection_age=60, grace=0)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=60, grace=0)
     client = RecogniserClient(f"127.0.0.1:{await server.start('127.0.0.1', 0)}", timeout=60)
     assert await client.strangers() is None, "it does not serve yet"
     await server.set_serving(serving=True)
@@ -503,14 +503,14 @@ async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
 async def test_a_connections_age_cuts_no_request() -> None:
     release = asyncio.Event()
 
-    async def identify(question: Question, *, on_long: Any) -> Answer:
+    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
         if question.picture == b"long":
             await on_long()
             await release.wait()
-        return Answer(1, 1, [])
+        return Identification(1, 1, [])
 
     identifier: Any = SimpleNamespace(identify=identify)
-    server = Server(identifier, DECIDER, connection_age=0.5, grace=0.1)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=0.5, grace=0.1)
     port = await server.start("127.0.0.1", 0)
     await server.set_serving(serving=True)
     client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
@@ -635,7 +635,7 @@ def test_a_face_that_is_asked_about_is_no_name_for_old_clients_either(
     match = Match([Likely("Ada/1.jpg", "Ada", 0.3, 4.5)], outcome is Outcome.UNSURE, outcome)
     quality = Quality(1, None, 1, 1, 1, 1)
     face = DetectedFace(Box(1, 2, 3, 4), 1.0, np.array([0.25, -3]), quality=quality)
-    answer = Answer(9, 9, [NamedFace(face, match)], 7)
+    answer = Identification(9, 9, [NamedFace(face, match)], 7)
     response = _response(answer, "engine")
     assert (response.image_name, response.calibration) == (image_name, 7)
     [found] = response.faces

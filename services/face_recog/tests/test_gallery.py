@@ -22,12 +22,13 @@ from services.common.settings import ObjectStoreSettings
 from services.face_recog import metrics
 from services.face_recog.domain.calibration import Calibration
 from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import NotReadyError
 from services.face_recog.domain.faces import Encoding, Recognition
-from services.face_recog.domain.known_people import People
-from services.face_recog.domain.parts import Faces, Known, Part, part_of
+from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.parts import GalleryPicture, Part, PictureFaces, part_of
 from services.face_recog.domain.strangers import DLIB, tails_within
 from services.face_recog.service import gallery as following
-from services.face_recog.service.gallery import Gallery, NotReadyError
+from services.face_recog.service.gallery import Gallery
 from services.face_recog.service.kept_encodings import KeptEncodings, folder_of
 from services.face_recog.tests.conftest import (
     ENGINE,
@@ -349,7 +350,7 @@ async def test_an_hour_is_between_two_sweeps(
     await gallery.refresh()
     # What a replica writes that has not seen yet that somebody was forgotten, and then ends.
     key = "known_people/forgotten/x"
-    stray = Part(ENGINE, part_of(key), {key: Known("tag", bytes(32), Faces(0))})
+    stray = Part(ENGINE, part_of(key), {key: GalleryPicture("tag", bytes(32), PictureFaces(0))})
     place = f"{folder_of(ENGINE)}{stray.number:02x}"
     await store.put(place, stray.pack())
     for now in (1.0, 3590.0):  # noqa: B007, the clock above reads it
@@ -1038,7 +1039,9 @@ async def test_the_event_loop_turns_while_very_many_people_are_published(
                 yield ObjectInfo(f"known_people/p{number}/x", 1, "tag", 0)
 
     known = {
-        f"known_people/p{number}/x": Known("tag", bytes(32), Faces(1, encodings[number]))
+        f"known_people/p{number}/x": GalleryPicture(
+            "tag", bytes(32), PictureFaces(1, encodings[number])
+        )
         for number in range(people)
     }
     kept = KeptEncodings(store, ENGINE)
@@ -1070,7 +1073,7 @@ async def test_the_event_loop_turns_while_very_many_people_are_published(
     gc.unfreeze()
     start = time.process_time()
     sorted(known)
-    People({key: encodings[row] for row, key in enumerate(known)}).means()
+    KnownPeople({key: encodings[row] for row, key in enumerate(known)}).means()
     part = time.process_time() - start
     # Threads go on meanwhile where others keep this one from its core, but not every time.
     assert min(longests) < part / 3, f"{longests} of {part:.3f} s"

@@ -14,7 +14,7 @@ from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
 from services.face_recog.domain.matching import Outcome
 from services.face_recog.domain.strangers import DLIB
 from services.face_recog.service.gallery import Gallery
-from services.face_recog.service.identifying import Identifier, Question
+from services.face_recog.service.identifying import IdentificationRequest, Identifier
 
 ENGINE = Engine("an engine", 128)
 GOOD = Quality(1, None, 1, 1, 1, 1)
@@ -76,7 +76,7 @@ async def gallery(folder_store_settings: ObjectStoreSettings) -> RememberingGall
 async def ask(gallery: Gallery, picture: bytes, tolerance: float | None = None) -> Any:
     store: Any = None
     identifier = Identifier(store, FakeRecogniser(), gallery)
-    return await identifier.identify(Question(picture=picture, tolerance=tolerance))
+    return await identifier.identify(IdentificationRequest(picture=picture, tolerance=tolerance))
 
 
 async def test_only_faces_without_a_name_are_remembered(gallery: RememberingGallery) -> None:

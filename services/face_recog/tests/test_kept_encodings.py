@@ -20,7 +20,8 @@ from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.parts import DamagedError, Faces, Known, Part, part_of
+from services.face_recog.domain.errors import DamagedError
+from services.face_recog.domain.parts import GalleryPicture, Part, PictureFaces, part_of
 from services.face_recog.service.kept_encodings import GRACE_SECONDS, KeptEncodings, folder_of
 
 ENGINE = Engine("dlib-1+rules-1", 128)
@@ -38,7 +39,12 @@ def keys_of(part: int, count: int) -> list[str]:
 
 A, B, C = sorted(keys_of(7, 3))
 TWO = Part(
-    ENGINE, 7, {B: Known("tag b", DIGEST, Faces(3)), A: Known("a", DIGEST, Faces(1, NUMBERS))}
+    ENGINE,
+    7,
+    {
+        B: GalleryPicture("tag b", DIGEST, PictureFaces(3)),
+        A: GalleryPicture("a", DIGEST, PictureFaces(1, NUMBERS)),
+    },
 )
 PACKED = TWO.pack()
 
@@ -58,7 +64,7 @@ def same(one: Part, other: Part) -> bool:
     }
 
 
-def numbers(known: Known) -> list[float] | None:
+def numbers(known: GalleryPicture) -> list[float] | None:
     return None if known.encoding is None else known.encoding.tolist()
 
 
@@ -83,7 +89,9 @@ def any_part(draw: st.DrawFn) -> Part:
             count = draw(st.just(1) | st.integers(0, 2**32 - 1))
             seed = draw(st.integers(0, 2**32))
             encoding = np.random.default_rng(seed).normal(size=size).astype(np.float32)
-            known[key] = Known(tag, digest, Faces(count, encoding if count == 1 else None))
+            known[key] = GalleryPicture(
+                tag, digest, PictureFaces(count, encoding if count == 1 else None)
+            )
     return Part(Engine(draw(text), size), number, known)
 
 
@@ -130,7 +138,7 @@ def test_a_cut_and_a_longer_file_are_noticed(data: st.DataObject) -> None:
 
 
 def one(encoding: Any) -> bytes:
-    return Part(ENGINE, 7, {A: Known("a", DIGEST, Faces(1, encoding))}).pack()
+    return Part(ENGINE, 7, {A: GalleryPicture("a", DIGEST, PictureFaces(1, encoding))}).pack()
 
 
 @pytest.mark.parametrize(
@@ -259,14 +267,14 @@ class Partly:
         return await self._store.get(key, max_bytes=max_bytes)
 
 
-def crowd(number: int) -> dict[str, Known]:
+def crowd(number: int) -> dict[str, GalleryPicture]:
     return {
-        f"known_people/p{one}/x": Known("tag", digest(one), Faces(1, NUMBERS))
+        f"known_people/p{one}/x": GalleryPicture("tag", digest(one), PictureFaces(1, NUMBERS))
         for one in range(number)
     }
 
 
-async def write(kept: KeptEncodings, known: dict[str, Known]) -> None:
+async def write(kept: KeptEncodings, known: dict[str, GalleryPicture]) -> None:
     for key in known:
         kept.note_changed(key)
     await kept.write(known)
@@ -344,7 +352,7 @@ async def test_a_picture_that_is_gone_goes_from_every_engine_at_once(store: Obje
     ours, theirs = KeptEncodings(store, ENGINE), KeptEncodings(store, OTHER)
     known = crowd(40)
     small = {
-        key: Known(one.tag, one.digest, Faces(1, NUMBERS[: OTHER.size]))
+        key: GalleryPicture(one.tag, one.digest, PictureFaces(1, NUMBERS[: OTHER.size]))
         for key, one in known.items()
     }
     await write(ours, known)
@@ -359,7 +367,7 @@ async def test_a_picture_that_is_gone_goes_from_every_engine_at_once(store: Obje
     for key, now in {"known_people/p3/x": None, "known_people/p4/x": digest(77)}.items():
         known.pop(key)
         if now:
-            known[key] = Known("another", now, Faces(0))
+            known[key] = GalleryPicture("another", now, PictureFaces(0))
         ours.note_gone(key)
     await ours.write(known)
     left = await KeptEncodings(store, OTHER).read()
@@ -390,7 +398,13 @@ async def test_two_engines_beside_each_other_keep_theirs_and_a_former_one_goes_a
     former = Engine("dlib-0+rules-1", 128)
     known = crowd(3)
     for kept in (old, new, KeptEncodings(store, former)):
-        await write(kept, {key: Known(one.tag, one.digest, Faces(0)) for key, one in known.items()})
+        await write(
+            kept,
+            {
+                key: GalleryPicture(one.tag, one.digest, PictureFaces(0))
+                for key, one in known.items()
+            },
+        )
     folders = {folder.split("/")[1] for folder in (OURS, THEIRS, folder_of(former))}
     parts = {f"{folder}/{part_of(key):02x}" for folder in folders for key in known}
     marks = {f"{folder}/in-use" for folder in folders}

@@ -15,7 +15,7 @@ from services.common.faces import Box
 from services.face_recog.adapters import classic, recognition
 from services.face_recog.adapters.centerface import _OVERLAP, _TILE, square
 from services.face_recog.adapters.models import Models, load_models
-from services.face_recog.adapters.recognition import Found, encode, find
+from services.face_recog.adapters.recognition import SearchedPicture, encode, find
 from services.face_recog.adapters.tiles import along, distinct, smaller
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
 from services.face_recog.domain.faces import Encoding
@@ -86,7 +86,7 @@ def assert_each_once(boxes: Sequence[Box], spots: Sequence[Spot]) -> None:
     assert not left
 
 
-def encodings(models: Models, found: Found) -> list[Encoding]:
+def encodings(models: Models, found: SearchedPicture) -> list[Encoding]:
     return encode(models, found.chips, math.inf)
 
 

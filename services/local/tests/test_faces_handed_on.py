@@ -12,7 +12,7 @@ from services.common.quality import Quality
 from services.face_recog.adapters.server import _response
 from services.face_recog.domain.faces import DetectedFace
 from services.face_recog.domain.matching import Match, Outcome
-from services.face_recog.service.identifying import Answer, NamedFace
+from services.face_recog.service.identifying import Identification, NamedFace
 from services.frontend.domain import Picture
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
@@ -29,7 +29,7 @@ VALUES = dict.fromkeys(MEASURED, 0.25) | {
 async def test_all_that_is_measured_of_a_face_comes_to_the_page(database: Database) -> None:
     face = DetectedFace(**VALUES, encoding=np.ones(128))  # type: ignore[arg-type]
     nobody = NamedFace(face, Match([], ambiguous=False, outcome=Outcome.UNKNOWN))
-    wire = _response(Answer(100, 90, [nobody]), "engine").SerializeToString()
+    wire = _response(Identification(100, 90, [nobody]), "engine").SerializeToString()
 
     found = seen_faces(face_pb2.IdentifyResponse.FromString(wire))
     rows, processor = DatabaseRows(database), ProcessorRows(database, database_now)

@@ -32,7 +32,7 @@ from services.common.tables import (
     person_images,
     persons,
 )
-from services.face_recog.adapters.server import Server
+from services.face_recog.adapters.server import FaceRecogServer
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import DetectedFace, Recognition
 from services.face_recog.domain.strangers import DLIB
@@ -97,7 +97,7 @@ class World:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["World"]:
         await self.gallery.refresh()
-        server = Server(
+        server = FaceRecogServer(
             SimpleNamespace(),  # type: ignore[arg-type]
             Decider(self.gallery, ENGINE),
             connection_age=600,
