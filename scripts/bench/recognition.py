@@ -27,8 +27,9 @@ from services.face_recog.domain.known_people import KnownPeople
 from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import DLIB, Model, Strangers, Vectors
 from services.face_recog.service.deciding import Decider
-from services.face_recog.service.gallery import Gallery, Snapshot
+from services.face_recog.service.gallery import Gallery
 from services.face_recog.service.identifying import Identifier
+from services.face_recog.service.snapshots import Snapshot
 from services.testing.servers import free_port
 
 _KNOWN: Final = (3, 10, 50)

@@ -1,12 +1,6 @@
 """What the use cases need of the outside."""
 
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Container,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from typing import Protocol
 
 from services.common.faces import Box
@@ -49,9 +43,10 @@ class PictureRecogniser(Protocol):
         urgent: bool = False,
         on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Recognition:
-        """Return the largest faces (0: all) of a picture file, or exactly those of boxes.
+        """Find and encode the largest faces (0: all) of a picture file, or exactly those of boxes.
 
-        ``on_long`` is called when it needs longer than others. An urgent request goes first and is
-        never refused as one too many. Raises ``RejectedError``, ``RecogniserFailedError`` and
+        An ``urgent`` request goes first and is never refused as one too many. ``on_long`` is
+        called, once, when the picture needs longer than others. Raises ``RejectedError`` when the
+        content is at fault, ``RecogniserFailedError`` when the worker is, and
         ``RecogniserBusyError``.
         """

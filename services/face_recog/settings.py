@@ -16,7 +16,6 @@ from services.face_recog.domain.strangers import DLIB, Tails, tails_within
 QUEUE_PER_WORKER: Final = 4
 """A person who enrols waits 20 s at most, as long as the last of a full queue if each takes 4 s."""
 
-
 _SERVICE_BYTES: Final = 240 * 1024**2
 """For the service, the fork server and idle workers: 120 MiB after the start, or 160 with
 CenterFace, and 15,000 known people. 100,000 take 280 MiB, and 330 more while a snapshot is made."""

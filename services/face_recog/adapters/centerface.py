@@ -18,13 +18,7 @@ from services.face_recog.adapters.classic import (
     model_file,
     models_version,
 )
-from services.face_recog.adapters.models import (
-    Detection,
-    Pixels,
-    Place,
-    Points,
-    Rectangle,
-)
+from services.face_recog.adapters.models import Detection, Pixels, Place, Points, Rectangle
 from services.face_recog.adapters.onnx import Network
 from services.face_recog.adapters.resnet import MEANS, SCALE, resnet
 from services.face_recog.adapters.tiles import (
@@ -87,6 +81,9 @@ nine cells of ``_STEP``."""
 _SQUARE: Final = 5
 """Numbers at the end of a place, for dlib: a square, and how many turns make the face stand."""
 
+POINTS: Final = 10
+"""Numbers at the start of a place, where a face was seen: x and y of its five points."""
+
 _COMPLEX: Final = np.array([1, 1j], np.complex64)
 _TINY: Final = 1e-6
 
@@ -95,7 +92,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FoundFaces:
-    """Faces, best first.
+    """Faces in the pixels that were searched.
 
     ``rectangles``, shape (n, 4), are left, top, right and bottom; ``points``, shape (n, 5, 2), x
     and y of the eyes (that on the left of the picture first), the nose and the mouth's corners;
@@ -186,9 +183,10 @@ class CenterFace:
         return found
 
     def _look_again(self, pixels: Pixels, face: FoundFaces) -> FoundFaces:
-        """Return a face as it is seen when it is turned upright; none where it is no face then.
+        """Return a face as it is seen when it is turned upright.
 
-        The points of one that lies tell roughly how it lies, and not where its eyes are.
+        Where no turn shows one, it is that face if it is sure, else none. The points of one that
+        lies tell roughly how it lies, and not where its eyes are.
         """
         [(left, top, right, bottom)] = face.rectangles
         side = _side((left, top, right, bottom))
@@ -281,11 +279,11 @@ class CenterFaceDlib:
 
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find faces of about 20 pixels and more; of 30 from 0.7 and of 40 from 6 megapixels on."""
-        return _detections(self._detector.find(pixels, scale))
+        return detections(self._detector.find(pixels, scale))
 
     def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:
         """Return the face in a rectangle; without its five points where nobody sees it."""
-        for seen in _detections(self._detector.look_closer(pixels, rectangle)):
+        for seen in detections(self._detector.look_closer(pixels, rectangle)):
             return seen
         return Detection(rectangle, 0.0, (*square(*rectangle, 0), 0))
 
@@ -317,7 +315,8 @@ class CenterFaceDlib:
         return encoding
 
 
-def _detections(found: FoundFaces) -> list[Detection]:
+def detections(found: FoundFaces) -> list[Detection]:
+    """Return the faces; a place is five points, and the square and turns that dlib wants."""
     return [
         Detection(
             (left, top, right, bottom),
@@ -328,7 +327,7 @@ def _detections(found: FoundFaces) -> list[Detection]:
         for (left, top, right, bottom), score, points, quarters in zip(
             found.rectangles.tolist(),
             found.scores.tolist(),
-            found.points.reshape(-1, 10).tolist(),
+            found.points.reshape(-1, POINTS).tolist(),
             found.quarters.tolist(),
             strict=True,
         )

@@ -14,13 +14,7 @@ from typing import Any, Final
 import dlib
 import numpy as np
 
-from services.face_recog.adapters.models import (
-    Detection,
-    Pixels,
-    Place,
-    Points,
-    Rectangle,
-)
+from services.face_recog.adapters.models import Detection, Pixels, Place, Points, Rectangle
 from services.face_recog.adapters.tiles import Tile, are_whole, cut, distinct, levels
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import Encoding

@@ -18,7 +18,6 @@ Pixels = NDArray[np.uint8]
 Place = Sequence[float]
 """Where a face is, as its engine wants it to cut it out."""
 
-
 Rectangle = tuple[float, float, float, float]
 """Left, top, right and bottom, in the searched pixels; it may reach beyond them."""
 

@@ -210,12 +210,7 @@ class Pool:
         urgent: bool = False,
         on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Recognition:
-        """Find and encode the largest faces (0: all) of a picture file, or exactly those of boxes.
-
-        An ``urgent`` request goes first and is never refused. ``on_long`` is called, once, when the
-        picture needs longer than others. Raises ``RejectedError`` when the content is at fault,
-        ``RecogniserFailedError`` when the worker is, and ``RecogniserBusyError``.
-        """
+        """Find and encode faces, as ``ports.PictureRecogniser`` says."""
         if self._waiting >= self._queue_size and not urgent:
             raise RecogniserBusyError(f"{self._waiting} pictures are waiting already")
         is_long = False

@@ -32,7 +32,7 @@ from services.face_recog.service.identifying import (
 log = structlog.get_logger(__name__)
 
 NOT_FOUND: Final = "not_found"
-"""The image name of a picture that shows nobody who is known."""
+"""The image name in an answer that names nobody."""
 
 _STATUS: Final = {
     Rejection.NOT_FOUND: face_pb2.STATUS_NOT_FOUND,

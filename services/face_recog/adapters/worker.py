@@ -51,12 +51,12 @@ def serve(connection: socket.socket, choice: EngineChoice, memory_bytes: int) ->
         try:
             models = load_models(choice)
         except OSError as error:
-            _send(connection, _pack({"failure": str(error)}))
+            connection.sendall(_message({"failure": str(error)}))
             return
         _limit_growth(memory_bytes)
-        _send(connection, _pack({"name": models.engine.name, "size": models.engine.size}))
+        connection.sendall(_message({"name": models.engine.name, "size": models.engine.size}))
         while (request := _receive(connection)) is not None:
-            _send(connection, answer(request, models))
+            connection.sendall(answer(request, models))
 
 
 def read_engine(message: bytes) -> Engine:
@@ -140,26 +140,26 @@ class Steps:
 
 
 def answer(request: bytes, models: Models) -> bytes:
-    """Do a step; message and answer without their lengths."""
+    """Do a step; the request comes without its length, and the answer with it."""
     try:
         head, content = _unpack(request)
         if "faces" in head:
             shape = head["faces"], models.side, models.side, 3
             chips = np.frombuffer(content, dtype=np.uint8).reshape(shape)
             encodings = encode(models, chips, head["seconds"])
-            return _pack({"encodings": [encoding.tolist() for encoding in encodings]})
+            return _message({"encodings": [encoding.tolist() for encoding in encodings]})
         boxes = [Box(*sides) for sides in head["boxes"]]
         found = find(models, content, head["max_faces"], boxes)
         if found.width * found.height > _LARGE_PIXELS:
             ctypes.CDLL(None).malloc_trim(0)
         encodings = encode(models, found.chips, head["seconds"])
     except RejectedError as error:
-        return _pack({"rejection": error.rejection, "reason": str(error)})
+        return _message({"rejection": error.rejection, "reason": str(error)})
     except MemoryError:
-        return _pack({"failure": "the picture needs more memory than a worker may take"})
+        return _message({"failure": "the picture needs more memory than a worker may take"})
     except Exception as error:  # noqa: BLE001, whatever it is, it is this picture's failure
-        return _pack({"failure": f"{type(error).__name__}: {error}"})
-    return _pack(
+        return _message({"failure": f"{type(error).__name__}: {error}"})
+    return _message(
         {
             "width": found.width,
             "height": found.height,
@@ -171,16 +171,11 @@ def answer(request: bytes, models: Models) -> bytes:
     )
 
 
-def _message(head: dict[str, Any], content: bytes) -> bytes:
-    """Return a step's request with its length; a large picture is copied only once."""
+def _message(head: dict[str, Any], content: bytes = b"") -> bytes:
+    """Return a message with its length; a large picture is copied only once."""
     encoded = json.dumps(head).encode()
     size = NUMBER.size + len(encoded) + len(content)
     return b"".join((NUMBER.pack(size), NUMBER.pack(len(encoded)), encoded, content))
-
-
-def _pack(head: dict[str, Any], content: bytes = b"") -> bytes:
-    encoded = json.dumps(head).encode()
-    return NUMBER.pack(len(encoded)) + encoded + content
 
 
 def _unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
@@ -195,10 +190,6 @@ def _limit_growth(size: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or limit <= hard:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _send(connection: socket.socket, message: bytes) -> None:
-    connection.sendall(NUMBER.pack(len(message)) + message)
 
 
 def _receive(connection: socket.socket) -> bytes | None:

@@ -10,14 +10,13 @@ from services.common.faces import MIN_SIDE, MOST_FACES, Box, MeasuredFace
 from services.face_recog.domain.errors import RejectedError
 
 Encoding = NDArray[np.float64]
+"""Shape (size of the engine,)."""
 
 
 def check_boxes(boxes: Sequence[Box]) -> None:
     """Raise :class:`RejectedError` for boxes that are no faces in any picture."""
     if len(boxes) > MOST_FACES:
-        raise RejectedError(
-            f"{len(boxes)} boxes are too many: {MOST_FACES} at most",
-        )
+        raise RejectedError(f"{len(boxes)} boxes are too many: {MOST_FACES} at most")
     for number, box in enumerate(boxes):
         across, down = box.right - box.left, box.bottom - box.top
         if across < MIN_SIDE or down < MIN_SIDE:
@@ -29,7 +28,7 @@ def check_boxes(boxes: Sequence[Box]) -> None:
 
 @dataclass(frozen=True)
 class DetectedFace(MeasuredFace):
-    """A face with its encoding, shape (size of the engine,)."""
+    """A face with its encoding."""
 
     encoding: Encoding
 

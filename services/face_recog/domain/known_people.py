@@ -16,7 +16,6 @@ from services.face_recog.domain.strangers import Vectors
 DEFAULT_TOLERANCE: Final = 0.6
 """The distance for which the model was trained: it tells people apart at 0.6."""
 
-
 # Squared distances from float32 products are off by less than this; encodings have a length of
 # about 1.4, so their rounding errors stay below 1e-5.
 _ROUGH: Final = 1e-4

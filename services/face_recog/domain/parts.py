@@ -92,7 +92,7 @@ def part_of(key: str) -> int:
 
 
 @dataclass(frozen=True)
-class Part:
+class KeptPart:
     """Pictures by key, each with its faces as the engine found them."""
 
     engine: Engine
@@ -102,22 +102,22 @@ class Part:
     def pack(self) -> bytes:
         """Return the bytes to keep."""
         name = self.engine.name.encode()
-        pictures: list[bytes] = []
+        rows: list[bytes] = []
         texts: list[bytes] = []
         encodings: list[bytes] = []
-        for key, one in sorted(self.known.items()):
-            assert one.faces  # noqa: S101, what has none is not kept
-            text = (key.encode(), one.tag.encode())
+        for key, picture in sorted(self.known.items()):
+            assert picture.faces  # noqa: S101, what has none is not kept
+            text = (key.encode(), picture.tag.encode())
             texts += text
-            pictures.append(_PICTURE.pack(*map(len, text), one.digest, one.faces.count))
-            if one.faces.encoding is not None:
-                encodings.append(one.faces.encoding.astype(_FLOAT).tobytes())
+            rows.append(_PICTURE.pack(*map(len, text), picture.digest, picture.faces.count))
+            if picture.faces.encoding is not None:
+                encodings.append(picture.faces.encoding.astype(_FLOAT).tobytes())
         content = b"".join(
             [
                 _HEAD.pack(_MAGIC, _VERSION, len(name)),
                 name,
                 _COUNTS.pack(self.engine.size, self.number, len(self.known)),
-                *pictures,
+                *rows,
                 *texts,
                 *encodings,
             ]

@@ -42,7 +42,7 @@ class Portraits:
         mean, spread = self._standing
         return self.strangers.likenesses(_units(encodings), self._means, (mean, spread))
 
-    def portrait(self, name: str, rule: "Rule") -> "Portrait | None":
+    def portrait(self, name: str, rule: Rule) -> "Portrait | None":
         """Return what tells who may be this person by the rule; None for somebody unknown."""
         found = self.people.rows([name])
         if not found:
@@ -56,7 +56,7 @@ class Portraits:
         )
 
     def may_be(
-        self, portrait: "Portrait", encodings: Sequence[Encoding], rule: "Rule"
+        self, portrait: "Portrait", encodings: Sequence[Encoding], rule: Rule
     ) -> Sequence[bool]:
         """Tell of each face whether it would be asked about, were there nobody else."""
         alike = self.strangers.likenesses(_units(encodings), portrait.mean[None], portrait.standing)

@@ -13,7 +13,8 @@ from services.face_recog.domain.errors import RejectedError, WrongEngineError
 from services.face_recog.domain.faces import Encoding
 from services.face_recog.domain.matching import Constraints, Match, decide_all
 from services.face_recog.domain.portraits import Portrait
-from services.face_recog.service.gallery import Gallery, Snapshot
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.snapshots import Snapshot
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ class Decider:
         """
         try:
             if check_name(person) != person:
-                raise RejectedError(
-                    "spaces around a person's name, or another form than NFC",
-                )
+                raise RejectedError("spaces around a person's name, or another form than NFC")
         except InvalidNameError as error:
             raise RejectedError(str(error)) from None
         snapshot, pictures = await self._gallery.look_for(person)
@@ -82,19 +81,11 @@ class Decider:
                 f"the encodings are of engine {engine!r}, those here of {self.engine.name!r}"
             )
         if len(encodings) > MAX_FACES:
-            raise RejectedError(
-                f"{len(encodings)} faces: at most {MAX_FACES} in a request",
-            )
+            raise RejectedError(f"{len(encodings)} faces: at most {MAX_FACES} in a request")
         size = 4 * self.engine.size
-        if wrong := next((one for one in encodings if len(one) != size), None):
-            raise RejectedError(
-                f"an encoding has {len(wrong)} bytes instead of {size}",
-            )
-        if not all(encodings):
-            raise RejectedError("an encoding is empty")
+        if wrong := {len(numbers) for numbers in encodings} - {size}:
+            raise RejectedError(f"an encoding has {min(wrong)} bytes instead of {size}")
         found = np.frombuffer(b"".join(encodings), "<f4").reshape(-1, self.engine.size)
         if not (np.isfinite(found).all() and found.any(axis=1).all()):
-            raise RejectedError(
-                "an encoding with numbers that are not finite, or only with 0",
-            )
+            raise RejectedError("an encoding with numbers that are not finite, or only with 0")
         return list(found.astype(np.float64))

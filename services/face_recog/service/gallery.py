@@ -1,60 +1,34 @@
 """Keeping the known people as the object store has them."""
 
 import asyncio
-import dataclasses
 import functools
-import hashlib
 import time
-from collections import Counter
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Mapping,
-    Sequence,
-)
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.errors import (
-    AwayError,
-    ObjectNotFoundError,
-    RecogniserFailedError,
-    RefusedError,
-)
-from services.common.images import (
-    folder_of,
-    forms_of,
-)
+from services.common.images import forms_of
 from services.common.metrics import observe
-from services.common.names import InvalidNameError, check_name
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog import metrics
-from services.face_recog.domain.calibration import Calibration, Rule
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.errors import NotReadyError, RejectedError
+from services.face_recog.domain.errors import NotReadyError
 from services.face_recog.domain.faces import Encoding
 from services.face_recog.domain.known_people import KnownPeople
-from services.face_recog.domain.parts import GalleryPicture, PictureFaces
-from services.face_recog.domain.portraits import Portraits
-from services.face_recog.domain.strangers import FITTED, Seen, Strangers, Tails
+from services.face_recog.domain.parts import GalleryPicture
+from services.face_recog.domain.strangers import Tails
 from services.face_recog.ports import PeopleStore, PictureRecogniser
 from services.face_recog.service.change_markers import ChangeMarkers
-from services.face_recog.service.fetching import get_picture
-from services.face_recog.service.kept_calibration import KeptCalibration
 from services.face_recog.service.kept_encodings import KeptEncodings
+from services.face_recog.service.reading import PictureReader, not_one
+from services.face_recog.service.snapshots import Snapshot, SnapshotMaker
+from services.face_recog.service.trouble import Trouble
 
 log = structlog.get_logger(__name__)
-
-
-_TRIES: Final = 3
-"""A known picture that failed this often, by whatever fault, is skipped."""
 
 _BATCH: Final = 16
 """New known pictures per look at the store while serving, so that removals show soon too."""
@@ -72,8 +46,6 @@ _KEEP_SECONDS: Final = 30.0
 """While many pictures are new, what is found is kept so often: that much is made twice at most
 when a replica ends, and each time may write all that is known of 100,000 people, 60 MB."""
 
-_PARALLEL_READS: Final = 16
-
 _HURRY_SECONDS: Final = 1.6
 """Who is added while the store is listed is known after that, a pause, and another listing: within
 5 s, if a listing takes no longer than this and the pause is no longer. In a folder of 100,000
@@ -84,15 +56,6 @@ _PAUSE_PER_LISTING: Final = 4
 
 _SWEEP_SECONDS: Final = 3600.0
 """Between two looks at everything that is kept: that is a listing as long as the other one."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The known people at one time, and how faces are named after them."""
-
-    portraits: Portraits
-    calibration: Calibration
-    rule: Rule
 
 
 class Gallery:
@@ -115,33 +78,25 @@ class Gallery:
         tails: Tails,
         false_names: float,
     ) -> None:
-        self._seen = Seen(engine.size, tails)
-        self._no_model = Strangers(tails)
         self.strangers = tails.product.pairs
-        self._false_names = false_names
         self._store = store
-        self._recogniser = recogniser
         self._prefix = prefix
         self._kept = KeptEncodings(store, engine)
-        self._calibration = KeptCalibration(store, engine)
+        self._snapshots = SnapshotMaker(store, engine, tails=tails, false_names=false_names)
+        self._reader = PictureReader(store, recogniser, prefix=prefix, parallel=parallel)
         self._changes = ChangeMarkers(store)
-        self._reading = asyncio.Semaphore(_PARALLEL_READS)
-        self._encoding = asyncio.Semaphore(parallel)
         self._known: dict[str, GalleryPicture] = {}
         self._is_loaded = False
         self._unpublished: dict[str, NDArray[np.float32] | None] = {}
-        self._found: dict[bytes, PictureFaces] = {}
         self._folders: set[str] = set()
         self._glanced: set[str] = set()
         self._glanced_at: dict[str, int] = {}
-        self._faults: Counter[tuple[str, str]] = Counter()
         self._snapshot: Snapshot | None = None
         self._ready = asyncio.Event()
         # What is known is changed, and published, by one at a time: the watch, or a look that
         # somebody waits for. While all are listed either may go on.
         self._turn = asyncio.Lock()
-        self._trouble = ""
-        self._all_failed = False
+        self._trouble = Trouble()
         self._listing_seconds = 0.0
         self._kept_at = 0.0
         self._swept_at: float | None = None
@@ -150,7 +105,7 @@ class Gallery:
     def snapshot(self) -> Snapshot:
         """The newest one, or :class:`NotReadyError`."""
         if self._snapshot is None:
-            why = f": {self._trouble}" if self._trouble else ""
+            why = f": {self._trouble.reason}" if self._trouble.reason else ""
             raise NotReadyError(f"the known people are still being loaded{why}")
         return self._snapshot
 
@@ -193,35 +148,17 @@ class Gallery:
                 complete = await look()
         except Exception as error:  # noqa: BLE001, without a watch the people would be stale
             trouble = error
-        # What a look at all failed with is neither over nor said again by one at some.
-        if of_all or not self._all_failed:
-            self._note_trouble(trouble)
-        if of_all:
-            self._all_failed = trouble is not None
+        self._trouble.note(trouble, of_all=of_all)
         return complete
-
-    def _note_trouble(self, error: Exception | None) -> None:
-        """Say once what keeps the known people from being read, and once that nothing does."""
-        trouble = "" if error is None else _describe(error)
-        if error is None:
-            if self._trouble:
-                log.info("known people can be read again")
-        elif not self._trouble or (trouble != self._trouble and not _is_expected(error)):
-            log.warning(
-                "known people cannot be read, the last ones are kept: %s",
-                trouble,
-                exc_info=None if _is_expected(error) else error,
-            )
-        self._trouble = trouble
-        metrics.GALLERY_TROUBLE.set(bool(trouble))
 
     async def refresh(self, interval: float | None = None) -> bool:
         """Look at the store once; return whether everything in it has been looked at.
 
         Meanwhile, every ``interval`` seconds, :meth:`glance` looks for what changed.
 
-        Raises ``ObjectStoreUnavailableError``; what was read by then is kept. One picture that
-        the store does not give while it gives others is skipped in the end, and tried again.
+        Raises ``ObjectStoreUnavailableError``, or what else kept pictures from being read; what
+        was read by then is kept. One picture that the store does not give while it gives others is
+        skipped in the end, and tried again.
         """
         marked = await self._changes.find()  # before all are listed: so that shows what they say
         listed = await self._list(interval)
@@ -235,7 +172,7 @@ class Gallery:
         first = self._snapshot is None
         most = len(wanted) if first else max(_BATCH, len(listed) // _LISTED_PER_READ)
         wanted, left = wanted[:most], wanted[most:]
-        complete = all(self._count_faults(info) for info in left)
+        complete = all(self._reader.faults(info) for info in left)
         problems: list[Exception] = []
         for batch in in_turns(wanted, _FIRST_BATCH if first else _BATCH):
             async with self._turn:
@@ -246,7 +183,7 @@ class Gallery:
                     await self._keep()
         async with self._turn:
             if not (problems and first):
-                await self._publish(changed=first or bool(self._unpublished))
+                await self._publish()
             if gone or complete:
                 await self._keep()
             if problems:
@@ -254,7 +191,7 @@ class Gallery:
             if complete:
                 self._changes.note_seen(marked)
             if complete and listed.keys() == self._known.keys():  # else one moved, and is to come
-                self._found.clear()
+                self._reader.forget()
                 await self._sweep()
         return complete
 
@@ -279,14 +216,14 @@ class Gallery:
     def _report_skipped(self, listed: Mapping[str, ObjectInfo]) -> None:
         for key, known in self._known.items():
             if known.faces and known.encoding is None and key in listed:
-                log.warning("known picture skipped", key=key, reason=_not_one(known.faces))
+                log.warning("known picture skipped", key=key, reason=not_one(known.faces))
 
     def _compare(self, listed: Mapping[str, ObjectInfo]) -> tuple[set[str], list[ObjectInfo]]:
         """Return the keys that are gone, and what is to be read."""
         # Who was glanced at while all were listed may not be among them.
         gone = self._known.keys() - listed.keys() - self._glanced
         wanted = self._find_wanted(listed)
-        wanted.sort(key=self._count_faults)  # those that failed before do not hold up the others
+        wanted.sort(key=self._reader.faults)  # those that failed before do not hold up the others
         self._folders = {key.removeprefix(self._prefix).partition("/")[0] for key in listed}
         self._glanced_at = {
             name: changed for name, changed in self._glanced_at.items() if name not in self._folders
@@ -301,8 +238,7 @@ class Gallery:
             if key not in self._known or self._known[key].tag != info.tag
         ]
         if wanted:
-            # By content, for pictures that move and may be gone by then.
-            self._found |= {one.digest: one.faces for one in self._known.values() if one.faces}
+            self._reader.remember(self._known.values())
         return wanted
 
     def _forget(self, gone: Collection[str]) -> None:
@@ -336,7 +272,7 @@ class Gallery:
         problems = await self._read_all(wanted)
         self._glanced |= {info.key for info in wanted}
         if self._unpublished:
-            await self._publish(changed=True)
+            await self._publish()
             await self._keep()
         if problems:
             raise problems[0]
@@ -359,14 +295,14 @@ class Gallery:
                 tried |= {info.key for info in new}
                 await self._take_in(gone, new)
             if self._unpublished:  # what the watch has read so far
-                await self._publish(changed=True)
+                await self._publish()
             folders = tuple(f"{self._prefix}{form}/" for form in forms)
-            its = {
+            pictures = {
                 key.removeprefix(self._prefix): known.encoding is not None
                 for key, known in self._known.items()
                 if key.startswith(folders)
             }
-            return self.snapshot, its
+            return self.snapshot, pictures
 
     async def _look_at(self, people: Iterable[str]) -> tuple[Collection[str], Sequence[ObjectInfo]]:
         """Return the keys of these people's pictures that are gone, and what is to be read."""
@@ -381,10 +317,7 @@ class Gallery:
 
     async def _read_all(self, batch: Sequence[ObjectInfo]) -> list[Exception]:
         """Read some; return the faults that are not of one picture alone."""
-        results = await asyncio.gather(
-            *(self._read(info) for info in batch), return_exceptions=True
-        )
-        read, problems = await self._sort_out(batch, results)
+        read, problems = await self._reader.read(batch, self._known)
         changed = {key: known for key, known in read.items() if known != self._known.get(key)}
         for key, known in changed.items():
             before = self._known.get(key)
@@ -395,33 +328,6 @@ class Gallery:
             self._unpublished[key.removeprefix(self._prefix)] = known.encoding
         self._known.update(changed)
         return problems
-
-    async def _sort_out(
-        self, batch: Sequence[ObjectInfo], results: Sequence[GalleryPicture | BaseException | None]
-    ) -> tuple[dict[str, GalleryPicture], list[Exception]]:
-        """Return what was read, by key, and the faults that are not of one picture alone."""
-        pairs = list(zip(batch, results, strict=True))
-        read = {info.key: result for info, result in pairs if isinstance(result, GalleryPicture)}
-        failed = [(info, result) for info, result in pairs if isinstance(result, Exception)]
-        # People are not taken for unknown because the store is away: then all are waited for.
-        if not failed or not (read or await self._can_read()):
-            return read, [error for _, error in failed]
-        problems = []
-        for info, error in failed:
-            if skipped := self._count_fault(info, error):
-                # Without its tag it is tried again at every look.
-                read[info.key] = dataclasses.replace(skipped, tag="")
-            else:
-                problems.append(error)
-        return read, problems
-
-    async def _can_read(self) -> bool:
-        """Tell whether a picture that was read before can be read now."""
-        read = next((key for key, known in self._known.items() if known.digest), None)
-        try:
-            return read is not None and bool(await get_picture(self._store, read))
-        except Exception:  # noqa: BLE001, whatever it is, it is no fault of the other pictures
-            return False
 
     async def _keep(self) -> None:
         await self._kept.write(self._known)
@@ -436,28 +342,21 @@ class Gallery:
 
     def note_stranger(self, encoding: Encoding) -> None:
         """Remember a face that got no name, to calibrate by."""
-        self._seen.add(encoding)
+        self._snapshots.note_stranger(encoding)
 
-    async def _publish(self, *, changed: bool) -> None:
+    async def _publish(self) -> None:
         """Make a new snapshot when the known people changed, or what replicas calibrate by."""
         before = self._snapshot
-        people = self.people if before and not changed else await asyncio.to_thread(self._collect)
-        calibration = await self._calibrate(people, changed=changed)
-        if before and not changed and calibration == before.calibration:
+        is_changed = before is None or bool(self._unpublished)
+        people = await asyncio.to_thread(self._collect) if is_changed else self.people
+        snapshot = self._snapshot = await self._snapshots.make(people, before)
+        if snapshot is before:
             return
-        strangers = before.portraits.strangers if before else self._no_model
-        # Off the event loop: 100,000 new people, or a new model with as many known, take seconds.
-        strangers = await asyncio.to_thread(strangers.know, calibration.model)
-        portraits = await asyncio.to_thread(
-            Portraits, people, strangers, before.portraits if before else None
-        )
-        rule = Rule.of(calibration, strangers.tail, self._false_names)
-        self._snapshot = Snapshot(portraits, calibration, rule)
         new = list(self._unpublished)
         self._unpublished.clear()
         if not self._ready.is_set():
             self._ready.set()
-            self._encoding = asyncio.Semaphore(1)
+            self._reader.leave_workers()
         skipped = len(self._known) - people.pictures
         metrics.GALLERY_PEOPLE.set(people.people)
         metrics.GALLERY_PICTURES.set(people.pictures)
@@ -467,7 +366,7 @@ class Gallery:
             people=people.people,
             pictures=people.pictures,
             skipped=skipped,
-            calibration=calibration.version,
+            calibration=snapshot.calibration.version,
         )
         unlike = await asyncio.to_thread(people.unlike_others, new)
         for name, distance in unlike.items():
@@ -478,7 +377,7 @@ class Gallery:
             )
 
     def _collect(self) -> KnownPeople:
-        """Return everybody as known now, for which a snapshot before that saves the most."""
+        """Return everybody as known now; from the snapshot before, where little has changed."""
         if self._snapshot and len(self._unpublished) < _FEW_CHANGES:
             return self.people.changed(self._unpublished)
         return KnownPeople(
@@ -489,93 +388,8 @@ class Gallery:
             }
         )
 
-    async def _calibrate(self, people: KnownPeople, *, changed: bool) -> Calibration:
-        """Return the calibration that replicas share, a new one where it does not hold."""
-        kept = await self._calibration.read()
-        ours = self._snapshot.calibration if self._snapshot else None
-        # Ours is newer where it could not be kept. Of two of one version, all take what is kept.
-        before = max(
-            (one for one in (kept, ours) if one), key=lambda one: one.version, default=None
-        )
-        known = people.faces(FITTED[-1]) if changed else ()
-        model = await asyncio.to_thread(self._seen.fit, known, before.model if before else None)
-        calibration = Calibration.after(before, people.people, model)
-        if calibration != kept:
-            await self._calibration.write(calibration)
-        return calibration
-
-    async def _read(self, info: ObjectInfo) -> GalleryPicture | None:
-        """Encode one known picture; None when it is gone or to be tried again."""
-        digest = b""
-        try:
-            async with self._reading:
-                picture = await self._picture(info)
-                digest = hashlib.sha256(picture).digest()
-                faces = await self._encode(info.key, picture, digest)
-        except ObjectNotFoundError:
-            return None
-        except RejectedError as error:
-            log.warning("known picture skipped", key=info.key, reason=str(error))
-            return GalleryPicture(info.tag, digest)
-        except RecogniserFailedError as error:
-            log.warning("known picture failed", key=info.key, reason=str(error))
-            return self._count_fault(info, error)
-        if faces.encoding is None:
-            log.warning("known picture skipped", key=info.key, reason=_not_one(faces))
-        return GalleryPicture(info.tag, digest, faces)
-
-    def _count_fault(self, info: ObjectInfo, error: Exception) -> GalleryPicture | None:
-        """Return that a picture is skipped when this is one fault too many."""
-        self._faults[info.key, info.tag] += 1
-        if self._count_faults(info) == _TRIES:
-            log.warning("known picture skipped", key=info.key, reason=_describe(error))
-        return GalleryPicture(info.tag) if self._count_faults(info) >= _TRIES else None
-
-    def _count_faults(self, info: ObjectInfo) -> int:
-        return self._faults[info.key, info.tag]
-
-    async def _picture(self, info: ObjectInfo) -> bytes:
-        place = info.key.removeprefix(self._prefix)
-        if place.count("/") != 1:
-            raise RejectedError(f"its place is not {self._prefix}PERSON/PICTURE")
-        folder = folder_of(place)
-        try:
-            name = check_name(folder)
-        except InvalidNameError as error:
-            raise RejectedError(f"its folder: {error}") from None
-        if name != folder:
-            raise RejectedError("its folder has spaces around a person's name")
-        return await get_picture(self._store, info.key)
-
-    async def _encode(self, key: str, picture: bytes, digest: bytes) -> PictureFaces:
-        faces = self._found.get(digest)
-        if faces is None:
-            async with self._encoding:
-                found = await self._recogniser.recognise(picture, urgent=True)
-            only = found.faces[0].encoding if len(found.faces) == 1 else None
-            if only is not None and (quality := found.faces[0].quality) and quality.flaw:
-                log.warning("known picture is of low quality", key=key, flaw=quality.flaw)
-            faces = PictureFaces(
-                len(found.faces), None if only is None else only.astype(np.float32)
-            )
-            self._found[digest] = faces
-        return faces
-
 
 def _pause(interval: float, listing: float) -> float:
     """Return the seconds to wait after a look whose listing took so long."""
     rest = listing if listing <= _HURRY_SECONDS else _PAUSE_PER_LISTING * listing
     return max(interval - listing, rest)
-
-
-def _not_one(faces: PictureFaces) -> str:
-    shown = f"{faces.count} faces" if faces.count else "no face"
-    return f"it shows {shown}; a known picture must show one"
-
-
-def _is_expected(error: Exception) -> bool:
-    return isinstance(error, AwayError | RefusedError)
-
-
-def _describe(error: Exception) -> str:
-    return str(error) if _is_expected(error) else f"{type(error).__name__}: {error}"

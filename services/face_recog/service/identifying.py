@@ -2,33 +2,20 @@
 
 import asyncio
 import functools
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.common.errors import (
-    ObjectNotFoundError,
-)
+from services.common.errors import ObjectNotFoundError
 from services.common.faces import Box
-from services.common.images import (
-    MAX_PICTURE_BYTES,
-    PICTURES,
-    InvalidPathError,
-    check_path,
-)
+from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
 from services.face_recog import metrics
 from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import DetectedFace, Encoding, check_boxes
 from services.face_recog.domain.matching import DEFAULT_CANDIDATES, Match, Outcome, decide, match
 from services.face_recog.ports import KeptStore, PictureRecogniser
 from services.face_recog.service.fetching import get_picture, too_many_bytes
-from services.face_recog.service.gallery import (
-    Gallery,
-)
+from services.face_recog.service.gallery import Gallery
 
 _QUICK_PICTURES: Final = 2000
 """Known pictures that are compared with a face in less than a millisecond."""
@@ -98,9 +85,7 @@ class Identifier:
         _ = self._gallery.people
         tolerance = question.tolerance
         if tolerance is not None and not 0 < tolerance <= 1:
-            raise RejectedError(
-                f"tolerance must be over 0 and at most 1, got {tolerance}",
-            )
+            raise RejectedError(f"tolerance must be over 0 and at most 1, got {tolerance}")
         check_boxes(question.boxes)
         picture = question.picture or await self._fetch(question.path)
         if len(picture) > MAX_PICTURE_BYTES:
@@ -130,8 +115,8 @@ class Identifier:
             found.width,
             found.height,
             [
-                NamedFace(face, one, people.is_like(question.person, face.encoding))
-                for face, one in zip(found.faces, matches, strict=True)
+                NamedFace(face, who, people.is_like(question.person, face.encoding))
+                for face, who in zip(found.faces, matches, strict=True)
             ],
             snapshot.calibration.version if tolerance is None else 0,
         )
@@ -139,10 +124,10 @@ class Identifier:
     def _note(
         self, encodings: Sequence[Encoding], matches: Sequence[Match], *, strangers: bool
     ) -> None:
-        for encoding, one in zip(encodings, matches, strict=True):
-            result = "unknown" if not one.candidates else "ambiguous" if one.ambiguous else "known"
+        for encoding, who in zip(encodings, matches, strict=True):
+            result = "unknown" if not who.candidates else "ambiguous" if who.ambiguous else "known"
             metrics.FACES.labels(result).inc()
-            if strangers and one.outcome is not Outcome.NAMED:
+            if strangers and who.outcome is not Outcome.NAMED:
                 self._gallery.note_stranger(encoding)
 
     async def _fetch(self, path: str) -> bytes:

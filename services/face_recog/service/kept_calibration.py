@@ -11,8 +11,8 @@ and floats little-endian:
 4     version of the calibration
 4     number of people for whom it holds
 4     number of faces seen that its model was fitted to
-2     number *k* of kinds of faces; 0 without a model, and then nothing of it follows
-2     number *d* of dimensions of the spread
+2     number *k* of kinds of faces; 0 without a model
+2     number *d* of dimensions of the spread; 0 without a model
 4 *k* how frequent each kind is, float32
 …     the mean of each kind, float32: *k* encodings
 …     the spread, float32: *d* encodings

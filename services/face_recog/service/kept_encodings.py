@@ -11,14 +11,7 @@ import dataclasses
 import functools
 import re
 from collections import defaultdict
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
@@ -29,7 +22,7 @@ from services.common.logs import Outage
 from services.common.turns import in_turns
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.errors import DamagedError
-from services.face_recog.domain.parts import PARTS, GalleryPicture, Part, part_of
+from services.face_recog.domain.parts import PARTS, GalleryPicture, KeptPart, part_of
 from services.face_recog.ports import KeptStore
 
 log = structlog.get_logger(__name__)
@@ -144,8 +137,8 @@ class KeptEncodings:
             if self._outage.away:
                 return
 
-        def is_kept(key: str, one: GalleryPicture) -> bool:
-            return key not in self._gone or _has(known, key, one)
+        def is_kept(key: str, picture: GalleryPicture) -> bool:
+            return key not in self._gone or _has(known, key, picture)
 
         gone = {part_of(key) for key in self._gone}
         others = [f"{folder}{number:02x}" for folder in self._others for number in gone]
@@ -190,7 +183,7 @@ class KeptEncodings:
             name = f"{number:02x}"
             if not pictures and name not in names:
                 continue
-            wanted = await asyncio.to_thread(Part(self._engine, number, pictures).pack)
+            wanted = await asyncio.to_thread(KeptPart(self._engine, number, pictures).pack)
             try:
                 found = await self._store.get(self._folder + name, max_bytes=len(wanted))
             except (ObjectNotFoundError, ObjectTooLargeError):
@@ -202,7 +195,7 @@ class KeptEncodings:
         self, folders: Mapping[str, Mapping[str, float]], known: Mapping[str, GalleryPicture]
     ) -> None:
         """Remove what other engines know of pictures that are gone, in this layout or the last."""
-        digests = {one.digest.hex() for one in known.values()}
+        digests = {picture.digest.hex() for picture in known.values()}
         for folder in self._others:
             for name in folders[folder]:
                 found = _KEY.fullmatch(folder + name)
@@ -225,33 +218,33 @@ class KeptEncodings:
             return {}
 
     def _unpack(self, number: int, content: bytes) -> dict[str, GalleryPicture]:
-        part = Part.unpack(content)
+        part = KeptPart.unpack(content)
         if (part.engine, part.number) != (self._engine, number):
             raise DamagedError("it is another engine's, or another part")
         return dict(part.known)
 
     async def _write(self, number: int, pictures: Mapping[str, GalleryPicture]) -> None:
         with self._noting():
-            await self._put(self._key(number), Part(self._engine, number, pictures))
+            await self._put(self._key(number), KeptPart(self._engine, number, pictures))
             self._changed.discard(number)
 
     async def _filter(self, key: str, is_kept: Callable[[str, GalleryPicture], bool]) -> bool:
         """Write another engine's part without what is not kept of it; return whether it is."""
         try:
             content = await self._store.get(key, max_bytes=_MAX_PART_BYTES)
-            part = await asyncio.to_thread(Part.unpack, content)
+            part = await asyncio.to_thread(KeptPart.unpack, content)
         except (ObjectNotFoundError, ObjectTooLargeError, DamagedError):
             return True  # whose it is makes it again
         except ObjectStoreError:
             return False
-        kept = {name: one for name, one in part.known.items() if is_kept(name, one)}
+        kept = {name: picture for name, picture in part.known.items() if is_kept(name, picture)}
         if len(kept) == len(part.known):
             return True
         with self._noting():
             await self._put(key, dataclasses.replace(part, known=kept))
         return not self._outage.away
 
-    async def _put(self, key: str, part: Part) -> None:
+    async def _put(self, key: str, part: KeptPart) -> None:
         if part.known:
             await self._store.put(key, await asyncio.to_thread(part.pack))
         else:
@@ -289,14 +282,14 @@ def _group(
     """Return what is to be kept in each of those parts."""
     parts: dict[int, dict[str, GalleryPicture]] = {number: {} for number in numbers}
     if parts:
-        for key, one in known.items():
-            if one.faces and (pictures := parts.get(part_of(key))) is not None:
-                pictures[key] = one
+        for key, picture in known.items():
+            if picture.faces and (pictures := parts.get(part_of(key))) is not None:
+                pictures[key] = picture
     return parts
 
 
-def _has(known: Mapping[str, GalleryPicture], key: str, one: GalleryPicture) -> bool:
-    return key in known and known[key].digest == one.digest
+def _has(known: Mapping[str, GalleryPicture], key: str, picture: GalleryPicture) -> bool:
+    return key in known and known[key].digest == picture.digest
 
 
 async def _all(jobs: Iterable[Awaitable[T]]) -> list[T]:

@@ -61,7 +61,7 @@ def test_points_come_to_lie_on_the_template() -> None:
             aligned = align(pixels, points)[:, :, 0].astype(float)
             assert aligned.shape == (112, 112)
             rows, columns = np.mgrid[:112, :112] + 0.5
-            x, y = ((one * aligned).sum() / aligned.sum() for one in (columns, rows))
+            x, y = ((along * aligned).sum() / aligned.sum() for along in (columns, rows))
             assert abs(x + 1j * y - _TEMPLATE[number]) < 0.6
 
 

@@ -48,9 +48,9 @@ def assert_each_once(boxes: Any, places: list[tuple[int, int]], within: float) -
     assert len(boxes) == len(places)
     for x, y in places:
         near = [
-            one
-            for one in map(centre, boxes)
-            if abs(one[0] - x) <= within and abs(one[1] - y) <= within
+            middle
+            for middle in map(centre, boxes)
+            if abs(middle[0] - x) <= within and abs(middle[1] - y) <= within
         ]
         assert len(near) == 1, (x, y)
 
@@ -63,13 +63,13 @@ def test_both_engines_encode_a_face_nearly_alike(
     assert max(len(models.engine.name), len(classic.engine.name)) <= 64  # the column in the tables
     encodings: dict[str, list[Any]] = {"classic": [], "centerface": []}
     for picture in (astronaut, hopper):
-        for name, one in (("classic", classic), ("centerface", models)):
-            found = find(one, encode(picture, "PNG"), 0)
+        for name, engine in (("classic", classic), ("centerface", models)):
+            found = find(engine, encode(picture, "PNG"), 0)
             [chip] = found.chips
-            encodings[name].append(one.encode(chip))
-    for one, other in zip(*encodings.values(), strict=True):
-        assert one.shape == other.shape == (128,)
-        assert np.linalg.norm(one - other) < 0.3
+            encodings[name].append(engine.encode(chip))
+    for encoding, other in zip(*encodings.values(), strict=True):
+        assert encoding.shape == other.shape == (128,)
+        assert np.linalg.norm(encoding - other) < 0.3
     assert (
         np.linalg.norm(encodings["centerface"][0] - encodings["centerface"][1]) > DEFAULT_TOLERANCE
     )
@@ -178,7 +178,7 @@ async def test_engines_beside_each_other_know_the_same_people_and_keep_their_own
         assert face.candidates[0].image_name == "Grace Hopper/g.jpg"
         names.add(answer.engine)
         forks = server.workers()
-        for process in (*forks, *(one.parent() for one in forks)):
+        for process in (*forks, *(fork.parent() for fork in forks)):
             assert process
             assert process.num_threads() == 1, "nothing computes or reports beside the worker"
     assert names == {engine.name for engine in engines}

@@ -35,7 +35,11 @@ def picture(person: int, number: int, distance: float = 0.15) -> Encoding:
 
 
 def known(people: int, pictures: int = 2) -> Known:
-    return {f"p{one}/{two}": picture(one, two) for one in range(people) for two in range(pictures)}
+    return {
+        f"p{person}/{two}": picture(person, two)
+        for person in range(people)
+        for two in range(pictures)
+    }
 
 
 def rule_for(people: int, false_names: float = DEFAULT_FALSE_NAMES) -> Rule:
@@ -104,7 +108,7 @@ def test_of_two_faces_that_look_like_one_person_one_is_named_and_the_other_asked
     people = known(20)
     for faces in ((near, far), (far, near)):
         found = ask(people, *faces)
-        named = [one.outcome is Outcome.NAMED for one in found]
+        named = [matched.outcome is Outcome.NAMED for matched in found]
         assert sum(named) == 1
         loser = found[named.index(False)]
         assert all(candidate.folder != "p3" for candidate in loser.candidates)

@@ -24,6 +24,8 @@ from grpc_tools import protoc
 from PIL import Image
 
 from services.common.errors import (
+    ObjectRefusedError,
+    ObjectStoreUnavailableError,
     RecogniserBusyError,
     RecogniserFailedError,
     RecogniserUnavailableError,
@@ -37,10 +39,11 @@ from services.common.strangers import PairsOfStrangers
 from services.face_recog.adapters.server import FaceRecogServer, _response
 from services.face_recog.app import announce
 from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import NotReadyError, WrongEngineError
 from services.face_recog.domain.faces import DetectedFace
 from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.domain.matching import Match, Outcome
-from services.face_recog.domain.parts import Part
+from services.face_recog.domain.parts import KeptPart
 from services.face_recog.service.identifying import Identification, IdentificationRequest, NamedFace
 from services.testing.waiting import eventually
 
@@ -255,7 +258,7 @@ async def test_the_answer_in_full(
         assert answer.calibration == 1
 
         encodings = [np.frombuffer(face.encoding, "<f4") for face in answer.faces]
-        assert [one.size for one in encodings] == [128, 128]
+        assert [encoding.size for encoding in encodings] == [128, 128]
         for face in answer.faces:
             assert face.candidates[0].HasField("likeness")
             assert not face.quality.HasField("flaw")
@@ -268,9 +271,9 @@ async def test_the_answer_in_full(
             ] == like
 
         identify = face_pb2_grpc.IdentifyStub(channel).Identify
-        one = await identify(face_pb2.IdentifyRequest(image_data=picture, max_faces=1))
-        assert [face.box for face in one.faces] == [first.box]
-        [again] = one.faces
+        largest = await identify(face_pb2.IdentifyRequest(image_data=picture, max_faces=1))
+        assert [face.box for face in largest.faces] == [first.box]
+        [again] = largest.faces
         assert again.encoding == first.encoding
         assert np.linalg.norm(encodings[0] - encodings[1]) > DEFAULT_TOLERANCE
         strict = await identify(face_pb2.IdentifyRequest(image_data=picture, tolerance=0.0001))
@@ -324,7 +327,7 @@ async def test_known_people_follow_the_store(
         async def is_kept() -> bool:
             """Whether that of all known pictures is kept, and nothing of what was removed."""
             files = (server.store / "encodings").glob("*/??")
-            parts = [Part.unpack(file.read_bytes()) for file in files]
+            parts = [KeptPart.unpack(file.read_bytes()) for file in files]
             return {key for part in parts for key in part.known} == {
                 "known_people/Eileen Collins/a.png",
                 "known_people/Rear Admiral/new.webp",
@@ -343,7 +346,7 @@ async def test_a_worker_killed_in_mid_request(face_recog: StartServer, small_hop
         await until_metric(server, 'facestack_requests_total{operation="Identify/Identify"}', 7)
         victim.kill()
         results = await asyncio.gather(*requests, return_exceptions=True)
-        faults = [one for one in results if isinstance(one, BaseException)]
+        faults = [result for result in results if isinstance(result, BaseException)]
         assert [type(fault) for fault in faults] == [RecogniserFailedError]
         assert "INTERNAL" in str(faults[0])
         await until_metric(server, "facestack_pool_workers", 2)
@@ -500,6 +503,36 @@ async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
     await server.stop()
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotReadyError("loading"), grpc.StatusCode.UNAVAILABLE),
+        (ObjectStoreUnavailableError("down"), grpc.StatusCode.UNAVAILABLE),
+        (RecogniserUnavailableError("no worker"), grpc.StatusCode.UNAVAILABLE),
+        (RecogniserBusyError("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (RecogniserFailedError("died"), grpc.StatusCode.INTERNAL),
+        (WrongEngineError("another one"), grpc.StatusCode.FAILED_PRECONDITION),
+        (ObjectRefusedError("no such key"), grpc.StatusCode.INVALID_ARGUMENT),
+        (ZeroDivisionError("a bug"), grpc.StatusCode.UNKNOWN),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
+)
+async def test_an_error_s_branch_tells_the_caller_what_to_do(
+    error: Exception, code: grpc.StatusCode
+) -> None:
+    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
+        raise error
+
+    identifier: Any = SimpleNamespace(identify=identify)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=60, grace=0)
+    port = await server.start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await face_pb2_grpc.IdentifyStub(channel).Identify(face_pb2.IdentifyRequest())
+    assert raised.value.code() == code
+    await server.stop()
+
+
 async def test_a_connections_age_cuts_no_request() -> None:
     release = asyncio.Event()
 
@@ -521,9 +554,11 @@ async def test_a_connections_age_cuts_no_request() -> None:
 
     def connections() -> set[int]:
         return {
-            one.laddr.port
-            for one in psutil.Process().net_connections("tcp")
-            if one.raddr and one.raddr.port == port and one.status == psutil.CONN_ESTABLISHED
+            connection.laddr.port
+            for connection in psutil.Process().net_connections("tcp")
+            if connection.raddr
+            and connection.raddr.port == port
+            and connection.status == psutil.CONN_ESTABLISHED
         }
 
     async def aged() -> bool:
@@ -618,7 +653,7 @@ def test_a_port_in_use_ends_it_with_one_line(tmp_path: Path) -> None:
                 },
             )
             assert result.returncode == 1
-            [line] = [one for one in result.stderr.splitlines() if one]
+            [line] = [text for text in result.stderr.splitlines() if text]
             assert f"cannot listen on 127.0.0.1:{port}" in line
 
 
@@ -639,5 +674,5 @@ def test_a_face_that_is_asked_about_is_no_name_for_old_clients_either(
     response = _response(answer, "engine")
     assert (response.image_name, response.calibration) == (image_name, 7)
     [found] = response.faces
-    assert (found.outcome, [one.likeness for one in found.candidates]) == (sent, [4.5])
+    assert (found.outcome, [likely.likeness for likely in found.candidates]) == (sent, [4.5])
     assert found.encoding == struct.pack("<2f", 0.25, -3)

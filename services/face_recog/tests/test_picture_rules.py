@@ -32,7 +32,7 @@ def recognise(content: bytes, max_faces: int) -> Recognition:
     models = load_models("classic")
     steps = Steps(models.engine, content, max_faces, 0)
     while steps.request:
-        steps.take(answer(steps.request[NUMBER.size :], models))
+        steps.take(answer(steps.request[NUMBER.size :], models)[NUMBER.size :])
     return steps.recognition()
 
 
@@ -132,7 +132,7 @@ import json, sys
 from PIL import ImageFile
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.recognition import find
-from services.face_recog.domain import RejectedError
+from services.face_recog.domain.errors import RejectedError
 def peak():
     with open("/proc/self/status") as file:
         return int(next(line for line in file if line.startswith("VmHWM")).split()[1])

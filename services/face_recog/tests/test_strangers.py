@@ -113,8 +113,8 @@ def test_other_pictures_of_known_people_are_named() -> None:
         decide(portraits, [world.again(face, 0.2)], rule, max_candidates=1)[0] for face in people
     ]
     named = [
-        one.outcome is Outcome.NAMED and one.candidates[0].folder == f"p{number}"
-        for number, one in enumerate(answers)
+        match.outcome is Outcome.NAMED and match.candidates[0].folder == f"p{number}"
+        for number, match in enumerate(answers)
     ]
     assert sum(named) > 90
 

@@ -144,7 +144,7 @@ def test_faces_of_any_size_are_found_in_pictures_of_any_form(
     size = width, max(300, round(megapixels * 1e6 / width))
     least = smallest(centerface, size)
     widths = [round(least * factor) for factor in factors]
-    spots = scattered(size, [one for one in widths if 2 * one < min(size)], seed)
+    spots = scattered(size, [width for width in widths if 2 * width < min(size)], seed)
     assert_each_once(
         [face.box for face in find(centerface, save(drawn(size, spots), quality=92), 0).faces],
         spots,
@@ -173,7 +173,7 @@ def test_a_picture_that_lies_shows_the_same_people(models: Models, quarters: int
         pixels = turn(np.asarray(photo), quarters)
         lying = find(models, save(Image.fromarray(pixels), "PNG"), 0)
         assert (lying.width, lying.height) == (pixels.shape[1], pixels.shape[0])
-        [box], [as_it_was] = ([face.box for face in one.faces] for one in (lying, upright))
+        [box], [as_it_was] = ([face.box for face in found.faces] for found in (lying, upright))
         sides = np.array([as_it_was.left, as_it_was.top, as_it_was.right, as_it_was.bottom])
         expected = turn_rectangles(sides, quarters, *photo.size)
         assert np.abs(expected - (box.left, box.top, box.right, box.bottom)).max() <= 1

@@ -88,7 +88,7 @@ async def test_a_killed_worker_fails_only_its_own_request(small_hopper: bytes) -
         await until(lambda: sum(request.done() for request in requests) == 5)
         os.kill(victim, signal.SIGKILL)
         results = await asyncio.gather(*requests, return_exceptions=True)
-        faults = [one for one in results if isinstance(one, RecogniserFailedError)]
+        faults = [result for result in results if isinstance(result, RecogniserFailedError)]
         assert [str(fault) for fault in faults] == ["the worker process died"]
         await until(lambda: len(pool.processes) == 2 and restarts("crash") == crashes + 1)
         assert victim not in pool.processes
@@ -186,8 +186,8 @@ async def test_other_pictures_pass_one_of_many_faces(page: bytes, small_hopper: 
             await until(lambda: began.told > 0)  # noqa: B023
         for _ in range(3):  # what was begun fills no queue
             assert len((await pool.recognise(small_hopper)).faces) == 1
-        assert not any(one.done() for one in pages)
-        assert [len((await one).faces) for one in pages] == [12, 12]
+        assert not any(request.done() for request in pages)
+        assert [len((await request).faces) for request in pages] == [12, 12]
 
 
 async def test_a_worker_that_dies_at_a_later_step_ends_the_picture(
@@ -232,11 +232,11 @@ async def test_others_go_on_while_one_step_takes_long(
         replacement = pool._replacement
 
         async def halted() -> Any:
-            one = await replacement()
+            worker = await replacement()
             if asyncio.current_task() is beside:
-                held.append(one.process.pid or 0)
+                held.append(worker.process.pid or 0)
                 halt(held[-1])
-            return one
+            return worker
 
         monkeypatch.setattr(pool, "_replacement", halted)
         slow = []
@@ -244,7 +244,7 @@ async def test_others_go_on_while_one_step_takes_long(
         halted_before: set[int] = set()
 
         def free() -> set[int]:
-            return {one.process.pid or 0 for one in pool._ready} - halted_before
+            return {worker.process.pid or 0 for worker in pool._ready} - halted_before
 
         for number in range(1, 3):
             await until(lambda: bool(free()))
@@ -256,7 +256,7 @@ async def test_others_go_on_while_one_step_takes_long(
         await until(lambda: bool(held))
         for _ in range(3):
             assert len((await pool.recognise(small_hopper)).faces) == 1
-        assert not any(one.done() for one in slow)
+        assert not any(request.done() for request in slow)
         for number in range(2):  # one after the other
             await until(lambda: len(held) == number + 1)  # noqa: B023
             resume(held[number])
@@ -322,7 +322,7 @@ async def test_a_request_whose_client_went_away_is_dropped(small_hopper: bytes) 
         await until(lambda: metrics.POOL_QUEUE._value.get() == 2)
         resume(pid)
         found = await asyncio.gather(*waiting)
-        assert all(len(one.faces) == 1 for one in found)
+        assert all(len(recognition.faces) == 1 for recognition in found)
         assert pool.processes == [pid]
 
 
