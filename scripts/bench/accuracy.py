@@ -29,24 +29,21 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
-from services.face_recog.domain import (
+from services.face_recog.domain.calibration import (
     ASKED_ABOUT,
     DEFAULT_FALSE_NAMES,
-    DEFAULT_TOLERANCE,
     Calibration,
-    Encoding,
-    Outcome,
-    People,
-    Portraits,
-    RejectedError,
     Rule,
-    decide,
-    match,
 )
-from services.face_recog.kept import KeptEncodings
-from services.face_recog.parts import Faces, Known
+from services.face_recog.domain.errors import RejectedError
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE, KnownPeople
+from services.face_recog.domain.matching import Outcome, decide, match
+from services.face_recog.domain.parts import GalleryPicture, PictureFaces
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import Seen, Strangers, Tail, Tails
+from services.face_recog.service.kept_encodings import KeptEncodings
 from services.face_recog.settings import EngineSettings
-from services.face_recog.strangers import Seen, Strangers, Tail, Tails
 
 _KEPT: Final = Path("var/accuracy").absolute()
 _EMBEDDER: Final = Path("var/models/embedder.onnx").absolute()
@@ -235,7 +232,7 @@ def _nearest(measured: Mapping[_Setting, _Rules]) -> Table:
 
 def _tail(encodings: dict[str, list[Encoding]]) -> Tail:
     """Measure how alike strangers are by the product alone, of pairs of those for tuning."""
-    people = People(
+    people = KnownPeople(
         {
             f"{name}/1": faces[0]
             for name, faces in encodings.items()
@@ -306,7 +303,9 @@ async def encode(
                     console.print(f"{file} is left out: {error}")
                     return None
                 largest = found.faces[0].encoding.astype(np.float32) if found.faces else None
-                one = known[key] = Known("", digest, Faces(len(found.faces), largest))
+                one = known[key] = GalleryPicture(
+                    "", digest, PictureFaces(len(found.faces), largest)
+                )
                 kept.note_changed(key)
             return None if one.encoding is None else one.encoding.astype(np.float64)
 
@@ -346,7 +345,7 @@ def _ask(encodings: dict[str, list[Encoding]], setting: _Setting, tails: Tails) 
         shuffled = drawing.sample(several, len(several))
         shuffled.sort(key=lambda name: len(encodings[name]) <= setting.pictures)
         chosen = set(shuffled[: setting.known])
-        people = People(
+        people = KnownPeople(
             {
                 f"{name}/{number}": encoding
                 for name in chosen
@@ -393,7 +392,7 @@ def _by_rule(portraits: Portraits, name: str, face: Encoding) -> _Answer:
     return _Answer(name, best.folder == name, far, share)
 
 
-def _by_distance(people: People, name: str, face: Encoding) -> _Answer:
+def _by_distance(people: KnownPeople, name: str, face: Encoding) -> _Answer:
     [found] = match(people, [face], tolerance=1.0, max_candidates=1)
     if not found.candidates:
         return _Answer(name)

@@ -24,17 +24,13 @@ from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.common.turns import in_turns
-from services.face_recog.domain import (
-    DEFAULT_FALSE_NAMES,
-    DetectedFace,
-    Encoding,
-    Engine,
-    Recognition,
-)
-from services.face_recog.kept import KeptEncodings
-from services.face_recog.parts import Faces, Known
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
+from services.face_recog.domain.parts import GalleryPicture, PictureFaces
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.kept_encodings import KeptEncodings
 from services.testing.fixtures import s3_settings
 from services.testing.memory import peak_kib
 from services.testing.servers import VersityGw
@@ -147,7 +143,9 @@ async def _fill(store: ObjectStore, folder: Path | None, people: int) -> None:
         await asyncio.gather(*map(write, some))
     encodings = np.random.default_rng(1).normal(size=(people, _ENGINE.size)).astype(np.float32) / 8
     known = {
-        info.key: Known(info.tag, hashlib.sha256(b"%d" % number).digest(), Faces(1, encoding))
+        info.key: GalleryPicture(
+            info.tag, hashlib.sha256(b"%d" % number).digest(), PictureFaces(1, encoding)
+        )
         async for info in store.list(_PREFIX)
         if (number := int(info.key.split("/")[1].split()[1])) >= 0
         for encoding in [encodings[number]]

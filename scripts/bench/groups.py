@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.bench import accuracy
+from services.face_recog.domain.strangers import DLIB
 from services.face_recog.settings import EngineSettings
-from services.face_recog.strangers import DLIB
 from services.people.grouping import COHORTS, Groups, Kind, Vectors, kind_of
 
 _BATCHES: Final = (256, 64, 7)

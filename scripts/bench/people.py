@@ -27,13 +27,15 @@ from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
-from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import DEFAULT_FALSE_NAMES, DetectedFace, Engine, Recognition
-from services.face_recog.kept import KeptEncodings
-from services.face_recog.parts import Faces, Known
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.adapters.server import FaceRecogServer
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Recognition
+from services.face_recog.domain.parts import GalleryPicture, PictureFaces
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.kept_encodings import KeptEncodings
 from services.migrations.__main__ import migrate
 from services.testing.processes import Service
 from services.testing.servers import MariaDb, free_port
@@ -105,7 +107,7 @@ async def _keep(store: ObjectStore, folder: Path, people: int) -> None:
     known = {}
     async for info in store.list(_PREFIX):
         encoding = encodings[int(info.key.split("/")[1].split()[1])]
-        known[info.key] = Known(info.tag, b"\1" * 32, Faces(1, encoding))
+        known[info.key] = GalleryPicture(info.tag, b"\1" * 32, PictureFaces(1, encoding))
     kept = KeptEncodings(store, _ENGINE)
     for key in known:
         kept.note_changed(key)
@@ -125,7 +127,7 @@ async def _serve(folder: Path, people: int, port: int) -> None:
         false_names=DEFAULT_FALSE_NAMES,
     )
     identifier: Any = SimpleNamespace()
-    server = Server(identifier, Decider(gallery, _ENGINE), connection_age=3600, grace=0)
+    server = FaceRecogServer(identifier, Decider(gallery, _ENGINE), connection_age=3600, grace=0)
     await server.start("127.0.0.1", port)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(gallery.watch(2.0))

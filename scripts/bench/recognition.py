@@ -20,18 +20,16 @@ from services.common.facerecog.client import RecogniserClient
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
-from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import (
-    DEFAULT_FALSE_NAMES,
-    Calibration,
-    Encoding,
-    People,
-    Portraits,
-    Rule,
-)
-from services.face_recog.service import Gallery, Identifier, Snapshot
-from services.face_recog.strangers import DLIB, Model, Strangers, Vectors
+from services.face_recog.adapters.server import FaceRecogServer
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES, Calibration, Rule
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import DLIB, Model, Strangers, Vectors
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.identifying import Identifier
+from services.face_recog.service.snapshots import Snapshot
 from services.testing.servers import free_port
 
 _KNOWN: Final = (3, 10, 50)
@@ -76,7 +74,7 @@ class _Drawn(Strangers):
         return mean.astype(np.float32), spread.astype(np.float32)
 
 
-def _snapshot(people: People) -> Snapshot:
+def _snapshot(people: KnownPeople) -> Snapshot:
     faces = np.random.default_rng(1).normal(size=(1000, 128)).astype(np.float32)
     faces /= np.linalg.norm(faces, axis=1, keepdims=True)
     strangers = _Drawn(DLIB, Model.of(faces, seen=len(faces)))
@@ -110,7 +108,7 @@ async def _serving(folder: Path) -> AsyncIterator[tuple[RecogniserClient, _Fixed
         stack.push_async_callback(pool.close)
         await pool.start()
         gallery = _FixedGallery(store, pool)
-        server = Server(
+        server = FaceRecogServer(
             Identifier(store, pool, gallery),
             Decider(gallery, pool.engine),
             connection_age=600,
@@ -138,7 +136,7 @@ async def _measure(
     reencoding = {number: _reencode(known_files[:number], picture) for number in known}
 
     galleries = {
-        number: _snapshot(People(_synthetic(real[:number], number)))
+        number: _snapshot(KnownPeople(_synthetic(real[:number], number)))
         for number in (*known, *synthetic)
     }
     seconds: dict[int, list[float]] = {number: [] for number in galleries}

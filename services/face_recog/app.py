@@ -5,15 +5,16 @@ import socket
 from typing import Final
 
 from services.common import logs, ops
+from services.common.errors import RecogniserUnavailableError
 from services.common.images import KNOWN_PEOPLE
 from services.common.jobs import end_on_sigterm
 from services.common.objects import ObjectStore
 from services.common.settings import load
 from services.face_recog.adapters.pool import Pool
-from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import RecogniserFaultError
-from services.face_recog.service import Gallery, Identifier
+from services.face_recog.adapters.server import FaceRecogServer
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.identifying import Identifier
 from services.face_recog.settings import FaceRecogSettings
 
 _ANSWER_SECONDS: Final = 1.0
@@ -31,7 +32,7 @@ def main() -> None:
     try:
         # Not uvloop: grpc.aio drives its own event loop and is only supported on asyncio's.
         asyncio.run(_run(settings, probes))
-    except (OSError, RecogniserFaultError) as error:
+    except (OSError, RecogniserUnavailableError) as error:
         raise SystemExit(f"face_recog: {error}") from None
 
 
@@ -56,7 +57,7 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             tails=settings.tails,
             false_names=settings.false_names,
         )
-        server = Server(
+        server = FaceRecogServer(
             Identifier(store, pool, gallery),
             Decider(gallery, pool.engine),
             connection_age=settings.connection_age_seconds,
@@ -87,11 +88,11 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
         await pool.close()
 
 
-async def announce(server: Server, gallery: Gallery, pool: Pool) -> None:
+async def announce(server: FaceRecogServer, gallery: Gallery, pool: Pool) -> None:
     """Tell the server's callers when it can serve, from the first snapshot on."""
     await gallery.wait_ready()
     while True:
-        await pool.wait_manned()
+        await pool.wait_available()
         await server.set_serving(serving=True)
-        await pool.wait_deserted()
+        await pool.wait_unavailable()
         await server.set_serving(serving=False)

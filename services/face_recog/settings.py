@@ -9,12 +9,12 @@ from pydantic_core import PydanticCustomError
 from services.common.cgroups import memory_limit, usable_cpus
 from services.common.faces import MAX_NUMBERS
 from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
-from services.face_recog.domain import DEFAULT_FALSE_NAMES, Embedder, EngineChoice
-from services.face_recog.strangers import DLIB, Tails, tails_within
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
+from services.face_recog.domain.engines import Embedder, EngineChoice
+from services.face_recog.domain.strangers import DLIB, Tails, tails_within
 
 QUEUE_PER_WORKER: Final = 4
 """A person who enrols waits 20 s at most, as long as the last of a full queue if each takes 4 s."""
-
 
 _SERVICE_BYTES: Final = 240 * 1024**2
 """For the service, the fork server and idle workers: 120 MiB after the start, or 160 with

@@ -5,8 +5,9 @@ import pytest
 from rich.console import Console
 
 from scripts.bench import accuracy
-from services.face_recog.domain import DEFAULT_TOLERANCE, Encoding
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
+from services.face_recog.domain.strangers import DLIB
 
 Faces = dict[str, list[Encoding]]
 

@@ -17,7 +17,7 @@ from services.common.faces import Box
 from services.common.picture_formats import format_of
 from services.common.pictures import TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
-from services.face_recog.domain import RejectedError
+from services.face_recog.domain.errors import RejectedError
 from services.receiver.adapters import decoding
 from services.receiver.domain.errors import InvalidError
 from services.testing.damaged_pictures import Damaged, damaged_pictures, png, png_chunks, save, tiff

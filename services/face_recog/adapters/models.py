@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFile
 
-from services.face_recog.domain import Encoding, Engine, EngineChoice
+from services.face_recog.domain.engines import Engine, EngineChoice
+from services.face_recog.domain.faces import Encoding
 
 Pixels = NDArray[np.uint8]
 """Shape (height, width, 3), RGB."""
 
 Place = Sequence[float]
 """Where a face is, as its engine wants it to cut it out."""
-
 
 Rectangle = tuple[float, float, float, float]
 """Left, top, right and bottom, in the searched pixels; it may reach beyond them."""

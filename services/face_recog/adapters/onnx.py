@@ -87,16 +87,16 @@ class ModelWriter:
         graph = self._model.graph
         name = f"{kind}_{len(graph.node)}"
         node = graph.node.add(op_type=kind, output=[name])
-        for number, one in enumerate(inputs):
-            if isinstance(one, str):
-                node.input.append(one)
+        for number, value in enumerate(inputs):
+            if isinstance(value, str):
+                node.input.append(value)
                 continue
             node.input.append(f"{name}_{number}")
             graph.initializer.add(
                 name=f"{name}_{number}",
-                dims=one.shape,
-                data_type=_TENSOR_TYPES[one.dtype.name],
-                raw_data=one.tobytes(),
+                dims=value.shape,
+                data_type=_TENSOR_TYPES[value.dtype.name],
+                raw_data=value.tobytes(),
             )
         for key, ints in attributes.items():
             node.attribute.add(name=key, ints=ints, type=_INTS)
@@ -138,7 +138,7 @@ class Network:
         self._session = onnxruntime.InferenceSession(
             model, options, providers=["CPUExecutionProvider"]
         )
-        [self._input] = [one.name for one in self._session.get_inputs()]
+        [self._input] = [node.name for node in self._session.get_inputs()]
 
     def run(self, value: NDArray[np.float32 | np.uint8]) -> list[NDArray[np.float32]]:
         """Return the outputs for a value of the one input."""

@@ -2,8 +2,8 @@
 
 The usual pools share one pipe and its lock between all workers: a worker that is killed while it
 waits for work holds that lock, and the others starve until a timeout (``pebble``) or the whole
-pool is declared broken (``concurrent.futures``). Here a worker's death touches only its own
-request.
+pool is declared broken (``concurrent.futures``, ``loky``). Here a worker's death touches only its
+own request.
 """
 
 import asyncio
@@ -18,18 +18,17 @@ from typing import Final
 
 import structlog
 
+from services.common.errors import (
+    RecogniserBusyError,
+    RecogniserFailedError,
+    RecogniserUnavailableError,
+)
 from services.common.faces import Box
 from services.face_recog import metrics
-from services.face_recog.adapters import worker
-from services.face_recog.domain import (
-    Engine,
-    EngineChoice,
-    Problem,
-    RecogniserBusyError,
-    RecogniserFaultError,
-    Recognition,
-    RejectedError,
-)
+from services.face_recog.adapters.worker import NUMBER, Steps, read_engine, serve
+from services.face_recog.domain.engines import Engine, EngineChoice
+from services.face_recog.domain.errors import RejectedError, Rejection
+from services.face_recog.domain.faces import Recognition
 
 log = structlog.get_logger(__name__)
 
@@ -40,10 +39,6 @@ _RESTART_PAUSE_SECONDS: Final = 1.0
 
 SLICE_SECONDS: Final = 1.0
 """Faces are encoded for so long; then it is another picture's turn."""
-
-
-class _OverranError(Exception):
-    """A step took longer than one may."""
 
 
 @dataclass(order=True)
@@ -77,7 +72,7 @@ class _Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             process = context.Process(
-                target=worker.serve, args=(theirs, engine, memory_bytes), daemon=True
+                target=serve, args=(theirs, engine, memory_bytes), daemon=True
             )
             process.start()
         try:
@@ -94,7 +89,7 @@ class _Worker:
         return await self.receive()
 
     async def receive(self) -> bytes:
-        [size] = worker.NUMBER.unpack(await self._reader.readexactly(worker.NUMBER.size))
+        [size] = NUMBER.unpack(await self._reader.readexactly(NUMBER.size))
         return await self._reader.readexactly(size)
 
     async def end(self) -> int | None:
@@ -153,34 +148,34 @@ class Pool:
         self._ready: set[_Worker] = set()
         self._answers: set[asyncio.Future[bytes]] = set()
         self._slots: list[asyncio.Task[None]] = []
-        self._manned = asyncio.Event()
-        self._deserted = asyncio.Event()
+        self._available = asyncio.Event()
+        self._unavailable = asyncio.Event()
         self._is_stopping = False
 
     @property
     def engine(self) -> Engine:
         """What the answers come from, once a worker has started."""
         if self._engine is None:
-            raise RecogniserFaultError("no worker has started yet")
+            raise RecogniserUnavailableError("no worker has started yet")
         return self._engine
 
     @property
     def processes(self) -> list[int]:
         """The process ids of the workers."""
-        return [one.process.pid for one in self._workers if one.process.pid]
+        return [worker.process.pid for worker in self._workers if worker.process.pid]
 
     async def check(self) -> None:
-        """Raise ``RecogniserFaultError`` while no worker can take a picture."""
-        if not self._manned.is_set():
-            raise RecogniserFaultError("no worker process is running")
+        """Raise ``RecogniserUnavailableError`` while no worker can take a picture."""
+        if not self._available.is_set():
+            raise RecogniserUnavailableError("no worker process is running")
 
-    async def wait_manned(self) -> None:
+    async def wait_available(self) -> None:
         """Return when a worker can take a picture."""
-        await self._manned.wait()
+        await self._available.wait()
 
-    async def wait_deserted(self) -> None:
+    async def wait_unavailable(self) -> None:
         """Return when no worker can take a picture."""
-        await self._deserted.wait()
+        await self._unavailable.wait()
 
     async def start(self) -> None:
         """Start the workers and return when all are ready; raise if one cannot start."""
@@ -188,7 +183,7 @@ class Pool:
         workers = await asyncio.gather(*(self._start_worker() for _ in range(self.size)))
         self._ready.update(workers)
         self._count_workers()
-        self._slots = [asyncio.create_task(self._serve(one)) for one in workers]
+        self._slots = [asyncio.create_task(self._serve(worker)) for worker in workers]
         self._slots.append(asyncio.create_task(self._serve_overran()))
 
     def give_back(self) -> None:
@@ -203,7 +198,7 @@ class Pool:
         for slot in self._slots:
             slot.cancel()
         await asyncio.gather(*self._slots, return_exceptions=True)
-        await asyncio.gather(*(self._end_worker(one) for one in list(self._workers)))
+        await asyncio.gather(*(self._end_worker(worker) for worker in list(self._workers)))
         self.give_back()
 
     async def recognise(
@@ -215,12 +210,7 @@ class Pool:
         urgent: bool = False,
         on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Recognition:
-        """Find and encode the largest faces (0: all) of a picture file, or exactly those of boxes.
-
-        An ``urgent`` request goes first and is never refused. ``on_long`` is called, once, when the
-        picture needs longer than others. Raises ``RejectedError`` when the content is at fault,
-        ``RecogniserFaultError`` when the worker is, and ``RecogniserBusyError``.
-        """
+        """Find and encode faces, as ``ports.PictureRecogniser`` says."""
         if self._waiting >= self._queue_size and not urgent:
             raise RecogniserBusyError(f"{self._waiting} pictures are waiting already")
         is_long = False
@@ -233,16 +223,22 @@ class Pool:
                 if on_long:
                     await on_long()
 
-        steps = worker.Steps(self.engine, picture, max_faces, self._slice_seconds, boxes)
+        steps = Steps(self.engine, picture, max_faces, self._slice_seconds, boxes)
         del picture  # what it is in the first request is enough
         while steps.request:
             # What was begun keeps nobody out who comes anew.
             weight = 0 if is_long else 1
             try:
                 answer = await self._do(self._jobs, steps.request, urgent=urgent, weight=weight)
-            except _OverranError:
+            except TimeoutError:
                 await say_long()
-                answer = await self._do(self._overran, steps.request, urgent=urgent, weight=0)
+                try:
+                    answer = await self._do(self._overran, steps.request, urgent=urgent, weight=0)
+                except TimeoutError:
+                    raise RejectedError(
+                        f"recognising it takes longer than {self._long_seconds:g} s",
+                        Rejection.TOO_LARGE,
+                    ) from None
             steps.take(answer)
             if steps.request:
                 await say_long()
@@ -270,38 +266,26 @@ class Pool:
             # The job stays in the queue until its turn, without its weight; a worker that is
             # busy with it is bound by its time.
             if job.request:
-                job.request = b""
-                self._count_waiting(-job.weight)
+                self._take(job)
             raise
         finally:
             self._answers.discard(job.answer)
 
-    async def _serve(self, one: _Worker) -> None:
+    async def _serve(self, worker: _Worker) -> None:
         """Give one worker its jobs, and replace it when it is lost."""
         while True:
-            reason = await self._serve_until_lost(one)
+            reason = await self._serve_until_lost(worker)
             metrics.POOL_RESTARTS.labels(reason).inc()
-            code = await self._end_worker(one)
+            code = await self._end_worker(worker)
             log.warning("worker replaced", reason=reason, exit_code=code)
-            one = await self._replacement()
-            self._ready.add(one)
+            worker = await self._replacement()
+            self._ready.add(worker)
             self._count_workers()
 
-    async def _serve_until_lost(self, one: _Worker) -> str:
-        while (job := await self._next_job(one)) is not None:
-            request, job.request = job.request, b""
-            self._count_waiting(-job.weight)
-            try:
-                async with asyncio.timeout(self._work_seconds):
-                    answer = await one.exchange(request)
-            except TimeoutError:
-                self._fail(job, _OverranError())
-                return "timeout"
-            except (OSError, EOFError):
-                self._fail(job, RecogniserFaultError("the worker process died"))
-                return "crash"
-            if not job.answer.done():
-                job.answer.set_result(answer)
+    async def _serve_until_lost(self, worker: _Worker) -> str:
+        while (job := await self._next_job(worker)) is not None:
+            if lost := await self._do_in(worker, job, self._take(job), self._work_seconds):
+                return lost
         return "crash"
 
     async def _serve_overran(self) -> None:
@@ -310,26 +294,31 @@ class Pool:
             job = await self._overran.get()
             if not job.request:
                 continue
-            request, job.request = job.request, b""
-            self._count_waiting(-job.weight)
-            one = await self._replacement()
+            request = self._take(job)
+            worker = await self._replacement()
             try:
-                async with asyncio.timeout(self._long_seconds):
-                    answer = await one.exchange(request)
-            except TimeoutError:
-                reason = f"recognising it takes longer than {self._long_seconds:g} s"
-                self._fail(job, RejectedError(Problem.TOO_LARGE, reason))
-            except (OSError, EOFError):
-                self._fail(job, RecogniserFaultError("the worker process died"))
-            else:
-                if not job.answer.done():
-                    job.answer.set_result(answer)
+                await self._do_in(worker, job, request, self._long_seconds)
             finally:
-                await self._end_worker(one)
+                await self._end_worker(worker)
 
-    async def _next_job(self, one: _Worker) -> _Job | None:
+    async def _do_in(self, worker: _Worker, job: _Job, request: bytes, seconds: float) -> str:
+        """Have a worker do a job; return what it was lost by, or nothing."""
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await worker.exchange(request)
+        except TimeoutError:
+            self._fail(job, TimeoutError())
+            return "timeout"
+        except (OSError, EOFError):
+            self._fail(job, RecogniserFailedError("the worker process died"))
+            return "crash"
+        if not job.answer.done():
+            job.answer.set_result(answer)
+        return ""
+
+    async def _next_job(self, worker: _Worker) -> _Job | None:
         """Return a job that somebody waits for, or None when the idle worker died."""
-        ended = asyncio.create_task(one.ended.wait())
+        ended = asyncio.create_task(worker.ended.wait())
         getting = asyncio.create_task(self._jobs.get())
         try:
             while True:
@@ -346,41 +335,49 @@ class Pool:
             getting.cancel()
 
     async def _start_worker(self) -> _Worker:
-        one = await _Worker.start(self._context, self._choice, self._memory_bytes)
-        self._workers.add(one)
+        worker = await _Worker.start(self._context, self._choice, self._memory_bytes)
+        self._workers.add(worker)
         try:
             async with asyncio.timeout(_START_SECONDS):
-                self._engine = worker.read_engine(await one.receive())
-        except RecogniserFaultError:
-            await self._end_worker(one)
+                self._engine = read_engine(await worker.receive())
+        except RecogniserUnavailableError:
+            await self._end_worker(worker)
             raise
         except (OSError, EOFError, TimeoutError) as error:
-            code = await self._end_worker(one)
-            raise RecogniserFaultError(f"a worker could not start, exit code {code}") from error
-        return one
+            code = await self._end_worker(worker)
+            raise RecogniserUnavailableError(
+                f"a worker could not start, exit code {code}"
+            ) from error
+        return worker
 
-    async def _end_worker(self, one: _Worker) -> int | None:
-        self._workers.discard(one)
-        self._ready.discard(one)
+    async def _end_worker(self, worker: _Worker) -> int | None:
+        self._workers.discard(worker)
+        self._ready.discard(worker)
         self._count_workers()
-        return await one.end()
+        return await worker.end()
 
     async def _replacement(self) -> _Worker:
         while True:
             try:
                 return await self._start_worker()
-            except (OSError, RecogniserFaultError) as error:
+            except (OSError, RecogniserUnavailableError) as error:
                 log.critical("worker could not be replaced", reason=str(error))
                 await asyncio.sleep(_RESTART_PAUSE_SECONDS)
 
     def _count_workers(self) -> None:
         metrics.POOL_WORKERS.set(len(self._ready))
         if self._ready:
-            self._manned.set()
-            self._deserted.clear()
+            self._available.set()
+            self._unavailable.clear()
         else:
-            self._deserted.set()
-            self._manned.clear()
+            self._unavailable.set()
+            self._available.clear()
+
+    def _take(self, job: _Job) -> bytes:
+        """Return what is to be done; the job waits no longer."""
+        request, job.request = job.request, b""
+        self._count_waiting(-job.weight)
+        return request
 
     def _count_waiting(self, change: int) -> None:
         self._waiting += change

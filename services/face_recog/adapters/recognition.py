@@ -15,7 +15,8 @@ from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.tiles import SAME, agreements, smaller
 from services.face_recog.adapters.turns import turn, turn_rectangles
-from services.face_recog.domain import Encoding, Problem, RejectedError
+from services.face_recog.domain.errors import RejectedError, Rejection
+from services.face_recog.domain.faces import Encoding
 
 _STRIP: Final = 256
 """Rows."""
@@ -25,7 +26,7 @@ _TURNED: Final = 1 / 2
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchedPicture:
     """A picture's upright size, and its faces, largest first or as they were asked for.
 
     ``chips``, shape (n, side, side, 3), are the faces as the engine cut them out, to be encoded.
@@ -37,7 +38,9 @@ class Found:
     chips: NDArray[np.uint8]
 
 
-def find(models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = ()) -> Found:
+def find(
+    models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = ()
+) -> SearchedPicture:
     """Find the ``max_faces`` largest faces of a picture file, 0 and too many: ``MOST_FACES``.
 
     With boxes, the faces are exactly theirs, and in their order: found in the same way, so that one
@@ -48,7 +51,6 @@ def find(models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = 
     for number, box in enumerate(boxes):
         if box.right > width or box.bottom > height:
             raise RejectedError(
-                Problem.INVALID_REQUEST,
                 f"box {number}, {box}, reaches beyond the picture, which has {width} x {height}"
                 " pixels (left, top, right, bottom)",
             )
@@ -58,14 +60,14 @@ def find(models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = 
     placed = [
         (
             _box(
-                turn_rectangles(np.array(one.rectangle), -quarters, across, down),
+                turn_rectangles(np.array(face.rectangle), -quarters, across, down),
                 scale,
                 width,
                 height,
             ),
-            one,
+            face,
         )
-        for one in faces
+        for face in faces
     ]
     if boxes:
         upright = (across, down) if quarters % 2 == 0 else (down, across)
@@ -85,11 +87,11 @@ def find(models: Models, content: bytes, max_faces: int, boxes: Sequence[Box] = 
         placed = placed[: min(max_faces or MOST_FACES, MOST_FACES)]
     chips = np.empty((len(placed), models.side, models.side, 3), np.uint8)
     measured = []
-    for number, (box, one) in enumerate(placed):
-        chips[number], points = models.chip(pixels, one.place)
-        quality = measure(pixels, one.rectangle, points)
-        measured.append(MeasuredFace(box, one.score, quality=quality))
-    return Found(width, height, measured, chips)
+    for number, (box, face) in enumerate(placed):
+        chips[number], points = models.chip(pixels, face.place)
+        quality = measure(pixels, face.rectangle, points)
+        measured.append(MeasuredFace(box, face.score, quality=quality))
+    return SearchedPicture(width, height, measured, chips)
 
 
 def encode(models: Models, chips: NDArray[np.uint8], seconds: float) -> list[Encoding]:
@@ -110,8 +112,8 @@ def _load(content: bytes) -> tuple[Pixels, int, int]:
         width, height = picture.size
         image = picture.decode().upright()
     except PictureError as error:
-        problem = Problem.TOO_LARGE if error.too_large else Problem.UNREADABLE
-        raise RejectedError(problem, str(error)) from error
+        rejection = Rejection.TOO_LARGE if error.too_large else Rejection.UNREADABLE
+        raise RejectedError(str(error), rejection) from error
     return _pixels(image), width, height
 
 
@@ -134,18 +136,18 @@ def _search(models: Models, pixels: Pixels) -> tuple[Pixels, int, list[Detection
     height, width, _ = pixels.shape
     scale = models.scale(width * height)
     upright = models.detect(pixels, scale)
-    if any(one.quarters == 0 for one in upright):
+    if any(face.quarters == 0 for face in upright):
         return pixels, 0, upright
     small = smaller(pixels, _TURNED)
     scores = {}
     for quarters in (1, 2, 3):
         seen = models.detect(turn(small, quarters), scale)
-        scores[quarters] = sum(one.score for one in seen if one.quarters == 0)
+        scores[quarters] = sum(face.score for face in seen if face.quarters == 0)
     best = max(scores, key=scores.__getitem__)
     if scores[best]:
         turned = turn(pixels, best)
         found = models.detect(turned, scale)
-        if any(one.quarters == 0 for one in found):
+        if any(face.quarters == 0 for face in found):
             return turned, best, found
     return pixels, 0, upright
 
@@ -172,11 +174,11 @@ def _sides(box: Box) -> tuple[int, int, int, int]:
 
 def _agreeing(boxes: Sequence[Box], found: Sequence[Box]) -> list[int | None]:
     """Return the number of that of the found ones with which each agrees most; none is two's."""
-    others = np.array([_sides(one) for one in found]).reshape(-1, 4)
+    others = np.array([_sides(box) for box in found]).reshape(-1, 4)
     agreed = np.array([agreements(_sides(box), others) for box in boxes])
     chosen: list[int | None] = [None] * len(boxes)
     while agreed.size and agreed.max() >= SAME:
-        box, one = np.unravel_index(np.argmax(agreed), agreed.shape)
-        chosen[int(box)] = int(one)
-        agreed[box, :] = agreed[:, one] = 0
+        box, face = np.unravel_index(np.argmax(agreed), agreed.shape)
+        chosen[int(box)] = int(face)
+        agreed[box, :] = agreed[:, face] = 0
     return chosen

@@ -4,64 +4,66 @@ import dataclasses
 import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 import grpc
 import structlog
 
-from services.common.errors import ObjectStoreUnavailableError
+from services.common.errors import (
+    AwayError,
+    RecogniserBusyError,
+    RecogniserFailedError,
+    RefusedError,
+)
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG
 from services.common.facerecog.server import Context, GrpcServer
 from services.common.faces import Box, Likely, measured
-from services.face_recog.deciding import Decider, View, WrongEngineError, WrongRequestError
-from services.face_recog.domain import (
-    Held,
-    Match,
-    Outcome,
-    Problem,
-    RecogniserBusyError,
-    RecogniserFaultError,
-    RejectedError,
-)
-from services.face_recog.service import (
-    Answer,
+from services.face_recog.domain.errors import RejectedError, Rejection, WrongEngineError
+from services.face_recog.domain.matching import Constraints, Match, Outcome
+from services.face_recog.service.deciding import Decider, View
+from services.face_recog.service.identifying import (
+    Identification,
+    IdentificationRequest,
     Identifier,
     NamedFace,
-    NotReadyError,
-    Question,
 )
 
 log = structlog.get_logger(__name__)
 
 NOT_FOUND: Final = "not_found"
-"""The image name of a picture that shows nobody who is known."""
+"""The image name in an answer that names nobody."""
 
 _STATUS: Final = {
-    Problem.NOT_FOUND: face_pb2.STATUS_NOT_FOUND,
-    Problem.UNREADABLE: face_pb2.STATUS_UNREADABLE,
-    Problem.TOO_LARGE: face_pb2.STATUS_TOO_LARGE,
-    Problem.INVALID_REQUEST: face_pb2.STATUS_INVALID_REQUEST,
+    Rejection.NOT_FOUND: face_pb2.STATUS_NOT_FOUND,
+    Rejection.UNREADABLE: face_pb2.STATUS_UNREADABLE,
+    Rejection.TOO_LARGE: face_pb2.STATUS_TOO_LARGE,
+    Rejection.INVALID_REQUEST: face_pb2.STATUS_INVALID_REQUEST,
 }
 _OUTCOME: Final = {
     Outcome.NAMED: face_pb2.OUTCOME_NAMED,
     Outcome.UNSURE: face_pb2.OUTCOME_UNSURE,
     Outcome.UNKNOWN: face_pb2.OUTCOME_UNKNOWN,
 }
-_FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
-    NotReadyError: grpc.StatusCode.UNAVAILABLE,
-    ObjectStoreUnavailableError: grpc.StatusCode.UNAVAILABLE,
-    RecogniserBusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    RecogniserFaultError: grpc.StatusCode.INTERNAL,
-    WrongEngineError: grpc.StatusCode.FAILED_PRECONDITION,
-    WrongRequestError: grpc.StatusCode.INVALID_ARGUMENT,
-}
+_CODES: Final = (
+    (RecogniserBusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (RecogniserFailedError, grpc.StatusCode.INTERNAL),
+    (AwayError, grpc.StatusCode.UNAVAILABLE),
+    (WrongEngineError, grpc.StatusCode.FAILED_PRECONDITION),
+    (RefusedError, grpc.StatusCode.INVALID_ARGUMENT),
+)
+"""The first that an error is one of says what its caller should do."""
 
 
-def _question(message: bytes) -> Question:
+async def _abort(context: Context, error: AwayError | RefusedError) -> NoReturn:
+    code = next(code for branch, code in _CODES if isinstance(error, branch))
+    await context.abort(code, str(error))
+
+
+def _question(message: bytes) -> IdentificationRequest:
     """Read a request. The message, with a copy of the picture, need not live until the answer."""
     request = face_pb2.IdentifyRequest.FromString(message)
-    return Question(
+    return IdentificationRequest(
         path=request.image_path,
         picture=request.image_data,
         tolerance=request.tolerance if request.HasField("tolerance") else None,
@@ -86,7 +88,9 @@ class _Identify:
         )
         return grpc.method_handlers_generic_handler("facerecog.Identify", {"Identify": method})
 
-    async def _identify(self, question: Question, context: Context) -> face_pb2.IdentifyResponse:
+    async def _identify(
+        self, question: IdentificationRequest, context: Context
+    ) -> face_pb2.IdentifyResponse:
         async def say_long() -> None:
             await context.send_initial_metadata(((LONG, "1"),))
 
@@ -94,16 +98,16 @@ class _Identify:
             try:
                 answer = await self._identifier.identify(question, on_long=say_long)
             except RejectedError as error:
-                log.info("rejected", problem=error.problem, reason=str(error))
+                log.info("rejected", problem=error.rejection, reason=str(error))
                 return face_pb2.IdentifyResponse(
                     image_name=NOT_FOUND,
-                    status=_STATUS[error.problem],
+                    status=_STATUS[error.rejection],
                     engine=self._engine,
                     reason=str(error),
                 )
-            except tuple(_FAULTS) as error:
+            except (AwayError, RefusedError) as error:
                 log.warning("failed", reason=str(error))
-                await context.abort(_FAULTS[type(error)], str(error))
+                await _abort(context, error)
             response = _response(answer, self._engine)
             log.info("identified", faces=len(response.faces))
             return response
@@ -128,9 +132,9 @@ class _People(face_pb2_grpc.PeopleServicer):
                     yield face_pb2.DecideResponse(known=self._known(view))
                 else:
                     yield await self._answer(view, request)
-        except tuple(_FAULTS) as error:
+        except (AwayError, RefusedError) as error:
             log.warning("cannot decide", reason=str(error))
-            await context.abort(_FAULTS[type(error)], str(error))
+            await _abort(context, error)
 
     def _known(self, view: View) -> face_pb2.PersonKnown:
         return face_pb2.PersonKnown(
@@ -162,7 +166,7 @@ class _People(face_pb2_grpc.PeopleServicer):
                     )
                 )
             case _:
-                raise WrongRequestError("neither faces to sift nor pictures to decide on")
+                raise RejectedError("neither faces to sift nor pictures to decide on")
 
     async def _decide(
         self, view: View, asked: face_pb2.PicturesToDecide
@@ -174,7 +178,7 @@ class _People(face_pb2_grpc.PeopleServicer):
             [
                 (
                     list(itertools.islice(encodings, len(picture.faces))),
-                    Held(picture.given, [face.denied for face in picture.faces]),
+                    Constraints(picture.given, [face.denied for face in picture.faces]),
                 )
                 for picture in asked.pictures
             ],
@@ -200,7 +204,7 @@ class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
         )
 
 
-class Server(GrpcServer):
+class FaceRecogServer(GrpcServer):
     """Answers for pictures, people and health; see :class:`GrpcServer`."""
 
     def __init__(
@@ -227,7 +231,7 @@ def _image_id(context: Context) -> dict[str, int]:
     return {}
 
 
-def _response(answer: Answer, engine: str) -> face_pb2.IdentifyResponse:
+def _response(answer: Identification, engine: str) -> face_pb2.IdentifyResponse:
     best = min(
         (face.match.candidates[0] for face in answer.faces if face.match.outcome is Outcome.NAMED),
         key=lambda candidate: candidate.distance,

@@ -50,7 +50,7 @@ def smaller(pixels: Pixels, scale: float) -> Pixels:
         # Part by part, since Pillow copies what it works on, and with four bytes a pixel.
         rows = _ROWS * means
         parts = (pixels[top : top + rows] for top in range(0, len(pixels), rows))
-        pixels = np.concatenate([np.asarray(Image.fromarray(one).reduce(means)) for one in parts])
+        pixels = np.concatenate([np.asarray(Image.fromarray(part).reduce(means)) for part in parts])
     if pixels.shape[:2] == (height, width):
         return pixels
     resized: Pixels = dlib.resize_image(np.ascontiguousarray(pixels), height, width)
@@ -69,7 +69,7 @@ def along(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
     """Return the first pixel and that behind the last of each tile along a side."""
     number = max(1, -(-(length - overlap) // (tile - overlap)))
     size = -(-(length + (number - 1) * overlap) // number)
-    starts = [one * (size - overlap) for one in range(number)]
+    starts = [nth * (size - overlap) for nth in range(number)]
     return [(start, min(start + size, length)) for start in starts]
 
 
@@ -101,10 +101,10 @@ def distinct(rectangles: NDArray[np.floating], scores: NDArray[np.floating]) -> 
     near, far = rectangles[order, :2], rectangles[order, 2:]
     areas = (far - near).prod(axis=1)
     left = np.ones(len(areas), bool)
-    for one in range(len(areas)):
-        if left[one]:
-            sides = np.minimum(far[one], far) - np.maximum(near[one], near)
+    for best in range(len(areas)):
+        if left[best]:
+            sides = np.minimum(far[best], far) - np.maximum(near[best], near)
             shared = sides.clip(0).prod(axis=1)
-            other = (shared < SAME * (areas[one] + areas - shared)) & (shared < _INSIDE * areas)
-            left[one + 1 :] &= other[one + 1 :]  # of those before, each is better than this one
+            other = (shared < SAME * (areas[best] + areas - shared)) & (shared < _INSIDE * areas)
+            left[best + 1 :] &= other[best + 1 :]  # of those before, each is better than this
     return order[left]

@@ -23,20 +23,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from services.common.errors import RecogniserFailedError, RecogniserUnavailableError
 from services.common.faces import Box
 from services.common.quality import Quality
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import encode, find
-from services.face_recog.domain import (
-    DetectedFace,
-    Encoding,
-    Engine,
-    EngineChoice,
-    Problem,
-    RecogniserFaultError,
-    Recognition,
-    RejectedError,
-)
+from services.face_recog.domain.engines import Engine, EngineChoice
+from services.face_recog.domain.errors import RejectedError, Rejection
+from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
 
 NUMBER: Final = struct.Struct(">I")
 
@@ -57,19 +51,19 @@ def serve(connection: socket.socket, choice: EngineChoice, memory_bytes: int) ->
         try:
             models = load_models(choice)
         except OSError as error:
-            _send(connection, _pack({"failure": str(error)}))
+            connection.sendall(_message({"failure": str(error)}))
             return
         _limit_growth(memory_bytes)
-        _send(connection, _pack({"name": models.engine.name, "size": models.engine.size}))
+        connection.sendall(_message({"name": models.engine.name, "size": models.engine.size}))
         while (request := _receive(connection)) is not None:
-            _send(connection, answer(request, models))
+            connection.sendall(answer(request, models))
 
 
 def read_engine(message: bytes) -> Engine:
-    """Read a worker's first message, or raise ``RecogniserFaultError``."""
+    """Read a worker's first message, or raise ``RecogniserUnavailableError``."""
     head, _ = _unpack(message)
     if "failure" in head:
-        raise RecogniserFaultError(head["failure"])
+        raise RecogniserUnavailableError(head["failure"])
     return Engine(head["name"], head["size"])
 
 
@@ -97,31 +91,31 @@ class Steps:
         self.request = _message(head, picture)
 
     def take(self, answer: bytes) -> None:
-        """Note a step's answer; raise ``RejectedError`` or ``RecogniserFaultError``."""
+        """Note a step's answer; raise ``RejectedError`` or ``RecogniserFailedError``."""
         try:
             self._take(answer)
         except (ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
-            raise RecogniserFaultError(f"the worker's answer makes no sense: {error!r}") from error
+            raise RecogniserFailedError(f"the worker's answer makes no sense: {error!r}") from error
 
     def _take(self, answer: bytes) -> None:
         head, content = _unpack(answer)
         if "failure" in head:
-            raise RecogniserFaultError(head["failure"])
-        if "problem" in head:
-            raise RejectedError(Problem(head["problem"]), head["reason"])
+            raise RecogniserFailedError(head["failure"])
+        if "rejection" in head:
+            raise RejectedError(head["reason"], Rejection(head["rejection"]))
         if not self._first:
             self._first, self._chips = head, content
-        self._encodings += [self._encoding(one) for one in head["encodings"]]
+        self._encodings += [self._encoding(numbers) for numbers in head["encodings"]]
         self.request = b""
         left = len(self._first["faces"]) - len(self._encodings)
         if left > 0:
             if not head["encodings"]:
-                raise RecogniserFaultError("a step encoded no face")
+                raise RecogniserFailedError("a step encoded no face")
             self._chips = self._chips[-left * self._first["chip_bytes"] :]
             self.request = _message({"faces": left, "seconds": self._seconds}, self._chips)
 
     def recognition(self) -> Recognition:
-        """Return what was found, or raise ``RecogniserFaultError``; all steps must be done."""
+        """Return what was found, or raise ``RecogniserFailedError``; all steps must be done."""
         try:
             faces = [
                 DetectedFace(
@@ -136,7 +130,7 @@ class Steps:
             ]
             return Recognition(self._first["width"], self._first["height"], faces)
         except (ValueError, LookupError, TypeError) as error:
-            raise RecogniserFaultError(f"the worker's answer makes no sense: {error!r}") from error
+            raise RecogniserFailedError(f"the worker's answer makes no sense: {error!r}") from error
 
     def _encoding(self, numbers: Any) -> Encoding:
         encoding: Encoding = np.array(numbers, dtype=np.float64)
@@ -146,47 +140,42 @@ class Steps:
 
 
 def answer(request: bytes, models: Models) -> bytes:
-    """Do a step; message and answer without their lengths."""
+    """Do a step; the request comes without its length, and the answer with it."""
     try:
         head, content = _unpack(request)
         if "faces" in head:
             shape = head["faces"], models.side, models.side, 3
             chips = np.frombuffer(content, dtype=np.uint8).reshape(shape)
             encodings = encode(models, chips, head["seconds"])
-            return _pack({"encodings": [one.tolist() for one in encodings]})
+            return _message({"encodings": [encoding.tolist() for encoding in encodings]})
         boxes = [Box(*sides) for sides in head["boxes"]]
         found = find(models, content, head["max_faces"], boxes)
         if found.width * found.height > _LARGE_PIXELS:
             ctypes.CDLL(None).malloc_trim(0)
         encodings = encode(models, found.chips, head["seconds"])
     except RejectedError as error:
-        return _pack({"problem": error.problem, "reason": str(error)})
+        return _message({"rejection": error.rejection, "reason": str(error)})
     except MemoryError:
-        return _pack({"failure": "the picture needs more memory than a worker may take"})
+        return _message({"failure": "the picture needs more memory than a worker may take"})
     except Exception as error:  # noqa: BLE001, whatever it is, it is this picture's failure
-        return _pack({"failure": f"{type(error).__name__}: {error}"})
-    return _pack(
+        return _message({"failure": f"{type(error).__name__}: {error}"})
+    return _message(
         {
             "width": found.width,
             "height": found.height,
             "faces": [dataclasses.asdict(face) for face in found.faces],
             "chip_bytes": models.side**2 * 3,
-            "encodings": [one.tolist() for one in encodings],
+            "encodings": [encoding.tolist() for encoding in encodings],
         },
         found.chips[len(encodings) :].tobytes(),
     )
 
 
-def _message(head: dict[str, Any], content: bytes) -> bytes:
-    """Return a step's request with its length; a large picture is copied only once."""
+def _message(head: dict[str, Any], content: bytes = b"") -> bytes:
+    """Return a message with its length; a large picture is copied only once."""
     encoded = json.dumps(head).encode()
     size = NUMBER.size + len(encoded) + len(content)
     return b"".join((NUMBER.pack(size), NUMBER.pack(len(encoded)), encoded, content))
-
-
-def _pack(head: dict[str, Any], content: bytes = b"") -> bytes:
-    encoded = json.dumps(head).encode()
-    return NUMBER.pack(len(encoded)) + encoded + content
 
 
 def _unpack(message: bytes) -> tuple[dict[str, Any], bytes]:
@@ -201,10 +190,6 @@ def _limit_growth(size: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or limit <= hard:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _send(connection: socket.socket, message: bytes) -> None:
-    connection.sendall(NUMBER.pack(len(message)) + message)
 
 
 def _receive(connection: socket.socket) -> bytes | None:

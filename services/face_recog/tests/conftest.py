@@ -1,37 +1,20 @@
-"""Real pictures, a real face_recog process, and a gallery with a recogniser that costs nothing."""
+"""Real pictures, and a real face_recog process."""
 
-import asyncio
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
-from services.common.faces import Box
-from services.common.quality import FIT, Flaw, Quality
-from services.face_recog.domain import (
-    DetectedFace,
-    Encoding,
-    Engine,
-    Problem,
-    RecogniserFaultError,
-    Recognition,
-    RejectedError,
-)
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.tests.galleries import FakeRecogniser
 from services.testing.damaged_pictures import save
 from services.testing.processes import Service
-from services.testing.recogniser import Picture
 from services.testing.samples import sample
 from services.testing.waiting import eventually
 
@@ -131,65 +114,6 @@ def face_recog(
         server.stop()
 
 
-ENGINE = Engine("dlib-1+rules-1", 128)
-
-
-class FakeRecogniser:
-    """Finds a face for every byte ``f``, but for two kinds of :class:`Picture`."""
-
-    def __init__(self) -> None:
-        self.seen: list[bytes] = []
-        self.running = 0
-        self.most = 0
-
-    async def recognise(
-        self,
-        picture: bytes,
-        *,
-        max_faces: int = 0,
-        boxes: Any = (),
-        urgent: bool = False,
-        on_long: Any = None,
-    ) -> Recognition:
-        assert urgent
-        self.seen.append(picture)
-        self.running += 1
-        self.most = max(self.most, self.running)
-        await asyncio.sleep(0)
-        self.running -= 1
-        if picture == Picture.UNREADABLE:
-            raise RejectedError(Problem.UNREADABLE, "not a picture")
-        if picture == Picture.FATAL:
-            raise RecogniserFaultError("the worker process died")
-        score = 0.25 if b"blurred" in picture else 1.0
-        quality = Quality(score, Flaw.BLURRED if score < FIT else None, 1.0, score, 1.0, 1.0)
-        face = DetectedFace(Box(0, 0, 1, 1), 1.0, encoding_of(picture), quality=quality)
-        return Recognition(1, 1, [face] * picture.count(b"f"))
-
-
-def encoding_of(picture: bytes) -> Encoding:
-    seed = int.from_bytes(hashlib.sha256(picture).digest()[:4])
-    return np.random.default_rng(seed).normal(size=128) / 8
-
-
 @pytest.fixture
 def recogniser() -> FakeRecogniser:
     return FakeRecogniser()
-
-
-def new_gallery(store: Any, recogniser: FakeRecogniser) -> Gallery:
-    return Gallery(
-        store,
-        recogniser,
-        prefix="known_people/",
-        engine=ENGINE,
-        parallel=3,
-        tails=DLIB,
-        false_names=0.01,
-    )
-
-
-def names(gallery: Gallery, picture: bytes) -> list[str]:
-    """The known pictures that are this very one."""
-    nearest = gallery.people.nearest(encoding_of(picture), 10)
-    return [one.image_name for one in nearest if one.distance < 0.001]

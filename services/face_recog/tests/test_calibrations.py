@@ -13,11 +13,12 @@ from structlog.testing import capture_logs
 from services.common.errors import ObjectStoreUnavailableError
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.face_recog.calibrations import KeptCalibration, pack, unpack
-from services.face_recog.domain import Calibration, Engine
-from services.face_recog.kept import folder_of
-from services.face_recog.parts import DamagedError
-from services.face_recog.strangers import Model
+from services.face_recog.domain.calibration import Calibration
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import DamagedError
+from services.face_recog.domain.strangers import Model
+from services.face_recog.service.kept_calibration import KeptCalibration, pack, unpack
+from services.face_recog.service.kept_encodings import folder_of
 
 ENGINE: Final = Engine("dlib-1+rules-1", 4)
 OTHER: Final = Engine("dlib-2+rules-1", 4)

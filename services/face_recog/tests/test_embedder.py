@@ -10,13 +10,16 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from services.common.errors import RecogniserUnavailableError
 from services.face_recog.adapters.centerface import MODEL
 from services.face_recog.adapters.embedder import _TEMPLATE, align
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
-from services.face_recog.domain import DEFAULT_TOLERANCE, Embedder, Encoding, RecogniserFaultError
-from services.face_recog.kept import folder_of
+from services.face_recog.domain.engines import Embedder
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
+from services.face_recog.service.kept_encodings import folder_of
 from services.face_recog.settings import EngineSettings
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.samples import embedder
@@ -58,7 +61,7 @@ def test_points_come_to_lie_on_the_template() -> None:
             aligned = align(pixels, points)[:, :, 0].astype(float)
             assert aligned.shape == (112, 112)
             rows, columns = np.mgrid[:112, :112] + 0.5
-            x, y = ((one * aligned).sum() / aligned.sum() for one in (columns, rows))
+            x, y = ((along * aligned).sum() / aligned.sum() for along in (columns, rows))
             assert abs(x + 1j * y - _TEMPLATE[number]) < 0.6
 
 
@@ -127,7 +130,7 @@ async def test_a_file_that_does_not_fit_is_told(
         long_seconds=60,
         memory_bytes=1024**3,
     )
-    with pytest.raises(RecogniserFaultError, match=why):
+    with pytest.raises(RecogniserUnavailableError, match=why):
         await pool.start()
     await pool.close()
 

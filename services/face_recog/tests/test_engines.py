@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from services.common.errors import RecogniserUnavailableError
 from services.common.faces import Box
 from services.face_recog.adapters import centerface, worker
 from services.face_recog.adapters.classic import NETWORK, model_file
@@ -19,8 +20,8 @@ from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
 from services.face_recog.adapters.resnet import resnet
 from services.face_recog.adapters.tiles import along
-from services.face_recog.domain import DEFAULT_TOLERANCE, RecogniserFaultError
-from services.face_recog.kept import folder_of
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
+from services.face_recog.service.kept_encodings import folder_of
 from services.face_recog.settings import MIN_WORKER_BYTES
 from services.face_recog.tests.conftest import FaceRecog
 
@@ -47,9 +48,9 @@ def assert_each_once(boxes: Any, places: list[tuple[int, int]], within: float) -
     assert len(boxes) == len(places)
     for x, y in places:
         near = [
-            one
-            for one in map(centre, boxes)
-            if abs(one[0] - x) <= within and abs(one[1] - y) <= within
+            middle
+            for middle in map(centre, boxes)
+            if abs(middle[0] - x) <= within and abs(middle[1] - y) <= within
         ]
         assert len(near) == 1, (x, y)
 
@@ -62,13 +63,13 @@ def test_both_engines_encode_a_face_nearly_alike(
     assert max(len(models.engine.name), len(classic.engine.name)) <= 64  # the column in the tables
     encodings: dict[str, list[Any]] = {"classic": [], "centerface": []}
     for picture in (astronaut, hopper):
-        for name, one in (("classic", classic), ("centerface", models)):
-            found = find(one, encode(picture, "PNG"), 0)
+        for name, engine in (("classic", classic), ("centerface", models)):
+            found = find(engine, encode(picture, "PNG"), 0)
             [chip] = found.chips
-            encodings[name].append(one.encode(chip))
-    for one, other in zip(*encodings.values(), strict=True):
-        assert one.shape == other.shape == (128,)
-        assert np.linalg.norm(one - other) < 0.3
+            encodings[name].append(engine.encode(chip))
+    for encoding, other in zip(*encodings.values(), strict=True):
+        assert encoding.shape == other.shape == (128,)
+        assert np.linalg.norm(encoding - other) < 0.3
     assert (
         np.linalg.norm(encodings["centerface"][0] - encodings["centerface"][1]) > DEFAULT_TOLERANCE
     )
@@ -177,7 +178,7 @@ async def test_engines_beside_each_other_know_the_same_people_and_keep_their_own
         assert face.candidates[0].image_name == "Grace Hopper/g.jpg"
         names.add(answer.engine)
         forks = server.workers()
-        for process in (*forks, *(one.parent() for one in forks)):
+        for process in (*forks, *(fork.parent() for fork in forks)):
             assert process
             assert process.num_threads() == 1, "nothing computes or reports beside the worker"
     assert names == {engine.name for engine in engines}
@@ -191,7 +192,7 @@ def test_a_missing_model_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     load_models.cache_clear()
     ours, theirs = socket.socketpair()
     worker.serve(theirs, "centerface", 1)
-    with ours, pytest.raises(RecogniserFaultError, match=r"No such file.*centerface\.onnx"):
+    with ours, pytest.raises(RecogniserUnavailableError, match=r"No such file.*centerface\.onnx"):
         worker.read_engine(ours.recv(4096)[worker.NUMBER.size :])
 
 

@@ -7,18 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.face_recog.domain import (
-    DEFAULT_FALSE_NAMES,
-    Calibration,
-    Encoding,
-    Match,
-    Outcome,
-    People,
-    Portraits,
-    Rule,
-    decide,
-)
-from services.face_recog.strangers import Strangers, Tail, Tails
+from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES, Calibration, Rule
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.matching import Match, Outcome, decide
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import Strangers, Tail, Tails
 
 TAIL: Final = Tail(0.12, 0.052)
 """Of the products of directions in 128 dimensions, which are normal with a spread of 0.088."""
@@ -41,7 +35,11 @@ def picture(person: int, number: int, distance: float = 0.15) -> Encoding:
 
 
 def known(people: int, pictures: int = 2) -> Known:
-    return {f"p{one}/{two}": picture(one, two) for one in range(people) for two in range(pictures)}
+    return {
+        f"p{person}/{two}": picture(person, two)
+        for person in range(people)
+        for two in range(pictures)
+    }
 
 
 def rule_for(people: int, false_names: float = DEFAULT_FALSE_NAMES) -> Rule:
@@ -49,7 +47,7 @@ def rule_for(people: int, false_names: float = DEFAULT_FALSE_NAMES) -> Rule:
 
 
 def ask(people: Known, *faces: Encoding, rule: Rule | None = None) -> list[Match]:
-    portraits = Portraits(People(people), NO_MODEL)
+    portraits = Portraits(KnownPeople(people), NO_MODEL)
     used = rule or rule_for(portraits.people.people)
     return decide(portraits, faces, used, max_candidates=5)
 
@@ -71,7 +69,7 @@ def test_hardly_a_stranger_is_named_and_most_are_nobody() -> None:
 def test_between_the_two_a_person_is_asked() -> None:
     people = known(20)
     face = picture(3, 9)
-    alike = float(max(Portraits(People(people), NO_MODEL).likenesses([face])[0]))
+    alike = float(max(Portraits(KnownPeople(people), NO_MODEL).likenesses([face])[0]))
     [one] = ask(people, face, rule=Rule(alike + 0.01, alike - 0.01, margin=0))
     assert (one.outcome, one.ambiguous) == (Outcome.UNSURE, True)
     assert [candidate.folder for candidate in one.candidates] == ["p3"]
@@ -82,7 +80,9 @@ def test_between_the_two_a_person_is_asked() -> None:
 def test_between_two_people_who_are_nearly_as_alike_a_person_is_asked() -> None:
     people = known(20) | {"twin/1": picture(3, 7, 0.4)}
     face = picture(3, 9)
-    *_, other, best = sorted(Portraits(People(people), NO_MODEL).likenesses([face])[0].tolist())
+    *_, other, best = sorted(
+        Portraits(KnownPeople(people), NO_MODEL).likenesses([face])[0].tolist()
+    )
     assert other > 0.6
     for margin, outcome in ((best - other + 0.01, Outcome.UNSURE), (best - other, Outcome.NAMED)):
         for unsure in (other - 0.01, other + 0.01):
@@ -108,7 +108,7 @@ def test_of_two_faces_that_look_like_one_person_one_is_named_and_the_other_asked
     people = known(20)
     for faces in ((near, far), (far, near)):
         found = ask(people, *faces)
-        named = [one.outcome is Outcome.NAMED for one in found]
+        named = [matched.outcome is Outcome.NAMED for matched in found]
         assert sum(named) == 1
         loser = found[named.index(False)]
         assert all(candidate.folder != "p3" for candidate in loser.candidates)
@@ -137,8 +137,8 @@ def test_a_stranger_who_is_enrolled_changes_no_name_within_a_calibration(
     person: int, stranger: int, distance: float
 ) -> None:
     people, face = known(10), picture(person, 9, distance)
-    before = Portraits(People(people), NO_MODEL)
-    after = Portraits(People(people | {"a stranger/1": somebody(stranger)}), NO_MODEL, before)
+    before = Portraits(KnownPeople(people), NO_MODEL)
+    after = Portraits(KnownPeople(people | {"a stranger/1": somebody(stranger)}), NO_MODEL, before)
     rule = rule_for(11)
     [one] = decide(before, [face], rule, max_candidates=20)
     [other] = decide(after, [face], rule, max_candidates=20)

@@ -67,9 +67,9 @@ def test_good_photographs_are_fit(
 ) -> None:
     for picture in (astronaut, hopper, hopper.convert("L").convert("RGB")):
         for scale in (1, 0.75, 4):
-            one = quality(models, smaller(picture, scale), encode)
-            assert one.flaw is None
-            assert one.score > 0.8
+            rating = quality(models, smaller(picture, scale), encode)
+            assert rating.flaw is None
+            assert rating.score > 0.8
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_what_is_made_worse_is_rated_lower(  # noqa: PLR0917, fixtures
     for face in faces:
         rated = [quality(models, change(face, step), encode) for step in steps]
         before = quality(models, face, encode)
-        parts = [getattr(one, part) for one in (before, *rated)]
+        parts = [getattr(rating, part) for rating in (before, *rated)]
         assert all(one >= later for one, later in itertools.pairwise(parts)), parts
         assert parts[-1] < parts[0] - 0.2
         if flaw:
@@ -113,8 +113,10 @@ def test_a_head_that_turns_is_rated_lower_however_it_lies() -> None:
     whole = (0.0, 0.0, 60.0, 60.0)
     for sign in (1, -1):
         rated = [measure(pixels, whole, looks_at(sign * turn)) for turn in (0, 0.2, 0.4, 0.8)]
-        assert [one.pose for one in rated] == pytest.approx([1, 1 - 0.2 / 0.7, 1 - 0.4 / 0.7, 0])
-        assert [one.flaw for one in rated] == [None, None, Flaw.TURNED, Flaw.TURNED]
+        assert [rating.pose for rating in rated] == pytest.approx(
+            [1, 1 - 0.2 / 0.7, 1 - 0.4 / 0.7, 0]
+        )
+        assert [rating.flaw for rating in rated] == [None, None, Flaw.TURNED, Flaw.TURNED]
 
 
 def test_centerface_rates_the_pose_by_its_own_points(
@@ -124,7 +126,7 @@ def test_centerface_rates_the_pose_by_its_own_points(
     for face in faces:
         picture = turned(face, 0.4)
         [points] = detector.find(np.asarray(picture), 1.0).points
-        eye, other, nose = (complex(*one) for one in points[:3].tolist())
+        eye, other, nose = (complex(*point) for point in points[:3].tolist())
         expected = measure(np.asarray(picture), (0.0, 0.0, *picture.size), (eye, other, nose)).pose
         assert 0.6 < expected < 0.8
         assert quality(models, picture, encode).pose == pytest.approx(expected)

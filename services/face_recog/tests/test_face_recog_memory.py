@@ -28,7 +28,9 @@ MANIFEST = Path(__file__).parents[3] / "base" / "face-recog" / "deployment.yaml"
 @pytest.fixture(scope="module")
 def container() -> Any:
     deployment = next(
-        one for one in yaml.safe_load_all(MANIFEST.read_text()) if one["kind"] == "Deployment"
+        manifest
+        for manifest in yaml.safe_load_all(MANIFEST.read_text())
+        if manifest["kind"] == "Deployment"
     )
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     return container
@@ -48,7 +50,9 @@ def cgroup(container: Any, tmp_path: Path) -> Path:
 def used(server: FaceRecog) -> int:
     """Bytes of all processes; what they share counts once."""
     service = psutil.Process(server.pid)
-    return sum(one.memory_full_info().pss for one in [service, *service.children(recursive=True)])
+    return sum(
+        process.memory_full_info().pss for process in [service, *service.children(recursive=True)]
+    )
 
 
 async def until_ready(server: FaceRecog) -> None:
@@ -56,7 +60,7 @@ async def until_ready(server: FaceRecog) -> None:
     await eventually(lambda: server.metric("facestack_gallery_pictures"), seconds=300)
 
 
-@pytest.mark.parametrize("kind", [one.kind for one in FORMATS])
+@pytest.mark.parametrize("kind", [file_format.kind for file_format in FORMATS])
 async def test_the_largest_picture_of_every_format_is_recognised(
     face_recog: Callable[..., FaceRecog], cgroup: Path, kind: str
 ) -> None:
@@ -81,7 +85,7 @@ async def test_the_largest_picture_of_every_format_is_recognised(
         request = face_pb2.IdentifyRequest(image_data=content)
         answer = await face_pb2_grpc.IdentifyStub(channel).Identify(request, timeout=600)
     assert (answer.status, answer.width, answer.height) == (face_pb2.STATUS_OK, *size)
-    assert [one.pid for one in server.workers()] == [worker.pid]
+    assert [process.pid for process in server.workers()] == [worker.pid]
 
 
 _LARGEST: Final = {"JPEG": (16_320, 12_240), "WEBP": (8165, 6123), "AVIF": (8165, 6123)}
@@ -138,16 +142,16 @@ async def test_the_hungriest_picture_before_a_full_queue_of_the_largest_files(
                 await asyncio.sleep(0.05)
         for worker in server.workers():
             worker.resume()
-        while not all(one.done() for one in [*hungry, *waiting]):
+        while not all(request.done() for request in [*hungry, *waiting]):
             most = max(most, used(server))
             await asyncio.sleep(0.05)
-        answers = [one.result() for one in hungry]
-        assert [(one.status, one.width) for one in answers] == [
+        answers = [request.result() for request in hungry]
+        assert [(answer.status, answer.width) for answer in answers] == [
             (face_pb2.STATUS_OK, 7070)
         ] * workers
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        faults = [one for one in results if isinstance(one, grpc.aio.AioRpcError)]
-        assert [one.code() for one in faults] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * refused
+        faults = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
+        assert [fault.code() for fault in faults] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * refused
     limit = int((cgroup / "memory.max").read_text())
     known_people = 100 * 1024**2  # 15,000 of them, for which there is room, too
     assert most < limit - known_people, f"{most / 1024**2:.0f} MiB"

@@ -24,6 +24,8 @@ from grpc_tools import protoc
 from PIL import Image
 
 from services.common.errors import (
+    ObjectRefusedError,
+    ObjectStoreUnavailableError,
     RecogniserBusyError,
     RecogniserFailedError,
     RecogniserUnavailableError,
@@ -34,17 +36,15 @@ from services.common.faces import Box, Likely
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
-from services.face_recog.adapters.server import Server, _response
+from services.face_recog.adapters.server import FaceRecogServer, _response
 from services.face_recog.app import announce
-from services.face_recog.domain import (
-    DEFAULT_TOLERANCE,
-    DetectedFace,
-    Engine,
-    Match,
-    Outcome,
-)
-from services.face_recog.parts import Part
-from services.face_recog.service import Answer, NamedFace, Question
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import NotReadyError, WrongEngineError
+from services.face_recog.domain.faces import DetectedFace
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
+from services.face_recog.domain.matching import Match, Outcome
+from services.face_recog.domain.parts import KeptPart
+from services.face_recog.service.identifying import Identification, IdentificationRequest, NamedFace
 from services.testing.waiting import eventually
 
 OLD_PROTO = """
@@ -258,7 +258,7 @@ async def test_the_answer_in_full(
         assert answer.calibration == 1
 
         encodings = [np.frombuffer(face.encoding, "<f4") for face in answer.faces]
-        assert [one.size for one in encodings] == [128, 128]
+        assert [encoding.size for encoding in encodings] == [128, 128]
         for face in answer.faces:
             assert face.candidates[0].HasField("likeness")
             assert not face.quality.HasField("flaw")
@@ -271,9 +271,9 @@ async def test_the_answer_in_full(
             ] == like
 
         identify = face_pb2_grpc.IdentifyStub(channel).Identify
-        one = await identify(face_pb2.IdentifyRequest(image_data=picture, max_faces=1))
-        assert [face.box for face in one.faces] == [first.box]
-        [again] = one.faces
+        largest = await identify(face_pb2.IdentifyRequest(image_data=picture, max_faces=1))
+        assert [face.box for face in largest.faces] == [first.box]
+        [again] = largest.faces
         assert again.encoding == first.encoding
         assert np.linalg.norm(encodings[0] - encodings[1]) > DEFAULT_TOLERANCE
         strict = await identify(face_pb2.IdentifyRequest(image_data=picture, tolerance=0.0001))
@@ -327,7 +327,7 @@ async def test_known_people_follow_the_store(
         async def is_kept() -> bool:
             """Whether that of all known pictures is kept, and nothing of what was removed."""
             files = (server.store / "encodings").glob("*/??")
-            parts = [Part.unpack(file.read_bytes()) for file in files]
+            parts = [KeptPart.unpack(file.read_bytes()) for file in files]
             return {key for part in parts for key in part.known} == {
                 "known_people/Eileen Collins/a.png",
                 "known_people/Rear Admiral/new.webp",
@@ -346,7 +346,7 @@ async def test_a_worker_killed_in_mid_request(face_recog: StartServer, small_hop
         await until_metric(server, 'facestack_requests_total{operation="Identify/Identify"}', 7)
         victim.kill()
         results = await asyncio.gather(*requests, return_exceptions=True)
-        faults = [one for one in results if isinstance(one, BaseException)]
+        faults = [result for result in results if isinstance(result, BaseException)]
         assert [type(fault) for fault in faults] == [RecogniserFailedError]
         assert "INTERNAL" in str(faults[0])
         await until_metric(server, "facestack_pool_workers", 2)
@@ -445,32 +445,32 @@ async def is_alive(channel: grpc.aio.Channel) -> bool:
 
 async def test_it_serves_while_people_are_known_and_workers_live() -> None:
     events: asyncio.Queue[bool] = asyncio.Queue()
-    ready, manned, deserted = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    ready, available, unavailable = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     class Listener:
         async def set_serving(self, *, serving: bool) -> None:
-            (manned if serving else deserted).clear()
+            (available if serving else unavailable).clear()
             events.put_nowait(serving)
 
     gallery: Any = SimpleNamespace(wait_ready=ready.wait)
-    pool: Any = SimpleNamespace(wait_manned=manned.wait, wait_deserted=deserted.wait)
+    pool: Any = SimpleNamespace(wait_available=available.wait, wait_unavailable=unavailable.wait)
     server: Any = Listener()
     announcing = asyncio.create_task(announce(server, gallery, pool))
-    manned.set()
+    available.set()
     await asyncio.sleep(0)
     assert events.empty()
     ready.set()
     assert await events.get()
-    deserted.set()
+    unavailable.set()
     assert not await events.get()
-    manned.set()
+    available.set()
     assert await events.get()
     announcing.cancel()
 
 
 async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
     identifier: Any = None
-    server = Server(identifier, DECIDER, connection_age=60, grace=0)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=60, grace=0)
     port = await server.start("127.0.0.1", 0)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -493,7 +493,7 @@ async def test_readiness_comes_and_goes_and_liveness_stays() -> None:
 
 async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
     identifier: Any = None
-    server = Server(identifier, DECIDER, connection_age=60, grace=0)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=60, grace=0)
     client = RecogniserClient(f"127.0.0.1:{await server.start('127.0.0.1', 0)}", timeout=60)
     assert await client.strangers() is None, "it does not serve yet"
     await server.set_serving(serving=True)
@@ -503,17 +503,47 @@ async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
     await server.stop()
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotReadyError("loading"), grpc.StatusCode.UNAVAILABLE),
+        (ObjectStoreUnavailableError("down"), grpc.StatusCode.UNAVAILABLE),
+        (RecogniserUnavailableError("no worker"), grpc.StatusCode.UNAVAILABLE),
+        (RecogniserBusyError("full"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (RecogniserFailedError("died"), grpc.StatusCode.INTERNAL),
+        (WrongEngineError("another one"), grpc.StatusCode.FAILED_PRECONDITION),
+        (ObjectRefusedError("no such key"), grpc.StatusCode.INVALID_ARGUMENT),
+        (ZeroDivisionError("a bug"), grpc.StatusCode.UNKNOWN),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
+)
+async def test_an_error_s_branch_tells_the_caller_what_to_do(
+    error: Exception, code: grpc.StatusCode
+) -> None:
+    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
+        raise error
+
+    identifier: Any = SimpleNamespace(identify=identify)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=60, grace=0)
+    port = await server.start("127.0.0.1", 0)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await face_pb2_grpc.IdentifyStub(channel).Identify(face_pb2.IdentifyRequest())
+    assert raised.value.code() == code
+    await server.stop()
+
+
 async def test_a_connections_age_cuts_no_request() -> None:
     release = asyncio.Event()
 
-    async def identify(question: Question, *, on_long: Any) -> Answer:
+    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
         if question.picture == b"long":
             await on_long()
             await release.wait()
-        return Answer(1, 1, [])
+        return Identification(1, 1, [])
 
     identifier: Any = SimpleNamespace(identify=identify)
-    server = Server(identifier, DECIDER, connection_age=0.5, grace=0.1)
+    server = FaceRecogServer(identifier, DECIDER, connection_age=0.5, grace=0.1)
     port = await server.start("127.0.0.1", 0)
     await server.set_serving(serving=True)
     client = RecogniserClient(f"127.0.0.1:{port}", timeout=60)
@@ -524,9 +554,11 @@ async def test_a_connections_age_cuts_no_request() -> None:
 
     def connections() -> set[int]:
         return {
-            one.laddr.port
-            for one in psutil.Process().net_connections("tcp")
-            if one.raddr and one.raddr.port == port and one.status == psutil.CONN_ESTABLISHED
+            connection.laddr.port
+            for connection in psutil.Process().net_connections("tcp")
+            if connection.raddr
+            and connection.raddr.port == port
+            and connection.status == psutil.CONN_ESTABLISHED
         }
 
     async def aged() -> bool:
@@ -621,7 +653,7 @@ def test_a_port_in_use_ends_it_with_one_line(tmp_path: Path) -> None:
                 },
             )
             assert result.returncode == 1
-            [line] = [one for one in result.stderr.splitlines() if one]
+            [line] = [text for text in result.stderr.splitlines() if text]
             assert f"cannot listen on 127.0.0.1:{port}" in line
 
 
@@ -638,9 +670,9 @@ def test_a_face_that_is_asked_about_is_no_name_for_old_clients_either(
     match = Match([Likely("Ada/1.jpg", "Ada", 0.3, 4.5)], outcome is Outcome.UNSURE, outcome)
     quality = Quality(1, None, 1, 1, 1, 1)
     face = DetectedFace(Box(1, 2, 3, 4), 1.0, np.array([0.25, -3]), quality=quality)
-    answer = Answer(9, 9, [NamedFace(face, match)], 7)
+    answer = Identification(9, 9, [NamedFace(face, match)], 7)
     response = _response(answer, "engine")
     assert (response.image_name, response.calibration) == (image_name, 7)
     [found] = response.faces
-    assert (found.outcome, [one.likeness for one in found.candidates]) == (sent, [4.5])
+    assert (found.outcome, [likely.likeness for likely in found.candidates]) == (sent, [4.5])
     assert found.encoding == struct.pack("<2f", 0.25, -3)

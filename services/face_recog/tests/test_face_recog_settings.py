@@ -42,7 +42,7 @@ def test_a_wrong_pool_size_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POOL_SIZE", "none")
     with pytest.raises(ValidationError) as error:
         FaceRecogSettings(object_store_url=STORE)
-    assert ("pool_size",) in [one["loc"] for one in error.value.errors()]
+    assert ("pool_size",) in [problem["loc"] for problem in error.value.errors()]
 
 
 @pytest.mark.parametrize(

@@ -19,28 +19,31 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.face_recog import metrics, service
-from services.face_recog.domain import (
-    Calibration,
-    Encoding,
-    Engine,
-    People,
-    Recognition,
-)
-from services.face_recog.kept import KeptEncodings, folder_of
-from services.face_recog.parts import Faces, Known, Part, part_of
-from services.face_recog.service import Gallery, NotReadyError
-from services.face_recog.strangers import DLIB, tails_within
-from services.face_recog.tests.conftest import (
+from services.face_recog import metrics
+from services.face_recog.domain.calibration import Calibration
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import NotReadyError
+from services.face_recog.domain.faces import Encoding, Recognition
+from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.parts import GalleryPicture, KeptPart, PictureFaces, part_of
+from services.face_recog.domain.strangers import DLIB, tails_within
+from services.face_recog.service import gallery as gallery_module
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.kept_encodings import KeptEncodings, folder_of
+from services.face_recog.tests.galleries import (
+    BLURRED,
     ENGINE,
     FakeRecogniser,
     encoding_of,
     names,
     new_gallery,
+    showing,
 )
 from services.testing.fixtures import s3_settings
 from services.testing.recogniser import Picture
 from services.testing.servers import VersityGw
+
+GROUP = showing("a", "b", "c")
 
 
 @pytest.fixture
@@ -62,11 +65,11 @@ async def test_pictures_added_replaced_and_removed_make_new_snapshots(
     empty = gallery.people
     assert empty.pictures == 0
 
-    await store.put("known_people/Ann/1.jpg", b"f ann")
-    await store.put("known_people/Bo B./1.jpg", b"f bo")
+    await store.put("known_people/Ann/1.jpg", showing("ann"))
+    await store.put("known_people/Bo B./1.jpg", showing("bo"))
     await gallery.refresh()
-    assert names(gallery, b"f ann") == ["Ann/1.jpg"]
-    assert names(gallery, b"f bo") == ["Bo B./1.jpg"]
+    assert names(gallery, showing("ann")) == ["Ann/1.jpg"]
+    assert names(gallery, showing("bo")) == ["Bo B./1.jpg"]
     assert (gallery.people.people, gallery.people.pictures) == (2, 2)
     assert empty.pictures == 0
 
@@ -74,14 +77,14 @@ async def test_pictures_added_replaced_and_removed_make_new_snapshots(
     await gallery.refresh()
     assert gallery.people is unchanged
 
-    await store.put("known_people/Ann/1.jpg", b"f an2")  # as long as the one before
+    await store.put("known_people/Ann/1.jpg", showing("an2"))  # as long as the one before
     await gallery.refresh()
-    assert names(gallery, b"f ann") == []
-    assert names(gallery, b"f an2") == ["Ann/1.jpg"]
+    assert names(gallery, showing("ann")) == []
+    assert names(gallery, showing("an2")) == ["Ann/1.jpg"]
 
     await store.delete("known_people/Bo B./1.jpg")
     await gallery.refresh()
-    assert names(gallery, b"f bo") == []
+    assert names(gallery, showing("bo")) == []
     assert gallery.people.people == 1
 
 
@@ -89,20 +92,27 @@ async def test_every_picture_is_encoded_once_for_all_replicas(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(5):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
-    await store.put("known_people/p0/same content", b"f0")
-    await store.put("known_people/none/x", b"nobody")
+        await store.put(f"known_people/p{number}/x", showing(number))
+    await store.put("known_people/p0/same content", showing(0))
+    await store.put("known_people/none/x", showing())
     first = new_gallery(store, recogniser)
     await first.refresh()
     await first.refresh()
-    assert set(recogniser.seen) == {b"f0", b"f1", b"f2", b"f3", b"f4", b"nobody"}
+    assert set(recogniser.seen) == {
+        showing(0),
+        showing(1),
+        showing(2),
+        showing(3),
+        showing(4),
+        showing(),
+    }
 
     another = FakeRecogniser()
     second = new_gallery(store, another)
     await second.refresh()
     assert another.seen == []
     assert second.people.pictures == first.people.pictures == 6
-    assert names(second, b"f3") == ["p3/x"]
+    assert names(second, showing(3)) == ["p3/x"]
 
     newer_engine = Gallery(
         store,
@@ -114,20 +124,20 @@ async def test_every_picture_is_encoded_once_for_all_replicas(
         false_names=0.01,
     )
     await newer_engine.refresh()
-    assert b"f3" in another.seen
+    assert showing(3) in another.seen
 
 
 async def test_what_cannot_be_used_is_reported_once_and_skipped(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/good/x", b"f")
-    await store.put("known_people/none/x", b"nobody")
-    await store.put("known_people/many/x", b"fff")
+    await store.put("known_people/good/x", showing("somebody"))
+    await store.put("known_people/none/x", showing())
+    await store.put("known_people/many/x", GROUP)
     await store.put("known_people/bad/x", Picture.UNREADABLE)
-    await store.put("known_people/top", b"f top")
-    await store.put("known_people/deep/er/x", b"f deep")
-    await store.put("known_people/An\u200bn/x", b"f unseen")
-    await store.put("known_people/Ann /x", b"f spaced")
+    await store.put("known_people/top", showing("top"))
+    await store.put("known_people/deep/er/x", showing("deep"))
+    await store.put("known_people/An\u200bn/x", showing("unseen"))
+    await store.put("known_people/Ann /x", showing("spaced"))
     await store.put("known_people/huge/x", bytes(MAX_PICTURE_BYTES + 1))
     gallery = new_gallery(store, recogniser)
     with capture_logs() as logs:
@@ -150,19 +160,19 @@ async def test_what_cannot_be_used_is_reported_once_and_skipped(
     assert len([line for line in logs if line["event"] == "known picture skipped"]) == 8
     assert gallery.people.pictures == 1
     assert metrics.GALLERY_SKIPPED._value.get() == 8
-    assert sorted(recogniser.seen) == [b"f", b"fff", b"nobody", Picture.UNREADABLE]
+    assert sorted(recogniser.seen) == [GROUP, showing("somebody"), showing(), Picture.UNREADABLE]
 
-    await store.put("known_people/none/x", b"f now")
+    await store.put("known_people/none/x", showing("now"))
     await gallery.refresh()
-    assert names(gallery, b"f now") == ["none/x"]
+    assert names(gallery, showing("now")) == ["none/x"]
     assert metrics.GALLERY_SKIPPED._value.get() == 7
 
 
 async def test_a_known_picture_of_low_quality_is_used_and_said_once(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/Ann/1.jpg", b"f blurred")
-    await store.put("known_people/Bo/1.jpg", b"f")
+    await store.put("known_people/Ann/1.jpg", BLURRED)
+    await store.put("known_people/Bo/1.jpg", showing("somebody"))
     with capture_logs() as logs:
         for _ in range(2):
             gallery = new_gallery(store, recogniser)
@@ -176,10 +186,10 @@ async def test_a_known_picture_of_low_quality_is_used_and_said_once(
 async def test_a_known_picture_unlike_the_persons_others_is_used_and_said_once(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/Ann/1.jpg", b"f ann")
-    await store.put("known_people/Ann/2.jpg", b"f ann")
-    await store.put("known_people/Ann/3.jpg", b"f somebody")
-    await store.put("known_people/Bo/1.jpg", b"f bo")
+    await store.put("known_people/Ann/1.jpg", showing("ann"))
+    await store.put("known_people/Ann/2.jpg", showing("ann"))
+    await store.put("known_people/Ann/3.jpg", showing("somebody"))
+    await store.put("known_people/Bo/1.jpg", showing("bo"))
 
     async def warned(gallery: Gallery) -> list[str]:
         with capture_logs() as logs:
@@ -195,8 +205,8 @@ async def test_a_known_picture_unlike_the_persons_others_is_used_and_said_once(
     assert gallery.people.pictures == 4
     assert await warned(new_gallery(store, recogniser)) == []
 
-    await store.put("known_people/Bo/2.jpg", b"f somebody")
-    await store.put("known_people/Ann/4.jpg", b"f ann")
+    await store.put("known_people/Bo/2.jpg", showing("somebody"))
+    await store.put("known_people/Ann/4.jpg", showing("ann"))
     assert await warned(gallery) == ["known_people/Bo/2.jpg"]
     await store.delete("known_people/Bo/1.jpg")
     assert await warned(gallery) == []
@@ -205,7 +215,7 @@ async def test_a_known_picture_unlike_the_persons_others_is_used_and_said_once(
 async def test_a_picture_that_ends_workers_is_tried_three_times(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/good/x", b"f")
+    await store.put("known_people/good/x", showing("somebody"))
     await store.put("known_people/fatal/x", Picture.FATAL)
     gallery = new_gallery(store, recogniser)
     for _ in range(6):
@@ -219,18 +229,18 @@ async def test_encoding_leaves_workers_to_requests_once_there_is_a_snapshot(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(20):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     gallery = new_gallery(store, recogniser)
     assert await gallery.refresh()
     assert recogniser.most == 3
     recogniser.most = 0
     for number in range(20, 60):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     # A part at a time, so that a removal meanwhile shows soon.
     assert not await gallery.refresh()
     await store.delete("known_people/p0/x")
     assert not await gallery.refresh()
-    assert names(gallery, b"f0") == []
+    assert names(gallery, showing(0)) == []
     assert await gallery.refresh()
     assert gallery.people.people == 59
     assert recogniser.most == 1
@@ -267,7 +277,7 @@ async def test_encodings_that_cannot_be_kept_are_used_nevertheless(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(3):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     gallery = new_gallery(ReadOnlyStore(store), recogniser)
     with capture_logs() as logs:
         assert await gallery.refresh()
@@ -281,77 +291,79 @@ async def kept_for(store: ObjectStore, *pictures: bytes) -> bool:
     """Whether it is of exactly these pictures that something is kept."""
     kept = await KeptEncodings(store, ENGINE).read()
     wanted = {hashlib.sha256(picture).digest() for picture in pictures}
-    return {one.digest for one in kept.values()} == wanted
+    return {picture.digest for picture in kept.values()} == wanted
 
 
 async def test_encodings_go_with_the_last_picture_of_that_content(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for key, content in {
-        "Ann/1": b"f1",
-        "Ann/2": b"f1",
-        "Bo/1": b"f2",
-        "Bo/group": b"fff",
-        "Cy/1": b"f3",
-        "Di/1": b"f4",
+        "Ann/1": showing(1),
+        "Ann/2": showing(1),
+        "Bo/1": showing(2),
+        "Bo/group": GROUP,
+        "Cy/1": showing(3),
+        "Di/1": showing(4),
     }.items():
         await store.put(f"known_people/{key}", content)
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
-    assert await kept_for(store, b"f1", b"f2", b"fff", b"f3", b"f4")
+    assert await kept_for(store, showing(1), showing(2), GROUP, showing(3), showing(4))
 
     await store.delete("known_people/Ann/1")  # the other one is the same
     await store.delete("known_people/Bo/group")  # was skipped, yet shows faces
-    await store.put("known_people/Cy/1", b"f5")  # replaced
+    await store.put("known_people/Cy/1", showing(5))  # replaced
     await store.delete("known_people/Di/1")  # renamed
-    await store.put("known_people/Diana/1", b"f4")
+    await store.put("known_people/Diana/1", showing(4))
     await gallery.refresh()
-    assert await kept_for(store, b"f1", b"f2", b"f4", b"f5")
-    assert recogniser.seen.count(b"f4") == 1
+    assert await kept_for(store, showing(1), showing(2), showing(4), showing(5))
+    assert recogniser.seen.count(showing(4)) == 1
 
     await store.delete("known_people/Ann/2")
     await gallery.refresh()
-    assert await kept_for(store, b"f2", b"f4", b"f5")
+    assert await kept_for(store, showing(2), showing(4), showing(5))
 
 
 async def test_what_was_removed_while_nothing_ran_goes_at_the_next_start(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(3):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     await new_gallery(store, recogniser).refresh()
     await store.delete("known_people/p1/x")
-    await store.put("known_people/p2/x", b"f4")
+    await store.put("known_people/p2/x", showing(4))
     await new_gallery(store, recogniser).refresh()
-    assert await kept_for(store, b"f0", b"f4")
+    assert await kept_for(store, showing(0), showing(4))
 
 
 async def test_what_is_gone_goes_while_another_picture_is_still_to_be_read(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     await new_gallery(store, recogniser).refresh()
     await store.put("known_people/p/fatal", Picture.FATAL)
     gallery = new_gallery(store, recogniser)
     await store.delete("known_people/p/x")
     await gallery.refresh()
     assert await kept_for(store)
-    await store.put("known_people/q/x", b"f")  # it was on its way: a listing is no moment
+    await store.put(
+        "known_people/q/x", showing("somebody")
+    )  # it was on its way: a listing is no moment
     await gallery.refresh()
-    assert names(gallery, b"f") == ["q/x"]
-    assert recogniser.seen.count(b"f") == 1
+    assert names(gallery, showing("somebody")) == ["q/x"]
+    assert recogniser.seen.count(showing("somebody")) == 1
 
 
 async def test_an_hour_is_between_two_sweeps(
     store: ObjectStore, recogniser: FakeRecogniser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(gallery_module, "time", SimpleNamespace(perf_counter=lambda: now))
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
     # What a replica writes that has not seen yet that somebody was forgotten, and then ends.
     key = "known_people/forgotten/x"
-    stray = Part(ENGINE, part_of(key), {key: Known("tag", bytes(32), Faces(0))})
+    stray = KeptPart(ENGINE, part_of(key), {key: GalleryPicture("tag", bytes(32), PictureFaces(0))})
     place = f"{folder_of(ENGINE)}{stray.number:02x}"
     await store.put(place, stray.pack())
     for now in (1.0, 3590.0):  # noqa: B007, the clock above reads it
@@ -366,12 +378,12 @@ async def test_encodings_of_a_picture_that_moves_in_a_crowd_are_kept(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(40):
-        await store.put(f"known_people/p/{number}", b"f%d" % number)
+        await store.put(f"known_people/p/{number}", showing(number))
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
     for number in range(40):
         await store.delete(f"known_people/p/{number}")
-        await store.put(f"known_people/q/{number}", b"f%d" % number)
+        await store.put(f"known_people/q/{number}", showing(number))
     while not await gallery.refresh():
         pass
     assert gallery.people.pictures == 40
@@ -381,7 +393,7 @@ async def test_encodings_of_a_picture_that_moves_in_a_crowd_are_kept(
 async def test_encodings_that_cannot_be_removed_are_removed_later(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     read_only = ReadOnlyStore(store)
     read_only.locked = False
     gallery = new_gallery(read_only, recogniser)
@@ -392,7 +404,7 @@ async def test_encodings_that_cannot_be_removed_are_removed_later(
         await gallery.refresh()
         await gallery.refresh()
         assert gallery.people.pictures == 0
-        assert await kept_for(store, b"f")
+        assert await kept_for(store, showing("somebody"))
         read_only.locked = False
         await gallery.refresh()
     assert await kept_for(store)
@@ -431,7 +443,7 @@ async def test_a_look_begins_at_each_interval_but_a_long_listing_less_often(
 
     store = SlowStore()
     gallery = new_gallery(store, recogniser)
-    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(gallery_module, "time", SimpleNamespace(perf_counter=lambda: now))
     await gallery.refresh()
     store.away = away
     looks = store.lists + 1
@@ -455,7 +467,7 @@ class FakeStore:
 
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
         self._check()
-        return b"f"
+        return showing("somebody")
 
     async def put(self, key: str, content: bytes) -> None:
         self._check()
@@ -479,7 +491,7 @@ async def test_while_the_store_is_away_the_last_snapshot_is_kept(
 ) -> None:
     store = FakeStore()
     gallery = new_gallery(store, recogniser)
-    # The fake store answers b"f" for the kept encoding too, which is damaged and made again.
+    # The fake store answers a picture for the kept encoding too, which is damaged and made again.
     with capture_logs() as logs:
         watching = asyncio.create_task(gallery.watch(0))
 
@@ -525,7 +537,7 @@ async def test_no_error_ends_the_watch_and_each_is_said(
     store: ObjectStore, recogniser: FakeRecogniser, where: str, error: Exception
 ) -> None:
     for number in range(3):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     broken = Broken(store, recogniser, where, error)
     gallery = Gallery(
         broken,
@@ -548,7 +560,7 @@ async def test_no_error_ends_the_watch_and_each_is_said(
             await gallery.wait_ready()
         assert gallery.people.pictures == 3
         broken.where = where
-        await store.put("known_people/later/x", b"f later")
+        await store.put("known_people/later/x", showing("later"))
         # When others can be read it is this picture alone that is skipped.
         sign = metrics.GALLERY_SKIPPED if where == "recognise" else metrics.GALLERY_TROUBLE
         async with asyncio.timeout(60):
@@ -556,7 +568,7 @@ async def test_no_error_ends_the_watch_and_each_is_said(
                 await asyncio.sleep(0.001)
         broken.where = ""
         async with asyncio.timeout(60):
-            while names(gallery, b"f later") != ["later/x"]:  # noqa: ASYNC110
+            while names(gallery, showing("later")) != ["later/x"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             while metrics.GALLERY_TROUBLE._value.get():  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
@@ -617,7 +629,7 @@ async def test_a_picture_that_the_store_does_not_give_holds_up_nobody(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(40):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
 
     class Partly(Broken):
         async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
@@ -644,7 +656,7 @@ async def test_a_picture_that_the_store_does_not_give_holds_up_nobody(
         assert await gallery.refresh()
         assert gallery.people.pictures == 29
         for number in range(40, 60):
-            await store.put(f"known_people/p{number}/x", b"f%d" % number)
+            await store.put(f"known_people/p{number}/x", showing(number))
         assert not await gallery.refresh(), "the rest at once"
         assert await gallery.refresh()
         assert await gallery.refresh()
@@ -660,7 +672,7 @@ async def test_the_first_snapshot_waits_for_a_store_that_lists_but_does_not_give
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(4):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
 
     class HalfWay(Broken):
         gets = 0
@@ -694,7 +706,7 @@ async def test_the_first_snapshot_waits_for_a_store_that_lists_but_does_not_give
 async def test_a_real_server_gone_and_back(tmp_path: Path, recogniser: FakeRecogniser) -> None:
     server = VersityGw(tmp_path).start()
     store = ObjectStore(s3_settings(server, tmp_path))
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
     server.kill()
@@ -702,7 +714,7 @@ async def test_a_real_server_gone_and_back(tmp_path: Path, recogniser: FakeRecog
         await gallery.refresh()
     assert gallery.people.pictures == 1
     server.start()
-    await store.put("known_people/q/x", b"f q")
+    await store.put("known_people/q/x", showing("q"))
     await gallery.refresh()
     assert gallery.people.pictures == 2
     server.stop()
@@ -712,19 +724,19 @@ async def test_replicas_share_a_calibration_that_stays_while_few_people_come(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(11):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     first, second = new_gallery(store, recogniser), new_gallery(store, recogniser)
     await first.refresh()
     await second.refresh()
     shared = first.snapshot.calibration
     assert (shared.version, shared.people) == (1, 13)
     assert second.snapshot.calibration == shared
-    await store.put("known_people/p11/x", b"f11")
+    await store.put("known_people/p11/x", showing(11))
     await first.refresh()
     assert first.snapshot.portraits.people.people == 12
     assert first.snapshot.calibration == shared
     for number in range(12, 20):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     await first.refresh()
     assert first.snapshot.calibration.version == 2
     await second.refresh()
@@ -741,7 +753,7 @@ async def test_replicas_share_a_calibration_that_stays_while_few_people_come(
 async def test_a_damaged_calibration_is_made_again(
     store: ObjectStore, recogniser: FakeRecogniser, content: bytes
 ) -> None:
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     await new_gallery(store, recogniser).refresh()
     key = folder_of(ENGINE) + "calibration"
     sound = await store.get(key)
@@ -759,7 +771,7 @@ def stranger(number: int) -> Encoding:
 async def test_one_model_of_strangers_serves_all_replicas(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     first, second = new_gallery(store, recogniser), new_gallery(store, recogniser)
     await first.refresh()
     await second.refresh()
@@ -778,7 +790,7 @@ async def test_one_model_of_strangers_serves_all_replicas(
         second.note_stranger(stranger(number))
     await second.refresh()
     assert second.snapshot.calibration.version == 2
-    face = encoding_of(b"f")
+    face = encoding_of(showing("somebody"))
     one, other = (gallery.snapshot.portraits.likenesses([face])[0] for gallery in (first, second))
     assert one.tolist() == other.tolist()
     before = first.snapshot
@@ -799,7 +811,7 @@ async def test_one_model_of_strangers_serves_all_replicas(
 async def test_two_replicas_that_make_a_model_at_once_come_to_one(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     both = [new_gallery(store, recogniser) for _ in range(2)]
     for start, gallery in enumerate(both):
         await gallery.refresh()
@@ -808,7 +820,7 @@ async def test_two_replicas_that_make_a_model_at_once_come_to_one(
     await asyncio.gather(*(gallery.refresh() for gallery in both))
     for gallery in both:
         await gallery.refresh()
-    face = encoding_of(b"f")
+    face = encoding_of(showing("somebody"))
     one, other = (gallery.snapshot.portraits.likenesses([face])[0] for gallery in both)
     assert one.tolist() == other.tolist()
     assert {gallery.snapshot.calibration.version for gallery in both} == {2}
@@ -817,13 +829,13 @@ async def test_two_replicas_that_make_a_model_at_once_come_to_one(
 async def test_no_encoding_of_a_stranger_is_kept(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
     for number in range(250):
         gallery.note_stranger(stranger(number))
     await gallery.refresh()
-    assert await kept_for(store, b"f")
+    assert await kept_for(store, showing("somebody"))
     model = gallery.snapshot.calibration.model
     assert model
     faces = np.array([stranger(number) for number in range(250)])
@@ -837,7 +849,7 @@ async def test_replicas_of_two_engines_never_compare(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     """Beside each other, as in a rollout: each has encodings, strangers and versions of its own."""
-    await store.put("known_people/p/x", b"f")
+    await store.put("known_people/p/x", showing("somebody"))
     old = new_gallery(store, recogniser)
     new = Gallery(
         store,
@@ -858,7 +870,7 @@ async def test_replicas_of_two_engines_never_compare(
         folder_of(ENGINE),
         folder_of(Engine("another", 128)),
     }
-    assert recogniser.seen.count(b"f") == 2
+    assert recogniser.seen.count(showing("somebody")) == 2
 
 
 async def test_versions_do_not_flicker_while_people_come_and_go(
@@ -870,7 +882,7 @@ async def test_versions_do_not_flicker_while_people_come_and_go(
     for people in (1, 9, 10, 11, 13, 12, 16, 10, 12, 20, 14, 12, 0, 10):
         for number in range(20):
             key = f"known_people/p{number}/x"
-            await (store.put(key, b"f%d" % number) if number < people else store.delete(key))
+            await (store.put(key, showing(number)) if number < people else store.delete(key))
         for gallery in both:
             while not await gallery.refresh():
                 pass
@@ -905,8 +917,8 @@ class Counting:
 async def test_somebody_new_is_known_without_a_look_at_everybody(
     store: ObjectStore, tmp_path: Path, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/Ann/1", b"f ann")
-    await store.put("known_people/Left/1", b"f left")
+    await store.put("known_people/Ann/1", showing("ann"))
+    await store.put("known_people/Left/1", showing("left"))
     counting = Counting(store)
     gallery = new_gallery(counting, recogniser)
     await gallery.refresh()
@@ -914,29 +926,29 @@ async def test_somebody_new_is_known_without_a_look_at_everybody(
     (tmp_path / "store/known_people/Left/1").unlink()
     await gallery.refresh()
     counting.lists.clear()
-    await store.put("known_people/Bo/1", b"f bo")
+    await store.put("known_people/Bo/1", showing("bo"))
     await store.put("known_people/Bo/2", Picture.UNREADABLE)
-    await store.put("known_people/Ann/2", b"f an2")  # waits until all are looked at
+    await store.put("known_people/Ann/2", showing("an2"))  # waits until all are looked at
     for _ in range(3):
         assert await gallery.glance()
     listed = [prefix for prefix in counting.lists if prefix != CHANGES]
     assert sorted(listed) == ["known_people/Bo/", "known_people/Left/"], "once each"
-    assert names(gallery, b"f bo") == ["Bo/1"]
-    assert names(gallery, b"f an2") == []
-    await store.put("known_people/Bo/3", b"f bo3")
+    assert names(gallery, showing("bo")) == ["Bo/1"]
+    assert names(gallery, showing("an2")) == []
+    await store.put("known_people/Bo/3", showing("bo3"))
     await gallery.glance()
-    assert names(gallery, b"f bo3") == ["Bo/3"]
-    assert await kept_for(store, b"f ann", b"f bo", b"f bo3")
+    assert names(gallery, showing("bo3")) == ["Bo/3"]
+    assert await kept_for(store, showing("ann"), showing("bo"), showing("bo3"))
     await gallery.refresh()
-    assert names(gallery, b"f an2") == ["Ann/2"]
+    assert names(gallery, showing("an2")) == ["Ann/2"]
     assert gallery.people.pictures == 4
-    assert recogniser.seen.count(b"f bo") == 1
+    assert recogniser.seen.count(showing("bo")) == 1
 
 
 async def test_somebody_new_is_known_while_all_are_listed(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
-    await store.put("known_people/Ann/1", b"f ann")
+    await store.put("known_people/Ann/1", showing("ann"))
 
     class Slow(Counting):
         """Its listing of everybody ends when somebody new is known."""
@@ -945,16 +957,16 @@ async def test_somebody_new_is_known_while_all_are_listed(
             async for info in super().list(prefix):
                 yield info
             if prefix == "known_people/" and recogniser.seen:
-                await store.put("known_people/Bo/1", b"f bo")
-                while names(gallery, b"f bo") != ["Bo/1"]:  # noqa: ASYNC110
+                await store.put("known_people/Bo/1", showing("bo"))
+                while names(gallery, showing("bo")) != ["Bo/1"]:  # noqa: ASYNC110
                     await asyncio.sleep(0)
 
     gallery = new_gallery(Slow(store), recogniser)
     await gallery.refresh()
     async with asyncio.timeout(20):
         await gallery.refresh(0.001)
-    assert names(gallery, b"f bo") == ["Bo/1"], "though it was not listed"
-    assert names(gallery, b"f ann") == ["Ann/1"]
+    assert names(gallery, showing("bo")) == ["Bo/1"], "though it was not listed"
+    assert names(gallery, showing("ann")) == ["Ann/1"]
 
 
 async def test_a_crowd_of_new_people_is_read_a_part_at_a_time(
@@ -963,7 +975,7 @@ async def test_a_crowd_of_new_people_is_read_a_part_at_a_time(
     gallery = new_gallery(store, recogniser)
     await gallery.refresh()
     for number in range(40):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     assert not await gallery.glance()
     assert gallery.people.pictures == 16
     while not await gallery.glance():
@@ -975,12 +987,12 @@ async def test_a_start_asks_for_no_picture_of_which_something_is_kept(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     for number in range(300):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
-    await store.put("known_people/none/x", b"nobody")
+        await store.put(f"known_people/p{number}/x", showing(number))
+    await store.put("known_people/none/x", showing())
     await store.put("known_people/bad/x", Picture.UNREADABLE)  # that may be otherwise the next time
     await new_gallery(store, recogniser).refresh()
     recogniser.seen.clear()
-    await store.put("known_people/p7/x", b"f another")
+    await store.put("known_people/p7/x", showing("another"))
     counting = Counting(store)
     gallery = new_gallery(counting, recogniser)
     await gallery.refresh()
@@ -989,7 +1001,7 @@ async def test_a_start_asks_for_no_picture_of_which_something_is_kept(
     assert sorted(pictures) == ["known_people/bad/x", "known_people/p7/x"]
     parts = {key for key in counting.gets if len(key.rpartition("/")[2]) == 2}
     assert len(parts) <= 256
-    assert sorted(recogniser.seen) == [b"f another", Picture.UNREADABLE]
+    assert sorted(recogniser.seen) == [showing("another"), Picture.UNREADABLE]
     assert counting.lists.count("known_people/") == 1
 
 
@@ -998,7 +1010,7 @@ async def test_what_is_found_before_the_first_snapshot_is_kept_at_times(
 ) -> None:
     """A replica that ends while it encodes very many has lost a part of it alone."""
     for number in range(600):
-        await store.put(f"known_people/p{number}/x", b"f%d" % number)
+        await store.put(f"known_people/p{number}/x", showing(number))
     now = 0.0
 
     class Ending(FakeRecogniser):
@@ -1009,7 +1021,7 @@ async def test_what_is_found_before_the_first_snapshot_is_kept_at_times(
                 await asyncio.Event().wait()
             return await super().recognise(picture, **options)
 
-    monkeypatch.setattr(service, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(gallery_module, "time", SimpleNamespace(perf_counter=lambda: now))
     ending = Ending()
     looking = asyncio.create_task(new_gallery(store, ending).refresh())
     while len(ending.seen) < 400:  # noqa: ASYNC110, it goes on by itself
@@ -1040,7 +1052,9 @@ async def test_the_event_loop_turns_while_very_many_people_are_published(
                 yield ObjectInfo(f"known_people/p{number}/x", 1, "tag", 0)
 
     known = {
-        f"known_people/p{number}/x": Known("tag", bytes(32), Faces(1, encodings[number]))
+        f"known_people/p{number}/x": GalleryPicture(
+            "tag", bytes(32), PictureFaces(1, encodings[number])
+        )
         for number in range(people)
     }
     kept = KeptEncodings(store, ENGINE)
@@ -1064,7 +1078,7 @@ async def test_the_event_loop_turns_while_very_many_people_are_published(
         longest = 0.0
         beating = asyncio.create_task(beat())
         await gallery.refresh()
-        await store.put(f"known_people/new {number}/x", b"f new")
+        await store.put(f"known_people/new {number}/x", showing("new"))
         await gallery.refresh()
         beating.cancel()
         longests.append(longest)
@@ -1072,7 +1086,7 @@ async def test_the_event_loop_turns_while_very_many_people_are_published(
     gc.unfreeze()
     start = time.process_time()
     sorted(known)
-    People({key: encodings[row] for row, key in enumerate(known)}).means()
+    KnownPeople({key: encodings[row] for row, key in enumerate(known)}).means()
     part = time.process_time() - start
     # Threads go on meanwhile where others keep this one from its core, but not every time.
     assert min(longests) < part / 3, f"{longests} of {part:.3f} s"

@@ -11,15 +11,11 @@ from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient, encoding_of
 from services.common.faces import MIN_SIDE, MOST_FACES, Box
 from services.face_recog.adapters.models import Models, load_models
-from services.face_recog.adapters.recognition import Found, find
-from services.face_recog.domain import (
-    DEFAULT_TOLERANCE,
-    Embedder,
-    Encoding,
-    Problem,
-    RejectedError,
-    check_boxes,
-)
+from services.face_recog.adapters.recognition import SearchedPicture, find
+from services.face_recog.domain.engines import Embedder
+from services.face_recog.domain.errors import RejectedError, Rejection
+from services.face_recog.domain.faces import Encoding, check_boxes
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.damaged_pictures import save
 from services.testing.samples import embedder
@@ -45,7 +41,7 @@ def two(astronaut: Image.Image, hopper: Image.Image) -> Image.Image:
     return picture
 
 
-def encodings(models: Models, found: Found) -> list[Encoding]:
+def encodings(models: Models, found: SearchedPicture) -> list[Encoding]:
     return [models.encode(chip) for chip in found.chips]
 
 
@@ -147,7 +143,7 @@ def test_a_box_of_a_pixel_of_what_is_decoded_is_encoded(models: Models) -> None:
 def test_what_is_no_box_is_told(boxes: Sequence[Sides], reason: str) -> None:
     with pytest.raises(RejectedError, match=reason) as told:
         check_boxes([Box(*sides) for sides in boxes])
-    assert told.value.problem is Problem.INVALID_REQUEST
+    assert told.value.rejection is Rejection.INVALID_REQUEST
 
 
 async def test_boxes_over_the_wire(

@@ -1,5 +1,6 @@
 """What a question is answered by, and which faces are remembered to calibrate by."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,12 @@ from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import ObjectStoreSettings
-from services.face_recog.domain import DetectedFace, Encoding, Engine, Outcome, Recognition
-from services.face_recog.service import Gallery, Identifier, Question
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
+from services.face_recog.domain.matching import Outcome
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.identifying import IdentificationRequest, Identifier
 
 ENGINE = Engine("an engine", 128)
 GOOD = Quality(1, None, 1, 1, 1, 1)
@@ -25,19 +29,21 @@ def person(number: int, distance: float = 0.0) -> Encoding:
     return np.asarray(1.4 * direction / length + distance * step / np.linalg.norm(step))
 
 
+def showing(*faces: tuple[int, float]) -> bytes:
+    """The content of a picture that shows these persons, each at a distance from their picture."""
+    return json.dumps(faces).encode()
+
+
 class FakeRecogniser:
-    """Finds the persons whose numbers stand in the picture, each with its distance."""
+    """Finds whom a picture is :func:`showing`."""
 
     async def recognise(self, picture: bytes, **options: Any) -> Recognition:
-        faces = [one.split("+") for one in picture.decode().split()]
         return Recognition(
             1,
             1,
             [
-                DetectedFace(
-                    Box(0, 0, 1, 1), 1.0, person(int(number), float(distance)), quality=GOOD
-                )
-                for number, distance in faces
+                DetectedFace(Box(0, 0, 1, 1), 1.0, person(number, distance), quality=GOOD)
+                for number, distance in json.loads(picture)
             ],
         )
 
@@ -56,7 +62,7 @@ class RememberingGallery(Gallery):
 async def gallery(folder_store_settings: ObjectStoreSettings) -> RememberingGallery:
     store = ObjectStore(folder_store_settings)
     for number in range(3):
-        await store.put(f"known_people/p{number}/x", b"%d+0" % number)
+        await store.put(f"known_people/p{number}/x", showing((number, 0)))
     gallery = RememberingGallery(
         store,
         FakeRecogniser(),
@@ -73,11 +79,11 @@ async def gallery(folder_store_settings: ObjectStoreSettings) -> RememberingGall
 async def ask(gallery: Gallery, picture: bytes, tolerance: float | None = None) -> Any:
     store: Any = None
     identifier = Identifier(store, FakeRecogniser(), gallery)
-    return await identifier.identify(Question(picture=picture, tolerance=tolerance))
+    return await identifier.identify(IdentificationRequest(picture=picture, tolerance=tolerance))
 
 
 async def test_only_faces_without_a_name_are_remembered(gallery: RememberingGallery) -> None:
-    answer = await ask(gallery, b"1+0.2 7+0 8+0")
+    answer = await ask(gallery, showing((1, 0.2), (7, 0), (8, 0)))
     assert [face.match.outcome for face in answer.faces] == [
         Outcome.NAMED,
         Outcome.UNKNOWN,
@@ -91,7 +97,7 @@ async def test_a_tolerance_asks_for_the_nearest_picture_and_nothing_else(
     gallery: RememberingGallery,
 ) -> None:
     """Whatever is calibrated: 0.6 is too far for a name by the rule, and within 0.7."""
-    picture = b"1+0.6"
+    picture = showing((1, 0.6))
     [by_rule] = (await ask(gallery, picture)).faces
     assert by_rule.match.outcome is not Outcome.NAMED
     assert gallery.remembered == 1
@@ -99,7 +105,8 @@ async def test_a_tolerance_asks_for_the_nearest_picture_and_nothing_else(
     [face] = answer.faces
     assert face.match.outcome is Outcome.NAMED
     assert face.match.ambiguous
-    assert [(one.folder, round(one.distance, 2)) for one in face.match.candidates] == [("p1", 0.6)]
+    [likely] = face.match.candidates
+    assert (likely.folder, round(likely.distance, 2)) == ("p1", 0.6)
     assert answer.calibration == 0
     [beyond] = (await ask(gallery, picture, 0.5)).faces
     assert beyond.match.outcome is Outcome.UNKNOWN

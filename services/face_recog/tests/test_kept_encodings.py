@@ -19,9 +19,10 @@ from services.common.errors import ObjectStoreUnavailableError
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.face_recog.domain import Engine
-from services.face_recog.kept import GRACE_SECONDS, KeptEncodings, folder_of
-from services.face_recog.parts import DamagedError, Faces, Known, Part, part_of
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import DamagedError
+from services.face_recog.domain.parts import GalleryPicture, KeptPart, PictureFaces, part_of
+from services.face_recog.service.kept_encodings import GRACE_SECONDS, KeptEncodings, folder_of
 
 ENGINE = Engine("dlib-1+rules-1", 128)
 OTHER = Engine("dlib-2+rules-1", 64)
@@ -37,8 +38,13 @@ def keys_of(part: int, count: int) -> list[str]:
 
 
 A, B, C = sorted(keys_of(7, 3))
-TWO = Part(
-    ENGINE, 7, {B: Known("tag b", DIGEST, Faces(3)), A: Known("a", DIGEST, Faces(1, NUMBERS))}
+TWO = KeptPart(
+    ENGINE,
+    7,
+    {
+        B: GalleryPicture("tag b", DIGEST, PictureFaces(3)),
+        A: GalleryPicture("a", DIGEST, PictureFaces(1, NUMBERS)),
+    },
 )
 PACKED = TWO.pack()
 
@@ -47,7 +53,7 @@ def sealed(body: bytes) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-def same(one: Part, other: Part) -> bool:
+def same(one: KeptPart, other: KeptPart) -> bool:
     """Whether two parts are equal to the last number."""
     return (one.engine, one.number) == (other.engine, other.number) and {
         key: (known.tag, known.digest, known.faces and known.faces.count, numbers(known))
@@ -58,7 +64,7 @@ def same(one: Part, other: Part) -> bool:
     }
 
 
-def numbers(known: Known) -> list[float] | None:
+def numbers(known: GalleryPicture) -> list[float] | None:
     return None if known.encoding is None else known.encoding.tolist()
 
 
@@ -72,7 +78,7 @@ def test_the_layout_is_the_documented_one() -> None:
 
 
 @st.composite
-def any_part(draw: st.DrawFn) -> Part:
+def any_part(draw: st.DrawFn) -> KeptPart:
     size = draw(st.integers(2, 8))
     text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     found = draw(st.dictionaries(text, st.tuples(text, st.binary(min_size=32, max_size=32))))
@@ -83,13 +89,15 @@ def any_part(draw: st.DrawFn) -> Part:
             count = draw(st.just(1) | st.integers(0, 2**32 - 1))
             seed = draw(st.integers(0, 2**32))
             encoding = np.random.default_rng(seed).normal(size=size).astype(np.float32)
-            known[key] = Known(tag, digest, Faces(count, encoding if count == 1 else None))
-    return Part(Engine(draw(text), size), number, known)
+            known[key] = GalleryPicture(
+                tag, digest, PictureFaces(count, encoding if count == 1 else None)
+            )
+    return KeptPart(Engine(draw(text), size), number, known)
 
 
 @given(any_part())
-def test_what_is_kept_comes_back(part: Part) -> None:
-    found = Part.unpack(part.pack())
+def test_what_is_kept_comes_back(part: KeptPart) -> None:
+    found = KeptPart.unpack(part.pack())
     assert same(found, part)
     assert found.pack() == part.pack()
 
@@ -103,7 +111,7 @@ def test_what_is_kept_comes_back(part: Part) -> None:
 )
 def test_random_bytes_are_no_part(content: bytes) -> None:
     with pytest.raises(DamagedError):
-        Part.unpack(content)
+        KeptPart.unpack(content)
 
 
 @given(st.data())
@@ -111,7 +119,7 @@ def test_a_flipped_bit_is_noticed(data: st.DataObject) -> None:
     damaged = bytearray(PACKED)
     damaged[data.draw(st.integers(0, len(PACKED) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(DamagedError, match="checksum"):
-        Part.unpack(bytes(damaged))
+        KeptPart.unpack(bytes(damaged))
 
 
 @given(st.data())
@@ -120,17 +128,17 @@ def test_a_cut_and_a_longer_file_are_noticed(data: st.DataObject) -> None:
     for damaged in (cut, PACKED + cut, PACKED + b"\0", cut + bytes(len(PACKED) - len(cut))):
         if damaged != PACKED:  # a file may end in zeros
             with pytest.raises(DamagedError):
-                Part.unpack(damaged)
+                KeptPart.unpack(damaged)
     # The same of what has a checksum of its own: then it is the lengths that tell.
     body = PACKED[:-32]
     with pytest.raises(DamagedError):
-        Part.unpack(sealed(body[: data.draw(st.integers(0, len(body) - 1))]))
+        KeptPart.unpack(sealed(body[: data.draw(st.integers(0, len(body) - 1))]))
     with pytest.raises(DamagedError):
-        Part.unpack(sealed(body + data.draw(st.binary(min_size=1))))
+        KeptPart.unpack(sealed(body + data.draw(st.binary(min_size=1))))
 
 
 def one(encoding: Any) -> bytes:
-    return Part(ENGINE, 7, {A: Known("a", DIGEST, Faces(1, encoding))}).pack()
+    return KeptPart(ENGINE, 7, {A: GalleryPicture("a", DIGEST, PictureFaces(1, encoding))}).pack()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +146,7 @@ def one(encoding: Any) -> bytes:
     [
         sealed(PACKED[:4] + b"\2" + PACKED[5:-32]),
         sealed(PACKED[:-36]),
-        Part(ENGINE, 8, TWO.known).pack(),
+        KeptPart(ENGINE, 8, TWO.known).pack(),
         sealed(PACKED[:-32].replace(B.encode(), A.encode())),
         sealed(PACKED[:-32].replace(B.encode(), b"\xff" * len(B.encode()))),
         one(np.full(128, np.nan)),
@@ -148,7 +156,7 @@ def one(encoding: Any) -> bytes:
 )
 def test_a_sound_file_of_something_else_is_noticed(foreign: bytes) -> None:
     with pytest.raises(DamagedError):
-        Part.unpack(foreign)
+        KeptPart.unpack(foreign)
 
 
 def npy(array: Any, **options: bool) -> bytes:
@@ -178,8 +186,8 @@ def store(folder_store_settings: ObjectStoreSettings) -> ObjectStore:
 @pytest.mark.parametrize(
     "content",
     [
-        Part(OTHER, 7, {}).pack(),
-        Part(ENGINE, 8, {}).pack(),
+        KeptPart(OTHER, 7, {}).pack(),
+        KeptPart(ENGINE, 8, {}).pack(),
         b"",
         b"hello",
         npy(np.zeros((1, 128))),
@@ -259,14 +267,16 @@ class Partly:
         return await self._store.get(key, max_bytes=max_bytes)
 
 
-def crowd(number: int) -> dict[str, Known]:
+def crowd(number: int) -> dict[str, GalleryPicture]:
     return {
-        f"known_people/p{one}/x": Known("tag", digest(one), Faces(1, NUMBERS))
-        for one in range(number)
+        f"known_people/p{picture}/x": GalleryPicture(
+            "tag", digest(picture), PictureFaces(1, NUMBERS)
+        )
+        for picture in range(number)
     }
 
 
-async def write(kept: KeptEncodings, known: dict[str, Known]) -> None:
+async def write(kept: KeptEncodings, known: dict[str, GalleryPicture]) -> None:
     for key in known:
         kept.note_changed(key)
     await kept.write(known)
@@ -336,7 +346,7 @@ async def test_a_part_is_written_only_when_it_changed(any_store: ObjectStore) ->
     kept.note_gone(key)
     await kept.write(known)
     after = {info.key: info.tag async for info in any_store.list("encodings/")}
-    assert {one for one in before if before[one] != after.get(one)} == {f"{OURS}{part_of(key):02x}"}
+    assert {key for key in before if before[key] != after.get(key)} == {f"{OURS}{part_of(key):02x}"}
     assert await KeptEncodings(any_store, ENGINE).read() == known
 
 
@@ -344,8 +354,8 @@ async def test_a_picture_that_is_gone_goes_from_every_engine_at_once(store: Obje
     ours, theirs = KeptEncodings(store, ENGINE), KeptEncodings(store, OTHER)
     known = crowd(40)
     small = {
-        key: Known(one.tag, one.digest, Faces(1, NUMBERS[: OTHER.size]))
-        for key, one in known.items()
+        key: GalleryPicture(picture.tag, picture.digest, PictureFaces(1, NUMBERS[: OTHER.size]))
+        for key, picture in known.items()
     }
     await write(ours, known)
     await write(theirs, small)
@@ -359,7 +369,7 @@ async def test_a_picture_that_is_gone_goes_from_every_engine_at_once(store: Obje
     for key, now in {"known_people/p3/x": None, "known_people/p4/x": digest(77)}.items():
         known.pop(key)
         if now:
-            known[key] = Known("another", now, Faces(0))
+            known[key] = GalleryPicture("another", now, PictureFaces(0))
         ours.note_gone(key)
     await ours.write(known)
     left = await KeptEncodings(store, OTHER).read()
@@ -390,7 +400,13 @@ async def test_two_engines_beside_each_other_keep_theirs_and_a_former_one_goes_a
     former = Engine("dlib-0+rules-1", 128)
     known = crowd(3)
     for kept in (old, new, KeptEncodings(store, former)):
-        await write(kept, {key: Known(one.tag, one.digest, Faces(0)) for key, one in known.items()})
+        await write(
+            kept,
+            {
+                key: GalleryPicture(picture.tag, picture.digest, PictureFaces(0))
+                for key, picture in known.items()
+            },
+        )
     folders = {folder.split("/")[1] for folder in (OURS, THEIRS, folder_of(former))}
     parts = {f"{folder}/{part_of(key):02x}" for folder in folders for key in known}
     marks = {f"{folder}/in-use" for folder in folders}

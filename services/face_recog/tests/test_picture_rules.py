@@ -20,7 +20,8 @@ from services.face_recog.adapters import recognition
 from services.face_recog.adapters.classic import Classic
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.worker import NUMBER, Steps, answer
-from services.face_recog.domain import Encoding, Problem, Recognition, RejectedError
+from services.face_recog.domain.errors import RejectedError, Rejection
+from services.face_recog.domain.faces import Encoding, Recognition
 from services.testing.damaged_pictures import damaged_pictures, save
 
 Encode = Callable[..., bytes]
@@ -31,7 +32,7 @@ def recognise(content: bytes, max_faces: int) -> Recognition:
     models = load_models("classic")
     steps = Steps(models.engine, content, max_faces, 0)
     while steps.request:
-        steps.take(answer(steps.request[NUMBER.size :], models))
+        steps.take(answer(steps.request[NUMBER.size :], models)[NUMBER.size :])
     return steps.recognition()
 
 
@@ -131,7 +132,7 @@ import json, sys
 from PIL import ImageFile
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.recognition import find
-from services.face_recog.domain import RejectedError
+from services.face_recog.domain.errors import RejectedError
 def peak():
     with open("/proc/self/status") as file:
         return int(next(line for line in file if line.startswith("VmHWM")).split()[1])
@@ -143,7 +144,7 @@ before = peak()
 try:
     find(models, content, 0)
 except RejectedError as error:
-    print(json.dumps([error.problem, str(error), peak() - before, len(loads)]))
+    print(json.dumps([error.rejection, str(error), peak() - before, len(loads)]))
 """
     result = subprocess.run(
         [sys.executable, "-c", script],
@@ -152,8 +153,8 @@ except RejectedError as error:
         stdout=subprocess.PIPE,
         env=child_env(),
     )
-    problem, reason, kilobytes, loads = json.loads(result.stdout)
-    assert problem == "too_large"
+    rejection, reason, kilobytes, loads = json.loads(result.stdout)
+    assert rejection == "too_large"
     assert "13000 x 13000" in reason
     assert kilobytes < 50_000
     assert loads == 0
@@ -162,7 +163,7 @@ except RejectedError as error:
 def test_the_limit_of_a_png_is_64_megapixels() -> None:
     with pytest.raises(RejectedError) as error:
         recognise(big_png(10_000, 6_401), 0)
-    assert error.value.problem == Problem.TOO_LARGE
+    assert error.value.rejection == Rejection.TOO_LARGE
     found = recognise(big_png(10_000, 6_400), 0)
     assert (found.width, found.height, found.faces) == (10_000, 6_400, [])
 
@@ -173,7 +174,7 @@ def test_a_webp_that_claims_to_be_huge_is_refused(encode: Encode) -> None:
     content[size : size + 4] = struct.pack("<I", 16382 | 16382 << 14)
     with pytest.raises(RejectedError) as error:
         recognise(bytes(content), 0)
-    assert error.value.problem == Problem.TOO_LARGE
+    assert error.value.rejection == Rejection.TOO_LARGE
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -309,7 +310,7 @@ def test_a_16_bit_colour_png(hopper: Image.Image) -> None:
 def test_other_formats_are_refused(astronaut: Image.Image, encode: Encode, kind: str) -> None:
     with pytest.raises(RejectedError, match="send JPEG, PNG, WebP, AVIF, HEIC") as error:
         recognise(encode(astronaut, kind), 0)
-    assert error.value.problem == Problem.UNREADABLE
+    assert error.value.rejection == Rejection.UNREADABLE
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ def test_other_formats_are_refused(astronaut: Image.Image, encode: Encode, kind:
 def test_what_is_no_picture_is_refused(content: bytes) -> None:
     with pytest.raises(RejectedError) as error:
         recognise(content, 0)
-    assert error.value.problem == Problem.UNREADABLE
+    assert error.value.rejection == Rejection.UNREADABLE
 
 
 @pytest.mark.parametrize(
@@ -358,7 +359,7 @@ def test_half_a_picture_is_refused(
     content = encode(astronaut.resize((size, size)), kind)
     with pytest.raises(RejectedError) as error:
         recognise(content[: len(content) // 2], 0)
-    assert error.value.problem == Problem.UNREADABLE
+    assert error.value.rejection == Rejection.UNREADABLE
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2), (1, 5000), (5000, 1), (2, 60_000)])

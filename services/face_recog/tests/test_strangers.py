@@ -7,16 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.face_recog.domain import (
-    Calibration,
-    Encoding,
-    Outcome,
-    People,
-    Portraits,
-    Rule,
-    decide,
-)
-from services.face_recog.strangers import (
+from services.face_recog.domain.calibration import Calibration, Rule
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.matching import Outcome, decide
+from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.strangers import (
     DLIB,
     DRAWN,
     FITTED,
@@ -58,7 +54,9 @@ class World:
 
 def share_named(people: Vectors, strangers: Strangers, faces: Vectors, false_names: float) -> float:
     portraits = Portraits(
-        People({f"p{number}/1": face.astype(np.float64) for number, face in enumerate(people)}),
+        KnownPeople(
+            {f"p{number}/1": face.astype(np.float64) for number, face in enumerate(people)}
+        ),
         strangers,
     )
     rule = Rule.of(Calibration.after(None, len(people)), strangers.tail, false_names)
@@ -105,7 +103,9 @@ def test_other_pictures_of_known_people_are_named() -> None:
     world = World(3)
     people = world.faces(100)
     portraits = Portraits(
-        People({f"p{number}/1": face.astype(np.float64) for number, face in enumerate(people)}),
+        KnownPeople(
+            {f"p{number}/1": face.astype(np.float64) for number, face in enumerate(people)}
+        ),
         Strangers(DLIB, Model.of(world.faces(300), seen=300)),
     )
     rule = Rule.of(Calibration.after(None, 100), portraits.strangers.tail, 0.01)
@@ -113,8 +113,8 @@ def test_other_pictures_of_known_people_are_named() -> None:
         decide(portraits, [world.again(face, 0.2)], rule, max_candidates=1)[0] for face in people
     ]
     named = [
-        one.outcome is Outcome.NAMED and one.candidates[0].folder == f"p{number}"
-        for number, one in enumerate(answers)
+        match.outcome is Outcome.NAMED and match.candidates[0].folder == f"p{number}"
+        for number, match in enumerate(answers)
     ]
     assert sum(named) > 90
 

@@ -15,10 +15,10 @@ from services.common.faces import Box
 from services.face_recog.adapters import classic, recognition
 from services.face_recog.adapters.centerface import _OVERLAP, _TILE, square
 from services.face_recog.adapters.models import Models, load_models
-from services.face_recog.adapters.recognition import Found, encode, find
+from services.face_recog.adapters.recognition import SearchedPicture, encode, find
 from services.face_recog.adapters.tiles import along, distinct, smaller
 from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
-from services.face_recog.domain import Encoding
+from services.face_recog.domain.faces import Encoding
 from services.testing.damaged_pictures import save
 from services.testing.samples import sample
 
@@ -86,7 +86,7 @@ def assert_each_once(boxes: Sequence[Box], spots: Sequence[Spot]) -> None:
     assert not left
 
 
-def encodings(models: Models, found: Found) -> list[Encoding]:
+def encodings(models: Models, found: SearchedPicture) -> list[Encoding]:
     return encode(models, found.chips, math.inf)
 
 
@@ -144,7 +144,7 @@ def test_faces_of_any_size_are_found_in_pictures_of_any_form(
     size = width, max(300, round(megapixels * 1e6 / width))
     least = smallest(centerface, size)
     widths = [round(least * factor) for factor in factors]
-    spots = scattered(size, [one for one in widths if 2 * one < min(size)], seed)
+    spots = scattered(size, [width for width in widths if 2 * width < min(size)], seed)
     assert_each_once(
         [face.box for face in find(centerface, save(drawn(size, spots), quality=92), 0).faces],
         spots,
@@ -173,7 +173,7 @@ def test_a_picture_that_lies_shows_the_same_people(models: Models, quarters: int
         pixels = turn(np.asarray(photo), quarters)
         lying = find(models, save(Image.fromarray(pixels), "PNG"), 0)
         assert (lying.width, lying.height) == (pixels.shape[1], pixels.shape[0])
-        [box], [as_it_was] = ([face.box for face in one.faces] for one in (lying, upright))
+        [box], [as_it_was] = ([face.box for face in found.faces] for found in (lying, upright))
         sides = np.array([as_it_was.left, as_it_was.top, as_it_was.right, as_it_was.bottom])
         expected = turn_rectangles(sides, quarters, *photo.size)
         assert np.abs(expected - (box.left, box.top, box.right, box.bottom)).max() <= 1

@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.errors import RecogniserFailedError
 from services.common.faces import Box, MeasuredFace
 from services.common.quality import Quality
 from services.face_recog.adapters.worker import Steps
-from services.face_recog.domain import Engine, RecogniserFaultError, RejectedError
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import RejectedError
 
 ENGINE = Engine("an engine", 128)
 FACE = asdict(
@@ -27,7 +29,7 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text() | st.sampled_from([*HEAD.values()]),
     lambda inner: (
         st.lists(inner)
-        | st.dictionaries(st.sampled_from(["problem", "reason", "failure", *HEAD, *FACE]), inner)
+        | st.dictionaries(st.sampled_from(["rejection", "reason", "failure", *HEAD, *FACE]), inner)
     ),
 )
 
@@ -65,7 +67,7 @@ def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None
         if steps.request:
             return
         found = steps.recognition()
-    except (RecogniserFaultError, RejectedError):
+    except (RecogniserFailedError, RejectedError):
         return
     assert all(face.encoding.shape == (128,) for face in found.faces)
 
@@ -90,6 +92,6 @@ def test_whatever_a_worker_says_is_an_answer_or_its_fault(answer: bytes) -> None
 )
 def test_an_answer_of_another_shape_is_a_fault(change: dict[str, Any]) -> None:
     steps = Steps(ENGINE, b"picture", 0, 1.0)
-    with pytest.raises(RecogniserFaultError, match="makes no sense"):
+    with pytest.raises(RecogniserFailedError, match="makes no sense"):
         steps.take(packed({**HEAD, **change}))
         steps.recognition()

@@ -10,17 +10,17 @@ import psutil
 import pytest
 from PIL import Image
 
+from services.common.errors import (
+    RecogniserBusyError,
+    RecogniserFailedError,
+    RecogniserUnavailableError,
+)
 from services.common.faces import measured
 from services.face_recog import metrics
 from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.pool import Pool
-from services.face_recog.domain import (
-    EngineChoice,
-    Problem,
-    RecogniserBusyError,
-    RecogniserFaultError,
-    RejectedError,
-)
+from services.face_recog.domain.engines import EngineChoice
+from services.face_recog.domain.errors import RejectedError, Rejection
 
 
 @asynccontextmanager
@@ -88,7 +88,7 @@ async def test_a_killed_worker_fails_only_its_own_request(small_hopper: bytes) -
         await until(lambda: sum(request.done() for request in requests) == 5)
         os.kill(victim, signal.SIGKILL)
         results = await asyncio.gather(*requests, return_exceptions=True)
-        faults = [one for one in results if isinstance(one, RecogniserFaultError)]
+        faults = [result for result in results if isinstance(result, RecogniserFailedError)]
         assert [str(fault) for fault in faults] == ["the worker process died"]
         await until(lambda: len(pool.processes) == 2 and restarts("crash") == crashes + 1)
         assert victim not in pool.processes
@@ -110,13 +110,13 @@ async def test_a_pool_without_workers_says_so() -> None:
     async with started(size=2) as pool:
         await pool.check()
         first, _ = pool.processes
-        deserted = asyncio.create_task(pool.wait_deserted())
+        unavailable = asyncio.create_task(pool.wait_unavailable())
         os.kill(first, signal.SIGKILL)
         await until(lambda: len({first, *pool.processes}) == 3)
-        assert not deserted.done()
+        assert not unavailable.done()
         await pool.check()
-    await deserted
-    with pytest.raises(RecogniserFaultError, match="no worker"):
+    await unavailable
+    with pytest.raises(RecogniserUnavailableError, match="no worker"):
         await pool.check()
 
 
@@ -186,8 +186,8 @@ async def test_other_pictures_pass_one_of_many_faces(page: bytes, small_hopper: 
             await until(lambda: began.told > 0)  # noqa: B023
         for _ in range(3):  # what was begun fills no queue
             assert len((await pool.recognise(small_hopper)).faces) == 1
-        assert not any(one.done() for one in pages)
-        assert [len((await one).faces) for one in pages] == [12, 12]
+        assert not any(request.done() for request in pages)
+        assert [len((await request).faces) for request in pages] == [12, 12]
 
 
 async def test_a_worker_that_dies_at_a_later_step_ends_the_picture(
@@ -199,7 +199,7 @@ async def test_a_worker_that_dies_at_a_later_step_ends_the_picture(
             halt(pool.processes[0])
             os.kill(pool.processes[0], signal.SIGKILL)
 
-        with pytest.raises(RecogniserFaultError, match="died"):
+        with pytest.raises(RecogniserFailedError, match="died"):
             await pool.recognise(page, on_long=kill)
         assert len((await pool.recognise(small_hopper)).faces) == 1
 
@@ -219,7 +219,7 @@ async def test_a_step_over_its_time_gets_a_long_one_once(small_hopper: bytes) ->
         halt(pool.processes[0])
         with pytest.raises(RejectedError, match="takes longer than") as rejected:
             await pool.recognise(small_hopper)
-        assert rejected.value.problem == Problem.TOO_LARGE
+        assert rejected.value.rejection == Rejection.TOO_LARGE
         assert len((await pool.recognise(small_hopper)).faces) == 1
 
 
@@ -232,11 +232,11 @@ async def test_others_go_on_while_one_step_takes_long(
         replacement = pool._replacement
 
         async def halted() -> Any:
-            one = await replacement()
+            worker = await replacement()
             if asyncio.current_task() is beside:
-                held.append(one.process.pid or 0)
+                held.append(worker.process.pid or 0)
                 halt(held[-1])
-            return one
+            return worker
 
         monkeypatch.setattr(pool, "_replacement", halted)
         slow = []
@@ -244,7 +244,7 @@ async def test_others_go_on_while_one_step_takes_long(
         halted_before: set[int] = set()
 
         def free() -> set[int]:
-            return {one.process.pid or 0 for one in pool._ready} - halted_before
+            return {worker.process.pid or 0 for worker in pool._ready} - halted_before
 
         for number in range(1, 3):
             await until(lambda: bool(free()))
@@ -256,7 +256,7 @@ async def test_others_go_on_while_one_step_takes_long(
         await until(lambda: bool(held))
         for _ in range(3):
             assert len((await pool.recognise(small_hopper)).faces) == 1
-        assert not any(one.done() for one in slow)
+        assert not any(request.done() for request in slow)
         for number in range(2):  # one after the other
             await until(lambda: len(held) == number + 1)  # noqa: B023
             resume(held[number])
@@ -269,7 +269,7 @@ async def test_a_picture_that_wants_too_much_memory_fails_alone(
     monster = encode(Image.new("RGBA", (8000, 6000), (1, 2, 3, 200)), "PNG", compress_level=1)
     async with started(memory_bytes=256 * 1024**2) as pool:
         pids = pool.processes
-        with pytest.raises(RecogniserFaultError, match="more memory"):
+        with pytest.raises(RecogniserFailedError, match="more memory"):
             await pool.recognise(monster)
         assert len((await pool.recognise(small_hopper)).faces) == 1
         assert pool.processes == pids
@@ -322,7 +322,7 @@ async def test_a_request_whose_client_went_away_is_dropped(small_hopper: bytes) 
         await until(lambda: metrics.POOL_QUEUE._value.get() == 2)
         resume(pid)
         found = await asyncio.gather(*waiting)
-        assert all(len(one.faces) == 1 for one in found)
+        assert all(len(recognition.faces) == 1 for recognition in found)
         assert pool.processes == [pid]
 
 

@@ -10,8 +10,9 @@ from services.common.facerecog.client import seen_faces
 from services.common.faces import MEASURED, Box, measured
 from services.common.quality import Quality
 from services.face_recog.adapters.server import _response
-from services.face_recog.domain import DetectedFace, Match, Outcome
-from services.face_recog.service import Answer, NamedFace
+from services.face_recog.domain.faces import DetectedFace
+from services.face_recog.domain.matching import Match, Outcome
+from services.face_recog.service.identifying import Identification, NamedFace
 from services.frontend.domain import Picture
 from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Processed
@@ -28,7 +29,7 @@ VALUES = dict.fromkeys(MEASURED, 0.25) | {
 async def test_all_that_is_measured_of_a_face_comes_to_the_page(database: Database) -> None:
     face = DetectedFace(**VALUES, encoding=np.ones(128))  # type: ignore[arg-type]
     nobody = NamedFace(face, Match([], ambiguous=False, outcome=Outcome.UNKNOWN))
-    wire = _response(Answer(100, 90, [nobody]), "engine").SerializeToString()
+    wire = _response(Identification(100, 90, [nobody]), "engine").SerializeToString()
 
     found = seen_faces(face_pb2.IdentifyResponse.FromString(wire))
     rows, processor = DatabaseImages(database), DatabaseClaims(database, database_now)

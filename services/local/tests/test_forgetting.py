@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from services.common.changes import CHANGES
-from services.face_recog.parts import Part
+from services.face_recog.domain.parts import KeptPart
 from services.testing.pipeline import Pipeline, running
 from services.testing.samples import sample
 from services.testing.waiting import eventually
@@ -99,7 +99,7 @@ def known_encodings(pipeline: Pipeline) -> list[bytes]:
     return [
         one.encoding.astype("<f4").tobytes()
         for path in known_parts(pipeline)
-        for key, one in Part.unpack(path.read_bytes()).known.items()
+        for key, one in KeptPart.unpack(path.read_bytes()).known.items()
         if unicodedata.normalize("NFC", NAME) in unicodedata.normalize("NFC", key)
         and one.encoding is not None
     ]

@@ -32,11 +32,12 @@ from services.common.tables import (
     person_images,
     persons,
 )
-from services.face_recog.adapters.server import Server
-from services.face_recog.deciding import Decider
-from services.face_recog.domain import DetectedFace, Engine, Recognition
-from services.face_recog.service import Gallery
-from services.face_recog.strangers import DLIB
+from services.face_recog.adapters.server import FaceRecogServer
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.faces import DetectedFace, Recognition
+from services.face_recog.domain.strangers import DLIB
+from services.face_recog.service.deciding import Decider
+from services.face_recog.service.gallery import Gallery
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcRecogniser
 from services.people.adapters.rows import DatabaseRows
@@ -96,7 +97,7 @@ class World:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["World"]:
         await self.gallery.refresh()
-        server = Server(
+        server = FaceRecogServer(
             SimpleNamespace(),  # type: ignore[arg-type]
             Decider(self.gallery, ENGINE),
             connection_age=600,

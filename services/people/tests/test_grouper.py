@@ -38,7 +38,7 @@ from services.common.tables import (
     images,
     persons,
 )
-from services.face_recog.strangers import DLIB
+from services.face_recog.domain.strangers import DLIB
 from services.migrations.__main__ import migrate
 from services.people import grouper as module
 from services.people.adapters import group_rows

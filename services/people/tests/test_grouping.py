@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from services.face_recog import strangers
+from services.face_recog.domain import strangers
 from services.people import grouping
 from services.people.grouping import COHORTS, Groups, Suggestion, Vectors, kind_of
 

@@ -11,8 +11,8 @@ and floats little-endian:
 4     version of the calibration
 4     number of people for whom it holds
 4     number of faces seen that its model was fitted to
-2     number *k* of kinds of faces; 0 without a model, and then nothing of it follows
-2     number *d* of dimensions of the spread
+2     number *k* of kinds of faces; 0 without a model
+2     number *d* of dimensions of the spread; 0 without a model
 4 *k* how frequent each kind is, float32
 …     the mean of each kind, float32: *k* encodings
 …     the spread, float32: *d* encodings
@@ -28,10 +28,13 @@ import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.logs import Outage
-from services.face_recog.domain import Calibration, Engine
-from services.face_recog.kept import CALIBRATION, Store, folder_of
-from services.face_recog.parts import HASH_BYTES, DamagedError, seal, unseal
-from services.face_recog.strangers import DIMENSIONS, KINDS, Model
+from services.face_recog.domain.calibration import Calibration
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import DamagedError
+from services.face_recog.domain.parts import HASH_BYTES, seal, unseal
+from services.face_recog.domain.strangers import DIMENSIONS, KINDS, Model
+from services.face_recog.ports import KeptStore
+from services.face_recog.service.kept_encodings import CALIBRATION, folder_of
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +96,7 @@ class KeptCalibration:
     raises anything of that.
     """
 
-    def __init__(self, store: Store, engine: Engine) -> None:
+    def __init__(self, store: KeptStore, engine: Engine) -> None:
         self._store = store
         self._engine = engine
         self._key = folder_of(engine) + CALIBRATION

@@ -1,9 +1,9 @@
 """What is known of the known pictures, kept in the store so that no replica makes it again.
 
 It lies in the objects ``encodings/<engine>+parts-1/<part>``, up to 256 of them, each laid out as
-:mod:`services.face_recog.parts` says: one listing and a request for each of them read it all,
-however many pictures there are, and a change writes one of them anew. What is no part, or another
-engine's, is made again from the pictures and replaced.
+:mod:`services.face_recog.domain.parts` says: one listing and a request for each of them read it
+all, however many pictures there are, and a change writes one of them anew. What is no part, or
+another engine's, is made again from the pictures and replaced.
 """
 
 import asyncio
@@ -11,26 +11,19 @@ import dataclasses
 import functools
 import re
 from collections import defaultdict
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterable,
-    Iterator,
-    Mapping,
-)
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
 from services.common.logs import Outage
-from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
-from services.face_recog.domain import Engine
-from services.face_recog.parts import PARTS, DamagedError, Known, Part, part_of
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import DamagedError
+from services.face_recog.domain.parts import PARTS, GalleryPicture, KeptPart, part_of
+from services.face_recog.ports import KeptStore
 
 log = structlog.get_logger(__name__)
 
@@ -65,22 +58,6 @@ _REMOVALS: Final = 500
 """Removals in one go: about a second, so that a change of the known people shows soon."""
 
 
-class Store(Protocol):
-    """What of the object store is used."""
-
-    async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
-        """Return an object's content."""
-
-    async def put(self, key: str, content: bytes) -> None:
-        """Create or replace an object."""
-
-    async def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is fine."""
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Yield every object below the prefix."""
-
-
 def folder_of(engine: Engine) -> str:
     """Return the prefix of all that is kept for an engine."""
     return f"{FOLDER}{engine.name}{_LAYOUT}/"
@@ -101,7 +78,7 @@ class KeptEncodings:
     clock: our own mark, just renewed, is now. Until then it goes on without forgotten pictures.
     """
 
-    def __init__(self, store: Store, engine: Engine) -> None:
+    def __init__(self, store: KeptStore, engine: Engine) -> None:
         self._store = store
         self._engine = engine
         self._folder = folder_of(engine)
@@ -112,7 +89,7 @@ class KeptEncodings:
         self._vain: set[str] = set()
         self._outage = Outage("place for encodings")
 
-    async def read(self) -> dict[str, Known]:
+    async def read(self) -> dict[str, GalleryPicture]:
         """Return all that is kept, by key of the picture.
 
         Raises ``ObjectStoreUnavailableError`` when the store gives none of it, or not all of it the
@@ -125,7 +102,7 @@ class KeptEncodings:
             and (found := _KEY.fullmatch(info.key))
             and found["part"]
         ]
-        known: dict[str, Known] = {}
+        known: dict[str, GalleryPicture] = {}
         errors: list[Exception] = []
         for some in in_turns(numbers, PARALLEL):
             results = await asyncio.gather(*map(self._read, some), return_exceptions=True)
@@ -152,7 +129,7 @@ class KeptEncodings:
         self._changed.add(part_of(key))
         self._gone.add(key)
 
-    async def write(self, known: Mapping[str, Known]) -> None:
+    async def write(self, known: Mapping[str, GalleryPicture]) -> None:
         """Write what was noted; what fails is tried again the next time."""
         parts = await asyncio.to_thread(_group, known, self._changed)
         for some in in_turns(sorted(parts), PARALLEL):
@@ -160,8 +137,8 @@ class KeptEncodings:
             if self._outage.away:
                 return
 
-        def is_kept(key: str, one: Known) -> bool:
-            return key not in self._gone or _has(known, key, one)
+        def is_kept(key: str, picture: GalleryPicture) -> bool:
+            return key not in self._gone or _has(known, key, picture)
 
         gone = {part_of(key) for key in self._gone}
         others = [f"{folder}{number:02x}" for folder in self._others for number in gone]
@@ -171,7 +148,7 @@ class KeptEncodings:
         self._gone.clear()
         await self._remove()
 
-    async def sweep(self, known: Mapping[str, Known]) -> None:
+    async def sweep(self, known: Mapping[str, GalleryPicture]) -> None:
         """Find and remove all that is kept in vain; renew our mark.
 
         To be called with all known pictures, after each was looked at.
@@ -197,14 +174,16 @@ class KeptEncodings:
             await self._sweep_others(folders, known)
         await self.write(known)
 
-    async def _sweep_ours(self, names: Collection[str], known: Mapping[str, Known]) -> None:
+    async def _sweep_ours(
+        self, names: Collection[str], known: Mapping[str, GalleryPicture]
+    ) -> None:
         """Note the parts that are not as they would be written now."""
         parts = await asyncio.to_thread(_group, known, range(PARTS))
         for number, pictures in parts.items():
             name = f"{number:02x}"
             if not pictures and name not in names:
                 continue
-            wanted = await asyncio.to_thread(Part(self._engine, number, pictures).pack)
+            wanted = await asyncio.to_thread(KeptPart(self._engine, number, pictures).pack)
             try:
                 found = await self._store.get(self._folder + name, max_bytes=len(wanted))
             except (ObjectNotFoundError, ObjectTooLargeError):
@@ -213,10 +192,10 @@ class KeptEncodings:
                 self._changed.add(number)
 
     async def _sweep_others(
-        self, folders: Mapping[str, Mapping[str, float]], known: Mapping[str, Known]
+        self, folders: Mapping[str, Mapping[str, float]], known: Mapping[str, GalleryPicture]
     ) -> None:
         """Remove what other engines know of pictures that are gone, in this layout or the last."""
-        digests = {one.digest.hex() for one in known.values()}
+        digests = {picture.digest.hex() for picture in known.values()}
         for folder in self._others:
             for name in folders[folder]:
                 found = _KEY.fullmatch(folder + name)
@@ -226,7 +205,7 @@ class KeptEncodings:
                 elif found["part"]:
                     await self._filter(folder + name, functools.partial(_has, known))
 
-    async def _read(self, number: int) -> dict[str, Known]:
+    async def _read(self, number: int) -> dict[str, GalleryPicture]:
         key = self._key(number)
         try:
             content = await self._store.get(key, max_bytes=_MAX_PART_BYTES)
@@ -238,34 +217,34 @@ class KeptEncodings:
             self._changed.add(number)
             return {}
 
-    def _unpack(self, number: int, content: bytes) -> dict[str, Known]:
-        part = Part.unpack(content)
+    def _unpack(self, number: int, content: bytes) -> dict[str, GalleryPicture]:
+        part = KeptPart.unpack(content)
         if (part.engine, part.number) != (self._engine, number):
             raise DamagedError("it is another engine's, or another part")
         return dict(part.known)
 
-    async def _write(self, number: int, pictures: Mapping[str, Known]) -> None:
+    async def _write(self, number: int, pictures: Mapping[str, GalleryPicture]) -> None:
         with self._noting():
-            await self._put(self._key(number), Part(self._engine, number, pictures))
+            await self._put(self._key(number), KeptPart(self._engine, number, pictures))
             self._changed.discard(number)
 
-    async def _filter(self, key: str, is_kept: Callable[[str, Known], bool]) -> bool:
+    async def _filter(self, key: str, is_kept: Callable[[str, GalleryPicture], bool]) -> bool:
         """Write another engine's part without what is not kept of it; return whether it is."""
         try:
             content = await self._store.get(key, max_bytes=_MAX_PART_BYTES)
-            part = await asyncio.to_thread(Part.unpack, content)
+            part = await asyncio.to_thread(KeptPart.unpack, content)
         except (ObjectNotFoundError, ObjectTooLargeError, DamagedError):
             return True  # whose it is makes it again
         except ObjectStoreError:
             return False
-        kept = {name: one for name, one in part.known.items() if is_kept(name, one)}
+        kept = {name: picture for name, picture in part.known.items() if is_kept(name, picture)}
         if len(kept) == len(part.known):
             return True
         with self._noting():
             await self._put(key, dataclasses.replace(part, known=kept))
         return not self._outage.away
 
-    async def _put(self, key: str, part: Part) -> None:
+    async def _put(self, key: str, part: KeptPart) -> None:
         if part.known:
             await self._store.put(key, await asyncio.to_thread(part.pack))
         else:
@@ -297,18 +276,20 @@ class KeptEncodings:
             self._outage.passed()
 
 
-def _group(known: Mapping[str, Known], numbers: Collection[int]) -> dict[int, dict[str, Known]]:
+def _group(
+    known: Mapping[str, GalleryPicture], numbers: Collection[int]
+) -> dict[int, dict[str, GalleryPicture]]:
     """Return what is to be kept in each of those parts."""
-    parts: dict[int, dict[str, Known]] = {number: {} for number in numbers}
+    parts: dict[int, dict[str, GalleryPicture]] = {number: {} for number in numbers}
     if parts:
-        for key, one in known.items():
-            if one.faces and (pictures := parts.get(part_of(key))) is not None:
-                pictures[key] = one
+        for key, picture in known.items():
+            if picture.faces and (pictures := parts.get(part_of(key))) is not None:
+                pictures[key] = picture
     return parts
 
 
-def _has(known: Mapping[str, Known], key: str, one: Known) -> bool:
-    return key in known and known[key].digest == one.digest
+def _has(known: Mapping[str, GalleryPicture], key: str, picture: GalleryPicture) -> bool:
+    return key in known and known[key].digest == picture.digest
 
 
 async def _all(jobs: Iterable[Awaitable[T]]) -> list[T]:

@@ -12,7 +12,8 @@ from services.common.errors import ObjectStoreError
 from services.common.logs import Outage
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
-from services.face_recog.kept import PARALLEL, Store
+from services.face_recog.ports import KeptStore
+from services.face_recog.service.kept_encodings import PARALLEL
 
 log = structlog.get_logger(__name__)
 
@@ -27,14 +28,14 @@ _REMOVALS: Final = 500
 """Removals in one look: about a second, so that a change shows soon."""
 
 
-class Changes:
+class ChangeMarkers:
     """The markers that this replica has not looked at; those that all had time for are removed.
 
     It remembers which it has seen by their names, so the clocks of replicas and of the store may
     differ. What the store does not do raises nothing: then a change shows when all are listed.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: KeptStore) -> None:
         self._store = store
         self._seen: dict[str, float] = {}
         self._outage = Outage("place for markers of changes")

@@ -31,7 +31,8 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from services.face_recog.domain import Engine
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import DamagedError
 
 PARTS: Final = 256
 
@@ -44,10 +45,6 @@ HASH_BYTES: Final = 32
 """Of the checksum, a SHA-256."""
 
 _FLOAT: Final = np.dtype("<f4")
-
-
-class DamagedError(Exception):
-    """The bytes are not what was to be kept; the message says why."""
 
 
 def seal(content: bytes) -> bytes:
@@ -64,7 +61,7 @@ def unseal(content: bytes) -> memoryview:
 
 
 @dataclass(frozen=True, slots=True)
-class Faces:
+class PictureFaces:
     """How many faces a picture shows; the encoding, shape (size of the engine,), of the only."""
 
     count: int
@@ -72,7 +69,7 @@ class Faces:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class GalleryPicture:
     """What a known picture came to.
 
     ``tag`` is that of its listing, ``digest`` the SHA-256 of its content, empty when it could not
@@ -81,7 +78,7 @@ class Known:
 
     tag: str
     digest: bytes = b""
-    faces: Faces | None = field(default=None, compare=False)
+    faces: PictureFaces | None = field(default=None, compare=False)
 
     @property
     def encoding(self) -> NDArray[np.float32] | None:
@@ -95,32 +92,32 @@ def part_of(key: str) -> int:
 
 
 @dataclass(frozen=True)
-class Part:
+class KeptPart:
     """Pictures by key, each with its faces as the engine found them."""
 
     engine: Engine
     number: int
-    known: Mapping[str, Known]
+    known: Mapping[str, GalleryPicture]
 
     def pack(self) -> bytes:
         """Return the bytes to keep."""
         name = self.engine.name.encode()
-        pictures: list[bytes] = []
+        rows: list[bytes] = []
         texts: list[bytes] = []
         encodings: list[bytes] = []
-        for key, one in sorted(self.known.items()):
-            assert one.faces  # noqa: S101, what has none is not kept
-            text = (key.encode(), one.tag.encode())
+        for key, picture in sorted(self.known.items()):
+            assert picture.faces  # noqa: S101, what has none is not kept
+            text = (key.encode(), picture.tag.encode())
             texts += text
-            pictures.append(_PICTURE.pack(*map(len, text), one.digest, one.faces.count))
-            if one.faces.encoding is not None:
-                encodings.append(one.faces.encoding.astype(_FLOAT).tobytes())
+            rows.append(_PICTURE.pack(*map(len, text), picture.digest, picture.faces.count))
+            if picture.faces.encoding is not None:
+                encodings.append(picture.faces.encoding.astype(_FLOAT).tobytes())
         content = b"".join(
             [
                 _HEAD.pack(_MAGIC, _VERSION, len(name)),
                 name,
                 _COUNTS.pack(self.engine.size, self.number, len(self.known)),
-                *pictures,
+                *rows,
                 *texts,
                 *encodings,
             ]
@@ -149,7 +146,9 @@ class Part:
         encodings = iter(body.floats(single, size))
         body.end()
         known = {
-            key: Known(tag, digest, Faces(faces, next(encodings) if faces == 1 else None))
+            key: GalleryPicture(
+                tag, digest, PictureFaces(faces, next(encodings) if faces == 1 else None)
+            )
             for (key, tag), (_, _, digest, faces) in zip(texts, pictures, strict=True)
         }
         if len(known) != count or any(part_of(key) != number for key in known):

@@ -8,16 +8,13 @@ import numpy as np
 
 from services.common.faces import MAX_FACES
 from services.common.names import InvalidNameError, check_name
-from services.face_recog.domain import Encoding, Engine, Held, Match, Portrait, decide_all
-from services.face_recog.service import Gallery, Snapshot
-
-
-class WrongEngineError(Exception):
-    """The encodings are another engine's."""
-
-
-class WrongRequestError(Exception):
-    """It is none that can be answered, by whichever replica."""
+from services.face_recog.domain.engines import Engine
+from services.face_recog.domain.errors import RejectedError, WrongEngineError
+from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.matching import Constraints, Match, decide_all
+from services.face_recog.domain.portraits import Portrait
+from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.snapshots import Snapshot
 
 
 @dataclass(frozen=True)
@@ -45,13 +42,13 @@ class Decider:
     async def view(self, person: str) -> View:
         """Return the known people with this one as the store has them now.
 
-        Raises :class:`WrongRequestError`, and as ``Gallery.look_for``.
+        Raises :class:`RejectedError`, and as ``Gallery.look_for``.
         """
         try:
             if check_name(person) != person:
-                raise WrongRequestError("spaces around a person's name, or another form than NFC")
+                raise RejectedError("spaces around a person's name, or another form than NFC")
         except InvalidNameError as error:
-            raise WrongRequestError(str(error)) from None
+            raise RejectedError(str(error)) from None
         snapshot, pictures = await self._gallery.look_for(person)
         portraits = snapshot.portraits
         portrait = await asyncio.to_thread(portraits.portrait, person, snapshot.rule)
@@ -66,7 +63,7 @@ class Decider:
             return await asyncio.to_thread(portraits.may_be, view.portrait, encodings, rule)
 
     async def decide(
-        self, view: View, pictures: Sequence[tuple[Sequence[Encoding], Held]]
+        self, view: View, pictures: Sequence[tuple[Sequence[Encoding], Constraints]]
     ) -> Sequence[Sequence[Match]]:
         """Say who the faces of each picture are."""
         async with self._turn:
@@ -77,20 +74,18 @@ class Decider:
     def read(self, engine: str, encodings: Sequence[bytes]) -> Sequence[Encoding]:
         """Return the encodings of a request.
 
-        Raises :class:`WrongEngineError` and :class:`WrongRequestError`.
+        Raises :class:`WrongEngineError` and :class:`RejectedError`.
         """
         if engine != self.engine.name:
             raise WrongEngineError(
                 f"the encodings are of engine {engine!r}, those here of {self.engine.name!r}"
             )
         if len(encodings) > MAX_FACES:
-            raise WrongRequestError(f"{len(encodings)} faces: at most {MAX_FACES} in a request")
+            raise RejectedError(f"{len(encodings)} faces: at most {MAX_FACES} in a request")
         size = 4 * self.engine.size
-        if wrong := next((one for one in encodings if len(one) != size), None):
-            raise WrongRequestError(f"an encoding has {len(wrong)} bytes instead of {size}")
-        if not all(encodings):
-            raise WrongRequestError("an encoding is empty")
+        if wrong := {len(numbers) for numbers in encodings} - {size}:
+            raise RejectedError(f"an encoding has {min(wrong)} bytes instead of {size}")
         found = np.frombuffer(b"".join(encodings), "<f4").reshape(-1, self.engine.size)
         if not (np.isfinite(found).all() and found.any(axis=1).all()):
-            raise WrongRequestError("an encoding with numbers that are not finite, or only with 0")
+            raise RejectedError("an encoding with numbers that are not finite, or only with 0")
         return list(found.astype(np.float64))

@@ -1,0 +1,1 @@
+"""Faces, known people and who is nearest to whom: values and rules."""

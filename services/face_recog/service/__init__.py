@@ -1,0 +1,1 @@
+"""What the recogniser does, on ports that adapters fill."""
