@@ -15,8 +15,9 @@ from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcRecogniser
 from services.people.adapters.rows import DatabaseRows
 from services.people.adapters.server import Server
-from services.people.grouper import Grouper
-from services.people.service import StoredFaces, Worker
+from services.people.service.deciding import Worker
+from services.people.service.grouping import Grouper
+from services.people.service.stored_faces import StoredFaces
 from services.people.settings import PeopleSettings
 
 _COUNT_SECONDS: Final = 5.0

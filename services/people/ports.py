@@ -9,26 +9,10 @@ from numpy.typing import NDArray
 
 from services.common.events import Event, Position
 from services.common.faces import Likely, Says, Whose
-from services.people.domain import (
-    Answer,
-    Face,
-    FaceKey,
-    Found,
-    Grouping,
-    Picture,
-    Question,
-    Regrouped,
-    Work,
-)
-from services.people.grouping import Suggestion
-
-
-class ClaimLostError(Exception):
-    """Somebody else works on it, or the person has changed since."""
-
-
-class RowsChangedError(Exception):
-    """The rows that were decided on are others by now."""
+from services.people.domain.deciding import Answer, Face, Picture, Work
+from services.people.domain.grouping import Suggestion
+from services.people.domain.regrouping import FaceKey, Grouping, Question, Regrouped
+from services.people.domain.searching import Found
 
 
 class WorkRows(Protocol):

@@ -17,7 +17,7 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.people import domain as deciding
 from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.people.grouping import Suggestion
+from services.people.domain.grouping import Suggestion
 from services.receiver.adapters.deliveries import DatabaseDeliveries
 from services.receiver.adapters.encoding_rows import DatabaseEncoding
 from services.receiver.adapters.erasing_rows import DatabaseErasures

@@ -33,9 +33,9 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.people.domain import FaceKey, Grouping, Question, Regrouped
-from services.people.grouping import Suggestion
-from services.people.ports import ClaimLostError, RowsChangedError
+from services.people.domain.errors import ClaimLostError, RowsChangedError
+from services.people.domain.grouping import Suggestion
+from services.people.domain.regrouping import FaceKey, Grouping, Question, Regrouped
 
 LATER_MS: Final = 24 * 3_600_000
 """How long nobody is asked again who has said: later."""

@@ -10,7 +10,7 @@ from services.common.facerecog import face_pb2
 from services.common.facerecog.client import Decisions, RecogniserClient
 from services.common.faces import MAX_FACES, Likely
 from services.common.images import MAX_PICTURE_BYTES
-from services.people.domain import Answer, Picture
+from services.people.domain.deciding import Answer, Picture
 
 
 class GrpcView:

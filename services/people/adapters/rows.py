@@ -32,8 +32,8 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.people.domain import NEXT_PASS_MS, Face, Picture, Work
-from services.people.ports import ClaimLostError, RowsChangedError
+from services.people.domain.deciding import NEXT_PASS_MS, Face, Picture, Work
+from services.people.domain.errors import ClaimLostError, RowsChangedError
 
 SCANNED: Final = 50_000
 """Images whose faces one statement reads without an index."""

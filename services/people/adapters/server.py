@@ -7,7 +7,8 @@ import structlog
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.server import Context, GrpcServer
-from services.people.service import NotLoadedError, OtherEngineError, StoredFaces
+from services.people.domain.errors import NotLoadedError, OtherEngineError
+from services.people.service.stored_faces import StoredFaces
 
 log = structlog.get_logger(__name__)
 

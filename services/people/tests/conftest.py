@@ -40,7 +40,8 @@ from services.face_recog.strangers import DLIB
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcRecogniser
 from services.people.adapters.rows import DatabaseRows
-from services.people.service import StoredFaces, Worker
+from services.people.service.deciding import Worker
+from services.people.service.stored_faces import StoredFaces
 
 ENGINE: Final = Engine("test-1", 128)
 

@@ -20,7 +20,7 @@ from services.common.images import LEASE_MS
 from services.common.settings import DatabaseSettings
 from services.common.tables import face_denials, faces, persons
 from services.migrations.__main__ import migrate
-from services.people import service
+from services.people.service import deciding
 from services.people.tests.conftest import SURE, UNSURE, World, encoding, new_world
 
 
@@ -77,7 +77,7 @@ async def finish(world: World) -> dict[tuple[int, int], SimpleNamespace]:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "BATCH", 2)
+    monkeypatch.setattr(deciding, "BATCH", 2)
 
 
 @pytest.mark.usefixtures("small_batches")

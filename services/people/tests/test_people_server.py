@@ -17,7 +17,7 @@ from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.server import AT_ONCE, Server
-from services.people.service import StoredFaces
+from services.people.service.stored_faces import StoredFaces
 from services.people.tests.conftest import ENGINE, World, encoding
 from services.testing.waiting import eventually
 

@@ -14,8 +14,8 @@ from services.common.faces import MAX_NUMBERS, Says
 from services.common.images import LEASE_MS, MAX_PICTURE_BYTES
 from services.common.tables import face_denials, faces, images, people_work, person_images, persons
 from services.people.adapters.recogniser import GrpcView
-from services.people.domain import AGAIN_MS, LATER_MS, NEXT_PASS_MS, Face, Picture
-from services.people.ports import ClaimLostError, RowsChangedError
+from services.people.domain.deciding import AGAIN_MS, LATER_MS, NEXT_PASS_MS, Face, Picture
+from services.people.domain.errors import ClaimLostError, RowsChangedError
 from services.people.tests.conftest import ELSE, ENGINE, SURE, UNSURE, World, encoding
 
 HAND = {"decided_by": "hand", "distance": None}

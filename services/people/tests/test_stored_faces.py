@@ -17,11 +17,12 @@ from services.common.clock import database_now
 from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError
 from services.common.tables import events, face_encodings, images
-from services.people import service
 from services.people.adapters import index as index_module
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseRows
-from services.people.service import NotLoadedError, OtherEngineError, StoredFaces
+from services.people.domain.errors import NotLoadedError, OtherEngineError
+from services.people.service import stored_faces
+from services.people.service.stored_faces import StoredFaces
 from services.people.tests.conftest import ENGINE, World, encoding
 
 
@@ -373,7 +374,7 @@ async def test_events_are_read_again_after_a_failure(
 async def test_naming_does_not_wait_until_all_is_loaded_anew(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_LOADED", 1)
+    monkeypatch.setattr(stored_faces, "_LOADED", 1)
     for nth in range(40):
         await world.picture(encoding("Ada", nth=nth))
     bench = Bench(world, rows := world.rows())

@@ -14,7 +14,7 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.people.adapters.server import Server
-from services.people.service import StoredFaces
+from services.people.service.stored_faces import StoredFaces
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.colours import FakeRecogniser, count_colours, draw, encode

@@ -7,7 +7,7 @@ whoever is killed is followed by another, who reads the groups that there are an
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
@@ -19,10 +19,21 @@ from numpy.typing import NDArray
 from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
 from services.common.strangers import PairsOfStrangers
-from services.people.domain import RENEW_SECONDS, FaceKey, Grouping, Regrouped
-from services.people.grouping import Changes, Groups, Kind, end_of, kind_of
+from services.people.domain.deciding import RENEW_SECONDS
+from services.people.domain.errors import ClaimLostError, RowsChangedError
+from services.people.domain.grouping import Groups
+from services.people.domain.likeness import Kind, kind_of
+from services.people.domain.regrouping import (
+    FaceKey,
+    Grouping,
+    Regrouped,
+    matrix,
+    regroup,
+    regrouped_by,
+    size_of,
+)
 from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
-from services.people.ports import ClaimLostError, FaceRows, GroupRows, RowsChangedError
+from services.people.ports import FaceRows, GroupRows
 
 log = structlog.get_logger(__name__)
 
@@ -222,13 +233,13 @@ class Grouper:
         denied = await self._rows.denied()
         for images in await self._all_images():
             found = await self._rows.grouped(images, engine)
-            size = size or _size_of(encoding for _, _, encoding in found)
+            size = size or size_of(encoding for _, _, encoding in found)
             wrong |= {key: one for key, one, _ in found if one in denied.get(key, ())}
             fitting = [one for one in found if len(one[2]) == 4 * size and one[0] not in wrong]
             keys += (key for key, _, _ in fitting)
             groups += (group for _, group, _ in fitting)
             if fitting:
-                parts.append(_matrix([encoding for _, _, encoding in fitting], size))
+                parts.append(matrix([encoding for _, _, encoding in fitting], size))
         if keys:
             encodings = np.concatenate(parts)
             parts.clear()  # half a gigabyte for a million faces
@@ -290,7 +301,7 @@ class Grouper:
             return
         encodings = await self._rows.encodings([*moved, *new], engine)
         if self._groups is None:
-            size = _size_of(encodings.values())
+            size = size_of(encodings.values())
             if not size:
                 if strays:
                     self._changed(Regrouped(), strays)
@@ -309,7 +320,7 @@ class Grouper:
         ]
         with self._or_anew("putting faces into groups"):
             regrouped = await asyncio.to_thread(
-                _regroup,
+                regroup,
                 self._groups,
                 gone,
                 moved,
@@ -386,7 +397,9 @@ class Grouper:
                 # The faces of one may have a name by now.
                 with self._or_anew("joining groups"), suppress(ValueError):
                     changes = await asyncio.to_thread(self._groups.join, group, other)
-                    regrouped = _found(self._groups, changes.placed, [changes], {group, other})
+                    regrouped = regrouped_by(
+                        self._groups, changes.placed, [changes], {group, other}
+                    )
             self._changed(regrouped, answered=[question])
             await self._write(claim)
 
@@ -428,80 +441,3 @@ class Grouper:
         QUESTIONS.set(len(found))
         now = self._clock()
         self._ask_at = now + max(_ASK_SECONDS, _ASK_SHARE * (now - start))
-
-
-def _regroup(
-    groups: Groups[FaceKey],
-    gone: Sequence[FaceKey],
-    moved: Sequence[FaceKey],
-    new: Sequence[FaceKey],
-    *,
-    encodings: Mapping[FaceKey, bytes],
-    denied: Mapping[FaceKey, Collection[int]],
-    apart: Sequence[tuple[Collection[FaceKey], Collection[FaceKey]]],
-) -> Regrouped:
-    """Take faces out of their groups, and put others, or the same again, into some."""
-    was = {key: groups.group_of(key) for key in [*gone, *moved]}
-    struck = [key for key in moved if was[key] in denied.get(key, ())]
-    again = [key for key in moved if key not in struck]
-    fitting = [key for key in [*again, *new] if len(encodings.get(key, b"")) == 4 * groups.size]
-    groups.remove([*gone, *again])
-    changes: list[Changes[FaceKey]] = []
-    for group, its in _by_group(struck, denied).items():
-        now = end_of(group, _merged(changes))
-        if groups.members(now):
-            changes.append(groups.bar(its, now))
-    merged = _merged(changes)
-    # Whoever is apart from one face of a group is apart from the group.
-    barred = [
-        (its, groups.members(end_of(group, merged))[:1])
-        for group, its in _by_group(fitting, denied).items()
-    ]
-    matrix = _matrix([encodings[key] for key in fitting], groups.size)
-    changes.append(groups.add(fitting, matrix, apart=[*barred, *apart]))
-    before = {one for one in was.values() if one is not None}
-    left_out = [key for key in again if key not in groups]
-    return _found(groups, [*struck, *fitting], changes, before, [*gone, *left_out])
-
-
-def _by_group(
-    keys: Iterable[FaceKey], denied: Mapping[FaceKey, Collection[int]]
-) -> Mapping[int, Sequence[FaceKey]]:
-    """Return which of these faces are not to be in each group."""
-    found = defaultdict[int, list[FaceKey]](list)
-    for key in keys:
-        for group in sorted(denied.get(key, ())):
-            found[group].append(key)
-    return found
-
-
-def _merged(changes: Iterable[Changes[FaceKey]]) -> dict[int, int]:
-    return {gone: kept for one in changes for gone, kept in one.merged.items()}
-
-
-def _found(
-    groups: Groups[FaceKey],
-    keys: Iterable[FaceKey],
-    changes: Sequence[Changes[FaceKey]],
-    before: Collection[int],
-    gone: Collection[FaceKey] = (),
-) -> Regrouped:
-    """Return what has changed by all these calls, which were about those faces."""
-    merged = _merged(changes)
-    placed = {key: group for key in keys if (group := groups.group_of(key)) is not None}
-    return Regrouped(
-        gone=gone,
-        placed=placed,
-        merged={one: end_of(one, merged) for one in merged},
-        touched={end_of(one, merged) for one in before},
-    )
-
-
-def _size_of(encodings: Iterable[bytes]) -> int:
-    """Return how many numbers most encodings have; what has another size is left out."""
-    sizes = Counter(len(one) // 4 for one in encodings if one and not len(one) % 4)
-    return max(sizes, key=sizes.__getitem__, default=0)
-
-
-def _matrix(encodings: Sequence[bytes], size: int) -> NDArray[np.float32]:
-    return np.frombuffer(b"".join(encodings), "<f4").reshape(len(encodings), size)

@@ -1,9 +1,9 @@
-"""A change of a person, stored faces, and what is decided on them anew."""
+"""A change of a person, and what is decided on faces anew."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from services.common.faces import Likely, Says
 from services.common.images import folder_of
@@ -39,14 +39,6 @@ class Work:
     token: str
     after_image_id: int
     passes_left: int
-
-
-class Found(NamedTuple):
-    """A stored face, and how far it is from what was looked for, of length 1."""
-
-    image_id: int
-    face_index: int
-    distance: float
 
 
 @dataclass(frozen=True)
@@ -137,47 +129,3 @@ def without(face: Face, folder: str) -> Says:
         face.says.likeness if named else None,
         face.says.calibration,
     )
-
-
-FaceKey = tuple[int, int]
-"""An image's id, and the index of a face in it."""
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """The right to make groups, ours until the lease ends; of the encodings of this engine."""
-
-    token: str
-    engine: str | None
-
-
-@dataclass(frozen=True)
-class Regrouped:
-    """What has changed in groups; whoever writes it twice has written it once.
-
-    ``gone`` are faces in no group any more, ``placed`` those in another, ``new`` the groups that
-    were not there before, ``merged`` says in which one the faces of a group are that is gone, and
-    ``touched`` are those of another size. ``answered`` are questions that need not be kept.
-    """
-
-    gone: Collection[FaceKey] = ()
-    placed: Mapping[FaceKey, int] = field(default_factory=dict)
-    new: Collection[int] = ()
-    merged: Mapping[int, int] = field(default_factory=dict)
-    touched: Collection[int] = ()
-    answered: Collection[int] = ()
-
-
-@dataclass(frozen=True)
-class Question:
-    """A group, and another group or a person, who may be the same; of two groups the older first.
-
-    ``is_open`` unless a person has answered it for now, or for good.
-    """
-
-    id: int
-    group: int
-    other: int
-    is_person: bool
-    answer: str | None
-    is_open: bool
