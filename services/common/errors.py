@@ -13,12 +13,13 @@ AwayError                            not now: the same call may work later
 └── StoredFacesError                 people did not look for stored faces
     ├── StoredFacesAwayError         nobody there, no answer in time, or they are still being loaded
     ├── StoredFacesBusyError         too many searches wait already
-    └── StoredFacesEngineError       they are of another engine still: soon they are not
+    └── OtherEngineError             they are of another engine still: soon they are not
 
 RefusedError                         no, and asking again gives the same answer
 ├── ObjectNotFoundError              no object has this key
 ├── ObjectTooLargeError              it has more bytes than the caller takes
-└── ObjectRefusedError               the store takes no such key
+├── ObjectRefusedError               the store takes no such key
+└── ClaimLostError                   a claim is over: somebody else works on it
 
 ``ObjectStoreError`` is any of the object store's. Each driver's errors are translated where that
 driver is called: :mod:`database`, :mod:`objects`, :mod:`nsqd`, :mod:`facerecog`. Anything else
@@ -63,6 +64,10 @@ class ObjectTooLargeError(ObjectStoreError, RefusedError):
 
 class ObjectRefusedError(ObjectStoreError, RefusedError):
     """The store takes no such key; asking again changes nothing."""
+
+
+class ClaimLostError(RefusedError):
+    """The claim is over, by time or by a change: whoever had it may not write any more."""
 
 
 class ObjectStoreUnavailableError(ObjectStoreError, AwayError):
@@ -113,5 +118,5 @@ class StoredFacesBusyError(StoredFacesError):
     """Too many searches wait already."""
 
 
-class StoredFacesEngineError(StoredFacesError):
-    """They are of another engine than what is looked for."""
+class OtherEngineError(StoredFacesError):
+    """They are of another engine than what is looked for; that one's are loaded soon."""

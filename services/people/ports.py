@@ -7,12 +7,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.errors import AwayError
 from services.common.events import Event, Position
 from services.common.faces import Likely, Says, Whose
 from services.people.domain.deciding import Answer, Face, Picture, Work
 from services.people.domain.grouping import Suggestion
 from services.people.domain.regrouping import FaceKey, Grouping, Question, Regrouped
 from services.people.domain.searching import Found
+
+
+class RowsChangedError(AwayError):
+    """The rows that were decided on are others by now: decide again."""
+
+    service = "database"
 
 
 class WorkRows(Protocol):

@@ -5,17 +5,13 @@ from typing import Any, Final
 
 import grpc
 
-from services.common.errors import (
-    StoredFacesAwayError,
-    StoredFacesBusyError,
-    StoredFacesEngineError,
-)
+from services.common.errors import OtherEngineError, StoredFacesAwayError, StoredFacesBusyError
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import channel_to
 
 _ERRORS: Final = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: StoredFacesBusyError,
-    grpc.StatusCode.FAILED_PRECONDITION: StoredFacesEngineError,
+    grpc.StatusCode.FAILED_PRECONDITION: OtherEngineError,
 }
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.errors import ClaimLostError
 from services.common.groups import FACES_IN_IT, current_groups
 from services.common.images import LEASE_MS
 from services.common.people import UNKNOWN
@@ -33,9 +34,9 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.people.domain.errors import ClaimLostError, RowsChangedError
 from services.people.domain.grouping import Suggestion
 from services.people.domain.regrouping import FaceKey, Grouping, Question, Regrouped
+from services.people.ports import RowsChangedError
 
 LATER_MS: Final = 24 * 3_600_000
 """How long nobody is asked again who has said: later."""

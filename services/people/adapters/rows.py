@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock, now_ms
 from services.common.database import Database
+from services.common.errors import ClaimLostError
 from services.common.event_rows import is_lost, latest_position, note_events, read_events
 from services.common.events import Event, EventKind, Position
 from services.common.faces import DecidedBy, Likely, Says, Whose
@@ -33,7 +34,7 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.people.domain.deciding import NEXT_PASS_MS, Face, Picture, Work
-from services.people.domain.errors import ClaimLostError, RowsChangedError
+from services.people.ports import RowsChangedError
 
 SCANNED: Final = 50_000
 """Images whose faces one statement reads without an index."""

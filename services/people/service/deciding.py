@@ -12,7 +12,13 @@ from typing import Final
 
 import structlog
 
-from services.common.errors import DatabaseConflictError, DatabaseUnavailableError, RecogniserError
+from services.common.errors import (
+    AwayError,
+    ClaimLostError,
+    DatabaseConflictError,
+    DatabaseUnavailableError,
+    RecogniserError,
+)
 from services.common.faces import Says, says_of
 from services.common.logs import Outage
 from services.people.domain.deciding import (
@@ -26,9 +32,8 @@ from services.people.domain.deciding import (
     differ,
     without,
 )
-from services.people.domain.errors import ClaimLostError, RowsChangedError
 from services.people.metrics import DECIDED, WAITING
-from services.people.ports import Recogniser, View, WorkRows
+from services.people.ports import Recogniser, RowsChangedError, View, WorkRows
 from services.people.service.stored_faces import StoredFaces
 
 log = structlog.get_logger(__name__)
@@ -88,7 +93,7 @@ class Worker:
             except RecogniserError as error:
                 self._away.failed(error)
                 await self._rows.give_back(work, AGAIN_MS)
-            except (DatabaseUnavailableError, RowsChangedError):
+            except AwayError:
                 with suppress(DatabaseUnavailableError):
                     await self._rows.give_back(work, AGAIN_MS)
                 raise

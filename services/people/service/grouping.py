@@ -16,11 +16,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
+from services.common.errors import ClaimLostError, DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
 from services.common.strangers import PairsOfStrangers
 from services.people.domain.deciding import RENEW_SECONDS
-from services.people.domain.errors import ClaimLostError, RowsChangedError
 from services.people.domain.grouping import Groups
 from services.people.domain.likeness import Kind, kind_of
 from services.people.domain.regrouping import (
@@ -33,7 +32,7 @@ from services.people.domain.regrouping import (
     size_of,
 )
 from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
-from services.people.ports import FaceRows, GroupRows
+from services.people.ports import FaceRows, GroupRows, RowsChangedError
 
 log = structlog.get_logger(__name__)
 

@@ -9,9 +9,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from services.common.errors import OtherEngineError, StoredFacesAwayError
 from services.common.events import PAGE, EventKind, Position
 from services.common.faces import check_encoding
-from services.people.domain.errors import NotLoadedError, OtherEngineError
 from services.people.domain.searching import Found
 from services.people.metrics import STORED_FACES
 from services.people.ports import FaceRows, Index
@@ -53,7 +53,7 @@ class StoredFaces:
     async def check(self) -> None:
         """Raise unless all were loaded once."""
         if self._loaded_at is None:
-            raise NotLoadedError("the stored faces are still being loaded")
+            raise StoredFacesAwayError("the stored faces are still being loaded")
 
     async def follow(self, engine: str | None = None) -> None:
         """Bring memory up to date; with those of an engine, when one is named."""
@@ -98,8 +98,9 @@ class StoredFaces:
     async def nearest(self, engine: str, encoding: bytes, most: int) -> Sequence[Found]:
         """Return so many stored faces at most, those nearest to an encoding, nearest first.
 
-        Raises :class:`NotLoadedError`, :class:`OtherEngineError`, then those of the other one are
-        loaded soon; and ``ValueError`` for an encoding that cannot be compared.
+        Raises ``StoredFacesAwayError`` before all were loaded once; ``OtherEngineError``, then
+        those of the other one are loaded soon; and ``ValueError`` for an encoding that cannot be
+        compared.
         """
         wanted = np.frombuffer(check_encoding(encoding), "<f4")
         await self.check()

@@ -9,9 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.common.errors import (
+    OtherEngineError,
     StoredFacesAwayError,
     StoredFacesBusyError,
-    StoredFacesEngineError,
 )
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.stored_faces import StoredFacesClient
@@ -63,7 +63,7 @@ async def test_the_nearest_come_first(
     found = await client.find(ENGINE.name, encoding("Ada"), 2)
     assert [(one.image_id, one.face_index) for one in found] == [(second, 0), (first, 1)]
     assert [one.distance for one in found] == pytest.approx([0, 0.07], abs=0.01)
-    with pytest.raises(StoredFacesEngineError, match="not of 'other'"):
+    with pytest.raises(OtherEngineError, match="not of 'other'"):
         await client.find("other", encoding("Ada"), 2)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from services.common.errors import DatabaseConflictError
+from services.common.errors import ClaimLostError, DatabaseConflictError
 from services.common.facerecog import face_pb2
 from services.common.faces import MAX_NUMBERS, Says
 from services.common.images import LEASE_MS, MAX_PICTURE_BYTES
 from services.common.tables import face_denials, faces, images, people_work, person_images, persons
 from services.people.adapters.recogniser import GrpcView
 from services.people.domain.deciding import AGAIN_MS, LATER_MS, NEXT_PASS_MS, Face, Picture
-from services.people.domain.errors import ClaimLostError, RowsChangedError
+from services.people.ports import RowsChangedError
 from services.people.tests.conftest import ELSE, ENGINE, SURE, UNSURE, World, encoding
 
 HAND = {"decided_by": "hand", "distance": None}

@@ -15,12 +15,11 @@ from hypothesis import strategies as st
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.errors import DatabaseUnavailableError
+from services.common.errors import DatabaseUnavailableError, OtherEngineError, StoredFacesAwayError
 from services.common.tables import events, face_encodings, images
 from services.people.adapters import index as index_module
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseRows
-from services.people.domain.errors import NotLoadedError, OtherEngineError
 from services.people.service import stored_faces
 from services.people.service.stored_faces import StoredFaces
 from services.people.tests.conftest import ENGINE, World, encoding
@@ -184,7 +183,7 @@ class Bench:
 async def test_all_are_loaded_then_what_changes_is_followed(world: World) -> None:
     first = await world.picture(encoding("Ada"), encoding("Bob"))
     bench = Bench(world)
-    with pytest.raises(NotLoadedError):
+    with pytest.raises(StoredFacesAwayError):
         await bench.faces.check()
     await bench.faces.follow()
     await bench.faces.check()
@@ -251,7 +250,7 @@ async def test_an_engine_of_another_size_takes_the_place(world: World) -> None:
 
 async def test_faces_are_looked_for_among_those_of_one_engine(world: World) -> None:
     bench = Bench(world)
-    with pytest.raises(NotLoadedError):
+    with pytest.raises(StoredFacesAwayError):
         await bench.faces.nearest(ENGINE.name, encoding("Ada"), 9)
     await bench.faces.follow()
     assert await bench.faces.nearest(ENGINE.name, encoding("Ada"), 9) == [], "there is none yet"

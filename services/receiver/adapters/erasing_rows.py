@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import Clock, DatabaseClock
 from services.common.database import Database
+from services.common.errors import ClaimLostError
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import DecidedBy
@@ -55,7 +56,6 @@ from services.receiver.adapters.people_changes import (
 from services.receiver.domain import Removal, Somebody, face_thumbnails, known_thumbnail
 from services.receiver.service.erasing import (
     BATCH,
-    ClaimLostError,
     Erased,
     Erasure,
     Stage,

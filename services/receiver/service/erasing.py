@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from services.common.errors import ObjectStoreError
+from services.common.errors import ClaimLostError, ObjectStoreError
 from services.common.faces import DecidedBy, MeasuredFace
 from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.logs import Outage
@@ -35,10 +35,6 @@ AGAIN_MS: Final = 2_000
 
 BATCH: Final = 200
 """Images, or known pictures, of one transaction."""
-
-
-class ClaimLostError(Exception):
-    """Somebody else goes on with it."""
 
 
 class _StoppedError(Exception):

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from services.common.errors import OtherEngineError
 from services.common.faces import Box, SeenFace
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain import (
@@ -26,10 +27,6 @@ _MORE: Final = 20
 
 _DIGITS: Final = 4
 """What is stored has about so many of a distance."""
-
-
-class OtherEngineError(Exception):
-    """What was looked for is of another engine than face_recog says it has."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from services.common.door import RETRY_AFTER
 from services.common.errors import (
     AwayError,
     ObjectRefusedError,
+    OtherEngineError,
     StoredFacesBusyError,
-    StoredFacesEngineError,
     StoredFacesError,
 )
 from services.receiver.domain import BusyError, ConflictError, Fault, InvalidError, NotFoundError
-from services.receiver.service.searching import OtherEngineError
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +71,6 @@ def install(app: Starlette) -> None:
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(AwayError, _away)
     app.add_exception_handler(StoredFacesError, _no_search)
-    app.add_exception_handler(OtherEngineError, _no_search)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(ClientDisconnect, _gone)
     # As an exception handler it would be raised again, and the server closes the connection then.
@@ -114,7 +112,7 @@ async def _no_search(request: Request, error: Exception) -> Response:
     log.warning("cannot search", error=str(error), path=request.url.path)
     if isinstance(error, StoredFacesBusyError):
         return problem(429, "too many searches at once, try again", headers=RETRY_AFTER)
-    if isinstance(error, StoredFacesEngineError | OtherEngineError):
+    if isinstance(error, OtherEngineError):
         detail = (
             "face_recog has another engine than a moment ago, whose stored faces are being loaded:"
             " try again in a minute"
