@@ -55,7 +55,7 @@ class _StoredFaces(face_pb2_grpc.StoredFacesServicer):
         return face_pb2.FindResponse(faces=[face_pb2.FoundFace(**one._asdict()) for one in found])
 
 
-class Server(GrpcServer):
+class SearchServer(GrpcServer):
     """Answers searches; see :class:`GrpcServer`."""
 
     def __init__(self, faces: StoredFaces) -> None:

@@ -42,7 +42,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Decision:
     """Who a face may be, likeliest first, and whether it is the first of them."""
 
     candidates: Sequence[Likely]
@@ -75,7 +75,7 @@ def _is_near(one: float | None, other: float | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Face:
+class RecordedFace:
     """A stored face.
 
     ``by_hand`` is final. ``encoding`` is None where it is another engine's, or there is none.
@@ -91,15 +91,15 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Picture:
+class RecordedPicture:
     """A stored picture's faces, by the result of this time."""
 
     image_id: int
     processed_at: int | None
-    faces: Sequence[Face]
+    faces: Sequence[RecordedFace]
 
     @property
-    def open(self) -> Sequence[Face]:
+    def open(self) -> Sequence[RecordedFace]:
         """Faces that can be decided on."""
         return [face for face in self.faces if not face.by_hand and face.encoding]
 
@@ -116,7 +116,7 @@ class Picture:
         return frozenset().union(*held)
 
 
-def without(face: Face, folder: str) -> Says:
+def without(face: RecordedFace, folder: str) -> Says:
     """Return what is left to say of a face that cannot be compared, when somebody is not known."""
     left = [one for one in face.says.candidates if folder_of(one["image_name"]) != folder]
     named = face.says.person is not None and folder not in face.folders

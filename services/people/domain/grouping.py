@@ -35,7 +35,7 @@ Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
-class Changes(Generic[Key]):
+class GroupChanges(Generic[Key]):
     """What a call has changed.
 
     ``placed`` has the group of each face that it was about, None for one that is in none;
@@ -47,7 +47,7 @@ class Changes(Generic[Key]):
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class LikelyPair:
     """A group and another, or a known person, who may be the same: a person is to say."""
 
     group: int
@@ -141,7 +141,7 @@ class Groups(Generic[Key]):
         encodings: NDArray[np.floating],
         *,
         apart: Iterable[tuple[Collection[Key], Collection[Key]]] = (),
-    ) -> Changes[Key]:
+    ) -> GroupChanges[Key]:
         """Put new faces into groups; encodings have the shape (faces, size).
 
         Of faces that are to be ``apart``, none of the one part is put together with one of the
@@ -161,7 +161,7 @@ class Groups(Generic[Key]):
             self._keep_up()
         return self._changes(keys)
 
-    def remove(self, keys: Iterable[Key]) -> Changes[Key]:
+    def remove(self, keys: Iterable[Key]) -> GroupChanges[Key]:
         """Forget faces, those that are here: nothing that was made of one alone is left."""
         gone = [key for key in dict.fromkeys(keys) if key in self._rows]
         self._begin()
@@ -178,7 +178,7 @@ class Groups(Generic[Key]):
             self._fit(self._enough())
         return self._changes(gone)
 
-    def bar(self, keys: Collection[Key], group: int) -> Changes[Key]:
+    def bar(self, keys: Collection[Key], group: int) -> GroupChanges[Key]:
         """Say that faces are not to be in a group, and strike out those that are.
 
         It is joined with no group that has one of them, as long as both are here. Raises ValueError
@@ -210,7 +210,7 @@ class Groups(Generic[Key]):
         self._describe(np.concatenate([slots, alone]))
         self._join(alone)
 
-    def join(self, group: int, other: int) -> Changes[Key]:
+    def join(self, group: int, other: int) -> GroupChanges[Key]:
         """Make one of two groups, as a person says, however alike they are.
 
         But for faces that are barred from one of them. Raises ValueError when one is not there, or
@@ -235,7 +235,7 @@ class Groups(Generic[Key]):
         people: Mapping[int, NDArray[np.floating]] | None = None,
         *,
         without: Collection[tuple[int, int, bool]] = (),
-    ) -> list[Suggestion]:
+    ) -> list[LikelyPair]:
         """Return at most so many pairs that may be one, the most alike first.
 
         One of each is among the ``_LARGEST`` groups; the other is a group, or one of ``people``, by
@@ -257,7 +257,7 @@ class Groups(Generic[Key]):
         if people:
             found |= self._like_people(largest, people, asked)
         likely = sorted(found.keys() - set(without), key=lambda pair: (-found[pair], pair))
-        return [Suggestion(*pair, found[pair]) for pair in likely[:limit]]
+        return [LikelyPair(*pair, found[pair]) for pair in likely[:limit]]
 
     def _like_people(
         self, slots: Rows, people: Mapping[int, NDArray[np.floating]], asked: float
@@ -444,9 +444,9 @@ class Groups(Generic[Key]):
     def _begin(self) -> None:
         self._first_new, self._merged = self._next_id, {}
 
-    def _changes(self, keys: Collection[Key]) -> Changes[Key]:
+    def _changes(self, keys: Collection[Key]) -> GroupChanges[Key]:
         merged = {one: end_of(one, self._merged) for one in self._merged}
-        return Changes({key: self.group_of(key) for key in keys}, merged)
+        return GroupChanges({key: self.group_of(key) for key in keys}, merged)
 
 
 def end_of(one: int, into: Mapping[int, int]) -> int:

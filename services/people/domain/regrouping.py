@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from services.people.domain.grouping import Changes, Groups, end_of
+from services.people.domain.grouping import GroupChanges, Groups, end_of
 
-FaceKey = tuple[int, int]
+FaceId = tuple[int, int]
 """An image's id, and the index of a face in it."""
 
 
 @dataclass(frozen=True)
-class Grouping:
+class GroupingClaim:
     """The right to make groups, ours until the lease ends; of the encodings of this engine."""
 
     token: str
@@ -30,8 +30,8 @@ class Regrouped:
     ``touched`` are those of another size. ``answered`` are questions that need not be kept.
     """
 
-    gone: Collection[FaceKey] = ()
-    placed: Mapping[FaceKey, int] = field(default_factory=dict)
+    gone: Collection[FaceId] = ()
+    placed: Mapping[FaceId, int] = field(default_factory=dict)
     new: Collection[int] = ()
     merged: Mapping[int, int] = field(default_factory=dict)
     touched: Collection[int] = ()
@@ -39,7 +39,7 @@ class Regrouped:
 
 
 @dataclass(frozen=True)
-class Question:
+class AskedPair:
     """A group, and another group or a person, who may be the same; of two groups the older first.
 
     ``is_open`` unless a person has answered it for now, or for good.
@@ -54,14 +54,14 @@ class Question:
 
 
 def regroup(
-    groups: Groups[FaceKey],
-    gone: Sequence[FaceKey],
-    moved: Sequence[FaceKey],
-    new: Sequence[FaceKey],
+    groups: Groups[FaceId],
+    gone: Sequence[FaceId],
+    moved: Sequence[FaceId],
+    new: Sequence[FaceId],
     *,
-    encodings: Mapping[FaceKey, bytes],
-    denied: Mapping[FaceKey, Collection[int]],
-    apart: Sequence[tuple[Collection[FaceKey], Collection[FaceKey]]],
+    encodings: Mapping[FaceId, bytes],
+    denied: Mapping[FaceId, Collection[int]],
+    apart: Sequence[tuple[Collection[FaceId], Collection[FaceId]]],
 ) -> Regrouped:
     """Take faces out of their groups, and put others, or the same again, into some."""
     was = {key: groups.group_of(key) for key in [*gone, *moved]}
@@ -69,7 +69,7 @@ def regroup(
     again = [key for key in moved if key not in struck]
     fitting = [key for key in [*again, *new] if len(encodings.get(key, b"")) == 4 * groups.size]
     groups.remove([*gone, *again])
-    changes: list[Changes[FaceKey]] = []
+    changes: list[GroupChanges[FaceId]] = []
     for group, its in _by_group(struck, denied).items():
         now = end_of(group, _merged(changes))
         if groups.members(now):
@@ -88,26 +88,26 @@ def regroup(
 
 
 def _by_group(
-    keys: Iterable[FaceKey], denied: Mapping[FaceKey, Collection[int]]
-) -> Mapping[int, Sequence[FaceKey]]:
+    keys: Iterable[FaceId], denied: Mapping[FaceId, Collection[int]]
+) -> Mapping[int, Sequence[FaceId]]:
     """Return which of these faces are not to be in each group."""
-    found = defaultdict[int, list[FaceKey]](list)
+    found = defaultdict[int, list[FaceId]](list)
     for key in keys:
         for group in sorted(denied.get(key, ())):
             found[group].append(key)
     return found
 
 
-def _merged(changes: Iterable[Changes[FaceKey]]) -> dict[int, int]:
+def _merged(changes: Iterable[GroupChanges[FaceId]]) -> dict[int, int]:
     return {gone: kept for one in changes for gone, kept in one.merged.items()}
 
 
 def regrouped_by(
-    groups: Groups[FaceKey],
-    keys: Iterable[FaceKey],
-    changes: Sequence[Changes[FaceKey]],
+    groups: Groups[FaceId],
+    keys: Iterable[FaceId],
+    changes: Sequence[GroupChanges[FaceId]],
     before: Collection[int],
-    gone: Collection[FaceKey] = (),
+    gone: Collection[FaceId] = (),
 ) -> Regrouped:
     """Return what has changed by all these calls, which were about those faces."""
     merged = _merged(changes)

@@ -25,15 +25,15 @@ from services.people.domain.deciding import (
     AGAIN_MS,
     LATER_MS,
     RENEW_SECONDS,
-    Answer,
-    Face,
-    Picture,
+    Decision,
+    RecordedFace,
+    RecordedPicture,
     Work,
     differ,
     without,
 )
 from services.people.metrics import DECIDED, WAITING
-from services.people.ports import Recogniser, RowsChangedError, View, WorkRows
+from services.people.ports import FaceDecider, PeopleView, RowsChangedError, WorkRows
 from services.people.service.stored_faces import StoredFaces
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Worker:
         self,
         rows: WorkRows,
         faces: StoredFaces,
-        recogniser: Recogniser,
+        recogniser: FaceDecider,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -129,7 +129,7 @@ class Worker:
                 return
             await self._sleep(_PAUSE_SECONDS)
 
-    async def _decide(self, work: Work, view: View) -> bool:
+    async def _decide(self, work: Work, view: PeopleView) -> bool:
         """Decide on all images that the change touches; return whether that came to its end."""
         while await self._rows.rename(work):
             pass
@@ -148,7 +148,7 @@ class Worker:
         log.info("faces are decided again", images=len(left), changed=changed)
         return True
 
-    async def _decide_some(self, work: Work, view: View, image_ids: Sequence[int]) -> int:
+    async def _decide_some(self, work: Work, view: PeopleView, image_ids: Sequence[int]) -> int:
         """Decide on some images, again where others change the same rows meanwhile."""
         size = self._faces.size if view.mean is None else view.mean.nbytes
         for left in reversed(range(_TRIES)):
@@ -167,15 +167,15 @@ class Worker:
         raise AssertionError
 
     async def _changes(
-        self, work: Work, view: View, pictures: Sequence[Picture]
-    ) -> list[tuple[Picture, Face, Says]]:
+        self, work: Work, view: PeopleView, pictures: Sequence[RecordedPicture]
+    ) -> list[tuple[RecordedPicture, RecordedFace, Says]]:
         unknown = work.folder if view.mean is None else None
         answers = await view.decide(pictures, unknown)
         whose = await self._rows.whose(
             one for picture in answers for answer in picture for one in answer.candidates
         )
 
-        def says(its: Answer) -> Says:
+        def says(its: Decision) -> Says:
             asked = bool(its.candidates) and not its.named
             return says_of(
                 its.candidates, whose, view.calibration, named=its.named, ambiguous=asked

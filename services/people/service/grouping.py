@@ -23,8 +23,8 @@ from services.people.domain.deciding import RENEW_SECONDS
 from services.people.domain.grouping import Groups
 from services.people.domain.likeness import Kind, kind_of
 from services.people.domain.regrouping import (
-    FaceKey,
-    Grouping,
+    FaceId,
+    GroupingClaim,
     Regrouped,
     matrix,
     regroup,
@@ -32,7 +32,7 @@ from services.people.domain.regrouping import (
     size_of,
 )
 from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
-from services.people.ports import FaceRows, GroupRows, RowsChangedError
+from services.people.ports import FaceRows, GroupingRows, RowsChangedError
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ Strangers = Callable[[], Awaitable[tuple[str, PairsOfStrangers] | None]]
 class _Turn(NamedTuple):
     """What a step works with."""
 
-    claim: Grouping
+    claim: GroupingClaim
     engine: str
     kind: Kind
 
@@ -76,7 +76,7 @@ class Grouper:
 
     def __init__(
         self,
-        rows: GroupRows,
+        rows: GroupingRows,
         events: FaceRows,
         strangers: Strangers,
         *,
@@ -88,7 +88,7 @@ class Grouper:
         self._strangers = strangers
         self._clock = clock
         self._stops = stops
-        self._claim: Grouping | None = None
+        self._claim: GroupingClaim | None = None
         self._renewed = 0.0
         self._engine: tuple[str, PairsOfStrangers] | None = None
         self._engine_asked: float | None = None
@@ -97,7 +97,7 @@ class Grouper:
 
     def _forget(self) -> None:
         """Let go of what the database may not have."""
-        self._groups: Groups[FaceKey] | None = None
+        self._groups: Groups[FaceId] | None = None
         self._next_group = 1
         # By image, one more than the highest index of a face of it that is in a group here.
         self._ends: dict[int, int] = {}
@@ -161,7 +161,7 @@ class Grouper:
         log.info("groups are loaded anew", why=why)
         self._forget()
 
-    async def _renew(self, claim: Grouping) -> None:
+    async def _renew(self, claim: GroupingClaim) -> None:
         with suppress(ClaimLostError):  # which the next write finds out
             while True:
                 await asyncio.sleep(RENEW_SECONDS)
@@ -175,7 +175,7 @@ class Grouper:
             with suppress(DatabaseUnavailableError):
                 await self._rows.give_back(self._claim)
 
-    async def _work(self, claim: Grouping) -> None:
+    async def _work(self, claim: GroupingClaim) -> None:
         await self._write(claim)
         await self._ask_engine(claim)
         if self._engine is None:
@@ -195,7 +195,7 @@ class Grouper:
             GROUPS.set(self._groups.number)
             UNKNOWN_FACES.set(len(self._groups))
 
-    async def _ask_engine(self, claim: Grouping) -> None:
+    async def _ask_engine(self, claim: GroupingClaim) -> None:
         """Learn of which engine groups are to be; that of before until another one is settled."""
         now = self._clock()
         if self._engine_asked is not None and now - self._engine_asked < _ENGINE_SECONDS:
@@ -221,14 +221,14 @@ class Grouper:
         position = await self._events.latest()
         if claim.engine != engine:
             await self._rows.begin(claim, engine)
-            self._claim = Grouping(claim.token, engine)
+            self._claim = GroupingClaim(claim.token, engine)
             log.info("groups are made anew", engine=engine, before=claim.engine)
         self._next_group = await self._rows.next_group()
-        keys: list[FaceKey] = []
+        keys: list[FaceId] = []
         groups: list[int] = []
         parts: list[NDArray[np.float32]] = []
         size = 0
-        wrong: dict[FaceKey, int] = {}
+        wrong: dict[FaceId, int] = {}
         denied = await self._rows.denied()
         for images in await self._all_images():
             found = await self._rows.grouped(images, engine)
@@ -308,7 +308,7 @@ class Grouper:
                 return
             self._groups = Groups(size, kind, next_id=self._next_group)
         denied = await self._rows.denied({image for image, _ in [*moved, *new]})
-        came_from = defaultdict[int, list[FaceKey]](list)
+        came_from = defaultdict[int, list[FaceId]](list)
         for key in new:
             if (before := unknown[key]) is not None:
                 came_from[before].append(key)
@@ -335,7 +335,7 @@ class Grouper:
             self._changed(regrouped, strays)
         await self._write(claim)
 
-    def _held(self, images: range | Sequence[int]) -> list[FaceKey]:
+    def _held(self, images: range | Sequence[int]) -> list[FaceId]:
         if self._groups is None:
             return []
         return [
@@ -345,17 +345,17 @@ class Grouper:
             if (key := (image, index)) in self._groups
         ]
 
-    def _group_of(self, key: FaceKey) -> int | None:
+    def _group_of(self, key: FaceId) -> int | None:
         return self._groups.group_of(key) if self._groups else None
 
-    def _note_ends(self, keys: Iterable[FaceKey]) -> None:
+    def _note_ends(self, keys: Iterable[FaceId]) -> None:
         for image, index in keys:
             self._ends[image] = max(self._ends.get(image, 0), index + 1)
 
     def _changed(
         self,
         regrouped: Regrouped,
-        strays: Collection[FaceKey] = (),
+        strays: Collection[FaceId] = (),
         answered: Collection[int] = (),
     ) -> None:
         """Have it written that groups are others than the database says."""
@@ -372,7 +372,7 @@ class Grouper:
             answered=answered,
         )
 
-    async def _write(self, claim: Grouping) -> None:
+    async def _write(self, claim: GroupingClaim) -> None:
         """Write what is not written yet; what fails is written before anything else is done."""
         for left in reversed(range(_TRIES)):
             if self._unwritten is None:
@@ -385,7 +385,7 @@ class Grouper:
                 if not left:
                     raise
 
-    async def _join(self, claim: Grouping) -> None:
+    async def _join(self, claim: GroupingClaim) -> None:
         """Make one of groups of which a person has said so."""
         for question, group, other in await self._rows.joined():
             if question in self._apart:

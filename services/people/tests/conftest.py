@@ -38,8 +38,8 @@ from services.face_recog.domain import DetectedFace, Engine, Recognition
 from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB
 from services.people.adapters.index import ExactIndex
-from services.people.adapters.recogniser import GrpcRecogniser
-from services.people.adapters.rows import DatabaseRows
+from services.people.adapters.recogniser import GrpcFaceDecider
+from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.service.deciding import Worker
 from services.people.service.stored_faces import StoredFaces
 
@@ -115,16 +115,16 @@ class World:
     def clock(self) -> sa.ColumnElement[int]:
         return database_now() + self.offset
 
-    def rows(self, database: Database | None = None) -> DatabaseRows:
-        return DatabaseRows(database or self.database, self.clock)
+    def rows(self, database: Database | None = None) -> DatabaseStoredFaces:
+        return DatabaseStoredFaces(database or self.database, self.clock)
 
-    def worker(self, rows: DatabaseRows | None = None, **named: Any) -> Worker:
+    def worker(self, rows: DatabaseStoredFaces | None = None, **named: Any) -> Worker:
         rows = rows or self.rows()
         stored = StoredFaces(rows, ExactIndex(), clock=lambda: self.now)
         return Worker(
             rows,
             stored,
-            GrpcRecogniser(self.client),
+            GrpcFaceDecider(self.client),
             clock=lambda: self.now,
             sleep=self._sleep,
             **named,

@@ -41,8 +41,8 @@ from services.common.tables import (
 from services.face_recog.strangers import DLIB
 from services.migrations.__main__ import migrate
 from services.people.adapters import group_rows
-from services.people.adapters.group_rows import LATER_MS, DatabaseGroups
-from services.people.adapters.rows import DatabaseRows
+from services.people.adapters.group_rows import LATER_MS, DatabaseGrouping
+from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.service import grouping
 from services.people.service.grouping import Grouper
 from services.people.tests.conftest import ENGINE, SURE, World, encoding
@@ -69,8 +69,8 @@ class Bench:
     def replica(self, database: Database | None = None) -> Grouper:
         its = database or self.world.database
         return Grouper(
-            DatabaseGroups(its, self.world.clock),
-            DatabaseRows(its, self.world.clock),
+            DatabaseGrouping(its, self.world.clock),
+            DatabaseStoredFaces(its, self.world.clock),
             self.strangers,
             clock=lambda: self.world.now,
         )

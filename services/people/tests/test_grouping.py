@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from services.face_recog import strangers
 from services.people.domain import grouping
-from services.people.domain.grouping import COHORTS, Groups, Suggestion
+from services.people.domain.grouping import COHORTS, Groups, LikelyPair
 from services.people.domain.likeness import Demand, Likeness, kind_of, turned, units
 from services.people.domain.vector_table import Vectors
 
@@ -343,7 +343,7 @@ def test_groups_that_are_alike_but_not_enough_are_asked_about() -> None:
     assert all(one.is_person for one in found)
     assert found == sorted(found, key=lambda one: -one.likeness)
     without = groups.suggestions(5, {70: faces[0]}, without=[(1, 70, True)])
-    assert Suggestion(1, 70, True, found[0].likeness) not in without
+    assert LikelyPair(1, 70, True, found[0].likeness) not in without
     assert groups.suggestions(1, {70: faces[0]}) == found[:1]
 
 

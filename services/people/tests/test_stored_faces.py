@@ -19,7 +19,7 @@ from services.common.errors import DatabaseUnavailableError, OtherEngineError, S
 from services.common.tables import events, face_encodings, images
 from services.people.adapters import index as index_module
 from services.people.adapters.index import ExactIndex
-from services.people.adapters.rows import DatabaseRows
+from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.service import stored_faces
 from services.people.service.stored_faces import StoredFaces
 from services.people.tests.conftest import ENGINE, World, encoding
@@ -168,7 +168,7 @@ def test_the_nearest_are_those_that_a_look_at_each_finds(monkeypatch: pytest.Mon
 class Bench:
     """Stored faces of a world, as one process has them."""
 
-    def __init__(self, world: World, rows: DatabaseRows | None = None) -> None:
+    def __init__(self, world: World, rows: DatabaseStoredFaces | None = None) -> None:
         self.index = ExactIndex()
         self.faces = StoredFaces(rows or world.rows(), self.index, clock=lambda: world.now)
         self._world = world
@@ -299,7 +299,7 @@ async def test_nothing_is_missed_in_an_hour_without_a_look(world: World) -> None
     assert len(bench.index) == 1
 
 
-class LateRows(DatabaseRows):
+class LateRows(DatabaseStoredFaces):
     """Encodings of these images are not to be seen yet."""
 
     def __init__(self, database: Database) -> None:
