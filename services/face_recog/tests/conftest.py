@@ -31,7 +31,7 @@ from services.face_recog.service import Gallery
 from services.face_recog.strangers import DLIB
 from services.testing.damaged_pictures import save
 from services.testing.processes import Service
-from services.testing.recogniser import Picture
+from services.testing.recogniser import PictureContent
 from services.testing.samples import sample
 from services.testing.waiting import eventually
 
@@ -135,7 +135,7 @@ ENGINE = Engine("dlib-1+rules-1", 128)
 
 
 class FakeRecogniser:
-    """Finds a face for every byte ``f``, but for two kinds of :class:`Picture`."""
+    """Finds a face for every byte ``f``, but for two kinds of :class:`PictureContent`."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
@@ -157,9 +157,9 @@ class FakeRecogniser:
         self.most = max(self.most, self.running)
         await asyncio.sleep(0)
         self.running -= 1
-        if picture == Picture.UNREADABLE:
+        if picture == PictureContent.UNREADABLE:
             raise RejectedError(Problem.UNREADABLE, "not a picture")
-        if picture == Picture.FATAL:
+        if picture == PictureContent.FATAL:
             raise RecogniserFaultError("the worker process died")
         score = 0.25 if b"blurred" in picture else 1.0
         quality = Quality(score, Flaw.BLURRED if score < FIT else None, 1.0, score, 1.0, 1.0)

@@ -37,7 +37,7 @@ from services.face_recog.tests.conftest import (
     encoding_of,
     new_gallery,
 )
-from services.testing.recogniser import Picture
+from services.testing.recogniser import PictureContent
 
 ADA, BOB, EVE = b"f ada", b"f bob", b"f eve"
 
@@ -142,7 +142,7 @@ async def test_one_that_was_removed_is_known_no_longer(bench: Bench) -> None:
 
 
 async def test_what_is_no_known_picture_is_told_to_be_skipped(bench: Bench) -> None:
-    await bench.store.put("known_people/Ada/2.jpg", Picture.UNREADABLE)
+    await bench.store.put("known_people/Ada/2.jpg", PictureContent.UNREADABLE)
     async with bench.client.decide("Ada") as view:
         found = {one.image_name: one.skipped for one in view.known.pictures}
     assert found == {"Ada/1.jpg": False, "Ada/2.jpg": True}
