@@ -8,9 +8,6 @@ from typing import Final
 from services.common.faces import Likely, Says
 from services.common.images import folder_of
 
-RENEW_SECONDS: Final = 10.0
-"""Two renewals in a row may fail before the lease is over."""
-
 NEXT_PASS_MS: Final = 15_000
 """A picture that was recognised by the people of before is stored within this time, or after an
 attempt that counts: face_recog gives up on one after 10 s, and its answer is stored at once."""

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -24,7 +25,6 @@ from services.common.logs import Outage
 from services.people.domain.deciding import (
     AGAIN_MS,
     LATER_MS,
-    RENEW_SECONDS,
     Decision,
     RecordedFace,
     RecordedPicture,
@@ -34,6 +34,7 @@ from services.people.domain.deciding import (
 )
 from services.people.metrics import DECIDED, WAITING
 from services.people.ports import FaceDecider, PeopleView, RowsChangedError, WorkRows
+from services.people.service.leases import renewed
 from services.people.service.stored_faces import StoredFaces
 
 log = structlog.get_logger(__name__)
@@ -84,9 +85,9 @@ class Worker:
         if work is None:
             return False
         with structlog.contextvars.bound_contextvars(person_id=work.person_id):
-            renewing = asyncio.create_task(self._renew(work))
             try:
-                await self._work(work)
+                async with renewed(partial(self._rows.renew, work)):
+                    await self._work(work)
                 self._away.passed()
             except ClaimLostError:
                 log.info("the person has changed again, or somebody else goes on")
@@ -97,18 +98,7 @@ class Worker:
                 with suppress(DatabaseUnavailableError):
                     await self._rows.give_back(work, AGAIN_MS)
                 raise
-            finally:
-                renewing.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await renewing
         return True
-
-    async def _renew(self, work: Work) -> None:
-        with suppress(ClaimLostError):  # which the next write finds out
-            while True:
-                await asyncio.sleep(RENEW_SECONDS)
-                with suppress(DatabaseUnavailableError):
-                    await self._rows.renew(work)
 
     async def _work(self, work: Work) -> None:
         until = self._clock() + _PATIENCE_SECONDS

@@ -8,8 +8,9 @@ whoever is killed is followed by another, who reads the groups that there are an
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,8 +19,6 @@ from numpy.typing import NDArray
 
 from services.common.errors import ClaimLostError, DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
-from services.common.strangers import PairsOfStrangers
-from services.people.domain.deciding import RENEW_SECONDS
 from services.people.domain.grouping import Groups
 from services.people.domain.likeness import Kind, kind_of
 from services.people.domain.regrouping import (
@@ -33,6 +32,8 @@ from services.people.domain.regrouping import (
 )
 from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
 from services.people.ports import FaceRows, GroupingRows, RowsChangedError
+from services.people.service.engines import SettledEngine, Strangers
+from services.people.service.leases import RENEW_SECONDS, renewed
 
 log = structlog.get_logger(__name__)
 
@@ -41,12 +42,6 @@ LOADED: Final = 2_000
 
 _COMPARED_SECONDS: Final = 1_800.0
 """All is compared so often: services of before note no events."""
-
-_ENGINE_SECONDS: Final = 10.0
-"""So often face_recog is asked what its engine is."""
-
-_SETTLED_SECONDS: Final = 60.0
-"""How long it must have said another one: while replicas are replaced, it says this and that."""
 
 _ASK_SECONDS: Final = 30.0
 _ASK_SHARE: Final = 20.0
@@ -58,9 +53,6 @@ _OPEN: Final = 200
 _TRIES: Final = 5
 
 _OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
-
-Strangers = Callable[[], Awaitable[tuple[str, PairsOfStrangers] | None]]
-"""Tells what face_recog's engine is and how alike strangers are to it; None when it does not."""
 
 
 class _Turn(NamedTuple):
@@ -85,14 +77,11 @@ class Grouper:
     ) -> None:
         self._rows = rows
         self._events = events
-        self._strangers = strangers
+        self._engine = SettledEngine(strangers, clock)
         self._clock = clock
         self._stops = stops
         self._claim: GroupingClaim | None = None
         self._renewed = 0.0
-        self._engine: tuple[str, PairsOfStrangers] | None = None
-        self._engine_asked: float | None = None
-        self._other_since: float | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -120,15 +109,15 @@ class Grouper:
             self._renewed = self._clock()
         if self._claim is None:
             return
-        renewing = asyncio.create_task(self._renew(self._claim))
         try:
-            if self._clock() - self._renewed >= RENEW_SECONDS:
-                await self._rows.renew(self._claim)
-                self._renewed = self._clock()
-            await self._work(self._claim)
+            async with renewed(partial(self._renew, self._claim)):
+                if self._clock() - self._renewed >= RENEW_SECONDS:
+                    await self._renew(self._claim)
+                await self._work(self._claim)
         except ClaimLostError:
             log.info("somebody else makes groups")
-            self._claim = self._engine = self._engine_asked = None
+            self._claim = None
+            self._engine.forget()
             self._forget()
         except RowsChangedError as change:
             log.info("somebody has said meanwhile what is not in a group", change=str(change))
@@ -138,10 +127,6 @@ class Grouper:
             if self._position is not None:
                 log.info("groups stay in memory: what failed has changed none")
             raise
-        finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await renewing
 
     @contextmanager
     def _or_anew(self, doing: str) -> Iterator[None]:
@@ -162,12 +147,8 @@ class Grouper:
         self._forget()
 
     async def _renew(self, claim: GroupingClaim) -> None:
-        with suppress(ClaimLostError):  # which the next write finds out
-            while True:
-                await asyncio.sleep(RENEW_SECONDS)
-                with suppress(DatabaseUnavailableError):
-                    await self._rows.renew(claim)
-                    self._renewed = self._clock()
+        await self._rows.renew(claim)
+        self._renewed = self._clock()
 
     async def close(self) -> None:
         """Let another replica claim it at once."""
@@ -177,10 +158,13 @@ class Grouper:
 
     async def _work(self, claim: GroupingClaim) -> None:
         await self._write(claim)
-        await self._ask_engine(claim)
-        if self._engine is None:
+        settled = await self._engine.ask(claim.engine)
+        if settled is None:
             return
-        turn = _Turn(claim, self._engine[0], kind_of(*self._engine))
+        engine, strangers = settled
+        turn = _Turn(claim, engine, kind_of(engine, strangers))
+        if engine != claim.engine:
+            self._forget()
         if self._position is not None and await self._events.lost(self._position):
             self._load_anew("events may have been removed unread")
         if self._position is None:
@@ -194,25 +178,6 @@ class Grouper:
         if self._groups is not None:
             GROUPS.set(self._groups.number)
             UNKNOWN_FACES.set(len(self._groups))
-
-    async def _ask_engine(self, claim: GroupingClaim) -> None:
-        """Learn of which engine groups are to be; that of before until another one is settled."""
-        now = self._clock()
-        if self._engine_asked is not None and now - self._engine_asked < _ENGINE_SECONDS:
-            return
-        found = await self._strangers()
-        self._engine_asked = now
-        if found is None:
-            return
-        before = self._engine[0] if self._engine else claim.engine
-        if before is not None and found[0] != before:
-            self._other_since = now if self._other_since is None else self._other_since
-            if now - self._other_since < _SETTLED_SECONDS:
-                return
-            self._forget()
-        self._other_since = None
-        if self._engine != found:
-            self._engine = found
 
     async def _load(self, turn: _Turn) -> None:
         """Read the groups that there are; what is in none is found by comparing."""

@@ -45,8 +45,8 @@ from services.people.adapters.group_rows import LATER_MS, DatabaseGrouping
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.service import grouping
 from services.people.service.grouping import Grouper
-from services.people.tests.conftest import ENGINE, SURE, World, encoding
 from services.people.tests.test_people_kills import KilledError, kill_at
+from services.people.tests.world import ENGINE, SURE, World, encoding
 
 PAIRS: Final = DLIB.product.pairs
 HALF: Final = 0.28

@@ -21,7 +21,7 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import face_denials, faces, persons
 from services.migrations.__main__ import migrate
 from services.people.service import deciding
-from services.people.tests.conftest import SURE, UNSURE, World, encoding, new_world
+from services.people.tests.world import SURE, UNSURE, World, encoding, new_world
 
 
 class KilledError(Exception):

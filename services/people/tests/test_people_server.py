@@ -18,7 +18,7 @@ from services.common.facerecog.stored_faces import StoredFacesClient
 from services.people.adapters.index import ExactIndex
 from services.people.adapters.server import AT_ONCE, SearchServer
 from services.people.service.stored_faces import StoredFaces
-from services.people.tests.conftest import ENGINE, World, encoding
+from services.people.tests.world import ENGINE, World, encoding
 from services.testing.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

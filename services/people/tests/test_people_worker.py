@@ -22,7 +22,7 @@ from services.people.domain.deciding import (
     RecordedPicture,
 )
 from services.people.ports import RowsChangedError
-from services.people.tests.conftest import ELSE, ENGINE, SURE, UNSURE, World, encoding
+from services.people.tests.world import ELSE, ENGINE, SURE, UNSURE, World, encoding
 
 HAND = {"decided_by": "hand", "distance": None}
 

@@ -22,7 +22,7 @@ from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.service import stored_faces
 from services.people.service.stored_faces import StoredFaces
-from services.people.tests.conftest import ENGINE, World, encoding
+from services.people.tests.world import ENGINE, World, encoding
 
 
 def held(index: ExactIndex) -> list[tuple[int, tuple[float, ...]]]:
