@@ -16,6 +16,7 @@ from rich.console import Console
 
 from services.common import logs
 from services.common.jobs import end_on_sigterm
+from services.local.errors import LocalError
 
 _LONGEST_SECONDS: Final = 1800
 """Each takes some minutes; a busy machine may need longer."""
@@ -33,7 +34,8 @@ def measure(module: str, short: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="facestack-bench-") as folder:
         try:
             run(console, Path(folder), short=short)
-        except (pytest.fail.Exception, pytest.skip.Exception) as error:  # of services.testing
+        except (LocalError, pytest.fail.Exception, pytest.skip.Exception) as error:
+            # Of services.testing.
             raise SystemExit(str(error)) from None
 
 

@@ -23,7 +23,7 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import images
 from services.migrations.__main__ import migrate
 from services.testing.processes import Service
-from services.testing.recogniser import Picture, RecogniserServer
+from services.testing.recogniser import PictureContent, RecogniserServer
 from services.testing.servers import MariaDb, Nsqd, Nsqlookupd
 
 _ROWS: Final = 20_000
@@ -65,7 +65,7 @@ class _Stack:
     async def drain(self, prefix: str, rows: int, *, rung: bool) -> _Drained:
         """Put in so many rows that are due, or rung for, and wait until all are processed."""
         for number in range(1, rows + 1):
-            (self.pictures / f"{prefix}{number}").write_bytes(Picture.TWO_FACES)
+            (self.pictures / f"{prefix}{number}").write_bytes(PictureContent.TWO_FACES)
         now = time.time_ns() // 1_000_000
         due = now + RING_AFTER_MS if rung else now
         latencies: dict[str, list[float]] = {}

@@ -21,7 +21,9 @@ from rich.table import Table
 from scripts.bench import accuracy
 from services.face_recog.domain.strangers import DLIB
 from services.face_recog.settings import EngineSettings
-from services.people.grouping import COHORTS, Groups, Kind, Vectors, kind_of
+from services.people.domain.grouping import COHORTS, Groups
+from services.people.domain.likeness import Kind, kind_of
+from services.people.domain.vector_table import Vectors
 
 _BATCHES: Final = (256, 64, 7)
 """Faces that come at a time."""

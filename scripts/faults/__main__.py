@@ -21,10 +21,10 @@ import pytest
 from rich.console import Console
 
 from scripts.faults.campaign import Campaign, CampaignError, Order
-from scripts.faults.nodes import NodeError
 from scripts.faults.plan import Kind
 from scripts.faults.report import report
 from scripts.faults.stack import Switches
+from services.local.errors import LocalError
 from services.testing.samples import sample
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
@@ -150,9 +150,9 @@ def main() -> None:
             good = asyncio.run(_run(order, folder, console))
         except asyncio.CancelledError:
             raise SystemExit("faults: interrupted") from None
-        except (NodeError, CampaignError, ExceptionGroup) as error:
+        except (LocalError, CampaignError, ExceptionGroup) as error:
             reason = _first(error)
-            if not isinstance(reason, NodeError | CampaignError):
+            if not isinstance(reason, LocalError | CampaignError):
                 raise
             raise SystemExit(f"faults: {reason}; the logs are in {folder / 'logs'}") from None
         except pytest.skip.Exception as error:  # a server that is not installed

@@ -3,20 +3,16 @@
 import asyncio
 import os
 import shutil
-import sys
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import httpx
 import pymysql
 import pytest
 
 from scripts.faults.disks import Disk, why_none
 from scripts.faults.network import Network
-from scripts.faults.nodes import START_SECONDS, Node, NodeError
+from scripts.faults.nodes import Node
 from scripts.faults.pictures import Pictures
 from scripts.faults.plan import Targets
 from services.common import folders
@@ -25,11 +21,12 @@ from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
 from services.testing.clocks import Clock
+from services.testing.processes import Service
 from services.testing.servers import (
     MariaDb,
     Nsqd,
     Nsqlookupd,
-    Server,
+    ServerProcess,
     VersityGw,
     free_port,
 )
@@ -77,7 +74,6 @@ class Stack:
         self._ports: dict[str, int] = {}
         self._database_url = ""
         self.api_url = ""
-        self._probes: dict[str, str] = {}
 
     async def start(self, pictures: Pictures) -> None:
         """Start everything and return when all of it is ready."""
@@ -160,9 +156,10 @@ class Stack:
             self.without["network"] = "toxiproxy-server is missing: run 'make servers'"
             return
         port = free_port()
-        await self._node(
-            "toxiproxy", [binary, "-host", "127.0.0.1", "-port", str(port)], {}, port
-        ).start()
+        command = [binary, "-host", "127.0.0.1", "-port", str(port)]
+        proxy = ServerProcess(command, port=port, log=self.logs / "toxiproxy.log")
+        self.nodes["toxiproxy"] = Node("toxiproxy", proxy, port)
+        await self.nodes["toxiproxy"].start()
         self.network = Network(f"http://127.0.0.1:{port}")
 
     async def _through(self, client: str, server: str, port: int) -> int:
@@ -173,17 +170,10 @@ class Stack:
         self.links.append(name)
         return await self.network.link(name, port)
 
-    def _node(
-        self, name: str, command: list[str], environment: Mapping[str, str], port: int
-    ) -> Node:
-        node = Node(name, command, {**os.environ, **environment}, port, self.logs / f"{name}.log")
-        self.nodes[name] = node
-        return node
-
-    async def _start_server(self, name: str, server: Server) -> None:
-        node = self._node(name, server.command, server.environment, server.port)
-        node.may_die = True
-        await node.start()
+    async def _start_server(self, name: str, server: ServerProcess) -> None:
+        server.log = self.logs / f"{name}.log"
+        self.nodes[name] = Node(name, server, server.port, may_die=True)
+        await self.nodes[name].start()
 
     async def _start_servers(self) -> dict[str, dict[str, str]]:
         mariadb = await asyncio.to_thread(MariaDb, self._disk("mariadb"))
@@ -194,7 +184,7 @@ class Stack:
         told = await self._through("image processors", "nsqd", nsqd.port)
         nsqd.command.append(f"--broadcast-tcp-port={told}")
         versitygw = VersityGw(self._disk("versitygw"))
-        servers: dict[str, Server] = {
+        servers: dict[str, ServerProcess] = {
             "mariadb": mariadb,
             "nsqlookupd": lookupd,
             "nsqd": nsqd,
@@ -265,36 +255,32 @@ class Stack:
             port = await self._through(name, "face_recog", grpc)
             environment[name]["FACE_RECOG_TARGET"] = f"127.0.0.1:{port}"
         self.api_url = f"http://127.0.0.1:{await self._through('clients', 'receiver', receiver)}"
+        started: dict[str, Service] = {}
         for name in SERVICES:
             if name == "redeemer" and not self._switches.redeemer:
                 continue
-            module = self._switches.processor if name in PROCESSORS else (f"services.{name}",)
-            probe = receiver if name == "receiver" else free_port()
-            self._probes[name] = f"http://127.0.0.1:{probe}/readyz"
-            node = self._node(
-                name,
-                [sys.executable, "-m", *module],
-                {
-                    "PYTHONPATH": str(_ROOT),
-                    "PYTHONUNBUFFERED": "1",
-                    "HOST": "127.0.0.1",
-                    "PORT": str(grpc if name == "face_recog" else receiver),
-                    "PROBE_PORT": str(probe),
-                    "DRAIN_SECONDS": "0.2",
-                    "GRACE_SECONDS": "5",
-                    "STOP_SECONDS": "5",
-                    "POOL_SIZE": "2",
-                    **environment[name],
-                    **(clock.environment if (clock := self._clock(name)) else {}),
-                    **_CHEAP_CLOCK,
-                },
-                probe,
+            module, *arguments = (
+                self._switches.processor if name in PROCESSORS else (f"services.{name}",)
             )
-            node.clock = clock
-        await asyncio.gather(*(self.nodes[name].start() for name in self._probes))
-        async with httpx.AsyncClient(trust_env=False) as client:
-            for name, url in self._probes.items():
-                await _ready(self.nodes[name], url, client)
+            clock = self._clock(name)
+            service = Service(
+                module,
+                self.logs / f"{name}.log",
+                port=grpc if name == "face_recog" else receiver,
+                drain_seconds=0.2,
+                grace_seconds=5,
+                stop_seconds=5,
+                pool_size=2,
+                **environment[name],
+                **(clock.environment if clock else {}),
+                **_CHEAP_CLOCK,
+            )
+            service.command += arguments
+            started[name] = service
+            self.nodes[name] = Node(name, service, service.port, clock)
+        await asyncio.gather(*(self.nodes[name].start() for name in started))
+        for service in started.values():
+            await asyncio.to_thread(service.wait_ready)
 
     def _clock(self, name: str) -> Clock | None:
         if "clock" in self.without:
@@ -306,25 +292,6 @@ class Stack:
         except (pytest.skip.Exception, pytest.fail.Exception) as missing:
             self.without["clock"] = str(missing)
             return None
-
-
-async def _ready(node: Node, url: str, client: httpx.AsyncClient) -> None:
-    answer = "none"
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            response = await client.get(url)
-        except httpx.HTTPError as error:
-            answer = f"none ({error!r})"
-        else:
-            if response.is_success:
-                return
-            answer = f"{response.status_code} {response.text}"
-        await asyncio.sleep(0.1)
-    raise NodeError(
-        f"{node.name} is not ready after {START_SECONDS:g} s, its answer was {answer}:"
-        f" see {node.log}"
-    )
 
 
 def _found(name: str) -> str | None:

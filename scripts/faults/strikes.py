@@ -59,11 +59,11 @@ class Striker:
     async def _pause(self, fault: Fault) -> None:
         node = self._stack.nodes[fault.target]
         async with node.busy:
-            node.send(signal.SIGSTOP)
+            node.process.send_all(signal.SIGSTOP)
             try:
                 await asyncio.sleep(fault.seconds)
             finally:
-                node.send(signal.SIGCONT)
+                node.process.send_all(signal.SIGCONT)
 
     async def _spoil(self, fault: Fault) -> None:
         network = self._stack.network

@@ -21,7 +21,8 @@ from rich.text import Text
 
 from services.common.settings import load
 from services.local.demo import Demo, Row
-from services.local.programs import LocalError, Plan, make_plan
+from services.local.errors import LocalError
+from services.local.programs import Plan, make_plan
 from services.local.samples import SAMPLES, Endpoint, load_photos
 from services.local.settings import LocalSettings
 from services.local.supervisor import Supervisor

@@ -13,7 +13,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.common.images import FINAL
-from services.local.programs import LocalError
+from services.local.errors import LocalError
 from services.local.samples import KNOWN, SAMPLES, Photos, Sample
 
 _PATIENCE_SECONDS: Final = 120.0

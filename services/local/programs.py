@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from services.local.errors import LocalError
 from services.local.settings import LocalSettings
-
-_ROOT: Final = Path(__file__).resolve().parents[2]
 
 # Settings that would send a service to another database, store or queue than the local one.
 _FOREIGN: Final = (
@@ -22,10 +21,6 @@ _FOREIGN: Final = (
 )
 
 LOOPBACK: Final = "127.0.0.1"
-
-
-class LocalError(Exception):
-    """The run cannot start or go on; the message is one line for a person."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +76,6 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
         **{name: value for name, value in environment.items() if name.upper() not in _FOREIGN},
-        "PYTHONPATH": str(_ROOT),
-        "PYTHONUNBUFFERED": "1",
         "HOST": LOOPBACK,
         "LOG_LEVEL": settings.log_level,
         "DRAIN_SECONDS": str(settings.drain_seconds),

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from PIL import Image, ImageDraw, ImageOps
 
-from services.local.programs import LocalError
+from services.local.errors import LocalError
 
 EILEEN: Final = "Eileen Collins"
 GRACE: Final = "Grace Hopper"

@@ -10,13 +10,14 @@ from services.common.database import Database
 from services.common.facerecog.client import VIEW_SECONDS, RecogniserClient
 from services.common.repeating import repeat
 from services.common.settings import load
-from services.people.adapters.group_rows import DatabaseGroups
+from services.people.adapters.group_rows import DatabaseGrouping
 from services.people.adapters.index import ExactIndex
-from services.people.adapters.recogniser import GrpcRecogniser
-from services.people.adapters.rows import DatabaseRows
-from services.people.adapters.server import Server
-from services.people.grouper import Grouper
-from services.people.service import StoredFaces, Worker
+from services.people.adapters.recogniser import GrpcFaceDecider
+from services.people.adapters.rows import DatabaseStoredFaces
+from services.people.adapters.server import SearchServer
+from services.people.service.deciding import Worker
+from services.people.service.grouping import Grouper
+from services.people.service.stored_faces import StoredFaces
 from services.people.settings import PeopleSettings
 
 _COUNT_SECONDS: Final = 5.0
@@ -26,18 +27,18 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
     """Follow and decide until SIGTERM."""
     database = Database(settings)
     client = RecogniserClient(settings.face_recog_target, timeout=VIEW_SECONDS)
-    rows = DatabaseRows(database, database_now)
+    rows = DatabaseStoredFaces(database, database_now)
     faces = StoredFaces(rows, ExactIndex())
-    server = Server(faces)
+    server = SearchServer(faces)
     # Without face_recog it is ready nevertheless: changes wait in the database.
     lifecycle = ops.Lifecycle(
         {"database": database.check, "stored faces": faces.check},
         drain_seconds=settings.drain_seconds,
     )
     lifecycle.install_signal_handlers()
-    worker = Worker(rows, faces, GrpcRecogniser(client), stops=lambda: lifecycle.draining)
+    worker = Worker(rows, faces, GrpcFaceDecider(client), stops=lambda: lifecycle.draining)
     grouper = Grouper(
-        DatabaseGroups(database, database_now),
+        DatabaseGrouping(database, database_now),
         rows,
         client.strangers,
         stops=lambda: lifecycle.draining,

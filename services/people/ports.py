@@ -7,24 +7,19 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from services.common.errors import AwayError
 from services.common.events import Event, Position
 from services.common.faces import Likely, Says, Whose
-from services.people.domain import (
-    Answer,
-    Face,
-    FaceKey,
-    Found,
-    Grouping,
-    Picture,
-    Question,
-    Regrouped,
-    Work,
-)
-from services.people.grouping import Suggestion
+from services.people.domain.deciding import Decision, RecordedFace, RecordedPicture, Work
+from services.people.domain.grouping import LikelyPair
+from services.people.domain.regrouping import AskedPair, FaceId, GroupingClaim, Regrouped
+from services.people.domain.searching import Found
 
 
-class RowsChangedError(Exception):
-    """The rows that were decided on are others by now."""
+class RowsChangedError(AwayError):
+    """The rows that were decided on are others by now: decide again."""
+
+    service = "database"
 
 
 class WorkRows(Protocol):
@@ -61,14 +56,17 @@ class WorkRows(Protocol):
 
     async def pictures(
         self, image_ids: Collection[int], engine: str, size: int = 0
-    ) -> list[Picture]:
+    ) -> list[RecordedPicture]:
         """Return images with their faces, and the encodings by an engine, of so many bytes."""
 
     async def whose(self, candidates: Iterable[Likely]) -> Whose:
         """Return who each is."""
 
     async def write(
-        self, work: Work, changes: Sequence[tuple[Picture, Face, Says]], through: int
+        self,
+        work: Work,
+        changes: Sequence[tuple[RecordedPicture, RecordedFace, Says]],
+        through: int,
     ) -> None:
         """Write what faces are now, and that all images up to one are done.
 
@@ -112,23 +110,23 @@ class FaceRows(Protocol):
         """Give faces with a name alone their person's id, of some images."""
 
 
-class GroupRows(Protocol):
+class GroupingRows(Protocol):
     """Groups of unknown faces, and those faces; each call raises ``DatabaseUnavailableError``.
 
     A face is unknown that has no name, is not struck out, and has an encoding of the engine. Where
     ``images`` is a range, it is of all ids in it.
     """
 
-    async def claim(self) -> Grouping | None:
+    async def claim(self) -> GroupingClaim | None:
         """Claim the making of groups; None while somebody else has it."""
 
-    async def renew(self, claim: Grouping) -> None:
+    async def renew(self, claim: GroupingClaim) -> None:
         """Prolong the lease, or raise :class:`ClaimLostError`."""
 
-    async def give_back(self, claim: Grouping) -> None:
+    async def give_back(self, claim: GroupingClaim) -> None:
         """Let anybody claim it; a lost claim stays lost."""
 
-    async def begin(self, claim: Grouping, engine: str) -> None:
+    async def begin(self, claim: GroupingClaim, engine: str) -> None:
         """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``.
 
         Those of before have no size any more; a face leaves them when it is placed. What a person
@@ -141,35 +139,35 @@ class GroupRows(Protocol):
     async def next_group(self) -> int:
         """Return an id over that of every group that there ever was."""
 
-    async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceKey, int, bytes]]:
+    async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceId, int, bytes]]:
         """Return the unknown faces that are in groups of this engine, and their encodings."""
 
     async def unknown(
         self, images: range | Collection[int], engine: str
-    ) -> Mapping[FaceKey, int | None]:
+    ) -> Mapping[FaceId, int | None]:
         """Return the unknown faces, and the group that each is in."""
 
-    async def strays(self, images: range | Collection[int]) -> Collection[FaceKey]:
+    async def strays(self, images: range | Collection[int]) -> Collection[FaceId]:
         """Return the faces that are in a group though they have a name, or are struck out."""
 
-    async def encodings(self, keys: Collection[FaceKey], engine: str) -> Mapping[FaceKey, bytes]:
+    async def encodings(self, keys: Collection[FaceId], engine: str) -> Mapping[FaceId, bytes]:
         """Return the encodings of faces, of those that have one."""
 
     async def denied(
         self, images: Collection[int] | None = None
-    ) -> Mapping[FaceKey, Collection[int]]:
+    ) -> Mapping[FaceId, Collection[int]]:
         """Return the groups that a person has said faces are not to be in.
 
         Of one that was merged, the group in which its faces are.
         """
 
-    async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceKey]]:
+    async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceId]]:
         """Return the faces of which a person has said that they are not to be in these groups."""
 
     async def miscounted(self) -> Collection[int]:
         """Return the groups of this engine that have another size than is written down."""
 
-    async def write(self, claim: Grouping, regrouped: Regrouped) -> None:
+    async def write(self, claim: GroupingClaim, regrouped: Regrouped) -> None:
         """Write it, but for faces that are not unknown any more.
 
         What a person has said is not in a group is not in the one that its faces go to, either:
@@ -180,7 +178,7 @@ class GroupRows(Protocol):
     async def joined(self) -> Sequence[tuple[int, int, int]]:
         """Return the questions about two groups that a person has answered with yes."""
 
-    async def questions(self) -> Sequence[Question]:
+    async def questions(self) -> Sequence[AskedPair]:
         """Return the questions, with the groups in which the faces of merged ones are."""
 
     async def denied_people(self) -> Collection[tuple[int, int]]:
@@ -189,7 +187,7 @@ class GroupRows(Protocol):
     async def means(self, engine: str, size: int) -> Mapping[int, NDArray[np.float32]]:
         """Return the mean encoding, of so many numbers, of people who are not hidden."""
 
-    async def ask(self, claim: Grouping, suggestions: Sequence[Suggestion]) -> None:
+    async def ask(self, claim: GroupingClaim, suggestions: Sequence[LikelyPair]) -> None:
         """Have these be the open questions.
 
         Raises :class:`ClaimLostError`, and :class:`RowsChangedError` when somebody is gone.
@@ -226,7 +224,7 @@ class Index(Protocol):
         """Return so many faces at most, those nearest to an encoding, nearest first."""
 
 
-class View(Protocol):
+class PeopleView(Protocol):
     """The known people at one time; each call raises ``RecogniserError``.
 
     ``pictures`` says of those of one person whether they are known; else they are skipped. Of these
@@ -243,13 +241,13 @@ class View(Protocol):
         """Tell of each face whether it may be the person."""
 
     async def decide(
-        self, pictures: Sequence[Picture], unknown: str | None
-    ) -> Sequence[Sequence[Answer]]:
-        """Say who the open faces of each picture are; see ``Picture.given``."""
+        self, pictures: Sequence[RecordedPicture], unknown: str | None
+    ) -> Sequence[Sequence[Decision]]:
+        """Say who the open faces of each picture are; see ``RecordedPicture.given``."""
 
 
-class Recogniser(Protocol):
+class FaceDecider(Protocol):
     """What opens views."""
 
-    def view(self, folder: str) -> AbstractAsyncContextManager[View]:
+    def view(self, folder: str) -> AbstractAsyncContextManager[PeopleView]:
         """Open a view for one person's sake; raises ``RecogniserError``, also within."""

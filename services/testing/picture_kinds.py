@@ -14,7 +14,7 @@ from services.testing.damaged_pictures import png, png_chunks, save
 
 
 @dataclass(frozen=True)
-class Kind:
+class PictureKind:
     """A file, its format as Pillow calls it, and what it shows when it is not the photograph."""
 
     content: bytes
@@ -22,7 +22,7 @@ class Kind:
     shows: Image.Image
 
 
-def picture_kinds(photo: Image.Image) -> dict[str, Kind]:
+def picture_kinds(photo: Image.Image) -> dict[str, PictureKind]:
     """Return files by what is special about each; ``photo`` is RGB, its sides are even."""
     veil = Image.linear_gradient("L").resize(photo.size)
     veiled = photo.copy()
@@ -107,7 +107,7 @@ def picture_kinds(photo: Image.Image) -> dict[str, Kind]:
         "HEIF several": (save(photo, "HEIF", quality=90, **more, primary_index=0), photo),
     }
     return {
-        name: Kind(content, name.partition(" ")[0], shows.convert("RGB"))
+        name: PictureKind(content, name.partition(" ")[0], shows.convert("RGB"))
         for name, (content, shows) in files.items()
     }
 

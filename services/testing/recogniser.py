@@ -29,7 +29,7 @@ def encoding_of_box(engine: str, box: face_pb2.Box) -> bytes:
     return struct.pack("<128f", *(byte / 256 for byte in said * 4))
 
 
-class Picture:
+class PictureContent:
     """Contents of pictures, named for what comes of them; any other one shows two faces, too."""
 
     TWO_FACES: Final = b"two faces"
@@ -46,7 +46,7 @@ class Picture:
 
 
 class RecogniserServer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheckServicer):
-    """Answers by :class:`Picture`; can be stopped and started again on its port."""
+    """Answers by :class:`PictureContent`; can be stopped and started again on its port."""
 
     def __init__(self) -> None:
         self.target = f"127.0.0.1:{free_port()}"
@@ -81,19 +81,19 @@ class RecogniserServer(face_pb2_grpc.IdentifyServicer, face_pb2_grpc.HealthCheck
         if request.boxes:
             self.encoded += map(int, self.image_ids[-1:])
         match request.image_data:
-            case Picture.UNFINISHED:
+            case PictureContent.UNFINISHED:
                 await self.release.wait()
-            case Picture.UNREADABLE:
+            case PictureContent.UNREADABLE:
                 return face_pb2.IdentifyResponse(
                     status=face_pb2.STATUS_UNREADABLE, reason="it is no picture"
                 )
-            case Picture.UNANSWERED:
+            case PictureContent.UNANSWERED:
                 await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer")
-            case Picture.FOR_A_BUSY_ONE:
+            case PictureContent.FOR_A_BUSY_ONE:
                 await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue is full")
-            case Picture.FATAL:
+            case PictureContent.FATAL:
                 await context.abort(grpc.StatusCode.INTERNAL, "the worker died")
-            case Picture.NO_FACE:
+            case PictureContent.NO_FACE:
                 return face_pb2.IdentifyResponse(
                     status=face_pb2.STATUS_OK, width=100, height=90, engine=self.engine
                 )

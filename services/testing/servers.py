@@ -1,4 +1,4 @@
-"""Starts real server binaries on free ports of 127.0.0.1 and ends them.
+"""Real server binaries, on free ports of 127.0.0.1.
 
 A missing binary skips the test with the command that installs it; with ``REQUIRE_SERVERS=1``, as
 in CI, it fails instead.
@@ -7,14 +7,14 @@ in CI, it fails instead.
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
 import pytest
+
+from services.local.processes import Process, listens
 
 _TOOLS: Final = Path(__file__).parents[2] / ".tools" / "bin"
 
@@ -58,86 +58,22 @@ def free_port() -> int:
             return port
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], *, seconds: float = 30) -> None:
-    """Return when something listens on the port; fail when the process ends first."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"{process.args!r} ended with {process.returncode}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    pytest.fail(f"{process.args!r} did not listen on {port} within {seconds} s")
-
-
-class Server:
-    """One server process; ``kill -9`` and ``start`` again keep its port and data."""
+class ServerProcess(Process):
+    """A server; ``kill -9`` and ``start`` again keep its port and data."""
 
     def __init__(
         self, command: list[str], *, port: int, log: Path, env: dict[str, str] | None = None
     ) -> None:
-        self._command = command
-        self._log = log
-        self._env = {**os.environ, **(env or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(command, {**os.environ, **(env or {})}, log)
         self.port = port
-
-    @property
-    def command(self) -> list[str]:
-        """Return what is run, for those who start it themselves."""
-        return self._command
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Return what it is told."""
-        return self._env
 
     def start(self) -> Self:
         """Start it and wait until it listens."""
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=subprocess.STDOUT, env=self._env
-            )
-        try:
-            wait_for_port(self.port, self._process)
-        except BaseException:
-            self.kill()
-            raise
-        return self
-
-    @property
-    def pid(self) -> int:
-        """The process id of the running server."""
-        assert self._process
-        return self._process.pid
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ask it to end, and wait."""
-        self._end(signal.SIGTERM)
-
-    def send(self, what: signal.Signals) -> None:
-        """Send it a signal, such as SIGSTOP."""
-        assert self._process
-        self._process.send_signal(what)
-
-    def _end(self, how: signal.Signals) -> None:
-        if self._process and self._process.poll() is None:
-            self._process.send_signal(how)
-            try:
-                self._process.wait(30)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-                raise
-        self._process = None
+        self.spawn()
+        return self.wait_until(lambda: listens(self.port), f"nobody at port {self.port}")
 
 
-class MariaDb(Server):
+class MariaDb(ServerProcess):
     """A MariaDB server on an empty data folder; user ``root`` has no password."""
 
     def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
@@ -190,7 +126,7 @@ class MariaDb(Server):
         return f"mysql+asyncmy://root@127.0.0.1:{self.port}/{database}"
 
 
-class Nsqlookupd(Server):
+class Nsqlookupd(ServerProcess):
     """The directory of nsqd instances; ``port`` is TCP, ``http_port`` HTTP."""
 
     def __init__(self, folder: Path) -> None:
@@ -212,7 +148,7 @@ class Nsqlookupd(Server):
         return f"http://127.0.0.1:{self.http_port}"
 
 
-class Nsqd(Server):
+class Nsqd(ServerProcess):
     """One queue server; ``port`` is TCP, ``http_port`` HTTP."""
 
     def __init__(self, folder: Path, lookupd: Nsqlookupd | None = None, *arguments: str) -> None:
@@ -240,7 +176,7 @@ class Nsqd(Server):
         return f"http://127.0.0.1:{self.http_port}"
 
 
-class VersityGw(Server):
+class VersityGw(ServerProcess):
     """An S3 server over a folder, with the bucket ``facestack``."""
 
     access_key_id: Final = "test-access"

@@ -30,6 +30,8 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         return
     command = arguments[1]
     words = list(map(str, command)) if isinstance(command, list | tuple) else [str(command)]
+    if words[0] == "setpriv":
+        words = words[words.index("--") + 1 :]
     if words[:2] == [sys.executable, "-m"] and words[2].startswith("services."):
         return
     _fixtures.update(_being_made)

@@ -14,7 +14,7 @@ import pytest
 from scripts.gitops.diff import Kubectl
 from scripts.gitops.flux import NAMESPACE, Cluster, Kustomization, Object
 from scripts.manifests.model import FLUX_API
-from services.testing.servers import Server, find_binary, free_port
+from services.testing.servers import ServerProcess, find_binary, free_port
 
 _TOKEN: Final = "only-for-this-test"
 _READY_SECONDS: Final = 120
@@ -27,7 +27,7 @@ def running(folder: Path) -> Iterator[Kubectl]:
     Meanwhile the environment's kubeconfig is the administrator's, for what calls kubectl itself.
     """
     etcd_port, peer_port, port = free_port(), free_port(), free_port()
-    etcd = Server(
+    etcd = ServerProcess(
         [
             find_binary("etcd"),
             f"--data-dir={folder / 'etcd'}",
@@ -43,7 +43,7 @@ def running(folder: Path) -> Iterator[Kubectl]:
     (folder / "tokens.csv").write_text(f"{_TOKEN},admin,admin,system:masters\n")
     key = folder / "accounts.key"
     subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-    server = Server(
+    server = ServerProcess(
         [
             str(folder / "kube-apiserver"),
             f"--etcd-servers=http://127.0.0.1:{etcd_port}",

@@ -26,7 +26,7 @@ from services.testing.damaged_pictures import save, tiff
 from services.testing.picture_kinds import (
     PROFILED,
     TURNED,
-    Kind,
+    PictureKind,
     claims,
     long_stream,
     many_tags,
@@ -52,7 +52,7 @@ def photo() -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def kinds(photo: Image.Image) -> dict[str, Kind]:
+def kinds(photo: Image.Image) -> dict[str, PictureKind]:
     return picture_kinds(photo)
 
 
@@ -67,7 +67,9 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_kind_of_picture_is_shown_as_it_was_meant(kinds: dict[str, Kind], name: str) -> None:
+def test_every_kind_of_picture_is_shown_as_it_was_meant(
+    kinds: dict[str, PictureKind], name: str
+) -> None:
     one = kinds[name]
     picture = open_picture(one.content)
     assert picture.file.kind == one.kind
@@ -79,7 +81,7 @@ def test_every_kind_of_picture_is_shown_as_it_was_meant(kinds: dict[str, Kind], 
     assert difference(part, one.shows.crop((0, 8, 70, 90))) < 5
 
 
-def test_there_is_a_picture_of_every_format(kinds: dict[str, Kind]) -> None:
+def test_there_is_a_picture_of_every_format(kinds: dict[str, PictureKind]) -> None:
     assert {one.kind for one in kinds.values()} == {one.kind for one in FORMATS}
     for one in FORMATS:
         assert one.title in TITLES
@@ -87,7 +89,7 @@ def test_there_is_a_picture_of_every_format(kinds: dict[str, Kind]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_service_opens_it(kinds: dict[str, Kind], name: str) -> None:
+def test_every_service_opens_it(kinds: dict[str, PictureKind], name: str) -> None:
     one = kinds[name]
     _, width, height = recognition._load(one.content)
     assert (width, height) == one.shows.size
@@ -280,7 +282,7 @@ print(refused)
 
 
 def test_tiles_and_streams_larger_than_the_limit_are_refused_too(
-    photo: Image.Image, kinds: dict[str, Kind]
+    photo: Image.Image, kinds: dict[str, PictureKind]
 ) -> None:
     grid = kinds["HEIF in tiles"].content
     size = struct.pack(">HH", *photo.size)
@@ -295,7 +297,7 @@ def test_tiles_and_streams_larger_than_the_limit_are_refused_too(
         assert error.value.too_large
 
 
-def test_the_size_of_a_stream_is_read_from_it(kinds: dict[str, Kind]) -> None:
+def test_the_size_of_a_stream_is_read_from_it(kinds: dict[str, PictureKind]) -> None:
     assert _frame_size(sequence_header(640, 480)) == (640, 480)
     content = kinds["AVIF"].content
     assert _frame_size(content[content.rindex(b"mdat") + 4 :]) == kinds["AVIF"].shows.size
@@ -369,14 +371,14 @@ WHOLE_IN_A_HALF = {"GIF moving", "JPEG progressive", "JPEG several", "TIFF of se
 
 
 @pytest.mark.parametrize("name", sorted({*NAMES} - WHOLE_IN_A_HALF))
-def test_half_a_file_is_refused_as_cut_off(kinds: dict[str, Kind], name: str) -> None:
+def test_half_a_file_is_refused_as_cut_off(kinds: dict[str, PictureKind], name: str) -> None:
     content = kinds[name].content
     with pytest.raises(PictureError, match="cut off"):
         shown(content[: len(content) // 2])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_junk_behind_the_end_is_no_damage(kinds: dict[str, Kind], name: str) -> None:
+def test_junk_behind_the_end_is_no_damage(kinds: dict[str, PictureKind], name: str) -> None:
     one = kinds[name]
     assert difference(shown(one.content + b"junk" * 99), one.shows) < 5
 
@@ -390,7 +392,7 @@ def test_notes_that_are_broken_are_no_damage(photo: Image.Image) -> None:
     assert difference(shown(comment), photo) < 6
 
 
-def test_a_film_beside_the_still_picture_is_never_looked_at(kinds: dict[str, Kind]) -> None:
+def test_a_film_beside_the_still_picture_is_never_looked_at(kinds: dict[str, PictureKind]) -> None:
     one = kinds["AVIF moving"]
     at = one.content.index(b"moov") + 4
     assert (
@@ -399,7 +401,9 @@ def test_a_film_beside_the_still_picture_is_never_looked_at(kinds: dict[str, Kin
 
 
 @pytest.mark.parametrize("name", ["BMP run lengths", "BMP run lengths, 4 bits"])
-def test_blank_rows_take_the_place_of_few_run_lengths(kinds: dict[str, Kind], name: str) -> None:
+def test_blank_rows_take_the_place_of_few_run_lengths(
+    kinds: dict[str, PictureKind], name: str
+) -> None:
     content = kinds[name].content
     whole = shown(content)
     rows = 0, whole.height // 4, *whole.size

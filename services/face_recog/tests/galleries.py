@@ -14,7 +14,7 @@ from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
 from services.face_recog.domain.strangers import DLIB
 from services.face_recog.service.gallery import Gallery
-from services.testing.recogniser import Picture
+from services.testing.recogniser import PictureContent
 
 ENGINE: Final = Engine("dlib-1+rules-1", 128)
 
@@ -28,7 +28,7 @@ BLURRED: Final = showing("somebody who moved")
 
 
 class FakeRecogniser:
-    """Finds whom a picture is :func:`showing`, and what two kinds of :class:`Picture` come to."""
+    """Finds whom a picture is :func:`showing`; two kinds of :class:`PictureContent` make it fail."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []
@@ -50,9 +50,9 @@ class FakeRecogniser:
         self.most = max(self.most, self.running)
         await asyncio.sleep(0)
         self.running -= 1
-        if picture == Picture.UNREADABLE:
+        if picture == PictureContent.UNREADABLE:
             raise RejectedError("not a picture", Rejection.UNREADABLE)
-        if picture == Picture.FATAL:
+        if picture == PictureContent.FATAL:
             raise RecogniserFailedError("the worker process died")
         score = 0.25 if picture == BLURRED else 1.0
         quality = Quality(score, Flaw.BLURRED if score < FIT else None, 1.0, score, 1.0, 1.0)

@@ -33,7 +33,7 @@ from services.face_recog.tests.galleries import (
     new_gallery,
     showing,
 )
-from services.testing.recogniser import Picture
+from services.testing.recogniser import PictureContent
 
 ADA, BOB, EVE = showing("ada"), showing("bob"), showing("eve")
 
@@ -140,7 +140,7 @@ async def test_one_that_was_removed_is_known_no_longer(replica: Replica) -> None
 
 
 async def test_what_is_no_known_picture_is_told_to_be_skipped(replica: Replica) -> None:
-    await replica.store.put("known_people/Ada/2.jpg", Picture.UNREADABLE)
+    await replica.store.put("known_people/Ada/2.jpg", PictureContent.UNREADABLE)
     async with replica.client.decide("Ada") as view:
         found = {known.image_name: known.skipped for known in view.known.pictures}
     assert found == {"Ada/1.jpg": False, "Ada/2.jpg": True}

@@ -40,7 +40,7 @@ from services.face_recog.tests.galleries import (
     showing,
 )
 from services.testing.fixtures import s3_settings
-from services.testing.recogniser import Picture
+from services.testing.recogniser import PictureContent
 from services.testing.servers import VersityGw
 
 GROUP = showing("a", "b", "c")
@@ -133,7 +133,7 @@ async def test_what_cannot_be_used_is_reported_once_and_skipped(
     await store.put("known_people/good/x", showing("somebody"))
     await store.put("known_people/none/x", showing())
     await store.put("known_people/many/x", GROUP)
-    await store.put("known_people/bad/x", Picture.UNREADABLE)
+    await store.put("known_people/bad/x", PictureContent.UNREADABLE)
     await store.put("known_people/top", showing("top"))
     await store.put("known_people/deep/er/x", showing("deep"))
     await store.put("known_people/An\u200bn/x", showing("unseen"))
@@ -160,7 +160,12 @@ async def test_what_cannot_be_used_is_reported_once_and_skipped(
     assert len([line for line in logs if line["event"] == "known picture skipped"]) == 8
     assert gallery.people.pictures == 1
     assert metrics.GALLERY_SKIPPED._value.get() == 8
-    assert sorted(recogniser.seen) == [GROUP, showing("somebody"), showing(), Picture.UNREADABLE]
+    assert sorted(recogniser.seen) == [
+        GROUP,
+        showing("somebody"),
+        showing(),
+        PictureContent.UNREADABLE,
+    ]
 
     await store.put("known_people/none/x", showing("now"))
     await gallery.refresh()
@@ -216,11 +221,11 @@ async def test_a_picture_that_ends_workers_is_tried_three_times(
     store: ObjectStore, recogniser: FakeRecogniser
 ) -> None:
     await store.put("known_people/good/x", showing("somebody"))
-    await store.put("known_people/fatal/x", Picture.FATAL)
+    await store.put("known_people/fatal/x", PictureContent.FATAL)
     gallery = new_gallery(store, recogniser)
     for _ in range(6):
         await gallery.refresh()
-    assert recogniser.seen.count(Picture.FATAL) == 3
+    assert recogniser.seen.count(PictureContent.FATAL) == 3
     assert gallery.people.pictures == 1
     assert metrics.GALLERY_SKIPPED._value.get() == 1
 
@@ -341,7 +346,7 @@ async def test_what_is_gone_goes_while_another_picture_is_still_to_be_read(
 ) -> None:
     await store.put("known_people/p/x", showing("somebody"))
     await new_gallery(store, recogniser).refresh()
-    await store.put("known_people/p/fatal", Picture.FATAL)
+    await store.put("known_people/p/fatal", PictureContent.FATAL)
     gallery = new_gallery(store, recogniser)
     await store.delete("known_people/p/x")
     await gallery.refresh()
@@ -927,7 +932,7 @@ async def test_somebody_new_is_known_without_a_look_at_everybody(
     await gallery.refresh()
     counting.lists.clear()
     await store.put("known_people/Bo/1", showing("bo"))
-    await store.put("known_people/Bo/2", Picture.UNREADABLE)
+    await store.put("known_people/Bo/2", PictureContent.UNREADABLE)
     await store.put("known_people/Ann/2", showing("an2"))  # waits until all are looked at
     for _ in range(3):
         assert await gallery.glance()
@@ -989,7 +994,9 @@ async def test_a_start_asks_for_no_picture_of_which_something_is_kept(
     for number in range(300):
         await store.put(f"known_people/p{number}/x", showing(number))
     await store.put("known_people/none/x", showing())
-    await store.put("known_people/bad/x", Picture.UNREADABLE)  # that may be otherwise the next time
+    await store.put(
+        "known_people/bad/x", PictureContent.UNREADABLE
+    )  # that may be otherwise the next time
     await new_gallery(store, recogniser).refresh()
     recogniser.seen.clear()
     await store.put("known_people/p7/x", showing("another"))
@@ -1001,7 +1008,7 @@ async def test_a_start_asks_for_no_picture_of_which_something_is_kept(
     assert sorted(pictures) == ["known_people/bad/x", "known_people/p7/x"]
     parts = {key for key in counting.gets if len(key.rpartition("/")[2]) == 2}
     assert len(parts) <= 256
-    assert sorted(recogniser.seen) == [showing("another"), Picture.UNREADABLE]
+    assert sorted(recogniser.seen) == [showing("another"), PictureContent.UNREADABLE]
     assert counting.lists.count("known_people/") == 1
 
 

@@ -14,7 +14,7 @@ from services.common.errors import (
     RecogniserUnavailableError,
 )
 from services.image_processor.domain import Processed, Rejected
-from services.testing.recogniser import TWO_FACES, Picture
+from services.testing.recogniser import TWO_FACES, PictureContent
 
 
 class MemoryRing:
@@ -101,7 +101,7 @@ class FakeRecogniser:
     """
 
     LONG = b"long"
-    """As ``Picture.UNFINISHED``, and needs long, as it says itself."""
+    """As ``PictureContent.UNFINISHED``, and needs long, as it says itself."""
     CRASH = b"crash"
     """Takes the whole recogniser down for a moment."""
 
@@ -133,19 +133,19 @@ class FakeRecogniser:
 
     async def _answer(self, picture: bytes) -> Processed | Rejected:
         match picture:
-            case Picture.UNFINISHED | self.LONG:
+            case PictureContent.UNFINISHED | self.LONG:
                 await self.release.wait()
-            case Picture.UNREADABLE:
+            case PictureContent.UNREADABLE:
                 return Rejected("it is no picture")
-            case Picture.UNANSWERED:
+            case PictureContent.UNANSWERED:
                 raise RecogniserTimeoutError("no answer")
             case self.CRASH:
                 raise RecogniserUnavailableError("connection reset")
-            case Picture.FOR_A_BUSY_ONE:
+            case PictureContent.FOR_A_BUSY_ONE:
                 raise RecogniserBusyError("queue is full")
-            case Picture.FATAL:
+            case PictureContent.FATAL:
                 raise RecogniserFailedError("the worker died")
-            case Picture.NO_FACE:
+            case PictureContent.NO_FACE:
                 return Processed((), 100, 90, "test-1")
         return Processed(TWO_FACES, 100, 90, "test-1", calibration=3)
 

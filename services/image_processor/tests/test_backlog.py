@@ -9,7 +9,7 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import images
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.processes import running
-from services.testing.recogniser import Picture, RecogniserServer
+from services.testing.recogniser import PictureContent, RecogniserServer
 from services.testing.servers import MariaDb, Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
@@ -36,7 +36,7 @@ async def test_a_backlog_without_rings_is_worked_through(
         )
     store = ObjectStore(folder_store_settings)
     for number in range(1, COUNT + 1):
-        await store.put(f"pictures/p{number}", Picture.NO_FACE)
+        await store.put(f"pictures/p{number}", PictureContent.NO_FACE)
     async with (
         running(
             "services.image_processor",

@@ -11,7 +11,7 @@ from services.image_processor.tests.conftest import Images
 from services.migrations.__main__ import migrate
 from services.testing.clocks import Clock
 from services.testing.processes import running
-from services.testing.recogniser import Picture, RecogniserServer
+from services.testing.recogniser import PictureContent, RecogniserServer
 from services.testing.servers import MariaDb
 from services.testing.waiting import eventually
 
@@ -43,7 +43,7 @@ async def environment(
     recogniser_server: RecogniserServer,
 ) -> dict[str, str]:
     """What both services need; one picture that is not finished by itself is in the store."""
-    await ObjectStore(folder_store_settings).put("pictures/p0", Picture.UNFINISHED)
+    await ObjectStore(folder_store_settings).put("pictures/p0", PictureContent.UNFINISHED)
     return {
         "DATABASE_URL": database_settings.database_url,
         "OBJECT_STORE_URL": folder_store_settings.object_store_url,
@@ -58,7 +58,7 @@ async def test_a_processor_dies_and_the_clock_is_set_back_an_hour(
     everywhere = {**environment, **clock.environment}
     async with running("services.redeemer", **everywhere) as redeemer:
         async with running("services.image_processor", **everywhere) as processor:
-            [image_id] = await images.submit(Picture.UNFINISHED)
+            [image_id] = await images.submit(PictureContent.UNFINISHED)
             await eventually(lambda: recogniser_server.image_ids)
             pid = processor.pid
             processor.kill()
@@ -91,7 +91,7 @@ async def test_a_redeemer_whose_clock_is_wrong_takes_no_lease(
         running("services.image_processor", **environment) as processor,
         running("services.redeemer", **environment, **wrong) as redeemer,
     ):
-        [image_id] = await images.submit(Picture.UNFINISHED)
+        [image_id] = await images.submit(PictureContent.UNFINISHED)
         await eventually(lambda: recogniser_server.image_ids)
 
         async def swept() -> float:

@@ -39,7 +39,7 @@ from services.image_processor.tests.conftest import Images, Processors
 from services.image_processor.tests.virtual_time import VirtualTime
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.domain.encoding import EncodingReport, EncodingState
-from services.testing.recogniser import ENCODING, Picture, RecogniserServer, encoding_of_box
+from services.testing.recogniser import ENCODING, PictureContent, RecogniserServer, encoding_of_box
 
 HOUR = 3600.0
 BOXES = ((1, 2, 30, 40), (50, 2, 80, 40))
@@ -281,7 +281,7 @@ async def test_nothing_is_done_while_a_new_picture_waits(archive: Archive, statu
 async def test_a_picture_that_comes_meanwhile_is_served_next(
     archive: Archive, processors: Processors
 ) -> None:
-    first, second = await archive.store(Picture.UNFINISHED, b"b")
+    first, second = await archive.store(PictureContent.UNFINISHED, b"b")
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
     await until(lambda: archive.server.encoded == [first])
@@ -299,7 +299,13 @@ async def test_a_picture_that_comes_meanwhile_is_served_next(
 
 async def test_as_many_are_encoded_at_once_as_of_new_pictures(archive: Archive) -> None:
     ids = await archive.store(
-        Picture.UNFINISHED, b"b", Picture.UNFINISHED, Picture.UNFINISHED, b"e", b"f", b"g"
+        PictureContent.UNFINISHED,
+        b"b",
+        PictureContent.UNFINISHED,
+        PictureContent.UNFINISHED,
+        b"e",
+        b"f",
+        b"g",
     )
     encoder = archive.encoder(concurrency=3)
     working = asyncio.create_task(drain(encoder))
@@ -316,7 +322,9 @@ async def test_as_many_are_encoded_at_once_as_of_new_pictures(archive: Archive) 
 
 
 async def test_what_is_for_later_keeps_its_turn_among_others(archive: Archive) -> None:
-    ids = await archive.store(b"a", Picture.UNREADABLE, Picture.FOR_A_BUSY_ONE, b"d", Picture.FATAL)
+    ids = await archive.store(
+        b"a", PictureContent.UNREADABLE, PictureContent.FOR_A_BUSY_ONE, b"d", PictureContent.FATAL
+    )
     encoder = archive.encoder(concurrency=4)
     for _ in range(5):
         assert await drain(encoder) == encoding_module.POLL_SECONDS
@@ -336,7 +344,7 @@ async def test_what_is_for_later_keeps_its_turn_among_others(archive: Archive) -
 async def test_one_that_finds_no_place_beside_others_gets_one_alone(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ids = await archive.store(Picture.FOR_A_BUSY_ONE, b"b", b"c", b"d")
+    ids = await archive.store(PictureContent.FOR_A_BUSY_ONE, b"b", b"c", b"d")
     at_once: list[int] = []
     find_next = DatabaseEncodingRows.next
 
@@ -419,9 +427,9 @@ async def leave(_: Archive, __: int) -> None:
         (b"x", forget_tag, "replaced"),
         (b"x", damage, "unreadable"),
         (b"x", refuse, "unreadable"),
-        (Picture.UNREADABLE, leave, "unreadable"),
-        (Picture.FATAL, leave, "failed"),
-        (Picture.UNANSWERED, leave, "failed"),
+        (PictureContent.UNREADABLE, leave, "unreadable"),
+        (PictureContent.FATAL, leave, "failed"),
+        (PictureContent.UNANSWERED, leave, "failed"),
     ],
 )
 async def test_what_cannot_be_encoded_is_skipped_and_counted(
@@ -462,7 +470,7 @@ async def test_what_was_uploaded_is_the_same_under_any_tag(archive: Archive, dig
 
 
 async def test_a_busy_recogniser_or_a_store_that_is_away_is_waited_for(archive: Archive) -> None:
-    [image_id] = await archive.store(Picture.FOR_A_BUSY_ONE)
+    [image_id] = await archive.store(PictureContent.FOR_A_BUSY_ONE)
     encoder = archive.encoder()
     for _ in range(5):
         assert await drain(encoder) == encoding_module.POLL_SECONDS
@@ -483,7 +491,7 @@ async def test_a_busy_recogniser_or_a_store_that_is_away_is_waited_for(archive: 
 
 
 async def test_a_result_that_changes_meanwhile_keeps_its_own(archive: Archive) -> None:
-    [image_id] = await archive.store(Picture.UNFINISHED)
+    [image_id] = await archive.store(PictureContent.UNFINISHED)
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
     await until(lambda: archive.server.encoded)
@@ -492,7 +500,7 @@ async def test_a_result_that_changes_meanwhile_keeps_its_own(archive: Archive) -
         await connection.execute(sa.update(images).values(status="pending"))
     claim = await archive.images.claim(image_id)
     result = Processed(
-        (face((7, 7, 70, 70), ENCODING),), 100, 90, "test-1", Picture.UNFINISHED.hex()
+        (face((7, 7, 70, 70), ENCODING),), 100, 90, "test-1", PictureContent.UNFINISHED.hex()
     )
     assert await archive.images.rows.finish(claim, result) == "processed"
     archive.server.release.set()
@@ -503,7 +511,7 @@ async def test_a_result_that_changes_meanwhile_keeps_its_own(archive: Archive) -
 
 
 async def test_a_face_that_is_drawn_or_struck_out_meanwhile_is_respected(archive: Archive) -> None:
-    [image_id] = await archive.store(Picture.UNFINISHED)
+    [image_id] = await archive.store(PictureContent.UNFINISHED)
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
     await until(lambda: archive.server.encoded)
@@ -575,7 +583,7 @@ async def test_encodings_of_the_engine_before_go_a_day_after_it_answered_last(
 
 
 async def test_none_goes_while_faces_still_lack_the_new_one(archive: Archive) -> None:
-    await archive.store(Picture.FOR_A_BUSY_ONE, encoding=ENCODING)
+    await archive.store(PictureContent.FOR_A_BUSY_ONE, encoding=ENCODING)
     encoder = archive.encoder()
     await drain(encoder)
     old = await archive.encodings()
@@ -587,7 +595,7 @@ async def test_none_goes_while_faces_still_lack_the_new_one(archive: Archive) ->
 
 
 async def test_an_engine_that_changes_in_between_mixes_nothing(archive: Archive) -> None:
-    first, second, third = await archive.store(b"a", Picture.UNFINISHED, b"c")
+    first, second, third = await archive.store(b"a", PictureContent.UNFINISHED, b"c")
     encoder = archive.encoder()
     working = asyncio.create_task(drain(encoder))
     await until(lambda: archive.server.encoded == [first, second])
@@ -645,7 +653,7 @@ async def test_whoever_is_killed_at_any_call_is_followed_by_the_same_result(
     archive: Archive,
 ) -> None:
     await add_people(archive, 1, 2, 3)
-    ids = await archive.store(b"a", Picture.UNREADABLE, b"c")
+    ids = await archive.store(b"a", PictureContent.UNREADABLE, b"c")
     await drain(archive.encoder())
     expected = await archive.encodings()
     undisturbed = await archive.report.report()
@@ -727,7 +735,7 @@ async def test_a_late_one_changes_nothing(archive: Archive) -> None:
 
 
 async def test_whoever_stops_leaves_it_to_others_at_once(archive: Archive) -> None:
-    first, second = await archive.store(b"a", Picture.UNFINISHED)
+    first, second = await archive.store(b"a", PictureContent.UNFINISHED)
     leaving, staying = archive.encoder(), archive.encoder()
     told = asyncio.Event()
     running = asyncio.create_task(leaving.run(_told(told)))

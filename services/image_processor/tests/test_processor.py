@@ -14,7 +14,7 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.image_processor.tests.conftest import Images, Processors
 from services.image_processor.tests.fakes import FakeRecogniser
 from services.migrations.__main__ import migrate
-from services.testing.recogniser import Picture
+from services.testing.recogniser import PictureContent
 from services.testing.servers import MariaDb
 from services.testing.waiting import eventually
 
@@ -22,14 +22,14 @@ from services.testing.waiting import eventually
 @pytest.mark.parametrize(
     ("content", "end"),
     [
-        (Picture.TWO_FACES, ("processed", 1, None)),
-        (Picture.NO_FACE, ("processed", 1, None)),
-        (Picture.UNREADABLE, ("rejected", 1, "it is no picture")),
+        (PictureContent.TWO_FACES, ("processed", 1, None)),
+        (PictureContent.NO_FACE, ("processed", 1, None)),
+        (PictureContent.UNREADABLE, ("rejected", 1, "it is no picture")),
         (b"", ("rejected", 1, "the picture is empty")),
-        (Picture.FATAL, ("failed", 1, "the worker died")),
-        (Picture.UNANSWERED, ("pending", 1, "no answer")),
+        (PictureContent.FATAL, ("failed", 1, "the worker died")),
+        (PictureContent.UNANSWERED, ("pending", 1, "no answer")),
         (FakeRecogniser.CRASH, ("pending", 1, "connection reset")),
-        (Picture.FOR_A_BUSY_ONE, ("pending", 0, None)),
+        (PictureContent.FOR_A_BUSY_ONE, ("pending", 0, None)),
     ],
 )
 async def test_how_an_image_ends(
@@ -54,8 +54,8 @@ async def test_how_an_image_ends(
 async def test_a_path_is_checked_where_it_is_read(
     images: Images, processors: Processors, path: str
 ) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
-    images.pictures.objects[f"pictures/{path}"] = Picture.TWO_FACES
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
+    images.pictures.objects[f"pictures/{path}"] = PictureContent.TWO_FACES
     await images.update(image_id, path=path)
     processors.queue.put(image_id)
     processors.start()
@@ -66,7 +66,7 @@ async def test_a_path_is_checked_where_it_is_read(
 async def test_a_picture_that_is_not_there_or_too_large_is_rejected(
     images: Images, processors: Processors, folder_store_settings: ObjectStoreSettings
 ) -> None:
-    missing, large = await images.submit(Picture.TWO_FACES, Picture.TWO_FACES)
+    missing, large = await images.submit(PictureContent.TWO_FACES, PictureContent.TWO_FACES)
     store = ObjectStore(folder_store_settings)
     await store.put("pictures/p1", bytes(MAX_PICTURE_BYTES + 1))
     processors.queue.put(missing, large)
@@ -79,7 +79,7 @@ async def test_a_picture_that_is_not_there_or_too_large_is_rejected(
 async def test_a_key_that_the_store_refuses_is_rejected_at_once(
     images: Images, processors: Processors
 ) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     images.pictures.refused = set(images.pictures.objects)
     processors.queue.put(image_id)
     processors.start()
@@ -91,7 +91,7 @@ async def test_a_key_that_the_store_refuses_is_rejected_at_once(
 async def test_attempts_end_in_dead_with_the_last_error(
     images: Images, processors: Processors
 ) -> None:
-    [image_id] = await images.submit(Picture.FATAL)
+    [image_id] = await images.submit(PictureContent.FATAL)
     processors.start()
     for attempt in range(1, 6):
         processors.queue.put(image_id)
@@ -105,7 +105,7 @@ async def test_attempts_end_in_dead_with_the_last_error(
     assert await images.row(image_id) == row, "a ring for a dead image changes nothing"
 
 
-@pytest.mark.parametrize("content", [Picture.UNANSWERED, FakeRecogniser.CRASH])
+@pytest.mark.parametrize("content", [PictureContent.UNANSWERED, FakeRecogniser.CRASH])
 async def test_a_picture_that_a_working_recogniser_never_answers_ends_in_dead(
     images: Images, processors: Processors, content: bytes
 ) -> None:
@@ -129,7 +129,7 @@ async def test_a_recogniser_that_hangs_uses_up_no_attempt(
     images: Images, processors: Processors, concurrency: int
 ) -> None:
     processors.recogniser.hung = True
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     processors.start(concurrency=concurrency)
     for tries in range(1, 6):
         processors.queue.put(image_id)
@@ -147,12 +147,14 @@ async def test_a_recogniser_that_hangs_uses_up_no_attempt(
 async def test_a_person_sends_it_back_and_it_is_processed(
     images: Images, processors: Processors, status: str
 ) -> None:
-    [image_id] = await images.submit(Picture.UNREADABLE if status == "rejected" else Picture.FATAL)
+    [image_id] = await images.submit(
+        PictureContent.UNREADABLE if status == "rejected" else PictureContent.FATAL
+    )
     await images.update(image_id, attempt=4)
     processors.queue.put(image_id)
     processors.start()
     await images.reach(status)
-    images.pictures.objects["pictures/p0"] = Picture.TWO_FACES
+    images.pictures.objects["pictures/p0"] = PictureContent.TWO_FACES
     await images.update(
         image_id, status="pending", attempt=0, error=None, due_at=images.clock() + 10_000
     )
@@ -166,7 +168,7 @@ async def test_a_person_sends_it_back_and_it_is_processed(
 async def test_rings_for_the_same_image_make_one_attempt(
     images: Images, processors: Processors
 ) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     for _ in range(20):
         processors.queue.put(image_id)
     processors.start()
@@ -179,7 +181,7 @@ async def test_rings_for_the_same_image_make_one_attempt(
 async def test_a_lost_claim_is_superseded_by_its_new_owner(
     images: Images, processors: Processors
 ) -> None:
-    [image_id] = await images.submit(Picture.UNFINISHED)
+    [image_id] = await images.submit(PictureContent.UNFINISHED)
     processors.queue.put(image_id)
     processors.start()
     await eventually(lambda: processors.recogniser.working)
@@ -195,7 +197,7 @@ async def test_a_lost_claim_is_superseded_by_its_new_owner(
 async def test_deletion_in_mid_work_leaves_nothing_behind(
     images: Images, processors: Processors, database: Database
 ) -> None:
-    [image_id] = await images.submit(Picture.UNFINISHED)
+    [image_id] = await images.submit(PictureContent.UNFINISHED)
     processors.queue.put(image_id)
     processors.start()
     await eventually(lambda: processors.recogniser.working)
@@ -210,7 +212,7 @@ async def test_deletion_in_mid_work_leaves_nothing_behind(
 async def test_the_lease_is_renewed_and_the_ring_touched_while_it_works(
     images: Images, processors: Processors
 ) -> None:
-    [image_id] = await images.submit(Picture.UNFINISHED)
+    [image_id] = await images.submit(PictureContent.UNFINISHED)
     processors.queue.put(image_id)
     processors.start(renew_seconds=0.05)
     await eventually(lambda: processors.recogniser.working)
@@ -227,7 +229,7 @@ async def test_the_lease_is_renewed_and_the_ring_touched_while_it_works(
 
 
 async def test_a_lost_lease_ends_the_work(images: Images, processors: Processors) -> None:
-    [image_id] = await images.submit(Picture.UNFINISHED)
+    [image_id] = await images.submit(PictureContent.UNFINISHED)
     processors.queue.put(image_id)
     processors.start(renew_seconds=0.05)
     await eventually(lambda: processors.recogniser.working)
@@ -237,7 +239,7 @@ async def test_a_lost_lease_ends_the_work(images: Images, processors: Processors
 
 
 async def test_several_pictures_are_in_flight(images: Images, processors: Processors) -> None:
-    processors.queue.put(*await images.submit(*[Picture.UNFINISHED] * 6))
+    processors.queue.put(*await images.submit(*[PictureContent.UNFINISHED] * 6))
     processors.start()
     await eventually(lambda: processors.recogniser.working == 4)
     assert sorted(await images.statuses()) == ["pending"] * 2 + ["processing"] * 4
@@ -249,7 +251,7 @@ async def test_pictures_that_need_long_stop_no_others(
     images: Images, processors: Processors
 ) -> None:
     long = await images.submit(*[FakeRecogniser.LONG] * 8)
-    others = await images.submit(*[Picture.TWO_FACES] * 20)
+    others = await images.submit(*[PictureContent.TWO_FACES] * 20)
     processors.queue.put(*long, *others)
     processors.start()
     await images.reach(*["processing"] * 8, *["processed"] * 20)
@@ -258,7 +260,7 @@ async def test_pictures_that_need_long_stop_no_others(
     await images.reach(*["processed"] * 28)
     await eventually(lambda: processors.queue.in_flight == 4)
     processors.recogniser.release.clear()
-    processors.queue.put(*await images.submit(*[Picture.UNFINISHED] * 6))
+    processors.queue.put(*await images.submit(*[PictureContent.UNFINISHED] * 6))
     await eventually(lambda: processors.recogniser.working == 4)
     await images.reach(*["processed"] * 28, *["processing"] * 4, *["pending"] * 2)
     processors.recogniser.release.set()
@@ -273,7 +275,7 @@ async def test_a_second_ring_for_a_picture_that_needs_long_takes_nobodys_place(
     await eventually(lambda: processors.queue.in_flight == 2)
     processors.queue.put(image_id)
     await eventually(lambda: processors.queue.finished == [image_id])
-    processors.queue.put(*await images.submit(Picture.TWO_FACES))
+    processors.queue.put(*await images.submit(PictureContent.TWO_FACES))
     await images.reach("processing", "processed")
     processors.recogniser.release.set()
 
@@ -281,7 +283,7 @@ async def test_a_second_ring_for_a_picture_that_needs_long_takes_nobodys_place(
 async def test_draining_finishes_what_is_in_flight_and_takes_nothing_more(
     images: Images, processors: Processors
 ) -> None:
-    ids = await images.submit(*[Picture.UNFINISHED] * 5)
+    ids = await images.submit(*[PictureContent.UNFINISHED] * 5)
     processors.queue.put(*ids)
     processors.start()
     await eventually(lambda: processors.recogniser.working == 4)
@@ -297,7 +299,7 @@ async def test_draining_finishes_what_is_in_flight_and_takes_nothing_more(
 async def test_what_outlasts_the_grace_is_given_back_with_its_attempt(
     images: Images, processors: Processors
 ) -> None:
-    [image_id] = await images.submit(Picture.UNFINISHED)
+    [image_id] = await images.submit(PictureContent.UNFINISHED)
     processors.queue.put(image_id)
     processors.start(grace_seconds=0.05)
     await eventually(lambda: processors.recogniser.working)
@@ -311,7 +313,7 @@ async def test_what_outlasts_the_grace_is_given_back_with_its_attempt(
 async def test_an_outage_of_the_recogniser_fails_no_image_and_uses_up_no_attempt(
     images: Images, processors: Processors
 ) -> None:
-    ids = await images.submit(*[Picture.TWO_FACES] * 12)
+    ids = await images.submit(*[PictureContent.TWO_FACES] * 12)
     processors.queue.put(*ids)
     processors.recogniser.up = False
     processors.start()
@@ -332,7 +334,7 @@ async def test_an_outage_of_the_recogniser_fails_no_image_and_uses_up_no_attempt
 async def test_what_is_in_flight_when_the_breaker_opens_is_released(
     images: Images, processors: Processors
 ) -> None:
-    [image_id] = await images.submit(Picture.UNFINISHED)
+    [image_id] = await images.submit(PictureContent.UNFINISHED)
     processors.queue.put(image_id)
     processors.start()
     await eventually(lambda: processors.recogniser.working)
@@ -347,7 +349,7 @@ async def test_a_store_that_is_away_uses_up_no_attempt_and_is_said_once(
     images: Images, processors: Processors
 ) -> None:
     images.pictures.up = False
-    ids = await images.submit(Picture.TWO_FACES, Picture.TWO_FACES)
+    ids = await images.submit(PictureContent.TWO_FACES, PictureContent.TWO_FACES)
     with structlog.testing.capture_logs() as logs:
         processors.start()
         processors.queue.put(*ids)
@@ -363,7 +365,7 @@ async def test_a_store_that_is_away_uses_up_no_attempt_and_is_said_once(
 async def test_one_picture_that_cannot_be_read_fails_alone(
     images: Images, processors: Processors
 ) -> None:
-    damaged, other = await images.submit(Picture.TWO_FACES, Picture.TWO_FACES)
+    damaged, other = await images.submit(PictureContent.TWO_FACES, PictureContent.TWO_FACES)
     images.pictures.damaged.add(f"pictures/{(await images.row(damaged)).path}")
     processors.start()
     processors.queue.put(damaged, other)
@@ -382,7 +384,7 @@ async def test_an_unexpected_error_fails_the_image_and_not_the_processor(
         return await answer(picture, image_id, on_long)
 
     monkeypatch.setattr(processors.recogniser, "identify", identify)
-    broken, other = await images.submit(Picture.TWO_FACES, Picture.TWO_FACES)
+    broken, other = await images.submit(PictureContent.TWO_FACES, PictureContent.TWO_FACES)
     processors.queue.put(broken, other)
     processors.start()
     await images.reach("failed", "processed")
@@ -390,7 +392,7 @@ async def test_an_unexpected_error_fails_the_image_and_not_the_processor(
 
 
 async def test_the_logs_carry_the_image_id(images: Images, processors: Processors) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     processors.queue.put(image_id)
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logs:
         processors.start()
@@ -408,7 +410,9 @@ async def test_a_database_that_goes_away_and_comes_back_loses_nothing(tmp_path: 
     database = Database(settings)
     images = Images(database)
     processors = Processors(images)
-    ids = await images.submit(Picture.UNFINISHED, Picture.TWO_FACES, Picture.TWO_FACES)
+    ids = await images.submit(
+        PictureContent.UNFINISHED, PictureContent.TWO_FACES, PictureContent.TWO_FACES
+    )
     processors.queue.put(ids[0])
     processors.start(concurrency=2)
     await eventually(lambda: processors.recogniser.working)

@@ -16,7 +16,7 @@ from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller
 from services.image_processor.tests.conftest import Images, Processors
 from services.testing.processes import running
-from services.testing.recogniser import Picture, RecogniserServer
+from services.testing.recogniser import PictureContent, RecogniserServer
 from services.testing.servers import Nsqd, Nsqlookupd, free_port
 from services.testing.waiting import eventually
 
@@ -42,7 +42,7 @@ async def test_with_nsq_an_outage_pauses_the_reader_and_fails_no_image(
 ) -> None:
     queue = NsqQueue([nsqlookupd.http_url], max_in_flight=4)
     doorbell = NsqDoorbell(nsqd.http_url)
-    ids = await images.submit(*[Picture.UNFINISHED] * 2, *[Picture.TWO_FACES] * 8)
+    ids = await images.submit(*[PictureContent.UNFINISHED] * 2, *[PictureContent.TWO_FACES] * 8)
     await doorbell.ring(ids[:2])
     processors.start(queue, client=recogniser_client)
     await eventually(lambda: len(recogniser_server.image_ids) == 2)
@@ -86,7 +86,7 @@ async def test_with_polled_rows_an_outage_stops_the_polling_and_fails_no_image(
 
     queue = RowPoller(pending, poll_seconds=0.01, database=Outage("database"))
     await recogniser_server.stop()
-    await images.submit(*[Picture.TWO_FACES] * 10)
+    await images.submit(*[PictureContent.TWO_FACES] * 10)
     processors.start(queue, client=recogniser_client)
     await eventually(lambda: 2 in processors.breaker_states)
     await images.reach(*["pending"] * 10)
@@ -110,12 +110,12 @@ async def test_polling_goes_on_when_the_rows_are_there_at_last(
     await eventually(lambda: away.away)
     async with images.database.transaction() as connection:
         await connection.execute(sa.text("ALTER TABLE not_yet RENAME TO images"))
-    await images.submit(Picture.TWO_FACES)
+    await images.submit(PictureContent.TWO_FACES)
     await _back(images, processors, 1)
 
 
 async def test_two_processors_share_polled_rows(images: Images, processors: Processors) -> None:
-    ids = await images.submit(*[Picture.TWO_FACES] * 40)
+    ids = await images.submit(*[PictureContent.TWO_FACES] * 40)
     for _ in range(2):
         processors.start(
             RowPoller(images.rows.pending, poll_seconds=0.01, database=Outage("database"))
@@ -138,7 +138,12 @@ async def test_the_process_works_and_drains(
     if queue == "nsq":
         lookupd, nsqd = map(request.getfixturevalue, ("nsqlookupd", "nsqd"))
     store = ObjectStore(folder_store_settings)
-    contents = [Picture.TWO_FACES, Picture.NO_FACE, Picture.UNREADABLE, Picture.UNFINISHED]
+    contents = [
+        PictureContent.TWO_FACES,
+        PictureContent.NO_FACE,
+        PictureContent.UNREADABLE,
+        PictureContent.UNFINISHED,
+    ]
     ids = await images.submit(*contents)
     more = {}
     if queue == "nsq":

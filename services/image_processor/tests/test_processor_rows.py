@@ -16,7 +16,7 @@ from services.common.tables import events, face_encodings, person_images, person
 from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Claim, Failed, Outcome, Processed, Rejected, Released
 from services.image_processor.tests.conftest import Images
-from services.testing.recogniser import ENCODING, QUALITY, Picture
+from services.testing.recogniser import ENCODING, QUALITY, PictureContent
 
 RESULT = Processed((SeenFace(Box(1, 2, 3, 4), 0.5, False, ()),), 10, 20, "test-1")
 
@@ -24,7 +24,7 @@ RESULT = Processed((SeenFace(Box(1, 2, 3, 4), 0.5, False, ()),), 10, 20, "test-1
 async def test_many_claims_at_once_have_one_winner(
     images: Images, database_settings: DatabaseSettings
 ) -> None:
-    ids = await images.submit(*[Picture.TWO_FACES] * 10)
+    ids = await images.submit(*[PictureContent.TWO_FACES] * 10)
     pools = [Database(database_settings) for _ in range(3)]
     several = [DatabaseClaims(pool, images.clock.in_database) for pool in pools]
     claims = await asyncio.gather(
@@ -62,7 +62,7 @@ def _claim_all(url: str, ids: list[int], start: Any) -> list[int]:
 async def test_two_processes_share_the_images_without_doing_one_twice(
     images: Images, database_settings: DatabaseSettings
 ) -> None:
-    ids = await images.submit(*[Picture.TWO_FACES] * 40)
+    ids = await images.submit(*[PictureContent.TWO_FACES] * 40)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as processes:
         barrier = manager.Barrier(2)
@@ -79,7 +79,7 @@ async def test_two_processes_share_the_images_without_doing_one_twice(
 async def test_an_expired_lease_is_taken_up_and_the_late_worker_changes_nothing(
     images: Images,
 ) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     late = await images.claim(image_id)
     images.clock.advance(29.9)
     assert await images.rows.claim(image_id) is None
@@ -101,7 +101,7 @@ async def test_an_expired_lease_is_taken_up_and_the_late_worker_changes_nothing(
 
 @pytest.mark.parametrize("seconds", [6, 3600, 10**8])
 async def test_a_clock_that_was_set_back_holds_up_no_lease(images: Images, seconds: int) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     late = await images.claim(image_id)
     images.clock.advance(-4)  # what a nudge of the clock may do
     assert await images.rows.claim(image_id) is None
@@ -111,7 +111,7 @@ async def test_a_clock_that_was_set_back_holds_up_no_lease(images: Images, secon
 
 
 async def test_a_renewed_lease_lasts(images: Images) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     claim = await images.claim(image_id)
     for _ in range(5):
         images.clock.advance(20)
@@ -121,7 +121,7 @@ async def test_a_renewed_lease_lasts(images: Images) -> None:
 
 @pytest.mark.parametrize("status", ["processed", "rejected", "dead"])
 async def test_what_is_final_is_not_claimed(images: Images, status: str) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     await images.update(image_id, status=status, due_at=None)
     assert await images.rows.claim(image_id) is None
     assert await images.rows.claim(image_id + 1000) is None
@@ -130,7 +130,7 @@ async def test_what_is_final_is_not_claimed(images: Images, status: str) -> None
 async def test_a_failed_image_is_claimed_when_it_is_due_and_has_an_attempt_left(
     images: Images,
 ) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     claim = await images.claim(image_id)
     assert await images.rows.finish(claim, Failed("once")) == "failed"
     assert await images.rows.claim(image_id) is None
@@ -151,7 +151,7 @@ async def test_a_new_result_leaves_no_encoding_of_the_one_before(
     images: Images, database: Database
 ) -> None:
     """The picture was replaced: nothing may be left of who was in it."""
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     face = SeenFace(Box(1, 2, 30, 40), 0.5, False, ())
     before = replace(face, encoding=ENCODING[::-1])
     after = replace(face, encoding=ENCODING)
@@ -180,7 +180,7 @@ async def test_a_name_comes_from_the_known_pictures_row_or_else_from_its_folder(
         SeenFace(Box(9, 9, 10, 10), 1.0, False, ()),
         SeenFace(Box(9, 9, 10, 10), 1.0, True, (known,), unsure=True),
     )
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     for _ in range(2):  # the second result replaces the first one
         claim = await images.claim(image_id)
         await images.rows.finish(claim, Processed(found, 100, 90, "test-1", calibration=3))
@@ -231,7 +231,7 @@ async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_c
         Likely("Countess/1.jpg", "Countess", 0.25): (None, "Countess"),
     }
     found = tuple(SeenFace(Box(1, 2, 30, 40), 0.5, False, (one,)) for one in expected)
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     claim = await images.claim(image_id)
     assert await images.rows.finish(claim, Processed(found, 100, 90, "test-1"))
     stored = await images.faces(image_id)
@@ -254,7 +254,7 @@ async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_c
 async def test_those_who_follow_along_are_told_what_has_become_final(
     images: Images, database: Database, outcome: Outcome, attempt: int, noted: int
 ) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     claim = await images.claim(image_id)
     assert await images.rows.finish(replace(claim, attempt=attempt), outcome)
     assert await images.rows.finish(claim, RESULT) is None  # too late, so nothing has changed
@@ -264,7 +264,7 @@ async def test_those_who_follow_along_are_told_what_has_become_final(
 
 
 async def test_pending_ids_come_oldest_first(images: Images) -> None:
-    ids = await images.submit(*[Picture.TWO_FACES] * 5)
+    ids = await images.submit(*[PictureContent.TWO_FACES] * 5)
     await images.update(ids[1], status="dead")
     assert await images.rows.pending(3) == [ids[0], ids[2], ids[3]]
 
@@ -272,7 +272,7 @@ async def test_pending_ids_come_oldest_first(images: Images) -> None:
 async def test_a_claim_that_nobody_else_holds_is_renewed_only_while_it_is_processing(
     images: Images,
 ) -> None:
-    [image_id] = await images.submit(Picture.TWO_FACES)
+    [image_id] = await images.submit(PictureContent.TWO_FACES)
     claim = await images.claim(image_id)
     assert not await images.rows.renew(Claim(image_id, claim.path, 1, "0" * 32))
     await images.rows.finish(claim, RESULT)

@@ -20,7 +20,7 @@ from services.image_processor.settings import ImageProcessorSettings
 from services.image_processor.tests.conftest import Images
 from services.testing.clients import pod
 from services.testing.processes import running
-from services.testing.recogniser import Picture, RecogniserServer
+from services.testing.recogniser import PictureContent, RecogniserServer
 from services.testing.servers import Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
@@ -75,11 +75,11 @@ async def test_what_is_set_decides_when_an_image_is_dead_and_how_long_a_claim_la
     recogniser_server: RecogniserServer,
 ) -> None:
     store = ObjectStore(folder_store_settings)
-    await store.put("pictures/p0", Picture.FATAL)
-    await store.put("pictures/p1", Picture.UNFINISHED)
+    await store.put("pictures/p0", PictureContent.FATAL)
+    await store.put("pictures/p1", PictureContent.UNFINISHED)
     environment |= {"MAX_ATTEMPTS": "1", "LEASE_SECONDS": "500"}
     async with running("services.image_processor", **environment) as process:
-        bad, slow = await images.submit(Picture.FATAL, Picture.UNFINISHED)
+        bad, slow = await images.submit(PictureContent.FATAL, PictureContent.UNFINISHED)
         await images.reach("dead", "processing")
         assert (await images.row(bad)).attempt == 1
         async with images.database.reading() as connection:

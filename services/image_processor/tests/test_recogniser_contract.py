@@ -19,7 +19,7 @@ from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.domain import Processed, Rejected
 from services.image_processor.ports import FaceFinder
 from services.image_processor.tests.fakes import FakeRecogniser
-from services.testing.recogniser import ENCODING, QUALITY, Picture, RecogniserServer
+from services.testing.recogniser import ENCODING, QUALITY, PictureContent, RecogniserServer
 
 
 @pytest.fixture(params=["fake", "grpc"])
@@ -28,7 +28,7 @@ def recogniser(request: pytest.FixtureRequest, recogniser_client: RecogniserClie
 
 
 async def test_faces_with_their_people(recogniser: FaceFinder) -> None:
-    assert await recogniser.identify(Picture.TWO_FACES, 1, lambda: None) == Processed(
+    assert await recogniser.identify(PictureContent.TWO_FACES, 1, lambda: None) == Processed(
         (
             SeenFace(
                 Box(1, 2, 30, 40),
@@ -67,7 +67,7 @@ async def test_what_a_recogniser_is_unsure_of_is_no_name(
             )
 
     client: Any = Client()
-    answer = await GrpcFaceFinder(client).identify(Picture.TWO_FACES, 1, lambda: None)
+    answer = await GrpcFaceFinder(client).identify(PictureContent.TWO_FACES, 1, lambda: None)
     assert isinstance(answer, Processed)
     assert [face.unsure for face in answer.faces] == [unsure]
 
@@ -83,19 +83,19 @@ async def test_a_face_whose_encoding_cannot_be_compared_is_a_face_all_the_same()
             )
 
     client: Any = Client()
-    answer = await GrpcFaceFinder(client).identify(Picture.TWO_FACES, 1, lambda: None)
+    answer = await GrpcFaceFinder(client).identify(PictureContent.TWO_FACES, 1, lambda: None)
     assert isinstance(answer, Processed)
     assert [face.encoding for face in answer.faces] == [None, ENCODING]
 
 
 async def test_no_face_is_an_answer(recogniser: FaceFinder) -> None:
-    assert await recogniser.identify(Picture.NO_FACE, 1, lambda: None) == Processed(
+    assert await recogniser.identify(PictureContent.NO_FACE, 1, lambda: None) == Processed(
         (), 100, 90, "test-1"
     )
 
 
 async def test_a_file_that_is_no_picture(recogniser: FaceFinder) -> None:
-    assert await recogniser.identify(Picture.UNREADABLE, 1, lambda: None) == Rejected(
+    assert await recogniser.identify(PictureContent.UNREADABLE, 1, lambda: None) == Rejected(
         "it is no picture"
     )
 
@@ -103,9 +103,9 @@ async def test_a_file_that_is_no_picture(recogniser: FaceFinder) -> None:
 @pytest.mark.parametrize(
     ("picture", "error"),
     [
-        (Picture.UNANSWERED, RecogniserTimeoutError),
-        (Picture.FOR_A_BUSY_ONE, RecogniserBusyError),
-        (Picture.FATAL, RecogniserFailedError),
+        (PictureContent.UNANSWERED, RecogniserTimeoutError),
+        (PictureContent.FOR_A_BUSY_ONE, RecogniserBusyError),
+        (PictureContent.FATAL, RecogniserFailedError),
     ],
 )
 async def test_faults(recogniser: FaceFinder, picture: bytes, error: type[Exception]) -> None:
@@ -118,18 +118,18 @@ async def test_nobody_there(
 ) -> None:
     await recogniser_server.stop()
     with pytest.raises(RecogniserUnavailableError):
-        await GrpcFaceFinder(recogniser_client).identify(Picture.TWO_FACES, 1, lambda: None)
+        await GrpcFaceFinder(recogniser_client).identify(PictureContent.TWO_FACES, 1, lambda: None)
 
 
 async def test_the_deadline_is_the_clients(recogniser_server: RecogniserServer) -> None:
     client = RecogniserClient(recogniser_server.target, timeout=0.05)
     with pytest.raises(RecogniserTimeoutError):
-        await GrpcFaceFinder(client).identify(Picture.UNFINISHED, 1, lambda: None)
+        await GrpcFaceFinder(client).identify(PictureContent.UNFINISHED, 1, lambda: None)
     await client.close()
 
 
 async def test_the_image_id_goes_along(
     recogniser_server: RecogniserServer, recogniser_client: RecogniserClient
 ) -> None:
-    await GrpcFaceFinder(recogniser_client).identify(Picture.TWO_FACES, 42, lambda: None)
+    await GrpcFaceFinder(recogniser_client).identify(PictureContent.TWO_FACES, 42, lambda: None)
     assert recogniser_server.image_ids == ["42"]

@@ -92,7 +92,8 @@ class Run:
 
     def children(self) -> dict[str, psutil.Process]:
         """The services' processes by name."""
-        return {child.cmdline()[-1]: child for child in psutil.Process(self.process.pid).children()}
+        children = psutil.Process(self.process.pid).children()
+        return {child.cmdline()[-1].removeprefix("services."): child for child in children}
 
 
 def lives(process: psutil.Process) -> bool:

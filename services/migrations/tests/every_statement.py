@@ -13,10 +13,10 @@ from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
 from services.image_processor.adapters.rows import DatabaseClaims
-from services.people import domain as deciding
-from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
-from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.people.grouping import Suggestion
+from services.people.adapters.group_rows import DatabaseGrouping
+from services.people.adapters.rows import DatabaseStoredFaces
+from services.people.domain.grouping import LikelyPair
+from services.people.domain.regrouping import Regrouped
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -109,7 +109,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert image
     assert [one.person for one in image.faces] == ["Ada", "Ada"]
     assert [one.quality for one in image.faces] == [quality, quality]
-    await _decide_again(PeopleRows(people_s, database_now), first)
+    await _decide_again(DatabaseStoredFaces(people_s, database_now), first)
     encodings = DatabaseEncodingRows(image_processor, database_now)
     assert await encodings.claim()
     assert await encodings.decide_again(), "no change of a person is left"
@@ -120,7 +120,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await known_pictures.add(again, named) == known
     assert await known_pictures.replace_object(known, again)
     await _say_by_hand(receiver, FaceKey(first, 1))
-    await _group(receiver, PeopleGroups(people_s, database_now), first, ada.id or 0)
+    await _group(receiver, DatabaseGrouping(people_s, database_now), first, ada.id or 0)
     await notes.expect("known_people/Ada/third.jpg")
     assert await known_pictures.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
 
@@ -192,7 +192,7 @@ async def _encode_again(receiver: Database, image_processor: Database, image_id:
     assert report == EncodingReport(EncodingState.STOPPED, "later", 0, 1, 1)
 
 
-async def _decide_again(rows: PeopleRows, image_id: int) -> None:
+async def _decide_again(rows: DatabaseStoredFaces, image_id: int) -> None:
     work = await rows.claim()
     assert work
     assert await rows.waiting() == 1
@@ -224,7 +224,7 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
         again = await rows.claim()
         assert again
         await rows.end_pass(again)
-        rows = PeopleRows(rows._database, lambda: database_now() + LEASE_OVER)
+        rows = DatabaseStoredFaces(rows._database, lambda: database_now() + LEASE_OVER)
     assert await rows.claim() is None
 
 
@@ -261,7 +261,9 @@ async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) 
     assert await people.who("Bob") == bob
 
 
-async def _group(receiver: Database, groups: PeopleGroups, image_id: int, person_id: int) -> None:
+async def _group(
+    receiver: Database, groups: DatabaseGrouping, image_id: int, person_id: int
+) -> None:
     rows, questions = DatabaseGroups(receiver), DatabaseQuestions(receiver)
     claim = await groups.claim()
     assert claim
@@ -273,13 +275,13 @@ async def _group(receiver: Database, groups: PeopleGroups, image_id: int, person
     assert await groups.unknown([image_id], "test") == {key: None}
     assert await groups.strays([image_id]) == []
     assert await groups.encodings([key], "test") == {key: ENCODING}
-    both = deciding.Regrouped(placed={key: 2}, new=[1, 2, 3], touched=[1, 2, 3])
+    both = Regrouped(placed={key: 2}, new=[1, 2, 3], touched=[1, 2, 3])
     await groups.write(claim, both)
-    await groups.write(claim, deciding.Regrouped(merged={2: 1}, touched=[1], answered=[9]))
+    await groups.write(claim, Regrouped(merged={2: 1}, touched=[1], answered=[9]))
     assert await groups.grouped(range(image_id, image_id + 1), "test") == [(key, 1, ENCODING)]
     assert await groups.miscounted() == []
     assert await groups.means("test", len(ENCODING) // 4)
-    asked = [Suggestion(1, person_id, True, 7.5), Suggestion(1, 3, False, 7.0)]
+    asked = [LikelyPair(1, person_id, True, 7.5), LikelyPair(1, 3, False, 7.0)]
     await groups.ask(claim, asked)
     await groups.ask(claim, asked[:1])
 
@@ -297,7 +299,7 @@ async def _group(receiver: Database, groups: PeopleGroups, image_id: int, person
     assert await groups.joined() == []
     assert [one.answer for one in await groups.questions()] == ["yes"]
     assert await groups.denied_people() == set()
-    await groups.write(claim, deciding.Regrouped(placed={key: 4}, new=[4], touched=[4]))
+    await groups.write(claim, Regrouped(placed={key: 4}, new=[4], touched=[4]))
     await groups.give_back(claim)
 
     assert await rows.name([member], person_id) == 1

@@ -34,8 +34,8 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.people.domain import FaceKey, Grouping, Question, Regrouped
-from services.people.grouping import Suggestion
+from services.people.domain.grouping import LikelyPair
+from services.people.domain.regrouping import AskedPair, FaceId, GroupingClaim, Regrouped
 from services.people.ports import RowsChangedError
 
 LATER_MS: Final = 24 * 3_600_000
@@ -60,14 +60,14 @@ _PLACED: Final = same_face(group_faces, faces)
 _STORED: Final = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
 
 
-class DatabaseGroups:
-    """The port ``GroupRows`` on a database; a claim is what one conditional UPDATE says it is."""
+class DatabaseGrouping:
+    """The port ``GroupingRows``; a claim is what one conditional UPDATE says it is."""
 
     def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database
         self._clock = clock
 
-    async def claim(self) -> Grouping | None:
+    async def claim(self) -> GroupingClaim | None:
         """Claim the making of groups; None while somebody else has it."""
         now = self._clock()
         token = secrets.token_hex(16)
@@ -82,14 +82,14 @@ class DatabaseGroups:
             await connection.execute(
                 sa.update(group_work).values(claim_token=token, due_at=now + LEASE_MS)
             )
-        return Grouping(token, row.engine)
+        return GroupingClaim(token, row.engine)
 
-    async def renew(self, claim: Grouping) -> None:
+    async def renew(self, claim: GroupingClaim) -> None:
         """Prolong the lease, or raise ``ClaimLostError``."""
         async with self._database.transaction() as connection:
             await self._hold(connection, claim)
 
-    async def give_back(self, claim: Grouping) -> None:
+    async def give_back(self, claim: GroupingClaim) -> None:
         """Let anybody claim it; a lost claim stays lost."""
         async with self._database.transaction() as connection:
             await connection.execute(
@@ -98,7 +98,7 @@ class DatabaseGroups:
                 .values(claim_token=None, due_at=self._clock())
             )
 
-    async def _hold(self, connection: AsyncConnection, claim: Grouping, **values: str) -> None:
+    async def _hold(self, connection: AsyncConnection, claim: GroupingClaim, **values: str) -> None:
         """Prolong the lease in a transaction, which by that is the claim's alone."""
         holding = (
             sa.update(group_work)
@@ -108,7 +108,7 @@ class DatabaseGroups:
         if (await connection.execute(holding)).rowcount != 1:
             raise ClaimLostError
 
-    async def begin(self, claim: Grouping, engine: str) -> None:
+    async def begin(self, claim: GroupingClaim, engine: str) -> None:
         """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``.
 
         Killed in the middle, it leaves fewer groups of the engine of before, and begins again.
@@ -137,7 +137,7 @@ class DatabaseGroups:
         async with self._database.reading() as connection:
             return (await connection.scalar(sa.select(sa.func.max(face_groups.c.id))) or 0) + 1
 
-    async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceKey, int, bytes]]:
+    async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceId, int, bytes]]:
         """Return the unknown faces that are in groups of this engine, and their encodings."""
         query = (
             sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id, _STORED)
@@ -158,7 +158,7 @@ class DatabaseGroups:
 
     async def unknown(
         self, images: range | Collection[int], engine: str
-    ) -> Mapping[FaceKey, int | None]:
+    ) -> Mapping[FaceId, int | None]:
         """Return the unknown faces, and the group that each is in."""
         query = (
             sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id)
@@ -170,7 +170,7 @@ class DatabaseGroups:
             rows = await connection.execute(query)
             return {(row.image_id, row.face_index): row.group_id for row in rows}
 
-    async def strays(self, images: range | Collection[int]) -> Collection[FaceKey]:
+    async def strays(self, images: range | Collection[int]) -> Collection[FaceId]:
         """Return the faces that are in a group though they have a name, or are struck out."""
         query = (
             sa.select(group_faces.c.image_id, group_faces.c.face_index)
@@ -180,9 +180,9 @@ class DatabaseGroups:
         async with self._database.reading() as connection:
             return [(row[0], row[1]) for row in await connection.execute(query)]
 
-    async def encodings(self, keys: Collection[FaceKey], engine: str) -> Mapping[FaceKey, bytes]:
+    async def encodings(self, keys: Collection[FaceId], engine: str) -> Mapping[FaceId, bytes]:
         """Return the encodings of faces, of those that have one."""
-        found = dict[FaceKey, bytes]()
+        found = dict[FaceId, bytes]()
         wanted = set(keys)
         async with self._database.reading() as connection:
             for some in in_turns({image for image, _ in keys}, _AT_ONCE):
@@ -198,7 +198,7 @@ class DatabaseGroups:
 
     async def denied(
         self, images: Collection[int] | None = None
-    ) -> Mapping[FaceKey, Collection[int]]:
+    ) -> Mapping[FaceId, Collection[int]]:
         """Return the groups that a person has said faces are not to be in."""
         query = sa.select(group_denials)
         if images is not None:
@@ -206,14 +206,14 @@ class DatabaseGroups:
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
             now = await current_groups(connection, {row.group_id for row in rows})
-        found = defaultdict[FaceKey, set[int]](set)
+        found = defaultdict[FaceId, set[int]](set)
         for row in rows:
             found[row.image_id, row.face_index].add(now[row.group_id])
         return found
 
-    async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceKey]]:
+    async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceId]]:
         """Return the faces of which a person has said that they are not to be in these groups."""
-        found = defaultdict[int, set[FaceKey]](set)
+        found = defaultdict[int, set[FaceId]](set)
         async with self._database.reading() as connection:
             for some in in_turns(groups, _AT_ONCE):
                 query = sa.select(group_denials).where(group_denials.c.group_id.in_(some))
@@ -236,7 +236,7 @@ class DatabaseGroups:
                 found += await connection.scalars(query.where(_counted_from(low)))
         return found
 
-    async def write(self, claim: Grouping, regrouped: Regrouped) -> None:
+    async def write(self, claim: GroupingClaim, regrouped: Regrouped) -> None:
         """Write it, but for faces that are not unknown any more.
 
         Raises ``ClaimLostError``, and ``RowsChangedError`` when a face would be where a person has
@@ -300,14 +300,14 @@ class DatabaseGroups:
             now = await current_groups(connection, _groups_of(rows))
         return [(row.id, now[row.group_id], now[row.other_group_id]) for row in rows]
 
-    async def questions(self) -> Sequence[Question]:
+    async def questions(self) -> Sequence[AskedPair]:
         """Return the questions, with the groups in which the faces of merged ones are."""
         is_over = group_questions.c.answered_at <= self._clock() - LATER_MS
         query = sa.select(group_questions, is_over.label("is_over"))
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
             now = await current_groups(connection, _groups_of(rows))
-        found = list[Question]()
+        found = list[AskedPair]()
         for row in rows:
             is_open = row.answer is None or (row.answer == "later" and bool(row.is_over))
             if row.person_id is not None:
@@ -316,7 +316,7 @@ class DatabaseGroups:
                 one, other = sorted((now[row.group_id], now[row.other_group_id]))
                 pair = one, other
             is_person = row.person_id is not None
-            found.append(Question(row.id, *pair, is_person, row.answer, is_open))
+            found.append(AskedPair(row.id, *pair, is_person, row.answer, is_open))
         return found
 
     async def denied_people(self) -> Collection[tuple[int, int]]:
@@ -359,7 +359,7 @@ class DatabaseGroups:
             if (length := float(np.linalg.norm(total))) > 0
         }
 
-    async def ask(self, claim: Grouping, suggestions: Sequence[Suggestion]) -> None:
+    async def ask(self, claim: GroupingClaim, suggestions: Sequence[LikelyPair]) -> None:
         """Have these be the open questions."""
         table = group_questions.c
         wanted = {(one.group, one.other, one.is_person): one.likeness for one in suggestions}
@@ -410,10 +410,10 @@ def _counted_from(group: int) -> sa.ColumnElement[bool]:
 
 
 async def _still_unknown(
-    connection: AsyncConnection, placed: Mapping[FaceKey, int]
-) -> dict[FaceKey, int]:
+    connection: AsyncConnection, placed: Mapping[FaceId, int]
+) -> dict[FaceId, int]:
     """Lock the faces that are there without a name, so that they stay so; return where they are."""
-    found = dict[FaceKey, int]()
+    found = dict[FaceId, int]()
     for some in in_turns(sorted({image for image, _ in placed}), _AT_ONCE):
         query = (
             sa.select(faces.c.image_id, faces.c.face_index)
@@ -429,7 +429,7 @@ async def _still_unknown(
 
 
 async def _places_of_before(
-    connection: AsyncConnection, placed: Mapping[FaceKey, int]
+    connection: AsyncConnection, placed: Mapping[FaceId, int]
 ) -> list[tuple[int, int]]:
     """Return the groups of another engine that these faces leave, each with one they go to."""
     found = dict[tuple[int, int], None]()

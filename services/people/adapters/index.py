@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.faces import MAX_NUMBERS
-from services.people.domain import Found
+from services.people.domain.searching import Found
 
 _GROWTH: Final = 1.125
 _FIRST_ROWS: Final = 64

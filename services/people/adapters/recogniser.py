@@ -10,10 +10,10 @@ from services.common.facerecog import face_pb2
 from services.common.facerecog.client import Decisions, RecogniserClient
 from services.common.faces import MAX_FACES, Likely
 from services.common.images import MAX_PICTURE_BYTES
-from services.people.domain import Answer, Picture
+from services.people.domain.deciding import Decision, RecordedPicture
 
 
-class GrpcView:
+class GrpcPeopleView:
     """The known people at one time, as one replica of face_recog sees them."""
 
     def __init__(self, decisions: Decisions) -> None:
@@ -38,10 +38,10 @@ class GrpcView:
         return may_be
 
     async def decide(
-        self, pictures: Sequence[Picture], unknown: str | None
-    ) -> Sequence[Sequence[Answer]]:
-        """Say who the open faces of each picture are; see ``Picture.given``."""
-        answers: list[Sequence[Answer]] = []
+        self, pictures: Sequence[RecordedPicture], unknown: str | None
+    ) -> Sequence[Sequence[Decision]]:
+        """Say who the open faces of each picture are; see ``RecordedPicture.given``."""
+        answers: list[Sequence[Decision]] = []
         asked: list[face_pb2.PictureToDecide] = []
         faces = 0
         most = _most(face.encoding or b"" for picture in pictures for face in picture.open)
@@ -53,7 +53,7 @@ class GrpcView:
             faces += len(picture.open)
         return answers + await self._ask(asked)
 
-    async def _ask(self, asked: Sequence[face_pb2.PictureToDecide]) -> list[Sequence[Answer]]:
+    async def _ask(self, asked: Sequence[face_pb2.PictureToDecide]) -> list[Sequence[Decision]]:
         decided = await self._decisions.decide(asked)
         return [[_answer(face) for face in picture.faces] for picture in decided]
 
@@ -64,7 +64,7 @@ def _most(encodings: Iterable[bytes]) -> int:
     return min(MAX_FACES, MAX_PICTURE_BYTES // longest) if longest else MAX_FACES
 
 
-def _asked(picture: Picture, unknown: str | None) -> face_pb2.PictureToDecide:
+def _asked(picture: RecordedPicture, unknown: str | None) -> face_pb2.PictureToDecide:
     return face_pb2.PictureToDecide(
         faces=[
             face_pb2.FaceToDecide(encoding=face.encoding or b"", denied=sorted(face.denied))
@@ -74,21 +74,21 @@ def _asked(picture: Picture, unknown: str | None) -> face_pb2.PictureToDecide:
     )
 
 
-def _answer(face: face_pb2.DecidedFace) -> Answer:
+def _answer(face: face_pb2.DecidedFace) -> Decision:
     candidates = [
         Likely(one.image_name, one.person, one.distance, one.likeness) for one in face.candidates
     ]
-    return Answer(candidates, face.outcome == face_pb2.OUTCOME_NAMED)
+    return Decision(candidates, face.outcome == face_pb2.OUTCOME_NAMED)
 
 
-class GrpcRecogniser:
+class GrpcFaceDecider:
     """Opens views."""
 
     def __init__(self, client: RecogniserClient) -> None:
         self._client = client
 
     @asynccontextmanager
-    async def view(self, folder: str) -> AsyncIterator[GrpcView]:
+    async def view(self, folder: str) -> AsyncIterator[GrpcPeopleView]:
         """Open a view for one person's sake; raises ``RecogniserError``, also within."""
         async with self._client.decide(folder) as decisions:
-            yield GrpcView(decisions)
+            yield GrpcPeopleView(decisions)

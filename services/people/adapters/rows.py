@@ -33,7 +33,7 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.people.domain import NEXT_PASS_MS, Face, Picture, Work
+from services.people.domain.deciding import NEXT_PASS_MS, RecordedFace, RecordedPicture, Work
 from services.people.ports import RowsChangedError
 
 SCANNED: Final = 50_000
@@ -45,8 +45,11 @@ _AT_ONCE: Final = 5_000
 """Values of one statement."""
 
 
-class DatabaseRows:
-    """The port ``Rows`` on a database; a claim is what one conditional UPDATE says it is."""
+class DatabaseStoredFaces:
+    """The ports ``WorkRows`` and ``FaceRows`` on a database.
+
+    A claim is what one conditional UPDATE says it is.
+    """
 
     def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database
@@ -199,7 +202,7 @@ class DatabaseRows:
 
     async def pictures(
         self, image_ids: Collection[int], engine: str, size: int = 0
-    ) -> list[Picture]:
+    ) -> list[RecordedPicture]:
         """Return images with their faces, and the encodings by an engine, of so many bytes."""
         query = (
             sa.select(
@@ -233,12 +236,12 @@ class DatabaseRows:
             by_name = await _ids(connection, texts)
             ids |= {row.person_id for row in rows if row.person_id} | set(by_name.values())
             folders = await _folders(connection, ids)
-        found = dict[int, Picture]()
+        found = dict[int, RecordedPicture]()
         for row in rows:
             person_id = row.person_id or by_name.get(row.person)
             unknown = {row.person} if row.person else set()
             says = Says(*(getattr(row, name) for name in _SAID))
-            face = Face(
+            face = RecordedFace(
                 row.face_index,
                 says,
                 bool(row.by_hand),
@@ -250,7 +253,7 @@ class DatabaseRows:
                 ),
             )
             before = found.get(row.image_id)
-            found[row.image_id] = Picture(
+            found[row.image_id] = RecordedPicture(
                 row.image_id, row.processed_at, [*(before.faces if before else ()), face]
             )
         return list(found.values())
@@ -261,7 +264,10 @@ class DatabaseRows:
             return await find_likely(connection, candidates)
 
     async def write(
-        self, work: Work, changes: Sequence[tuple[Picture, Face, Says]], through: int
+        self,
+        work: Work,
+        changes: Sequence[tuple[RecordedPicture, RecordedFace, Says]],
+        through: int,
     ) -> None:
         """Write what faces are now, and that all images up to one are done.
 

@@ -5,10 +5,10 @@ from typing import Final
 import grpc
 import structlog
 
-from services.common.errors import OtherEngineError
+from services.common.errors import AwayError, OtherEngineError
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.server import Context, GrpcServer
-from services.people.service import NotLoadedError, StoredFaces
+from services.people.service.stored_faces import StoredFaces
 
 log = structlog.get_logger(__name__)
 
@@ -21,10 +21,11 @@ _CONNECTION_SECONDS: Final = 60.0
 _GRACE_SECONDS: Final = 5.0
 
 _FAULTS: Final[dict[type[Exception], grpc.StatusCode]] = {
-    NotLoadedError: grpc.StatusCode.UNAVAILABLE,
     OtherEngineError: grpc.StatusCode.FAILED_PRECONDITION,
+    AwayError: grpc.StatusCode.UNAVAILABLE,
     ValueError: grpc.StatusCode.INVALID_ARGUMENT,
 }
+"""The first that an error is counts."""
 
 
 class _StoredFaces(face_pb2_grpc.StoredFacesServicer):
@@ -47,13 +48,14 @@ class _StoredFaces(face_pb2_grpc.StoredFacesServicer):
             found = await self._faces.nearest(request.engine, request.encoding, request.limit)
         except tuple(_FAULTS) as error:
             log.warning("cannot search", reason=str(error))
-            await context.abort(_FAULTS[type(error)], str(error))
+            code = next(code for kind, code in _FAULTS.items() if isinstance(error, kind))
+            await context.abort(code, str(error))
         finally:
             self._asked -= 1
         return face_pb2.FindResponse(faces=[face_pb2.FoundFace(**one._asdict()) for one in found])
 
 
-class Server(GrpcServer):
+class SearchServer(GrpcServer):
     """Answers searches; see :class:`GrpcServer`."""
 
     def __init__(self, faces: StoredFaces) -> None:

@@ -40,13 +40,13 @@ from services.common.tables import (
 )
 from services.face_recog.domain.strangers import DLIB
 from services.migrations.__main__ import migrate
-from services.people import grouper as module
 from services.people.adapters import group_rows
-from services.people.adapters.group_rows import LATER_MS, DatabaseGroups
-from services.people.adapters.rows import DatabaseRows
-from services.people.grouper import Grouper
-from services.people.tests.conftest import ENGINE, SURE, World, encoding
+from services.people.adapters.group_rows import LATER_MS, DatabaseGrouping
+from services.people.adapters.rows import DatabaseStoredFaces
+from services.people.service import grouping
+from services.people.service.grouping import Grouper
 from services.people.tests.test_people_kills import KilledError, kill_at
+from services.people.tests.world import ENGINE, SURE, World, encoding
 
 PAIRS: Final = DLIB.product.pairs
 HALF: Final = 0.28
@@ -69,8 +69,8 @@ class Bench:
     def replica(self, database: Database | None = None) -> Grouper:
         its = database or self.world.database
         return Grouper(
-            DatabaseGroups(its, self.world.clock),
-            DatabaseRows(its, self.world.clock),
+            DatabaseGrouping(its, self.world.clock),
+            DatabaseStoredFaces(its, self.world.clock),
             self.strangers,
             clock=lambda: self.world.now,
         )
@@ -561,7 +561,7 @@ async def test_all_is_loaded_anew_only_when_memory_may_be_other_than_the_rows(
         (replica._rows, "unknown", fail, True, "groups stay in memory"),
         (replica._rows, "joined", fail, True, "groups stay in memory"),
         (replica._rows, "write", fail, False, "failed: writing"),
-        (module, "_regroup", fails, False, "failed: putting"),
+        (grouping, "regroup", fails, False, "failed: putting"),
     ):
         memory = replica._groups
         await bench.world.picture(encoding("Ada", SURE, 1))
@@ -608,7 +608,7 @@ async def test_people_are_asked_about_but_not_those_who_are_hidden_or_denied(ben
 async def test_no_more_is_asked_than_a_person_reads(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_OPEN", 3)
+    monkeypatch.setattr(grouping, "_OPEN", 3)
     for name in "abcdef":
         await bench.world.picture(encoding(name, HALF, 1), encoding(name, HALF, 2))
     await bench.replica().step()
@@ -654,7 +654,7 @@ _AFTER: Final = {
 async def test_killed_at_any_statement_another_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOADED", 3)
+    monkeypatch.setattr(grouping, "LOADED", 3)
     start = tmp_path / "start"
     start.mkdir()
     migrate(DatabaseSettings(database_url=f"sqlite+aiosqlite:///{start / 'facestack.db'}"))

@@ -9,8 +9,10 @@ from hypothesis.extra.numpy import arrays
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from services.face_recog.domain import strangers
-from services.people import grouping
-from services.people.grouping import COHORTS, Groups, Suggestion, Vectors, kind_of
+from services.people.domain import grouping
+from services.people.domain.grouping import COHORTS, Groups, LikelyPair
+from services.people.domain.likeness import Demand, Likeness, kind_of, turned, units
+from services.people.domain.vector_table import Vectors
 
 SIZE = 128
 KIND = kind_of("centerface+onnx-1", strangers.tails_within(1.1).product.pairs)
@@ -49,10 +51,10 @@ def test_each_person_is_a_group_with_and_without_a_cohort(number: int, batch: in
 
 
 def test_the_mean_of_two_groups_vectors_gives_the_mean_likeness_of_their_faces() -> None:
-    cohort = grouping._units(people(300, 1))
-    likeness = grouping._Likeness(DLIB, cohort, np.arange(300))
-    vectors = likeness.vectors(grouping._units(people(2, 4, seed=3)))
-    white = likeness.white(grouping._units(people(2, 4, seed=3)))
+    cohort = units(people(300, 1))
+    likeness = Likeness(DLIB, cohort, np.arange(300))
+    vectors = likeness.vectors(units(people(2, 4, seed=3)))
+    white = likeness.white(units(people(2, 4, seed=3)))
     products = np.sort(white @ likeness._cohort.T, axis=1)[:, 300 - 1 - 105 : 300 - 1 - 3]
     mean, spread = products.mean(axis=1), products.std(axis=1)
     pairs = [
@@ -61,7 +63,7 @@ def test_the_mean_of_two_groups_vectors_gives_the_mean_likeness_of_their_faces()
         for b in range(4, 8)
     ]
     one, other = vectors[:4].mean(axis=0), vectors[4:].mean(axis=0)
-    assert one @ grouping._turned(other) == pytest.approx(np.mean(pairs), abs=1e-4)
+    assert one @ turned(other) == pytest.approx(np.mean(pairs), abs=1e-4)
 
 
 def test_the_more_faces_two_groups_have_the_more_counts_that_they_are_alike_on_average() -> None:
@@ -72,15 +74,15 @@ def test_the_more_faces_two_groups_have_the_more_counts_that_they_are_alike_on_a
     ids[:2] = 999
     stored = np.delete(np.arange(len(ids)), 5)
     groups: Groups[int] = Groups.restore(DLIB, stored.tolist(), faces[stored], ids[stored].tolist())
-    each = groups._likeness.vectors(grouping._units(faces))
+    each = groups._likeness.vectors(units(faces))
 
     def likeness(one: int, other: int) -> float:
         slots = [groups._slots([groups.group_of(key) or 0])[0] for key in (one, other)]
         first, second = groups._groups.vectors[slots]
-        return float(first @ grouping._turned(second))
+        return float(first @ turned(second))
 
     def expected(some: slice, others: slice) -> float:
-        alike = each[some] @ grouping._turned(each[others]).T
+        alike = each[some] @ turned(each[others]).T
         return float(alike.mean() / np.prod([np.sqrt(0.9 + 0.1 / one) for one in alike.shape]))
 
     assert likeness(0, 2) == pytest.approx(expected(slice(2), slice(2, 5)), rel=1e-3)
@@ -90,10 +92,10 @@ def test_the_more_faces_two_groups_have_the_more_counts_that_they_are_alike_on_a
 
 
 def test_more_groups_and_a_smaller_cohort_ask_for_more() -> None:
-    faces = grouping._units(people(2000, 1))
+    faces = units(people(2000, 1))
 
     def needed(cohort: int, groups: int) -> float:
-        likeness = grouping._Likeness(DLIB, faces[:cohort], np.arange(cohort))
+        likeness = Likeness(DLIB, faces[:cohort], np.arange(cohort))
         return likeness.needed(groups)
 
     assert needed(1000, 1000) == needed(2000, 300) == DLIB.standing.likeness
@@ -104,14 +106,14 @@ def test_more_groups_and_a_smaller_cohort_ask_for_more() -> None:
 
 def two_groups(*sizes: int) -> tuple[Groups[int], list[int], Vectors]:
     """Two of these sizes, with their ids and one's face each, and less needed to join them now."""
-    faces = grouping._units(np.eye(2, SIZE, dtype=np.float32) + 0.1)
+    faces = units(np.eye(2, SIZE, dtype=np.float32) + 0.1)
     groups: Groups[int] = Groups(SIZE, KIND)
-    groups._likeness.demand = grouping.Demand(0.9, 0.1)
+    groups._likeness.demand = Demand(0.9, 0.1)
     for turn, (face, size) in enumerate(zip(faces, sizes, strict=True)):
         groups.add(range(10 * turn, 10 * turn + size), np.tile(face, (size, 1)))
     ids = [groups.group_of(key) or 0 for key in (0, 10)]
     assert len(parts(groups)) == 2
-    groups._likeness.demand = grouping.Demand(float(faces[0] @ faces[1]) - 0.01, 0.1)
+    groups._likeness.demand = Demand(float(faces[0] @ faces[1]) - 0.01, 0.1)
     return groups, ids, faces
 
 
@@ -130,7 +132,7 @@ def test_of_two_groups_the_larger_keeps_its_id_and_the_older_at_a_tie(
 
 def test_who_is_barred_from_a_group_is_so_from_the_one_that_it_becomes_part_of() -> None:
     groups, (larger, smaller), faces = two_groups(3, 2)
-    demand, groups._likeness.demand = groups._likeness.demand, grouping.Demand(0.9, 0.1)
+    demand, groups._likeness.demand = groups._likeness.demand, Demand(0.9, 0.1)
     groups.add([50], faces[1:] - 0.1 * faces[:1])
     alone = groups.bar([50], smaller).placed[50]
     groups._likeness.demand = demand
@@ -151,7 +153,7 @@ def test_a_new_face_is_not_barred_for_one_that_is_gone() -> None:
 def test_new_faces_of_one_person_are_apart_whatever_comes_first(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(grouping, "_BLOCK", block)
+    monkeypatch.setattr(grouping, "BLOCK", block)
     faces = people(1, 12)
     groups: Groups[int] = Groups(SIZE, KIND)
     some, others = {0, 3, 8}, {1, 6, 7, 99}
@@ -229,8 +231,8 @@ def test_ten_thousand_times_the_same_face_is_one_group() -> None:
 
 
 def test_a_cohort_of_faces_that_are_all_alike_breaks_nothing() -> None:
-    same = grouping._units(np.tile(people(1, 1), (COHORTS[0], 1)))
-    likeness = grouping._Likeness(KIND, same, np.arange(len(same)))
+    same = units(np.tile(people(1, 1), (COHORTS[0], 1)))
+    likeness = Likeness(KIND, same, np.arange(len(same)))
     assert np.isfinite(likeness.vectors(same)).all()
 
 
@@ -273,12 +275,12 @@ def test_removed_faces_leave_no_trace() -> None:
     assert len(groups) == len(faces) - 2
     assert groups._likeness.faces == cohort - 1
     assert len(groups._likeness._cohort) == cohort - 1
-    assert (groups._faces._vectors @ grouping._units(faces[:2]).T).max() < 0.9
+    assert (groups._faces._vectors @ units(faces[:2]).T).max() < 0.9
     assert not {0, 1} & set(groups._keys.values())
     # A group loses what a removed face gave to it.
     one, other = 2, 3
     groups.remove([one])
-    alone = groups._likeness.vectors(grouping._units(faces[other : other + 1]))[0]
+    alone = groups._likeness.vectors(units(faces[other : other + 1]))[0]
     slot = groups._faces.numbers[groups._rows[other]]
     assert groups._groups.vectors[slot] == pytest.approx(alone, abs=1e-5)
 
@@ -341,7 +343,7 @@ def test_groups_that_are_alike_but_not_enough_are_asked_about() -> None:
     assert all(one.is_person for one in found)
     assert found == sorted(found, key=lambda one: -one.likeness)
     without = groups.suggestions(5, {70: faces[0]}, without=[(1, 70, True)])
-    assert Suggestion(1, 70, True, found[0].likeness) not in without
+    assert LikelyPair(1, 70, True, found[0].likeness) not in without
     assert groups.suggestions(1, {70: faces[0]}) == found[:1]
 
 
@@ -486,4 +488,4 @@ def test_no_pair_of_groups_is_left_that_is_alike_enough(
     vectors = groups._groups.vectors[live]
     assert 60 < len(live) < 360
     for a, b in combinations(range(len(live)), 2):
-        assert vectors[a] @ grouping._turned(vectors[b]) < groups._needed()
+        assert vectors[a] @ turned(vectors[b]) < groups._needed()

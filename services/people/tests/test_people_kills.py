@@ -20,8 +20,8 @@ from services.common.images import LEASE_MS
 from services.common.settings import DatabaseSettings
 from services.common.tables import face_denials, faces, persons
 from services.migrations.__main__ import migrate
-from services.people import service
-from services.people.tests.conftest import SURE, UNSURE, World, encoding, new_world
+from services.people.service import deciding
+from services.people.tests.world import SURE, UNSURE, World, encoding, new_world
 
 
 class KilledError(Exception):
@@ -77,7 +77,7 @@ async def finish(world: World) -> dict[tuple[int, int], SimpleNamespace]:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "BATCH", 2)
+    monkeypatch.setattr(deciding, "BATCH", 2)
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -16,9 +16,9 @@ from services.common.errors import (
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.people.adapters.index import ExactIndex
-from services.people.adapters.server import AT_ONCE, Server
-from services.people.service import StoredFaces
-from services.people.tests.conftest import ENGINE, World, encoding
+from services.people.adapters.server import AT_ONCE, SearchServer
+from services.people.service.stored_faces import StoredFaces
+from services.people.tests.world import ENGINE, World, encoding
 from services.testing.waiting import eventually
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -29,7 +29,7 @@ class Bench:
 
     def __init__(self, world: World) -> None:
         self.faces = StoredFaces(world.rows(), ExactIndex())
-        self.server = Server(self.faces)
+        self.server = SearchServer(self.faces)
         self.target = ""
 
     async def start(self) -> None:

@@ -13,10 +13,16 @@ from services.common.facerecog import face_pb2
 from services.common.faces import MAX_NUMBERS, Says
 from services.common.images import LEASE_MS, MAX_PICTURE_BYTES
 from services.common.tables import face_denials, faces, images, people_work, person_images, persons
-from services.people.adapters.recogniser import GrpcView
-from services.people.domain import AGAIN_MS, LATER_MS, NEXT_PASS_MS, Face, Picture
+from services.people.adapters.recogniser import GrpcPeopleView
+from services.people.domain.deciding import (
+    AGAIN_MS,
+    LATER_MS,
+    NEXT_PASS_MS,
+    RecordedFace,
+    RecordedPicture,
+)
 from services.people.ports import RowsChangedError
-from services.people.tests.conftest import ELSE, ENGINE, SURE, UNSURE, World, encoding
+from services.people.tests.world import ELSE, ENGINE, SURE, UNSURE, World, encoding
 
 HAND = {"decided_by": "hand", "distance": None}
 
@@ -377,11 +383,11 @@ async def test_long_encodings_are_sent_in_more_requests() -> None:
             asked.append(sum(one.ByteSize() for one in pictures))
             return [face_pb2.DecidedPicture() for _ in pictures]
 
-    view = GrpcView(Decisions())  # type: ignore[arg-type]
+    view = GrpcPeopleView(Decisions())  # type: ignore[arg-type]
     long = bytes(4 * MAX_NUMBERS)
     assert len(await view.sift([long] * 4096)) == 4096
-    face = Face(0, Says(None, None, None, ambiguous=False, candidates=[]), False, long)
-    assert len(await view.decide([Picture(1, 1, [face])] * 4096, None)) == 4096
+    face = RecordedFace(0, Says(None, None, None, ambiguous=False, candidates=[]), False, long)
+    assert len(await view.decide([RecordedPicture(1, 1, [face])] * 4096, None)) == 4096
     assert max(asked) < MAX_PICTURE_BYTES + 2**16
 
 

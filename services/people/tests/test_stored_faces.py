@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.errors import DatabaseUnavailableError, OtherEngineError
+from services.common.errors import DatabaseUnavailableError, OtherEngineError, StoredFacesAwayError
 from services.common.tables import events, face_encodings, images
-from services.people import service
 from services.people.adapters import index as index_module
 from services.people.adapters.index import ExactIndex
-from services.people.adapters.rows import DatabaseRows
-from services.people.service import NotLoadedError, StoredFaces
-from services.people.tests.conftest import ENGINE, World, encoding
+from services.people.adapters.rows import DatabaseStoredFaces
+from services.people.service import stored_faces
+from services.people.service.stored_faces import StoredFaces
+from services.people.tests.world import ENGINE, World, encoding
 
 
 def held(index: ExactIndex) -> list[tuple[int, tuple[float, ...]]]:
@@ -168,7 +168,7 @@ def test_the_nearest_are_those_that_a_look_at_each_finds(monkeypatch: pytest.Mon
 class Bench:
     """Stored faces of a world, as one process has them."""
 
-    def __init__(self, world: World, rows: DatabaseRows | None = None) -> None:
+    def __init__(self, world: World, rows: DatabaseStoredFaces | None = None) -> None:
         self.index = ExactIndex()
         self.faces = StoredFaces(rows or world.rows(), self.index, clock=lambda: world.now)
         self._world = world
@@ -183,7 +183,7 @@ class Bench:
 async def test_all_are_loaded_then_what_changes_is_followed(world: World) -> None:
     first = await world.picture(encoding("Ada"), encoding("Bob"))
     bench = Bench(world)
-    with pytest.raises(NotLoadedError):
+    with pytest.raises(StoredFacesAwayError):
         await bench.faces.check()
     await bench.faces.follow()
     await bench.faces.check()
@@ -250,7 +250,7 @@ async def test_an_engine_of_another_size_takes_the_place(world: World) -> None:
 
 async def test_faces_are_looked_for_among_those_of_one_engine(world: World) -> None:
     bench = Bench(world)
-    with pytest.raises(NotLoadedError):
+    with pytest.raises(StoredFacesAwayError):
         await bench.faces.nearest(ENGINE.name, encoding("Ada"), 9)
     await bench.faces.follow()
     assert await bench.faces.nearest(ENGINE.name, encoding("Ada"), 9) == [], "there is none yet"
@@ -299,7 +299,7 @@ async def test_nothing_is_missed_in_an_hour_without_a_look(world: World) -> None
     assert len(bench.index) == 1
 
 
-class LateRows(DatabaseRows):
+class LateRows(DatabaseStoredFaces):
     """Encodings of these images are not to be seen yet."""
 
     def __init__(self, database: Database) -> None:
@@ -373,7 +373,7 @@ async def test_events_are_read_again_after_a_failure(
 async def test_naming_does_not_wait_until_all_is_loaded_anew(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_LOADED", 1)
+    monkeypatch.setattr(stored_faces, "_LOADED", 1)
     for nth in range(40):
         await world.picture(encoding("Ada", nth=nth))
     bench = Bench(world, rows := world.rows())

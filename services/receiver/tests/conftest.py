@@ -12,9 +12,9 @@ from services.common.database import Database
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.people.adapters.index import ExactIndex
-from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.people.adapters.server import Server
-from services.people.service import StoredFaces
+from services.people.adapters.rows import DatabaseStoredFaces
+from services.people.adapters.server import SearchServer
+from services.people.service.stored_faces import StoredFaces
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.colours import FakeRecogniser, count_colours, draw, encode
@@ -54,8 +54,8 @@ class StoredFacesServer:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._database = Database(settings)
-        self._faces = StoredFaces(PeopleRows(self._database, database_now), ExactIndex())
-        self._server = Server(self._faces)
+        self._faces = StoredFaces(DatabaseStoredFaces(self._database, database_now), ExactIndex())
+        self._server = SearchServer(self._faces)
         self.target = ""
 
     async def start(self) -> None:

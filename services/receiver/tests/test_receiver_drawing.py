@@ -26,7 +26,7 @@ from services.common.tables import (
     person_images,
 )
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
-from services.people.adapters.rows import DatabaseRows as PeopleRows
+from services.people.adapters.rows import DatabaseStoredFaces
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, collect, draw, encode
 from services.receiver.tests.test_receiver_people import enrol, known, quality, seed_faces
@@ -436,7 +436,7 @@ async def test_no_machine_touches_what_was_struck_out(
     assert lacking.indices == (1,)
     its = {"image_id": image_id, "face_index": 0, "engine": "fake", "encoding": ENCODING}
     await run(settings, sa.insert(face_encodings).values(its))
-    [picture] = await PeopleRows(database, database_now).pictures([image_id], "fake")
+    [picture] = await DatabaseStoredFaces(database, database_now).pictures([image_id], "fake")
     assert [face.index for face in picture.faces] == [1]
     # It goes when faces without an encoding are looked for, which here is the other one.
     its = {"image_id": image_id, "face_index": 1, "engine": "other", "encoding": ENCODING}

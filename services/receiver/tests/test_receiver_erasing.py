@@ -37,7 +37,7 @@ from services.common.tables import (
 )
 from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Processed
-from services.people.adapters.rows import DatabaseRows as PeopleRows
+from services.people.adapters.rows import DatabaseStoredFaces
 from services.receiver.adapters.rows import erasures as erasing_rows
 from services.receiver.adapters.rows import merges as merge_rows
 from services.receiver.adapters.rows import people as people_rows
@@ -551,7 +551,7 @@ async def test_nobody_else_can_do_anything_with_somebody_who_is_being_forgotten(
             found = (await client.get("/people", params={"hidden": hidden})).json()["people"]
             assert [one["name"] for one in found if one["id"] == ids["zoe"]] == []
         # Nor does the service people, who would take the names away.
-        rows = PeopleRows(pipeline.database, database_now)
+        rows = DatabaseStoredFaces(pipeline.database, database_now)
         claimed = await rows.claim()
         assert claimed
         assert claimed.person_id == ids["grace"]

@@ -7,9 +7,10 @@ whoever is killed is followed by another, who reads the groups that there are an
 
 import asyncio
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,11 +19,21 @@ from numpy.typing import NDArray
 
 from services.common.errors import ClaimLostError, DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
-from services.common.strangers import PairsOfStrangers
-from services.people.domain import RENEW_SECONDS, FaceKey, Grouping, Regrouped
-from services.people.grouping import Changes, Groups, Kind, end_of, kind_of
+from services.people.domain.grouping import Groups
+from services.people.domain.likeness import Kind, kind_of
+from services.people.domain.regrouping import (
+    FaceId,
+    GroupingClaim,
+    Regrouped,
+    matrix,
+    regroup,
+    regrouped_by,
+    size_of,
+)
 from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
-from services.people.ports import FaceRows, GroupRows, RowsChangedError
+from services.people.ports import FaceRows, GroupingRows, RowsChangedError
+from services.people.service.engines import SettledEngine, Strangers
+from services.people.service.leases import RENEW_SECONDS, renewed
 
 log = structlog.get_logger(__name__)
 
@@ -31,12 +42,6 @@ LOADED: Final = 2_000
 
 _COMPARED_SECONDS: Final = 1_800.0
 """All is compared so often: services of before note no events."""
-
-_ENGINE_SECONDS: Final = 10.0
-"""So often face_recog is asked what its engine is."""
-
-_SETTLED_SECONDS: Final = 60.0
-"""How long it must have said another one: while replicas are replaced, it says this and that."""
 
 _ASK_SECONDS: Final = 30.0
 _ASK_SHARE: Final = 20.0
@@ -49,14 +54,11 @@ _TRIES: Final = 5
 
 _OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
 
-Strangers = Callable[[], Awaitable[tuple[str, PairsOfStrangers] | None]]
-"""Tells what face_recog's engine is and how alike strangers are to it; None when it does not."""
-
 
 class _Turn(NamedTuple):
     """What a step works with."""
 
-    claim: Grouping
+    claim: GroupingClaim
     engine: str
     kind: Kind
 
@@ -66,7 +68,7 @@ class Grouper:
 
     def __init__(
         self,
-        rows: GroupRows,
+        rows: GroupingRows,
         events: FaceRows,
         strangers: Strangers,
         *,
@@ -75,19 +77,16 @@ class Grouper:
     ) -> None:
         self._rows = rows
         self._events = events
-        self._strangers = strangers
+        self._engine = SettledEngine(strangers, clock)
         self._clock = clock
         self._stops = stops
-        self._claim: Grouping | None = None
+        self._claim: GroupingClaim | None = None
         self._renewed = 0.0
-        self._engine: tuple[str, PairsOfStrangers] | None = None
-        self._engine_asked: float | None = None
-        self._other_since: float | None = None
         self._forget()
 
     def _forget(self) -> None:
         """Let go of what the database may not have."""
-        self._groups: Groups[FaceKey] | None = None
+        self._groups: Groups[FaceId] | None = None
         self._next_group = 1
         # By image, one more than the highest index of a face of it that is in a group here.
         self._ends: dict[int, int] = {}
@@ -110,15 +109,15 @@ class Grouper:
             self._renewed = self._clock()
         if self._claim is None:
             return
-        renewing = asyncio.create_task(self._renew(self._claim))
         try:
-            if self._clock() - self._renewed >= RENEW_SECONDS:
-                await self._rows.renew(self._claim)
-                self._renewed = self._clock()
-            await self._work(self._claim)
+            async with renewed(partial(self._renew, self._claim)):
+                if self._clock() - self._renewed >= RENEW_SECONDS:
+                    await self._renew(self._claim)
+                await self._work(self._claim)
         except ClaimLostError:
             log.info("somebody else makes groups")
-            self._claim = self._engine = self._engine_asked = None
+            self._claim = None
+            self._engine.forget()
             self._forget()
         except RowsChangedError as change:
             log.info("somebody has said meanwhile what is not in a group", change=str(change))
@@ -128,10 +127,6 @@ class Grouper:
             if self._position is not None:
                 log.info("groups stay in memory: what failed has changed none")
             raise
-        finally:
-            renewing.cancel()
-            with suppress(asyncio.CancelledError, Exception):
-                await renewing
 
     @contextmanager
     def _or_anew(self, doing: str) -> Iterator[None]:
@@ -151,13 +146,9 @@ class Grouper:
         log.info("groups are loaded anew", why=why)
         self._forget()
 
-    async def _renew(self, claim: Grouping) -> None:
-        with suppress(ClaimLostError):  # which the next write finds out
-            while True:
-                await asyncio.sleep(RENEW_SECONDS)
-                with suppress(DatabaseUnavailableError):
-                    await self._rows.renew(claim)
-                    self._renewed = self._clock()
+    async def _renew(self, claim: GroupingClaim) -> None:
+        await self._rows.renew(claim)
+        self._renewed = self._clock()
 
     async def close(self) -> None:
         """Let another replica claim it at once."""
@@ -165,12 +156,15 @@ class Grouper:
             with suppress(DatabaseUnavailableError):
                 await self._rows.give_back(self._claim)
 
-    async def _work(self, claim: Grouping) -> None:
+    async def _work(self, claim: GroupingClaim) -> None:
         await self._write(claim)
-        await self._ask_engine(claim)
-        if self._engine is None:
+        settled = await self._engine.ask(claim.engine)
+        if settled is None:
             return
-        turn = _Turn(claim, self._engine[0], kind_of(*self._engine))
+        engine, strangers = settled
+        turn = _Turn(claim, engine, kind_of(engine, strangers))
+        if engine != claim.engine:
+            self._forget()
         if self._position is not None and await self._events.lost(self._position):
             self._load_anew("events may have been removed unread")
         if self._position is None:
@@ -185,25 +179,6 @@ class Grouper:
             GROUPS.set(self._groups.number)
             UNKNOWN_FACES.set(len(self._groups))
 
-    async def _ask_engine(self, claim: Grouping) -> None:
-        """Learn of which engine groups are to be; that of before until another one is settled."""
-        now = self._clock()
-        if self._engine_asked is not None and now - self._engine_asked < _ENGINE_SECONDS:
-            return
-        found = await self._strangers()
-        self._engine_asked = now
-        if found is None:
-            return
-        before = self._engine[0] if self._engine else claim.engine
-        if before is not None and found[0] != before:
-            self._other_since = now if self._other_since is None else self._other_since
-            if now - self._other_since < _SETTLED_SECONDS:
-                return
-            self._forget()
-        self._other_since = None
-        if self._engine != found:
-            self._engine = found
-
     async def _load(self, turn: _Turn) -> None:
         """Read the groups that there are; what is in none is found by comparing."""
         claim, engine, kind = turn
@@ -211,24 +186,24 @@ class Grouper:
         position = await self._events.latest()
         if claim.engine != engine:
             await self._rows.begin(claim, engine)
-            self._claim = Grouping(claim.token, engine)
+            self._claim = GroupingClaim(claim.token, engine)
             log.info("groups are made anew", engine=engine, before=claim.engine)
         self._next_group = await self._rows.next_group()
-        keys: list[FaceKey] = []
+        keys: list[FaceId] = []
         groups: list[int] = []
         parts: list[NDArray[np.float32]] = []
         size = 0
-        wrong: dict[FaceKey, int] = {}
+        wrong: dict[FaceId, int] = {}
         denied = await self._rows.denied()
         for images in await self._all_images():
             found = await self._rows.grouped(images, engine)
-            size = size or _size_of(encoding for _, _, encoding in found)
+            size = size or size_of(encoding for _, _, encoding in found)
             wrong |= {key: one for key, one, _ in found if one in denied.get(key, ())}
             fitting = [one for one in found if len(one[2]) == 4 * size and one[0] not in wrong]
             keys += (key for key, _, _ in fitting)
             groups += (group for _, group, _ in fitting)
             if fitting:
-                parts.append(_matrix([encoding for _, _, encoding in fitting], size))
+                parts.append(matrix([encoding for _, _, encoding in fitting], size))
         if keys:
             encodings = np.concatenate(parts)
             parts.clear()  # half a gigabyte for a million faces
@@ -290,7 +265,7 @@ class Grouper:
             return
         encodings = await self._rows.encodings([*moved, *new], engine)
         if self._groups is None:
-            size = _size_of(encodings.values())
+            size = size_of(encodings.values())
             if not size:
                 if strays:
                     self._changed(Regrouped(), strays)
@@ -298,7 +273,7 @@ class Grouper:
                 return
             self._groups = Groups(size, kind, next_id=self._next_group)
         denied = await self._rows.denied({image for image, _ in [*moved, *new]})
-        came_from = defaultdict[int, list[FaceKey]](list)
+        came_from = defaultdict[int, list[FaceId]](list)
         for key in new:
             if (before := unknown[key]) is not None:
                 came_from[before].append(key)
@@ -309,7 +284,7 @@ class Grouper:
         ]
         with self._or_anew("putting faces into groups"):
             regrouped = await asyncio.to_thread(
-                _regroup,
+                regroup,
                 self._groups,
                 gone,
                 moved,
@@ -325,7 +300,7 @@ class Grouper:
             self._changed(regrouped, strays)
         await self._write(claim)
 
-    def _held(self, images: range | Sequence[int]) -> list[FaceKey]:
+    def _held(self, images: range | Sequence[int]) -> list[FaceId]:
         if self._groups is None:
             return []
         return [
@@ -335,17 +310,17 @@ class Grouper:
             if (key := (image, index)) in self._groups
         ]
 
-    def _group_of(self, key: FaceKey) -> int | None:
+    def _group_of(self, key: FaceId) -> int | None:
         return self._groups.group_of(key) if self._groups else None
 
-    def _note_ends(self, keys: Iterable[FaceKey]) -> None:
+    def _note_ends(self, keys: Iterable[FaceId]) -> None:
         for image, index in keys:
             self._ends[image] = max(self._ends.get(image, 0), index + 1)
 
     def _changed(
         self,
         regrouped: Regrouped,
-        strays: Collection[FaceKey] = (),
+        strays: Collection[FaceId] = (),
         answered: Collection[int] = (),
     ) -> None:
         """Have it written that groups are others than the database says."""
@@ -362,7 +337,7 @@ class Grouper:
             answered=answered,
         )
 
-    async def _write(self, claim: Grouping) -> None:
+    async def _write(self, claim: GroupingClaim) -> None:
         """Write what is not written yet; what fails is written before anything else is done."""
         for left in reversed(range(_TRIES)):
             if self._unwritten is None:
@@ -375,7 +350,7 @@ class Grouper:
                 if not left:
                     raise
 
-    async def _join(self, claim: Grouping) -> None:
+    async def _join(self, claim: GroupingClaim) -> None:
         """Make one of groups of which a person has said so."""
         for question, group, other in await self._rows.joined():
             if question in self._apart:
@@ -386,7 +361,9 @@ class Grouper:
                 # The faces of one may have a name by now.
                 with self._or_anew("joining groups"), suppress(ValueError):
                     changes = await asyncio.to_thread(self._groups.join, group, other)
-                    regrouped = _found(self._groups, changes.placed, [changes], {group, other})
+                    regrouped = regrouped_by(
+                        self._groups, changes.placed, [changes], {group, other}
+                    )
             self._changed(regrouped, answered=[question])
             await self._write(claim)
 
@@ -428,80 +405,3 @@ class Grouper:
         QUESTIONS.set(len(found))
         now = self._clock()
         self._ask_at = now + max(_ASK_SECONDS, _ASK_SHARE * (now - start))
-
-
-def _regroup(
-    groups: Groups[FaceKey],
-    gone: Sequence[FaceKey],
-    moved: Sequence[FaceKey],
-    new: Sequence[FaceKey],
-    *,
-    encodings: Mapping[FaceKey, bytes],
-    denied: Mapping[FaceKey, Collection[int]],
-    apart: Sequence[tuple[Collection[FaceKey], Collection[FaceKey]]],
-) -> Regrouped:
-    """Take faces out of their groups, and put others, or the same again, into some."""
-    was = {key: groups.group_of(key) for key in [*gone, *moved]}
-    struck = [key for key in moved if was[key] in denied.get(key, ())]
-    again = [key for key in moved if key not in struck]
-    fitting = [key for key in [*again, *new] if len(encodings.get(key, b"")) == 4 * groups.size]
-    groups.remove([*gone, *again])
-    changes: list[Changes[FaceKey]] = []
-    for group, its in _by_group(struck, denied).items():
-        now = end_of(group, _merged(changes))
-        if groups.members(now):
-            changes.append(groups.bar(its, now))
-    merged = _merged(changes)
-    # Whoever is apart from one face of a group is apart from the group.
-    barred = [
-        (its, groups.members(end_of(group, merged))[:1])
-        for group, its in _by_group(fitting, denied).items()
-    ]
-    matrix = _matrix([encodings[key] for key in fitting], groups.size)
-    changes.append(groups.add(fitting, matrix, apart=[*barred, *apart]))
-    before = {one for one in was.values() if one is not None}
-    left_out = [key for key in again if key not in groups]
-    return _found(groups, [*struck, *fitting], changes, before, [*gone, *left_out])
-
-
-def _by_group(
-    keys: Iterable[FaceKey], denied: Mapping[FaceKey, Collection[int]]
-) -> Mapping[int, Sequence[FaceKey]]:
-    """Return which of these faces are not to be in each group."""
-    found = defaultdict[int, list[FaceKey]](list)
-    for key in keys:
-        for group in sorted(denied.get(key, ())):
-            found[group].append(key)
-    return found
-
-
-def _merged(changes: Iterable[Changes[FaceKey]]) -> dict[int, int]:
-    return {gone: kept for one in changes for gone, kept in one.merged.items()}
-
-
-def _found(
-    groups: Groups[FaceKey],
-    keys: Iterable[FaceKey],
-    changes: Sequence[Changes[FaceKey]],
-    before: Collection[int],
-    gone: Collection[FaceKey] = (),
-) -> Regrouped:
-    """Return what has changed by all these calls, which were about those faces."""
-    merged = _merged(changes)
-    placed = {key: group for key in keys if (group := groups.group_of(key)) is not None}
-    return Regrouped(
-        gone=gone,
-        placed=placed,
-        merged={one: end_of(one, merged) for one in merged},
-        touched={end_of(one, merged) for one in before},
-    )
-
-
-def _size_of(encodings: Iterable[bytes]) -> int:
-    """Return how many numbers most encodings have; what has another size is left out."""
-    sizes = Counter(len(one) // 4 for one in encodings if one and not len(one) % 4)
-    return max(sizes, key=sizes.__getitem__, default=0)
-
-
-def _matrix(encodings: Sequence[bytes], size: int) -> NDArray[np.float32]:
-    return np.frombuffer(b"".join(encodings), "<f4").reshape(len(encodings), size)

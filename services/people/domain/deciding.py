@@ -1,15 +1,12 @@
-"""A change of a person, stored faces, and what is decided on them anew."""
+"""A change of a person, and what is decided on faces anew."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from services.common.faces import Likely, Says
 from services.common.images import folder_of
-
-RENEW_SECONDS: Final = 10.0
-"""Two renewals in a row may fail before the lease is over."""
 
 NEXT_PASS_MS: Final = 15_000
 """A picture that was recognised by the people of before is stored within this time, or after an
@@ -41,16 +38,8 @@ class Work:
     passes_left: int
 
 
-class Found(NamedTuple):
-    """A stored face, and how far it is from what was looked for, of length 1."""
-
-    image_id: int
-    face_index: int
-    distance: float
-
-
 @dataclass(frozen=True)
-class Answer:
+class Decision:
     """Who a face may be, likeliest first, and whether it is the first of them."""
 
     candidates: Sequence[Likely]
@@ -83,7 +72,7 @@ def _is_near(one: float | None, other: float | None) -> bool:
 
 
 @dataclass(frozen=True)
-class Face:
+class RecordedFace:
     """A stored face.
 
     ``by_hand`` is final. ``encoding`` is None where it is another engine's, or there is none.
@@ -99,15 +88,15 @@ class Face:
 
 
 @dataclass(frozen=True)
-class Picture:
+class RecordedPicture:
     """A stored picture's faces, by the result of this time."""
 
     image_id: int
     processed_at: int | None
-    faces: Sequence[Face]
+    faces: Sequence[RecordedFace]
 
     @property
-    def open(self) -> Sequence[Face]:
+    def open(self) -> Sequence[RecordedFace]:
         """Faces that can be decided on."""
         return [face for face in self.faces if not face.by_hand and face.encoding]
 
@@ -124,7 +113,7 @@ class Picture:
         return frozenset().union(*held)
 
 
-def without(face: Face, folder: str) -> Says:
+def without(face: RecordedFace, folder: str) -> Says:
     """Return what is left to say of a face that cannot be compared, when somebody is not known."""
     left = [one for one in face.says.candidates if folder_of(one["image_name"]) != folder]
     named = face.says.person is not None and folder not in face.folders
@@ -137,47 +126,3 @@ def without(face: Face, folder: str) -> Says:
         face.says.likeness if named else None,
         face.says.calibration,
     )
-
-
-FaceKey = tuple[int, int]
-"""An image's id, and the index of a face in it."""
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """The right to make groups, ours until the lease ends; of the encodings of this engine."""
-
-    token: str
-    engine: str | None
-
-
-@dataclass(frozen=True)
-class Regrouped:
-    """What has changed in groups; whoever writes it twice has written it once.
-
-    ``gone`` are faces in no group any more, ``placed`` those in another, ``new`` the groups that
-    were not there before, ``merged`` says in which one the faces of a group are that is gone, and
-    ``touched`` are those of another size. ``answered`` are questions that need not be kept.
-    """
-
-    gone: Collection[FaceKey] = ()
-    placed: Mapping[FaceKey, int] = field(default_factory=dict)
-    new: Collection[int] = ()
-    merged: Mapping[int, int] = field(default_factory=dict)
-    touched: Collection[int] = ()
-    answered: Collection[int] = ()
-
-
-@dataclass(frozen=True)
-class Question:
-    """A group, and another group or a person, who may be the same; of two groups the older first.
-
-    ``is_open`` unless a person has answered it for now, or for good.
-    """
-
-    id: int
-    group: int
-    other: int
-    is_person: bool
-    answer: str | None
-    is_open: bool

@@ -1,13 +1,9 @@
 """Groups of faces that nobody has named, each of one person as far as the encodings tell.
 
-Two faces are as alike as the product of their encodings stands out from the products that each of
-them has with faces of others. Two groups are as alike as their faces are on average, over all pairs
-(average linkage), and more so the more faces they have, since strangers are less alike on average.
-The most alike are joined first, while they are more alike than strangers are.
+The most alike are joined first, while they are more alike than strangers are: see :mod:`likeness`.
 """
 
 import heapq
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,34 +12,12 @@ from typing import Final, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.strangers import PairsOfStrangers
+from services.people.domain.likeness import BLOCK, TINY, Kind, Likeness, turned, units
+from services.people.domain.vector_table import Rows, Vectors, VectorTable
 
 COHORTS: Final = (250, 500, 1000)
 """Numbers of groups at which a face of each of them becomes what likenesses are held against. The
 fewer, the rougher likenesses are; the more, the longer each face takes."""
-
-_FEW: Final = 1000
-"""Up to so many groups, and from a cohort of so many on, the same likeness joins two."""
-
-_RIDGE: Final = 40.0
-"""So many mean variances are added to the variance of each direction, over the faces that a cohort
-has for each number of an encoding: 5 with 1,000 of dlib's. Without, directions in which few faces
-were seen would count for too much. With dlib's as they are, 1 of 7 pairs less is found."""
-
-_NEAREST: Final = (0.01, 0.35)
-"""The shares of a cohort, those most alike, between which it is held against. The first ones may be
-the face itself, or its person's other pictures."""
-
-_LASTING: Final = 0.9
-"""What is left of the squared length of a mean of very many faces of length 1.
-
-One person's whitened faces have products of 0.6 to 0.7, and means of three strangers' faces are
-less alike than single ones by as much as that makes of their lengths. But a group may hold a
-stranger, of whom 0.7 makes too much: where 1 % are wrong, 1 to 4 % fewer of one person's pairs are
-found by dlib's encodings than with plain means; with 0.9, 1 to 3 % more by any."""
-
-_BLOCK: Final = 256
-"""Faces at a time that are compared with all groups."""
 
 _ROWS: Final = 16384
 """Groups at a time that they are compared with: the products take 16 MB."""
@@ -57,50 +31,11 @@ _LARGEST: Final = 500
 _PEOPLE: Final = 10
 """Known people that each of those is held against: the nearest by the product alone."""
 
-Vectors = NDArray[np.float32]
-Rows = NDArray[np.intp]
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
-class Demand:
-    """The likeness from which two groups are joined, and how much more the next ``decade`` asks.
-
-    A tenth as many pairs of strangers are more alike by that.
-    """
-
-    likeness: float
-    decade: float
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What is asked of an engine's encodings: of bare products, and of how far they stand out."""
-
-    product: Demand
-    standing: Demand
-
-
-_OF_DLIB: Final = Demand(6.3, 1.07)
-"""How far dlib's encodings are to stand out, whoever finds the faces, from Labeled Faces in the
-Wild: of the pairs joined from there on, 1 to 2 % are wrong, of 1,764 faces of 1,000 people; 0.1
-more and 1 to 2 % fewer of the right ones are found."""
-
-_OF_OTHERS: Final = Demand(8.1, 1.5)
-"""Those of any other model: measured with the one that tests bring, so that 1 % are wrong."""
-
-
-def kind_of(engine: str, strangers: PairsOfStrangers) -> Kind:
-    """Return what to ask of an engine's encodings, by its name and what face_recog says of it.
-
-    The product is what one pair of strangers in 10,000 reaches.
-    """
-    standing = _OF_DLIB if "dlib" in engine else _OF_OTHERS
-    return Kind(Demand(strangers.product, strangers.decade), standing)
-
-
-@dataclass(frozen=True)
-class Changes(Generic[Key]):
+class GroupChanges(Generic[Key]):
     """What a call has changed.
 
     ``placed`` has the group of each face that it was about, None for one that is in none;
@@ -112,152 +47,13 @@ class Changes(Generic[Key]):
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class LikelyPair:
     """A group and another, or a known person, who may be the same: a person is to say."""
 
     group: int
     other: int
     is_person: bool
     likeness: float
-
-
-class _Likeness:
-    """How alike faces are: the product of a vector of one and the :func:`_turned` one of another.
-
-    Such a vector is the whitened face over the square root of the spread of its products with the
-    cohort, and two numbers more, by which the product of two is that of their faces, less the mean
-    of what either has with the cohort, in spreads (adaptive symmetric score normalisation). As it
-    is a product, the means of faces' vectors give the mean of their likenesses.
-    """
-
-    def __init__(self, kind: Kind, cohort: Vectors, rows: Rows) -> None:
-        """Fit it to faces of length 1, which are in those ``rows``; to none, products count."""
-        self._cohort, self._rows, self._enough = cohort, rows, len(rows) / 2
-        self.demand = kind.standing if len(rows) else kind.product
-        if not len(rows):
-            return
-        self._centre = cohort.mean(axis=0)
-        variances, axes = np.linalg.eigh(np.cov(cohort.T.astype(np.float64)))
-        ridge = _RIDGE * cohort.shape[1] / len(cohort) * variances.mean()
-        self._axes = (axes / np.sqrt(np.maximum(variances, 0) + ridge + _TINY)).astype(np.float32)
-        self._cohort = self.white(cohort)
-
-    @property
-    def faces(self) -> int:
-        """How many faces likenesses are held against."""
-        return len(self._rows)
-
-    @property
-    def is_worn(self) -> bool:
-        """Whether more than half of them were dropped."""
-        return self.faces < self._enough
-
-    def drop(self, rows: Rows) -> None:
-        """Forget the faces of these rows."""
-        kept = ~np.isin(self._rows, rows)
-        self._cohort, self._rows = self._cohort[kept], self._rows[kept]
-
-    def white(self, faces: Vectors) -> Vectors:
-        """Return faces of length 1 in which what all faces vary by counts for less."""
-        return _units((faces - self._centre) @ self._axes) if self.faces else faces
-
-    def vectors(self, faces: Vectors) -> Vectors:
-        """Return what faces of length 1 are compared by; shape (faces, size + 2)."""
-        made = np.zeros((len(faces), faces.shape[1] + 2), np.float32)
-        made[:, :-2], made[:, -2] = self.white(faces), 1
-        if not self.faces:
-            return made
-        last, first = (self.faces - 1 - round(share * self.faces) for share in _NEAREST)
-        for start in range(0, len(faces), _BLOCK):
-            rows = made[start : start + _BLOCK]
-            products = rows[:, :-2] @ self._cohort.T
-            products.partition([max(0, first), last], axis=1)
-            nearest = products[:, max(0, first) : max(1, last)]
-            rows /= np.sqrt(np.maximum(nearest.std(axis=1), _LEAST_SPREAD))[:, None]
-            rows[:, -1] = rows[:, -2] * nearest.mean(axis=1)
-        return made
-
-    @property
-    def lasting(self) -> float:
-        """What is left of the squared length of a mean of very many; of products as they are, 1."""
-        return _LASTING if self.faces else 1
-
-    def lengths(self, sizes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return how long the sums of so many faces' vectors are taken to be, in those of a face.
-
-        Divided by it they are as long as one face's, so that the likeness of two groups counts for
-        as much as that of two faces: the more faces, the less alike are the means of strangers.
-        """
-        lengths: NDArray[np.float64] = np.sqrt(self.lasting * sizes**2 + (1 - self.lasting) * sizes)
-        return lengths
-
-    def needed(self, groups: int) -> float:
-        """Return the likeness from which two of so many groups are joined.
-
-        There are more strangers among more groups. A small cohort is rough: one of a hundredth asks
-        for a decade more.
-        """
-        more = math.log10(max(groups, _FEW) / _FEW)
-        rough = math.log10(_FEW / min(self.faces or _FEW, _FEW)) / 2
-        return self.demand.likeness + self.demand.decade * (more + rough)
-
-
-_TINY: Final = 1e-12
-_LEAST_SPREAD: Final = 1e-3
-
-
-def _turned(vectors: Vectors) -> Vectors:
-    turned = vectors.copy()
-    turned[..., -2:] = vectors[..., [-1, -2]] * np.float32(-0.5)
-    return turned
-
-
-def _units(vectors: NDArray[np.floating]) -> Vectors:
-    """Return them scaled to length 1, those of no length as they are."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    units: Vectors = (vectors / np.where(lengths > _TINY, lengths, 1)[:, None]).astype(np.float32)
-    return units
-
-
-class _Table:
-    """Vectors in rows, and a number beside each; free rows hold zeros and -1."""
-
-    def __init__(self, width: int) -> None:
-        self._vectors = np.zeros((0, width), np.float32)
-        self._numbers = np.zeros(0, np.int64)
-        self._end = 0
-        self._free: list[int] = []
-
-    def __len__(self) -> int:
-        return self._end - len(self._free)
-
-    @property
-    def vectors(self) -> Vectors:
-        """Those of all rows that ever were in use."""
-        return self._vectors[: self._end]
-
-    @property
-    def numbers(self) -> NDArray[np.int64]:
-        """Those beside :attr:`vectors`."""
-        return self._numbers[: self._end]
-
-    def take(self, vectors: Vectors, numbers: NDArray[np.int64]) -> Rows:
-        """Put them into free rows, which are returned."""
-        again = [self._free.pop() for _ in range(min(len(numbers), len(self._free)))]
-        start, self._end = self._end, self._end + len(numbers) - len(again)
-        if self._end > len(self._numbers):
-            more = max(self._end - len(self._numbers), len(self._numbers) // 8)
-            free = np.zeros((more, self._vectors.shape[1]), np.float32)
-            self._vectors = np.concatenate([self._vectors, free])
-            self._numbers = np.concatenate([self._numbers, np.full(more, -1)])
-        rows = np.array([*again, *range(start, self._end)], np.intp)
-        self._vectors[rows], self._numbers[rows] = vectors, numbers
-        return rows
-
-    def free(self, rows: Rows) -> None:
-        """Forget what is in these rows."""
-        self._vectors[rows], self._numbers[rows] = 0, -1
-        self._free += rows.tolist()
 
 
 class Groups(Generic[Key]):
@@ -271,8 +67,8 @@ class Groups(Generic[Key]):
         self._size = size
         self._kind = kind
         # Faces have the row of their group beside them, groups the number of their faces.
-        self._faces = _Table(size)
-        self._groups = _Table(size + 2)
+        self._faces = VectorTable(size)
+        self._groups = VectorTable(size + 2)
         self._ids = np.zeros(0, np.int64)
         self._keys: dict[int, Key] = {}
         self._rows: dict[Key, int] = {}
@@ -345,7 +141,7 @@ class Groups(Generic[Key]):
         encodings: NDArray[np.floating],
         *,
         apart: Iterable[tuple[Collection[Key], Collection[Key]]] = (),
-    ) -> Changes[Key]:
+    ) -> GroupChanges[Key]:
         """Put new faces into groups; encodings have the shape (faces, size).
 
         Of faces that are to be ``apart``, none of the one part is put together with one of the
@@ -355,8 +151,8 @@ class Groups(Generic[Key]):
         """
         usable, faces = self._comparable(keys, encodings)
         self._begin()
-        for start in range(0, len(usable), _BLOCK):
-            some = slice(start, start + _BLOCK)
+        for start in range(0, len(usable), BLOCK):
+            some = slice(start, start + BLOCK)
             alone = self._open(len(faces[some]))
             self._take([keys[one] for one in usable[some]], faces[some], alone)
             self._describe(alone)
@@ -365,7 +161,7 @@ class Groups(Generic[Key]):
             self._keep_up()
         return self._changes(keys)
 
-    def remove(self, keys: Iterable[Key]) -> Changes[Key]:
+    def remove(self, keys: Iterable[Key]) -> GroupChanges[Key]:
         """Forget faces, those that are here: nothing that was made of one alone is left."""
         gone = [key for key in dict.fromkeys(keys) if key in self._rows]
         self._begin()
@@ -382,7 +178,7 @@ class Groups(Generic[Key]):
             self._fit(self._enough())
         return self._changes(gone)
 
-    def bar(self, keys: Collection[Key], group: int) -> Changes[Key]:
+    def bar(self, keys: Collection[Key], group: int) -> GroupChanges[Key]:
         """Say that faces are not to be in a group, and strike out those that are.
 
         It is joined with no group that has one of them, as long as both are here. Raises ValueError
@@ -414,7 +210,7 @@ class Groups(Generic[Key]):
         self._describe(np.concatenate([slots, alone]))
         self._join(alone)
 
-    def join(self, group: int, other: int) -> Changes[Key]:
+    def join(self, group: int, other: int) -> GroupChanges[Key]:
         """Make one of two groups, as a person says, however alike they are.
 
         But for faces that are barred from one of them. Raises ValueError when one is not there, or
@@ -439,7 +235,7 @@ class Groups(Generic[Key]):
         people: Mapping[int, NDArray[np.floating]] | None = None,
         *,
         without: Collection[tuple[int, int, bool]] = (),
-    ) -> list[Suggestion]:
+    ) -> list[LikelyPair]:
         """Return at most so many pairs that may be one, the most alike first.
 
         One of each is among the ``_LARGEST`` groups; the other is a group, or one of ``people``, by
@@ -461,18 +257,18 @@ class Groups(Generic[Key]):
         if people:
             found |= self._like_people(largest, people, asked)
         likely = sorted(found.keys() - set(without), key=lambda pair: (-found[pair], pair))
-        return [Suggestion(*pair, found[pair]) for pair in likely[:limit]]
+        return [LikelyPair(*pair, found[pair]) for pair in likely[:limit]]
 
     def _like_people(
         self, slots: Rows, people: Mapping[int, NDArray[np.floating]], asked: float
     ) -> dict[tuple[int, int, bool], float]:
         ids = list(people)
-        known = _units(np.array([people[one] for one in ids], np.float64))
+        known = units(np.array([people[one] for one in ids], np.float64))
         means = self._groups.vectors[slots]
         products = means[:, :-2] @ self._likeness.white(known).T
         near = np.argsort(-products, axis=1, kind="stable")[:, :_PEOPLE]
         chosen, places = np.unique(near, return_inverse=True)
-        vectors = _turned(self._likeness.vectors(known[chosen]))[places.reshape(near.shape)]
+        vectors = turned(self._likeness.vectors(known[chosen]))[places.reshape(near.shape)]
         likeness = np.einsum("gw,gpw->gp", means, vectors)
         return {
             (int(self._ids[slots[row]]), ids[near[row, place]], True): float(likeness[row, place])
@@ -499,8 +295,8 @@ class Groups(Generic[Key]):
             exact = encodings[some].astype(np.float64)
             with np.errstate(over="ignore", invalid="ignore"):
                 lengths = np.linalg.norm(exact, axis=1)
-            usable[some] = np.isfinite(lengths) & (lengths > _TINY)
-            faces[some][usable[some]] = _units(exact[usable[some]])
+            usable[some] = np.isfinite(lengths) & (lengths > TINY)
+            faces[some][usable[some]] = units(exact[usable[some]])
         return np.flatnonzero(usable).tolist(), faces if usable.all() else faces[usable]
 
     def _take(self, keys: Sequence[Key], faces: Vectors, slots: Rows) -> None:
@@ -552,7 +348,7 @@ class Groups(Generic[Key]):
         oldest = slots[np.argsort(self._ids[slots], kind="stable")[:number]]
         found, firsts = np.unique(self._faces.numbers, return_index=True)
         rows = firsts[np.searchsorted(found, oldest)]
-        self._likeness = _Likeness(self._kind, self._faces.vectors[rows], rows)
+        self._likeness = Likeness(self._kind, self._faces.vectors[rows], rows)
         self._describe(slots)
 
     def _keep_up(self) -> None:
@@ -569,11 +365,11 @@ class Groups(Generic[Key]):
         """Yield pairs of one of these groups and any other that are so alike, each once."""
         chosen = np.zeros(len(self._groups.numbers), bool)
         chosen[slots] = True
-        for start in range(0, len(slots), _BLOCK):
-            some = slots[start : start + _BLOCK]
-            turned = _turned(self._groups.vectors[some])
+        for start in range(0, len(slots), BLOCK):
+            some = slots[start : start + BLOCK]
+            facing = turned(self._groups.vectors[some])
             for left in range(0, len(chosen), _ROWS):
-                likeness = turned @ self._groups.vectors[left : left + _ROWS].T
+                likeness = facing @ self._groups.vectors[left : left + _ROWS].T
                 rows, columns = np.nonzero(likeness >= least)
                 first, second = some[rows], columns + left
                 once = (first < second) | (~chosen[second] & (first != second))
@@ -606,7 +402,7 @@ class Groups(Generic[Key]):
             # No more than either was, but for the length: nobody else can be near.
             others = near[kept] = (near[kept] | near.pop(gone)) - {kept, gone}
             ordered = sorted(others)
-            likeness = self._groups.vectors[ordered] @ _turned(self._groups.vectors[kept])
+            likeness = self._groups.vectors[ordered] @ turned(self._groups.vectors[kept])
             for other, one in zip(ordered, likeness.tolist(), strict=True):
                 near[other].discard(gone)
                 near[other].add(kept)
@@ -648,9 +444,9 @@ class Groups(Generic[Key]):
     def _begin(self) -> None:
         self._first_new, self._merged = self._next_id, {}
 
-    def _changes(self, keys: Collection[Key]) -> Changes[Key]:
+    def _changes(self, keys: Collection[Key]) -> GroupChanges[Key]:
         merged = {one: end_of(one, self._merged) for one in self._merged}
-        return Changes({key: self.group_of(key) for key in keys}, merged)
+        return GroupChanges({key: self.group_of(key) for key in keys}, merged)
 
 
 def end_of(one: int, into: Mapping[int, int]) -> int:

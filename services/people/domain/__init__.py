@@ -1,0 +1,1 @@
+"""Values and rules of people, stored faces and groups of unknown ones."""
