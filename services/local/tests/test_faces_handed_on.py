@@ -12,7 +12,7 @@ from services.common.quality import Quality
 from services.face_recog.adapters.server import _response
 from services.face_recog.domain import DetectedFace, Match, Outcome
 from services.face_recog.service import Answer, NamedFace
-from services.frontend.domain import Picture
+from services.frontend.domain.pictures import SubmittedPicture
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.receiver.adapters.http.views import image_view
@@ -39,5 +39,5 @@ async def test_all_that_is_measured_of_a_face_comes_to_the_page(database: Databa
 
     image = await rows.get(image_id)
     assert image
-    picture = Picture.model_validate_json(orjson.dumps(image_view(image)))
+    picture = SubmittedPicture.model_validate_json(orjson.dumps(image_view(image)))
     assert [measured(one) for one in picture.faces] == [measured(face)]

@@ -3,48 +3,42 @@
 import asyncio
 from collections.abc import Collection
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from services.common import bodies
-from services.frontend.adapters.answers import (
-    MAX_NAME_FORM_BYTES,
-    Answers,
-    Cursor,
-    Naming,
-    Refusal,
-    done,
-    error_of,
-    gone,
-    or_error,
-    or_none,
-    problems,
-    wants_json,
-)
-from services.frontend.adapters.receiver import Receiver
-from services.frontend.adapters.rendering import query
-from services.frontend.domain import FaceKey, ReceiverAwayError, RefusedError, counted
-from services.frontend.groups import (
+from services.frontend.adapters.pages.answers import Answers, done, wants_json
+from services.frontend.adapters.pages.forms import Cursor, form_of, text_of
+from services.frontend.adapters.pages.naming import Naming, Refusal, refusal_of
+from services.frontend.adapters.pages.outcomes import error_of, gone, or_error, or_none
+from services.frontend.adapters.pages.rendering import query
+from services.frontend.adapters.receiver.api import ReceiverApi
+from services.frontend.domain.errors import RequestRefusedError
+from services.frontend.domain.faces import FaceKey, face_key
+from services.frontend.domain.groups import (
     FACES_ON_A_PAGE,
     GROUPS_ON_A_PAGE,
     QUESTIONS,
     Group,
     GroupPage,
     Named,
-    Questions,
-    face_key,
 )
+from services.frontend.domain.status import away_parts
+from services.frontend.domain.words import counted
 from services.frontend.service import Names
 
-_ANSWERED = {"yes": "Yes, the same person.", "no": "No, two people.", "later": "Asked again later."}
+_ANSWERED: Final = {
+    "yes": "Yes, the same person.",
+    "no": "No, two people.",
+    "later": "Asked again later.",
+}
 
 
 class GroupPages:
     """Routes of groups and questions."""
 
-    def __init__(self, receiver: Receiver, answers: Answers, names: Names) -> None:
+    def __init__(self, receiver: ReceiverApi, answers: Answers, names: Names) -> None:
         self._receiver = receiver
         self._answers = answers
         self._names = names
@@ -83,101 +77,73 @@ class GroupPages:
 
     async def answer(self, request: Request, question_id: int) -> Response:
         """Answer a question as the form says."""
-        small = bodies.limited(request, MAX_NAME_FORM_BYTES)
-        async with small.form(max_files=0, max_fields=4) as form:
-            answer = str(form.get("answer", ""))
+        answer = text_of(await form_of(request), "answer")
         if answer not in _ANSWERED:
-            return self._answers.failure(request, RefusedError(422, "Choose an answer."))
+            return self._answers.failure(request, RequestRefusedError("Choose an answer."))
         # Where somebody else has answered, or the group has been named, there is nothing to ask.
-        error = await error_of(gone(self._receiver.answer(question_id, answer)))
+        error = await error_of(gone(self._receiver.groups.answer(question_id, answer)))
         if error is None:
             return done(request, "/who", _ANSWERED[answer])
         return self._answers.failure(request, error)
 
     async def name_or_leave_out(self, request: Request, group_id: int) -> Response:
         """Name a group but the faces that are ticked, or only leave these out of it."""
-        small = bodies.limited(request, MAX_NAME_FORM_BYTES)
-        async with small.form(max_files=0, max_fields=FACES_ON_A_PAGE + 8) as form:
-            naming = Naming.of(form)
-            ticked = frozenset(str(one) for one in form.getlist("except"))
-            only_leave_out = "leave_out" in form
-            on_its_page = "alone" in form
-            cursor = str(form.get("cursor", "")) or None
-        faces = [face for one in sorted(ticked) if (face := face_key(one))]
-        if only_leave_out:
+        form = await form_of(request, max_fields=FACES_ON_A_PAGE + 8)
+        ticked = sorted({str(value) for value in form.getlist("except")})
+        faces = [face for text in ticked if (face := face_key(text))]
+        if "leave_out" in form:
             return await self._leave_out(request, group_id, faces)
-        answer: Named | RefusedError | ReceiverAwayError = RefusedError(422, "Enter a name.")
-        if naming.who:
-            answer = await or_error(
-                self._receiver.name_group(group_id, naming.who, faces, another=naming.another)
-            )
-        if isinstance(answer, Named):
-            return done(request, "/who", answer.text)
-        refusal = await self._answers.refusal(answer, naming, group_id)
+        naming = Naming.of(form)
+        named = await or_error(self._name(group_id, naming, faces))
+        if isinstance(named, Named):
+            return done(request, "/who", named.text)
+        refusal = await refusal_of(named, naming, self._receiver.people, group_id)
         if wants_json(request):
             return self._answers.refused(request, refusal)
-        if on_its_page:
+        cursor = text_of(form, "cursor") or None
+        if "alone" in form:
             return await self._group_page(group_id, cursor, refusal, ticked)
         return await self._groups_page(cursor, refusal)
+
+    async def _name(self, group_id: int, naming: Naming, left_out: list[FaceKey]) -> Named:
+        return await self._receiver.groups.name(
+            group_id, naming.somebody, left_out, another=naming.another
+        )
 
     async def _leave_out(self, request: Request, group_id: int, faces: list[FaceKey]) -> Response:
         if not faces:
             return self._answers.failure(
-                request, RefusedError(422, "Tick the faces that do not belong.")
+                request, RequestRefusedError("Tick the faces that do not belong.")
             )
         for face in faces:
-            error = await error_of(gone(self._receiver.leave_out(group_id, face)))
+            error = await error_of(gone(self._receiver.groups.leave_out(group_id, face)))
             if error is not None:
                 return self._answers.failure(request, error)
         said = f"{counted(len(faces), 'face')} left out of this group."
         return done(request, f"/who/{group_id}", said)
 
+    # What the pages are made of
+
+    async def _groups_page(self, cursor: str | None, refusal: Refusal | None = None) -> Response:
+        return self._answers.page("groups.html", await self._groups(cursor), refusal)
+
     async def _groups(self, cursor: str | None) -> dict[str, Any]:
         report, page, questions, names = await asyncio.gather(
-            self._answers.report(counts=False),
-            or_error(self._receiver.groups(cursor=cursor, limit=GROUPS_ON_A_PAGE)),
-            or_none(self._receiver.questions(limit=QUESTIONS)),
+            or_error(self._receiver.status(counts=False)),
+            or_error(self._receiver.groups.page(cursor=cursor, limit=GROUPS_ON_A_PAGE)),
+            or_none(self._receiver.groups.questions(limit=QUESTIONS)),
             or_none(self._names.get()),
         )
-        if isinstance(page, RefusedError):  # a cursor that is none, or a receiver without groups
+        if isinstance(page, RequestRefusedError):  # no such cursor, or a receiver without groups
             page = GroupPage(groups=(), next_cursor=None)
         return {
             "page": page if isinstance(page, GroupPage) else None,
-            "questions": (questions or Questions(questions=())).questions,
+            "questions": questions.questions if questions else (),
             "names": names,
-            "problems": problems(report, page),
+            "problems": away_parts(report, page),
             "available": isinstance(page, GroupPage),
-            "busy": False,
             "cursor": cursor,
-            "refusal": None,
             "fragment": query("/fragments/who", cursor=cursor),
-        }
-
-    async def _groups_page(self, cursor: str | None, refusal: Refusal | None = None) -> Response:
-        view = {**await self._groups(cursor), "refusal": refusal}
-        status = refusal.status if refusal else HTTPStatus.OK
-        return self._answers.page("groups.html", view, status=status)
-
-    async def _group(self, group_id: int, cursor: str | None) -> dict[str, Any]:
-        report, group, names = await asyncio.gather(
-            self._answers.report(counts=False),
-            or_error(self._receiver.group(group_id, cursor=cursor, limit=FACES_ON_A_PAGE)),
-            or_none(self._names.get()),
-        )
-        missing = isinstance(group, RefusedError)
-        if isinstance(group, RefusedError):  # all its faces have a name, or are gone
-            group = Group(id=group_id, size=0, faces=())
-        return {
-            "group": group if isinstance(group, Group) else None,
-            "names": names,
-            "problems": problems(report, group),
-            "available": isinstance(group, Group),
-            "is_over": missing,
-            "busy": False,
-            "cursor": cursor,
-            "refusal": None,
-            "left_out": (),
-            "fragment": query(f"/fragments/who/{group_id}", cursor=cursor),
         }
 
     async def _group_page(
@@ -187,12 +153,31 @@ class GroupPages:
         refusal: Refusal | None = None,
         left_out: Collection[str] = (),
     ) -> Response:
-        view = await self._group(group_id, cursor)
-        status = HTTPStatus.NOT_FOUND if view["is_over"] else HTTPStatus.OK
-        if refusal:
-            view |= {"refusal": refusal, "left_out": left_out}
-            status = HTTPStatus(refusal.status)
+        view = await self._group(group_id, cursor, left_out)
         group: Group | None = view["group"]
         if group and group.id != group_id:
             return RedirectResponse(f"/who/{group.id}", HTTPStatus.SEE_OTHER)
-        return self._answers.page("group.html", view, status=status)
+        status = HTTPStatus.NOT_FOUND if view["is_over"] else HTTPStatus.OK
+        return self._answers.page("group.html", view, refusal, status)
+
+    async def _group(
+        self, group_id: int, cursor: str | None, left_out: Collection[str] = ()
+    ) -> dict[str, Any]:
+        report, group, names = await asyncio.gather(
+            or_error(self._receiver.status(counts=False)),
+            or_error(self._receiver.groups.get(group_id, cursor=cursor, limit=FACES_ON_A_PAGE)),
+            or_none(self._names.get()),
+        )
+        is_over = isinstance(group, RequestRefusedError)
+        if isinstance(group, RequestRefusedError):  # all its faces have a name, or are gone
+            group = Group(id=group_id, size=0, faces=())
+        return {
+            "group": group if isinstance(group, Group) else None,
+            "names": names,
+            "problems": away_parts(report, group),
+            "available": isinstance(group, Group),
+            "is_over": is_over,
+            "cursor": cursor,
+            "left_out": left_out,
+            "fragment": query(f"/fragments/who/{group_id}", cursor=cursor),
+        }
