@@ -33,6 +33,7 @@ from services.frontend.adapters.pages.search import SearchPages
 from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.adapters.receiver.connection import ReceiverConnection
 from services.frontend.adapters.security import GuardedApp
+from services.frontend.domain.errors import ReceiverError
 from services.frontend.domain.people import SUGGESTED
 from services.frontend.service import Names
 from services.frontend.settings import FrontendSettings
@@ -109,6 +110,10 @@ def create_app(
         if error.status_code == HTTPStatus.NOT_FOUND:
             return answers.not_found()
         return answers.not_served(request, error)
+
+    @app.exception_handler(ReceiverError)
+    async def not_done(request: Request, error: ReceiverError) -> Response:
+        return answers.failure(request, error)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:

@@ -1,6 +1,5 @@
 """How every page answers: whole, as the fragment that keeps it live, or with what is wrong."""
 
-from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any
 
@@ -9,7 +8,6 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from services.frontend.adapters.pages.naming import Refusal
-from services.frontend.adapters.pages.outcomes import error_of
 from services.frontend.adapters.pages.rendering import Renderer
 from services.frontend.adapters.receiver.connection import explain_problem
 from services.frontend.domain.errors import ReceiverError
@@ -57,11 +55,6 @@ class Answers:
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return HTMLResponse(html, headers=headers)
 
-    async def act(self, request: Request, action: Awaitable[None], then: str) -> Response:
-        """Do what a form asks for; answer with the page to go to ``then``, or why not."""
-        error = await error_of(action)
-        return done(request, then) if error is None else self.failure(request, error)
-
     def refused(self, request: Request, refusal: Refusal) -> Response:
         """Say why a form was refused, and what one may do about it; none of it without script."""
         if not wants_json(request):
@@ -74,7 +67,7 @@ class Answers:
         return JSONResponse(answer, refusal.status)
 
     def failure(self, request: Request, error: ReceiverError) -> Response:
-        """Say why an action was not done."""
+        """Say why something was not done."""
         return self.refused(request, Refusal(error.message, error.status))
 
     def not_served(self, request: Request, error: HTTPException) -> Response:

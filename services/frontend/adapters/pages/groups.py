@@ -11,10 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from services.frontend.adapters.pages.answers import Answers, done, wants_json
 from services.frontend.adapters.pages.forms import Cursor, form_of, text_of
 from services.frontend.adapters.pages.naming import Naming, Refusal, refusal_of
-from services.frontend.adapters.pages.outcomes import error_of, gone, or_error, or_none
+from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import query
 from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import RequestRefusedError
+from services.frontend.domain.errors import ReceiverError, RequestRefusedError
 from services.frontend.domain.faces import FaceKey, face_key
 from services.frontend.domain.groups import (
     FACES_ON_A_PAGE,
@@ -22,7 +22,6 @@ from services.frontend.domain.groups import (
     QUESTIONS,
     Group,
     GroupPage,
-    Named,
 )
 from services.frontend.domain.status import away_parts
 from services.frontend.domain.words import counted
@@ -79,12 +78,10 @@ class GroupPages:
         """Answer a question as the form says."""
         answer = text_of(await form_of(request), "answer")
         if answer not in _ANSWERED:
-            return self._answers.failure(request, RequestRefusedError("Choose an answer."))
+            raise RequestRefusedError("Choose an answer.")
         # Where somebody else has answered, or the group has been named, there is nothing to ask.
-        error = await error_of(gone(self._receiver.groups.answer(question_id, answer)))
-        if error is None:
-            return done(request, "/who", _ANSWERED[answer])
-        return self._answers.failure(request, error)
+        await gone(self._receiver.groups.answer(question_id, answer))
+        return done(request, "/who", _ANSWERED[answer])
 
     async def name_or_leave_out(self, request: Request, group_id: int) -> Response:
         """Name a group but the faces that are ticked, or only leave these out of it."""
@@ -94,31 +91,25 @@ class GroupPages:
         if "leave_out" in form:
             return await self._leave_out(request, group_id, faces)
         naming = Naming.of(form)
-        named = await or_error(self._name(group_id, naming, faces))
-        if isinstance(named, Named):
-            return done(request, "/who", named.text)
-        refusal = await refusal_of(named, naming, self._receiver.people, group_id)
-        if wants_json(request):
-            return self._answers.refused(request, refusal)
-        cursor = text_of(form, "cursor") or None
-        if "alone" in form:
-            return await self._group_page(group_id, cursor, refusal, ticked)
-        return await self._groups_page(cursor, refusal)
-
-    async def _name(self, group_id: int, naming: Naming, left_out: list[FaceKey]) -> Named:
-        return await self._receiver.groups.name(
-            group_id, naming.somebody, left_out, another=naming.another
-        )
+        try:
+            named = await self._receiver.groups.name(
+                group_id, naming.somebody, faces, another=naming.another
+            )
+        except ReceiverError as error:
+            refusal = await refusal_of(error, naming, self._receiver.people, group_id)
+            if wants_json(request):
+                return self._answers.refused(request, refusal)
+            cursor = text_of(form, "cursor") or None
+            if "alone" in form:
+                return await self._group_page(group_id, cursor, refusal, ticked)
+            return await self._groups_page(cursor, refusal)
+        return done(request, "/who", named.text)
 
     async def _leave_out(self, request: Request, group_id: int, faces: list[FaceKey]) -> Response:
         if not faces:
-            return self._answers.failure(
-                request, RequestRefusedError("Tick the faces that do not belong.")
-            )
+            raise RequestRefusedError("Tick the faces that do not belong.")
         for face in faces:
-            error = await error_of(gone(self._receiver.groups.leave_out(group_id, face)))
-            if error is not None:
-                return self._answers.failure(request, error)
+            await gone(self._receiver.groups.leave_out(group_id, face))
         said = f"{counted(len(faces), 'face')} left out of this group."
         return done(request, f"/who/{group_id}", said)
 

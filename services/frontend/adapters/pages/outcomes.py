@@ -23,11 +23,6 @@ async def or_none(call: Awaitable[T]) -> T | None:
     return None if isinstance(result, ReceiverError) else result
 
 
-async def error_of(action: Awaitable[None]) -> ReceiverError | None:
-    """Return why an action was not done; None when it was."""
-    return await or_error(action)
-
-
 async def gone(deletion: Awaitable[None]) -> None:
     """Delete what may be gone already: somebody else was faster, and that is all right."""
     try:

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.datastructures import FormData
 from starlette.responses import JSONResponse, Response
 
 from services.common import bodies
@@ -12,10 +11,10 @@ from services.common.names import id_of
 from services.frontend.adapters.pages.answers import Answers, done
 from services.frontend.adapters.pages.forms import Cursor, Filter, picture_form, picture_of
 from services.frontend.adapters.pages.naming import Naming, refusal_of
-from services.frontend.adapters.pages.outcomes import error_of, gone, or_error, or_none
+from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import person_address, query
 from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import RequestRefusedError
+from services.frontend.domain.errors import ReceiverError, RequestRefusedError
 from services.frontend.domain.people import PEOPLE_ON_A_PAGE, SUGGESTED, PeoplePage, choices_of
 from services.frontend.domain.status import away_parts
 
@@ -61,37 +60,32 @@ class PeoplePages:
 
     async def add_known_picture(self, request: Request) -> Response:
         """Make an uploaded file a known picture of the person named in the form."""
-        try:
-            async with picture_form(request, self._spools) as form:
-                return await self._add_known_picture(request, form)
-        except RequestRefusedError as error:
-            return self._answers.failure(request, error)
-
-    async def _add_known_picture(self, request: Request, form: FormData) -> Response:
-        naming = Naming.of(form)
-        error = await error_of(self._enrol(naming, form))
-        if error is not None:
-            refusal = await refusal_of(error, naming, self._receiver.people)
-            return self._answers.refused(request, refusal)
+        async with picture_form(request, self._spools) as form:
+            naming = Naming.of(form)
+            try:
+                await self._receiver.people.enrol_picture(
+                    naming.somebody,
+                    *picture_of(form),
+                    insist=naming.insist,
+                    another=naming.another,
+                )
+            except ReceiverError as error:
+                refusal = await refusal_of(error, naming, self._receiver.people)
+                return self._answers.refused(request, refusal)
         if id_of(naming.who) is not None:
             return done(request, person_address(naming.who))
         # Where not everybody is shown, the one who is new may be on another page.
         return done(request, query("/people", name=naming.name if "find" in form else None))
 
-    async def _enrol(self, naming: Naming, form: FormData) -> None:
-        await self._receiver.people.enrol_picture(
-            naming.somebody, *picture_of(form), insist=naming.insist, another=naming.another
-        )
-
     async def delete_person(self, request: Request, who: str) -> Response:
         """Forget a person."""
-        action = gone(self._receiver.people.delete(who))
-        return await self._answers.act(request, action, "/people")
+        await gone(self._receiver.people.delete(who))
+        return done(request, "/people")
 
     async def delete_known_picture(self, request: Request, who: str, picture_id: int) -> Response:
         """Forget one known picture."""
-        action = gone(self._receiver.people.delete_known_picture(who, picture_id))
-        return await self._answers.act(request, action, person_address(who))
+        await gone(self._receiver.people.delete_known_picture(who, picture_id))
+        return done(request, person_address(who))
 
     async def _view(
         self, name: str | None, cursor: str | None, hidden: str | None

@@ -12,11 +12,11 @@ from services.common.names import id_of
 from services.frontend.adapters.pages.answers import Answers, done, wants_json
 from services.frontend.adapters.pages.forms import Cursor, Filter, form_of
 from services.frontend.adapters.pages.naming import Naming, Refusal, bearers, refusal_of
-from services.frontend.adapters.pages.outcomes import error_of, or_error, or_none
+from services.frontend.adapters.pages.outcomes import or_error, or_none
 from services.frontend.adapters.pages.rendering import person_address, query
 from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.domain.errors import ReceiverError, RequestRefusedError
-from services.frontend.domain.people import PEOPLE_ON_A_PAGE, Erased, PeoplePage, Person
+from services.frontend.domain.people import PEOPLE_ON_A_PAGE, PeoplePage, Person
 from services.frontend.domain.pictures import PICTURES_ON_A_PAGE, PicturePage
 from services.frontend.domain.status import StatusReport, away_parts
 from services.frontend.service import Names
@@ -77,13 +77,10 @@ class PersonPages:
         """Say what goes when a person is forgotten for good."""
         return await self._erase_page(who)
 
-    async def export(self, request: Request, who: str) -> Response:
+    async def export(self, who: str) -> Response:
         """Pass on all that is kept of a person, as a file."""
         pieces = self._receiver.people.export(who)
-        try:
-            first = await anext(pieces, b"")
-        except ReceiverError as error:
-            return self._answers.failure(request, error)
+        first = await anext(pieces, b"")  # or what is wrong
 
         async def whole() -> AsyncIterator[bytes]:
             yield first
@@ -106,77 +103,73 @@ class PersonPages:
     async def rename(self, request: Request, who: str) -> Response:
         """Give a person the name in the form."""
         naming = Naming.of(await form_of(request))
-        action = self._receiver.people.rename(who, naming.name, another=naming.another)
-        error = await error_of(action)
-        if error is None:
-            return done(request, person_address(who if id_of(who) is not None else naming.name))
-        taken = error.status == HTTPStatus.CONFLICT and not naming.another
-        refusal = Refusal(
-            error.message,
-            error.status,
-            "rename",
-            naming.name,
-            another=f"Call both {naming.name}" if taken else "",
-        )
-        return await self._refused(request, who, refusal)
+        try:
+            await self._receiver.people.rename(who, naming.name, another=naming.another)
+        except ReceiverError as error:
+            taken = error.status == HTTPStatus.CONFLICT and not naming.another
+            another = f"Call both {naming.name}" if taken else ""
+            refusal = Refusal(error.message, error.status, "rename", naming.name, another=another)
+            return await self._refused(request, who, refusal)
+        return done(request, person_address(who if id_of(who) is not None else naming.name))
 
     async def hide(self, request: Request, who: str) -> Response:
         """Leave a person out where people are listed."""
-        action = self._receiver.people.hide(who, hidden=True)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.hide(who, hidden=True)
+        return done(request, person_address(who))
 
     async def show(self, request: Request, who: str) -> Response:
         """List a person again."""
-        action = self._receiver.people.hide(who, hidden=False)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.hide(who, hidden=False)
+        return done(request, person_address(who))
 
     async def set_face(self, request: Request, who: str, picture_id: int, index: int) -> Response:
         """Let a face stand for a person."""
-        action = self._receiver.people.set_face(who, picture_id, index)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.set_face(who, picture_id, index)
+        return done(request, person_address(who))
 
     async def move_face(self, request: Request, who: str, picture_id: int, index: int) -> Response:
         """Make a face that was a person's a known picture of the one named in the form."""
         naming = Naming.of(await form_of(request))
-        error = await error_of(naming.enrol(self._receiver.faces, picture_id, index))
-        if error is None:
-            return done(request, person_address(who))
-        form = f"{picture_id}-{index}"
-        refusal = await refusal_of(error, naming, self._receiver.people, form)
-        return await self._refused(request, who, refusal)
+        try:
+            await naming.enrol(self._receiver.faces, picture_id, index)
+        except ReceiverError as error:
+            form = f"{picture_id}-{index}"
+            refusal = await refusal_of(error, naming, self._receiver.people, form)
+            return await self._refused(request, who, refusal)
+        return done(request, person_address(who))
 
     async def deny_face(self, request: Request, who: str, picture_id: int, index: int) -> Response:
         """Say that a face is not this person, whoever said so before."""
-        action = self._receiver.faces.deny(who, picture_id, index, insist=True)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.faces.deny(who, picture_id, index, insist=True)
+        return done(request, person_address(who))
 
     async def merge(self, request: Request, who: str) -> Response:
         """Make all that is the chosen one's this person's."""
         naming = Naming.of(await form_of(request))
-        error = await error_of(self._receiver.people.merge(who, naming.who))
-        if error is None:
-            return done(request, person_address(who))
-        refusal = Refusal(error.message, error.status, naming.who)
-        if wants_json(request):
-            return self._answers.refused(request, refusal)
-        return await self._merge_page(who, None, None, refusal)
+        try:
+            await self._receiver.people.merge(who, naming.who)
+        except ReceiverError as error:
+            refusal = Refusal(error.message, error.status, naming.who)
+            if wants_json(request):
+                return self._answers.refused(request, refusal)
+            return await self._merge_page(who, None, None, refusal)
+        return done(request, person_address(who))
 
     async def take_back_merge(self, request: Request, who: str, merge_id: int) -> Response:
         """Tell somebody apart again."""
-        action = self._receiver.people.take_back_merge(who, merge_id)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.take_back_merge(who, merge_id)
+        return done(request, person_address(who))
 
     async def erase(self, request: Request, who: str) -> Response:
         """Forget a person for good, once somebody has said that this is meant."""
         form = await form_of(request)
-        erased: Erased | ReceiverError = RequestRefusedError(
-            "Tick the box that says that you mean it."
-        )
-        if "sure" in form:
-            erased = await or_error(self._receiver.people.erase(who, pictures="pictures" in form))
-        if isinstance(erased, Erased):
-            return self._answers.message(HTTPStatus.OK, erased.summary, title="Forgotten for good")
-        return await self._erase_page(who, Refusal(erased.message, erased.status))
+        try:
+            if "sure" not in form:
+                raise RequestRefusedError("Tick the box that says that you mean it.")
+            erased = await self._receiver.people.erase(who, pictures="pictures" in form)
+        except ReceiverError as error:
+            return await self._erase_page(who, Refusal(error.message, error.status))
+        return self._answers.message(HTTPStatus.OK, erased.summary, title="Forgotten for good")
 
     # What the pages are made of
 

@@ -5,15 +5,14 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.datastructures import FormData
 from starlette.responses import Response
 
 from services.frontend.adapters.pages.answers import Answers, done, wants_json
 from services.frontend.adapters.pages.forms import box_of, form_of, text_of
 from services.frontend.adapters.pages.naming import Naming, Refusal, refusal_of
-from services.frontend.adapters.pages.outcomes import error_of, gone, or_error, or_none
+from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import RequestRefusedError
+from services.frontend.domain.errors import ReceiverError, RequestRefusedError
 from services.frontend.domain.pictures import SubmittedPicture
 from services.frontend.domain.status import away_parts
 from services.frontend.service import Names
@@ -58,66 +57,64 @@ class PicturePages:
 
     async def retry(self, request: Request, picture_id: int) -> Response:
         """Send a picture back to waiting."""
-        action = self._receiver.pictures.retry(picture_id)
-        return await self._answers.act(request, action, f"/images/{picture_id}")
+        await self._receiver.pictures.retry(picture_id)
+        return done(request, f"/images/{picture_id}")
 
     async def recognise(self, request: Request, picture_id: int) -> Response:
         """Have a picture compared with the people known now."""
-        action = self._receiver.pictures.recognise(picture_id)
-        return await self._answers.act(request, action, f"/images/{picture_id}")
+        await self._receiver.pictures.recognise(picture_id)
+        return done(request, f"/images/{picture_id}")
 
     async def delete(self, request: Request, picture_id: int) -> Response:
         """Remove a picture."""
-        action = gone(self._receiver.pictures.delete(picture_id))
-        return await self._answers.act(request, action, "/")
+        await gone(self._receiver.pictures.delete(picture_id))
+        return done(request, "/")
 
     async def draw(self, request: Request, picture_id: int) -> Response:
         """Add a face in the box that the form's numbers say, with the name in it, if any."""
         form = await form_of(request)
         naming = Naming.of(form)
-        error = await error_of(self._draw(picture_id, form, naming))
-        if error is None:
-            return done(request, f"/images/{picture_id}")
-        refusal = await refusal_of(error, naming, self._receiver.people)
-        return self._answers.refused(request, refusal)
+        try:
+            box = box_of(form)
+            await self._receiver.faces.draw(picture_id, box, naming.who, another=naming.another)
+        except ReceiverError as error:
+            refusal = await refusal_of(error, naming, self._receiver.people)
+            return self._answers.refused(request, refusal)
+        return done(request, f"/images/{picture_id}")
 
     async def name_face(self, request: Request, picture_id: int, index: int) -> Response:
         """Make a face a known picture of the person named in the form."""
         naming = Naming.of(await form_of(request))
-        error = await error_of(naming.enrol(self._receiver.faces, picture_id, index))
-        if error is None:
-            return done(request, f"/images/{picture_id}")
-        refusal = await refusal_of(error, naming, self._receiver.people, index)
-        if wants_json(request):
-            return self._answers.refused(request, refusal)
-        return await self._page(picture_id, refusal)
+        try:
+            await naming.enrol(self._receiver.faces, picture_id, index)
+        except ReceiverError as error:
+            refusal = await refusal_of(error, naming, self._receiver.people, index)
+            if wants_json(request):
+                return self._answers.refused(request, refusal)
+            return await self._page(picture_id, refusal)
+        return done(request, f"/images/{picture_id}")
 
     async def deny(self, request: Request, picture_id: int, index: int) -> Response:
         """Say that a face is not the person named in the form."""
         who = text_of(await form_of(request), "person")
-        action = self._receiver.faces.deny(who, picture_id, index)
-        return await self._answers.act(request, action, f"/images/{picture_id}")
+        await self._receiver.faces.deny(who, picture_id, index)
+        return done(request, f"/images/{picture_id}")
 
     async def allow(self, request: Request, picture_id: int, index: int) -> Response:
         """Take back that a face is not the person named in the form."""
         who = text_of(await form_of(request), "person")
-        action = self._receiver.faces.allow(who, picture_id, index)
-        return await self._answers.act(request, action, f"/images/{picture_id}")
+        await self._receiver.faces.allow(who, picture_id, index)
+        return done(request, f"/images/{picture_id}")
 
     async def strike_out(self, request: Request, picture_id: int, index: int) -> Response:
         """Say that a face is none."""
-        action = gone(self._receiver.faces.strike_out(picture_id, index))
-        return await self._answers.act(request, action, f"/images/{picture_id}")
+        await gone(self._receiver.faces.strike_out(picture_id, index))
+        return done(request, f"/images/{picture_id}")
 
     async def restore(self, request: Request, picture_id: int, index: int) -> Response:
         """Take back that a face is none."""
-        action = self._receiver.faces.restore(picture_id, index)
-        return await self._answers.act(request, action, f"/images/{picture_id}")
-
-    async def _draw(self, picture_id: int, form: FormData, naming: Naming) -> None:
-        await self._receiver.faces.draw(
-            picture_id, box_of(form), naming.who, another=naming.another
-        )
+        await self._receiver.faces.restore(picture_id, index)
+        return done(request, f"/images/{picture_id}")
 
     # What the page is made of
 

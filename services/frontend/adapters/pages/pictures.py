@@ -17,7 +17,7 @@ from services.frontend.adapters.pages.naming import bearers
 from services.frontend.adapters.pages.outcomes import or_error, or_none
 from services.frontend.adapters.pages.rendering import query
 from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.errors import RequestRefusedError
 from services.frontend.domain.people import Person
 from services.frontend.domain.pictures import OPEN, PICTURES_ON_A_PAGE, PicturePage
 from services.frontend.domain.status import StatusReport, away_parts
@@ -73,14 +73,11 @@ class PicturesPages:
         """Pass uploaded pictures on to the receiver, once they are here."""
         async with self._spools.open() as spool:
             await bodies.receive(request, spool, max_bytes=self._max_upload_bytes)
-            try:
-                accepted = await self._receiver.pictures.upload(
-                    spool.pieces(),
-                    content_type=request.headers.get("content-type", ""),
-                    size=spool.size,
-                )
-            except ReceiverError as error:
-                return self._answers.failure(request, error)
+            accepted = await self._receiver.pictures.upload(
+                spool.pieces(),
+                content_type=request.headers.get("content-type", ""),
+                size=spool.size,
+            )
         if wants_json(request):
             return JSONResponse(accepted.model_dump(), HTTPStatus.ACCEPTED)
         return RedirectResponse("/", HTTPStatus.SEE_OTHER)
