@@ -13,22 +13,19 @@ from typing import Any, Final
 import httpx
 
 from services.client import files
+from services.client.api import DEFAULT_URL, FacestackApi, Image, kept_name
+from services.client.errors import ItemRefusedError
 from services.client.exporting import about, export
-from services.client.receiver import (
-    DEFAULT_URL,
-    ClientError,
-    Image,
-    Receiver,
-    RefusedError,
-    kept_name,
-)
-from services.client.regions import Regions
+from services.client.regions import RegionReader
 from services.client.report import Report, who, whose
 from services.client.submitting import Submitter
+from services.common.errors import AwayError, RefusedError
 from services.common.images import Status
 from services.common.names import by_id
 
+_FAILED: Final = 1
 _WRONG_USE: Final = 2
+_AWAY: Final = 3
 _INTERRUPTED: Final = 128 + signal.SIGINT
 
 _EPILOG: Final = """\
@@ -53,8 +50,8 @@ _WHO: Final = "WHO is a name, or an id such as ~42: 'facestack people' lists bot
 _AGAIN: Final = "What the server has is not sent twice: repeat the command if it was interrupted."
 
 
-async def _submit(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    await _send(args, Submitter(receiver, report, wait=args.wait), report)
+async def _submit(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    await _send(args, Submitter(api, report, wait=args.wait), report)
 
 
 async def _send(args: argparse.Namespace, submitter: Submitter, report: Report) -> None:
@@ -66,25 +63,25 @@ async def _send(args: argparse.Namespace, submitter: Submitter, report: Report) 
     await submitter.submit(list(found.files))
 
 
-async def _watch(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _watch(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     if not args.folder.is_dir():
-        raise RefusedError(f"{args.folder} is no folder")
-    submitter = Submitter(receiver, report)
+        raise ItemRefusedError(f"{args.folder} is no folder")
+    submitter = Submitter(api, report)
     await submitter.learn(1)  # rather say now than at the first file that nothing answers
     report.note(f"watching {args.folder}; Ctrl-C ends it")
     await submitter.watch(args.folder, every=args.all)
 
 
-async def _images(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _images(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     filters = {"person": args.person, "status": args.status}
     given = {key: value for key, value in filters.items() if value}
-    async for page in receiver.pages("images", **given):
+    async for page in api.pages("images", **given):
         for image in page:
             report.result(_line(image), image)
 
 
-async def _show(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    image = await receiver.image("GET", f"/images/{args.id}")
+async def _show(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    image = await api.image("GET", f"/images/{args.id}")
     report.result(_line(image), image)
     for face in image["faces"]:
         box = "{left},{top} to {right},{bottom}".format(**face["box"])
@@ -92,11 +89,11 @@ async def _show(args: argparse.Namespace, receiver: Receiver, report: Report) ->
         report.say(f"  face {face['index']}: {whose(face)}, at {box} of {size}")
 
 
-async def _search(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _search(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     with report.trying(str(args.file), {"file": str(args.file)}):
         content = await asyncio.to_thread(files.read, args.file)
         form = {"file": (files.sent_name(args.file), content)}
-        answer = await receiver.search(face=args.face, limit=args.limit, files=form)
+        answer = await api.search(face=args.face, limit=args.limit, files=form)
         if args.face is None and len(answer["faces"]) > 1:
             report.note(
                 f"looked for face 0 of {len(answer['faces'])}, the largest; --face says another"
@@ -107,8 +104,8 @@ async def _search(args: argparse.Namespace, receiver: Receiver, report: Report) 
             report.result(f"{where}: {name}, distance {face['distance']:.2f}", face)
 
 
-async def _people(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    async for page in receiver.pages("people", **({"hidden": "true"} if args.hidden else {})):
+async def _people(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    async for page in api.pages("people", **({"hidden": "true"} if args.hidden else {})):
         for person in page:
             line = f"{_called(person)}, known pictures: {len(person['pictures'])}"
             report.result(line, person)
@@ -118,78 +115,78 @@ def _called(person: dict[str, Any]) -> str:
     return f"{person['name']} ({by_id(person['id'])})"
 
 
-async def _enrol(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _enrol(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     for path in args.files:
         about = {"file": str(path)}
         with report.trying(str(path), about):
             form = {"file": (files.sent_name(path), await asyncio.to_thread(files.read, path))}
-            known = await receiver.enrol(args.name, insist=args.insist, files=form)
+            known = await api.enrol(args.name, insist=args.insist, files=form)
             report.result(f"{path}: a known picture of {known['person']}", about | known)
 
 
-async def _name(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _name(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     face = {"image_id": args.image, "face_index": args.face}
-    known = await receiver.enrol(args.name, insist=args.insist, json=face)
+    known = await api.enrol(args.name, insist=args.insist, json=face)
     report.result(f"face {args.face} of image {args.image} is {known['person']}", face | known)
 
 
-async def _regions(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    regions = Regions(receiver, report, name=args.name, insist=args.insist)
-    await _send(args, Submitter(receiver, report, then=regions.of), report)
+async def _regions(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    regions = RegionReader(api, report, name=args.name, insist=args.insist)
+    await _send(args, Submitter(api, report, then=regions.of), report)
 
 
-async def _deny(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _deny(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     face = {"image_id": args.image, "face_index": args.face, "person": args.name}
-    await receiver.deny(args.image, args.face, args.name, undo=args.undo)
+    await api.deny(args.image, args.face, args.name, undo=args.undo)
     said = "may be" if args.undo else "is not"
     report.result(f"face {args.face} of image {args.image} {said} {args.name}", face)
 
 
-async def _rename(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _rename(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     new = kept_name(args.new)
-    person = await receiver.change(args.name, name=new, another=args.another)
+    person = await api.change(args.name, name=new, another=args.another)
     report.result(f"{args.name} is called {person['name']} now", person)
 
 
-async def _hide(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    person = await receiver.change(args.name, hidden=not args.undo)
+async def _hide(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    person = await api.change(args.name, hidden=not args.undo)
     report.result(f"{person['name']} is {'shown' if args.undo else 'hidden'} now", person)
 
 
-async def _merge(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    person = await receiver.merge(args.name, args.other)
+async def _merge(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    person = await api.merge(args.name, args.other)
     report.result(f"{args.other} is {_called(person)} now", person)
 
 
-async def _unmerge(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    merge = await receiver.unmerge(args.name, args.merge)
+async def _unmerge(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    merge = await api.unmerge(args.name, args.merge)
     report.result(f"{merge['name']} is not {args.name} any more", merge)
 
 
-async def _retry(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _retry(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     for image_id in args.ids:
         with report.trying(f"image {image_id}", {"id": image_id}):
-            image = await receiver.retry(f"/images/{image_id}")
+            image = await api.retry(f"/images/{image_id}")
             report.result(_line(image), image)
 
 
-async def _delete(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
+async def _delete(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
     for image_id in args.ids:
         with report.trying(f"image {image_id}", {"id": image_id}):
-            await receiver.delete(f"/images/{image_id}")
+            await api.delete(f"/images/{image_id}")
             report.result(f"image {image_id} is deleted", {"id": image_id})
 
 
-async def _export(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    await export(receiver, report, args.person, args.folder, sidecars=args.sidecars)
+async def _export(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    await export(api, report, args.person, args.folder, sidecars=args.sidecars)
 
 
-async def _about(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    await about(receiver, report, args.person, args.file, pictures=args.pictures)
+async def _about(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    await about(api, report, args.person, args.file, pictures=args.pictures)
 
 
-async def _erase(args: argparse.Namespace, receiver: Receiver, report: Report) -> None:
-    gone = await receiver.erase(args.person, pictures=args.pictures)
+async def _erase(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
+    gone = await api.erase(args.person, pictures=args.pictures)
     much = ", ".join(
         f"{number} {what.replace('_', ' ')}" for what, number in gone.items() if number
     )
@@ -219,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(
-        run: Callable[[argparse.Namespace, Receiver, Report], Awaitable[None]],
+        run: Callable[[argparse.Namespace, FacestackApi, Report], Awaitable[None]],
         about: str,
         *more: str,
     ) -> Callable[..., argparse.Action]:
@@ -337,9 +334,9 @@ def check_url(text: str) -> str:
 
 
 async def _run(args: argparse.Namespace, url: str, report: Report) -> None:
-    receiver = Receiver(url, report.note)
-    async with receiver.http:
-        await args.run(args, receiver, report)
+    api = FacestackApi(url, report.note)
+    async with api.http:
+        await args.run(args, api, report)
 
 
 def main() -> None:
@@ -357,10 +354,10 @@ def main() -> None:
         raise SystemExit(_WRONG_USE) from None
     try:
         asyncio.run(_run(args, url, report))
-        code = 1 if report.failures else 0
-    except ClientError as error:
+        code = _FAILED if report.failures else 0
+    except (AwayError, RefusedError) as error:
         report.note(str(error))
-        code = error.code
+        code = _AWAY if isinstance(error, AwayError) else _FAILED
     except KeyboardInterrupt:
         report.note("interrupted")
         code = _INTERRUPTED

@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from services.client import files
-from services.client.receiver import (
-    ClientError,
-    Receiver,
-    RefusedError,
-    kept_who,
-    known_pictures,
-)
+from services.client.api import FacestackApi, kept_who, known_pictures
+from services.client.errors import ItemRefusedError, NotWrittenError
 from services.client.report import Report
 from services.client.submitting import each
 from services.common.names import by_id
 
 
 async def export(
-    receiver: Receiver, report: Report, person: str, folder: Path, *, sidecars: bool = False
+    api: FacestackApi, report: Report, person: str, folder: Path, *, sidecars: bool = False
 ) -> None:
     """Write every picture with a face of the person, their known pictures, and ``person.json``.
 
@@ -30,29 +25,27 @@ async def export(
     cannot be fetched is reported, and its ``file`` is null in the JSON.
     """
     person = kept_who(person)
-    images = [one async for page in receiver.pages("images", person=person) for one in page]
-    people = [one async for page in receiver.pages("people", person=person) for one in page]
+    images = [image async for page in api.pages("images", person=person) for image in page]
+    people = [other async for page in api.pages("people", person=person) for other in page]
     # Receivers that do not know the filter give everybody.
-    theirs = [one for one in people if person in (one["name"], by_id(one["id"]))]
-    known = [one for other in theirs for one in other["pictures"]]
+    theirs = [other for other in people if person in (other["name"], by_id(other["id"]))]
+    known = [picture for other in theirs for picture in other["pictures"]]
     if not images and not known:
-        raise RefusedError(f"there is nobody called {person!r}; 'facestack people' lists everybody")
+        raise ItemRefusedError(
+            f"there is nobody called {person!r}; 'facestack people' lists everybody"
+        )
 
-    async def fetch(one: dict[str, Any]) -> None:
-        if "image_name" in one:
-            address = f"{known_pictures(person)}/{one['id']}"
-            name = f"known-{one['id']}-{_clean(one['image_name'])}"
-        else:
-            address = f"/images/{one['id']}/picture"
-            name = f"{one['id']}-{_clean(one['name'])}"
-        one["file"] = None
-        with report.trying(name, one):
-            content = (await receiver.ask("GET", address)).content
-            await asyncio.to_thread(_write, folder / name, content)
-            one["file"] = name
-            if sidecars and "image_name" not in one:
-                beside = (await receiver.ask("GET", f"/images/{one['id']}/sidecar")).content
-                await asyncio.to_thread(_write, folder / f"{name}.xmp", beside)
+    async def fetch(picture: dict[str, Any]) -> None:
+        is_known = "image_name" in picture
+        folder_of = known_pictures(person) if is_known else "/images"
+        address = f"{folder_of}/{picture['id']}"
+        name = _file_name(picture)
+        picture["file"] = None
+        with report.trying(name, picture):
+            await _save(api, address if is_known else f"{address}/picture", folder / name)
+            picture["file"] = name
+            if sidecars and not is_known:
+                await _save(api, f"{address}/sidecar", folder / f"{name}.xmp")
         step()
 
     with report.progress("fetching", len(images) + len(known)) as step:
@@ -64,7 +57,7 @@ async def export(
     content = text.encode(errors="backslashreplace")
     # Last: where it is, the pictures are.
     await asyncio.to_thread(_write, folder / "person.json", content)
-    number = sum(one["file"] is not None for one in [*images, *known])
+    number = sum(picture["file"] is not None for picture in [*images, *known])
     report.result(
         f"{number} pictures of {name_of} are in {folder}, and person.json says what is in each",
         {"person": name_of, "folder": str(folder), "pictures": number},
@@ -72,13 +65,13 @@ async def export(
 
 
 async def about(
-    receiver: Receiver, report: Report, person: str, file: Path, *, pictures: Path | None = None
+    api: FacestackApi, report: Report, person: str, file: Path, *, pictures: Path | None = None
 ) -> None:
     """Write all that the server keeps about a person to a file, and the pictures to a folder.
 
     A picture that cannot be fetched is reported.
     """
-    answer = await receiver.about(person)
+    answer = await api.about(person)
     await asyncio.to_thread(_write, file, answer.content)
     said: dict[str, Any] = {"person": person, "file": str(file)}
     found = ""
@@ -87,14 +80,12 @@ async def about(
         wanted = [*account["known_pictures"], *account["pictures"]]
         done = list[Path]()
 
-        async def fetch(one: dict[str, Any]) -> None:
-            kind = "known-" if "image_name" in one else ""
-            name = f"{kind}{one['id']}-{_clean(one.get('image_name') or one['name'])}"
-            with report.trying(name, one):
-                if one["address"] is None:
-                    raise RefusedError("it was put into the store by hand: copy it from there")
-                content = (await receiver.ask("GET", one["address"])).content
-                await asyncio.to_thread(_write, pictures / name, content)
+        async def fetch(picture: dict[str, Any]) -> None:
+            name = _file_name(picture)
+            with report.trying(name, picture):
+                if picture["address"] is None:
+                    raise ItemRefusedError("it was put into the store by hand: copy it from there")
+                await _save(api, picture["address"], pictures / name)
                 done.append(pictures / name)
             step()
 
@@ -105,17 +96,24 @@ async def about(
     report.result(f"what is kept about {person} is in {file}{found}", said)
 
 
-def _clean(name: str) -> str:
-    """Return the end of a name without what means something to a file system."""
-    return re.sub(r"[^\w.-]", "_", name.rpartition("/")[2])[-50:]
+def _file_name(picture: dict[str, Any]) -> str:
+    """Return a file's name of an id, and of its own what means nothing to a file system."""
+    kind, own = ("known-", "image_name") if "image_name" in picture else ("", "name")
+    own_name = re.sub(r"[^\w.-]", "_", picture[own].rpartition("/")[2])[-50:]
+    return f"{kind}{picture['id']}-{own_name}"
+
+
+async def _save(api: FacestackApi, address: str, path: Path) -> None:
+    content = (await api.ask("GET", address)).content
+    await asyncio.to_thread(_write, path, content)
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, or raise :class:`ClientError`."""
+    """Write a file whole or not at all, or raise :class:`NotWrittenError`."""
     part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        raise ClientError(f"{path}: {files.reason(error)}") from None
+        raise NotWrittenError(f"{path}: {files.reason(error)}") from None

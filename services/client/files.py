@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from services.client.receiver import RefusedError
+from services.client.errors import ItemRefusedError
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.picture_formats import FORMATS
 
 EXTENSIONS: Final = frozenset(
-    {f".{one.extension}" for one in FORMATS} | {".jpeg", ".jpe", ".jfif", ".mpo", ".heif", ".tiff"}
+    {f".{format_.extension}" for format_ in FORMATS}
+    | {".jpeg", ".jpe", ".jfif", ".mpo", ".heif", ".tiff"}
 )
 """Of the formats that the server reads, in lower case."""
 
@@ -21,7 +22,7 @@ Version = tuple[int, int]
 
 
 @dataclass
-class Found:
+class FoundFiles:
     """Files in order, and what could not be looked at, with the reason."""
 
     files: dict[Path, Version] = field(default_factory=dict)
@@ -29,14 +30,14 @@ class Found:
     left_out: int = 0
 
 
-def find(paths: Sequence[Path], *, every: bool) -> Found:
+def find(paths: Sequence[Path], *, every: bool) -> FoundFiles:
     """Look for files at the paths and below those that are folders.
 
     A file that is named itself is taken whatever it is called. In folders only pictures are, by
     their extension, or ``every`` file; hidden files and folders never. Links are followed, and no
     folder is entered twice, so a loop of links ends.
     """
-    found = Found()
+    found = FoundFiles()
     entered: set[tuple[int, int]] = set()
     named = {*paths}
     waiting = list(reversed(paths))  # no recursion: folders may lie deeper than Python calls
@@ -48,7 +49,7 @@ def find(paths: Sequence[Path], *, every: bool) -> Found:
                 if (status.st_dev, status.st_ino) not in entered:
                     entered.add((status.st_dev, status.st_ino))
                     below = sorted(path.iterdir(), reverse=True)
-                    waiting += [one for one in below if not one.name.startswith(".")]
+                    waiting += [inside for inside in below if not inside.name.startswith(".")]
             elif not stat.S_ISREG(status.st_mode):
                 if path in named:
                     found.problems[path] = "is neither a file nor a folder"
@@ -62,23 +63,23 @@ def find(paths: Sequence[Path], *, every: bool) -> Found:
 
 
 def read(path: Path) -> bytes:
-    """Return a file's content, or raise :class:`RefusedError` when it cannot be a picture."""
+    """Return a file's content, or raise :class:`ItemRefusedError` when it cannot be a picture."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_PICTURE_BYTES + 1)
     except OSError as error:
-        raise RefusedError(reason(error)) from None
+        raise ItemRefusedError(reason(error)) from None
     if not content:
-        raise RefusedError("the file is empty")
+        raise ItemRefusedError("the file is empty")
     if len(content) > MAX_PICTURE_BYTES:
-        raise RefusedError(f"the file has more than {MAX_PICTURE_BYTES // 2**20} MiB")
+        raise ItemRefusedError(f"the file has more than {MAX_PICTURE_BYTES // 2**20} MiB")
     return content
 
 
 def sidecars(path: Path) -> list[Path]:
     """Return the XMP files beside a picture: ``a.jpg.xmp``, as digiKam has it, then ``a.xmp``."""
     names = dict.fromkeys((path.with_name(f"{path.name}.xmp"), path.with_suffix(".xmp")))
-    return [one for one in names if os.path.isfile(one)]  # noqa: PTH113, raises for long names
+    return [sidecar for sidecar in names if os.path.isfile(sidecar)]  # noqa: PTH113, raises for long names
 
 
 def sent_name(path: Path) -> str:

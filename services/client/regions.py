@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.client import files
-from services.client.receiver import Image, Receiver, RefusedError
+from services.client.api import FacestackApi, Image
+from services.client.errors import ItemRefusedError
 from services.client.report import Report
 
 _BY_HAND: Final = "hand"
@@ -14,11 +15,11 @@ Region = dict[str, Any]
 """A face of a picture's file as the server's ``Region`` says it."""
 
 
-class Regions:
+class RegionReader:
     """Reads the regions of pictures that are at the server; with ``name``, names their faces."""
 
-    def __init__(self, receiver: Receiver, report: Report, *, name: bool, insist: bool) -> None:
-        self._receiver = receiver
+    def __init__(self, api: FacestackApi, report: Report, *, name: bool, insist: bool) -> None:
+        self._api = api
         self._report = report
         self._name = name
         self._insist = insist
@@ -26,12 +27,12 @@ class Regions:
     async def of(self, path: Path, image: Image) -> None:
         """Say what a file says of the faces of its image, or name them by it.
 
-        What a person's hand has named otherwise stays so. Raises :class:`RefusedError` when the
+        What a person's hand has named otherwise stays so. Raises :class:`ItemRefusedError` when the
         regions cannot be read; what is wrong with one of them is reported.
         """
         regions = await self._read(path, image["id"])
         # Of the same result as the faces that the regions are about, or of a later one.
-        image = await self._receiver.image("GET", f"/images/{image['id']}")
+        image = await self._api.image("GET", f"/images/{image['id']}")
         if not regions:
             document = {"file": str(path), "image_id": image["id"]}
             self._report.result(f"{path}: no face is marked in it", document)
@@ -50,12 +51,12 @@ class Regions:
         for sidecar in await asyncio.to_thread(files.sidecars, path):
             try:
                 form = {"file": ("sidecar.xmp", await asyncio.to_thread(files.read, sidecar))}
-                answer = await self._receiver.get("POST", address, "regions", files=form)
-            except RefusedError as error:
-                raise RefusedError(f"{sidecar.name}: {error}") from None
+                answer = await self._api.get("POST", address, "regions", files=form)
+            except ItemRefusedError as error:
+                raise ItemRefusedError(f"{sidecar.name}: {error}") from None
             if answer["regions"]:
                 return list(answer["regions"])
-        return list((await self._receiver.get("GET", address, "regions"))["regions"])
+        return list((await self._api.get("GET", address, "regions"))["regions"])
 
     async def _name_face(
         self, path: Path, image: Image, region: Region, about: dict[str, Any]
@@ -64,14 +65,14 @@ class Regions:
         if name is None and region["problem"] is None:
             return
         if name is None or index is None:
-            raise RefusedError(_words(region, image["id"]))
-        face = next((one for one in image["faces"] if one["index"] == index), None)
+            raise ItemRefusedError(_words(region, image["id"]))
+        face = next((face for face in image["faces"] if face["index"] == index), None)
         if face is None:  # the regions are of a newer result
-            raise RefusedError(f"image {image['id']} has another result by now: try it again")
+            raise ItemRefusedError(f"image {image['id']} has another result by now: try it again")
         done = f"face {index} of image {image['id']} is {name}"
         if face.get("decided_by") == _BY_HAND and face["person"] is not None:
             if face["person"] != name:
-                raise RefusedError(
+                raise ItemRefusedError(
                     f"face {index} of image {image['id']} stays {face['person']}, as somebody said"
                     f" by hand; the file says {name}"
                 )
@@ -79,9 +80,9 @@ class Regions:
             return
         body = {"image_id": image["id"], "face_index": index}
         try:
-            await self._receiver.enrol(name, insist=self._insist, json=body)
-        except RefusedError as error:
-            raise RefusedError(f"face {index} is not named {name}: {error}") from None
+            await self._api.enrol(name, insist=self._insist, json=body)
+        except ItemRefusedError as error:
+            raise ItemRefusedError(f"face {index} is not named {name}: {error}") from None
         self._report.result(f"{path}: {done}", about)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from services.client.receiver import Image, RefusedError
+from services.client.api import Image
+from services.client.errors import ItemRefusedError
 from services.common.images import Status
 
 
@@ -53,7 +54,7 @@ class Report:
         """Say it when the block is refused, and go on."""
         try:
             yield
-        except RefusedError as error:
+        except ItemRefusedError as error:
             self.failed(what, str(error), document)
 
     @contextmanager
@@ -71,7 +72,7 @@ class Report:
 
 def printable(text: str) -> str:
     """Return the text in one line that no terminal takes for a command."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def who(image: Image) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from services.client import files
-from services.client.receiver import PAGE, Image, Receiver, RefusedError
+from services.client.api import PAGE, FacestackApi, Image
+from services.client.errors import ItemRefusedError
 from services.client.report import Report, who
 from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
 
@@ -52,13 +53,13 @@ class Submitter:
 
     def __init__(
         self,
-        receiver: Receiver,
+        api: FacestackApi,
         report: Report,
         *,
         wait: bool = False,
         then: Callable[[Path, Image], Awaitable[None]] | None = None,
     ) -> None:
-        self._receiver = receiver
+        self._api = api
         self._report = report
         self._wait = wait or then is not None
         self._then = then
@@ -73,9 +74,9 @@ class Submitter:
                 await each(paths, lambda path: self._send(path, step))
             if self._wait:
                 with self._report.progress("recognising", len(self._sent)) as step:
-                    await each(self._sent, lambda one: self._result(one, step))
+                    await each(self._sent, lambda sent: self._result(sent, step))
         finally:
-            old = sum(one["duplicate"] for one in self._sent)
+            old = sum(sent["duplicate"] for sent in self._sent)
             self._report.say(
                 f"{len(self._sent)} of {len(paths)} files are at the server, {old} of them were"
                 " there before"
@@ -83,7 +84,7 @@ class Submitter:
 
     async def watch(self, folder: Path, *, every: bool) -> None:
         """Send what is in a folder and what comes, each when it has stopped growing, for ever."""
-        before = files.Found()
+        before = files.FoundFiles()
         sent: dict[Path, files.Version] = {}
         while True:
             now = await asyncio.to_thread(files.find, [folder], every=every)
@@ -109,11 +110,11 @@ class Submitter:
         self._known.clear()
         try:
             await self._look_through(min(number * _IMAGES_PER_FILE, _MOST_IMAGES))
-        except RefusedError as error:
+        except ItemRefusedError as error:
             self._report.note(f"what the server has is not known, so it is sent again: {error}")
 
     async def _look_through(self, left: int) -> None:
-        async for page in self._receiver.pages("images"):
+        async for page in self._api.pages("images"):
             for image in page:
                 uploaded = _UPLOADED.match(image["path"])
                 if uploaded and image["status"] not in RETRIABLE:  # which it looks at again
@@ -129,7 +130,7 @@ class Submitter:
             known = self._known.get(hashlib.sha256(content).hexdigest())
             if known is None:
                 form = {"files": (files.sent_name(path), content)}
-                answer = await self._receiver.get("POST", "/images", "images", files=form)
+                answer = await self._api.get("POST", "/images", "images", files=form)
                 done = {**about, **answer["images"][0]}
             else:
                 done = {**about, **known, "duplicate": True}
@@ -144,7 +145,7 @@ class Submitter:
         with self._report.trying(path, sent):  # somebody may delete it meanwhile
             image: Image = {"status": Status.PENDING}
             while image["status"] not in FINAL:
-                image = await self._receiver.image("GET", f"/images/{sent['id']}")
+                image = await self._api.image("GET", f"/images/{sent['id']}")
                 if image["status"] not in FINAL:
                     await asyncio.sleep(_LOOK_SECONDS)
             done = {**sent, **image}

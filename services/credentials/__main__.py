@@ -11,9 +11,10 @@ from typing import Final
 import structlog
 
 from services.common import logs
+from services.common.errors import RefusedError
 from services.common.jobs import NotYetError, end_on_sigterm, persist
 from services.common.settings import load
-from services.credentials.cluster import Cluster, RefusedError
+from services.credentials.cluster import Cluster
 from services.credentials.settings import CredentialsSettings
 
 _VALUE_BYTES: Final = 32

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from functools import partial
+from http import HTTPStatus
 from typing import Final
 
 import httpx
@@ -20,17 +21,20 @@ from services.common.door import Door
 from services.common.head import HeadApp
 from services.common.settings import load
 from services.frontend.adapters import rooms
-from services.frontend.adapters.answers import Answers
-from services.frontend.adapters.drawing_pages import DrawingPages
-from services.frontend.adapters.group_pages import GroupPages
-from services.frontend.adapters.pages import Pages
-from services.frontend.adapters.people_pages import PeoplePages
-from services.frontend.adapters.person_pages import PersonPages
-from services.frontend.adapters.receiver import Receiver
-from services.frontend.adapters.rendering import Renderer, static_files
-from services.frontend.adapters.search_pages import SearchPages
+from services.frontend.adapters.pages.answers import Answers
+from services.frontend.adapters.pages.files import FilePages
+from services.frontend.adapters.pages.groups import GroupPages
+from services.frontend.adapters.pages.people import PeoplePages
+from services.frontend.adapters.pages.person import PersonPages
+from services.frontend.adapters.pages.picture import PicturePages
+from services.frontend.adapters.pages.pictures import PicturesPages
+from services.frontend.adapters.pages.rendering import Renderer, static_files
+from services.frontend.adapters.pages.search import SearchPages
+from services.frontend.adapters.receiver.api import ReceiverApi
+from services.frontend.adapters.receiver.connection import ReceiverConnection
 from services.frontend.adapters.security import GuardedApp
-from services.frontend.domain import SUGGESTED
+from services.frontend.domain.errors import ReceiverError
+from services.frontend.domain.people import SUGGESTED
 from services.frontend.service import Names
 from services.frontend.settings import FrontendSettings
 
@@ -72,37 +76,44 @@ def create_app(
     client: httpx.AsyncClient, lifecycle: ops.Lifecycle, settings: FrontendSettings
 ) -> ASGIApp:
     """Return the application on an HTTP client whose base URL is the receiver's."""
-    receiver = Receiver(
-        client,
-        seconds=settings.receiver_timeout_seconds,
-        upload_seconds=settings.upload_timeout_seconds,
+    receiver = ReceiverApi(
+        ReceiverConnection(
+            client,
+            seconds=settings.receiver_timeout_seconds,
+            upload_seconds=settings.upload_timeout_seconds,
+        )
     )
     files = static_files()
-    answers = Answers(receiver, Renderer(files), files)
-    names = Names(partial(receiver.people, limit=SUGGESTED))
+    answers = Answers(Renderer(files))
+    names = Names(partial(receiver.people.page, limit=SUGGESTED))
     spools = Spools(settings.max_spool_bytes)
-    pages = Pages(
-        receiver, answers, names, files, spools=spools, max_upload_bytes=settings.max_upload_bytes
-    )
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.include_router(pages.router())
-    app.include_router(DrawingPages(receiver, answers).router())
-    app.include_router(PeoplePages(receiver, answers, spools).router())
-    app.include_router(PersonPages(receiver, answers, names).router())
-    app.include_router(GroupPages(receiver, answers, names).router())
-    app.include_router(SearchPages(receiver, answers, spools).router())
+    for pages in (
+        PicturesPages(receiver, answers, names, spools, max_upload_bytes=settings.max_upload_bytes),
+        PicturePages(receiver, answers, names),
+        PeoplePages(receiver, answers, spools),
+        PersonPages(receiver, answers, names),
+        GroupPages(receiver, answers, names),
+        SearchPages(receiver, answers, spools),
+        FilePages(receiver.pictures, answers, files),
+    ):
+        app.include_router(pages.router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.
     @app.exception_handler(RequestValidationError)
     async def no_such_page(_: Request, __: RequestValidationError) -> Response:
-        return pages.not_found()
+        return answers.not_found()
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        if error.status_code == 404:  # noqa: PLR2004
-            return pages.not_found()
-        return pages.refused(request, error)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return answers.not_found()
+        return answers.not_served(request, error)
+
+    @app.exception_handler(ReceiverError)
+    async def not_done(request: Request, error: ReceiverError) -> Response:
+        return answers.failure(request, error)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
@@ -112,7 +123,7 @@ def create_app(
         Door(
             HeadApp(app),
             room=rooms.by_kind(),
-            refuse=lambda scope, error: pages.refused(Request(scope), error),
+            refuse=lambda scope, error: answers.not_served(Request(scope), error),
             settings=settings,
         )
     )

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from services.frontend.domain import PeoplePage, Suggestion, Suggestions
+from services.frontend.domain.people import PeoplePage, PersonChoices, choices_of
 
 _REST: Final = 10.0
 
@@ -19,36 +19,18 @@ class Names:
 
     def __init__(self, fetch: Callable[[], Awaitable[PeoplePage]]) -> None:
         self._fetch = fetch
-        self._asked: asyncio.Task[Suggestions] | None = None
+        self._asked: asyncio.Task[PersonChoices] | None = None
         self._good_until = 0.0
 
-    async def get(self) -> Suggestions:
+    async def get(self) -> PersonChoices:
         """Return the names, in the order of ``fetch``."""
         if self._asked is None or (self._asked.done() and time.monotonic() >= self._good_until):
             self._asked = asyncio.create_task(self._ask())
         return await asyncio.shield(self._asked)
 
-    async def _ask(self) -> Suggestions:
+    async def _ask(self) -> PersonChoices:
         start = time.monotonic()
-        names = suggestions_of(await self._fetch())
+        names = choices_of(await self._fetch())
         end = time.monotonic()
         self._good_until = end + _REST * (end - start)
         return names
-
-
-def suggestions_of(page: PeoplePage) -> Suggestions:
-    """Return whom a page of people has to choose from."""
-    shared = page.shared
-    return Suggestions(
-        tuple(
-            Suggestion(
-                person.who,
-                person.name,
-                f"{person.name} ({person.count}, {person.who})"
-                if person.name in shared
-                else person.name,
-            )
-            for person in page.people
-        ),
-        more=page.next_cursor is not None,
-    )

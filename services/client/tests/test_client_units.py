@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ import pytest
 from hypothesis import given
 
 from services.client import app, files
+from services.client.api import FacestackApi, retry_after
+from services.client.errors import ItemRefusedError, NotWrittenError, ServerAwayError
 from services.client.exporting import export
-from services.client.receiver import AwayError, ClientError, Receiver, RefusedError, retry_after
 from services.client.report import Report, printable
 from services.client.submitting import Submitter
 
@@ -66,10 +68,10 @@ def ask(*answers: Answer, times: int = 1, patience: float = 60) -> list[str]:
     notes: list[str] = []
 
     async def run(url: str) -> None:
-        receiver = Receiver(url, notes.append, patience=patience)
-        async with receiver.http:
+        api = FacestackApi(url, notes.append, patience=patience)
+        async with api.http:
             for _ in range(times):
-                await receiver.get("GET", "/people", "people")
+                await api.get("GET", "/people", "people")
 
     with server(*answers) as url:
         asyncio.run(run(url))
@@ -83,9 +85,11 @@ def test_a_busy_server_is_given_its_time() -> None:
 def test_an_outage_is_said_once_and_waited_out_after_the_server_was_met() -> None:
     [note] = ask(PEOPLE, AWAY, (502, {}, b"<html>"), PEOPLE, times=2)
     assert "database is not available. Waiting for it" in note
-    with pytest.raises(AwayError, match=r"database is not available\. Is the server up"):
+    with pytest.raises(ServerAwayError, match=r"database is not available\. Is the server up"):
         ask(AWAY)
-    with pytest.raises(AwayError, match="has not answered for 0 s: database is not available"):
+    with pytest.raises(
+        ServerAwayError, match="has not answered for 0 s: database is not available"
+    ):
         ask(PEOPLE, AWAY, times=2, patience=0)
 
 
@@ -102,15 +106,15 @@ def test_an_outage_is_said_once_and_waited_out_after_the_server_was_met() -> Non
     ],
 )
 def test_what_is_no_facestack_is_told_apart(answer: Answer) -> None:
-    with pytest.raises(AwayError, match="is not the API of a Facestack"):
+    with pytest.raises(ServerAwayError, match="is not the API of a Facestack"):
         ask(answer)
 
 
 def test_a_refusal_says_the_servers_reason_or_that_of_a_proxy() -> None:
     doubt = b'{"detail": "the face is dark", "errors": [{"pointer": "/query/insist"}]}'
-    with pytest.raises(RefusedError, match=r"^the face is dark \(--insist overrules it\)$"):
+    with pytest.raises(ItemRefusedError, match=r"^the face is dark \(--insist overrules it\)$"):
         ask((422, PROBLEM, doubt))
-    with pytest.raises(RefusedError, match=r"^413 Request Entity Too Large$"):
+    with pytest.raises(ItemRefusedError, match=r"^413 Request Entity Too Large$"):
         ask(PEOPLE, (413, {"Content-Type": "text/html"}, b"<html>"), times=2)
 
 
@@ -127,7 +131,7 @@ def test_an_address_is_taken_or_refused_in_one_line(text: str) -> None:
         said = str(error)
         assert repr(text) in said
     else:
-        asyncio.run(Receiver(taken, print).http.aclose())
+        asyncio.run(FacestackApi(taken, print).http.aclose())
 
 
 @given(st.text(alphabet=st.characters()))
@@ -185,21 +189,19 @@ def test_an_outage_is_said_once_though_an_earlier_request_is_answered_in_it() ->
                 await answered.wait()
             return httpx.Response(status, json={}, headers={"Retry-After": "0"})
 
-        receiver = Receiver("http://server", notes.append)
-        await receiver.http.aclose()
-        receiver.http = httpx.AsyncClient(
-            base_url="http://server", transport=httpx.MockTransport(give)
-        )
-        async with receiver.http:
-            await receiver.get("GET", "/people")
+        api = FacestackApi("http://server", notes.append)
+        await api.http.aclose()
+        api.http = httpx.AsyncClient(base_url="http://server", transport=httpx.MockTransport(give))
+        async with api.http:
+            await api.get("GET", "/people")
 
             async def slow() -> None:
-                await receiver.get("GET", "/slow")
+                await api.get("GET", "/slow")
                 answered.set()
 
             async with asyncio.TaskGroup() as group:
                 group.create_task(slow())
-                group.create_task(receiver.get("GET", "/people"))
+                group.create_task(api.get("GET", "/people"))
 
     asyncio.run(run())
     assert len(notes) == 1
@@ -210,10 +212,10 @@ def delete(*answers: Answer) -> list[str]:
     notes: list[str] = []
 
     async def run(url: str) -> None:
-        receiver = Receiver(url, notes.append)
-        async with receiver.http:
+        api = FacestackApi(url, notes.append)
+        async with api.http:
             for _ in range(sum(status in (204, 404) for status, _, _ in answers)):
-                await receiver.delete("/images/1")
+                await api.delete("/images/1")
 
     with server(*answers) as url:
         asyncio.run(run(url))
@@ -228,7 +230,7 @@ def test_deleting_waits_for_a_server_that_deleted_before() -> None:
 def test_what_a_lost_answer_deleted_is_deleted() -> None:
     gone = (404, PROBLEM, b'{"detail": "there is no image 1"}')
     assert len(delete((204, {}, b""), (0, {}, b""), gone)) == 1
-    with pytest.raises(RefusedError, match="there is no image 1"):
+    with pytest.raises(ItemRefusedError, match="there is no image 1"):
         delete((204, {}, b""), gone)
 
 
@@ -238,7 +240,7 @@ def test_what_a_lost_answer_tried_again_is_no_failure(capsys: pytest.CaptureFixt
     conflict = (409, PROBLEM, b'{"detail": "image 1 is pending"}')
     retry = app._retry  # what the command runs
     report = commanded(
-        lambda receiver, report: retry(argparse.Namespace(ids=[1, 1, 1]), receiver, report),
+        lambda api, report: retry(argparse.Namespace(ids=[1, 1, 1]), api, report),
         *(known, known, (0, {}, b""), conflict, known, conflict),
     )
     said = capsys.readouterr()
@@ -247,7 +249,7 @@ def test_what_a_lost_answer_tried_again_is_no_failure(capsys: pytest.CaptureFixt
 
 
 def test_only_a_facestack_deletes() -> None:
-    with pytest.raises(AwayError, match="is not the API of a Facestack"):
+    with pytest.raises(ServerAwayError, match="is not the API of a Facestack"):
         delete((200, JSON, b"{}"), (204, {}, b""))
 
 
@@ -259,11 +261,11 @@ def test_one_of_two_people_of_one_name_is_told_about_and_erased(
 ) -> None:
     arguments = argparse.Namespace(person="~3", file=tmp_path / "a.json", pictures=None)
     kept = page("pictures", person={"id": 3}, known_pictures=[])
-    commanded(lambda receiver, report: app._about(arguments, receiver, report), kept)
+    commanded(lambda api, report: app._about(arguments, api, report), kept)
     assert json.loads(arguments.file.read_text())["person"] == {"id": 3}
     arguments.pictures = False
     gone = (202, JSON, json.dumps(GONE).encode())
-    commanded(lambda receiver, report: app._erase(arguments, receiver, report), gone)
+    commanded(lambda api, report: app._erase(arguments, api, report), gone)
     assert capsys.readouterr().out.endswith("~3 is being forgotten: 1 known pictures, 2 faces\n")
 
 
@@ -276,15 +278,15 @@ def test_who_is_meant_is_settled_before_anything_is_asked_twice(undo: bool | Non
     done = (202, JSON, json.dumps(GONE).encode()) if undo is None else (204, {}, b"")
     asked: list[str] = []
 
-    async def work(receiver: Receiver, _: Report) -> None:
+    async def work(api: FacestackApi, _: Report) -> None:
         async def note(request: httpx.Request) -> None:
             asked.append(f"{request.method} {request.url.path}")
 
-        receiver.http.event_hooks["request"].append(note)
+        api.http.event_hooks["request"].append(note)
         if undo is None:
-            await receiver.erase("Ada", pictures=False)
+            await api.erase("Ada", pictures=False)
         else:
-            await receiver.deny(7, 0, "Ada", undo=undo)
+            await api.deny(7, 0, "Ada", undo=undo)
 
     method = {None: "POST", False: "PUT", True: "DELETE"}[undo]
     path = "/people/{}/erase" if undo is None else "/images/7/faces/0/denials/{}"
@@ -293,7 +295,7 @@ def test_who_is_meant_is_settled_before_anything_is_asked_twice(undo: bool | Non
     # Who has no row is nobody else: nothing is asked twice of a name.
     for unheard in (lost, AWAY):
         asked.clear()
-        with pytest.raises(RefusedError, match="whether it was done is not known"):
+        with pytest.raises(ItemRefusedError, match="whether it was done is not known"):
             commanded(work, nobody, unheard)
         assert asked == ["GET /people/Ada", f"{method} {path.format('Ada')}"]
     commanded(work, nobody, done)
@@ -304,12 +306,12 @@ def test_a_face_goes_to_whoever_was_meant_though_their_name_is_another_meanwhile
     known = (201, JSON, b'{"id": 1, "person": "Countess"}')
     asked: list[str] = []
 
-    async def work(receiver: Receiver, _: Report) -> None:
+    async def work(api: FacestackApi, _: Report) -> None:
         async def note(request: httpx.Request) -> None:
             asked.append(f"{request.method} {request.url.path}")
 
-        receiver.http.event_hooks["request"].append(note)
-        await receiver.enrol("Ada", insist=False, json={"image_id": 7, "face_index": 0})
+        api.http.event_hooks["request"].append(note)
+        await api.enrol("Ada", insist=False, json={"image_id": 7, "face_index": 0})
 
     commanded(work, person, (0, {}, b""), known)
     assert asked == ["GET /people/Ada", *["POST /people/~3/pictures"] * 2]
@@ -317,20 +319,18 @@ def test_a_face_goes_to_whoever_was_meant_though_their_name_is_another_meanwhile
 
 def test_only_a_facestack_erases() -> None:
     arguments = argparse.Namespace(person="Ada", pictures=False)
-    with pytest.raises(AwayError, match="is not the API of a Facestack"):
-        commanded(
-            lambda receiver, report: app._erase(arguments, receiver, report), (200, JSON, b"{}")
-        )
+    with pytest.raises(ServerAwayError, match="is not the API of a Facestack"):
+        commanded(lambda api, report: app._erase(arguments, api, report), (200, JSON, b"{}"))
 
 
-def commanded(work: Callable[[Receiver, Report], Awaitable[None]], *answers: Answer) -> Report:
+def commanded(work: Callable[[FacestackApi, Report], Awaitable[None]], *answers: Answer) -> Report:
     """Do the work with a server that gives these answers in order."""
     report = Report(as_json=False)
 
     async def run(url: str) -> None:
-        receiver = Receiver(url, report.note)
-        async with receiver.http:
-            await work(receiver, report)
+        api = FacestackApi(url, report.note)
+        async with api.http:
+            await work(api, report)
 
     with server(*answers) as url:
         asyncio.run(run(url))
@@ -345,7 +345,7 @@ def test_people_are_listed_to_the_last_page(capsys: pytest.CaptureFixture[str]) 
     ada: dict[str, object] = {"id": 1, "name": "Ada", "pictures": []}
     people = app._people  # what the command runs
     commanded(
-        lambda receiver, report: people(argparse.Namespace(hidden=False), receiver, report),
+        lambda api, report: people(argparse.Namespace(hidden=False), api, report),
         *(page("people", ada, next_cursor="Ada"), page("people", ada | {"id": 2, "name": "Grace"})),
     )
     assert capsys.readouterr().out == "Ada (~1), known pictures: 0\nGrace (~2), known pictures: 0\n"
@@ -353,9 +353,9 @@ def test_people_are_listed_to_the_last_page(capsys: pytest.CaptureFixture[str]) 
 
 def test_nothing_is_exported_beside_the_folder(tmp_path: Path) -> None:
     image = {"id": "../../x", "name": "a.png"}
-    with pytest.raises(AwayError, match="is not the API of a Facestack"):
+    with pytest.raises(ServerAwayError, match="is not the API of a Facestack"):
         commanded(
-            lambda receiver, report: export(receiver, report, "Ada", tmp_path / "a" / "b"),
+            lambda api, report: export(api, report, "Ada", tmp_path / "a" / "b"),
             *(page("images", image), page("people"), (200, {}, b"picture")),
         )
     assert [*tmp_path.iterdir()] == []
@@ -364,7 +364,7 @@ def test_nothing_is_exported_beside_the_folder(tmp_path: Path) -> None:
 def test_a_name_that_is_no_unicode_is_exported(tmp_path: Path) -> None:
     image = {"id": 1, "name": "\udc80.png"}
     commanded(
-        lambda receiver, report: export(receiver, report, "Ada", tmp_path),
+        lambda api, report: export(api, report, "Ada", tmp_path),
         *(page("images", image), page("people"), (200, {}, b"picture")),
     )
     [told] = json.loads((tmp_path / "person.json").read_bytes())["images"]
@@ -377,7 +377,7 @@ def test_files_are_sent_though_what_the_server_has_is_not_said(
     (tmp_path / "a.png").write_bytes(b"a")
     refusal = (500, PROBLEM, b'{"detail": "a fault"}')
     report = commanded(
-        lambda receiver, report: Submitter(receiver, report).submit([tmp_path / "a.png"]),
+        lambda api, report: Submitter(api, report).submit([tmp_path / "a.png"]),
         *(refusal, page("images", {"id": 1, "duplicate": False})),
     )
     said = capsys.readouterr()
@@ -391,11 +391,27 @@ def test_files_are_sent_though_what_the_server_has_is_not_said(
 def test_no_more_than_the_most_is_looked_through() -> None:
     more = page("images", next_cursor="more")
     commanded(
-        lambda receiver, report: Submitter(receiver, report).learn(1_000_000),
+        lambda api, report: Submitter(api, report).learn(1_000_000),
         *([more] * 100),  # of 200 images each
         (200, {}, b"asked once too often"),
     )
 
 
-def test_every_error_has_the_code_of_the_docs() -> None:
-    assert (ClientError.code, RefusedError.code, AwayError.code) == (1, 1, 3)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(NotWrittenError("full"), 1), (ItemRefusedError("no"), 1), (ServerAwayError("away"), 3)],
+)
+def test_every_error_has_the_code_of_the_docs(
+    error: Exception,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "_run", fail)
+    monkeypatch.setattr(sys, "argv", ["facestack", "people"])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert (ended.value.code, capsys.readouterr().err) == (code, f"facestack: {error}\n")

@@ -1,13 +1,10 @@
 """How many requests of each kind are served at once, so that none takes the others' places."""
 
 from collections.abc import Callable
-from typing import Final
 
 from starlette.types import Scope
 
 from services.common.door import Room
-
-_ENROLLING: Final = ("/name", "/faces", "/restore")
 
 
 def by_kind() -> Callable[[Scope], Room]:

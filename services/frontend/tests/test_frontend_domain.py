@@ -1,18 +1,20 @@
 import pytest
 from pydantic import TypeAdapter
 
-from services.frontend.domain import Face, Frame, Picture, card_frame, marks, whole_frame
+from services.frontend.domain.faces import Face
+from services.frontend.domain.frames import Frame, card_frame, marks, whole_frame
+from services.frontend.domain.pictures import SubmittedPicture
 from services.frontend.tests.fake_receiver import face_json, image_json
 
 ASPECT = 4 / 3
 
 
-def picture(width: int, height: int, *boxes: tuple[int, int, int, int]) -> Picture:
+def picture(width: int, height: int, *boxes: tuple[int, int, int, int]) -> SubmittedPicture:
     faces = [
         face_json(i, box=dict(zip(("left", "top", "right", "bottom"), box, strict=True)))
         for i, box in enumerate(boxes)
     ]
-    return Picture.model_validate(image_json(1, width=width, height=height, faces=faces))
+    return SubmittedPicture.model_validate(image_json(1, width=width, height=height, faces=faces))
 
 
 def face(**values: object) -> Face:
@@ -97,7 +99,7 @@ def test_labels_end_before_other_faces_and_their_labels() -> None:
 
 
 def test_a_picture_of_unknown_size_has_no_frame() -> None:
-    unknown = Picture.model_validate(image_json(1, width=None, height=None))
+    unknown = SubmittedPicture.model_validate(image_json(1, width=None, height=None))
     assert card_frame(unknown, ASPECT) is None
     assert whole_frame(unknown, ASPECT) is None
 
@@ -155,17 +157,17 @@ def test_a_face_in_words(shown: Face, kind: str, label: str, explanation: str) -
 )
 def test_a_result_in_words(people: list[str | None], summary: str) -> None:
     faces = [face_json(i, person=person) for i, person in enumerate(people)]
-    assert Picture.model_validate(image_json(1, faces=faces)).summary == summary
+    assert SubmittedPicture.model_validate(image_json(1, faces=faces)).summary == summary
 
 
 def test_a_new_field_of_a_newer_receiver_is_ignored() -> None:
-    assert Picture.model_validate(image_json(1, novelty=True)).id == 1
+    assert SubmittedPicture.model_validate(image_json(1, novelty=True)).id == 1
 
 
 def test_the_content_of_an_upload_never_changes_and_that_of_a_path_may() -> None:
     def version(path: str, processed_at: str | None) -> str:
         values = image_json(1, path=path, processed_at=processed_at)
-        return Picture.model_validate(values).content_version
+        return SubmittedPicture.model_validate(values).content_version
 
     first, second = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
     assert version("uploads/ab", first) == version("uploads/ab", second)

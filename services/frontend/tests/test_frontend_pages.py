@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from services.frontend.adapters.receiver import Receiver
+from services.frontend.adapters.receiver.connection import ReceiverConnection
 from services.frontend.tests.fake_receiver import (
     FakeReceiver,
     face_json,
@@ -792,7 +792,7 @@ async def test_too_many_uploads_are_told_so(
         await go_on.wait()
         return httpx.Response(202, json={"images": []})
 
-    monkeypatch.setattr(Receiver, "_call", busy)
+    monkeypatch.setattr(ReceiverConnection, "call", busy)
     waiting = [asyncio.create_task(upload()) for _ in range(32)]
     for _ in waiting:
         await begun.acquire()

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.frontend.search import FoundFace
+from services.frontend.domain.search import FoundFace
 from services.frontend.tests.fake_receiver import FakeReceiver, face_json, image_json, problem
 
 BOX = {"left": 1, "top": 2, "right": 30, "bottom": 40}

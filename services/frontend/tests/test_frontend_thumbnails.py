@@ -6,7 +6,8 @@ import re
 import httpx
 import pytest
 
-from services.frontend.adapters.receiver import Receiver
+from services.frontend.adapters.receiver.connection import ReceiverConnection
+from services.frontend.adapters.receiver.pictures import PicturesApi
 from services.frontend.tests.fake_receiver import FakeReceiver, image_json, person_json, problem
 
 JPEG = httpx.Response(200, content=b"\xff\xd8 small", headers={"ETag": '"1"'})
@@ -98,8 +99,10 @@ async def test_small_pictures_leave_connections_to_the_pages() -> None:
 
     transport = httpx.MockTransport(answer)
     async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
-        receiver = Receiver(client)
-        asked = [asyncio.create_task(receiver.small("/a", None)) for _ in range(100)]
+        pictures = PicturesApi(ReceiverConnection(client))
+        asked = [
+            asyncio.create_task(pictures.small("GET /a", if_none_match=None)) for _ in range(100)
+        ]
         for _ in range(50):
             await asyncio.sleep(0)
         assert waiting == 32

@@ -13,7 +13,7 @@ from services.face_recog.adapters.server import _response
 from services.face_recog.domain.faces import DetectedFace
 from services.face_recog.domain.matching import Match, Outcome
 from services.face_recog.service.identifying import Identification, NamedFace
-from services.frontend.domain import Picture
+from services.frontend.domain.pictures import SubmittedPicture
 from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Processed
 from services.receiver.adapters.http.views import image_view
@@ -40,5 +40,5 @@ async def test_all_that_is_measured_of_a_face_comes_to_the_page(database: Databa
 
     image = await rows.get(image_id)
     assert image
-    picture = Picture.model_validate_json(orjson.dumps(image_view(image)))
+    picture = SubmittedPicture.model_validate_json(orjson.dumps(image_view(image)))
     assert [measured(one) for one in picture.faces] == [measured(face)]

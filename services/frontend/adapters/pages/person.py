@@ -1,9 +1,7 @@
-"""The page of one person, and what is done there: who it is, what is theirs, and what goes.
-
-Every action is a form that works without JavaScript, as on all pages.
-"""
+"""The page of one person, and what is done there: who it is, what is theirs, and what goes."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -11,34 +9,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from services.common.names import id_of
-from services.frontend.adapters.answers import (
-    Answers,
-    Cursor,
-    Filter,
-    Naming,
-    Refusal,
-    done,
-    error_of,
-    explain,
-    form_of,
-    name_face,
-    or_error,
-    or_none,
-    problems,
-    wants_json,
-)
-from services.frontend.adapters.receiver import Receiver
-from services.frontend.adapters.rendering import person_address, query
-from services.frontend.domain import (
-    PAGE_SIZE,
-    Erased,
-    PeoplePage,
-    Person,
-    PicturePage,
-    ReceiverAwayError,
-    RefusedError,
-    StatusReport,
-)
+from services.frontend.adapters.pages.answers import Answers, done, wants_json
+from services.frontend.adapters.pages.forms import Cursor, Filter, form_of
+from services.frontend.adapters.pages.naming import Naming, Refusal, bearers, refusal_of
+from services.frontend.adapters.pages.outcomes import or_error, or_none
+from services.frontend.adapters.pages.rendering import person_address, query
+from services.frontend.adapters.receiver.api import ReceiverApi
+from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.people import PEOPLE_ON_A_PAGE, PeoplePage, Person
+from services.frontend.domain.pictures import PICTURES_ON_A_PAGE, PicturePage
+from services.frontend.domain.status import StatusReport, away_parts
 from services.frontend.service import Names
 
 _KNOWN_SHOWN: Final = 23
@@ -50,7 +30,7 @@ _GONE: Final = "There is nobody like that, or they were forgotten."
 class PersonPages:
     """Routes of one person."""
 
-    def __init__(self, receiver: Receiver, answers: Answers, names: Names) -> None:
+    def __init__(self, receiver: ReceiverApi, answers: Answers, names: Names) -> None:
         self._receiver = receiver
         self._answers = answers
         self._names = names
@@ -86,7 +66,7 @@ class PersonPages:
     ) -> Response:
         """Return what changes on a person's page."""
         return self._answers.fragment(
-            request, "person_live.html", await self._person(who, cursor, known)
+            request, "person_live.html", await self._view(who, cursor, known)
         )
 
     async def merge_page(self, who: str, name: Filter = None, cursor: Cursor = None) -> Response:
@@ -97,15 +77,12 @@ class PersonPages:
         """Say what goes when a person is forgotten for good."""
         return await self._erase_page(who)
 
-    async def export(self, request: Request, who: str) -> Response:
+    async def export(self, who: str) -> Response:
         """Pass on all that is kept of a person, as a file."""
-        pieces = self._receiver.export(who)
-        try:
-            first = await anext(pieces, b"")
-        except (RefusedError, ReceiverAwayError) as error:
-            return self._answers.failure(request, error)
+        pieces = self._receiver.people.export(who)
+        first = await anext(pieces, b"")  # or what is wrong
 
-        async def whole() -> Any:
+        async def whole() -> AsyncIterator[bytes]:
             yield first
             async for piece in pieces:
                 yield piece
@@ -126,77 +103,73 @@ class PersonPages:
     async def rename(self, request: Request, who: str) -> Response:
         """Give a person the name in the form."""
         naming = Naming.of(await form_of(request))
-        error = await error_of(self._receiver.rename(who, naming.name, another=naming.another))
-        if error is None:
-            return done(request, person_address(who if id_of(who) is not None else naming.name))
-        message, status = explain(error)
-        taken = status == HTTPStatus.CONFLICT and not naming.another
-        refusal = Refusal(
-            message,
-            status,
-            "rename",
-            naming.name,
-            another=f"Call both {naming.name}" if taken else "",
-        )
-        return await self._refused(request, who, refusal)
+        try:
+            await self._receiver.people.rename(who, naming.name, another=naming.another)
+        except ReceiverError as error:
+            taken = error.status == HTTPStatus.CONFLICT and not naming.another
+            another = f"Call both {naming.name}" if taken else ""
+            refusal = Refusal(error.message, error.status, "rename", naming.name, another=another)
+            return await self._refused(request, who, refusal)
+        return done(request, person_address(who if id_of(who) is not None else naming.name))
 
     async def hide(self, request: Request, who: str) -> Response:
         """Leave a person out where people are listed."""
-        action = self._receiver.hide(who, hidden=True)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.hide(who, hidden=True)
+        return done(request, person_address(who))
 
     async def show(self, request: Request, who: str) -> Response:
         """List a person again."""
-        action = self._receiver.hide(who, hidden=False)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.hide(who, hidden=False)
+        return done(request, person_address(who))
 
     async def set_face(self, request: Request, who: str, picture_id: int, index: int) -> Response:
         """Let a face stand for a person."""
-        action = self._receiver.set_face(who, picture_id, index)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.set_face(who, picture_id, index)
+        return done(request, person_address(who))
 
     async def move_face(self, request: Request, who: str, picture_id: int, index: int) -> Response:
         """Make a face that was a person's a known picture of the one named in the form."""
         naming = Naming.of(await form_of(request))
-        error = await name_face(self._receiver, naming, picture_id, index)
-        if error is None:
-            return done(request, person_address(who))
-        refusal = await self._answers.refusal(error, naming, f"{picture_id}-{index}")
-        return await self._refused(request, who, refusal)
+        try:
+            await naming.enrol(self._receiver.faces, picture_id, index)
+        except ReceiverError as error:
+            form = f"{picture_id}-{index}"
+            refusal = await refusal_of(error, naming, self._receiver.people, form)
+            return await self._refused(request, who, refusal)
+        return done(request, person_address(who))
 
     async def deny_face(self, request: Request, who: str, picture_id: int, index: int) -> Response:
         """Say that a face is not this person, whoever said so before."""
-        action = self._receiver.deny(who, picture_id, index, insist=True)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.faces.deny(who, picture_id, index, insist=True)
+        return done(request, person_address(who))
 
     async def merge(self, request: Request, who: str) -> Response:
         """Make all that is the chosen one's this person's."""
         naming = Naming.of(await form_of(request))
-        error = await error_of(self._receiver.merge(who, naming.who))
-        if error is None:
-            return done(request, person_address(who))
-        message, status = explain(error)
-        refusal = Refusal(message, status, naming.who)
-        if wants_json(request):
-            return self._answers.refused(request, refusal)
-        return await self._merge_page(who, None, None, refusal)
+        try:
+            await self._receiver.people.merge(who, naming.who)
+        except ReceiverError as error:
+            refusal = Refusal(error.message, error.status, naming.who)
+            if wants_json(request):
+                return self._answers.refused(request, refusal)
+            return await self._merge_page(who, None, None, refusal)
+        return done(request, person_address(who))
 
     async def take_back_merge(self, request: Request, who: str, merge_id: int) -> Response:
         """Tell somebody apart again."""
-        action = self._receiver.take_back_merge(who, merge_id)
-        return await self._answers.act(request, action, person_address(who))
+        await self._receiver.people.take_back_merge(who, merge_id)
+        return done(request, person_address(who))
 
     async def erase(self, request: Request, who: str) -> Response:
         """Forget a person for good, once somebody has said that this is meant."""
         form = await form_of(request)
-        erased: Erased | RefusedError | ReceiverAwayError = RefusedError(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "Tick the box that says that you mean it."
-        )
-        if "sure" in form:
-            erased = await or_error(self._receiver.erase(who, pictures="pictures" in form))
-        if isinstance(erased, Erased):
-            return self._answers.message(HTTPStatus.OK, erased.summary, title="Forgotten for good")
-        return await self._erase_page(who, Refusal(*explain(erased)))
+        try:
+            if "sure" not in form:
+                raise RequestRefusedError("Tick the box that says that you mean it.")
+            erased = await self._receiver.people.erase(who, pictures="pictures" in form)
+        except ReceiverError as error:
+            return await self._erase_page(who, Refusal(error.message, error.status))
+        return self._answers.message(HTTPStatus.OK, erased.summary, title="Forgotten for good")
 
     # What the pages are made of
 
@@ -205,94 +178,94 @@ class PersonPages:
         who: str,
         cursor: str | None = None,
         known: str | None = None,
-        refused: Refusal | None = None,
+        refusal: Refusal | None = None,
     ) -> Response:
-        view = await self._person(who, cursor, known)
+        view = await self._view(who, cursor, known)
         if view["missing"]:
             return await self._missing(who, view["missing"])
-        status = refused.status if refused else HTTPStatus.OK
-        return self._answers.page("person.html", {**view, "refused": refused}, status=status)
+        return self._answers.page("person.html", view, refusal)
 
     async def _refused(self, request: Request, who: str, refusal: Refusal) -> Response:
         if wants_json(request):
             return self._answers.refused(request, refusal)
-        return await self._page(who, refused=refusal)
+        return await self._page(who, refusal=refusal)
 
-    async def _missing(self, who: str, error: RefusedError) -> Response:
+    async def _missing(self, who: str, error: RequestRefusedError) -> Response:
         if error.status == HTTPStatus.NOT_FOUND:
             return self._answers.message(HTTPStatus.NOT_FOUND, _GONE)
-        return self._answers.message(error.status, error.message, await self._answers.bearers(who))
+        namesakes = await bearers(who, self._receiver.people)
+        return self._answers.message(error.status, error.message, namesakes)
 
-    async def _person(self, who: str, cursor: str | None, known: str | None) -> dict[str, Any]:
+    async def _view(self, who: str, cursor: str | None, known: str | None) -> dict[str, Any]:
         report, person, page, names = await asyncio.gather(
-            self._answers.report(who),
-            or_error(self._receiver.person(who)),
+            or_error(self._receiver.status(who)),
+            or_error(self._receiver.people.get(who)),
             or_error(
-                self._receiver.pictures(status=None, person=who, cursor=cursor, limit=PAGE_SIZE)
+                self._receiver.pictures.page(
+                    status=None, person=who, cursor=cursor, limit=PICTURES_ON_A_PAGE
+                )
             ),
             or_none(self._names.get()),
         )
-        if isinstance(page, RefusedError):  # for example the cursor of an older version
+        if isinstance(page, RequestRefusedError):  # for example the cursor of an older version
             page = PicturePage(images=(), next_cursor=None)
-        found = isinstance(person, Person) and isinstance(page, PicturePage)
-        counts = report.images if isinstance(report, StatusReport) else None
+        found = person if isinstance(person, Person) else None
         return {
-            "person": person if isinstance(person, Person) else None,
+            "person": found,
             "page": page if isinstance(page, PicturePage) else None,
-            "total": None if counts is None else sum(counts.values()),
+            "total": _total(report),
             "names": names,
             "shown": None if known == "all" else _KNOWN_SHOWN,
-            "problems": problems(report, person, page),
-            "available": found,
-            "missing": person if isinstance(person, RefusedError) else None,
-            "busy": False,
-            "refused": None,
+            "problems": away_parts(report, person, page),
+            "available": found is not None and isinstance(page, PicturePage),
+            "missing": person if isinstance(person, RequestRefusedError) else None,
             "filter": {"cursor": cursor, "known": known},
             "fragment": query(
                 # By what stays when the name changes.
-                f"/fragments{person_address(person.who if isinstance(person, Person) else who)}",
+                f"/fragments{person_address(found.who if found else who)}",
                 cursor=cursor,
                 known=known,
             ),
         }
 
     async def _merge_page(
-        self, who: str, name: str | None, cursor: str | None, refused: Refusal | None = None
+        self, who: str, name: str | None, cursor: str | None, refusal: Refusal | None = None
     ) -> Response:
         person, page, names = await asyncio.gather(
-            or_error(self._receiver.person(who)),
-            or_error(self._receiver.people(name=name or None, cursor=cursor, limit=PAGE_SIZE)),
+            or_error(self._receiver.people.get(who)),
+            or_error(self._receiver.people.page(name=name, cursor=cursor, limit=PEOPLE_ON_A_PAGE)),
             or_none(self._names.get()),
         )
-        if isinstance(person, RefusedError):
+        if isinstance(person, RequestRefusedError):
             return await self._missing(who, person)
-        if isinstance(page, RefusedError):  # a name or a cursor that is none
+        if isinstance(page, RequestRefusedError):  # a name or a cursor that is none
             page = PeoplePage(people=())
         view = {
             "person": person,
             "page": page,
             "names": names,
             "filter": {"name": name, "cursor": cursor},
-            "problems": problems(None, person, page),
+            "problems": away_parts(person, page),
             "available": isinstance(person, Person) and isinstance(page, PeoplePage),
-            "refused": refused,
         }
-        status = refused.status if refused else HTTPStatus.OK
-        return self._answers.page("person_merge.html", view, status=status)
+        return self._answers.page("person_merge.html", view, refusal)
 
-    async def _erase_page(self, who: str, refused: Refusal | None = None) -> Response:
+    async def _erase_page(self, who: str, refusal: Refusal | None = None) -> Response:
         report, person = await asyncio.gather(
-            self._answers.report(who), or_error(self._receiver.person(who))
+            or_error(self._receiver.status(who)), or_error(self._receiver.people.get(who))
         )
-        if isinstance(person, RefusedError):
+        if isinstance(person, RequestRefusedError):
             return await self._missing(who, person)
-        counts = report.images if isinstance(report, StatusReport) else None
         view = {
             "person": person,
-            "total": None if counts is None else sum(counts.values()),
-            "problems": problems(report, person),
+            "total": _total(report),
+            "problems": away_parts(report, person),
             "available": isinstance(person, Person),
-            "refused": refused,
         }
-        status = refused.status if refused else HTTPStatus.OK
-        return self._answers.page("person_erase.html", view, status=status)
+        return self._answers.page("person_erase.html", view, refusal)
+
+
+def _total(report: object) -> int | None:
+    """Return how many pictures a report counts, if it does."""
+    counts = report.images if isinstance(report, StatusReport) else None
+    return None if counts is None else sum(counts.values())

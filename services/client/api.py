@@ -1,9 +1,4 @@
-"""The receiver's HTTP API as the command line uses it.
-
-ClientError       ends the command with ``code``; the message is for the person at the terminal
-├── RefusedError  the server said no, or a file here cannot be used; others may still go on
-└── AwayError     nothing answers at the address, or something that is no Facestack
-"""
+"""The receiver's HTTP API as the command line uses it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
+from services.client.errors import ItemRefusedError, ServerAwayError
 from services.common.names import InvalidNameError, by_id, check_name, check_who, id_of
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
@@ -34,27 +30,7 @@ _AWAY: Final = frozenset(
 )
 
 
-class ClientError(Exception):
-    """The command cannot go on."""
-
-    code = 1
-
-
-class RefusedError(ClientError):
-    """One thing of those that were asked for cannot be done; ``status`` is what the server said."""
-
-    def __init__(self, reason: str, status: int | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-class AwayError(ClientError):
-    """There is no Facestack at the address now."""
-
-    code = 3
-
-
-class Receiver:
+class FacestackApi:
     """The server at ``url``; ``note`` is told when it must be waited for."""
 
     def __init__(
@@ -78,10 +54,10 @@ class Receiver:
     ) -> httpx.Response:
         """Return the answer to what may safely be asked twice, or is asked only ``once``.
 
-        Raises :class:`RefusedError` with the server's reason, and :class:`AwayError`: at once when
-        the server never answered before, else after ``patience`` seconds of an outage. Asked again
-        because the answer was lost, ``done`` is no refusal: it says that the first was heard. What
-        is asked only once is refused then.
+        Raises :class:`ItemRefusedError` with the server's reason, and :class:`ServerAwayError`: at
+        once when the server never answered before, else after ``patience`` seconds of an outage.
+        Asked again because the answer was lost, ``done`` is no refusal: it says that the first was
+        heard. What is asked only once is refused then.
         """
         lost = False
         while True:
@@ -112,12 +88,7 @@ class Receiver:
 
     async def get(self, method: str, path: str, *keys: str, **request: Any) -> dict[str, Any]:
         """Return the document that is the answer, which must have the keys; raise as above."""
-        answer = await self.ask(method, path, **request)
-        document = _document(answer)
-        if not document.keys() >= {*keys}:
-            raise self._stranger(answer)
-        self._met = True
-        return document
+        return self._document(await self.ask(method, path, **request), *keys)
 
     async def image(self, method: str, path: str) -> Image:
         """Return the image that is the answer."""
@@ -125,10 +96,7 @@ class Receiver:
 
     async def delete(self, path: str) -> None:
         """Remove what has this path; raise as above."""
-        answer = await self.ask("DELETE", path, done=HTTPStatus.NOT_FOUND)
-        if answer.status_code not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_FOUND):
-            raise self._stranger(answer)
-        self._met = True
+        self._check_empty(await self.ask("DELETE", path, done=HTTPStatus.NOT_FOUND))
 
     async def retry(self, path: str) -> Image:
         """Have the image with this path looked at again and return it; raise as above."""
@@ -162,15 +130,9 @@ class Receiver:
     async def deny(self, image_id: int, face: int, person: str, *, undo: bool) -> None:
         """Say that a face is not a person's, or take that back; raise as above."""
         its = await self._settled(person)
-        name = quote(its, safe="")
-        method, path = (
-            "DELETE" if undo else "PUT",
-            f"/images/{image_id}/faces/{face}/denials/{name}",
-        )
-        answer = await self.ask(method, path, once=id_of(its) is None)
-        if answer.status_code != HTTPStatus.NO_CONTENT:
-            raise self._stranger(answer)
-        self._met = True
+        path = f"/images/{image_id}/faces/{face}/denials/{quote(its, safe='')}"
+        method = "DELETE" if undo else "PUT"
+        self._check_empty(await self.ask(method, path, once=id_of(its) is None))
 
     async def person(self, person: str) -> dict[str, Any]:
         """Return a person, with whom they were said to be; raise as above."""
@@ -187,7 +149,7 @@ class Receiver:
             return who
         try:
             return by_id((await self.person(who))["id"])
-        except RefusedError as error:
+        except ItemRefusedError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return who
@@ -200,7 +162,7 @@ class Receiver:
 
     async def merge(self, person: str, other: str) -> dict[str, Any]:
         """Say that another is this person, who is returned; raise as above."""
-        its, others = [by_id((await self.person(one))["id"]) for one in (person, other)]
+        its, others = [by_id((await self.person(who))["id"]) for who in (person, other)]
         # Heard before, there is nobody with the other's id any more.
         path, body = f"/people/{its}/merge", {"name": others}
         await self.ask("POST", path, done=HTTPStatus.NOT_FOUND, json=body)
@@ -209,23 +171,23 @@ class Receiver:
     async def unmerge(self, person: str, merge_id: int | None) -> dict[str, Any]:
         """Take a merge back, the only one if not said which, and return it; raise as above."""
         found = await self.person(person)
-        merges = [one for one in found["merges"] if merge_id in (None, one["id"])]
+        merges: list[dict[str, Any]] = [
+            merge for merge in found["merges"] if merge_id in (None, merge["id"])
+        ]
         if not merges:
-            raise RefusedError(f"nobody was said to be {person!r}, or not by such a merge")
+            raise ItemRefusedError(f"nobody was said to be {person!r}, or not by such a merge")
         if len(merges) > 1:
-            several = ", ".join(f"{one['id']} ({one['name']})" for one in merges)
-            raise RefusedError(f"{person!r} has several merges, say which one: {several}")
-        path = f"/people/{by_id(found['id'])}/merges/{merges[0]['id']}"
+            several = ", ".join(f"{merge['id']} ({merge['name']})" for merge in merges)
+            raise ItemRefusedError(f"{person!r} has several merges, say which one: {several}")
+        [merge] = merges
+        path = f"/people/{by_id(found['id'])}/merges/{merge['id']}"
         await self.ask("DELETE", path, done=HTTPStatus.NOT_FOUND)
-        merge: dict[str, Any] = merges[0]
         return merge
 
     async def about(self, person: str) -> httpx.Response:
         """Return the answer with all that is kept about a person; raise as above."""
         answer = await self.ask("GET", f"{address_of(person)}/export")
-        if not _document(answer).keys() >= {"person", "known_pictures", "pictures"}:
-            raise self._stranger(answer)
-        self._met = True
+        self._document(answer, "person", "known_pictures", "pictures")
         return answer
 
     async def erase(self, person: str, *, pictures: bool) -> dict[str, Any]:
@@ -241,16 +203,14 @@ class Receiver:
             once=id_of(its) is None,
             json={"pictures": pictures},
         )
-        gone = _document(answer)
-        if answer.is_success and not gone.keys() >= {"known_pictures", "faces", "pictures"}:
-            raise self._stranger(answer)
-        self._met = True
-        return gone if answer.is_success else {}
+        if not answer.is_success:
+            return {}
+        return self._document(answer, "known_pictures", "faces", "pictures")
 
     async def _wait_out(self, reason: str, pause: float) -> None:
         now = asyncio.get_running_loop().time()
         if not self._met:
-            raise AwayError(
+            raise ServerAwayError(
                 f"{self._url} does not answer: {reason}. Is the server up, and is this the address"
                 " of its API? --url or FACESTACK_URL gives another"
             )
@@ -258,11 +218,23 @@ class Receiver:
             self._away_since = now
             self._note(f"{self._url} does not answer: {reason}. Waiting for it")
         if now - self._away_since >= self._patience:
-            raise AwayError(
+            raise ServerAwayError(
                 f"{self._url} has not answered for {self._patience:g} s: {reason}."
                 " Run the same again later: what the server has is not sent twice"
             )
         await asyncio.sleep(pause)
+
+    def _document(self, answer: httpx.Response, *keys: str) -> dict[str, Any]:
+        document = _document(answer)
+        if not document.keys() >= {*keys}:
+            raise self._stranger(answer)
+        self._met = True
+        return document
+
+    def _check_empty(self, answer: httpx.Response) -> None:
+        if answer.is_success and answer.status_code != HTTPStatus.NO_CONTENT:
+            raise self._stranger(answer)
+        self._met = True
 
     def _checked(self, answer: httpx.Response) -> httpx.Response:
         if answer.is_success:
@@ -272,21 +244,21 @@ class Receiver:
             raise self._stranger(answer)
         self._met = True
         # Without a problem, a proxy in front refused it, for example a body that is too large.
-        doubts = [one.get("pointer") for one in problem.get("errors", [])]
+        doubts = [error.get("pointer") for error in problem.get("errors", [])]
         overruled = " (--insist overrules it)" if "/query/insist" in doubts else ""
-        raise RefusedError(_reason(answer) + overruled, answer.status_code)
+        raise ItemRefusedError(_reason(answer) + overruled, answer.status_code)
 
-    def _stranger(self, answer: httpx.Response) -> AwayError:
+    def _stranger(self, answer: httpx.Response) -> ServerAwayError:
         where = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
-        return AwayError(
+        return ServerAwayError(
             f"{self._url} is not the API of a Facestack: {answer.request.url} answered"
             f" {answer.status_code}{where} ({answer.headers.get('Content-Type', 'no type')})."
             f" The page has another address than the API; that of 'make run' is {DEFAULT_URL}"
         )
 
 
-def _unheard(reason: str) -> RefusedError:
-    return RefusedError(
+def _unheard(reason: str) -> ItemRefusedError:
+    return ItemRefusedError(
         f"the answer was lost ({reason}), so whether it was done is not known: look who is there,"
         " then run the same again"
     )
@@ -299,28 +271,28 @@ def retry_after(header: str) -> float:
 
 
 def kept_name(person: str) -> str:
-    """Return a person's name as the server keeps it, or raise :class:`RefusedError`."""
+    """Return a person's name as the server keeps it, or raise :class:`ItemRefusedError`."""
     try:
         return check_name(person)
     except InvalidNameError as error:
-        raise RefusedError(f"{error}, got {person!r}") from None
+        raise ItemRefusedError(f"{error}, got {person!r}") from None
 
 
 def kept_who(person: str) -> str:
-    """Return a name as the server keeps it, or ``~id``, or raise :class:`RefusedError`."""
+    """Return a name as the server keeps it, or ``~id``, or raise :class:`ItemRefusedError`."""
     try:
         return check_who(person)
     except InvalidNameError as error:
-        raise RefusedError(f"{error}, got {person!r}") from None
+        raise ItemRefusedError(f"{error}, got {person!r}") from None
 
 
 def address_of(person: str) -> str:
-    """Return the address of a person, or raise :class:`RefusedError`."""
+    """Return the address of a person, or raise :class:`ItemRefusedError`."""
     return f"/people/{quote(kept_who(person), safe='')}"
 
 
 def known_pictures(person: str) -> str:
-    """Return the address of a person's known pictures, or raise :class:`RefusedError`."""
+    """Return the address of a person's known pictures, or raise :class:`ItemRefusedError`."""
     return f"{address_of(person)}/pictures"
 
 

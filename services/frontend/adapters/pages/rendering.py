@@ -11,9 +11,11 @@ import jinja2
 from services.common.images import MAX_PICTURE_BYTES, Status
 from services.common.names import MAX_NAME_LENGTH
 from services.common.picture_formats import ACCEPTED, TITLES
-from services.frontend import domain
+from services.frontend.domain.frames import Frame, card_frame, marks, whole_frame
+from services.frontend.domain.pictures import STATUS_WORDS, SubmittedPicture
+from services.frontend.domain.words import counted, fingerprint, in_words
 
-_FOLDER: Final = Path(__file__).parents[1]
+_FOLDER: Final = Path(__file__).parents[2]
 _TYPES: Final = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -38,9 +40,7 @@ class StaticFile:
 def static_files() -> dict[str, StaticFile]:
     """Read the files of the folder ``static``, by name."""
     return {
-        file.name: StaticFile(
-            file.read_bytes(), _TYPES[file.suffix], domain.fingerprint(file.read_text())
-        )
+        file.name: StaticFile(file.read_bytes(), _TYPES[file.suffix], fingerprint(file.read_text()))
         for file in (_FOLDER / "static").iterdir()
     }
 
@@ -60,21 +60,19 @@ class Renderer:
             static=lambda name: f"/static/{name}?v={files[name].version}",
             query=query,
             person_address=person_address,
-            counted=domain.counted,
-            card_frame=lambda picture: domain.card_frame(picture, CARD_ASPECT),
+            counted=counted,
+            card_frame=lambda picture: card_frame(picture, CARD_ASPECT),
             stage=stage,
-            marks=domain.marks,
-            fingerprint=domain.fingerprint,
-            status_words=domain.STATUS_WORDS,
+            marks=marks,
+            fingerprint=fingerprint,
+            status_words=STATUS_WORDS,
             statuses=list(Status),
             max_bytes=MAX_PICTURE_BYTES,
             max_name=MAX_NAME_LENGTH,
             accepted=ACCEPTED,
             formats=TITLES,
         )
-        self._templates.filters.update(
-            in_words=domain.in_words, segment=lambda text: quote(text, safe="")
-        )
+        self._templates.filters["in_words"] = in_words
 
     def render(self, template: str, **values: Any) -> str:
         """Return the HTML of a template."""
@@ -92,10 +90,10 @@ def person_address(who: str) -> str:
     return f"/people/{quote(who, safe='')}"
 
 
-def stage(picture: domain.Picture) -> tuple[str, domain.Frame | None]:
+def stage(picture: SubmittedPicture) -> tuple[str, Frame | None]:
     """Return the CSS class of the detail page's picture area that wastes least, and its frame."""
     if picture.size is None:
         return "", None
     aspect = picture.size[0] / picture.size[1]
     shape = min(_SHAPES, key=lambda name: abs(math.log(_SHAPES[name] / aspect)))
-    return shape, domain.whole_frame(picture, _SHAPES[shape])
+    return shape, whole_frame(picture, _SHAPES[shape])

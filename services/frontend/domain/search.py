@@ -4,7 +4,7 @@ from typing import Final
 
 from services.common.faces import Box
 from services.common.names import by_id
-from services.frontend.domain import Model
+from services.frontend.domain.documents import ReceiverDocument
 
 _WORDS: Final = (
     (1.0, "Surely the same person"),
@@ -16,14 +16,14 @@ _WORDS: Final = (
 _ELSE: Final = "Looks similar"
 
 
-class PictureFace(Model):
+class PictureFace(ReceiverDocument):
     """A face of the picture that was uploaded."""
 
     index: int
     box: Box
 
 
-class FoundFace(Model):
+class FoundFace(ReceiverDocument):
     """A stored face; ``strangers`` is how many of a million pairs of strangers are as near."""
 
     image_id: int
@@ -49,7 +49,7 @@ class FoundFace(Model):
         return self.sure != _ELSE
 
 
-class SearchResult(Model):
+class SearchResult(ReceiverDocument):
     """What was found, nearest first; ``faces`` and the ``searched`` one are an upload's."""
 
     faces: tuple[PictureFace, ...]
@@ -58,10 +58,10 @@ class SearchResult(Model):
 
     @property
     def likely(self) -> list[FoundFace]:
-        """Those that may be the same person."""
-        return [one for one in self.found if one.is_likely]
+        """Return those that may be the same person."""
+        return [face for face in self.found if face.is_likely]
 
     @property
     def similar(self) -> list[FoundFace]:
-        """The others."""
-        return [one for one in self.found if not one.is_likely]
+        """Return the others."""
+        return [face for face in self.found if not face.is_likely]

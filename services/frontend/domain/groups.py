@@ -1,13 +1,11 @@
-"""What the pages of unknown faces show: groups of them, and questions about two.
+"""What the pages of unknown faces show: groups of them, and questions about two."""
 
-The models mirror the receiver's answers, as those of ``domain`` do.
-"""
-
-import re
 from typing import Final
 
 from services.common.names import by_id
-from services.frontend.domain import FaceKey, Model, counted, fingerprint
+from services.frontend.domain.documents import ReceiverDocument
+from services.frontend.domain.faces import FaceKey
+from services.frontend.domain.words import counted
 
 GROUPS_ON_A_PAGE: Final = 12
 """Each with its faces: some hundred small pictures."""
@@ -19,7 +17,7 @@ QUESTIONS: Final = 3
 """Shown at a time; behind one that is answered the next appears."""
 
 
-class Group(Model):
+class Group(ReceiverDocument):
     """Unknown faces that are one person's, as it seems, some of them; and where the others begin.
 
     ``size`` is how many there are in all.
@@ -35,20 +33,15 @@ class Group(Model):
         """Return what there is to name."""
         return counted(self.size, "face")
 
-    @property
-    def version(self) -> str:
-        """Return a text that changes with anything that is shown."""
-        return fingerprint(self.model_dump_json())
 
-
-class GroupPage(Model):
+class GroupPage(ReceiverDocument):
     """Some groups, largest first, and the cursor of those behind them."""
 
     groups: tuple[Group, ...]
     next_cursor: str | None
 
 
-class Somebody(Model):
+class Somebody(ReceiverDocument):
     """A person who may be the one."""
 
     id: int
@@ -61,7 +54,7 @@ class Somebody(Model):
         return by_id(self.id)
 
 
-class Question(Model):
+class Question(ReceiverDocument):
     """Whether a group, and another one or a person, are the same; one of these two is there."""
 
     id: int
@@ -69,19 +62,14 @@ class Question(Model):
     other: Group | None = None
     person: Somebody | None = None
 
-    @property
-    def version(self) -> str:
-        """Return a text that changes with anything that is shown."""
-        return fingerprint(self.model_dump_json())
 
-
-class Questions(Model):
+class Questions(ReceiverDocument):
     """Those that are open, likeliest first."""
 
     questions: tuple[Question, ...]
 
 
-class Named(Model):
+class Named(ReceiverDocument):
     """What became of a group: so many faces are this person's now."""
 
     person: str
@@ -93,9 +81,3 @@ class Named(Model):
         return (
             f"{counted(self.faces, 'face')} {'is' if self.faces == 1 else 'are'} {self.person} now."
         )
-
-
-def face_key(text: str) -> FaceKey | None:
-    """Return the face that a form names; None when it is no such text."""
-    found = re.fullmatch("([0-9]{1,18})-([0-9]{1,5})", text)
-    return FaceKey(image_id=int(found[1]), face_index=int(found[2])) if found else None

@@ -1,0 +1,70 @@
+"""The page of search: who looks like a face of a picture, or like a stored one."""
+
+from http import HTTPStatus
+
+from fastapi import APIRouter, Request
+from starlette.datastructures import FormData
+from starlette.responses import Response
+
+from services.common import bodies
+from services.frontend.adapters.pages.answers import Answers
+from services.frontend.adapters.pages.forms import picture_form, picture_of, text_of
+from services.frontend.adapters.pages.outcomes import or_error
+from services.frontend.adapters.receiver.api import ReceiverApi
+from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.search import SearchResult
+
+
+class SearchPages:
+    """Routes of search."""
+
+    def __init__(self, receiver: ReceiverApi, answers: Answers, spools: bodies.Spools) -> None:
+        self._receiver = receiver
+        self._answers = answers
+        self._spools = spools
+
+    def router(self) -> APIRouter:
+        """Return the routes."""
+        router = APIRouter()
+        get, post = router.get, router.post
+        get("/search")(self.search_page)
+        post("/search")(self.search_by_picture)
+        return router
+
+    async def search_page(self, image: int | None = None, face: int = 0) -> Response:
+        """Ask for a picture; of a face of a submitted one, show what is near."""
+        if image is None:
+            return self._page(None)
+        return self._page(await or_error(self._receiver.search_face(image, face)), (image, face))
+
+    async def search_by_picture(self, request: Request) -> Response:
+        """Show what is near to a face of the picture in the form, which is not kept."""
+        return self._page(await or_error(self._search(request)))
+
+    async def _search(self, request: Request) -> SearchResult:
+        async with picture_form(request, self._spools) as form:
+            return await self._receiver.search_picture(*picture_of(form), face=_face_of(form))
+
+    def _page(
+        self, result: SearchResult | ReceiverError | None, of: tuple[int, int] | None = None
+    ) -> Response:
+        error = result if isinstance(result, ReceiverError) else None
+        view = {
+            "available": True,
+            "result": None if error else result,
+            "message": error.message if error else "",
+            "of": of,
+        }
+        return self._answers.page(
+            "search.html", view, status=error.status if error else HTTPStatus.OK
+        )
+
+
+def _face_of(form: FormData) -> int | None:
+    """Return which face of the picture is looked for; None for the largest."""
+    face = text_of(form, "face")
+    if not face:
+        return None
+    if not (face.isascii() and face.isdecimal()):
+        raise RequestRefusedError("There is no such face.")
+    return int(face[:9])

@@ -1,0 +1,1 @@
+"""The receiver's HTTP API, which is the frontend's only way to data and actions."""
