@@ -6,18 +6,20 @@ from contextlib import suppress
 
 import structlog
 
-from services.common import logs, metrics, ops
+from services.common import metrics
+from services.common.availability import AvailabilityLog
 from services.common.errors import DatabaseUnavailableError
+from services.common.lifecycle import Lifecycle
 
 log = structlog.get_logger(__name__)
 
 
 async def repeat(
-    lifecycle: ops.Lifecycle,
+    lifecycle: Lifecycle,
     operation: str,
     action: Callable[[], Awaitable[object]],
     seconds: float,
-    away: logs.Outage,
+    away: AvailabilityLog,
 ) -> None:
     """Run the action with a pause between, whatever it raises, until the process drains."""
     while not lifecycle.draining:

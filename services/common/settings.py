@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, FilePath, ValidationError, model_val
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.images import LEASE_MS, MAX_ATTEMPTS, Rules
+from services.common.claims import LEASE_MS, MAX_ATTEMPTS, Rules
 
 TOPIC: Final = "images"
 CHANNEL: Final = "image_processor"

@@ -17,9 +17,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from services.common.faces import Box
+from services.common.orientation import TURNS
+from services.common.picture_decoding import MAX_PIXELS, PictureError, open_picture
 from services.common.picture_files.heif import _frame_size
 from services.common.picture_formats import ACCEPTED, FORMATS, TITLES
-from services.common.pictures import MAX_PIXELS, TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.receiver.adapters import decoding
 from services.testing.damaged_pictures import save, tiff

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from services.common.faces import Box
+from services.common.orientation import TURNS
+from services.common.picture_decoding import PictureError, open_picture
 from services.common.picture_formats import format_of
-from services.common.pictures import TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.face_recog.domain import RejectedError
 from services.receiver.adapters import decoding
