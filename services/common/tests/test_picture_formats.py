@@ -254,7 +254,7 @@ def _part(large: Image.Image) -> Image.Image:
 def test_the_decoder_of_tiff_writes_nothing_on_standard_error(photo: Image.Image) -> None:
     script = """
 import random, sys
-from services.common.pictures import PictureError, open_picture
+from services.common.picture_decoding import PictureError, open_picture
 content, chance = sys.stdin.buffer.read(), random.Random(1)
 refused = 0
 for _ in range(60):
@@ -308,7 +308,7 @@ def memory_of(content: bytes) -> int:
     """MiB that a process grows by when it opens and shows a picture, whatever comes of it."""
     script = """
 import sys
-from services.common.pictures import PictureError, open_picture
+from services.common.picture_decoding import PictureError, open_picture
 from services.testing.memory import peak_kib
 content = sys.stdin.buffer.read()
 before = peak_kib()
@@ -341,7 +341,7 @@ def test_small_files_take_little_memory_whatever_they_say(photo: Image.Image) ->
 def test_a_lack_of_memory_is_no_damage() -> None:
     script = """
 import sys
-from services.common.pictures import open_picture
+from services.common.picture_decoding import open_picture
 from services.face_recog.adapters.worker import _limit_growth
 picture = open_picture(sys.stdin.buffer.read())
 _limit_growth(45 * 1024**2)
