@@ -110,10 +110,10 @@ class _Parser(MultiPartParser):
         """Begin a part."""
         super().on_headers_finished()
         if self._current_part.file:
-            self._current_part.file = Part(self._spool, self._current_part.file)
+            self._current_part.file = FilePart(self._spool, self._current_part.file)
 
 
-class Part(UploadFile):
+class FilePart(UploadFile):
     """A file of a form: a section of the spool that all files of the form share."""
 
     def __init__(self, spool: Spool, plain: UploadFile) -> None:
@@ -139,3 +139,6 @@ class Part(UploadFile):
     async def read(self, size: int = -1) -> bytes:
         """Return all of it."""
         return await self._spool.read(self._start or 0, (self.size or 0) if size < 0 else size)
+
+
+Part = FilePart

@@ -13,10 +13,10 @@ LEASE_MS: Final = 30_000
 """How long a claim is its owner's without being renewed."""
 
 NUDGE_MS: Final = 5_000
-"""Clocks are nudged by seconds."""
+"""How far a clock may be set back until what waits by it is taken for due at once."""
 
 LATEST_DUE_MS: Final = LEASE_MS + NUDGE_MS
-"""No row of work is due later than this: a lease is the longest wait."""
+"""No row of work is due later than this, if no setting and no table says otherwise."""
 
 STORING_MS: Final = 120_000
 """How long an upload or enrolment may take to store its object and its row.

@@ -1,4 +1,4 @@
-"""Which group a face of before is in now, for all who read groups."""
+"""In which group the faces of one are by now, and how many are in it."""
 
 from collections.abc import Iterable
 from typing import Final

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,6 +17,8 @@ from services.common.probes import probe_routes
 from services.common.request_metrics import RequestMetrics
 from services.common.settings import HttpSettings
 from services.common.sockets import allow_open_files
+
+_FINISH_SECONDS: Final = 30
 
 
 class _Server(uvicorn.Server):
@@ -35,6 +38,8 @@ async def serve_http(
     refuse: Refuse = refuse_nothing,
 ) -> None:
     """Serve an ASGI application until the drain time is over and the last response is sent.
+
+    Responses that take longer than ``_FINISH_SECONDS`` from then on are cut off.
 
     What ``refuse`` answers never reaches the application; during the drain it is not asked, since
     every answer then says that the connection ends.
@@ -58,7 +63,7 @@ async def serve_http(
         log_config=None,
         server_header=False,
         timeout_keep_alive=settings.keep_alive_seconds,
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=_FINISH_SECONDS,
         proxy_headers=False,
     )
     server = _Server(config)

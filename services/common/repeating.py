@@ -21,7 +21,10 @@ async def repeat(
     seconds: float,
     away: AvailabilityLog,
 ) -> None:
-    """Run the action with a pause between, whatever it raises, until the process drains."""
+    """Run the action with a pause between, whatever it raises, until the process drains.
+
+    Libraries that retry end with the first success; this one's end is the drain, in the pause too.
+    """
     while not lifecycle.draining:
         try:
             with metrics.observe(operation):

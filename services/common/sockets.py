@@ -22,7 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def allow_open_files(wanted: int) -> int:
-    """Raise the process's own limit on open files, and return how many connections may have.
+    """Raise the process's own limit on open files; return how many of those wanted it may have.
 
     Many systems set 1024 where they allow more.
     """
