@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from services.common.errors import ObjectStoreError
-from services.common.images import KNOWN_PEOPLE, InvalidPathError, check_path, folder_of
+from services.common.object_keys import KNOWN_PEOPLE, InvalidPathError, check_path, folder_of
 
 log = structlog.get_logger(__name__)
 

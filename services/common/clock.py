@@ -1,7 +1,7 @@
 """Time as the rows hold it: whole milliseconds since the Unix epoch, UTC.
 
 Leases and due times are set and compared by the database's clock alone, so those of hosts may
-differ. That one may be set back too: see ``is_due`` in tables.py.
+differ. That one may be set back too: see ``is_due`` in due_rows.py.
 """
 
 import time

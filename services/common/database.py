@@ -28,9 +28,9 @@ class Database:
     >>> async with database.reading() as connection: ...      # each statement on its own
 
     Both raise :class:`DatabaseUnavailableError` when the server is away, full, read-only or busy
-    beyond its limits, and :class:`DatabaseConflictError` when it chose this transaction to resolve
-    a deadlock. Anything else that goes wrong is the statement's fault, and SQLAlchemy's error for
-    it is passed on.
+    beyond its limits, or the migrations have not run, and :class:`DatabaseConflictError` when
+    MariaDB ended the transaction for another one's sake. Anything else that goes wrong is the
+    statement's fault, and SQLAlchemy's or the driver's error for it is passed on.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -50,14 +50,14 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """Open a connection for statements that need no transaction.
+        """Open a connection on which each statement is a transaction of its own.
 
-        Each sees what was committed when it began. Nothing is held between two of them, neither a
-        lock nor an old version of the rows.
+        It sees what was committed when it began, and is committed with its end. Nothing is held
+        between two of them, neither a lock nor an old version of the rows.
         """
         with self._translated():
             async with self._engine.connect() as connection:
-                if not self.is_sqlite:  # there, only transaction() begins one
+                if not self.is_sqlite:  # whose driver begins none, see _prepare_sqlite
                     await connection.execution_options(isolation_level="AUTOCOMMIT")
                 yield connection
 
@@ -92,7 +92,7 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn passing faults of the driver into DatabaseUnavailableError."""
+        """Turn what may pass into a :class:`DatabaseUnavailableError`."""
         # What fails between two statements, SQLAlchemy hands on as the driver's own error.
         drivers = self._engine.dialect.loaded_dbapi.Error
         try:

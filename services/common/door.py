@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.common.probes import PROBES
 from services.common.settings import HttpSettings
 
 RETRY_AFTER: Final = {"Retry-After": "1"}
 
-_PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _BODY_HEADERS: Final = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 
 _SLOW_START_SECONDS: Final = 20.0
@@ -80,7 +80,7 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
-        if scope["type"] != "http" or scope["path"] in _PROBES:
+        if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         room = self._room(scope)

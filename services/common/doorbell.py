@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 
 class Doorbell(Protocol):
-    """What the receiver and the redeemer ring.
+    """What the receiver and the redeemer ring; its calls raise ``DoorbellUnavailableError``.
 
     ``polled`` tells that processors find pending rows by themselves, so that no ring is missed.
     """
@@ -19,7 +19,7 @@ class Doorbell(Protocol):
         """Whether nobody has to ring."""
 
     async def ring(self, image_ids: Sequence[int]) -> None:
-        """Announce images, or raise ``DoorbellUnavailableError``."""
+        """Announce images."""
 
     async def depth(self) -> int:
         """Return how many rings wait to be delivered."""
@@ -34,14 +34,14 @@ class PolledRows:
     polled: Final = True
 
     async def ring(self, image_ids: Sequence[int]) -> None:
-        """Do nothing."""
+        """Leave it to the rows, which say it already."""
 
     async def depth(self) -> int:
-        """Return 0."""
+        """Return 0: no ring waits, only rows do."""
         return 0
 
     async def close(self) -> None:
-        """Do nothing."""
+        """Have no connection to close."""
 
 
 def parse_ring(body: bytes) -> int:

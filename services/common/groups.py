@@ -1,34 +1,5 @@
-"""Which group a face of before is in now, for all who read groups."""
+"""The names by which services still import what is in the modules below."""
 
-from collections.abc import Iterable
-from typing import Final
+from services.common.group_rows import FACES_IN_IT, current_groups
 
-import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from services.common.tables import face_groups, group_faces
-from services.common.turns import in_turns
-
-FACES_IN_IT: Final = (
-    sa.select(sa.func.count()).where(group_faces.c.group_id == face_groups.c.id).scalar_subquery()
-)
-"""How many faces are in a group, for its size."""
-
-_AT_ONCE: Final = 1_000
-"""Groups of one statement."""
-
-
-async def current_groups(connection: AsyncConnection, groups: Iterable[int]) -> dict[int, int]:
-    """Return in which group the faces of each are now."""
-    ends = {one: one for one in groups}
-    left = set(ends)
-    while left:
-        into = dict[int, int]()
-        for some in in_turns(left, _AT_ONCE):
-            query = sa.select(face_groups.c.id, face_groups.c.merged_into).where(
-                face_groups.c.id.in_(some), face_groups.c.merged_into.is_not(None)
-            )
-            into |= {row.id: row.merged_into for row in await connection.execute(query)}
-        ends = {one: into.get(end, end) for one, end in ends.items()}
-        left = set(into.values())
-    return ends
+__all__ = ["FACES_IN_IT", "current_groups"]

@@ -1,156 +1,53 @@
-"""The states of an image and the rule for its path."""
+"""The names by which services still import what is in the modules below."""
 
-import re
-import unicodedata
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
-
-from services.common.errors import RefusedError
-
-MAX_PATH_LENGTH: Final = 512
-"""Characters; a unique key of InnoDB holds 3072 bytes, four for each of these and room to spare."""
-
-MAX_PART_BYTES: Final = 200
-"""File systems hold names of 255 bytes, and stores append up to 26 while they write."""
-
-MAX_PICTURE_BYTES: Final = 20 * 1024 * 1024
-"""The largest picture file that is taken; the gRPC message limit is derived from it."""
-
-PICTURES: Final = "pictures/"
-"""The prefix of the object store under which a path is a key."""
-
-UPLOADS: Final = "uploads/"
-"""The beginning of an upload's path: ``uploads/<SHA-256 of its content>…``."""
-
-MAX_PATH_BYTES: Final = 1024 - len(PICTURES)
-"""S3 takes keys of 1,024 bytes in UTF-8
-(https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html)."""
-
-MAX_ATTEMPTS: Final = 5
-"""After so many attempts that ended in a fault an image is dead, if no setting says otherwise."""
-
-RING_AFTER_MS: Final = 10_000
-"""How long a pending row waits before the redeemer rings for it."""
-
-LEASE_MS: Final = 30_000
-"""How long a claim is its owner's without being renewed."""
-
-NUDGE_MS: Final = 5_000
-"""Clocks are nudged by seconds."""
-
-LATEST_DUE_MS: Final = LEASE_MS + NUDGE_MS
-"""No row of work is due later than this: a lease is the longest wait."""
-
-STORING_MS: Final = 120_000
-"""How long an upload or enrolment may take to store its object and its row.
-
-What takes longer is refused and removed, and may be sent again: an upload of 20 files to a store
-that answers each just in time. With a longer time-out of the store, it is that much longer.
-"""
-
-KNOWN_PEOPLE: Final = "known_people/"
-"""The prefix of known pictures: ``known_people/<person>/<picture>``. Receiver, redeemer, people and
-face_recog go by it alike, so it is no setting of one of them."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What those who claim images and those who repair their rows go by alike.
-
-    What ends in a fault is tried ``max_attempts`` times. A claim that is not renewed is over after
-    ``lease_ms``.
-    """
-
-    max_attempts: int = MAX_ATTEMPTS
-    lease_ms: int = LEASE_MS
-
-    @property
-    def latest_due_ms(self) -> int:
-        """No image is due later than this: a lease is the longest wait."""
-        return self.lease_ms + NUDGE_MS
-
-
-class Status(StrEnum):
-    """Where an image stands; see docs/architecture.md for the arrows between them."""
-
-    PENDING = "pending"
-    PROCESSING = "processing"
-    PROCESSED = "processed"
-    FAILED = "failed"
-    REJECTED = "rejected"
-    DEAD = "dead"
-
-
-FINAL: Final = frozenset({Status.PROCESSED, Status.REJECTED, Status.DEAD})
-"""What no repair touches again."""
-
-RETRIABLE: Final = frozenset({Status.REJECTED, Status.DEAD})
-"""What a person may send back to pending."""
-
-
-class InvalidPathError(RefusedError, ValueError):
-    """The path cannot name a picture; the message says why."""
-
-
-CONTROL: Final = r"\x00-\x1f\x7f-\x9f"
-"""Control characters, as a set of a regular expression lists them."""
-
-# Lone surrogates, too, and what XML cannot hold, in which S3 lists its keys.
-_FORBIDDEN: Final = re.compile(rf"[{CONTROL}\ud800-\udfff\ufffe\uffff]")
-# What a folder store calls a file that it is still writing.
-_UNFINISHED: Final = re.compile(r"#\d+$")
-_BAD_PART: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
-
-
-def check_path(path: str) -> str:
-    """Return the path if it is a relative object key, else raise :class:`InvalidPathError`.
-
-    Whatever passes can be put, read, listed and deleted below :data:`PICTURES`, in a folder as in
-    S3.
-    """
-    if not path:
-        raise InvalidPathError("path is empty")
-    if len(path) > MAX_PATH_LENGTH:
-        raise InvalidPathError(f"path has {len(path)} characters, the limit is {MAX_PATH_LENGTH}")
-    if path.startswith("/"):
-        raise InvalidPathError("path must be relative to the pictures folder, without a leading /")
-    if "://" in path:
-        raise InvalidPathError("path must be a key in the picture store, not a URL")
-    if _FORBIDDEN.search(path):
-        raise InvalidPathError("path contains a control character or is not valid Unicode")
-    if _UNFINISHED.search(path):
-        raise InvalidPathError("path must not end in # and digits")
-    if _BAD_PART.search(path):
-        raise InvalidPathError("path must not contain empty, . or .. parts")
-    # A character has up to four bytes, so short paths need no closer look.
-    if len(path) * 4 > MAX_PATH_BYTES and (size := len(path.encode())) > MAX_PATH_BYTES:
-        raise InvalidPathError(f"path has {size} bytes in UTF-8, the limit is {MAX_PATH_BYTES}")
-    if len(path) * 4 > MAX_PART_BYTES and any(
-        len(part.encode()) > MAX_PART_BYTES for part in path.split("/")
-    ):
-        raise InvalidPathError(f"path has a part of more than {MAX_PART_BYTES} bytes")
-    return path
-
-
-# A part is anything but . and .., without / and control characters.
-_CHARACTER: Final = rf"[^/{CONTROL}]"
-_FIRST: Final = rf"[^/.{CONTROL}]"
-_PART: Final = (
-    rf"(?:{_FIRST}{_CHARACTER}{{0,{MAX_PART_BYTES - 1}}}"
-    rf"|\.{_FIRST}{_CHARACTER}{{0,{MAX_PART_BYTES - 2}}}"
-    rf"|\.\.{_CHARACTER}{{1,{MAX_PART_BYTES - 2}}})"
+from services.common.claims import (
+    LATEST_DUE_MS,
+    LEASE_MS,
+    MAX_ATTEMPTS,
+    NUDGE_MS,
+    RING_AFTER_MS,
+    STORING_MS,
+    Rules,
 )
-PATH_PATTERN: Final = rf"^/?{_PART}(?:/{_PART})*$"
-"""What of :func:`check_path` a regular expression can say to clients; they may write one slash
-before it."""
+from services.common.image_states import FINAL, RETRIABLE, Status
+from services.common.object_keys import (
+    CONTROL,
+    KNOWN_PEOPLE,
+    MAX_PART_BYTES,
+    MAX_PATH_BYTES,
+    MAX_PATH_LENGTH,
+    PATH_PATTERN,
+    PICTURES,
+    UPLOADS,
+    InvalidPathError,
+    check_path,
+    folder_of,
+    forms_of,
+)
+from services.common.picture_formats import MAX_PICTURE_BYTES
 
-
-def folder_of(image_name: str) -> str:
-    """Return the folder in a known picture's name, in the form in which it is kept."""
-    return unicodedata.normalize("NFC", image_name.partition("/")[0])
-
-
-def forms_of(folder: str) -> frozenset[str]:
-    """Return as what a folder of known pictures may be there: by hand it may be decomposed."""
-    return frozenset(unicodedata.normalize(form, folder) for form in ("NFC", "NFD"))
+__all__ = [
+    "CONTROL",
+    "FINAL",
+    "KNOWN_PEOPLE",
+    "LATEST_DUE_MS",
+    "LEASE_MS",
+    "MAX_ATTEMPTS",
+    "MAX_PART_BYTES",
+    "MAX_PATH_BYTES",
+    "MAX_PATH_LENGTH",
+    "MAX_PICTURE_BYTES",
+    "NUDGE_MS",
+    "PATH_PATTERN",
+    "PICTURES",
+    "RETRIABLE",
+    "RING_AFTER_MS",
+    "STORING_MS",
+    "UPLOADS",
+    "InvalidPathError",
+    "Rules",
+    "Status",
+    "check_path",
+    "folder_of",
+    "forms_of",
+]

@@ -29,7 +29,10 @@ def persist(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> T:
-    """Repeat an action that raises :class:`NotYetError`, for so many seconds, and say why."""
+    """Repeat an action that raises :class:`NotYetError`, for so many seconds, and say why.
+
+    By hand: a library for these ten lines would be one more package in the images of two jobs.
+    """
     deadline = clock() + seconds
     pause = _FIRST_PAUSE_SECONDS
     while True:

@@ -14,34 +14,15 @@ from typing import Final
 import structlog
 from structlog.typing import Processor
 
-from services.common.images import KNOWN_PEOPLE
+from services.common.availability import AvailabilityLog as Outage
+from services.common.object_keys import KNOWN_PEOPLE
+
+__all__ = ["Outage", "configure"]
 
 _NAMES: Final = re.compile(
     rf"({KNOWN_PEOPLE})[^/\n]+(?=/)|(changes/[0-9a-f]{{8}}).+?\.(?=:|$)", re.MULTILINE
 )
 """What of a key is a person's name: the folder of known pictures, and the rest of a marker."""
-
-_log = structlog.get_logger(__name__)
-
-
-class Outage:
-    """Says once when a dependency goes away and once when it is back, however often it is tried."""
-
-    def __init__(self, dependency: str) -> None:
-        self._dependency = dependency
-        self.away = False
-
-    def failed(self, error: Exception) -> None:
-        """Note that it did not answer."""
-        if not self.away:
-            self.away = True
-            _log.warning(f"{self._dependency} is away", error=str(error))
-
-    def passed(self) -> None:
-        """Note that it answered."""
-        if self.away:
-            self.away = False
-            _log.info(f"{self._dependency} is back")
 
 
 def configure(service: str, level: str) -> None:

@@ -50,8 +50,12 @@ class ObjectStore:
     """One folder or bucket.
 
     Keys are relative, ``/``-separated and hold any character but control characters. Every call
-    raises :class:`ObjectStoreUnavailableError` when it may work later, and
-    :class:`ObjectRefusedError` for a key that no object can have.
+    raises :class:`ObjectStoreUnavailableError` when it may work later. Of a key that no object can
+    have :meth:`get` and :meth:`put` raise :class:`ObjectRefusedError`; to the others it is the key
+    of none.
+
+    Objects are read whole, not as obstore's streams or ranges: they have 20 MiB at most, all but
+    one of their readers need them whole, and what breaks off in a response cannot be told any more.
     """
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
@@ -224,6 +228,6 @@ def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:
             "connect_timeout": _CONNECT_TIMEOUT,
             "timeout": f"{settings.object_store_timeout_seconds}s",
         },
-        # The caller's own retry (a failed row, a 503) is the one place where time is spent.
+        # Once more for a connection that broke; all other patience is the caller's own.
         retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=3)},
     )

@@ -1,8 +1,11 @@
-"""The formats in which pictures are taken, each told by a file's first bytes, never by its name."""
+"""Which picture files are taken: their formats, told by first bytes and never by name, and size."""
 
 import re
 from dataclasses import dataclass
 from typing import Final
+
+MAX_PICTURE_BYTES: Final = 20 * 1024 * 1024
+"""The largest picture file that is taken; the gRPC message limit is derived from it."""
 
 
 @dataclass(frozen=True)

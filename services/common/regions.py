@@ -16,17 +16,10 @@ from xml.etree.ElementTree import Element, ParseError, XMLParser
 from xml.sax.saxutils import escape
 
 from services.common.faces import Box
-from services.common.names import InvalidNameError, check_name
+from services.common.orientation import SIDEWAYS, Edges, to_stored, to_upright
+from services.common.person_names import InvalidNameError, check_name
+from services.common.picture_decoding import Picture, PictureError, open_picture
 from services.common.picture_files.xmp import XmpError, check_size, packets, stored_orientation
-from services.common.pictures import (
-    SIDEWAYS,
-    Edges,
-    Picture,
-    PictureError,
-    open_picture,
-    to_stored,
-    to_upright,
-)
 
 __all__ = ["Region", "XmpError", "read_regions", "write_sidecar"]
 

@@ -6,20 +6,25 @@ from contextlib import suppress
 
 import structlog
 
-from services.common import logs, metrics, ops
+from services.common import metrics
+from services.common.availability import AvailabilityLog
 from services.common.errors import DatabaseUnavailableError
+from services.common.lifecycle import Lifecycle
 
 log = structlog.get_logger(__name__)
 
 
 async def repeat(
-    lifecycle: ops.Lifecycle,
+    lifecycle: Lifecycle,
     operation: str,
     action: Callable[[], Awaitable[object]],
     seconds: float,
-    away: logs.Outage,
+    away: AvailabilityLog,
 ) -> None:
-    """Run the action with a pause between, whatever it raises, until the process drains."""
+    """Run the action with a pause between, whatever it raises, until the process drains.
+
+    Libraries that retry end with the first success; this one's end is the drain, in the pause too.
+    """
     while not lifecycle.draining:
         try:
             with metrics.observe(operation):

@@ -15,12 +15,12 @@ from pydantic import AfterValidator, Field, FilePath, ValidationError, model_val
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.common.images import LEASE_MS, MAX_ATTEMPTS, Rules
+from services.common.claims import LEASE_MS, MAX_ATTEMPTS, Rules
 
 TOPIC: Final = "images"
 CHANNEL: Final = "image_processor"
 NSQ_NAME: Final = r"^[.a-zA-Z0-9_-]{1,64}$"
-"""What NSQ takes (https://nsq.io/clients/tcp_protocol_spec.html)."""
+"""What NSQ takes (https://nsq.io/clients/tcp_protocol_spec.html), but for what it does not keep."""
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -235,7 +235,7 @@ class RecogniserClientSettings(RecogniserTargetSettings):
 
 
 def read_secret(file: Path) -> str:
-    """Read a secret from its file, without the newline that editors add."""
+    """Read a secret from its file, without space around it, such as the newline of editors."""
     return file.read_text().strip()
 
 

@@ -5,46 +5,32 @@
 NULL for what is final.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from dataclasses import fields
 from types import NoneType
 from typing import Any, Final, get_args
 
 import sqlalchemy as sa
-import structlog
-from sqlalchemy.dialects import mysql
 
-from services.common.faces import MAX_NUMBERS, Box, MeasuredFace, check_encoding
-from services.common.images import LATEST_DUE_MS, MAX_PATH_LENGTH, Status
-from services.common.names import MAX_NAME_LENGTH
+from services.common.column_types import Candidates, EncodingColumn, Id, QualityColumn, exact
+from services.common.faces import Box, MeasuredFace
+from services.common.object_keys import MAX_PATH_LENGTH
+from services.common.person_names import MAX_NAME_LENGTH
 from services.common.quality import Quality
 
-log = structlog.get_logger(__name__)
-
 metadata = sa.MetaData()
-
-# SQLite numbers rows only in INTEGER columns.
-_Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
-
-def _exact(length: int) -> sa.types.TypeEngine[str]:
-    # Exact, also for trailing spaces: object keys that differ only there are different keys.
-    return sa.String(length).with_variant(
-        mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_nopad_bin"), "mysql", "mariadb"
-    )
-
 
 images = sa.Table(
     "images",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
-    sa.Column("path", _exact(MAX_PATH_LENGTH), nullable=False),
-    sa.Column("name", _exact(255), nullable=False),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("path", exact(MAX_PATH_LENGTH), nullable=False),
+    sa.Column("name", exact(255), nullable=False),
     sa.Column("status", sa.String(10), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("claim_token", sa.String(32)),
     sa.Column("due_at", sa.BigInteger),
-    sa.Column("error", _exact(500)),
+    sa.Column("error", exact(500)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Column("processed_at", sa.BigInteger),
@@ -69,103 +55,9 @@ images = sa.Table(
 )
 
 
-class Candidates(sa.TypeDecorator[list[dict[str, Any]]]):
-    """Who a face may be; of what is no such list, only the entries that are sound.
-
-    One damaged value would otherwise take a whole page of images with it. The face's own person
-    and distance are columns of their own.
-    """
-
-    impl = sa.JSON
-    cache_ok = True
-
-    def result_processor(
-        self, dialect: sa.Dialect, coltype: object
-    ) -> Callable[[Any], list[dict[str, Any]]]:
-        """Return what reads a value of the database."""
-        read = super().result_processor(dialect, coltype)
-
-        def candidates(value: Any) -> list[dict[str, Any]]:
-            if value is None:  # the row of an image without faces
-                return []
-            content = _content(read, value)
-            entries: list[Any] = content if isinstance(content, list) else [None]
-            sound = [entry for entry in entries if _is_candidate(entry)]
-            if len(sound) < len(entries):
-                log.warning("candidates of a face are damaged and left out")
-            return sound
-
-        return candidates
-
-
-def _is_candidate(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("person"), str)
-        and isinstance(entry.get("image_name"), str)
-        and type(entry.get("distance")) in {int, float}
-    )
-
-
-class _Quality(sa.TypeDecorator[Quality]):
-    """A face's quality; None where it was not measured, or is damaged."""
-
-    impl = sa.JSON(none_as_null=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: Quality | None, _: sa.Dialect) -> dict[str, Any] | None:
-        """Return what is stored."""
-        return asdict(value) if value else None
-
-    def result_processor(
-        self, dialect: sa.Dialect, coltype: object
-    ) -> Callable[[Any], Quality | None]:
-        """Return what reads a value of the database."""
-        read = super().result_processor(dialect, coltype)
-
-        def quality(value: Any) -> Quality | None:
-            if value is None:
-                return None
-            content = _content(read, value)
-            try:
-                return Quality(**{one.name: content[one.name] for one in fields(Quality)})
-            except (ValueError, TypeError, LookupError):
-                log.warning("quality of a face is damaged and left out", value=str(value)[:200])
-                return None
-
-        return quality
-
-
-class _Encoding(sa.TypeDecorator[bytes]):
-    """A face's encoding, as ``common/faces.py`` describes it; None where it is damaged."""
-
-    impl = sa.LargeBinary().with_variant(mysql.VARBINARY(4 * MAX_NUMBERS), "mysql", "mariadb")
-    cache_ok = True
-
-    def result_processor(self, *_: object) -> Callable[[Any], bytes | None]:
-        """Return what reads a value of the database."""
-
-        def encoding(value: Any) -> bytes | None:
-            try:
-                return check_encoding(value)
-            except ValueError as error:
-                log.warning("encoding of a face is damaged and left out", reason=str(error))
-                return None
-
-        return encoding
-
-
-def _content(read: Callable[[Any], Any] | None, value: Any) -> Any:
-    """Return what is stored as JSON; None when it is damaged."""
-    try:
-        return read(value) if read else value
-    except (ValueError, TypeError, RecursionError):
-        return None
-
-
 def _measured() -> Iterator[sa.Column[Any]]:
     """Yield the columns of what is measured of a face: a box has one for each of its sides."""
-    types = {float: sa.Float, Quality: _Quality}
+    types = {float: sa.Float, Quality: QualityColumn}
     for one in fields(MeasuredFace):
         if one.type is Box:
             yield from (sa.Column(side.name, sa.Integer, nullable=False) for side in fields(Box))
@@ -179,7 +71,7 @@ faces = sa.Table(
     metadata,
     sa.Column(
         "image_id",
-        _Id,
+        Id,
         sa.ForeignKey("images.id", ondelete="CASCADE", name="fk_faces_image_id"),
         primary_key=True,
         autoincrement=False,
@@ -188,12 +80,12 @@ faces = sa.Table(
     *_measured(),
     sa.Column("ambiguous", sa.Boolean, nullable=False),
     # Null for nobody known; null, ambiguous and with candidates: a person is to say who it is.
-    sa.Column("person", _exact(MAX_NAME_LENGTH)),
+    sa.Column("person", exact(MAX_NAME_LENGTH)),
     # Whose name that is; NULL, too, while nobody has looked it up: older services write the name
     # alone, and of somebody whose pictures were put by hand there may be no row yet.
     sa.Column(
         "person_id",
-        _Id,
+        Id,
         sa.ForeignKey("persons.id", ondelete="SET NULL", name="fk_faces_person_id"),
     ),
     sa.Column("distance", sa.Float),
@@ -230,10 +122,10 @@ BOX: Final = tuple(faces.c[side.name] for side in fields(Box))
 face_encodings = sa.Table(
     "face_encodings",
     metadata,
-    sa.Column("image_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
     sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("engine", _exact(64), primary_key=True),
-    sa.Column("encoding", _Encoding, nullable=False),
+    sa.Column("engine", exact(64), primary_key=True),
+    sa.Column("encoding", EncodingColumn, nullable=False),
     sa.ForeignKeyConstraint(
         ["image_id", "face_index"],
         ["faces.image_id", "faces.face_index"],
@@ -245,17 +137,17 @@ face_encodings = sa.Table(
 persons = sa.Table(
     "persons",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
-    sa.Column("name", _exact(MAX_NAME_LENGTH), nullable=False),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("name", exact(MAX_NAME_LENGTH), nullable=False),
     # Where the known pictures lie, below known_people/, in Unicode's NFC; it stays when the name
     # changes. NULL in rows of before, and of older services: then it is the name.
-    sa.Column("folder", _exact(MAX_NAME_LENGTH)),
+    sa.Column("folder", exact(MAX_NAME_LENGTH)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     # Left out where people are listed and suggested; pictures show the name.
     sa.Column("hidden", sa.Boolean, nullable=False, server_default=sa.false()),
     # The face that stands for them, as a person chose; NULL: the page takes one. It may be gone, or
     # somebody else's by now.
-    sa.Column("face_image_id", _Id),
+    sa.Column("face_image_id", Id),
     sa.Column("face_index", sa.Integer),
     # People may bear the same name.
     sa.Index("ix_persons_name", "name"),
@@ -267,11 +159,11 @@ persons = sa.Table(
 face_denials = sa.Table(
     "face_denials",
     metadata,
-    sa.Column("image_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
     sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column(
         "person_id",
-        _Id,
+        Id,
         sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_face_denials_person_id"),
         primary_key=True,
         autoincrement=False,
@@ -289,18 +181,18 @@ face_denials = sa.Table(
 person_images = sa.Table(
     "person_images",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
     sa.Column(
         "person_id",
-        _Id,
+        Id,
         sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_person_images_person_id"),
         nullable=False,
     ),
     # The known picture's key below known_people/, for example "Grace Hopper/<sha256>.jpg".
-    sa.Column("image_name", _exact(MAX_PATH_LENGTH), nullable=False),
+    sa.Column("image_name", exact(MAX_PATH_LENGTH), nullable=False),
     # The face that it was cut out of, which a hand has named so; NULL for a file of its own, and
     # in rows of before. That image may be gone.
-    sa.Column("image_id", _Id),
+    sa.Column("image_id", Id),
     sa.Column("face_index", sa.Integer),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("image_name", name="uq_person_images_image_name"),
@@ -313,15 +205,15 @@ person_images = sa.Table(
 person_merges = sa.Table(
     "person_merges",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
     # Who they are now.
     sa.Column(
         "person_id",
-        _Id,
+        Id,
         sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_person_merges_person_id"),
         nullable=False,
     ),
-    sa.Column("name", _exact(MAX_NAME_LENGTH), nullable=False),
+    sa.Column("name", exact(MAX_NAME_LENGTH), nullable=False),
     # What the row of the other was ("id", "folder", "hidden", "face", "created_at"), and what went
     # over: known pictures ("pictures": [id]), faces named by hand ("faces": [[image id, index]]),
     # earlier merges ("merges": [id]); of what a hand said is not theirs, as faces, what was theirs
@@ -338,8 +230,8 @@ person_merges = sa.Table(
 erasures = sa.Table(
     "erasures",
     metadata,
-    sa.Column("person_id", _Id, primary_key=True, autoincrement=False),
-    sa.Column("name", _exact(MAX_NAME_LENGTH), nullable=False),
+    sa.Column("person_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("name", exact(MAX_NAME_LENGTH), nullable=False),
     # Where known pictures of theirs lie or lay, in NFC.
     sa.Column("folders", sa.JSON, nullable=False),
     # Whether the pictures in which they are go, too.
@@ -347,7 +239,7 @@ erasures = sa.Table(
     # A Stage of services/receiver/service/erasing.py.
     sa.Column("stage", sa.String(10), nullable=False),
     # In this stage, all images up to this one have no question about them any more.
-    sa.Column("after_image_id", _Id, nullable=False),
+    sa.Column("after_image_id", Id, nullable=False),
     # Set while somebody works on it, until the lease ends at due_at.
     sa.Column("claim_token", sa.String(32)),
     sa.Column("due_at", sa.BigInteger, nullable=False),
@@ -358,10 +250,10 @@ erasures = sa.Table(
 face_groups = sa.Table(
     "face_groups",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
     # Faces in it: 0 once all have a name, are gone, or are in the other group.
     sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("merged_into", _Id),
+    sa.Column("merged_into", Id),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Index("ix_face_groups_size_id", "size", "id"),
     sqlite_autoincrement=True,
@@ -371,9 +263,9 @@ face_groups = sa.Table(
 group_faces = sa.Table(
     "group_faces",
     metadata,
-    sa.Column("image_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
     sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("group_id", _Id, nullable=False),
+    sa.Column("group_id", Id, nullable=False),
     sa.ForeignKeyConstraint(
         ["image_id", "face_index"],
         ["faces.image_id", "faces.face_index"],
@@ -387,11 +279,11 @@ group_faces = sa.Table(
 group_denials = sa.Table(
     "group_denials",
     metadata,
-    sa.Column("image_id", _Id, primary_key=True, autoincrement=False),
+    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
     sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column(
         "group_id",
-        _Id,
+        Id,
         sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_denials_group_id"),
         primary_key=True,
         autoincrement=False,
@@ -410,22 +302,22 @@ group_denials = sa.Table(
 group_questions = sa.Table(
     "group_questions",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
     sa.Column(
         "group_id",
-        _Id,
+        Id,
         sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_questions_group_id"),
         nullable=False,
     ),
     # One of them; of two groups the other has the higher id.
     sa.Column(
         "other_group_id",
-        _Id,
+        Id,
         sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_questions_other"),
     ),
     sa.Column(
         "person_id",
-        _Id,
+        Id,
         sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_group_questions_person_id"),
     ),
     # NULL once the machine would not ask any more.
@@ -448,7 +340,7 @@ group_work = sa.Table(
     metadata,
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     # The engine whose encodings the groups are of; NULL before there were any.
-    sa.Column("engine", _exact(64)),
+    sa.Column("engine", exact(64)),
     # Set while somebody works on it, until the lease ends at due_at.
     sa.Column("claim_token", sa.String(32)),
     sa.Column("due_at", sa.BigInteger, nullable=False),
@@ -460,8 +352,8 @@ people_work = sa.Table(
     "people_work",
     metadata,
     # Of somebody who may be gone.
-    sa.Column("person_id", _Id, primary_key=True, autoincrement=False),
-    sa.Column("folder", _exact(MAX_NAME_LENGTH), nullable=False),
+    sa.Column("person_id", Id, primary_key=True, autoincrement=False),
+    sa.Column("folder", exact(MAX_NAME_LENGTH), nullable=False),
     # Whether a known picture, or all of them, went: who was named or asked about by it is nobody
     # whom the pictures that are left would find.
     sa.Column("removed", sa.Boolean, nullable=False),
@@ -469,7 +361,7 @@ people_work = sa.Table(
     # Set while somebody works on it, NULL again when the person has changed since.
     sa.Column("claim_token", sa.String(32)),
     # All faces of images up to this one are decided.
-    sa.Column("after_image_id", _Id, nullable=False),
+    sa.Column("after_image_id", Id, nullable=False),
     # Faces that were recognised by people of before may be stored after a first pass.
     sa.Column("passes_left", sa.Integer, nullable=False),
     sa.Index("ix_people_work_due_at", "due_at"),
@@ -484,9 +376,9 @@ encoding_work = sa.Table(
     # A person wants it so; whatever else is here stays as it is meanwhile.
     sa.Column("stopped", sa.Boolean, nullable=False),
     # NULL until face_recog has said which one is in use.
-    sa.Column("engine", _exact(64)),
+    sa.Column("engine", exact(64)),
     # All faces of images up to this one have an encoding, or were skipped.
-    sa.Column("after_image_id", _Id, nullable=False),
+    sa.Column("after_image_id", Id, nullable=False),
     # Beyond that, those with a face that has none; NULL until they are counted.
     sa.Column("images_left", sa.Integer),
     # In this pass through all ids, or the last.
@@ -495,7 +387,7 @@ encoding_work = sa.Table(
     # When faces without an encoding are looked for again; NULL while there is something to do.
     sa.Column("next_look_at", sa.BigInteger),
     # People up to this id were looked for among what was encoded; NULL when nobody is to be.
-    sa.Column("after_person_id", _Id),
+    sa.Column("after_person_id", Id),
     # When encodings of other engines go; NULL when they are gone.
     sa.Column("remove_at", sa.BigInteger),
     # Set while somebody works on it, until the lease ends at due_at.
@@ -508,10 +400,10 @@ encoding_work = sa.Table(
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
     # An EventKind, and the id of the image or person.
     sa.Column("kind", sa.String(10), nullable=False),
-    sa.Column("subject_id", _Id, nullable=False),
+    sa.Column("subject_id", Id, nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -529,21 +421,21 @@ webhook_positions = sa.Table(
 webhook_deliveries = sa.Table(
     "webhook_deliveries",
     metadata,
-    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
     # The same at each attempt, so that the endpoint can tell that it knows this already.
     sa.Column("message_id", sa.String(32), nullable=False),
     # Its address; secrets stand in no table.
-    sa.Column("endpoint", _exact(500), nullable=False),
+    sa.Column("endpoint", exact(500), nullable=False),
     # A WebhookType, and the id of the image or person.
     sa.Column("type", sa.String(20), nullable=False),
-    sa.Column("subject_id", _Id, nullable=False),
+    sa.Column("subject_id", Id, nullable=False),
     # A DeliveryStatus.
     sa.Column("status", sa.String(10), nullable=False),
     sa.Column("attempt", sa.Integer, nullable=False),
     # When it is tried next, or while it is being tried, when somebody else may.
     sa.Column("due_at", sa.BigInteger),
     sa.Column("claim_token", sa.String(32)),
-    sa.Column("error", _exact(500)),
+    sa.Column("error", exact(500)),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Index("ix_webhook_deliveries_status_id", "status", "id"),
@@ -557,7 +449,7 @@ garbage = sa.Table(
     "garbage",
     metadata,
     # The whole key: the longest prefix has 13 characters.
-    sa.Column("object_key", _exact(MAX_PATH_LENGTH + 32), primary_key=True),
+    sa.Column("object_key", exact(MAX_PATH_LENGTH + 32), primary_key=True),
     sa.Column("due_at", sa.BigInteger, nullable=False),
     # Only the object with this tag may go, when others than the receiver write the key.
     sa.Column("object_tag", sa.String(255)),
@@ -574,36 +466,5 @@ def same_face(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool
     return sa.and_(one.c.image_id == other.c.image_id, one.c.face_index == other.c.face_index)
 
 
-_OLDEST_OF: Final = 1000
-"""The longest wait is looked for among so many pending images with the lowest ids.
-
-Ids grow with time, except for images that went back to pending; all of them would be too many.
-"""
-
-
-def is_due(
-    table: sa.Table, now: sa.ColumnElement[int], latest_ms: int = LATEST_DUE_MS
-) -> sa.ColumnElement[bool]:
-    """Return the condition that the due time of a table's row has come.
-
-    One that is farther away than any is set was set before the clock was set back: nobody is to
-    wait for that.
-    """
-    return sa.or_(table.c.due_at <= now, table.c.due_at > now + latest_ms)
-
-
-def longest_wait(now: sa.ColumnElement[int]) -> sa.Select[int | None]:
-    """Return the query for how long the oldest pending image has waited, in ms; NULL: none waits.
-
-    Not since it was submitted: an image may go back to pending after a week. Rings leave that time
-    alone. After a clock was set back it is 0 until that has caught up.
-    """
-    first = (
-        sa.select(images.c.updated_at)
-        .where(images.c.status == Status.PENDING)
-        .order_by(images.c.id)
-        .limit(_OLDEST_OF)
-        .subquery()
-    )
-    wait = now - sa.func.min(first.c.updated_at)
-    return sa.select(sa.case((wait < 0, 0), else_=wait))
+from services.common.due_rows import is_due as is_due  # noqa: E402, PLC0414
+from services.common.due_rows import longest_wait as longest_wait  # noqa: E402, PLC0414

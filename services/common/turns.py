@@ -1,13 +1,5 @@
-"""Doing much a part at a time."""
+"""The names by which services still import what is in the modules below."""
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from services.common.batches import batched as in_turns
 
-T = TypeVar("T")
-
-
-def in_turns(items: Iterable[T], most: int) -> Iterator[list[T]]:
-    """Yield so many items at a time, in their order."""
-    every = list(items)
-    for start in range(0, len(every), most):
-        yield every[start : start + most]
+__all__ = ["in_turns"]

@@ -19,7 +19,7 @@ from services.common.errors import (
 )
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.faces import Box, Likely, MeasuredFace, SeenFace, check_encoding
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
 
@@ -115,10 +115,10 @@ class RecogniserClient:
         """Recognise a picture file, or raise a :class:`RecogniserError`.
 
         ``image_id`` is what face_recog's log lines about it will carry; ``person`` is whom faces
-        are held against, too; ``boxes`` are the faces to answer, exactly these and in this order;
-        of each at most
-        ``max_candidates`` people, 0: as many as face_recog wants; ``on_long`` is called when the
-        picture turns out to need longer than others.
+        are held against, too; ``boxes`` are the faces to answer, exactly these and in this order,
+        empty: all that are found; of each at most ``max_candidates`` people, 0: as many as
+        face_recog wants; ``on_long`` is called when the picture turns out to need longer than
+        others.
         """
         asked = [face_pb2.Box(**asdict(box)) for box in boxes]
         request = face_pb2.IdentifyRequest(
@@ -283,7 +283,7 @@ _PARTS: Final[dict[Any, Any]] = {face_pb2.Box: Box, face_pb2.Quality: Quality}
 def _read(kind: Any, message: Any) -> dict[str, Any]:
     """Return the fields of a dataclass as a message has them; None is what it leaves unset.
 
-    A fraction has three digits: more of a float32 are noise.
+    Fractions are rounded to three digits: further ones say nothing of a face.
     """
     values = {}
     for one in fields(kind):

@@ -262,7 +262,7 @@ class StoredFaces:
 
 
 class HealthCheckStub:
-    """For clients that know only this; new ones use grpc.health.v1.
+    """The engine in use; whether requests are served, new clients ask grpc.health.v1.
     """
 
     def __init__(self, channel):
@@ -279,7 +279,7 @@ class HealthCheckStub:
 
 
 class HealthCheckServicer:
-    """For clients that know only this; new ones use grpc.health.v1.
+    """The engine in use; whether requests are served, new clients ask grpc.health.v1.
     """
 
     def HealthCheck(self, request, context):
@@ -305,7 +305,7 @@ def add_HealthCheckServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class HealthCheck:
-    """For clients that know only this; new ones use grpc.health.v1.
+    """The engine in use; whether requests are served, new clients ask grpc.health.v1.
     """
 
     @staticmethod

@@ -153,7 +153,7 @@ class StoredFacesServicer(metaclass=_abc_1.ABCMeta):
 def add_StoredFacesServicer_to_server(servicer: StoredFacesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class HealthCheckStub:
-    """For clients that know only this; new ones use grpc.health.v1."""
+    """The engine in use; whether requests are served, new clients ask grpc.health.v1."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -163,13 +163,13 @@ class HealthCheckStub:
 
 @_typing.type_check_only
 class HealthCheckAsyncStub(HealthCheckStub):
-    """For clients that know only this; new ones use grpc.health.v1."""
+    """The engine in use; whether requests are served, new clients ask grpc.health.v1."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     HealthCheck: _aio.UnaryUnaryMultiCallable[_face_pb2.Empty, _face_pb2.HealthCheckResponse]  # type: ignore[assignment]
 
 class HealthCheckServicer(metaclass=_abc_1.ABCMeta):
-    """For clients that know only this; new ones use grpc.health.v1."""
+    """The engine in use; whether requests are served, new clients ask grpc.health.v1."""
 
     @_abc_1.abstractmethod
     def HealthCheck(

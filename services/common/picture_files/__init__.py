@@ -2,7 +2,7 @@
 
 A picture file carries notes beside its pixels: comments, thumbnails, positions. Damaged or huge
 ones must not keep a picture from being read, as they keep no browser from showing it; so only what
-decodes to pixels is handed on, and notes are never unpacked.
+decodes to pixels is handed on, and of notes no more is unpacked than which way up the picture is.
 """
 
 import re

@@ -14,16 +14,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from services.common import ops
 from services.common.errors import (
     ObjectNotFoundError,
     ObjectRefusedError,
     ObjectStoreUnavailableError,
     ObjectTooLargeError,
 )
-from services.common.images import MAX_PART_BYTES, InvalidPathError, check_path
+from services.common.http_server import serve_http
+from services.common.lifecycle import Lifecycle
+from services.common.object_keys import MAX_PART_BYTES, InvalidPathError, check_path
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
+from services.common.sockets import listen
 from services.testing.fixtures import s3_settings
 from services.testing.servers import VersityGw
 
@@ -229,11 +231,11 @@ async def test_without_keys_the_pods_own_identity_on_aws_is_used(
     (tmp_path / "token").write_text("token of the ServiceAccount")
     monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
     app = Starlette(routes=[Route("/v1/credentials", give), Route("/bucket/{key:path}", answer)])
-    listener = ops.listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{url}/v1/credentials")
-    lifecycle = ops.Lifecycle({}, drain_seconds=0)
-    serving = asyncio.create_task(ops.serve_http(app, listener, lifecycle))
+    lifecycle = Lifecycle({}, drain_seconds=0)
+    serving = asyncio.create_task(serve_http(app, listener, lifecycle))
     settings = ObjectStoreSettings(
         object_store_url="s3://bucket", s3_region="eu-central-1", s3_endpoint=url
     )

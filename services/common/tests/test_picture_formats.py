@@ -17,9 +17,10 @@ import pytest
 from PIL import Image, ImageCms
 
 from services.common.faces import Box
+from services.common.orientation import TURNS
+from services.common.picture_decoding import MAX_PIXELS, PictureError, open_picture
 from services.common.picture_files.heif import _frame_size
 from services.common.picture_formats import ACCEPTED, FORMATS, TITLES
-from services.common.pictures import MAX_PIXELS, TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.receiver.adapters import decoding
 from services.testing.damaged_pictures import save, tiff
@@ -255,7 +256,7 @@ def _part(large: Image.Image) -> Image.Image:
 def test_the_decoder_of_tiff_writes_nothing_on_standard_error(photo: Image.Image) -> None:
     script = """
 import random, sys
-from services.common.pictures import PictureError, open_picture
+from services.common.picture_decoding import PictureError, open_picture
 content, chance = sys.stdin.buffer.read(), random.Random(1)
 refused = 0
 for _ in range(60):
@@ -309,7 +310,7 @@ def memory_of(content: bytes) -> int:
     """MiB that a process grows by when it opens and shows a picture, whatever comes of it."""
     script = """
 import sys
-from services.common.pictures import PictureError, open_picture
+from services.common.picture_decoding import PictureError, open_picture
 from services.testing.memory import peak_kib
 content = sys.stdin.buffer.read()
 before = peak_kib()
@@ -342,7 +343,7 @@ def test_small_files_take_little_memory_whatever_they_say(photo: Image.Image) ->
 def test_a_lack_of_memory_is_no_damage() -> None:
     script = """
 import sys
-from services.common.pictures import open_picture
+from services.common.picture_decoding import open_picture
 from services.face_recog.adapters.worker import _limit_growth
 picture = open_picture(sys.stdin.buffer.read())
 _limit_growth(45 * 1024**2)

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from services.common.faces import Box
-from services.common.names import InvalidNameError, check_name
+from services.common.person_names import InvalidNameError, check_name
 from services.common.regions import MAX_REGIONS, Region, XmpError, read_regions, write_sidecar
 from services.testing.damaged_pictures import png, png_chunks, save, segment, tiff
 from services.testing.picture_kinds import TURNED

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from sqlalchemy.dialects import sqlite
 from structlog.testing import capture_logs
 
+from services.common.column_types import Candidates
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
-from services.common.tables import Candidates, faces, images
+from services.common.tables import faces, images
 
 read = Candidates().result_processor(sqlite.dialect(), None)
 CANDIDATE = {"person": "Ada", "image_name": "Ada/1.jpg", "distance": 0.25}

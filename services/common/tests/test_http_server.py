@@ -13,7 +13,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services.common import ops
+from services.common.health import Check
+from services.common.http_server import serve_http, serve_probes
+from services.common.lifecycle import Lifecycle
+from services.common.probes import probe_routes
+from services.common.sockets import listen
 from services.testing.waiting import eventually
 
 LONG = 3600.0
@@ -23,13 +27,11 @@ LONG = 3600.0
 class Service:
     """A small application on a real socket, whose slow request ends when the test says so."""
 
-    def __init__(
-        self, *, drain_seconds: float, checks: Mapping[str, ops.Check] | None = None
-    ) -> None:
-        self.lifecycle = ops.Lifecycle(checks or {}, drain_seconds=drain_seconds)
+    def __init__(self, *, drain_seconds: float, checks: Mapping[str, Check] | None = None) -> None:
+        self.lifecycle = Lifecycle(checks or {}, drain_seconds=drain_seconds)
         self.arrived = asyncio.Event()
         self.go_on = asyncio.Event()
-        self.listener = ops.listen("127.0.0.1", 0)
+        self.listener = listen("127.0.0.1", 0)
         self.port = int(self.listener.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self.app = Starlette(
@@ -37,7 +39,7 @@ class Service:
                 Route("/items/{item}", self._item),
                 Route("/slow", self._slow),
                 Route("/broken", self._broken),
-                *ops.probe_routes(self.lifecycle),
+                *probe_routes(self.lifecycle),
             ]
         )
 
@@ -62,7 +64,7 @@ class Running:
 
 @asynccontextmanager
 async def running(service: Service) -> AsyncIterator[Running]:
-    serving = asyncio.create_task(ops.serve_http(service.app, service.listener, service.lifecycle))
+    serving = asyncio.create_task(serve_http(service.app, service.listener, service.lifecycle))
     async with httpx.AsyncClient(base_url=service.url, trust_env=False) as client:
         try:
             yield Running(service, client, serving)
@@ -73,10 +75,6 @@ async def running(service: Service) -> AsyncIterator[Running]:
             await serving
 
 
-def counted(name: str, operation: str) -> float:
-    return REGISTRY.get_sample_value(name, {"operation": operation}) or 0.0
-
-
 async def away() -> None:
     raise ConnectionError("nobody there")
 
@@ -85,8 +83,8 @@ async def there() -> None:
     pass
 
 
-async def hangs() -> None:
-    await asyncio.Event().wait()
+def counted(name: str, operation: str) -> float:
+    return REGISTRY.get_sample_value(name, {"operation": operation}) or 0.0
 
 
 async def test_ready_while_every_dependency_answers() -> None:
@@ -105,12 +103,6 @@ async def test_not_ready_names_each_dependency_that_is_away() -> None:
         assert (await run.client.get("/livez")).status_code == 200
 
 
-async def test_a_dependency_that_hangs_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_CHECK_TIMEOUT_SECONDS", 0.01)
-    lifecycle = ops.Lifecycle({"store": hangs}, drain_seconds=LONG)
-    assert await lifecycle.readiness() == (False, {"store": "TimeoutError"})
-
-
 async def test_ready_once_is_ready_until_the_drain_and_names_what_is_away() -> None:
     checks = {"database": there}
     async with running(Service(drain_seconds=LONG, checks=checks)) as run:
@@ -121,35 +113,6 @@ async def test_ready_once_is_ready_until_the_drain_and_names_what_is_away() -> N
         assert response.json() == {"ready": True, "problems": {"database": "nobody there"}}
         run.service.lifecycle.drain()
         assert (await run.client.get("/readyz")).status_code == 503
-
-
-async def test_a_dependency_that_fails_for_a_moment_is_not_away() -> None:
-    answers = [away, there]
-
-    async def restarts() -> None:
-        await answers.pop(0)()
-
-    assert await ops.Outages({"database": restarts}).away() == {}
-    assert not answers, "it was asked again"
-
-
-async def test_a_dependency_that_fails_for_long_is_away_until_it_answers() -> None:
-    checks = {"database": away, "queue": there, "object store": hangs}
-    outages = ops.Outages(checks, patience=0.1)
-    assert await outages.away() == {
-        "database": "nobody there",
-        "object store": "no answer within 0.1 s",
-    }
-    checks["database"] = checks["object store"] = there
-    assert await outages.away() == {}
-
-
-async def test_an_answer_does_not_wait_for_what_is_slow() -> None:
-    outages = ops.Outages({"database": hangs, "queue": there})
-    assert await outages.away() == {}
-    assert asyncio.all_tasks() - {asyncio.current_task()}, "the slow one is still asked"
-    await outages.close()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_draining_fails_readiness_closes_connections_and_still_serves() -> None:
@@ -247,10 +210,10 @@ async def test_probes_are_not_counted() -> None:
 
 
 async def test_probes_alone_are_served_for_a_process_without_http() -> None:
-    lifecycle = ops.Lifecycle({}, drain_seconds=LONG)
-    listener = ops.listen("127.0.0.1", 0)
+    lifecycle = Lifecycle({}, drain_seconds=LONG)
+    listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    serving = asyncio.create_task(ops.serve_probes(listener, lifecycle))
+    serving = asyncio.create_task(serve_probes(listener, lifecycle))
     async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
         statuses = {
             path: (await client.get(path)).status_code
@@ -270,7 +233,7 @@ def taken() -> Iterator[int]:
 
 def test_a_taken_port_ends_the_process_with_one_line(taken: int) -> None:
     with pytest.raises(SystemExit) as error:
-        ops.listen("127.0.0.1", taken)
+        listen("127.0.0.1", taken)
     assert str(error.value) == f"cannot listen on 127.0.0.1:{taken}: Address already in use"
 
 

@@ -1,6 +1,11 @@
 import pytest
 
-from services.common.images import MAX_PART_BYTES, MAX_PATH_LENGTH, InvalidPathError, check_path
+from services.common.object_keys import (
+    MAX_PART_BYTES,
+    MAX_PATH_LENGTH,
+    InvalidPathError,
+    check_path,
+)
 
 
 @pytest.mark.parametrize(

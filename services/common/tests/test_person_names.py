@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.names import InvalidNameError, by_id, check_name, check_who, id_of
+from services.common.person_names import InvalidNameError, by_id, check_name, check_who, id_of
 
 
 @pytest.mark.parametrize(

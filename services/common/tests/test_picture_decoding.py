@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from services.common.faces import Box
+from services.common.orientation import TURNS
+from services.common.picture_decoding import PictureError, open_picture
 from services.common.picture_formats import format_of
-from services.common.pictures import TURNS, PictureError, open_picture
 from services.face_recog.adapters import recognition
 from services.face_recog.domain.errors import RejectedError
 from services.receiver.adapters import decoding
@@ -261,7 +262,7 @@ def test_notes_that_unpack_to_much_take_no_memory() -> None:
     script = """
 import json, sys, time
 from services.common.picture_formats import format_of
-from services.common.pictures import open_picture
+from services.common.picture_decoding import open_picture
 from services.testing.memory import peak_kib
 content = sys.stdin.buffer.read()
 before = peak_kib()

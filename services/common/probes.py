@@ -1,0 +1,36 @@
+"""The addresses that Kubernetes and Prometheus ask: ``/livez``, ``/readyz`` and ``/metrics``."""
+
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from services.common.lifecycle import Lifecycle
+
+PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+"""Their paths, which no limit holds up and no metric counts."""
+
+
+def probe_routes(lifecycle: Lifecycle) -> list[Route]:
+    """Return the routes ``/livez``, ``/readyz`` and ``/metrics``."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody asks for
+
+    async def livez(_: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(_: Request) -> Response:
+        ready, problems = await lifecycle.readiness()
+        return JSONResponse(
+            {"ready": ready, "problems": problems}, status_code=200 if ready else 503
+        )
+
+    async def metrics_page(_: Request) -> Response:
+        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return [
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics_page),
+    ]
