@@ -142,7 +142,11 @@ class Load:
 
     def outage(self, since: float) -> str:
         """Say how long after a moment, in monotonic seconds, the last request failed, and how."""
-        late = [one for one in self.failures if self._start + one.at + one.seconds > since]
+        late = [
+            failure
+            for failure in self.failures
+            if self._start + failure.at + failure.seconds > since
+        ]
         if not late:
             return "no request failed"
         last = max(late, key=lambda one: one.at + one.seconds)
@@ -172,7 +176,7 @@ class Load:
                 times = (cuts[49], cuts[98], max(tally.seconds))
                 lines.append(
                     f"{client:44}{len(tally.seconds):9,}{tally.failed:8,}"
-                    + "".join(f"{one * 1000:8,.0f}" for one in times)
+                    + "".join(f"{took * 1000:8,.0f}" for took in times)
                 )
         lines.append(f"{'all':44}{self.requests:9,}{len(self.failures):8,}")
         return "\n".join(lines)
@@ -314,7 +318,7 @@ def wait_final(cluster: Cluster, ids: Iterable[int]) -> dict[int, tuple[str, int
                 f" WHERE id BETWEEN {wanted[0]} AND {wanted[-1]}"
             )
         }
-        found = {one: rows[one] for one in wanted}
+        found = {image_id: rows[image_id] for image_id in wanted}
         waiting = sum(status in _OPEN for status, _ in found.values())
         assert not waiting, f"{waiting} of {len(wanted)} images are not final"
         return found

@@ -254,4 +254,4 @@ def _page_says(pipeline: Cluster, words: str) -> bool:
 
 def _statuses(load: Load) -> set[int | None]:
     """Return what the API said to requests that failed; pages also show what else is away."""
-    return {one.status for one in load.failures if "(page)" not in one.client}
+    return {failure.status for failure in load.failures if "(page)" not in failure.client}

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long
 
 WORKLOADS: Final = ("receiver", "frontend", "image-processor", "face-recog")
 
-TRIPS: Final = (WORKLOADS, *((one,) for one in WORKLOADS))
+TRIPS: Final = (WORKLOADS, *((workload,) for workload in WORKLOADS))
 """Workloads that go to the new version at once, and back."""
 
 
@@ -84,8 +84,10 @@ def test_no_request_fails_while_versions_change(
     print(f"{rollouts} roll-outs\n{load.report()}")
     assert not load.failures, load.sample()
     rows = wait_final(pipeline, [*load.acknowledged, *load.uploaded])
-    assert {rows[one] for one in load.acknowledged} == {("rejected", 1)}, "no such picture"
-    assert {rows[one] for one in load.uploaded} == {("processed", 1)}
+    assert {rows[image_id] for image_id in load.acknowledged} == {("rejected", 1)}, (
+        "no such picture"
+    )
+    assert {rows[image_id] for image_id in load.uploaded} == {("processed", 1)}
 
 
 def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) -> None:
@@ -263,8 +265,8 @@ def _rolling(pipeline: Cluster, versions: Versions, version: Version | None) -> 
     found = pipeline.get("endpointslices", "-l", "kubernetes.io/service-name=receiver")["items"]
     serving = {
         endpoint["targetRef"]["name"]
-        for one in found
-        for endpoint in one["endpoints"] or ()
+        for endpoints in found
+        for endpoint in endpoints["endpoints"] or ()
         if endpoint["conditions"]["ready"]
     }
     return any(

@@ -165,8 +165,8 @@ def opened(
         )  # fmt: skip
         found = {(workload, whose, port) for _, port, whose in reached}
         for _, whose, port in found:
-            of = [one for one in targets if (one[2], one[1]) == (whose, port)]
-            got = [one for one in reached if (one[2], one[1]) == (whose, port)]
+            of = [target for target in targets if (target[2], target[1]) == (whose, port)]
+            got = [target for target in reached if (target[2], target[1]) == (whose, port)]
             if len(of) != len(got):
                 raise AssertionError(f"{workload} reached only {got} of {of}")
         return found

@@ -56,9 +56,9 @@ def test_a_running_cluster_goes_on_with_its_passwords_out_of_git(
     assert not load.failures, load.sample()
     assert passwords.values() == before
     layer = {
-        one["metadata"]["labels"].get("kustomize.toolkit.fluxcd.io/name")
-        for one in cluster.get("secrets")["items"]
-        if one["metadata"]["name"] in before
+        secret["metadata"]["labels"].get("kustomize.toolkit.fluxcd.io/name")
+        for secret in cluster.get("secrets")["items"]
+        if secret["metadata"]["name"] in before
     }
     assert layer == {"configs"}
     assert "AGE-SECRET-KEY-1" in passwords.key.read_text()
@@ -131,4 +131,4 @@ def test_what_the_cluster_cannot_decrypt_changes_nothing_and_a_revert_heals_it(
 def pods(delivery: Delivery) -> set[str]:
     """Return the names of the services' pods."""
     items = delivery.cluster.staying("pods", "-l", "app.kubernetes.io/part-of=facestack")
-    return {one["metadata"]["name"] for one in items if one["status"]["phase"] == "Running"}
+    return {pod["metadata"]["name"] for pod in items if pod["status"]["phase"] == "Running"}

@@ -5,7 +5,6 @@ import base64
 import hashlib
 import hmac
 import json
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -13,6 +12,7 @@ from typing import Final
 
 import yaml
 
+from scripts.gitops.diff import DiffError, Kubectl
 from scripts.gitops.source import ROOT
 from scripts.manifests import tools
 
@@ -62,15 +62,13 @@ _ANSWERS: Final = {
 
 def _token(context: str | None) -> str:
     """Return the token of the cluster that kubectl talks to."""
-    command = [tools.binary("kubectl"), f"--namespace={NAMESPACE}", "get", "secret", SECRET]
-    if context:
-        command.append(f"--context={context}")
-    done = subprocess.run(
-        [*command, "--output=jsonpath={.data.token}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"webhook: {done.stderr.strip().removeprefix('Error from server ')}")
-    return base64.b64decode(done.stdout).decode()
+    try:
+        encoded = Kubectl(context).get(
+            "get", "secret", SECRET, f"--namespace={NAMESPACE}", "--output=jsonpath={.data.token}"
+        )
+    except DiffError as error:
+        raise SystemExit(f"webhook: {str(error).removeprefix('Error from server ')}") from None
+    return base64.b64decode(encoded).decode()
 
 
 def main() -> int:

@@ -71,7 +71,7 @@ def kube_score(manifest: str) -> Iterator[Finding]:
         for check in scored["checks"]:
             if not check["skipped"] and check["grade"] < _KUBE_SCORE_OK:
                 said = {str(c["summary"]) for c in check["comments"] or []}
-                about = check["check"]["name"] + "".join(f"; {one}" for one in sorted(said))
+                about = check["check"]["name"] + "".join(f"; {summary}" for summary in sorted(said))
                 yield Finding(where, check["check"]["id"], about)
 
 

@@ -187,7 +187,7 @@ class Store:
                     f"{path} is not encrypted: run '.tools/bin/sops encrypt --in-place {path}', and"
                     " if it was committed anywhere change what it says"
                 )
-            found |= {str(one["recipient"]) for one in document["sops"].get("age") or []}
+            found |= {str(reader["recipient"]) for reader in document["sops"].get("age") or []}
         return found
 
     # The files themselves.
@@ -197,7 +197,7 @@ class Store:
 
         One that cannot be encrypted leaves all as they were.
         """
-        self._encrypt({self.path(one.name): one.manifest() for one in secrets})
+        self._encrypt({self.path(secret.name): secret.manifest() for secret in secrets})
 
     def read(self, name: str) -> Secret:
         """Decrypt a Secret."""

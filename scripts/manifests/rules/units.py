@@ -87,7 +87,7 @@ _WALLS: Final = frozenset(
 
 def places(manifests: Manifests) -> Iterator[Finding]:
     """Check that a unit's objects stand in a namespace of its own or in a shared one."""
-    own = {at(one, "metadata.name") for one in manifests.kind("Namespace")}
+    own = {at(document, "metadata.name") for document in manifests.kind("Namespace")}
     for document in manifests.documents:
         found = at(document, "metadata.namespace")
         kind = document.get("kind")
@@ -140,7 +140,7 @@ def budgets(manifests: Manifests) -> Iterator[Finding]:
     for finding in rollout.disruption_budgets(manifests):
         if finding.where.startswith("PodDisruptionBudget"):
             yield finding
-    names = {at(one, "metadata.name") for one in manifests.kind("PodDisruptionBudget")}
+    names = {at(budget, "metadata.name") for budget in manifests.kind("PodDisruptionBudget")}
     for workload in manifests.serving:
         many = at(workload.document, "spec.replicas") != 1
         if many != (workload.name in names):
