@@ -116,7 +116,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nVariables: PYTHON=/path/to/python3.11, ARGS="arguments for pytest or the benchmark"\n'
+	@printf '\nVariables: PYTHON=/path/to/python3.11, ARGS="arguments of what is run"\n'
 	@printf 'of make e2e: KUBECONFIG=file of an existing cluster, KEEP=1 to keep the cluster, WIPE=1 to empty one\n'
 
 venv:
