@@ -60,12 +60,12 @@ expect.set_options(timeout=30_000)
 
 @dataclass(frozen=True)
 class Queue:
-    """What nsqd has counted: rings, those that reached the processors' channel and wait in it.
+    """What nsqd has counted: messages, those that reached the processors' channel and wait in it.
 
     ``finished`` says how many each processor has answered.
     """
 
-    rung: int
+    messages: int
     delivered: int
     waiting: int
     finished: dict[str, int]
@@ -229,7 +229,7 @@ def test_the_demo_went_through_nsq_and_mariadb(pipeline: Cluster, demo: DemoRun)
     images = demo.images
     processors = {pod["metadata"]["name"] for pod in pods(pipeline, "image-processor")}
     assert set(demo.after.finished) == processors
-    assert demo.after.rung - demo.before.rung >= len(images)
+    assert demo.after.messages - demo.before.messages >= len(images)
     assert demo.after.delivered - demo.before.delivered >= len(images)
     finished = sum(demo.after.finished.values()) - sum(demo.before.finished.values())
     assert finished >= len(images)
@@ -409,8 +409,10 @@ def replicas_restored(cluster: Cluster, *workloads: str) -> Iterator[None]:
             scale(cluster, workload, replicas)
 
 
-def test_rows_that_nobody_rang_for_are_healed(pipeline: Cluster, known: Client) -> None:
-    paths = {state: f"unrung/{uuid4().hex}.jpg" for state in ("pending", "processing", "failed")}
+def test_rows_of_which_no_message_was_sent_are_healed(pipeline: Cluster, known: Client) -> None:
+    paths = {
+        state: f"unnotified/{uuid4().hex}.jpg" for state in ("pending", "processing", "failed")
+    }
     now = int(time.time() * 1000)
     values = ", ".join(
         f"('{path}', '{state}.jpg', '{state}', 1, '{'t' * 32}', {now - 1}, {now}, {now})"
@@ -425,21 +427,21 @@ def test_rows_that_nobody_rang_for_are_healed(pipeline: Cluster, known: Client) 
         " (path, name, status, attempt, claim_token, due_at, created_at, updated_at)"
         f" VALUES {values}"
     )
-    found = pipeline.sql("SELECT id FROM images WHERE path LIKE 'unrung/%'")
+    found = pipeline.sql("SELECT id FROM images WHERE path LIKE 'unnotified/%'")
     assert_recognised(known.wait_final([int(str(row[0])) for row in found]), GRACE)
     after = redeemed(pipeline)
     for reason in ("pending", "lease", "failed"):
         assert after[reason] > before[reason]
 
 
-def test_rows_whose_rings_were_lost_are_healed(pipeline: Cluster, known: Client) -> None:
+def test_rows_whose_messages_were_lost_are_healed(pipeline: Cluster, known: Client) -> None:
     before = redeemed(pipeline)["pending"]
     with nsqd(pipeline) as do:
         do("pause")
         try:
             ids = known.upload(known.picture(EILEEN), known.picture(EILEEN))
             wait_until(
-                lambda: queue(pipeline).waiting >= len(ids), 20, "the rings to be in the queue"
+                lambda: queue(pipeline).waiting >= len(ids), 20, "the messages to be in the queue"
             )
             do("empty")
         finally:

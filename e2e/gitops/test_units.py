@@ -15,6 +15,7 @@ import yaml
 from e2e.cluster import ROOT, Cluster
 from e2e.gitops.delivery import Delivery
 from e2e.gitops.flux import ENTRY
+from e2e.reach import reached
 from e2e.waiting import wait_until
 from scripts.manifests.rendering import parse
 
@@ -42,7 +43,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 print("serving", flush=True)
 http.server.ThreadingHTTPServer(("", 8080), Handler).serve_forever()
 """
-# The walls take a moment until they know a new pod, and refuse it meanwhile.
+# The network policies take a moment until they know a new pod, and refuse it meanwhile.
 CLIENT: Final = """
 import time, urllib.error, urllib.request
 while True:
@@ -51,21 +52,6 @@ while True:
     except urllib.error.URLError as error:
         print(error, flush=True)
     time.sleep(0.05)
-"""
-# Tries all targets at once and prints those that were reached, and what a name is.
-KNOCK: Final = """
-import json, socket, sys
-from concurrent.futures import ThreadPoolExecutor
-def reached(target):
-    try:
-        socket.create_connection(target[1:], timeout=4).close()
-    except OSError:
-        return False
-    return True
-targets = json.loads(sys.argv[1])
-socket.gethostbyname("receiver.face.svc.cluster.local")
-with ThreadPoolExecutor(len(targets)) as pool:
-    print(json.dumps([one[0] for one, ok in zip(targets, pool.map(reached, targets)) if ok]))
 """
 
 
@@ -587,43 +573,41 @@ def test_a_secret_that_is_a_token_is_refused(pipeline: Cluster) -> None:
     assert "is a token that never ends: ask for one that ends" in refusal(pipeline, secret)
 
 
-OTHERS: Final = (
-    ("receiver", "face", 8000),
-    ("frontend", "face", 8080),
-    ("mariadb", "face", 3306),
-    ("nsqd", "face", 4151),
-    ("object-store", "face", 7070),
-    ("face-recog", "face", 50051),
-    ("metrics-server", "metrics-server", 443),
-    ("kubernetes", "default", 443),
-)
-"""Services of other namespaces: name, namespace, port."""
+OTHERS: Final = {
+    "receiver.face": 8000,
+    "frontend.face": 8080,
+    "mariadb.face": 3306,
+    "nsqd.face": 4151,
+    "object-store.face": 7070,
+    "face-recog.face": 50051,
+    "metrics-server.metrics-server": 443,
+    "kubernetes.default": 443,
+}
+"""Services of other namespaces, and their ports."""
 
 
 @pytest.mark.usefixtures("tidy")
 def test_pods_of_the_playground_reach_one_another_and_nobody_else(
     pipeline: Cluster, image: str, stranger: str
 ) -> None:
-    ours = [pod("listener", image, SERVER), pod("knocker", image)]
+    ours = [pod("listener", image, SERVER), pod("client", image)]
     as_deployer(pipeline, "create", "--filename=-", documents=ours)
-    as_deployer(pipeline, *READY, "pod/listener", "pod/knocker")
+    as_deployer(pipeline, *READY, "pod/listener", "pod/client")
     address = pipeline.get("pod/listener", HERE)["status"]["podIP"]
     node = pipeline.get("nodes")["items"][0]["status"]["addresses"][0]["address"]
     targets = [
-        ["listener", address, 8080],
-        *(
-            [f"{name}.{namespace}", f"{name}.{namespace}.svc.cluster.local", port]
-            for name, namespace, port in OTHERS
-        ),
-        ["kubelet", node, 10250],
-        ["API server", node, 6443],
+        (address, 8080, "listener"),
+        *((f"{name}.svc.cluster.local", port, name) for name, port in OTHERS.items()),
+        (node, 10250, "kubelet"),
+        (node, 6443, "API server"),
     ]
 
     def as_meant() -> bool:
-        assert reached(pipeline, "knocker", HERE, targets) == ["listener"]
-        # From where nothing closes the way out, what has no walls is reached: so it is there.
-        found = reached(pipeline, stranger, "--namespace=default", targets)
-        assert set(found) == {"kubernetes.default", "kubelet", "API server"}
+        found = {what for *_, what in reached(pipeline, "client", PLAYGROUND, targets)}
+        assert found == {"listener"}
+        # From where nothing closes the way out, what has no policies is reached: so it is there.
+        found = {what for *_, what in reached(pipeline, stranger, "default", targets)}
+        assert found == {"kubernetes.default", "kubelet", "API server"}
         return True
 
     wait_until(as_meant, _POLICY_SECONDS, "only pods of the playground to be reached")
@@ -643,9 +627,3 @@ def stranger(pipeline: Cluster, image: str) -> Iterator[str]:
         yield "stranger"
     finally:
         pipeline.kubectl("delete", "pod/stranger", where, "--ignore-not-found")
-
-
-def reached(cluster: Cluster, pod_name: str, where: str, targets: list[list[Any]]) -> list[str]:
-    """Return the names of the targets to which a pod can open a connection."""
-    knock = ("python", "-c", KNOCK, json.dumps(targets))
-    return list(json.loads(cluster.kubectl("exec", pod_name, where, "--", *knock).stdout))

@@ -132,7 +132,7 @@ FAULTS: Final = {
         "pod-security.kubernetes.io/enforce: baseline",
         "pod-security.kubernetes.io/enforce: is 'baseline': set restricted",
     ),
-    "open walls": (
+    "policy that denies one pod alone": (
         "playground",
         "name: default-deny\n  namespace: playground\nspec:\n  podSelector: {}",
         "name: default-deny\n  namespace: playground\nspec:\n  podSelector: {matchLabels: {a: b}}",
@@ -154,7 +154,7 @@ FAULTS: Final = {
         "playground",
         "- apiGroups:\n  - batch\n  resources:\n  - cronjobs",
         "- apiGroups:\n  - rbac.authorization.k8s.io\n  resources:\n  - rolebindings",
-        "Role/deployer: rules: the right to create rolebindings.rbac.authorization.k8s.io opens",
+        "Role/deployer: rules: the right to create rolebindings.rbac.authorization.k8s.io lifts",
     ),
     "right to be somebody else": (
         "playground",
@@ -166,7 +166,7 @@ FAULTS: Final = {
         "playground",
         "  - pods/ephemeralcontainers\n",
         "  - serviceaccounts/token\n",
-        "Role/deployer: rules: the right to patch serviceaccounts/token opens the walls",
+        "Role/deployer: rules: the right to patch serviceaccounts/token lifts its own limits",
     ),
     "role of the whole cluster": (
         "playground",
