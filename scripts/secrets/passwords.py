@@ -8,7 +8,8 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from scripts.secrets.errors import NoContextError, NoProgramError, SecretsError
+from scripts.manifests.tools import MissingToolError
+from scripts.secrets.errors import NoContextError, SecretsError
 from scripts.secrets.running import Running
 from scripts.secrets.store import NAMESPACE, Secret, Store
 
@@ -170,7 +171,7 @@ class Passwords:
             there = [
                 secret.name for secret in missing if current.secret(secret.name, secret.namespace)
             ]
-        except (NoContextError, NoProgramError):
+        except (NoContextError, MissingToolError):
             return
         except SecretsError as error:
             raise SecretsError(

@@ -6,8 +6,9 @@ import subprocess
 from collections.abc import Collection
 from typing import Any, Final
 
+from scripts.manifests.tools import binary
 from scripts.secrets.errors import NoContextError, SecretsError
-from scripts.secrets.store import NAMESPACE, binary
+from scripts.secrets.store import NAMESPACE
 
 STAMP: Final = "facestack.dev/credentials"
 _FLUX: Final = "flux-system"

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,13 @@ from typing import Any, Final
 
 import yaml
 
-from scripts.secrets.errors import NoProgramError, SecretsError
+from scripts.manifests.tools import binary
+from scripts.secrets.errors import SecretsError
 
 NAMESPACE: Final = "face"
+INSTALL: Final = "make servers"
+"""What brings sops and age."""
+
 _COMPONENT: Final = "kustomization.yaml"
 _RULES: Final = ".sops.yaml"
 _FACT: Final = re.compile(r"^(  credentials: *)\S+", re.MULTILINE)
@@ -309,16 +312,6 @@ def clusters(root: Path) -> list[str]:
     return sorted(file.parent.name for file in root.glob("flux/*/cluster.yaml"))
 
 
-def binary(name: str) -> str:
-    """Return the path of a program."""
-    tools = Path(__file__).parents[2] / ".tools" / "bin"
-    if found := shutil.which(name, path=f"{tools}:{os.environ['PATH']}"):
-        return found
-    raise NoProgramError(
-        f"{name} is missing: 'make servers' builds it, your distribution may have it"
-    )
-
-
 def _run(
     name: str,
     *arguments: str,
@@ -326,7 +319,7 @@ def _run(
     text: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    command: Sequence[str] = (binary(name), *arguments)
+    command: Sequence[str] = (binary(name, INSTALL), *arguments)
     # Whoever uses SOPS elsewhere has keys and recipients of its own in the environment.
     inherited = {key: one for key, one in os.environ.items() if not key.startswith("SOPS_")}
     done = subprocess.run(

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.manifests.tools import MissingToolError, binary
 from scripts.secrets.__main__ import main
-from scripts.secrets.errors import NoProgramError, SecretsError
+from scripts.secrets.errors import SecretsError
 from scripts.secrets.passwords import Passwords
 from scripts.secrets.running import STAMP, Running
-from scripts.secrets.store import Secret, Store, binary
+from scripts.secrets.store import Secret, Store
 from scripts.secrets.tests.conftest import Site
 
 ALL = {
@@ -524,7 +525,7 @@ def test_without_a_context_there_is_no_cluster(
     site: Site, monkeypatch: pytest.MonkeyPatch, no_cluster: None, kubectl: str
 ) -> None:
     def missing(name: str) -> str:
-        raise NoProgramError(f"{name} is missing")
+        raise MissingToolError(f"{name} is missing")
 
     if kubectl == "not installed":
         monkeypatch.setattr("scripts.secrets.running.binary", missing)
