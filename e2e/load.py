@@ -34,6 +34,8 @@ _FACE: Final = (150, 20, 300, 170)
 
 _OPEN: Final = {"pending", "processing", "failed"}
 _FINAL_SECONDS: Final = 300
+_SERVED_SECONDS: Final = 90
+_MORE_SECONDS: Final = 300
 
 _PROBLEM: Final = re.compile('class="reason">([^<]+)<')
 """What a page says is away."""
@@ -139,6 +141,15 @@ class Load:
     def in_a_row(self) -> int:
         """How many requests every client has made since its last one that failed."""
         return min(tally.in_a_row for tally in self.tallies.values())
+
+    def wait_served(self) -> None:
+        """Return when every client has had two answers in a row."""
+        wait_until(lambda: self.in_a_row >= 2, _SERVED_SECONDS, "every client to be served")
+
+    def wait_more(self, number: int) -> None:
+        """Return when there were so many more requests."""
+        wanted = self.requests + number
+        wait_until(lambda: self.requests >= wanted, _MORE_SECONDS, f"{number} more requests")
 
     def outage(self, since: float) -> str:
         """Say how long after a moment, in monotonic seconds, the last request failed, and how."""
@@ -303,6 +314,16 @@ def _expect(answer: httpx.Response, status: HTTPStatus) -> Any:
             answer.status_code, f"{answer.status_code} {answer.text[:300]}"
         )
     return answer.json()
+
+
+@contextmanager
+def no_request_fails(cluster: Cluster, load: Load) -> Iterator[None]:
+    """Send requests while the block runs: none may fail, and what is acknowledged gets final."""
+    with load.running():
+        yield
+    print(load.report())
+    assert not load.failures, load.sample()
+    wait_final(cluster, load.acknowledged)
 
 
 def wait_final(cluster: Cluster, ids: Iterable[int]) -> dict[int, tuple[str, int]]:
