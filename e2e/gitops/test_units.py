@@ -573,6 +573,7 @@ def test_a_secret_that_is_a_token_is_refused(pipeline: Cluster) -> None:
     assert "is a token that never ends: ask for one that ends" in refusal(pipeline, secret)
 
 
+READY: Final = ("wait", "--for=condition=Ready", "--timeout=120s")
 OTHERS: Final = {
     "receiver.face": 8000,
     "frontend.face": 8080,
@@ -584,6 +585,19 @@ OTHERS: Final = {
     "kubernetes.default": 443,
 }
 """Services of other namespaces, and their ports."""
+
+
+@pytest.fixture
+def stranger(pipeline: Cluster, image: str) -> Iterator[str]:
+    """Name a pod that runs in another namespace, where nothing closes the way out."""
+    where = "--namespace=default"
+    document = yaml.safe_dump(pod("stranger", image))
+    try:
+        pipeline.kubectl("create", "--filename=-", where, input=document)
+        pipeline.kubectl(*READY, where, "pod/stranger")
+        yield "stranger"
+    finally:
+        pipeline.kubectl("delete", "pod/stranger", where, "--ignore-not-found")
 
 
 @pytest.mark.usefixtures("tidy")
@@ -611,19 +625,3 @@ def test_pods_of_the_playground_reach_one_another_and_nobody_else(
         return True
 
     wait_until(as_meant, _POLICY_SECONDS, "only pods of the playground to be reached")
-
-
-READY: Final = ("wait", "--for=condition=Ready", "--timeout=120s")
-
-
-@pytest.fixture
-def stranger(pipeline: Cluster, image: str) -> Iterator[str]:
-    """Name a pod that runs in another namespace, where nothing closes the way out."""
-    where = "--namespace=default"
-    document = yaml.safe_dump(pod("stranger", image))
-    try:
-        pipeline.kubectl("create", "--filename=-", where, input=document)
-        pipeline.kubectl(*READY, where, "pod/stranger")
-        yield "stranger"
-    finally:
-        pipeline.kubectl("delete", "pod/stranger", where, "--ignore-not-found")
