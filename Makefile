@@ -21,7 +21,7 @@ test-long: venv-dev samples ## run the long tests: thousands of random schedules
 test-bare: venv-dev samples ## run them in a fresh clone with no tool on PATH: pass, or say what to install
 	@scripts/test-bare $(ARGS)
 
-check: venv-dev ## lint, types, formatting, import rules, lock files, stubs and the page of settings
+check: venv-dev ## lint, types, formatting, import rules, what is generated, readable secrets
 	@scripts/check
 
 format: venv-dev ## format the code and fix what can be fixed
