@@ -6,10 +6,9 @@ import hashlib
 import hmac
 import json
 import sys
-import urllib.error
-import urllib.request
 from typing import Final
 
+import httpx
 import yaml
 
 from scripts.gitops.diff import DiffError, Kubectl
@@ -41,15 +40,10 @@ def headers(token: str, event: str, body: bytes) -> dict[str, str]:
 def send(url: str, token: str, event: str, *, ref: str = "refs/heads/main") -> int:
     """Report an event to the Receiver below an address; return the status of its answer."""
     body = json.dumps({"zen": "ping"} if event == "ping" else {"ref": ref}).encode()
-    request = urllib.request.Request(  # noqa: S310 - whoever calls this gives the address
-        url.rstrip("/") + path(token), body, headers(token, event, body)
+    answer = httpx.post(
+        url.rstrip("/") + path(token), content=body, headers=headers(token, event, body), timeout=10
     )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            status: int = answer.status
-            return status
-    except urllib.error.HTTPError as error:
-        return error.code
+    return answer.status_code
 
 
 _ANSWERS: Final = {
@@ -103,5 +97,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except tools.MissingToolError as error:
         sys.exit(f"webhook: {error}")
-    except urllib.error.URLError as error:
-        sys.exit(f"webhook: {error.reason}")
+    except httpx.HTTPError as error:
+        sys.exit(f"webhook: {error}")
