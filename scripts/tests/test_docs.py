@@ -37,6 +37,21 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_every_address_that_is_named_is_one_of_the_api() -> None:
+    code = "".join(
+        file.read_text() for file in ROOT.glob("services/receiver/adapters/http/**/*.py")
+    )
+    routes = {unnamed(path) for path in re.findall(r'"(/[^"\s]*)"', code)}
+    for page in PAGES:
+        named = re.findall(r"`(?:GET|POST|PUT|PATCH|DELETE) (/[^`?\s]*)", page.read_text())
+        assert {unnamed(path) for path in named} <= routes, page.name
+
+
+def unnamed(path: str) -> str:
+    """Return an address without the names of what is to be filled in."""
+    return re.sub(r"\{[^}]*\}", "{}", path)
+
+
 def test_the_code_for_an_endpoint_takes_what_is_signed_and_nothing_else() -> None:
     page = (ROOT / "docs" / "webhooks.md").read_text()
     [make] = re.findall(r"`(echo [^`]+)`", page)
