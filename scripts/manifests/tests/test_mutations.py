@@ -16,9 +16,9 @@ import pytest
 
 from scripts.manifests import schemas, tools
 from scripts.manifests.model import Document, Manifests
-from scripts.manifests.mutations import mutations
 from scripts.manifests.rendering import overlays
 from scripts.manifests.rules import RULES
+from scripts.manifests.tests.mutations import mutations
 
 FREE: Final = (
     (r" description", "it is for people"),
