@@ -21,7 +21,7 @@ test-long: venv-dev samples ## run the long tests: thousands of random schedules
 test-bare: venv-dev samples ## run them in a fresh clone with no tool on PATH: pass, or say what to install
 	@scripts/test-bare $(ARGS)
 
-check: venv-dev ## lint, types, formatting, import rules, lock files, stubs and the page of settings
+check: venv-dev ## lint, types, formatting, import rules, what is generated, readable secrets
 	@scripts/check
 
 format: venv-dev ## format the code and fix what can be fixed
@@ -116,7 +116,7 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@printf '\nVariables: PYTHON=/path/to/python3.11, ARGS="arguments for pytest or the benchmark"\n'
+	@printf '\nVariables: PYTHON=/path/to/python3.11, ARGS="arguments of what is run"\n'
 	@printf 'of make e2e: KUBECONFIG=file of an existing cluster, KEEP=1 to keep the cluster, WIPE=1 to empty one\n'
 
 venv:

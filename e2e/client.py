@@ -168,12 +168,6 @@ def pods(cluster: Cluster, workload: str) -> list[dict[str, Any]]:
     return cluster.staying("pods", f"--selector=app.kubernetes.io/name={workload}")
 
 
-def ready(pod: dict[str, Any]) -> bool:
-    """Tell whether a pod gets traffic."""
-    conditions = pod["status"].get("conditions", [])
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
-
-
 @contextmanager
 def metrics_pages(cluster: Cluster, workload: str) -> Iterator[dict[str, str]]:
     """Give the address of the metrics of each pod of a workload, by the pod's name."""

@@ -253,12 +253,16 @@ class Cluster:
             missing |= set(names) - short
         return sorted(missing)
 
-    def deploy(self, overlay: Path = ROOT / "overlays" / "kind") -> None:
-        """Apply an overlay and return when all of it is ready."""
-        rendered = self.kubectl("kustomize", str(overlay)).stdout
+    def load_missing(self, rendered: str) -> None:
+        """Load those images that rendered manifests run and some node does not have."""
         if missing := self.missing_images(images_of(rendered)):
             with phase(f"loading {len(missing)} images into the nodes"):
                 self.load_image(*missing)
+
+    def deploy(self, overlay: Path = ROOT / "overlays" / "kind") -> None:
+        """Apply an overlay and return when all of it is ready."""
+        rendered = self.kubectl("kustomize", str(overlay)).stdout
+        self.load_missing(rendered)
         with phase(f"applying {overlay.relative_to(ROOT)}"):
             applied = self.kubectl("apply", "-f", "-", "-o", "name", input=rendered).stdout.split()
         with phase("waiting until all is ready"):
@@ -328,7 +332,7 @@ class Cluster:
                 if any(status["restartCount"] for status in statuses):
                     previous = ("--all-containers", "--timestamps", "--previous")
                     keep(f"{name}.previous.log", "logs", name, *previous)
-                if pod["status"]["phase"] != "Succeeded" and not _is_ready(pod):
+                if pod["status"]["phase"] != "Succeeded" and not is_ready(pod):
                     keep(f"{name}.describe", "describe", "pod", name)
 
     def _node_containers(self) -> list[str] | None:
@@ -431,7 +435,8 @@ def _progress(item: dict[str, Any]) -> str | None:
     return None if counts == [wanted] * 3 else f"{min(counts[1:])}/{wanted}"
 
 
-def _is_ready(pod: dict[str, Any]) -> bool:
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Tell whether a pod gets traffic."""
     conditions = pod["status"].get("conditions", [])
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
@@ -441,7 +446,7 @@ def _reason(
 ) -> str:
     """Return why the first of a workload's pods that is not ready is not ready."""
     for pod in pods:
-        if _is_ready(pod) or not labels.items() <= pod["metadata"]["labels"].items():
+        if is_ready(pod) or not labels.items() <= pod["metadata"]["labels"].items():
             continue
         conditions = {each["type"]: each for each in pod["status"].get("conditions", [])}
         for status in pod["status"].get("containerStatuses", []):

@@ -34,6 +34,8 @@ _FACE: Final = (150, 20, 300, 170)
 
 _OPEN: Final = {"pending", "processing", "failed"}
 _FINAL_SECONDS: Final = 300
+_SERVED_SECONDS: Final = 90
+_MORE_SECONDS: Final = 300
 
 _PROBLEM: Final = re.compile('class="reason">([^<]+)<')
 """What a page says is away."""
@@ -140,9 +142,22 @@ class Load:
         """How many requests every client has made since its last one that failed."""
         return min(tally.in_a_row for tally in self.tallies.values())
 
+    def wait_served(self) -> None:
+        """Return when every client has had two answers in a row."""
+        wait_until(lambda: self.in_a_row >= 2, _SERVED_SECONDS, "every client to be served")
+
+    def wait_more(self, number: int) -> None:
+        """Return when there were so many more requests."""
+        wanted = self.requests + number
+        wait_until(lambda: self.requests >= wanted, _MORE_SECONDS, f"{number} more requests")
+
     def outage(self, since: float) -> str:
         """Say how long after a moment, in monotonic seconds, the last request failed, and how."""
-        late = [one for one in self.failures if self._start + one.at + one.seconds > since]
+        late = [
+            failure
+            for failure in self.failures
+            if self._start + failure.at + failure.seconds > since
+        ]
         if not late:
             return "no request failed"
         last = max(late, key=lambda one: one.at + one.seconds)
@@ -172,7 +187,7 @@ class Load:
                 times = (cuts[49], cuts[98], max(tally.seconds))
                 lines.append(
                     f"{client:44}{len(tally.seconds):9,}{tally.failed:8,}"
-                    + "".join(f"{one * 1000:8,.0f}" for one in times)
+                    + "".join(f"{took * 1000:8,.0f}" for took in times)
                 )
         lines.append(f"{'all':44}{self.requests:9,}{len(self.failures):8,}")
         return "\n".join(lines)
@@ -301,6 +316,16 @@ def _expect(answer: httpx.Response, status: HTTPStatus) -> Any:
     return answer.json()
 
 
+@contextmanager
+def no_request_fails(cluster: Cluster, load: Load) -> Iterator[None]:
+    """Send requests while the block runs: none may fail, and what is acknowledged gets final."""
+    with load.running():
+        yield
+    print(load.report())
+    assert not load.failures, load.sample()
+    wait_final(cluster, load.acknowledged)
+
+
 def wait_final(cluster: Cluster, ids: Iterable[int]) -> dict[int, tuple[str, int]]:
     """Return status and attempts of acknowledged images when the last of them is final."""
     wanted = sorted(ids)
@@ -314,7 +339,7 @@ def wait_final(cluster: Cluster, ids: Iterable[int]) -> dict[int, tuple[str, int
                 f" WHERE id BETWEEN {wanted[0]} AND {wanted[-1]}"
             )
         }
-        found = {one: rows[one] for one in wanted}
+        found = {image_id: rows[image_id] for image_id in wanted}
         waiting = sum(status in _OPEN for status, _ in found.values())
         assert not waiting, f"{waiting} of {len(wanted)} images are not final"
         return found

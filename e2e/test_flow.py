@@ -24,10 +24,9 @@ from e2e.client import (
     object_store,
     people,
     pods,
-    ready,
     request,
 )
-from e2e.cluster import ROOT, Cluster
+from e2e.cluster import ROOT, Cluster, is_ready
 from e2e.waiting import wait_until
 from services.common.changes import CHANGES
 from services.common.settings import CHANNEL, TOPIC
@@ -61,12 +60,12 @@ expect.set_options(timeout=30_000)
 
 @dataclass(frozen=True)
 class Queue:
-    """What nsqd has counted: rings, those that reached the processors' channel and wait in it.
+    """What nsqd has counted: messages, those that reached the processors' channel and wait in it.
 
     ``finished`` says how many each processor has answered.
     """
 
-    rung: int
+    messages: int
     delivered: int
     waiting: int
     finished: dict[str, int]
@@ -85,7 +84,7 @@ def queue(cluster: Cluster) -> Queue:
             topic["message_count"],
             channel["message_count"],
             channel["depth"],
-            {one["hostname"]: one["finish_count"] for one in channel["clients"]},
+            {client["hostname"]: client["finish_count"] for client in channel["clients"]},
         )
     return Queue(0, 0, 0, {})
 
@@ -167,7 +166,10 @@ def test_naming_one_face_names_it_on_earlier_pictures(client: Client) -> None:
     wait_until(lambda: people(client.image(other)) == [GRACE], 30, "the other picture's name")
     client.call("DELETE", f"/images/{named}/faces/0/person")
     wait_until(
-        lambda: [people(client.image(one)) for one in (named, other)] == [["somebody unknown"]] * 2,
+        lambda: (
+            [people(client.image(image_id)) for image_id in (named, other)]
+            == [["somebody unknown"]] * 2
+        ),
         30,
         "both pictures without it",
     )
@@ -189,7 +191,7 @@ def test_a_group_of_unknown_faces_is_named_looked_for_and_forgotten(
 
     group = wait_until(grouped, 60, "a group of the two faces")
     client.call("PUT", f"/groups/{group}/person", json={"name": GRACE})
-    assert [people(client.image(one)) for one in ids] == [[GRACE]] * 2
+    assert [people(client.image(image_id)) for image_id in ids] == [[GRACE]] * 2
 
     def looked_for() -> set[tuple[int, int]]:
         asked = {"image_id": ids[0], "face_index": 0}
@@ -201,7 +203,7 @@ def test_a_group_of_unknown_faces_is_named_looked_for_and_forgotten(
     client.call("POST", f"/people/~{person['id']}/erase", json={"pictures": False})
     wait_until(lambda: not kept_of(pipeline, ids), 60, "every trace of the faces to go")
     assert client.call("GET", "/people")["people"] == []
-    assert [people(client.image(one)) for one in ids] == [[], []]
+    assert [people(client.image(image_id)) for image_id in ids] == [[], []]
 
 
 def faces_of(entries: Iterable[Mapping[str, Any]]) -> set[tuple[int, int]]:
@@ -227,7 +229,7 @@ def test_the_demo_went_through_nsq_and_mariadb(pipeline: Cluster, demo: DemoRun)
     images = demo.images
     processors = {pod["metadata"]["name"] for pod in pods(pipeline, "image-processor")}
     assert set(demo.after.finished) == processors
-    assert demo.after.rung - demo.before.rung >= len(images)
+    assert demo.after.messages - demo.before.messages >= len(images)
     assert demo.after.delivered - demo.before.delivered >= len(images)
     finished = sum(demo.after.finished.values()) - sum(demo.before.finished.values())
     assert finished >= len(images)
@@ -301,7 +303,7 @@ def wait_replaced(cluster: Cluster, workload: str, old: list[dict[str, Any]]) ->
         new = pods(cluster, workload)
         return (
             len(new) == len(old)
-            and all(map(ready, new))
+            and all(map(is_ready, new))
             and not gone & {pod["metadata"]["uid"] for pod in new}
         )
 
@@ -392,7 +394,7 @@ def scale(cluster: Cluster, workload: str, replicas: int) -> None:
     def scaled() -> bool:
         # Those on their way out count as well: they still work.
         found = cluster.get("pods", f"--selector=app.kubernetes.io/name={workload}")["items"]
-        return len(found) == replicas and all(map(ready, found))
+        return len(found) == replicas and all(map(is_ready, found))
 
     wait_until(scaled, 180, f"{replicas} pods of {workload}")
 
@@ -407,8 +409,10 @@ def replicas_restored(cluster: Cluster, *workloads: str) -> Iterator[None]:
             scale(cluster, workload, replicas)
 
 
-def test_rows_that_nobody_rang_for_are_healed(pipeline: Cluster, known: Client) -> None:
-    paths = {state: f"unrung/{uuid4().hex}.jpg" for state in ("pending", "processing", "failed")}
+def test_rows_of_which_no_message_was_sent_are_healed(pipeline: Cluster, known: Client) -> None:
+    paths = {
+        state: f"unnotified/{uuid4().hex}.jpg" for state in ("pending", "processing", "failed")
+    }
     now = int(time.time() * 1000)
     values = ", ".join(
         f"('{path}', '{state}.jpg', '{state}', 1, '{'t' * 32}', {now - 1}, {now}, {now})"
@@ -423,21 +427,21 @@ def test_rows_that_nobody_rang_for_are_healed(pipeline: Cluster, known: Client) 
         " (path, name, status, attempt, claim_token, due_at, created_at, updated_at)"
         f" VALUES {values}"
     )
-    found = pipeline.sql("SELECT id FROM images WHERE path LIKE 'unrung/%'")
+    found = pipeline.sql("SELECT id FROM images WHERE path LIKE 'unnotified/%'")
     assert_recognised(known.wait_final([int(str(row[0])) for row in found]), GRACE)
     after = redeemed(pipeline)
     for reason in ("pending", "lease", "failed"):
         assert after[reason] > before[reason]
 
 
-def test_rows_whose_rings_were_lost_are_healed(pipeline: Cluster, known: Client) -> None:
+def test_rows_whose_messages_were_lost_are_healed(pipeline: Cluster, known: Client) -> None:
     before = redeemed(pipeline)["pending"]
     with nsqd(pipeline) as do:
         do("pause")
         try:
             ids = known.upload(known.picture(EILEEN), known.picture(EILEEN))
             wait_until(
-                lambda: queue(pipeline).waiting >= len(ids), 20, "the rings to be in the queue"
+                lambda: queue(pipeline).waiting >= len(ids), 20, "the messages to be in the queue"
             )
             do("empty")
         finally:

@@ -11,7 +11,7 @@ import pytest
 
 from e2e.client import request
 from e2e.cluster import Cluster
-from e2e.load import Load, wait_final
+from e2e.load import Load, no_request_fails, wait_final
 from e2e.versions import (
     CRASHING,
     NEWER,
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.long
 
 WORKLOADS: Final = ("receiver", "frontend", "image-processor", "face-recog")
 
-TRIPS: Final = (WORKLOADS, *((one,) for one in WORKLOADS))
+TRIPS: Final = (WORKLOADS, *((workload,) for workload in WORKLOADS))
 """Workloads that go to the new version at once, and back."""
 
 
@@ -84,8 +84,10 @@ def test_no_request_fails_while_versions_change(
     print(f"{rollouts} roll-outs\n{load.report()}")
     assert not load.failures, load.sample()
     rows = wait_final(pipeline, [*load.acknowledged, *load.uploaded])
-    assert {rows[one] for one in load.acknowledged} == {("rejected", 1)}, "no such picture"
-    assert {rows[one] for one in load.uploaded} == {("processed", 1)}
+    assert {rows[image_id] for image_id in load.acknowledged} == {("rejected", 1)}, (
+        "no such picture"
+    )
+    assert {rows[image_id] for image_id in load.uploaded} == {("processed", 1)}
 
 
 def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) -> None:
@@ -120,12 +122,12 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
         for tag in (versions.current["migrations"], versions.tag("migrations", NEWER_SCHEMA))
     )
     try:
-        with load.running():
+        with no_request_fails(pipeline, load):
             load.phase = "old pods, new schema"
             versions.release({"migrations": NEWER_SCHEMA})
             _wait_complete(pipeline, new_job)
             assert pipeline.sql("SELECT version_num FROM alembic_version") == [(NEWER_REVISION,)]
-            _wait_requests(load, 200)
+            load.wait_more(200)
             assert versions.pods("receiver") == before
 
             load.phase = "old pods start on the new schema"
@@ -138,10 +140,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
             pipeline.deploy()
             _wait_complete(pipeline, old_job)
             assert pipeline.sql("SELECT version_num FROM alembic_version") == [(NEWER_REVISION,)]
-            _wait_requests(load, 50)
-        print(load.report())
-        assert not load.failures, load.sample()
-        wait_final(pipeline, load.acknowledged)
+            load.wait_more(50)
     finally:
         pipeline.sql(
             "ALTER TABLE images DROP COLUMN IF EXISTS camera;"
@@ -176,7 +175,7 @@ def test_a_release_that_crashes_stops_by_itself(
         "receiver": [{"op": "replace", "path": "/spec/progressDeadlineSeconds", "value": 20}]
     }
     before = versions.pods("receiver")
-    with load.running():
+    with no_request_fails(pipeline, load):
         load.phase = "a release that crashes"
         versions.release({"receiver": CRASHING}, patches=soon)
         status = pipeline.kubectl("rollout", "status", "deployment/receiver", check=False)
@@ -190,10 +189,7 @@ def test_a_release_that_crashes_stops_by_itself(
         pipeline.kubectl("rollout", "undo", "deployment/receiver")
         versions.wait_rolled_out(["receiver"])
         assert versions.pods("receiver") == before
-        _wait_requests(load, 100)
-    print(load.report())
-    assert not load.failures, load.sample()
-    wait_final(pipeline, load.acknowledged)
+        load.wait_more(100)
 
 
 class _NewClient:
@@ -263,8 +259,8 @@ def _rolling(pipeline: Cluster, versions: Versions, version: Version | None) -> 
     found = pipeline.get("endpointslices", "-l", "kubernetes.io/service-name=receiver")["items"]
     serving = {
         endpoint["targetRef"]["name"]
-        for one in found
-        for endpoint in one["endpoints"] or ()
+        for endpoints in found
+        for endpoint in endpoints["endpoints"] or ()
         if endpoint["conditions"]["ready"]
     }
     return any(
@@ -276,8 +272,3 @@ def _rolling(pipeline: Cluster, versions: Versions, version: Version | None) -> 
 
 def _wait_complete(pipeline: Cluster, job: str) -> None:
     pipeline.kubectl("wait", "--for=condition=complete", f"job/{job}", "--timeout=180s")
-
-
-def _wait_requests(load: Load, more: int) -> None:
-    wanted = load.requests + more
-    wait_until(lambda: load.requests >= wanted, ROLLOUT_SECONDS, f"{more} more requests")

@@ -75,7 +75,7 @@ def _is_of(module: str, found: object) -> bool:
 
 def services() -> Mapping[str, type[BaseSettings]]:
     """Return the class of settings of every service, by its folder."""
-    folders = sorted(one.parent.name for one in _ROOT.glob("services/*/settings.py"))
+    folders = sorted(file.parent.name for file in _ROOT.glob("services/*/settings.py"))
     found = {name: settings_class(name) for name in folders if name != "common"}
     return {name: one for name, one in found.items() if one is not None}
 
@@ -99,8 +99,8 @@ def _groups() -> Iterator[str]:
 def _own() -> Iterator[str]:
     """Yield a section for each service that reads something of its own."""
     for service, whole in services().items():
-        mine = [one for one in reversed(whole.__mro__) if one.__module__ == whole.__module__]
-        names = dict.fromkeys(name for one in mine for name in one.__annotations__)
+        mine = [base for base in reversed(whole.__mro__) if base.__module__ == whole.__module__]
+        names = dict.fromkeys(name for base in mine for name in base.__annotations__)
         if names:
             table = _table({name: whole.model_fields[name] for name in names})
             yield f"\n## {service}\n\n{table}"
@@ -135,7 +135,7 @@ def _default(name: str, field: FieldInfo) -> str:
 def _value(name: str, field: FieldInfo) -> str:
     last = name.rpartition("_")[2]
     if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{one}`" for one in get_args(field.annotation))
+        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
     if field.annotation not in (int, float):
         return _KINDS.get(last, "text")
     kind = _KINDS.get(last) or _UNITS.get(last, "number")
@@ -144,9 +144,9 @@ def _value(name: str, field: FieldInfo) -> str:
 
 def _bounds(field: FieldInfo) -> Iterable[str]:
     for bound, attribute, word in _BOUNDS:
-        for one in field.metadata:
-            if isinstance(one, bound):
-                yield f"{word} {getattr(one, attribute)}"
+        for limit in field.metadata:
+            if isinstance(limit, bound):
+                yield f"{word} {getattr(limit, attribute)}"
 
 
 def _escaped(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from threading import Timer
 from typing import Final
 
-from e2e.cluster import NODE, Cluster, images_of, phase, run
+from e2e.cluster import NODE, Cluster, phase, run
 from e2e.gitops.flux import ENTRY, NAMESPACE, Flux
 from e2e.gitops.git import GitServer, Repository
 from e2e.waiting import wait_until
@@ -197,10 +197,7 @@ class Delivery:
             NODE / "images" / "build", "source-controller", "kustomize-controller", "metrics-server"
         )
         overlay = self.repository.folder / "overlays" / "kind"
-        rendered = self.cluster.kubectl("kustomize", str(overlay)).stdout
-        if missing := self.cluster.missing_images(images_of(rendered)):
-            with phase(f"loading {len(missing)} images into the nodes"):
-                self.cluster.load_image(*missing)
+        self.cluster.load_missing(self.cluster.kubectl("kustomize", str(overlay)).stdout)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Write other tags of the workloads' images into the base, as a release does."""

@@ -124,7 +124,7 @@ class Flux:
 
 def _state(item: dict[str, Any]) -> State:
     status = item.get("status", {})
-    conditions = {one["type"]: one for one in status.get("conditions", [])}
+    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
     ready = conditions.get("Ready", {})
     # Until it has looked at what it is now, it speaks of what it was.
     fresh = status.get("observedGeneration") == item["metadata"]["generation"]

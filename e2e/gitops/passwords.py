@@ -72,9 +72,9 @@ class Passwords:
         items = self._cluster.get("secrets")["items"]
         wanted = {*USERS.values(), "object-store"}
         return {
-            one["metadata"]["name"]: one["data"]
-            for one in items
-            if one["metadata"]["name"] in wanted
+            secret["metadata"]["name"]: secret["data"]
+            for secret in items
+            if secret["metadata"]["name"] in wanted
         }
 
     def logins(self) -> dict[str, str]:
@@ -111,7 +111,7 @@ class Passwords:
         def rolled_out() -> bool:
             selector = f"app.kubernetes.io/name in ({', '.join(_RESTARTED)})"
             pods = self._cluster.get("pods", "-l", selector)["items"]
-            old = [one["metadata"]["name"] for one in pods if _stamp_of(one) != stamp]
+            old = [pod["metadata"]["name"] for pod in pods if _stamp_of(pod) != stamp]
             assert pods
             assert not old, old
             assert not (waiting := self._cluster.not_ready()), waiting

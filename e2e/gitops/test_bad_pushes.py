@@ -7,9 +7,8 @@ from typing import Final
 import pytest
 
 from e2e.gitops.delivery import Delivery
-from e2e.load import Load, wait_final
+from e2e.load import Load, no_request_fails
 from e2e.versions import CRASHING, Versions
-from e2e.waiting import wait_until
 
 FAILED_SECONDS: Final = 180
 LAYERS: Final = ("controllers", "configs", "data", "apps")
@@ -86,17 +85,16 @@ def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
     before = serving(delivery)
     good = repository.revision
     load = Load(cluster.api_url, cluster.page_url)
-    with load.running():
+    with no_request_fails(cluster, load):
         load.phase = "a bad push"
-        wait_until(lambda: load.in_a_row >= 2, 30, "every client to be served")
+        load.wait_served()
         delivery.push("A bad push")
         bad = repository.revision
         said = flux.wait_failed(layer, bad, FAILED_SECONDS)
         print(f"   {layer} says: {said}", flush=True)
         yield said
         # Not one request later either, and not one layer further.
-        enough = load.requests + 100
-        wait_until(lambda: load.requests >= enough, 60, "100 more requests")
+        load.wait_more(100)
         states = flux.states()
         assert {name: states[name].applied for name in later} == dict.fromkeys(later, good)
         assert bad not in {states[name].attempted for name in later}
@@ -108,9 +106,6 @@ def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
         pushed = repository.push()
         delivery.wait_ready(pushed)
         assert serving(delivery) == before
-    print(load.report())
-    assert not load.failures, load.sample()
-    wait_final(cluster, load.acknowledged)
 
 
 def serving(delivery: Delivery) -> set[str]:

@@ -1,9 +1,11 @@
 """What is done by hand is undone, and what leaves the repository leaves the cluster."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
+from e2e.cluster import Cluster
 from e2e.gitops.delivery import READY_SECONDS, Delivery
 from e2e.gitops.flux import NAMESPACE
 from e2e.gitops.recipes import follow, recipe
@@ -14,21 +16,12 @@ PUT_BACK_SECONDS: Final = 300
 BASE: Final = "base/kustomization.yaml"
 
 
+@pytest.mark.usefixtures("often")
 def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
     cluster = delivery.cluster
-    delivery.look_often()
-    delivery.push("Look often")
-    kustomization = ("kustomizations", "apps", NAMESPACE)
-    wait_until(
-        lambda: cluster.get(*kustomization)["spec"]["interval"] == "10s",
-        PUT_BACK_SECONDS,
-        "Flux to look often",
-    )
-    wanted = cluster.get("deployment", "redeemer")["spec"]["replicas"]
-    [container] = cluster.get("deployment", "redeemer")["spec"]["template"]["spec"]["containers"]
-    names = [source["configMapRef"]["name"] for source in container["envFrom"]]
-    [settings] = (name for name in names if name.startswith("redeemer-"))
+    settings = settings_of_redeemer(cluster)
     before = cluster.get("configmap", settings)["data"]
+    wanted = replicas_of_redeemer(cluster)
     service = cluster.get("service", "face-recog")
 
     cluster.kubectl("scale", "deployment/redeemer", f"--replicas={wanted + 1}")
@@ -36,47 +29,66 @@ def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
     cluster.kubectl("patch", "configmap", settings, "--type=merge", by_hand)
     cluster.kubectl("delete", "service", "face-recog")
 
-    def scaled() -> bool:
-        return bool(cluster.get("deployment", "redeemer")["spec"]["replicas"] == wanted)
-
-    wait_until(scaled, PUT_BACK_SECONDS, "redeemer to be scaled back")
-    wait_until(
-        lambda: cluster.get("configmap", settings)["data"] == before,
-        PUT_BACK_SECONDS,
-        f"the ConfigMap {settings} to be as it was",
-    )
-
-    def made_again() -> bool:
+    def put_back() -> bool:
+        assert replicas_of_redeemer(cluster) == wanted
+        assert cluster.get("configmap", settings)["data"] == before
         made = cluster.get("service", "face-recog")
         assert made["metadata"]["uid"] != service["metadata"]["uid"]
         assert made["spec"]["selector"] == service["spec"]["selector"]
         assert made["spec"]["ports"] == service["spec"]["ports"]
         return True
 
-    wait_until(made_again, PUT_BACK_SECONDS, "the Service face-recog to be there again")
+    wait_until(put_back, PUT_BACK_SECONDS, "what was changed by hand to be as it was")
+
+
+@pytest.fixture
+def often(delivery: Delivery) -> Iterator[None]:
+    """Have Flux look after the layer apps every 10 s."""
+    delivery.look_often()
+    delivery.push("Look often")
+    wait_until(
+        lambda: (
+            delivery.cluster.get("kustomizations", "apps", NAMESPACE)["spec"]["interval"] == "10s"
+        ),
+        PUT_BACK_SECONDS,
+        "Flux to look often",
+    )
+    yield
     delivery.repository.revert()
     delivery.repository.push()
     delivery.wait_ready()
 
 
+def settings_of_redeemer(cluster: Cluster) -> str:
+    """Return the name of redeemer's own ConfigMap, which ends in a hash."""
+    [container] = cluster.get("deployment", "redeemer")["spec"]["template"]["spec"]["containers"]
+    names = [source["configMapRef"]["name"] for source in container["envFrom"]]
+    [name] = (name for name in names if name.startswith("redeemer-"))
+    return str(name)
+
+
+def replicas_of_redeemer(cluster: Cluster) -> int:
+    return int(cluster.get("deployment", "redeemer")["spec"]["replicas"])
+
+
 def test_while_a_layer_is_suspended_what_is_done_by_hand_stays(delivery: Delivery) -> None:
     cluster = delivery.cluster
     suspend, resume = recipe("Stop the world").splitlines()
-    wanted = cluster.get("deployment", "redeemer")["spec"]["replicas"]
-
-    def replicas() -> int:
-        return int(cluster.get("deployment", "redeemer")["spec"]["replicas"])
-
+    wanted = replicas_of_redeemer(cluster)
     follow(cluster, suspend, delivery.repository.folder)
     try:
         cluster.kubectl("scale", "deployment/redeemer", f"--replicas={wanted + 1}")
         # What applies the layer's own object leaves it suspended.
         delivery.flux.reconcile("facestack")
         assert cluster.get("kustomizations", "apps", NAMESPACE)["spec"]["suspend"]
-        assert replicas() == wanted + 1
+        assert replicas_of_redeemer(cluster) == wanted + 1
     finally:
         follow(cluster, resume, delivery.repository.folder)
-    wait_until(lambda: replicas() == wanted, PUT_BACK_SECONDS, "redeemer to be scaled back")
+    wait_until(
+        lambda: replicas_of_redeemer(cluster) == wanted,
+        PUT_BACK_SECONDS,
+        "redeemer to be scaled back",
+    )
 
 
 @pytest.mark.long

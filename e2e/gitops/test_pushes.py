@@ -6,12 +6,11 @@ from typing import Final
 
 import pytest
 
-from e2e.client import ready
-from e2e.cluster import Cluster
+from e2e.cluster import Cluster, is_ready
 from e2e.gitops.delivery import NOTE_SECONDS, READY_SECONDS, Delivery
 from e2e.gitops.flux import NAMESPACE
 from e2e.gitops.git import HOST
-from e2e.load import Load, wait_final
+from e2e.load import Load, no_request_fails, wait_final
 from e2e.versions import NEWER, NEWER_REVISION, NEWER_SCHEMA, Versions
 from e2e.waiting import wait_until
 
@@ -23,7 +22,7 @@ AWAY_SECONDS: Final = 60
 def versions(delivery: Delivery) -> Versions:
     """Other versions, in the nodes."""
     made = Versions(delivery.cluster)
-    made.make([*((one, NEWER) for one in WORKLOADS), ("migrations", NEWER_SCHEMA)])
+    made.make([*((workload, NEWER) for workload in WORKLOADS), ("migrations", NEWER_SCHEMA)])
     return made
 
 
@@ -31,16 +30,16 @@ def test_a_new_image_is_rolled_out_without_a_failed_request(
     delivery: Delivery, versions: Versions
 ) -> None:
     cluster = delivery.cluster
-    tags = {one: versions.tag(one, NEWER) for one in WORKLOADS}
+    tags = {workload: versions.tag(workload, NEWER) for workload in WORKLOADS}
     tags["migrations"] = versions.tag("migrations", NEWER_SCHEMA)
     load = Load(cluster.api_url, cluster.page_url, recognise=True)
     with load.running():
-        wait_until(lambda: load.in_a_row >= 2, 30, "every client to be served")
+        load.wait_served()
         load.phase = "a release"
         delivery.tags(tags)
         pushed = delivery.push("A release")
         wait_until(
-            lambda: all(serving(cluster, one, tags[one]) for one in WORKLOADS),
+            lambda: all(serving(cluster, workload, tags[workload]) for workload in WORKLOADS),
             READY_SECONDS,
             "new pods and no others to serve",
         )
@@ -49,13 +48,13 @@ def test_a_new_image_is_rolled_out_without_a_failed_request(
     print(load.report())
     assert not load.failures, load.sample()
     rows = wait_final(cluster, [*load.acknowledged, *load.uploaded])
-    assert {rows[one] for one in load.uploaded} == {("processed", 1)}
+    assert {rows[image_id] for image_id in load.uploaded} == {("processed", 1)}
 
     # The schema came first.
     job = cluster.get("job", f"migrations-{tags['migrations'].partition('-')[2]}")
     migrated = moment(job["status"]["completionTime"])
     found = cluster.get("pods", "-l", f"app.kubernetes.io/name in ({','.join(WORKLOADS)})")["items"]
-    released = {f"facestack/{one}:{tags[one]}" for one in WORKLOADS}
+    released = {f"facestack/{workload}:{tags[workload]}" for workload in WORKLOADS}
     # An old pod may still be on its way out.
     made = [
         moment(pod["metadata"]["creationTimestamp"])
@@ -70,8 +69,8 @@ def serving(cluster: Cluster, workload: str, tag: str) -> bool:
     """Tell whether pods with this tag serve, as many as there should be, and no others are left."""
     spec = cluster.get("deployment", workload)["spec"]
     found = cluster.get("pods", "-l", f"app.kubernetes.io/name={workload}")["items"]
-    images = {pod["spec"]["containers"][0]["image"] for pod in found if ready(pod)}
-    current = [pod for pod in found if ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+    images = {pod["spec"]["containers"][0]["image"] for pod in found if is_ready(pod)}
+    current = [pod for pod in found if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
     return images == {f"facestack/{workload}:{tag}"} and len(current) >= spec["replicas"]
 
 
@@ -126,7 +125,7 @@ def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believ
 ) -> None:
     cluster, flux = delivery.cluster, delivery.flux
     load = Load(cluster.api_url, cluster.page_url)
-    with load.running():
+    with no_request_fails(cluster, load):
         with delivery.server.away():
             began = time.monotonic()
             load.phase = "without the git server"
@@ -149,5 +148,3 @@ def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believ
         delivery.write_note("back")
         pushed = delivery.push("After the minute")
         delivery.wait_note("back", pushed)
-    print(load.report())
-    assert not load.failures, load.sample()

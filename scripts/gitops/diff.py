@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -307,14 +306,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make diff", description=__doc__)
     parser.add_argument("cluster", help="a folder of flux/")
     parser.add_argument("--context", help="of kubectl, when it is not the current one")
-    parser.add_argument("--commit", help="compare a commit, not the files as they are now")
     arguments = parser.parse_args()
     kubectl = Kubectl(arguments.context)
-    tree: AbstractContextManager[source.Source] = (
-        source.commit(arguments.commit) if arguments.commit else source.working_tree()
-    )
     count = 0
-    with tree as found:
+    with source.working_tree() as found:
         if arguments.cluster not in found.entries():
             parser.error(f"say CLUSTER=, one of {', '.join(found.entries())}")
         for line in report(found, arguments.cluster, kubectl):

@@ -115,7 +115,7 @@ class Kustomization:
     @cached_property
     def waits_for(self) -> list[str]:
         """Return the names of the Kustomizations that it waits for."""
-        return [str(one.get("name")) for one in items(self.spec, "dependsOn")]
+        return [str(dependency.get("name")) for dependency in items(self.spec, "dependsOn")]
 
     @property
     def file(self) -> str:
@@ -156,7 +156,7 @@ class Builder:
                 made_from.file if made_from else kustomization.file, str(error)
             ) from None
         objects = [self._object(kustomization, document) for document in documents]
-        return [_with_common_metadata(one, spec) for one in objects]
+        return [_with_common_metadata(built, spec) for built in objects]
 
     def plain(self, path: str, facts: Mapping[str, str] | None = None) -> list[Object]:
         """Return the objects of a folder by itself."""
@@ -175,8 +175,8 @@ class Builder:
         original = self.source.folder / file
         if not original.is_file():
             raise BuildError(file, "is missing: without it Flux takes every YAML file there is")
-        components = [str(one) for one in kustomization.spec.get("components") or []]
-        parts = [folder, *(f"{folder}/{one}" for one in components)]
+        components = [str(component) for component in kustomization.spec.get("components") or []]
+        parts = [folder, *(f"{folder}/{component}" for component in components)]
         read = set().union(*(self.source.used(part) for part in parts))
         self.files |= read
         for problem_file, problem in self.source.problems(read):
@@ -209,9 +209,9 @@ class Builder:
         if spec.get("patches"):
             content["patches"] = [*(content.get("patches") or []), *spec["patches"]]
         folder = self.source.folder / kustomization.path
-        components = [str(one) for one in spec.get("components") or []]
+        components = [str(component) for component in spec.get("components") or []]
         if spec.get("ignoreMissingComponents"):
-            components = [one for one in components if (folder / one).exists()]
+            components = [component for component in components if (folder / component).exists()]
         if components:
             content["components"] = [*(content.get("components") or []), *components]
         if spec.get("images"):
@@ -297,8 +297,8 @@ class Cluster:
     def objects(self) -> Iterator[tuple[Kustomization, Object]]:
         """Yield every object with the Kustomization that applies it."""
         for kustomization in self.kustomizations.values():
-            for one in kustomization.objects:
-                yield kustomization, one
+            for applied in kustomization.objects:
+                yield kustomization, applied
 
     def before(self, name: str) -> set[str]:
         """Return the Kustomizations that are ready before one is applied."""
@@ -345,7 +345,7 @@ def load(builder: Builder, name: str) -> Cluster:
 def _facts(name: str, plain: list[Object]) -> Mapping[str, str]:
     """Return the facts of a cluster, out of what its entry folder has."""
     file = f"flux/{name}/cluster.yaml"
-    facts = next(mapping(one.document, "data") for one in plain if one.file == file)
+    facts = next(mapping(found.document, "data") for found in plain if found.file == file)
     for key, value in facts.items():
         if not isinstance(value, str):
             raise BuildError(file, f"data.{key}: is {value!r}: put it in quotes")
@@ -369,13 +369,13 @@ def _new(cluster: Cluster, child: Kustomization) -> list[Kustomization]:
 
 def _root(plain: list[Object], entry: str, facts: Mapping[str, str]) -> Kustomization:
     """Return the Kustomization of the entry folder whose path is that folder."""
-    for one in plain:
-        if is_kustomization(one.document):
+    for made in plain:
+        if is_kustomization(made.document):
             try:
-                text = substitution.substitute(yaml.safe_dump(one.document), facts)
+                text = substitution.substitute(yaml.safe_dump(made.document), facts)
             except substitution.SubstitutionError as error:
-                raise BuildError(one.file, f"{one.title}: {error}") from None
-            found = Kustomization(Object(substitution.read(text)[0], one.file))
+                raise BuildError(made.file, f"{made.title}: {error}") from None
+            found = Kustomization(Object(substitution.read(text)[0], made.file))
             if found.path == entry:
                 return found
     problem = f"has no Kustomization with the path ./{entry}: add ../root to resources"

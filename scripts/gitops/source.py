@@ -112,7 +112,7 @@ def _references(kustomization: Path) -> Iterator[str]:
     if not isinstance(content, dict):
         return
     for field in _LISTS:
-        yield from (str(one) for one in content.get(field) or [])
+        yield from (str(reference) for reference in content.get(field) or [])
     for field in _ENTRIES:
         for entry in content.get(field) or []:
             if isinstance(entry, dict) and "path" in entry:

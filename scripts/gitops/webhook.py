@@ -5,14 +5,13 @@ import base64
 import hashlib
 import hmac
 import json
-import subprocess
 import sys
-import urllib.error
-import urllib.request
 from typing import Final
 
+import httpx
 import yaml
 
+from scripts.gitops.diff import DiffError, Kubectl
 from scripts.gitops.source import ROOT
 from scripts.manifests import tools
 
@@ -41,15 +40,10 @@ def headers(token: str, event: str, body: bytes) -> dict[str, str]:
 def send(url: str, token: str, event: str, *, ref: str = "refs/heads/main") -> int:
     """Report an event to the Receiver below an address; return the status of its answer."""
     body = json.dumps({"zen": "ping"} if event == "ping" else {"ref": ref}).encode()
-    request = urllib.request.Request(  # noqa: S310 - whoever calls this gives the address
-        url.rstrip("/") + path(token), body, headers(token, event, body)
+    answer = httpx.post(
+        url.rstrip("/") + path(token), content=body, headers=headers(token, event, body), timeout=10
     )
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
-            status: int = answer.status
-            return status
-    except urllib.error.HTTPError as error:
-        return error.code
+    return answer.status_code
 
 
 _ANSWERS: Final = {
@@ -62,15 +56,13 @@ _ANSWERS: Final = {
 
 def _token(context: str | None) -> str:
     """Return the token of the cluster that kubectl talks to."""
-    command = [tools.binary("kubectl"), f"--namespace={NAMESPACE}", "get", "secret", SECRET]
-    if context:
-        command.append(f"--context={context}")
-    done = subprocess.run(
-        [*command, "--output=jsonpath={.data.token}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"webhook: {done.stderr.strip().removeprefix('Error from server ')}")
-    return base64.b64decode(done.stdout).decode()
+    try:
+        encoded = Kubectl(context).get(
+            "get", "secret", SECRET, f"--namespace={NAMESPACE}", "--output=jsonpath={.data.token}"
+        )
+    except DiffError as error:
+        raise SystemExit(f"webhook: {str(error).removeprefix('Error from server ')}") from None
+    return base64.b64decode(encoded).decode()
 
 
 def main() -> int:
@@ -105,5 +97,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except tools.MissingToolError as error:
         sys.exit(f"webhook: {error}")
-    except urllib.error.URLError as error:
-        sys.exit(f"webhook: {error.reason}")
+    except httpx.HTTPError as error:
+        sys.exit(f"webhook: {error}")

@@ -14,7 +14,6 @@ from scripts.manifests import schemas
 from scripts.manifests.model import Finding
 
 _TOOLS: Final = schemas.ROOT / ".tools"
-_KUBECTL_PATH: Final = f"{_TOOLS / 'bin'}:{os.environ['PATH']}"
 INSTALL: Final = "scripts/manifest-tools"
 
 
@@ -22,12 +21,12 @@ class MissingToolError(Exception):
     """Something is not installed; the message says what to do."""
 
 
-def binary(name: str) -> str:
-    """Return the path of a program."""
-    folder = f"{_TOOLS / 'checkov' / 'bin'}" if name == "checkov" else _KUBECTL_PATH
-    if found := shutil.which(name, path=folder):
+def binary(name: str, install: str = INSTALL) -> str:
+    """Return the path of a program; ``install`` is what brings it."""
+    folders = (_TOOLS / "bin", _TOOLS / "checkov" / "bin")
+    if found := shutil.which(name, path=":".join([*map(str, folders), os.environ["PATH"]])):
         return found
-    raise MissingToolError(f"{name} is not installed: run '{INSTALL}'")
+    raise MissingToolError(f"{name} is not installed: run '{install}'")
 
 
 def schema_folder() -> Path:
@@ -71,7 +70,7 @@ def kube_score(manifest: str) -> Iterator[Finding]:
         for check in scored["checks"]:
             if not check["skipped"] and check["grade"] < _KUBE_SCORE_OK:
                 said = {str(c["summary"]) for c in check["comments"] or []}
-                about = check["check"]["name"] + "".join(f"; {one}" for one in sorted(said))
+                about = check["check"]["name"] + "".join(f"; {summary}" for summary in sorted(said))
                 yield Finding(where, check["check"]["id"], about)
 
 

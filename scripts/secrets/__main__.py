@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from scripts.manifests.tools import MissingToolError
 from scripts.secrets import history
 from scripts.secrets.errors import SecretsError
 from scripts.secrets.passwords import Passwords, default_key
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None, root: Path = _ROOT) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _check(root) if options.check else _manage(options, root)
-    except SecretsError as error:
+    except (SecretsError, MissingToolError) as error:
         print(f"secrets: {error}", file=sys.stderr)
         return 1
 

@@ -5,9 +5,5 @@ class SecretsError(Exception):
     """It cannot be done as asked; the message says what to do."""
 
 
-class NoProgramError(SecretsError):
-    """A program is not installed."""
-
-
 class NoContextError(SecretsError):
     """kubectl has no current context."""

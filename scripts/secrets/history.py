@@ -66,7 +66,7 @@ def _untagged(loader: _Loader, _: str, node: yaml.Node) -> Any:
 
 # Else 2024-99-99 would be a date, and an error that is not one of YAML.
 _Loader.yaml_implicit_resolvers = {
-    first: [one for one in resolvers if one[0].endswith((":null", ":merge"))]
+    first: [resolver for resolver in resolvers if resolver[0].endswith((":null", ":merge"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.yaml_constructors = {
@@ -138,15 +138,15 @@ def _readable(node: Any) -> Iterator[str]:
         # A patch, a manifest in a ConfigMap, or a script that applies one.
         yield from _readable_text(node)
     elif isinstance(node, list):
-        for one in node:
-            yield from _readable(one)
+        for child in node:
+            yield from _readable(child)
     elif isinstance(node, dict):
         if node.get("kind") == "Secret":
             yield from _readable_secret(node)
         elif node.get("kind") == "SecretList":
             # The kind of each is known, so it may be left out.
-            for one in _mappings(node.get("items")):
-                yield from _readable_secret(one)
+            for secret in _mappings(node.get("items")):
+                yield from _readable_secret(secret)
         yield from _readable_generators(node)
         yield from _readable_patch(node)
         for key, one in node.items():
@@ -158,7 +158,9 @@ def _readable_text(text: str) -> Iterator[str]:
     """Yield what is not encrypted in the manifests that a text has among other things."""
     for part in (*_FENCE.split(text), *_blocks(text), *_blocks(text.replace("\\n", "\n"))):
         with suppress(yaml.YAMLError):
-            yield from _readable([one for one in _parsed(part) if not isinstance(one, str)])
+            yield from _readable(
+                [document for document in _parsed(part) if not isinstance(document, str)]
+            )
 
 
 def _blocks(text: str) -> Iterator[str]:
@@ -250,20 +252,20 @@ def _is_closed(value: Any) -> bool:
         return not any(value.values())
     text = str(value or "")
     shapes = (_ENCRYPTED, _VARIABLE)
-    return not text or text in _FIXTURES or any(one.fullmatch(text) for one in shapes)
+    return not text or text in _FIXTURES or any(shape.fullmatch(text) for shape in shapes)
 
 
 def _mappings(node: Any) -> list[dict[Any, Any]]:
-    return [one for one in _listed(node) if isinstance(one, dict)]
+    return [entry for entry in _listed(node) if isinstance(entry, dict)]
 
 
 def _flat(node: Any) -> list[Any]:
     """Return what is in lists of lists, or the one that is in none."""
-    return [inner for one in node for inner in _flat(one)] if isinstance(node, list) else [node]
+    return [inner for part in node for inner in _flat(part)] if isinstance(node, list) else [node]
 
 
 def _listed(node: Any) -> list[Any]:
-    return [one for one in node if one] if isinstance(node, list) else []
+    return [entry for entry in node if entry] if isinstance(node, list) else []
 
 
 # What git has.
@@ -321,8 +323,8 @@ def _arrivals(root: Path, blob: str) -> list[tuple[str, str]]:
     command = ("log", "--all", *_head(root), "-m", "--root", "--no-renames", "--diff-filter=AM")
     log = _git(root, *command, f"--find-object={blob}", "--format=>%H", "--name-only")
     found = []
-    for one in log.split(">")[1:]:
-        commit, *names = one.split("\n")
+    for entry in log.split(">")[1:]:
+        commit, *names = entry.split("\n")
         found += [(commit, name) for name in names if name]
     return found
 

@@ -8,7 +8,8 @@ from typing import Final, TypeAlias
 
 import yaml
 
-from scripts.secrets.errors import NoContextError, NoProgramError, SecretsError
+from scripts.manifests.tools import MissingToolError
+from scripts.secrets.errors import NoContextError, SecretsError
 from scripts.secrets.running import Running
 from scripts.secrets.store import NAMESPACE, Secret, Store
 
@@ -124,7 +125,7 @@ class Passwords:
 
     def make(self, *, new: bool) -> None:
         """Make what is missing: with the values of the running cluster, or with random ones."""
-        missing = [one for one in self.wanted() if not self.store.path(one.name).exists()]
+        missing = [secret for secret in self.wanted() if not self.store.path(secret.name).exists()]
         self._make_alerts()
         if not missing:
             return
@@ -133,18 +134,20 @@ class Passwords:
             source.expect(self.store.cluster)
         elif not new:
             self._refuse_to_lock_out(missing)
-        for one in missing:
-            values = source.secret(one.name, one.namespace) if source else None
+        for secret in missing:
+            values = source.secret(secret.name, secret.namespace) if source else None
             if values is None:
-                values = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in one.keys}
+                values = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in secret.keys}
                 how = "made"
             else:
-                if lacking := [key for key in one.keys if not values.get(key)]:
-                    raise SecretsError(f"Secret {one.name} of {source} has no {', '.join(lacking)}")
-                values = {key: values[key] for key in (*one.keys, PREVIOUS) if values.get(key)}
+                if lacking := [key for key in secret.keys if not values.get(key)]:
+                    raise SecretsError(
+                        f"Secret {secret.name} of {source} has no {', '.join(lacking)}"
+                    )
+                values = {key: values[key] for key in (*secret.keys, PREVIOUS) if values.get(key)}
                 how = f"took over from {source}"
-            self.store.write([Secret(one.name, one.namespace, values)])
-            self.say(f"{how}: {one.name}")
+            self.store.write([Secret(secret.name, secret.namespace, values)])
+            self.say(f"{how}: {secret.name}")
 
     def _make_alerts(self) -> None:
         if _UNITS not in self.store.entry():
@@ -165,8 +168,10 @@ class Passwords:
             current = Running()
             asked = f"your current context {current}"
             current.expect(self.store.cluster)
-            there = [one.name for one in missing if current.secret(one.name, one.namespace)]
-        except (NoContextError, NoProgramError):
+            there = [
+                secret.name for secret in missing if current.secret(secret.name, secret.namespace)
+            ]
+        except (NoContextError, MissingToolError):
             return
         except SecretsError as error:
             raise SecretsError(
@@ -186,49 +191,51 @@ class Passwords:
         """Give Secrets new values: all of them, or none where one is refused."""
         chosen = self._chosen(names)
         rotated = []
-        for one in chosen:
-            before = self._read(one.name)
-            new = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in one.keys}
-            if one.has_two:
+        for secret in chosen:
+            before = self._read(secret.name)
+            new = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in secret.keys}
+            if secret.has_two:
                 if before.get(PREVIOUS):
                     raise SecretsError(
-                        f"{one.name} is being rotated: pods may still have the password before the"
-                        " last. Push what is there, wait until the cluster has it, and FINISH=1;"
-                        f" what was never pushed 'git restore flux/{self.store.cluster}' takes back"
+                        f"{secret.name} is being rotated: pods may still have the password before"
+                        " the last. Push what is there, wait until the cluster has it, and"
+                        f" FINISH=1; what was never pushed 'git restore flux/{self.store.cluster}'"
+                        " takes back"
                     )
                 new[PREVIOUS] = before[_PASSWORD]
-            elif one.namespace == NAMESPACE and not outage:
+            elif secret.namespace == NAMESPACE and not outage:
                 raise SecretsError(
-                    f"{one.name} has only one key at a time, which its server reads at its start:"
-                    " requests fail from the change until all have restarted. OUTAGE=1 rotates it;"
+                    f"{secret.name} has only one key at a time, which its server reads at its"
+                    " start: requests fail from the change until all have restarted. OUTAGE=1"
+                    " rotates it;"
                     # Not `rollout restart`: Flux takes its annotation away, so it restarts twice.
                     f" once the cluster has it, 'kubectl --namespace={NAMESPACE} delete pod"
-                    f" {one.name}-0'"
+                    f" {secret.name}-0'"
                 )
-            rotated.append(Secret(one.name, one.namespace, new))
+            rotated.append(Secret(secret.name, secret.namespace, new))
         self.store.write(rotated)
-        for one in chosen:
-            self.say(f"rotated {one.name}")
-            if one.has_two:
+        for secret in chosen:
+            self.say(f"rotated {secret.name}")
+            if secret.has_two:
                 self.say("  the previous password stays valid until FINISH=1")
-            elif one.namespace == FLUX:
+            elif secret.namespace == FLUX:
                 self.say("  tell the git host: until then a push is fetched within a minute")
 
     def finish(self, *, unchecked: bool) -> None:
         """Take away the previous passwords, when the cluster needs them no more; all or none."""
         finished = []
-        for one in self.wanted():
-            values = self._read(one.name) if one.has_two else {}
+        for secret in self.wanted():
+            values = self._read(secret.name) if secret.has_two else {}
             if values.pop(PREVIOUS, ""):
-                finished.append(Secret(one.name, one.namespace, values))
+                finished.append(Secret(secret.name, secret.namespace, values))
         if not finished:
             self.say("no password is being rotated")
             return
         if not unchecked:
-            self._expect_rolled_out([one.name for one in finished])
+            self._expect_rolled_out([secret.name for secret in finished])
         self.store.write(finished)
-        for secret in finished:
-            self.say(f"{secret.name}: only the current password is left")
+        for written in finished:
+            self.say(f"{written.name}: only the current password is left")
 
     def _expect_rolled_out(self, names: list[str]) -> None:
         try:
@@ -247,10 +254,10 @@ class Passwords:
             )
 
     def _chosen(self, names: Iterable[str]) -> list[Wanted]:
-        known = {one.name: one for one in self.wanted()}
+        known = {secret.name: secret for secret in self.wanted()}
         found: dict[str, Wanted] = {}
         for name in names:
-            group = [one for one in known if one.startswith("database-")]
+            group = [secret_name for secret_name in known if secret_name.startswith("database-")]
             for each in group if name == "database" else [name]:
                 if each not in known:
                     elsewhere = ""

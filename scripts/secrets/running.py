@@ -6,8 +6,9 @@ import subprocess
 from collections.abc import Collection
 from typing import Any, Final
 
+from scripts.manifests.tools import binary
 from scripts.secrets.errors import NoContextError, SecretsError
-from scripts.secrets.store import NAMESPACE, binary
+from scripts.secrets.store import NAMESPACE
 
 STAMP: Final = "facestack.dev/credentials"
 _FLUX: Final = "flux-system"
@@ -47,14 +48,16 @@ class Running:
         found = []
         jobs = self._items("jobs")
         migrations = [
-            one for one in jobs if _labels(one).get("app.kubernetes.io/name") == "migrations"
+            job for job in jobs if _labels(job).get("app.kubernetes.io/name") == "migrations"
         ]
-        if not any(_stamp(one) == stamp and _complete(one) for one in migrations):
+        if not any(_stamp(job) == stamp and _complete(job) for job in migrations):
             found.append("the migrations have not run with them")
         for deployment in self._items("deployments"):
             name = deployment["metadata"]["name"]
             volumes = deployment["spec"]["template"]["spec"].get("volumes") or []
-            if not {(one.get("secret") or {}).get("secretName") for one in volumes} & {*secrets}:
+            if not {(volume.get("secret") or {}).get("secretName") for volume in volumes} & {
+                *secrets
+            }:
                 continue
             if _stamp(deployment) != stamp:
                 found.append(f"deployment {name} has not got them")
@@ -99,7 +102,10 @@ def _stamp(item: dict[str, Any]) -> str | None:
 
 def _complete(job: dict[str, Any]) -> bool:
     conditions = job["status"].get("conditions") or []
-    return any(one["type"] == "Complete" and one["status"] == "True" for one in conditions)
+    return any(
+        condition["type"] == "Complete" and condition["status"] == "True"
+        for condition in conditions
+    )
 
 
 def _rolled_out(deployment: dict[str, Any]) -> bool:

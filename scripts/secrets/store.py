@@ -4,7 +4,6 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +12,13 @@ from typing import Any, Final
 
 import yaml
 
-from scripts.secrets.errors import NoProgramError, SecretsError
+from scripts.manifests.tools import binary
+from scripts.secrets.errors import SecretsError
 
 NAMESPACE: Final = "face"
+INSTALL: Final = "make servers"
+"""What brings sops and age."""
+
 _COMPONENT: Final = "kustomization.yaml"
 _RULES: Final = ".sops.yaml"
 _FACT: Final = re.compile(r"^(  credentials: *)\S+", re.MULTILINE)
@@ -187,7 +190,7 @@ class Store:
                     f"{path} is not encrypted: run '.tools/bin/sops encrypt --in-place {path}', and"
                     " if it was committed anywhere change what it says"
                 )
-            found |= {str(one["recipient"]) for one in document["sops"].get("age") or []}
+            found |= {str(reader["recipient"]) for reader in document["sops"].get("age") or []}
         return found
 
     # The files themselves.
@@ -197,7 +200,7 @@ class Store:
 
         One that cannot be encrypted leaves all as they were.
         """
-        self._encrypt({self.path(one.name): one.manifest() for one in secrets})
+        self._encrypt({self.path(secret.name): secret.manifest() for secret in secrets})
 
     def read(self, name: str) -> Secret:
         """Decrypt a Secret."""
@@ -309,16 +312,6 @@ def clusters(root: Path) -> list[str]:
     return sorted(file.parent.name for file in root.glob("flux/*/cluster.yaml"))
 
 
-def binary(name: str) -> str:
-    """Return the path of a program."""
-    tools = Path(__file__).parents[2] / ".tools" / "bin"
-    if found := shutil.which(name, path=f"{tools}:{os.environ['PATH']}"):
-        return found
-    raise NoProgramError(
-        f"{name} is missing: 'make servers' builds it, your distribution may have it"
-    )
-
-
 def _run(
     name: str,
     *arguments: str,
@@ -326,7 +319,7 @@ def _run(
     text: str = "",
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    command: Sequence[str] = (binary(name), *arguments)
+    command: Sequence[str] = (binary(name, INSTALL), *arguments)
     # Whoever uses SOPS elsewhere has keys and recipients of its own in the environment.
     inherited = {key: one for key, one in os.environ.items() if not key.startswith("SOPS_")}
     done = subprocess.run(

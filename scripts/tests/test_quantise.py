@@ -19,7 +19,7 @@ Answers = list[NDArray[np.float32]]
 def run(model: bytes, picture: NDArray[np.uint8] | NDArray[np.float32]) -> Answers:
     session = onnxruntime.InferenceSession(model)
     [taken] = session.get_inputs()
-    return [one[0] for one in session.run(None, {taken.name: picture})]
+    return [answer[0] for answer in session.run(None, {taken.name: picture})]
 
 
 def pictures() -> list[NDArray[np.uint8]]:
@@ -51,16 +51,16 @@ def test_it_answers_nearly_what_the_published_network_does() -> None:
 def test_two_products_go_into_16_bits() -> None:
     """As CPUs without VNNI add them up; what does not go in would be cut off there."""
     graph = onnx.load(MODEL).graph
-    held = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     numbers = [
         held[node.input[0]]
         for node in graph.node
         if node.op_type == "DequantizeLinear" and node.input[0] in held
     ]
-    eight = [one for one in numbers if one.dtype == np.int8]
+    eight = [tensor for tensor in numbers if tensor.dtype == np.int8]
     assert len(eight) > 50
-    for one in eight:
-        assert np.abs(one.astype(int)).max() * 2 * 255 < 2**15
+    for tensor in eight:
+        assert np.abs(tensor.astype(int)).max() * 2 * 255 < 2**15
 
 
 def test_it_is_what_the_script_makes() -> None:

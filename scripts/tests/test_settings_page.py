@@ -53,8 +53,8 @@ def test_the_example_of_an_env_file_has_the_defaults() -> None:
     lines = re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     fields = {
         name.upper(): field
-        for one in (SERVICES["face_recog"], SERVICES["local"])
-        for name, field in one.model_fields.items()
+        for service in (SERVICES["face_recog"], SERVICES["local"])
+        for name, field in service.model_fields.items()
     }
     assert len(lines) > 5
     for name, value in lines:
@@ -64,7 +64,7 @@ def test_the_example_of_an_env_file_has_the_defaults() -> None:
 
 @pytest.mark.parametrize("file", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
 def test_a_setting_that_is_named_exists(file: Path) -> None:
-    names = {name.upper() for one in SERVICES.values() for name in one.model_fields}
+    names = {name.upper() for service in SERVICES.values() for name in service.model_fields}
     unit = "SECONDS|BYTES|DAYS|SIZE|FILE|FOLDER|TARGET|PEOPLE|NAMES|ATTEMPTS|URLS|FLIGHT|TOPIC"
     named = set(re.findall(rf"`([A-Z][A-Z0-9_]*_(?:{unit}))\b", file.read_text()))
     assert named <= names
@@ -72,9 +72,9 @@ def test_a_setting_that_is_named_exists(file: Path) -> None:
 
 def test_every_service_with_settings_is_found() -> None:
     assert {"receiver", "image_processor", "face_recog", "people", "migrations"} <= SERVICES.keys()
-    assert all(issubclass(one, Settings) for one in SERVICES.values())
+    assert all(issubclass(service, Settings) for service in SERVICES.values())
     assert settings.settings_class("testing") is None
 
 
 def test_where_known_people_lie_is_no_setting() -> None:
-    assert not any("known_people" in one.model_fields for one in SERVICES.values())
+    assert not any("known_people" in service.model_fields for service in SERVICES.values())

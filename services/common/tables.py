@@ -444,7 +444,7 @@ webhook_deliveries = sa.Table(
 )
 
 # Objects that the redeemer removes once they are due, unless a row names them: what was deleted,
-# and what is being stored and has no row yet. See "Deleting" in docs/architecture.md.
+# and what is being stored and has no row yet. See "Deleting" in docs/design.md.
 garbage = sa.Table(
     "garbage",
     metadata,

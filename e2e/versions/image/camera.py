@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "9999"
-down_revision = max(one.name[:4] for one in Path(__file__).parent.glob("[0-9]*.py"))
+down_revision = max(file.name[:4] for file in Path(__file__).parent.glob("[0-9]*.py"))
 
 
 def upgrade() -> None:

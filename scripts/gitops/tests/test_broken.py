@@ -26,8 +26,8 @@ def test_a_broken_repository_is_refused_with_the_reason(
 ) -> None:
     fault: dict[str, Any] = yaml.safe_load(file.read_text())
     source = copy(whole, tmp_path)
-    for one in fault["changes"]:
-        change(source, one)
+    for step in fault["changes"]:
+        change(source, step)
     clusters = fault.get("clusters", "kind")
     found = said(source, *([] if clusters == "all" else [clusters]))
     assert fault["said"]

@@ -51,7 +51,7 @@ def build(
         "sync.yaml",
     )
     found = Builder(source, kubectl).build(Kustomization(made_from), facts or {}, set())
-    return {one.title: one for one in found}
+    return {built.title: built for built in found}
 
 
 def image(found: dict[str, Object]) -> str:
@@ -110,7 +110,7 @@ def test_a_missing_component_may_be_ignored(source: Source, kubectl: str) -> Non
 def test_names_and_namespace_are_set(source: Source, kubectl: str) -> None:
     found = build(source, kubectl, targetNamespace="there", namePrefix="a-", nameSuffix="-z")
     assert set(found) == {"ConfigMap/a-map-z", "Deployment/a-app-z"}
-    assert {one.key[2] for one in found.values()} == {"there"}
+    assert {built.key[2] for built in found.values()} == {"there"}
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_an_image_is_changed_in_part(
 
 def test_common_labels_are_set_on_all(source: Source, kubectl: str) -> None:
     found = build(source, kubectl, commonMetadata={"labels": {"color": "green", "team": "a"}})
-    for one in found.values():
-        assert one.document["metadata"]["labels"] == {"color": "green", "team": "a"}
+    for built in found.values():
+        assert built.document["metadata"]["labels"] == {"color": "green", "team": "a"}
 
 
 @pytest.mark.parametrize("field", ["patchesStrategicMerge", "patchesJson6902", "wiat"])
@@ -184,5 +184,5 @@ def test_the_root_brings_itself_and_every_layer(kubectl: str) -> None:
     assert cluster.root.name == "facestack"
     assert {"controllers", "configs", "data", "apps"} <= set(cluster.kustomizations)
     assert cluster.before("apps") >= {"controllers", "configs", "data"}
-    titles = {one.title for one in cluster.root.objects}
+    titles = {built.title for built in cluster.root.objects}
     assert {"Kustomization/facestack", "ConfigMap/cluster"} <= titles

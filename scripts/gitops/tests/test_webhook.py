@@ -42,7 +42,7 @@ class Receiver(BaseHTTPRequestHandler):
         events = [event.lower() for event in RECEIVER["spec"]["events"]]
         if self.headers.get("X-GitHub-Event", "").lower() not in events:
             return 400
-        self.reconciled.extend(one["name"] for one in RECEIVER["spec"]["resources"])
+        self.reconciled.extend(resource["name"] for resource in RECEIVER["spec"]["resources"])
         return 200
 
     def log_message(self, *_: Any) -> None:

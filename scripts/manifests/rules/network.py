@@ -117,8 +117,8 @@ def _ports(rule: Document, target: _End) -> Iterator[tuple[int, str]]:
     for port in items(rule, "ports"):
         number = port.get("port")
         if isinstance(number, int):
-            for one in range(number, port.get("endPort", number) + 1):
-                yield one, port.get("protocol", "TCP")
+            for opened in range(number, port.get("endPort", number) + 1):
+                yield opened, port.get("protocol", "TCP")
         else:
             yield (target.ports or {}).get(str(number), _ANY_PORT)
 
@@ -172,7 +172,7 @@ def designed(manifests: Manifests, direction: str) -> set[Edge]:
         if source == CLIENTS:
             sources = {LOAD_BALANCER} if balanced else {OUTSIDE, PRIVATE}
         targets = ((target, port),) if target in {*names, OUTSIDE} else MANAGED.get(target, ())
-        edges |= {(one, *end, "TCP") for one in sources for end in targets}
+        edges |= {(source, *end, "TCP") for source in sources for end in targets}
     if direction == "Egress":
         policies = list(manifests.kind("NetworkPolicy"))
         ends = names | {end.name for end in _ends(policies, direction)}
@@ -245,7 +245,7 @@ def policies(manifests: Manifests) -> Iterator[Finding]:
 def _own(rule: Document, workloads: list[Workload]) -> list[Workload]:
     """Return our workloads that a rule leads to."""
     selectors = [peer.get("podSelector") for peer in items(rule, "to") if len(peer) == 1]
-    return [w for w in workloads if any(selects(one, w.labels) for one in selectors)]
+    return [w for w in workloads if any(selects(selector, w.labels) for selector in selectors)]
 
 
 def _strangers(
@@ -283,7 +283,7 @@ def addresses(manifests: Manifests) -> Iterator[Finding]:
         named: set[tuple[str, str, int]] = set()
         for name, port in sorted(_addresses(manifests, workload)):
             service = manifests.find("Service", name)
-            if port not in [one.get("port") for one in items(service, "spec.ports")]:
+            if port not in [entry.get("port") for entry in items(service, "spec.ports")]:
                 problem = f"names {name}:{port}: no Service has this name and port"
                 yield workload.finding("spec.template.spec.containers.env", problem)
             elif service:

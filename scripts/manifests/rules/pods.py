@@ -193,7 +193,8 @@ def folders(manifests: Manifests) -> Iterator[Finding]:
 
 def claims(manifests: Manifests) -> Iterator[Finding]:
     """Check that stores say how large their volumes are, and of which class if there is one."""
-    classes = [at(one, "metadata.name") for one in manifests.kind("StorageClass")] or [None]
+    declared = manifests.kind("StorageClass")
+    classes = [at(document, "metadata.name") for document in declared] or [None]
     for workload in manifests.workloads:
         for claim in items(workload.document, _CLAIMS):
             field = f"{_CLAIMS}[{at(claim, 'metadata.name')}].spec"

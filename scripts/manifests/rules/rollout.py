@@ -175,7 +175,7 @@ def stores_together(manifests: Manifests) -> Iterator[Finding]:
         key = terms[0].get("topologyKey") if len(terms) == 1 else None
         selector = terms[0].get("labelSelector") if terms else None
         matched = {w.name for w in manifests.workloads if selects(selector, w.labels)}
-        if key != "kubernetes.io/hostname" or matched != {one.name for one in stores}:
+        if key != "kubernetes.io/hostname" or matched != {store.name for store in stores}:
             advice = "set one term, for kubernetes.io/hostname, that matches all StatefulSets"
             yield store.finding(f"spec.template.spec.{path}", advice)
 

@@ -86,10 +86,10 @@ def _conflicts(workload: str, given: dict[str, str]) -> Iterator[str]:
     try:
         whole(_env_file=None, **values)
     except ValidationError as error:
-        for one in error.errors():
+        for detail in error.errors():
             # What is said of memory, this machine knows only of its own.
-            if not one["loc"] and one["type"] == "value_error":
-                yield one["msg"].removeprefix("Value error, ")
+            if not detail["loc"] and detail["type"] == "value_error":
+                yield detail["msg"].removeprefix("Value error, ")
 
 
 def settings(manifests: Manifests) -> Iterator[Finding]:

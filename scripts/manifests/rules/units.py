@@ -1,4 +1,4 @@
-"""Rules for the units in apps/, whatever namespace they have: walls, rights, and what pods take."""
+"""Rules for the units in apps/, whatever their namespace: policies, rights, what pods take."""
 
 import itertools
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ _CONTAINER: Final = (
 _READING: Final = frozenset({"get", "list", "watch"})
 _POWERS: Final = frozenset({"bind", "escalate", "impersonate"})
 # Who may change these is not held by them.
-_WALLS: Final = frozenset(
+_LIMITS: Final = frozenset(
     {
         ("", "limitranges"),
         ("", "namespaces"),
@@ -87,7 +87,7 @@ _WALLS: Final = frozenset(
 
 def places(manifests: Manifests) -> Iterator[Finding]:
     """Check that a unit's objects stand in a namespace of its own or in a shared one."""
-    own = {at(one, "metadata.name") for one in manifests.kind("Namespace")}
+    own = {at(document, "metadata.name") for document in manifests.kind("Namespace")}
     for document in manifests.documents:
         found = at(document, "metadata.namespace")
         kind = document.get("kind")
@@ -140,7 +140,7 @@ def budgets(manifests: Manifests) -> Iterator[Finding]:
     for finding in rollout.disruption_budgets(manifests):
         if finding.where.startswith("PodDisruptionBudget"):
             yield finding
-    names = {at(one, "metadata.name") for one in manifests.kind("PodDisruptionBudget")}
+    names = {at(budget, "metadata.name") for budget in manifests.kind("PodDisruptionBudget")}
     for workload in manifests.serving:
         many = at(workload.document, "spec.replicas") != 1
         if many != (workload.name in names):
@@ -163,8 +163,8 @@ def rights(manifests: Manifests) -> Iterator[Finding]:
                 yield Finding(title(role), "rules", f"{what}: name what is meant, not all")
             elif verb in _POWERS:
                 yield Finding(title(role), "rules", f"{what} is every right: take it away")
-            elif (group, resource) in _WALLS and verb not in _READING:
-                yield Finding(title(role), "rules", f"{what} opens the walls: take it away")
+            elif (group, resource) in _LIMITS and verb not in _READING:
+                yield Finding(title(role), "rules", f"{what} lifts its own limits: take it away")
 
 
 def cluster_rights(manifests: Manifests) -> Iterator[Finding]:
@@ -220,7 +220,7 @@ def accounts(manifests: Manifests) -> Iterator[Finding]:
             yield workload.finding(field, f"{said(name)}: no ServiceAccount is called so")
 
 
-def doors(manifests: Manifests) -> Iterator[Finding]:
+def service_kinds(manifests: Manifests) -> Iterator[Finding]:
     """Check that no unit opens a port of the nodes or a load balancer by the way."""
     for service in manifests.kind("Service"):
         kind: Any = at(service, "spec.type") or "ClusterIP"
@@ -254,7 +254,7 @@ UNIT_RULES: Final[tuple[Rule, ...]] = (
     secrets,
     rights,
     cluster_rights,
-    doors,
+    service_kinds,
     scaling,
     pods.pod_security,
     pods.resources,

@@ -16,9 +16,9 @@ import pytest
 
 from scripts.manifests import schemas, tools
 from scripts.manifests.model import Document, Manifests
-from scripts.manifests.mutations import mutations
 from scripts.manifests.rendering import overlays
 from scripts.manifests.rules import RULES
+from scripts.manifests.tests.mutations import mutations
 
 FREE: Final = (
     (r" description", "it is for people"),
@@ -101,7 +101,7 @@ def refused_by_schema(folder: Path) -> set[str]:
     command = [tools.binary("kubeconform"), "-strict", "-output", "json", "-n", "2"]
     command += ["-schema-location", schemas.location(), str(folder)]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return {Path(one["filename"]).name for one in json.loads(answer.stdout)["resources"]}
+    return {Path(resource["filename"]).name for resource in json.loads(answer.stdout)["resources"]}
 
 
 def test_each_free_field_is_there() -> None:

@@ -132,7 +132,7 @@ FAULTS: Final = {
         "pod-security.kubernetes.io/enforce: baseline",
         "pod-security.kubernetes.io/enforce: is 'baseline': set restricted",
     ),
-    "open walls": (
+    "policy that denies one pod alone": (
         "playground",
         "name: default-deny\n  namespace: playground\nspec:\n  podSelector: {}",
         "name: default-deny\n  namespace: playground\nspec:\n  podSelector: {matchLabels: {a: b}}",
@@ -154,7 +154,7 @@ FAULTS: Final = {
         "playground",
         "- apiGroups:\n  - batch\n  resources:\n  - cronjobs",
         "- apiGroups:\n  - rbac.authorization.k8s.io\n  resources:\n  - rolebindings",
-        "Role/deployer: rules: the right to create rolebindings.rbac.authorization.k8s.io opens",
+        "Role/deployer: rules: the right to create rolebindings.rbac.authorization.k8s.io lifts",
     ),
     "right to be somebody else": (
         "playground",
@@ -166,7 +166,7 @@ FAULTS: Final = {
         "playground",
         "  - pods/ephemeralcontainers\n",
         "  - serviceaccounts/token\n",
-        "Role/deployer: rules: the right to patch serviceaccounts/token opens the walls",
+        "Role/deployer: rules: the right to patch serviceaccounts/token lifts its own limits",
     ),
     "role of the whole cluster": (
         "playground",
@@ -219,7 +219,7 @@ def test_a_fault_is_told(units: dict[str, str], fault: str) -> None:
     assert old in units[unit]
     broken = parse(units[unit].replace(old, new, 1))
     found = [str(finding) for finding in check_unit(Manifests(broken))]
-    assert any(expected in one for one in found), found
+    assert any(expected in text for text in found), found
 
 
 def test_metrics_server_is_the_version_that_can_be_built_from_source() -> None:
@@ -230,14 +230,14 @@ def test_metrics_server_is_the_version_that_can_be_built_from_source() -> None:
 
 
 def documents(text: str, kind: str) -> list[dict[str, Any]]:
-    return [one for one in parse(text) if one["kind"] == kind]
+    return [document for document in parse(text) if document["kind"] == kind]
 
 
 def test_a_tenant_is_bounded_in_everything_that_nodes_have(units: dict[str, str]) -> None:
     (total,) = (
-        one["spec"]["hard"]
-        for one in documents(units["playground"], "ResourceQuota")
-        if one["metadata"]["name"] == "total"
+        document["spec"]["hard"]
+        for document in documents(units["playground"], "ResourceQuota")
+        if document["metadata"]["name"] == "total"
     )
     (each,) = documents(units["playground"], "LimitRange")
     container = each["spec"]["limits"][0]
@@ -285,7 +285,7 @@ def test_adding_a_unit_is_adding_a_folder_and_one_line(found: Source, kubectl: s
     assert list(check_unit(Manifests(one.document for one in unit.objects))) == []
     assert "playground" not in yaml.safe_dump_all(one.document for one in unit.objects)
     said = map(str, check(cluster, builder))
-    assert [one for one in said if "team-a" in one] == []
+    assert [text for text in said if "team-a" in text] == []
 
 
 def test_a_unit_without_its_line_is_told(found: Source, kubectl: str) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.manifests.tools import MissingToolError, binary
 from scripts.secrets.__main__ import main
-from scripts.secrets.errors import NoProgramError, SecretsError
+from scripts.secrets.errors import SecretsError
 from scripts.secrets.passwords import Passwords
 from scripts.secrets.running import STAMP, Running
-from scripts.secrets.store import Secret, Store, binary
+from scripts.secrets.store import Secret, Store
 from scripts.secrets.tests.conftest import Site
 
 ALL = {
@@ -86,7 +87,7 @@ def test_the_component_is_what_kustomize_takes(site: Site) -> None:
     command = [binary("kubectl"), "kustomize", str(site.root)]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     documents = list(yaml.safe_load_all(rendered))
-    assert {one["metadata"]["name"] for one in documents} == set(ALL)
+    assert {document["metadata"]["name"] for document in documents} == set(ALL)
 
     # As Flux does: kustomize first, then decryption of each document.
     for document in documents:
@@ -225,7 +226,7 @@ def test_a_changed_recipient_gets_files_with_a_new_data_key(site: Site) -> None:
     assert second.read("database-receiver").values == values["database-receiver"]
     with pytest.raises(SecretsError, match="cannot be read with"):
         site.values("database-receiver")
-    assert any(f"{own} can still read every commit before this one" in one for one in site.said)
+    assert any(f"{own} can still read every commit before this one" in line for line in site.said)
 
 
 def test_a_copied_folder_gets_passwords_and_a_key_of_its_own(site: Site) -> None:
@@ -327,7 +328,7 @@ def test_aws_has_its_passwords_elsewhere_and_only_those_of_flux_here(site: Site)
     assert list(site.values("webhook", "aws")) == ["token"]
     assert site.store("aws").read("webhook").namespace == "flux-system"
     assert (site.root / "flux/aws/cluster.yaml").read_text() == facts, "no pod depends on it"
-    assert any("ALERTS=https://..." in one for one in site.said)
+    assert any("ALERTS=https://..." in line for line in site.said)
     passwords = Passwords(
         site.store("aws"), say=site.said.append, alerts={"address": "https://a/b"}
     )
@@ -356,7 +357,7 @@ def test_what_does_not_fit_together_is_told(
     changed = file.read_text().replace(old, new)
     assert changed != file.read_text()
     file.write_text(changed)
-    assert any(problem in one for one in site.store().problems())
+    assert any(problem in found for found in site.store().problems())
 
 
 def test_an_unknown_cluster_is_told(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
@@ -524,7 +525,7 @@ def test_without_a_context_there_is_no_cluster(
     site: Site, monkeypatch: pytest.MonkeyPatch, no_cluster: None, kubectl: str
 ) -> None:
     def missing(name: str) -> str:
-        raise NoProgramError(f"{name} is missing")
+        raise MissingToolError(f"{name} is missing")
 
     if kubectl == "not installed":
         monkeypatch.setattr("scripts.secrets.running.binary", missing)

@@ -10,7 +10,7 @@ from services.common.errors import RefusedError
 MAX_PIXELS: Final = 64_000_000
 """The most pixels that are decoded; a file's header says how many it has.
 
-A phone's panorama has 16,382 x 3,900 at most. What so many take stands in docs/architecture.md: at
+A phone's panorama has 16,382 x 3,900 at most. What so many take stands in docs/pictures.md: at
 most 800 MB, of WebP's decoder. Tests hold the recogniser's workers, the receiver and the page to
 what their pods may take."""
 

@@ -28,7 +28,7 @@ BLURRED: Final = showing("somebody who moved")
 
 
 class FakeRecogniser:
-    """Finds whom a picture is :func:`showing`; two kinds of :class:`PictureContent` make it fail."""
+    """Finds whom a picture is :func:`showing`; some :class:`PictureContent` make it fail."""
 
     def __init__(self) -> None:
         self.seen: list[bytes] = []

@@ -1,7 +1,6 @@
 """What the cluster must refuse, found out by trying."""
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ import yaml
 
 from e2e.client import pods
 from e2e.cluster import Cluster
+from e2e.reach import Target, reached
 from e2e.waiting import wait_until
 from scripts.manifests.design import API_SERVER, CLIENTS, EDGES, OTHER, OUTSIDE, PORTS, RIGHTS
 from services.common.tables import metadata
@@ -25,21 +25,6 @@ _POLICY_SECONDS: Final = 60
 _REFUSALS: Final = {1044, 1045, 1142, 1227}
 """Errors of MariaDB that mean: this user may not."""
 
-# Looks up a name, tries all targets at once and prints those that were reached.
-KNOCK: Final = """
-import json, socket, sys
-from concurrent.futures import ThreadPoolExecutor
-socket.gethostbyname("mariadb.face.svc.cluster.local")
-def reached(target):
-    try:
-        socket.create_connection(target[:2], timeout=3).close()
-    except OSError:
-        return False
-    return True
-targets = json.loads(sys.argv[1])
-with ThreadPoolExecutor(len(targets)) as pool:
-    print(json.dumps([one for one, ok in zip(targets, pool.map(reached, targets)) if ok]))
-"""
 Opened = set[tuple[str, str, int]]
 
 
@@ -124,7 +109,7 @@ def all_running(cluster: Cluster, pods: Iterable[tuple[str, str]]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def targets(pipeline: Cluster) -> list[tuple[str, int, str]]:
+def targets(pipeline: Cluster) -> list[Target]:
     """Give every port of every pod, and of the cluster's own: address, port, whose it is."""
     api = pipeline.get("service/kubernetes", "--namespace=default")["spec"]["clusterIP"]
     dns = pipeline.get("pods", "--selector=k8s-app=kube-dns", "--namespace=kube-system")["items"]
@@ -147,38 +132,31 @@ def own_pods(cluster: Cluster, workload: str) -> list[dict[str, Any]]:
     ]
 
 
-def opened(
-    cluster: Cluster, probes: dict[str, tuple[str, str]], targets: list[tuple[str, int, str]]
-) -> Opened:
+def opened(cluster: Cluster, probes: dict[str, tuple[str, str]], targets: list[Target]) -> Opened:
     """Return who reached whom at which port; at all pods of a workload or at none.
 
     Everybody can look up names, or this fails.
     """
 
-    def knock(workload: str) -> Opened:
+    def opened_by(workload: str) -> Opened:
         namespace, pod = probes[workload]
-        reached = json.loads(
-            cluster.kubectl(
-                "exec", pod, f"--namespace={namespace}", "--",
-                "python", "-c", KNOCK, json.dumps(targets),
-            ).stdout
-        )  # fmt: skip
-        found = {(workload, whose, port) for _, port, whose in reached}
+        open_ = reached(cluster, pod, namespace, targets)
+        found = {(workload, whose, port) for _, port, whose in open_}
         for _, whose, port in found:
-            of = [one for one in targets if (one[2], one[1]) == (whose, port)]
-            got = [one for one in reached if (one[2], one[1]) == (whose, port)]
+            of = [target for target in targets if (target[2], target[1]) == (whose, port)]
+            got = [target for target in open_ if (target[2], target[1]) == (whose, port)]
             if len(of) != len(got):
                 raise AssertionError(f"{workload} reached only {got} of {of}")
         return found
 
     with ThreadPoolExecutor(4) as pool:
-        return set().union(*pool.map(knock, probes))
+        return set().union(*pool.map(opened_by, probes))
 
 
 def test_names_and_exactly_the_edges_of_the_design_are_open(
     pipeline: Cluster,
     probes: dict[str, tuple[str, str]],
-    targets: list[tuple[str, int, str]],
+    targets: list[Target],
 ) -> None:
     expected = {
         *(edge for edge in EDGES if edge[0] != CLIENTS and edge[1] != OUTSIDE),
@@ -202,7 +180,7 @@ def test_names_and_exactly_the_edges_of_the_design_are_open(
 def test_it_is_the_policies_that_keep_the_others_closed(
     pipeline: Cluster,
     probes: dict[str, tuple[str, str]],
-    targets: list[tuple[str, int, str]],
+    targets: list[Target],
 ) -> None:
     """With a policy that allows everything, all can be reached: somebody listens everywhere."""
     allow: dict[str, Any] = {
