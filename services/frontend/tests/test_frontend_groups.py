@@ -79,7 +79,7 @@ async def test_faces_are_left_out_of_a_group_also_without_a_name(
     form = {"leave_out": "yes", "person": "", "except": ["2-0", "3-0", "no face"]}
     answer = await page.post("/who/8", data=form, headers=JSON)
     assert answer.json() == {"then": "/who/8", "said": "2 faces left out of this group."}
-    assert [one for one in receiver.calls if one.startswith("DELETE")] == [
+    assert [call for call in receiver.calls if call.startswith("DELETE")] == [
         "DELETE /groups/8/faces/2/0",
         "DELETE /groups/8/faces/3/0",
     ]

@@ -92,7 +92,7 @@ async def test_of_many_known_pictures_the_newest_are_shown_and_the_rest_on_deman
 ) -> None:
     receiver.people = [person_json("Ada", *range(1, 101))]
     html = part((await page.get("/people/~1")).text, "known")
-    shown = [int(one) for one in re.findall(r"pictures/(\d+)/delete", html)]
+    shown = [int(number) for number in re.findall(r"pictures/(\d+)/delete", html)]
     assert shown == list(range(78, 101))
     assert "The newest 23 of 100" in html
     every = part((await page.get("/people/~1?known=all")).text, "known")
@@ -200,7 +200,9 @@ async def test_of_two_people_of_one_name_one_is_chosen(
 async def test_a_receiver_of_before_has_nobody_of_the_same_name(
     page: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    everybody = [{"id": one["id"], "name": one["name"], "pictures": []} for one in receiver.people]
+    everybody = [
+        {"id": person["id"], "name": person["name"], "pictures": []} for person in receiver.people
+    ]
     receiver.answers |= {
         "GET /people": httpx.Response(200, json={"people": everybody}),
         "POST /people/Ada/pictures": problem(409, "the face has just got a name"),

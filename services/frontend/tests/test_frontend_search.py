@@ -124,9 +124,11 @@ async def test_a_form_without_a_picture_or_with_too_much_is_refused(
         ({"file": ("", b"")}, {}, 422, "Choose a picture."),
         ({"file": ("a.jpg", b"x")}, {"face": "two"}, 422, "There is no such face."),
         ({"file": ("a.jpg", bytes(22 * 2**20))}, {}, 413, "larger than 20 MB"),
+        (None, {"face": "0"}, 422, "Choose one picture."),
     ):
         answer = await page.post("/search", files=files, data=data)
         assert (answer.status_code, words in answer.text) == (status, True)
+        assert 'type="file" name="file"' in answer.text, "one may try another"
     receiver.away = True
     answer = await page.get("/search?image=8&face=1")
     assert answer.status_code == 503
