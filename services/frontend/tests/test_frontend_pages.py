@@ -18,7 +18,7 @@ NASTY = "<img src=x onerror=1>.jpg"
 
 @pytest.mark.parametrize("path", ["/", "/images/1", "/fragments/pictures", "/fragments/images/1"])
 async def test_names_from_outside_are_text(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str
 ) -> None:
     receiver.images = [
         image_json(
@@ -31,18 +31,18 @@ async def test_names_from_outside_are_text(
     ]
     receiver.people = [person_json(NASTY, 1)]
     receiver.problems = {NASTY: NASTY}
-    html = (await page.get(path)).text
+    html = (await pages.get(path)).text
     assert "&lt;img src=x onerror=1&gt;.jpg" in html
     assert "<img src=x" not in html
 
 
 async def test_no_page_needs_inline_script_or_style(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.images = [image_json(1, faces=[face_json(person="Ada", distance=0.3)])]
     receiver.people = [person_json("Ada", 1)]
     for path in ("/", "/images/1", "/people", "/nowhere"):
-        html = (await page.get(path)).text
+        html = (await pages.get(path)).text
         assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
         assert set(re.findall(r"<script[^>]*>(.*?)</script>", html)) == {""}
         assert not re.search(r"""(src|href|action)=["']?(https?:)?//""", html)
@@ -51,8 +51,8 @@ async def test_no_page_needs_inline_script_or_style(
 @pytest.mark.parametrize(
     "path", ["/", "/images/1", "/people", "/nowhere", "/static/app.js", "/livez", "/metrics"]
 )
-async def test_every_answer_has_the_security_headers(page: httpx.AsyncClient, path: str) -> None:
-    headers = (await page.get(path)).headers
+async def test_every_answer_has_the_security_headers(pages: httpx.AsyncClient, path: str) -> None:
+    headers = (await pages.get(path)).headers
     policy = dict(
         part.strip().partition(" ")[::2] for part in headers["Content-Security-Policy"].split(";")
     )
@@ -89,14 +89,14 @@ async def test_every_answer_has_the_security_headers(page: httpx.AsyncClient, pa
     "path", ["/images/1/delete", "/images/1/retry", "/people/Ada/delete", "/upload", "/people"]
 )
 async def test_actions_for_other_sites_are_refused(
-    page: httpx.AsyncClient,
+    pages: httpx.AsyncClient,
     receiver: FakeReceiver,
     path: str,
     headers: dict[str, str],
     allowed: bool,
 ) -> None:
     files = {"files": ("a.jpg", b"x"), "file": ("a.jpg", b"x")}
-    answer = await page.post(path, headers=headers, files=files)
+    answer = await pages.post(path, headers=headers, files=files)
     if allowed:
         assert answer.status_code != 403
     else:
@@ -104,10 +104,10 @@ async def test_actions_for_other_sites_are_refused(
         assert receiver.calls == []
 
 
-async def test_what_is_away_is_said(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+async def test_what_is_away_is_said(pages: httpx.AsyncClient, receiver: FakeReceiver) -> None:
     receiver.problems = {"face_recog": "connection refused"}
     receiver.images = [image_json(1)]
-    answer = await page.get("/")
+    answer = await pages.get("/")
     assert answer.status_code == 200
     assert "The face recogniser is away" in answer.text
     assert 'data-key="image-1"' in answer.text
@@ -115,21 +115,21 @@ async def test_what_is_away_is_said(page: httpx.AsyncClient, receiver: FakeRecei
 
 @pytest.mark.parametrize("path", ["/", "/people", "/images/1"])
 async def test_without_the_receiver_the_page_says_so_and_keeps_trying(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str
 ) -> None:
     receiver.away = True
-    answer = await page.get(path)
+    answer = await pages.get(path)
     assert answer.status_code == 503
     assert "The receiver does not answer" in answer.text
     assert 'data-busy="yes"' in answer.text
 
 
 async def test_without_the_database_the_page_names_the_database(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.problems = {"database": "connection refused"}
     receiver.answers = {"GET /images": problem(503, "database is away")}
-    answer = await page.get("/")
+    answer = await pages.get("/")
     assert answer.status_code == 503
     assert "The database is away" in answer.text
 
@@ -139,46 +139,46 @@ async def test_without_the_database_the_page_names_the_database(
     [httpx.Response(200, text="<html>"), httpx.Response(200, json=[]), httpx.Response(502)],
 )
 async def test_an_answer_that_makes_no_sense_counts_as_away(
-    page: httpx.AsyncClient, receiver: FakeReceiver, answer: httpx.Response
+    pages: httpx.AsyncClient, receiver: FakeReceiver, answer: httpx.Response
 ) -> None:
     receiver.answers = {"GET /images": answer, "GET /status": answer, "GET /people": answer}
-    assert (await page.get("/")).status_code == 503
-    assert (await page.get("/people")).status_code == 503
+    assert (await pages.get("/")).status_code == 503
+    assert (await pages.get("/people")).status_code == 503
 
 
 async def test_a_fragment_without_the_receiver_leaves_the_list_alone(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.away = True
-    answer = await page.get("/fragments/pictures")
+    answer = await pages.get("/fragments/pictures")
     assert answer.status_code == 200
     assert 'data-region="problems"' in answer.text
     assert 'data-region="list"' not in answer.text
 
 
 async def test_a_fragment_is_sent_once_and_again_when_it_changed(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.images = [image_json(1, status="processing")]
-    first = await page.get("/fragments/pictures")
+    first = await pages.get("/fragments/pictures")
     headers = {"If-None-Match": first.headers["ETag"]}
     assert 'data-busy="yes"' in first.text
-    assert (await page.get("/fragments/pictures", headers=headers)).status_code == 304
+    assert (await pages.get("/fragments/pictures", headers=headers)).status_code == 304
     receiver.images = [image_json(1)]
-    second = await page.get("/fragments/pictures", headers=headers)
+    second = await pages.get("/fragments/pictures", headers=headers)
     assert second.status_code == 200
     assert 'data-busy="no"' in second.text
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/images/abc", "/images/1/preview/x", "/static/no"])
-async def test_an_unknown_address_is_not_found(page: httpx.AsyncClient, path: str) -> None:
-    answer = await page.get(path)
+async def test_an_unknown_address_is_not_found(pages: httpx.AsyncClient, path: str) -> None:
+    answer = await pages.get(path)
     assert answer.status_code == 404
     assert "<h1>Not found</h1>" in answer.text
 
 
-async def test_a_wrong_method_is_refused(page: httpx.AsyncClient) -> None:
-    assert (await page.put("/people")).status_code == 405
+async def test_a_wrong_method_is_refused(pages: httpx.AsyncClient) -> None:
+    assert (await pages.put("/people")).status_code == 405
 
 
 @pytest.mark.parametrize(
@@ -197,12 +197,12 @@ async def test_a_wrong_method_is_refused(page: httpx.AsyncClient) -> None:
     ],
 )
 async def test_head_has_the_headers_of_get_and_no_body(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str
 ) -> None:
     receiver.images = [image_json(1)]
     small = httpx.Response(200, content=b"small", headers={"ETag": '"1"'})
     receiver.answers["GET /images/1/thumbnail"] = small
-    get, head = await page.get(path), await page.head(path)
+    get, head = await pages.get(path), await pages.head(path)
     assert get.content
     assert head.content == b""
     assert (head.status_code, head.headers) == (get.status_code, get.headers)
@@ -220,18 +220,18 @@ async def test_head_has_the_headers_of_get_and_no_body(
     ],
 )
 async def test_only_a_page_with_counters_has_pictures_counted(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str, asked: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str, asked: str
 ) -> None:
     receiver.images = [image_json(1)]
-    assert (await page.get(path)).status_code == 200
+    assert (await pages.get(path)).status_code == 200
     assert [call for call in receiver.calls if "/status" in call] == [asked]
 
 
-async def test_static_files_are_cached_for_ever_by_version(page: httpx.AsyncClient) -> None:
-    html = (await page.get("/")).text
+async def test_static_files_are_cached_for_ever_by_version(pages: httpx.AsyncClient) -> None:
+    html = (await pages.get("/")).text
     for address in re.findall(r'"(/static/[^"]+)"', html):
-        assert "immutable" in (await page.get(address)).headers["Cache-Control"]
-    assert (await page.get("/static/app.js?v=old")).headers["Cache-Control"] == "no-cache"
+        assert "immutable" in (await pages.get(address)).headers["Cache-Control"]
+    assert (await pages.get("/static/app.js?v=old")).headers["Cache-Control"] == "no-cache"
 
 
 # Actions
@@ -260,58 +260,58 @@ async def test_static_files_are_cached_for_ever_by_version(page: httpx.AsyncClie
     ],
 )
 async def test_an_action_is_passed_on(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str, call: str, then: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str, call: str, then: str
 ) -> None:
     receiver.answers = {call: httpx.Response(204)}
-    answer = await page.post(path)
+    answer = await pages.post(path)
     assert (answer.status_code, answer.headers["Location"]) == (303, then)
     assert receiver.calls == [call]
-    scripted = await page.post(path, headers={"Accept": "application/json"})
+    scripted = await pages.post(path, headers={"Accept": "application/json"})
     assert (scripted.status_code, scripted.json()) == (200, {"then": then})
 
 
-async def test_a_refused_action_says_why(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+async def test_a_refused_action_says_why(pages: httpx.AsyncClient, receiver: FakeReceiver) -> None:
     receiver.answers = {"POST /images/5/retry": problem(409, "image 5 is processed")}
-    answer = await page.post("/images/5/retry")
+    answer = await pages.post("/images/5/retry")
     assert answer.status_code == 409
     assert "Image 5 is processed." in answer.text
-    scripted = await page.post("/images/5/retry", headers={"Accept": "application/json"})
+    scripted = await pages.post("/images/5/retry", headers={"Accept": "application/json"})
     assert (scripted.status_code, scripted.json()) == (409, {"message": "Image 5 is processed."})
 
 
 async def test_an_action_without_the_receiver_says_so(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.away = True
-    answer = await page.post("/images/5/delete")
+    answer = await pages.post("/images/5/delete")
     assert answer.status_code == 503
     assert "The receiver does not answer" in answer.text
 
 
 async def test_an_action_without_a_store_says_what_the_receiver_said(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     away = problem(503, "object store is not available, try again")
     receiver.answers = {"POST /images": away}
-    answer = await page.post("/upload", files={"files": ("a", b"b")})
+    answer = await pages.post("/upload", files={"files": ("a", b"b")})
     assert answer.status_code == 503
     assert "Object store is not available, try again." in answer.text
 
 
-async def test_retry_after_is_said(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
+async def test_retry_after_is_said(pages: httpx.AsyncClient, receiver: FakeReceiver) -> None:
     busy = problem(429, "too many requests at once", **{"Retry-After": "3"})
     receiver.answers = {"DELETE /images/5": busy}
-    answer = await page.post("/images/5/delete", headers={"Accept": "application/json"})
+    answer = await pages.post("/images/5/delete", headers={"Accept": "application/json"})
     assert answer.json()["message"] == "Too many requests at once. Try again in 3 s."
 
 
 async def test_requests_are_counted_by_route(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    await page.get("/")
+    await pages.get("/")
     receiver.away = True
-    await page.get("/")
-    text = (await page.get("/metrics")).text
+    await pages.get("/")
+    text = (await pages.get("/metrics")).text
     for operation in ("receiver GET /images", "receiver GET /status"):
         assert f'facestack_requests_total{{operation="{operation}"}}' in text
         errors = re.search(
@@ -322,7 +322,7 @@ async def test_requests_are_counted_by_route(
 
 
 async def test_it_is_ready_without_the_receiver(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.away = True
-    assert (await page.get("/readyz")).status_code == 200
+    assert (await pages.get("/readyz")).status_code == 200
