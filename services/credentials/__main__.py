@@ -4,6 +4,7 @@ import argparse
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -68,11 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logs.configure("credentials", settings.log_level)
     log = structlog.get_logger("services.credentials")
     try:
-        with Cluster(
+        cluster = Cluster(
             settings.kubernetes_service_host,
             settings.kubernetes_service_port,
             settings.service_account_folder,
-        ) as cluster:
+        )
+        with closing(cluster):
             for order in orders:
                 values = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in order.keys}
                 created = persist(

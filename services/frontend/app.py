@@ -22,6 +22,7 @@ from services.common.head import HeadApp
 from services.common.settings import load
 from services.frontend.adapters import rooms
 from services.frontend.adapters.pages.answers import Answers
+from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.files import FilePages
 from services.frontend.adapters.pages.groups import GroupPages
 from services.frontend.adapters.pages.people import PeoplePages
@@ -33,7 +34,7 @@ from services.frontend.adapters.pages.search import SearchPages
 from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.adapters.receiver.connection import ReceiverConnection
 from services.frontend.adapters.security import GuardedApp
-from services.frontend.domain.errors import ReceiverError
+from services.frontend.domain.errors import NotDoneError
 from services.frontend.domain.people import SUGGESTED
 from services.frontend.service import Names
 from services.frontend.settings import FrontendSettings
@@ -88,16 +89,10 @@ def create_app(
     names = Names(partial(receiver.people.page, limit=SUGGESTED))
     spools = Spools(settings.max_spool_bytes)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    for pages in (
-        PicturesPages(receiver, answers, names, spools, max_upload_bytes=settings.max_upload_bytes),
-        PicturePages(receiver, answers, names),
-        PeoplePages(receiver, answers, spools),
-        PersonPages(receiver, answers, names),
-        GroupPages(receiver, answers, names),
-        SearchPages(receiver, answers, spools),
-        FilePages(receiver.pictures, answers, files),
-    ):
+    for kind in (PicturesPages, PicturePages, PeoplePages, PersonPages, GroupPages, SearchPages):
+        pages: Pages = kind(receiver, answers, names, spools, settings.max_upload_bytes)
         app.include_router(pages.router())
+    app.include_router(FilePages(receiver.pictures, answers, files).router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.
@@ -111,8 +106,8 @@ def create_app(
             return answers.not_found()
         return answers.not_served(request, error)
 
-    @app.exception_handler(ReceiverError)
-    async def not_done(request: Request, error: ReceiverError) -> Response:
+    @app.exception_handler(NotDoneError)
+    async def not_done(request: Request, error: NotDoneError) -> Response:
         return answers.failure(request, error)
 
     @app.exception_handler(ClientDisconnect)

@@ -1,4 +1,4 @@
-"""What pages are made of and what is kept: names to choose from."""
+"""What all open pages share: the names to choose from."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ _REST: Final = 10.0
 
 
 class Names:
-    """The first names, asked for by every page that is open.
+    """The first names, which every page that is open asks for.
 
     ``fetch()`` returns the first people. For ten times as long as that takes, the same names are
     given again. Raises what ``fetch`` raises.

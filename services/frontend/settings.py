@@ -19,6 +19,6 @@ class FrontendSettings(Settings, HttpSettings):
     )
     upload_timeout_seconds: Seconds = Field(
         60.0,
-        description="The same for what sends or fetches pictures or has faces cut out, of a group"
+        description="The same for what sends pictures, exports or has faces cut out, of a group"
         " up to ten: more where the object store or face_recog is slow.",
     )

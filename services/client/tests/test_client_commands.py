@@ -70,7 +70,7 @@ def uploads(pipeline: Pipeline) -> int:
 def known_pictures(pipeline: Pipeline) -> int:
     """How many known pictures face_recog compares with."""
     text = httpx.get(pipeline.face_recog_metrics_url, trust_env=False).text
-    [line] = [one for one in text.splitlines() if one.startswith("facestack_gallery_pictures ")]
+    [line] = [line for line in text.splitlines() if line.startswith("facestack_gallery_pictures ")]
     return int(float(line.split()[1]))
 
 
@@ -96,13 +96,13 @@ def test_a_folder_is_sent_once(facestack: Run, pipeline: Pipeline, folder: Path)
     before = uploads(pipeline)
     first = facestack("submit", folder, "--json")
     assert (first.returncode, len(documents(first))) == (0, 40)
-    assert {one["duplicate"] for one in documents(first)} == {False}
+    assert {sent["duplicate"] for sent in documents(first)} == {False}
     again = facestack("submit", folder, "--json", "--wait")
     assert again.returncode == 0
-    assert {one["duplicate"] for one in documents(again)} == {True}
-    assert {one["status"] for one in documents(again)} == {"processed"}
-    ids = {one["file"]: one["id"] for one in documents(first)}
-    assert {one["file"]: one["id"] for one in documents(again)} == ids
+    assert {sent["duplicate"] for sent in documents(again)} == {True}
+    assert {sent["status"] for sent in documents(again)} == {"processed"}
+    ids = {sent["file"]: sent["id"] for sent in documents(first)}
+    assert {sent["file"]: sent["id"] for sent in documents(again)} == ids
     assert uploads(pipeline) == before + 40
     # By its content the server knows what the client does not.
     [one, *_] = ids.values()
@@ -204,10 +204,10 @@ def test_a_bad_file_is_said_and_all_others_are_sent(
     assert "\ngood.jpg: image " in f"\n{done.stdout}"
     assert "\n\\udcff\\x1b[2J\\n.jpg: image " in f"\n{done.stdout}"
     told = documents(facestack("submit", "--json", ".", "missing.jpg"))
-    assert {str(one["file"]) for one in told if one.get("error")} == {
+    assert {str(result["file"]) for result in told if result.get("error")} == {
         *("away.jpg", "empty.jpg", "large.jpg", "missing.jpg")
     }
-    [rejected] = [one for one in told if one["file"] == "no-picture.jpg"]
+    [rejected] = [result for result in told if result["file"] == "no-picture.jpg"]
     assert rejected["duplicate"] is True
     retried = facestack("retry", str(rejected["id"]), "999999")
     assert retried.returncode == 1
@@ -295,9 +295,9 @@ def test_people_are_made_known_and_exported(
         done = facestack("export", "Grace", "out")
         assert done.returncode == 0
     about = json.loads((tmp_path / "out" / "person.json").read_text())
-    assert [one["id"] for one in about["images"]] == [image["id"]]
+    assert [image["id"] for image in about["images"]] == [image["id"]]
     assert len(about["images"][0]["faces"]) == 2
-    written = {one["file"] for one in [*about["images"], *about["known_pictures"]]}
+    written = {picture["file"] for picture in [*about["images"], *about["known_pictures"]]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*written, "person.json"}
     assert len(written) == 4
     copy = tmp_path / "out" / about["images"][0]["file"]
@@ -433,7 +433,7 @@ def test_names_of_other_programs_become_names_of_faces(
         f"facestack: both.jpg: {no_name}\nfacestack: both.jpg: {nobody}\n"
     )
     again = documents(facestack("regions", "--name", "--json", "both.jpg"))
-    assert [one.get("error") for one in again] == [None, no_name, nobody]
+    assert [result.get("error") for result in again] == [None, no_name, nobody]
     assert (again[0]["face_index"], again[0]["name"]) == (left, "Rear Admiral & Co")
     # A sidecar comes before what is in the file; what a hand said is not overwritten.
     (tmp_path / "both.xmp").write_bytes(xmp(("Somebody", *place(faces[0]))))
@@ -457,8 +457,10 @@ def test_names_of_other_programs_become_names_of_faces(
     copy = tmp_path / "out" / f"{number}-both.jpg"
     assert copy.read_bytes() == (tmp_path / "both.jpg").read_bytes()
     assert (tmp_path / "out" / f"{number}-both.jpg.xmp").exists()
-    written = [one for one in documents(facestack("regions", "--json", copy)) if one["name"]]
-    assert [(one["name"], one["face_index"], one["problem"]) for one in written] == [
+    written = [
+        region for region in documents(facestack("regions", "--json", copy)) if region["name"]
+    ]
+    assert [(region["name"], region["face_index"], region["problem"]) for region in written] == [
         ("Rear Admiral & Co", left, None)
     ]
 

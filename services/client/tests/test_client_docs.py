@@ -24,7 +24,7 @@ def told(text: str) -> list[tuple[str, list[str]]]:
 
 def boxes(lines: list[str]) -> list[int]:
     """The corners of all boxes."""
-    return [int(one) for line in lines for box in BOX.findall(line) for one in box]
+    return [int(number) for line in lines for box in BOX.findall(line) for number in box]
 
 
 def test_every_command_of_the_docs_does_what_they_say(
@@ -50,7 +50,7 @@ def test_every_command_of_the_docs_does_what_they_say(
         )
         lines = sorted(without_waiting(done.stdout).splitlines())
         assert boxes(lines) == pytest.approx(boxes(output), abs=PIXELS)
-        assert (command, [BOX.sub("", one) for one in lines]) == (
-            *(command, [BOX.sub("", one) for one in output]),
+        assert (command, [BOX.sub("", line) for line in lines]) == (
+            *(command, [BOX.sub("", line) for line in output]),
         )
         assert done.returncode == 0

@@ -54,7 +54,9 @@ class ApiServer:
             return 201, secret
 
     def values(self) -> list[str]:
-        return [value for one in self.secrets.values() for value in one["stringData"].values()]
+        return [
+            value for secret in self.secrets.values() for value in secret["stringData"].values()
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):

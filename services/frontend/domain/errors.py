@@ -5,7 +5,7 @@ AwayError
 RefusedError
 └── RequestRefusedError   it, or a page before it, refused what was asked for
 
-``ReceiverError`` is either of them.
+``NotDoneError`` is either of them.
 """
 
 from http import HTTPStatus
@@ -16,14 +16,14 @@ from services.common.errors import AwayError, RefusedError
 NO_ANSWER: Final = "The receiver does not answer. Pictures can be neither shown nor accepted."
 
 
-class ReceiverError(Exception):
+class NotDoneError(Exception):
     """Something was not done; ``message`` says it to people, with ``status`` as HTTP status."""
 
     message: str
     status: int
 
 
-class ReceiverAwayError(ReceiverError, AwayError):
+class ReceiverAwayError(NotDoneError, AwayError):
     """The receiver answered that it cannot serve now; or, with a technical ``reason``, not at all.
 
     ``problem`` is what that means for people.
@@ -39,7 +39,7 @@ class ReceiverAwayError(ReceiverError, AwayError):
         self.reason = reason
 
 
-class RequestRefusedError(ReceiverError, RefusedError):
+class RequestRefusedError(NotDoneError, RefusedError):
     """The request was refused with ``status``, 400..499, or by its form, before it was sent.
 
     ``can_insist`` says that it is only a doubt, which a person may overrule.

@@ -186,7 +186,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-/** Move the box by a fiftieth of the picture, with Alt by a pixel; with Shift change its size. */
+/** Move the box by a fiftieth of the shorter side, with Alt by a pixel; with Shift change its size. */
 function step(x, y, { shiftKey, altKey }) {
   const { width, height } = limits();
   const by = altKey ? 1 : Math.max(1, Math.round(Math.min(width, height) / 50));

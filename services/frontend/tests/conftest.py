@@ -11,7 +11,7 @@ from services.frontend.tests.browser import Site, chromium
 from services.frontend.tests.fake_receiver import FakeReceiver
 from services.testing.pipeline import Pipeline, pipeline
 
-__all__ = ["browser", "page", "pipeline", "receiver", "site"]
+__all__ = ["browser", "pages", "pipeline", "receiver", "site"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def receiver() -> FakeReceiver:
 
 
 @pytest.fixture
-async def page(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
+async def pages(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the pages."""
     lifecycle = Lifecycle({}, drain_seconds=0)
     transport = httpx.MockTransport(receiver.answer)

@@ -14,7 +14,7 @@ def key_json(image_id: int, face_index: int = 0) -> dict[str, int]:
 
 def group_json(group_id: int, *pictures: int, size: int = 0, **values: Any) -> dict[str, Any]:
     """A group with the first faces of pictures, and more of them up to ``size``."""
-    faces = [key_json(one) for one in pictures]
+    faces = [key_json(picture) for picture in pictures]
     return {"id": group_id, "size": size or len(faces), "faces": faces, **values}
 
 
@@ -42,7 +42,7 @@ def show(
         "GET /groups": httpx.Response(200, json=page),
         "GET /questions": httpx.Response(200, json=asked),
         **{
-            f"GET /groups/{one['id']}": httpx.Response(200, json={"next_cursor": None, **one})
-            for one in groups
+            f"GET /groups/{group['id']}": httpx.Response(200, json={"next_cursor": None, **group})
+            for group in groups
         },
     }

@@ -50,7 +50,10 @@ def image_json(picture_id: int, **values: Any) -> dict[str, Any]:
 
 def person_json(name: str, *ids: int, **values: Any) -> dict[str, Any]:
     """A person as the receiver describes one, with these known pictures; the first is the id."""
-    pictures = [{"id": i, "image_name": f"{name}/{i}.jpg", "created_at": TIME} for i in ids]
+    pictures = [
+        {"id": known_id, "image_name": f"{name}/{known_id}.jpg", "created_at": TIME}
+        for known_id in ids
+    ]
     return {
         "id": ids[0] if ids else 7,
         "name": name,
@@ -65,6 +68,17 @@ def problem(status: int, detail: str, **headers: str) -> httpx.Response:
     """A problem document."""
     document = {"type": "about:blank", "title": "Refused", "status": status, "detail": detail}
     return httpx.Response(status, json=document, headers=headers)
+
+
+DOUBT = httpx.Response(
+    422,
+    json={
+        "title": "Unprocessable",
+        "detail": "the face is blurred: choose a sharper picture",
+        "errors": [{"pointer": "/query/insist", "detail": "enrols it nevertheless, if true"}],
+    },
+)
+"""A refusal that a person may overrule."""
 
 
 @dataclass
@@ -122,10 +136,13 @@ class FakeReceiver:
             "GET /people": httpx.Response(200, json=people),
             "GET /images": httpx.Response(200, json=page),
             "POST /images": httpx.Response(202, json=accepted),
-            **{f"GET /images/{i['id']}": httpx.Response(200, json=i) for i in self.images},
             **{
-                f"GET /people/~{one['id']}": httpx.Response(200, json={"merges": [], **one})
-                for one in self.people
+                f"GET /images/{image['id']}": httpx.Response(200, json=image)
+                for image in self.images
+            },
+            **{
+                f"GET /people/~{person['id']}": httpx.Response(200, json={"merges": [], **person})
+                for person in self.people
             },
         }
 

@@ -170,7 +170,7 @@ def test_a_face_in_doubt_is_refused_and_enrolled_when_somebody_insists(site: Sit
         expect(face.get_by_role("alert")).to_have_text(
             "The face is dark: choose one with more light."
         )
-        assert [one["name"] for one in site.call("GET", "/people")["people"]] == [EILEEN]
+        assert [person["name"] for person in site.call("GET", "/people")["people"]] == [EILEEN]
         insist.focus()
         keep_screenshot(page, "doubt")
         insist.press("Enter")
@@ -816,7 +816,7 @@ def test_it_looks_right_on_a_desk_and_on_a_phone(site: Site) -> None:
             assert page.evaluate(LAYOUT_SHIFT) < 0.01
 
 
-@pytest.mark.parametrize("kind", [one.kind for one in FORMATS])
+@pytest.mark.parametrize("kind", [known.kind for known in FORMATS])
 def test_a_picture_of_every_format_is_recognised_and_shown(site: Site, kind: str) -> None:
     enrol(site, EILEEN)
     site.wait_known(pictures=1)
@@ -885,7 +885,10 @@ def test_a_picture_that_no_browser_knows_is_shown_upright_with_its_face_and_enro
             expect(portrait).to_have_js_property("complete", value=True)
             assert portrait.evaluate("image => image.naturalWidth") > 50
     [person] = site.call("GET", "/people")["people"]
-    assert {Path(one["image_name"]).suffix for one in person["pictures"]} == {".jpg", ".heic"}
+    assert {Path(picture["image_name"]).suffix for picture in person["pictures"]} == {
+        ".jpg",
+        ".heic",
+    }
 
 
 _SIZE = (

@@ -72,7 +72,7 @@ def box_of(face: dict[str, Any]) -> tuple[int, ...]:
 
 
 def drawn_face(site: Site, picture: int) -> dict[str, Any]:
-    [face] = [one for one in site.call("GET", f"/images/{picture}")["faces"] if one["drawn"]]
+    [face] = [face for face in site.call("GET", f"/images/{picture}")["faces"] if face["drawn"]]
     return dict(face)
 
 
@@ -221,8 +221,8 @@ def test_who_draws_somebody_of_two_who_bear_one_name_says_which_one(site: Site) 
         keep_screenshot(page, "draw-which-one")
         choices.filter(has_text=who).click()
         expect(page.locator(".face-card", has_text="You drew this face.")).to_have_count(2)
-    named = [one["person_id"] for one in site.call("GET", f"/images/{picture}")["faces"][1:]]
-    assert [f"~{one}" for one in named] == [who, who]
+    named = [face["person_id"] for face in site.call("GET", f"/images/{picture}")["faces"][1:]]
+    assert [f"~{person_id}" for person_id in named] == [who, who]
     assert len(site.complaints) == 2  # the browser reports the status 409
     site.complaints.clear()
 
@@ -298,7 +298,7 @@ def test_who_is_drawn_clearly_is_known_from_then_on_and_named_by_the_machine_whe
     box = dict(zip(("left", "top", "right", "bottom"), FACES[EILEEN], strict=True))
     drawn = {"box": box, "name": EILEEN}
     document = site.call("POST", f"/images/{picture}/faces", json=drawn)
-    assert [(one["index"], one["person"]) for one in document["faces"]] == [(1, EILEEN)]
+    assert [(face["index"], face["person"]) for face in document["faces"]] == [(1, EILEEN)]
     site.wait_known(pictures=1)
     other = site.submit("mirrored.jpg", mirrored(EILEEN))
     site.wait_status(other, "processed")

@@ -25,7 +25,9 @@ expect.set_options(timeout=20_000)
 
 def meet(site: Site, person: str, *, times: int) -> list[int]:
     """Upload so many pictures of somebody whom nobody knows; return them when they are a group."""
-    pictures = [site.submit(f"{person} {one}.jpg", jpeg(photo(person))) for one in range(times)]
+    pictures = [
+        site.submit(f"{person} {number}.jpg", jpeg(photo(person))) for number in range(times)
+    ]
     wait_for(lambda: group_of(site, pictures))
     return pictures
 
@@ -148,7 +150,9 @@ def test_the_keyboard_suffices_to_answer_and_to_name_one_group_after_the_other(
         say(page, f"2 faces are {GRACE} now.")
         expect(page.get_by_role("heading", name="Nobody to name")).to_be_visible()
         assert_not_reloaded(page)
-    assert [face_of(site, one)["person"] for one in (*first, *second)] == [EILEEN] * 3 + [GRACE] * 2
+    assert [face_of(site, picture)["person"] for picture in (*first, *second)] == [EILEEN] * 3 + [
+        GRACE
+    ] * 2
 
 
 def test_somebody_chooses_whom_a_name_means_that_two_people_bear(site: Site) -> None:
@@ -194,7 +198,7 @@ def test_everything_works_without_script(site: Site) -> None:
         page.locator(f"#name-{group_of(site, second)}").fill(GRACE)
         page.get_by_role("button", name="Save name of 2 faces").click()
         expect(page.get_by_role("link", name="2 faces")).to_have_count(0)
-    by_hand = [face_of(site, one)["decided_by"] == "hand" for one in (*first, *second)]
+    by_hand = [face_of(site, picture)["decided_by"] == "hand" for picture in (*first, *second)]
     assert by_hand.count(True) == 4
     assert all(by_hand[3:])
     assert len(site.complaints) == 1  # the browser reports the status 422

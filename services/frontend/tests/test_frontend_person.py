@@ -57,10 +57,10 @@ def part(html: str, name: str) -> str:
 
 
 async def test_a_page_shows_a_persons_pictures_and_marks_their_face(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.next_cursor = "older&more"
-    html = (await page.get("/people/~3", params={"cursor": "c=1"})).text
+    html = (await pages.get("/people/~3", params={"cursor": "c=1"})).text
     assert "GET /images?person=~3&cursor=c%3D1&limit=24" in receiver.calls
     assert "GET /status?person=~3" in receiver.calls
     assert "<h1><bdi>Ada</bdi></h1>" in html
@@ -70,34 +70,34 @@ async def test_a_page_shows_a_persons_pictures_and_marks_their_face(
     assert re.findall(r'class="face (\w+)" data-face="(\d)"', html) == [("known", "1")]
     assert 'href="/people/~3?cursor=older%26more"' in html
     assert 'data-live="/fragments/people/~3?cursor=c%3D1"' in html
-    fragment = await page.get("/fragments/people/~3", params={"cursor": "c=1"})
+    fragment = await pages.get("/fragments/people/~3", params={"cursor": "c=1"})
     assert part(fragment.text, "list") == part(html, "list")
     tag = {"If-None-Match": fragment.headers["ETag"]}
-    again = await page.get("/fragments/people/~3", params={"cursor": "c=1"}, headers=tag)
+    again = await pages.get("/fragments/people/~3", params={"cursor": "c=1"}, headers=tag)
     assert again.status_code == 304
 
 
 async def test_the_face_that_stands_for_somebody_may_be_a_known_picture_or_none(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    html = (await page.get("/people/~9")).text
+    html = (await pages.get("/people/~9")).text
     assert 'class="portrait" src="/people/~9/pictures/9/thumbnail' in html
     receiver.people = [person_json("Ada")]
-    html = (await page.get("/people/~7")).text
+    html = (await pages.get("/people/~7")).text
     assert 'class="portrait nobody"' in html
 
 
 async def test_of_many_known_pictures_the_newest_are_shown_and_the_rest_on_demand(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.people = [person_json("Ada", *range(1, 101))]
-    html = part((await page.get("/people/~1")).text, "known")
-    shown = [int(one) for one in re.findall(r"pictures/(\d+)/delete", html)]
+    html = part((await pages.get("/people/~1")).text, "known")
+    shown = [int(number) for number in re.findall(r"pictures/(\d+)/delete", html)]
     assert shown == list(range(78, 101))
     assert "The newest 23 of 100" in html
-    every = part((await page.get("/people/~1?known=all")).text, "known")
+    every = part((await pages.get("/people/~1?known=all")).text, "known")
     assert every.count("/delete") == 100
-    card = (await page.get("/people")).text
+    card = (await pages.get("/people")).text
     assert card.count("/pictures/") < 20
     assert "All 100 known pictures" in card
 
@@ -115,7 +115,7 @@ async def test_of_many_known_pictures_the_newest_are_shown_and_the_rest_on_deman
     ],
 )
 async def test_an_action_leads_back_to_the_person(
-    page: httpx.AsyncClient,
+    pages: httpx.AsyncClient,
     receiver: FakeReceiver,
     action: str,
     call: str,
@@ -123,66 +123,66 @@ async def test_an_action_leads_back_to_the_person(
 ) -> None:
     receiver.answers[call] = httpx.Response(200, json={})
     path, _, form = action.partition("?")
-    answer = await page.post(f"/people/~3{path}", data=dict(parse_qsl(form)))
+    answer = await pages.post(f"/people/~3{path}", data=dict(parse_qsl(form)))
     assert (answer.status_code, answer.headers["Location"]) == (303, "/people/~3")
     assert receiver.sent(call) == sent
 
 
 async def test_a_refused_name_is_said_in_place_and_two_may_bear_one(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.answers["PATCH /people/~3"] = problem(409, "'Bea' is the name of somebody else, ~20")
-    answer = await page.post("/people/~3/rename", data={"person": "Bea"})
+    answer = await pages.post("/people/~3/rename", data={"person": "Bea"})
     assert answer.status_code == 409
     profile = part(answer.text, "profile")
     assert "is the name of somebody else, ~20." in profile
     assert 'value="Bea"' in profile
     assert 'name="another" value="true"><bdi>Call both Bea</bdi>' in profile
-    scripted = await page.post("/people/~3/rename", data={"person": "Bea"}, headers=SCRIPTED)
+    scripted = await pages.post("/people/~3/rename", data={"person": "Bea"}, headers=SCRIPTED)
     assert "Call both Bea" in scripted.json()["choices"]
 
 
 async def test_who_is_named_by_a_name_stays_on_their_page_after_another(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     bea = receiver.people[2]
     receiver.answers["GET /people/Bea"] = httpx.Response(200, json=bea)
     receiver.answers["PATCH /people/Bea"] = httpx.Response(200, json={})
-    html = (await page.get("/people/Bea")).text
+    html = (await pages.get("/people/Bea")).text
     assert 'data-live="/fragments/people/~20"' in html
     assert 'action="/people/~20/rename"' in html
-    answer = await page.post("/people/Bea/rename", data={"person": "Bea/ B"})
+    answer = await pages.post("/people/Bea/rename", data={"person": "Bea/ B"})
     assert answer.headers["Location"] == "/people/Bea%2F%20B"
 
 
 async def test_the_receiver_takes_back_what_a_hand_said_with_the_denial(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     """Else who has named it otherwise meanwhile would lose that name."""
     denied = "PUT /images/5/faces/1/denials/~3?insist=true"
     receiver.answers[denied] = httpx.Response(204)
-    assert (await page.post("/people/~3/faces/5/1/deny")).status_code == 303
+    assert (await pages.post("/people/~3/faces/5/1/deny")).status_code == 303
     assert receiver.calls == [denied]
     receiver.answers[denied] = problem(404, "image 5 has no face 1")
-    assert (await page.post("/people/~3/faces/5/1/deny")).status_code == 404
+    assert (await pages.post("/people/~3/faces/5/1/deny")).status_code == 404
 
 
 @pytest.mark.parametrize("form", ["/images/5/faces/0/name", "/people/~20/faces/5/0/name"])
 async def test_of_two_people_of_one_name_one_is_chosen(
-    page: httpx.AsyncClient, receiver: FakeReceiver, form: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, form: str
 ) -> None:
     receiver.answers["POST /people/Ada/pictures"] = TAKEN
     receiver.answers["GET /images?person=~20&limit=24"] = httpx.Response(
         200, json={"images": [image_json(5, faces=[of_ada(0, person_id=20)])], "next_cursor": None}
     )
-    answer = await page.post(form, data={"person": "Ada"})
+    answer = await pages.post(form, data={"person": "Ada"})
     assert answer.status_code == 409
     assert 'value="Ada"' in answer.text
     offered = re.findall(r'name="who" value="(~\d+)"', answer.text.split('class="choices"', 1)[1])
     assert {"~3", "~9"} <= set(offered)
     assert "1 known picture, ~9" in answer.text
     assert "Somebody else called Ada" in answer.text
-    scripted = await page.post(form, data={"person": "Ada"}, headers=SCRIPTED)
+    scripted = await pages.post(form, data={"person": "Ada"}, headers=SCRIPTED)
     assert scripted.json()["message"].startswith("2 people are called 'Ada'")
     assert 'value="~9"' in scripted.json()["choices"]
 
@@ -193,21 +193,23 @@ async def test_of_two_people_of_one_name_one_is_chosen(
         receiver.calls.clear()
         receiver.bodies.clear()
         receiver.answers[call] = httpx.Response(201)
-        assert (await page.post(form, data={"person": "Ada", **choice})).status_code == 303
+        assert (await pages.post(form, data={"person": "Ada", **choice})).status_code == 303
         assert receiver.sent(call) == {"image_id": 5, "face_index": 0, **sent}
 
 
 async def test_a_receiver_of_before_has_nobody_of_the_same_name(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    everybody = [{"id": one["id"], "name": one["name"], "pictures": []} for one in receiver.people]
+    everybody = [
+        {"id": person["id"], "name": person["name"], "pictures": []} for person in receiver.people
+    ]
     receiver.answers |= {
         "GET /people": httpx.Response(200, json={"people": everybody}),
         "POST /people/Ada/pictures": problem(409, "the face has just got a name"),
     }
     del receiver.answers["GET /people?person=Ada&limit=20"]
     del receiver.answers["GET /people?person=Ada&hidden=true&limit=20"]
-    answer = await page.post("/images/5/faces/0/name", data={"person": "Ada"}, headers=SCRIPTED)
+    answer = await pages.post("/images/5/faces/0/name", data={"person": "Ada"}, headers=SCRIPTED)
     assert answer.json() == {"message": "The face has just got a name."}
 
 
@@ -220,10 +222,10 @@ async def test_a_receiver_of_before_has_nobody_of_the_same_name(
     ],
 )
 async def test_who_insists_means_the_one_who_was_chosen(
-    page: httpx.AsyncClient, receiver: FakeReceiver, choice: dict[str, str], call: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, choice: dict[str, str], call: str
 ) -> None:
     receiver.answers[call] = DOUBT
-    refused = await page.post("/images/5/faces/0/name", data={"person": "Ada", **choice})
+    refused = await pages.post("/images/5/faces/0/name", data={"person": "Ada", **choice})
     insisting = re.findall(r'name="insist" value="([^"]+)">', refused.text)
     assert len(insisting) == 1
     # Another person of the name is offered as long as it is not said who it is.
@@ -233,16 +235,16 @@ async def test_who_insists_means_the_one_who_was_chosen(
     insisted = f"{call}?insist=true"
     receiver.answers[insisted] = httpx.Response(201)
     form = {"person": "Ada", "insist": insisting[0]}
-    assert (await page.post("/images/5/faces/0/name", data=form)).status_code == 303
+    assert (await pages.post("/images/5/faces/0/name", data=form)).status_code == 303
     assert receiver.sent(insisted).get("another", False) == ("another" in choice)
 
 
 async def test_a_picture_for_one_of_two_is_added_after_a_choice(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.answers["POST /people/Ada/pictures"] = TAKEN
     files = {"file": ("ada.jpg", b"picture")}
-    plain = await page.post("/people", data={"person": "Ada"}, files=files)
+    plain = await pages.post("/people", data={"person": "Ada"}, files=files)
     assert plain.status_code == 409
     assert 'href="/people/~3"' in plain.text
     assert 'href="/people/~9"' in plain.text
@@ -251,44 +253,44 @@ async def test_a_picture_for_one_of_two_is_added_after_a_choice(
         ({"another": "true"}, "POST /people/Ada/pictures?another=true", "/people"),
     ):
         receiver.answers[call] = httpx.Response(201)
-        answer = await page.post("/people", data={"person": "Ada", **choice}, files=files)
+        answer = await pages.post("/people", data={"person": "Ada", **choice}, files=files)
         assert (answer.status_code, answer.headers["Location"]) == (303, then)
         assert call in receiver.calls
 
 
 async def test_a_name_in_the_address_leads_to_whom_it_means(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.answers |= {"GET /people/Ada": TAKEN, "GET /images?person=Ada&limit=24": TAKEN}
-    answer = await page.get("/people/Ada")
+    answer = await pages.get("/people/Ada")
     assert answer.status_code == 409
     assert 'href="/people/~9"' in answer.text
-    pictures = await page.get("/?person=Ada")
+    pictures = await pages.get("/?person=Ada")
     assert "Several people are called <bdi>Ada</bdi>" in pictures.text
     assert 'href="/?person=~9"' in pictures.text
     assert 'value="Ada" selected' in pictures.text
-    assert (await page.get("/people/~99")).status_code == 404
-    assert (await page.get("/fragments/people/~99")).status_code == 404
+    assert (await pages.get("/people/~99")).status_code == 404
+    assert (await pages.get("/fragments/people/~99")).status_code == 404
 
 
 async def test_pictures_are_filtered_by_id_and_the_name_is_said(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    html = (await page.get("/?person=~20")).text
+    html = (await pages.get("/?person=~20")).text
     assert "GET /images?person=~20&limit=24" in receiver.calls
     assert '<option value="~20" selected>Bea</option>' in html
     # Of two people of one name the list tells who is who.
     assert '<option value="~9">Ada (1 known picture, ~9)</option>' in html
     receiver.images = []
     receiver.next_person = "more"
-    html = (await page.get("/?person=~20")).text
+    html = (await pages.get("/?person=~20")).text
     assert "shows <bdi>Bea</bdi>" in html
 
 
 async def test_people_of_one_name_are_told_apart(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    html = (await page.get("/people")).text
+    html = (await pages.get("/people")).text
     keys = re.findall(r'data-key="(person-\w+)"', html)
     assert len(set(keys)) == 3
     assert re.findall(r'<span class="number"[^>]*>(~\d+)</span>', html) == ["~3", "~9"]
@@ -298,32 +300,32 @@ async def test_people_of_one_name_are_told_apart(
 
 
 async def test_hidden_people_are_behind_a_link(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    assert 'href="/people?hidden=yes"' in (await page.get("/people")).text
+    assert 'href="/people?hidden=yes"' in (await pages.get("/people")).text
     receiver.answers["GET /people?hidden=true&limit=24"] = httpx.Response(
         200, json={"people": [person_json("Zoë", 30, hidden=True)], "next_cursor": "Zoë/30"}
     )
-    html = (await page.get("/people?hidden=yes")).text
+    html = (await pages.get("/people?hidden=yes")).text
     assert "<h1>Hidden people</h1>" in html
     assert "Zoë" in html
     assert 'href="/people?hidden=yes&amp;cursor=Zo%C3%AB%2F30"' in html
     assert 'data-live="/fragments/people?hidden=yes"' in html
     receiver.people.append(person_json("Zoë", 30, hidden=True))
-    one = (await page.get("/people/~30")).text
+    one = (await pages.get("/people/~30")).text
     assert ">Hidden</span>" in one
     assert 'action="/people/~30/show"' in one
 
 
 async def test_whom_to_merge_with_is_seen_before_and_taken_back_after(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
-    html = (await page.get("/people/~3/merge", params={"name": "a"})).text
+    html = (await pages.get("/people/~3/merge", params={"name": "a"})).text
     assert "GET /people?name=a&limit=24" in receiver.calls
     assert re.findall(r'name="person" value="(~\d+)"', html) == ["~9", "~20"]
     assert 'src="/people/~9/pictures/9/thumbnail' in html
     receiver.answers["POST /people/~3/merge"] = problem(409, "they stand side by side on image 5")
-    refused = await page.post("/people/~3/merge", data={"person": "~9"})
+    refused = await pages.post("/people/~3/merge", data={"person": "~9"})
     assert refused.status_code == 409
     before, after = refused.text.split('value="~9"')
     assert "They stand side by side on image 5." not in before
@@ -331,55 +333,55 @@ async def test_whom_to_merge_with_is_seen_before_and_taken_back_after(
 
     merge = {"id": 4, "name": NASTY, "created_at": TIME}
     receiver.people[0]["merges"] = [merge]
-    merges = part((await page.get("/people/~3")).text, "merges")
+    merges = part((await pages.get("/people/~3")).text, "merges")
     assert "&lt;b&gt;Ada" in merges
     assert 'action="/people/~3/merges/4/undo"' in merges
 
 
 async def test_somebody_is_forgotten_for_good_in_two_steps(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     call = "POST /people/~3/erase"
     counts = {"known_pictures": 2, "faces": 1200, "pictures": 0}
     receiver.answers[call] = httpx.Response(200, json=counts)
-    html = (await page.get("/people/~3/erase")).text
+    html = (await pages.get("/people/~3/erase")).text
     assert "2 known pictures" in html
     assert "Delete the picture that shows" in html
-    unsure = await page.post("/people/~3/erase", data={"pictures": "yes"})
+    unsure = await pages.post("/people/~3/erase", data={"pictures": "yes"})
     assert unsure.status_code == 422
     assert "Tick the box" in unsure.text
     assert call not in receiver.calls
-    done = await page.post("/people/~3/erase", data={"sure": "yes"})
+    done = await pages.post("/people/~3/erase", data={"sure": "yes"})
     assert done.status_code == 200
     assert "2 known pictures, 1,200 faces and 0 submitted pictures are removed" in done.text
     assert receiver.sent(call) == {"pictures": False}
     receiver.calls.clear()
     receiver.bodies.clear()
-    await page.post("/people/~3/erase", data={"sure": "yes", "pictures": "yes"})
+    await pages.post("/people/~3/erase", data={"sure": "yes", "pictures": "yes"})
     assert receiver.sent(call) == {"pictures": True}
     receiver.answers[call] = problem(503, "the database is away")
-    away = await page.post("/people/~3/erase", data={"sure": "yes"})
+    away = await pages.post("/people/~3/erase", data={"sure": "yes"})
     assert away.status_code == 503
     assert "The database is away." in away.text
 
 
 async def test_an_export_is_passed_on_as_a_file(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.answers["GET /people/~3/export"] = httpx.Response(200, json={"name": "Ada"})
-    answer = await page.get("/people/~3/export")
+    answer = await pages.get("/people/~3/export")
     assert answer.json() == {"name": "Ada"}
     assert answer.headers["Content-Disposition"] == 'attachment; filename="person-3.json"'
     assert answer.headers["Cache-Control"] == "no-store"
     receiver.answers["GET /people/~3/export"] = problem(404, "there is nobody with the id 3")
-    gone = await page.get("/people/~3/export")
+    gone = await pages.get("/people/~3/export")
     assert (gone.status_code, gone.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
     receiver.away = True
-    assert (await page.get("/people/~3/export")).status_code == 503
+    assert (await pages.get("/people/~3/export")).status_code == 503
 
 
 async def test_an_export_that_is_cut_off_does_not_look_whole(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"["
@@ -387,17 +389,17 @@ async def test_an_export_that_is_cut_off_does_not_look_whole(
 
     receiver.answers["GET /people/~3/export"] = httpx.Response(200, content=pieces())
     with pytest.raises(RuntimeError, match="response already started") as ended:
-        await page.get("/people/~3/export")
+        await pages.get("/people/~3/export")
     assert str(ended.value.__cause__) == "the receiver died"
 
 
 @pytest.mark.parametrize("path", ["/people/~3", "/people/~3/merge", "/people/~3/erase", "/people"])
 async def test_any_name_is_text_and_no_page_needs_inline_script(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str
 ) -> None:
     receiver.people = [person_json(NASTY, 3), person_json(NASTY, 4)]
     receiver.images = [image_json(5, name=NASTY, faces=[of_ada(1, person=NASTY)])]
-    html = (await page.get(path)).text
+    html = (await pages.get(path)).text
     assert "<b>" not in html
     assert "&lt;b&gt;Ada&lt;/b&gt;" in html
     assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", html)
@@ -406,23 +408,23 @@ async def test_any_name_is_text_and_no_page_needs_inline_script(
 
 @pytest.mark.parametrize("path", ["/people/~3", "/people/~3/merge", "/people/~3/erase"])
 async def test_without_the_receiver_the_page_says_so(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str
 ) -> None:
     receiver.away = True
-    answer = await page.get(path)
+    answer = await pages.get(path)
     assert answer.status_code == 503
     assert "The receiver does not answer" in answer.text
 
 
 async def test_a_receiver_of_before_gets_names(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.people = [{"id": 3, "name": "Ada B", "pictures": []}]
     receiver.answers = {}
-    html = (await page.get("/people")).text
+    html = (await pages.get("/people")).text
     assert 'action="/people/Ada%20B/delete"' in html
     assert 'name="who" value="Ada B"' in html
     face = of_ada(1, person="Ada B")
     del face["denial_ids"]
     receiver.images = [image_json(5, faces=[face])]
-    assert 'name="person" value="Ada B"' in (await page.get("/images/5")).text
+    assert 'name="person" value="Ada B"' in (await pages.get("/images/5")).text

@@ -60,7 +60,9 @@ def change(page: Page, picture: str) -> Locator:
 def refused(site: Site, *statuses: int) -> None:
     """Forget that the browser has reported these refusals."""
     reported = [
-        int(found) for one in site.complaints for found in re.findall("status of (4..)", one)
+        int(found)
+        for complaint in site.complaints
+        for found in re.findall("status of (4..)", complaint)
     ]
     assert reported == list(statuses), site.complaints
     site.complaints.clear()
@@ -111,7 +113,7 @@ def test_somebody_gives_a_second_person_a_name_that_is_taken_and_tells_them_apar
     site.wait_known(pictures=2)
     people = site.call("GET", "/people?person=Ada")["people"]
     assert [person["name"] for person in people] == ["Ada", "Ada"]
-    second = next(f"~{one['id']}" for one in people if f"~{one['id']}" != first)
+    second = next(f"~{person['id']}" for person in people if f"~{person['id']}" != first)
 
     # From now on the name alone does not say who it is.
     both = submit(site, "both.jpg", together())
@@ -230,7 +232,7 @@ def test_somebody_chooses_the_face_that_stands_for_a_person(site: Site) -> None:
     with site.open(f"/people/{eileen}") as page:
         portrait = page.locator(".profile .portrait")
         before = portrait.get_attribute("src") or ""
-        [(address, other)] = [one for one in pictures.items() if not before.startswith(one[0])]
+        [(address, other)] = [item for item in pictures.items() if not before.startswith(item[0])]
         change(page, other).get_by_role("button", name="Use as portrait").press("Enter")
         expect(portrait).to_have_attribute("src", re.compile(f"^{address}"))
         expect(portrait).to_have_js_property("complete", value=True)
@@ -350,7 +352,7 @@ def test_somebody_takes_away_what_is_kept_and_is_forgotten_for_good(
         kept = json.loads(download.value.path().read_text())
         assert kept["person"]["name"] == EILEEN
         assert len(kept["known_pictures"]) == 1
-        assert sorted(one["id"] for one in kept["pictures"]) == [alone, both]
+        assert sorted(picture["id"] for picture in kept["pictures"]) == [alone, both]
 
         page.get_by_label("I know that nobody can bring this back").check()
         page.get_by_role("button", name="Forget for good").click()

@@ -45,8 +45,10 @@ def test_how_sure_it_is_stands_there_in_words(strangers: float, words: str) -> N
     assert found.sure == words
 
 
-async def test_the_page_asks_for_a_picture(page: httpx.AsyncClient, receiver: FakeReceiver) -> None:
-    answer = await page.get("/search")
+async def test_the_page_asks_for_a_picture(
+    pages: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    answer = await pages.get("/search")
     assert answer.status_code == 200
     assert 'type="file" name="file"' in answer.text
     assert '<a href="/search" aria-current="page">' in answer.text
@@ -54,7 +56,7 @@ async def test_the_page_asks_for_a_picture(page: httpx.AsyncClient, receiver: Fa
 
 
 async def test_a_picture_is_passed_on_and_what_is_found_shown_nearest_first(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.answers = {
         "POST /search": result(
@@ -65,7 +67,7 @@ async def test_a_picture_is_passed_on_and_what_is_found_shown_nearest_first(
             searched=0,
         )
     }
-    answer = await page.post("/search", files={"file": ("a.jpg", b"content")})
+    answer = await pages.post("/search", files={"file": ("a.jpg", b"content")})
     assert answer.status_code == 200
     assert receiver.calls == ["POST /search"]
     assert b"content" in receiver.bodies[0]
@@ -76,17 +78,17 @@ async def test_a_picture_is_passed_on_and_what_is_found_shown_nearest_first(
     assert answer.text.count('href="/people/~') == 1, "somebody unknown has none"
     assert 'src="/images/4/faces/2/thumbnail"' in answer.text
     assert 'name="face" value="1" aria-pressed="false"' in answer.text
-    await page.post("/search", files={"file": ("a.jpg", b"content")}, data={"face": "1"})
+    await pages.post("/search", files={"file": ("a.jpg", b"content")}, data={"face": "1"})
     assert receiver.calls[1:] == ["POST /search?face=1"]
 
 
 async def test_a_stored_face_is_looked_for_by_its_address(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.images = [image_json(8, faces=[face_json(0), face_json(1)])]
-    assert 'href="/search?image=8&amp;face=1"' in (await page.get("/images/8")).text
+    assert 'href="/search?image=8&amp;face=1"' in (await pages.get("/images/8")).text
     receiver.answers = {"POST /search": result()}
-    answer = await page.get("/search?image=8&face=1")
+    answer = await pages.get("/search?image=8&face=1")
     assert receiver.sent("POST /search") == {"image_id": 8, "face_index": 1}
     assert "No faces of the same person" in answer.text
     assert "No face is stored yet" in answer.text
@@ -101,7 +103,7 @@ async def test_a_stored_face_is_looked_for_by_its_address(
     ],
 )
 async def test_why_nothing_was_searched_stands_on_the_page(
-    page: httpx.AsyncClient,
+    pages: httpx.AsyncClient,
     receiver: FakeReceiver,
     refusal: httpx.Response,
     status: int,
@@ -109,8 +111,8 @@ async def test_why_nothing_was_searched_stands_on_the_page(
 ) -> None:
     receiver.answers = {"POST /search": refusal}
     for answer in (
-        await page.post("/search", files={"file": ("a.jpg", b"content")}),
-        await page.get("/search?image=8&face=1"),
+        await pages.post("/search", files={"file": ("a.jpg", b"content")}),
+        await pages.get("/search?image=8&face=1"),
     ):
         assert answer.status_code == status
         assert words in answer.text
@@ -118,17 +120,19 @@ async def test_why_nothing_was_searched_stands_on_the_page(
 
 
 async def test_a_form_without_a_picture_or_with_too_much_is_refused(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     for files, data, status, words in (
         ({"file": ("", b"")}, {}, 422, "Choose a picture."),
         ({"file": ("a.jpg", b"x")}, {"face": "two"}, 422, "There is no such face."),
         ({"file": ("a.jpg", bytes(22 * 2**20))}, {}, 413, "larger than 20 MB"),
+        (None, {"face": "0"}, 422, "Choose one picture."),
     ):
-        answer = await page.post("/search", files=files, data=data)
+        answer = await pages.post("/search", files=files, data=data)
         assert (answer.status_code, words in answer.text) == (status, True)
+        assert 'type="file" name="file"' in answer.text, "one may try another"
     receiver.away = True
-    answer = await page.get("/search?image=8&face=1")
+    answer = await pages.get("/search?image=8&face=1")
     assert answer.status_code == 503
     assert "Try again in a moment." in answer.text
     assert receiver.calls == []

@@ -52,8 +52,8 @@ def site(pipeline: Pipeline, browser: Browser) -> Iterator[Site]:
         site.submit("eileen.jpg", jpeg(photo(EILEEN))),
         site.submit("mirrored.jpg", mirrored(EILEEN)),
     ]
-    for one in ids:
-        site.wait_status(one, "processed")
+    for picture_id in ids:
+        site.wait_status(picture_id, "processed")
     asked = {"image_id": ids[0], "face_index": 0}
     wait_for(lambda: len(_found(site, asked)) == 2)
     yield site
@@ -76,12 +76,12 @@ def both() -> bytes:
 
 def likely(page: Page) -> list[str | None]:
     shown = page.locator("#results .found-part > .found .found-face")
-    return [one.get_attribute("href") for one in shown.all()]
+    return [link.get_attribute("href") for link in shown.all()]
 
 
 def pictures(site: Site, *names: str) -> list[str]:
     images = site.call("GET", "/images")["images"]
-    return [f"/images/{one['id']}" for name in names for one in images if one["name"] == name]
+    return [f"/images/{image['id']}" for name in names for image in images if image["name"] == name]
 
 
 def test_somebody_is_found_by_a_picture_and_nothing_of_it_is_kept(site: Site) -> None:
@@ -166,7 +166,9 @@ def test_why_a_picture_cannot_be_looked_for_stands_there(site: Site) -> None:
         page.set_input_files("#file", as_file(b"no picture"))
         expect(page.get_by_role("alert").filter(has_text="cannot be used")).to_be_visible()
     # The browser reports the refusals themselves.
-    site.complaints[:] = [one for one in site.complaints if "status of 422" not in one]
+    site.complaints[:] = [
+        complaint for complaint in site.complaints if "status of 422" not in complaint
+    ]
 
 
 def test_a_search_that_another_one_overtakes_shows_nothing(site: Site) -> None:

@@ -28,32 +28,32 @@ def receiver(receiver: FakeReceiver) -> FakeReceiver:
     ("shown_on", "path"), list(zip(("/", "/images/5", "/people"), SMALL, strict=True))
 )
 async def test_a_browser_keeps_what_a_page_shows(
-    page: httpx.AsyncClient, receiver: FakeReceiver, shown_on: str, path: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, shown_on: str, path: str
 ) -> None:
-    html = (await page.get(shown_on)).text
+    html = (await pages.get(shown_on)).text
     [address, *_] = re.findall(rf'="({re.escape(path)}\?v=[^"]+)"', html)
-    answer = await page.get(address)
+    answer = await pages.get(address)
     assert (answer.status_code, answer.content) == (200, b"\xff\xd8 small")
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert answer.headers["ETag"] == '"1"'
     assert "immutable" in answer.headers["Cache-Control"]
     # Without a version it may be another picture the next time.
-    assert (await page.get(path)).headers["Cache-Control"] == "no-cache"
+    assert (await pages.get(path)).headers["Cache-Control"] == "no-cache"
     assert f"GET {path}" in receiver.calls
 
 
-async def test_a_face_may_be_another_one_the_next_time(page: httpx.AsyncClient) -> None:
-    answer = await page.get(FACE)
+async def test_a_face_may_be_another_one_the_next_time(pages: httpx.AsyncClient) -> None:
+    answer = await pages.get(FACE)
     assert (answer.status_code, answer.content) == (200, b"\xff\xd8 small")
     assert answer.headers["Cache-Control"] == "no-cache"
 
 
 @pytest.mark.parametrize("path", [*SMALL, FACE])
 async def test_what_a_browser_has_is_not_sent_again(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str
 ) -> None:
     receiver.answers[f"GET {path}"] = httpx.Response(304, headers={"ETag": '"1"'})
-    again = await page.get(path, headers={"If-None-Match": '"1"'})
+    again = await pages.get(path, headers={"If-None-Match": '"1"'})
     assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", '"1"')
     assert receiver.tags == ['"1"']
 
@@ -67,25 +67,25 @@ async def test_what_a_browser_has_is_not_sent_again(
 )
 @pytest.mark.parametrize("path", [*SMALL, FACE, "/people/%2e/pictures/1/thumbnail"])
 async def test_what_cannot_be_shown_has_a_placeholder_for_a_minute(
-    page: httpx.AsyncClient, receiver: FakeReceiver, path: str, answer: httpx.Response
+    pages: httpx.AsyncClient, receiver: FakeReceiver, path: str, answer: httpx.Response
 ) -> None:
     receiver.answers[f"GET {path}"] = answer
-    shown = await page.get(f"{path}?v=1")
+    shown = await pages.get(f"{path}?v=1")
     assert shown.status_code == 200
     assert shown.headers["Content-Type"] == "image/svg+xml"
     assert shown.headers["Cache-Control"] == "private, max-age=60"
 
 
 async def test_a_receiver_that_is_busy_or_away_is_asked_again(
-    page: httpx.AsyncClient, receiver: FakeReceiver
+    pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     receiver.answers[f"GET {SMALL[0]}"] = problem(429, "too many requests")
-    assert (await page.get(f"{SMALL[0]}?v=1")).status_code == 503
+    assert (await pages.get(f"{SMALL[0]}?v=1")).status_code == 503
     receiver.away = True
-    assert (await page.get(f"{SMALL[0]}?v=1")).status_code == 503
+    assert (await pages.get(f"{SMALL[0]}?v=1")).status_code == 503
     receiver.away = False
     receiver.answers[f"GET {SMALL[0]}"] = JPEG
-    assert (await page.get(f"{SMALL[0]}?v=1")).status_code == 200
+    assert (await pages.get(f"{SMALL[0]}?v=1")).status_code == 200
 
 
 async def test_small_pictures_leave_connections_to_the_pages() -> None:

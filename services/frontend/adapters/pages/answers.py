@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from services.frontend.adapters.pages.naming import Refusal
 from services.frontend.adapters.pages.rendering import Renderer
 from services.frontend.adapters.receiver.connection import explain_problem
-from services.frontend.domain.errors import ReceiverError
+from services.frontend.domain.errors import NotDoneError
 from services.frontend.domain.people import Person
 from services.frontend.domain.words import fingerprint
 
@@ -66,7 +66,7 @@ class Answers:
             answer["choices"] = self._renderer.render("choices.html", refusal=refusal)
         return JSONResponse(answer, refusal.status)
 
-    def failure(self, request: Request, error: ReceiverError) -> Response:
+    def failure(self, request: Request, error: NotDoneError) -> Response:
         """Say why something was not done."""
         return self.refused(request, Refusal(error.message, error.status))
 

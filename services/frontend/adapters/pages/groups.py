@@ -8,13 +8,13 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from services.frontend.adapters.pages.answers import Answers, done, wants_json
+from services.frontend.adapters.pages.answers import done, wants_json
+from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, form_of, text_of
 from services.frontend.adapters.pages.naming import Naming, Refusal, refusal_of
 from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import query
-from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.faces import FaceKey, face_key
 from services.frontend.domain.groups import (
     FACES_ON_A_PAGE,
@@ -25,7 +25,6 @@ from services.frontend.domain.groups import (
 )
 from services.frontend.domain.status import away_parts
 from services.frontend.domain.words import counted
-from services.frontend.service import Names
 
 _ANSWERED: Final = {
     "yes": "Yes, the same person.",
@@ -34,13 +33,8 @@ _ANSWERED: Final = {
 }
 
 
-class GroupPages:
+class GroupPages(Pages):
     """Routes of groups and questions."""
-
-    def __init__(self, receiver: ReceiverApi, answers: Answers, names: Names) -> None:
-        self._receiver = receiver
-        self._answers = answers
-        self._names = names
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -95,7 +89,7 @@ class GroupPages:
             named = await self._receiver.groups.name(
                 group_id, naming.somebody, faces, another=naming.another
             )
-        except ReceiverError as error:
+        except NotDoneError as error:
             refusal = await refusal_of(error, naming, self._receiver.people, group_id)
             if wants_json(request):
                 return self._answers.refused(request, refusal)

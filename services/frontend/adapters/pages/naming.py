@@ -12,7 +12,7 @@ from services.frontend.adapters.pages.forms import text_of
 from services.frontend.adapters.pages.outcomes import or_none
 from services.frontend.adapters.receiver.faces import FacesApi
 from services.frontend.adapters.receiver.people import PeopleApi
-from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.people import Person
 
 _MAX_CHOICES: Final = 20
@@ -79,7 +79,7 @@ class Refusal:
 
 
 async def refusal_of(
-    error: ReceiverError, naming: Naming, people: PeopleApi, form: int | str = ""
+    error: NotDoneError, naming: Naming, people: PeopleApi, form: int | str = ""
 ) -> Refusal:
     """Return why a face or a picture got no name, with the people whom the name may mean."""
     namesakes: tuple[Person, ...] = ()

@@ -6,26 +6,20 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from services.common import bodies
 from services.common.names import id_of
-from services.frontend.adapters.pages.answers import Answers, done
+from services.frontend.adapters.pages.answers import done
+from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, Filter, picture_form, picture_of
 from services.frontend.adapters.pages.naming import Naming, refusal_of
 from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import person_address, query
-from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.people import PEOPLE_ON_A_PAGE, SUGGESTED, PeoplePage, choices_of
 from services.frontend.domain.status import away_parts
 
 
-class PeoplePages:
+class PeoplePages(Pages):
     """Routes of people."""
-
-    def __init__(self, receiver: ReceiverApi, answers: Answers, spools: bodies.Spools) -> None:
-        self._receiver = receiver
-        self._answers = answers
-        self._spools = spools
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -69,7 +63,7 @@ class PeoplePages:
                     insist=naming.insist,
                     another=naming.another,
                 )
-            except ReceiverError as error:
+            except NotDoneError as error:
                 refusal = await refusal_of(error, naming, self._receiver.people)
                 return self._answers.refused(request, refusal)
         if id_of(naming.who) is not None:

@@ -9,17 +9,16 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from services.common.names import id_of
-from services.frontend.adapters.pages.answers import Answers, done, wants_json
+from services.frontend.adapters.pages.answers import done, wants_json
+from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, Filter, form_of
 from services.frontend.adapters.pages.naming import Naming, Refusal, bearers, refusal_of
 from services.frontend.adapters.pages.outcomes import or_error, or_none
 from services.frontend.adapters.pages.rendering import person_address, query
-from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.people import PEOPLE_ON_A_PAGE, PeoplePage, Person
 from services.frontend.domain.pictures import PICTURES_ON_A_PAGE, PicturePage
 from services.frontend.domain.status import StatusReport, away_parts
-from services.frontend.service import Names
 
 _KNOWN_SHOWN: Final = 23
 """Known pictures on a person's page, unless all are asked for: with one more to add, whole rows."""
@@ -27,13 +26,8 @@ _KNOWN_SHOWN: Final = 23
 _GONE: Final = "There is nobody like that, or they were forgotten."
 
 
-class PersonPages:
+class PersonPages(Pages):
     """Routes of one person."""
-
-    def __init__(self, receiver: ReceiverApi, answers: Answers, names: Names) -> None:
-        self._receiver = receiver
-        self._answers = answers
-        self._names = names
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -80,7 +74,7 @@ class PersonPages:
     async def export(self, who: str) -> Response:
         """Pass on all that is kept of a person, as a file."""
         pieces = self._receiver.people.export(who)
-        first = await anext(pieces, b"")  # or what is wrong
+        first = await anext(pieces, b"")  # raises what is wrong before the answer begins
 
         async def whole() -> AsyncIterator[bytes]:
             yield first
@@ -105,7 +99,7 @@ class PersonPages:
         naming = Naming.of(await form_of(request))
         try:
             await self._receiver.people.rename(who, naming.name, another=naming.another)
-        except ReceiverError as error:
+        except NotDoneError as error:
             taken = error.status == HTTPStatus.CONFLICT and not naming.another
             another = f"Call both {naming.name}" if taken else ""
             refusal = Refusal(error.message, error.status, "rename", naming.name, another=another)
@@ -132,7 +126,7 @@ class PersonPages:
         naming = Naming.of(await form_of(request))
         try:
             await naming.enrol(self._receiver.faces, picture_id, index)
-        except ReceiverError as error:
+        except NotDoneError as error:
             form = f"{picture_id}-{index}"
             refusal = await refusal_of(error, naming, self._receiver.people, form)
             return await self._refused(request, who, refusal)
@@ -148,7 +142,7 @@ class PersonPages:
         naming = Naming.of(await form_of(request))
         try:
             await self._receiver.people.merge(who, naming.who)
-        except ReceiverError as error:
+        except NotDoneError as error:
             refusal = Refusal(error.message, error.status, naming.who)
             if wants_json(request):
                 return self._answers.refused(request, refusal)
@@ -167,7 +161,7 @@ class PersonPages:
             if "sure" not in form:
                 raise RequestRefusedError("Tick the box that says that you mean it.")
             erased = await self._receiver.people.erase(who, pictures="pictures" in form)
-        except ReceiverError as error:
+        except NotDoneError as error:
             return await self._erase_page(who, Refusal(error.message, error.status))
         return self._answers.message(HTTPStatus.OK, erased.summary, title="Forgotten for good")
 

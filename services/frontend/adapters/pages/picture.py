@@ -7,24 +7,18 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from services.frontend.adapters.pages.answers import Answers, done, wants_json
+from services.frontend.adapters.pages.answers import done, wants_json
+from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import box_of, form_of, text_of
 from services.frontend.adapters.pages.naming import Naming, Refusal, refusal_of
 from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
-from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.pictures import SubmittedPicture
 from services.frontend.domain.status import away_parts
-from services.frontend.service import Names
 
 
-class PicturePages:
+class PicturePages(Pages):
     """Routes of one picture."""
-
-    def __init__(self, receiver: ReceiverApi, answers: Answers, names: Names) -> None:
-        self._receiver = receiver
-        self._answers = answers
-        self._names = names
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -77,7 +71,7 @@ class PicturePages:
         try:
             box = box_of(form)
             await self._receiver.faces.draw(picture_id, box, naming.who, another=naming.another)
-        except ReceiverError as error:
+        except NotDoneError as error:
             refusal = await refusal_of(error, naming, self._receiver.people)
             return self._answers.refused(request, refusal)
         return done(request, f"/images/{picture_id}")
@@ -87,7 +81,7 @@ class PicturePages:
         naming = Naming.of(await form_of(request))
         try:
             await naming.enrol(self._receiver.faces, picture_id, index)
-        except ReceiverError as error:
+        except NotDoneError as error:
             refusal = await refusal_of(error, naming, self._receiver.people, index)
             if wants_json(request):
                 return self._answers.refused(request, refusal)

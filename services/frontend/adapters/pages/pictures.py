@@ -11,36 +11,20 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from services.common import bodies
 from services.common.images import Status
 from services.common.names import InvalidNameError, check_name, id_of
-from services.frontend.adapters.pages.answers import Answers, wants_json
+from services.frontend.adapters.pages.answers import wants_json
+from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Filter
 from services.frontend.adapters.pages.naming import bearers
 from services.frontend.adapters.pages.outcomes import or_error, or_none
 from services.frontend.adapters.pages.rendering import query
-from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.domain.errors import RequestRefusedError
 from services.frontend.domain.people import Person
 from services.frontend.domain.pictures import OPEN, PICTURES_ON_A_PAGE, PicturePage
 from services.frontend.domain.status import StatusReport, away_parts
-from services.frontend.service import Names
 
 
-class PicturesPages:
+class PicturesPages(Pages):
     """Routes of pictures."""
-
-    def __init__(
-        self,
-        receiver: ReceiverApi,
-        answers: Answers,
-        names: Names,
-        spools: bodies.Spools,
-        *,
-        max_upload_bytes: int,
-    ) -> None:
-        self._receiver = receiver
-        self._answers = answers
-        self._names = names
-        self._spools = spools
-        self._max_upload_bytes = max_upload_bytes
 
     def router(self) -> APIRouter:
         """Return the routes."""

@@ -6,22 +6,15 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData
 from starlette.responses import Response
 
-from services.common import bodies
-from services.frontend.adapters.pages.answers import Answers
+from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import picture_form, picture_of, text_of
 from services.frontend.adapters.pages.outcomes import or_error
-from services.frontend.adapters.receiver.api import ReceiverApi
-from services.frontend.domain.errors import ReceiverError, RequestRefusedError
+from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.search import SearchResult
 
 
-class SearchPages:
+class SearchPages(Pages):
     """Routes of search."""
-
-    def __init__(self, receiver: ReceiverApi, answers: Answers, spools: bodies.Spools) -> None:
-        self._receiver = receiver
-        self._answers = answers
-        self._spools = spools
 
     def router(self) -> APIRouter:
         """Return the routes."""
@@ -46,9 +39,9 @@ class SearchPages:
             return await self._receiver.search_picture(*picture_of(form), face=_face_of(form))
 
     def _page(
-        self, result: SearchResult | ReceiverError | None, of: tuple[int, int] | None = None
+        self, result: SearchResult | NotDoneError | None, of: tuple[int, int] | None = None
     ) -> Response:
-        error = result if isinstance(result, ReceiverError) else None
+        error = result if isinstance(result, NotDoneError) else None
         view = {
             "available": True,
             "result": None if error else result,

@@ -32,7 +32,7 @@ class ReceiverConnection:
 
     Every call raises :class:`ReceiverAwayError` when the receiver, or what it needs, is away, and
     :class:`RequestRefusedError` when it refuses the request. It has ``seconds`` for an answer, and
-    ``upload_seconds`` for a ``slow`` one, where pictures are sent or faces are cut.
+    ``upload_seconds`` for a ``slow`` one, such as where pictures are sent or faces are cut out.
 
     An operation is a method and a path, such as ``GET /images/{id}``, whose placeholders stand for
     the ``parts``, in order; ``params`` that are None, False or empty are not sent.
