@@ -51,29 +51,29 @@ class Context:
         """Return kind and name of each workload whose number is an autoscaler's affair."""
         target = "spec.scaleTargetRef"
         return {
-            (at(one.document, f"{target}.kind"), at(one.document, f"{target}.name"))
+            (at(applied.document, f"{target}.kind"), at(applied.document, f"{target}.name"))
             for unit in self.units
-            for one in unit.objects
-            if one.document.get("kind") == "HorizontalPodAutoscaler"
+            for applied in unit.objects
+            if applied.document.get("kind") == "HorizontalPodAutoscaler"
         }
 
 
 Check: TypeAlias = Callable[[Context], Iterator[Finding]]
 
 
-def finding(one: Object, field: str, problem: str) -> Finding:
+def finding(applied: Object, field: str, problem: str) -> Finding:
     """Return a finding about an object, which names its file."""
-    return Finding(f"{one.file}: {one.title}", field, problem)
+    return Finding(f"{applied.file}: {applied.title}", field, problem)
 
 
 def identities(context: Context) -> Iterator[Finding]:
     """Check that no two Kustomizations apply the same object: each would undo the other's."""
     seen: dict[tuple[str, ...], Kustomization] = {}
-    for kustomization, one in context.cluster.objects():
-        other = seen.setdefault(one.key, kustomization)
+    for kustomization, applied in context.cluster.objects():
+        other = seen.setdefault(applied.key, kustomization)
         if other is not kustomization:
             problem = f"{other.name} and {kustomization.name} both apply it: take it out of one"
-            yield finding(one, "metadata.name", problem)
+            yield finding(applied, "metadata.name", problem)
 
 
 def dependencies(context: Context) -> Iterator[Finding]:
@@ -161,14 +161,14 @@ def _replaced(context: Context) -> Iterator[str]:
 def api_server(context: Context) -> Iterator[Finding]:
     """Check that policies for the API server open the port at which this cluster's listens."""
     port = context.cluster.facts.get("api_server_port")
-    for _, one in context.cluster.objects():
-        name = at(one.document, "metadata.name")
-        if one.document.get("kind") == "NetworkPolicy" and name in _ASKING:
-            rules = items(one.document, "spec.egress")
+    for _, applied in context.cluster.objects():
+        name = at(applied.document, "metadata.name")
+        if applied.document.get("kind") == "NetworkPolicy" and name in _ASKING:
+            rules = items(applied.document, "spec.egress")
             opened = {str(each.get("port")) for rule in rules for each in items(rule, "ports")}
             if port not in opened:
                 problem = f"does not open {port}, the fact api_server_port: open it"
-                yield finding(one, "spec.egress.ports", problem)
+                yield finding(applied, "spec.egress.ports", problem)
 
 
 _ASKING: Final = {"api-server", "credentials", "metrics-server"}
@@ -181,21 +181,25 @@ def layers(context: Context) -> Iterator[Finding]:
     for layer in context.layers:
         shares.setdefault(layer.path, []).append(layer)
     for path, sharing in shares.items():
-        whole = {one.key: one for one in context.builder.plain(path, context.cluster.facts)}
-        parts = {one.key: one for layer in sharing for one in layer.objects}
+        whole = {
+            applied.key: applied for applied in context.builder.plain(path, context.cluster.facts)
+        }
+        parts = {applied.key: applied for layer in sharing for applied in layer.objects}
         secrets = f"flux/{context.cluster.name}/{_SECRETS}/"
         names = ", ".join(layer.name for layer in sharing)
-        for key, one in whole.items():
+        for key, applied in whole.items():
             if key not in parts:
                 problem = f"no layer applies it: {names} leave it out by their label selectors"
-                yield finding(one, "metadata.labels", problem)
-            elif parts[key].document != (wanted := _in_a_layer(one.document, context)):
+                yield finding(applied, "metadata.labels", problem)
+            elif parts[key].document != (wanted := _in_a_layer(applied.document, context)):
                 for field in _differences(parts[key].document, wanted):
                     problem = f"a layer makes it other than {path} has it: change it there"
-                    yield finding(one, field, problem)
-        for key, one in parts.items():
-            if key not in whole and not one.file.startswith(secrets):
-                yield finding(one, "metadata.name", f"a layer applies it, and {path} has it not")
+                    yield finding(applied, field, problem)
+        for key, applied in parts.items():
+            if key not in whole and not applied.file.startswith(secrets):
+                yield finding(
+                    applied, "metadata.name", f"a layer applies it, and {path} has it not"
+                )
 
 
 def _in_a_layer(document: Document, context: Context) -> Document:
@@ -218,15 +222,15 @@ def _in_a_layer(document: Document, context: Context) -> Document:
     return wanted
 
 
-def _differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
+def _differences(found: Any, wanted: Any, path: str = "") -> Iterator[str]:
     """Yield the paths at which two documents differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted(one.keys() | other.keys()):
-            yield from _differences(one.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for index, (left, right) in enumerate(zip(found, wanted, strict=True)):
             yield from _differences(left, right, f"{path}[{index}]")
-    elif one != other:
+    elif found != wanted:
         yield path
 
 
@@ -250,62 +254,68 @@ def order(context: Context) -> Iterator[Finding]:
     cluster = context.cluster
     made: dict[str, set[str]] = {}
     defined: dict[str, set[tuple[str, str, str]]] = {}
-    for kustomization, one in cluster.objects():
-        spec = mapping(one.document, "spec")
-        if one.document.get("kind") == "Namespace":
-            made.setdefault(kustomization.name, set()).add(str(at(one.document, "metadata.name")))
-        if one.document.get("kind") == "CustomResourceDefinition":
+    for kustomization, applied in cluster.objects():
+        spec = mapping(applied.document, "spec")
+        if applied.document.get("kind") == "Namespace":
+            made.setdefault(kustomization.name, set()).add(
+                str(at(applied.document, "metadata.name"))
+            )
+        if applied.document.get("kind") == "CustomResourceDefinition":
             defined.setdefault(kustomization.name, set()).update(
                 (str(spec.get("group")), str(version.get("name")), str(at(spec, "names.kind")))
                 for version in items(spec, "versions")
                 if version.get("served")
             )
     brought = set().union(*(BROUGHT.get(layer.path, frozenset()) for layer in context.layers))
-    for kustomization, one in cluster.objects():
+    for kustomization, applied in cluster.objects():
         # Bootstrap applies the controllers before the root.
         first = {"controllers"} if kustomization is cluster.root else set()
         # Within one Kustomization Flux applies namespaces and definitions first.
         earlier = {kustomization.name} | first | cluster.before(kustomization.name)
-        namespace = one.key[2]
+        namespace = applied.key[2]
         namespaces = _GIVEN_NAMESPACES.union(*(made.get(name, set()) for name in earlier))
         if namespace not in namespaces:
             problem = f"nothing before {kustomization.name} makes the namespace {namespace}: add"
-            yield finding(one, "metadata.namespace", f"{problem} it to what this depends on")
-        group, _, version = str(one.document.get("apiVersion")).rpartition("/")
-        kind = (group, version, str(one.document.get("kind")))
+            yield finding(applied, "metadata.namespace", f"{problem} it to what this depends on")
+        group, _, version = str(applied.document.get("apiVersion")).rpartition("/")
+        kind = (group, version, str(applied.document.get("kind")))
         if _BUILT_IN.fullmatch(group) or group in brought:
             continue
         if not any(kind in defined.get(name, set()) for name in earlier):
             problem = f"nothing before {kustomization.name} installs {group}/{version} {kind[2]}"
-            yield finding(one, "apiVersion, kind", f"{problem}: depend on what does")
+            yield finding(applied, "apiVersion, kind", f"{problem}: depend on what does")
 
 
 def secrets(context: Context) -> Iterator[Finding]:
     """Check that every Secret is encrypted for this cluster, and decrypted where it is applied."""
-    for kustomization, one in context.cluster.objects():
-        if one.document.get("kind") == "Secret":
+    for kustomization, applied in context.cluster.objects():
+        if applied.document.get("kind") == "Secret":
             values = {
                 f"{field}.{key}": value
                 for field in ("data", "stringData")
-                for key, value in mapping(one.document, field).items()
+                for key, value in mapping(applied.document, field).items()
             }
             for field, value in values.items():
                 if not str(value).startswith("ENC["):
                     advice = f"run 'make secrets CLUSTER={context.cluster.name}'"
-                    yield finding(one, field, f"is not encrypted: {advice}, and change the secret")
-            if not at(one.document, "sops.mac"):
-                yield finding(one, "sops", "is missing: only what sops has encrypted is in git")
+                    yield finding(
+                        applied, field, f"is not encrypted: {advice}, and change the secret"
+                    )
+            if not at(applied.document, "sops.mac"):
+                yield finding(applied, "sops", "is missing: only what sops has encrypted is in git")
             place = f"flux/{context.cluster.name}/{_SECRETS}/"
-            if not one.file.startswith(place):
-                yield finding(one, "kind", f"put it into {place}, which this cluster's key is for")
-        if "sops" in one.document and not at(kustomization.spec, "decryption.provider"):
+            if not applied.file.startswith(place):
+                yield finding(
+                    applied, "kind", f"put it into {place}, which this cluster's key is for"
+                )
+        if "sops" in applied.document and not at(kustomization.spec, "decryption.provider"):
             problem = f"{kustomization.name} does not decrypt it: set its spec.decryption"
-            yield finding(one, "sops", problem)
+            yield finding(applied, "sops", problem)
 
 
 def marks(context: Context) -> Iterator[Finding]:
     """Check that Flux keeps what holds data, and makes anew what cannot be changed."""
-    objects = [one for _, one in context.cluster.objects()]
+    objects = [applied for _, applied in context.cluster.objects()]
     for rule in (flux.kept, flux.replaceable):
         yield from _with_files(rule, objects, context)
 
@@ -315,14 +325,16 @@ def migrations_first(context: Context) -> Iterator[Finding]:
     for layer in context.layers:
         earlier = context.cluster.before(layer.name)
         done = {
-            one.key[3]
+            applied.key[3]
             for name in earlier
-            for one in context.cluster.kustomizations[name].objects
-            if one.key[1] == "Job" and one.key[3].startswith(_MIGRATIONS)
+            for applied in context.cluster.kustomizations[name].objects
+            if applied.key[1] == "Job" and applied.key[3].startswith(_MIGRATIONS)
         }
-        for one in layer.objects:
-            if one.key[1] == "Deployment" and one.key[3] in _MIGRATED and not done:
-                problem = f"does not wait for the layer with the migrations: {one.title} needs them"
+        for applied in layer.objects:
+            if applied.key[1] == "Deployment" and applied.key[3] in _MIGRATED and not done:
+                problem = (
+                    f"does not wait for the layer with the migrations: {applied.title} needs them"
+                )
                 yield finding(layer.made_from, "spec.dependsOn", problem)
 
 
@@ -332,9 +344,9 @@ _MIGRATED: Final = frozenset({"receiver", "image-processor", "redeemer", "people
 
 def strictness(context: Context) -> Iterator[Finding]:
     """Check that Flux refuses a variable that is no fact, as these checks do."""
-    for _, one in context.cluster.objects():
-        if one.key[1:] == ("Deployment", NAMESPACE, "kustomize-controller"):
-            for container in items(one.document, "spec.template.spec.containers"):
+    for _, applied in context.cluster.objects():
+        if applied.key[1:] == ("Deployment", NAMESPACE, "kustomize-controller"):
+            for container in items(applied.document, "spec.template.spec.containers"):
                 gates = ",".join(
                     str(argument).partition("=")[2]
                     for argument in container.get("args") or []
@@ -342,13 +354,15 @@ def strictness(context: Context) -> Iterator[Finding]:
                 )
                 if "StrictPostBuildSubstitutions=true" not in gates.split(","):
                     problem = "set --feature-gates=StrictPostBuildSubstitutions=true"
-                    yield finding(one, "spec.template.spec.containers[manager].args", problem)
+                    yield finding(applied, "spec.template.spec.containers[manager].args", problem)
 
 
 def manifests(context: Context) -> Iterator[Finding]:
     """Check the rules of the pipeline over its layers, and those of units over each unit."""
-    pipeline = [one for layer in context.layers for one in layer.objects]
-    pipeline += [one for unit in context.units for one in unit.objects if one.key[2] == PIPELINE]
+    pipeline = [applied for layer in context.layers for applied in layer.objects]
+    pipeline += [
+        applied for unit in context.units for applied in unit.objects if applied.key[2] == PIPELINE
+    ]
     yield from _with_files(check_pipeline, pipeline, context)
     for unit in context.units:
         yield from _with_files(check_unit, unit.objects, context)
@@ -358,8 +372,8 @@ def _with_files(
     rules: Callable[[Manifests], Iterator[Finding]], objects: list[Object], context: Context
 ) -> Iterator[Finding]:
     """Yield what rules find, with the file of each object in front."""
-    files = {one.title: one.file for one in objects}
-    documents = [one.document for one in objects if one.key[1] != "Secret"]
+    files = {applied.title: applied.file for applied in objects}
+    documents = [applied.document for applied in objects if applied.key[1] != "Secret"]
     for found in rules(Manifests(documents)):
         if not _is_meant(found, context):
             file = files.get(found.where.replace(" of ", "/"))
@@ -382,19 +396,19 @@ _valid: set[str] = set()
 def schemas(context: Context) -> Iterator[Finding]:
     """Check every object against its schema; what has passed once is not asked about again."""
     new: dict[str, Object] = {}
-    for _, one in context.cluster.objects():
+    for _, applied in context.cluster.objects():
         # Flux takes away what sops adds.
-        document = {key: value for key, value in one.document.items() if key != "sops"}
+        document = {key: value for key, value in applied.document.items() if key != "sops"}
         text = yaml.safe_dump(document)
         if text not in _valid:
-            new[text] = one
+            new[text] = applied
     wrong = set()
     for found in tools.kubeconform("---\n".join(new)) if new else ():
         wrong.add(found.where)
-        files = sorted({one.file for one in new.values() if one.title == found.where})
+        files = sorted({applied.file for applied in new.values() if applied.title == found.where})
         where = f"{' or '.join(files)}: {found.where}"
         yield Finding(where, found.field or "fields", found.problem)
-    _valid.update(text for text, one in new.items() if one.title not in wrong)
+    _valid.update(text for text, applied in new.items() if applied.title not in wrong)
 
 
 STAGES: Final[tuple[tuple[Check, ...], ...]] = (
@@ -419,7 +433,7 @@ def check(cluster: Cluster, builder: Builder) -> Iterator[Finding]:
     """Yield whatever is wrong with a cluster."""
     context = Context(cluster, builder)
     for stage in STAGES:
-        found = [finding for one in stage for finding in one(context)]
+        found = [finding for look in stage for finding in look(context)]
         yield from found
         if found:
             return

@@ -111,7 +111,7 @@ class Comparison:
             return {}
         kind = f"kustomizations.{FLUX_API}"
         listed = self._kubectl.get("get", kind, f"--namespace={NAMESPACE}", "--output=json")
-        return {one["metadata"]["name"]: one for one in json.loads(listed)["items"]}
+        return {item["metadata"]["name"]: item for item in json.loads(listed)["items"]}
 
     def follows(self) -> str | None:
         """Return the entry folder that the cluster follows, if it follows one."""
@@ -120,7 +120,7 @@ class Comparison:
 
     def layers(self) -> Iterator[tuple[str, Changes]]:
         """Yield the name of each Kustomization and what a push would change of what it applies."""
-        applied = {one.key for _, one in self._cluster.objects()}
+        applied = {item.key for _, item in self._cluster.objects()}
         for name in sorted(self._cluster.kustomizations, key=self._rank):
             kustomization = self._cluster.kustomizations[name]
             changes = Changes()
@@ -138,30 +138,32 @@ class Comparison:
 
     def _compare(self, kustomization: Kustomization, changes: Changes) -> None:
         asked = []
-        for one in kustomization.objects:
-            if _left_alone(one):
+        for item in kustomization.objects:
+            if _left_alone(item):
                 continue
-            if one.document.get("apiVersion") not in self._served or (
-                one.key[2] not in self._namespaces
+            if item.document.get("apiVersion") not in self._served or (
+                item.key[2] not in self._namespaces
             ):
-                changes.add("+", one.key)
-            elif "sops" in one.document:
-                self._compare_sealed(one, changes)
+                changes.add("+", item.key)
+            elif "sops" in item.document:
+                self._compare_sealed(item, changes)
             else:
-                asked.append((one, json.dumps(_owned(one, kustomization))))
+                asked.append((item, json.dumps(_owned(item, kustomization))))
         texts = [text for _, text in asked]
         done = self._diff("\n---\n".join(texts)) if texts else None
         if done is None or not _refused(done):
             _note(done.stdout if done else "", changes)
             return
         # One that the cluster refuses hides the others, so each is asked for by itself.
-        for one, text in asked:
+        for item, text in asked:
             done = self._diff(text)
             refused = _refused(done)
-            if refused and "immutable" in done.stderr and marked(one.document, "force", "enabled"):
-                changes.add("~", one.key, "is deleted and made again, because it cannot be changed")
+            if refused and "immutable" in done.stderr and marked(item.document, "force", "enabled"):
+                changes.add(
+                    "~", item.key, "is deleted and made again, because it cannot be changed"
+                )
             elif refused:
-                changes.add("!", one.key, _words(done))
+                changes.add("!", item.key, _words(done))
             else:
                 _note(done.stdout, changes)
 
@@ -175,24 +177,26 @@ class Comparison:
             given=given,
         )
 
-    def _compare_sealed(self, one: Object, changes: Changes) -> None:
+    def _compare_sealed(self, item: Object, changes: Changes) -> None:
         """Compare an encrypted Secret by the names of its keys: nobody here can read the values."""
-        _, _, namespace, name = one.key
+        _, _, namespace, name = item.key
         form = 'go-template={{range $key, $value := .data}}{{$key}}{{"\\n"}}{{end}}'
         done = self._kubectl.run(
             "get", "secret", name, f"--namespace={namespace}", f"--output={form}"
         )
         if _NOT_FOUND in done.stderr:
-            changes.add("+", one.key, "is encrypted")
+            changes.add("+", item.key, "is encrypted")
         elif done.returncode:
-            changes.add("!", one.key, _words(done))
+            changes.add("!", item.key, _words(done))
         else:
             found = set(done.stdout.split())
-            wanted = {key for part in ("data", "stringData") for key in mapping(one.document, part)}
+            wanted = {
+                key for part in ("data", "stringData") for key in mapping(item.document, part)
+            }
             if found != wanted:
                 hunk = [f"+{key}" for key in sorted(wanted - found)]
                 hunk += [f"-{key}" for key in sorted(found - wanted)]
-                changes.add("~", one.key, "is encrypted; of its keys differ", hunk)
+                changes.add("~", item.key, "is encrypted; of its keys differ", hunk)
 
     def _prune(self, name: str, applied: set[Key], changes: Changes) -> None:
         """Note what the cluster has of a Kustomization and git has no more."""
@@ -215,22 +219,22 @@ class Comparison:
 _NOT_FOUND: Final = "(NotFound)"
 
 
-def _left_alone(one: Object) -> bool:
+def _left_alone(item: Object) -> bool:
     """Tell whether Flux leaves an object alone once it is there, or altogether."""
-    return marked(one.document, "reconcile", "disabled") or marked(
-        one.document, "ssa", "ignore", "ifnotpresent"
+    return marked(item.document, "reconcile", "disabled") or marked(
+        item.document, "ssa", "ignore", "ifnotpresent"
     )
 
 
-def _owned(one: Object, kustomization: Kustomization) -> dict[str, Any]:
+def _owned(item: Object, kustomization: Kustomization) -> dict[str, Any]:
     """Return an object with the labels by which Flux knows what it has applied."""
-    metadata = dict(one.document["metadata"])
+    metadata = dict(item.document["metadata"])
     metadata["labels"] = {
         **(metadata.get("labels") or {}),
         f"{FLUX_API}/name": kustomization.name,
         f"{FLUX_API}/namespace": NAMESPACE,
     }
-    return {**one.document, "metadata": metadata}
+    return {**item.document, "metadata": metadata}
 
 
 def _key(inventory_id: str) -> Key:
@@ -297,7 +301,7 @@ def report(tree: source.Source, name: str, kubectl: Kubectl) -> Iterator[str]:
         if changes.count:
             yield f"\n{layer}"
         yield from (f"  {line}" for line in changes.lines)
-    if sealed := sum("sops" in one.document for _, one in cluster.objects()):
+    if sealed := sum("sops" in item.document for _, item in cluster.objects()):
         yield f"\nOf {sealed} encrypted Secrets only the names of their keys were compared."
 
 

@@ -305,10 +305,10 @@ class Cluster:
         found: set[str] = set()
         wanted = list(self.kustomizations[name].waits_for) if name in self.kustomizations else []
         while wanted:
-            one = wanted.pop()
-            if one not in found and one in self.kustomizations:
-                found.add(one)
-                wanted += self.kustomizations[one].waits_for
+            earlier = wanted.pop()
+            if earlier not in found and earlier in self.kustomizations:
+                found.add(earlier)
+                wanted += self.kustomizations[earlier].waits_for
         return found
 
 
@@ -331,12 +331,12 @@ def load(builder: Builder, name: str) -> Cluster:
     cluster.kustomizations[root.name] = root
     waiting = [root]
     while waiting:
-        one = waiting.pop(0)
+        next_ = waiting.pop(0)
         try:
-            one.objects = builder.build(one, _facts_of(one, facts), cluster.used_facts)
+            next_.objects = builder.build(next_, _facts_of(next_, facts), cluster.used_facts)
         except BuildError as error:
             cluster.problems.append(error)
-        for made in one.objects:
+        for made in next_.objects:
             if is_kustomization(made.document):
                 waiting += _new(cluster, Kustomization(made))
     return cluster
