@@ -22,11 +22,7 @@ from services.common.turns import in_turns
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.errors import NotFoundError
 from services.receiver.domain.people import Somebody
-from services.receiver.domain.personal_data import (
-    Account,
-    KeptKnown,
-    KeptPicture,
-)
+from services.receiver.domain.personal_data import Account, KeptKnown, KeptPicture
 from services.receiver.ports import Erasures, PersonalData, Pictures
 from services.receiver.service.images import Images
 

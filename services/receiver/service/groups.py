@@ -44,12 +44,7 @@ class Grouped:
         return found
 
     async def name(
-        self,
-        group_id: int,
-        who: str,
-        *,
-        another: bool = False,
-        without: Collection[FaceKey] = (),
+        self, group_id: int, who: str, *, another: bool = False, without: Collection[FaceKey] = ()
     ) -> NamedGroup:
         """Name the faces of a group, all but some, which do not belong in it.
 

@@ -287,8 +287,7 @@ class DatabaseErasures:
             ids = await _lock_images(connection, set(await connection.scalars(some)))
             await connection.execute(
                 sa.delete(face_denials).where(
-                    face_denials.c.person_id == erasure.person_id,
-                    face_denials.c.image_id.in_(ids),
+                    face_denials.c.person_id == erasure.person_id, face_denials.c.image_id.in_(ids)
                 )
             )
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
@@ -417,10 +416,7 @@ class DatabaseErasures:
 
 
 def _ours(erasure: Erasure) -> Sequence[sa.ColumnElement[bool]]:
-    return (
-        erasures.c.person_id == erasure.person_id,
-        erasures.c.claim_token == erasure.token,
-    )
+    return (erasures.c.person_id == erasure.person_id, erasures.c.claim_token == erasure.token)
 
 
 def _theirs(person_id: int) -> sa.ColumnElement[bool]:

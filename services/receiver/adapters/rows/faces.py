@@ -68,11 +68,7 @@ class DatabaseFaces:
             says, likely = await _says(connection, key, face)
             await connection.execute(
                 sa.insert(faces).values(
-                    image_id=image_id,
-                    face_index=key.index,
-                    **asdict(box),
-                    drawn=True,
-                    **says,
+                    image_id=image_id, face_index=key.index, **asdict(box), drawn=True, **says
                 )
             )
             await _keep_encoding(connection, key, face)

@@ -55,11 +55,7 @@ _AT_ONCE: Final = 500
 # The rows follow a moment after the faces.
 _MEMBERS: Final = (
     sa.select(group_faces.c.group_id, group_faces.c.image_id, group_faces.c.face_index)
-    .join_from(
-        group_faces,
-        faces,
-        same_face(faces, group_faces),
-    )
+    .join_from(group_faces, faces, same_face(faces, group_faces))
     .where(UNKNOWN)
     .order_by(group_faces.c.image_id, group_faces.c.face_index)
 )
@@ -195,8 +191,7 @@ class DatabaseGroups:
             updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
             named = (await connection.execute(updating)).rowcount
             theirs = sa.exists().where(
-                same_face(faces, group_faces),
-                faces.c.person_id == person_id,
+                same_face(faces, group_faces), faces.c.person_id == person_id
             )
             await connection.execute(sa.delete(group_faces).where(_PLACE.in_(same), theirs))
             if named:
@@ -281,10 +276,7 @@ async def lift_denials(
 
 
 async def note_denials(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    person_id: int,
-    which: sa.ColumnElement[bool],
+    connection: AsyncConnection, clock: DatabaseClock, person_id: int, which: sa.ColumnElement[bool]
 ) -> None:
     """Have it told, and stored faces decided again, that these denials come or go."""
     await note_images(connection, clock, face_denials, which)
@@ -292,10 +284,7 @@ async def note_denials(
 
 
 def _denied(person_id: int | None) -> sa.ColumnElement[bool]:
-    return sa.exists().where(
-        same_face(face_denials, faces),
-        face_denials.c.person_id == person_id,
-    )
+    return sa.exists().where(same_face(face_denials, faces), face_denials.c.person_id == person_id)
 
 
 async def _answers(

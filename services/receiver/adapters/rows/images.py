@@ -13,18 +13,8 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box
 from services.common.groups import FACES_IN_IT
-from services.common.images import (
-    FINAL,
-    PICTURES,
-    RETRIABLE,
-    RING_AFTER_MS,
-    UPLOADS,
-    Status,
-)
-from services.common.people import (
-    BY_HAND,
-    box_in,
-)
+from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
+from services.common.people import BY_HAND, box_in
 from services.common.tables import (
     BOX,
     face_denials,
@@ -327,11 +317,7 @@ async def _find(
     connection: AsyncConnection, column: sa.Column[Any], values: Iterable[Any]
 ) -> Sequence[Any]:
     query = sa.select(
-        images.c.id,
-        images.c.path,
-        images.c.status,
-        images.c.content_digest,
-        images.c.object_tag,
+        images.c.id, images.c.path, images.c.status, images.c.content_digest, images.c.object_tag
     )
     return (await connection.execute(query.where(column.in_(list(values))))).all()
 
@@ -357,10 +343,7 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
 
 
 async def _forget_result(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    image_id: int,
-    which: sa.ColumnElement[bool],
+    connection: AsyncConnection, clock: DatabaseClock, image_id: int, which: sa.ColumnElement[bool]
 ) -> bool:
     """Set an image back to pending without its faces; False when it is not such a one."""
     result = await connection.execute(

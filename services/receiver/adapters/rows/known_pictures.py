@@ -12,17 +12,8 @@ from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
-from services.common.people import (
-    BEING_FORGOTTEN,
-    whose_pictures,
-)
-from services.common.tables import (
-    face_denials,
-    faces,
-    person_images,
-    persons,
-    same_face,
-)
+from services.common.people import BEING_FORGOTTEN, whose_pictures
+from services.common.tables import face_denials, faces, person_images, persons, same_face
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.rows.named_faces import (
@@ -44,11 +35,7 @@ from services.receiver.adapters.rows.people_changes import (
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.objects import Removal
-from services.receiver.domain.people import (
-    KnownPicture,
-    NewKnownPicture,
-    Somebody,
-)
+from services.receiver.domain.people import KnownPicture, NewKnownPicture, Somebody
 from services.receiver.domain.thumbnails import known_thumbnail
 
 
@@ -144,8 +131,7 @@ class DatabaseKnownPictures:
             result = await connection.execute(
                 sa.update(person_images)
                 .where(
-                    person_images.c.id == known.id,
-                    person_images.c.image_name == known.image_name,
+                    person_images.c.id == known.id, person_images.c.image_name == known.image_name
                 )
                 .values(image_name=picture.image_name)
             )
@@ -275,8 +261,7 @@ class DatabaseKnownPictures:
     ) -> None:
         """Remove known pictures of whom a hand has said that a face is, that were cut out of it."""
         shown = sa.or_(
-            sa.false(),
-            *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests),
+            sa.false(), *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests)
         )
         unnoted = sa.and_(
             person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown

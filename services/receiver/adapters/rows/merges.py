@@ -10,13 +10,7 @@ from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE
 from services.common.object_info import ObjectInfo
-from services.common.tables import (
-    faces,
-    images,
-    person_images,
-    person_merges,
-    persons,
-)
+from services.common.tables import faces, images, person_images, person_merges, persons
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle

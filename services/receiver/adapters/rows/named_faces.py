@@ -53,12 +53,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> LockedFace | N
     lock = sa.select(images.c.processed_at).where(images.c.id == key.image_id).with_for_update()
     image = (await connection.execute(lock)).first()
     query = (
-        sa.select(
-            faces,
-            BY_HAND.label("by_hand"),
-            WHOSE.label("whose"),
-            WHOSE_ID.label("whose_id"),
-        )
+        sa.select(faces, BY_HAND.label("by_hand"), WHOSE.label("whose"), WHOSE_ID.label("whose_id"))
         .select_from(faces.outerjoin(persons, persons.c.id == faces.c.person_id))
         .where(is_face(faces, key), ~faces.c.struck_out)
     )
@@ -166,8 +161,7 @@ async def take_denied_names(
 ) -> None:
     """Leave faces without the name that a machine gave them, of which a hand says they are not."""
     denied = sa.exists().where(
-        same_face(face_denials, faces),
-        face_denials.c.person_id == person_id,
+        same_face(face_denials, faces), face_denials.c.person_id == person_id
     )
     its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, denied, *which)
     await connection.execute(sa.update(faces).where(its).values(_UNDECIDED))

@@ -14,12 +14,7 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.names import by_id
 from services.common.object_info import ObjectInfo
-from services.common.people import (
-    BEING_FORGOTTEN,
-    FOLDER,
-    LEFT_ITS_ID,
-    lies_in,
-)
+from services.common.people import BEING_FORGOTTEN, FOLDER, LEFT_ITS_ID, lies_in
 from services.common.tables import (
     face_denials,
     faces,
@@ -62,11 +57,7 @@ from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.merges import Merge
-from services.receiver.domain.people import (
-    PeoplePage,
-    Person,
-    Somebody,
-)
+from services.receiver.domain.people import PeoplePage, Person, Somebody
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""

@@ -106,10 +106,7 @@ class DatabasePersonalData:
         query = (
             sa.select(images, faces, BY_HAND.label("by_hand"), face_encodings.c.engine.label("by"))
             .join_from(images, faces)
-            .outerjoin(
-                face_encodings,
-                same_face(face_encodings, faces),
-            )
+            .outerjoin(face_encodings, same_face(face_encodings, faces))
             .where(images.c.id.in_(image_ids), theirs)
             .order_by(images.c.id, faces.c.face_index, face_encodings.c.engine)
         )

@@ -29,10 +29,7 @@ from services.receiver.adapters.rows.groups import (
     with_faces,
 )
 from services.receiver.adapters.rows.named_faces import take_denied_names
-from services.receiver.adapters.rows.people_changes import (
-    changing_people,
-    lock_person,
-)
+from services.receiver.adapters.rows.people_changes import changing_people, lock_person
 from services.receiver.domain.errors import NotFoundError
 from services.receiver.domain.groups import Answer, Question
 
