@@ -6,7 +6,8 @@ Rows are locked in the order of :mod:`people_changes`, behind the row of ``erasu
 import dataclasses
 import json
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from services.common.events import EventKind
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
 from services.common.object_info import ObjectInfo
-from services.common.people import FOLDER, LEFT_ITS_ID, box_in, lies_in, take_turns
+from services.common.people import FOLDER, box_in, lies_in, take_turns
 from services.common.tables import (
     BOX,
     erasures,
@@ -41,6 +42,7 @@ from services.receiver.adapters.rows.garbage import find_owners, not_noted, remo
 from services.receiver.adapters.rows.named_faces import (
     CHANGED,
     adopt,
+    are_of,
     has_alone,
     move_faces,
     take_names,
@@ -134,7 +136,7 @@ class DatabaseErasures:
                 stage=Stage.FIRST,
             )
             counts = sa.select(sa.func.count(), sa.func.count(faces.c.image_id.distinct())).where(
-                _theirs(person_id)
+                are_of(person_id)
             )
             number, shown = (await connection.execute(counts)).one()
         known = {file.key.removeprefix(KNOWN_PEOPLE) for file in files} | names
@@ -175,27 +177,30 @@ class DatabaseErasures:
         async with self._database.transaction() as connection:
             await connection.execute(sa.update(erasures).where(*_ours(erasure)).values(values))
 
-    async def _hold(self, connection: AsyncConnection, erasure: Erasure, **values: int) -> None:
-        """Prolong the lease in a transaction, which by that is the claim's alone."""
-        holding = sa.update(erasures).where(*_ours(erasure))
-        held = await connection.execute(holding.values(due_at=self._clock() + LEASE_MS, **values))
-        if held.rowcount != 1:
-            raise ClaimLostError
+    @asynccontextmanager
+    async def _holding(self, erasure: Erasure, **values: Any) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that prolongs the lease, and by that is the claim's alone."""
+        values["due_at"] = self._clock() + LEASE_MS
+        async with self._database.transaction() as connection:
+            held = await connection.execute(
+                sa.update(erasures).where(*_ours(erasure)).values(**values)
+            )
+            if held.rowcount != 1:
+                raise ClaimLostError
+            yield connection
 
     @retry_on_conflict
     async def images(self, erasure: Erasure) -> Sequence[int]:
         """Return some images with a face of theirs."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             return await _first_images(connection, erasure, _IMAGES)
 
     @retry_on_conflict
     async def strike_out(self, erasure: Erasure) -> bool:
         """Forget some faces of theirs, which keep their places; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             ids = await _lock_images(connection, await _first_images(connection, erasure, BATCH))
-            of_images = sa.and_(faces.c.image_id.in_(ids), _theirs(erasure.person_id))
+            of_images = sa.and_(faces.c.image_id.in_(ids), are_of(erasure.person_id))
             found = (
                 await connection.execute(
                     sa.select(faces.c.image_id, faces.c.face_index, *BOX)
@@ -224,8 +229,7 @@ class DatabaseErasures:
     @retry_on_conflict
     async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
         """Have these known pictures of theirs removed, with and without a row."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             owners = await find_owners(connection, files)
             of_others = set(
                 await connection.scalars(
@@ -256,8 +260,7 @@ class DatabaseErasures:
     @retry_on_conflict
     async def remove_lost(self, erasure: Erasure) -> bool:
         """Remove some known pictures of which there is no file; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             ids = await connection.scalars(
                 sa.select(person_images.c.id)
                 .where(person_images.c.person_id == erasure.person_id)
@@ -277,8 +280,7 @@ class DatabaseErasures:
     @retry_on_conflict
     async def remove_denials(self, erasure: Erasure) -> bool:
         """Forget of some faces that they are not theirs; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             some = (
                 sa.select(face_denials.c.image_id)
                 .where(face_denials.c.person_id == erasure.person_id)
@@ -308,8 +310,7 @@ class DatabaseErasures:
             ).all()
         if len(ids) > BATCH:
             high = ids[BATCH - 1]
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure, after_image_id=high)
+        async with self._holding(erasure, after_image_id=high) as connection:
             await self._leave_out(
                 connection, erasure, [image_id for image_id in ids if image_id <= high]
             )
@@ -340,7 +341,7 @@ class DatabaseErasures:
         namesakes = sa.select(sa.exists().where(persons.c.name == erasure.name))
         is_only = not await connection.scalar(namesakes)
 
-        def is_theirs(candidate: Mapping[str, Any]) -> bool:
+        def isare_of(candidate: Mapping[str, Any]) -> bool:
             if candidate["image_name"] in of_others:
                 return False
             return folder_of(candidate["image_name"]) in erasure.folders or (
@@ -348,7 +349,7 @@ class DatabaseErasures:
             )
 
         for row in rows:
-            left = [candidate for candidate in row.candidates if not is_theirs(candidate)]
+            left = [candidate for candidate in row.candidates if not isare_of(candidate)]
             values: dict[str, Any] = {"candidates": left}
             if row.person is None:
                 # Without a calibration no rule has decided, so one does in the end.
@@ -374,8 +375,7 @@ class DatabaseErasures:
     async def move(self, erasure: Erasure) -> bool:
         """Give some faces to whom they were said to be; False when there are no more."""
         merged = person_merges.c.moved["id"].as_integer() == erasure.person_id
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             await take_turns(connection)
             kept_id = (
                 await connection.scalars(sa.select(person_merges.c.person_id).where(merged))
@@ -396,8 +396,7 @@ class DatabaseErasures:
         name.
         """
         its = persons.c.id == erasure.person_id
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             await take_turns(connection)
             # Locked, nobody stores a face as theirs any more.
             folder = await connection.scalar(sa.select(FOLDER).where(its).with_for_update())
@@ -419,12 +418,8 @@ def _ours(erasure: Erasure) -> Sequence[sa.ColumnElement[bool]]:
     return (erasures.c.person_id == erasure.person_id, erasures.c.claim_token == erasure.token)
 
 
-def _theirs(person_id: int) -> sa.ColumnElement[bool]:
-    return sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
-
-
 async def _first_images(connection: AsyncConnection, erasure: Erasure, limit: int) -> Sequence[int]:
-    query = sa.select(faces.c.image_id).distinct().where(_theirs(erasure.person_id))
+    query = sa.select(faces.c.image_id).distinct().where(are_of(erasure.person_id))
     return (await connection.scalars(query.order_by(faces.c.image_id).limit(limit))).all()
 
 

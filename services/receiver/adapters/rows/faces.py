@@ -16,7 +16,13 @@ from services.common.people import find_likely, machine_says
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import remove_soon
-from services.receiver.adapters.rows.named_faces import is_face, lock_face, name_by_hand, take_name
+from services.receiver.adapters.rows.named_faces import (
+    UNDECIDED,
+    by_hand,
+    change_face,
+    is_face,
+    lock_face,
+)
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -75,7 +81,7 @@ class DatabaseFaces:
             if person is not None:
                 if person_id is None:
                     person_id = await add_person(connection, person, self._now())
-                await name_by_hand(connection, self._clock, key, person_id, person.name)
+                await change_face(connection, self._clock, key, by_hand(person_id, person.name))
                 await note_change(connection, self._clock, person_id, person.folder)
             else:
                 await self._note(connection, key, likely)
@@ -96,7 +102,7 @@ class DatabaseFaces:
             # By hand, as versions of before understand it, too: none of them names it.
             values = {"struck_out": True, "decided_by": DecidedBy.HAND}
             nobody = {"candidates": [], "ambiguous": False}
-            await take_name(connection, self._clock, key, **values, **nobody)
+            await change_face(connection, self._clock, key, UNDECIDED | values | nobody)
             await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
             thumbnails = face_thumbnails(key.image_id, [box])
             removals = [thumbnail.removal for thumbnail in thumbnails]

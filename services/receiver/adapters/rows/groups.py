@@ -182,10 +182,9 @@ class DatabaseGroups:
     async def _name(self, members: Sequence[Member], person_id: int) -> int:
         async with changing_people(self._database) as connection:
             same = await _of_same_results(connection, members)
-            if not await lock_person(connection, person_id):
+            name = await lock_person(connection, person_id)
+            if name is None:
                 raise ConflictError(f"the person {by_id(person_id)} has just gone")
-            its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
-            name = (await connection.scalars(its_name)).one()
             its = sa.tuple_(faces.c.image_id, faces.c.face_index).in_(same)
             open_ones = sa.and_(its, UNKNOWN, ~_denied(person_id))
             updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
@@ -254,7 +253,7 @@ class DatabaseGroups:
             group_questions.c.person_id == person_id, group_questions.c.answer == Answer.YES
         )
         async with changing_people(self._database) as connection:
-            if not await lock_person(connection, person_id):
+            if await lock_person(connection, person_id) is None:
                 return
             if not await connection.scalar(sa.select(sa.or_(*theirs))):
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))

@@ -17,12 +17,12 @@ from services.common.tables import face_denials, faces, person_images, persons, 
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.rows.named_faces import (
+    UNDECIDED,
     LockedFace,
+    by_hand,
+    change_face,
     is_face,
     lock_face,
-    name_by_hand,
-    set_candidates,
-    take_name,
 )
 from services.receiver.adapters.rows.people_changes import (
     add_person,
@@ -116,7 +116,8 @@ class DatabaseKnownPictures:
             .values(image_id=face.key.image_id, face_index=face.key.index)
         )
         await connection.execute(sa.delete(face_denials).where(_denial(face.key, known.person_id)))
-        await name_by_hand(connection, self._clock, face.key, known.person_id, known.person)
+        named = by_hand(known.person_id, known.person)
+        await change_face(connection, self._clock, face.key, named)
         return {person_id for person_id in named_before if person_id is not None}
 
     @retry_on_conflict
@@ -153,7 +154,7 @@ class DatabaseKnownPictures:
             if face and face.by_hand and face.person_id == known.person_id:
                 other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
                 if await connection.scalar(other) is None:
-                    await take_name(connection, self._clock, face.key)
+                    await change_face(connection, self._clock, face.key, UNDECIDED)
             await note_change_by_id(connection, self._clock, known.person_id, removed=True)
 
     @retry_on_conflict
@@ -171,7 +172,7 @@ class DatabaseKnownPictures:
                     # Work is somebody's, and without it nobody decides on the face.
                     person = await find_somebody(connection, face.person)
                     person_id = await add_person(connection, person, self._now())
-                await take_name(connection, self._clock, key)
+                await change_face(connection, self._clock, key, UNDECIDED)
                 if person_id is not None:
                     await note_change_by_id(connection, self._clock, person_id, removed=True)
         return True
@@ -231,12 +232,10 @@ class DatabaseKnownPictures:
                 if (whose.get(candidate["image_name"]) or candidate["person"])
                 not in (person_id, person.name)
             ]
+            values: dict[str, Any] = {"candidates": others}
             if is_theirs:
-                await take_name(
-                    connection, self._clock, key, candidates=others, ambiguous=bool(others)
-                )
-            else:
-                await set_candidates(connection, self._clock, key, others)
+                values = {**UNDECIDED, **values, "ambiguous": bool(others)}
+            await change_face(connection, self._clock, key, values)
             await note_change(connection, self._clock, person_id, person.folder, removed=taken_back)
         return True
 

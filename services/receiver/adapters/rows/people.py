@@ -172,9 +172,9 @@ class DatabasePeople:
         """Give a person another name; False when nobody has the id."""
         its = persons.c.id == person_id
         async with changing_people(self._database) as connection:
-            if not await lock_person(connection, person_id):
+            name = await lock_person(connection, person_id)
+            if name is None:
                 return False
-            name = (await connection.scalars(sa.select(persons.c.name).where(its))).one()
             if new == name:
                 return True
             others = sa.select(persons.c.id).where(persons.c.name == new, ~BEING_FORGOTTEN)
@@ -197,7 +197,7 @@ class DatabasePeople:
     async def hide(self, person_id: int, *, hidden: bool) -> bool:
         """Hide a person, or hide them no more; False when nobody has the id."""
         async with changing_people(self._database) as connection:
-            if not await lock_person(connection, person_id):
+            if await lock_person(connection, person_id) is None:
                 return False
             await connection.execute(
                 sa.update(persons).where(persons.c.id == person_id).values(hidden=hidden)
@@ -216,7 +216,7 @@ class DatabasePeople:
             stored = await lock_face(connection, face) if face else None
             if face and stored is None:
                 raise NotFoundError(f"image {face.image_id} has no face {face.index}")
-            if not await lock_person(connection, person_id):
+            if await lock_person(connection, person_id) is None:
                 return False
             if face and stored and stored.person_id != person_id:
                 raise ConflictError(

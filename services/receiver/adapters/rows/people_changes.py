@@ -119,15 +119,16 @@ async def lock_somebody(connection: AsyncConnection, person: Somebody) -> int | 
     if person_id is None:
         if not await is_taken(connection, person.folder):
             return None
-    elif await lock_person(connection, person_id):
+    elif await lock_person(connection, person_id) is not None:
         return person_id
     raise ConflictError(f"{person.name!r} has just come, gone or got another name: try again")
 
 
-async def lock_person(connection: AsyncConnection, person_id: int) -> bool:
-    """Lock a person; False when nobody has the id."""
-    its = sa.select(persons.c.id).where(persons.c.id == person_id, ~BEING_FORGOTTEN)
-    return await connection.scalar(its.with_for_update()) is not None
+async def lock_person(connection: AsyncConnection, person_id: int) -> str | None:
+    """Lock a person and return their name; None when nobody has the id."""
+    its = sa.select(persons.c.name).where(persons.c.id == person_id, ~BEING_FORGOTTEN)
+    name: str | None = await connection.scalar(its.with_for_update())
+    return name
 
 
 async def add_person(connection: AsyncConnection, person: Somebody, now: int) -> int:

@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from services.common.database import Database
 from services.common.faces import DecidedBy
-from services.common.people import BY_HAND, LEFT_ITS_ID, measured_in
+from services.common.people import BY_HAND, measured_in
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -19,7 +20,7 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.adapters.rows.named_faces import has_alone
+from services.receiver.adapters.rows.named_faces import are_of, has_alone
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.personal_data import (
@@ -77,7 +78,7 @@ class DatabasePersonalData:
         # Each is limited by itself, so that of neither more is read than a part.
         theirs = []
         if person.id is not None:
-            theirs.append(sa.and_(faces.c.person_id == person.id, ~LEFT_ITS_ID))
+            theirs.append(are_of(person.id))
         if person.has_name_alone:
             theirs.append(has_alone(person.name))
         after = 0
@@ -146,14 +147,8 @@ def _picture(by_face: Sequence[Sequence[Any]]) -> KeptPicture:
     """Return a picture of its rows, one for each encoding of a face."""
     image = by_face[0][0]
     return KeptPicture(
-        image.id,
-        image.path,
-        image.name,
-        image.created_at,
-        image.processed_at,
-        image.width,
-        image.height,
-        tuple(
+        **{field.name: getattr(image, field.name) for field in fields(KeptPicture)[:-1]},
+        faces=tuple(
             KeptFace(
                 index=face.face_index,
                 **measured_in(face),

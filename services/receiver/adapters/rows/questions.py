@@ -111,7 +111,7 @@ class DatabaseQuestions:
     async def _deny(self, connection: AsyncConnection, question: Any, at: int) -> None:
         """Write down of each face that is in the groups now what was said of them."""
         if question.person_id is not None:
-            if not await lock_person(connection, question.person_id):
+            if await lock_person(connection, question.person_id) is None:
                 raise _no_question(question.id)
             its = (await current_groups(connection, [question.group_id]))[question.group_id]
             # A machine may have named some just now; what another hand has said counts.
