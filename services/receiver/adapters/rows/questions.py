@@ -35,7 +35,7 @@ from services.receiver.domain.groups import Answer, Question
 
 
 class DatabaseQuestions:
-    """The port ``Questions`` on a database."""
+    """The port ``QuestionRows`` on a database."""
 
     def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
         self._database = database
