@@ -31,7 +31,7 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.named_faces import by_hand, note_images
+from services.receiver.adapters.rows.named_faces import are_denied, by_hand, is_face, note_images
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -116,7 +116,7 @@ class DatabaseGroups:
         async with self._database.reading() as connection:
             its = (await current_groups(connection, [group_id]))[group_id]
             rows = await connection.execute(
-                query.where(group_faces.c.group_id == its, ~_denied(person_id))
+                query.where(group_faces.c.group_id == its, ~are_denied(person_id))
             )
         return [
             Member(
@@ -133,10 +133,9 @@ class DatabaseGroups:
             sa.select(images.c.id)
             .join_from(faces, images)
             .where(
-                faces.c.image_id == member.key.image_id,
-                faces.c.face_index == member.key.index,
+                is_face(faces, member.key),
                 UNKNOWN,
-                ~_denied(person_id),
+                ~are_denied(person_id),
                 images.c.processed_at.is_not_distinct_from(member.processed_at),
             )
         )
@@ -186,8 +185,8 @@ class DatabaseGroups:
             if name is None:
                 raise ConflictError(f"the person {by_id(person_id)} has just gone")
             its = sa.tuple_(faces.c.image_id, faces.c.face_index).in_(same)
-            open_ones = sa.and_(its, UNKNOWN, ~_denied(person_id))
-            updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
+            unnamed = sa.and_(its, UNKNOWN, ~are_denied(person_id))
+            updating = sa.update(faces).where(unnamed).values(by_hand(person_id, name))
             named = (await connection.execute(updating)).rowcount
             theirs = sa.exists().where(
                 same_face(faces, group_faces), faces.c.person_id == person_id
@@ -280,10 +279,6 @@ async def note_denials(
     """Have it told, and stored faces decided again, that these denials come or go."""
     await note_images(connection, clock, face_denials, which)
     await note_change_by_id(connection, clock, person_id)
-
-
-def _denied(person_id: int | None) -> sa.ColumnElement[bool]:
-    return sa.exists().where(same_face(face_denials, faces), face_denials.c.person_id == person_id)
 
 
 async def _answers(

@@ -33,6 +33,8 @@ from services.receiver.adapters.rows.image_reading import (
     page_query,
     tag_of_result,
 )
+from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.images import Image, Page, StatusReport
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import Somebody
@@ -205,7 +207,7 @@ class DatabaseImages:
         query = (
             sa.select(images.c.path, images.c.content_digest, images.c.object_tag, *BOX)
             .select_from(faces.join(images))
-            .where(faces.c.image_id == image_id, faces.c.face_index == index, ~faces.c.struck_out)
+            .where(is_face(faces, FaceKey(image_id, index)), ~faces.c.struck_out)
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()

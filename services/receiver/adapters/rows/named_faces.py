@@ -149,10 +149,7 @@ async def take_denied_names(
     connection: AsyncConnection, person_id: int, *which: sa.ColumnElement[bool]
 ) -> None:
     """Leave faces without the name that a machine gave them, of which a hand says they are not."""
-    denied = sa.exists().where(
-        same_face(face_denials, faces), face_denials.c.person_id == person_id
-    )
-    its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, denied, *which)
+    its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, are_denied(person_id), *which)
     await connection.execute(sa.update(faces).where(its).values(UNDECIDED))
 
 
@@ -177,6 +174,11 @@ def has_alone(name: str) -> sa.ColumnElement[bool]:
 def are_of(person_id: int) -> sa.ColumnElement[bool]:
     """Return the condition of the faces that are a person's by their id."""
     return sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
+
+
+def are_denied(person_id: int | None) -> sa.ColumnElement[bool]:
+    """Return the condition of the faces of which a hand has said that they are not a person's."""
+    return sa.exists().where(same_face(face_denials, faces), face_denials.c.person_id == person_id)
 
 
 def is_face(table: sa.Table, key: FaceKey) -> sa.ColumnElement[bool]:
