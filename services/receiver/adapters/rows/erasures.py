@@ -56,7 +56,6 @@ from services.receiver.adapters.rows.people_changes import (
     is_taken,
     lock_somebody,
     note_change,
-    note_change_by_id,
 )
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.objects import Removal
@@ -385,7 +384,7 @@ class DatabaseErasures:
             await connection.execute(lock.with_for_update())
             more = await move_faces(connection, self._clock, erasure.person_id, kept_id, CHANGED)
             if not more:
-                await note_change_by_id(connection, self._clock, kept_id)
+                await note_change(connection, self._clock, kept_id)
         return more
 
     @retry_on_conflict

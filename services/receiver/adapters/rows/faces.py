@@ -28,7 +28,6 @@ from services.receiver.adapters.rows.people_changes import (
     changing_people,
     lock_somebody,
     note_change,
-    note_change_by_id,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import (
@@ -109,7 +108,7 @@ class DatabaseFaces:
             await remove_soon(connection, self._clock, removals)
             if face.person_id is not None:
                 # Another face of the picture may be theirs.
-                await note_change_by_id(connection, self._clock, face.person_id)
+                await note_change(connection, self._clock, face.person_id)
         return True
 
     @retry_on_conflict
@@ -136,7 +135,7 @@ class DatabaseFaces:
         await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
         if likely is not None:
             # Decided with the picture's other faces, of which one may be named so.
-            await note_change_by_id(connection, self._clock, likely)
+            await note_change(connection, self._clock, likely)
 
 
 async def _lock_result(

@@ -38,7 +38,7 @@ from services.receiver.adapters.rows.people_changes import (
     lock_person,
     lock_somebody,
     meant_by,
-    note_change_by_id,
+    note_change,
 )
 from services.receiver.domain.cursors import Pair
 from services.receiver.domain.errors import ConflictError
@@ -195,7 +195,7 @@ class DatabaseGroups:
             if named:
                 ids = sorted({image_id for image_id, _ in same})
                 await note_events(connection, self._clock(), EventKind.IMAGE, ids)
-                await note_change_by_id(connection, self._clock, person_id)
+                await note_change(connection, self._clock, person_id)
         return named
 
     @retry_on_conflict
@@ -278,7 +278,7 @@ async def note_denials(
 ) -> None:
     """Have it told, and stored faces decided again, that these denials come or go."""
     await note_images(connection, clock, face_denials, which)
-    await note_change_by_id(connection, clock, person_id)
+    await note_change(connection, clock, person_id)
 
 
 async def _answers(

@@ -30,7 +30,6 @@ from services.receiver.adapters.rows.people_changes import (
     find_somebody,
     lock_somebody,
     note_change,
-    note_change_by_id,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import FaceKey, FaceOfResult
@@ -85,7 +84,7 @@ class DatabaseKnownPictures:
             if shown:
                 no_longer_theirs |= await self._name_face(connection, shown, known)
             for other_id in sorted(no_longer_theirs):
-                await note_change_by_id(connection, self._clock, other_id, removed=True)
+                await note_change(connection, self._clock, other_id, removed=True)
             await note_change(connection, self._clock, person_id, picture.person.folder)
         return known
 
@@ -155,7 +154,7 @@ class DatabaseKnownPictures:
                 other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
                 if await connection.scalar(other) is None:
                     await change_face(connection, self._clock, face.key, UNDECIDED)
-            await note_change_by_id(connection, self._clock, known.person_id, removed=True)
+            await note_change(connection, self._clock, known.person_id, removed=True)
 
     @retry_on_conflict
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
@@ -174,7 +173,7 @@ class DatabaseKnownPictures:
                     person_id = await add_person(connection, person, self._now())
                 await change_face(connection, self._clock, key, UNDECIDED)
                 if person_id is not None:
-                    await note_change_by_id(connection, self._clock, person_id, removed=True)
+                    await note_change(connection, self._clock, person_id, removed=True)
         return True
 
     @retry_on_conflict
@@ -252,7 +251,7 @@ class DatabaseKnownPictures:
                 )
                 if gone.rowcount:
                     await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
-                    await note_change_by_id(connection, self._clock, person_id)
+                    await note_change(connection, self._clock, person_id)
         return True
 
     async def _forget_cut(

@@ -49,13 +49,12 @@ from services.receiver.adapters.rows.people_changes import (
     lock_somebody,
     meant_by,
     note_change,
-    note_change_by_id,
     settle_names,
 )
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.erasing import Stage
-from services.receiver.domain.errors import ConflictError, NotFoundError
-from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.faces import FaceKey, no_face
 from services.receiver.domain.merges import Merge
 from services.receiver.domain.people import PeoplePage, Person, Somebody
 
@@ -190,7 +189,7 @@ class DatabasePeople:
             # MariaDB sets one column after the other.
             await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
             await connection.execute(sa.update(persons).where(its).values(name=new))
-            await note_change_by_id(connection, self._clock, person_id)
+            await note_change(connection, self._clock, person_id)
         return True
 
     @retry_on_conflict
@@ -215,7 +214,7 @@ class DatabasePeople:
         async with changing_people(self._database) as connection:
             stored = await lock_face(connection, face) if face else None
             if face and stored is None:
-                raise NotFoundError(f"image {face.image_id} has no face {face.index}")
+                raise no_face(face.image_id, face.index)
             if await lock_person(connection, person_id) is None:
                 return False
             if face and stored and stored.person_id != person_id:

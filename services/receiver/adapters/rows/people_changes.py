@@ -164,14 +164,19 @@ async def note_change(
     connection: AsyncConnection,
     clock: DatabaseClock,
     person_id: int,
-    folder: str,
+    folder: str | None = None,
     *,
     removed: bool = False,
 ) -> None:
     """Have stored faces decided again, because a person has changed; tell those who follow along.
 
-    ``removed``: known pictures went.
+    The folder is looked up unless it is told; of whom there is none, nothing is done. ``removed``:
+    known pictures went.
     """
+    if folder is None:
+        its = sa.select(FOLDER).where(persons.c.id == person_id)
+        if (folder := await connection.scalar(its)) is None:
+            return
     changed: dict[str, Any] = {
         "folder": folder,
         "due_at": clock(),
@@ -192,15 +197,6 @@ async def note_change(
         insert = mysql.insert(people_work).values(values).on_duplicate_key_update(changed)
     await connection.execute(insert)
     await note_events(connection, clock(), EventKind.PERSON, [person_id])
-
-
-async def note_change_by_id(
-    connection: AsyncConnection, clock: DatabaseClock, person_id: int, *, removed: bool = False
-) -> None:
-    """Do as :func:`note_change` for a person whose folder need be looked up."""
-    found = await connection.scalar(sa.select(FOLDER).where(persons.c.id == person_id))
-    if found is not None:
-        await note_change(connection, clock, person_id, found, removed=removed)
 
 
 async def check_settled(connection: AsyncConnection, person_id: int | None) -> None:
