@@ -89,7 +89,7 @@ _OF_FACES: Final = (face_encodings, face_denials, group_faces, group_denials)
 
 
 class DatabaseErasures:
-    """The port ``Erasures`` on a database; a claim is what one conditional UPDATE says it is."""
+    """The port ``Erasures`` on a database; a claim holds while an UPDATE finds its token."""
 
     def __init__(self, database: Database, now: Clock, clock: DatabaseClock) -> None:
         self._database = database
