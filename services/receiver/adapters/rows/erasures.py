@@ -43,7 +43,7 @@ from services.receiver.adapters.rows.named_faces import (
     CHANGED,
     adopt,
     are_of,
-    has_alone,
+    have_name_alone,
     move_faces,
     take_names,
 )
@@ -104,7 +104,7 @@ class DatabaseErasures:
         async with changing_people(self._database) as connection:
             person_id = await lock_somebody(connection, person)
             if person_id is None:
-                alone = sa.select(sa.exists().where(has_alone(person.name)))
+                alone = sa.select(sa.exists().where(have_name_alone(person.name)))
                 if not files and not (person.has_name_alone and await connection.scalar(alone)):
                     return None
                 person_id = await add_person(connection, person, self._now())

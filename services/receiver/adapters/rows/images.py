@@ -288,7 +288,7 @@ class DatabaseImages:
             in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
             groups = sorted(set(await connection.scalars(in_groups)))
             await connection.execute(sa.delete(images).where(its))
-            await _count(connection, groups)
+            await _count_members(connection, groups)
             removals = [thumbnail.removal for thumbnail in thumbnails]
             removals += [removal] if removal else []
             await remove_soon(connection, self._clock, removals)
@@ -368,7 +368,7 @@ async def _forget_result(
     return True
 
 
-async def _count(connection: AsyncConnection, groups: Sequence[int]) -> None:
+async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> None:
     """Write down the size of groups that faces have left; one without size is of no engine now."""
     its = sa.and_(face_groups.c.id.in_(groups), face_groups.c.size > 0)
     # Locked first, so that whoever puts others into them has done so, or does it afterwards.

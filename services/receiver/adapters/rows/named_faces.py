@@ -76,7 +76,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> LockedFace | N
         return None
     person_id = row.whose_id
     if person_id is not None:
-        person_id = await _is_to_be(connection, person_id)
+        person_id = await _merged_into(connection, person_id)
     elif row.whose is not None:
         person_id = await find_bearer(connection, row.whose)
     return LockedFace(
@@ -84,7 +84,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> LockedFace | N
     )
 
 
-async def _is_to_be(connection: AsyncConnection, person_id: int) -> int:
+async def _merged_into(connection: AsyncConnection, person_id: int) -> int:
     """Return who a person is who was said to be another, whose faces are still to follow."""
     kept = (
         sa.select(person_merges.c.person_id)
@@ -157,7 +157,7 @@ async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     """Give the faces that have a person's name as a text alone the id, so that they follow it."""
     await connection.execute(
         sa.update(faces)
-        .where(has_alone(name))
+        .where(have_name_alone(name))
         # What is by hand is said so with the id, which would not count.
         .values(
             person_id=person_id,
@@ -166,7 +166,7 @@ async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     )
 
 
-def has_alone(name: str) -> sa.ColumnElement[bool]:
+def have_name_alone(name: str) -> sa.ColumnElement[bool]:
     """Return the condition of faces that have only this name, as older services write it."""
     return sa.and_(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID))
 

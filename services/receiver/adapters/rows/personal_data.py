@@ -20,7 +20,7 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.adapters.rows.named_faces import are_of, has_alone
+from services.receiver.adapters.rows.named_faces import are_of, have_name_alone
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.personal_data import (
@@ -80,7 +80,7 @@ class DatabasePersonalData:
         if person.id is not None:
             theirs.append(are_of(person.id))
         if person.has_name_alone:
-            theirs.append(has_alone(person.name))
+            theirs.append(have_name_alone(person.name))
         after = 0
         while ids := await self._images(theirs, after):
             for picture in await self._shown(ids, sa.or_(*theirs)):
