@@ -195,7 +195,7 @@ class People(Protocol):
 
 
 class KnownPictures(Protocol):
-    """Known pictures in the database, and what a person says of the faces that they show."""
+    """Known pictures in the database, and what is said by hand of whose a face is."""
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""

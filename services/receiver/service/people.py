@@ -1,4 +1,4 @@
-"""People, their known pictures, and what is said by hand of the faces that these show."""
+"""People, their known pictures, and what is said by hand of whose a face is."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

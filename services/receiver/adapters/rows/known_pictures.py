@@ -1,4 +1,4 @@
-"""Known pictures in the database, and what a person says of the faces that they show."""
+"""Known pictures in the database, and what is said by hand of whose a face is."""
 
 from collections.abc import Sequence
 from dataclasses import replace
