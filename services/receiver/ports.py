@@ -195,7 +195,7 @@ class People(Protocol):
 
 
 class KnownPictures(Protocol):
-    """Known pictures in the database, and what a person says of the faces that they show."""
+    """Known pictures in the database, and what is said by hand of whose a face is."""
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
@@ -297,7 +297,7 @@ class GroupRows(Protocol):
         """
 
 
-class Questions(Protocol):
+class QuestionRows(Protocol):
     """Questions whether a group, and another one or a person, are the same."""
 
     async def questions(self, limit: int) -> Sequence[Question]:
@@ -396,7 +396,7 @@ class Events(Protocol):
         """Return the next changes after the position."""
 
 
-class Deliveries(Protocol):
+class DeliveryRows(Protocol):
     """What endpoints of webhooks are told."""
 
     async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:

@@ -21,12 +21,8 @@ from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.errors import NotFoundError
-from services.receiver.domain.people import Somebody
-from services.receiver.domain.personal_data import (
-    Account,
-    KeptKnown,
-    KeptPicture,
-)
+from services.receiver.domain.people import Somebody, nobody
+from services.receiver.domain.personal_data import Account, KeptKnown, KeptPicture
 from services.receiver.ports import Erasures, PersonalData, Pictures
 from services.receiver.service.images import Images
 
@@ -76,7 +72,7 @@ class Erasing:
         pictures = self._kept.pictures(person)
         first = await anext(pictures, None)
         if kept.id is None and not files and first is None:
-            raise _nobody(who)
+            raise nobody(who)
         return Account(
             kept,
             {
@@ -106,7 +102,7 @@ class Erasing:
         files = await self._listed([person.folder])
         erased = await self._rows.begin(person, files, pictures=pictures)
         if erased is None:
-            raise _nobody(who)
+            raise nobody(who)
         log.info("person is to be forgotten", person_id=person.id)
         return erased
 
@@ -195,7 +191,3 @@ async def _after(
         yield first
         async for picture in rest:
             yield picture
-
-
-def _nobody(who: str) -> NotFoundError:
-    return NotFoundError(f"there is nobody called {who!r}")

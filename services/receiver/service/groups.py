@@ -12,7 +12,7 @@ from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.groups import Answer, Group, GroupPage, Member, NamedGroup, Question
 from services.receiver.domain.people import KnownPicture, Person
-from services.receiver.ports import GroupRows, Questions
+from services.receiver.ports import GroupRows, QuestionRows
 from services.receiver.service.people import Enrolment
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ _TRIED: Final = 20
 class Grouped:
     """What a person does with groups; the service people makes them, and follows."""
 
-    def __init__(self, rows: GroupRows, questions: Questions, enrolment: Enrolment) -> None:
+    def __init__(self, rows: GroupRows, questions: QuestionRows, enrolment: Enrolment) -> None:
         self._rows = rows
         self._questions = questions
         self._enrolment = enrolment
@@ -44,12 +44,7 @@ class Grouped:
         return found
 
     async def name(
-        self,
-        group_id: int,
-        who: str,
-        *,
-        another: bool = False,
-        without: Collection[FaceKey] = (),
+        self, group_id: int, who: str, *, another: bool = False, without: Collection[FaceKey] = ()
     ) -> NamedGroup:
         """Name the faces of a group, all but some, which do not belong in it.
 

@@ -1,4 +1,4 @@
-"""People, their known pictures, and what is said by hand of the faces that these show."""
+"""People, their known pictures, and what is said by hand of whose a face is."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ from services.receiver.domain.errors import (
     InvalidError,
     NotFoundError,
 )
-from services.receiver.domain.faces import Face, FaceKey, FaceOfResult
+from services.receiver.domain.faces import Face, FaceKey, FaceOfResult, no_face
 from services.receiver.domain.images import Image
 from services.receiver.domain.objects import digest
 from services.receiver.domain.people import (
@@ -35,6 +35,7 @@ from services.receiver.domain.people import (
     check_person,
     check_who_is_meant,
     new_known_picture,
+    nobody,
 )
 from services.receiver.ports import Cropper, FaceChecker, Garbage, KnownPictures, People, Pictures
 from services.receiver.service.images import Images, took_too_long
@@ -123,13 +124,13 @@ class Enrolment:
         """Return who is meant, of whom there is a row; raise as :meth:`person`."""
         found = await self.who(who)
         if found.id is None:
-            raise _nobody(who)
+            raise nobody(who)
         return found.id, found
 
     async def _get(self, person_id: int) -> Person:
         person = await self._people.get(person_id)
         if person is None:
-            raise _nobody(by_id(person_id))
+            raise nobody(by_id(person_id))
         return person
 
     async def choose_face(self, who: str, face: FaceKey | None) -> Person:
@@ -139,7 +140,7 @@ class Enrolment:
         """
         person_id, _ = await self.somebody(who)
         if not await self._people.choose_face(person_id, face):
-            raise _nobody(who)
+            raise nobody(who)
         log.info("face chosen", person_id=person_id)
         return await self._get(person_id)
 
@@ -216,7 +217,7 @@ class Enrolment:
         """
         digests = await self._digests(*await self._face(image_id, face_index))
         if not await self._known_pictures.unname(FaceKey(image_id, face_index), digests):
-            raise _no_face(image_id, face_index)
+            raise no_face(image_id, face_index)
         log.info("name taken back", image_id=image_id, face_index=face_index)
 
     async def _digests(self, image: Image, face: Face) -> Sequence[str]:
@@ -246,13 +247,13 @@ class Enrolment:
             digests=await self._digests(image, face) if insist else None,
         )
         if not denied:
-            raise _nobody(who)
+            raise nobody(who)
         log.info("name denied", image_id=image_id, face_index=face_index)
 
     async def allow(self, image_id: int, face_index: int, who: str) -> None:
         """Take a denial back, if there is one, or raise a ``RefusedError``."""
         if not await self._known_pictures.allow(FaceKey(image_id, face_index), await self.who(who)):
-            raise _no_face(image_id, face_index)
+            raise no_face(image_id, face_index)
         log.info("denial taken back", image_id=image_id, face_index=face_index)
 
     async def change(
@@ -277,11 +278,11 @@ class Enrolment:
                     f"{name!r} is the name of somebody else, whose pictures are there"
                 )
             if not await self._people.rename(person_id, name, another=another, beside=beside):
-                raise _nobody(who)
+                raise nobody(who)
             log.info("person renamed", person_id=person_id)
         if hidden is not None:
             if not await self._people.hide(person_id, hidden=hidden):
-                raise _nobody(who)
+                raise nobody(who)
             log.info("person hidden" if hidden else "person shown", person_id=person_id)
         return await self._get(person_id)
 
@@ -290,7 +291,7 @@ class Enrolment:
         for face in image.faces:
             if face.index == face_index:
                 return image, face
-        raise _no_face(image_id, face_index)
+        raise no_face(image_id, face_index)
 
     async def _crops(self, image: Image, face: Face) -> Sequence[bytes]:
         content = await self._images.picture_of_result(image)
@@ -353,7 +354,7 @@ class Enrolment:
         found = [file async for file in self.listed(person.folder)]
         removed = await self._people.delete(person, found)
         if not removed:
-            raise _nobody(who)
+            raise nobody(who)
         log.info("person deleted", removed=removed)
 
     async def listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
@@ -389,14 +390,6 @@ class Enrolment:
         if known is None or who not in (by_id(known.person_id), known.person, known.folder):
             raise NotFoundError(f"{who!r} has no picture {picture_id}")
         return known
-
-
-def _no_face(image_id: int, face_index: int) -> NotFoundError:
-    return NotFoundError(f"image {image_id} has no face {face_index}")
-
-
-def _nobody(who: str) -> NotFoundError:
-    return NotFoundError(f"there is nobody called {who!r}")
 
 
 def _check_owner(person: Somebody, known: KnownPicture) -> None:

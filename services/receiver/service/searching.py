@@ -6,8 +6,8 @@ from typing import Final
 
 from services.common.errors import OtherEngineError
 from services.common.strangers import PairsOfStrangers
-from services.receiver.domain.errors import ConflictError, Fault, InvalidError, NotFoundError
-from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.errors import ConflictError, Fault, InvalidError
+from services.receiver.domain.faces import FaceKey, no_face
 from services.receiver.domain.search import FoundFace, PictureFace, SearchResult
 from services.receiver.ports import FaceDetector, NearestFaces, SearchableFaces
 
@@ -65,7 +65,7 @@ class Search:
         engine, pairs = await self._detector.strangers()
         is_there, encoding = await self._rows.encoding(key, engine)
         if not is_there:
-            raise NotFoundError(f"image {image_id} has no face {face_index}")
+            raise no_face(image_id, face_index)
         if encoding is None:
             raise ConflictError(
                 f"face {face_index} of image {image_id} cannot be looked for: it has no encoding"

@@ -65,7 +65,7 @@ from services.receiver.domain.thumbnails import (
     known_thumbnail,
 )
 from services.receiver.metrics import SUBMISSIONS
-from services.receiver.ports import Deliveries, Encoding, ImageRows
+from services.receiver.ports import DeliveryRows, Encoding, ImageRows
 from services.receiver.service.counting import Counting
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
@@ -122,7 +122,7 @@ class Api:
         erasing: Erasing,
         thumbnails: Thumbnails,
         following: Following,
-        deliveries: Deliveries,
+        deliveries: DeliveryRows,
         lifecycle: Lifecycle,
         outages: Outages,
         max_json_bytes: int,

@@ -14,7 +14,7 @@ from services.receiver.domain.errors import ConflictError, NotFoundError
 
 
 class DatabaseDeliveries:
-    """The port ``Deliveries`` on a database."""
+    """The port ``DeliveryRows`` on a database."""
 
     def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database

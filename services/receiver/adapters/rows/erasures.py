@@ -6,7 +6,8 @@ Rows are locked in the order of :mod:`people_changes`, behind the row of ``erasu
 import dataclasses
 import json
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from services.common.events import EventKind
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
 from services.common.object_info import ObjectInfo
-from services.common.people import FOLDER, LEFT_ITS_ID, box_in, lies_in, take_turns
+from services.common.people import FOLDER, box_in, lies_in, take_turns
 from services.common.tables import (
     BOX,
     erasures,
@@ -41,7 +42,8 @@ from services.receiver.adapters.rows.garbage import find_owners, not_noted, remo
 from services.receiver.adapters.rows.named_faces import (
     CHANGED,
     adopt,
-    has_alone,
+    are_of,
+    have_name_alone,
     move_faces,
     take_names,
 )
@@ -54,7 +56,6 @@ from services.receiver.adapters.rows.people_changes import (
     is_taken,
     lock_somebody,
     note_change,
-    note_change_by_id,
 )
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.objects import Removal
@@ -88,7 +89,7 @@ _OF_FACES: Final = (face_encodings, face_denials, group_faces, group_denials)
 
 
 class DatabaseErasures:
-    """The port ``Erasures`` on a database; a claim is what one conditional UPDATE says it is."""
+    """The port ``Erasures`` on a database; a claim holds while an UPDATE finds its token."""
 
     def __init__(self, database: Database, now: Clock, clock: DatabaseClock) -> None:
         self._database = database
@@ -103,7 +104,7 @@ class DatabaseErasures:
         async with changing_people(self._database) as connection:
             person_id = await lock_somebody(connection, person)
             if person_id is None:
-                alone = sa.select(sa.exists().where(has_alone(person.name)))
+                alone = sa.select(sa.exists().where(have_name_alone(person.name)))
                 if not files and not (person.has_name_alone and await connection.scalar(alone)):
                     return None
                 person_id = await add_person(connection, person, self._now())
@@ -134,7 +135,7 @@ class DatabaseErasures:
                 stage=Stage.FIRST,
             )
             counts = sa.select(sa.func.count(), sa.func.count(faces.c.image_id.distinct())).where(
-                _theirs(person_id)
+                are_of(person_id)
             )
             number, shown = (await connection.execute(counts)).one()
         known = {file.key.removeprefix(KNOWN_PEOPLE) for file in files} | names
@@ -175,27 +176,30 @@ class DatabaseErasures:
         async with self._database.transaction() as connection:
             await connection.execute(sa.update(erasures).where(*_ours(erasure)).values(values))
 
-    async def _hold(self, connection: AsyncConnection, erasure: Erasure, **values: int) -> None:
-        """Prolong the lease in a transaction, which by that is the claim's alone."""
-        holding = sa.update(erasures).where(*_ours(erasure))
-        held = await connection.execute(holding.values(due_at=self._clock() + LEASE_MS, **values))
-        if held.rowcount != 1:
-            raise ClaimLostError
+    @asynccontextmanager
+    async def _holding(self, erasure: Erasure, **values: Any) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that prolongs the lease, and by that is the claim's alone."""
+        values["due_at"] = self._clock() + LEASE_MS
+        async with self._database.transaction() as connection:
+            held = await connection.execute(
+                sa.update(erasures).where(*_ours(erasure)).values(**values)
+            )
+            if held.rowcount != 1:
+                raise ClaimLostError
+            yield connection
 
     @retry_on_conflict
     async def images(self, erasure: Erasure) -> Sequence[int]:
         """Return some images with a face of theirs."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             return await _first_images(connection, erasure, _IMAGES)
 
     @retry_on_conflict
     async def strike_out(self, erasure: Erasure) -> bool:
         """Forget some faces of theirs, which keep their places; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             ids = await _lock_images(connection, await _first_images(connection, erasure, BATCH))
-            of_images = sa.and_(faces.c.image_id.in_(ids), _theirs(erasure.person_id))
+            of_images = sa.and_(faces.c.image_id.in_(ids), are_of(erasure.person_id))
             found = (
                 await connection.execute(
                     sa.select(faces.c.image_id, faces.c.face_index, *BOX)
@@ -224,8 +228,7 @@ class DatabaseErasures:
     @retry_on_conflict
     async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
         """Have these known pictures of theirs removed, with and without a row."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             owners = await find_owners(connection, files)
             of_others = set(
                 await connection.scalars(
@@ -256,8 +259,7 @@ class DatabaseErasures:
     @retry_on_conflict
     async def remove_lost(self, erasure: Erasure) -> bool:
         """Remove some known pictures of which there is no file; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             ids = await connection.scalars(
                 sa.select(person_images.c.id)
                 .where(person_images.c.person_id == erasure.person_id)
@@ -277,8 +279,7 @@ class DatabaseErasures:
     @retry_on_conflict
     async def remove_denials(self, erasure: Erasure) -> bool:
         """Forget of some faces that they are not theirs; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             some = (
                 sa.select(face_denials.c.image_id)
                 .where(face_denials.c.person_id == erasure.person_id)
@@ -287,8 +288,7 @@ class DatabaseErasures:
             ids = await _lock_images(connection, set(await connection.scalars(some)))
             await connection.execute(
                 sa.delete(face_denials).where(
-                    face_denials.c.person_id == erasure.person_id,
-                    face_denials.c.image_id.in_(ids),
+                    face_denials.c.person_id == erasure.person_id, face_denials.c.image_id.in_(ids)
                 )
             )
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
@@ -309,8 +309,7 @@ class DatabaseErasures:
             ).all()
         if len(ids) > BATCH:
             high = ids[BATCH - 1]
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure, after_image_id=high)
+        async with self._holding(erasure, after_image_id=high) as connection:
             await self._leave_out(
                 connection, erasure, [image_id for image_id in ids if image_id <= high]
             )
@@ -341,7 +340,7 @@ class DatabaseErasures:
         namesakes = sa.select(sa.exists().where(persons.c.name == erasure.name))
         is_only = not await connection.scalar(namesakes)
 
-        def is_theirs(candidate: Mapping[str, Any]) -> bool:
+        def isare_of(candidate: Mapping[str, Any]) -> bool:
             if candidate["image_name"] in of_others:
                 return False
             return folder_of(candidate["image_name"]) in erasure.folders or (
@@ -349,7 +348,7 @@ class DatabaseErasures:
             )
 
         for row in rows:
-            left = [candidate for candidate in row.candidates if not is_theirs(candidate)]
+            left = [candidate for candidate in row.candidates if not isare_of(candidate)]
             values: dict[str, Any] = {"candidates": left}
             if row.person is None:
                 # Without a calibration no rule has decided, so one does in the end.
@@ -375,8 +374,7 @@ class DatabaseErasures:
     async def move(self, erasure: Erasure) -> bool:
         """Give some faces to whom they were said to be; False when there are no more."""
         merged = person_merges.c.moved["id"].as_integer() == erasure.person_id
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             await take_turns(connection)
             kept_id = (
                 await connection.scalars(sa.select(person_merges.c.person_id).where(merged))
@@ -386,7 +384,7 @@ class DatabaseErasures:
             await connection.execute(lock.with_for_update())
             more = await move_faces(connection, self._clock, erasure.person_id, kept_id, CHANGED)
             if not more:
-                await note_change_by_id(connection, self._clock, kept_id)
+                await note_change(connection, self._clock, kept_id)
         return more
 
     @retry_on_conflict
@@ -397,8 +395,7 @@ class DatabaseErasures:
         name.
         """
         its = persons.c.id == erasure.person_id
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             await take_turns(connection)
             # Locked, nobody stores a face as theirs any more.
             folder = await connection.scalar(sa.select(FOLDER).where(its).with_for_update())
@@ -417,18 +414,11 @@ class DatabaseErasures:
 
 
 def _ours(erasure: Erasure) -> Sequence[sa.ColumnElement[bool]]:
-    return (
-        erasures.c.person_id == erasure.person_id,
-        erasures.c.claim_token == erasure.token,
-    )
-
-
-def _theirs(person_id: int) -> sa.ColumnElement[bool]:
-    return sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
+    return (erasures.c.person_id == erasure.person_id, erasures.c.claim_token == erasure.token)
 
 
 async def _first_images(connection: AsyncConnection, erasure: Erasure, limit: int) -> Sequence[int]:
-    query = sa.select(faces.c.image_id).distinct().where(_theirs(erasure.person_id))
+    query = sa.select(faces.c.image_id).distinct().where(are_of(erasure.person_id))
     return (await connection.scalars(query.order_by(faces.c.image_id).limit(limit))).all()
 
 

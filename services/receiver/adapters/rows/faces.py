@@ -16,13 +16,18 @@ from services.common.people import find_likely, machine_says
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import remove_soon
-from services.receiver.adapters.rows.named_faces import is_face, lock_face, name_by_hand, take_name
+from services.receiver.adapters.rows.named_faces import (
+    UNDECIDED,
+    by_hand,
+    change_face,
+    is_face,
+    lock_face,
+)
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
     lock_somebody,
     note_change,
-    note_change_by_id,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import (
@@ -68,18 +73,14 @@ class DatabaseFaces:
             says, likely = await _says(connection, key, face)
             await connection.execute(
                 sa.insert(faces).values(
-                    image_id=image_id,
-                    face_index=key.index,
-                    **asdict(box),
-                    drawn=True,
-                    **says,
+                    image_id=image_id, face_index=key.index, **asdict(box), drawn=True, **says
                 )
             )
             await _keep_encoding(connection, key, face)
             if person is not None:
                 if person_id is None:
                     person_id = await add_person(connection, person, self._now())
-                await name_by_hand(connection, self._clock, key, person_id, person.name)
+                await change_face(connection, self._clock, key, by_hand(person_id, person.name))
                 await note_change(connection, self._clock, person_id, person.folder)
             else:
                 await self._note(connection, key, likely)
@@ -100,14 +101,14 @@ class DatabaseFaces:
             # By hand, as versions of before understand it, too: none of them names it.
             values = {"struck_out": True, "decided_by": DecidedBy.HAND}
             nobody = {"candidates": [], "ambiguous": False}
-            await take_name(connection, self._clock, key, **values, **nobody)
+            await change_face(connection, self._clock, key, UNDECIDED | values | nobody)
             await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
             thumbnails = face_thumbnails(key.image_id, [box])
             removals = [thumbnail.removal for thumbnail in thumbnails]
             await remove_soon(connection, self._clock, removals)
             if face.person_id is not None:
                 # Another face of the picture may be theirs.
-                await note_change_by_id(connection, self._clock, face.person_id)
+                await note_change(connection, self._clock, face.person_id)
         return True
 
     @retry_on_conflict
@@ -134,7 +135,7 @@ class DatabaseFaces:
         await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
         if likely is not None:
             # Decided with the picture's other faces, of which one may be named so.
-            await note_change_by_id(connection, self._clock, likely)
+            await note_change(connection, self._clock, likely)
 
 
 async def _lock_result(

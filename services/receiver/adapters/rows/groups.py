@@ -31,14 +31,14 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.named_faces import by_hand, note_images
+from services.receiver.adapters.rows.named_faces import are_denied, by_hand, is_face, note_images
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
     lock_person,
     lock_somebody,
     meant_by,
-    note_change_by_id,
+    note_change,
 )
 from services.receiver.domain.cursors import Pair
 from services.receiver.domain.errors import ConflictError
@@ -55,11 +55,7 @@ _AT_ONCE: Final = 500
 # The rows follow a moment after the faces.
 _MEMBERS: Final = (
     sa.select(group_faces.c.group_id, group_faces.c.image_id, group_faces.c.face_index)
-    .join_from(
-        group_faces,
-        faces,
-        same_face(faces, group_faces),
-    )
+    .join_from(group_faces, faces, same_face(faces, group_faces))
     .where(UNKNOWN)
     .order_by(group_faces.c.image_id, group_faces.c.face_index)
 )
@@ -120,7 +116,7 @@ class DatabaseGroups:
         async with self._database.reading() as connection:
             its = (await current_groups(connection, [group_id]))[group_id]
             rows = await connection.execute(
-                query.where(group_faces.c.group_id == its, ~_denied(person_id))
+                query.where(group_faces.c.group_id == its, ~are_denied(person_id))
             )
         return [
             Member(
@@ -137,10 +133,9 @@ class DatabaseGroups:
             sa.select(images.c.id)
             .join_from(faces, images)
             .where(
-                faces.c.image_id == member.key.image_id,
-                faces.c.face_index == member.key.index,
+                is_face(faces, member.key),
                 UNKNOWN,
-                ~_denied(person_id),
+                ~are_denied(person_id),
                 images.c.processed_at.is_not_distinct_from(member.processed_at),
             )
         )
@@ -186,23 +181,21 @@ class DatabaseGroups:
     async def _name(self, members: Sequence[Member], person_id: int) -> int:
         async with changing_people(self._database) as connection:
             same = await _of_same_results(connection, members)
-            if not await lock_person(connection, person_id):
+            name = await lock_person(connection, person_id)
+            if name is None:
                 raise ConflictError(f"the person {by_id(person_id)} has just gone")
-            its_name = sa.select(persons.c.name).where(persons.c.id == person_id)
-            name = (await connection.scalars(its_name)).one()
             its = sa.tuple_(faces.c.image_id, faces.c.face_index).in_(same)
-            open_ones = sa.and_(its, UNKNOWN, ~_denied(person_id))
-            updating = sa.update(faces).where(open_ones).values(by_hand(person_id, name))
+            unnamed = sa.and_(its, UNKNOWN, ~are_denied(person_id))
+            updating = sa.update(faces).where(unnamed).values(by_hand(person_id, name))
             named = (await connection.execute(updating)).rowcount
             theirs = sa.exists().where(
-                same_face(faces, group_faces),
-                faces.c.person_id == person_id,
+                same_face(faces, group_faces), faces.c.person_id == person_id
             )
             await connection.execute(sa.delete(group_faces).where(_PLACE.in_(same), theirs))
             if named:
                 ids = sorted({image_id for image_id, _ in same})
                 await note_events(connection, self._clock(), EventKind.IMAGE, ids)
-                await note_change_by_id(connection, self._clock, person_id)
+                await note_change(connection, self._clock, person_id)
         return named
 
     @retry_on_conflict
@@ -259,7 +252,7 @@ class DatabaseGroups:
             group_questions.c.person_id == person_id, group_questions.c.answer == Answer.YES
         )
         async with changing_people(self._database) as connection:
-            if not await lock_person(connection, person_id):
+            if await lock_person(connection, person_id) is None:
                 return
             if not await connection.scalar(sa.select(sa.or_(*theirs))):
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
@@ -281,21 +274,11 @@ async def lift_denials(
 
 
 async def note_denials(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    person_id: int,
-    which: sa.ColumnElement[bool],
+    connection: AsyncConnection, clock: DatabaseClock, person_id: int, which: sa.ColumnElement[bool]
 ) -> None:
     """Have it told, and stored faces decided again, that these denials come or go."""
     await note_images(connection, clock, face_denials, which)
-    await note_change_by_id(connection, clock, person_id)
-
-
-def _denied(person_id: int | None) -> sa.ColumnElement[bool]:
-    return sa.exists().where(
-        same_face(face_denials, faces),
-        face_denials.c.person_id == person_id,
-    )
+    await note_change(connection, clock, person_id)
 
 
 async def _answers(

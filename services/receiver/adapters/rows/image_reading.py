@@ -2,8 +2,8 @@
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -17,6 +17,9 @@ from services.receiver.domain.erasing import Stage
 from services.receiver.domain.faces import Candidate, Face, StruckOut
 from services.receiver.domain.images import Image
 from services.receiver.domain.people import Somebody
+
+_OF_ROW: Final = [field.name for field in fields(Image) if field.name in images.c]
+"""What an image has as its row does."""
 
 
 async def load_images(database: Database, ids: Sequence[int]) -> list[Image]:
@@ -122,19 +125,7 @@ def tag_of_result(row: Any) -> str | None:
 
 def _image(row: Any, its_faces: Sequence[Any], whose: Mapping[str, int]) -> Image:
     return Image(
-        id=row.id,
-        path=row.path,
-        name=row.name,
-        status=row.status,
-        attempt=row.attempt,
-        error=row.error,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        processed_at=row.processed_at,
-        due_at=row.due_at,
-        width=row.width,
-        height=row.height,
-        engine=row.engine,
+        **{name: getattr(row, name) for name in _OF_ROW},
         tag=tag_of_result(row),
         faces=tuple(_faces((face for face in its_faces if not face.struck_out), whose)),
         struck_out=tuple(

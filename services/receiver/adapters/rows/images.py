@@ -13,18 +13,8 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box
 from services.common.groups import FACES_IN_IT
-from services.common.images import (
-    FINAL,
-    PICTURES,
-    RETRIABLE,
-    RING_AFTER_MS,
-    UPLOADS,
-    Status,
-)
-from services.common.people import (
-    BY_HAND,
-    box_in,
-)
+from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
+from services.common.people import BY_HAND, box_in
 from services.common.tables import (
     BOX,
     face_denials,
@@ -43,6 +33,8 @@ from services.receiver.adapters.rows.image_reading import (
     page_query,
     tag_of_result,
 )
+from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.images import Image, Page, StatusReport
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import Somebody
@@ -215,7 +207,7 @@ class DatabaseImages:
         query = (
             sa.select(images.c.path, images.c.content_digest, images.c.object_tag, *BOX)
             .select_from(faces.join(images))
-            .where(faces.c.image_id == image_id, faces.c.face_index == index, ~faces.c.struck_out)
+            .where(is_face(faces, FaceKey(image_id, index)), ~faces.c.struck_out)
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
@@ -296,7 +288,7 @@ class DatabaseImages:
             in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
             groups = sorted(set(await connection.scalars(in_groups)))
             await connection.execute(sa.delete(images).where(its))
-            await _count(connection, groups)
+            await _count_members(connection, groups)
             removals = [thumbnail.removal for thumbnail in thumbnails]
             removals += [removal] if removal else []
             await remove_soon(connection, self._clock, removals)
@@ -327,11 +319,7 @@ async def _find(
     connection: AsyncConnection, column: sa.Column[Any], values: Iterable[Any]
 ) -> Sequence[Any]:
     query = sa.select(
-        images.c.id,
-        images.c.path,
-        images.c.status,
-        images.c.content_digest,
-        images.c.object_tag,
+        images.c.id, images.c.path, images.c.status, images.c.content_digest, images.c.object_tag
     )
     return (await connection.execute(query.where(column.in_(list(values))))).all()
 
@@ -357,10 +345,7 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
 
 
 async def _forget_result(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    image_id: int,
-    which: sa.ColumnElement[bool],
+    connection: AsyncConnection, clock: DatabaseClock, image_id: int, which: sa.ColumnElement[bool]
 ) -> bool:
     """Set an image back to pending without its faces; False when it is not such a one."""
     result = await connection.execute(
@@ -383,7 +368,7 @@ async def _forget_result(
     return True
 
 
-async def _count(connection: AsyncConnection, groups: Sequence[int]) -> None:
+async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> None:
     """Write down the size of groups that faces have left; one without size is of no engine now."""
     its = sa.and_(face_groups.c.id.in_(groups), face_groups.c.size > 0)
     # Locked first, so that whoever puts others into them has done so, or does it afterwards.

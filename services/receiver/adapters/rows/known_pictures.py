@@ -1,4 +1,4 @@
-"""Known pictures in the database, and what a person says of the faces that they show."""
+"""Known pictures in the database, and what is said by hand of whose a face is."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,26 +12,17 @@ from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
-from services.common.people import (
-    BEING_FORGOTTEN,
-    whose_pictures,
-)
-from services.common.tables import (
-    face_denials,
-    faces,
-    person_images,
-    persons,
-    same_face,
-)
+from services.common.people import BEING_FORGOTTEN, whose_pictures
+from services.common.tables import face_denials, faces, person_images, persons, same_face
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.rows.named_faces import (
+    UNDECIDED,
     LockedFace,
+    by_hand,
+    change_face,
     is_face,
     lock_face,
-    name_by_hand,
-    set_candidates,
-    take_name,
 )
 from services.receiver.adapters.rows.people_changes import (
     add_person,
@@ -39,16 +30,11 @@ from services.receiver.adapters.rows.people_changes import (
     find_somebody,
     lock_somebody,
     note_change,
-    note_change_by_id,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.objects import Removal
-from services.receiver.domain.people import (
-    KnownPicture,
-    NewKnownPicture,
-    Somebody,
-)
+from services.receiver.domain.people import KnownPicture, NewKnownPicture, Somebody
 from services.receiver.domain.thumbnails import known_thumbnail
 
 
@@ -98,7 +84,7 @@ class DatabaseKnownPictures:
             if shown:
                 no_longer_theirs |= await self._name_face(connection, shown, known)
             for other_id in sorted(no_longer_theirs):
-                await note_change_by_id(connection, self._clock, other_id, removed=True)
+                await note_change(connection, self._clock, other_id, removed=True)
             await note_change(connection, self._clock, person_id, picture.person.folder)
         return known
 
@@ -129,7 +115,8 @@ class DatabaseKnownPictures:
             .values(image_id=face.key.image_id, face_index=face.key.index)
         )
         await connection.execute(sa.delete(face_denials).where(_denial(face.key, known.person_id)))
-        await name_by_hand(connection, self._clock, face.key, known.person_id, known.person)
+        named = by_hand(known.person_id, known.person)
+        await change_face(connection, self._clock, face.key, named)
         return {person_id for person_id in named_before if person_id is not None}
 
     @retry_on_conflict
@@ -144,8 +131,7 @@ class DatabaseKnownPictures:
             result = await connection.execute(
                 sa.update(person_images)
                 .where(
-                    person_images.c.id == known.id,
-                    person_images.c.image_name == known.image_name,
+                    person_images.c.id == known.id, person_images.c.image_name == known.image_name
                 )
                 .values(image_name=picture.image_name)
             )
@@ -167,8 +153,8 @@ class DatabaseKnownPictures:
             if face and face.by_hand and face.person_id == known.person_id:
                 other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
                 if await connection.scalar(other) is None:
-                    await take_name(connection, self._clock, face.key)
-            await note_change_by_id(connection, self._clock, known.person_id, removed=True)
+                    await change_face(connection, self._clock, face.key, UNDECIDED)
+            await note_change(connection, self._clock, known.person_id, removed=True)
 
     @retry_on_conflict
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
@@ -185,9 +171,9 @@ class DatabaseKnownPictures:
                     # Work is somebody's, and without it nobody decides on the face.
                     person = await find_somebody(connection, face.person)
                     person_id = await add_person(connection, person, self._now())
-                await take_name(connection, self._clock, key)
+                await change_face(connection, self._clock, key, UNDECIDED)
                 if person_id is not None:
-                    await note_change_by_id(connection, self._clock, person_id, removed=True)
+                    await note_change(connection, self._clock, person_id, removed=True)
         return True
 
     @retry_on_conflict
@@ -245,12 +231,10 @@ class DatabaseKnownPictures:
                 if (whose.get(candidate["image_name"]) or candidate["person"])
                 not in (person_id, person.name)
             ]
+            values: dict[str, Any] = {"candidates": others}
             if is_theirs:
-                await take_name(
-                    connection, self._clock, key, candidates=others, ambiguous=bool(others)
-                )
-            else:
-                await set_candidates(connection, self._clock, key, others)
+                values = {**UNDECIDED, **values, "ambiguous": bool(others)}
+            await change_face(connection, self._clock, key, values)
             await note_change(connection, self._clock, person_id, person.folder, removed=taken_back)
         return True
 
@@ -267,7 +251,7 @@ class DatabaseKnownPictures:
                 )
                 if gone.rowcount:
                     await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
-                    await note_change_by_id(connection, self._clock, person_id)
+                    await note_change(connection, self._clock, person_id)
         return True
 
     async def _forget_cut(
@@ -275,8 +259,7 @@ class DatabaseKnownPictures:
     ) -> None:
         """Remove known pictures of whom a hand has said that a face is, that were cut out of it."""
         shown = sa.or_(
-            sa.false(),
-            *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests),
+            sa.false(), *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests)
         )
         unnoted = sa.and_(
             person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown

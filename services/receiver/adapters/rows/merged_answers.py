@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.people import BY_HAND, LEFT_ITS_ID
+from services.common.people import BY_HAND
 from services.common.tables import face_denials, faces, group_questions, person_merges
 from services.common.turns import in_turns
+from services.receiver.adapters.rows.named_faces import are_of
 from services.receiver.domain.groups import Answer
 
 FaceId = tuple[int, int]
@@ -98,7 +99,7 @@ async def face_keys(connection: AsyncConnection, which: sa.ColumnElement[bool]) 
 
 def named_by_hand(person_id: int) -> sa.ColumnElement[bool]:
     """Return the condition of the faces of which a hand has said that they are a person's."""
-    return sa.and_(faces.c.person_id == person_id, BY_HAND, ~LEFT_ITS_ID)
+    return sa.and_(are_of(person_id), BY_HAND)
 
 
 async def share_denials(connection: AsyncConnection, moved: dict[str, Any], merge: Any) -> None:

@@ -10,13 +10,7 @@ from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE
 from services.common.object_info import ObjectInfo
-from services.common.tables import (
-    faces,
-    images,
-    person_images,
-    person_merges,
-    persons,
-)
+from services.common.tables import faces, images, person_images, person_merges, persons
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle
@@ -48,14 +42,13 @@ from services.receiver.adapters.rows.people_changes import (
     is_taken,
     lock_somebody,
     note_change,
-    note_change_by_id,
     settle_names,
 )
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.merges import Copy, Merged
 from services.receiver.domain.objects import Removal
-from services.receiver.domain.people import Somebody
+from services.receiver.domain.people import Somebody, nobody
 
 _OF_FACES: Final = ("faces", "denials", "both", "dropped", "lifted")
 """What in a merge has keys of faces."""
@@ -213,8 +206,8 @@ class DatabaseMerges:
             await connection.execute(sa.update(person_merges).where(there).values(moved=left))
         else:
             await connection.execute(sa.delete(person_merges).where(there))
-        await note_change_by_id(connection, self._clock, moved["id"])
-        await note_change_by_id(connection, self._clock, merge.person_id, removed=True)
+        await note_change(connection, self._clock, moved["id"])
+        await note_change(connection, self._clock, merge.person_id, removed=True)
         return its_name is not None and bool(rest)
 
     async def _move_pictures(
@@ -277,7 +270,7 @@ class DatabaseMerges:
 async def _lock(connection: AsyncConnection, person: Somebody) -> int:
     person_id = await lock_somebody(connection, person)
     if person_id is None:
-        raise NotFoundError(f"there is nobody called {person.name!r}")
+        raise nobody(person.name)
     return person_id
 
 

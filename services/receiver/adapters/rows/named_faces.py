@@ -1,5 +1,6 @@
 """Whose faces are: the parts of transactions that lock, name and give them to others."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +29,19 @@ CHANGED: Final = 1_000
 """Images whose faces one transaction changes; of more, the rest is done in parts."""
 
 
+UNDECIDED: Final[dict[str, Any]] = {
+    "person": None,
+    "person_id": None,
+    "distance": None,
+    "decided_by": DecidedBy.MACHINE,
+    "likeness": None,
+    "calibration": None,
+    # Who it may be, if anybody, is a question again.
+    "ambiguous": sa.type_coerce(faces.c.candidates, sa.String) != "[]",
+}
+"""What the row of a face says whose name is to be decided by the machine."""
+
+
 @dataclass(frozen=True)
 class LockedFace:
     """A face whose image is locked; ``person_id`` is None where no row is the person's, too."""
@@ -53,12 +67,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> LockedFace | N
     lock = sa.select(images.c.processed_at).where(images.c.id == key.image_id).with_for_update()
     image = (await connection.execute(lock)).first()
     query = (
-        sa.select(
-            faces,
-            BY_HAND.label("by_hand"),
-            WHOSE.label("whose"),
-            WHOSE_ID.label("whose_id"),
-        )
+        sa.select(faces, BY_HAND.label("by_hand"), WHOSE.label("whose"), WHOSE_ID.label("whose_id"))
         .select_from(faces.outerjoin(persons, persons.c.id == faces.c.person_id))
         .where(is_face(faces, key), ~faces.c.struck_out)
     )
@@ -67,7 +76,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> LockedFace | N
         return None
     person_id = row.whose_id
     if person_id is not None:
-        person_id = await _is_to_be(connection, person_id)
+        person_id = await _merged_into(connection, person_id)
     elif row.whose is not None:
         person_id = await find_bearer(connection, row.whose)
     return LockedFace(
@@ -75,7 +84,7 @@ async def lock_face(connection: AsyncConnection, key: FaceKey) -> LockedFace | N
     )
 
 
-async def _is_to_be(connection: AsyncConnection, person_id: int) -> int:
+async def _merged_into(connection: AsyncConnection, person_id: int) -> int:
     """Return who a person is who was said to be another, whose faces are still to follow."""
     kept = (
         sa.select(person_merges.c.person_id)
@@ -85,13 +94,11 @@ async def _is_to_be(connection: AsyncConnection, person_id: int) -> int:
     return await connection.scalar(kept) or person_id
 
 
-async def name_by_hand(
-    connection: AsyncConnection, clock: DatabaseClock, key: FaceKey, person_id: int, person: str
+async def change_face(
+    connection: AsyncConnection, clock: DatabaseClock, key: FaceKey, values: Mapping[str, Any]
 ) -> None:
-    """Write down whose face it is, as a person said."""
-    await connection.execute(
-        sa.update(faces).where(is_face(faces, key)).values(by_hand(person_id, person))
-    )
+    """Write down something else of a face, and tell those who follow along of its image."""
+    await connection.execute(sa.update(faces).where(is_face(faces, key)).values(values))
     await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
 
 
@@ -99,37 +106,14 @@ def by_hand(person_id: int, person: str) -> dict[str, Any]:
     """Return what the row of a face says that somebody has named."""
     # Nobody measured a distance, and a person's word is not a guess.
     said = {"person_id": person_id, "person": person, "decided_by": DecidedBy.HAND}
-    return {**_UNDECIDED, "ambiguous": False, **said}
-
-
-async def take_name(
-    connection: AsyncConnection, clock: DatabaseClock, key: FaceKey, **values: Any
-) -> None:
-    """Leave a face without a name, to be decided by the machine; set these values, too."""
-    await connection.execute(
-        sa.update(faces).where(is_face(faces, key)).values(**{**_UNDECIDED, **values})
-    )
-    await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
-
-
-async def set_candidates(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    key: FaceKey,
-    candidates: list[dict[str, Any]],
-) -> None:
-    """Write down who a face may be."""
-    await connection.execute(
-        sa.update(faces).where(is_face(faces, key)).values(candidates=candidates)
-    )
-    await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
+    return {**UNDECIDED, "ambiguous": False, **said}
 
 
 async def take_names(
     connection: AsyncConnection, clock: DatabaseClock, person_id: int, most: int
 ) -> bool:
     """Leave faces of a person without a name, in so many images; tell whether there may be more."""
-    ids = await _change_faces(connection, clock, person_id, most, _UNDECIDED)
+    ids = await _change_faces(connection, clock, person_id, most, UNDECIDED)
     return len(ids) == most
 
 
@@ -152,7 +136,7 @@ async def _change_faces(
     values: dict[str, Any],
 ) -> list[int]:
     """Change the rows of a person's faces in the first so many images; return these."""
-    its = sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
+    its = are_of(person_id)
     some = sa.select(faces.c.image_id).distinct().where(its).order_by(faces.c.image_id)
     ids = list(await connection.scalars(some.limit(most)))
     of_images = sa.and_(faces.c.image_id.in_(ids), its)
@@ -165,19 +149,15 @@ async def take_denied_names(
     connection: AsyncConnection, person_id: int, *which: sa.ColumnElement[bool]
 ) -> None:
     """Leave faces without the name that a machine gave them, of which a hand says they are not."""
-    denied = sa.exists().where(
-        same_face(face_denials, faces),
-        face_denials.c.person_id == person_id,
-    )
-    its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, denied, *which)
-    await connection.execute(sa.update(faces).where(its).values(_UNDECIDED))
+    its = sa.and_(faces.c.person_id == person_id, ~BY_HAND, are_denied(person_id), *which)
+    await connection.execute(sa.update(faces).where(its).values(UNDECIDED))
 
 
 async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     """Give the faces that have a person's name as a text alone the id, so that they follow it."""
     await connection.execute(
         sa.update(faces)
-        .where(has_alone(name))
+        .where(have_name_alone(name))
         # What is by hand is said so with the id, which would not count.
         .values(
             person_id=person_id,
@@ -186,26 +166,24 @@ async def adopt(connection: AsyncConnection, person_id: int, name: str) -> None:
     )
 
 
-def has_alone(name: str) -> sa.ColumnElement[bool]:
+def have_name_alone(name: str) -> sa.ColumnElement[bool]:
     """Return the condition of faces that have only this name, as older services write it."""
     return sa.and_(faces.c.person == name, sa.or_(faces.c.person_id.is_(None), LEFT_ITS_ID))
+
+
+def are_of(person_id: int) -> sa.ColumnElement[bool]:
+    """Return the condition of the faces that are a person's by their id."""
+    return sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
+
+
+def are_denied(person_id: int | None) -> sa.ColumnElement[bool]:
+    """Return the condition of the faces of which a hand has said that they are not a person's."""
+    return sa.exists().where(same_face(face_denials, faces), face_denials.c.person_id == person_id)
 
 
 def is_face(table: sa.Table, key: FaceKey) -> sa.ColumnElement[bool]:
     """Return the condition of the rows of a table that are of a face."""
     return sa.and_(table.c.image_id == key.image_id, table.c.face_index == key.index)
-
-
-_UNDECIDED: Final[dict[str, Any]] = {
-    "person": None,
-    "person_id": None,
-    "distance": None,
-    "decided_by": DecidedBy.MACHINE,
-    "likeness": None,
-    "calibration": None,
-    # Who it may be, if anybody, is a question again.
-    "ambiguous": sa.type_coerce(faces.c.candidates, sa.String) != "[]",
-}
 
 
 async def find_bearer(connection: AsyncConnection, name: str) -> int | None:

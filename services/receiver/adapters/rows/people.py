@@ -14,12 +14,7 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.names import by_id
 from services.common.object_info import ObjectInfo
-from services.common.people import (
-    BEING_FORGOTTEN,
-    FOLDER,
-    LEFT_ITS_ID,
-    lies_in,
-)
+from services.common.people import BEING_FORGOTTEN, FOLDER, LEFT_ITS_ID, lies_in
 from services.common.tables import (
     face_denials,
     faces,
@@ -54,19 +49,14 @@ from services.receiver.adapters.rows.people_changes import (
     lock_somebody,
     meant_by,
     note_change,
-    note_change_by_id,
     settle_names,
 )
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.erasing import Stage
-from services.receiver.domain.errors import ConflictError, NotFoundError
-from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.faces import FaceKey, no_face
 from services.receiver.domain.merges import Merge
-from services.receiver.domain.people import (
-    PeoplePage,
-    Person,
-    Somebody,
-)
+from services.receiver.domain.people import PeoplePage, Person, Somebody
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
@@ -181,9 +171,9 @@ class DatabasePeople:
         """Give a person another name; False when nobody has the id."""
         its = persons.c.id == person_id
         async with changing_people(self._database) as connection:
-            if not await lock_person(connection, person_id):
+            name = await lock_person(connection, person_id)
+            if name is None:
                 return False
-            name = (await connection.scalars(sa.select(persons.c.name).where(its))).one()
             if new == name:
                 return True
             others = sa.select(persons.c.id).where(persons.c.name == new, ~BEING_FORGOTTEN)
@@ -199,14 +189,14 @@ class DatabasePeople:
             # MariaDB sets one column after the other.
             await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
             await connection.execute(sa.update(persons).where(its).values(name=new))
-            await note_change_by_id(connection, self._clock, person_id)
+            await note_change(connection, self._clock, person_id)
         return True
 
     @retry_on_conflict
     async def hide(self, person_id: int, *, hidden: bool) -> bool:
         """Hide a person, or hide them no more; False when nobody has the id."""
         async with changing_people(self._database) as connection:
-            if not await lock_person(connection, person_id):
+            if await lock_person(connection, person_id) is None:
                 return False
             await connection.execute(
                 sa.update(persons).where(persons.c.id == person_id).values(hidden=hidden)
@@ -224,8 +214,8 @@ class DatabasePeople:
         async with changing_people(self._database) as connection:
             stored = await lock_face(connection, face) if face else None
             if face and stored is None:
-                raise NotFoundError(f"image {face.image_id} has no face {face.index}")
-            if not await lock_person(connection, person_id):
+                raise no_face(face.image_id, face.index)
+            if await lock_person(connection, person_id) is None:
                 return False
             if face and stored and stored.person_id != person_id:
                 raise ConflictError(

@@ -20,19 +20,8 @@ from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.names import by_id, id_of
-from services.common.people import (
-    BEING_FORGOTTEN,
-    FOLDER,
-    bearer,
-    lies_in,
-    take_turns,
-)
-from services.common.tables import (
-    erasures,
-    people_work,
-    person_merges,
-    persons,
-)
+from services.common.people import BEING_FORGOTTEN, FOLDER, bearer, lies_in, take_turns
+from services.common.tables import erasures, people_work, person_merges, persons
 from services.receiver.adapters.rows.named_faces import adopt, find_bearer
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.people import Somebody
@@ -130,15 +119,16 @@ async def lock_somebody(connection: AsyncConnection, person: Somebody) -> int | 
     if person_id is None:
         if not await is_taken(connection, person.folder):
             return None
-    elif await lock_person(connection, person_id):
+    elif await lock_person(connection, person_id) is not None:
         return person_id
     raise ConflictError(f"{person.name!r} has just come, gone or got another name: try again")
 
 
-async def lock_person(connection: AsyncConnection, person_id: int) -> bool:
-    """Lock a person; False when nobody has the id."""
-    its = sa.select(persons.c.id).where(persons.c.id == person_id, ~BEING_FORGOTTEN)
-    return await connection.scalar(its.with_for_update()) is not None
+async def lock_person(connection: AsyncConnection, person_id: int) -> str | None:
+    """Lock a person and return their name; None when nobody has the id."""
+    its = sa.select(persons.c.name).where(persons.c.id == person_id, ~BEING_FORGOTTEN)
+    name: str | None = await connection.scalar(its.with_for_update())
+    return name
 
 
 async def add_person(connection: AsyncConnection, person: Somebody, now: int) -> int:
@@ -174,14 +164,19 @@ async def note_change(
     connection: AsyncConnection,
     clock: DatabaseClock,
     person_id: int,
-    folder: str,
+    folder: str | None = None,
     *,
     removed: bool = False,
 ) -> None:
     """Have stored faces decided again, because a person has changed; tell those who follow along.
 
-    ``removed``: known pictures went.
+    The folder is looked up unless it is told; of whom there is none, nothing is done. ``removed``:
+    known pictures went.
     """
+    if folder is None:
+        its = sa.select(FOLDER).where(persons.c.id == person_id)
+        if (folder := await connection.scalar(its)) is None:
+            return
     changed: dict[str, Any] = {
         "folder": folder,
         "due_at": clock(),
@@ -202,15 +197,6 @@ async def note_change(
         insert = mysql.insert(people_work).values(values).on_duplicate_key_update(changed)
     await connection.execute(insert)
     await note_events(connection, clock(), EventKind.PERSON, [person_id])
-
-
-async def note_change_by_id(
-    connection: AsyncConnection, clock: DatabaseClock, person_id: int, *, removed: bool = False
-) -> None:
-    """Do as :func:`note_change` for a person whose folder need be looked up."""
-    found = await connection.scalar(sa.select(FOLDER).where(persons.c.id == person_id))
-    if found is not None:
-        await note_change(connection, clock, person_id, found, removed=removed)
 
 
 async def check_settled(connection: AsyncConnection, person_id: int | None) -> None:

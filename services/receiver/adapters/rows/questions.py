@@ -29,16 +29,13 @@ from services.receiver.adapters.rows.groups import (
     with_faces,
 )
 from services.receiver.adapters.rows.named_faces import take_denied_names
-from services.receiver.adapters.rows.people_changes import (
-    changing_people,
-    lock_person,
-)
+from services.receiver.adapters.rows.people_changes import changing_people, lock_person
 from services.receiver.domain.errors import NotFoundError
 from services.receiver.domain.groups import Answer, Question
 
 
 class DatabaseQuestions:
-    """The port ``Questions`` on a database."""
+    """The port ``QuestionRows`` on a database."""
 
     def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
         self._database = database
@@ -114,14 +111,14 @@ class DatabaseQuestions:
     async def _deny(self, connection: AsyncConnection, question: Any, at: int) -> None:
         """Write down of each face that is in the groups now what was said of them."""
         if question.person_id is not None:
-            if not await lock_person(connection, question.person_id):
+            if await lock_person(connection, question.person_id) is None:
                 raise _no_question(question.id)
             its = (await current_groups(connection, [question.group_id]))[question.group_id]
             # A machine may have named some just now; what another hand has said counts.
-            open_ones = sa.and_(~BY_HAND, ~faces.c.struck_out)
+            undecided = sa.and_(~BY_HAND, ~faces.c.struck_out)
             person = face_denials.c.person_id, question.person_id
             await _say_again(connection, its, question.person_id, at)
-            await _deny_faces(connection, its, *person, at=at, which=open_ones)
+            await _deny_faces(connection, its, *person, at=at, which=undecided)
             await take_denied_names(connection, question.person_id)
             its_denials = sa.and_(
                 face_denials.c.person_id == question.person_id, face_denials.c.created_at == at
@@ -147,9 +144,11 @@ class DatabaseQuestions:
     @retry_on_conflict
     async def settle(self, question_id: int) -> None:
         """Forget a question that is answered for good, unless somebody has just answered it."""
-        open_one = sa.and_(group_questions.c.id == question_id, group_questions.c.answer.is_(None))
+        unanswered = sa.and_(
+            group_questions.c.id == question_id, group_questions.c.answer.is_(None)
+        )
         async with self._database.transaction() as connection:
-            await connection.execute(sa.delete(group_questions).where(open_one))
+            await connection.execute(sa.delete(group_questions).where(unanswered))
 
 
 def _no_question(question_id: int) -> NotFoundError:
