@@ -57,6 +57,7 @@ class NsqDoorbell:
             response = await self._client.request(method, path, **arguments)  # type: ignore[arg-type]
             response.raise_for_status()
         except httpx.HTTPError as error:
+            # Also an answer that refuses: settings hold topics to what nsqd takes, rings are small.
             raise DoorbellUnavailableError(f"nsqd: {error or type(error).__name__}") from error
         return response
 

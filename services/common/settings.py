@@ -172,7 +172,7 @@ class NsqSettings(_FromEnvironment):
         pattern=NSQ_NAME,
         description="Topic of NSQ for images that wait, the same for receiver, redeemer and"
         " image_processor: another one for a second installation on the same NSQ. What waits in"
-        " the old topic is rung for again in the new one.",
+        " the old topic is notified of again in the new one.",
     )
 
 
