@@ -161,7 +161,7 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
     first, third = await archive.store(b"a", b"c")
     [second] = await archive.store(b"b", encoding=ENCODING)
     before = await archive.faces()
-    rows = [await archive.images.row(one) for one in (first, second, third)]
+    rows = [await archive.images.row(image_id) for image_id in (first, second, third)]
     encoder = archive.encoder()
     await drain(encoder)
     assert await archive.told() == [first, third]
@@ -169,7 +169,7 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
     assert await archive.encodings() == encodings_by("test-1", first, third) | had
     assert archive.server.encoded == [first, third]
     assert await archive.faces() == before
-    assert [await archive.images.row(one) for one in (first, second, third)] == rows
+    assert [await archive.images.row(image_id) for image_id in (first, second, third)] == rows
     done = EncodingReport(EncodingState.FINISHED, "test-1", 0, 0, 4)
     assert await archive.report.report() == done
     await drain(encoder)
@@ -181,14 +181,19 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
 
 async def add_people(archive: Archive, *ids: int) -> None:
     async with archive.images.database.transaction() as connection:
-        its = [{"id": one, "name": f"P{one}", "folder": None, "created_at": 1} for one in ids]
-        await connection.execute(sa.insert(persons), its)
+        rows = [
+            {"id": person_id, "name": f"P{person_id}", "folder": None, "created_at": 1}
+            for person_id in ids
+        ]
+        await connection.execute(sa.insert(persons), rows)
 
 
 async def decided_again(archive: Archive) -> list[tuple[int, ...]]:
     """Who is to be looked for, behind which image, and how often."""
-    its = people_work.c
-    query = sa.select(its.person_id, its.after_image_id, its.passes_left).order_by(its.person_id)
+    changes = people_work.c
+    query = sa.select(changes.person_id, changes.after_image_id, changes.passes_left).order_by(
+        changes.person_id
+    )
     async with archive.images.database.reading() as connection:
         return [tuple(row) for row in await connection.execute(query)]
 
@@ -205,13 +210,13 @@ async def test_everybody_is_looked_for_among_faces_that_were_encoded_some_at_a_t
 
     async def go_on(*done: int, **half: object) -> list[tuple[int, ...]]:
         """Let people end, be half done otherwise, and another encoder go on."""
-        its = people_work.c
+        person_id = people_work.c.person_id
         async with archive.images.database.transaction() as connection:
-            await connection.execute(sa.delete(people_work).where(its.person_id.in_(done)))
+            await connection.execute(sa.delete(people_work).where(person_id.in_(done)))
         await archive.advance(31)
         soon = archive.images.clock() + 10_000
-        await archive.change(people_work, its.person_id == 6, due_at=soon)
-        await archive.change(people_work, its.person_id == 4, **{"due_at": soon} | half)
+        await archive.change(people_work, person_id == 6, due_at=soon)
+        await archive.change(people_work, person_id == 4, **{"due_at": soon} | half)
         await drain(archive.encoder())
         return await decided_again(archive)
 
@@ -376,8 +381,8 @@ async def test_it_stops_and_goes_on_when_it_is_told_to(archive: Archive) -> None
         assert await encoder.turn() == 0
     stopped = await archive.report.stop(stopped=True)
     assert stopped == EncodingReport(EncodingState.STOPPED, "test-1", 1, 0, 2)
-    for one in (encoder, archive.encoder()):  # a new process has not forgotten it
-        await drain(one)
+    for worker in (encoder, archive.encoder()):  # a new process has not forgotten it
+        await drain(worker)
         await archive.advance(31)
     assert await archive.encodings() == encodings_by("test-1", first)
     running = await archive.report.stop(stopped=False)
@@ -679,7 +684,9 @@ async def test_of_two_only_one_works_and_the_other_goes_on_when_it_ends(
 ) -> None:
     ids = await archive.store(*(bytes([65 + number]) for number in range(8)))
     other = Database(database_settings)
-    pair = [archive.encoder(one, concurrency=3) for one in (archive.images.database, other)]
+    pair = [
+        archive.encoder(database, concurrency=3) for database in (archive.images.database, other)
+    ]
 
     async def work(encoder: Encoder) -> None:
         while (await archive.report.report()).state is not EncodingState.FINISHED:
