@@ -24,7 +24,7 @@ from services.image_processor.service.breaker import Breaker
 from services.image_processor.service.claiming import Claimant
 from services.image_processor.service.encoding import Encoder
 from services.image_processor.service.processing import Processor, pause_while_open
-from services.image_processor.service.recognising import Recognition
+from services.image_processor.service.recognising import PictureRecognition
 from services.image_processor.service.stored_pictures import StoredPictures
 from services.image_processor.settings import ImageProcessorSettings
 
@@ -72,7 +72,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     processor = Processor(
         claimant=Claimant(
             rows=rows,
-            recognition=Recognition(
+            recognition=PictureRecognition(
                 pictures=store, faces=GrpcFaceFinder(client), breaker=breaker, store=store_outage
             ),
             breaker=breaker,

@@ -80,7 +80,7 @@ class ClaimRows(Protocol):
         """
 
 
-class PictureReader(Protocol):
+class PictureSource(Protocol):
     """The object store."""
 
     async def get_tagged(self, key: str, *, max_bytes: int | None = None) -> tuple[bytes, str]:

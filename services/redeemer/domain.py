@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 BATCH: Final = 100
-"""Rows of one kind that one step takes, oldest first."""
+"""Rows of one kind that one step takes, those due longest first."""
 
 LOOKED_AT_ONCE: Final = 1000
 """Thumbnails whose pictures are looked for in one statement: as many as a store lists at once."""

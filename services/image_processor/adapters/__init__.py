@@ -1,1 +1,1 @@
-"""What the service's ports are in reality."""
+"""The ports of the image processor on NSQ, gRPC and a database."""

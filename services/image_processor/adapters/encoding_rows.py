@@ -48,12 +48,12 @@ class DatabaseEncodingRows:
     async def read(self) -> EncodingProgress:
         """Return how far it is."""
         now = self._clock()
-        its = encoding_work.c
+        work = encoding_work.c
         waiting = sa.exists().where(images.c.status.in_([Status.PENDING, Status.PROCESSING]))
         query = sa.select(
             encoding_work,
-            (its.next_look_at <= now).label("look_due"),
-            (its.remove_at <= now).label("removal_due"),
+            (work.next_look_at <= now).label("look_due"),
+            (work.remove_at <= now).label("removal_due"),
             waiting.label("waiting"),
             sa.select(sa.func.max(images.c.id)).scalar_subquery().label("last_image_id"),
         )
@@ -75,8 +75,8 @@ class DatabaseEncodingRows:
     async def claim(self) -> bool:
         """Claim it, or prolong the lease; False when it is somebody else's."""
         now = self._clock()
-        its = encoding_work.c.claim_token
-        free = sa.or_(its == self._token, its.is_(None), is_due(encoding_work, now))
+        owner = encoding_work.c.claim_token
+        free = sa.or_(owner == self._token, owner.is_(None), is_due(encoding_work, now))
         claiming = (
             sa.update(encoding_work)
             .where(free)
@@ -124,10 +124,10 @@ class DatabaseEncodingRows:
 
     async def _remove_of_struck_out(self, after: int, until: int) -> None:
         """Remove what a version of before made of faces that were struck out."""
-        its = face_encodings.c
-        same = sa.and_(its.image_id == faces.c.image_id, its.face_index == faces.c.face_index)
+        encoding = face_encodings.c
+        same = same_face(face_encodings, faces)
         query = (
-            sa.select(its.image_id, its.face_index)
+            sa.select(encoding.image_id, encoding.face_index)
             .join_from(faces, face_encodings, same)
             .where(*_within(faces, after, until), faces.c.struck_out)
         )
@@ -139,7 +139,7 @@ class DatabaseEncodingRows:
             async with self._database.transaction() as connection:
                 await connection.execute(
                     sa.delete(face_encodings).where(
-                        sa.tuple_(its.image_id, its.face_index) == key, still
+                        sa.tuple_(encoding.image_id, encoding.face_index) == key, still
                     )
                 )
 
@@ -226,12 +226,12 @@ class DatabaseEncodingRows:
 
     async def end_walk(self) -> None:
         """Note that it is done, until it is looked at again; have what was encoded decided on."""
-        its = encoding_work.c
-        only_skipped = sa.and_(its.faces_encoded == 0, its.images_skipped > 0)
+        work = encoding_work.c
+        only_skipped = sa.and_(work.faces_encoded == 0, work.images_skipped > 0)
         pause = sa.case((only_skipped, LOOK_SELDOM_MS), else_=LOOK_AGAIN_MS)
         again = self._clock() + pause
         async with self._database.transaction() as connection:
-            encoded = await connection.scalar(sa.select(its.faces_encoded))
+            encoded = await connection.scalar(sa.select(work.faces_encoded))
             await _change(
                 connection, self._token, after_image_id=0, images_left=0, next_look_at=again
             )
@@ -244,12 +244,12 @@ class DatabaseEncodingRows:
         They are by the service people, as after a change of each. Whose change is due, at work or
         half done has to end first: it may be past what was encoded.
         """
-        its = people_work.c
-        others = sa.select(its.person_id).where(
+        changes = people_work.c
+        others = sa.select(changes.person_id).where(
             sa.or_(
                 is_due(people_work, self._clock()),
-                its.claim_token.is_not(None),
-                its.after_image_id > 0,
+                changes.claim_token.is_not(None),
+                changes.after_image_id > 0,
             )
         )
         async with self._database.reading() as connection:
@@ -297,15 +297,15 @@ class DatabaseEncodingRows:
     async def _go_on(
         self, connection: AsyncConnection, image_id: int, *, encoded: int = 0, skipped: int = 0
     ) -> None:
-        its = encoding_work.c
-        left = its.images_left
+        work = encoding_work.c
+        left = work.images_left
         await _change(
             connection,
             self._token,
             after_image_id=image_id,
             images_left=sa.case((left > 0, left - 1), else_=0),
-            faces_encoded=its.faces_encoded + encoded,
-            images_skipped=its.images_skipped + skipped,
+            faces_encoded=work.faces_encoded + encoded,
+            images_skipped=work.images_skipped + skipped,
         )
 
 
@@ -325,11 +325,11 @@ def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[b
 
 def _lacking(engine: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """Return the query for faces without an encoding of the engine; who is none gets none."""
-    its = sa.and_(
+    same = sa.and_(
         same_face(face_encodings, faces),
         face_encodings.c.engine == engine,
     )
-    joined = faces.outerjoin(face_encodings, its)
+    joined = faces.outerjoin(face_encodings, same)
     return (
         sa.select(*columns)
         .select_from(joined)
@@ -341,11 +341,10 @@ async def _faces(
     connection: AsyncConnection, image_id: int, engine: str, *, lock: bool = False
 ) -> dict[int, Box]:
     """Return the boxes of an image's faces without an encoding, by their numbers."""
-    its = faces.c
     query = (
-        _lacking(engine, its.face_index, *BOX)
-        .where(its.image_id == image_id)
-        .order_by(its.face_index)
+        _lacking(engine, faces.c.face_index, *BOX)
+        .where(faces.c.image_id == image_id)
+        .order_by(faces.c.face_index)
     )
     if lock:
         query = query.with_for_update()

@@ -223,7 +223,7 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
                 await self._find(producer["broadcast_address"], producer["tcp_port"])
 
     def resume(self, max_in_flight: int) -> None:
-        """Set RDY on every connection at once."""
+        """Set RDY, at once where each connection may have a message; pynsq shares out less."""
         self.set_max_in_flight(max_in_flight)
         if len(self.conns) <= max_in_flight:
             for conn in list(self.conns.values()):

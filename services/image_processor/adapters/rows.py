@@ -54,7 +54,10 @@ class DatabaseClaims:
             return list(await connection.scalars(query))
 
     async def claim(self, image_id: int) -> Claim | None:
-        """Claim the image; ``None`` when it is final, not due or somebody else's."""
+        """Claim the image; ``None`` when it is final, not due or somebody else's.
+
+        And when it has no attempt left.
+        """
         now = self._clock()
         token = secrets.token_hex(16)
         due = sa.and_(

@@ -22,7 +22,7 @@ from services.image_processor.domain import (
 from services.image_processor.metrics import ATTEMPTS, IN_FLIGHT
 from services.image_processor.ports import ClaimRows, Ring
 from services.image_processor.service.breaker import Breaker
-from services.image_processor.service.recognising import Recognition
+from services.image_processor.service.recognising import PictureRecognition
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Claimant:
         self,
         *,
         rows: ClaimRows,
-        recognition: Recognition,
+        recognition: PictureRecognition,
         breaker: Breaker,
         database: Outage,
         renew_seconds: float,

@@ -35,7 +35,7 @@ POLL_SECONDS: Final = 1.0
 """Pause before looking again whether there is nothing else to do."""
 
 ENGINE_SECONDS: Final = 30.0
-"""How often face_recog is asked for its engine while it answers nothing else."""
+"""How often face_recog is asked for its engine, and the pause after an unexpected error."""
 
 SETTLE_SECONDS: Final = 60.0
 """A new engine must have answered alone for so long: in a rollout old replicas answer, too."""
@@ -113,36 +113,38 @@ class Encoder:
 
     async def turn(self) -> float:
         """Do one thing, if there is any; return the seconds until the next look."""
-        work = await self._rows.read()
-        ENCODING_LEFT.set(work.images_left)
-        if work.stopped or work.waiting or self._breaker.state is not State.CLOSED:
+        progress = await self._rows.read()
+        ENCODING_LEFT.set(progress.images_left)
+        if progress.stopped or progress.waiting or self._breaker.state is not State.CLOSED:
             return POLL_SECONDS
         engine = await self._ask()
         if engine is None:
             return POLL_SECONDS
         try:
-            if engine != work.engine:
-                return await self._change(work.engine, engine)
-            return await self._go_on(work, engine)
+            if engine != progress.engine:
+                return await self._change(progress.engine, engine)
+            return await self._go_on(progress, engine)
         except ClaimLostError:
             return POLL_SECONDS
 
-    async def _go_on(self, work: EncodingProgress, engine: str) -> float:
+    async def _go_on(self, progress: EncodingProgress, engine: str) -> float:
         # What is begun again later, perhaps after somebody else did it, begins from the start.
-        if not work.to_count:
+        if not progress.to_count:
             self._looked_to = self._seen = 0
-        if not work.removal_due:
+        if not progress.removal_due:
             self._removed_to = 0
-        if not (work.to_count or work.to_walk or work.removal_due or work.to_decide):
+        todo = progress.to_count or progress.to_walk or progress.removal_due or progress.to_decide
+        if not (todo and await self._rows.claim()):
             return POLL_SECONDS
-        if not await self._rows.claim():
+        if progress.to_walk:
+            return await self._walk(progress, engine)
+        if progress.to_count:
+            await self._count(progress, engine)
+        elif progress.removal_due:
+            await self._remove(progress, engine)
+        elif not await self._rows.decide_again():
             return POLL_SECONDS
-        if work.to_walk:
-            return await self._walk(work, engine)
-        if work.to_count or work.removal_due:
-            await (self._count(work, engine) if work.to_count else self._remove(work, engine))
-            return 0
-        return 0 if await self._rows.decide_again() else POLL_SECONDS
+        return 0
 
     async def _ask(self) -> str | None:
         if self._time.monotonic() - self._asked_at >= ENGINE_SECONDS:
@@ -169,20 +171,20 @@ class Encoder:
         log.info("stored faces are encoded by another engine", engine=engine, before=before)
         return 0
 
-    async def _count(self, work: EncodingProgress, engine: str) -> None:
+    async def _count(self, progress: EncodingProgress, engine: str) -> None:
         """Count what there is to do in one more range of ids."""
         until = self._looked_to + RANGE
         self._seen += await self._rows.count(engine, self._looked_to, until)
         self._looked_to = until
-        if until >= work.last_image_id:
+        if until >= progress.last_image_id:
             if self._seen:
                 log.info("stored faces lack an encoding", engine=engine, images=self._seen)
             await self._rows.begin_walk(self._seen)
 
-    async def _walk(self, work: EncodingProgress, engine: str) -> float:
-        until = work.after + RANGE
-        image_ids = await self._rows.next(engine, work.after, until, self._at_once)
-        if not image_ids and until < work.last_image_id:
+    async def _walk(self, progress: EncodingProgress, engine: str) -> float:
+        until = progress.after + RANGE
+        image_ids = await self._rows.next(engine, progress.after, until, self._at_once)
+        if not image_ids and until < progress.last_image_id:
             await self._rows.go_to(until)
         elif not image_ids:
             await self._rows.end_walk()
@@ -190,15 +192,15 @@ class Encoder:
         else:
             if self._time.monotonic() - self._logged_at >= _LOG_SECONDS:
                 self._logged_at = self._time.monotonic()
-                log.info("stored faces are being encoded", images_left=work.images_left)
+                log.info("stored faces are being encoded", images_left=progress.images_left)
             return await self._encode(image_ids, engine)
         return 0
 
-    async def _remove(self, work: EncodingProgress, engine: str) -> None:
+    async def _remove(self, progress: EncodingProgress, engine: str) -> None:
         until = self._removed_to + REMOVED
         await self._rows.remove_others(engine, self._removed_to, until)
         self._removed_to = until
-        if until >= work.last_image_id:
+        if until >= progress.last_image_id:
             await self._rows.end_removal()
             log.info("encodings of other engines are removed", engine=engine)
 

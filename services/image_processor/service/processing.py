@@ -26,7 +26,7 @@ from services.image_processor.service.claiming import (
 log = structlog.get_logger(__name__)
 
 AGAIN_SECONDS: Final = 1.0
-"""Pause before a picture that the recogniser could not take is offered again."""
+"""Pause before a ring whose image could not be finished is handed out again."""
 
 
 class Processor:

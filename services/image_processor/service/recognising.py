@@ -25,17 +25,17 @@ from services.image_processor.domain import (
     Released,
     Unanswered,
 )
-from services.image_processor.ports import FaceFinder, PictureReader
+from services.image_processor.ports import FaceFinder, PictureSource
 from services.image_processor.service.breaker import Breaker
 
 log = structlog.get_logger(__name__)
 
 
-class Recognition:
+class PictureRecognition:
     """Recognises pictures; ``store`` says when theirs is away."""
 
     def __init__(
-        self, *, pictures: PictureReader, faces: FaceFinder, breaker: Breaker, store: Outage
+        self, *, pictures: PictureSource, faces: FaceFinder, breaker: Breaker, store: Outage
     ) -> None:
         self._pictures = pictures
         self._faces = faces

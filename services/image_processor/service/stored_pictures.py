@@ -16,7 +16,7 @@ from services.common.errors import (
 )
 from services.common.images import MAX_PICTURE_BYTES, PICTURES, check_path
 from services.image_processor.domain import Encoded, FacesToEncode, Postponed, Rejected, Skipped
-from services.image_processor.ports import PictureReader, StoredFaceEncoder
+from services.image_processor.ports import PictureSource, StoredFaceEncoder
 from services.image_processor.service.breaker import Breaker
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ class StoredPictures:
     """Pictures whose results lack an encoding, and how often each was tried."""
 
     def __init__(
-        self, *, pictures: PictureReader, recogniser: StoredFaceEncoder, breaker: Breaker
+        self, *, pictures: PictureSource, recogniser: StoredFaceEncoder, breaker: Breaker
     ) -> None:
         self._pictures = pictures
         self._recogniser = recogniser

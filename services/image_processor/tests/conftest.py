@@ -12,11 +12,11 @@ from services.common.logs import Outage
 from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import RENEW_SECONDS, Claim
-from services.image_processor.ports import PictureReader, Queue
+from services.image_processor.ports import PictureSource, Queue
 from services.image_processor.service.breaker import Breaker
 from services.image_processor.service.claiming import Claimant
 from services.image_processor.service.processing import Processor, pause_while_open
-from services.image_processor.service.recognising import Recognition
+from services.image_processor.service.recognising import PictureRecognition
 from services.image_processor.tests.fakes import FakePictures, FakeRecogniser, MemoryQueue
 from services.image_processor.tests.virtual_time import DatabaseClock, VirtualTime
 from services.testing.recogniser import RecogniserServer
@@ -110,7 +110,7 @@ class Processors:
         queue: Queue | None = None,
         *,
         client: RecogniserClient | None = None,
-        pictures: PictureReader | None = None,
+        pictures: PictureSource | None = None,
         concurrency: int = 4,
         renew_seconds: float = RENEW_SECONDS,
         grace_seconds: float = 20,
@@ -125,7 +125,7 @@ class Processors:
         )
         self.breakers.append(breaker)
         database, store = Outage("database"), Outage("object store")
-        recognition = Recognition(
+        recognition = PictureRecognition(
             pictures=pictures or self._images.pictures,
             faces=GrpcFaceFinder(client) if client else self.recogniser,
             breaker=breaker,

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
 
 import prometheus_client
 import pytest
@@ -12,135 +11,34 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.database import Database
 from services.common.errors import ClaimLostError, DatabaseUnavailableError
-from services.common.events import EventKind
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
-from services.common.faces import Box, SeenFace
-from services.common.logs import Outage
 from services.common.settings import DatabaseSettings
 from services.common.tables import (
     encoding_work,
-    events,
     face_encodings,
     faces,
     images,
     people_work,
-    persons,
 )
 from services.image_processor.adapters import encoding_rows as encoding_rows_module
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
-from services.image_processor.adapters.stored_face_encoder import GrpcStoredFaceEncoder
 from services.image_processor.domain import BreakerLimits, Encoded, Processed
 from services.image_processor.service import encoding as encoding_module
-from services.image_processor.service.breaker import Breaker
 from services.image_processor.service.encoding import ENGINE_SECONDS, SETTLE_SECONDS, Encoder
-from services.image_processor.service.stored_pictures import StoredPictures
+from services.image_processor.tests.archive import (
+    HOUR,
+    Archive,
+    add_people,
+    decided_again,
+    drain,
+    encodings_by,
+    face,
+    until,
+)
 from services.image_processor.tests.conftest import Images, Processors
-from services.image_processor.tests.virtual_time import VirtualTime
-from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.testing.recogniser import ENCODING, PictureContent, RecogniserServer, encoding_of_box
-
-HOUR = 3600.0
-BOXES = ((1, 2, 30, 40), (50, 2, 80, 40))
-
-
-def face(box: tuple[int, int, int, int], encoding: bytes | None = None) -> SeenFace:
-    return SeenFace(Box(*box), 0.5, False, (), encoding=encoding)
-
-
-def encodings_by(engine: str, *image_ids: int) -> dict[tuple[int, int, str], bytes]:
-    """What the server makes of the stored faces of these images."""
-    return {
-        (image_id, index, engine): encoding_of_box(
-            engine, face_pb2.Box(left=left, top=top, right=right, bottom=bottom)
-        )
-        for image_id in image_ids
-        for index, (left, top, right, bottom) in enumerate(BOXES)
-    }
-
-
-class Archive:
-    """Images with results of before, a server in face_recog's place, and whoever encodes."""
-
-    def __init__(self, images: Images, server: RecogniserServer, client: RecogniserClient) -> None:
-        self.images = images
-        self.server = server
-        self.client = client
-        self.time = VirtualTime()
-        self.report = DatabaseEncoding(images.database)
-        self.breaker = Breaker(
-            client.ping, on_change=lambda _: None, time=self.time, random=lambda: 0.5
-        )
-
-    async def store(
-        self, *contents: bytes, engine: str = "test-1", encoding: bytes | None = None
-    ) -> list[int]:
-        """Store pictures with a result of two faces, as an older version did; return the ids."""
-        ids: list[int] = await self.images.submit(*contents)
-        for image_id, content in zip(ids, contents, strict=True):
-            found = tuple(face(box, encoding) for box in BOXES)
-            claim = await self.images.claim(image_id)
-            done = Processed(found, 100, 90, engine, content.hex())
-            assert await self.images.rows.finish(claim, done) == "processed"
-        return ids
-
-    def encoder(self, database: Any = None, *, concurrency: int = 1) -> Encoder:
-        rows = DatabaseEncodingRows(database or self.images.database, self.images.clock.in_database)
-        recogniser = GrpcStoredFaceEncoder(self.client)
-        return Encoder(
-            rows=rows,
-            stored_pictures=StoredPictures(
-                pictures=self.images.pictures, recogniser=recogniser, breaker=self.breaker
-            ),
-            recogniser=recogniser,
-            breaker=self.breaker,
-            database=Outage("database"),
-            time=self.time,
-            concurrency=concurrency,
-        )
-
-    async def encodings(self) -> dict[tuple[int, int, str], bytes]:
-        async with self.images.database.reading() as connection:
-            rows = await connection.execute(sa.select(face_encodings))
-            return {(row.image_id, row.face_index, row.engine): row.encoding for row in rows}
-
-    async def faces(self) -> list[Any]:
-        async with self.images.database.reading() as connection:
-            order = (faces.c.image_id, faces.c.face_index)
-            return list((await connection.execute(sa.select(faces).order_by(*order))).all())
-
-    async def told(self) -> list[int]:
-        """Images of whose new encodings others were told."""
-        query = sa.select(events.c.subject_id).where(events.c.kind == EventKind.ENCODED)
-        async with self.images.database.reading() as connection:
-            return list(await connection.scalars(query.order_by(events.c.id)))
-
-    async def work(self) -> Any:
-        async with self.images.database.reading() as connection:
-            return (await connection.execute(sa.select(encoding_work))).one()
-
-    async def change(self, table: sa.Table, *which: Any, **values: Any) -> None:
-        async with self.images.database.transaction() as connection:
-            await connection.execute(sa.update(table).where(*which).values(values))
-
-    async def advance(self, seconds: float) -> None:
-        """Let time pass, that of the database as well."""
-        self.images.clock.advance(seconds)
-        self.time.now += seconds
-
-
-async def drain(encoder: Encoder) -> float:
-    """Let it work until it rests; return for how long."""
-    for _ in range(200):
-        if rest := await encoder.turn():
-            return rest
-    pytest.fail("it does not come to an end")
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    while not condition():  # noqa: ASYNC110, nobody has an event for it
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -161,7 +59,7 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
     first, third = await archive.store(b"a", b"c")
     [second] = await archive.store(b"b", encoding=ENCODING)
     before = await archive.faces()
-    rows = [await archive.images.row(one) for one in (first, second, third)]
+    rows = [await archive.images.row(image_id) for image_id in (first, second, third)]
     encoder = archive.encoder()
     await drain(encoder)
     assert await archive.told() == [first, third]
@@ -169,7 +67,7 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
     assert await archive.encodings() == encodings_by("test-1", first, third) | had
     assert archive.server.encoded == [first, third]
     assert await archive.faces() == before
-    assert [await archive.images.row(one) for one in (first, second, third)] == rows
+    assert [await archive.images.row(image_id) for image_id in (first, second, third)] == rows
     done = EncodingReport(EncodingState.FINISHED, "test-1", 0, 0, 4)
     assert await archive.report.report() == done
     await drain(encoder)
@@ -177,20 +75,6 @@ async def test_faces_of_before_are_encoded_and_nothing_else_changes(archive: Arc
     await drain(encoder)
     assert archive.server.encoded == [first, third], "there is nothing more to do"
     assert await archive.report.report() == done
-
-
-async def add_people(archive: Archive, *ids: int) -> None:
-    async with archive.images.database.transaction() as connection:
-        its = [{"id": one, "name": f"P{one}", "folder": None, "created_at": 1} for one in ids]
-        await connection.execute(sa.insert(persons), its)
-
-
-async def decided_again(archive: Archive) -> list[tuple[int, ...]]:
-    """Who is to be looked for, behind which image, and how often."""
-    its = people_work.c
-    query = sa.select(its.person_id, its.after_image_id, its.passes_left).order_by(its.person_id)
-    async with archive.images.database.reading() as connection:
-        return [tuple(row) for row in await connection.execute(query)]
 
 
 async def test_everybody_is_looked_for_among_faces_that_were_encoded_some_at_a_time(
@@ -205,13 +89,13 @@ async def test_everybody_is_looked_for_among_faces_that_were_encoded_some_at_a_t
 
     async def go_on(*done: int, **half: object) -> list[tuple[int, ...]]:
         """Let people end, be half done otherwise, and another encoder go on."""
-        its = people_work.c
+        person_id = people_work.c.person_id
         async with archive.images.database.transaction() as connection:
-            await connection.execute(sa.delete(people_work).where(its.person_id.in_(done)))
+            await connection.execute(sa.delete(people_work).where(person_id.in_(done)))
         await archive.advance(31)
         soon = archive.images.clock() + 10_000
-        await archive.change(people_work, its.person_id == 6, due_at=soon)
-        await archive.change(people_work, its.person_id == 4, **{"due_at": soon} | half)
+        await archive.change(people_work, person_id == 6, due_at=soon)
+        await archive.change(people_work, person_id == 4, **{"due_at": soon} | half)
         await drain(archive.encoder())
         return await decided_again(archive)
 
@@ -330,9 +214,7 @@ async def test_what_is_for_later_keeps_its_turn_among_others(archive: Archive) -
         assert await drain(encoder) == encoding_module.POLL_SECONDS
     assert await archive.encodings() == encodings_by("test-1", ids[0])
     assert (await archive.work()).after_image_id == ids[1]
-    path = (await archive.images.row(ids[2])).path
-    archive.images.pictures.objects[f"pictures/{path}"] = b"now"
-    await archive.change(images, images.c.id == ids[2], object_tag=b"now".hex())
+    await archive.put(ids[2], b"now")
     for _ in range(3):
         await drain(encoder)
     assert await archive.encodings() == encodings_by("test-1", ids[0], *ids[2:4])
@@ -359,9 +241,7 @@ async def test_one_that_finds_no_place_beside_others_gets_one_alone(
     for _ in range(2):
         assert await drain(encoder) == encoding_module.POLL_SECONDS
     assert at_once == [3, 1]
-    path = (await archive.images.row(ids[0])).path
-    archive.images.pictures.objects[f"pictures/{path}"] = b"now"
-    await archive.change(images, images.c.id == ids[0], object_tag=b"now".hex())
+    await archive.put(ids[0], b"now")
     await drain(encoder)
     assert await archive.encodings() == encodings_by("test-1", *ids)
     assert at_once[:4] == [3, 1, 1, 3]
@@ -384,8 +264,8 @@ async def test_it_stops_and_goes_on_when_it_is_told_to(archive: Archive) -> None
         assert await encoder.turn() == 0
     stopped = await archive.report.stop(stopped=True)
     assert stopped == EncodingReport(EncodingState.STOPPED, "test-1", 1, 0, 2)
-    for one in (encoder, archive.encoder()):  # a new process has not forgotten it
-        await drain(one)
+    for worker in (encoder, archive.encoder()):  # a new process has not forgotten it
+        await drain(worker)
         await archive.advance(31)
     assert await archive.encodings() == encodings_by("test-1", first)
     running = await archive.report.stop(stopped=False)
@@ -482,9 +362,7 @@ async def test_a_busy_recogniser_or_a_store_that_is_away_is_waited_for(archive: 
     for _ in range(5):
         await drain(encoder)
     assert await archive.report.report() == EncodingReport(EncodingState.RUNNING, "test-1", 1, 0, 0)
-    path = (await archive.images.row(image_id)).path
-    archive.images.pictures.objects[f"pictures/{path}"] = b"now"
-    await archive.change(images, object_tag=b"now".hex())
+    await archive.put(image_id, b"now")
     await archive.server.start()
     while not await archive.encodings():
         await drain(encoder)
@@ -687,7 +565,9 @@ async def test_of_two_only_one_works_and_the_other_goes_on_when_it_ends(
 ) -> None:
     ids = await archive.store(*(bytes([65 + number]) for number in range(8)))
     other = Database(database_settings)
-    pair = [archive.encoder(one, concurrency=3) for one in (archive.images.database, other)]
+    pair = [
+        archive.encoder(database, concurrency=3) for database in (archive.images.database, other)
+    ]
 
     async def work(encoder: Encoder) -> None:
         while (await archive.report.report()).state is not EncodingState.FINISHED:

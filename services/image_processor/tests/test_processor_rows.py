@@ -230,13 +230,13 @@ async def test_a_person_is_found_by_known_picture_and_folder_whatever_they_are_c
         Likely("Ada~2/1.jpg", "Ada~2", 0.25): (9, "Ada"),
         Likely("Countess/1.jpg", "Countess", 0.25): (None, "Countess"),
     }
-    found = tuple(SeenFace(Box(1, 2, 30, 40), 0.5, False, (one,)) for one in expected)
+    found = tuple(SeenFace(Box(1, 2, 30, 40), 0.5, False, (likely,)) for likely in expected)
     [image_id] = await images.submit(PictureContent.TWO_FACES)
     claim = await images.claim(image_id)
     assert await images.rows.finish(claim, Processed(found, 100, 90, "test-1"))
     stored = await images.faces(image_id)
     assert [(face.person_id, face.person) for face in stored] == list(expected.values())
-    assert [one["person"] for face in stored for one in face.candidates] == [
+    assert [candidate["person"] for face in stored for candidate in face.candidates] == [
         name for _, name in expected.values()
     ]
 

@@ -38,9 +38,9 @@ def given(**more: Any) -> ImageProcessorSettings:
 
 def test_a_ring_times_out_between_a_renewal_and_the_end_of_the_lease() -> None:
     for lease in (30, 90, 600):
-        one = given(lease_seconds=lease)
-        assert one.renew_seconds < one.message_timeout_seconds < lease
-        assert one.rules.lease_ms == 1000 * lease
+        settings = given(lease_seconds=lease)
+        assert settings.renew_seconds < settings.message_timeout_seconds < lease
+        assert settings.rules.lease_ms == 1000 * lease
 
 
 def test_pictures_in_flight_take_no_more_memory_than_there_is(
@@ -123,8 +123,7 @@ async def test_it_listens_to_the_topic_and_channel_that_are_set(
 
         async def listens() -> bool:
             topics = (await client.get(address)).json()["topics"] or ()
-            return [one["channel_name"] for topic in topics for one in topic["channels"]] == [
-                "faces"
-            ]
+            channels = [channel for topic in topics for channel in topic["channels"]]
+            return [channel["channel_name"] for channel in channels] == ["faces"]
 
         await eventually(listens)

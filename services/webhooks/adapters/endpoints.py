@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from services.common.errors import RefusedError
 from services.common.webhooks import WebhookType
 from services.webhooks.domain import Endpoint, EndpointsError
 
@@ -104,7 +105,7 @@ class EndpointsFile:
             return
         try:
             found = read_endpoints(self._file)
-        except EndpointsError as error:
+        except RefusedError as error:
             if str(error) != self._error:
                 log.error("endpoints are as before", reason=str(error))  # noqa: TRY400, no trace
             self._error = str(error)

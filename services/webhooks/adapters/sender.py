@@ -19,7 +19,8 @@ _MOST_READ: Final = 4096
 class HttpSender:
     """The port ``Sender``. It follows no redirect: an operator said where to send to.
 
-    An endpoint has ``seconds`` for its whole answer, and ``at_once`` requests at a time.
+    An endpoint has ``seconds`` for its whole answer. Connections are kept for ``at_once`` requests
+    to each of four endpoints.
     """
 
     def __init__(self, *, seconds: float, at_once: int) -> None:
