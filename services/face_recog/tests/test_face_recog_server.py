@@ -520,7 +520,7 @@ async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
 async def test_an_error_s_branch_tells_the_caller_what_to_do(
     error: Exception, code: grpc.StatusCode
 ) -> None:
-    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
+    async def identify(request: IdentificationRequest, *, on_long: Any) -> Identification:
         raise error
 
     identifier: Any = SimpleNamespace(identify=identify)
@@ -536,8 +536,8 @@ async def test_an_error_s_branch_tells_the_caller_what_to_do(
 async def test_a_connections_age_cuts_no_request() -> None:
     release = asyncio.Event()
 
-    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
-        if question.picture == b"long":
+    async def identify(request: IdentificationRequest, *, on_long: Any) -> Identification:
+        if request.picture == b"long":
             await on_long()
             await release.wait()
         return Identification(1, 1, [])
