@@ -28,7 +28,7 @@ from services.face_recog.domain.errors import DamagedError
 from services.face_recog.domain.sealed import FLOAT, SealedReader, seal
 from services.face_recog.domain.strangers import DIMENSIONS, KINDS, Model
 from services.face_recog.ports import KeptStore
-from services.face_recog.service.kept_encodings import CALIBRATION, folder_of
+from services.face_recog.service.kept_encodings import CALIBRATION, folder_of, noting
 
 log = structlog.get_logger(__name__)
 
@@ -124,10 +124,6 @@ class KeptCalibration:
         if not self._is_readable:
             return  # there may be a newer one
         content = pack(self._engine, calibration)
-        try:
+        with noting(self._outage):
             await self._store.put(self._key, content)
-        except ObjectStoreError as error:
-            self._outage.failed(error)
-        else:
-            self._outage.passed()
             self._content, self._calibration = content, calibration
