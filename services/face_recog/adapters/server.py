@@ -60,7 +60,7 @@ async def _abort(context: Context, error: AwayError | RefusedError) -> NoReturn:
     await context.abort(code, str(error))
 
 
-def _question(message: bytes) -> IdentificationRequest:
+def _read(message: bytes) -> IdentificationRequest:
     """Read a request. The message, with a copy of the picture, need not live until the answer."""
     request = face_pb2.IdentifyRequest.FromString(message)
     return IdentificationRequest(
@@ -80,23 +80,23 @@ class _Identify:
         self._engine = engine
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """Return what the generated stubs would, but with :func:`_question`."""
+        """Return what the generated stubs would, but with :func:`_read`."""
         method = grpc.unary_unary_rpc_method_handler(
             self._identify,
-            request_deserializer=_question,
+            request_deserializer=_read,
             response_serializer=face_pb2.IdentifyResponse.SerializeToString,
         )
         return grpc.method_handlers_generic_handler("facerecog.Identify", {"Identify": method})
 
     async def _identify(
-        self, question: IdentificationRequest, context: Context
+        self, request: IdentificationRequest, context: Context
     ) -> face_pb2.IdentifyResponse:
         async def say_long() -> None:
             await context.send_initial_metadata(((LONG, "1"),))
 
         with structlog.contextvars.bound_contextvars(**_image_id(context)):
             try:
-                answer = await self._identifier.identify(question, on_long=say_long)
+                answer = await self._identifier.identify(request, on_long=say_long)
             except RejectedError as error:
                 log.info("rejected", problem=error.rejection, reason=str(error))
                 return face_pb2.IdentifyResponse(

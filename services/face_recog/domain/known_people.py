@@ -99,7 +99,7 @@ class KnownPeople:
         return self._persons
 
     def means(self) -> Vectors:
-        """Return the mean of each person's encodings, scaled to length 1; shape (people, size)."""
+        """Return the mean of each person's encodings of length 1, of shape (people, size)."""
         if not self._persons:
             return self._matrix
         # np.add.reduceat would keep other threads from the interpreter all the while.

@@ -8,12 +8,11 @@ from typing import Final
 import structlog
 
 from services.common.changes import CHANGES, changed_person
-from services.common.errors import ObjectStoreError
 from services.common.logs import Outage
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog.ports import KeptStore
-from services.face_recog.service.kept_encodings import PARALLEL
+from services.face_recog.service.kept_encodings import PARALLEL, noting
 
 log = structlog.get_logger(__name__)
 
@@ -43,16 +42,12 @@ class ChangeMarkers:
     async def find(self) -> dict[str, str]:
         """Return the person whom each new marker names, by its key, the latest first."""
         listed: list[ObjectInfo] = []
-        try:
+        with noting(self._outage):
             async for info in self._store.list(CHANGES):
                 listed.append(info)
                 if len(listed) == _LISTED:
                     break
             await self._remove({info.key for info in listed})
-        except ObjectStoreError as error:
-            self._outage.failed(error)
-        else:
-            self._outage.passed()
         new = {}
         for info in sorted(listed, key=lambda info: -info.modified):
             if info.key in self._seen:

@@ -73,30 +73,30 @@ class Identifier:
 
     async def identify(
         self,
-        question: IdentificationRequest,
+        request: IdentificationRequest,
         *,
         on_long: Callable[[], Awaitable[None]] | None = None,
     ) -> Identification:
-        """Answer a question; ``on_long`` is called when its picture needs longer than others.
+        """Answer a request; ``on_long`` is called when its picture needs longer than others.
 
-        Raises ``RejectedError`` when the question is at fault; :class:`NotReadyError`,
+        Raises ``RejectedError`` when the request is at fault; :class:`NotReadyError`,
         ``ObjectStoreUnavailableError`` and whatever the recogniser raises are faults.
         """
         _ = self._gallery.people
-        tolerance = question.tolerance
+        tolerance = request.tolerance
         if tolerance is not None and not 0 < tolerance <= 1:
             raise RejectedError(f"tolerance must be over 0 and at most 1, got {tolerance}")
-        check_boxes(question.boxes)
-        picture = question.picture or await self._fetch(question.path)
+        check_boxes(request.boxes)
+        picture = request.picture or await self._fetch(request.path)
         if len(picture) > MAX_PICTURE_BYTES:
             raise too_many_bytes()
         found = await self._recogniser.recognise(
-            picture, max_faces=question.max_faces, boxes=question.boxes, on_long=on_long
+            picture, max_faces=request.max_faces, boxes=request.boxes, on_long=on_long
         )
         snapshot = self._gallery.snapshot
         people = snapshot.portraits.people
         encodings = [face.encoding for face in found.faces]
-        count = question.max_candidates or DEFAULT_CANDIDATES
+        count = request.max_candidates or DEFAULT_CANDIDATES
         if tolerance is None:
             find_matches = functools.partial(
                 decide, snapshot.portraits, encodings, snapshot.rule, max_candidates=count
@@ -109,13 +109,13 @@ class Identifier:
             matches = await asyncio.to_thread(find_matches)
         else:
             matches = find_matches()
-        if not question.boxes:  # those are no news, and what somebody drew may be no face
+        if not request.boxes:  # those are no news, and what somebody drew may be no face
             self._note(encodings, matches, strangers=tolerance is None)
         return Identification(
             found.width,
             found.height,
             [
-                NamedFace(face, who, people.is_like(question.person, face.encoding))
+                NamedFace(face, who, people.is_like(request.person, face.encoding))
                 for face, who in zip(found.faces, matches, strict=True)
             ],
             snapshot.calibration.version if tolerance is None else 0,

@@ -58,6 +58,17 @@ _REMOVALS: Final = 500
 """Removals in one go: about a second, so that a change of the known people shows soon."""
 
 
+@contextmanager
+def noting(outage: Outage) -> Iterator[None]:
+    """Say once when the store does not do what is tried, and once when it does again."""
+    try:
+        yield
+    except ObjectStoreError as error:  # away, or a folder is in the way of a file
+        outage.failed(error)
+    else:
+        outage.passed()
+
+
 def folder_of(engine: Engine) -> str:
     """Return the prefix of all that is kept for an engine."""
     return f"{FOLDER}{engine.name}{_LAYOUT}/"
@@ -153,11 +164,11 @@ class KeptEncodings:
 
         To be called with all known pictures, after each was looked at.
         """
-        with self._noting():
+        with noting(self._outage):
             await self._mark(self._folder)
         if self._outage.away:
             return
-        with self._noting():
+        with noting(self._outage):
             folders: dict[str, dict[str, float]] = defaultdict(dict)
             async for info in self._store.list(FOLDER):
                 if found := _KEY.fullmatch(info.key):
@@ -224,7 +235,7 @@ class KeptEncodings:
         return dict(part.known)
 
     async def _write(self, number: int, pictures: Mapping[str, GalleryPicture]) -> None:
-        with self._noting():
+        with noting(self._outage):
             await self._put(self._key(number), KeptPart(self._engine, number, pictures))
             self._changed.discard(number)
 
@@ -240,7 +251,7 @@ class KeptEncodings:
         kept = {name: picture for name, picture in part.known.items() if is_kept(name, picture)}
         if len(kept) == len(part.known):
             return True
-        with self._noting():
+        with noting(self._outage):
             await self._put(key, dataclasses.replace(part, known=kept))
         return not self._outage.away
 
@@ -253,7 +264,7 @@ class KeptEncodings:
     async def _remove(self) -> None:
         # A mark sorts behind the rest, so a folder is known as former until all of it is gone.
         for key in sorted(self._vain)[:_REMOVALS]:
-            with self._noting():
+            with noting(self._outage):
                 await self._store.delete(key)
                 self._vain.discard(key)
             if self._outage.away:
@@ -264,16 +275,6 @@ class KeptEncodings:
 
     def _key(self, number: int) -> str:
         return f"{self._folder}{number:02x}"
-
-    @contextmanager
-    def _noting(self) -> Iterator[None]:
-        """Say once when the store takes no changes, and once when it does again."""
-        try:
-            yield
-        except ObjectStoreError as error:  # away, or a folder is in the way of a file
-            self._outage.failed(error)
-        else:
-            self._outage.passed()
 
 
 def _group(

@@ -20,12 +20,6 @@ from services.testing.waiting import eventually
 
 
 @pytest.fixture(scope="session")
-def encode() -> Callable[..., bytes]:
-    """From a Pillow image to a file's content."""
-    return save
-
-
-@pytest.fixture(scope="session")
 def astronaut() -> Image.Image:
     """Eileen Collins, 512 x 512; her face is at (175, 76) to (265, 166)."""
     return Image.open(sample("astronaut.png")).convert("RGB")

@@ -22,9 +22,8 @@ from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.service.kept_encodings import folder_of
 from services.face_recog.settings import EngineSettings
 from services.face_recog.tests.conftest import FaceRecog
+from services.testing.damaged_pictures import save
 from services.testing.samples import embedder
-
-Encode = Callable[..., bytes]
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +65,20 @@ def test_points_come_to_lie_on_the_template() -> None:
 
 
 def test_a_face_is_the_same_however_it_lies(
-    models: Models, astronaut: Image.Image, hopper: Image.Image, encode: Encode
+    models: Models, astronaut: Image.Image, hopper: Image.Image
 ) -> None:
-    upright = encode_only(models, encode(hopper, "PNG"))
-    other = encode_only(models, encode(astronaut, "PNG"))
+    upright = encode_only(models, save(hopper, "PNG"))
+    other = encode_only(models, save(astronaut, "PNG"))
     assert upright.shape == other.shape == (512,)
     assert np.linalg.norm(upright - other) > DEFAULT_TOLERANCE
     for picture in (hopper.rotate(25), hopper.resize((1536, 1800)), hopper.resize((171, 200))):
-        assert np.linalg.norm(upright - encode_only(models, encode(picture, "PNG"))) < 0.4
+        assert np.linalg.norm(upright - encode_only(models, save(picture, "PNG"))) < 0.4
 
 
 def test_another_reading_of_the_pixels_is_another_engine(
-    models: Models, brought: Embedder, hopper: Image.Image, encode: Encode
+    models: Models, brought: Embedder, hopper: Image.Image
 ) -> None:
-    content = encode(hopper, "PNG")
+    content = save(hopper, "PNG")
     names = {models.engine.name}
     for change in ({"mean": 100.0}, {"scale": 64.0}, {"colours": "BGR"}, {"distance": 1.0}):
         changed = load_models(dataclasses.replace(brought, **change))

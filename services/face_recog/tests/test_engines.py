@@ -24,8 +24,8 @@ from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.service.kept_encodings import folder_of
 from services.face_recog.settings import MIN_WORKER_BYTES
 from services.face_recog.tests.conftest import FaceRecog
+from services.testing.damaged_pictures import save
 
-Encode = Callable[..., bytes]
 StartServer = Callable[..., FaceRecog]
 
 
@@ -56,7 +56,7 @@ def assert_each_once(boxes: Any, places: list[tuple[int, int]], within: float) -
 
 
 def test_both_engines_encode_a_face_nearly_alike(
-    models: Models, astronaut: Image.Image, hopper: Image.Image, encode: Encode
+    models: Models, astronaut: Image.Image, hopper: Image.Image
 ) -> None:
     classic = load_models("classic")
     assert models.engine.name != classic.engine.name
@@ -64,7 +64,7 @@ def test_both_engines_encode_a_face_nearly_alike(
     encodings: dict[str, list[Any]] = {"classic": [], "centerface": []}
     for picture in (astronaut, hopper):
         for name, engine in (("classic", classic), ("centerface", models)):
-            found = find(engine, encode(picture, "PNG"), 0)
+            found = find(engine, save(picture, "PNG"), 0)
             [chip] = found.chips
             encodings[name].append(engine.encode(chip))
     for encoding, other in zip(*encodings.values(), strict=True):
@@ -92,7 +92,6 @@ def test_both_engines_encode_a_face_nearly_alike(
 def test_faces_of_every_size_are_found(
     models: Models,
     faces: list[Image.Image],
-    encode: Encode,
     width: int,
     size: tuple[int, int],
 ) -> None:
@@ -100,13 +99,13 @@ def test_faces_of_every_size_are_found(
     for face in faces:
         picture = Image.new("RGB", size, "gray")
         picture.paste(face.resize((2 * width, 2 * width)), (x - width, y - width))
-        [found] = find(models, encode(picture, quality=95), 0).faces
+        [found] = find(models, save(picture, quality=95), 0).faces
         assert_each_once([found.box], [(x, y)], within=0.15 * width)
         assert 0.6 * width < found.box.right - found.box.left < 1.3 * width
 
 
 def test_a_face_across_the_edges_of_tiles_is_found_once(
-    models: Models, faces: list[Image.Image], encode: Encode
+    models: Models, faces: list[Image.Image]
 ) -> None:
     for size, start in itertools.product((40, 90, 130, 280), (0, 20, 40)):
         step = 2 * size + 11
@@ -119,7 +118,7 @@ def test_a_face_across_the_edges_of_tiles_is_found_once(
         for number, (x, y) in enumerate(places):
             face = faces[number % 2].resize((2 * size, 2 * size))
             crowd.paste(face, (x - size, y - size))
-        boxes = [face.box for face in find(models, encode(crowd, quality=95), 0).faces]
+        boxes = [face.box for face in find(models, save(crowd, quality=95), 0).faces]
         assert_each_once(boxes, places, size / 8)
         for box in boxes:  # not only the part of it that a tile shows
             assert 0.8 * size < box.right - box.left < 1.2 * size
@@ -127,8 +126,8 @@ def test_a_face_across_the_edges_of_tiles_is_found_once(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2), (5000, 1), (2, 60_000), (641, 97)])
-def test_odd_sizes_show_no_face(models: Models, encode: Encode, size: tuple[int, int]) -> None:
-    assert not find(models, encode(Image.new("RGB", size), "PNG"), 0).faces
+def test_odd_sizes_show_no_face(models: Models, size: tuple[int, int]) -> None:
+    assert not find(models, save(Image.new("RGB", size), "PNG"), 0).faces
 
 
 @pytest.mark.parametrize(
@@ -145,8 +144,8 @@ def test_tiles_cover_a_side_and_overlap(length: int, tiles: list[tuple[int, int]
     assert along(length, tile=640, overlap=96) == tiles
 
 
-async def test_a_worker_keeps_its_memory(hopper: Image.Image, encode: Encode) -> None:
-    photo = encode(hopper.resize((7380, 8650)))
+async def test_a_worker_keeps_its_memory(hopper: Image.Image) -> None:
+    photo = save(hopper.resize((7380, 8650)))
     pool = Pool(
         engine="centerface",
         size=1,
@@ -196,13 +195,11 @@ def test_a_missing_model_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         worker.read_engine(ours.recv(4096)[worker.NUMBER.size :])
 
 
-def test_the_network_by_onnx_runtime_equals_dlib(
-    models: Models, faces: list[Image.Image], encode: Encode
-) -> None:
+def test_the_network_by_onnx_runtime_equals_dlib(models: Models, faces: list[Image.Image]) -> None:
     classic = load_models("classic")
     for face in faces:
         for picture in (face, face.resize((90, 90)), face.rotate(20), face.convert("L")):
-            found = find(models, encode(picture.resize((300, 300)), "PNG"), 0)
+            found = find(models, save(picture.resize((300, 300)), "PNG"), 0)
             for chip in found.chips:
                 one, other = (which.encode(chip) for which in (models, classic))
                 assert one.shape == (128,)

@@ -14,8 +14,8 @@ from services.face_recog.adapters.centerface import CenterFace
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.recognition import find
+from services.testing.damaged_pictures import save
 
-Encode = Callable[..., bytes]
 Change = Callable[[Image.Image, float], Image.Image]
 
 
@@ -49,8 +49,8 @@ def turned(image: Image.Image, by: float) -> Image.Image:
     return Image.fromarray(np.asarray(image)[:, columns])
 
 
-def quality(models: Models, image: Image.Image, encode: Encode) -> Quality:
-    found = find(models, encode(image, "PNG"), 1)
+def quality(models: Models, image: Image.Image) -> Quality:
+    found = find(models, save(image, "PNG"), 1)
     [one] = found.faces
     assert one.quality
     return one.quality
@@ -63,11 +63,11 @@ def faces(astronaut: Image.Image, hopper: Image.Image) -> list[Image.Image]:
 
 
 def test_good_photographs_are_fit(
-    models: Models, astronaut: Image.Image, hopper: Image.Image, encode: Encode
+    models: Models, astronaut: Image.Image, hopper: Image.Image
 ) -> None:
     for picture in (astronaut, hopper, hopper.convert("L").convert("RGB")):
         for scale in (1, 0.75, 4):
-            rating = quality(models, smaller(picture, scale), encode)
+            rating = quality(models, smaller(picture, scale))
             assert rating.flaw is None
             assert rating.score > 0.8
 
@@ -83,9 +83,8 @@ def test_good_photographs_are_fit(
         ("light", paler, (0.2, 0.12, 0.06), Flaw.PALE),
     ],
 )
-def test_what_is_made_worse_is_rated_lower(  # noqa: PLR0917, fixtures
+def test_what_is_made_worse_is_rated_lower(
     faces: list[Image.Image],
-    encode: Encode,
     part: str,
     change: Change,
     steps: Sequence[float],
@@ -93,8 +92,8 @@ def test_what_is_made_worse_is_rated_lower(  # noqa: PLR0917, fixtures
 ) -> None:
     models = load_models("centerface")  # it finds them whatever they look like
     for face in faces:
-        rated = [quality(models, change(face, step), encode) for step in steps]
-        before = quality(models, face, encode)
+        rated = [quality(models, change(face, step)) for step in steps]
+        before = quality(models, face)
         parts = [getattr(rating, part) for rating in (before, *rated)]
         assert all(one >= later for one, later in itertools.pairwise(parts)), parts
         assert parts[-1] < parts[0] - 0.2
@@ -119,9 +118,7 @@ def test_a_head_that_turns_is_rated_lower_however_it_lies() -> None:
         assert [rating.flaw for rating in rated] == [None, None, Flaw.TURNED, Flaw.TURNED]
 
 
-def test_centerface_rates_the_pose_by_its_own_points(
-    faces: list[Image.Image], encode: Encode
-) -> None:
+def test_centerface_rates_the_pose_by_its_own_points(faces: list[Image.Image]) -> None:
     models, detector = load_models("centerface"), CenterFace()
     for face in faces:
         picture = turned(face, 0.4)
@@ -129,8 +126,8 @@ def test_centerface_rates_the_pose_by_its_own_points(
         eye, other, nose = (complex(*point) for point in points[:3].tolist())
         expected = measure(np.asarray(picture), (0.0, 0.0, *picture.size), (eye, other, nose)).pose
         assert 0.6 < expected < 0.8
-        assert quality(models, picture, encode).pose == pytest.approx(expected)
-        on_its_head = quality(models, picture.rotate(180), encode)
+        assert quality(models, picture).pose == pytest.approx(expected)
+        on_its_head = quality(models, picture.rotate(180))
         assert on_its_head.pose == pytest.approx(expected, abs=0.1)
 
 

@@ -45,6 +45,7 @@ from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.domain.matching import Match, Outcome
 from services.face_recog.domain.parts import KeptPart
 from services.face_recog.service.identifying import Identification, IdentificationRequest, NamedFace
+from services.testing.damaged_pictures import save
 from services.testing.waiting import eventually
 
 OLD_PROTO = """
@@ -195,12 +196,12 @@ async def test_a_huge_picture_is_refused_at_once_and_never_decoded(
 
 
 async def test_content_problems_are_answers_and_no_errors(
-    face_recog: StartServer, astronaut: Image.Image, encode: Callable[..., bytes]
+    face_recog: StartServer, astronaut: Image.Image
 ) -> None:
     server = face_recog()
     server.put("pictures/huge.bin", bytes(MAX_PICTURE_BYTES + 1))
     request = face_pb2.IdentifyRequest
-    picture = encode(astronaut, "PNG")
+    picture = save(astronaut, "PNG")
     async with client_of(server), grpc.aio.insecure_channel(server.target) as channel:
         identify = face_pb2_grpc.IdentifyStub(channel).Identify
         for asked, status in {
@@ -211,7 +212,7 @@ async def test_content_problems_are_answers_and_no_errors(
             request(image_path="../x").SerializeToString(): face_pb2.STATUS_INVALID_REQUEST,
             request(image_path="http://x/y").SerializeToString(): face_pb2.STATUS_INVALID_REQUEST,
             request(image_data=b"text").SerializeToString(): face_pb2.STATUS_UNREADABLE,
-            request(image_data=encode(astronaut)[:9000]).SerializeToString(): (
+            request(image_data=save(astronaut)[:9000]).SerializeToString(): (
                 face_pb2.STATUS_UNREADABLE
             ),
             **{
@@ -233,13 +234,12 @@ async def test_the_answer_in_full(
     face_recog: StartServer,
     astronaut: Image.Image,
     hopper: Image.Image,
-    encode: Callable[..., bytes],
 ) -> None:
     server = face_recog()
     both = Image.new("RGB", (1024, 600), "gray")
     both.paste(astronaut, (0, 44))
     both.paste(hopper, (512, 0))
-    picture = encode(both, quality=95)
+    picture = save(both, quality=95)
     async with client_of(server) as client, grpc.aio.insecure_channel(server.target) as channel:
         answer = await client.identify(picture, image_id=4711)
         assert answer.status == face_pb2.STATUS_OK
@@ -283,7 +283,7 @@ async def test_the_answer_in_full(
         widely = (await identify(wide)).faces
         assert [len(face.candidates) for face in widely] == [1, 1]
         assert not widely[0].candidates[0].HasField("likeness")
-        nobody = encode(Image.new("RGB", (300, 300), "gray"))
+        nobody = save(Image.new("RGB", (300, 300), "gray"))
         empty = await client.identify(nobody)
         assert (empty.status, len(empty.faces)) == (face_pb2.STATUS_OK, 0)
         assert empty.image_name == "not_found"
@@ -298,7 +298,6 @@ async def test_known_people_follow_the_store(
     face_recog: StartServer,
     hopper: Image.Image,
     small_hopper: bytes,
-    encode: Callable[..., bytes],
 ) -> None:
     server = face_recog()
     async with client_of(server) as client:
@@ -313,13 +312,13 @@ async def test_known_people_follow_the_store(
             return await name() == "not_found"
 
         await until(is_unknown)
-        server.put("known_people/Rear Admiral/new.webp", encode(hopper, "WEBP"))
+        server.put("known_people/Rear Admiral/new.webp", save(hopper, "WEBP"))
 
         async def is_renamed() -> bool:
             return await name() == "Rear Admiral/new.webp"
 
         await until(is_renamed)
-        server.put("known_people/nobody/gray.jpg", encode(Image.new("RGB", (99, 99), "gray")))
+        server.put("known_people/nobody/gray.jpg", save(Image.new("RGB", (99, 99), "gray")))
         await until_metric(server, "facestack_gallery_skipped_pictures", 1)
         assert "it shows no face" in server.log.read_text()
         assert await name() == "Rear Admiral/new.webp"
@@ -520,7 +519,7 @@ async def test_who_compares_encodings_is_told_how_alike_strangers_are() -> None:
 async def test_an_error_s_branch_tells_the_caller_what_to_do(
     error: Exception, code: grpc.StatusCode
 ) -> None:
-    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
+    async def identify(request: IdentificationRequest, *, on_long: Any) -> Identification:
         raise error
 
     identifier: Any = SimpleNamespace(identify=identify)
@@ -536,8 +535,8 @@ async def test_an_error_s_branch_tells_the_caller_what_to_do(
 async def test_a_connections_age_cuts_no_request() -> None:
     release = asyncio.Event()
 
-    async def identify(question: IdentificationRequest, *, on_long: Any) -> Identification:
-        if question.picture == b"long":
+    async def identify(request: IdentificationRequest, *, on_long: Any) -> Identification:
+        if request.picture == b"long":
             await on_long()
             await release.wait()
         return Identification(1, 1, [])

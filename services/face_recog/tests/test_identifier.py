@@ -1,4 +1,4 @@
-"""What a question is answered by, and which faces are remembered to calibrate by."""
+"""What a request is answered by, and which faces are remembered to calibrate by."""
 
 import json
 from typing import Any

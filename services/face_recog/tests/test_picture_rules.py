@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from services.face_recog.adapters.worker import NUMBER, Steps, answer
 from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import Encoding, Recognition
 from services.testing.damaged_pictures import damaged_pictures, save
-
-Encode = Callable[..., bytes]
 
 
 def recognise(content: bytes, max_faces: int) -> Recognition:
@@ -77,13 +74,13 @@ def library() -> Any:
 @pytest.mark.parametrize(
     ("width", "kind"), [(2048, "JPEG"), (1024, "PNG"), (700, "JPEG"), (512, "PNG"), (256, "JPEG")]
 )
-def test_up_to_3_megapixels_equal_the_library(  # noqa: PLR0917, fixtures
-    library: Any, astronaut: Image.Image, hopper: Image.Image, encode: Encode, width: int, kind: str
+def test_up_to_3_megapixels_equal_the_library(
+    library: Any, astronaut: Image.Image, hopper: Image.Image, width: int, kind: str
 ) -> None:
     both = Image.new("RGB", (1024, 600), "gray")
     both.paste(astronaut, (0, 44))
     both.paste(hopper, (512, 0))
-    content = encode(both.resize((width, width * 600 // 1024)), kind)
+    content = save(both.resize((width, width * 600 // 1024)), kind)
     pixels = library.load_image_file(io.BytesIO(content))
     rectangles = library.api.face_detector(pixels, 1)
     _, scores, _ = library.api.face_detector.run(pixels, 1, 0.0)
@@ -168,8 +165,8 @@ def test_the_limit_of_a_png_is_64_megapixels() -> None:
     assert (found.width, found.height, found.faces) == (10_000, 6_400, [])
 
 
-def test_a_webp_that_claims_to_be_huge_is_refused(encode: Encode) -> None:
-    content = bytearray(encode(Image.new("RGB", (16, 16)), "WEBP", lossless=True))
+def test_a_webp_that_claims_to_be_huge_is_refused() -> None:
+    content = bytearray(save(Image.new("RGB", (16, 16)), "WEBP", lossless=True))
     size = content.index(b"VP8L") + 9
     content[size : size + 4] = struct.pack("<I", 16382 | 16382 << 14)
     with pytest.raises(RejectedError) as error:
@@ -179,7 +176,7 @@ def test_a_webp_that_claims_to_be_huge_is_refused(encode: Encode) -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(hopper: Image.Image, encode: Encode, orientation: int, kind: str) -> None:
+def test_exif_orientation(hopper: Image.Image, orientation: int, kind: str) -> None:
     undo = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     stored = hopper
     if orientation > 1:
@@ -189,10 +186,10 @@ def test_exif_orientation(hopper: Image.Image, encode: Encode, orientation: int,
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95} if kind != "PNG" else {}
-    content = encode(stored, kind, exif=exif, **options)
+    content = save(stored, kind, exif=exif, **options)
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
     assert upright.size == hopper.size  # Pillow reads the file as it was meant
-    expected = recognise(encode(hopper, "PNG"), 0)
+    expected = recognise(save(hopper, "PNG"), 0)
     found = recognise(content, 0)
     assert (found.width, found.height) == (512, 600)
     [face] = found.faces
@@ -200,92 +197,90 @@ def test_exif_orientation(hopper: Image.Image, encode: Encode, orientation: int,
     assert is_same_person(face.encoding, expected.faces[0].encoding)
 
 
-def test_a_large_turned_phone_photo(hopper: Image.Image, encode: Encode) -> None:
+def test_a_large_turned_phone_photo(hopper: Image.Image) -> None:
     photo = Image.new("RGB", (3000, 4000), "gray")
     photo.paste(hopper.resize((2560, 3000)), (200, 800))
     exif = Image.Exif()
     exif[0x0112] = 6
-    found = recognise(encode(photo.transpose(Image.Transpose.ROTATE_90), exif=exif), 0)
+    found = recognise(save(photo.transpose(Image.Transpose.ROTATE_90), exif=exif), 0)
     assert (found.width, found.height) == (3000, 4000)
     [face] = found.faces
     assert_near(face.box, Box(1100, 1495, 2030, 2425), pixels=110)
 
 
 def test_both_people_side_by_side_in_a_large_picture(
-    astronaut: Image.Image, hopper: Image.Image, encode: Encode
+    astronaut: Image.Image, hopper: Image.Image
 ) -> None:
     both = Image.new("RGB", (4000, 2343), "gray")
     both.paste(astronaut.resize((2000, 2000)), (0, 0))
     both.paste(hopper.resize((2000, 2343)), (2000, 0))
-    found = recognise(encode(both), 0)
+    found = recognise(save(both), 0)
     assert [face.detection_score >= 0.4 for face in found.faces] == [True, True]
-    left = recognise(encode(astronaut, "PNG"), 0).faces[0].encoding
-    right = recognise(encode(hopper, "PNG"), 0).faces[0].encoding
+    left = recognise(save(astronaut, "PNG"), 0).faces[0].encoding
+    right = recognise(save(hopper, "PNG"), 0).faces[0].encoding
     larger, smaller = found.faces
     assert is_same_person(larger.encoding, right)
     assert is_same_person(smaller.encoding, left)
     assert_near(smaller.box, Box(684, 297, 1035, 648), pixels=60)
-    assert len(recognise(encode(both), 1).faces) == 1
+    assert len(recognise(save(both), 1).faces) == 1
 
 
-def test_a_small_face_in_a_large_picture_is_found_by_upsampling(
-    hopper: Image.Image, encode: Encode
-) -> None:
+def test_a_small_face_in_a_large_picture_is_found_by_upsampling(hopper: Image.Image) -> None:
     crowd = Image.new("RGB", (2048, 2048), "gray")
     crowd.paste(hopper.resize((140, 164)), (900, 900))  # a face of about 50 pixels
-    content = encode(crowd, quality=95)
+    content = save(crowd, quality=95)
     assert not Classic().search(recognition._load(content)[0], upsample=0)
     [face] = recognise(content, 0).faces
     assert_near(face.box, Box(949, 938, 1000, 989), pixels=9)
 
 
-def test_low_scores_are_dropped(library: Any, astronaut: Image.Image, encode: Encode) -> None:
+def test_low_scores_are_dropped(library: Any, astronaut: Image.Image) -> None:
     # The library takes a part of the space suit for a second face.
     assert len(library.face_locations(np.array(astronaut))) == 2
-    assert len(recognise(encode(astronaut, "PNG"), 0).faces) == 1
+    assert len(recognise(save(astronaut, "PNG"), 0).faces) == 1
 
 
-def test_a_box_is_clipped_to_the_picture(hopper: Image.Image, encode: Encode) -> None:
-    found = recognise(encode(hopper.crop((190, 145, 360, 330)), "PNG"), 0)
+def test_a_box_is_clipped_to_the_picture(hopper: Image.Image) -> None:
+    found = recognise(save(hopper.crop((190, 145, 360, 330)), "PNG"), 0)
     assert found.faces
     for face in found.faces:
         assert 0 <= face.box.left < face.box.right <= found.width
         assert 0 <= face.box.top < face.box.bottom <= found.height
 
 
-def variants(image: Image.Image, encode: Encode) -> dict[str, bytes]:
+def variants(image: Image.Image) -> dict[str, bytes]:
     grey = np.asarray(image.convert("L")).astype(np.uint16)
     alpha = image.convert("RGBA")
     alpha.putalpha(200)
     palette = image.convert("P")
     palette.info["transparency"] = bytes(range(256))
     return {
-        "16-bit grey PNG": encode(Image.fromarray(grey * 257), "PNG"),
-        "16-bit grey PNG with dark levels": encode(Image.fromarray(grey * 128), "PNG"),
-        "grey JPEG": encode(image.convert("L")),
-        "grey and alpha PNG": encode(alpha.convert("LA"), "PNG"),
-        "palette PNG": encode(image.convert("P"), "PNG"),
-        "palette PNG with transparency": encode(
+        "16-bit grey PNG": save(Image.fromarray(grey * 257), "PNG"),
+        "16-bit grey PNG with dark levels": save(Image.fromarray(grey * 128), "PNG"),
+        "grey JPEG": save(image.convert("L")),
+        "grey and alpha PNG": save(alpha.convert("LA"), "PNG"),
+        "palette PNG": save(image.convert("P"), "PNG"),
+        "palette PNG with transparency": save(
             palette, "PNG", transparency=bytes([255] * 255 + [0])
         ),
-        "CMYK JPEG": encode(image.convert("CMYK")),
-        "alpha PNG": encode(alpha, "PNG"),
-        "alpha WebP": encode(alpha, "WEBP"),
-        "WebP": encode(image, "WEBP"),
-        "progressive JPEG": encode(image, progressive=True),
-        "several frames in a JPEG": encode(image, "MPO", save_all=True, append_images=[image]),
-        "GIF": encode(image.quantize(), "GIF"),
-        "BMP": encode(image, "BMP"),
-        "TIFF": encode(image, "TIFF", compression="tiff_lzw"),
-        "AVIF": encode(image, "AVIF"),
-        "HEIC": encode(image, "HEIF"),
+        "CMYK JPEG": save(image.convert("CMYK")),
+        "alpha PNG": save(alpha, "PNG"),
+        "alpha WebP": save(alpha, "WEBP"),
+        "WebP": save(image, "WEBP"),
+        "progressive JPEG": save(image, progressive=True),
+        "several frames in a JPEG": save(image, "MPO", save_all=True, append_images=[image]),
+        "GIF": save(image.quantize(), "GIF"),
+        "BMP": save(image, "BMP"),
+        "TIFF": save(image, "TIFF", compression="tiff_lzw"),
+        "AVIF": save(image, "AVIF"),
+        "HEIC": save(image, "HEIF"),
     }
 
 
-def test_every_kind_of_pixel_gives_the_same_person(hopper: Image.Image, encode: Encode) -> None:
-    expected = recognise(encode(hopper, "PNG"), 0).faces[0]
+def test_every_kind_of_pixel_gives_the_same_person(hopper: Image.Image) -> None:
+    expected = recognise(save(hopper, "PNG"), 0).faces[0]
     for size in ((512, 600), (1280, 1500)):
-        for name, content in variants(hopper.resize(size), encode).items():
+        for name, content in variants(hopper.resize(size)).items():
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 found = recognise(content, 0)
@@ -307,9 +302,9 @@ def test_a_16_bit_colour_png(hopper: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ICO", "JPEG2000", "TGA"])
-def test_other_formats_are_refused(astronaut: Image.Image, encode: Encode, kind: str) -> None:
+def test_other_formats_are_refused(astronaut: Image.Image, kind: str) -> None:
     with pytest.raises(RejectedError, match="send JPEG, PNG, WebP, AVIF, HEIC") as error:
-        recognise(encode(astronaut, kind), 0)
+        recognise(save(astronaut, kind), 0)
     assert error.value.rejection == Rejection.UNREADABLE
 
 
@@ -352,18 +347,16 @@ def test_a_face_is_found_whatever_is_damaged_beside_the_pixels(
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("size", [512, 1400])
-def test_half_a_picture_is_refused(
-    astronaut: Image.Image, encode: Encode, kind: str, size: int
-) -> None:
+def test_half_a_picture_is_refused(astronaut: Image.Image, kind: str, size: int) -> None:
     load_models("classic")
-    content = encode(astronaut.resize((size, size)), kind)
+    content = save(astronaut.resize((size, size)), kind)
     with pytest.raises(RejectedError) as error:
         recognise(content[: len(content) // 2], 0)
     assert error.value.rejection == Rejection.UNREADABLE
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2), (1, 5000), (5000, 1), (2, 60_000)])
-def test_odd_sizes_show_no_face(encode: Encode, size: tuple[int, int]) -> None:
-    found = recognise(encode(Image.new("RGB", size), "PNG"), 0)
+def test_odd_sizes_show_no_face(size: tuple[int, int]) -> None:
+    found = recognise(save(Image.new("RGB", size), "PNG"), 0)
     assert (found.width, found.height) == size
     assert not found.faces

@@ -21,6 +21,7 @@ from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.domain.engines import EngineChoice
 from services.face_recog.domain.errors import RejectedError, Rejection
+from services.testing.damaged_pictures import save
 
 
 @asynccontextmanager
@@ -148,7 +149,7 @@ class Listener:
 
 
 @pytest.fixture(scope="session")
-def page(astronaut: Image.Image, hopper: Image.Image, encode: Callable[..., bytes]) -> bytes:
+def page(astronaut: Image.Image, hopper: Image.Image) -> bytes:
     """Twelve faces."""
     faces = [astronaut.crop((140, 40, 300, 200)), hopper.crop((123, 82, 423, 382))]
     sheet = Image.new("RGB", (640, 480), "gray")
@@ -156,7 +157,7 @@ def page(astronaut: Image.Image, hopper: Image.Image, encode: Callable[..., byte
         size = 150 - 2 * number  # one order of the faces
         face = faces[number % 2].resize((size, size))
         sheet.paste(face, (number % 4 * 160, number // 4 * 160))
-    return encode(sheet, "PNG")
+    return save(sheet, "PNG")
 
 
 async def test_steps_find_what_one_would(page: bytes) -> None:
@@ -263,10 +264,8 @@ async def test_others_go_on_while_one_step_takes_long(
             assert len((await slow[number]).faces) == 1
 
 
-async def test_a_picture_that_wants_too_much_memory_fails_alone(
-    small_hopper: bytes, encode: Callable[..., bytes]
-) -> None:
-    monster = encode(Image.new("RGBA", (8000, 6000), (1, 2, 3, 200)), "PNG", compress_level=1)
+async def test_a_picture_that_wants_too_much_memory_fails_alone(small_hopper: bytes) -> None:
+    monster = save(Image.new("RGBA", (8000, 6000), (1, 2, 3, 200)), "PNG", compress_level=1)
     async with started(memory_bytes=256 * 1024**2) as pool:
         pids = pool.processes
         with pytest.raises(RecogniserFailedError, match="more memory"):
@@ -337,16 +336,14 @@ async def test_closing_gives_back_what_still_waits(small_hopper: bytes) -> None:
     assert not psutil.pid_exists(pid)
 
 
-async def test_no_content_ends_a_worker(
-    small_astronaut: bytes, astronaut: Image.Image, encode: Callable[..., bytes]
-) -> None:
+async def test_no_content_ends_a_worker(small_astronaut: bytes, astronaut: Image.Image) -> None:
     choose = random.Random(11)
     face = astronaut.crop((140, 40, 300, 200))
     originals = [
         small_astronaut,
-        encode(face, "PNG"),
-        encode(face, "WEBP"),
-        encode(face.convert("P"), "PNG"),
+        save(face, "PNG"),
+        save(face, "WEBP"),
+        save(face.convert("P"), "PNG"),
     ]
     contents = [choose.randbytes(choose.randrange(300)) for _ in range(40)]
     for number in range(260):
