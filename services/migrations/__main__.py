@@ -70,7 +70,9 @@ def _create_engine(settings: DatabaseSettings) -> sa.Engine:
         engine = sa.create_engine(url.set(drivername="sqlite+pysqlite"), poolclass=sa.NullPool)
         # The driver begins no transaction before a statement that changes the schema.
         sa.event.listen(engine, "connect", lambda raw, _: setattr(raw, "isolation_level", None))
-        sa.event.listen(engine, "begin", lambda one: one.exec_driver_sql("BEGIN IMMEDIATE"))
+        sa.event.listen(
+            engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
         return engine
     engine = sa.create_engine(
         url.set(drivername="mysql+pymysql"),

@@ -199,7 +199,7 @@ class Index(Protocol):
 
     @property
     def size(self) -> int:
-        """Return the bytes of an encoding; 0 when there was none yet."""
+        """Return the bytes of an encoding, of most of them; 0 when there is none."""
 
     def __len__(self) -> int:
         """Return how many there are."""

@@ -259,7 +259,7 @@ class DatabaseGrouping:
             for new in in_turns(sorted(regrouped.new), _AT_ONCE):
                 await connection.execute(
                     sa.insert(face_groups).values(size=0, created_at=now),
-                    [{"id": one} for one in new],
+                    [{"id": group} for group in new],
                 )
             for members in in_turns(placed.items(), _AT_ONCE):
                 await connection.execute(
@@ -362,7 +362,7 @@ class DatabaseGrouping:
     async def ask(self, claim: GroupingClaim, suggestions: Sequence[LikelyPair]) -> None:
         """Have these be the open questions."""
         table = group_questions.c
-        wanted = {(one.group, one.other, one.is_person): one.likeness for one in suggestions}
+        wanted = {(pair.group, pair.other, pair.is_person): pair.likeness for pair in suggestions}
         try:
             async with self._database.transaction() as connection:
                 await self._hold(connection, claim)
@@ -480,5 +480,8 @@ async def _check_denials(connection: AsyncConnection, groups: Iterable[int]) -> 
 
 def _groups_of(questions: Iterable[Any]) -> set[int]:
     return {
-        one for row in questions for one in (row.group_id, row.other_group_id) if one is not None
+        group
+        for row in questions
+        for group in (row.group_id, row.other_group_id)
+        if group is not None
     }

@@ -39,7 +39,7 @@ from services.people.ports import RowsChangedError
 SCANNED: Final = 50_000
 """Images whose faces one statement reads without an index."""
 
-_SAID: Final = [one.name for one in fields(Says)]
+_SAID: Final = [field.name for field in fields(Says)]
 _RENAMED: Final = 500
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
@@ -231,7 +231,7 @@ class DatabaseStoredFaces:
             denied = defaultdict[tuple[int, int], set[int]](set)
             for row in await connection.execute(denying):
                 denied[row.image_id, row.face_index].add(row.person_id)
-            ids = {one for its in denied.values() for one in its}
+            ids = {person_id for denied_people in denied.values() for person_id in denied_people}
             texts = {row.person for row in rows if row.person and row.person_id is None}
             by_name = await _ids(connection, texts)
             ids |= {row.person_id for row in rows if row.person_id} | set(by_name.values())
@@ -249,7 +249,10 @@ class DatabaseStoredFaces:
                 row.encoding if len(row.encoding or b"") == size or not size else None,
                 frozenset(folders.get(person_id, unknown) if person_id else unknown),
                 frozenset().union(
-                    *(folders.get(one, ()) for one in denied[row.image_id, row.face_index])
+                    *(
+                        folders.get(person_id, ())
+                        for person_id in denied[row.image_id, row.face_index]
+                    )
                 ),
             )
             before = found.get(row.image_id)
@@ -293,7 +296,7 @@ class DatabaseStoredFaces:
                 ~denied,
             )
             .values(
-                {one: sa.bindparam(f"new_{one}", type_=faces.c[one].type) for one in _SAID}
+                {name: sa.bindparam(f"new_{name}", type_=faces.c[name].type) for name in _SAID}
                 | {"decided_by": DecidedBy.MACHINE}
             )
         )
@@ -302,7 +305,7 @@ class DatabaseStoredFaces:
                 "its_image_id": picture.image_id,
                 "its_index": face.index,
                 "seen": picture.processed_at,
-                **{f"new_{one}": getattr(says, one) for one in _SAID},
+                **{f"new_{name}": getattr(says, name) for name in _SAID},
             }
             for picture, face, says in changes
         ]

@@ -85,7 +85,7 @@ class StoredFaces:
 
     @property
     def size(self) -> int:
-        """Return the bytes of an encoding; 0 when there was none yet."""
+        """Return the bytes of an encoding, of most of them; 0 when there is none."""
         return self._index.size
 
     async def nearer(
@@ -147,7 +147,7 @@ class StoredFaces:
         """Read again what events tell of, until there is no new one."""
         while self._position is not None:
             found, position = await self._rows.after(self._position)
-            image_ids = sorted({one.subject_id for one in found if one.kind in _OF_IMAGES})
+            image_ids = sorted({event.subject_id for event in found if event.kind in _OF_IMAGES})
             if image_ids:
                 await self._rows.adopt_of(image_ids)
                 rows = (
