@@ -78,8 +78,8 @@ class Worker:
     async def step(self) -> bool:
         """Work on a change that is due; return whether there was one.
 
-        Raises ``DatabaseUnavailableError``: then somebody takes it up soon, or when the lease is
-        over.
+        Raises ``DatabaseUnavailableError`` or ``RowsChangedError``: then somebody takes it up
+        soon, or when the lease is over.
         """
         work = await self._rows.claim()
         if work is None:

@@ -225,7 +225,7 @@ class Grouper:
         log.info("groups are loaded", faces=len(keys), engine=engine)
 
     async def _all_images(self) -> Sequence[range]:
-        last = max(await self._rows.last_image_id(), max(self._ends, default=0))
+        last = max(await self._events.last_image_id(), max(self._ends, default=0))
         return [range(low + 1, low + 1 + LOADED) for low in range(0, last, LOADED)]
 
     async def _compare(self, turn: _Turn) -> None:
