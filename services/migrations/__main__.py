@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from services.common import logs
+from services.common.errors import RefusedError
 from services.common.jobs import NotYetError, end_on_sigterm, persist
 from services.common.passwords import log_in_with, read_passwords
 from services.common.settings import DatabaseSettings, load
@@ -110,7 +111,7 @@ def main() -> None:
     try:
         users = read_users(settings.database_users_folder) if settings.database_users_folder else {}
         migrate(settings, users, wait_seconds=settings.wait_seconds)
-    except UsersError as error:
+    except RefusedError as error:
         raise SystemExit(f"migrations: {error}") from None
     except (sa.exc.DBAPIError, NotYetError, OSError) as error:
         reason = getattr(error, "orig", None) or error
