@@ -52,7 +52,7 @@ class Pipeline:
             service.wait_ready()
 
     def stop(self) -> None:
-        """End every process, the ones that give work before those that do it."""
+        """End every process, the last of the plan first."""
         for service in reversed(self.services.values()):
             service.stop()
 

@@ -9,8 +9,8 @@ from services.common.faces import Likely, Says
 from services.common.images import folder_of
 
 NEXT_PASS_MS: Final = 15_000
-"""A picture that was recognised by the people of before is stored within this time, or after an
-attempt that counts: face_recog gives up on one after 10 s, and its answer is stored at once."""
+"""A picture whose faces were named by the people of before is stored within this time: face_recog
+names them when it has found them all, and its answer is stored at once."""
 
 AGAIN_MS: Final = 2_000
 """When a change is taken up again for which face_recog or the database was away."""
