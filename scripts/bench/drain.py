@@ -62,12 +62,12 @@ class _Stack:
             took = await loop.run_in_executor(self.asking, _get, url)
             latencies.setdefault(url, []).append(took)
 
-    async def drain(self, prefix: str, rows: int, *, rung: bool) -> _Drained:
-        """Put in so many rows that are due, or rung for, and wait until all are processed."""
+    async def drain(self, prefix: str, rows: int, *, notified: bool) -> _Drained:
+        """Put in so many rows that are due, or notified of, and wait until all are processed."""
         for number in range(1, rows + 1):
             (self.pictures / f"{prefix}{number}").write_bytes(PictureContent.TWO_FACES)
         now = time.time_ns() // 1_000_000
-        due = now + RING_AFTER_MS if rung else now
+        due = now + RING_AFTER_MS if notified else now
         latencies: dict[str, list[float]] = {}
         start = time.perf_counter()
         async with self.database.transaction() as connection:
@@ -76,7 +76,7 @@ class _Stack:
                 f" SELECT CONCAT('{prefix}', seq), 'p', 'pending', 0, {due}, {now}, {now}"
                 f" FROM seq_1_to_{rows}"
             )
-        if rung:
+        if notified:
             async with self.database.reading() as connection:
                 waiting = images.c.status == Status.PENDING
                 ids = list(await connection.scalars(sa.select(images.c.id).where(waiting)))
@@ -163,15 +163,15 @@ async def _stack(folder: Path) -> AsyncIterator[_Stack]:
 async def _measure(console: Console, folder: Path, rows: int) -> None:
     async with _stack(folder) as stack:
         console.print("Warming up …")
-        await stack.drain("warm", min(rows, _RINGS), rung=True)
+        await stack.drain("warm", min(rows, _RINGS), notified=True)
         console.print(f"{rows:,} rows with their rings …")
-        rung = await stack.drain("rung", rows, rung=True)
+        there = await stack.drain("there", rows, notified=True)
         rest: dict[str, list[float]] = {}
-        for _ in range(max(len(found) for found in rung.latencies.values())):
+        for _ in range(max(len(found) for found in there.latencies.values())):
             await stack.ask(rest)
             await asyncio.sleep(_POLL_SECONDS)
         console.print(f"{rows:,} rows whose rings were lost …")
-        lost = await stack.drain("lost", rows, rung=False)
+        lost = await stack.drain("lost", rows, notified=False)
     table = Table(
         "rings",
         "rows/s",
@@ -183,7 +183,7 @@ async def _measure(console: Console, folder: Path, rows: int) -> None:
         title=f"A backlog of {rows:,} rows, {_PROCESSORS} processors (medians of latency)",
     )
     at_rest = _Drained(float("nan"), rest)
-    for name, found in (("at rest", at_rest), ("there", rung), ("lost", lost)):
+    for name, found in (("at rest", at_rest), ("there", there), ("lost", lost)):
         cells = []
         for url in stack.urls:
             median = statistics.median(found.latencies[url])
@@ -191,7 +191,7 @@ async def _measure(console: Console, folder: Path, rows: int) -> None:
         rates = (
             ("", "")
             if found is at_rest
-            else (f"{found.per_second:,.0f}", f"{found.per_second / rung.per_second:.2f}")
+            else (f"{found.per_second:,.0f}", f"{found.per_second / there.per_second:.2f}")
         )
         table.add_row(name, *rates, *cells)
     console.print(table)

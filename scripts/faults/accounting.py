@@ -246,4 +246,5 @@ class _Ledger:
 def _words(status: Status, people: Sequence[str | None]) -> str:
     if status is not Status.PROCESSED:
         return status.value
-    return f"processed with {', '.join(one or 'somebody unknown' for one in people) or 'no face'}"
+    named = ", ".join(person or "somebody unknown" for person in people)
+    return f"processed with {named or 'no face'}"

@@ -166,7 +166,7 @@ class Campaign:
     def _waiting(self) -> list[int]:
         """Return what was acknowledged, not deleted, and is not known to be final."""
         done = self._final_at.keys() | self._journal.deleted
-        return [one for one in self._journal.acknowledged if one not in done]
+        return [image_id for image_id in self._journal.acknowledged if image_id not in done]
 
     async def _strike(self) -> None:
         targets = self._stack.targets().only(self._order.targets)

@@ -109,7 +109,9 @@ class Client:
             told, ids = await self._told(items)
             self._journal.write(Ask.SUBMIT, items, told, ids)
             if told is Told.ACKNOWLEDGED:
-                self._submitted.append((items, [one for one in ids if one is not None]))
+                self._submitted.append(
+                    (items, [image_id for image_id in ids if image_id is not None])
+                )
                 return
             await self._rest()
 

@@ -75,7 +75,7 @@ class Targets:
         """Return those of these names; all without names."""
         if names is None:
             return self
-        return Targets(*([one for one in part if one in names] for part in astuple(self)))
+        return Targets(*([name for name in part if name in names] for part in astuple(self)))
 
 
 @dataclass(frozen=True)

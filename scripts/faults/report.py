@@ -66,7 +66,9 @@ def _faults(result: Result) -> Table:
     table.add_column("worst s", justify="right")
     table.add_column("what it struck")
     for kind in Kind:
-        struck = Counter(one.fault.target for one in result.struck if one.fault.kind is kind)
+        struck = Counter(
+            strike.fault.target for strike in result.struck if strike.fault.kind is kind
+        )
         if struck:
             what = ", ".join(
                 f"{target} x{count}" if count > 1 else target

@@ -272,8 +272,7 @@ class Stack:
                 stop_seconds=5,
                 pool_size=2,
                 **environment[name],
-                **(clock.environment if clock else {}),
-                **_CHEAP_CLOCK,
+                **((clock.environment | _CHEAP_CLOCK) if clock else {}),
             )
             service.command += arguments
             started[name] = service

@@ -70,8 +70,10 @@ def _batches() -> list[list[Sample]]:
     """Return the samples of each request."""
     return [
         batch
-        for endpoint, group in itertools.groupby(SAMPLES, lambda one: one.endpoint)
-        for batch in ([[one] for one in group] if endpoint == "POST /image/post" else [list(group)])
+        for endpoint, group in itertools.groupby(SAMPLES, lambda sample: sample.endpoint)
+        for batch in (
+            [[sample] for sample in group] if endpoint == "POST /image/post" else [list(group)]
+        )
     ]
 
 
@@ -111,7 +113,9 @@ class Demo:
                     await self._wait_for_the_gallery(client)
                     rows = []
                     for batch in _batches():
-                        on_step(f"{batch[0].endpoint}: {', '.join(one.name for one in batch)}")
+                        on_step(
+                            f"{batch[0].endpoint}: {', '.join(sample.name for sample in batch)}"
+                        )
                         for row in await self._submit_and_wait(client, batch):
                             rows.append(row)
                             on_row(row)
@@ -143,7 +147,7 @@ class Demo:
     async def _submit_and_wait(
         self, client: httpx.AsyncClient, batch: Sequence[Sample]
     ) -> list[Row]:
-        files = {one.name: one.make(self._photos) for one in batch if one.make}
+        files = {sample.name: sample.make(self._photos) for sample in batch if sample.make}
         if batch[0].endpoint == "POST /images":
             response = await client.post(
                 "/images", files=[("files", file) for file in files.items()]
@@ -155,7 +159,7 @@ class Demo:
                 self._put(name, content)
             submitted = await submit(
                 client,
-                [one.name for one in batch],
+                [sample.name for sample in batch],
                 together=batch[0].endpoint == "POST /images/post",
             )
         return [

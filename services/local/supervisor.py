@@ -19,7 +19,7 @@ from services.local.processes import ServiceProcess, describe_end
 from services.local.programs import Plan, Program
 
 Say = Callable[[str], None]
-"""Prints one line; the second word of a line from a service is its level."""
+"""Prints one line, whose first word is the service that it is about."""
 
 STOP_ORDER: Final = (
     # Seconds after the start of the stop until the next group's turn comes anyway.

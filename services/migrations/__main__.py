@@ -12,6 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from services.common import logs
+from services.common.errors import RefusedError
 from services.common.jobs import NotYetError, end_on_sigterm, persist
 from services.common.passwords import log_in_with, read_passwords
 from services.common.settings import DatabaseSettings, load
@@ -70,7 +71,9 @@ def _create_engine(settings: DatabaseSettings) -> sa.Engine:
         engine = sa.create_engine(url.set(drivername="sqlite+pysqlite"), poolclass=sa.NullPool)
         # The driver begins no transaction before a statement that changes the schema.
         sa.event.listen(engine, "connect", lambda raw, _: setattr(raw, "isolation_level", None))
-        sa.event.listen(engine, "begin", lambda one: one.exec_driver_sql("BEGIN IMMEDIATE"))
+        sa.event.listen(
+            engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
         return engine
     engine = sa.create_engine(
         url.set(drivername="mysql+pymysql"),
@@ -108,7 +111,7 @@ def main() -> None:
     try:
         users = read_users(settings.database_users_folder) if settings.database_users_folder else {}
         migrate(settings, users, wait_seconds=settings.wait_seconds)
-    except UsersError as error:
+    except RefusedError as error:
         raise SystemExit(f"migrations: {error}") from None
     except (sa.exc.DBAPIError, NotYetError, OSError) as error:
         reason = getattr(error, "orig", None) or error

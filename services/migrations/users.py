@@ -9,6 +9,7 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 
+from services.common.errors import RefusedError
 from services.common.settings import read_secret
 
 log = structlog.get_logger(__name__)
@@ -87,7 +88,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
 _PREVIOUS: Final = ".previous"
 
 
-class UsersError(Exception):
+class UsersError(RefusedError):
     """The users cannot be made as asked; the message says what to do."""
 
 
@@ -123,7 +124,8 @@ def apply_users(
 ) -> None:
     """Give each user its passwords and its grants, and without ``revoke=False`` no others.
 
-    What a user has and keeps is never taken away meanwhile, so services go on working.
+    What a user has and keeps is not taken away meanwhile, so services go on working; but a table
+    of which it had everything is out of its reach from one statement to the next.
     """
     for user, passwords in users.items():
         account = f"'{user}'@'%'"
@@ -160,7 +162,7 @@ def apply_own(connection: sa.Connection, passwords: Sequence[str]) -> None:
 
 def _identified(hashes: Iterable[str]) -> str:
     # Hashed here, so the server's logs and process list never show a password.
-    ways = " OR ".join(f"mysql_native_password USING '{one}'" for one in hashes)
+    ways = " OR ".join(f"mysql_native_password USING '{hashed}'" for hashed in hashes)
     return f"IDENTIFIED VIA {ways}"
 
 
@@ -186,15 +188,15 @@ def _revoke_surplus(connection: sa.Connection, account: str, grants: Mapping[str
     for line in _run(connection, f"SHOW GRANTS FOR {account}").scalars().all():
         if role := _ROLE.fullmatch(line):
             surplus.append(role["role"])
-        elif grant := _GRANT.fullmatch(line):
-            found = set(_PRIVILEGE.findall(grant["privileges"])) - {"USAGE"}
-            if "WITH GRANT OPTION" in grant["rest"]:
-                surplus.append(f"GRANT OPTION ON {grant['object']}")
-            if too_much := sorted(found - wanted.get(grant["object"], set())):
-                surplus.append(f"{', '.join(too_much)} ON {grant['object']}")
-    for one in surplus:
-        log.warning("taking away what the user need not have", user=account, grant=one)
-        _run(connection, f"REVOKE {one} FROM {account}")
+        elif told := _GRANT.fullmatch(line):
+            found = set(_PRIVILEGE.findall(told["privileges"])) - {"USAGE"}
+            if "WITH GRANT OPTION" in told["rest"]:
+                surplus.append(f"GRANT OPTION ON {told['object']}")
+            if too_much := sorted(found - wanted.get(told["object"], set())):
+                surplus.append(f"{', '.join(too_much)} ON {told['object']}")
+    for grant in surplus:
+        log.warning("taking away what the user need not have", user=account, grant=grant)
+        _run(connection, f"REVOKE {grant} FROM {account}")
     return bool(surplus)
 
 

@@ -76,7 +76,10 @@ class WorkRows(Protocol):
 
 
 class FaceRows(Protocol):
-    """Stored faces, and what tells of them; each call raises ``DatabaseUnavailableError``."""
+    """Stored faces, and what tells of them; each call raises ``DatabaseUnavailableError``.
+
+    Where ``images`` is a range, it is of all ids in it.
+    """
 
     async def newest_engine(self) -> str | None:
         """Return the engine of the newest result; None when there is none."""
@@ -84,15 +87,10 @@ class FaceRows(Protocol):
     async def last_image_id(self) -> int:
         """Return the highest id of an image; 0 when there is none."""
 
-    async def encodings_between(
-        self, low: int, high: int, engine: str
+    async def encodings(
+        self, images: range | Collection[int], engine: str
     ) -> list[tuple[int, int, bytes]]:
-        """Return those of the images over ``low`` and up to ``high``, as they are stored."""
-
-    async def encodings_of(
-        self, image_ids: Collection[int], engine: str
-    ) -> list[tuple[int, int, bytes]]:
-        """Return those of some images, as they are stored."""
+        """Return image, index and encoding of the faces of some images, as they are stored."""
 
     async def latest(self) -> Position:
         """Return the position before whatever is not committed yet."""
@@ -103,10 +101,7 @@ class FaceRows(Protocol):
     async def after(self, position: Position) -> tuple[list[Event], Position]:
         """Return up to ``PAGE`` events after the position, and the new one; fewer are all."""
 
-    async def adopt_between(self, low: int, high: int) -> None:
-        """Give faces with a name alone their person's id, of images over ``low`` up to ``high``."""
-
-    async def adopt_of(self, image_ids: Collection[int]) -> None:
+    async def adopt(self, images: range | Collection[int]) -> None:
         """Give faces with a name alone their person's id, of some images."""
 
 
@@ -132,9 +127,6 @@ class GroupingRows(Protocol):
         Those of before have no size any more; a face leaves them when it is placed. What a person
         has said is not in one of them is in no group with a face of it.
         """
-
-    async def last_image_id(self) -> int:
-        """Return the highest id of an image; 0 when there is none."""
 
     async def next_group(self) -> int:
         """Return an id over that of every group that there ever was."""
@@ -199,7 +191,7 @@ class Index(Protocol):
 
     @property
     def size(self) -> int:
-        """Return the bytes of an encoding; 0 when there was none yet."""
+        """Return the bytes of an encoding, of most of them; 0 when there is none."""
 
     def __len__(self) -> int:
         """Return how many there are."""

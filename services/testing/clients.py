@@ -25,7 +25,7 @@ def pod(name: str) -> tuple[int, int]:
     """Return the memory and the temporary disk space of a workload's pod, in bytes."""
     manifests = yaml.safe_load_all((_BASE / name / "deployment.yaml").read_text())
     spec = next(manifests)["spec"]["template"]["spec"]
-    volume = next(one for one in spec["volumes"] if one["name"] == "tmp")
+    volume = next(volume for volume in spec["volumes"] if volume["name"] == "tmp")
     return (
         _bytes(spec["containers"][0]["resources"]["limits"]["memory"]),
         _bytes(volume["emptyDir"]["sizeLimit"]),

@@ -217,7 +217,7 @@ def _run_length_bmp(palette: Image.Image, depth: int) -> bytes:
         packed += b"\0\0"
     packed += b"\0\1"
     colours = np.array(palette.getpalette(), np.uint8).reshape(-1, 3)[: 1 << depth, ::-1]
-    table = b"".join(one.tobytes() + b"\0" for one in colours).ljust(4 << depth, b"\0")
+    table = b"".join(colour.tobytes() + b"\0" for colour in colours).ljust(4 << depth, b"\0")
     start = 54 + len(table)
     packing = 1 if depth == 8 else 2  # noqa: PLR2004
     return (
@@ -244,8 +244,8 @@ def _plain_tiff(photo: Image.Image, depth: int, tile: int = 0) -> bytes:
     else:
         parts = [pixels.tobytes()]
     start = 8
-    offsets = [start + sum(len(one) for one in parts[:index]) for index in range(len(parts))]
-    end = start + sum(len(one) for one in parts)
+    offsets = [start + sum(len(part) for part in parts[:index]) for index in range(len(parts))]
+    end = start + sum(len(part) for part in parts)
     tags: list[tuple[int, int, list[int]]] = [
         (256, 4, [width]),
         (257, 4, [height]),
@@ -254,7 +254,7 @@ def _plain_tiff(photo: Image.Image, depth: int, tile: int = 0) -> bytes:
         (262, 3, [2]),
         (277, 3, [3]),
     ]
-    lengths = [len(one) for one in parts]
+    lengths = [len(part) for part in parts]
     if tile:
         tags += [(322, 4, [tile]), (323, 4, [tile]), (324, 4, offsets), (325, 4, lengths)]
     else:

@@ -16,7 +16,7 @@ from services.testing.processes import Service
 
 
 class Pipeline:
-    """Receiver, image_processor, face_recog, redeemer and frontend on a folder of their own.
+    """What ``make run`` starts, on a folder of its own: all services but webhooks.
 
     ``settings`` are what every service is told beside what a local run tells it.
     """
@@ -52,7 +52,7 @@ class Pipeline:
             service.wait_ready()
 
     def stop(self) -> None:
-        """End every process, the ones that give work before those that do it."""
+        """End every process, the last of the plan first."""
         for service in reversed(self.services.values()):
             service.stop()
 

@@ -537,7 +537,7 @@ CASES |= {
 # NSQ
 
 
-def rung(*messages: bytes) -> Case:
+def notified(*messages: bytes) -> Case:
     """Ring, and wait until the processor has answered all rings."""
 
     def run(target: Target) -> str:
@@ -563,19 +563,19 @@ def rung(*messages: bytes) -> Case:
 
 
 CASES |= {
-    "ring-text": rung(b"hello"),
-    "ring-binary": rung(bytes(range(256))),
-    "ring-list": rung(b"[1, 2]"),
-    "ring-no-id": rung(b"{}"),
-    "ring-id-text": rung(b'{"id": "1"}'),
-    "ring-id-true": rung(b'{"id": true}'),
-    "ring-id-negative": rung(b'{"id": -1}'),
-    "ring-id-float": rung(b'{"id": 1e400}'),
-    "ring-id-huge": rung(b'{"id": %d}' % 2**70),
-    "ring-id-4400-digits": rung(b'{"id": ' + b"9" * 4400 + b"}"),
-    "ring-id-unknown": rung(b'{"id": 888888888}'),
-    "ring-nested": rung(b"[" * 500_000),
-    "ring-flood": rung(*[b'{"id": 888888888}'] * 500),
+    "ring-text": notified(b"hello"),
+    "ring-binary": notified(bytes(range(256))),
+    "ring-list": notified(b"[1, 2]"),
+    "ring-no-id": notified(b"{}"),
+    "ring-id-text": notified(b'{"id": "1"}'),
+    "ring-id-true": notified(b'{"id": true}'),
+    "ring-id-negative": notified(b'{"id": -1}'),
+    "ring-id-float": notified(b'{"id": 1e400}'),
+    "ring-id-huge": notified(b'{"id": %d}' % 2**70),
+    "ring-id-4400-digits": notified(b'{"id": ' + b"9" * 4400 + b"}"),
+    "ring-id-unknown": notified(b'{"id": 888888888}'),
+    "ring-nested": notified(b"[" * 500_000),
+    "ring-flood": notified(*[b'{"id": 888888888}'] * 500),
 }
 
 

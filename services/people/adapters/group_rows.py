@@ -28,12 +28,12 @@ from services.common.tables import (
     group_faces,
     group_questions,
     group_work,
-    images,
     is_due,
     persons,
     same_face,
 )
 from services.common.turns import in_turns
+from services.people.adapters.rows import STORED_ENCODING, among, last_image
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import AskedPair, FaceId, GroupingClaim, Regrouped
 from services.people.ports import RowsChangedError
@@ -55,9 +55,6 @@ _COUNTED: Final = 50_000
 
 _ENCODED: Final = same_face(face_encodings, faces)
 _PLACED: Final = same_face(group_faces, faces)
-
-# Whoever takes very many checks all of them at once.
-_STORED: Final = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
 
 
 class DatabaseGrouping:
@@ -127,11 +124,6 @@ class DatabaseGrouping:
                 sa.delete(group_questions).where(group_questions.c.answer.is_(None))
             )
 
-    async def last_image_id(self) -> int:
-        """Return the highest id of an image; 0 when there is none."""
-        async with self._database.reading() as connection:
-            return await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
-
     async def next_group(self) -> int:
         """Return an id over that of every group that there ever was."""
         async with self._database.reading() as connection:
@@ -140,12 +132,12 @@ class DatabaseGrouping:
     async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceId, int, bytes]]:
         """Return the unknown faces that are in groups of this engine, and their encodings."""
         query = (
-            sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id, _STORED)
+            sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id, STORED_ENCODING)
             .join_from(faces, face_encodings, _ENCODED)
             .join(group_faces, _PLACED)
             .join(face_groups, face_groups.c.id == group_faces.c.group_id)
             .where(
-                _among(faces, images),
+                among(faces, images),
                 face_encodings.c.engine == engine,
                 face_groups.c.size > 0,
                 UNKNOWN,
@@ -164,7 +156,7 @@ class DatabaseGrouping:
             sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id)
             .join_from(faces, face_encodings, _ENCODED)
             .outerjoin(group_faces, _PLACED)
-            .where(_among(faces, images), face_encodings.c.engine == engine, UNKNOWN)
+            .where(among(faces, images), face_encodings.c.engine == engine, UNKNOWN)
         )
         async with self._database.reading() as connection:
             rows = await connection.execute(query)
@@ -175,7 +167,7 @@ class DatabaseGrouping:
         query = (
             sa.select(group_faces.c.image_id, group_faces.c.face_index)
             .join_from(group_faces, faces, _PLACED)
-            .where(_among(group_faces, images), sa.not_(UNKNOWN))
+            .where(among(group_faces, images), sa.not_(UNKNOWN))
         )
         async with self._database.reading() as connection:
             return [(row[0], row[1]) for row in await connection.execute(query)]
@@ -187,7 +179,7 @@ class DatabaseGrouping:
         async with self._database.reading() as connection:
             for some in in_turns({image for image, _ in keys}, _AT_ONCE):
                 query = sa.select(
-                    face_encodings.c.image_id, face_encodings.c.face_index, _STORED
+                    face_encodings.c.image_id, face_encodings.c.face_index, STORED_ENCODING
                 ).where(face_encodings.c.image_id.in_(some), face_encodings.c.engine == engine)
                 found |= {
                     key: row.stored
@@ -259,7 +251,7 @@ class DatabaseGrouping:
             for new in in_turns(sorted(regrouped.new), _AT_ONCE):
                 await connection.execute(
                     sa.insert(face_groups).values(size=0, created_at=now),
-                    [{"id": one} for one in new],
+                    [{"id": group} for group in new],
                 )
             for members in in_turns(placed.items(), _AT_ONCE):
                 await connection.execute(
@@ -334,7 +326,7 @@ class DatabaseGrouping:
         """Return the mean encoding, of so many numbers, of people who are not hidden."""
         sums = dict[int, NDArray[np.float64]]()
         query = (
-            sa.select(faces.c.person_id, _STORED)
+            sa.select(faces.c.person_id, STORED_ENCODING)
             .join_from(faces, face_encodings, _ENCODED)
             .join(persons, persons.c.id == faces.c.person_id)
             .where(
@@ -343,11 +335,12 @@ class DatabaseGrouping:
                 sa.not_(persons.c.hidden),
             )
         )
-        last = await self.last_image_id()
+        async with self._database.reading() as connection:
+            last = await last_image(connection)
         for low in range(max(0, last - _MEANS_OF), last, _READ):
             some = range(low + 1, low + _READ + 1)
             async with self._database.reading() as connection:
-                rows = (await connection.execute(query.where(_among(faces, some)))).all()
+                rows = (await connection.execute(query.where(among(faces, some)))).all()
             for row in rows:
                 one = np.frombuffer(row.stored, "<f4") if len(row.stored) == 4 * size else None
                 length = float(np.linalg.norm(one)) if one is not None else 0.0
@@ -362,7 +355,7 @@ class DatabaseGrouping:
     async def ask(self, claim: GroupingClaim, suggestions: Sequence[LikelyPair]) -> None:
         """Have these be the open questions."""
         table = group_questions.c
-        wanted = {(one.group, one.other, one.is_person): one.likeness for one in suggestions}
+        wanted = {(pair.group, pair.other, pair.is_person): pair.likeness for pair in suggestions}
         try:
             async with self._database.transaction() as connection:
                 await self._hold(connection, claim)
@@ -396,13 +389,6 @@ class DatabaseGrouping:
                     )
         except sa.exc.IntegrityError as error:
             raise RowsChangedError from error
-
-
-def _among(table: sa.Table, images: range | Collection[int]) -> sa.ColumnElement[bool]:
-    column = table.c.image_id
-    if isinstance(images, range):
-        return sa.and_(column >= images.start, column < images.stop)
-    return column.in_(images)
 
 
 def _counted_from(group: int) -> sa.ColumnElement[bool]:
@@ -480,5 +466,8 @@ async def _check_denials(connection: AsyncConnection, groups: Iterable[int]) -> 
 
 def _groups_of(questions: Iterable[Any]) -> set[int]:
     return {
-        one for row in questions for one in (row.group_id, row.other_group_id) if one is not None
+        group
+        for row in questions
+        for group in (row.group_id, row.other_group_id)
+        if group is not None
     }

@@ -44,7 +44,7 @@ class ExactIndex:
 
     def images_between(self, low: int, high: int) -> NDArray[np.int64]:
         """Return the images over ``low`` and up to ``high`` that have faces here."""
-        images = [one.images for one in self._by_size.values()]
+        images = [matrix.images for matrix in self._by_size.values()]
         found = [its[(its > low) & (its <= high)] for its in images]
         return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
@@ -62,9 +62,9 @@ class ExactIndex:
                 by_size[size].append(row)
         for size in by_size.keys() - self._by_size.keys():
             self._by_size[size] = _Matrix(size // 4)
-        for size, one in list(self._by_size.items()):
-            one.replace(gone, by_size[size])
-            if not len(one):
+        for size, matrix in list(self._by_size.items()):
+            matrix.replace(gone, by_size[size])
+            if not len(matrix):
                 del self._by_size[size]
 
     def nearer(
@@ -102,7 +102,7 @@ class _Matrix:
     def replace(
         self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, int, bytes]]
     ) -> None:
-        units = np.frombuffer(b"".join(one for _, _, one in rows), "<f4").reshape(
+        units = np.frombuffer(b"".join(encoding for _, _, encoding in rows), "<f4").reshape(
             -1, self._units.shape[1]
         )
         lengths = np.linalg.norm(units, axis=1)
@@ -167,4 +167,4 @@ class _Matrix:
         images, indexes = self._images[best], self._indexes[best]
         order = np.lexsort((indexes, images, distances))
         columns = (images[order], indexes[order], distances[order])
-        return [Found(*row) for row in zip(*(one.tolist() for one in columns), strict=True)]
+        return [Found(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]

@@ -22,7 +22,7 @@ class GrpcPeopleView:
         self.engine = known.engine
         self.calibration = known.calibration
         self.pictures: Mapping[str, bool] = {
-            one.image_name: not one.skipped for one in known.pictures
+            picture.image_name: not picture.skipped for picture in known.pictures
         }
         self.mean: NDArray[np.float32] | None = (
             np.frombuffer(known.portrait, "<f4") if known.portrait else None
@@ -76,7 +76,8 @@ def _asked(picture: RecordedPicture, unknown: str | None) -> face_pb2.PictureToD
 
 def _answer(face: face_pb2.DecidedFace) -> Decision:
     candidates = [
-        Likely(one.image_name, one.person, one.distance, one.likeness) for one in face.candidates
+        Likely(candidate.image_name, candidate.person, candidate.distance, candidate.likeness)
+        for candidate in face.candidates
     ]
     return Decision(candidates, face.outcome == face_pb2.OUTCOME_NAMED)
 

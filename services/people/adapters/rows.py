@@ -39,10 +39,14 @@ from services.people.ports import RowsChangedError
 SCANNED: Final = 50_000
 """Images whose faces one statement reads without an index."""
 
-_SAID: Final = [one.name for one in fields(Says)]
+_SAID: Final = [field.name for field in fields(Says)]
 _RENAMED: Final = 500
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
+
+
+# Whoever takes very many checks all of them at once.
+STORED_ENCODING: Final = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
 
 
 class DatabaseStoredFaces:
@@ -231,7 +235,7 @@ class DatabaseStoredFaces:
             denied = defaultdict[tuple[int, int], set[int]](set)
             for row in await connection.execute(denying):
                 denied[row.image_id, row.face_index].add(row.person_id)
-            ids = {one for its in denied.values() for one in its}
+            ids = {person_id for denied_people in denied.values() for person_id in denied_people}
             texts = {row.person for row in rows if row.person and row.person_id is None}
             by_name = await _ids(connection, texts)
             ids |= {row.person_id for row in rows if row.person_id} | set(by_name.values())
@@ -249,7 +253,10 @@ class DatabaseStoredFaces:
                 row.encoding if len(row.encoding or b"") == size or not size else None,
                 frozenset(folders.get(person_id, unknown) if person_id else unknown),
                 frozenset().union(
-                    *(folders.get(one, ()) for one in denied[row.image_id, row.face_index])
+                    *(
+                        folders.get(person_id, ())
+                        for person_id in denied[row.image_id, row.face_index]
+                    )
                 ),
             )
             before = found.get(row.image_id)
@@ -293,7 +300,7 @@ class DatabaseStoredFaces:
                 ~denied,
             )
             .values(
-                {one: sa.bindparam(f"new_{one}", type_=faces.c[one].type) for one in _SAID}
+                {name: sa.bindparam(f"new_{name}", type_=faces.c[name].type) for name in _SAID}
                 | {"decided_by": DecidedBy.MACHINE}
             )
         )
@@ -302,7 +309,7 @@ class DatabaseStoredFaces:
                 "its_image_id": picture.image_id,
                 "its_index": face.index,
                 "seen": picture.processed_at,
-                **{f"new_{one}": getattr(says, one) for one in _SAID},
+                **{f"new_{name}": getattr(says, name) for name in _SAID},
             }
             for picture, face, says in changes
         ]
@@ -330,30 +337,15 @@ class DatabaseStoredFaces:
     async def last_image_id(self) -> int:
         """Return the highest id of an image; 0 when there is none."""
         async with self._database.reading() as connection:
-            return await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
+            return await last_image(connection)
 
-    async def encodings_between(
-        self, low: int, high: int, engine: str
+    async def encodings(
+        self, images: range | Collection[int], engine: str
     ) -> list[tuple[int, int, bytes]]:
-        """Return those of the images over ``low`` and up to ``high``, as they are stored."""
-        return await self._encodings(
-            sa.and_(face_encodings.c.image_id > low, face_encodings.c.image_id <= high), engine
-        )
-
-    async def encodings_of(
-        self, image_ids: Collection[int], engine: str
-    ) -> list[tuple[int, int, bytes]]:
-        """Return those of some images, as they are stored."""
-        return await self._encodings(face_encodings.c.image_id.in_(image_ids), engine)
-
-    async def _encodings(
-        self, which: sa.ColumnElement[bool], engine: str
-    ) -> list[tuple[int, int, bytes]]:
-        # Whoever takes very many checks all of them at once.
-        stored = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary)
+        """Return image, index and encoding of the faces of some images, as they are stored."""
         query = sa.select(
-            face_encodings.c.image_id, face_encodings.c.face_index, stored.label("stored")
-        ).where(which, face_encodings.c.engine == engine)
+            face_encodings.c.image_id, face_encodings.c.face_index, STORED_ENCODING
+        ).where(among(face_encodings, images), face_encodings.c.engine == engine)
         async with self._database.reading() as connection:
             return [tuple(row) for row in await connection.execute(query)]
 
@@ -372,17 +364,10 @@ class DatabaseStoredFaces:
         async with self._database.reading() as connection:
             return await read_events(connection, self._clock(), position)
 
-    async def adopt_between(self, low: int, high: int) -> None:
-        """Give faces with a name alone their person's id, of images over ``low`` up to ``high``."""
-        await self._adopt(sa.and_(faces.c.image_id > low, faces.c.image_id <= high))
-
-    async def adopt_of(self, image_ids: Collection[int]) -> None:
+    async def adopt(self, images: range | Collection[int]) -> None:
         """Give faces with a name alone their person's id, of some images."""
-        await self._adopt(faces.c.image_id.in_(image_ids))
-
-    async def _adopt(self, which: sa.ColumnElement[bool]) -> None:
         no_id = sa.and_(faces.c.person.is_not(None), faces.c.person_id.is_(None))
-        alone = sa.and_(which, sa.or_(no_id, LEFT_ITS_ID))
+        alone = sa.and_(among(faces, images), sa.or_(no_id, LEFT_ITS_ID))
         decided_by = sa.case((LEFT_ITS_ID, DecidedBy.HAND), else_=faces.c.decided_by)
         async with self._database.reading() as connection:
             texts = set(await connection.scalars(sa.select(faces.c.person).where(alone).distinct()))
@@ -416,6 +401,19 @@ class DatabaseStoredFaces:
             return int(inserted.lastrowid)
 
 
+def among(table: sa.Table, images: range | Collection[int]) -> sa.ColumnElement[bool]:
+    """Select the rows of these images, of all in a range."""
+    column = table.c.image_id
+    if isinstance(images, range):
+        return sa.and_(column >= images.start, column < images.stop)
+    return column.in_(images)
+
+
+async def last_image(connection: AsyncConnection) -> int:
+    """Return the highest id of an image; 0 when there is none."""
+    return await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
+
+
 def _ours(work: Work) -> Sequence[sa.ColumnElement[bool]]:
     return people_work.c.person_id == work.person_id, people_work.c.claim_token == work.token
 
@@ -431,7 +429,7 @@ async def _asked_about(connection: AsyncConnection, folder: str, after: int) -> 
         sa.func.instr(faces.c.candidates, sa.literal(start, sa.String)) > 0 for start in starts
     ]
     not_decided = sa.and_(faces.c.decided_by == DecidedBy.MACHINE, faces.c.calibration.is_(None))
-    last = await connection.scalar(sa.select(sa.func.max(images.c.id))) or 0
+    last = await last_image(connection)
     found = set[int]()
     for low in range(after, last, SCANNED):
         query = sa.select(faces.c.image_id).where(

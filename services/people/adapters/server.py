@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 MAX_FOUND: Final = 1000
 
 AT_ONCE: Final = 16
-"""Searches that wait for their turn. Among a million faces one takes about 60 ms."""
+"""Searches, of which one is made and the others wait: among a million faces for 60 ms each."""
 
 _CONNECTION_SECONDS: Final = 60.0
 _GRACE_SECONDS: Final = 5.0
@@ -36,7 +36,7 @@ class _StoredFaces(face_pb2_grpc.StoredFacesServicer):
     async def Find(  # noqa: N802
         self, request: face_pb2.FindRequest, context: Context
     ) -> face_pb2.FindResponse:
-        """Answer with the nearest faces; no more than ``AT_ONCE`` at a time."""
+        """Answer with the nearest faces; refuse what comes while ``AT_ONCE`` are not answered."""
         if self._asked >= AT_ONCE:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"{AT_ONCE} searches wait already"
@@ -52,7 +52,7 @@ class _StoredFaces(face_pb2_grpc.StoredFacesServicer):
             await context.abort(code, str(error))
         finally:
             self._asked -= 1
-        return face_pb2.FindResponse(faces=[face_pb2.FoundFace(**one._asdict()) for one in found])
+        return face_pb2.FindResponse(faces=[face_pb2.FoundFace(**face._asdict()) for face in found])
 
 
 class SearchServer(GrpcServer):

@@ -9,11 +9,11 @@ from services.common.faces import Likely, Says
 from services.common.images import folder_of
 
 NEXT_PASS_MS: Final = 15_000
-"""A picture that was recognised by the people of before is stored within this time, or after an
-attempt that counts: face_recog gives up on one after 10 s, and its answer is stored at once."""
+"""A picture whose faces were named by the people of before is stored within this time: face_recog
+names them when it has found them all, and its answer is stored at once."""
 
 AGAIN_MS: Final = 2_000
-"""When a change is taken up again that face_recog could not answer for."""
+"""When a change is taken up again for which face_recog or the database was away."""
 
 LATER_MS: Final = 5_000
 """When one is that face_recog and the database have not agreed on for a while."""
@@ -58,9 +58,9 @@ def differ(one: Says, other: Says) -> bool:
         or not _is_near(one.distance, other.distance)
         or len(one.candidates) != len(other.candidates)
         or any(
-            (first["person"], first["image_name"]) != (its["person"], its["image_name"])
-            or not _is_near(first["distance"], its["distance"])
-            for first, its in zip(one.candidates, other.candidates, strict=True)
+            (first["person"], first["image_name"]) != (second["person"], second["image_name"])
+            or not _is_near(first["distance"], second["distance"])
+            for first, second in zip(one.candidates, other.candidates, strict=True)
         )
     )
 
@@ -115,7 +115,11 @@ class RecordedPicture:
 
 def without(face: RecordedFace, folder: str) -> Says:
     """Return what is left to say of a face that cannot be compared, when somebody is not known."""
-    left = [one for one in face.says.candidates if folder_of(one["image_name"]) != folder]
+    left = [
+        candidate
+        for candidate in face.says.candidates
+        if folder_of(candidate["image_name"]) != folder
+    ]
     named = face.says.person is not None and folder not in face.folders
     return Says(
         face.says.person if named else None,

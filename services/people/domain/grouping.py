@@ -96,13 +96,13 @@ class Groups(Generic[Key]):
         those given. Faces that cannot be compared are left out, and so is what is barred of a face
         or group that is not there.
         """
-        found = cls(encodings.shape[1], kind, next_id=max([next_id, *(one + 1 for one in ids)]))
+        found = cls(encodings.shape[1], kind, next_id=max([next_id, *(group + 1 for group in ids)]))
         usable, faces = found._comparable(keys, encodings)
         found._ids, places = np.unique(np.array(ids, np.int64)[usable], return_inverse=True)
         slots = found._groups.take(
             np.zeros((len(found._ids), found._size + 2), np.float32), np.bincount(places)
         )
-        found._take([keys[one] for one in usable], faces, slots[places])
+        found._take([keys[place] for place in usable], faces, slots[places])
         by_id = dict(zip(found._ids.tolist(), slots.tolist(), strict=True))
         for key, group in barred:
             if key in found._rows and group in by_id:
@@ -154,7 +154,7 @@ class Groups(Generic[Key]):
         for start in range(0, len(usable), BLOCK):
             some = slice(start, start + BLOCK)
             alone = self._open(len(faces[some]))
-            self._take([keys[one] for one in usable[some]], faces[some], alone)
+            self._take([keys[place] for place in usable[some]], faces[some], alone)
             self._describe(alone)
             self._set_apart(apart)
             self._join(alone)
@@ -263,7 +263,7 @@ class Groups(Generic[Key]):
         self, slots: Rows, people: Mapping[int, NDArray[np.floating]], asked: float
     ) -> dict[tuple[int, int, bool], float]:
         ids = list(people)
-        known = units(np.array([people[one] for one in ids], np.float64))
+        known = units(np.array([people[person] for person in ids], np.float64))
         means = self._groups.vectors[slots]
         products = means[:, :-2] @ self._likeness.white(known).T
         near = np.argsort(-products, axis=1, kind="stable")[:, :_PEOPLE]
@@ -445,7 +445,7 @@ class Groups(Generic[Key]):
         self._first_new, self._merged = self._next_id, {}
 
     def _changes(self, keys: Collection[Key]) -> GroupChanges[Key]:
-        merged = {one: end_of(one, self._merged) for one in self._merged}
+        merged = {group: end_of(group, self._merged) for group in self._merged}
         return GroupChanges({key: self.group_of(key) for key in keys}, merged)
 
 

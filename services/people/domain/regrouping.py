@@ -70,19 +70,19 @@ def regroup(
     fitting = [key for key in [*again, *new] if len(encodings.get(key, b"")) == 4 * groups.size]
     groups.remove([*gone, *again])
     changes: list[GroupChanges[FaceId]] = []
-    for group, its in _by_group(struck, denied).items():
+    for group, faces in _by_group(struck, denied).items():
         now = end_of(group, _merged(changes))
         if groups.members(now):
-            changes.append(groups.bar(its, now))
+            changes.append(groups.bar(faces, now))
     merged = _merged(changes)
     # Whoever is apart from one face of a group is apart from the group.
     barred = [
-        (its, groups.members(end_of(group, merged))[:1])
-        for group, its in _by_group(fitting, denied).items()
+        (faces, groups.members(end_of(group, merged))[:1])
+        for group, faces in _by_group(fitting, denied).items()
     ]
     vectors = matrix([encodings[key] for key in fitting], groups.size)
     changes.append(groups.add(fitting, vectors, apart=[*barred, *apart]))
-    before = {one for one in was.values() if one is not None}
+    before = {group for group in was.values() if group is not None}
     left_out = [key for key in again if key not in groups]
     return regrouped_by(groups, [*struck, *fitting], changes, before, [*gone, *left_out])
 
@@ -99,7 +99,7 @@ def _by_group(
 
 
 def _merged(changes: Iterable[GroupChanges[FaceId]]) -> dict[int, int]:
-    return {gone: kept for one in changes for gone, kept in one.merged.items()}
+    return {gone: kept for change in changes for gone, kept in change.merged.items()}
 
 
 def regrouped_by(
@@ -115,14 +115,16 @@ def regrouped_by(
     return Regrouped(
         gone=gone,
         placed=placed,
-        merged={one: end_of(one, merged) for one in merged},
-        touched={end_of(one, merged) for one in before},
+        merged={group: end_of(group, merged) for group in merged},
+        touched={end_of(group, merged) for group in before},
     )
 
 
 def size_of(encodings: Iterable[bytes]) -> int:
     """Return how many numbers most encodings have; what has another size is left out."""
-    sizes = Counter(len(one) // 4 for one in encodings if one and not len(one) % 4)
+    sizes = Counter(
+        len(encoding) // 4 for encoding in encodings if encoding and not len(encoding) % 4
+    )
     return max(sizes, key=sizes.__getitem__, default=0)
 
 

@@ -78,8 +78,8 @@ class Worker:
     async def step(self) -> bool:
         """Work on a change that is due; return whether there was one.
 
-        Raises ``DatabaseUnavailableError``: then somebody takes it up soon, or when the lease is
-        over.
+        Raises ``DatabaseUnavailableError`` or ``RowsChangedError``: then somebody takes it up
+        soon, or when the lease is over.
         """
         work = await self._rows.claim()
         if work is None:
@@ -128,8 +128,8 @@ class Worker:
         if view.mean is not None:
             images, encodings = await self._faces.nearer(view.mean, view.least_product)
             may_be = await view.sift(encodings)
-            touched |= {int(one) for one, it in zip(images, may_be, strict=True) if it}
-        left = sorted(one for one in touched if one > work.after_image_id)
+            touched |= {int(image) for image, may in zip(images, may_be, strict=True) if may}
+        left = sorted(image for image in touched if image > work.after_image_id)
         changed = 0
         for start in range(0, len(left), BATCH):
             if self._stops():
@@ -162,7 +162,10 @@ class Worker:
         unknown = work.folder if view.mean is None else None
         answers = await view.decide(pictures, unknown)
         whose = await self._rows.whose(
-            one for picture in answers for answer in picture for one in answer.candidates
+            candidate
+            for picture in answers
+            for answer in picture
+            for candidate in answer.candidates
         )
 
         def says(its: Decision) -> Says:

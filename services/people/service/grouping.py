@@ -198,8 +198,8 @@ class Grouper:
         for images in await self._all_images():
             found = await self._rows.grouped(images, engine)
             size = size or size_of(encoding for _, _, encoding in found)
-            wrong |= {key: one for key, one, _ in found if one in denied.get(key, ())}
-            fitting = [one for one in found if len(one[2]) == 4 * size and one[0] not in wrong]
+            wrong |= {key: group for key, group, _ in found if group in denied.get(key, ())}
+            fitting = [face for face in found if len(face[2]) == 4 * size and face[0] not in wrong]
             keys += (key for key, _, _ in fitting)
             groups += (group for _, group, _ in fitting)
             if fitting:
@@ -213,7 +213,7 @@ class Grouper:
                 keys,
                 encodings,
                 groups,
-                barred=[(key, group) for key, its in denied.items() for group in its],
+                barred=[(key, group) for key, of_key in denied.items() for group in of_key],
                 next_id=self._next_group,
             )
             self._note_ends(key for key in keys if key in self._groups)
@@ -225,7 +225,7 @@ class Grouper:
         log.info("groups are loaded", faces=len(keys), engine=engine)
 
     async def _all_images(self) -> Sequence[range]:
-        last = max(await self._rows.last_image_id(), max(self._ends, default=0))
+        last = max(await self._events.last_image_id(), max(self._ends, default=0))
         return [range(low + 1, low + 1 + LOADED) for low in range(0, last, LOADED)]
 
     async def _compare(self, turn: _Turn) -> None:
@@ -244,7 +244,7 @@ class Grouper:
         """Bring up to date what events tell of, until there is no new one."""
         while self._position is not None and not self._stops():
             found, position = await self._events.after(self._position)
-            images = sorted({one.subject_id for one in found if one.kind in _OF_IMAGES})
+            images = sorted({event.subject_id for event in found if event.kind in _OF_IMAGES})
             if images:
                 await self._bring(turn, images)
             self._position = position  # only now: what has failed is read again
@@ -279,8 +279,8 @@ class Grouper:
                 came_from[before].append(key)
         kept_out = await self._rows.kept_out(came_from)
         apart = [
-            (its, [key for key in came_from[before] if key not in its])
-            for before, its in kept_out.items()
+            (barred, [key for key in came_from[before] if key not in barred])
+            for before, barred in kept_out.items()
         ]
         with self._or_anew("putting faces into groups"):
             regrouped = await asyncio.to_thread(
@@ -324,9 +324,9 @@ class Grouper:
         answered: Collection[int] = (),
     ) -> None:
         """Have it written that groups are others than the database says."""
-        new = {one for one in regrouped.placed.values() if one >= self._next_group}
+        new = {group for group in regrouped.placed.values() if group >= self._next_group}
         merged = {gone: kept for gone, kept in regrouped.merged.items() if gone < self._next_group}
-        self._next_group = max([self._next_group, *(one + 1 for one in new)])
+        self._next_group = max([self._next_group, *(group + 1 for group in new)])
         self._unwritten = Regrouped(
             gone=sorted({*regrouped.gone, *strays}),
             placed=regrouped.placed,
@@ -374,14 +374,19 @@ class Grouper:
         """
         asked: dict[tuple[int, int, bool], bool] = {}
         questions = await self._rows.questions()
-        self._apart = {one.id for one in questions if one.answer == "no" and not one.is_person}
-        for one in questions:
-            pair = (one.group, one.other, one.is_person)
-            asked[pair] = asked.get(pair, True) and one.is_open
-            if self._groups is not None and one.answer == "no" and not one.is_person:
-                members = self._groups.members(one.other)
-                if members and self._groups.members(one.group) and one.group != one.other:
-                    await asyncio.to_thread(self._groups.bar, members, one.group)
+        self._apart = {
+            question.id
+            for question in questions
+            if question.answer == "no" and not question.is_person
+        }
+        for question in questions:
+            group, other = question.group, question.other
+            pair = (group, other, question.is_person)
+            asked[pair] = asked.get(pair, True) and question.is_open
+            if self._groups is not None and question.id in self._apart:
+                members = self._groups.members(other)
+                if members and self._groups.members(group) and group != other:
+                    await asyncio.to_thread(self._groups.bar, members, group)
         return asked
 
     async def _ask(self, turn: _Turn) -> None:

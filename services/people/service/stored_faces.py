@@ -85,7 +85,7 @@ class StoredFaces:
 
     @property
     def size(self) -> int:
-        """Return the bytes of an encoding; 0 when there was none yet."""
+        """Return the bytes of an encoding, of most of them; 0 when there is none."""
         return self._index.size
 
     async def nearer(
@@ -132,12 +132,18 @@ class StoredFaces:
         for low in range(0, end, _LOADED):
             high = low + _LOADED
             async with self._turn:
-                await self._rows.adopt_between(low, high)
-                rows = await self._rows.encodings_between(low, high, engine) if engine else []
                 gone = self._index.images_between(low, high)
-                await asyncio.to_thread(self._index.replace, gone, rows)
+                await self._read(range(low + 1, high + 1), gone)
         self._loaded_at = start
         log.info("stored faces are loaded", faces=len(self._index), engine=engine)
+
+    async def _read(
+        self, images: range | Sequence[int], gone: Sequence[int] | NDArray[np.int64]
+    ) -> None:
+        """Have the faces of some images in memory, in place of those of the images gone."""
+        await self._rows.adopt(images)
+        rows = await self._rows.encodings(images, self._engine) if self._engine else []
+        await asyncio.to_thread(self._index.replace, gone, rows)
 
     def _index_end(self) -> int:
         known = self._index.images_between(0, np.iinfo(np.int64).max)
@@ -147,13 +153,9 @@ class StoredFaces:
         """Read again what events tell of, until there is no new one."""
         while self._position is not None:
             found, position = await self._rows.after(self._position)
-            image_ids = sorted({one.subject_id for one in found if one.kind in _OF_IMAGES})
+            image_ids = sorted({event.subject_id for event in found if event.kind in _OF_IMAGES})
             if image_ids:
-                await self._rows.adopt_of(image_ids)
-                rows = (
-                    await self._rows.encodings_of(image_ids, self._engine) if self._engine else []
-                )
-                await asyncio.to_thread(self._index.replace, image_ids, rows)
+                await self._read(image_ids, image_ids)
             self._position = position  # only now: what has failed is read again
             if len(found) < PAGE:
                 return

@@ -276,7 +276,7 @@ async def test_whom_a_receiver_of_before_has_named_is_who_is_written_there(world
     assert work
     assert not await rows.rename(work), "she is not who is written there"
     assert await world.names(one) == ["Bob"]
-    await rows.adopt_of([one])
+    await rows.adopt([one])
     face = (await world.faces())[one, 0]
     assert (face.person, face.person_id, face.decided_by) == ("Bob", bob, "hand")
 
@@ -287,10 +287,10 @@ async def test_who_was_removed_does_not_come_back_with_a_late_picture(world: Wor
     said = [{"person": name, "distance": 0.25} for name in ("Bob", "Eve")]
     one = await world.picture(None, None, faces_are=said)
     rows = world.rows()
-    await rows.adopt_of([one])
+    await rows.adopt([one])
     assert [row.name for row in await world.all(sa.select(persons))] == ["Eve"]
     await world.run(sa.delete(people_work))
-    await rows.adopt_of([one])
+    await rows.adopt([one])
     assert len(await world.all(sa.select(persons))) == 2, "in the end whoever is left gets one"
 
 

@@ -306,8 +306,8 @@ class LateRows(DatabaseStoredFaces):
         super().__init__(database, database_now)
         self.hidden: dict[int, float] = {}
 
-    async def _encodings(self, which: Any, engine: str) -> list[tuple[int, int, bytes]]:
-        return [row for row in await super()._encodings(which, engine) if row[0] not in self.hidden]
+    async def encodings(self, images: Any, engine: str) -> list[tuple[int, int, bytes]]:
+        return [row for row in await super().encodings(images, engine) if row[0] not in self.hidden]
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -363,7 +363,7 @@ async def test_events_are_read_again_after_a_failure(
         raise DatabaseUnavailableError
 
     with monkeypatch.context() as patch:
-        patch.setattr(rows, "encodings_of", fail)
+        patch.setattr(rows, "encodings", fail)
         with pytest.raises(DatabaseUnavailableError):
             await bench.faces.follow()
     await bench.faces.follow()
@@ -380,9 +380,9 @@ async def test_naming_does_not_wait_until_all_is_loaded_anew(
     await bench.faces.follow()
     ended: list[str] = []
     begun = asyncio.Event()
-    read = rows.encodings_between
+    read = rows.encodings
 
-    async def encodings_between(*which: Any) -> list[tuple[int, int, bytes]]:
+    async def encodings(*which: Any) -> list[tuple[int, int, bytes]]:
         begun.set()
         return await read(*which)
 
@@ -396,7 +396,7 @@ async def test_naming_does_not_wait_until_all_is_loaded_anew(
         await bench.faces.follow()
         ended.append("loaded")
 
-    monkeypatch.setattr(rows, "encodings_between", encodings_between)
+    monkeypatch.setattr(rows, "encodings", encodings)
     world.now += 1_801
     await asyncio.gather(name(), load())
     assert ended == ["named among 40", "loaded"]
