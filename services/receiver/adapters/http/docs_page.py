@@ -6,6 +6,12 @@ import json
 from html import escape
 from typing import Any, Final
 
+from fastapi import FastAPI
+from starlette.responses import HTMLResponse, Response
+
+from services.receiver.adapters.http import openapi
+from services.receiver.adapters.http.views import json_response
+
 _STYLE: Final = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
 color:#1b1f24;background:#fff}
@@ -26,6 +32,24 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+
+def add_docs(app: FastAPI) -> None:
+    """Add the routes of the OpenAPI document and of its page."""
+    document: dict[str, Any] = {}
+
+    def described() -> dict[str, Any]:
+        if not document:
+            document.update(openapi.build(app))
+        return document
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_document() -> Response:
+        return json_response(described())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(render(described()), headers=HEADERS)
 
 
 def render(document: dict[str, Any]) -> str:
