@@ -42,9 +42,8 @@ def behind_door(app: FastAPI, places: rooms.Rooms, settings: HttpSettings) -> AS
 def _with_short_way(app: FastAPI, paths: Collection[str]) -> ASGIApp:
     """Return the application with plain Starlette routes to ``paths``, which FastAPI describes.
 
-    Their endpoints read the request themselves, so that FastAPI's handling of parameters would only
-    cost time: more than everything else in a submission. Nor do they need what is looked at in the
-    addresses and methods of others.
+    Their endpoints read the request themselves, so FastAPI's handling of parameters would only cost
+    time, and so would a look for slashes in addresses that hold no name.
     """
     routes = [
         Route(route.path, route.endpoint, methods=route.methods)

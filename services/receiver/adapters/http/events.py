@@ -36,11 +36,11 @@ def write(changes: Sequence[Change]) -> bytes:
     """Return changes as they are sent."""
     return b"".join(
         format_sse_event(
-            event=one.kind,
-            data_str=orjson.dumps(change_view(one)).decode(),
-            id=str(one.position),
+            event=change.kind,
+            data_str=orjson.dumps(change_view(change)).decode(),
+            id=str(change.position),
         )
-        for one in changes
+        for change in changes
     )
 
 

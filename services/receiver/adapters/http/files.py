@@ -1,6 +1,8 @@
 """Sends picture files, of which only so many bytes are in memory at a time.
 
-A file that the client has already is not read.
+A file that the client has already is not read. Others are read whole, not streamed, so that a slow
+client holds no connection to the object store. Range is ignored, as HTTP allows: whoever shows a
+picture wants all of it.
 """
 
 import asyncio

@@ -22,9 +22,8 @@ _REGIONS: Final = 32
 """One at a time is read; sidecars wait on disk."""
 
 _ENROLMENTS: Final = 16
-"""They wait for the recogniser, which gets 4 pictures at a time; another
-name takes a place, too, as it has a body, and so does an answer to a question, by which a group may
-get a name."""
+"""They wait for the recogniser, which gets 4 pictures at a time; another name takes a place, too,
+as it has a body, and so does an answer to a question, by which a group may get a name."""
 
 _SEARCHES: Final = 16
 """They wait for the recogniser, which gets 2 pictures at a time, and for people."""
