@@ -20,7 +20,7 @@ from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.domain.submissions import submission_of_path
 
 _ROWS: Final = 400_000
@@ -32,7 +32,7 @@ def _count(settings: DatabaseSettings, reading: Event) -> None:
     """Read what ``GET /status`` reads, until this process is ended."""
 
     async def count() -> None:
-        rows = DatabaseRows(Database(settings))
+        rows = DatabaseImages(Database(settings))
         while True:
             await rows.status()
             reading.set()
@@ -89,7 +89,7 @@ class _Commits:
     async def go_on(self, settings: DatabaseSettings, prefix: str, seconds: float) -> None:
         """Commit one row at a time for so many seconds, and two at least."""
         database = Database(settings)
-        rows = DatabaseRows(database)
+        rows = DatabaseImages(database)
         until = time.perf_counter() + seconds
         while (start := time.perf_counter()) < until or len(self.seconds) < 2:
             try:

@@ -18,13 +18,6 @@ from services.common.objects import ObjectStore
 from services.common.repeating import repeat
 from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
-from services.receiver.adapters.deliveries import DatabaseDeliveries
-from services.receiver.adapters.encoding_rows import DatabaseEncoding
-from services.receiver.adapters.erasing_rows import DatabaseErasures
-from services.receiver.adapters.events import DatabaseEvents
-from services.receiver.adapters.face_rows import DatabaseFaces
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.group_rows import DatabaseGroups
 from services.receiver.adapters.http.api import behind_door, new_app
 from services.receiver.adapters.http.docs_page import add_docs
 from services.receiver.adapters.http.encoding import add_encoding
@@ -43,17 +36,23 @@ from services.receiver.adapters.http.status import add_status
 from services.receiver.adapters.http.submissions import add_submissions
 from services.receiver.adapters.http.thumbnails import add_thumbnails
 from services.receiver.adapters.http.webhooks import add_webhooks
-from services.receiver.adapters.kept_rows import DatabaseKept
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.people_rows import DatabasePeople
-from services.receiver.adapters.recogniser import GrpcRecogniser
+from services.receiver.adapters.recogniser import GrpcFaceChecker, GrpcFaceDetector
 from services.receiver.adapters.regions import XmpRegions
-from services.receiver.adapters.rows import DatabaseRows
-from services.receiver.adapters.searching import (
-    DatabaseFaceRows,
-    GrpcLooker,
-    GrpcStoredFaces,
-)
+from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
+from services.receiver.adapters.rows.encoding import DatabaseEncoding
+from services.receiver.adapters.rows.erasures import DatabaseErasures
+from services.receiver.adapters.rows.events import DatabaseEvents
+from services.receiver.adapters.rows.faces import DatabaseFaces
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.groups import DatabaseGroups
+from services.receiver.adapters.rows.images import DatabaseImages
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
+from services.receiver.adapters.rows.merges import DatabaseMerges
+from services.receiver.adapters.rows.people import DatabasePeople
+from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.adapters.rows.questions import DatabaseQuestions
+from services.receiver.adapters.rows.search import DatabaseSearchableFaces
+from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
@@ -90,16 +89,17 @@ class Receiver:
         self._doorbell = doorbell_for(settings)
         self._ringer = Ringer(self._doorbell)
         store = ObjectStore(settings)
-        rows = DatabaseRows(self._database)
+        rows = DatabaseImages(self._database)
         submissions = Submissions(
             rows, store, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )
         garbage = DatabaseGarbage(self._database, database_now, storing_ms=settings.storing_ms)
         images = Images(rows, garbage, store, submissions, self._ringer)
         decoder = PillowDecoder()
-        recogniser = GrpcRecogniser(self._client)
+        recogniser = GrpcFaceChecker(self._client)
         enrolment = Enrolment(
             people=DatabasePeople(self._database, now_ms),
+            known_pictures=DatabaseKnownPictures(self._database, now_ms),
             garbage=garbage,
             pictures=store,
             images=images,
@@ -132,8 +132,8 @@ class Receiver:
         )
         self.erasing = Erasing(
             rows=DatabaseErasures(self._database, now_ms, database_now),
-            kept=DatabaseKept(self._database),
-            files=store,
+            kept=DatabasePersonalData(self._database),
+            pictures=store,
             images=images,
             who=enrolment.who,
             stops=lambda: self.lifecycle.draining,
@@ -148,11 +148,14 @@ class Receiver:
             recogniser=recogniser,
         )
         search = Search(
-            GrpcLooker(self._client),
-            GrpcStoredFaces(self._stored_faces),
-            DatabaseFaceRows(self._database),
+            GrpcFaceDetector(self._client),
+            GrpcNearestFaces(self._stored_faces),
+            DatabaseSearchableFaces(self._database),
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
+        grouped = Grouped(
+            DatabaseGroups(self._database), DatabaseQuestions(self._database), enrolment
+        )
         app = new_app()
         add_submissions(
             app,
@@ -165,7 +168,7 @@ class Receiver:
         add_images(app, images, rows, enrolment, files)
         add_regions(app, Regions(images, XmpRegions()), spools)
         add_faces(app, enrolment, drawing, spools)
-        add_groups(app, Grouped(DatabaseGroups(self._database), enrolment), spools)
+        add_groups(app, grouped, spools)
         add_people(app, enrolment, files, spools)
         add_search(app, search, spools)
         add_merges(app, merging, spools)

@@ -1,16 +1,21 @@
-"""What the use cases need from the outside."""
+"""What the use cases need from the outside.
 
-from collections.abc import AsyncIterator, Collection, Sequence
+What asks the database raises ``DatabaseUnavailableError`` when that is away.
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Protocol
 
 from services.common.events import Position
 from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
+from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.changes import Changes
 from services.receiver.domain.cursors import Pair, PersonKey
 from services.receiver.domain.deliveries import Delivery, DeliveryPage
 from services.receiver.domain.encoding import EncodingReport
-from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, Region
+from services.receiver.domain.erasing import Erased, Erasure, Stage
+from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, ImageRegion
 from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
 from services.receiver.domain.images import Image, Page, StatusReport
 from services.receiver.domain.merges import Copy, Merged
@@ -22,11 +27,19 @@ from services.receiver.domain.people import (
     Person,
     Somebody,
 )
+from services.receiver.domain.personal_data import (
+    KeptDenial,
+    KeptKnown,
+    KeptMerge,
+    KeptPerson,
+    KeptPicture,
+)
+from services.receiver.domain.search import DetectedFaces, FaceNow
 from services.receiver.domain.submissions import Accepted, Submission, Upload
 
 
 class Garbage(Protocol):
-    """The objects that the redeemer removes unless a row names them; raises as :class:`Rows`."""
+    """The objects that the redeemer removes unless a row names them."""
 
     async def expect(self, key: str) -> None:
         """Note that an object is about to be stored: without a row it goes after a while.
@@ -39,8 +52,8 @@ class Garbage(Protocol):
         """Have an object removed that no row names, soon and once more an hour later."""
 
 
-class Rows(Protocol):
-    """Images in the database; every call raises ``DatabaseUnavailableError`` when it is away."""
+class ImageRows(Protocol):
+    """Images in the database."""
 
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path.
@@ -105,10 +118,7 @@ class Rows(Protocol):
 
 
 class Encoding(Protocol):
-    """Giving stored faces encodings of the engine in use, which the image_processor does.
-
-    Raises as :class:`Rows` does.
-    """
+    """Giving stored faces encodings of the engine in use, which the image_processor does."""
 
     async def report(self) -> EncodingReport:
         """Return how far it is."""
@@ -118,7 +128,7 @@ class Encoding(Protocol):
 
 
 class People(Protocol):
-    """People and their known pictures in the database; raises as :class:`Rows` does."""
+    """People in the database."""
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody who is not hidden, by name."""
@@ -157,6 +167,36 @@ class People(Protocol):
     async def bearer(self, name: str) -> int | None:
         """Return the id of whom a face is that has only this name."""
 
+    async def rename(
+        self, person_id: int, new: str, *, another: bool = False, beside: bool = False
+    ) -> bool:
+        """Give a person another name; False when nobody has the id.
+
+        Everything of theirs stays where it is. Raises ``ConflictError`` when somebody else has the
+        name, unless it is to be ``another`` of the name; ``beside`` as in ``Somebody``.
+        """
+
+    async def hide(self, person_id: int, *, hidden: bool) -> bool:
+        """Hide a person, or hide them no more; False when nobody has the id."""
+
+    async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
+        """Have a face of a person's stand for them, or none; False when nobody has the id.
+
+        Raises ``NotFoundError`` when there is no such face, ``ConflictError`` if it is not theirs.
+        """
+
+    async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
+        """Remove a person and all known pictures, and have their objects and thumbnails removed.
+
+        What was ``found`` in their folder beside them goes too, unless it is being enrolled. No
+        face has the name any more. Returns how many rows and objects that are, without objects that
+        were to be removed already. Raises ``ConflictError`` as :meth:`KnownPictures.add` does.
+        """
+
+
+class KnownPictures(Protocol):
+    """Known pictures in the database, and what is said by hand of whose a face is."""
+
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
 
@@ -178,39 +218,13 @@ class People(Protocol):
     ) -> KnownPicture | None:
         """Name a new object in the row of a known picture, whose own is lost.
 
-        As :meth:`Rows.replace_object` does.
-        """
-
-    async def rename(
-        self, person_id: int, new: str, *, another: bool = False, beside: bool = False
-    ) -> bool:
-        """Give a person another name; False when nobody has the id.
-
-        Everything of theirs stays where it is. Raises ``ConflictError`` when somebody else has the
-        name, unless it is to be ``another`` of the name; ``beside`` as in ``Somebody``.
-        """
-
-    async def hide(self, person_id: int, *, hidden: bool) -> bool:
-        """Hide a person, or hide them no more; False when nobody has the id."""
-
-    async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
-        """Have a face of a person's stand for them, or none; False when nobody has the id.
-
-        Raises ``NotFoundError`` when there is no such face, ``ConflictError`` if it is not theirs.
+        As :meth:`ImageRows.replace_object` does.
         """
 
     async def delete_picture(self, picture_id: int) -> None:
         """Remove a known picture, and have its object and its thumbnail removed.
 
         The face that it was cut out of loses the name that it got so.
-        """
-
-    async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
-        """Remove a person and all known pictures, and have their objects and thumbnails removed.
-
-        What was ``found`` in their folder beside them goes too, unless it is being enrolled. No
-        face has the name any more. Returns how many rows and objects that are, without objects that
-        were to be removed already. Raises ``ConflictError`` as :meth:`add` does.
         """
 
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
@@ -241,7 +255,7 @@ class People(Protocol):
 
 
 class GroupRows(Protocol):
-    """Groups of unknown faces, which the service people makes; raises as :class:`Rows` does.
+    """Groups of unknown faces, which the service people makes.
 
     Of a group whose faces are in another by now, that one is meant.
     """
@@ -282,6 +296,10 @@ class GroupRows(Protocol):
         Without any face or picture they are forgotten themselves.
         """
 
+
+class QuestionRows(Protocol):
+    """Questions whether a group, and another one or a person, are the same."""
+
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
 
@@ -303,7 +321,7 @@ class GroupRows(Protocol):
 
 
 class Faces(Protocol):
-    """Faces that a person draws or strikes out; raises as :class:`Rows` does."""
+    """Faces that a person draws or strikes out."""
 
     async def draw(
         self,
@@ -334,7 +352,7 @@ class Faces(Protocol):
 
 
 class Merges(Protocol):
-    """People who were said to be one, in the database; raises as :class:`Rows` does.
+    """People who were said to be one, in the database.
 
     Copies were expected before they were stored; those that get no row are removed, and so are the
     originals of the others. Known pictures that lack a copy are returned, and nothing is stored;
@@ -366,7 +384,7 @@ class Merges(Protocol):
 
 
 class Events(Protocol):
-    """What has changed; every call raises ``DatabaseUnavailableError`` when it is away."""
+    """What has changed."""
 
     async def latest(self) -> Position:
         """Return the position before whatever is not committed yet."""
@@ -378,8 +396,8 @@ class Events(Protocol):
         """Return the next changes after the position."""
 
 
-class Deliveries(Protocol):
-    """What endpoints of webhooks are told; raises as :class:`Rows` does."""
+class DeliveryRows(Protocol):
+    """What endpoints of webhooks are told."""
 
     async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
         """Return the newest deliveries with an id below ``before``."""
@@ -413,14 +431,14 @@ class Pictures(Protocol):
 class RegionFiles(Protocol):
     """The faces that picture files say they show; raises ``ConflictError`` for damaged ones."""
 
-    async def read(self, content: bytes, sidecar: bytes | None) -> list[Region]:
+    async def read(self, content: bytes, sidecar: bytes | None) -> list[ImageRegion]:
         """Return those of a picture file, or of a sidecar of it: ``InvalidError`` if damaged."""
 
     async def write(self, content: bytes, faces: Sequence[tuple[str, Box]]) -> bytes:
         """Return a sidecar of a picture file, with faces by their names."""
 
 
-class Recogniser(Protocol):
+class FaceChecker(Protocol):
     """Finds faces in a picture."""
 
     async def faces(
@@ -438,7 +456,7 @@ class FaceEncoder(Protocol):
     async def face_in(self, content: bytes, box: Box, *, person: str, image_id: int) -> EncodedFace:
         """Return what is in a box of the picture, as if it were a face, whether it is one or not.
 
-        Raises as :class:`Recogniser` does, and ``InvalidError`` for a box beyond the picture.
+        Raises as :class:`FaceChecker` does, and ``InvalidError`` for a box beyond the picture.
         """
 
 
@@ -466,3 +484,106 @@ class Shrinker(Protocol):
 
         It has a quarter of the box's size around it, as far as the picture reaches.
         """
+
+
+class Erasures(Protocol):
+    """People who are being forgotten.
+
+    A call that is given an :class:`Erasure` is one transaction, and raises ``ClaimLostError``.
+    """
+
+    async def begin(
+        self, person: Somebody, files: Sequence[ObjectInfo], *, pictures: bool
+    ) -> Erased | None:
+        """Have a person forgotten, who has no name from now on; None when nothing is theirs.
+
+        ``files`` lie in their folder.
+        """
+
+    async def claim(self) -> Erasure | None:
+        """Take up who has been due longest; None when nobody is."""
+
+    async def give_back(self, erasure: Erasure, due_in: int, stage: Stage | None = None) -> None:
+        """Let anybody go on in so many ms, in the stage if one is named."""
+
+    async def images(self, erasure: Erasure) -> Sequence[int]:
+        """Return some images with a face of theirs."""
+
+    async def strike_out(self, erasure: Erasure) -> bool:
+        """Forget some faces of theirs, which keep their places; False when there was none."""
+
+    async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
+        """Have these known pictures of theirs removed, with and without a row."""
+
+    async def remove_lost(self, erasure: Erasure) -> bool:
+        """Remove some known pictures of which there is no file; False when there was none."""
+
+    async def remove_denials(self, erasure: Erasure) -> bool:
+        """Forget of some faces that they are not theirs; False when there was none."""
+
+    async def remove_questions(self, erasure: Erasure) -> Erasure | None:
+        """Leave them out where some more faces ask whether they are theirs; None: nowhere more."""
+
+    async def is_leaving(self, erasure: Erasure) -> bool:
+        """Tell whether a known picture of theirs is still to be removed."""
+
+    async def move(self, erasure: Erasure) -> bool:
+        """Give some faces to whom they were said to be; False when there are no more."""
+
+    async def end(self, erasure: Erasure) -> bool:
+        """Forget the person, and have faces that were not told from theirs decided again.
+
+        False when they are not forgotten yet: faces of theirs were left, of which some lose the
+        name.
+        """
+
+
+class PersonalData(Protocol):
+    """What is kept about a person.
+
+    Lists are read in parts, so that none is in memory as a whole.
+    """
+
+    async def person(self, person: Somebody) -> KeptPerson:
+        """Return the person."""
+
+    def known(self, person: Somebody) -> AsyncIterator[KeptKnown]:
+        """Yield known pictures with a row."""
+
+    def pictures(self, person: Somebody) -> AsyncIterator[KeptPicture]:
+        """Yield pictures with a face of theirs."""
+
+    def denials(self, person: Somebody) -> AsyncIterator[KeptDenial]:
+        """Yield what a person has said is not theirs."""
+
+    def merges(self, person: Somebody) -> AsyncIterator[KeptMerge]:
+        """Yield who was said to be them."""
+
+
+class FaceDetector(Protocol):
+    """face_recog; raises ``RecogniserError``."""
+
+    async def detect(self, content: bytes) -> DetectedFaces:
+        """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
+
+    async def strangers(self) -> tuple[str, PairsOfStrangers]:
+        """Return the engine in use, and how alike strangers are to it."""
+
+
+class NearestFaces(Protocol):
+    """All stored faces; raises ``StoredFacesError``."""
+
+    async def find(
+        self, engine: str, encoding: bytes, limit: int
+    ) -> Sequence[tuple[FaceKey, float]]:
+        """Return so many faces at most, those nearest to an encoding, with their distances."""
+
+
+class SearchableFaces(Protocol):
+    """Faces in the database that are looked for, or found."""
+
+    async def encoding(self, key: FaceKey, engine: str) -> tuple[bool, bytes | None]:
+        """Tell whether there is such a face, and return its encoding by an engine."""
+
+    async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceNow]:
+        """Return those that are there, and that nobody has struck out."""

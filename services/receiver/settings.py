@@ -48,8 +48,9 @@ class ReceiverSettings(
 
     @property
     def storing_ms(self) -> int:
-        """How long storing may take: 20 files, 8 at a time, each in time after a retry, and more.
+        """How long storing may take, from the note of a file to its row.
 
-        What takes longer is refused and removed.
+        That is twelve times as long as the store has for each. What takes longer is refused and
+        removed.
         """
         return 12_000 * self.object_store_timeout_seconds

@@ -42,7 +42,7 @@ from services.image_processor.encoding import (
 )
 from services.image_processor.tests.conftest import Images, Processors
 from services.image_processor.tests.virtual_time import VirtualTime
-from services.receiver.adapters.encoding_rows import DatabaseEncoding
+from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.testing.recogniser import ENCODING, Picture, RecogniserServer, encoding_of_box
 

@@ -16,7 +16,7 @@ from services.frontend.domain import Picture
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.receiver.adapters.http.views import image_view
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.domain.submissions import Submission
 
 VALUES = dict.fromkeys(MEASURED, 0.25) | {
@@ -31,7 +31,7 @@ async def test_all_that_is_measured_of_a_face_comes_to_the_page(database: Databa
     wire = _response(Answer(100, 90, [nobody]), "engine").SerializeToString()
 
     found = seen_faces(face_pb2.IdentifyResponse.FromString(wire))
-    rows, processor = DatabaseRows(database), ProcessorRows(database, database_now)
+    rows, processor = DatabaseImages(database), ProcessorRows(database, database_now)
     image_id = (await rows.add([Submission("a.jpg", "a")]))["a.jpg"].id
     claim = await processor.claim(image_id)
     assert claim

@@ -18,25 +18,27 @@ from services.people import domain as deciding
 from services.people.adapters.group_rows import DatabaseGroups as PeopleGroups
 from services.people.adapters.rows import DatabaseRows as PeopleRows
 from services.people.grouping import Suggestion
-from services.receiver.adapters.deliveries import DatabaseDeliveries
-from services.receiver.adapters.encoding_rows import DatabaseEncoding
-from services.receiver.adapters.erasing_rows import DatabaseErasures
-from services.receiver.adapters.events import DatabaseEvents
-from services.receiver.adapters.garbage import DatabaseGarbage as ReceiverGarbage
-from services.receiver.adapters.group_rows import DatabaseGroups
-from services.receiver.adapters.kept_rows import DatabaseKept
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.people_rows import DatabasePeople
-from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
+from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
+from services.receiver.adapters.rows.encoding import DatabaseEncoding
+from services.receiver.adapters.rows.erasures import DatabaseErasures
+from services.receiver.adapters.rows.events import DatabaseEvents
+from services.receiver.adapters.rows.garbage import DatabaseGarbage as ReceiverGarbage
+from services.receiver.adapters.rows.groups import DatabaseGroups
+from services.receiver.adapters.rows.images import DatabaseImages as ReceiverRows
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
+from services.receiver.adapters.rows.merges import DatabaseMerges
+from services.receiver.adapters.rows.people import DatabasePeople
+from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
+from services.receiver.domain.erasing import Erased, Stage
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
 from services.receiver.domain.merges import Merged
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
-from services.receiver.service.erasing import Erased, Stage
 from services.redeemer.adapters import DatabaseGarbage as RedeemerGarbage
 from services.redeemer.adapters import DatabaseRows as RedeemerRows
 from services.testing.recogniser import ENCODING
@@ -63,6 +65,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
         await database.check()
     rows = ReceiverRows(receiver)
     people = DatabasePeople(receiver, now_ms)
+    known_pictures = DatabaseKnownPictures(receiver, now_ms)
     processor = ProcessorRows(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
@@ -88,11 +91,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     notes = ReceiverGarbage(receiver, database_now)
     await notes.expect(f"known_people/Ada/{DIGEST}.1.jpg")
     ada = await people.who("Ada")
-    known = await people.add(NewKnownPicture(ada, f"Ada/{DIGEST}.1.jpg", DIGEST), None)
+    known = await known_pictures.add(NewKnownPicture(ada, f"Ada/{DIGEST}.1.jpg", DIGEST), None)
     assert known
     ada = await people.who("Ada")
     assert (ada.id, ada.folder) == (known.person_id, "Ada")
-    assert await people.find(DIGEST) == known
+    assert await known_pictures.find(DIGEST) == known
 
     assert await processor.pending(10) == [first, second, third]
     claim = await processor.claim(first)
@@ -115,12 +118,12 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     named = FaceOfResult(first, 1, image.processed_at)
     await notes.expect("known_people/Ada/again.jpg")
     again = NewKnownPicture(ada, "Ada/again.jpg", DIGEST)
-    assert await people.add(again, named) == known
-    assert await people.replace_object(known, again)
-    await _say_by_hand(people, FaceKey(first, 1))
-    await _group(DatabaseGroups(receiver), PeopleGroups(people_s, database_now), first, ada.id or 0)
+    assert await known_pictures.add(again, named) == known
+    assert await known_pictures.replace_object(known, again)
+    await _say_by_hand(receiver, FaceKey(first, 1))
+    await _group(receiver, PeopleGroups(people_s, database_now), first, ada.id or 0)
     await notes.expect("known_people/Ada/third.jpg")
-    assert await people.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
+    assert await known_pictures.add(NewKnownPicture(ada, "Ada/third.jpg", DIGEST), named)
 
     await _encode_again(receiver, image_processor, first)
 
@@ -155,8 +158,8 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.get(known.person_id)
     found = await people.page(who="Ada", part="ad", hidden=False, after=PersonKey("A", 9), limit=1)
     assert [one.name for one in found.people] == ["Ada"]
-    again_known = await people.find(DIGEST) or known
-    await people.delete_picture(again_known.id)
+    again_known = await known_pictures.find(DIGEST) or known
+    await known_pictures.delete_picture(again_known.id)
     by_hand = ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
@@ -226,13 +229,15 @@ async def _decide_again(rows: PeopleRows, image_id: int) -> None:
     assert await rows.claim() is None
 
 
-async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
-    assert await people.picture(1)
-    assert await people.unname(face, [DIGEST])
+async def _say_by_hand(receiver: Database, face: FaceKey) -> None:
+    people = DatabasePeople(receiver, now_ms)
+    known_pictures = DatabaseKnownPictures(receiver, now_ms)
+    assert await known_pictures.picture(1)
+    assert await known_pictures.unname(face, [DIGEST])
     ada = await people.who("Ada")
     assert ada.id
-    assert await people.deny(face, ada, is_known=False)
-    assert await people.allow(face, ada)
+    assert await known_pictures.deny(face, ada, is_known=False)
+    assert await known_pictures.allow(face, ada)
     assert await people.rename(ada.id, "Ida")
     assert (await people.of_folder("Ada")).name == "Ida"
     assert (await people.who("Ada")).folder == "Ada~2"
@@ -241,7 +246,7 @@ async def _say_by_hand(people: DatabasePeople, face: FaceKey) -> None:
     assert await people.hide(ada.id, hidden=False)
     assert await people.choose_face(ada.id, None)
     assert await people.rename(ada.id, "Ada")
-    await _merge(DatabaseMerges(people._database, now_ms), people, ada)
+    await _merge(DatabaseMerges(receiver, now_ms), people, ada)
 
 
 async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) -> None:
@@ -257,7 +262,8 @@ async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) 
     assert await people.who("Bob") == bob
 
 
-async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, person_id: int) -> None:
+async def _group(receiver: Database, groups: PeopleGroups, image_id: int, person_id: int) -> None:
+    rows, questions = DatabaseGroups(receiver), DatabaseQuestions(receiver)
     claim = await groups.claim()
     assert claim
     await groups.renew(claim)
@@ -282,10 +288,10 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
     assert await rows.group(2, after=None, limit=9)
     [member] = await rows.members(2, person_id)
     assert await rows.is_unknown(member, person_id)
-    [question] = await rows.questions(9)
+    [question] = await questions.questions(9)
     assert question.person_id == person_id
-    assert await rows.question(question.id) == question
-    await rows.answer(question.id, Answer.YES)
+    assert await questions.question(question.id) == question
+    await questions.answer(question.id, Answer.YES)
     assert await rows.strike(2, [member.key]) == 1
 
     assert await groups.denied([image_id]) == {key: {1}}
@@ -296,12 +302,12 @@ async def _group(rows: DatabaseGroups, groups: PeopleGroups, image_id: int, pers
     await groups.give_back(claim)
 
     assert await rows.name([member], person_id) == 1
-    await rows.settle(question.id)
+    await questions.settle(question.id)
 
 
 async def _forget(receiver: Database, people: DatabasePeople) -> None:
     bob = await people.who("Bob")
-    kept = DatabaseKept(receiver)
+    kept = DatabasePersonalData(receiver)
     assert (await kept.person(bob)).name == "Bob"
     for part in (kept.known, kept.pictures, kept.denials, kept.merges):
         assert [one async for one in part(bob)] == []

@@ -17,8 +17,8 @@ from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.migrations import __main__ as migrations
 from services.migrations.__main__ import migrate
 from services.migrations.tests.every_statement import CHANGED, run_every_statement
-from services.receiver.adapters.people_rows import DatabasePeople
-from services.receiver.adapters.rows import DatabaseRows as ReceiverRows
+from services.receiver.adapters.rows.images import DatabaseImages as ReceiverRows
+from services.receiver.adapters.rows.people import DatabasePeople
 from services.testing.fixtures import new_mariadb_url
 from services.testing.recogniser import ENCODING
 

@@ -1,4 +1,4 @@
-"""Asks face_recog what a picture shows, and whether it is fit to be a known one."""
+"""Asks face_recog what a picture shows."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,14 @@ from services.common.errors import RecogniserUnavailableError
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient, seen_faces
 from services.common.faces import Box, SeenFace
+from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.errors import InvalidError
 from services.receiver.domain.faces import EncodedFace
+from services.receiver.domain.search import DetectedFaces
 
 
-class GrpcRecogniser:
-    """The ports ``Recogniser`` and ``FaceEncoder`` on face_recog."""
+class GrpcFaceChecker:
+    """The ports ``FaceChecker`` and ``FaceEncoder`` on face_recog."""
 
     def __init__(self, client: RecogniserClient) -> None:
         self._client = client
@@ -40,3 +42,22 @@ def faces_of(answer: face_pb2.IdentifyResponse) -> Sequence[SeenFace]:
     if answer.status != face_pb2.STATUS_OK:
         raise InvalidError(f"this picture cannot be used: {answer.reason}")
     return seen_faces(answer)
+
+
+class GrpcFaceDetector:
+    """The port ``FaceDetector`` on face_recog."""
+
+    def __init__(self, client: RecogniserClient) -> None:
+        self._client = client
+
+    async def detect(self, content: bytes) -> DetectedFaces:
+        """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
+        answer = await self._client.identify(content, max_candidates=1)
+        return DetectedFaces(answer.engine, faces_of(answer))
+
+    async def strangers(self) -> tuple[str, PairsOfStrangers]:
+        """Return the engine in use, and how alike strangers are to it."""
+        found = await self._client.strangers()
+        if found is None:
+            raise RecogniserUnavailableError("face_recog does not say how alike strangers are")
+        return found

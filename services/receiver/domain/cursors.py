@@ -7,7 +7,7 @@ from services.common.names import MAX_NAME_LENGTH
 from services.receiver.domain.errors import Fault, InvalidError
 
 LAST_ID: Final = 2**63 - 1
-"""The largest that a row can have."""
+"""The largest id that a row can have."""
 
 
 class PersonKey(NamedTuple):
@@ -34,9 +34,7 @@ def encode_cursor(last_id: int) -> str:
 
 def decode_cursor(cursor: str) -> int:
     """Return the id before which the page starts, or raise :class:`InvalidError`."""
-    if not re.fullmatch(CURSOR, cursor):
-        reason = "cursor is not what an earlier page gave as its next_cursor"
-        raise InvalidError(reason, [Fault("/query/cursor", reason)])
+    _check(cursor, CURSOR)
     return int(cursor, 16)
 
 
@@ -51,14 +49,18 @@ def encode_pair(last: Pair) -> str:
 
 def decode_pair(cursor: str) -> Pair:
     """Return behind which place the page starts, or raise :class:`InvalidError`."""
-    if not re.fullmatch(PAIR_CURSOR, cursor):
-        reason = "cursor is not what an earlier page gave as its next_cursor"
-        raise InvalidError(reason, [Fault("/query/cursor", reason)])
+    _check(cursor, PAIR_CURSOR)
     first, second = cursor.split("-")
     return Pair(int(first, 16), int(second, 16))
 
 
 PAIR_CURSOR: Final = "^[0-7][0-9a-f]{15}-[0-7][0-9a-f]{15}$"
+
+
+def _check(cursor: str, pattern: str) -> None:
+    if not re.fullmatch(pattern, cursor):
+        reason = "cursor is not what an earlier page gave as its next_cursor"
+        raise InvalidError(reason, [Fault("/query/cursor", reason)])
 
 
 def encode_person_cursor(last: PersonKey) -> str:

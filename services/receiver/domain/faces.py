@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.common.faces import MOST_FACES, Box, DecidedBy, MeasuredFace, SeenFace
-from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.errors import ConflictError, NotFoundError
 
 LAST_INDEX: Final = 10_000
 """The largest that may be asked for of a face; none has one that is over ``MOST_FACES``."""
@@ -58,7 +58,7 @@ class StruckOut:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class ImageRegion:
     """A face that a picture file says it shows; ``face`` is the index of the found one it is about.
 
     ``name`` is null for a face without one. ``box`` is null where the picture has no such place,
@@ -95,6 +95,11 @@ class FaceOfResult:
     image_id: int
     index: int
     processed_at: int | None
+
+
+def no_face(image_id: int, index: int) -> NotFoundError:
+    """Return the error of a face that is not there."""
+    return NotFoundError(f"image {image_id} has no face {index}")
 
 
 _SAME: Final = 0.5

@@ -11,7 +11,7 @@ from services.receiver.domain.faces import FaceKey
 class Group:
     """Unknown faces that are one person's, as far as their encodings tell: some of them.
 
-    ``last`` is the place of the last one, None when there are no more.
+    ``last`` is the place of the last one, None when there are no more, and in lists of groups.
     """
 
     id: int

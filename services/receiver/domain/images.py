@@ -65,11 +65,11 @@ def check_recognisable(image: Image) -> None:
             f"image {image.id} is not looked at again: that would forget what was said by hand, "
             + ", ".join(
                 [f"{face.person!r} as face {face.index}" for face in named]
-                + [f"not {one!r} as face {face.index}" for face in denied for one in face.denials]
+                + [f"not {name!r} as face {face.index}" for face in denied for name in face.denials]
                 + [f"face {face.index} was drawn" for face in drawn]
                 + [
-                    f"face {one.index} is {'to stay forgotten' if one.forgotten else 'none'}"
-                    for one in image.struck_out
+                    f"face {place.index} is {'to stay forgotten' if place.forgotten else 'none'}"
+                    for place in image.struck_out
                 ]
             )
         )

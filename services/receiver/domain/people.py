@@ -10,7 +10,7 @@ from services.common.names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw
 from services.receiver.domain.cursors import PersonKey
-from services.receiver.domain.errors import Fault, InvalidError
+from services.receiver.domain.errors import Fault, InvalidError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.merges import Merge
 from services.receiver.domain.objects import digest, unique_name
@@ -88,6 +88,11 @@ class PeoplePage:
 
     people: tuple[Person, ...]
     last: PersonKey | None
+
+
+def nobody(who: str) -> NotFoundError:
+    """Return the error of somebody who is not there."""
+    return NotFoundError(f"there is nobody called {who!r}")
 
 
 def new_known_picture(person: Somebody, content: bytes) -> NewKnownPicture:

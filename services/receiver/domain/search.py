@@ -1,8 +1,9 @@
 """Stored faces that are near to one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from services.common.faces import Box
+from services.common.faces import Box, SeenFace
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,26 @@ class SearchResult:
     """What was looked for, and the stored faces that are near to it, nearest first.
 
     ``faces`` are those of an uploaded picture, largest first, of which the ``searched`` one was
-    looked for; null for a stored face.
+    looked for; for a stored face there are none, and ``searched`` is None.
     """
 
     faces: tuple[PictureFace, ...]
     searched: int | None
     found: tuple[FoundFace, ...]
+
+
+@dataclass(frozen=True)
+class DetectedFaces:
+    """A picture's faces, largest first, as an engine sees them."""
+
+    engine: str
+    faces: Sequence[SeenFace]
+
+
+@dataclass(frozen=True)
+class FaceNow:
+    """What a stored face's row says now; ``person`` is None for somebody unknown."""
+
+    box: Box
+    person: str | None
+    person_id: int | None

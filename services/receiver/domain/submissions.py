@@ -9,10 +9,8 @@ from services.receiver.domain.objects import digest, unique_name
 MAX_BATCH: Final = 1000
 """Paths in one bulk submission."""
 
-
 MAX_FILES: Final = 20
 """Files in one upload."""
-
 
 MAX_FILE_NAME_LENGTH: Final = 255
 """Characters that are kept of an uploaded file's name: the end, which holds the extension."""

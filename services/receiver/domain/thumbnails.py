@@ -11,14 +11,13 @@ from services.common.thumbnails import (
     face_thumbnail_key,
     thumbnail_key,
 )
+from services.receiver.domain.objects import Removal
 
 THUMBNAIL_SIDE: Final = 640
 """Longest side in pixels: a card of the page on a screen of double density."""
 
-
 PREVIEW_SIDE: Final = 1600
 """Longest side in pixels of the picture on its own page."""
-
 
 FACE_SIDE: Final = 256
 """Side in pixels of a face among others, on a screen of double density."""
@@ -34,6 +33,11 @@ class Thumbnail(NamedTuple):
     key: str
     side: int
     box: Box | None = None
+
+    @property
+    def removal(self) -> Removal:
+        """What removes it, whichever picture it was made of."""
+        return Removal(self.key, None)
 
 
 def image_thumbnails(image_id: int) -> tuple[Thumbnail, Thumbnail]:

@@ -5,7 +5,7 @@ import time
 from typing import Final
 
 from services.receiver.domain.images import StatusReport
-from services.receiver.ports import Rows
+from services.receiver.ports import ImageRows
 
 _REST: Final = 2.0
 """How much longer than a count took the next one waits: while counts take less than 0.5 s, at most
@@ -22,7 +22,7 @@ class Counting:
     come from one statement: an image is in one of them, whatever happens to it meanwhile.
     """
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: ImageRows) -> None:
         self._rows = rows
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[StatusReport] | None = None

@@ -8,23 +8,23 @@ people takes the name from a face, by which it is found here. What is stored by 
 knew them goes in a last round, when all have had time to see that their known pictures are gone.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
 from services.common.errors import ClaimLostError, ObjectStoreError
-from services.common.faces import DecidedBy, MeasuredFace
 from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.logs import Outage
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
+from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.errors import NotFoundError
-from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.people import Somebody
+from services.receiver.domain.people import Somebody, nobody
+from services.receiver.domain.personal_data import Account, KeptKnown, KeptPicture
+from services.receiver.ports import Erasures, PersonalData, Pictures
+from services.receiver.service.images import Images
 
 log = structlog.get_logger(__name__)
 
@@ -43,214 +43,6 @@ class _StoppedError(Exception):
     """The process is to end; somebody else goes on."""
 
 
-class Stage(StrEnum):
-    """How far it is with somebody who is being forgotten."""
-
-    NAMES = "names"
-    """Faces lose the name, and then the person goes: who is deleted, not forgotten for good."""
-
-    MERGED = "merged"
-    """Faces go to whom they were said to be, and then the person goes."""
-
-    FIRST = "first"
-    """What is there goes."""
-
-    LEAVING = "leaving"
-    """The redeemer removes the known pictures."""
-
-    LAST = "last"
-    """What has come since goes, and then the person."""
-
-
-@dataclass(frozen=True)
-class Erasure:
-    """Somebody who is being forgotten, ours until the lease ends; as the table has it."""
-
-    person_id: int
-    name: str
-    folders: Sequence[str]
-    pictures: bool
-    stage: Stage
-    after_image_id: int
-    token: str
-
-
-@dataclass(frozen=True)
-class Erased:
-    """What of somebody is there to be forgotten: known pictures, faces, and pictures with these.
-
-    The last are 0 when they are to stay.
-    """
-
-    known_pictures: int
-    faces: int
-    pictures: int
-
-
-class Erasures(Protocol):
-    """People who are being forgotten; each call raises ``DatabaseUnavailableError``.
-
-    Each that is given an :class:`Erasure` is one transaction, and raises :class:`ClaimLostError`.
-    """
-
-    async def begin(
-        self, person: Somebody, files: Sequence[ObjectInfo], *, pictures: bool
-    ) -> Erased | None:
-        """Have a person forgotten, who has no name from now on; None when nothing is theirs.
-
-        ``files`` lie in their folder.
-        """
-
-    async def claim(self) -> Erasure | None:
-        """Take up who has been due longest; None when nobody is."""
-
-    async def give_back(self, erasure: Erasure, due_in: int, stage: Stage | None = None) -> None:
-        """Let anybody go on in so many ms, in the stage if one is named."""
-
-    async def images(self, erasure: Erasure) -> Sequence[int]:
-        """Return some images with a face of theirs."""
-
-    async def strike_out(self, erasure: Erasure) -> bool:
-        """Forget some faces of theirs, which keep their places; False when there was none."""
-
-    async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
-        """Have these known pictures of theirs removed, with and without a row."""
-
-    async def remove_lost(self, erasure: Erasure) -> bool:
-        """Remove some known pictures of which there is no file; False when there was none."""
-
-    async def remove_denials(self, erasure: Erasure) -> bool:
-        """Forget of some faces that they are not theirs; False when there was none."""
-
-    async def remove_questions(self, erasure: Erasure) -> Erasure | None:
-        """Leave them out where some more faces ask whether they are theirs; None: nowhere more."""
-
-    async def is_leaving(self, erasure: Erasure) -> bool:
-        """Tell whether a known picture of theirs is still to be removed."""
-
-    async def move(self, erasure: Erasure) -> bool:
-        """Give some faces to whom they were said to be; False when there are no more."""
-
-    async def end(self, erasure: Erasure) -> bool:
-        """Forget the person, and have faces that were not told from theirs decided again.
-
-        False when they are not forgotten yet: faces of theirs were left, of which some lose the
-        name.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class KeptPerson:
-    """Who it is; ``id`` is null, as what was never chosen is, without a row."""
-
-    id: int | None
-    name: str
-    hidden: bool
-    created_at: int | None
-    face: FaceKey | None
-
-
-@dataclass(frozen=True, slots=True)
-class KeptKnown:
-    """A known picture; ``id`` and ``created_at`` are null for a file that was put there by hand."""
-
-    id: int | None
-    image_name: str
-    created_at: int | None
-    face: FaceKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeptFace(MeasuredFace):
-    """A face of theirs: where, how sure it is, and by which engines there is an encoding of it.
-
-    ``distance`` and ``likeness`` are null for one that a hand has named.
-    """
-
-    index: int
-    drawn: bool
-    decided_by: DecidedBy
-    distance: float | None
-    likeness: float | None
-    encodings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KeptPicture:
-    """A picture with faces of theirs."""
-
-    id: int
-    path: str
-    name: str
-    created_at: int
-    processed_at: int | None
-    width: int | None
-    height: int | None
-    faces: tuple[KeptFace, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class KeptDenial:
-    """A face of which a person has said that it is not theirs."""
-
-    image_id: int
-    face_index: int
-    created_at: int
-
-
-@dataclass(frozen=True, slots=True)
-class KeptMerge:
-    """Somebody who was said to be the same person."""
-
-    id: int
-    name: str
-    created_at: int
-
-
-class Kept(Protocol):
-    """What is kept about a person; each call raises ``DatabaseUnavailableError``.
-
-    Lists are read in parts, so that none is in memory as a whole.
-    """
-
-    async def person(self, person: Somebody) -> KeptPerson:
-        """Return the person."""
-
-    def known(self, person: Somebody) -> AsyncIterator[KeptKnown]:
-        """Yield known pictures with a row."""
-
-    def pictures(self, person: Somebody) -> AsyncIterator[KeptPicture]:
-        """Yield pictures with a face of theirs."""
-
-    def denials(self, person: Somebody) -> AsyncIterator[KeptDenial]:
-        """Yield what a person has said is not theirs."""
-
-    def merges(self, person: Somebody) -> AsyncIterator[KeptMerge]:
-        """Yield who was said to be them."""
-
-
-@dataclass(frozen=True)
-class Account:
-    """What is kept about a person; each list is to be read once, in this order."""
-
-    person: KeptPerson
-    lists: Mapping[str, AsyncIterator[object]]
-
-
-class Files(Protocol):
-    """What of the object store is used; raises ``ObjectStoreUnavailableError``."""
-
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
-        """Yield every object below the prefix, which ends in ``/``."""
-
-
-class Images(Protocol):
-    """What of the images is used."""
-
-    async def delete(self, image_id: int) -> None:
-        """Remove row, results and picture, or raise ``NotFoundError``."""
-
-
 class Erasing:
     """Forgets people, and says before what is kept about one; several replicas may."""
 
@@ -258,15 +50,15 @@ class Erasing:
         self,
         *,
         rows: Erasures,
-        kept: Kept,
-        files: Files,
+        kept: PersonalData,
+        pictures: Pictures,
         images: Images,
         who: Callable[[str], Awaitable[Somebody]],
         stops: Callable[[], bool] = lambda: False,
     ) -> None:
         self._rows = rows
         self._kept = kept
-        self._files = files
+        self._pictures = pictures
         self._images = images
         self._who = who
         self._stops = stops
@@ -280,7 +72,7 @@ class Erasing:
         pictures = self._kept.pictures(person)
         first = await anext(pictures, None)
         if kept.id is None and not files and first is None:
-            raise _nobody(who)
+            raise nobody(who)
         return Account(
             kept,
             {
@@ -294,10 +86,10 @@ class Erasing:
     async def _known(
         self, person: Somebody, files: Sequence[ObjectInfo]
     ) -> AsyncIterator[KeptKnown]:
-        by_hand = {one.key.removeprefix(KNOWN_PEOPLE) for one in files}
-        async for one in self._kept.known(person):
-            by_hand.discard(one.image_name)
-            yield one
+        by_hand = {file.key.removeprefix(KNOWN_PEOPLE) for file in files}
+        async for known in self._kept.known(person):
+            by_hand.discard(known.image_name)
+            yield known
         for name in sorted(by_hand):
             yield KeptKnown(None, name, None)
 
@@ -310,7 +102,7 @@ class Erasing:
         files = await self._listed([person.folder])
         erased = await self._rows.begin(person, files, pictures=pictures)
         if erased is None:
-            raise _nobody(who)
+            raise nobody(who)
         log.info("person is to be forgotten", person_id=person.id)
         return erased
 
@@ -389,7 +181,7 @@ class Erasing:
 
     async def _listed(self, folders: Sequence[str]) -> list[ObjectInfo]:
         prefixes = {f"{KNOWN_PEOPLE}{form}/" for folder in folders for form in forms_of(folder)}
-        return [one for prefix in sorted(prefixes) async for one in self._files.list(prefix)]
+        return [file for prefix in sorted(prefixes) async for file in self._pictures.list(prefix)]
 
 
 async def _after(
@@ -397,9 +189,5 @@ async def _after(
 ) -> AsyncIterator[KeptPicture]:
     if first is not None:
         yield first
-        async for one in rest:
-            yield one
-
-
-def _nobody(who: str) -> NotFoundError:
-    return NotFoundError(f"there is nobody called {who!r}")
+        async for picture in rest:
+            yield picture

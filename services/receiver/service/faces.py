@@ -8,8 +8,8 @@ import structlog
 from services.common.errors import AwayError, RefusedError
 from services.common.faces import Box, DecidedBy
 from services.common.names import by_id
-from services.receiver.domain.errors import ConflictError, NotFoundError
-from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult
+from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, no_face
 from services.receiver.domain.images import Image, check_drawable
 from services.receiver.ports import FaceEncoder, Faces
 from services.receiver.service.images import Images
@@ -71,10 +71,10 @@ class Drawing:
         known picture that was cut out of it.
         """
         image = await self._images.get(image_id)
-        if any(one.index == index and one.decided_by is DecidedBy.HAND for one in image.faces):
+        if any(face.index == index and face.decided_by is DecidedBy.HAND for face in image.faces):
             await self._enrolment.unname_face(image_id, index)
         if not await self._faces.strike_out(FaceKey(image_id, index)):
-            raise _no_face(image_id, index)
+            raise no_face(image_id, index)
         log.info("face struck out", image_id=image_id, face_index=index)
 
     async def restore(self, image_id: int, index: int) -> Image:
@@ -83,12 +83,14 @@ class Drawing:
         The machine decides who it is. One whose person is forgotten is not there.
         """
         image = await self._images.get(image_id)
-        its = (one.box for one in image.struck_out if one.index == index and not one.forgotten)
+        its = (
+            place.box for place in image.struck_out if place.index == index and not place.forgotten
+        )
         box = next(its, None)
         if box is None:
-            if any(one.index == index for one in image.faces):
+            if any(face.index == index for face in image.faces):
                 raise ConflictError(f"face {index} of image {image_id} is not struck out")
-            raise _no_face(image_id, index)
+            raise no_face(image_id, index)
         face = await self._seen(image, box)
         await self._faces.restore(FaceOfResult(image_id, index, image.processed_at), face)
         log.info("face restored", image_id=image_id, face_index=index)
@@ -98,10 +100,6 @@ class Drawing:
         async with self._memory:
             content = await self._images.picture_of_result(image)
             return await self._recogniser.face_in(content, box, person=person, image_id=image.id)
-
-
-def _no_face(image_id: int, index: int) -> NotFoundError:
-    return NotFoundError(f"image {image_id} has no face {index}")
 
 
 def _flaw(face: EncodedFace) -> str | None:

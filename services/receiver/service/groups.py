@@ -12,7 +12,7 @@ from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.groups import Answer, Group, GroupPage, Member, NamedGroup, Question
 from services.receiver.domain.people import KnownPicture, Person
-from services.receiver.ports import GroupRows
+from services.receiver.ports import GroupRows, QuestionRows
 from services.receiver.service.people import Enrolment
 
 log = structlog.get_logger(__name__)
@@ -27,8 +27,9 @@ _TRIED: Final = 20
 class Grouped:
     """What a person does with groups; the service people makes them, and follows."""
 
-    def __init__(self, rows: GroupRows, enrolment: Enrolment) -> None:
+    def __init__(self, rows: GroupRows, questions: QuestionRows, enrolment: Enrolment) -> None:
         self._rows = rows
+        self._questions = questions
         self._enrolment = enrolment
 
     async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
@@ -43,12 +44,7 @@ class Grouped:
         return found
 
     async def name(
-        self,
-        group_id: int,
-        who: str,
-        *,
-        another: bool = False,
-        without: Collection[FaceKey] = (),
+        self, group_id: int, who: str, *, another: bool = False, without: Collection[FaceKey] = ()
     ) -> NamedGroup:
         """Name the faces of a group, all but some, which do not belong in it.
 
@@ -103,16 +99,16 @@ class Grouped:
         """Make the best faces known pictures, of each picture one; return also why one is not."""
         enrolled: list[KnownPicture] = []
         refusal: RefusedError | None = None
-        for one in _best(members):
+        for member in _best(members):
             if len(enrolled) == _KNOWN:
                 break
-            if not await self._rows.is_unknown(one, person_id):
+            if not await self._rows.is_unknown(member, person_id):
                 continue
             try:
                 known = await self._enrolment.enrol_face(
                     by_id(enrolled[0].person_id) if enrolled else who,
-                    one.key.image_id,
-                    one.key.index,
+                    member.key.image_id,
+                    member.key.index,
                     insist=True,
                 )
             except RefusedError as error:
@@ -130,17 +126,19 @@ class Grouped:
 
     async def questions(self, limit: int) -> Sequence[tuple[Question, Person | None]]:
         """Return questions that wait for a person, each with who is asked about."""
-        found = await self._rows.questions(limit)
+        found = await self._questions.questions(limit)
         people: dict[int, Person | None] = {}
-        for person_id in {one.person_id for one in found if one.person_id is not None}:
+        for person_id in {
+            question.person_id for question in found if question.person_id is not None
+        }:
             try:
                 people[person_id] = await self._enrolment.person(by_id(person_id))
             except NotFoundError:  # has just gone, and the question with them
                 people[person_id] = None
         return [
-            (one, None if one.person_id is None else people[one.person_id])
-            for one in found
-            if one.person_id is None or people[one.person_id]
+            (question, None if question.person_id is None else people[question.person_id])
+            for question in found
+            if question.person_id is None or people[question.person_id]
         ]
 
     async def answer(self, question_id: int, answer: Answer) -> None:
@@ -149,23 +147,25 @@ class Grouped:
         With yes, the group gets the person's name at once, and of two groups the service people
         makes one.
         """
-        question = await self._rows.question(question_id)
+        question = await self._questions.question(question_id)
         if question is None:
             raise NotFoundError(f"there is no question {question_id}, or it is answered")
         if answer is Answer.YES and question.person_id is not None:
-            await self._rows.answer(question_id, None)  # open until all have the name
+            await self._questions.answer(question_id, None)  # open until all have the name
             await self._name(question.group.id, by_id(question.person_id), question.person_id)
-            await self._rows.settle(question_id)
+            await self._questions.settle(question_id)
         else:
-            await self._rows.answer(question_id, answer)
+            await self._questions.answer(question_id, answer)
         log.info("question answered", question_id=question_id, answer=answer)
 
 
 def _best(members: Iterable[Member]) -> list[Member]:
     """Return the faces of the best quality, of each picture one."""
     by_image: dict[int, Member] = {}
-    for one in sorted(members, key=lambda one: (-one.quality, one.key.image_id, one.key.index)):
-        by_image.setdefault(one.key.image_id, one)
+    for member in sorted(
+        members, key=lambda member: (-member.quality, member.key.image_id, member.key.index)
+    ):
+        by_image.setdefault(member.key.image_id, member)
     return list(by_image.values())[:_TRIED]
 
 

@@ -14,10 +14,11 @@ from services.common.errors import (
 from services.common.faces import Box
 from services.common.images import MAX_PICTURE_BYTES, PICTURES
 from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.faces import no_face
 from services.receiver.domain.images import Image, check_recognisable, check_retriable
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.submissions import Accepted, Upload, upload_of
-from services.receiver.ports import Garbage, Pictures, Rows
+from services.receiver.ports import Garbage, ImageRows, Pictures
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 
@@ -35,7 +36,7 @@ class Images:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: ImageRows,
         garbage: Garbage,
         pictures: Pictures,
         submissions: Submissions,
@@ -190,7 +191,7 @@ class Images:
     async def _stored_face(self, image_id: int, index: int) -> StoredFace:
         stored = await self._rows.stored_face(image_id, index)
         if stored is None:
-            raise NotFoundError(f"image {image_id} has no face {index}")
+            raise no_face(image_id, index)
         return stored
 
 

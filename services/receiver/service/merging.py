@@ -43,7 +43,10 @@ class Merging:
         gone_id, gone = await self._enrolment.somebody(other)
         if kept_id == gone_id:
             raise ConflictError(f"{who!r} and {other!r} are one person already")
-        named = [one.image_name for one in (await self._enrolment.person(by_id(gone_id))).pictures]
+        named = [
+            picture.image_name
+            for picture in (await self._enrolment.person(by_id(gone_id))).pictures
+        ]
         copies = await self._copies(kept.folder, named)
         copies += await self._copies_of_strays(kept.folder, gone.folder, set(named))
         while lacking := _checked(await self._merges.merge(kept, gone, copies)):
@@ -81,22 +84,22 @@ class Merging:
     async def _copies(self, folder: str, image_names: Sequence[str]) -> list[Copy]:
         """Copy known pictures that have rows."""
         return [
-            Copy(one, await self._copy(folder, one, must_be_picture=False), None)
-            for one in image_names
+            Copy(image_name, await self._copy(folder, image_name, must_be_picture=False), None)
+            for image_name in image_names
         ]
 
     async def _copies_of_strays(
         self, folder: str, old_folder: str, named: Collection[str]
     ) -> list[Copy]:
         """Copy the pictures that were put into a folder by hand; what is none stays there."""
-        found = [one async for one in self._enrolment.listed(old_folder)]
+        found = [file async for file in self._enrolment.listed(old_folder)]
         copies = []
-        for one in found:
-            name = one.key.removeprefix(KNOWN_PEOPLE)
+        for file in found:
+            name = file.key.removeprefix(KNOWN_PEOPLE)
             if name not in named:
                 copied = await self._copy(folder, name, must_be_picture=True)
                 if copied is not None:
-                    copies.append(Copy(name, copied, one.tag))
+                    copies.append(Copy(name, copied, file.tag))
         return copies
 
     async def _copy(self, folder: str, image_name: str, *, must_be_picture: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""Enrolment: known people and their pictures."""
+"""People, their known pictures, and what is said by hand of whose a face is."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ from services.receiver.domain.errors import (
     InvalidError,
     NotFoundError,
 )
-from services.receiver.domain.faces import Face, FaceKey, FaceOfResult
+from services.receiver.domain.faces import Face, FaceKey, FaceOfResult, no_face
 from services.receiver.domain.images import Image
 from services.receiver.domain.objects import digest
 from services.receiver.domain.people import (
@@ -35,8 +35,9 @@ from services.receiver.domain.people import (
     check_person,
     check_who_is_meant,
     new_known_picture,
+    nobody,
 )
-from services.receiver.ports import Cropper, Garbage, People, Pictures, Recogniser
+from services.receiver.ports import Cropper, FaceChecker, Garbage, KnownPictures, People, Pictures
 from services.receiver.service.images import Images, took_too_long
 
 log = structlog.get_logger(__name__)
@@ -50,19 +51,21 @@ _MARGINS: Final = (0.5, 0.25, 0.1)
 
 
 class Enrolment:
-    """Adds and removes known pictures; the recogniser follows the store and its markers."""
+    """Changes people and known pictures; the recogniser follows the store and its markers."""
 
     def __init__(
         self,
         *,
         people: People,
+        known_pictures: KnownPictures,
         garbage: Garbage,
         pictures: Pictures,
         images: Images,
-        recogniser: Recogniser,
+        recogniser: FaceChecker,
         cropper: Cropper,
     ) -> None:
         self._people = people
+        self._known_pictures = known_pictures
         self._garbage = garbage
         self._pictures = pictures
         self._images = images
@@ -121,13 +124,13 @@ class Enrolment:
         """Return who is meant, of whom there is a row; raise as :meth:`person`."""
         found = await self.who(who)
         if found.id is None:
-            raise _nobody(who)
+            raise nobody(who)
         return found.id, found
 
     async def _get(self, person_id: int) -> Person:
         person = await self._people.get(person_id)
         if person is None:
-            raise _nobody(by_id(person_id))
+            raise nobody(by_id(person_id))
         return person
 
     async def choose_face(self, who: str, face: FaceKey | None) -> Person:
@@ -137,7 +140,7 @@ class Enrolment:
         """
         person_id, _ = await self.somebody(who)
         if not await self._people.choose_face(person_id, face):
-            raise _nobody(who)
+            raise nobody(who)
         log.info("face chosen", person_id=person_id)
         return await self._get(person_id)
 
@@ -160,7 +163,7 @@ class Enrolment:
         check_who_is_meant(who)
         async with self._memory:
             content = await read()
-            known = await self._people.find(digest(content))
+            known = await self._known_pictures.find(digest(content))
             person = await self.who(who, another=another)
             if known is None:
                 faces = await self._recogniser.faces(content, person=person.folder, image_id=None)
@@ -196,7 +199,7 @@ class Enrolment:
             for crop in crops:
                 found = await self._recogniser.faces(crop, person=person.folder, image_id=image_id)
                 if len(found) == 1:
-                    known = await self._people.find(digest(crop))
+                    known = await self._known_pictures.find(digest(crop))
                     if known and not known.is_cut_from(FaceKey(image_id, face_index), by_hand):
                         _check_owner(person, known)
                     if not insist and (known is None or known.person_id != person.id):
@@ -213,8 +216,8 @@ class Enrolment:
         The known picture that was cut out of it goes, and the machine decides again.
         """
         digests = await self._digests(*await self._face(image_id, face_index))
-        if not await self._people.unname(FaceKey(image_id, face_index), digests):
-            raise _no_face(image_id, face_index)
+        if not await self._known_pictures.unname(FaceKey(image_id, face_index), digests):
+            raise no_face(image_id, face_index)
         log.info("name taken back", image_id=image_id, face_index=face_index)
 
     async def _digests(self, image: Image, face: Face) -> Sequence[str]:
@@ -237,20 +240,20 @@ class Enrolment:
         check_who_is_meant(who)
         image, face = await self._face(image_id, face_index)
         person = await self.who(who)
-        denied = await self._people.deny(
+        denied = await self._known_pictures.deny(
             FaceKey(image_id, face_index),
             person,
             is_known=await self._has_pictures(person.folder),
             digests=await self._digests(image, face) if insist else None,
         )
         if not denied:
-            raise _nobody(who)
+            raise nobody(who)
         log.info("name denied", image_id=image_id, face_index=face_index)
 
     async def allow(self, image_id: int, face_index: int, who: str) -> None:
         """Take a denial back, if there is one, or raise a ``RefusedError``."""
-        if not await self._people.allow(FaceKey(image_id, face_index), await self.who(who)):
-            raise _no_face(image_id, face_index)
+        if not await self._known_pictures.allow(FaceKey(image_id, face_index), await self.who(who)):
+            raise no_face(image_id, face_index)
         log.info("denial taken back", image_id=image_id, face_index=face_index)
 
     async def change(
@@ -275,11 +278,11 @@ class Enrolment:
                     f"{name!r} is the name of somebody else, whose pictures are there"
                 )
             if not await self._people.rename(person_id, name, another=another, beside=beside):
-                raise _nobody(who)
+                raise nobody(who)
             log.info("person renamed", person_id=person_id)
         if hidden is not None:
             if not await self._people.hide(person_id, hidden=hidden):
-                raise _nobody(who)
+                raise nobody(who)
             log.info("person hidden" if hidden else "person shown", person_id=person_id)
         return await self._get(person_id)
 
@@ -288,7 +291,7 @@ class Enrolment:
         for face in image.faces:
             if face.index == face_index:
                 return image, face
-        raise _no_face(image_id, face_index)
+        raise no_face(image_id, face_index)
 
     async def _crops(self, image: Image, face: Face) -> Sequence[bytes]:
         content = await self._images.picture_of_result(image)
@@ -339,7 +342,7 @@ class Enrolment:
     async def delete_picture(self, who: str, picture_id: int) -> None:
         """Forget a known picture, or raise :class:`NotFoundError`; the person stays."""
         known = await self._known(who, picture_id)
-        await self._people.delete_picture(known.id)
+        await self._known_pictures.delete_picture(known.id)
         log.info("known picture deleted", picture_id=picture_id)
 
     async def delete(self, who: str) -> None:
@@ -348,24 +351,24 @@ class Enrolment:
         Pictures without a row, put there by hand, go too. The redeemer removes the objects.
         """
         person = await self.who(who)
-        found = [one async for one in self.listed(person.folder)]
+        found = [file async for file in self.listed(person.folder)]
         removed = await self._people.delete(person, found)
         if not removed:
-            raise _nobody(who)
+            raise nobody(who)
         log.info("person deleted", removed=removed)
 
     async def listed(self, folder: str) -> AsyncIterator[ObjectInfo]:
         """Yield all objects in a folder of known pictures."""
         for form in forms_of(folder):
-            async for one in self._pictures.list(f"{KNOWN_PEOPLE}{form}/"):
-                yield one
+            async for file in self._pictures.list(f"{KNOWN_PEOPLE}{form}/"):
+                yield file
 
     async def _store(
         self, picture: NewKnownPicture, content: bytes, face: FaceOfResult | None
     ) -> KnownPicture:
         await self._garbage.expect(KNOWN_PEOPLE + picture.image_name)
         await self._pictures.put(KNOWN_PEOPLE + picture.image_name, content)
-        stored = await self._people.add(picture, face)
+        stored = await self._known_pictures.add(picture, face)
         if stored is None:
             raise took_too_long()
         if picture.person.id is not None or stored.folder != picture.person.folder:
@@ -373,7 +376,7 @@ class Enrolment:
         if stored.image_name != picture.image_name and not await self._pictures.exists(
             KNOWN_PEOPLE + stored.image_name
         ):
-            stored = await self._people.replace_object(stored, picture)
+            stored = await self._known_pictures.replace_object(stored, picture)
             if stored is None:
                 raise took_too_long()
         await mark_changed(self._pictures, KNOWN_PEOPLE + stored.image_name)
@@ -382,19 +385,11 @@ class Enrolment:
 
     async def _known(self, who: str, picture_id: int) -> KnownPicture:
         who = check_who_is_meant(who)
-        known = await self._people.picture(picture_id)
+        known = await self._known_pictures.picture(picture_id)
         # By what the person was called first, too: so links outlive another name.
         if known is None or who not in (by_id(known.person_id), known.person, known.folder):
             raise NotFoundError(f"{who!r} has no picture {picture_id}")
         return known
-
-
-def _no_face(image_id: int, face_index: int) -> NotFoundError:
-    return NotFoundError(f"image {image_id} has no face {face_index}")
-
-
-def _nobody(who: str) -> NotFoundError:
-    return NotFoundError(f"there is nobody called {who!r}")
 
 
 def _check_owner(person: Somebody, known: KnownPicture) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from services.common.faces import Box
-from services.receiver.domain.faces import Face, Region
+from services.receiver.domain.faces import Face, ImageRegion
 from services.receiver.ports import RegionFiles
 from services.receiver.service.images import Images
 
@@ -20,7 +20,7 @@ class Regions:
 
     async def of(
         self, image_id: int, sidecar: Callable[[], Awaitable[bytes]] | None = None
-    ) -> list[Region]:
+    ) -> list[ImageRegion]:
         """Return the faces in an image's file, or in what ``sidecar`` reads, each with its match.
 
         Raises a ``RefusedError``.
@@ -40,7 +40,7 @@ class Regions:
             return await self._files.write(content, named)
 
 
-def match(regions: Sequence[Region], faces: Sequence[Face]) -> list[Region]:
+def match(regions: Sequence[ImageRegion], faces: Sequence[Face]) -> list[ImageRegion]:
     """Return the regions, each with the index of the face that it is about.
 
     The centre of each lies in the other. How large programs draw a face differs, with the hair or
@@ -61,7 +61,7 @@ def match(regions: Sequence[Region], faces: Sequence[Face]) -> list[Region]:
     for _, number, index in pairs:
         if number not in face_of and index not in face_of.values():
             face_of[number] = index
-    return [replace(one, face=face_of.get(number)) for number, one in enumerate(regions)]
+    return [replace(region, face=face_of.get(number)) for number, region in enumerate(regions)]
 
 
 def _holds_centre(box: Box, other: Box) -> bool:

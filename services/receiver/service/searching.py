@@ -1,16 +1,15 @@
 """The use case: look for a face among all that are stored."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 from services.common.errors import OtherEngineError
-from services.common.faces import Box, SeenFace
 from services.common.strangers import PairsOfStrangers
-from services.receiver.domain.errors import ConflictError, Fault, InvalidError, NotFoundError
-from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.errors import ConflictError, Fault, InvalidError
+from services.receiver.domain.faces import FaceKey, no_face
 from services.receiver.domain.search import FoundFace, PictureFace, SearchResult
+from services.receiver.ports import FaceDetector, NearestFaces, SearchableFaces
 
 _PICTURES_IN_MEMORY: Final = 2
 """Of up to 20 MiB each; further ones wait on disk."""
@@ -22,57 +21,11 @@ _DIGITS: Final = 4
 """What is stored has about so many of a distance."""
 
 
-@dataclass(frozen=True)
-class Looked:
-    """A picture's faces, largest first, as an engine sees them."""
-
-    engine: str
-    faces: Sequence[SeenFace]
-
-
-@dataclass(frozen=True)
-class FaceRow:
-    """What a stored face's row says now; ``person`` is null for somebody unknown."""
-
-    box: Box
-    person: str | None
-    person_id: int | None
-
-
-class Looker(Protocol):
-    """face_recog; raises ``RecogniserError``."""
-
-    async def look(self, content: bytes) -> Looked:
-        """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
-
-    async def strangers(self) -> tuple[str, PairsOfStrangers]:
-        """Return the engine in use, and how alike strangers are to it."""
-
-
-class StoredFaces(Protocol):
-    """All stored faces; raises ``StoredFacesError``."""
-
-    async def find(
-        self, engine: str, encoding: bytes, limit: int
-    ) -> Sequence[tuple[FaceKey, float]]:
-        """Return so many faces at most, those nearest to an encoding, with their distances."""
-
-
-class FaceRows(Protocol):
-    """Faces in the database; raises ``DatabaseUnavailableError``."""
-
-    async def encoding(self, key: FaceKey, engine: str) -> tuple[bool, bytes | None]:
-        """Tell whether there is such a face, and return its encoding by an engine."""
-
-    async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceRow]:
-        """Return those that are there, and that nobody has struck out."""
-
-
 class Search:
     """Looks for faces; nothing of a picture is kept."""
 
-    def __init__(self, looker: Looker, stored: StoredFaces, rows: FaceRows) -> None:
-        self._looker = looker
+    def __init__(self, detector: FaceDetector, stored: NearestFaces, rows: SearchableFaces) -> None:
+        self._detector = detector
         self._stored = stored
         self._rows = rows
         self._memory = asyncio.Semaphore(_PICTURES_IN_MEMORY)
@@ -85,21 +38,21 @@ class Search:
         Raises :class:`InvalidError` when it shows no such face, and as the ports do.
         """
         async with self._memory:
-            looked = await self._looker.look(await read())
+            detected = await self._detector.detect(await read())
         searched = face or 0
-        if not looked.faces:
+        if not detected.faces:
             raise InvalidError("no face was found in this picture: choose one that shows it larger")
-        if searched >= len(looked.faces):
-            reason = f"the picture has no face {searched}: they are 0 to {len(looked.faces) - 1}"
+        if searched >= len(detected.faces):
+            reason = f"the picture has no face {searched}: they are 0 to {len(detected.faces) - 1}"
             raise InvalidError(reason, [Fault("/query/face", reason)])
-        encoding = looked.faces[searched].encoding
+        encoding = detected.faces[searched].encoding
         if encoding is None:
             raise InvalidError(f"face {searched} of this picture cannot be compared")
-        engine, pairs = await self._looker.strangers()
-        if engine != looked.engine:
-            raise OtherEngineError(f"looked at by {looked.engine!r}, where {engine!r} answers")
+        engine, pairs = await self._detector.strangers()
+        if engine != detected.engine:
+            raise OtherEngineError(f"looked at by {detected.engine!r}, where {engine!r} answers")
         found = await self._find(engine, pairs, encoding, limit)
-        boxes = [PictureFace(index, one.box) for index, one in enumerate(looked.faces)]
+        boxes = [PictureFace(index, seen.box) for index, seen in enumerate(detected.faces)]
         return SearchResult(tuple(boxes), searched, tuple(found[:limit]))
 
     async def of_face(self, image_id: int, face_index: int, *, limit: int) -> SearchResult:
@@ -109,10 +62,10 @@ class Search:
         in use, and as the ports do.
         """
         key = FaceKey(image_id, face_index)
-        engine, pairs = await self._looker.strangers()
+        engine, pairs = await self._detector.strangers()
         is_there, encoding = await self._rows.encoding(key, engine)
         if not is_there:
-            raise NotFoundError(f"image {image_id} has no face {face_index}")
+            raise no_face(image_id, face_index)
         if encoding is None:
             raise ConflictError(
                 f"face {face_index} of image {image_id} cannot be looked for: it has no encoding"
@@ -120,7 +73,7 @@ class Search:
                 " /status says; those whose picture is gone get none"
             )
         found = await self._find(engine, pairs, encoding, limit)
-        others = [one for one in found if FaceKey(one.image_id, one.face_index) != key]
+        others = [face for face in found if FaceKey(face.image_id, face.face_index) != key]
         return SearchResult((), None, tuple(others[:limit]))
 
     async def _find(

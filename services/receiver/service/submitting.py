@@ -9,7 +9,7 @@ import structlog
 from services.common.images import PICTURES, Status
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import MAX_BATCH, Accepted, Submission
-from services.receiver.ports import Pictures, Rows
+from services.receiver.ports import ImageRows, Pictures
 from services.receiver.service.ringing import Ringer
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,9 @@ class Submissions:
     ``parallel`` is how many transactions the database takes at once.
     """
 
-    def __init__(self, rows: Rows, pictures: Pictures, ringer: Ringer, *, parallel: int) -> None:
+    def __init__(
+        self, rows: ImageRows, pictures: Pictures, ringer: Ringer, *, parallel: int
+    ) -> None:
         self._rows = rows
         self._pictures = pictures
         self._comparisons = asyncio.Semaphore(_COMPARISONS_AT_ONCE)

@@ -52,63 +52,67 @@ class Thumbnails:
         self._memory = asyncio.Semaphore(_PICTURES_IN_MEMORY)
         self._making: dict[tuple[str, str], asyncio.Task[tuple[bytes, str]]] = {}
 
-    async def tag(self, one: Thumbnail, find: Find) -> str | None:
+    async def tag(self, thumbnail: Thumbnail, find: Find) -> str | None:
         """Return the tag of a thumbnail, made or not; None when its picture is lost."""
         tag = await self._pictures.tag(await find())
-        return None if tag is None else _tag(one, tag)
+        return None if tag is None else _tag(thumbnail, tag)
 
-    async def prepare(self, one: Thumbnail, find: Find) -> None:
+    async def prepare(self, thumbnail: Thumbnail, find: Find) -> None:
         """Make a thumbnail of which nothing is kept; raise as :meth:`get`.
 
         Whoever waits for that waits here, where it takes nobody the place to send what is kept.
         """
-        if await self._pictures.tag(one.key) is None and (tag := await self.tag(one, find)):
-            await self._made(one, tag, find)
+        if await self._pictures.tag(thumbnail.key) is None and (
+            tag := await self.tag(thumbnail, find)
+        ):
+            await self._made(thumbnail, tag, find)
 
-    async def get(self, one: Thumbnail, find: Find) -> tuple[bytes, str]:
+    async def get(self, thumbnail: Thumbnail, find: Find) -> tuple[bytes, str]:
         """Return the JPEG and its tag.
 
         Raises :class:`NotFoundError` when there is no picture, or none that can be read,
         :class:`BusyError`, and ``ObjectStoreUnavailableError``.
         """
-        tag = await self.tag(one, find)
+        tag = await self.tag(thumbnail, find)
         if tag is None:
             raise _lost()
-        content = await self._kept(one, tag)
+        content = await self._kept(thumbnail, tag)
         if content is None:
-            content, tag = await self._made(one, tag, find)
+            content, tag = await self._made(thumbnail, tag, find)
         if not content.startswith(_JPEG):  # but the reason why there is none
             raise NotFoundError(content.decode())
         return content, tag
 
-    async def _kept(self, one: Thumbnail, tag: str) -> bytes | None:
+    async def _kept(self, thumbnail: Thumbnail, tag: str) -> bytes | None:
         try:
-            kept, _ = await self._pictures.get_tagged(one.key, max_bytes=_MAX_BYTES)
+            kept, _ = await self._pictures.get_tagged(thumbnail.key, max_bytes=_MAX_BYTES)
         except (ObjectNotFoundError, ObjectTooLargeError):
             return None
         except ObjectStoreError as error:  # it may be these alone that nobody may read
-            log.warning("thumbnail not read", key=one.key, error=str(error))
+            log.warning("thumbnail not read", key=thumbnail.key, error=str(error))
             return None
         content = kept[:-_PROOF_BYTES]
         return content if kept == _proven(content, tag) else None
 
-    async def _made(self, one: Thumbnail, tag: str, find: Find) -> tuple[bytes, str]:
-        task = self._making.get((one.key, tag))
+    async def _made(self, thumbnail: Thumbnail, tag: str, find: Find) -> tuple[bytes, str]:
+        task = self._making.get((thumbnail.key, tag))
         if task is None:
             if len(self._making) >= _MAX_WAITING:
                 raise BusyError("too many thumbnails are being made")
             # Its own task: a client that goes away does not take it from the others.
-            task = self._making[one.key, tag] = asyncio.create_task(self._make(one, find))
+            task = self._making[thumbnail.key, tag] = asyncio.create_task(
+                self._make(thumbnail, find)
+            )
 
             def forget(done: asyncio.Task[tuple[bytes, str]]) -> None:
-                del self._making[one.key, tag]
+                del self._making[thumbnail.key, tag]
                 if not done.cancelled():
                     done.exception()  # whoever waited for it has gone
 
             task.add_done_callback(forget)
         return await asyncio.shield(task)
 
-    async def _make(self, one: Thumbnail, find: Find) -> tuple[bytes, str]:
+    async def _make(self, thumbnail: Thumbnail, find: Find) -> tuple[bytes, str]:
         async with self._memory:
             try:
                 picture, its_tag = await self._pictures.get_tagged(
@@ -120,28 +124,30 @@ class Thumbnails:
                 raise NotFoundError(str(error)) from None
             try:
                 content = await (
-                    self._shrinker.shrink(picture, one.side)
-                    if one.box is None
-                    else self._shrinker.shrink_face(picture, one.box, one.side)
+                    self._shrinker.shrink(picture, thumbnail.side)
+                    if thumbnail.box is None
+                    else self._shrinker.shrink_face(picture, thumbnail.box, thumbnail.side)
                 )
             except InvalidError as error:
                 content = str(error).encode()
-        tag = _tag(one, its_tag)
+        tag = _tag(thumbnail, its_tag)
         try:
-            await self._pictures.put(one.key, _proven(content, tag))
+            await self._pictures.put(thumbnail.key, _proven(content, tag))
         except ObjectStoreError as error:
-            log.warning("thumbnail not kept", key=one.key, error=str(error))
+            log.warning("thumbnail not kept", key=thumbnail.key, error=str(error))
         try:
             await find()
         except NotFoundError:
-            await self._garbage.discard(one.key)
+            await self._garbage.discard(thumbnail.key)
             raise
         return content, tag
 
 
-def _tag(one: Thumbnail, picture_tag: str) -> str:
-    box = () if one.box is None else map(str, dataclasses.astuple(one.box))
-    return hashlib.sha256("\0".join((_HOW, str(one.side), picture_tag, *box)).encode()).hexdigest()
+def _tag(thumbnail: Thumbnail, picture_tag: str) -> str:
+    box = () if thumbnail.box is None else map(str, dataclasses.astuple(thumbnail.box))
+    return hashlib.sha256(
+        "\0".join((_HOW, str(thumbnail.side), picture_tag, *box)).encode()
+    ).hexdigest()
 
 
 def _proven(content: bytes, tag: str) -> bytes:

@@ -36,10 +36,11 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.people_rows import DatabasePeople
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.images import DatabaseImages
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
+from services.receiver.adapters.rows.merges import DatabaseMerges
+from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.domain.submissions import Submission
 from services.receiver.domain.thumbnails import image_thumbnails, known_thumbnail
 from services.receiver.service.images import Images
@@ -246,15 +247,17 @@ class World:
         port = partial(Port, self, process)
         made: Any = process
         if name.startswith("receiver"):
-            rows: Any = port(DatabaseRows(self.database, self.clock))
+            rows: Any = port(DatabaseImages(self.database, self.clock))
             notes: Any = port(DatabaseGarbage(self.database, self.clock))
             people: Any = port(DatabasePeople(self.database, now_ms, self.clock))
+            known: Any = port(DatabaseKnownPictures(self.database, now_ms, self.clock))
             store: Any = port(self.store)
             ringer = Ringer(PolledRows())
             submissions = Submissions(rows, store, ringer, parallel=1)
             its_images = Images(rows, notes, store, submissions, ringer)
             enrolment = Enrolment(
                 people=people,
+                known_pictures=known,
                 garbage=notes,
                 pictures=store,
                 images=its_images,

@@ -20,7 +20,8 @@ from services.common.tables import (
     person_images,
     persons,
 )
-from services.receiver.adapters.group_rows import DatabaseGroups
+from services.receiver.adapters.rows.groups import DatabaseGroups
+from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.service import groups as module
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, draw, encode
@@ -97,7 +98,7 @@ async def test_no_that_comes_while_a_yes_is_carried_out_stays(
     ada = await somebody(world, "Ada")
     group, _ = await world.of(1)
     question = await world.ask(group, person_id=ada)
-    rows = DatabaseGroups(database)
+    rows = DatabaseQuestions(database)
     await rows.answer(question, None)  # a yes
     await say(world, question, "no")
     await rows.settle(question)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from services.common.images import MAX_PICTURE_BYTES
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Configure, Launch, Start
 
@@ -275,14 +275,14 @@ async def test_too_many_requests_at_once_are_told_to_come_back(
 ) -> None:
     client = start(plain_settings.model_copy(update={"max_in_flight": 2})).client
     arrived, go_on = asyncio.Semaphore(0), asyncio.Event()
-    page = DatabaseRows.page
+    page = DatabaseImages.page
 
     async def slow(*arguments: Any, **named: Any) -> Any:
         arrived.release()
         await go_on.wait()
         return await page(*arguments, **named)
 
-    monkeypatch.setattr(DatabaseRows, "page", slow)
+    monkeypatch.setattr(DatabaseImages, "page", slow)
     waiting = [asyncio.create_task(client.get("/images")) for _ in range(2)]
     for _ in waiting:
         await arrived.acquire()

@@ -9,7 +9,7 @@ from services.common.database import Database
 from services.common.images import Status
 from services.common.tables import images
 from services.receiver.domain.images import StatusReport
-from services.receiver.ports import Rows
+from services.receiver.ports import ImageRows
 from services.receiver.service.counting import Counting
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start
@@ -111,7 +111,7 @@ class SlowRows:
 
 async def test_all_who_ask_during_a_count_share_the_next_one() -> None:
     rows = SlowRows()
-    counting = Counting(cast("Rows", rows))
+    counting = Counting(cast("ImageRows", rows))
     first = asyncio.create_task(counting.report())
     await rows.began.wait()
     rows.stored = 7
@@ -134,7 +134,7 @@ async def test_a_count_that_fails_fails_those_who_asked_and_nobody_else() -> Non
 
     rows = Failing()
     rows.go.set()
-    counting = Counting(cast("Rows", rows))
+    counting = Counting(cast("ImageRows", rows))
     with pytest.raises(ValueError, match="once"):
         await counting.report()
     assert (await counting.report()).images == {"pending": 0}

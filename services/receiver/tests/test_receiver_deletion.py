@@ -15,7 +15,7 @@ from services.common.database import Database
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import faces, garbage, images
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.domain.submissions import Accepted, Upload
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import (
@@ -193,14 +193,14 @@ async def test_a_deletion_takes_the_object_that_replaced_a_lost_one_with_it(
 ) -> None:
     first = await upload(client, b"content")
     (folder(settings) / "pictures" / first["path"]).unlink()
-    delete = DatabaseRows.delete
+    delete = DatabaseImages.delete
 
-    async def overtaken(self: DatabaseRows, *arguments: Any) -> bool:
+    async def overtaken(self: DatabaseImages, *arguments: Any) -> bool:
         monkeypatch.undo()
         assert (await upload(client, b"content"))["id"] == first["id"]
         return await delete(self, *arguments)
 
-    monkeypatch.setattr(DatabaseRows, "delete", overtaken)
+    monkeypatch.setattr(DatabaseImages, "delete", overtaken)
     assert (await client.delete(first["location"])).status_code == 204
     assert (await client.get(first["location"])).status_code == 404
     await collect(settings, later_ms=GRACE_MS)
@@ -225,14 +225,14 @@ async def test_a_lost_known_picture_is_stored_again_by_the_next_enrolment(
 async def test_what_takes_too_long_is_refused_and_leaves_nothing(
     plain: httpx.AsyncClient, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_uploads = DatabaseRows.add_uploads
+    add_uploads = DatabaseImages.add_uploads
 
-    async def late(self: DatabaseRows, uploads: Sequence[Upload]) -> list[Accepted] | None:
+    async def late(self: DatabaseImages, uploads: Sequence[Upload]) -> list[Accepted] | None:
         await collect(plain_settings, later_ms=GRACE_MS)
         return await add_uploads(self, uploads)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DatabaseRows, "add_uploads", late)
+        patch.setattr(DatabaseImages, "add_uploads", late)
         answer = await plain.post("/images", files={"files": ("a.jpg", b"content")})
     assert answer.status_code == 503
     assert answer.headers["retry-after"]

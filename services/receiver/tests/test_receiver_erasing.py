@@ -38,11 +38,13 @@ from services.common.tables import (
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
 from services.people.adapters.rows import DatabaseRows as PeopleRows
-from services.receiver.adapters import erasing_rows, merge_rows, people_rows
-from services.receiver.adapters.events import DatabaseEvents
-from services.receiver.adapters.face_rows import DatabaseFaces
-from services.receiver.adapters.group_rows import DatabaseGroups
-from services.receiver.adapters.searching import DatabaseFaceRows
+from services.receiver.adapters.rows import erasures as erasing_rows
+from services.receiver.adapters.rows import merges as merge_rows
+from services.receiver.adapters.rows import people as people_rows
+from services.receiver.adapters.rows.events import DatabaseEvents
+from services.receiver.adapters.rows.faces import DatabaseFaces
+from services.receiver.adapters.rows.groups import DatabaseGroups
+from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult
 from services.receiver.domain.groups import Member
@@ -266,7 +268,7 @@ async def test_for_all_others_somebody_is_gone_at_once(pipeline: Pipeline) -> No
         candidates = [[one["person"] for one in face["candidates"]] for face in first]
         assert candidates == [[], [], [GRACE], [], [GRACE], []]
         assert first[4]["denials"] == []
-        rows = await DatabaseFaceRows(pipeline.database).faces([FaceKey(ids["both"], 0)])
+        rows = await DatabaseSearchableFaces(pipeline.database).faces([FaceKey(ids["both"], 0)])
         found = rows[FaceKey(ids["both"], 0)]
         assert (found.person, found.person_id) == (None, None)
         events = DatabaseEvents(pipeline.database, database_now)
@@ -406,7 +408,7 @@ async def test_many_faces_of_who_is_merged_follow_in_parts(
     shown = [one["faces"][0] for one in reversed(documents)]
     assert [one["person"] for one in shown] == [GRACE] * 5
     assert [one["person_id"] for one in shown] == [grace, None, None, None, None]
-    rows = await DatabaseFaceRows(pipeline.database).faces([FaceKey(hers[3], 0)])
+    rows = await DatabaseSearchableFaces(pipeline.database).faces([FaceKey(hers[3], 0)])
     found = rows[FaceKey(hers[3], 0)]
     assert (found.person, found.person_id) == (GRACE, None)
     events = DatabaseEvents(pipeline.database, database_now)
@@ -696,7 +698,7 @@ async def test_all_that_is_kept_is_told(pipeline: Pipeline) -> None:
 async def test_very_much_is_told_in_parts(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.receiver.adapters.kept_rows._PART", 2)
+    monkeypatch.setattr("services.receiver.adapters.rows.personal_data._PART", 2)
     assert (await enrol(pipeline.client, "Ada", picture(94))).status_code == 201
     shown = [await pipeline.show(face_of("Ada"), face_of(), face_of("Ada")) for _ in range(5)]
     other = [await pipeline.show(face_of()) for _ in range(5)]

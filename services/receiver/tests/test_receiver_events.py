@@ -19,8 +19,8 @@ from services.common.event_rows import note_events
 from services.common.events import KEPT_MS, EventKind, Position
 from services.common.ops import Lifecycle
 from services.common.tables import events, images, persons
-from services.receiver.adapters.events import DatabaseEvents
 from services.receiver.adapters.http import events as routes
+from services.receiver.adapters.rows.events import DatabaseEvents
 from services.receiver.domain.changes import Change, Changes
 from services.receiver.service.following import Following
 from services.receiver.settings import ReceiverSettings

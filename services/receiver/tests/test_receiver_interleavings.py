@@ -17,8 +17,11 @@ from services.common.settings import DatabaseSettings
 from services.common.tables import garbage, images
 from services.image_processor.adapters import rows as processor_rows
 from services.receiver import domain
-from services.receiver.adapters import garbage as receiver_garbage
-from services.receiver.adapters import merge_rows, people_rows, rows
+from services.receiver.adapters.rows import garbage as receiver_garbage
+from services.receiver.adapters.rows import images as rows
+from services.receiver.adapters.rows import known_pictures
+from services.receiver.adapters.rows import merges as merge_rows
+from services.receiver.adapters.rows import people as people_rows
 from services.receiver.domain.objects import Removal
 from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.images import Images
@@ -102,7 +105,7 @@ def without_a_fence(patch: pytest.MonkeyPatch) -> None:
         return True
 
     patch.setattr(rows, "all_expected", always)
-    patch.setattr(people_rows, "all_expected", always)
+    patch.setattr(known_pictures, "all_expected", always)
     patch.setattr(merge_rows, "all_expected", always)
 
 
@@ -146,7 +149,8 @@ def forgetting_without_a_note(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    patch.setattr(people_rows, "remove_soon", nothing)
+    for module in (people_rows, known_pictures):
+        patch.setattr(module, "remove_soon", nothing)
 
 
 def merging_that_leaves_what_was_copied(patch: pytest.MonkeyPatch) -> None:

@@ -125,17 +125,20 @@ async def test_only_a_few_pictures_wait_for_the_recogniser() -> None:
             gate.leave()
             return []
 
-    class People:
+    class KnownPictures:
         async def find(self, _: str) -> None:
             return None
 
+    class People:
         async def who(self, who: str, **_: object) -> Somebody:
             return Somebody(None, who, who)
 
     unused: Any = None
     people: Any = People()
+    known_pictures: Any = KnownPictures()
     enrolment = Enrolment(
         people=people,
+        known_pictures=known_pictures,
         garbage=unused,
         pictures=unused,
         images=unused,

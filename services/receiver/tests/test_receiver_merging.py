@@ -17,9 +17,9 @@ from services.common.quality import Quality
 from services.common.tables import face_denials, faces, garbage, images
 from services.image_processor.adapters.rows import DatabaseRows as ProcessorRows
 from services.image_processor.domain import Processed
-from services.receiver.adapters import merge_rows
-from services.receiver.adapters.merge_rows import DatabaseMerges
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows import merges as merge_rows
+from services.receiver.adapters.rows.images import DatabaseImages
+from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import collect, draw, encode
 from services.receiver.tests.test_receiver_people import (
@@ -186,7 +186,7 @@ async def test_faces_that_are_others_by_now_do_not_go_back(
     database = Database(settings)
     for image_id in (again, by_machine_again, denied_again):
         await run(settings, sa.update(images).where(images.c.id == image_id).values(object_tag="a"))
-        assert await DatabaseRows(database).look_again(image_id, "a")
+        assert await DatabaseImages(database).look_again(image_id, "a")
         claim = await ProcessorRows(database, database_now).claim(image_id)
         assert claim
         face = SeenFace(Box(*BOX), 1.0, ambiguous=False)

@@ -185,7 +185,7 @@ async def test_a_queue_that_is_away_fails_no_request(
     assert (await client.post("/images/post", json=paths)).status_code == 202
     assert (await client.post("/images/post", json=paths)).status_code == 202
     await ringer.flush()
-    assert await doorbell.depth() == 5  # a duplicate is not rung
+    assert await doorbell.depth() == 5  # nobody is notified of a duplicate
     nsqd.kill()
     failed = RINGS.labels("failed")._value.get()
     assert (await client.post("/image/post", json={"path": "quiet"})).status_code == 202

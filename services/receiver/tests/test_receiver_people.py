@@ -16,7 +16,8 @@ from services.common.facerecog import face_pb2
 from services.common.objects import ObjectStore
 from services.common.quality import Flaw
 from services.common.tables import faces, images, person_images, persons
-from services.receiver.adapters.people_rows import DatabasePeople
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
+from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import FakeRecogniser, collect, count_colours, draw, encode
 
@@ -598,16 +599,19 @@ async def test_forgetting_removes_pictures_that_have_no_row(
 async def test_a_picture_put_again_while_it_is_forgotten_does_not_stay(
     plain: httpx.AsyncClient, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for method in ("delete", "delete_picture"):
+    for adapter, method in (
+        (DatabasePeople, "delete"),
+        (DatabaseKnownPictures, "delete_picture"),
+    ):
         enrolled = (await enrol(plain, "Ada", ONE)).json()
-        remove = getattr(DatabasePeople, method)
+        remove = getattr(adapter, method)
 
         async def late(*arguments: Any, **_: Any) -> Any:
             put_by_hand(plain_settings, enrolled["image_name"])  # noqa: B023, called in this turn
             return await remove(*arguments)  # noqa: B023
 
         with monkeypatch.context() as patch:
-            patch.setattr(DatabasePeople, method, late)
+            patch.setattr(adapter, method, late)
             rest = "" if method == "delete" else f"/pictures/{enrolled['id']}"
             assert (await plain.delete(f"/people/Ada{rest}")).status_code == 204
         await collect(plain_settings)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.common.faces import Box, DecidedBy
 from services.common.picture_files.xmp import MAX_XMP
-from services.receiver.domain.faces import Face, Region
+from services.receiver.domain.faces import Face, ImageRegion
 from services.receiver.service.regions import match
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch, Running, Start, draw, encode
@@ -172,8 +172,8 @@ def face(index: int, *box: int) -> Face:
     return Face(Box(*box), 1.0, index, False, *who, drawn=False)
 
 
-def named(*box: int) -> Region:
-    return Region("Ada", Box(*box), None, None)
+def named(*box: int) -> ImageRegion:
+    return ImageRegion("Ada", Box(*box), None, None)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_of_several_the_nearest_match() -> None:
     assert [one.face for one in found] == [2, 4]
     twice = match([named(100, 100, 200, 200)] * 2, [face(0, 100, 100, 200, 200)])
     assert [one.face for one in twice] == [0, None]
-    nowhere = Region("Ada", None, None, "cropped")
+    nowhere = ImageRegion("Ada", None, None, "cropped")
     assert match([nowhere], [large]) == [nowhere]
 
 

@@ -10,8 +10,9 @@ from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.names import by_id
 from services.common.tables import faces, persons
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.people_rows import DatabasePeople
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
+from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.people import KnownPicture, NewKnownPicture
 from services.receiver.settings import ReceiverSettings
@@ -266,7 +267,7 @@ async def test_who_makes_somebody_new_at_once_with_others_makes_one(
 
     pictures = [await picture(number) for number in range(4)]
     adding = [
-        DatabasePeople(database, now_ms).add(one, None)
+        DatabaseKnownPictures(database, now_ms).add(one, None)
         for database, one in zip(databases, pictures, strict=True)
     ]
     found = await asyncio.gather(*adding, return_exceptions=True)

@@ -15,7 +15,7 @@ from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError, DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
 from services.receiver.adapters.http import problems
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import Accepted, Submission
 from services.receiver.metrics import RINGS
@@ -173,7 +173,7 @@ async def test_replicas_with_the_same_paths_in_any_order_agree(
     database_settings: DatabaseSettings,
 ) -> None:
     databases = [Database(database_settings) for _ in range(2)]
-    replicas = [DatabaseRows(database) for database in databases]
+    replicas = [DatabaseImages(database) for database in databases]
     paths = [Submission(f"{n}", f"{n}") for n in range(200)]
     results = await asyncio.gather(
         *(replicas[turn % 2].add(paths if turn % 4 < 2 else paths[::-1]) for turn in range(8))
@@ -201,7 +201,7 @@ async def test_the_victim_of_a_deadlock_runs_again(mariadb: MariaDb) -> None:
         cursor.executemany(insert, [(f"heavy-{n}",) for n in range(100)])
         cursor.execute(insert, ("z",))
         adding = asyncio.create_task(
-            DatabaseRows(database).add([Submission("a", "a"), Submission("z", "z")])
+            DatabaseImages(database).add([Submission("a", "a"), Submission("z", "z")])
         )
         await _until_somebody_waits_for_a_lock(mariadb)
         await asyncio.to_thread(cursor.execute, insert, ("a",))
@@ -253,18 +253,18 @@ class HeldRows:
 
 
 class ListedDoorbell:
-    """Notes what is rung."""
+    """Notes which images the queue is told of."""
 
     polled = False
 
     def __init__(self) -> None:
-        self.rung: list[int] = []
+        self.notified: list[int] = []
         self.error: Exception | None = None
 
     async def ring(self, image_ids: Sequence[int]) -> None:
         if self.error:
             raise self.error
-        self.rung.extend(image_ids)
+        self.notified.extend(image_ids)
 
     async def depth(self) -> int:
         return 0
@@ -335,7 +335,7 @@ async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
     rows.error = None
     assert await _submit(submissions, "next")
     await ringer.flush()
-    assert doorbell.rung == [1]
+    assert doorbell.notified == [1]
 
 
 class Traces:
@@ -360,7 +360,9 @@ async def test_the_trace_of_an_insert_that_fails_begins_at_the_route_of_each_req
 ) -> None:
     traces = Traces()
     monkeypatch.setattr(problems, "log", traces)
-    monkeypatch.setattr("services.receiver.adapters.rows._INSERT_SQLITE", "INSERT INTO nowhere")
+    monkeypatch.setattr(
+        "services.receiver.adapters.rows.images._INSERT_SQLITE", "INSERT INTO nowhere"
+    )
     client = start(plain_settings).client
     answers = await asyncio.gather(
         client.post("/image/post", json={"path": "a"}),
@@ -370,8 +372,8 @@ async def test_the_trace_of_an_insert_that_fails_begins_at_the_route_of_each_req
     to_the_row = [
         "submitting.py: submit",
         "submitting.py: _commit",
-        "conflicts.py: repeated",
-        "rows.py: add",
+        "conflicts.py: retried",
+        "images.py: add",
     ]
     assert traces.found == [
         ["submissions.py: submit_one", *to_the_row],
@@ -399,7 +401,7 @@ async def test_rings_beyond_the_buffer_are_dropped_and_counted() -> None:
     before = _rings("dropped")
     ringer.ring(range(8))
     await ringer.flush()
-    assert doorbell.rung == [0, 1, 2, 3, 4]
+    assert doorbell.notified == [0, 1, 2, 3, 4]
     assert _rings("dropped") - before == 3
 
 
@@ -414,7 +416,7 @@ async def test_a_failed_ring_is_counted_and_the_next_one_is_tried() -> None:
     doorbell.error = None
     ringer.ring([3])
     await ringer.flush()
-    assert doorbell.rung == [3]
+    assert doorbell.notified == [3]
 
 
 @pytest.mark.parametrize("parallel", [1, 2])

@@ -12,10 +12,10 @@ from services.common.doorbell import PolledRows
 from services.common.images import PICTURES
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
-from services.receiver.adapters.garbage import DatabaseGarbage
-from services.receiver.adapters.rows import DatabaseRows
+from services.receiver.adapters.rows.garbage import DatabaseGarbage
+from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.domain.submissions import Accepted, Upload
-from services.receiver.ports import Rows
+from services.receiver.ports import ImageRows
 from services.receiver.service.images import Images
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
@@ -108,7 +108,7 @@ async def test_one_bad_file_refuses_the_upload_and_stores_nothing(
     assert (await plain.get("/images")).json()["images"] == []
 
 
-def make_images(rows: Rows, database: Database, store: ObjectStore) -> Images:
+def make_images(rows: ImageRows, database: Database, store: ObjectStore) -> Images:
     ringer = Ringer(PolledRows())
     submissions = Submissions(rows, store, ringer, parallel=1)
     return Images(rows, DatabaseGarbage(database, database_now), store, submissions, ringer)
@@ -118,7 +118,7 @@ async def _read() -> bytes:
     return b"content"
 
 
-class WatchedRows(DatabaseRows):
+class WatchedRows(DatabaseImages):
     """Notes whether the pictures were in the store when their rows were written."""
 
     def __init__(self, database: Database, store: ObjectStore) -> None:

@@ -29,11 +29,11 @@ from services.common.names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, che
 from services.common.webhooks import DeliveryStatus, WebhookType
 from services.receiver.domain.cursors import LAST_ID
 from services.receiver.domain.encoding import EncodingState
-from services.receiver.domain.faces import LAST_INDEX, Face, FaceKey, Region, StruckOut
+from services.receiver.domain.faces import LAST_INDEX, Face, FaceKey, ImageRegion, StruckOut
 from services.receiver.domain.groups import Answer
+from services.receiver.domain.personal_data import KeptFace
 from services.receiver.domain.search import FoundFace, PictureFace
 from services.receiver.domain.submissions import MAX_BATCH, Submission, submission_of_path
-from services.receiver.service.erasing import KeptFace
 
 Path = Annotated[
     Submission,
@@ -183,7 +183,7 @@ class ImagePageDocument(BaseModel):
 class RegionsDocument(BaseModel):
     """The faces that a picture file says it shows, in its order."""
 
-    regions: list[Region]
+    regions: list[ImageRegion]
 
 
 class CountsDocument(BaseModel):

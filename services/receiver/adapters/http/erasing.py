@@ -12,7 +12,9 @@ from services.common.names import by_id
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import Name
 from services.receiver.adapters.http.views import json_response, kept_view, location
-from services.receiver.service.erasing import Account, Erased, Erasing, KeptKnown, KeptPicture
+from services.receiver.domain.erasing import Erased
+from services.receiver.domain.personal_data import Account, KeptKnown, KeptPicture
+from services.receiver.service.erasing import Erasing
 
 
 def add_erasing(app: FastAPI, erasing: Erasing, spools: Spools) -> None:

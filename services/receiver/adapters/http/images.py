@@ -18,13 +18,13 @@ from services.receiver.adapters.http.parameters import (
 )
 from services.receiver.adapters.http.views import image_view, json_response, location, page_view
 from services.receiver.domain.cursors import decode_cursor
-from services.receiver.ports import Rows
+from services.receiver.ports import ImageRows
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 
 
 def add_images(
-    app: FastAPI, images: Images, rows: Rows, enrolment: Enrolment, files: FileResponses
+    app: FastAPI, images: Images, rows: ImageRows, enrolment: Enrolment, files: FileResponses
 ) -> None:
     """Add the routes."""
 

@@ -14,7 +14,7 @@ from services.receiver.adapters.http.parameters import OfPerson
 from services.receiver.adapters.http.views import json_response
 from services.receiver.domain.encoding import EncodingReport
 from services.receiver.domain.images import StatusReport
-from services.receiver.ports import Encoding, Rows
+from services.receiver.ports import Encoding, ImageRows
 from services.receiver.service.counting import Counting
 from services.receiver.service.people import Enrolment
 
@@ -23,7 +23,7 @@ _OUTAGES_SECONDS: Final = 2.0
 
 
 def add_status(
-    app: FastAPI, rows: Rows, enrolment: Enrolment, encoding: Encoding, outages: Outages
+    app: FastAPI, rows: ImageRows, enrolment: Enrolment, encoding: Encoding, outages: Outages
 ) -> None:
     """Add the route."""
     counting = Counting(rows)

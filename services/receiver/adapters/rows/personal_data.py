@@ -2,13 +2,14 @@
 
 import itertools
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import fields
 from typing import Any, Final
 
 import sqlalchemy as sa
 
 from services.common.database import Database
 from services.common.faces import DecidedBy
-from services.common.people import BY_HAND, LEFT_ITS_ID, measured_in
+from services.common.people import BY_HAND, measured_in
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -19,10 +20,10 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.receiver.adapters.people_changes import has_alone
+from services.receiver.adapters.rows.named_faces import are_of, have_name_alone
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.people import Somebody
-from services.receiver.service.erasing import (
+from services.receiver.domain.personal_data import (
     KeptDenial,
     KeptFace,
     KeptKnown,
@@ -35,8 +36,8 @@ _PART: Final = 500
 """Rows, or pictures, that are read at once."""
 
 
-class DatabaseKept:
-    """The port ``Kept`` on a database."""
+class DatabasePersonalData:
+    """The port ``PersonalData`` on a database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -77,9 +78,9 @@ class DatabaseKept:
         # Each is limited by itself, so that of neither more is read than a part.
         theirs = []
         if person.id is not None:
-            theirs.append(sa.and_(faces.c.person_id == person.id, ~LEFT_ITS_ID))
+            theirs.append(are_of(person.id))
         if person.has_name_alone:
-            theirs.append(has_alone(person.name))
+            theirs.append(have_name_alone(person.name))
         after = 0
         while ids := await self._images(theirs, after):
             for picture in await self._shown(ids, sa.or_(*theirs)):
@@ -89,8 +90,12 @@ class DatabaseKept:
     async def _images(self, theirs: Sequence[sa.ColumnElement[bool]], after: int) -> Sequence[int]:
         found = set[int]()
         async with self._database.reading() as connection:
-            for one in theirs:
-                query = sa.select(faces.c.image_id).distinct().where(one, faces.c.image_id > after)
+            for condition in theirs:
+                query = (
+                    sa.select(faces.c.image_id)
+                    .distinct()
+                    .where(condition, faces.c.image_id > after)
+                )
                 found |= set(
                     await connection.scalars(query.order_by(faces.c.image_id).limit(_PART))
                 )
@@ -102,10 +107,7 @@ class DatabaseKept:
         query = (
             sa.select(images, faces, BY_HAND.label("by_hand"), face_encodings.c.engine.label("by"))
             .join_from(images, faces)
-            .outerjoin(
-                face_encodings,
-                same_face(face_encodings, faces),
-            )
+            .outerjoin(face_encodings, same_face(face_encodings, faces))
             .where(images.c.id.in_(image_ids), theirs)
             .order_by(images.c.id, faces.c.face_index, face_encodings.c.engine)
         )
@@ -129,7 +131,7 @@ class DatabaseKept:
                 yield row
             if len(rows) < _PART:
                 return
-            part = query.where(key > tuple(getattr(rows[-1], one.name) for one in keys))
+            part = query.where(key > tuple(getattr(rows[-1], column.name) for column in keys))
 
 
 def _face(image_id: int | None, index: int | None) -> FaceKey | None:
@@ -145,14 +147,8 @@ def _picture(by_face: Sequence[Sequence[Any]]) -> KeptPicture:
     """Return a picture of its rows, one for each encoding of a face."""
     image = by_face[0][0]
     return KeptPicture(
-        image.id,
-        image.path,
-        image.name,
-        image.created_at,
-        image.processed_at,
-        image.width,
-        image.height,
-        tuple(
+        **{field.name: getattr(image, field.name) for field in fields(KeptPicture)[:-1]},
+        faces=tuple(
             KeptFace(
                 index=face.face_index,
                 **measured_in(face),

@@ -6,7 +6,8 @@ Rows are locked in the order of :mod:`people_changes`, behind the row of ``erasu
 import dataclasses
 import json
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from services.common.events import EventKind
 from services.common.faces import DecidedBy
 from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
 from services.common.object_info import ObjectInfo
-from services.common.people import FOLDER, LEFT_ITS_ID, box_in, lies_in, take_turns
+from services.common.people import FOLDER, box_in, lies_in, take_turns
 from services.common.tables import (
     BOX,
     erasures,
@@ -36,32 +37,31 @@ from services.common.tables import (
     person_merges,
     persons,
 )
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import remove_soon
-from services.receiver.adapters.people_changes import (
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
+from services.receiver.adapters.rows.garbage import find_owners, not_noted, remove_soon
+from services.receiver.adapters.rows.named_faces import (
     CHANGED,
-    add_person,
     adopt,
-    begin_leaving,
-    check_settled,
-    check_whole,
-    has_alone,
-    is_taken,
-    lock_somebody,
+    are_of,
+    have_name_alone,
     move_faces,
-    note_change,
-    note_change_by_id,
     take_names,
 )
+from services.receiver.adapters.rows.people_changes import (
+    add_person,
+    begin_leaving,
+    changing_people,
+    check_settled,
+    check_whole,
+    is_taken,
+    lock_somebody,
+    note_change,
+)
+from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.thumbnails import face_thumbnails, known_thumbnail
-from services.receiver.service.erasing import (
-    BATCH,
-    Erased,
-    Erasure,
-    Stage,
-)
+from services.receiver.service.erasing import BATCH
 
 _SCANNED: Final = 50_000
 """Images whose faces one statement reads without an index."""
@@ -89,23 +89,22 @@ _OF_FACES: Final = (face_encodings, face_denials, group_faces, group_denials)
 
 
 class DatabaseErasures:
-    """The port ``Erasures`` on a database; a claim is what one conditional UPDATE says it is."""
+    """The port ``Erasures`` on a database; a claim holds while an UPDATE finds its token."""
 
     def __init__(self, database: Database, now: Clock, clock: DatabaseClock) -> None:
         self._database = database
         self._now = now
         self._clock = clock
 
-    @again
+    @retry_on_conflict
     async def begin(
         self, person: Somebody, files: Sequence[ObjectInfo], *, pictures: bool
     ) -> Erased | None:
         """Have a person forgotten, who has no name from now on; None when nothing is theirs."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             person_id = await lock_somebody(connection, person)
             if person_id is None:
-                alone = sa.select(sa.exists().where(has_alone(person.name)))
+                alone = sa.select(sa.exists().where(have_name_alone(person.name)))
                 if not files and not (person.has_name_alone and await connection.scalar(alone)):
                     return None
                 person_id = await add_person(connection, person, self._now())
@@ -136,10 +135,10 @@ class DatabaseErasures:
                 stage=Stage.FIRST,
             )
             counts = sa.select(sa.func.count(), sa.func.count(faces.c.image_id.distinct())).where(
-                _theirs(person_id)
+                are_of(person_id)
             )
             number, shown = (await connection.execute(counts)).one()
-        known = {one.key.removeprefix(KNOWN_PEOPLE) for one in files} | names
+        known = {file.key.removeprefix(KNOWN_PEOPLE) for file in files} | names
         return Erased(len(known), number, shown if pictures else 0)
 
     async def claim(self) -> Erasure | None:
@@ -177,27 +176,30 @@ class DatabaseErasures:
         async with self._database.transaction() as connection:
             await connection.execute(sa.update(erasures).where(*_ours(erasure)).values(values))
 
-    async def _hold(self, connection: AsyncConnection, erasure: Erasure, **values: int) -> None:
-        """Prolong the lease in a transaction, which by that is the claim's alone."""
-        holding = sa.update(erasures).where(*_ours(erasure))
-        held = await connection.execute(holding.values(due_at=self._clock() + LEASE_MS, **values))
-        if held.rowcount != 1:
-            raise ClaimLostError
+    @asynccontextmanager
+    async def _holding(self, erasure: Erasure, **values: Any) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that prolongs the lease, and by that is the claim's alone."""
+        values["due_at"] = self._clock() + LEASE_MS
+        async with self._database.transaction() as connection:
+            held = await connection.execute(
+                sa.update(erasures).where(*_ours(erasure)).values(**values)
+            )
+            if held.rowcount != 1:
+                raise ClaimLostError
+            yield connection
 
-    @again
+    @retry_on_conflict
     async def images(self, erasure: Erasure) -> Sequence[int]:
         """Return some images with a face of theirs."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             return await _first_images(connection, erasure, _IMAGES)
 
-    @again
+    @retry_on_conflict
     async def strike_out(self, erasure: Erasure) -> bool:
         """Forget some faces of theirs, which keep their places; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             ids = await _lock_images(connection, await _first_images(connection, erasure, BATCH))
-            of_images = sa.and_(faces.c.image_id.in_(ids), _theirs(erasure.person_id))
+            of_images = sa.and_(faces.c.image_id.in_(ids), are_of(erasure.person_id))
             found = (
                 await connection.execute(
                     sa.select(faces.c.image_id, faces.c.face_index, *BOX)
@@ -215,30 +217,19 @@ class DatabaseErasures:
                 )
             await connection.execute(sa.update(faces).where(of_images).values(**_FORGOTTEN))
             thumbnails = [
-                Removal(one.key, None)
+                thumbnail.removal
                 for row in found
-                for one in face_thumbnails(row.image_id, [box_in(row)])
+                for thumbnail in face_thumbnails(row.image_id, [box_in(row)])
             ]
             await remove_soon(connection, self._clock, thumbnails)
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
         return bool(ids)
 
-    @again
+    @retry_on_conflict
     async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
         """Have these known pictures of theirs removed, with and without a row."""
-        keys = [one.key for one in files]
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
-            owners: dict[str, int] = {
-                KNOWN_PEOPLE + row.image_name: row.person_id
-                for row in await connection.execute(
-                    sa.select(person_images.c.image_name, person_images.c.person_id).where(
-                        person_images.c.image_name.in_(
-                            [key.removeprefix(KNOWN_PEOPLE) for key in keys]
-                        )
-                    )
-                )
-            }
+        async with self._holding(erasure) as connection:
+            owners = await find_owners(connection, files)
             of_others = set(
                 await connection.scalars(
                     sa.select(FOLDER).where(
@@ -246,42 +237,29 @@ class DatabaseErasures:
                     )
                 )
             )
-            noted: dict[str, str | None] = {
-                row.object_key: row.object_tag
-                for row in await connection.execute(
-                    sa.select(garbage.c.object_key, garbage.c.object_tag).where(
-                        garbage.c.object_key.in_(keys)
-                    )
-                )
-            }
+            not_removed = set(await not_noted(connection, files))
 
-            def goes(one: ObjectInfo) -> bool:
-                if one.key in owners:
-                    return owners[one.key] == erasure.person_id
-                if folder_of(one.key.removeprefix(KNOWN_PEOPLE)) in of_others:
-                    return False
-                # A note without a tag is of an object that is being enrolled, or of one that was.
-                return one.key not in noted or noted[one.key] not in (None, one.tag)
+            def goes(file: ObjectInfo) -> bool:
+                if file.key in owners:
+                    return owners[file.key] == erasure.person_id
+                folder = folder_of(file.key.removeprefix(KNOWN_PEOPLE))
+                return folder not in of_others and file in not_removed
 
-            gone = [one for one in files if goes(one)]
+            gone = [file for file in files if goes(file)]
+            names = [file.key.removeprefix(KNOWN_PEOPLE) for file in gone]
+            theirs = person_images.c.person_id == erasure.person_id
             await self._remove_rows(
-                connection,
-                sa.and_(
-                    person_images.c.person_id == erasure.person_id,
-                    person_images.c.image_name.in_(
-                        [one.key.removeprefix(KNOWN_PEOPLE) for one in gone]
-                    ),
-                ),
+                connection, sa.and_(theirs, person_images.c.image_name.in_(names))
             )
             # With the tag the note, which has the name, goes with the object: nobody is still
             # writing what has a row.
-            await remove_soon(connection, self._clock, [Removal(one.key, one.tag) for one in gone])
+            removals = [Removal(file.key, file.tag) for file in gone]
+            await remove_soon(connection, self._clock, removals)
 
-    @again
+    @retry_on_conflict
     async def remove_lost(self, erasure: Erasure) -> bool:
         """Remove some known pictures of which there is no file; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             ids = await connection.scalars(
                 sa.select(person_images.c.id)
                 .where(person_images.c.person_id == erasure.person_id)
@@ -294,15 +272,14 @@ class DatabaseErasures:
     ) -> bool:
         ids = (await connection.scalars(sa.select(person_images.c.id).where(which))).all()
         await connection.execute(sa.delete(person_images).where(person_images.c.id.in_(ids)))
-        thumbnails = [Removal(known_thumbnail(one).key, None) for one in ids]
+        thumbnails = [known_thumbnail(picture_id).removal for picture_id in ids]
         await remove_soon(connection, self._clock, thumbnails)
         return bool(ids)
 
-    @again
+    @retry_on_conflict
     async def remove_denials(self, erasure: Erasure) -> bool:
         """Forget of some faces that they are not theirs; False when there was none."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             some = (
                 sa.select(face_denials.c.image_id)
                 .where(face_denials.c.person_id == erasure.person_id)
@@ -311,14 +288,13 @@ class DatabaseErasures:
             ids = await _lock_images(connection, set(await connection.scalars(some)))
             await connection.execute(
                 sa.delete(face_denials).where(
-                    face_denials.c.person_id == erasure.person_id,
-                    face_denials.c.image_id.in_(ids),
+                    face_denials.c.person_id == erasure.person_id, face_denials.c.image_id.in_(ids)
                 )
             )
             await note_events(connection, self._clock(), EventKind.IMAGE, ids)
         return bool(ids)
 
-    @again
+    @retry_on_conflict
     async def remove_questions(self, erasure: Erasure) -> Erasure | None:
         """Leave them out where some more faces ask whether they are theirs; None: nowhere more."""
         low = erasure.after_image_id
@@ -333,9 +309,10 @@ class DatabaseErasures:
             ).all()
         if len(ids) > BATCH:
             high = ids[BATCH - 1]
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure, after_image_id=high)
-            await self._leave_out(connection, erasure, [one for one in ids if one <= high])
+        async with self._holding(erasure, after_image_id=high) as connection:
+            await self._leave_out(
+                connection, erasure, [image_id for image_id in ids if image_id <= high]
+            )
         if high >= last:
             return None
         return dataclasses.replace(erasure, after_image_id=high)
@@ -351,7 +328,7 @@ class DatabaseErasures:
                 ).where(faces.c.image_id.in_(ids), _may_mention(erasure))
             )
         ).all()
-        names = {one["image_name"] for row in rows for one in row.candidates}
+        names = {candidate["image_name"] for row in rows for candidate in row.candidates}
         of_others = set(
             await connection.scalars(
                 sa.select(person_images.c.image_name).where(
@@ -363,15 +340,15 @@ class DatabaseErasures:
         namesakes = sa.select(sa.exists().where(persons.c.name == erasure.name))
         is_only = not await connection.scalar(namesakes)
 
-        def is_theirs(one: Mapping[str, Any]) -> bool:
-            if one["image_name"] in of_others:
+        def isare_of(candidate: Mapping[str, Any]) -> bool:
+            if candidate["image_name"] in of_others:
                 return False
-            return folder_of(one["image_name"]) in erasure.folders or (
-                is_only and one["person"] == erasure.name
+            return folder_of(candidate["image_name"]) in erasure.folders or (
+                is_only and candidate["person"] == erasure.name
             )
 
         for row in rows:
-            left = [one for one in row.candidates if not is_theirs(one)]
+            left = [candidate for candidate in row.candidates if not isare_of(candidate)]
             values: dict[str, Any] = {"candidates": left}
             if row.person is None:
                 # Without a calibration no rule has decided, so one does in the end.
@@ -388,17 +365,16 @@ class DatabaseErasures:
         """Tell whether a known picture of theirs is still to be removed."""
         below = [f"{KNOWN_PEOPLE}{form}" for folder in erasure.folders for form in forms_of(folder)]
         # What comes behind a slash in every collation that is exact.
-        its = [garbage.c.object_key.between(f"{one}/", f"{one}0") for one in below]
+        its = [garbage.c.object_key.between(f"{prefix}/", f"{prefix}0") for prefix in below]
         noted = sa.exists().where(sa.or_(*its), garbage.c.removed_at.is_(None))
         async with self._database.reading() as connection:
             return bool(await connection.scalar(sa.select(noted)))
 
-    @again
+    @retry_on_conflict
     async def move(self, erasure: Erasure) -> bool:
         """Give some faces to whom they were said to be; False when there are no more."""
         merged = person_merges.c.moved["id"].as_integer() == erasure.person_id
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             await take_turns(connection)
             kept_id = (
                 await connection.scalars(sa.select(person_merges.c.person_id).where(merged))
@@ -408,10 +384,10 @@ class DatabaseErasures:
             await connection.execute(lock.with_for_update())
             more = await move_faces(connection, self._clock, erasure.person_id, kept_id, CHANGED)
             if not more:
-                await note_change_by_id(connection, self._clock, kept_id)
+                await note_change(connection, self._clock, kept_id)
         return more
 
-    @again
+    @retry_on_conflict
     async def end(self, erasure: Erasure) -> bool:
         """Forget the person, and have faces that were not told from theirs decided again.
 
@@ -419,8 +395,7 @@ class DatabaseErasures:
         name.
         """
         its = persons.c.id == erasure.person_id
-        async with self._database.transaction() as connection:
-            await self._hold(connection, erasure)
+        async with self._holding(erasure) as connection:
             await take_turns(connection)
             # Locked, nobody stores a face as theirs any more.
             folder = await connection.scalar(sa.select(FOLDER).where(its).with_for_update())
@@ -439,18 +414,11 @@ class DatabaseErasures:
 
 
 def _ours(erasure: Erasure) -> Sequence[sa.ColumnElement[bool]]:
-    return (
-        erasures.c.person_id == erasure.person_id,
-        erasures.c.claim_token == erasure.token,
-    )
-
-
-def _theirs(person_id: int) -> sa.ColumnElement[bool]:
-    return sa.and_(faces.c.person_id == person_id, ~LEFT_ITS_ID)
+    return (erasures.c.person_id == erasure.person_id, erasures.c.claim_token == erasure.token)
 
 
 async def _first_images(connection: AsyncConnection, erasure: Erasure, limit: int) -> Sequence[int]:
-    query = sa.select(faces.c.image_id).distinct().where(_theirs(erasure.person_id))
+    query = sa.select(faces.c.image_id).distinct().where(are_of(erasure.person_id))
     return (await connection.scalars(query.order_by(faces.c.image_id).limit(limit))).all()
 
 

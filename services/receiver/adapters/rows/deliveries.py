@@ -1,5 +1,6 @@
 """What endpoints of webhooks are told, in the database."""
 
+from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from services.receiver.domain.errors import ConflictError, NotFoundError
 
 
 class DatabaseDeliveries:
-    """The port ``Deliveries`` on a database."""
+    """The port ``DeliveryRows`` on a database."""
 
     def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database
@@ -35,11 +36,11 @@ class DatabaseDeliveries:
     async def retry(self, delivery_id: int) -> Delivery:
         """Have one that was given up tried again, as often as a new one; return it."""
         now, table = self._clock(), webhook_deliveries
-        again = {"status": DeliveryStatus.PENDING, "attempt": 0, "due_at": now, "updated_at": now}
+        anew = {"status": DeliveryStatus.PENDING, "attempt": 0, "due_at": now, "updated_at": now}
         its = table.c.id == delivery_id
         async with self._database.transaction() as connection:
             changed = await connection.execute(
-                sa.update(table).where(its, table.c.status == DeliveryStatus.FAILED).values(again)
+                sa.update(table).where(its, table.c.status == DeliveryStatus.FAILED).values(anew)
             )
             row = (await connection.execute(sa.select(table).where(its))).first()
         if row is None:
@@ -52,16 +53,4 @@ class DatabaseDeliveries:
 
 
 def _delivery(row: Any) -> Delivery:
-    return Delivery(
-        id=row.id,
-        message_id=row.message_id,
-        endpoint=row.endpoint,
-        type=row.type,
-        subject_id=row.subject_id,
-        status=row.status,
-        attempt=row.attempt,
-        error=row.error,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        due_at=row.due_at,
-    )
+    return Delivery(*(getattr(row, field.name) for field in fields(Delivery)))

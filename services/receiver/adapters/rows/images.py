@@ -1,8 +1,6 @@
 """Images in the database."""
 
-import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -13,29 +11,12 @@ from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, databa
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.faces import Box, DecidedBy
+from services.common.faces import Box
 from services.common.groups import FACES_IN_IT
-from services.common.images import (
-    FINAL,
-    PICTURES,
-    RETRIABLE,
-    RING_AFTER_MS,
-    UPLOADS,
-    Status,
-    folder_of,
-)
-from services.common.names import known_name
-from services.common.people import (
-    BY_HAND,
-    WHOSE,
-    WHOSE_ID,
-    box_in,
-    measured_in,
-    whose_pictures,
-)
+from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
+from services.common.people import BY_HAND, box_in
 from services.common.tables import (
     BOX,
-    erasures,
     face_denials,
     face_groups,
     faces,
@@ -43,18 +24,22 @@ from services.common.tables import (
     images,
     longest_wait,
     person_images,
-    persons,
-    same_face,
 )
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import all_expected, remove_soon, settle
-from services.receiver.domain.faces import Candidate, Face, StruckOut
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
+from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.rows.image_reading import (
+    images_of,
+    load_images,
+    page_query,
+    tag_of_result,
+)
+from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.images import Image, Page, StatusReport
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.submissions import Accepted, Submission, Upload
 from services.receiver.domain.thumbnails import face_thumbnails, image_thumbnails
-from services.receiver.service.erasing import Stage
 
 # One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,
 # [[path, name], ...]: the database takes it apart in half the time that the driver needs to quote
@@ -77,15 +62,15 @@ RETURNING id, path
 """  # noqa: S608
 
 
-class DatabaseRows:
-    """The port ``Rows`` on a database."""
+class DatabaseImages:
+    """The port ``ImageRows`` on a database."""
 
     def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
         self._database = database
         self._clock = clock
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
-    @again
+    @retry_on_conflict
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path."""
         rows: dict[str, Accepted] = {}
@@ -108,7 +93,7 @@ class DatabaseRows:
                 missing = [one for one in missing if one.path not in rows]
         return rows
 
-    @again
+    @retry_on_conflict
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
         """Insert a row for each content that has none, in one transaction; return all in order."""
         # Ordered for the reason in add; of equal ones in one request the first gives the name.
@@ -176,11 +161,11 @@ class DatabaseRows:
                 Status.PENDING if sent_back else row.status,
                 duplicate=True,
                 sent_back=sent_back,
-                tag=_tag_of_result(row) if row.status == Status.PROCESSED else None,
+                tag=tag_of_result(row) if row.status == Status.PROCESSED else None,
             )
         return rows
 
-    @again
+    @retry_on_conflict
     async def replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
         """Name an upload's object in the row of this content, whose own is lost."""
         now = database_now()
@@ -205,7 +190,7 @@ class DatabaseRows:
 
     async def get(self, image_id: int) -> Image | None:
         """Return an image with its faces."""
-        found = await self._load([image_id])
+        found = await load_images(self._database, [image_id])
         return found[0] if found else None
 
     async def stored(self, image_id: int) -> StoredPicture | None:
@@ -215,20 +200,20 @@ class DatabaseRows:
         if not rows:
             return None
         (row,) = rows
-        return StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
+        return StoredPicture(row.path, row.content_digest is not None, tag_of_result(row))
 
     async def stored_face(self, image_id: int, index: int) -> StoredFace | None:
         """Return where a face is; None of one that was struck out."""
         query = (
             sa.select(images.c.path, images.c.content_digest, images.c.object_tag, *BOX)
             .select_from(faces.join(images))
-            .where(faces.c.image_id == image_id, faces.c.face_index == index, ~faces.c.struck_out)
+            .where(is_face(faces, FaceKey(image_id, index)), ~faces.c.struck_out)
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             return None
-        picture = StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
+        picture = StoredPicture(row.path, row.content_digest is not None, tag_of_result(row))
         return StoredFace(picture, box_in(row))
 
     async def page(
@@ -243,16 +228,17 @@ class DatabaseRows:
         async with self._database.reading() as connection:
             ids = list(await connection.scalars(query))
         return Page(
-            tuple(await self._load(ids[:limit])), ids[limit - 1] if len(ids) > limit else None
+            tuple(await load_images(self._database, ids[:limit])),
+            ids[limit - 1] if len(ids) > limit else None,
         )
 
-    @again
+    @retry_on_conflict
     async def retry(self, image_id: int) -> bool:
         """Set a rejected or dead image back to pending; False when it is neither."""
         async with self._database.transaction() as connection:
             return await _retry(connection, image_id)
 
-    @again
+    @retry_on_conflict
     async def look_again(self, image_id: int, tag: str) -> bool:
         """Set a processed image back to pending, without its faces."""
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
@@ -260,11 +246,11 @@ class DatabaseRows:
             if not await _forget_result(connection, self._clock, image_id, same):
                 return False
             # They show the picture that was replaced.
-            thumbnails = [Removal(one.key, None) for one in image_thumbnails(image_id)]
+            thumbnails = [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
             await remove_soon(connection, self._clock, thumbnails)
         return True
 
-    @again
+    @retry_on_conflict
     async def recognise(self, image_id: int) -> bool:
         """Set a final image back to pending, without its faces."""
         async with self._database.transaction() as connection:
@@ -286,7 +272,7 @@ class DatabaseRows:
                 return False
             return await _forget_result(connection, self._clock, image_id, sa.true())
 
-    @again
+    @retry_on_conflict
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
         """Remove an image, whose faces go with it, and have its object removed."""
         its = images.c.id == image_id
@@ -302,8 +288,8 @@ class DatabaseRows:
             in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
             groups = sorted(set(await connection.scalars(in_groups)))
             await connection.execute(sa.delete(images).where(its))
-            await _count(connection, groups)
-            removals = [Removal(one.key, None) for one in thumbnails]
+            await _count_members(connection, groups)
+            removals = [thumbnail.removal for thumbnail in thumbnails]
             removals += [removal] if removal else []
             await remove_soon(connection, self._clock, removals)
             await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
@@ -315,10 +301,10 @@ class DatabaseRows:
             counts = dict.fromkeys(Status, 0)
             if person is not None:
                 # As for a page: only a processed image has faces.
-                parts = (sa.select(one.subquery()) for one in _images_of(person))
+                parts = (sa.select(part.subquery()) for part in images_of(person))
                 query = sa.select(sa.func.count()).select_from(sa.union(*parts).subquery())
                 counts[Status.PROCESSED] = await connection.scalar(query) or 0
-                return StatusReport({one.value: count for one, count in counts.items()}, None)
+                return StatusReport({status.value: count for status, count in counts.items()}, None)
             for status, count in await connection.execute(
                 sa.select(images.c.status, sa.func.count()).group_by(images.c.status)
             ):
@@ -328,120 +314,14 @@ class DatabaseRows:
         age = None if wait is None else wait / 1000
         return StatusReport({status.value: count for status, count in counts.items()}, age)
 
-    async def _load(self, ids: Sequence[int]) -> list[Image]:
-        """Return the images that still exist, newest first.
-
-        One statement, so that nobody sees an image of before a change with faces of after it.
-        """
-        if not ids:
-            return []
-        denied = persons.alias()
-        query = (
-            sa.select(
-                images,
-                faces,
-                BY_HAND.label("by_hand"),
-                WHOSE.label("whose"),
-                WHOSE_ID.label("whose_id"),
-                denied.c.name.label("denied"),
-                denied.c.id.label("denied_id"),
-            )
-            .select_from(
-                images.outerjoin(faces)
-                .outerjoin(persons, persons.c.id == faces.c.person_id)
-                .outerjoin(
-                    face_denials,
-                    same_face(face_denials, faces),
-                )
-                .outerjoin(denied, denied.c.id == face_denials.c.person_id)
-            )
-            .where(images.c.id.in_(ids))
-            .order_by(images.c.id.desc(), faces.c.face_index, denied.c.name, denied.c.id)
-        )
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
-            whose = await whose_pictures(
-                connection,
-                (one["image_name"] for row in rows for one in row.candidates),
-            )
-            leaving = (await connection.execute(sa.select(erasures))).all()
-        found = [
-            _image(first, [row for row in (first, *others) if row.face_index is not None], whose)
-            for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
-        ]
-        merged = {row.person_id for row in leaving if row.stage == Stage.MERGED}
-        gone = {row.person_id for row in leaving} - merged
-        folders = {one for row in leaving for one in row.folders if row.person_id in gone}
-        return [
-            replace(one, faces=tuple(_without(face, gone, folders, merged) for face in one.faces))
-            for one in found
-        ]
-
-
-def page_query(
-    *, status: str | None, person: Somebody | None, before: int | None, limit: int
-) -> sa.Select[int]:
-    """Return the query for the first ids of a page; each form walks indexes backwards.
-
-    A person's images are all processed, so their status need not be looked at.
-    """
-    if person is not None:
-        # Each limited by itself, so that of neither more is read than a page.
-        parts = [
-            _first(part, part.selected_columns[0], before, limit) for part in _images_of(person)
-        ]
-        found = sa.union(*(sa.select(part.subquery()) for part in parts)).subquery()
-        return sa.select(found.c.image_id).order_by(found.c.image_id.desc()).limit(limit)
-    query = sa.select(images.c.id)
-    if status is not None:
-        # Told, because MariaDB walks all rows when it believes most of them to match.
-        query = query.where(images.c.status == status).with_hint(
-            images, "FORCE INDEX (ix_images_status_id)", "mysql"
-        )
-    return _first(query, images.c.id, before, limit)
-
-
-def _first(
-    query: sa.Select[int], column: sa.ColumnElement[int], before: int | None, limit: int
-) -> sa.Select[int]:
-    if before is not None:
-        query = query.where(column < before)
-    return query.order_by(column.desc()).limit(limit)
-
-
-def _images_of(person: Somebody) -> list[sa.Select[int]]:
-    """Return the queries for the images with a face of a person, by id and by name alone."""
-    query = sa.select(faces.c.image_id).distinct()
-    parts = []
-    if person.id is not None:
-        parts.append(query.where(faces.c.person_id == person.id))
-    if person.has_name_alone:
-        # Told, because MariaDB walks all faces of nobody when it believes them to be fewer.
-        parts.append(
-            query.where(faces.c.person == person.name, faces.c.person_id.is_(None)).with_hint(
-                faces, "FORCE INDEX (ix_faces_person)", "mysql"
-            )
-        )
-    return parts
-
 
 async def _find(
     connection: AsyncConnection, column: sa.Column[Any], values: Iterable[Any]
 ) -> Sequence[Any]:
     query = sa.select(
-        images.c.id,
-        images.c.path,
-        images.c.status,
-        images.c.content_digest,
-        images.c.object_tag,
+        images.c.id, images.c.path, images.c.status, images.c.content_digest, images.c.object_tag
     )
     return (await connection.execute(query.where(column.in_(list(values))))).all()
-
-
-def _tag_of_result(row: Any) -> str | None:
-    # Nobody replaces what was uploaded.
-    tag: str | None = row.object_tag if row.content_digest is None else None
-    return tag
 
 
 def _digest_of(upload: Upload) -> str:
@@ -465,10 +345,7 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
 
 
 async def _forget_result(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    image_id: int,
-    which: sa.ColumnElement[bool],
+    connection: AsyncConnection, clock: DatabaseClock, image_id: int, which: sa.ColumnElement[bool]
 ) -> bool:
     """Set an image back to pending without its faces; False when it is not such a one."""
     result = await connection.execute(
@@ -480,7 +357,7 @@ async def _forget_result(
         return False
     thumbnails = face_thumbnails(image_id, await _boxes(connection, image_id))
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
-    await remove_soon(connection, clock, [Removal(one.key, None) for one in thumbnails])
+    await remove_soon(connection, clock, [thumbnail.removal for thumbnail in thumbnails])
     # Known pictures that were cut out of it stay; its next faces are others.
     await connection.execute(
         sa.update(person_images)
@@ -491,7 +368,7 @@ async def _forget_result(
     return True
 
 
-async def _count(connection: AsyncConnection, groups: Sequence[int]) -> None:
+async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> None:
     """Write down the size of groups that faces have left; one without size is of no engine now."""
     its = sa.and_(face_groups.c.id.in_(groups), face_groups.c.size > 0)
     # Locked first, so that whoever puts others into them has done so, or does it afterwards.
@@ -517,100 +394,3 @@ def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
         "due_at": now + RING_AFTER_MS,
         "updated_at": now,
     }
-
-
-def _image(row: Any, its_faces: Sequence[Any], whose: Mapping[str, int]) -> Image:
-    return Image(
-        id=row.id,
-        path=row.path,
-        name=row.name,
-        status=row.status,
-        attempt=row.attempt,
-        error=row.error,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        processed_at=row.processed_at,
-        due_at=row.due_at,
-        width=row.width,
-        height=row.height,
-        engine=row.engine,
-        tag=_tag_of_result(row),
-        faces=tuple(_faces((one for one in its_faces if not one.struck_out), whose)),
-        struck_out=tuple(
-            # One that has denials has a row for each.
-            {one.face_index: _struck_out(one) for one in its_faces if one.struck_out}.values()
-        ),
-    )
-
-
-def _faces(rows: Iterable[Any], whose: Mapping[str, int]) -> list[Face]:
-    """Return the faces of rows, of which a face has one for each denial, and one without any."""
-    found = []
-    for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.face_index):
-        denials = [row for row in (first, *others) if row.denied is not None]
-        found.append(_face(first, denials, whose))
-    return found
-
-
-def _struck_out(row: Any) -> StruckOut:
-    return StruckOut(row.face_index, box_in(row), bool(row.forgotten))
-
-
-def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
-    return Face(
-        index=row.face_index,
-        **measured_in(row),
-        ambiguous=row.ambiguous,
-        person=row.whose,
-        person_id=row.whose_id,
-        distance=row.distance,
-        decided_by=DecidedBy.HAND if row.by_hand else DecidedBy.MACHINE,
-        candidates=tuple(
-            Candidate(
-                one["person"], one["image_name"], one["distance"], whose.get(one["image_name"])
-            )
-            for one in row.candidates
-        ),
-        denials=tuple(denial.denied for denial in denials),
-        denial_ids=tuple(denial.denied_id for denial in denials),
-        drawn=bool(row.drawn),
-    )
-
-
-def _without(
-    face: Face, ids: Collection[int], folders: Collection[str], merged: Collection[int]
-) -> Face:
-    """Return a face without people who are being forgotten, with these ids and folders.
-
-    Who they are is gone for all others, though it is still to be removed from the rows. Of those
-    who are ``merged`` it shows the name that it is to have, and no id any more.
-    """
-    denied = [
-        (name, person_id)
-        for name, person_id in zip(face.denials, face.denial_ids, strict=True)
-        if known_name(name) is not None
-    ]
-    left = [
-        one
-        for one in face.candidates
-        if one.person_id not in ids
-        and not (one.person_id is None and folder_of(one.image_name) in folders)
-    ]
-    changed: dict[str, Any] = {}
-    if face.person is not None and known_name(face.person) is None:
-        changed = {
-            "person": None,
-            "person_id": None,
-            "distance": None,
-            "decided_by": DecidedBy.MACHINE,
-            "ambiguous": False,
-            "candidates": (),
-        }
-    elif len(left) < len(face.candidates):
-        changed = {"ambiguous": face.ambiguous and bool(left), "candidates": tuple(left)}
-    if face.person_id in merged:
-        changed["person_id"] = None
-    if len(denied) < len(face.denials):
-        changed["denials"] = tuple(name for name, _ in denied)
-        changed["denial_ids"] = tuple(person_id for _, person_id in denied)
-    return replace(face, **changed) if changed else face

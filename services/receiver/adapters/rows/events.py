@@ -41,14 +41,14 @@ class DatabaseEvents:
             names = await _find(connection, persons.c.id, name, found, EventKind.PERSON)
         changes = [
             Change(
-                one.position,
-                one.kind,
-                one.subject_id,
-                status=statuses.get(one.subject_id),
-                name=known_name(names.get(one.subject_id)),
+                event.position,
+                event.kind,
+                event.subject_id,
+                status=statuses.get(event.subject_id),
+                name=known_name(names.get(event.subject_id)),
             )
-            for one in found
-            if one.kind != EventKind.ENCODED
+            for event in found
+            if event.kind != EventKind.ENCODED
         ]
         return Changes(changes, position, more=len(found) == PAGE)
 
@@ -61,7 +61,7 @@ async def _find(
     kind: EventKind,
 ) -> dict[int, str]:
     """Return the values of the rows with these events' subjects, by their ids."""
-    ids = {one.subject_id for one in found if one.kind == kind}
+    ids = {event.subject_id for event in found if event.kind == kind}
     if not ids:
         return {}
     rows = await connection.execute(sa.select(key, value).where(key.in_(ids)))

@@ -12,18 +12,22 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box, DecidedBy, says_of
 from services.common.images import Status
-from services.common.people import find_likely, machine_says, take_turns
+from services.common.people import find_likely, machine_says
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import remove_soon
-from services.receiver.adapters.people_changes import (
-    add_person,
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
+from services.receiver.adapters.rows.garbage import remove_soon
+from services.receiver.adapters.rows.named_faces import (
+    UNDECIDED,
+    by_hand,
+    change_face,
+    is_face,
     lock_face,
+)
+from services.receiver.adapters.rows.people_changes import (
+    add_person,
+    changing_people,
     lock_somebody,
-    name_by_hand,
     note_change,
-    note_change_by_id,
-    take_name,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import (
@@ -33,7 +37,6 @@ from services.receiver.domain.faces import (
     check_free,
     check_room,
 )
-from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.thumbnails import face_thumbnails
 
@@ -49,7 +52,7 @@ class DatabaseFaces:
         self._now = now
         self._clock = clock
 
-    @again
+    @retry_on_conflict
     async def draw(
         self,
         image_id: int,
@@ -59,8 +62,7 @@ class DatabaseFaces:
         person: Somebody | None,
     ) -> int:
         """Add a face to the result of that time and return its index."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             await _lock_result(connection, image_id, processed_at)
             there = await _places(connection, image_id)
             shown = {index: its for index, (its, struck_out) in there.items() if not struck_out}
@@ -71,28 +73,23 @@ class DatabaseFaces:
             says, likely = await _says(connection, key, face)
             await connection.execute(
                 sa.insert(faces).values(
-                    image_id=image_id,
-                    face_index=key.index,
-                    **asdict(box),
-                    drawn=True,
-                    **says,
+                    image_id=image_id, face_index=key.index, **asdict(box), drawn=True, **says
                 )
             )
             await _keep_encoding(connection, key, face)
             if person is not None:
                 if person_id is None:
                     person_id = await add_person(connection, person, self._now())
-                await name_by_hand(connection, self._clock, key, person_id, person.name)
+                await change_face(connection, self._clock, key, by_hand(person_id, person.name))
                 await note_change(connection, self._clock, person_id, person.folder)
             else:
                 await self._note(connection, key, likely)
         return key.index
 
-    @again
+    @retry_on_conflict
     async def strike_out(self, key: FaceKey) -> bool:
         """Take a face away, whose place stays; False when there is none."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             face = await lock_face(connection, key)
             if face is None:
                 return False
@@ -104,30 +101,28 @@ class DatabaseFaces:
             # By hand, as versions of before understand it, too: none of them names it.
             values = {"struck_out": True, "decided_by": DecidedBy.HAND}
             nobody = {"candidates": [], "ambiguous": False}
-            await take_name(connection, self._clock, key, **values, **nobody)
-            await connection.execute(sa.delete(face_encodings).where(_is(face_encodings, key)))
+            await change_face(connection, self._clock, key, UNDECIDED | values | nobody)
+            await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
             thumbnails = face_thumbnails(key.image_id, [box])
-            await remove_soon(
-                connection, self._clock, [Removal(one.key, None) for one in thumbnails]
-            )
+            removals = [thumbnail.removal for thumbnail in thumbnails]
+            await remove_soon(connection, self._clock, removals)
             if face.person_id is not None:
                 # Another face of the picture may be theirs.
-                await note_change_by_id(connection, self._clock, face.person_id)
+                await note_change(connection, self._clock, face.person_id)
         return True
 
-    @again
+    @retry_on_conflict
     async def restore(self, face: FaceOfResult, seen: EncodedFace) -> None:
         """Have a face that was struck out back."""
         key = FaceKey(face.image_id, face.index)
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             await _lock_result(connection, key.image_id, face.processed_at)
             there = await _places(connection, key.image_id)
             box, _ = there.pop(key.index)
             shown = {index: its for index, (its, is_out) in there.items() if not is_out}
             check_free(key.image_id, box, shown)
             says, likely = await _says(connection, key, seen)
-            its = sa.and_(_is(faces, key), faces.c.struck_out, ~faces.c.forgotten)
+            its = sa.and_(is_face(faces, key), faces.c.struck_out, ~faces.c.forgotten)
             restored = await connection.execute(
                 sa.update(faces).where(its).values(struck_out=False, **says)
             )
@@ -140,13 +135,16 @@ class DatabaseFaces:
         await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
         if likely is not None:
             # Decided with the picture's other faces, of which one may be named so.
-            await note_change_by_id(connection, self._clock, likely)
+            await note_change(connection, self._clock, likely)
 
 
 async def _lock_result(
     connection: AsyncConnection, image_id: int, processed_at: int | None
 ) -> None:
-    """Lock an image that still has the result of that time; whoever stores another locks it."""
+    """Lock an image that still has the result of that time, or raise ``ConflictError``.
+
+    Whoever stores another result locks the image, too.
+    """
     row = (
         await connection.execute(
             sa.select(images.c.status, images.c.processed_at)
@@ -181,14 +179,14 @@ async def _says(
     """
     its = face.seen
     whose = await find_likely(connection, its.candidates, lock=True)
-    denied = sa.select(face_denials.c.person_id).where(_is(face_denials, key))
+    denied = sa.select(face_denials.c.person_id).where(is_face(face_denials, key))
     others = sa.select(faces.c.person_id).where(
         faces.c.image_id == key.image_id,
         faces.c.face_index != key.index,
         faces.c.person_id.is_not(None),
     )
     taken = set(await connection.scalars(denied.union(others)))
-    left = [one for one in its.candidates if whose[one][0] not in taken]
+    left = [candidate for candidate in its.candidates if whose[candidate][0] not in taken]
     named = bool(its.named) and len(left) == len(its.candidates)
     ambiguous = its.ambiguous if named else bool(left)
     says = says_of(left, whose, face.calibration, named=named, ambiguous=ambiguous)
@@ -197,7 +195,7 @@ async def _says(
 
 async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: EncodedFace) -> None:
     # One that was struck out may have got one since: by an image_processor of before.
-    await connection.execute(sa.delete(face_encodings).where(_is(face_encodings, key)))
+    await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
     if face.seen.encoding:
         await connection.execute(
             sa.insert(face_encodings).values(
@@ -207,7 +205,3 @@ async def _keep_encoding(connection: AsyncConnection, key: FaceKey, face: Encode
                 encoding=face.seen.encoding,
             )
         )
-
-
-def _is(table: sa.Table, key: FaceKey) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.image_id == key.image_id, table.c.face_index == key.index)

@@ -1,6 +1,6 @@
 """People who were said to be one, in the database."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -8,51 +8,47 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import Clock, DatabaseClock, database_now
 from services.common.database import Database
-from services.common.event_rows import note_events
-from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
 from services.common.object_info import ObjectInfo
-from services.common.people import BY_HAND, LEFT_ITS_ID, take_turns
-from services.common.tables import (
-    events,
-    face_denials,
-    faces,
-    group_questions,
-    images,
-    person_images,
-    person_merges,
-    persons,
-)
+from services.common.tables import faces, images, person_images, person_merges, persons
 from services.common.turns import in_turns
-from services.receiver.adapters.conflicts import again
-from services.receiver.adapters.garbage import all_expected, remove_soon, settle
-from services.receiver.adapters.people_changes import (
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
+from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle
+from services.receiver.adapters.rows.merged_answers import (
+    AT_ONCE,
+    FaceId,
+    among,
+    as_keys,
+    face_keys,
+    move_answers,
+    move_denials,
+    named_by_hand,
+    return_answers,
+    return_denials,
+    share_denials,
+)
+from services.receiver.adapters.rows.named_faces import (
     CHANGED,
+    move_faces,
+    note_images,
+    take_denied_names,
+)
+from services.receiver.adapters.rows.people_changes import (
     begin_leaving,
+    changing_people,
     check_settled,
     check_whole,
-    find_strays,
     insert_person,
     is_taken,
     lock_somebody,
-    move_faces,
     note_change,
-    note_change_by_id,
     settle_names,
-    take_denied_names,
 )
+from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
-from services.receiver.domain.groups import Answer
 from services.receiver.domain.merges import Copy, Merged
 from services.receiver.domain.objects import Removal
-from services.receiver.domain.people import Somebody
-from services.receiver.service.erasing import Stage
-
-_Key = tuple[int, int]
-
-_AT_ONCE: Final = 1_000
-"""Faces or pictures of one statement."""
-
+from services.receiver.domain.people import Somebody, nobody
 
 _OF_FACES: Final = ("faces", "denials", "both", "dropped", "lifted")
 """What in a merge has keys of faces."""
@@ -66,27 +62,25 @@ class DatabaseMerges:
         self._now = now
         self._clock = clock
 
-    @again
+    @retry_on_conflict
     async def merge(
         self, kept: Somebody, gone: Somebody, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
-        """Make all that is one person's another's, in one transaction."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        """Make all that is one person's another's; of very many faces, only the first."""
+        async with changing_people(self._database) as connection:
             if not await all_expected(connection, self._clock, _keys(copies)):
                 return None
-            kept_id, gone_id = [await _lock(connection, one) for one in (kept, gone)]
+            kept_id, gone_id = [await _lock(connection, person) for person in (kept, gone)]
             if kept_id == gone_id:
                 raise ConflictError(f"{gone.name!r} is {kept.name!r} already")
             await check_whole(connection, gone_id)
             pictures = await _pictures(connection, person_images.c.person_id == gone_id)
-            if lacking := set(pictures.values()) - {one.original for one in copies}:
+            if lacking := set(pictures.values()) - {copy.original for copy in copies}:
                 return sorted(lacking)
             its = persons.c.id == gone_id
             row = (await connection.execute(sa.select(persons).where(its))).one()
             kept_name = persons.c.id == kept_id
             name = (await connection.scalars(sa.select(persons.c.name).where(kept_name))).one()
-            its_faces = sa.and_(faces.c.person_id == gone_id, ~LEFT_ITS_ID)
             await settle_names(connection, row.name, self._now())
             moved: dict[str, Any] = {
                 "id": gone_id,
@@ -94,11 +88,11 @@ class DatabaseMerges:
                 "hidden": bool(row.hidden),
                 "face": None if row.face_image_id is None else [row.face_image_id, row.face_index],
                 "created_at": row.created_at,
-                **await self._move_denials(connection, kept_id, gone_id),
-                "faces": await _face_keys(connection, its_faces, BY_HAND),
+                **await move_denials(connection, self._clock, kept_id, gone_id),
+                "faces": await face_keys(connection, named_by_hand(gone_id)),
                 "merges": await self._move_merges(connection, gone_id, kept_id),
                 "pictures": await self._move_pictures(connection, kept_id, pictures, copies),
-                **await _move_answers(connection, kept_id, gone_id),
+                **await move_answers(connection, kept_id, gone_id),
             }
             moved["results"] = await _results(connection, _images_of(moved))
             await take_denied_names(connection, kept_id)
@@ -135,13 +129,12 @@ class DatabaseMerges:
             "begun" in moved,
         )
 
-    @again
+    @retry_on_conflict
     async def undo(
         self, kept: Somebody, merge_id: int, folder: str, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
         """Make somebody anew, with the id of before, of what was theirs and is still so."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             if not await all_expected(connection, self._clock, _keys(copies)):
                 return None
             kept_id = await _lock(connection, kept)
@@ -152,9 +145,9 @@ class DatabaseMerges:
                 await settle(connection, self._clock, named=[], unnamed=_keys(copies))
                 return []
             moved, new_id = await _as_far_as_it_is_there(connection, row.moved), row.moved["id"]
-            await _share(connection, moved, row)
+            await share_denials(connection, moved, row)
             pictures = await _pictures(connection, _still(row, kept_id))
-            if lacking := set(pictures.values()) - {one.original for one in copies}:
+            if lacking := set(pictures.values()) - {copy.original for copy in copies}:
                 return sorted(lacking)
             await check_settled(connection, kept_id)
             if await is_taken(connection, folder):
@@ -173,8 +166,8 @@ class DatabaseMerges:
             )
             await self._move_pictures(connection, new_id, pictures, copies)
             its_faces = await _faces_of_pictures(connection, moved["faces"], kept_id, new_id)
-            await self._return_denials(connection, moved, kept_id, new_id, its_faces)
-            await _return_answers(connection, moved, kept_id, new_id)
+            await return_denials(connection, self._clock, moved, kept_id, its_faces)
+            await return_answers(connection, moved, kept_id)
             its_merges = person_merges.c.id.in_(moved["merges"])
             await connection.execute(
                 sa.update(person_merges)
@@ -188,11 +181,10 @@ class DatabaseMerges:
             await self._return_faces(connection, row, moved)
         return []
 
-    @again
+    @retry_on_conflict
     async def undo_more(self, person_id: int, merge_id: int) -> bool:
         """Go on with a merge that is being taken back; False when all of it is."""
-        async with self._database.transaction() as connection:
-            await take_turns(connection)
+        async with changing_people(self._database) as connection:
             row = await _merge(connection, person_id, merge_id)
             return row is not None and await self._return_faces(connection, row, row.moved)
 
@@ -205,8 +197,8 @@ class DatabaseMerges:
         its_name = await connection.scalar(sa.select(persons.c.name).where(its).with_for_update())
         if its_name is not None and some:
             same = await _still_there(connection, moved, (image_id for image_id, _ in some))
-            keys = [key for key in _as_keys(some) if key[0] in same]
-            which = sa.and_(_by_hand(merge.person_id), _among(faces, keys))
+            keys = [key for key in as_keys(some) if key[0] in same]
+            which = sa.and_(named_by_hand(merge.person_id), among(faces, keys))
             await self._name(connection, which, moved["id"], its_name)
         there = person_merges.c.id == merge.id
         if its_name is not None and rest:
@@ -214,8 +206,8 @@ class DatabaseMerges:
             await connection.execute(sa.update(person_merges).where(there).values(moved=left))
         else:
             await connection.execute(sa.delete(person_merges).where(there))
-        await note_change_by_id(connection, self._clock, moved["id"])
-        await note_change_by_id(connection, self._clock, merge.person_id, removed=True)
+        await note_change(connection, self._clock, moved["id"])
+        await note_change(connection, self._clock, merge.person_id, removed=True)
         return its_name is not None and bool(rest)
 
     async def _move_pictures(
@@ -226,17 +218,19 @@ class DatabaseMerges:
         copies: Sequence[Copy],
     ) -> list[int]:
         """Give known pictures to a person, with the strays that were copied; return their ids."""
-        copied = {one.original: one.image_name for one in copies}
+        copied = {copy.original: copy.image_name for copy in copies}
         strays = [
-            ObjectInfo(KNOWN_PEOPLE + one.original, 0, one.tag, 0.0) for one in copies if one.tag
+            ObjectInfo(KNOWN_PEOPLE + copy.original, 0, copy.tag, 0.0)
+            for copy in copies
+            if copy.tag
         ]
         removals = await find_strays(connection, strays)
         moved = list(pictures)
-        named = {copied[one.key.removeprefix(KNOWN_PEOPLE)] for one in removals}
-        for stray in sorted(filter(None, named)):
+        named = {copied[stray.key.removeprefix(KNOWN_PEOPLE)] for stray in removals}
+        for image_name in sorted(filter(None, named)):
             inserted: sa.CursorResult[tuple[()]] = await connection.execute(
                 sa.insert(person_images).values(
-                    person_id=person_id, image_name=stray, created_at=self._now()
+                    person_id=person_id, image_name=image_name, created_at=self._now()
                 )
             )
             moved.append(int(inserted.lastrowid))
@@ -250,7 +244,7 @@ class DatabaseMerges:
                 .where(person_images.c.id == picture_id)
                 .values(person_id=person_id, image_name=new or image_name)
             )
-        keys = {KNOWN_PEOPLE + one for one in named if one is not None}
+        keys = {KNOWN_PEOPLE + image_name for image_name in named if image_name is not None}
         unnamed = set(_keys(copies)) - keys
         await settle(connection, self._clock, named=sorted(keys), unnamed=sorted(unnamed))
         await remove_soon(connection, self._clock, removals)
@@ -259,12 +253,7 @@ class DatabaseMerges:
     async def _name(
         self, connection: AsyncConnection, which: sa.ColumnElement[bool], person_id: int, name: str
     ) -> None:
-        found = sa.select(sa.literal(EventKind.IMAGE), faces.c.image_id, self._clock())
-        await connection.execute(
-            sa.insert(events).from_select(
-                ["kind", "subject_id", "created_at"], found.where(which).distinct()
-            )
-        )
+        await note_images(connection, self._clock, faces, which)
         await connection.execute(
             sa.update(faces).where(which).values(person_id=person_id, person=name)
         )
@@ -277,78 +266,11 @@ class DatabaseMerges:
         await connection.execute(sa.update(person_merges).where(its).values(person_id=new_id))
         return ids
 
-    async def _move_denials(
-        self, connection: AsyncConnection, kept_id: int, gone_id: int
-    ) -> dict[str, list[_Key]]:
-        """Give a person's denials to another, where no hand has named the face so.
-
-        Returns those that were the one's alone, those that were of both, those of a face that is
-        the other's by hand, and those of the other's of a face that was the one's by hand.
-        """
-        theirs, others = [await _denied(connection, person_id) for person_id in (gone_id, kept_id)]
-        named = [
-            set(await _face_keys(connection, faces.c.person_id == person_id, BY_HAND, ~LEFT_ITS_ID))
-            for person_id in (gone_id, kept_id)
-        ]
-        dropped, lifted = theirs & named[1], others & named[0]
-        both = (theirs & others) - dropped
-        alone = theirs - both - dropped
-        await _delete_denials(connection, kept_id, lifted)
-        await _give_denials(connection, gone_id, kept_id, alone)
-        # The others go with the row of who had them.
-        images = {image_id for image_id, _ in theirs | lifted}
-        await note_events(connection, self._clock(), EventKind.IMAGE, sorted(images))
-        return {
-            "denials": sorted(alone),
-            "both": sorted(both),
-            "dropped": sorted(dropped),
-            "lifted": sorted(lifted),
-        }
-
-    async def _return_denials(
-        self,
-        connection: AsyncConnection,
-        moved: dict[str, Any],
-        kept_id: int,
-        new_id: int,
-        its_faces: Collection[_Key],
-    ) -> None:
-        """Bring back who was not whom, as far as it still says so."""
-        still = await _denied(connection, kept_id)
-        by_hand = faces.c.person_id == kept_id, BY_HAND, ~LEFT_ITS_ID
-        alone = still & set(_as_keys(moved["denials"]))
-        both = still & set(_as_keys(moved["both"]))
-        dropped = set(_as_keys(moved["dropped"])) & set(await _face_keys(connection, *by_hand))
-        lifted = (set(_as_keys(moved["lifted"])) & set(its_faces)) - still
-        # With the time of the answer to a question that made them, if one did.
-        await _give_denials(connection, kept_id, new_id, alone)
-        for keys in in_turns(both, _AT_ONCE):
-            copied = sa.select(
-                face_denials.c.image_id,
-                face_denials.c.face_index,
-                sa.literal(new_id),
-                face_denials.c.created_at,
-            ).where(face_denials.c.person_id == kept_id, _among(face_denials, keys))
-            columns = ["image_id", "face_index", "person_id", "created_at"]
-            await connection.execute(sa.insert(face_denials).from_select(columns, copied))
-        made = [(key, new_id) for key in sorted(dropped)]
-        made += [(key, kept_id) for key in sorted(lifted)]
-        for some in in_turns(made, _AT_ONCE):
-            await connection.execute(
-                sa.insert(face_denials).values(created_at=self._clock()),
-                [
-                    {"image_id": image_id, "face_index": index, "person_id": person_id}
-                    for (image_id, index), person_id in some
-                ],
-            )
-        touched = {image_id for image_id, _ in alone | both | dropped | lifted}
-        await note_events(connection, self._clock(), EventKind.IMAGE, sorted(touched))
-
 
 async def _lock(connection: AsyncConnection, person: Somebody) -> int:
     person_id = await lock_somebody(connection, person)
     if person_id is None:
-        raise NotFoundError(f"there is nobody called {person.name!r}")
+        raise nobody(person.name)
     return person_id
 
 
@@ -370,16 +292,9 @@ async def _pictures(connection: AsyncConnection, which: sa.ColumnElement[bool]) 
     return {row.id: row.image_name for row in rows}
 
 
-async def _face_keys(
-    connection: AsyncConnection, *conditions: sa.ColumnElement[bool]
-) -> list[_Key]:
-    query = sa.select(faces.c.image_id, faces.c.face_index).where(*conditions)
-    return sorted((row.image_id, row.face_index) for row in await connection.execute(query))
-
-
 async def _faces_of_pictures(
     connection: AsyncConnection, moved: Iterable[Sequence[int]], kept_id: int, new_id: int
-) -> list[_Key]:
+) -> list[FaceId]:
     """Return the faces that a hand has named and that go back as known pictures did.
 
     Not those that were named anew since, of which a known picture has stayed.
@@ -389,12 +304,8 @@ async def _faces_of_pictures(
     )
     its = await connection.execute(cut_out.where(person_images.c.person_id == new_id))
     stayed = await connection.execute(cut_out.where(person_images.c.person_id == kept_id))
-    keys = {*_as_keys(moved), *_as_keys(its)} - set(_as_keys(stayed))
-    return [key for key in await _face_keys(connection, _by_hand(kept_id)) if key in keys]
-
-
-def _by_hand(person_id: int) -> sa.ColumnElement[bool]:
-    return sa.and_(faces.c.person_id == person_id, BY_HAND, ~LEFT_ITS_ID)
+    keys = {*as_keys(moved), *as_keys(its)} - set(as_keys(stayed))
+    return [key for key in await face_keys(connection, named_by_hand(kept_id)) if key in keys]
 
 
 async def _results(
@@ -403,7 +314,7 @@ async def _results(
     """Return images, each with when its result was made."""
     return [
         (row.id, row.processed_at)
-        for some in in_turns(sorted(set(image_ids)), _AT_ONCE)
+        for some in in_turns(sorted(set(image_ids)), AT_ONCE)
         for row in await connection.execute(
             sa.select(images.c.id, images.c.processed_at).where(images.c.id.in_(some))
         )
@@ -415,7 +326,7 @@ async def _still_there(
 ) -> set[int]:
     """Return those images whose results are the ones of a merge: faces of others are others."""
     then = {(image_id, processed_at) for image_id, processed_at in moved["results"]}
-    return {one[0] for one in await _results(connection, image_ids) if one in then}
+    return {now[0] for now in await _results(connection, image_ids) if now in then}
 
 
 def _images_of(moved: Mapping[str, Any]) -> set[int]:
@@ -433,116 +344,5 @@ async def _as_far_as_it_is_there(
     }
 
 
-async def _share(connection: AsyncConnection, moved: dict[str, Any], merge: Any) -> None:
-    """Have denials be of both that were also of whom the one they went to was merged into since."""
-    its = sa.select(person_merges.c.moved).where(person_merges.c.person_id == merge.person_id)
-    later = [one for one in await connection.scalars(its) if merge.id in one.get("merges", [])]
-    theirs = {key for one in later for key in _as_keys(one["both"])}
-    alone = _as_keys(moved["denials"])
-    moved["denials"] = [key for key in alone if key not in theirs]
-    moved["both"] = [*_as_keys(moved["both"]), *(key for key in alone if key in theirs)]
-
-
-async def _denied(connection: AsyncConnection, person_id: int) -> set[_Key]:
-    query = sa.select(face_denials).where(face_denials.c.person_id == person_id)
-    return {(row.image_id, row.face_index) for row in await connection.execute(query)}
-
-
-async def _give_denials(
-    connection: AsyncConnection, old_id: int, new_id: int, keys: Iterable[_Key]
-) -> None:
-    for some in in_turns(keys, _AT_ONCE):
-        await connection.execute(
-            sa.update(face_denials)
-            .where(face_denials.c.person_id == old_id, _among(face_denials, some))
-            .values(person_id=new_id)
-        )
-
-
-async def _delete_denials(
-    connection: AsyncConnection, person_id: int, keys: Iterable[_Key]
-) -> None:
-    for some in in_turns(keys, _AT_ONCE):
-        await connection.execute(
-            sa.delete(face_denials).where(
-                face_denials.c.person_id == person_id, _among(face_denials, some)
-            )
-        )
-
-
-async def _move_answers(
-    connection: AsyncConnection, kept_id: int, gone_id: int
-) -> dict[str, list[Any]]:
-    """Have what was answered about a person, and groups, count for another: they are one.
-
-    Returns the questions that went over, and the answers that made room: of two about one group a
-    no stays, and the other's. Questions that are open go with the row of who had them.
-    """
-    table = group_questions.c
-    answered = table.answer.in_([Answer.NO, Answer.LATER])
-    query = sa.select(group_questions).where(answered)
-    theirs, others = [
-        {
-            row["group_id"]: row
-            for row in (await connection.execute(query.where(table.person_id == one))).mappings()
-        }
-        for one in (gone_id, kept_id)
-    ]
-    moved: list[int] = []
-    dropped: list[dict[str, Any]] = []
-    for group_id, row in theirs.items():
-        other = others.get(group_id)
-        if other and (other["answer"] == Answer.NO or row["answer"] != Answer.NO):
-            dropped.append(dict(row))
-            if row["answer"] == Answer.NO:  # what either says of faces, both say
-                its = face_denials.c.created_at == row["answered_at"]
-                await connection.execute(
-                    sa.update(face_denials)
-                    .where(face_denials.c.person_id == kept_id, its)
-                    .values(created_at=other["answered_at"])
-                )
-        else:
-            moved.append(row["id"])
-            dropped += [dict(other)] if other else []
-            same = sa.and_(table.group_id == group_id, table.person_id == kept_id)
-            await connection.execute(sa.delete(group_questions).where(same))
-    await connection.execute(
-        sa.update(group_questions).where(table.id.in_(moved)).values(person_id=kept_id)
-    )
-    return {"questions": moved, "answers": dropped}
-
-
-async def _return_answers(
-    connection: AsyncConnection, moved: dict[str, Any], kept_id: int, new_id: int
-) -> None:
-    """Bring back what was answered about either, as far as it still says so."""
-    table = group_questions.c
-    # A merge of before has none.
-    its = sa.and_(table.id.in_(moved.get("questions", [])), table.person_id == kept_id)
-    await connection.execute(sa.update(group_questions).where(its).values(person_id=new_id))
-    for row in moved.get("answers", []):
-        # What was not theirs is now of whoever that person was merged into since.
-        whose = new_id if row["person_id"] == new_id else kept_id
-        same = sa.and_(table.group_id == row["group_id"], table.person_id == kept_id)
-        other = (await connection.execute(sa.select(group_questions).where(same))).one_or_none()
-        values = {**row, "person_id": whose}
-        if row["answer"] == Answer.NO:
-            if other is None or other.answer != Answer.NO:
-                continue  # taken back
-            values["answered_at"] = other.answered_at
-        elif other is not None and whose == kept_id:
-            continue
-        await connection.execute(sa.insert(group_questions).values(values))
-
-
-def _among(table: sa.Table, keys: Sequence[_Key]) -> sa.ColumnElement[bool]:
-    return sa.tuple_(table.c.image_id, table.c.face_index).in_(keys)
-
-
-def _as_keys(entries: Iterable[Sequence[int]]) -> list[_Key]:
-    """Return keys of faces, which JSON has as lists."""
-    return [(image_id, index) for image_id, index in entries]
-
-
 def _keys(copies: Iterable[Copy]) -> list[str]:
-    return [KNOWN_PEOPLE + one.image_name for one in copies if one.image_name is not None]
+    return [KNOWN_PEOPLE + copy.image_name for copy in copies if copy.image_name is not None]

@@ -1,14 +1,15 @@
 """Notes of objects to remove, in the transactions of the rows that name them or did."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.images import STORING_MS
-from services.common.tables import garbage
+from services.common.images import KNOWN_PEOPLE, STORING_MS
+from services.common.object_info import ObjectInfo
+from services.common.tables import garbage, person_images
 from services.receiver.domain.objects import Removal
 
 
@@ -36,10 +37,10 @@ class DatabaseGarbage:
 
 
 async def remove_soon(
-    connection: AsyncConnection, clock: DatabaseClock, stored: Collection[Removal]
+    connection: AsyncConnection, clock: DatabaseClock, removals: Collection[Removal]
 ) -> None:
     """Have objects removed that no row names any more, whatever was noted of their keys."""
-    tags = {one.key: one.tag for one in stored}
+    tags = {removal.key: removal.tag for removal in removals}
     if not tags:
         return
     await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(sorted(tags))))
@@ -87,3 +88,44 @@ async def settle(
         await connection.execute(
             sa.update(garbage).where(garbage.c.object_key.in_(unnamed)).values(due_at=clock())
         )
+
+
+async def find_strays(
+    connection: AsyncConnection, found: Sequence[ObjectInfo], gone: Collection[str] = ()
+) -> list[Removal]:
+    """Return the objects that no row names, and that are neither gone nor noted already."""
+    owners = await find_owners(connection, found)
+    return [
+        Removal(stored.key, stored.tag)
+        for stored in await not_noted(connection, found)
+        if stored.key not in gone and stored.key not in owners
+    ]
+
+
+async def find_owners(connection: AsyncConnection, found: Sequence[ObjectInfo]) -> dict[str, int]:
+    """Return by key whose known pictures objects are, of those that a row names."""
+    names = [stored.key.removeprefix(KNOWN_PEOPLE) for stored in found]
+    owners = await connection.execute(
+        sa.select(person_images.c.image_name, person_images.c.person_id).where(
+            person_images.c.image_name.in_(names)
+        )
+    )
+    return {KNOWN_PEOPLE + owner.image_name: owner.person_id for owner in owners}
+
+
+async def not_noted(connection: AsyncConnection, found: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    """Return the objects that are neither being enrolled nor to be removed as they are.
+
+    A note without a tag is of an object that is being enrolled, or of one that was.
+    """
+    notes = await connection.execute(
+        sa.select(garbage.c.object_key, garbage.c.object_tag).where(
+            garbage.c.object_key.in_([stored.key for stored in found])
+        )
+    )
+    tags = {note.object_key: note.object_tag for note in notes}
+    return [
+        stored
+        for stored in found
+        if stored.key not in tags or tags[stored.key] not in (None, stored.tag)
+    ]

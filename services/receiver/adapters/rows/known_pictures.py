@@ -1,0 +1,327 @@
+"""Known pictures in the database, and what is said by hand of whose a face is."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.common.clock import Clock, DatabaseClock, database_now
+from services.common.database import Database
+from services.common.event_rows import note_events
+from services.common.events import EventKind
+from services.common.images import KNOWN_PEOPLE
+from services.common.people import BEING_FORGOTTEN, whose_pictures
+from services.common.tables import face_denials, faces, person_images, persons, same_face
+from services.receiver.adapters.rows.conflicts import retry_on_conflict
+from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.rows.named_faces import (
+    UNDECIDED,
+    LockedFace,
+    by_hand,
+    change_face,
+    is_face,
+    lock_face,
+)
+from services.receiver.adapters.rows.people_changes import (
+    add_person,
+    changing_people,
+    find_somebody,
+    lock_somebody,
+    note_change,
+)
+from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.faces import FaceKey, FaceOfResult
+from services.receiver.domain.objects import Removal
+from services.receiver.domain.people import KnownPicture, NewKnownPicture, Somebody
+from services.receiver.domain.thumbnails import known_thumbnail
+
+
+class DatabaseKnownPictures:
+    """The port ``KnownPictures`` on a database."""
+
+    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
+        self._database = database
+        self._now = now
+        self._clock = clock
+
+    async def find(self, content_digest: str) -> KnownPicture | None:
+        """Return the known picture with this content, whose ever it is."""
+        async with self._database.reading() as connection:
+            return await _find(connection, content_digest)
+
+    async def picture(self, picture_id: int) -> KnownPicture | None:
+        """Return a known picture."""
+        async with self._database.reading() as connection:
+            return await _first(connection, person_images.c.id == picture_id)
+
+    @retry_on_conflict
+    async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
+        """Make content a known picture of a person, unless it is somebody's already."""
+        key = KNOWN_PEOPLE + picture.image_name
+        async with changing_people(self._database) as connection:
+            if not await all_expected(connection, self._clock, [key]):
+                return None
+            shown = await _shown(connection, face) if face else None
+            person_id = await lock_somebody(connection, picture.person)
+            known = await _find(connection, picture.content_digest)
+            no_longer_theirs: set[int] = set()
+            if known and known.person_id != person_id:
+                if not (shown and known.is_cut_from(shown.key, shown.named)):
+                    await settle(connection, self._clock, named=[], unnamed=[key])
+                    return known
+                no_longer_theirs.add(known.person_id)
+                await forget_pictures(connection, self._clock, person_images.c.id == known.id)
+                known = None
+            if person_id is None:
+                person_id = await add_person(connection, picture.person, self._now())
+            if known:
+                await settle(connection, self._clock, named=[], unnamed=[key])
+            else:
+                known = await self._insert(connection, person_id, picture)
+                await settle(connection, self._clock, named=[key], unnamed=[])
+            if shown:
+                no_longer_theirs |= await self._name_face(connection, shown, known)
+            for other_id in sorted(no_longer_theirs):
+                await note_change(connection, self._clock, other_id, removed=True)
+            await note_change(connection, self._clock, person_id, picture.person.folder)
+        return known
+
+    async def _insert(
+        self, connection: AsyncConnection, person_id: int, picture: NewKnownPicture
+    ) -> KnownPicture:
+        now = self._now()
+        inserted: sa.CursorResult[tuple[()]] = await connection.execute(
+            sa.insert(person_images).values(
+                person_id=person_id, image_name=picture.image_name, created_at=now
+            )
+        )
+        picture_id = int(inserted.lastrowid)
+        return KnownPicture(picture_id, person_id, picture.person.name, picture.image_name, now)
+
+    async def _name_face(
+        self, connection: AsyncConnection, face: LockedFace, known: KnownPicture
+    ) -> set[int]:
+        """Name a face by hand; return the person whom another hand had named, if any."""
+        named_before = {face.named} - {None, known.person_id}
+        if named_before:
+            await forget_pictures(connection, self._clock, _cut_from(face))
+        # Of two faces of one content, the picture is the first one's as long as that is there.
+        there = sa.exists().where(same_face(faces, person_images))
+        await connection.execute(
+            sa.update(person_images)
+            .where(person_images.c.id == known.id, ~there)
+            .values(image_id=face.key.image_id, face_index=face.key.index)
+        )
+        await connection.execute(sa.delete(face_denials).where(_denial(face.key, known.person_id)))
+        named = by_hand(known.person_id, known.person)
+        await change_face(connection, self._clock, face.key, named)
+        return {person_id for person_id in named_before if person_id is not None}
+
+    @retry_on_conflict
+    async def replace_object(
+        self, known: KnownPicture, picture: NewKnownPicture
+    ) -> KnownPicture | None:
+        """Name a new object in the row of a known picture, whose own is lost."""
+        key = KNOWN_PEOPLE + picture.image_name
+        async with changing_people(self._database) as connection:
+            if not await all_expected(connection, self._clock, [key]):
+                return None
+            result = await connection.execute(
+                sa.update(person_images)
+                .where(
+                    person_images.c.id == known.id, person_images.c.image_name == known.image_name
+                )
+                .values(image_name=picture.image_name)
+            )
+            if result.rowcount != 1:
+                return known
+            await settle(connection, self._clock, named=[key], unnamed=[])
+        return replace(known, image_name=picture.image_name)
+
+    @retry_on_conflict
+    async def delete_picture(self, picture_id: int) -> None:
+        """Remove a known picture, and have its object and its thumbnail removed."""
+        its = person_images.c.id == picture_id
+        async with changing_people(self._database) as connection:
+            known = await _first(connection, its)
+            if known is None:
+                return
+            face = await lock_face(connection, known.face) if known.face else None
+            await forget_pictures(connection, self._clock, its)
+            if face and face.by_hand and face.person_id == known.person_id:
+                other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
+                if await connection.scalar(other) is None:
+                    await change_face(connection, self._clock, face.key, UNDECIDED)
+            await note_change(connection, self._clock, known.person_id, removed=True)
+
+    @retry_on_conflict
+    async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
+        """Take back what a hand named a face; False when there is no such face."""
+        async with changing_people(self._database) as connection:
+            face = await lock_face(connection, key)
+            if face is None:
+                return False
+            if face.by_hand:
+                person_id = face.person_id
+                if person_id is not None:
+                    await self._forget_cut(connection, face, person_id, digests)
+                elif face.person is not None:
+                    # Work is somebody's, and without it nobody decides on the face.
+                    person = await find_somebody(connection, face.person)
+                    person_id = await add_person(connection, person, self._now())
+                await change_face(connection, self._clock, key, UNDECIDED)
+                if person_id is not None:
+                    await note_change(connection, self._clock, person_id, removed=True)
+        return True
+
+    @retry_on_conflict
+    async def deny(
+        self,
+        key: FaceKey,
+        person: Somebody,
+        *,
+        is_known: bool,
+        digests: Sequence[str] | None = None,
+    ) -> bool:
+        """Write down that a face is not this person's; False when there is no such face or person.
+
+        ``is_known``: pictures of theirs are there, though there may be no row. With ``digests``
+        also when a hand has named it so, which is taken back as :meth:`unname` does.
+        """
+        async with changing_people(self._database) as connection:
+            face = await lock_face(connection, key)
+            if face is None:
+                return False
+            person_id = await lock_somebody(connection, person)
+            is_theirs = face.person_id == person_id and face.person is not None
+            if person_id is None:
+                is_theirs = face.person_id is None and face.person == person.name
+                guesses = {candidate["person"] for candidate in face.candidates}
+                if not (is_known or is_theirs or person.name in guesses):
+                    return False
+                person_id = await add_person(connection, person, self._now())
+            taken_back = is_theirs and face.by_hand
+            if taken_back:
+                if digests is None:
+                    raise ConflictError(
+                        f"face {key.index} of image {key.image_id} was named {person.name!r} by"
+                        " hand: take that name back first"
+                    )
+                await self._forget_cut(connection, face, person_id, digests)
+            # What a group's answer has said of it is said of this face alone from now on.
+            said = sa.update(face_denials).where(_denial(key, person_id))
+            said_again = await connection.execute(said.values(created_at=self._clock()))
+            if not said_again.rowcount:
+                await connection.execute(
+                    sa.insert(face_denials).values(
+                        image_id=key.image_id,
+                        face_index=key.index,
+                        person_id=person_id,
+                        created_at=self._clock(),
+                    )
+                )
+            whose = await whose_pictures(
+                connection, [candidate["image_name"] for candidate in face.candidates]
+            )
+            others = [
+                candidate
+                for candidate in face.candidates
+                if (whose.get(candidate["image_name"]) or candidate["person"])
+                not in (person_id, person.name)
+            ]
+            values: dict[str, Any] = {"candidates": others}
+            if is_theirs:
+                values = {**UNDECIDED, **values, "ambiguous": bool(others)}
+            await change_face(connection, self._clock, key, values)
+            await note_change(connection, self._clock, person_id, person.folder, removed=taken_back)
+        return True
+
+    @retry_on_conflict
+    async def allow(self, key: FaceKey, person: Somebody) -> bool:
+        """Take a denial back; False when there is no such face."""
+        async with changing_people(self._database) as connection:
+            if await lock_face(connection, key) is None:
+                return False
+            person_id = await lock_somebody(connection, person)
+            if person_id is not None:
+                gone = await connection.execute(
+                    sa.delete(face_denials).where(_denial(key, person_id))
+                )
+                if gone.rowcount:
+                    await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
+                    await note_change(connection, self._clock, person_id)
+        return True
+
+    async def _forget_cut(
+        self, connection: AsyncConnection, face: LockedFace, person_id: int, digests: Sequence[str]
+    ) -> None:
+        """Remove known pictures of whom a hand has said that a face is, that were cut out of it."""
+        shown = sa.or_(
+            sa.false(), *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests)
+        )
+        unnoted = sa.and_(
+            person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown
+        )
+        await forget_pictures(connection, self._clock, sa.or_(_cut_from(face), unnoted))
+
+
+PICTURE_COLUMNS = (
+    person_images.c.id,
+    person_images.c.image_name,
+    person_images.c.created_at,
+    person_images.c.image_id,
+    person_images.c.face_index,
+)
+
+
+def known_picture(row: Any) -> KnownPicture:
+    """Return the known picture of a row of ``PICTURE_COLUMNS``, ``person_id`` and ``person``."""
+    face = None if row.image_id is None else FaceKey(row.image_id, row.face_index)
+    return KnownPicture(row.id, row.person_id, row.person, row.image_name, row.created_at, face)
+
+
+async def forget_pictures(
+    connection: AsyncConnection, clock: DatabaseClock, which: sa.ColumnElement[bool]
+) -> set[str]:
+    """Remove known pictures; have their objects, whose keys are returned, and thumbnails go."""
+    query = sa.select(person_images.c.id, person_images.c.image_name).where(which)
+    names = {row.id: row.image_name for row in await connection.execute(query)}
+    keys = {KNOWN_PEOPLE + name for name in names.values()}
+    await connection.execute(sa.delete(person_images).where(which))
+    removals = [Removal(key, None) for key in keys]
+    removals += [known_thumbnail(picture_id).removal for picture_id in names]
+    await remove_soon(connection, clock, removals)
+    return keys
+
+
+async def _shown(connection: AsyncConnection, face: FaceOfResult) -> LockedFace | None:
+    """Return a face, unless the image has been looked at again: then its faces are others."""
+    found = await lock_face(connection, FaceKey(face.image_id, face.index))
+    return found if found and found.processed_at == face.processed_at else None
+
+
+def _cut_from(face: LockedFace) -> sa.ColumnElement[bool]:
+    """Return the condition of the known pictures of its person that were cut out of a face."""
+    return sa.and_(is_face(person_images, face.key), person_images.c.person_id == face.person_id)
+
+
+def _denial(key: FaceKey, person_id: int) -> sa.ColumnElement[bool]:
+    return sa.and_(is_face(face_denials, key), face_denials.c.person_id == person_id)
+
+
+async def _find(connection: AsyncConnection, content_digest: str) -> KnownPicture | None:
+    # Names end in the digest, which no index leads to; a scan of the names is a few milliseconds.
+    return await _first(connection, person_images.c.image_name.like(f"%/{content_digest}.%"))
+
+
+async def _first(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> KnownPicture | None:
+    query = (
+        sa.select(persons.c.id.label("person_id"), persons.c.name.label("person"), *PICTURE_COLUMNS)
+        .join_from(person_images, persons)
+        .where(which, ~BEING_FORGOTTEN)
+        .limit(1)
+    )
+    row = (await connection.execute(query)).first()
+    return known_picture(row) if row else None

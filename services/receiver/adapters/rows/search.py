@@ -1,0 +1,58 @@
+"""Faces that are looked for, or found, in the database."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from services.common.database import Database
+from services.common.names import known_name
+from services.common.people import SHOWN_ID, WHOSE, box_in
+from services.common.tables import BOX, face_encodings, faces, persons, same_face
+from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.search import FaceNow
+
+
+class DatabaseSearchableFaces:
+    """The port ``SearchableFaces`` on a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def encoding(self, key: FaceKey, engine: str) -> tuple[bool, bytes | None]:
+        """Tell whether there is such a face, and return its encoding by an engine."""
+        query = (
+            sa.select(face_encodings.c.encoding)
+            .select_from(faces)
+            .outerjoin(
+                face_encodings,
+                sa.and_(same_face(face_encodings, faces), face_encodings.c.engine == engine),
+            )
+            .where(is_face(faces, key), ~faces.c.struck_out)
+        )
+        async with self._database.reading() as connection:
+            row = (await connection.execute(query)).first()
+        return row is not None, row.encoding if row else None
+
+    async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceNow]:
+        """Return those that are there, and that nobody has struck out."""
+        query = (
+            sa.select(
+                faces.c.image_id,
+                faces.c.face_index,
+                *BOX,
+                WHOSE.label("whose"),
+                SHOWN_ID.label("whose_id"),
+            )
+            .outerjoin(persons, persons.c.id == faces.c.person_id)
+            .where(faces.c.image_id.in_({key.image_id for key in keys}), ~faces.c.struck_out)
+        )
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(query)).all()
+        return {FaceKey(row.image_id, row.face_index): _face(row) for row in rows}
+
+
+def _face(row: Any) -> FaceNow:
+    name = known_name(row.whose)
+    return FaceNow(box_in(row), name, None if name is None else row.whose_id)
