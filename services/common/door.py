@@ -60,9 +60,9 @@ class Door:
     """ASGI middleware: raises ``HTTPException`` where the application reads a body.
 
     408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for its
-    transfer in a way that no client uses, 429 when the ``room`` of the request is full. What is
-    refused before the application is asked gets the response that ``refuse`` makes. Probes go in
-    always, or a busy process would look like a dead one.
+    transfer in a way that no client uses, 429 when the ``room`` of the request is full, and what
+    ``room`` raises. What is refused before the application is asked gets the response that
+    ``refuse`` makes. Probes go in always, or a busy process would look like a dead one.
     """
 
     def __init__(
@@ -83,7 +83,6 @@ class Door:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        room = self._room(scope)
         inside = False
 
         def enter() -> None:
@@ -104,6 +103,7 @@ class Door:
             await send(message)
 
         try:
+            room = self._room(scope)
             follows = _has_body(scope)
             if follows and room.takes_body:
                 room.check()  # rather now than when all of it was sent for nothing

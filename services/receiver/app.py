@@ -8,6 +8,7 @@ from typing import Final
 import uvloop
 
 from services.common import logs, ops
+from services.common.bodies import Spools
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
@@ -17,9 +18,24 @@ from services.common.objects import ObjectStore
 from services.common.repeating import repeat
 from services.common.settings import load
 from services.receiver.adapters.decoding import PillowDecoder
-from services.receiver.adapters.http.api import Api, create_app
-from services.receiver.adapters.http.event_stream import write
+from services.receiver.adapters.http.api import behind_door, new_app
+from services.receiver.adapters.http.docs_page import add_docs
+from services.receiver.adapters.http.encoding import add_encoding
+from services.receiver.adapters.http.erasing import add_erasing
+from services.receiver.adapters.http.events import add_events, write
+from services.receiver.adapters.http.faces import add_faces
+from services.receiver.adapters.http.files import FileResponses
+from services.receiver.adapters.http.groups import add_groups
+from services.receiver.adapters.http.images import add_images
+from services.receiver.adapters.http.merges import add_merges
+from services.receiver.adapters.http.people import add_people
+from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.rooms import Rooms
+from services.receiver.adapters.http.search import add_search
+from services.receiver.adapters.http.status import add_status
+from services.receiver.adapters.http.submissions import add_submissions
+from services.receiver.adapters.http.thumbnails import add_thumbnails
+from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.adapters.recogniser import GrpcFaceChecker, GrpcFaceDetector
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
@@ -122,41 +138,50 @@ class Receiver:
             who=enrolment.who,
             stops=lambda: self.lifecycle.draining,
         )
-        self.rooms = Rooms(settings.max_in_flight)
-        self.app = create_app(
-            Api(
-                rows=rows,
-                encoding=DatabaseEncoding(self._database),
-                submissions=submissions,
-                images=images,
-                regions=Regions(images, XmpRegions()),
-                enrolment=enrolment,
-                merging=merging,
-                erasing=self.erasing,
-                search=Search(
-                    GrpcFaceDetector(self._client),
-                    GrpcNearestFaces(self._stored_faces),
-                    DatabaseSearchableFaces(self._database),
-                ),
-                drawing=Drawing(
-                    faces=DatabaseFaces(self._database, now_ms),
-                    images=images,
-                    enrolment=enrolment,
-                    recogniser=recogniser,
-                ),
-                grouped=Grouped(
-                    DatabaseGroups(self._database), DatabaseQuestions(self._database), enrolment
-                ),
-                thumbnails=Thumbnails(pictures=store, garbage=garbage, shrinker=decoder),
-                following=self._following,
-                deliveries=DatabaseDeliveries(self._database, database_now),
-                lifecycle=self.lifecycle,
-                outages=self._outages,
-                max_json_bytes=settings.max_json_bytes,
-                http=settings,
-            ),
-            self.rooms,
+        spools = Spools(settings.max_spool_bytes)
+        files = FileResponses()
+        encoding = DatabaseEncoding(self._database)
+        drawing = Drawing(
+            faces=DatabaseFaces(self._database, now_ms),
+            images=images,
+            enrolment=enrolment,
+            recogniser=recogniser,
         )
+        search = Search(
+            GrpcFaceDetector(self._client),
+            GrpcNearestFaces(self._stored_faces),
+            DatabaseSearchableFaces(self._database),
+        )
+        thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
+        grouped = Grouped(
+            DatabaseGroups(self._database), DatabaseQuestions(self._database), enrolment
+        )
+        app = new_app()
+        add_submissions(
+            app,
+            submissions,
+            images,
+            spools,
+            max_json_bytes=settings.max_json_bytes,
+            max_upload_bytes=settings.max_upload_bytes,
+        )
+        add_images(app, images, rows, enrolment, files)
+        add_regions(app, Regions(images, XmpRegions()), spools)
+        add_faces(app, enrolment, drawing, spools)
+        add_groups(app, grouped, spools)
+        add_people(app, enrolment, files, spools)
+        add_search(app, search, spools)
+        add_merges(app, merging, spools)
+        add_erasing(app, self.erasing, spools)
+        add_thumbnails(app, thumbnails, images, enrolment)
+        add_status(app, rows, enrolment, encoding, self._outages)
+        add_encoding(app, encoding)
+        add_events(app, self._following, self.lifecycle)
+        add_webhooks(app, DatabaseDeliveries(self._database, database_now))
+        add_docs(app)
+        app.router.routes.extend(ops.probe_routes(self.lifecycle))
+        self.rooms = Rooms(settings.max_in_flight)
+        self.app = behind_door(app, self.rooms, settings)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""

@@ -34,12 +34,20 @@ class _Batch:
         self.size = 0
         self.submissions: dict[str, Submission] = {}
         self.committed: asyncio.Task[dict[str, Accepted]]
+        self._claimed: set[str] = set()
 
     def add(self, submissions: Sequence[Submission]) -> None:
         """Take a request's submissions."""
         self.size += len(submissions)
         for submission in submissions:
             self.submissions.setdefault(submission.path, submission)
+
+    def claim(self, row: Accepted) -> Accepted:
+        """Return a row to a request; who asks for the path after the first gets a duplicate."""
+        if row.path in self._claimed:
+            return row._replace(duplicate=True)
+        self._claimed.add(row.path)
+        return row
 
 
 class Submissions:
@@ -77,7 +85,7 @@ class Submissions:
         batch.add(submissions)
         # A client that goes away does not take the transaction from the others.
         rows = await asyncio.shield(batch.committed)
-        accepted = [_claim(rows, submission.path) for submission in submissions]
+        accepted = [batch.claim(rows[submission.path]) for submission in submissions]
         if any(row.tag for row in accepted):
             return list(await asyncio.gather(*map(self._compared, accepted)))
         return accepted
@@ -129,11 +137,3 @@ class Submissions:
         else:
             log.info("accepted", image_ids=new)
         self._ringer.ring(new)
-
-
-def _claim(rows: dict[str, Accepted], path: str) -> Accepted:
-    """Return the path's row; whoever asks for the same path after the first has a duplicate."""
-    row = rows[path]
-    if not row.duplicate:
-        rows[path] = row._replace(duplicate=True)
-    return row

@@ -264,7 +264,7 @@ async def test_an_unexpected_error_says_nothing_internal(
 
     running = start(plain_settings)
     with monkeypatch.context() as patch:
-        patch.setattr("services.receiver.adapters.http.api.page_view", broken)
+        patch.setattr("services.receiver.adapters.http.images.page_view", broken)
         answer = await running.client.get("/images")
     await assert_problem(running.client, answer, 500)
     assert "secret" not in answer.text

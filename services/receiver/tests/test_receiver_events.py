@@ -19,7 +19,7 @@ from services.common.event_rows import note_events
 from services.common.events import KEPT_MS, EventKind, Position
 from services.common.ops import Lifecycle
 from services.common.tables import events, images, persons
-from services.receiver.adapters.http import event_stream
+from services.receiver.adapters.http import events as routes
 from services.receiver.adapters.rows.events import DatabaseEvents
 from services.receiver.domain.changes import Change, Changes
 from services.receiver.service.following import Following
@@ -348,8 +348,8 @@ async def test_after_an_outage_for_so_long_that_changes_are_forgotten_streams_en
 async def test_silence_is_broken_by_a_comment_with_the_position(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(event_stream, "_QUIET_SECONDS", 0.01)
-    following = Following(FakeEvents(), event_stream.write, max_listeners=2)
+    monkeypatch.setattr(routes, "_QUIET_SECONDS", 0.01)
+    following = Following(FakeEvents(), routes.write, max_listeners=2)
     lifecycle = Lifecycle({}, drain_seconds=0)
     sent: list[Any] = []
 
@@ -360,7 +360,7 @@ async def test_silence_is_broken_by_a_comment_with_the_position(
         await eventually(lambda: len(sent) > 3)
         return {"type": "http.disconnect"}
 
-    stream = event_stream.EventStream(following, lifecycle, None)
+    stream = routes.EventStream(following, lifecycle, None)
     await stream({"type": "http"}, receive, send)
     await following.close()
     assert sent[2]["body"] == b": \nid: 0.1\n\n"
@@ -374,4 +374,4 @@ async def test_changes_of_a_newer_version_are_passed_on(database: Database) -> N
         row = {"kind": "group", "subject_id": 3, "created_at": 1}
         await connection.execute(sa.insert(events).values(row))
     changes = await port.after(start)
-    assert b'event: group\ndata: {"id":3}\n' in event_stream.write(changes.changes)
+    assert b'event: group\ndata: {"id":3}\n' in routes.write(changes.changes)

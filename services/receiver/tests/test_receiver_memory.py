@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from services.common.faces import Box, SeenFace
 from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.adapters.decoding import PillowDecoder
-from services.receiver.adapters.http.files import Files
+from services.receiver.adapters.http.files import FileResponses
 from services.receiver.domain.errors import InvalidError
 from services.receiver.domain.people import Somebody
 from services.receiver.service.people import Enrolment
@@ -56,7 +56,7 @@ async def receive() -> Any:
 
 
 async def test_only_a_few_files_are_loaded_at_once() -> None:
-    gate, files = Gate(), Files()
+    gate, files = Gate(), FileResponses()
     sent: list[int] = []
 
     async def load() -> tuple[bytes, str]:
@@ -76,7 +76,7 @@ async def test_only_a_few_files_are_loaded_at_once() -> None:
 
 
 async def test_clients_that_do_not_read_keep_no_picture_from_others() -> None:
-    files, never = Files(patience=0.05), asyncio.Event()
+    files, never = FileResponses(patience=0.05), asyncio.Event()
     picture = bytes(MAX_PICTURE_BYTES)
     begun = asyncio.Semaphore(0)
     ended = 0

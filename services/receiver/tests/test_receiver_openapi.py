@@ -116,7 +116,7 @@ async def test_answers_are_what_the_document_says(
         (documents.GroupPageDocument, await plain.get("/groups")),
         (documents.QuestionsDocument, await plain.get("/questions")),
         (documents.ExportDocument, await plain.get("/people/Ida/export")),
-        (documents.Problem, await plain.get("/images/99")),
+        (documents.ProblemDocument, await plain.get("/images/99")),
     ]
     for model, answer in answers:
         document = answer.json()

@@ -2,7 +2,9 @@ import asyncio
 import json
 import os
 import subprocess
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError, DoorbellUnavailableError
 from services.common.settings import DatabaseSettings
+from services.receiver.adapters.http import problems
 from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import Accepted, Submission
@@ -19,7 +22,7 @@ from services.receiver.metrics import RINGS
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.submitting import Submissions
 from services.receiver.settings import ReceiverSettings
-from services.receiver.tests.conftest import Launch
+from services.receiver.tests.conftest import Launch, Start
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.servers import MariaDb, find_binary
 
@@ -333,6 +336,49 @@ async def test_a_failed_transaction_fails_its_requests_and_no_other() -> None:
     assert await _submit(submissions, "next")
     await ringer.flush()
     assert doorbell.notified == [1]
+
+
+class Traces:
+    """A log that notes by which of our functions each error came."""
+
+    def __init__(self) -> None:
+        self.found: list[list[str]] = []
+
+    def error(self, _: str, *, exc_info: BaseException) -> None:
+        frames = traceback.extract_tb(exc_info.__traceback__)
+        self.found.append(
+            [
+                f"{Path(frame.filename).name}: {frame.name}"
+                for frame in frames
+                if "/services/" in frame.filename
+            ]
+        )
+
+
+async def test_the_trace_of_an_insert_that_fails_begins_at_the_route_of_each_request(
+    start: Start, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces = Traces()
+    monkeypatch.setattr(problems, "log", traces)
+    monkeypatch.setattr(
+        "services.receiver.adapters.rows.images._INSERT_SQLITE", "INSERT INTO nowhere"
+    )
+    client = start(plain_settings).client
+    answers = await asyncio.gather(
+        client.post("/image/post", json={"path": "a"}),
+        client.post("/images/post", json={"paths": [{"path": "b"}]}),
+    )
+    assert [answer.status_code for answer in answers] == [500, 500]
+    to_the_row = [
+        "submitting.py: submit",
+        "submitting.py: _commit",
+        "conflicts.py: retried",
+        "images.py: add",
+    ]
+    assert traces.found == [
+        ["submissions.py: submit_one", *to_the_row],
+        ["submissions.py: submit_many", *to_the_row],
+    ]
 
 
 async def test_a_client_that_goes_away_does_not_disturb_the_others() -> None:

@@ -21,9 +21,9 @@ from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
 from services.receiver.adapters import decoding
 from services.receiver.adapters.decoding import PillowDecoder, crops, shrunk
-from services.receiver.adapters.http import api
-from services.receiver.adapters.http.api import THUMBNAIL_BYTES
+from services.receiver.adapters.http import thumbnails
 from services.receiver.adapters.http.files import SENDING_BYTES
+from services.receiver.adapters.http.thumbnails import THUMBNAIL_BYTES
 from services.receiver.domain.errors import BusyError, InvalidError
 from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.thumbnails import Thumbnails
@@ -252,7 +252,7 @@ async def test_each_is_made_once_for_all_replicas_and_kept(
 async def test_what_is_kept_is_sent_while_others_are_made(
     start: Start, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "_THUMBNAILS_AT_ONCE", 1)
+    monkeypatch.setattr(thumbnails, "_LOADED_AT_ONCE", 1)
     client = start(plain_settings).client
     kept, missing, _ = await small_versions(client)
     assert (await client.get(kept)).status_code == 200

@@ -45,8 +45,10 @@ async def read_json(
         try:
             return model.model_validate_json(body)
         except ValidationError as error:
+            faults = faults_of(error)
+            what = faults[0].detail if len(faults) == 1 else f"{len(faults)} parts of it are wrong"
             raise InvalidError(
-                "the body is not what this endpoint takes", faults_of(error)
+                f"the body is not what this endpoint takes, nothing was done: {what}", faults
             ) from None
 
 

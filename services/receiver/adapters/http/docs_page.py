@@ -1,10 +1,20 @@
-"""The page at ``/docs``: the OpenAPI document for people, without any script."""
+"""The page at ``/docs``: the OpenAPI document for people, without any script.
+
+Swagger UI and ReDoc, which packages bring without a CDN, are 1 to 2 MB of script each, in the
+origin that serves people's faces and deletes them on request.
+"""
 
 import base64
 import hashlib
 import json
 from html import escape
 from typing import Any, Final
+
+from fastapi import FastAPI
+from starlette.responses import HTMLResponse, Response
+
+from services.receiver.adapters.http import openapi
+from services.receiver.adapters.http.views import json_response
 
 _STYLE: Final = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -26,6 +36,24 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+
+def add_docs(app: FastAPI) -> None:
+    """Add the routes of the OpenAPI document and of its page."""
+    document: dict[str, Any] = {}
+
+    def described() -> dict[str, Any]:
+        if not document:
+            document.update(openapi.build(app))
+        return document
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi_document() -> Response:
+        return json_response(described())
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return HTMLResponse(render(described()), headers=HEADERS)
 
 
 def render(document: dict[str, Any]) -> str:
@@ -54,10 +82,10 @@ def render(document: dict[str, Any]) -> str:
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     parameters = [
         (
-            f"{one['name']} ({one['in']})",
-            f"{escape(one.get('description', ''))} {_inline(one['schema'])}",
+            f"{parameter['name']} ({parameter['in']})",
+            f"{escape(parameter.get('description', ''))} {_inline(parameter['schema'])}",
         )
-        for one in operation.get("parameters", ())
+        for parameter in operation.get("parameters", ())
     ]
     bodies = [
         (f"body: {kind}", _inline(content["schema"]))
@@ -68,7 +96,9 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
             status,
             escape(answer["description"])
             + " "
-            + next((_inline(one["schema"]) for one in answer.get("content", {}).values()), ""),
+            + next(
+                (_inline(content["schema"]) for content in answer.get("content", {}).values()), ""
+            ),
         )
         for status, answer in sorted(operation["responses"].items())
     ]

@@ -7,7 +7,16 @@ face, has no model here: the domain's docstrings are read by clients.
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    WithJsonSchema,
+)
+from pydantic_core import core_schema
 
 from services.common.images import (
     MAX_PART_BYTES,
@@ -24,11 +33,15 @@ from services.receiver.domain.faces import LAST_INDEX, Face, FaceKey, ImageRegio
 from services.receiver.domain.groups import Answer
 from services.receiver.domain.personal_data import KeptFace
 from services.receiver.domain.search import FoundFace, PictureFace
-from services.receiver.domain.submissions import MAX_BATCH
+from services.receiver.domain.submissions import MAX_BATCH, Submission, submission_of_path
 
 Path = Annotated[
-    str,
-    Field(strict=True),
+    Submission,
+    GetPydanticSchema(
+        lambda _source, _handler: core_schema.no_info_after_validator_function(
+            submission_of_path, core_schema.str_schema(strict=True)
+        )
+    ),
     WithJsonSchema(
         {
             "type": "string",
@@ -520,7 +533,7 @@ class FaultDocument(BaseModel):
     detail: str
 
 
-class Problem(BaseModel):
+class ProblemDocument(BaseModel):
     """What went wrong (RFC 9457)."""
 
     type: str

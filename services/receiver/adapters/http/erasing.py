@@ -56,20 +56,20 @@ async def _pieces(account: Account) -> AsyncIterator[bytes]:
     for name, parts in account.lists.items():
         yield b"," + orjson.dumps(name) + b":["
         between = b"\n"
-        async for one in parts:
-            yield between + orjson.dumps(kept_view(one) | _address(account, one))
+        async for part in parts:
+            yield between + orjson.dumps(kept_view(part) | _address(account, part))
             between = b",\n"
         yield b"]"
     yield b"}"
 
 
-def _address(account: Account, one: object) -> dict[str, str | None]:
-    match one:
+def _address(account: Account, part: object) -> dict[str, str | None]:
+    match part:
         case KeptPicture():
-            return {"address": f"{location(one.id)}/picture"}
+            return {"address": f"{location(part.id)}/picture"}
         case KeptKnown(id=None):
             return {"address": None}
         case KeptKnown() if account.person.id is not None:
-            return {"address": f"/people/{by_id(account.person.id)}/pictures/{one.id}"}
+            return {"address": f"/people/{by_id(account.person.id)}/pictures/{part.id}"}
         case _:
             return {}

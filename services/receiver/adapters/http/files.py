@@ -1,6 +1,8 @@
 """Sends picture files, of which only so many bytes are in memory at a time.
 
-A file that the client has already is not read.
+A file that the client has already is not read. Others are read whole, not streamed, so that a slow
+client holds no connection to the object store. Range is ignored, as HTTP allows: whoever shows a
+picture wants all of it.
 """
 
 import asyncio
@@ -44,14 +46,14 @@ async def unchanged(
     """
     if if_none_match is None or (tag := await find_tag()) is None:
         return None
-    known = {one.strip().removeprefix("W/") for one in if_none_match.split(",")}
+    known = {etag.strip().removeprefix("W/") for etag in if_none_match.split(",")}
     if known.isdisjoint({"*", _etag(tag).removeprefix("W/")}):
         return None
     headers = {"ETag": _etag(tag), "Cache-Control": CACHING}
     return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
 
 
-class Files:
+class FileResponses:
     """Makes responses that load their content when it is their turn.
 
     How slowly some clients read does not keep others from their files for longer than
@@ -73,7 +75,7 @@ class Files:
 
     def response(self, load: Load) -> Response:
         """Return a response with what ``load`` returns."""
-        return _File(self, load)
+        return _FileResponse(self, load)
 
     @asynccontextmanager
     async def loaded(self, load: Load) -> AsyncIterator[tuple[bytes, str]]:
@@ -108,8 +110,8 @@ def _etag(tag: str) -> str:
     return tag if tag.endswith('"') else f'"{tag}"'
 
 
-class _File(Response):
-    def __init__(self, files: Files, load: Load) -> None:
+class _FileResponse(Response):
+    def __init__(self, files: FileResponses, load: Load) -> None:
         super().__init__()
         self._files = files
         self._load = load

@@ -95,7 +95,7 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
             group_id,
             body.name,
             another=body.another,
-            without=[FaceKey(one.image_id, one.face_index) for one in body.without],
+            without=[FaceKey(face.image_id, face.face_index) for face in body.without],
         )
         return json_response(named)  # written field by field
 
@@ -130,7 +130,7 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         limit: Annotated[int, Query(ge=1, le=100, description="So many at most.")] = _QUESTIONS,
     ) -> Response:
         found = await grouped.questions(limit)
-        return json_response({"questions": [question_view(*one) for one in found]})
+        return json_response({"questions": [question_view(*question) for question in found]})
 
     @app.put(
         "/questions/{question_id:id}",

@@ -1,5 +1,7 @@
 """Completes the OpenAPI document: bodies that FastAPI does not see, problems, links."""
 
+import json
+import re
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -13,21 +15,8 @@ from services.common.picture_formats import FORMATS
 from services.receiver.adapters.http import documents, problems
 from services.receiver.domain.submissions import MAX_FILES
 
-_BODIES: Final = (
-    documents.PathDocument,
-    documents.PathsDocument,
-    documents.EnrolmentDocument,
-    documents.NamingDocument,
-    documents.GroupNamingDocument,
-    documents.AnswerDocument,
-    documents.DrawingDocument,
-    documents.ChangeDocument,
-    documents.OtherDocument,
-    documents.FaceReferenceDocument,
-    documents.EraseDocument,
-    documents.Problem,
-)
 _REF: Final = "#/components/schemas/{model}"
+_NAMES: Final = re.compile(_REF.format(model=r"(\w+)"))
 
 _PROBLEMS: Final = {
     403: "A browser sent this for another site's page.",
@@ -66,7 +55,7 @@ def one_file(max_bytes: int) -> dict[str, Any]:
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 ANY_PICTURE: Final = dict.fromkeys(
-    (*(one.media_type for one in FORMATS), "application/octet-stream"), _BINARY
+    (*(picture.media_type for picture in FORMATS), "application/octet-stream"), _BINARY
 )
 JPEG: Final = {"image/jpeg": _BINARY}
 
@@ -93,7 +82,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": _PROBLEMS[status],
-            "content": {problems.MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
+            "content": {problems.MEDIA_TYPE: {"schema": _reference(documents.ProblemDocument)}},
             **(
                 {
                     "headers": {
@@ -138,7 +127,12 @@ def image_links(pointer: str) -> dict[str, Any]:
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """Describe a JSON body."""
-    return {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
+    return {"application/json": {"schema": _reference(model)}}
+
+
+def _reference(model: type[BaseModel]) -> dict[str, Any]:
+    """Return where :func:`build` puts the schema of a model of :mod:`documents`."""
+    return {"$ref": _REF.format(model=model.__name__)}
 
 
 def body(content: dict[str, Any]) -> dict[str, Any]:
@@ -155,8 +149,12 @@ def build(app: FastAPI) -> dict[str, Any]:
         description="Every error is a problem document (RFC 9457).",
         routes=app.routes,
     )
-    _, schemas = models_json_schema([(model, "validation") for model in _BODIES], ref_template=_REF)
-    document["components"]["schemas"].update(schemas["$defs"])
+    known = document["components"]["schemas"]
+    missing = sorted(set(_NAMES.findall(json.dumps(document["paths"]))) - known.keys())
+    _, schemas = models_json_schema(
+        [(getattr(documents, name), "validation") for name in missing], ref_template=_REF
+    )
+    known.update(schemas["$defs"])
     return document
 
 
@@ -174,5 +172,22 @@ def picture(
     return {
         200: {"description": "The file.", "headers": ETAG, "content": content},
         304: {"description": "The client has the file already.", "headers": ETAG},
+        **responses,
+    }
+
+
+def located(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Describe the answer that says where to look at an image, beside the others."""
+    header = {
+        "description": "Where to look.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^/images/[1-9][0-9]*$"},
+    }
+    return {
+        202: {
+            "description": "The row is durable.",
+            "headers": {"Location": header},
+            "links": image_links("/id"),
+        },
         **responses,
     }

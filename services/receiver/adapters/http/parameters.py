@@ -4,6 +4,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import Header, Path, Query
 from pydantic import WithJsonSchema
+from starlette.convertors import IntegerConvertor, register_url_convertor
 
 from services.receiver.adapters.http import documents
 from services.receiver.domain.cursors import CURSOR, LAST_ID
@@ -11,6 +12,15 @@ from services.receiver.domain.faces import LAST_INDEX
 
 ON_A_PAGE: Final = 50
 """Entries on a page, if nothing is said."""
+
+
+class _IdConvertor(IntegerConvertor):
+    """Digits, fewer than those of which Python makes no number; more are nobody's id."""
+
+    regex = "[0-9]{1,100}"
+
+
+register_url_convertor("id", _IdConvertor())
 
 
 def row_id(what: str) -> Any:
@@ -26,6 +36,7 @@ FaceIndex = Annotated[
     int, Path(ge=0, le=LAST_INDEX, description="A face's index in the image.", examples=[0])
 ]
 Name = Annotated[documents.Who, Path()]
+OfPerson = Annotated[documents.Who | None, Query(description="Only with a face of this person.")]
 Insist = Annotated[
     bool, Query(description="Also when the face is of low quality, or looks like somebody else.")
 ]

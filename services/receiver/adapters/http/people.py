@@ -10,7 +10,7 @@ from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD, Spools
 from services.common.images import MAX_PICTURE_BYTES
 from services.common.names import MAX_NAME_LENGTH
 from services.receiver.adapters.http import bodies, documents, openapi
-from services.receiver.adapters.http.files import Files, unchanged
+from services.receiver.adapters.http.files import FileResponses, unchanged
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
     Another,
@@ -33,7 +33,7 @@ from services.receiver.service.people import Enrolment
 _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
 
 
-def add_people(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools) -> None:
+def add_people(app: FastAPI, enrolment: Enrolment, files: FileResponses, spools: Spools) -> None:
     """Add the routes."""
     _add_people(app, enrolment, spools)
     _add_known(app, enrolment, files, spools)
@@ -159,7 +159,7 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         return Response(status_code=204)
 
 
-def _add_known(app: FastAPI, enrolment: Enrolment, files: Files, spools: Spools) -> None:
+def _add_known(app: FastAPI, enrolment: Enrolment, files: FileResponses, spools: Spools) -> None:
     @app.post(
         "/people/{name}/pictures",
         status_code=201,

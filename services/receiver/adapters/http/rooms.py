@@ -1,5 +1,6 @@
 """How many requests of each kind are served at once, so that none takes the others' places."""
 
+from http import HTTPStatus
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -7,6 +8,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from services.common import metrics
+from services.common.cross_site import is_cross_site
 from services.common.door import Room
 from services.receiver.adapters.http.problems import problem
 
@@ -20,9 +22,8 @@ _REGIONS: Final = 32
 """One at a time is read; sidecars wait on disk."""
 
 _ENROLMENTS: Final = 16
-"""They wait for the recogniser, which gets 4 pictures at a time; another
-name takes a place, too, as it has a body, and so does an answer to a question, by which a group may
-get a name."""
+"""They wait for the recogniser, which gets 4 pictures at a time; another name takes a place, too,
+as it has a body, and so does an answer to a question, by which a group may get a name."""
 
 _SEARCHES: Final = 16
 """They wait for the recogniser, which gets 2 pictures at a time, and for people."""
@@ -59,7 +60,12 @@ class Rooms:
         self._refusal = refuse({}, self._submissions.refusal())
 
     def of(self, scope: Scope) -> Room:
-        """Return the request's room."""
+        """Return the request's room.
+
+        Raises ``HTTPException`` with 403 for what another site's page would have a browser change.
+        """
+        if is_cross_site(scope):
+            raise HTTPException(HTTPStatus.FORBIDDEN, "this request came from another site's page")
         path: str = scope["path"]
         belongs_to, _, last_part = path.rpartition("/")
         # Somebody may be called "thumbnail", too.
@@ -76,7 +82,7 @@ class Rooms:
             and (last_part in {"person", "face"} or belongs_to == "/questions")
         ):
             return self._enrolments
-        if scope["method"] == "GET" and "/pictures/" in path:
+        if scope["method"] in {"GET", "HEAD"} and "/pictures/" in path:
             return self._pictures
         return self._others
 

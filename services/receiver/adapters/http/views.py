@@ -64,7 +64,9 @@ def image_view(image: Image) -> dict[str, object]:
         "engine": image.engine,
         "faces": image.faces,  # written field by field
         "struck_out": [
-            {"index": one.index, "box": one.box} for one in image.struck_out if not one.forgotten
+            {"index": face.index, "box": face.box}
+            for face in image.struck_out
+            if not face.forgotten
         ],
     }
 
@@ -106,8 +108,8 @@ def person_view(person: Person) -> dict[str, object]:
 def whole_person_view(person: Person) -> dict[str, object]:
     """Return a ``WholePersonDocument``."""
     merges = [
-        {"id": one.id, "name": one.name, "created_at": _time(one.created_at)}
-        for one in person.merges
+        {"id": merge.id, "name": merge.name, "created_at": _time(merge.created_at)}
+        for merge in person.merges
     ]
     return {**person_view(person), "merges": merges}
 
@@ -137,7 +139,7 @@ def group_page_view(page: GroupPage) -> dict[str, object]:
 
 def group_view(group: Group) -> dict[str, object]:
     """Return a ``GroupDocument``."""
-    return {"id": group.id, "size": group.size, "faces": [face_view(one) for one in group.faces]}
+    return {"id": group.id, "size": group.size, "faces": [face_view(face) for face in group.faces]}
 
 
 def whole_group_view(group: Group) -> dict[str, object]:
@@ -162,27 +164,27 @@ def question_view(question: Question, person: Person | None) -> dict[str, object
     }
 
 
-def delivery_view(one: Delivery) -> dict[str, object]:
+def delivery_view(delivery: Delivery) -> dict[str, object]:
     """Return a ``DeliveryDocument``."""
     return {
-        "id": one.id,
-        "message_id": one.message_id,
-        "endpoint": one.endpoint,
-        "type": one.type,
-        "subject_id": one.subject_id,
-        "status": one.status,
-        "attempt": one.attempt,
-        "error": one.error,
-        "created_at": _time(one.created_at),
-        "updated_at": _time(one.updated_at),
-        "next_attempt_at": _time(one.due_at),
+        "id": delivery.id,
+        "message_id": delivery.message_id,
+        "endpoint": delivery.endpoint,
+        "type": delivery.type,
+        "subject_id": delivery.subject_id,
+        "status": delivery.status,
+        "attempt": delivery.attempt,
+        "error": delivery.error,
+        "created_at": _time(delivery.created_at),
+        "updated_at": _time(delivery.updated_at),
+        "next_attempt_at": _time(delivery.due_at),
     }
 
 
 def delivery_page_view(page: DeliveryPage) -> dict[str, object]:
     """Return a ``DeliveryPageDocument``."""
     return {
-        "deliveries": [delivery_view(one) for one in page.deliveries],
+        "deliveries": [delivery_view(delivery) for delivery in page.deliveries],
         "next_cursor": None if page.last_id is None else encode_cursor(page.last_id),
     }
 
@@ -198,9 +200,9 @@ def change_view(change: Change) -> dict[str, object]:
             return {"id": change.id}
 
 
-def kept_view(one: Any) -> dict[str, Any]:
+def kept_view(part: Any) -> dict[str, Any]:
     """Return a part of an ``ExportDocument``: a dataclass of ``service/erasing.py``."""
-    view = {field.name: getattr(one, field.name) for field in fields(one)}
+    view = {field.name: getattr(part, field.name) for field in fields(part)}
     return view | {name: _time(view[name]) for name in _TIMES & view.keys()}
 
 

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import orjson
+from fastapi import FastAPI, Header
 from fastapi.sse import format_sse_event
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -12,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.ops import Lifecycle
+from services.receiver.adapters.http import openapi
 from services.receiver.adapters.http.views import change_view
 from services.receiver.domain.changes import Change
 from services.receiver.service.following import Following, Listener
@@ -34,12 +36,40 @@ def write(changes: Sequence[Change]) -> bytes:
     """Return changes as they are sent."""
     return b"".join(
         format_sse_event(
-            event=one.kind,
-            data_str=orjson.dumps(change_view(one)).decode(),
-            id=str(one.position),
+            event=change.kind,
+            data_str=orjson.dumps(change_view(change)).decode(),
+            id=str(change.position),
         )
-        for one in changes
+        for change in changes
     )
+
+
+def add_events(app: FastAPI, following: Following, lifecycle: Lifecycle) -> None:
+    """Add the route."""
+
+    @app.get(
+        "/events",
+        summary="Listen to what changes",
+        description="Server-sent events: image when a result is there, an image is to be"
+        " recognised again, its names are others or it is gone; person when somebody's name or"
+        " known pictures are others, or they are gone. data has the id, and the image's status or"
+        " the person's name as it is when the event is sent; null for what is gone. An event may"
+        " come twice. The stream begins with an id: what is committed after that comes. With a"
+        " Last-Event-ID it goes on from there; the event reset says that this cannot be, as after"
+        " an hour, and that everything is to be loaded anew. A stream that ends, since its client"
+        " does not keep up or the receiver stops, goes on with the last id.",
+        response_class=Response,
+        responses={
+            200: {"description": "The stream.", "content": openapi.EVENTS},
+            **openapi.errors(422),
+        },
+    )
+    async def follow(
+        last_event_id: Annotated[
+            str | None, Header(description="The id that came last of an earlier stream.")
+        ] = None,
+    ) -> Response:
+        return EventStream(following, lifecycle, last_event_id)
 
 
 class EventStream(Response):

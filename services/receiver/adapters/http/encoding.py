@@ -1,0 +1,32 @@
+"""The routes that stop and start giving stored faces encodings of the engine in use."""
+
+from fastapi import FastAPI
+from starlette.responses import Response
+
+from services.receiver.adapters.http import documents, openapi
+from services.receiver.adapters.http.views import json_response
+from services.receiver.ports import Encoding
+
+
+def add_encoding(app: FastAPI, encoding: Encoding) -> None:
+    """Add the routes."""
+
+    @app.post(
+        "/encoding/stop",
+        summary="Stop giving stored faces encodings",
+        description="After the picture that is being looked at, and until it is started again."
+        " New pictures get theirs all the same.",
+        response_model=documents.EncodingDocument,
+        responses=openapi.errors(403),
+    )
+    async def stop_encoding() -> Response:
+        return json_response(await encoding.stop(stopped=True))
+
+    @app.post(
+        "/encoding/start",
+        summary="Go on giving stored faces encodings",
+        response_model=documents.EncodingDocument,
+        responses=openapi.errors(403),
+    )
+    async def start_encoding() -> Response:
+        return json_response(await encoding.stop(stopped=False))

@@ -1,0 +1,85 @@
+"""The route of the status: what waits, and what is away."""
+
+import asyncio
+import time
+from typing import Annotated, Final
+
+from fastapi import FastAPI, Query
+from starlette.responses import Response
+
+from services.common.errors import DatabaseUnavailableError
+from services.common.ops import Outages
+from services.receiver.adapters.http import documents, openapi
+from services.receiver.adapters.http.parameters import OfPerson
+from services.receiver.adapters.http.views import json_response
+from services.receiver.domain.encoding import EncodingReport
+from services.receiver.domain.images import StatusReport
+from services.receiver.ports import Encoding, ImageRows
+from services.receiver.service.counting import Counting
+from services.receiver.service.people import Enrolment
+
+_OUTAGES_SECONDS: Final = 2.0
+"""How long it is kept what is away: finding out may take a second."""
+
+
+def add_status(
+    app: FastAPI, rows: ImageRows, enrolment: Enrolment, encoding: Encoding, outages: Outages
+) -> None:
+    """Add the route."""
+    counting = Counting(rows)
+    lock = asyncio.Lock()
+    asked_at = float("-inf")
+    known: dict[str, str] = {}
+
+    async def counted(person: str | None) -> StatusReport | None:
+        try:
+            if person is not None:
+                return await rows.status(await enrolment.who(person))
+            return await counting.report()
+        except DatabaseUnavailableError:
+            return None
+
+    async def encoded() -> EncodingReport | None:
+        try:
+            return await encoding.report()
+        except DatabaseUnavailableError:
+            return None
+
+    async def nothing() -> None:
+        return None
+
+    async def away() -> dict[str, str]:
+        nonlocal asked_at, known
+        async with lock:
+            if time.monotonic() - asked_at > _OUTAGES_SECONDS:
+                known = await outages.away()
+                asked_at = time.monotonic()
+            return known
+
+    @app.get(
+        "/status",
+        summary="Rows per status, the oldest that waits, and what is away",
+        description="The counts have everything that was acknowledged before the request, by any"
+        " replica; with person, they are of the images with a face of this person.",
+        response_model=documents.StatusDocument,
+        responses=openapi.errors(404, 409, 422),
+    )
+    async def status(
+        person: OfPerson = None,
+        counts: Annotated[
+            bool, Query(description="False for what is away alone, which reads no row.")
+        ] = True,
+    ) -> Response:
+        report, its_encoding, problems = await asyncio.gather(
+            counted(person) if counts else nothing(),
+            encoded() if counts else nothing(),
+            away(),
+        )
+        return json_response(
+            {
+                "images": report and report.images,
+                "oldest_pending_seconds": report and report.oldest_pending_seconds,
+                "encoding": its_encoding,
+                "problems": problems,
+            }
+        )
