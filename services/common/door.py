@@ -1,4 +1,4 @@
-"""Lets requests in: those whose body arrives in time, and as many as can be served at once.
+"""Lets requests in and counts them: those whose body arrives in time, as many as can be served.
 
 A request is counted from the moment its body is there until its answer begins, so neither one
 that is sent slowly nor one that is read slowly takes a place from the others.
@@ -13,7 +13,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.common.lifecycle import Lifecycle
 from services.common.probes import PROBES
+from services.common.request_metrics import observe
 from services.common.settings import HttpSettings
 
 RETRY_AFTER: Final = {"Retry-After": "1"}
@@ -62,7 +64,9 @@ class Door:
     408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for its
     transfer in a way that no client uses, 429 when the ``room`` of the request is full, and what
     ``room`` raises. What is refused before the application is asked gets the response that
-    ``refuse`` makes. Probes go in always, or a busy process would look like a dead one.
+    ``refuse`` makes. Probes go in always, or a busy process would look like a dead one. All others
+    are counted by their route, and their answers say while ``lifecycle`` drains that the connection
+    ends.
     """
 
     def __init__(
@@ -72,8 +76,10 @@ class Door:
         room: Callable[[Scope], Room],
         refuse: Callable[[Scope, HTTPException], Response],
         settings: HttpSettings,
+        lifecycle: Lifecycle,
     ) -> None:
         self._app = app
+        self._lifecycle = lifecycle
         self._room = room
         self._refuse = refuse
         self._settings = settings
@@ -83,6 +89,10 @@ class Door:
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
+        with observe(scope, send, self._lifecycle) as observed_send:
+            await self._let_in(scope, receive, observed_send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         inside = False
 
         def enter() -> None:

@@ -14,7 +14,6 @@ from starlette.types import ASGIApp
 from services.common.connections import Connections, Refuse, refuse_nothing
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
-from services.common.request_metrics import RequestMetrics
 from services.common.settings import HttpSettings
 from services.common.sockets import allow_open_files
 
@@ -55,7 +54,7 @@ async def serve_http(
         settings.head_seconds, settings.keep_alive_seconds, max_connections, refuse_before_the_drain
     )
     config = uvicorn.Config(
-        RequestMetrics(app, lifecycle),
+        app,
         http=connections.protocol,
         ws="none",
         lifespan="off",

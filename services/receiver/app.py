@@ -181,7 +181,7 @@ class Receiver:
         add_docs(app)
         app.router.routes.extend(ops.probe_routes(self.lifecycle))
         self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, settings)
+        self.app = behind_door(app, self.rooms, settings, self.lifecycle)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""

@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from services.common.door import Door, Room
 from services.common.health import Check
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
+from services.common.settings import HttpSettings
 from services.common.sockets import listen
 from services.testing.waiting import eventually
 
@@ -34,13 +36,21 @@ class Service:
         self.listener = listen("127.0.0.1", 0)
         self.port = int(self.listener.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.app = Starlette(
+        routes = Starlette(
             routes=[
                 Route("/items/{item}", self._item),
                 Route("/slow", self._slow),
                 Route("/broken", self._broken),
                 *probe_routes(self.lifecycle),
             ]
+        )
+        room = Room("requests", 100, takes_body=False)
+        self.app = Door(
+            routes,
+            room=lambda _: room,
+            refuse=lambda _, error: PlainTextResponse(error.detail, error.status_code),
+            settings=HttpSettings(),
+            lifecycle=self.lifecycle,
         )
 
     async def _item(self, _: Request) -> Response:

@@ -105,7 +105,13 @@ async def server() -> AsyncIterator[Server]:
     listener = ops.listen("127.0.0.1", 0)
     one.port = listener.getsockname()[1]
     places = rooms.Rooms(1)
-    door = Door(one.app, room=places.of, refuse=rooms.refuse, settings=HttpSettings())
+    door = Door(
+        one.app,
+        room=places.of,
+        refuse=rooms.refuse,
+        settings=HttpSettings(),
+        lifecycle=one.lifecycle,
+    )
     serving = asyncio.create_task(
         ops.serve_http(door, listener, one.lifecycle, refuse=places.refuse_early)
     )

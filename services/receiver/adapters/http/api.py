@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from services.common.door import Door
 from services.common.head import HeadApp
+from services.common.lifecycle import Lifecycle
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import problems, rooms
 from services.receiver.adapters.http.slashes import SlashInName
@@ -29,13 +30,16 @@ def new_app() -> FastAPI:
     return app
 
 
-def behind_door(app: FastAPI, places: rooms.Rooms, settings: HttpSettings) -> ASGIApp:
+def behind_door(
+    app: FastAPI, places: rooms.Rooms, settings: HttpSettings, lifecycle: Lifecycle
+) -> ASGIApp:
     """Return what a server is to serve of an application that has all its routes."""
     return Door(
         _with_short_way(app, rooms.SUBMISSIONS),
         room=places.of,
         refuse=rooms.refuse,
         settings=settings,
+        lifecycle=lifecycle,
     )
 
 
