@@ -21,7 +21,7 @@ class Time(Protocol):
     def monotonic(self) -> float:
         """Return the time since an arbitrary moment."""
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, /) -> None:
         """Return when that many seconds have passed."""
 
 
@@ -157,8 +157,8 @@ class EncodingRows(Protocol):
     async def decide_again(self) -> bool:
         """Have the next people looked for; False, and nothing is changed, while others are."""
 
-    async def remove_others(self, engine: str, after: int, until: int) -> int:
-        """Remove other engines' encodings of a range of images; return how many."""
+    async def remove_others(self, engine: str, after: int, until: int) -> None:
+        """Remove other engines' encodings of a range of images."""
 
     async def end_removal(self) -> None:
         """Note that they are all gone."""
@@ -166,9 +166,6 @@ class EncodingRows(Protocol):
 
 class StoredFaceEncoder(Protocol):
     """face_recog, as far as it encodes faces that are stored."""
-
-    async def engine(self) -> str | None:
-        """Return the engine that answers; None when nobody says."""
 
     async def encode(
         self, picture: bytes, image_id: int, boxes: Sequence[Box]

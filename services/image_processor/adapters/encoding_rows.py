@@ -54,15 +54,14 @@ class DatabaseEncodingRows:
             encoding_work,
             (work.next_look_at <= now).label("look_due"),
             (work.remove_at <= now).label("removal_due"),
-            waiting.label("waiting"),
+            sa.or_(work.stopped, waiting).label("halted"),
             sa.select(sa.func.max(images.c.id)).scalar_subquery().label("last_image_id"),
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one()
         return EncodingProgress(
             engine=row.engine,
-            stopped=row.stopped,
-            waiting=bool(row.waiting),
+            halted=row.halted,
             after=row.after_image_id,
             images_left=row.images_left or 0,
             to_count=row.images_left is None or bool(row.look_due),
@@ -97,16 +96,8 @@ class DatabaseEncodingRows:
 
     async def begin(self, engine: str) -> None:
         """Begin anew with an engine; encodings of others go after a day."""
-        await self._change(
-            engine=engine,
-            after_image_id=0,
-            images_left=None,
-            faces_encoded=0,
-            images_skipped=0,
-            next_look_at=None,
-            after_person_id=None,
-            remove_at=self._clock() + REMOVE_AFTER_MS,
-        )
+        later = self._clock() + REMOVE_AFTER_MS
+        await self._begin_walk(None, engine=engine, after_person_id=None, remove_at=later)
 
     async def keep_others(self) -> None:
         """Put off the removal of other engines' encodings: one of them has answered."""
@@ -145,17 +136,11 @@ class DatabaseEncodingRows:
 
     async def begin_walk(self, images: int) -> None:
         """Note how many images there are to do, from the first on; 0: it is done."""
-        if not images:
+        if images:
+            await self._begin_walk(images)
+        else:
             again = self._clock() + LOOK_AGAIN_MS
             await self._change(after_image_id=0, images_left=0, next_look_at=again)
-            return
-        await self._change(
-            after_image_id=0,
-            images_left=images,
-            faces_encoded=0,
-            images_skipped=0,
-            next_look_at=None,
-        )
 
     async def next(self, engine: str, after: int, until: int, most: int) -> Sequence[int]:
         """Return the first such images in the range, in order."""
@@ -174,14 +159,9 @@ class DatabaseEncodingRows:
             found = await _faces(connection, image_id, engine)
         if image is None or not found:
             return None
+        uploaded = image.content_digest is not None
         return FacesToEncode(
-            image_id,
-            image.path,
-            image.content_digest is not None,
-            image.object_tag,
-            image.processed_at,
-            tuple(found),
-            tuple(found.values()),
+            image_id, image.path, uploaded, image.object_tag, image.processed_at, found
         )
 
     async def store(self, faces: FacesToEncode, encoded: Encoded) -> int | None:
@@ -197,16 +177,10 @@ class DatabaseEncodingRows:
                 return None
             # Somebody may have drawn faces, or struck them out, of the same result.
             found = await _faces(connection, image_id, engine, lock=True)
+            answered = zip(faces.boxes.items(), encoded.encodings, strict=True)
             rows = [
-                {
-                    "image_id": image_id,
-                    "face_index": index,
-                    "engine": engine,
-                    "encoding": encoding,
-                }
-                for index, box, encoding in zip(
-                    faces.indices, faces.boxes, encoded.encodings, strict=True
-                )
+                {"image_id": image_id, "face_index": index, "engine": engine, "encoding": encoding}
+                for (index, box), encoding in answered
                 if encoding and found.get(index) == box
             ]
             if rows:
@@ -277,18 +251,22 @@ class DatabaseEncodingRows:
             await _change(connection, self._token, after_person_id=max(some, default=None))
         return True
 
-    async def remove_others(self, engine: str, after: int, until: int) -> int:
-        """Remove other engines' encodings of a range of images; return how many."""
+    async def remove_others(self, engine: str, after: int, until: int) -> None:
+        """Remove other engines' encodings of a range of images."""
         removing = sa.delete(face_encodings).where(
             *_within(face_encodings, after, until), face_encodings.c.engine != engine
         )
         async with self._database.transaction() as connection:
             await _change(connection, self._token)
-            return (await connection.execute(removing)).rowcount
+            await connection.execute(removing)
 
     async def end_removal(self) -> None:
         """Note that they are all gone."""
         await self._change(remove_at=None)
+
+    async def _begin_walk(self, images_left: int | None, **values: Any) -> None:
+        nothing_done = {"after_image_id": 0, "faces_encoded": 0, "images_skipped": 0}
+        await self._change(**nothing_done, images_left=images_left, next_look_at=None, **values)
 
     async def _change(self, **values: Any) -> None:
         async with self._database.transaction() as connection:
@@ -325,14 +303,10 @@ def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[b
 
 def _lacking(engine: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """Return the query for faces without an encoding of the engine; who is none gets none."""
-    same = sa.and_(
-        same_face(face_encodings, faces),
-        face_encodings.c.engine == engine,
-    )
-    joined = faces.outerjoin(face_encodings, same)
+    same = sa.and_(same_face(face_encodings, faces), face_encodings.c.engine == engine)
     return (
         sa.select(*columns)
-        .select_from(joined)
+        .select_from(faces.outerjoin(face_encodings, same))
         .where(face_encodings.c.image_id.is_(None), ~faces.c.struck_out)
     )
 
