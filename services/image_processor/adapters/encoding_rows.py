@@ -76,23 +76,13 @@ class DatabaseEncodingRows:
         now = self._clock()
         owner = encoding_work.c.claim_token
         free = sa.or_(owner == self._token, owner.is_(None), is_due(encoding_work, now))
-        claiming = (
-            sa.update(encoding_work)
-            .where(free)
-            .values(claim_token=self._token, due_at=now + LEASE_MS)
-        )
-        async with self._database.transaction() as connection:
-            return (await connection.execute(claiming)).rowcount == 1
+        ours = sa.update(encoding_work).values(claim_token=self._token, due_at=now + LEASE_MS)
+        return await self._write(ours.where(free)) == 1
 
     async def release(self) -> None:
         """Leave it to others, if it is claimed."""
-        releasing = (
-            sa.update(encoding_work)
-            .where(encoding_work.c.claim_token == self._token)
-            .values(claim_token=None)
-        )
-        async with self._database.transaction() as connection:
-            await connection.execute(releasing)
+        ours = encoding_work.c.claim_token == self._token
+        await self._write(sa.update(encoding_work).where(ours).values(claim_token=None))
 
     async def begin(self, engine: str) -> None:
         """Begin anew with an engine; encodings of others go after a day."""
@@ -102,8 +92,7 @@ class DatabaseEncodingRows:
     async def keep_others(self) -> None:
         """Put off the removal of other engines' encodings: one of them has answered."""
         later = self._clock() + REMOVE_AFTER_MS
-        async with self._database.transaction() as connection:
-            await connection.execute(sa.update(encoding_work).values(remove_at=later))
+        await self._write(sa.update(encoding_work).values(remove_at=later))
 
     async def count(self, engine: str, after: int, until: int) -> int:
         """Count the images with ids in this range that have a face without an encoding."""
@@ -127,12 +116,8 @@ class DatabaseEncodingRows:
         for key in keys:
             # Looked at again: it may have been restored.
             still = sa.exists().where(same, faces.c.struck_out)
-            async with self._database.transaction() as connection:
-                await connection.execute(
-                    sa.delete(face_encodings).where(
-                        sa.tuple_(encoding.image_id, encoding.face_index) == key, still
-                    )
-                )
+            its = sa.tuple_(encoding.image_id, encoding.face_index) == key
+            await self._write(sa.delete(face_encodings).where(its, still))
 
     async def begin_walk(self, images: int) -> None:
         """Note how many images there are to do, from the first on; 0: it is done."""
@@ -206,11 +191,9 @@ class DatabaseEncodingRows:
         again = self._clock() + pause
         async with self._database.transaction() as connection:
             encoded = await connection.scalar(sa.select(work.faces_encoded))
-            await _change(
-                connection, self._token, after_image_id=0, images_left=0, next_look_at=again
-            )
+            await self._note(connection, after_image_id=0, images_left=0, next_look_at=again)
             if encoded:
-                await _change(connection, self._token, after_person_id=0)
+                await self._note(connection, after_person_id=0)
 
     async def decide_again(self) -> bool:
         """Have the next people looked for; False, and nothing is changed, while others are.
@@ -239,7 +222,7 @@ class DatabaseEncodingRows:
             .limit(PEOPLE_AT_ONCE)
         )
         async with self._database.transaction() as connection:
-            await _change(connection, self._token)
+            await self._note(connection)
             some = list(await connection.scalars(following))
             work = sa.select(persons.c.id, FOLDER, *changed).where(persons.c.id.in_(some))
             await connection.execute(
@@ -248,7 +231,7 @@ class DatabaseEncodingRows:
                 .prefix_with("OR IGNORE", dialect="sqlite")
                 .prefix_with("IGNORE", dialect="mysql")
             )
-            await _change(connection, self._token, after_person_id=max(some, default=None))
+            await self._note(connection, after_person_id=max(some, default=None))
         return True
 
     async def remove_others(self, engine: str, after: int, until: int) -> None:
@@ -257,7 +240,7 @@ class DatabaseEncodingRows:
             *_within(face_encodings, after, until), face_encodings.c.engine != engine
         )
         async with self._database.transaction() as connection:
-            await _change(connection, self._token)
+            await self._note(connection)
             await connection.execute(removing)
 
     async def end_removal(self) -> None:
@@ -270,31 +253,33 @@ class DatabaseEncodingRows:
 
     async def _change(self, **values: Any) -> None:
         async with self._database.transaction() as connection:
-            await _change(connection, self._token, **values)
+            await self._note(connection, **values)
+
+    async def _note(self, connection: AsyncConnection, **values: Any) -> None:
+        changing = (
+            sa.update(encoding_work)
+            .where(encoding_work.c.claim_token == self._token)
+            .values(claim_token=self._token, **values)
+        )
+        if (await connection.execute(changing)).rowcount != 1:
+            raise ClaimLostError
+
+    async def _write(self, statement: sa.Update | sa.Delete) -> int:
+        async with self._database.transaction() as connection:
+            return (await connection.execute(statement)).rowcount
 
     async def _go_on(
         self, connection: AsyncConnection, image_id: int, *, encoded: int = 0, skipped: int = 0
     ) -> None:
         work = encoding_work.c
         left = work.images_left
-        await _change(
+        await self._note(
             connection,
-            self._token,
             after_image_id=image_id,
             images_left=sa.case((left > 0, left - 1), else_=0),
             faces_encoded=work.faces_encoded + encoded,
             images_skipped=work.images_skipped + skipped,
         )
-
-
-async def _change(connection: AsyncConnection, token: str, **values: Any) -> None:
-    changing = (
-        sa.update(encoding_work)
-        .where(encoding_work.c.claim_token == token)
-        .values(claim_token=token, **values)
-    )
-    if (await connection.execute(changing)).rowcount != 1:
-        raise ClaimLostError
 
 
 def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[bool], ...]:
