@@ -57,6 +57,8 @@ class Processed:
 
 @dataclass(frozen=True)
 class _NotProcessed:
+    """Why there is no result."""
+
     reason: str
 
 

@@ -37,7 +37,7 @@ from services.image_processor.service.breaker import Breaker
 log = structlog.get_logger(__name__)
 
 _TRIES: Final = 3
-"""How often stored faces alone are tried whose picture is unreadable or fails a recogniser."""
+"""So often stored faces are tried whose picture cannot be read or fails a recogniser that works."""
 
 
 class PictureRecognition:
