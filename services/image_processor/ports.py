@@ -157,8 +157,8 @@ class EncodingRows(Protocol):
     async def decide_again(self) -> bool:
         """Have the next people looked for; False, and nothing is changed, while others are."""
 
-    async def remove_others(self, engine: str, after: int, until: int) -> None:
-        """Remove other engines' encodings of a range of images."""
+    async def remove_others(self, engine: str, after: int, until: int) -> int:
+        """Remove other engines' encodings of a range of images; return how many."""
 
     async def end_removal(self) -> None:
         """Note that they are all gone."""

@@ -234,14 +234,14 @@ class DatabaseEncodingRows:
             await self._note(connection, after_person_id=max(some, default=None))
         return True
 
-    async def remove_others(self, engine: str, after: int, until: int) -> None:
-        """Remove other engines' encodings of a range of images."""
+    async def remove_others(self, engine: str, after: int, until: int) -> int:
+        """Remove other engines' encodings of a range of images; return how many."""
         removing = sa.delete(face_encodings).where(
             *_within(face_encodings, after, until), face_encodings.c.engine != engine
         )
         async with self._database.transaction() as connection:
             await self._note(connection)
-            await connection.execute(removing)
+            return (await connection.execute(removing)).rowcount
 
     async def end_removal(self) -> None:
         """Note that they are all gone."""

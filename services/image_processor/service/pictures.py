@@ -144,7 +144,8 @@ class StoredPictures:
 
     def _later(self, image_id: int, error: AwayError, *, outage: bool) -> Skipped | Postponed:
         """Have it tried again, or after some times that were no outage skipped."""
-        self._tried[image_id] += not outage
+        if not outage:
+            self._tried[image_id] += 1
         if self._tried[image_id] < _TRIES:
             return Postponed()
         return Skipped("failed" if isinstance(error, RecogniserError) else "unreadable", str(error))
