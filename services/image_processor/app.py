@@ -18,27 +18,19 @@ from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller
 from services.image_processor.adapters.rows import DatabaseClaims
-from services.image_processor.adapters.stored_face_encoder import GrpcStoredFaceEncoder
 from services.image_processor.metrics import BREAKER_STATE
 from services.image_processor.service.breaker import Breaker
-from services.image_processor.service.claiming import Claimant
 from services.image_processor.service.encoding import Encoder
+from services.image_processor.service.pictures import PictureRecognition, StoredPictures
 from services.image_processor.service.processing import Processor, pause_while_open
-from services.image_processor.service.recognising import PictureRecognition
-from services.image_processor.service.stored_pictures import StoredPictures
 from services.image_processor.settings import ImageProcessorSettings
 
 
 class LoopTime:
     """Time as the process has it."""
 
-    def monotonic(self) -> float:
-        """Return seconds since an arbitrary moment."""
-        return time.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait."""
-        await asyncio.sleep(seconds)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(asyncio.sleep)
 
 
 async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None:
@@ -48,6 +40,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     client = RecogniserClient(
         settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
     )
+    faces = GrpcFaceFinder(client)
     rows = DatabaseClaims(database, database_now, rules=settings.rules, backoff=settings.backoff)
     database_outage, store_outage = logs.Outage("database"), logs.Outage("object store")
     queue = (
@@ -70,25 +63,21 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         limits=settings.breaker_limits,
     )
     processor = Processor(
-        claimant=Claimant(
-            rows=rows,
-            recognition=PictureRecognition(
-                pictures=store, faces=GrpcFaceFinder(client), breaker=breaker, store=store_outage
-            ),
-            breaker=breaker,
-            database=database_outage,
-            renew_seconds=settings.renew_seconds,
-        ),
         queue=queue,
+        rows=rows,
+        recognition=PictureRecognition(
+            pictures=store, faces=faces, breaker=breaker, store=store_outage
+        ),
+        breaker=breaker,
         database=database_outage,
         store=store_outage,
         concurrency=settings.concurrency,
+        renew_seconds=settings.renew_seconds,
     )
-    stored_faces = GrpcStoredFaceEncoder(client)
     encoder = Encoder(
         rows=DatabaseEncodingRows(database, database_now),
-        stored_pictures=StoredPictures(pictures=store, recogniser=stored_faces, breaker=breaker),
-        recogniser=stored_faces,
+        stored_pictures=StoredPictures(pictures=store, recogniser=faces, breaker=breaker),
+        engine=client.engine,
         breaker=breaker,
         database=database_outage,
         time=loop_time,

@@ -1,6 +1,6 @@
 """What an attempt at an image can end in, what that makes of its row, and how encoding goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -56,31 +56,26 @@ class Processed:
 
 
 @dataclass(frozen=True)
-class Rejected:
+class _NotProcessed:
+    """Why there is no result."""
+
+    reason: str
+
+
+class Rejected(_NotProcessed):
     """The content can never work."""
 
-    reason: str
 
-
-@dataclass(frozen=True)
-class Failed:
+class Failed(_NotProcessed):
     """A fault that may pass: the next attempt waits longer than the last one."""
 
-    error: str
 
-
-@dataclass(frozen=True)
-class Unanswered:
+class Unanswered(_NotProcessed):
     """A recogniser that works did not answer: the attempt counts, the next one need not wait."""
 
-    error: str
 
-
-@dataclass(frozen=True)
-class Released:
+class Released(_NotProcessed):
     """No fault of the picture: the attempt is given back. The reason is for the log."""
-
-    reason: str
 
 
 Outcome = Processed | Rejected | Failed | Unanswered | Released
@@ -92,8 +87,8 @@ class Transition:
 
     status: Status
     attempt: int
-    due_in: int | None
-    error: str | None
+    due_in: int | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,23 +111,21 @@ def transition(
     claim: Claim, outcome: Outcome, *, random: Random, rules: Rules, backoff: Backoff
 ) -> Transition:
     """Return what the outcome makes of the claimed row."""
-    last = claim.attempt >= rules.max_attempts
+    attempt = claim.attempt
+    if isinstance(outcome, Processed):
+        return Transition(Status.PROCESSED, attempt)
+    error = outcome.reason[:_MAX_ERROR_LENGTH]
     match outcome:
-        case Processed():
-            return Transition(Status.PROCESSED, claim.attempt, None, None)
-        case Rejected(reason):
-            return Transition(Status.REJECTED, claim.attempt, None, reason[:_MAX_ERROR_LENGTH])
-        case Failed(error) | Unanswered(error) if last:
-            return Transition(Status.DEAD, claim.attempt, None, error[:_MAX_ERROR_LENGTH])
-        case Failed(error):
-            pause = backoff.after(claim.attempt, random)
-            return Transition(Status.FAILED, claim.attempt, pause, error[:_MAX_ERROR_LENGTH])
-        case Unanswered(error):
-            return Transition(
-                Status.PENDING, claim.attempt, RING_AFTER_MS, error[:_MAX_ERROR_LENGTH]
-            )
+        case Rejected():
+            return Transition(Status.REJECTED, attempt, error=error)
+        case Failed() | Unanswered() if attempt >= rules.max_attempts:
+            return Transition(Status.DEAD, attempt, error=error)
+        case Failed():
+            return Transition(Status.FAILED, attempt, backoff.after(attempt, random), error)
+        case Unanswered():
+            return Transition(Status.PENDING, attempt, RING_AFTER_MS, error)
         case Released():
-            return Transition(Status.PENDING, claim.attempt - 1, RING_AFTER_MS, None)
+            return Transition(Status.PENDING, attempt - 1, RING_AFTER_MS)
         case _:
             assert_never(outcome)
 
@@ -153,15 +146,14 @@ class BreakerLimits:
 class EncodingProgress:
     """How far the encoding of stored faces is.
 
-    ``waiting``: new pictures are there. ``to_count``: it is not known whether there is anything to
-    do; ``to_walk``: there is, in images behind ``after``. ``removal_due``: it is time to remove the
-    encodings of other engines, if all that there was is done. ``to_decide``: people are to be
-    looked for among what was encoded.
+    ``halted``: somebody stopped it, or new pictures are there. ``to_count``: it is not known
+    whether there is anything to do; ``to_walk``: there is, in images behind ``after``.
+    ``removal_due``: it is time to remove the encodings of other engines, if all that there was is
+    done. ``to_decide``: people are to be looked for among what was encoded.
     """
 
     engine: str | None
-    stopped: bool
-    waiting: bool
+    halted: bool
     after: int
     images_left: int
     to_count: bool
@@ -173,7 +165,7 @@ class EncodingProgress:
 
 @dataclass(frozen=True)
 class FacesToEncode:
-    """The faces of an image's result that lack an encoding: their numbers and boxes.
+    """The boxes of the faces of an image's result that lack an encoding, by their numbers.
 
     ``tag`` is that of the object that the result is about; None when it is not known. Nobody
     replaces what was ``uploaded``.
@@ -184,8 +176,7 @@ class FacesToEncode:
     uploaded: bool
     tag: str | None
     processed_at: int | None
-    indices: tuple[int, ...]
-    boxes: tuple[Box, ...]
+    boxes: Mapping[int, Box]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ class Time(Protocol):
     def monotonic(self) -> float:
         """Return the time since an arbitrary moment."""
 
-    async def sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float, /) -> None:
         """Return when that many seconds have passed."""
 
 
@@ -166,9 +166,6 @@ class EncodingRows(Protocol):
 
 class StoredFaceEncoder(Protocol):
     """face_recog, as far as it encodes faces that are stored."""
-
-    async def engine(self) -> str | None:
-        """Return the engine that answers; None when nobody says."""
 
     async def encode(
         self, picture: bytes, image_id: int, boxes: Sequence[Box]

@@ -3,7 +3,6 @@
 from typing import Final, Self
 
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from services.common.cgroups import memory_limit
 from services.common.settings import (
@@ -133,17 +132,10 @@ class ImageProcessorSettings(
         pictures = 2 * self.concurrency + MAX_LONG
         needed = PROCESS_BYTES + pictures * PICTURE_BYTES
         if needed > (limit := memory_limit()):
-            raise PydanticCustomError(
-                "memory",
-                "CONCURRENCY {concurrency}, as many pictures of stored faces and {long} that need"
-                " long may take {needed} MiB at 20 MiB each, and there are {limit}: lower"
-                " CONCURRENCY or raise the memory limit",
-                {
-                    "concurrency": self.concurrency,
-                    "long": MAX_LONG,
-                    "needed": needed >> 20,
-                    "limit": limit >> 20,
-                },
+            raise ValueError(
+                f"CONCURRENCY {self.concurrency}, as many pictures of stored faces and {MAX_LONG}"
+                f" that need long may take {needed >> 20} MiB at 20 MiB each, and there are"
+                f" {limit >> 20}: lower CONCURRENCY or raise the memory limit"
             )
         return self
 

@@ -54,15 +54,14 @@ class DatabaseEncodingRows:
             encoding_work,
             (work.next_look_at <= now).label("look_due"),
             (work.remove_at <= now).label("removal_due"),
-            waiting.label("waiting"),
+            sa.or_(work.stopped, waiting).label("halted"),
             sa.select(sa.func.max(images.c.id)).scalar_subquery().label("last_image_id"),
         )
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).one()
         return EncodingProgress(
             engine=row.engine,
-            stopped=row.stopped,
-            waiting=bool(row.waiting),
+            halted=row.halted,
             after=row.after_image_id,
             images_left=row.images_left or 0,
             to_count=row.images_left is None or bool(row.look_due),
@@ -77,42 +76,23 @@ class DatabaseEncodingRows:
         now = self._clock()
         owner = encoding_work.c.claim_token
         free = sa.or_(owner == self._token, owner.is_(None), is_due(encoding_work, now))
-        claiming = (
-            sa.update(encoding_work)
-            .where(free)
-            .values(claim_token=self._token, due_at=now + LEASE_MS)
-        )
-        async with self._database.transaction() as connection:
-            return (await connection.execute(claiming)).rowcount == 1
+        ours = sa.update(encoding_work).values(claim_token=self._token, due_at=now + LEASE_MS)
+        return await self._write(ours.where(free)) == 1
 
     async def release(self) -> None:
         """Leave it to others, if it is claimed."""
-        releasing = (
-            sa.update(encoding_work)
-            .where(encoding_work.c.claim_token == self._token)
-            .values(claim_token=None)
-        )
-        async with self._database.transaction() as connection:
-            await connection.execute(releasing)
+        ours = encoding_work.c.claim_token == self._token
+        await self._write(sa.update(encoding_work).where(ours).values(claim_token=None))
 
     async def begin(self, engine: str) -> None:
         """Begin anew with an engine; encodings of others go after a day."""
-        await self._change(
-            engine=engine,
-            after_image_id=0,
-            images_left=None,
-            faces_encoded=0,
-            images_skipped=0,
-            next_look_at=None,
-            after_person_id=None,
-            remove_at=self._clock() + REMOVE_AFTER_MS,
-        )
+        later = self._clock() + REMOVE_AFTER_MS
+        await self._begin_walk(None, engine=engine, after_person_id=None, remove_at=later)
 
     async def keep_others(self) -> None:
         """Put off the removal of other engines' encodings: one of them has answered."""
         later = self._clock() + REMOVE_AFTER_MS
-        async with self._database.transaction() as connection:
-            await connection.execute(sa.update(encoding_work).values(remove_at=later))
+        await self._write(sa.update(encoding_work).values(remove_at=later))
 
     async def count(self, engine: str, after: int, until: int) -> int:
         """Count the images with ids in this range that have a face without an encoding."""
@@ -136,26 +116,16 @@ class DatabaseEncodingRows:
         for key in keys:
             # Looked at again: it may have been restored.
             still = sa.exists().where(same, faces.c.struck_out)
-            async with self._database.transaction() as connection:
-                await connection.execute(
-                    sa.delete(face_encodings).where(
-                        sa.tuple_(encoding.image_id, encoding.face_index) == key, still
-                    )
-                )
+            its = sa.tuple_(encoding.image_id, encoding.face_index) == key
+            await self._write(sa.delete(face_encodings).where(its, still))
 
     async def begin_walk(self, images: int) -> None:
         """Note how many images there are to do, from the first on; 0: it is done."""
-        if not images:
+        if images:
+            await self._begin_walk(images)
+        else:
             again = self._clock() + LOOK_AGAIN_MS
             await self._change(after_image_id=0, images_left=0, next_look_at=again)
-            return
-        await self._change(
-            after_image_id=0,
-            images_left=images,
-            faces_encoded=0,
-            images_skipped=0,
-            next_look_at=None,
-        )
 
     async def next(self, engine: str, after: int, until: int, most: int) -> Sequence[int]:
         """Return the first such images in the range, in order."""
@@ -174,14 +144,9 @@ class DatabaseEncodingRows:
             found = await _faces(connection, image_id, engine)
         if image is None or not found:
             return None
+        uploaded = image.content_digest is not None
         return FacesToEncode(
-            image_id,
-            image.path,
-            image.content_digest is not None,
-            image.object_tag,
-            image.processed_at,
-            tuple(found),
-            tuple(found.values()),
+            image_id, image.path, uploaded, image.object_tag, image.processed_at, found
         )
 
     async def store(self, faces: FacesToEncode, encoded: Encoded) -> int | None:
@@ -197,16 +162,10 @@ class DatabaseEncodingRows:
                 return None
             # Somebody may have drawn faces, or struck them out, of the same result.
             found = await _faces(connection, image_id, engine, lock=True)
+            answered = zip(faces.boxes.items(), encoded.encodings, strict=True)
             rows = [
-                {
-                    "image_id": image_id,
-                    "face_index": index,
-                    "engine": engine,
-                    "encoding": encoding,
-                }
-                for index, box, encoding in zip(
-                    faces.indices, faces.boxes, encoded.encodings, strict=True
-                )
+                {"image_id": image_id, "face_index": index, "engine": engine, "encoding": encoding}
+                for (index, box), encoding in answered
                 if encoding and found.get(index) == box
             ]
             if rows:
@@ -232,11 +191,9 @@ class DatabaseEncodingRows:
         again = self._clock() + pause
         async with self._database.transaction() as connection:
             encoded = await connection.scalar(sa.select(work.faces_encoded))
-            await _change(
-                connection, self._token, after_image_id=0, images_left=0, next_look_at=again
-            )
+            await self._note(connection, after_image_id=0, images_left=0, next_look_at=again)
             if encoded:
-                await _change(connection, self._token, after_person_id=0)
+                await self._note(connection, after_person_id=0)
 
     async def decide_again(self) -> bool:
         """Have the next people looked for; False, and nothing is changed, while others are.
@@ -265,7 +222,7 @@ class DatabaseEncodingRows:
             .limit(PEOPLE_AT_ONCE)
         )
         async with self._database.transaction() as connection:
-            await _change(connection, self._token)
+            await self._note(connection)
             some = list(await connection.scalars(following))
             work = sa.select(persons.c.id, FOLDER, *changed).where(persons.c.id.in_(some))
             await connection.execute(
@@ -274,7 +231,7 @@ class DatabaseEncodingRows:
                 .prefix_with("OR IGNORE", dialect="sqlite")
                 .prefix_with("IGNORE", dialect="mysql")
             )
-            await _change(connection, self._token, after_person_id=max(some, default=None))
+            await self._note(connection, after_person_id=max(some, default=None))
         return True
 
     async def remove_others(self, engine: str, after: int, until: int) -> int:
@@ -283,40 +240,46 @@ class DatabaseEncodingRows:
             *_within(face_encodings, after, until), face_encodings.c.engine != engine
         )
         async with self._database.transaction() as connection:
-            await _change(connection, self._token)
+            await self._note(connection)
             return (await connection.execute(removing)).rowcount
 
     async def end_removal(self) -> None:
         """Note that they are all gone."""
         await self._change(remove_at=None)
 
+    async def _begin_walk(self, images_left: int | None, **values: Any) -> None:
+        nothing_done = {"after_image_id": 0, "faces_encoded": 0, "images_skipped": 0}
+        await self._change(**nothing_done, images_left=images_left, next_look_at=None, **values)
+
     async def _change(self, **values: Any) -> None:
         async with self._database.transaction() as connection:
-            await _change(connection, self._token, **values)
+            await self._note(connection, **values)
+
+    async def _note(self, connection: AsyncConnection, **values: Any) -> None:
+        changing = (
+            sa.update(encoding_work)
+            .where(encoding_work.c.claim_token == self._token)
+            .values(claim_token=self._token, **values)
+        )
+        if (await connection.execute(changing)).rowcount != 1:
+            raise ClaimLostError
+
+    async def _write(self, statement: sa.Update | sa.Delete) -> int:
+        async with self._database.transaction() as connection:
+            return (await connection.execute(statement)).rowcount
 
     async def _go_on(
         self, connection: AsyncConnection, image_id: int, *, encoded: int = 0, skipped: int = 0
     ) -> None:
         work = encoding_work.c
         left = work.images_left
-        await _change(
+        await self._note(
             connection,
-            self._token,
             after_image_id=image_id,
             images_left=sa.case((left > 0, left - 1), else_=0),
             faces_encoded=work.faces_encoded + encoded,
             images_skipped=work.images_skipped + skipped,
         )
-
-
-async def _change(connection: AsyncConnection, token: str, **values: Any) -> None:
-    changing = (
-        sa.update(encoding_work)
-        .where(encoding_work.c.claim_token == token)
-        .values(claim_token=token, **values)
-    )
-    if (await connection.execute(changing)).rowcount != 1:
-        raise ClaimLostError
 
 
 def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[bool], ...]:
@@ -325,14 +288,10 @@ def _within(table: sa.Table, after: int, until: int) -> tuple[sa.ColumnElement[b
 
 def _lacking(engine: str, *columns: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """Return the query for faces without an encoding of the engine; who is none gets none."""
-    same = sa.and_(
-        same_face(face_encodings, faces),
-        face_encodings.c.engine == engine,
-    )
-    joined = faces.outerjoin(face_encodings, same)
+    same = sa.and_(same_face(face_encodings, faces), face_encodings.c.engine == engine)
     return (
         sa.select(*columns)
-        .select_from(joined)
+        .select_from(faces.outerjoin(face_encodings, same))
         .where(face_encodings.c.image_id.is_(None), ~faces.c.struck_out)
     )
 

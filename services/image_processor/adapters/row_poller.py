@@ -85,12 +85,9 @@ class RowPoller:
     async def close(self) -> None:
         """Do nothing: the rows are still there."""
 
-    def answered(self, image_id: int, delay: float | None) -> None:
-        """Forget the image, or offer it again after ``delay`` seconds."""
-        if delay is None:
-            del self._not_before[image_id]
-        else:
-            self._not_before[image_id] = time.monotonic() + delay
+    def answered(self, image_id: int, delay: float) -> None:
+        """Offer the image again after ``delay`` seconds, if it is pending then."""
+        self._not_before[image_id] = time.monotonic() + delay
         self._awake.set()
 
     async def _fill(self) -> bool:
@@ -101,15 +98,14 @@ class RowPoller:
         except AwayError as error:
             self._database.failed(error)
             self._rest = min(self._rest * 2, _MAX_REST_SECONDS)
-            return False
         except Exception:
             log.exception("the rows could not be read")
             self._rest = _MAX_REST_SECONDS
-            return False
-        self._database.passed()
-        self._rest = self._poll_seconds
-        if self._running.is_set():
-            self._ids.extend(image_id for image_id in ids if image_id not in self._not_before)
+        else:
+            self._database.passed()
+            self._rest = self._poll_seconds
+            if self._running.is_set():
+                self._ids.extend(image_id for image_id in ids if image_id not in self._not_before)
         return bool(self._ids)
 
 
@@ -125,7 +121,7 @@ class PolledRing:
 
     def finish(self) -> None:
         """Let it be; its row says what is next."""
-        self._poller.answered(self.image_id, None)
+        self._poller.answered(self.image_id, 0)
 
     def requeue(self, delay: float) -> None:
         """Offer it again if it is still pending after ``delay`` seconds."""

@@ -17,13 +17,7 @@ from services.common.faces import says_of
 from services.common.images import FINAL, Rules, Status
 from services.common.people import find_likely, machine_says
 from services.common.tables import face_encodings, faces, images, is_due
-from services.image_processor.domain import (
-    Backoff,
-    Claim,
-    Outcome,
-    Processed,
-    transition,
-)
+from services.image_processor.domain import Backoff, Claim, Outcome, Processed, transition
 
 
 class DatabaseClaims:
@@ -120,9 +114,7 @@ class DatabaseClaims:
                 await _replace_faces(connection, claim.image_id, outcome)
             if new.status in FINAL:
                 await note_events(connection, now, EventKind.IMAGE, [claim.image_id])
-        if new.status is Status.PENDING:
-            return "released"
-        return new.status.value
+        return "released" if new.status is Status.PENDING else new.status.value
 
 
 def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
@@ -134,7 +126,7 @@ def _ours(claim: Claim) -> Sequence[sa.ColumnElement[bool]]:
 
 
 async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Processed) -> None:
-    found = outcome.faces
+    found, engine = outcome.faces, outcome.engine
     # Before any face is locked: whoever removes somebody goes from the person to the faces, too.
     candidates = [candidate for face in found for candidate in face.candidates]
     whose = await find_likely(connection, candidates, lock=True)
@@ -164,12 +156,7 @@ async def _replace_faces(connection: AsyncConnection, image_id: int, outcome: Pr
         ],
     )
     encodings = [
-        {
-            "image_id": image_id,
-            "face_index": index,
-            "engine": outcome.engine,
-            "encoding": face.encoding,
-        }
+        {"image_id": image_id, "face_index": index, "engine": engine, "encoding": face.encoding}
         for index, face in enumerate(found)
         if face.encoding
     ]

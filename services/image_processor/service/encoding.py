@@ -8,7 +8,7 @@ come first.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -25,9 +25,9 @@ from services.image_processor.domain import (
     Skipped,
 )
 from services.image_processor.metrics import ENCODING_LEFT, ENCODING_SKIPPED, FACES_ENCODED
-from services.image_processor.ports import EncodingRows, StoredFaceEncoder, Time
+from services.image_processor.ports import EncodingRows, Time
 from services.image_processor.service.breaker import Breaker, State
-from services.image_processor.service.stored_pictures import StoredPictures
+from services.image_processor.service.pictures import StoredPictures
 
 log = structlog.get_logger(__name__)
 
@@ -52,9 +52,10 @@ _CHANGED: Final = Skipped("changed", "its result is another one by now")
 
 
 class Encoder:
-    """Works while nobody waits and ``breaker`` is closed; ``database`` says when rows are away.
+    """Works while nobody waits and ``breaker`` is closed, on ``concurrency`` pictures at once.
 
-    On up to ``concurrency`` pictures at once.
+    ``engine`` returns the one that answers, None when nobody says; ``database`` says when rows are
+    away.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Encoder:
         *,
         rows: EncodingRows,
         stored_pictures: StoredPictures,
-        recogniser: StoredFaceEncoder,
+        engine: Callable[[], Awaitable[str | None]],
         breaker: Breaker,
         database: Outage,
         time: Time,
@@ -70,7 +71,7 @@ class Encoder:
     ) -> None:
         self._rows = rows
         self._stored_pictures = stored_pictures
-        self._recogniser = recogniser
+        self._ask_engine = engine
         self._breaker = breaker
         self._database = database
         self._time = time
@@ -115,7 +116,7 @@ class Encoder:
         """Do one thing, if there is any; return the seconds until the next look."""
         progress = await self._rows.read()
         ENCODING_LEFT.set(progress.images_left)
-        if progress.stopped or progress.waiting or self._breaker.state is not State.CLOSED:
+        if progress.halted or self._breaker.state is not State.CLOSED:
             return POLL_SECONDS
         engine = await self._ask()
         if engine is None:
@@ -148,7 +149,7 @@ class Encoder:
 
     async def _ask(self) -> str | None:
         if self._time.monotonic() - self._asked_at >= ENGINE_SECONDS:
-            engine = await self._recogniser.engine()
+            engine = await self._ask_engine()
             if engine is None:
                 return None
             self._note(engine)

@@ -22,11 +22,11 @@ from services.common.tables import (
     persons,
 )
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
-from services.image_processor.adapters.stored_face_encoder import GrpcStoredFaceEncoder
+from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.domain import Processed
 from services.image_processor.service.breaker import Breaker
 from services.image_processor.service.encoding import Encoder
-from services.image_processor.service.stored_pictures import StoredPictures
+from services.image_processor.service.pictures import StoredPictures
 from services.image_processor.tests.conftest import Images
 from services.image_processor.tests.virtual_time import VirtualTime
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -78,13 +78,14 @@ class Archive:
 
     def encoder(self, database: Any = None, *, concurrency: int = 1) -> Encoder:
         rows = DatabaseEncodingRows(database or self.images.database, self.images.clock.in_database)
-        recogniser = GrpcStoredFaceEncoder(self.client)
         return Encoder(
             rows=rows,
             stored_pictures=StoredPictures(
-                pictures=self.images.pictures, recogniser=recogniser, breaker=self.breaker
+                pictures=self.images.pictures,
+                recogniser=GrpcFaceFinder(self.client),
+                breaker=self.breaker,
             ),
-            recogniser=recogniser,
+            engine=self.client.engine,
             breaker=self.breaker,
             database=Outage("database"),
             time=self.time,

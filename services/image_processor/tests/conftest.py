@@ -14,9 +14,8 @@ from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import RENEW_SECONDS, Claim
 from services.image_processor.ports import PictureSource, Queue
 from services.image_processor.service.breaker import Breaker
-from services.image_processor.service.claiming import Claimant
+from services.image_processor.service.pictures import PictureRecognition
 from services.image_processor.service.processing import Processor, pause_while_open
-from services.image_processor.service.recognising import PictureRecognition
 from services.image_processor.tests.fakes import FakePictures, FakeRecogniser, MemoryQueue
 from services.image_processor.tests.virtual_time import DatabaseClock, VirtualTime
 from services.testing.recogniser import RecogniserServer
@@ -131,19 +130,15 @@ class Processors:
             breaker=breaker,
             store=store,
         )
-        claimant = Claimant(
+        processor = Processor(
+            queue=used,
             rows=self._images.rows,
             recognition=recognition,
             breaker=breaker,
             database=database,
-            renew_seconds=renew_seconds,
-        )
-        processor = Processor(
-            claimant=claimant,
-            queue=used,
-            database=database,
             store=store,
             concurrency=concurrency,
+            renew_seconds=renew_seconds,
         )
         running = processor.run(self._told_to_stop(), grace_seconds=grace_seconds)
         self._running.append(asyncio.create_task(running))
