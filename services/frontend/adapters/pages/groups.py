@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, form_of, text_of
-from services.frontend.adapters.pages.naming import Naming, Refusal, refusal_of
+from services.frontend.adapters.pages.naming import Naming, NotRefused, Refusal, refusal_of
 from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import query
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
@@ -39,9 +39,9 @@ class GroupPages(Pages):
         post("/who/{group_id}")(self.name_or_leave_out)
         post("/who/questions/{question_id}")(self.answer)
 
-    async def groups_page(self, cursor: Cursor = None) -> Response:
+    async def groups_page(self, cursor: Cursor = None, refusal: NotRefused = None) -> Response:
         """Show groups, largest first, below the questions."""
-        return await self._groups_page(cursor)
+        return self._answers.page("groups.html", await self._groups(cursor), refusal)
 
     async def group_page(self, group_id: int, cursor: Cursor = None) -> Response:
         """Show one group; of a merged one, lead to the group that it is in now."""
@@ -75,7 +75,7 @@ class GroupPages(Pages):
             cursor = text_of(form, "cursor") or None
             if "alone" in form:
                 return await self._group_page(group_id, cursor, refusal, ticked)
-            return await self._groups_page(cursor, refusal)
+            return await self.groups_page(cursor, refusal)
         return done(request, "/who", named.text)
 
     async def _leave_out(self, request: Request, group_id: int, faces: list[FaceKey]) -> Response:
@@ -87,9 +87,6 @@ class GroupPages(Pages):
         return done(request, f"/who/{group_id}", said)
 
     # What the pages are made of
-
-    async def _groups_page(self, cursor: str | None, refusal: Refusal | None = None) -> Response:
-        return self._answers.page("groups.html", await self._groups(cursor), refusal)
 
     async def _groups(self, cursor: Cursor = None) -> dict[str, Any]:
         report, page, questions, names = await asyncio.gather(

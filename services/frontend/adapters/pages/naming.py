@@ -3,8 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Annotated, Final
 
+from fastapi import Depends
 from starlette.datastructures import FormData
 
 from services.common.names import id_of
@@ -75,6 +76,10 @@ class Refusal:
     people: tuple[Person, ...] = ()
     another: str = ""
     insist: str = ""
+
+
+NotRefused = Annotated[Refusal | None, Depends(lambda: None)]
+"""What a page that is asked for has; an action that shows it may say why it was refused."""
 
 
 async def refusal_of(

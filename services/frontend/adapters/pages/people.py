@@ -12,7 +12,7 @@ from services.common.names import id_of
 from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, Filter, form_of, picture_form, picture_of
-from services.frontend.adapters.pages.naming import Naming, Refusal, bearers, refusal_of
+from services.frontend.adapters.pages.naming import Naming, NotRefused, Refusal, bearers, refusal_of
 from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import person_address, query
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
@@ -64,17 +64,52 @@ class PeoplePages(Pages):
         """Show known people, by name; with ``hidden`` those who are left out else."""
         return self._answers.page("people.html", await self._people(name, cursor, hidden))
 
-    async def person_page(self, who: str, cursor: Cursor = None, known: Filter = None) -> Response:
+    async def person_page(
+        self, who: str, cursor: Cursor = None, known: Filter = None, refusal: NotRefused = None
+    ) -> Response:
         """Show one person: all pictures, newest first."""
-        return await self._person_page(who, cursor, known)
+        view = await self._person(who, cursor, known)
+        if view["missing"]:
+            return await self._missing(who, view["missing"])
+        return self._answers.page("person.html", view, refusal)
 
-    async def merge_page(self, who: str, name: Filter = None, cursor: Cursor = None) -> Response:
+    async def merge_page(
+        self, who: str, name: Filter = None, cursor: Cursor = None, refusal: NotRefused = None
+    ) -> Response:
         """Show whom a person may be one with."""
-        return await self._merge_page(who, name, cursor)
+        person, page, names = await asyncio.gather(
+            or_error(self._receiver.people.get(who)),
+            or_error(self._receiver.people.page(name=name, cursor=cursor, limit=PEOPLE_ON_A_PAGE)),
+            or_none(self._names.get()),
+        )
+        if isinstance(person, RequestRefusedError):
+            return await self._missing(who, person)
+        if isinstance(page, RequestRefusedError):  # a name or a cursor that is none
+            page = PeoplePage(people=())
+        view = {
+            "person": person,
+            "page": page,
+            "names": names,
+            "filter": {"name": name, "cursor": cursor},
+            "problems": away_parts(person, page),
+            "available": isinstance(person, Person) and isinstance(page, PeoplePage),
+        }
+        return self._answers.page("person_merge.html", view, refusal)
 
-    async def erase_page(self, who: str) -> Response:
+    async def erase_page(self, who: str, refusal: NotRefused = None) -> Response:
         """Say what goes when a person is forgotten for good."""
-        return await self._erase_page(who)
+        report, person = await asyncio.gather(
+            or_error(self._receiver.status(who)), or_error(self._receiver.people.get(who))
+        )
+        if isinstance(person, RequestRefusedError):
+            return await self._missing(who, person)
+        view = {
+            "person": person,
+            "total": _total(report),
+            "problems": away_parts(report, person),
+            "available": isinstance(person, Person),
+        }
+        return self._answers.page("person_erase.html", view, refusal)
 
     async def export(self, who: str) -> Response:
         """Pass on all that is kept of a person, as a file."""
@@ -183,7 +218,7 @@ class PeoplePages(Pages):
             refusal = Refusal(error.message, error.status, naming.who)
             if wants_json(request):
                 return self._answers.refused(request, refusal)
-            return await self._merge_page(who, None, None, refusal)
+            return await self.merge_page(who, refusal=refusal)
         return done(request, person_address(who))
 
     async def take_back_merge(self, request: Request, who: str, merge_id: int) -> Response:
@@ -199,7 +234,7 @@ class PeoplePages(Pages):
                 raise RequestRefusedError("Tick the box that says that you mean it.")
             erased = await self._receiver.people.erase(who, pictures="pictures" in form)
         except NotDoneError as error:
-            return await self._erase_page(who, Refusal(error.message, error.status))
+            return await self.erase_page(who, Refusal(error.message, error.status))
         return self._answers.message(HTTPStatus.OK, erased.summary, title="Forgotten for good")
 
     # What the pages are made of
@@ -225,22 +260,10 @@ class PeoplePages(Pages):
             "fragment": query("/fragments/people", name=name, cursor=cursor, hidden=hidden),
         }
 
-    async def _person_page(
-        self,
-        who: str,
-        cursor: str | None = None,
-        known: str | None = None,
-        refusal: Refusal | None = None,
-    ) -> Response:
-        view = await self._person(who, cursor, known)
-        if view["missing"]:
-            return await self._missing(who, view["missing"])
-        return self._answers.page("person.html", view, refusal)
-
     async def _refused(self, request: Request, who: str, refusal: Refusal) -> Response:
         if wants_json(request):
             return self._answers.refused(request, refusal)
-        return await self._person_page(who, refusal=refusal)
+        return await self.person_page(who, refusal=refusal)
 
     async def _missing(self, who: str, error: RequestRefusedError) -> Response:
         if error.status == HTTPStatus.NOT_FOUND:
@@ -277,42 +300,6 @@ class PeoplePages(Pages):
                 known=known,
             ),
         }
-
-    async def _merge_page(
-        self, who: str, name: str | None, cursor: str | None, refusal: Refusal | None = None
-    ) -> Response:
-        person, page, names = await asyncio.gather(
-            or_error(self._receiver.people.get(who)),
-            or_error(self._receiver.people.page(name=name, cursor=cursor, limit=PEOPLE_ON_A_PAGE)),
-            or_none(self._names.get()),
-        )
-        if isinstance(person, RequestRefusedError):
-            return await self._missing(who, person)
-        if isinstance(page, RequestRefusedError):  # a name or a cursor that is none
-            page = PeoplePage(people=())
-        view = {
-            "person": person,
-            "page": page,
-            "names": names,
-            "filter": {"name": name, "cursor": cursor},
-            "problems": away_parts(person, page),
-            "available": isinstance(person, Person) and isinstance(page, PeoplePage),
-        }
-        return self._answers.page("person_merge.html", view, refusal)
-
-    async def _erase_page(self, who: str, refusal: Refusal | None = None) -> Response:
-        report, person = await asyncio.gather(
-            or_error(self._receiver.status(who)), or_error(self._receiver.people.get(who))
-        )
-        if isinstance(person, RequestRefusedError):
-            return await self._missing(who, person)
-        view = {
-            "person": person,
-            "total": _total(report),
-            "problems": away_parts(report, person),
-            "available": isinstance(person, Person),
-        }
-        return self._answers.page("person_erase.html", view, refusal)
 
 
 def _total(report: object) -> int | None:

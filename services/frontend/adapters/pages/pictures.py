@@ -14,7 +14,7 @@ from services.common.names import InvalidNameError, check_name, id_of
 from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Filter, box_of, form_of, text_of
-from services.frontend.adapters.pages.naming import Naming, Refusal, bearers, refusal_of
+from services.frontend.adapters.pages.naming import Naming, NotRefused, bearers, refusal_of
 from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import query
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
@@ -49,9 +49,14 @@ class PicturesPages(Pages):
         """Show pictures, newest first."""
         return self._answers.page("pictures.html", await self._pictures(status, person, cursor))
 
-    async def picture_page(self, picture_id: int) -> Response:
+    async def picture_page(self, picture_id: int, refusal: NotRefused = None) -> Response:
         """Show one picture."""
-        return await self._picture_page(picture_id)
+        view = await self._picture(picture_id)
+        if view["missing"]:
+            return self._answers.message(
+                HTTPStatus.NOT_FOUND, "This picture does not exist, or it was deleted."
+            )
+        return self._answers.page("picture.html", view, refusal)
 
     async def upload(self, request: Request) -> Response:
         """Pass uploaded pictures on to the receiver, once they are here."""
@@ -102,7 +107,7 @@ class PicturesPages(Pages):
             refusal = await refusal_of(error, naming, self._receiver.people, index)
             if wants_json(request):
                 return self._answers.refused(request, refusal)
-            return await self._picture_page(picture_id, refusal)
+            return await self.picture_page(picture_id, refusal)
         return done(request, f"/images/{picture_id}")
 
     async def deny(self, request: Request, picture_id: int, index: int) -> Response:
@@ -173,14 +178,6 @@ class PicturesPages(Pages):
 
     async def _chosen(self, who: str | None) -> Person | None:
         return await or_none(self._receiver.people.get(who)) if who else None
-
-    async def _picture_page(self, picture_id: int, refusal: Refusal | None = None) -> Response:
-        view = await self._picture(picture_id)
-        if view["missing"]:
-            return self._answers.message(
-                HTTPStatus.NOT_FOUND, "This picture does not exist, or it was deleted."
-            )
-        return self._answers.page("picture.html", view, refusal)
 
     async def _picture(self, picture_id: int) -> dict[str, Any]:
         report, picture, names = await asyncio.gather(
