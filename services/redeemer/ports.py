@@ -33,7 +33,7 @@ class RepairRows(Protocol):
 
 
 class DueGarbage(Protocol):
-    """The notes of objects to be removed."""
+    """What says which objects are to be removed: notes, and for thumbnails what they are of."""
 
     async def take(self) -> Sequence[DueRemoval]:
         """Take up to ``BATCH`` objects that are due and that no row names, for a minute.
@@ -43,10 +43,6 @@ class DueGarbage(Protocol):
 
     async def removed(self, removals: Sequence[DueRemoval]) -> None:
         """Note that they are gone. Those that may still be written are due once more, later."""
-
-
-class ThumbnailRows(Protocol):
-    """The rows of the pictures and faces that thumbnails are of."""
 
     async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
         """Return those of the keys whose picture, with that id, has no row any more.
