@@ -104,9 +104,7 @@ def create_app(
             return answers.not_found()
         return answers.not_served(request, error)
 
-    @app.exception_handler(NotDoneError)
-    async def not_done(request: Request, error: NotDoneError) -> Response:
-        return answers.failure(request, error)
+    app.exception_handler(NotDoneError)(answers.failure)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
