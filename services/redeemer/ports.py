@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
+from services.common.changes import Store
 from services.common.object_info import ObjectInfo
 from services.redeemer.domain import Census, DueRemoval
 
@@ -51,7 +52,7 @@ class DueGarbage(Protocol):
         """
 
 
-class StoredObjects(Protocol):
+class StoredObjects(Store, Protocol):
     """The object store; each call raises ``ObjectStoreUnavailableError``."""
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -59,9 +60,6 @@ class StoredObjects(Protocol):
 
     async def tag(self, key: str) -> str | None:
         """Return an object's tag, which changes with it; None when there is none."""
-
-    async def put(self, key: str, content: bytes) -> None:
-        """Create or replace an object."""
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""

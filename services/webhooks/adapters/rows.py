@@ -155,10 +155,7 @@ class DatabaseWebhookDeliveries:
                 return {"id": subject, "name": known_name(name)}
             query = (
                 sa.select(
-                    images.c.path,
-                    images.c.name,
-                    images.c.status,
-                    images.c.error,
+                    *images.c["path", "name", "status", "error"],
                     faces.c.face_index,
                     WHOSE.label("whose"),
                     SHOWN_ID.label("whose_id"),
