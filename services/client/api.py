@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 
 from services.client.errors import ItemRefusedError, ServerAwayError
-from services.common.names import InvalidNameError, by_id, check_name, check_who, id_of
+from services.common.names import InvalidNameError, by_id, check_who, id_of
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 """Where ``make run`` has the API."""
@@ -119,7 +119,7 @@ class FacestackApi:
     async def enrol(self, person: str, *, insist: bool, **body: Any) -> dict[str, Any]:
         """Make a picture a known one of a person."""
         params = {"insist": "true"} if insist else {}
-        address = known_pictures(await self._settled(person))
+        address = f"{address_of(await self._settled(person))}/pictures"
         return await self.get("POST", address, "person", params=params, **body)
 
     async def search(self, *, face: int | None, limit: int, **body: Any) -> dict[str, Any]:
@@ -270,18 +270,10 @@ def retry_after(header: str) -> float:
     return min(max(seconds, 0.1), 60.0)
 
 
-def kept_name(person: str) -> str:
-    """Return a person's name as the server keeps it, or raise :class:`ItemRefusedError`."""
-    try:
-        return check_name(person)
-    except InvalidNameError as error:
-        raise ItemRefusedError(f"{error}, got {person!r}") from None
-
-
-def kept_who(person: str) -> str:
+def kept_who(person: str, check: Callable[[str], str] = check_who) -> str:
     """Return a name as the server keeps it, or ``~id``, or raise :class:`ItemRefusedError`."""
     try:
-        return check_who(person)
+        return check(person)
     except InvalidNameError as error:
         raise ItemRefusedError(f"{error}, got {person!r}") from None
 
@@ -289,11 +281,6 @@ def kept_who(person: str) -> str:
 def address_of(person: str) -> str:
     """Return the address of a person, or raise :class:`ItemRefusedError`."""
     return f"/people/{quote(kept_who(person), safe='')}"
-
-
-def known_pictures(person: str) -> str:
-    """Return the address of a person's known pictures, or raise :class:`ItemRefusedError`."""
-    return f"{address_of(person)}/pictures"
 
 
 def _document(answer: httpx.Response) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 
 from services.client import files
-from services.client.api import DEFAULT_URL, FacestackApi, Image, kept_name
+from services.client.api import DEFAULT_URL, FacestackApi, Image, kept_who
 from services.client.errors import ItemRefusedError
 from services.client.exporting import about, export
 from services.client.regions import RegionReader
@@ -21,7 +21,7 @@ from services.client.report import Report, who, whose
 from services.client.submitting import Submitter
 from services.common.errors import AwayError, RefusedError
 from services.common.images import Status
-from services.common.names import by_id
+from services.common.names import by_id, check_name
 
 _FAILED: Final = 1
 _WRONG_USE: Final = 2
@@ -143,7 +143,7 @@ async def _deny(args: argparse.Namespace, api: FacestackApi, report: Report) -> 
 
 
 async def _rename(args: argparse.Namespace, api: FacestackApi, report: Report) -> None:
-    new = kept_name(args.new)
+    new = kept_who(args.new, check_name)
     person = await api.change(args.name, name=new, another=args.another)
     report.result(f"{args.name} is called {person['name']} now", person)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from services.client import files
-from services.client.api import FacestackApi, kept_who, known_pictures
+from services.client.api import FacestackApi, address_of, kept_who
 from services.client.errors import ItemRefusedError, NotWrittenError
 from services.client.report import Report
 from services.client.submitting import each
@@ -37,7 +37,7 @@ async def export(
 
     async def fetch(picture: dict[str, Any]) -> None:
         is_known = "image_name" in picture
-        folder_of = known_pictures(person) if is_known else "/images"
+        folder_of = f"{address_of(person)}/pictures" if is_known else "/images"
         address = f"{folder_of}/{picture['id']}"
         name = _file_name(picture)
         picture["file"] = None

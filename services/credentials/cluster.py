@@ -22,18 +22,12 @@ LABELS: Final = {
 
 _TIMEOUT_SECONDS: Final = 10.0
 # Permissions may arrive after this pod; a quota answers "Conflict" to requests at the same time.
-_PASSING: Final = frozenset(
-    {
-        HTTPStatus.UNAUTHORIZED,
-        HTTPStatus.FORBIDDEN,
-        HTTPStatus.CONFLICT,
-        HTTPStatus.TOO_MANY_REQUESTS,
-    }
-)
-
-
-class SecretRefusedError(RefusedError):
-    """The API server will never take this; the message says why."""
+_PASSING: Final = {
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+}
 
 
 class Cluster:
@@ -57,7 +51,7 @@ class Cluster:
     def create_secret(self, name: str, values: Mapping[str, str]) -> bool:
         """Create a Secret; ``False`` when there is one already, which stays as it is.
 
-        Raises :class:`NotYetError` or :class:`SecretRefusedError`.
+        Raises :class:`NotYetError`, or :class:`RefusedError` when it will never be taken.
         """
         secret = {
             "apiVersion": "v1",
@@ -92,7 +86,7 @@ class Cluster:
             )
         if response.status_code in _PASSING or response.is_server_error:
             raise NotYetError(problem)
-        raise SecretRefusedError(problem)
+        raise RefusedError(problem)
 
 
 def _status(response: httpx.Response) -> tuple[str, str]:

@@ -26,8 +26,6 @@ from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.files import FilePages
 from services.frontend.adapters.pages.groups import GroupPages
 from services.frontend.adapters.pages.people import PeoplePages
-from services.frontend.adapters.pages.person import PersonPages
-from services.frontend.adapters.pages.picture import PicturePages
 from services.frontend.adapters.pages.pictures import PicturesPages
 from services.frontend.adapters.pages.rendering import Renderer, static_files
 from services.frontend.adapters.pages.search import SearchPages
@@ -89,9 +87,9 @@ def create_app(
     names = Names(partial(receiver.people.page, limit=SUGGESTED))
     spools = Spools(settings.max_spool_bytes)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    for kind in (PicturesPages, PicturePages, PeoplePages, PersonPages, GroupPages, SearchPages):
+    for kind in (PicturesPages, PeoplePages, GroupPages, SearchPages):
         pages: Pages = kind(receiver, answers, names, spools, settings.max_upload_bytes)
-        app.include_router(pages.router())
+        app.include_router(pages.router)
     app.include_router(FilePages(receiver.pictures, answers, files).router())
     app.router.routes.extend(ops.probe_routes(lifecycle))
 
@@ -106,9 +104,7 @@ def create_app(
             return answers.not_found()
         return answers.not_served(request, error)
 
-    @app.exception_handler(NotDoneError)
-    async def not_done(request: Request, error: NotDoneError) -> Response:
-        return answers.failure(request, error)
+    app.exception_handler(NotDoneError)(answers.failure)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:

@@ -15,10 +15,8 @@ from services.common.repeating import repeat
 from services.common.settings import load
 from services.redeemer.adapters.garbage import DatabaseDueGarbage
 from services.redeemer.adapters.repairs import DatabaseRepairs
-from services.redeemer.adapters.thumbnails import DatabaseThumbnailRows
 from services.redeemer.service.collecting import Collector
 from services.redeemer.service.repairing import Redeemer
-from services.redeemer.service.thumbnails import ThumbnailCollector
 from services.redeemer.settings import RedeemerSettings
 
 LOG_SECONDS: Final = 60.0
@@ -39,9 +37,9 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
         doorbell=doorbell,
         enough_rings=settings.max_queued_rings,
     )
-    store = ObjectStore(settings)
-    collector = Collector(garbage=DatabaseDueGarbage(database, database_now), objects=store)
-    thumbnails = ThumbnailCollector(rows=DatabaseThumbnailRows(database), objects=store)
+    notes = DatabaseDueGarbage(database, database_now)
+    collector = Collector(garbage=notes, objects=ObjectStore(settings))
+    thumbnails = collector.collect_thumbnails
     # Without NSQ it is ready nevertheless: it still moves what has failed or was abandoned.
     lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
@@ -52,7 +50,7 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
             repeat(lifecycle, "count", redeemer.count, settings.count_seconds, away),
             repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
             repeat(lifecycle, "empty_log", database.empty_log, LOG_SECONDS, away),
-            repeat(lifecycle, "thumbnails", thumbnails.collect, settings.thumbnails_seconds, away),
+            repeat(lifecycle, "thumbnails", thumbnails, settings.thumbnails_seconds, away),
             ops.serve_probes(listener, lifecycle),
         )
     finally:

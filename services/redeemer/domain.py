@@ -22,11 +22,6 @@ EVENTS_BATCH: Final = 1000
 """Events that one transaction removes."""
 
 
-def unfinished(attempts: int) -> str:
-    """Return the error of an image whose last lease ran out."""
-    return f"processing did not finish in time, attempt {attempts} of {attempts}"
-
-
 @dataclass(frozen=True)
 class Census:
     """Rows per status, and for how many ms the oldest pending one has waited; None: none does."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
+from services.common.changes import Store
 from services.common.object_info import ObjectInfo
 from services.redeemer.domain import Census, DueRemoval
 
@@ -33,7 +34,7 @@ class RepairRows(Protocol):
 
 
 class DueGarbage(Protocol):
-    """The notes of objects to be removed."""
+    """What says which objects are to be removed: notes, and for thumbnails what they are of."""
 
     async def take(self) -> Sequence[DueRemoval]:
         """Take up to ``BATCH`` objects that are due and that no row names, for a minute.
@@ -44,10 +45,6 @@ class DueGarbage(Protocol):
     async def removed(self, removals: Sequence[DueRemoval]) -> None:
         """Note that they are gone. Those that may still be written are due once more, later."""
 
-
-class ThumbnailRows(Protocol):
-    """The rows of the pictures and faces that thumbnails are of."""
-
     async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
         """Return those of the keys whose picture, with that id, has no row any more.
 
@@ -55,7 +52,7 @@ class ThumbnailRows(Protocol):
         """
 
 
-class StoredObjects(Protocol):
+class StoredObjects(Store, Protocol):
     """The object store; each call raises ``ObjectStoreUnavailableError``."""
 
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -63,9 +60,6 @@ class StoredObjects(Protocol):
 
     async def tag(self, key: str) -> str | None:
         """Return an object's tag, which changes with it; None when there is none."""
-
-    async def put(self, key: str, content: bytes) -> None:
-        """Create or replace an object."""
 
     async def delete(self, key: str) -> None:
         """Remove an object; one that is not there is fine."""

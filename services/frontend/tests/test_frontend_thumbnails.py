@@ -6,8 +6,8 @@ import re
 import httpx
 import pytest
 
+from services.frontend.adapters.receiver.api import PicturesApi
 from services.frontend.adapters.receiver.connection import ReceiverConnection
-from services.frontend.adapters.receiver.pictures import PicturesApi
 from services.frontend.tests.fake_receiver import FakeReceiver, image_json, person_json, problem
 
 JPEG = httpx.Response(200, content=b"\xff\xd8 small", headers={"ETag": '"1"'})

@@ -1,7 +1,7 @@
-"""The notes of objects to be removed, in the database."""
+"""What the database says of objects to be removed: notes, and rows that name an object."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -9,8 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE, PICTURES
-from services.common.tables import garbage, images, is_due, person_images
-from services.redeemer.adapters.thumbnails import of_faces_there
+from services.common.people import box_in
+from services.common.tables import BOX, faces, garbage, images, is_due, person_images
+from services.common.thumbnails import OF_FACES, OF_IMAGES, OF_KNOWN, FacePlace, place_of
 from services.redeemer.domain import BATCH, REMOVAL_MS, REMOVE_AGAIN_MS, DueRemoval
 
 
@@ -67,6 +68,21 @@ class DatabaseDueGarbage:
                 .values(claim_token=None, removed_at=now, due_at=now + REMOVE_AGAIN_MS)
             )
 
+    async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
+        """Return those of the keys whose picture, or face, has no row any more."""
+        of_faces = {key for key in thumbnails if key.startswith(OF_FACES)}
+        async with self._database.reading() as connection:
+            gone = sorted(of_faces - await _of_faces_there(connection, of_faces))
+        for prefix, column in ((OF_IMAGES, images.c.id), (OF_KNOWN, person_images.c.id)):
+            of_these = {
+                key: picture_id for key, picture_id in thumbnails.items() if key.startswith(prefix)
+            }
+            query = sa.select(column).where(column.in_(sorted(set(of_these.values()))))
+            async with self._database.reading() as connection:
+                there = set(await connection.scalars(query))
+            gone += [key for key, picture_id in of_these.items() if picture_id not in there]
+        return gone
+
 
 async def _named(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:
     """Return those of the keys that a row names."""
@@ -77,4 +93,17 @@ async def _named(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:
             found = await connection.scalars(sa.select(column).where(column.in_(names)))
             named |= {prefix + name for name in found}
     # A face may be where another one was: its picture was looked at again, or it was restored.
-    return named | await of_faces_there(connection, keys)
+    return named | await _of_faces_there(connection, keys)
+
+
+async def _of_faces_there(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:
+    """Return those of the keys that are of a face which is there."""
+    places = {key: place for key in keys if (place := place_of(key))}
+    if not places:
+        return set()
+    query = sa.select(faces.c.image_id, *BOX).where(
+        faces.c.image_id.in_(sorted({place.image_id for place in places.values()})),
+        ~faces.c.struck_out,
+    )
+    there = {FacePlace(row.image_id, box_in(row)) for row in await connection.execute(query)}
+    return {key for key, place in places.items() if place in there}

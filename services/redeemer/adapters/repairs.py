@@ -11,7 +11,7 @@ from services.common.event_rows import note_events
 from services.common.events import KEPT_MS, EventKind
 from services.common.images import FINAL, NUDGE_MS, RING_AFTER_MS, Rules, Status
 from services.common.tables import events, images, is_due, longest_wait
-from services.redeemer.domain import BATCH, EVENTS_BATCH, Census, unfinished
+from services.redeemer.domain import BATCH, EVENTS_BATCH, Census
 
 
 class DatabaseRepairs:
@@ -50,15 +50,16 @@ class DatabaseRepairs:
 
     async def mark_abandoned_dead(self) -> Sequence[int]:
         """Make images whose lease is over dead, if they have no attempt left."""
+        last = self._rules.max_attempts
         return await self._take(
             Status.PROCESSING,
             {
                 "status": Status.DEAD,
                 "claim_token": None,
                 "due_at": None,
-                "error": unfinished(self._rules.max_attempts),
+                "error": f"processing did not finish in time, attempt {last} of {last}",
             },
-            images.c.attempt >= self._rules.max_attempts,
+            images.c.attempt >= last,
         )
 
     async def take_waiting(self) -> Sequence[int]:

@@ -2,17 +2,22 @@
 
 A key of uploads or enrolments is written once and never used again, so what happens late to one
 harms no other. Of a key that people write only the object with the noted tag is removed.
+
+Whoever deletes a picture or a face has its thumbnails removed, too, but for a version that knew of
+none: so now and then all thumbnails are looked at.
 """
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
 from services.common.changes import mark_changed
-from services.common.errors import AwayError
+from services.common.errors import AwayError, ObjectStoreUnavailableError
 from services.common.images import KNOWN_PEOPLE
 from services.common.logs import Outage
-from services.redeemer.domain import BATCH, DueRemoval
+from services.common.thumbnails import OF_FACES, OF_IMAGES, OF_KNOWN, picture_of
+from services.redeemer.domain import BATCH, LOOKED_AT_ONCE, DueRemoval
 from services.redeemer.metrics import REMOVED
 from services.redeemer.ports import DueGarbage, StoredObjects
 
@@ -59,3 +64,25 @@ class Collector:
         REMOVED.inc()
         log.info("removed", key=removal.key)
         return None
+
+    async def collect_thumbnails(self) -> None:
+        """Remove thumbnails without a picture or a face; raise ``DatabaseUnavailableError``."""
+        found: dict[str, int] = {}
+        try:
+            for prefix in (OF_IMAGES, OF_FACES, OF_KNOWN):
+                async for thumbnail in self._objects.list(prefix):
+                    picture_id = picture_of(thumbnail.key)
+                    if picture_id is not None:
+                        found[thumbnail.key] = picture_id
+                    if len(found) == LOOKED_AT_ONCE:
+                        await self._remove_thumbnails(found)
+                        found = {}
+            await self._remove_thumbnails(found)
+        except ObjectStoreUnavailableError as error:
+            log.warning("not all thumbnails were looked at", error=str(error))
+
+    async def _remove_thumbnails(self, thumbnails: Mapping[str, int]) -> None:
+        for key in await self._garbage.gone(thumbnails):
+            await self._objects.delete(key)
+            REMOVED.inc()
+            log.info("removed", key=key)

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import structlog
 
@@ -20,6 +20,9 @@ async def test_an_object_that_cannot_be_removed_keeps_no_other_waiting() -> None
 
         async def removed(self, removals: Sequence[DueRemoval]) -> None:
             gone.extend(removals)
+
+        async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
+            raise AssertionError(thumbnails)
 
     changes: list[str] = []
 

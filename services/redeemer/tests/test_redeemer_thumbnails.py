@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.errors import ObjectStoreUnavailableError
 from services.common.faces import Box
@@ -20,9 +21,9 @@ from services.common.thumbnails import (
     face_thumbnail_key,
     thumbnail_key,
 )
-from services.redeemer.adapters.thumbnails import DatabaseThumbnailRows
-from services.redeemer.service import thumbnails as module
-from services.redeemer.service.thumbnails import ThumbnailCollector
+from services.redeemer.adapters.garbage import DatabaseDueGarbage
+from services.redeemer.service import collecting as module
+from services.redeemer.service.collecting import Collector
 
 
 @pytest.fixture
@@ -60,6 +61,10 @@ async def store(folder_store_settings: ObjectStoreSettings, database: Database) 
 FACE = FacePlace(2, Box(-10, 20, 30, 40))
 
 
+def collector(database: Database, store: ObjectStore) -> Collector:
+    return Collector(garbage=DatabaseDueGarbage(database, database_now), objects=store)
+
+
 async def keys(store: ObjectStore) -> list[str]:
     return sorted([thumbnail.key async for thumbnail in store.list("thumbnails/")])
 
@@ -84,7 +89,7 @@ async def test_only_those_whose_picture_is_gone_go(
     ]
     for key in (*kept, *gone, "pictures/uploads/4-640"):
         await store.put(key, b"content")
-    await ThumbnailCollector(rows=DatabaseThumbnailRows(database), objects=store).collect()
+    await collector(database, store).collect_thumbnails()
     assert await keys(store) == sorted(kept)
     assert await store.exists("pictures/uploads/4-640")
 
@@ -97,5 +102,5 @@ async def test_a_store_that_is_away_is_said(
 
     monkeypatch.setattr(ObjectStore, "list", away)
     with structlog.testing.capture_logs() as logs:
-        await ThumbnailCollector(rows=DatabaseThumbnailRows(database), objects=store).collect()
+        await collector(database, store).collect_thumbnails()
     assert [entry["event"] for entry in logs] == ["not all thumbnails were looked at"]

@@ -1,7 +1,6 @@
 """The endpoints, in a file that an operator writes."""
 
 import base64
-import binascii
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -54,7 +53,7 @@ class _Entry(BaseModel):
         text = self.secret.get_secret_value()
         try:
             key = base64.b64decode(text.removeprefix(_PREFIX), validate=True)
-        except (binascii.Error, ValueError):
+        except ValueError:
             key = b""
         if not text.startswith(_PREFIX) or not _KEY_BYTES[0] <= len(key) <= _KEY_BYTES[1]:
             raise ValueError(

@@ -117,8 +117,13 @@ class DatabaseWebhookDeliveries:
     async def take(self, url: str, limit: int) -> Sequence[Attempt]:
         """Take up to so many deliveries to an endpoint that are due, those due longest first."""
         table, now, token = webhook_deliveries, self._clock(), secrets.token_hex(16)
+        attempt = table.c.attempt + 1
         choosing = (
-            sa.select(table)
+            sa.select(
+                *table.c["id", "message_id", "type", "subject_id", "created_at"],
+                attempt.label("number"),
+                sa.literal(token).label("token"),
+            )
             .where(
                 table.c.endpoint == url,
                 table.c.status == DeliveryStatus.PENDING,
@@ -135,20 +140,9 @@ class DatabaseWebhookDeliveries:
             await connection.execute(
                 sa.update(table)
                 .where(table.c.id.in_([row.id for row in rows]))
-                .values(claim_token=token, attempt=table.c.attempt + 1, due_at=now + LEASE_MS)
+                .values(claim_token=token, attempt=attempt, due_at=now + LEASE_MS)
             )
-        return [
-            Attempt(
-                row.id,
-                row.message_id,
-                row.type,
-                row.subject_id,
-                row.attempt + 1,
-                token,
-                row.created_at,
-            )
-            for row in rows
-        ]
+        return [Attempt(**row._asdict()) for row in rows]
 
     async def data(self, attempt: Attempt) -> Mapping[str, object]:
         """Return what there is to say now of the image or person."""
@@ -161,10 +155,7 @@ class DatabaseWebhookDeliveries:
                 return {"id": subject, "name": known_name(name)}
             query = (
                 sa.select(
-                    images.c.path,
-                    images.c.name,
-                    images.c.status,
-                    images.c.error,
+                    *images.c["path", "name", "status", "error"],
                     faces.c.face_index,
                     WHOSE.label("whose"),
                     SHOWN_ID.label("whose_id"),

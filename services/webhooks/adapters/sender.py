@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import Final
 
 import httpx
@@ -63,7 +62,10 @@ class HttpSender:
                 asyncio.timeout(self._seconds),
                 self._client.stream("POST", endpoint.url, content=body, headers=headers) as answer,
             ):
-                await _read_a_little(answer)
+                # A little, so that its connection is used again; not unpacked: it could be big.
+                async for _ in answer.aiter_raw(_MOST_READ):
+                    if answer.num_bytes_downloaded >= _MOST_READ:
+                        break
         except (TimeoutError, httpx.TimeoutException):
             return f"did not answer within {self._seconds:g} s"
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -73,18 +75,5 @@ class HttpSender:
         if answer.is_redirect:
             return f"answered {answer.status_code}: redirects are not followed"
         # Not what it says: many repeat what they refuse, and with that people's names.
-        return f"answered {_status(answer.status_code)}"
-
-
-async def _read_a_little(answer: httpx.Response) -> None:
-    """Read a short answer, so that its connection is used again; not unpacked: it could be big."""
-    async for _ in answer.aiter_raw(_MOST_READ):
-        if answer.num_bytes_downloaded >= _MOST_READ:
-            break
-
-
-def _status(code: int) -> str:
-    try:
-        return f"{code} {HTTPStatus(code).phrase}"
-    except ValueError:
-        return str(code)
+        phrase = httpx.codes.get_reason_phrase(answer.status_code)
+        return f"answered {answer.status_code} {phrase}".rstrip()

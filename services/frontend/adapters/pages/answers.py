@@ -66,7 +66,7 @@ class Answers:
             answer["choices"] = self._renderer.render("choices.html", refusal=refusal)
         return JSONResponse(answer, refusal.status)
 
-    def failure(self, request: Request, error: NotDoneError) -> Response:
+    async def failure(self, request: Request, error: NotDoneError) -> Response:
         """Say why something was not done."""
         return self.refused(request, Refusal(error.message, error.status))
 

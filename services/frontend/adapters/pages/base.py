@@ -1,8 +1,11 @@
 """What the pages of every subject are made with."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
 
 from services.common import bodies
 from services.frontend.adapters.pages.answers import Answers
@@ -26,7 +29,19 @@ class Pages(ABC):
         self._names = names
         self._spools = spools
         self._max_upload_bytes = max_upload_bytes
+        self.router = APIRouter()
+        self._add_routes()
 
     @abstractmethod
-    def router(self) -> APIRouter:
-        """Return the routes."""
+    def _add_routes(self) -> None: ...
+
+    def _add_fragment(
+        self, page: str, template: str, view: Callable[..., Awaitable[dict[str, Any]]]
+    ) -> None:
+        """Add what changes on a page, made of the view of the address's parameters."""
+
+        @self.router.get(f"/fragments{page}")
+        async def fragment(
+            request: Request, made_of: Annotated[dict[str, Any], Depends(view)]
+        ) -> Response:
+            return self._answers.fragment(request, template, made_of)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from services.frontend.adapters.pages.answers import Answers
 from services.frontend.adapters.pages.forms import Filter
 from services.frontend.adapters.pages.rendering import StaticFile
-from services.frontend.adapters.receiver.pictures import PicturesApi
+from services.frontend.adapters.receiver.api import PicturesApi
 from services.frontend.domain.errors import ReceiverAwayError, RequestRefusedError
 
 _FOREVER: Final = "private, max-age=31536000, immutable"

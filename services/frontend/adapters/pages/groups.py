@@ -5,24 +5,18 @@ from collections.abc import Collection
 from http import HTTPStatus
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import RedirectResponse, Response
 
 from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, form_of, text_of
-from services.frontend.adapters.pages.naming import Naming, Refusal, refusal_of
+from services.frontend.adapters.pages.naming import Naming, NotRefused, Refusal, refusal_of
 from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import query
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.faces import FaceKey, face_key
-from services.frontend.domain.groups import (
-    FACES_ON_A_PAGE,
-    GROUPS_ON_A_PAGE,
-    QUESTIONS,
-    Group,
-    GroupPage,
-)
+from services.frontend.domain.groups import FACES_ON_A_PAGE, Group, GroupPage
 from services.frontend.domain.status import away_parts
 from services.frontend.domain.words import counted
 
@@ -36,37 +30,22 @@ _ANSWERED: Final = {
 class GroupPages(Pages):
     """Routes of groups and questions."""
 
-    def router(self) -> APIRouter:
-        """Return the routes."""
-        router = APIRouter()
-        get, post = router.get, router.post
+    def _add_routes(self) -> None:
+        get, post = self.router.get, self.router.post
         get("/who")(self.groups_page)
-        get("/fragments/who")(self.groups_fragment)
+        self._add_fragment("/who", "groups_live.html", self._groups)
         get("/who/{group_id}")(self.group_page)
-        get("/fragments/who/{group_id}")(self.group_fragment)
+        self._add_fragment("/who/{group_id}", "group_live.html", self._group)
         post("/who/{group_id}")(self.name_or_leave_out)
         post("/who/questions/{question_id}")(self.answer)
-        return router
 
-    async def groups_page(self, cursor: Cursor = None) -> Response:
+    async def groups_page(self, cursor: Cursor = None, refusal: NotRefused = None) -> Response:
         """Show groups, largest first, below the questions."""
-        return await self._groups_page(cursor)
-
-    async def groups_fragment(self, request: Request, cursor: Cursor = None) -> Response:
-        """Return what changes on the page of groups."""
-        return self._answers.fragment(request, "groups_live.html", await self._groups(cursor))
+        return self._answers.page("groups.html", await self._groups(cursor), refusal)
 
     async def group_page(self, group_id: int, cursor: Cursor = None) -> Response:
         """Show one group; of a merged one, lead to the group that it is in now."""
         return await self._group_page(group_id, cursor)
-
-    async def group_fragment(
-        self, request: Request, group_id: int, cursor: Cursor = None
-    ) -> Response:
-        """Return what changes on the page of a group."""
-        return self._answers.fragment(
-            request, "group_live.html", await self._group(group_id, cursor)
-        )
 
     async def answer(self, request: Request, question_id: int) -> Response:
         """Answer a question as the form says."""
@@ -96,7 +75,7 @@ class GroupPages(Pages):
             cursor = text_of(form, "cursor") or None
             if "alone" in form:
                 return await self._group_page(group_id, cursor, refusal, ticked)
-            return await self._groups_page(cursor, refusal)
+            return await self.groups_page(cursor, refusal)
         return done(request, "/who", named.text)
 
     async def _leave_out(self, request: Request, group_id: int, faces: list[FaceKey]) -> Response:
@@ -109,14 +88,11 @@ class GroupPages(Pages):
 
     # What the pages are made of
 
-    async def _groups_page(self, cursor: str | None, refusal: Refusal | None = None) -> Response:
-        return self._answers.page("groups.html", await self._groups(cursor), refusal)
-
-    async def _groups(self, cursor: str | None) -> dict[str, Any]:
+    async def _groups(self, cursor: Cursor = None) -> dict[str, Any]:
         report, page, questions, names = await asyncio.gather(
             or_error(self._receiver.status(counts=False)),
-            or_error(self._receiver.groups.page(cursor=cursor, limit=GROUPS_ON_A_PAGE)),
-            or_none(self._receiver.groups.questions(limit=QUESTIONS)),
+            or_error(self._receiver.groups.page(cursor)),
+            or_none(self._receiver.groups.questions()),
             or_none(self._names.get()),
         )
         if isinstance(page, RequestRefusedError):  # no such cursor, or a receiver without groups
@@ -138,23 +114,22 @@ class GroupPages(Pages):
         refusal: Refusal | None = None,
         left_out: Collection[str] = (),
     ) -> Response:
-        view = await self._group(group_id, cursor, left_out)
+        view = await self._group(group_id, cursor) | {"left_out": left_out}
         group: Group | None = view["group"]
         if group and group.id != group_id:
             return RedirectResponse(f"/who/{group.id}", HTTPStatus.SEE_OTHER)
         status = HTTPStatus.NOT_FOUND if view["is_over"] else HTTPStatus.OK
         return self._answers.page("group.html", view, refusal, status)
 
-    async def _group(
-        self, group_id: int, cursor: str | None, left_out: Collection[str] = ()
-    ) -> dict[str, Any]:
+    async def _group(self, group_id: int, cursor: Cursor = None) -> dict[str, Any]:
         report, group, names = await asyncio.gather(
             or_error(self._receiver.status(counts=False)),
-            or_error(self._receiver.groups.get(group_id, cursor=cursor, limit=FACES_ON_A_PAGE)),
+            or_error(self._receiver.groups.get(group_id, cursor)),
             or_none(self._names.get()),
         )
-        is_over = isinstance(group, RequestRefusedError)
-        if isinstance(group, RequestRefusedError):  # all its faces have a name, or are gone
+        if is_over := isinstance(
+            group, RequestRefusedError
+        ):  # all its faces have a name, or are gone
             group = Group(id=group_id, size=0, faces=())
         return {
             "group": group if isinstance(group, Group) else None,
@@ -163,6 +138,6 @@ class GroupPages(Pages):
             "available": isinstance(group, Group),
             "is_over": is_over,
             "cursor": cursor,
-            "left_out": left_out,
+            "left_out": (),
             "fragment": query(f"/fragments/who/{group_id}", cursor=cursor),
         }

@@ -3,15 +3,15 @@
 import asyncio
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from typing import Annotated, Final
 
+from fastapi import Depends
 from starlette.datastructures import FormData
 
 from services.common.names import id_of
 from services.frontend.adapters.pages.forms import text_of
 from services.frontend.adapters.pages.outcomes import or_none
-from services.frontend.adapters.receiver.faces import FacesApi
-from services.frontend.adapters.receiver.people import PeopleApi
+from services.frontend.adapters.receiver.api import FacesApi, PeopleApi
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.people import Person
 
@@ -76,6 +76,10 @@ class Refusal:
     people: tuple[Person, ...] = ()
     another: str = ""
     insist: str = ""
+
+
+NotRefused = Annotated[Refusal | None, Depends(lambda: None)]
+"""What a page that is asked for has; an action that shows it may say why it was refused."""
 
 
 async def refusal_of(

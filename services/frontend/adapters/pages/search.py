@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.responses import Response
 
@@ -16,13 +16,10 @@ from services.frontend.domain.search import SearchResult
 class SearchPages(Pages):
     """Routes of search."""
 
-    def router(self) -> APIRouter:
-        """Return the routes."""
-        router = APIRouter()
-        get, post = router.get, router.post
+    def _add_routes(self) -> None:
+        get, post = self.router.get, self.router.post
         get("/search")(self.search_page)
         post("/search")(self.search_by_picture)
-        return router
 
     async def search_page(self, image: int | None = None, face: int = 0) -> Response:
         """Ask for a picture; of a face of a submitted one, show what is near."""
