@@ -11,7 +11,6 @@ from services.common.facerecog.client import VIEW_SECONDS, RecogniserClient
 from services.common.repeating import repeat
 from services.common.settings import load
 from services.people.adapters.group_rows import DatabaseGrouping
-from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcFaceDecider
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.adapters.server import SearchServer
@@ -28,7 +27,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
     database = Database(settings)
     client = RecogniserClient(settings.face_recog_target, timeout=VIEW_SECONDS)
     rows = DatabaseStoredFaces(database, database_now)
-    faces = StoredFaces(rows, ExactIndex())
+    faces = StoredFaces(rows)
     server = SearchServer(faces)
     # Without face_recog it is ready nevertheless: changes wait in the database.
     lifecycle = ops.Lifecycle(

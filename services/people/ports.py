@@ -13,7 +13,6 @@ from services.common.faces import Likely, Says, Whose
 from services.people.domain.deciding import Decision, RecordedFace, RecordedPicture, Work
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import AskedPair, FaceId, GroupingClaim, Regrouped
-from services.people.domain.searching import Found
 
 
 class RowsChangedError(AwayError):
@@ -184,36 +183,6 @@ class GroupingRows(Protocol):
 
         Raises :class:`ClaimLostError`, and :class:`RowsChangedError` when somebody is gone.
         """
-
-
-class Index(Protocol):
-    """Stored faces in memory; not for two threads at once."""
-
-    @property
-    def size(self) -> int:
-        """Return the bytes of an encoding, of most of them; 0 when there is none."""
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    def clear(self) -> None:
-        """Forget all, because those of another engine follow."""
-
-    def images_between(self, low: int, high: int) -> NDArray[np.int64]:
-        """Return the images over ``low`` and up to ``high`` that have faces here, in order."""
-
-    def replace(
-        self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, int, bytes]]
-    ) -> None:
-        """Remove the faces of some images, and put in faces by image, index and encoding."""
-
-    def nearer(
-        self, mean: NDArray[np.float32], least: float
-    ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
-        """Return the images and encodings of faces whose product with a mean is at least so."""
-
-    def nearest(self, encoding: NDArray[np.float32], most: int) -> Sequence[Found]:
-        """Return so many faces at most, those nearest to an encoding, nearest first."""
 
 
 class PeopleView(Protocol):

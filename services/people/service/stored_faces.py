@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from services.common.errors import OtherEngineError, StoredFacesAwayError
 from services.common.events import PAGE, EventKind, Position
 from services.common.faces import check_encoding
-from services.people.domain.searching import Found
+from services.people.domain.index import ExactIndex, Found
 from services.people.metrics import STORED_FACES
-from services.people.ports import FaceRows, Index
+from services.people.ports import FaceRows
 
 log = structlog.get_logger(__name__)
 
@@ -37,11 +37,9 @@ class StoredFaces:
     Events say what has changed. Whoever compares need not wait while all is loaded anew.
     """
 
-    def __init__(
-        self, rows: FaceRows, index: Index, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rows: FaceRows, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
-        self._index = index
+        self._index = ExactIndex()
         self._clock = clock
         self._loading = asyncio.Lock()
         self._turn = asyncio.Lock()  # for the index, and the position that it is of

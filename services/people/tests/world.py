@@ -37,7 +37,6 @@ from services.face_recog.domain.faces import DetectedFace, Recognition
 from services.face_recog.domain.strangers import DLIB
 from services.face_recog.service.deciding import Decider
 from services.face_recog.service.gallery import Gallery
-from services.people.adapters.index import ExactIndex
 from services.people.adapters.recogniser import GrpcFaceDecider
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.service.deciding import Worker
@@ -120,7 +119,7 @@ class World:
 
     def worker(self, rows: DatabaseStoredFaces | None = None, **named: Any) -> Worker:
         rows = rows or self.rows()
-        stored = StoredFaces(rows, ExactIndex(), clock=lambda: self.now)
+        stored = StoredFaces(rows, clock=lambda: self.now)
         return Worker(
             rows,
             stored,
