@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 from typing import Final
 
 from services.common import logs, ops
@@ -11,7 +12,7 @@ from services.common.facerecog.client import VIEW_SECONDS, RecogniserClient
 from services.common.repeating import repeat
 from services.common.settings import load
 from services.people.adapters.group_rows import DatabaseGrouping
-from services.people.adapters.recogniser import GrpcFaceDecider
+from services.people.adapters.recogniser import open_view
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.adapters.server import SearchServer
 from services.people.service.deciding import Worker
@@ -35,7 +36,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
         drain_seconds=settings.drain_seconds,
     )
     lifecycle.install_signal_handlers()
-    worker = Worker(rows, faces, GrpcFaceDecider(client), stops=lambda: lifecycle.draining)
+    worker = Worker(rows, faces, partial(open_view, client), stops=lambda: lifecycle.draining)
     grouper = Grouper(
         DatabaseGrouping(database, database_now),
         rows,

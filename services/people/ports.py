@@ -1,8 +1,8 @@
 """What the use cases need of the world."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,11 +166,11 @@ class GroupingRows(Protocol):
         :class:`RowsChangedError` when a face would be where a person has just said it is not.
         """
 
-    async def joined(self) -> Sequence[tuple[int, int, int]]:
-        """Return the questions about two groups that a person has answered with yes."""
+    async def questions(self, answer: str | None = None) -> Sequence[AskedPair]:
+        """Return the questions, or those with an answer, the oldest first.
 
-    async def questions(self) -> Sequence[AskedPair]:
-        """Return the questions, with the groups in which the faces of merged ones are."""
+        Each with the groups in which the faces of merged ones are.
+        """
 
     async def denied_people(self) -> Collection[tuple[int, int]]:
         """Return groups, each with somebody who a face in it is not, as a person has said."""
@@ -207,8 +207,5 @@ class PeopleView(Protocol):
         """Say who the open faces of each picture are; see ``RecordedPicture.given``."""
 
 
-class FaceDecider(Protocol):
-    """What opens views."""
-
-    def view(self, folder: str) -> AbstractAsyncContextManager[PeopleView]:
-        """Open a view for one person's sake; raises ``RecogniserError``, also within."""
+OpenView: TypeAlias = Callable[[str], AbstractAsyncContextManager[PeopleView]]
+"""Opens a view for the sake of a folder's person; raises ``RecogniserError``, also within."""

@@ -352,11 +352,14 @@ class Grouper:
 
     async def _join(self, claim: GroupingClaim) -> None:
         """Make one of groups of which a person has said so."""
-        for question, group, other in await self._rows.joined():
-            if question in self._apart:
+        for question in await self._rows.questions("yes"):
+            if question.is_person:
+                continue
+            if question.id in self._apart:
                 self._load_anew("a person has taken back that two groups are two")
                 return
             regrouped = Regrouped()
+            group, other = question.group, question.other
             if self._groups is not None and group != other:
                 # The faces of one may have a name by now.
                 with self._or_anew("joining groups"), suppress(ValueError):
@@ -364,7 +367,7 @@ class Grouper:
                     regrouped = regrouped_by(
                         self._groups, changes.placed, [changes], {group, other}
                     )
-            self._changed(regrouped, answered=[question])
+            self._changed(regrouped, answered=[question.id])
             await self._write(claim)
 
     async def _keep_apart(self) -> Mapping[tuple[int, int, bool], bool]:
