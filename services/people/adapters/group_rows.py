@@ -359,10 +359,8 @@ async def _still_unknown(
             .order_by(faces.c.image_id, faces.c.face_index)
             .with_for_update(read=True)
         )
-        for row in await connection.execute(query):
-            key = (row.image_id, row.face_index)
-            if key in placed:
-                found[key] = placed[key]
+        rows = await connection.execute(query)
+        found |= {key: placed[key] for row in rows if (key := (row[0], row[1])) in placed}
     return found
 
 

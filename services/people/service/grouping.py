@@ -60,7 +60,6 @@ _SETTLED_SECONDS: Final = 60.0
 
 _OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
 
-
 EngineOfStrangers: TypeAlias = tuple[str, PairsOfStrangers]
 """An engine's name, and how alike strangers are to it."""
 
