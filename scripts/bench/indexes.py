@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.bench.groups import made_up
-from services.people.adapters.index import ExactIndex
+from services.people.domain.index import ExactIndex
 
 _SIZES: Final = (10_000, 100_000, 1_000_000)
 _NEAREST: Final = 50

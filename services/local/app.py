@@ -161,12 +161,10 @@ def _addresses(plan: Plan) -> Panel:
     grid.add_row("Page", f"[bold]{plan.page_url}[/]")
     grid.add_row("API", plan.api_url)
     grid.add_row("API, described", f"{plan.api_url}/docs")
-    grid.add_row("Data and logs", Text(_short(plan.folder)))
+    here, folder = Path.cwd(), plan.folder
+    short = folder.relative_to(here) if folder.is_relative_to(here) else folder
+    grid.add_row("Data and logs", Text(str(short)))
     return Panel(grid, title="Facestack", subtitle="Ctrl-C stops it", box=box.ROUNDED, expand=False)
-
-
-def _short(folder: Path) -> str:
-    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
 
 async def _show_progress(demo: Demo, console: Console) -> list[Row]:
@@ -244,8 +242,7 @@ def _own_folder(folder: Path) -> Iterator[Path]:
             " or set DEMO_FOLDER to another one"
         )
     _make_folder(folder)
-    mark = os.open(folder / _MARK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with (folder / _MARK).open("ab") as mark:
         try:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -258,5 +255,3 @@ def _own_folder(folder: Path) -> Iterator[Path]:
             else:
                 entry.unlink()
         yield folder
-    finally:
-        os.close(mark)

@@ -81,30 +81,23 @@ def _names(people: Sequence[str]) -> str:
     return " and ".join(people) or "nobody"
 
 
+@dataclass(frozen=True)
 class Demo:
     """One run of the demo against services that are up.
 
     ``put`` places a picture where a path that is submitted is looked up.
     """
 
-    def __init__(
-        self,
-        api_url: str,
-        face_recog_metrics_urls: Sequence[str],
-        put: Callable[[str, bytes], None],
-        photos: Photos,
-        samples_folder: Path,
-    ) -> None:
-        self._api_url = api_url
-        self._face_recog_metrics_urls = face_recog_metrics_urls
-        self._put = put
-        self._photos = photos
-        self._samples_folder = samples_folder
+    api_url: str
+    face_recog_metrics_urls: Sequence[str]
+    put: Callable[[str, bytes], None]
+    photos: Photos
+    samples_folder: Path
 
     async def run(self, on_step: Callable[[str], None], on_row: Callable[[Row], None]) -> list[Row]:
         """Tell of each step and row, and return every row; raise :class:`LocalError`."""
         async with httpx.AsyncClient(
-            base_url=self._api_url, timeout=30.0, trust_env=False
+            base_url=self.api_url, timeout=30.0, trust_env=False
         ) as client:
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -127,7 +120,7 @@ class Demo:
 
     async def _enrol(self, client: httpx.AsyncClient) -> None:
         for person, name in KNOWN.items():
-            picture = (self._samples_folder / name).read_bytes()
+            picture = (self.samples_folder / name).read_bytes()
             # Whatever samples somebody brings: what comes of them is what the table shows.
             response = await client.post(
                 f"/people/{person}/pictures",
@@ -138,7 +131,7 @@ class Demo:
 
     async def _wait_for_the_gallery(self, client: httpx.AsyncClient) -> None:
         """Wait until every recogniser has seen the new known pictures in the store."""
-        for url in self._face_recog_metrics_urls:
+        for url in self.face_recog_metrics_urls:
             while True:
                 if await _gallery_pictures(client, url) >= len(KNOWN):
                     break
@@ -147,7 +140,7 @@ class Demo:
     async def _submit_and_wait(
         self, client: httpx.AsyncClient, batch: Sequence[Sample]
     ) -> list[Row]:
-        files = {sample.name: sample.make(self._photos) for sample in batch if sample.make}
+        files = {sample.name: sample.make(self.photos) for sample in batch if sample.make}
         if batch[0].endpoint == "POST /images":
             response = await client.post(
                 "/images", files=[("files", file) for file in files.items()]
@@ -156,7 +149,7 @@ class Demo:
         else:
             # A path names a picture in the store, where a synced folder would have put it.
             for name, content in files.items():
-                self._put(name, content)
+                self.put(name, content)
             submitted = await submit(
                 client,
                 [sample.name for sample in batch],

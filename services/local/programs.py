@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -124,16 +125,16 @@ def _reachable(host: str) -> str:
     return {"0.0.0.0": LOOPBACK, "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
 
 
-def _check_ports(settings: LocalSettings) -> tuple[int, int]:
+def _check_ports(settings: LocalSettings) -> list[int]:
     wanted = {
         "RECEIVER_PORT": (settings.receiver_port, "receiver (the API)"),
         "FRONTEND_PORT": (settings.frontend_port, "frontend (the page)"),
     }
-    held: list[socket.socket] = []
-    try:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    ports: list[int] = []
+    with ExitStack() as held:
         for setting, (port, role) in wanted.items():
-            listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-            held.append(listener)
+            listener = held.enter_context(socket.socket(family))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((settings.host, port))
@@ -143,16 +144,11 @@ def _check_ports(settings: LocalSettings) -> tuple[int, int]:
                     f"the {role} cannot listen on {settings.host}:{port}: {error.strerror}:"
                     f" end what uses the port, or set {setting} to another one"
                 ) from None
-        receiver, frontend = (int(listener.getsockname()[1]) for listener in held)
-        return receiver, frontend
-    finally:
-        for listener in held:
-            listener.close()
+            ports.append(listener.getsockname()[1])
+    return ports
 
 
 def _free_ports(count: int) -> list[int]:
-    held = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in held]
-    for listener in held:
-        listener.close()
-    return ports
+    with ExitStack() as held:
+        servers = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from functools import partial
 from typing import Final
 
 from services.common import logs, ops
@@ -11,8 +12,7 @@ from services.common.facerecog.client import VIEW_SECONDS, RecogniserClient
 from services.common.repeating import repeat
 from services.common.settings import load
 from services.people.adapters.group_rows import DatabaseGrouping
-from services.people.adapters.index import ExactIndex
-from services.people.adapters.recogniser import GrpcFaceDecider
+from services.people.adapters.recogniser import open_view
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.adapters.server import SearchServer
 from services.people.service.deciding import Worker
@@ -28,7 +28,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
     database = Database(settings)
     client = RecogniserClient(settings.face_recog_target, timeout=VIEW_SECONDS)
     rows = DatabaseStoredFaces(database, database_now)
-    faces = StoredFaces(rows, ExactIndex())
+    faces = StoredFaces(rows)
     server = SearchServer(faces)
     # Without face_recog it is ready nevertheless: changes wait in the database.
     lifecycle = ops.Lifecycle(
@@ -36,7 +36,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
         drain_seconds=settings.drain_seconds,
     )
     lifecycle.install_signal_handlers()
-    worker = Worker(rows, faces, GrpcFaceDecider(client), stops=lambda: lifecycle.draining)
+    worker = Worker(rows, faces, partial(open_view, client), stops=lambda: lifecycle.draining)
     grouper = Grouper(
         DatabaseGrouping(database, database_now),
         rows,

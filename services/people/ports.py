@@ -1,8 +1,8 @@
 """What the use cases need of the world."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,6 @@ from services.common.faces import Likely, Says, Whose
 from services.people.domain.deciding import Decision, RecordedFace, RecordedPicture, Work
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import AskedPair, FaceId, GroupingClaim, Regrouped
-from services.people.domain.searching import Found
 
 
 class RowsChangedError(AwayError):
@@ -167,11 +166,11 @@ class GroupingRows(Protocol):
         :class:`RowsChangedError` when a face would be where a person has just said it is not.
         """
 
-    async def joined(self) -> Sequence[tuple[int, int, int]]:
-        """Return the questions about two groups that a person has answered with yes."""
+    async def questions(self, answer: str | None = None) -> Sequence[AskedPair]:
+        """Return the questions, or those with an answer, the oldest first.
 
-    async def questions(self) -> Sequence[AskedPair]:
-        """Return the questions, with the groups in which the faces of merged ones are."""
+        Each with the groups in which the faces of merged ones are.
+        """
 
     async def denied_people(self) -> Collection[tuple[int, int]]:
         """Return groups, each with somebody who a face in it is not, as a person has said."""
@@ -184,36 +183,6 @@ class GroupingRows(Protocol):
 
         Raises :class:`ClaimLostError`, and :class:`RowsChangedError` when somebody is gone.
         """
-
-
-class Index(Protocol):
-    """Stored faces in memory; not for two threads at once."""
-
-    @property
-    def size(self) -> int:
-        """Return the bytes of an encoding, of most of them; 0 when there is none."""
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    def clear(self) -> None:
-        """Forget all, because those of another engine follow."""
-
-    def images_between(self, low: int, high: int) -> NDArray[np.int64]:
-        """Return the images over ``low`` and up to ``high`` that have faces here, in order."""
-
-    def replace(
-        self, gone: Sequence[int] | NDArray[np.int64], rows: Sequence[tuple[int, int, bytes]]
-    ) -> None:
-        """Remove the faces of some images, and put in faces by image, index and encoding."""
-
-    def nearer(
-        self, mean: NDArray[np.float32], least: float
-    ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
-        """Return the images and encodings of faces whose product with a mean is at least so."""
-
-    def nearest(self, encoding: NDArray[np.float32], most: int) -> Sequence[Found]:
-        """Return so many faces at most, those nearest to an encoding, nearest first."""
 
 
 class PeopleView(Protocol):
@@ -238,8 +207,5 @@ class PeopleView(Protocol):
         """Say who the open faces of each picture are; see ``RecordedPicture.given``."""
 
 
-class FaceDecider(Protocol):
-    """What opens views."""
-
-    def view(self, folder: str) -> AbstractAsyncContextManager[PeopleView]:
-        """Open a view for one person's sake; raises ``RecogniserError``, also within."""
+OpenView: TypeAlias = Callable[[str], AbstractAsyncContextManager[PeopleView]]
+"""Opens a view for the sake of a folder's person; raises ``RecogniserError``, also within."""

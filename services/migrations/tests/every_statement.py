@@ -295,8 +295,9 @@ async def _group(
     assert await rows.strike(2, [member.key]) == 1
 
     assert await groups.denied([image_id]) == {key: {1}}
-    assert await groups.joined() == []
-    assert [one.answer for one in await groups.questions()] == ["yes"]
+    [answered] = await groups.questions("yes")
+    assert answered.is_person
+    assert [answered] == await groups.questions()
     assert await groups.denied_people() == set()
     await groups.write(claim, Regrouped(placed={key: 4}, new=[4], touched=[4]))
     await groups.give_back(claim)

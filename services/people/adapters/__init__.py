@@ -1,1 +1,1 @@
-"""Rows in the database, stored faces in memory, and face_recog."""
+"""Rows in the database, the gRPC interface, and face_recog."""

@@ -6,16 +6,13 @@ Rows are locked in this order: group_work, faces, group_faces, face_groups, grou
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock
-from services.common.database import Database
-from services.common.errors import ClaimLostError
 from services.common.groups import FACES_IN_IT, current_groups
 from services.common.images import LEASE_MS
 from services.common.people import UNKNOWN
@@ -33,7 +30,13 @@ from services.common.tables import (
     same_face,
 )
 from services.common.turns import in_turns
-from services.people.adapters.rows import STORED_ENCODING, among, last_image
+from services.people.adapters.rows import (
+    STORED_ENCODING,
+    ClaimedRows,
+    among,
+    encodings_of,
+    last_image,
+)
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import AskedPair, FaceId, GroupingClaim, Regrouped
 from services.people.ports import RowsChangedError
@@ -57,21 +60,16 @@ _ENCODED: Final = same_face(face_encodings, faces)
 _PLACED: Final = same_face(group_faces, faces)
 
 
-class DatabaseGrouping:
-    """The port ``GroupingRows``; a claim is what one conditional UPDATE says it is."""
-
-    def __init__(self, database: Database, clock: DatabaseClock) -> None:
-        self._database = database
-        self._clock = clock
+class DatabaseGrouping(ClaimedRows[GroupingClaim]):
+    """The port ``GroupingRows`` on a database."""
 
     async def claim(self) -> GroupingClaim | None:
         """Claim the making of groups; None while somebody else has it."""
         now = self._clock()
         token = secrets.token_hex(16)
         due = sa.select(group_work.c.engine).where(is_due(group_work, now))
-        async with self._database.reading() as connection:
-            if (await connection.execute(due)).first() is None:
-                return None
+        if not await self._read(due):
+            return None
         async with self._database.transaction() as connection:
             row = (await connection.execute(due.with_for_update(skip_locked=True))).first()
             if row is None:
@@ -81,29 +79,8 @@ class DatabaseGrouping:
             )
         return GroupingClaim(token, row.engine)
 
-    async def renew(self, claim: GroupingClaim) -> None:
-        """Prolong the lease, or raise ``ClaimLostError``."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, claim)
-
-    async def give_back(self, claim: GroupingClaim) -> None:
-        """Let anybody claim it; a lost claim stays lost."""
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                sa.update(group_work)
-                .where(group_work.c.claim_token == claim.token)
-                .values(claim_token=None, due_at=self._clock())
-            )
-
-    async def _hold(self, connection: AsyncConnection, claim: GroupingClaim, **values: str) -> None:
-        """Prolong the lease in a transaction, which by that is the claim's alone."""
-        holding = (
-            sa.update(group_work)
-            .where(group_work.c.claim_token == claim.token)
-            .values(due_at=self._clock() + LEASE_MS, **values)
-        )
-        if (await connection.execute(holding)).rowcount != 1:
-            raise ClaimLostError
+    def _update(self, claim: GroupingClaim) -> sa.Update:
+        return sa.update(group_work).where(group_work.c.claim_token == claim.token)
 
     async def begin(self, claim: GroupingClaim, engine: str) -> None:
         """Have groups made anew, of another engine's encodings, or raise ``ClaimLostError``.
@@ -144,9 +121,8 @@ class DatabaseGrouping:
             )
             .order_by(faces.c.image_id, faces.c.face_index)
         )
-        async with self._database.reading() as connection:
-            rows = await connection.execute(query)
-            return [((row.image_id, row.face_index), row.group_id, row.stored) for row in rows]
+        rows = await self._read(query)
+        return [((row.image_id, row.face_index), row.group_id, row.stored) for row in rows]
 
     async def unknown(
         self, images: range | Collection[int], engine: str
@@ -158,9 +134,7 @@ class DatabaseGrouping:
             .outerjoin(group_faces, _PLACED)
             .where(among(faces, images), face_encodings.c.engine == engine, UNKNOWN)
         )
-        async with self._database.reading() as connection:
-            rows = await connection.execute(query)
-            return {(row.image_id, row.face_index): row.group_id for row in rows}
+        return {(row.image_id, row.face_index): row.group_id for row in await self._read(query)}
 
     async def strays(self, images: range | Collection[int]) -> Collection[FaceId]:
         """Return the faces that are in a group though they have a name, or are struck out."""
@@ -169,24 +143,16 @@ class DatabaseGrouping:
             .join_from(group_faces, faces, _PLACED)
             .where(among(group_faces, images), sa.not_(UNKNOWN))
         )
-        async with self._database.reading() as connection:
-            return [(row[0], row[1]) for row in await connection.execute(query)]
+        return [(row[0], row[1]) for row in await self._read(query)]
 
     async def encodings(self, keys: Collection[FaceId], engine: str) -> Mapping[FaceId, bytes]:
         """Return the encodings of faces, of those that have one."""
         found = dict[FaceId, bytes]()
         wanted = set(keys)
-        async with self._database.reading() as connection:
-            for some in in_turns({image for image, _ in keys}, _AT_ONCE):
-                query = sa.select(
-                    face_encodings.c.image_id, face_encodings.c.face_index, STORED_ENCODING
-                ).where(face_encodings.c.image_id.in_(some), face_encodings.c.engine == engine)
-                found |= {
-                    key: row.stored
-                    for row in await connection.execute(query)
-                    if (key := (row.image_id, row.face_index)) in wanted
-                }
-        return found
+        for some in in_turns({image for image, _ in keys}, _AT_ONCE):
+            rows = await self._read(encodings_of(some, engine))
+            found |= {(image, index): stored for image, index, stored in rows}
+        return {key: stored for key, stored in found.items() if key in wanted}
 
     async def denied(
         self, images: Collection[int] | None = None
@@ -206,11 +172,10 @@ class DatabaseGrouping:
     async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceId]]:
         """Return the faces of which a person has said that they are not to be in these groups."""
         found = defaultdict[int, set[FaceId]](set)
-        async with self._database.reading() as connection:
-            for some in in_turns(groups, _AT_ONCE):
-                query = sa.select(group_denials).where(group_denials.c.group_id.in_(some))
-                for row in await connection.execute(query):
-                    found[row.group_id].add((row.image_id, row.face_index))
+        for some in in_turns(groups, _AT_ONCE):
+            query = sa.select(group_denials).where(group_denials.c.group_id.in_(some))
+            for row in await self._read(query):
+                found[row.group_id].add((row.image_id, row.face_index))
         return found
 
     async def miscounted(self) -> Collection[int]:
@@ -224,8 +189,7 @@ class DatabaseGrouping:
         )
         found = list[int]()
         for low in range(1, await self.next_group(), _COUNTED):
-            async with self._database.reading() as connection:
-                found += await connection.scalars(query.where(_counted_from(low)))
+            found += [row.id for row in await self._read(query.where(_counted_from(low)))]
         return found
 
     async def write(self, claim: GroupingClaim, regrouped: Regrouped) -> None:
@@ -282,33 +246,24 @@ class DatabaseGrouping:
                     sa.delete(group_questions).where(group_questions.c.id.in_(questions))
                 )
 
-    async def joined(self) -> Sequence[tuple[int, int, int]]:
-        """Return the questions about two groups that a person has answered with yes."""
-        query = sa.select(group_questions).where(
-            group_questions.c.answer == "yes", group_questions.c.other_group_id.is_not(None)
-        )
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query.order_by(group_questions.c.id))).all()
-            now = await current_groups(connection, _groups_of(rows))
-        return [(row.id, now[row.group_id], now[row.other_group_id]) for row in rows]
-
-    async def questions(self) -> Sequence[AskedPair]:
+    async def questions(self, answer: str | None = None) -> Sequence[AskedPair]:
         """Return the questions, with the groups in which the faces of merged ones are."""
         is_over = group_questions.c.answered_at <= self._clock() - LATER_MS
-        query = sa.select(group_questions, is_over.label("is_over"))
+        query = sa.select(group_questions, is_over.label("is_over")).order_by(group_questions.c.id)
+        if answer:
+            query = query.where(group_questions.c.answer == answer)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-            now = await current_groups(connection, _groups_of(rows))
+            asked = {group for row in rows for group in (row.group_id, row.other_group_id) if group}
+            now = await current_groups(connection, asked)
         found = list[AskedPair]()
         for row in rows:
             is_open = row.answer is None or (row.answer == "later" and bool(row.is_over))
-            if row.person_id is not None:
-                pair = now[row.group_id], row.person_id
-            else:
-                one, other = sorted((now[row.group_id], now[row.other_group_id]))
-                pair = one, other
+            group, other = now[row.group_id], row.person_id
+            if other is None:
+                group, other = sorted((group, now[row.other_group_id]))
             is_person = row.person_id is not None
-            found.append(AskedPair(row.id, *pair, is_person, row.answer, is_open))
+            found.append(AskedPair(row.id, group, other, is_person, row.answer, is_open))
         return found
 
     async def denied_people(self) -> Collection[tuple[int, int]]:
@@ -319,8 +274,7 @@ class DatabaseGrouping:
             .join_from(face_denials, group_faces, its)
             .distinct()
         )
-        async with self._database.reading() as connection:
-            return {(row[0], row[1]) for row in await connection.execute(query)}
+        return {(row[0], row[1]) for row in await self._read(query)}
 
     async def means(self, engine: str, size: int) -> Mapping[int, NDArray[np.float32]]:
         """Return the mean encoding, of so many numbers, of people who are not hidden."""
@@ -339,9 +293,7 @@ class DatabaseGrouping:
             last = await last_image(connection)
         for low in range(max(0, last - _MEANS_OF), last, _READ):
             some = range(low + 1, low + _READ + 1)
-            async with self._database.reading() as connection:
-                rows = (await connection.execute(query.where(among(faces, some)))).all()
-            for row in rows:
+            for row in await self._read(query.where(among(faces, some))):
                 one = np.frombuffer(row.stored, "<f4") if len(row.stored) == 4 * size else None
                 length = float(np.linalg.norm(one)) if one is not None else 0.0
                 if one is not None and np.isfinite(length) and length > 0:
@@ -407,10 +359,8 @@ async def _still_unknown(
             .order_by(faces.c.image_id, faces.c.face_index)
             .with_for_update(read=True)
         )
-        for row in await connection.execute(query):
-            key = (row.image_id, row.face_index)
-            if key in placed:
-                found[key] = placed[key]
+        rows = await connection.execute(query)
+        found |= {key: placed[key] for row in rows if (key := (row[0], row[1])) in placed}
     return found
 
 
@@ -462,12 +412,3 @@ async def _check_denials(connection: AsyncConnection, groups: Iterable[int]) -> 
         )
         if (group := await connection.scalar(query)) is not None:
             raise RowsChangedError(f"a face has just been said not to be in group {group}")
-
-
-def _groups_of(questions: Iterable[Any]) -> set[int]:
-    return {
-        group
-        for row in questions
-        for group in (row.group_id, row.other_group_id)
-        if group is not None
-    }

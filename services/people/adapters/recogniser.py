@@ -82,14 +82,8 @@ def _answer(face: face_pb2.DecidedFace) -> Decision:
     return Decision(candidates, face.outcome == face_pb2.OUTCOME_NAMED)
 
 
-class GrpcFaceDecider:
-    """Opens views."""
-
-    def __init__(self, client: RecogniserClient) -> None:
-        self._client = client
-
-    @asynccontextmanager
-    async def view(self, folder: str) -> AsyncIterator[GrpcPeopleView]:
-        """Open a view for one person's sake; raises ``RecogniserError``, also within."""
-        async with self._client.decide(folder) as decisions:
-            yield GrpcPeopleView(decisions)
+@asynccontextmanager
+async def open_view(client: RecogniserClient, folder: str) -> AsyncIterator[GrpcPeopleView]:
+    """Open a view for one person's sake; raises ``RecogniserError``, also within."""
+    async with client.decide(folder) as decisions:
+        yield GrpcPeopleView(decisions)

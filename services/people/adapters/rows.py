@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -34,6 +34,7 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.people.domain.deciding import NEXT_PASS_MS, RecordedFace, RecordedPicture, Work
+from services.people.domain.regrouping import GroupingClaim
 from services.people.ports import RowsChangedError
 
 SCANNED: Final = 50_000
@@ -48,16 +49,45 @@ _AT_ONCE: Final = 5_000
 # Whoever takes very many checks all of them at once.
 STORED_ENCODING: Final = sa.type_coerce(face_encodings.c.encoding, sa.LargeBinary).label("stored")
 
+_Claim = TypeVar("_Claim", Work, GroupingClaim)
 
-class DatabaseStoredFaces:
-    """The ports ``WorkRows`` and ``FaceRows`` on a database.
 
-    A claim is what one conditional UPDATE says it is.
-    """
+class ClaimedRows(Generic[_Claim]):
+    """Rows that are claimed: a claim is what one conditional UPDATE says it is."""
 
     def __init__(self, database: Database, clock: DatabaseClock) -> None:
         self._database = database
         self._clock = clock
+
+    async def renew(self, claim: _Claim) -> None:
+        """Prolong the lease, or raise ``ClaimLostError``."""
+        async with self._database.transaction() as connection:
+            await self._hold(connection, claim)
+
+    async def give_back(self, claim: _Claim, due_in: int = 0) -> None:
+        """Let anybody take it up where it is, in so many ms; a lost claim stays lost."""
+        due_at = self._clock() + due_in
+        async with self._database.transaction() as connection:
+            await connection.execute(self._update(claim).values(claim_token=None, due_at=due_at))
+
+    def _update(self, claim: _Claim) -> sa.Update:
+        """Return what changes the row of work while the claim is not lost."""
+        raise NotImplementedError
+
+    async def _hold(self, connection: AsyncConnection, claim: _Claim, **values: Any) -> None:
+        """Prolong the lease in a transaction, which by that is the claim's alone."""
+        holding = self._update(claim).values(due_at=self._clock() + LEASE_MS, **values)
+        if (await connection.execute(holding)).rowcount != 1:
+            raise ClaimLostError
+
+    async def _read(self, query: sa.Select[Any]) -> Sequence[Any]:
+        async with self._database.reading() as connection:
+            rows: Sequence[Any] = (await connection.execute(query)).all()
+            return rows
+
+
+class DatabaseStoredFaces(ClaimedRows[Work]):
+    """The ports ``WorkRows`` and ``FaceRows`` on a database."""
 
     async def claim(self) -> Work | None:
         """Claim the change that has been due longest; None when none is."""
@@ -93,46 +123,20 @@ class DatabaseStoredFaces:
             count = await connection.scalar(sa.select(sa.func.count()).select_from(people_work))
         return count or 0
 
-    async def renew(self, work: Work) -> None:
-        """Prolong the lease, or raise ``ClaimLostError``."""
-        async with self._database.transaction() as connection:
-            await self._hold(connection, work)
-
-    async def give_back(self, work: Work, due_in: int) -> None:
-        """Let anybody take it up where it is, in so many ms; a lost claim stays lost."""
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                sa.update(people_work)
-                .where(*_ours(work))
-                .values(claim_token=None, due_at=self._clock() + due_in)
-            )
-
     async def end_pass(self, work: Work) -> None:
         """Have the next pass made later; after the last one the change is done."""
         left = work.passes_left - 1
+        due_at = self._clock() + NEXT_PASS_MS
+        again = {"claim_token": None, "due_at": due_at, "after_image_id": 0, "passes_left": left}
         async with self._database.transaction() as connection:
             await connection.execute(
-                sa.update(people_work)
-                .where(*_ours(work))
-                .values(
-                    claim_token=None,
-                    due_at=self._clock() + NEXT_PASS_MS,
-                    after_image_id=0,
-                    passes_left=left,
-                )
+                self._update(work).values(again)
                 if left > 0
                 else sa.delete(people_work).where(*_ours(work))
             )
 
-    async def _hold(self, connection: AsyncConnection, work: Work, **values: int) -> None:
-        """Prolong the lease in a transaction, which by that is the claim's alone."""
-        holding = (
-            sa.update(people_work)
-            .where(*_ours(work))
-            .values(due_at=self._clock() + LEASE_MS, **values)
-        )
-        if (await connection.execute(holding)).rowcount != 1:
-            raise ClaimLostError
+    def _update(self, claim: Work) -> sa.Update:
+        return sa.update(people_work).where(*_ours(claim))
 
     async def disagreement(
         self, work: Work, pictures: Mapping[str, bool]
@@ -343,11 +347,7 @@ class DatabaseStoredFaces:
         self, images: range | Collection[int], engine: str
     ) -> list[tuple[int, int, bytes]]:
         """Return image, index and encoding of the faces of some images, as they are stored."""
-        query = sa.select(
-            face_encodings.c.image_id, face_encodings.c.face_index, STORED_ENCODING
-        ).where(among(face_encodings, images), face_encodings.c.engine == engine)
-        async with self._database.reading() as connection:
-            return [tuple(row) for row in await connection.execute(query)]
+        return [tuple(row) for row in await self._read(encodings_of(images, engine))]
 
     async def latest(self) -> Position:
         """Return the position before whatever is not committed yet."""
@@ -407,6 +407,13 @@ def among(table: sa.Table, images: range | Collection[int]) -> sa.ColumnElement[
     if isinstance(images, range):
         return sa.and_(column >= images.start, column < images.stop)
     return column.in_(images)
+
+
+def encodings_of(images: range | Collection[int], engine: str) -> sa.Select[tuple[int, int, bytes]]:
+    """Select image, index and encoding of faces."""
+    return sa.select(face_encodings.c.image_id, face_encodings.c.face_index, STORED_ENCODING).where(
+        among(face_encodings, images), face_encodings.c.engine == engine
+    )
 
 
 async def last_image(connection: AsyncConnection) -> int:

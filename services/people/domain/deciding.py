@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.common.faces import Likely, Says
@@ -121,12 +121,6 @@ def without(face: RecordedFace, folder: str) -> Says:
         if folder_of(candidate["image_name"]) != folder
     ]
     named = face.says.person is not None and folder not in face.folders
-    return Says(
-        face.says.person if named else None,
-        face.says.person_id if named else None,
-        face.says.distance if named else None,
-        face.says.ambiguous if named else bool(left),
-        left,
-        face.says.likeness if named else None,
-        face.says.calibration,
-    )
+    if named:
+        return replace(face.says, candidates=left)
+    return Says(None, None, None, bool(left), left, calibration=face.says.calibration)

@@ -10,11 +10,14 @@ Rows: TypeAlias = NDArray[np.intp]
 
 
 class VectorTable:
-    """Vectors in rows, and a number beside each; free rows hold zeros and -1."""
+    """Vectors in rows, and a number beside each, or several; free rows hold zeros and -1.
 
-    def __init__(self, width: int) -> None:
+    What is read of it is valid until the next ``take``.
+    """
+
+    def __init__(self, width: int, *beside: int) -> None:
         self._vectors = np.zeros((0, width), np.float32)
-        self._numbers = np.zeros(0, np.int64)
+        self._numbers = np.zeros((0, *beside), np.int64)
         self._end = 0
         self._free: list[int] = []
 
@@ -36,10 +39,10 @@ class VectorTable:
         again = [self._free.pop() for _ in range(min(len(numbers), len(self._free)))]
         start, self._end = self._end, self._end + len(numbers) - len(again)
         if self._end > len(self._numbers):
-            more = max(self._end - len(self._numbers), len(self._numbers) // 8)
-            free = np.zeros((more, self._vectors.shape[1]), np.float32)
-            self._vectors = np.concatenate([self._vectors, free])
-            self._numbers = np.concatenate([self._numbers, np.full(more, -1)])
+            room = max(self._end, len(self._numbers) * 9 // 8)
+            # In place: the system moves the pages, and no second copy is needed.
+            for table in (self._vectors, self._numbers):
+                table.resize((room, *table.shape[1:]), refcheck=False)
         rows = np.array([*again, *range(start, self._end)], np.intp)
         self._vectors[rows], self._numbers[rows] = vectors, numbers
         return rows

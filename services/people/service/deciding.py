@@ -33,7 +33,7 @@ from services.people.domain.deciding import (
     without,
 )
 from services.people.metrics import DECIDED, WAITING
-from services.people.ports import FaceDecider, PeopleView, RowsChangedError, WorkRows
+from services.people.ports import OpenView, PeopleView, RowsChangedError, WorkRows
 from services.people.service.leases import renewed
 from services.people.service.stored_faces import StoredFaces
 
@@ -57,7 +57,7 @@ class Worker:
         self,
         rows: WorkRows,
         faces: StoredFaces,
-        recogniser: FaceDecider,
+        open_view: OpenView,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -65,7 +65,7 @@ class Worker:
     ) -> None:
         self._rows = rows
         self._faces = faces
-        self._recogniser = recogniser
+        self._open_view = open_view
         self._clock = clock
         self._sleep = sleep
         self._stops = stops
@@ -103,7 +103,7 @@ class Worker:
     async def _work(self, work: Work) -> None:
         until = self._clock() + _PATIENCE_SECONDS
         while True:
-            async with self._recogniser.view(work.folder) as view:
+            async with self._open_view(work.folder) as view:
                 lacking, going = await self._rows.disagreement(work, view.pictures)
                 is_late = self._clock() >= until
                 if not going and (not lacking or is_late):

@@ -8,10 +8,10 @@ whoever is killed is followed by another, who reads the groups that there are an
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 import structlog
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from services.common.errors import ClaimLostError, DatabaseConflictError, DatabaseUnavailableError
 from services.common.events import PAGE, EventKind, Position
+from services.common.strangers import PairsOfStrangers
 from services.people.domain.grouping import Groups
 from services.people.domain.likeness import Kind, kind_of
 from services.people.domain.regrouping import (
@@ -32,7 +33,6 @@ from services.people.domain.regrouping import (
 )
 from services.people.metrics import GROUPS, QUESTIONS, UNKNOWN_FACES
 from services.people.ports import FaceRows, GroupingRows, RowsChangedError
-from services.people.service.engines import SettledEngine, Strangers
 from services.people.service.leases import RENEW_SECONDS, renewed
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,55 @@ _OPEN: Final = 200
 
 _TRIES: Final = 5
 
+_ASK_ENGINE_SECONDS: Final = 10.0
+"""So often face_recog is asked what its engine is."""
+
+_SETTLED_SECONDS: Final = 60.0
+"""How long it must have said another one: while replicas are replaced, it says this and that."""
+
 _OF_IMAGES: Final = frozenset({EventKind.IMAGE, EventKind.ENCODED})
+
+EngineOfStrangers: TypeAlias = tuple[str, PairsOfStrangers]
+"""An engine's name, and how alike strangers are to it."""
+
+Strangers: TypeAlias = Callable[[], Awaitable[EngineOfStrangers | None]]
+"""Tells what face_recog's engine is; None when face_recog does not."""
+
+
+class SettledEngine:
+    """The engine that face_recog has named for long enough."""
+
+    def __init__(self, strangers: Strangers, clock: Callable[[], float]) -> None:
+        self._strangers = strangers
+        self._clock = clock
+        self.forget()
+
+    def forget(self) -> None:
+        """Let the next one be whatever is said first."""
+        self._engine: EngineOfStrangers | None = None
+        self._asked_at: float | None = None
+        self._other_since: float | None = None
+
+    async def ask(self, before: str | None) -> EngineOfStrangers | None:
+        """Return it, None when nobody has said it yet.
+
+        ``before`` names the engine that groups are of, for which another one must be settled.
+        """
+        now = self._clock()
+        if self._asked_at is not None and now - self._asked_at < _ASK_ENGINE_SECONDS:
+            return self._engine
+        found = await self._strangers()
+        self._asked_at = now
+        if found is None:
+            return self._engine
+        before = self._engine[0] if self._engine else before
+        if before in (None, found[0]):
+            self._other_since = None
+        elif self._other_since is None:
+            self._other_since = now
+        if self._other_since is None or now - self._other_since >= _SETTLED_SECONDS:
+            self._engine, self._other_since = found, None
+        return self._engine
 
 
 class _Turn(NamedTuple):
@@ -259,8 +307,8 @@ class Grouper:
         held = self._held(images)
         gone = [key for key in held if key not in unknown]
         # A face that is not where it was put is another by now, or a person has struck it out.
-        moved = [key for key in held if key in unknown and unknown[key] != self._group_of(key)]
-        new = sorted(unknown.keys() - set(held))
+        moved = [key for key, its in held.items() if key in unknown and unknown[key] != its]
+        new = sorted(unknown.keys() - held.keys())
         if not (gone or moved or new or strays):
             return
         encodings = await self._rows.encodings([*moved, *new], engine)
@@ -300,18 +348,15 @@ class Grouper:
             self._changed(regrouped, strays)
         await self._write(claim)
 
-    def _held(self, images: range | Sequence[int]) -> list[FaceId]:
+    def _held(self, images: range | Sequence[int]) -> dict[FaceId, int | None]:
         if self._groups is None:
-            return []
-        return [
-            key
+            return {}
+        return {
+            key: self._groups.group_of(key)
             for image in images
             for index in range(self._ends.get(image, 0))
             if (key := (image, index)) in self._groups
-        ]
-
-    def _group_of(self, key: FaceId) -> int | None:
-        return self._groups.group_of(key) if self._groups else None
+        }
 
     def _note_ends(self, keys: Iterable[FaceId]) -> None:
         for image, index in keys:
@@ -352,11 +397,14 @@ class Grouper:
 
     async def _join(self, claim: GroupingClaim) -> None:
         """Make one of groups of which a person has said so."""
-        for question, group, other in await self._rows.joined():
-            if question in self._apart:
+        for question in await self._rows.questions("yes"):
+            if question.is_person:
+                continue
+            if question.id in self._apart:
                 self._load_anew("a person has taken back that two groups are two")
                 return
             regrouped = Regrouped()
+            group, other = question.group, question.other
             if self._groups is not None and group != other:
                 # The faces of one may have a name by now.
                 with self._or_anew("joining groups"), suppress(ValueError):
@@ -364,7 +412,7 @@ class Grouper:
                     regrouped = regrouped_by(
                         self._groups, changes.placed, [changes], {group, other}
                     )
-            self._changed(regrouped, answered=[question])
+            self._changed(regrouped, answered=[question.id])
             await self._write(claim)
 
     async def _keep_apart(self) -> Mapping[tuple[int, int, bool], bool]:

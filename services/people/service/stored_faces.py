@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from services.common.errors import OtherEngineError, StoredFacesAwayError
 from services.common.events import PAGE, EventKind, Position
 from services.common.faces import check_encoding
-from services.people.domain.searching import Found
+from services.people.domain.index import ExactIndex, Found
 from services.people.metrics import STORED_FACES
-from services.people.ports import FaceRows, Index
+from services.people.ports import FaceRows
 
 log = structlog.get_logger(__name__)
 
@@ -37,11 +37,9 @@ class StoredFaces:
     Events say what has changed. Whoever compares need not wait while all is loaded anew.
     """
 
-    def __init__(
-        self, rows: FaceRows, index: Index, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, rows: FaceRows, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
-        self._index = index
+        self._index = ExactIndex()
         self._clock = clock
         self._loading = asyncio.Lock()
         self._turn = asyncio.Lock()  # for the index, and the position that it is of
@@ -60,7 +58,8 @@ class StoredFaces:
         if not (self._loading.locked() and await self._is_whole(engine or self._wanted())):
             async with self._loading:
                 wanted = engine or self._wanted() or await self._rows.newest_engine()
-                if not await self._is_whole(wanted) or self._is_old():
+                is_old = self._clock() - (self._loaded_at or 0.0) > _RELOAD_SECONDS
+                if is_old or not await self._is_whole(wanted):
                     await self._load(wanted)
         async with self._turn:
             await self._take_events()
@@ -79,9 +78,6 @@ class StoredFaces:
         if self._other and self._clock() - self._other[1] >= _STEADY_SECONDS:
             return self._other[0]
         return self._engine
-
-    def _is_old(self) -> bool:
-        return self._clock() - (self._loaded_at or 0.0) > _RELOAD_SECONDS
 
     @property
     def size(self) -> int:
@@ -128,7 +124,8 @@ class StoredFaces:
                 self._index.clear()
                 self._engine, self._loaded_at = engine, None
             # Those of images that are gone are over all that there are, too.
-            end = max(await self._rows.last_image_id(), self._index_end())
+            known = self._index.images_between(0, np.iinfo(np.int64).max)
+            end = max([await self._rows.last_image_id(), *known[-1:].tolist()])
         for low in range(0, end, _LOADED):
             high = low + _LOADED
             async with self._turn:
@@ -144,10 +141,6 @@ class StoredFaces:
         await self._rows.adopt(images)
         rows = await self._rows.encodings(images, self._engine) if self._engine else []
         await asyncio.to_thread(self._index.replace, gone, rows)
-
-    def _index_end(self) -> int:
-        known = self._index.images_between(0, np.iinfo(np.int64).max)
-        return int(known[-1]) if len(known) else 0
 
     async def _take_events(self) -> None:
         """Read again what events tell of, until there is no new one."""

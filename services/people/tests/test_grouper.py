@@ -559,7 +559,7 @@ async def test_all_is_loaded_anew_only_when_memory_may_be_other_than_the_rows(
 
     for owner, method, failing, kept, told in (
         (replica._rows, "unknown", fail, True, "groups stay in memory"),
-        (replica._rows, "joined", fail, True, "groups stay in memory"),
+        (replica._rows, "questions", fail, True, "groups stay in memory"),
         (replica._rows, "write", fail, False, "failed: writing"),
         (grouping, "regroup", fails, False, "failed: putting"),
     ):

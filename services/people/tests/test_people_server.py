@@ -15,7 +15,6 @@ from services.common.errors import (
 )
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.stored_faces import StoredFacesClient
-from services.people.adapters.index import ExactIndex
 from services.people.adapters.server import AT_ONCE, SearchServer
 from services.people.service.stored_faces import StoredFaces
 from services.people.tests.world import ENGINE, World, encoding
@@ -28,7 +27,7 @@ class Bench:
     """The stored faces of a world, and who answers for them."""
 
     def __init__(self, world: World) -> None:
-        self.faces = StoredFaces(world.rows(), ExactIndex())
+        self.faces = StoredFaces(world.rows())
         self.server = SearchServer(self.faces)
         self.target = ""
 

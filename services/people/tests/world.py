@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -37,8 +38,7 @@ from services.face_recog.domain.faces import DetectedFace, Recognition
 from services.face_recog.domain.strangers import DLIB
 from services.face_recog.service.deciding import Decider
 from services.face_recog.service.gallery import Gallery
-from services.people.adapters.index import ExactIndex
-from services.people.adapters.recogniser import GrpcFaceDecider
+from services.people.adapters.recogniser import open_view
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.service.deciding import Worker
 from services.people.service.stored_faces import StoredFaces
@@ -120,11 +120,11 @@ class World:
 
     def worker(self, rows: DatabaseStoredFaces | None = None, **named: Any) -> Worker:
         rows = rows or self.rows()
-        stored = StoredFaces(rows, ExactIndex(), clock=lambda: self.now)
+        stored = StoredFaces(rows, clock=lambda: self.now)
         return Worker(
             rows,
             stored,
-            GrpcFaceDecider(self.client),
+            partial(open_view, self.client),
             clock=lambda: self.now,
             sleep=self._sleep,
             **named,

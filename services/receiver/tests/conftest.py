@@ -11,7 +11,6 @@ from services.common.clock import database_now
 from services.common.database import Database
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
-from services.people.adapters.index import ExactIndex
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.adapters.server import SearchServer
 from services.people.service.stored_faces import StoredFaces
@@ -54,7 +53,7 @@ class StoredFacesServer:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._database = Database(settings)
-        self._faces = StoredFaces(DatabaseStoredFaces(self._database, database_now), ExactIndex())
+        self._faces = StoredFaces(DatabaseStoredFaces(self._database, database_now))
         self._server = SearchServer(self._faces)
         self.target = ""
 
