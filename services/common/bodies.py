@@ -5,7 +5,7 @@ no form that is taken here, 503 when there is no disk space for it.
 """
 
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from http import HTTPStatus
 from typing import Any, Final
@@ -77,26 +77,22 @@ def limited(request: Request, max_bytes: int) -> Request:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise too_large(f"the body has {declared} bytes", max_bytes)
-    return Request(request.scope, _limit(request.receive, max_bytes))
-
-
-def too_large(what: str, limit: int) -> HTTPException:
-    """Return the error for what has more bytes than its limit."""
-    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{what}, the limit is {limit} bytes")
-
-
-def _limit(inner: Callable[[], Awaitable[Message]], max_bytes: int) -> Any:
     received = 0
 
     async def receive_limited() -> Message:
         nonlocal received
-        message = await inner()
+        message = await request.receive()
         received += len(message.get("body", b""))
         if received > max_bytes:
             raise too_large("the body goes on", max_bytes)
         return message
 
-    return receive_limited
+    return Request(request.scope, receive_limited)
+
+
+def too_large(what: str, limit: int) -> HTTPException:
+    """Return the error for what has more bytes than its limit."""
+    return HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{what}, the limit is {limit} bytes")
 
 
 class _Parser(MultiPartParser):

@@ -54,11 +54,6 @@ _ANSWERED: Final[Any] = SimpleNamespace(
 """Stands for the first request of a connection when the application never saw it."""
 
 
-def refuse_nothing(_: bytes, __: bytes) -> Response | None:
-    """Leave every request to the application."""
-    return None
-
-
 class Connections:
     """All connections of a server, by what of their clients they wait for.
 
@@ -70,7 +65,7 @@ class Connections:
         head_seconds: float,
         keep_alive_seconds: float,
         max_connections: int,
-        refuse: Refuse = refuse_nothing,
+        refuse: Refuse,
     ) -> None:
         self.head_seconds = head_seconds
         self.keep_alive_seconds = keep_alive_seconds
@@ -216,10 +211,7 @@ class Connection(HttpToolsProtocol):
         self._bytes += len(data)
         super().data_received(data)
         if self._bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-            if len(self.url) > MAX_TARGET_BYTES:
-                self._refuse_target()
-            else:
-                self._refuse_head()
+            self._refuse_head()
             self.send_400_response("")
 
     def pause_writing(self) -> None:
@@ -237,10 +229,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin to serve, unless the head is larger than allowed."""
-        if len(self.url) > MAX_TARGET_BYTES:
-            self._refuse_target()
-        elif (
-            len(self.headers) > MAX_HEADERS
+        if (
+            len(self.url) > MAX_TARGET_BYTES
+            or len(self.headers) > MAX_HEADERS
             or sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES
         ):
             self._refuse_head()
@@ -340,14 +331,10 @@ class Connection(HttpToolsProtocol):
         self._all.heads.pop(self, None)  # it goes to the end: the first has waited longest
         self._all.heads[self] = self.loop.time() + seconds
 
-    def _refuse_target(self) -> None:
-        self._refusal = (
-            HTTPStatus.REQUEST_URI_TOO_LONG,
-            f"the address is longer than {MAX_TARGET_BYTES} bytes",
-        )
-
     def _refuse_head(self) -> None:
-        self._refusal = (
-            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            f"a request may have {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes together",
-        )
+        if len(self.url) > MAX_TARGET_BYTES:
+            detail = f"the address is longer than {MAX_TARGET_BYTES} bytes"
+            self._refusal = HTTPStatus.REQUEST_URI_TOO_LONG, detail
+        else:
+            detail = f"a request may have {MAX_HEADERS} headers of {MAX_HEAD_BYTES} bytes together"
+            self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail

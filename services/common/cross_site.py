@@ -16,15 +16,9 @@ def is_cross_site(scope: Scope) -> bool:
     """
     if scope["method"] in _SAFE:
         return False
-    site = origin = host = None
-    for name, value in scope["headers"]:  # names are in lower case
-        if name == b"sec-fetch-site":
-            site = value
-        elif name == b"origin":
-            origin = value
-        elif name == b"host":
-            host = value
-    if site is not None:
+    headers = dict(scope["headers"])  # names are in lower case
+    if (site := headers.get(b"sec-fetch-site")) is not None:
         return site not in _OWN
+    origin = headers.get(b"origin")
     # Only the host: a proxy in front may have ended TLS, so the scheme can differ.
-    return origin is not None and origin.partition(b"://")[2] != host
+    return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")

@@ -108,36 +108,31 @@ class Database:
 
 def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     url = sa.make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite":
-        engine = create_async_engine(
-            url,
-            pool_size=settings.database_pool_size,
-            max_overflow=0,
-            hide_parameters=True,  # they are names and encodings, and errors go into logs
-        )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "invalidate", _roll_back)
-        event.listen(engine.sync_engine, "handle_error", _mark_broken)
-        return engine
-    arguments: dict[str, Any] = {
-        "async_creator_fn": _connect,
-        "connect_timeout": 3,
-        # A host that vanished says nothing, and TCP would wait for it for a quarter of an hour.
-        "read_timeout": settings.database_timeout_seconds,
-        "charset": "utf8mb4",
+    is_sqlite = url.get_backend_name() == "sqlite"
+    of_mariadb: dict[str, Any] = {
+        "pool_pre_ping": True,  # a restarted server leaves dead connections in the pool
+        "pool_recycle": 1800,
+        "connect_args": {
+            "async_creator_fn": _connect,
+            "connect_timeout": 3,
+            # A host that vanished says nothing, and TCP would wait for it for a quarter of an hour.
+            "read_timeout": settings.database_timeout_seconds,
+            "charset": "utf8mb4",
+        },
+        "isolation_level": "READ COMMITTED",
     }
     engine = create_async_engine(
         url,
         pool_size=settings.database_pool_size,
         max_overflow=0,
-        hide_parameters=True,
-        pool_pre_ping=True,  # a restarted server leaves dead connections in the pool
-        pool_recycle=1800,
-        connect_args=arguments,
-        isolation_level="READ COMMITTED",
+        hide_parameters=True,  # they are names and encodings, and errors go into logs
+        **({} if is_sqlite else of_mariadb),
     )
     event.listen(engine.sync_engine, "handle_error", _mark_broken)
-    if file := settings.database_password_file:
+    if is_sqlite:
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "invalidate", _roll_back)
+    elif file := settings.database_password_file:
         log_in_with(engine.sync_engine, file)
     return engine
 

@@ -13,7 +13,6 @@ from services.common.tables import events
 _MARGIN_MS: Final = 60_000
 """More than any transaction takes from its first event to its end, and a page to be read."""
 
-
 _LOOK_BACK: Final = 100_000
 """Among so many ids one may be missing whose transaction had not ended when somebody began."""
 

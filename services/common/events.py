@@ -11,7 +11,6 @@ KEPT_MS: Final = 3_600_000
 PAGE: Final = 1000
 """Events that are read at once."""
 
-
 MOST_MISSING: Final = 100
 """Ranges of missing ids that are kept; the oldest were rolled back, most likely."""
 

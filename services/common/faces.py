@@ -12,7 +12,6 @@ from services.common.quality import Quality
 MAX_NUMBERS: Final = 4096
 """In the largest encoding that an engine may make."""
 
-
 MOST_FACES: Final = 1000
 """Of one picture, the largest; as they are cut out they take 70 MB. With those that people draw."""
 
@@ -22,7 +21,6 @@ picture's edge leaves half of the smallest."""
 
 MAX_FACES: Final = 4096
 """In a request to decide on them: with 100,000 people their comparison takes some seconds."""
-
 
 CLOSE: Final = 0.5
 """A match at a larger distance is worth a second look."""

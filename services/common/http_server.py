@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from services.common.connections import Connections, Refuse, refuse_nothing
+from services.common.connections import Connections, Refuse
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
 from services.common.settings import HttpSettings
@@ -34,7 +34,7 @@ async def serve_http(
     listener: socket.socket,
     lifecycle: Lifecycle,
     settings: HttpSettings | None = None,
-    refuse: Refuse = refuse_nothing,
+    refuse: Refuse = lambda *_: None,
 ) -> None:
     """Serve an ASGI application until the drain time is over and the last response is sent.
 

@@ -30,7 +30,6 @@ class Lifecycle:
         self._drain_seconds = drain_seconds
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._drain_task: asyncio.Task[None] | None = None
         self._was_ready = False
 
     @property
@@ -51,11 +50,7 @@ class Lifecycle:
             return
         log.info("draining", seconds=self._drain_seconds)
         self._draining.set()
-        self._drain_task = asyncio.create_task(self._stop_later())
-
-    async def _stop_later(self) -> None:
-        await asyncio.sleep(self._drain_seconds)
-        self._stopping.set()
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._stopping.set)
 
     async def wait_draining(self) -> None:
         """Return when new work should no longer be taken."""

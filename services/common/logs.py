@@ -35,17 +35,12 @@ def configure(service: str, level: str) -> None:
     ]
     terminal = sys.stdout.isatty()
 
-    def name_service(
-        _: object, __: str, event: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
-        return {"service": service, **event}
-
-    def leave_names_out(
+    def name_service_and_nobody(
         _: object, __: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
         return {
             key: _NAMES.sub(r"\1\2…", value) if isinstance(value, str) else value
-            for key, value in event.items()
+            for key, value in {"service": service, **event}.items()
         }
 
     structlog.configure(
@@ -60,9 +55,8 @@ def configure(service: str, level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                name_service,
                 *([] if terminal else [structlog.processors.format_exc_info]),
-                leave_names_out,
+                name_service_and_nobody,
                 structlog.dev.ConsoleRenderer()
                 if terminal
                 else structlog.processors.JSONRenderer(),

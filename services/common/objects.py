@@ -162,16 +162,13 @@ class ObjectStore:
         except (BaseError, OSError) as error:
             found = _ERRNO.search(str(error))
             number = int(found[1]) if found else None
+            code = _S3_CODE.search(str(error))
+            is_refused = code is not None and not _REFUSED_CODES.isdisjoint(code.groups())
             if number in _NO_FILE_ERRNOS and not writing:
                 raise ObjectNotFoundError(key) from error
-            if number in _REFUSED_ERRNOS | _NO_FILE_ERRNOS or _is_refused(error):
+            if number in _REFUSED_ERRNOS | _NO_FILE_ERRNOS or is_refused:
                 raise ObjectRefusedError(f"object store: {key}: {_reason(error)}") from error
             raise _unavailable(key, error) from error
-
-
-def _is_refused(error: Exception) -> bool:
-    code = _S3_CODE.search(str(error))
-    return code is not None and not _REFUSED_CODES.isdisjoint(code.groups())
 
 
 def _unavailable(key: str, error: Exception) -> ObjectStoreUnavailableError:

@@ -5,23 +5,24 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
-from services.common.colours import to_rgb
 from services.common.orientation import SIDEWAYS, TURNS, to_stored
-from services.common.picture_files import (
+from services.common.picture_files import read_file
+from services.common.picture_files.file import (
     MAX_JPEG_PIXELS,
     MAX_PIXELS,
     MISSING,
     PictureError,
     PictureFile,
     cut_off,
-    end_jpeg,
-    mend_png,
-    read_file,
 )
+from services.common.picture_files.jpeg import end_jpeg
+from services.common.picture_files.png import mend_png
 
 __all__ = ["MAX_PIXELS", "Picture", "PictureError", "Pixels", "open_picture"]
+
+_WHITE: Final = 255
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Pixels:
 
         Only once: it may reuse the decoded pixels.
         """
-        return self._turned(to_rgb(self.stored, self.profile, self._swapped(size)))
+        size = size[::-1] if size and self.orientation in SIDEWAYS else size
+        return self._turned(_to_rgb(self.stored, self.profile, size))
 
     def part(self, box: tuple[int, int, int, int]) -> Image.Image:
         """Return what the upright picture shows in a box, as sRGB.
@@ -57,13 +59,10 @@ class Pixels:
             math.ceil(min(width, right) * across),
             math.ceil(min(height, bottom) * down),
         )
-        return self._turned(to_rgb(self.stored.crop(inside), self.profile))
+        return self._turned(_to_rgb(self.stored.crop(inside), self.profile))
 
     def _turned(self, image: Image.Image) -> Image.Image:
         return image.transpose(TURNS[self.orientation]) if self.orientation in TURNS else image
-
-    def _swapped(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return size[::-1] if size and self.orientation in SIDEWAYS else size
 
 
 @dataclass(frozen=True)
@@ -159,3 +158,50 @@ def open_picture(content: bytes) -> Picture:
     Raises :class:`PictureError`.
     """
     return Picture(read_file(content))
+
+
+def _to_rgb(image: Image.Image, profile: bytes, size: tuple[int, int] | None = None) -> Image.Image:
+    """Return it as a browser shows it: eight bits, sRGB, on white; in ``size`` if that is given.
+
+    ``profile`` is the file's colour profile; one that is broken or not for such pixels is ignored.
+    16 bits a colour lose the lower ones. The image that is given may be changed.
+    """
+    image = _on_white(_eight_bits(image))
+    if size and size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    if profile or image.mode == "LAB":
+        image = _to_srgb(image, profile)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return it with eight bits a colour, in a mode that can be scaled."""
+    if image.mode.startswith("I"):  # Pillow's own conversion clips to white
+        image = image.point(lambda value: value * (1 / 256)).convert("L")
+    if image.has_transparency_data:
+        return image if image.mode == "RGBA" else image.convert("RGBA")
+    return image if image.mode in {"L", "RGB", "CMYK", "LAB"} else image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    image.paste((_WHITE,) * 4, mask=ImageChops.invert(image.getchannel("A")))
+    return image.convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    try:
+        source = (
+            ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if profile
+            else ImageCms.createProfile("LAB")
+        )
+        if image.mode == "RGB" and ImageCms.getProfileDescription(source).startswith("sRGB"):
+            return image
+        transform = ImageCms.buildTransform(
+            source, ImageCms.createProfile("sRGB"), image.mode, "RGB"
+        )
+        return transform.apply(image)
+    except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+        return image

@@ -18,10 +18,6 @@ class Format:
     extension: str
     magic: bytes
 
-    def begins(self, content: bytes) -> bool:
-        """Tell whether a file begins as this format does."""
-        return re.match(self.magic, content[:_HEAD], re.DOTALL) is not None
-
 
 _HEAD: Final = 128
 
@@ -60,7 +56,8 @@ ACCEPTED: Final = ",".join(
 
 def format_of(content: bytes) -> Format | None:
     """Return the format of a file, None when it is none of these."""
-    return next((one for one in FORMATS if one.begins(content)), None)
+    head = content[:_HEAD]
+    return next((one for one in FORMATS if re.match(one.magic, head, re.DOTALL)), None)
 
 
 def media_type(content: bytes) -> str:

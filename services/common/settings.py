@@ -265,13 +265,10 @@ def load(settings: type[S]) -> S:
             # A default that follows from a setting that is wrong is not wrong itself.
             if one["type"] != "default_factory_not_called"
         )
-        print(  # noqa: T201, logging is configured from these very settings
-            f"{settings.__module__.split('.')[-2]}: wrong settings: {wrong}."
-            " Set them in the environment or in .env.",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
+        reason = f"wrong settings: {wrong}. Set them in the environment or in .env."
     except (UnicodeDecodeError, OSError) as error:
-        service = settings.__module__.split(".")[-2]
-        print(f"{service}: .env cannot be read: {error}", file=sys.stderr)  # noqa: T201
-        raise SystemExit(2) from None
+        reason = f".env cannot be read: {error}"
+    service = settings.__module__.split(".")[-2]
+    # Logging is configured from these very settings.
+    print(f"{service}: {reason}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(2)

@@ -18,7 +18,7 @@ from services.common.object_keys import MAX_PATH_LENGTH
 from services.common.person_names import MAX_NAME_LENGTH
 from services.common.quality import Quality
 
-metadata = sa.MetaData()
+metadata = sa.MetaData(naming_convention={"fk": "fk_%(table_name)s_%(column_0_name)s"})
 
 images = sa.Table(
     "images",
@@ -69,25 +69,15 @@ def _measured() -> Iterator[sa.Column[Any]]:
 faces = sa.Table(
     "faces",
     metadata,
-    sa.Column(
-        "image_id",
-        Id,
-        sa.ForeignKey("images.id", ondelete="CASCADE", name="fk_faces_image_id"),
-        primary_key=True,
-        autoincrement=False,
-    ),
-    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("image_id", Id, sa.ForeignKey("images.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("face_index", sa.Integer, primary_key=True),
     *_measured(),
     sa.Column("ambiguous", sa.Boolean, nullable=False),
     # Null for nobody known; null, ambiguous and with candidates: a person is to say who it is.
     sa.Column("person", exact(MAX_NAME_LENGTH)),
     # Whose name that is; NULL, too, while nobody has looked it up: older services write the name
     # alone, and of somebody whose pictures were put by hand there may be no row yet.
-    sa.Column(
-        "person_id",
-        Id,
-        sa.ForeignKey("persons.id", ondelete="SET NULL", name="fk_faces_person_id"),
-    ),
+    sa.Column("person_id", Id, sa.ForeignKey("persons.id", ondelete="SET NULL")),
     sa.Column("distance", sa.Float),
     # [{"person": str, "image_name": str, "distance": float}], likeliest first.
     sa.Column("candidates", Candidates, nullable=False),
@@ -113,6 +103,21 @@ faces = sa.Table(
 BOX: Final = tuple(faces.c[side.name] for side in fields(Box))
 """The columns of where a face is."""
 
+
+def _face_of(table: str) -> tuple[sa.schema.SchemaItem, ...]:
+    """Return what makes a row one of a face, with which it goes: key columns, foreign key."""
+    return (
+        sa.Column("image_id", Id, primary_key=True),
+        sa.Column("face_index", sa.Integer, primary_key=True),
+        sa.ForeignKeyConstraint(
+            ["image_id", "face_index"],
+            [faces.c.image_id, faces.c.face_index],
+            ondelete="CASCADE",
+            name=f"fk_{table}_face",
+        ),
+    )
+
+
 # What a face is compared by. A table of its own: listings read faces without it, and whoever
 # compares reads all of it and nothing of faces. In InnoDB a row takes 635 bytes with 128 numbers,
 # 2,356 with 512, beside the 435 of a face; in one table both would take as much.
@@ -122,16 +127,9 @@ BOX: Final = tuple(faces.c[side.name] for side in fields(Box))
 face_encodings = sa.Table(
     "face_encodings",
     metadata,
-    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
-    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    *_face_of("face_encodings"),
     sa.Column("engine", exact(64), primary_key=True),
     sa.Column("encoding", EncodingColumn, nullable=False),
-    sa.ForeignKeyConstraint(
-        ["image_id", "face_index"],
-        ["faces.image_id", "faces.face_index"],
-        ondelete="CASCADE",
-        name="fk_face_encodings_face",
-    ),
 )
 
 persons = sa.Table(
@@ -159,22 +157,9 @@ persons = sa.Table(
 face_denials = sa.Table(
     "face_denials",
     metadata,
-    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
-    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column(
-        "person_id",
-        Id,
-        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_face_denials_person_id"),
-        primary_key=True,
-        autoincrement=False,
-    ),
+    *_face_of("face_denials"),
+    sa.Column("person_id", Id, sa.ForeignKey("persons.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.ForeignKeyConstraint(
-        ["image_id", "face_index"],
-        ["faces.image_id", "faces.face_index"],
-        ondelete="CASCADE",
-        name="fk_face_denials_face",
-    ),
     sa.Index("ix_face_denials_person_id", "person_id"),
 )
 
@@ -182,12 +167,7 @@ person_images = sa.Table(
     "person_images",
     metadata,
     sa.Column("id", Id, primary_key=True, autoincrement=True),
-    sa.Column(
-        "person_id",
-        Id,
-        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_person_images_person_id"),
-        nullable=False,
-    ),
+    sa.Column("person_id", Id, sa.ForeignKey("persons.id", ondelete="CASCADE"), nullable=False),
     # The known picture's key below known_people/, for example "Grace Hopper/<sha256>.jpg".
     sa.Column("image_name", exact(MAX_PATH_LENGTH), nullable=False),
     # The face that it was cut out of, which a hand has named so; NULL for a file of its own, and
@@ -207,12 +187,7 @@ person_merges = sa.Table(
     metadata,
     sa.Column("id", Id, primary_key=True, autoincrement=True),
     # Who they are now.
-    sa.Column(
-        "person_id",
-        Id,
-        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_person_merges_person_id"),
-        nullable=False,
-    ),
+    sa.Column("person_id", Id, sa.ForeignKey("persons.id", ondelete="CASCADE"), nullable=False),
     sa.Column("name", exact(MAX_NAME_LENGTH), nullable=False),
     # What the row of the other was ("id", "folder", "hidden", "face", "created_at"), and what went
     # over: known pictures ("pictures": [id]), faces named by hand ("faces": [[image id, index]]),
@@ -263,15 +238,8 @@ face_groups = sa.Table(
 group_faces = sa.Table(
     "group_faces",
     metadata,
-    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
-    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    *_face_of("group_faces"),
     sa.Column("group_id", Id, nullable=False),
-    sa.ForeignKeyConstraint(
-        ["image_id", "face_index"],
-        ["faces.image_id", "faces.face_index"],
-        ondelete="CASCADE",
-        name="fk_group_faces_face",
-    ),
     sa.Index("ix_group_faces_group_id", "group_id", "image_id"),
 )
 
@@ -279,22 +247,11 @@ group_faces = sa.Table(
 group_denials = sa.Table(
     "group_denials",
     metadata,
-    sa.Column("image_id", Id, primary_key=True, autoincrement=False),
-    sa.Column("face_index", sa.Integer, primary_key=True, autoincrement=False),
+    *_face_of("group_denials"),
     sa.Column(
-        "group_id",
-        Id,
-        sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_denials_group_id"),
-        primary_key=True,
-        autoincrement=False,
+        "group_id", Id, sa.ForeignKey("face_groups.id", ondelete="CASCADE"), primary_key=True
     ),
     sa.Column("created_at", sa.BigInteger, nullable=False),
-    sa.ForeignKeyConstraint(
-        ["image_id", "face_index"],
-        ["faces.image_id", "faces.face_index"],
-        ondelete="CASCADE",
-        name="fk_group_denials_face",
-    ),
     sa.Index("ix_group_denials_group_id", "group_id"),
 )
 
@@ -303,23 +260,14 @@ group_questions = sa.Table(
     "group_questions",
     metadata,
     sa.Column("id", Id, primary_key=True, autoincrement=True),
-    sa.Column(
-        "group_id",
-        Id,
-        sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_questions_group_id"),
-        nullable=False,
-    ),
+    sa.Column("group_id", Id, sa.ForeignKey("face_groups.id", ondelete="CASCADE"), nullable=False),
     # One of them; of two groups the other has the higher id.
     sa.Column(
         "other_group_id",
         Id,
         sa.ForeignKey("face_groups.id", ondelete="CASCADE", name="fk_group_questions_other"),
     ),
-    sa.Column(
-        "person_id",
-        Id,
-        sa.ForeignKey("persons.id", ondelete="CASCADE", name="fk_group_questions_person_id"),
-    ),
+    sa.Column("person_id", Id, sa.ForeignKey("persons.id", ondelete="CASCADE")),
     # NULL once the machine would not ask any more.
     sa.Column("likeness", sa.Float),
     # NULL: open; else "no" or "later", or "yes" while the service people joins two groups.

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, fields
 from typing import Any, Final
 
@@ -28,21 +28,17 @@ log = structlog.get_logger(__name__)
 MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
 """Room for a picture and the rest of its request."""
 
-
 _KEEPALIVE_MS: Final = 20_000
 _PING_TIMEOUT_MS: Final = 5_000
 
 IMAGE_ID: Final = "image-id"
 """The metadata with the id of the image that the caller asks for, for the logs."""
 
-
 LONG: Final = "long"
 """The header that is sent ahead of the answer when a picture needs longer than others."""
 
-
 VIEW_SECONDS: Final = 300.0
 """A view holds memory of the server's, so whoever needs longer opens another one."""
-
 
 _ERRORS: Final = {
     grpc.StatusCode.UNAVAILABLE: RecogniserUnavailableError,
@@ -219,12 +215,8 @@ class Decisions:
 
 async def _ask(call: Any, request: face_pb2.DecideRequest, kind: str) -> face_pb2.DecideResponse:
     try:
-        await call.write(request)
-    except asyncio.InvalidStateError:
-        pass  # it has ended: reading says how
-    except grpc.aio.AioRpcError as error:
-        raise _error(error) from error
-    try:
+        with suppress(asyncio.InvalidStateError):  # it has ended: reading says how
+            await call.write(request)
         answer: Any = await call.read()
     except grpc.aio.AioRpcError as error:
         raise _error(error) from error

@@ -89,17 +89,14 @@ class _Observer(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
-        ],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+    ) -> Any:
         """Wrap the method's handler."""
-        found = await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
         package, _, operation = handler_call_details.method.partition(".")
-        if found is None or package != "/facerecog":
-            return found
-        handler: Any = found  # the stubs know only the synchronous kind
+        if handler is None or package != "/facerecog":
+            return handler
 
         if handler.response_streaming:
 
@@ -108,21 +105,13 @@ class _Observer(grpc.aio.ServerInterceptor):
                     async for response in handler.stream_stream(requests, context):
                         yield response
 
-            return grpc.stream_stream_rpc_method_handler(
-                observed_stream,
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
+            return handler._replace(stream_stream=observed_stream)
 
         async def observed(request: Any, context: Context) -> Any:
             with _recorded(operation, context):
                 return await handler.unary_unary(request, context)
 
-        return grpc.unary_unary_rpc_method_handler(
-            observed,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
+        return handler._replace(unary_unary=observed)
 
 
 @contextmanager

@@ -14,32 +14,18 @@ from services.common.picture_files.file import (
     MAX_HUNGRY_PIXELS,
     MAX_JPEG_PIXELS,
     MAX_PIXELS,
-    MISSING,
     PictureError,
     PictureFile,
     check_size,
-    cut_off,
     without_pixels,
 )
 from services.common.picture_files.heif import read_heif
-from services.common.picture_files.jpeg import end_jpeg, read_jpeg
+from services.common.picture_files.jpeg import read_jpeg
 from services.common.picture_files.plain import read_bmp, read_gif
-from services.common.picture_files.png import mend_png, read_png
+from services.common.picture_files.png import read_png
 from services.common.picture_files.tiff import read_tiff
 from services.common.picture_files.webp import read_webp
 from services.common.picture_formats import TITLES, format_of
-
-__all__ = [
-    "MAX_JPEG_PIXELS",
-    "MAX_PIXELS",
-    "MISSING",
-    "PictureError",
-    "PictureFile",
-    "cut_off",
-    "end_jpeg",
-    "mend_png",
-    "read_file",
-]
 
 _READERS: Final[Mapping[str, Callable[[bytes], PictureFile]]] = {
     "JPEG": read_jpeg,

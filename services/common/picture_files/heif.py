@@ -81,7 +81,10 @@ def read_heif(content: bytes) -> PictureFile:
         raise _senseless()
     for item in items:
         if item.kind == _GRID:
-            _check_coded(*_grid_size(found.bytes_of(item)), found.limit)
+            data = found.bytes_of(item)
+            form = ">II" if data[1] & 1 else ">HH"  # its width and height
+            width, height = struct.unpack_from(form, data, 4)
+            _check_coded(width, height, found.limit)
         elif item.kind == _AV1:
             _check_coded(*_frame_size(found.bytes_of(item)), found.limit)
     pieces = [
@@ -244,12 +247,6 @@ def _places(content: bytes, at: int) -> Iterator[tuple[int, _Item]]:
             offset, length = base + number(offset_size), number(length_size)
             item.extents.append((offset, length))
         yield name, item
-
-
-def _grid_size(data: bytes) -> tuple[int, int]:
-    """Return width and height of a picture of tiles."""
-    width, height = struct.unpack_from(">II" if data[1] & 1 else ">HH", data, 4)
-    return width, height
 
 
 _SEQUENCE: Final = 1

@@ -80,15 +80,16 @@ def read_bmp(content: bytes) -> PictureFile:
         raise without_pixels()
     if packing in _UNCOMPRESSED:
         size = (width * depth + 31) // 32 * 4 * height
-        lost = start + size - len(content)
-        if lost > size * MISSING:
-            raise cut_off(lost / size)
-        content += bytes(max(lost, 0))
     elif packing in _RUN_LENGTHS:
         [size] = struct.unpack_from("<I", content, 34)
-        lost = start + size - len(content)
-        if lost > size * MISSING:
-            raise cut_off(lost / size)
+    else:
+        return PictureFile("BMP", width, height, content)
+    lost = start + size - len(content)
+    if lost > size * MISSING:
+        raise cut_off(lost / size)
+    if packing in _UNCOMPRESSED:
+        content += bytes(max(lost, 0))
+    else:
         # Steps over what is not there leave it blank. They follow twice, from another byte on: a
         # run that was cut takes the first 255 bytes, or one, for its own.
         steps = _STEP * (height // _STEP[-1] + _MOST_CUT)
