@@ -12,8 +12,8 @@ from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, form_of, text_of
 from services.frontend.adapters.pages.naming import Naming, NotRefused, Refusal, refusal_of
-from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import query
+from services.frontend.adapters.receiver.connection import gone, or_error, or_none
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.faces import FaceKey, face_key
 from services.frontend.domain.groups import FACES_ON_A_PAGE, Group, GroupPage

@@ -10,8 +10,8 @@ from starlette.datastructures import FormData
 
 from services.common.names import id_of
 from services.frontend.adapters.pages.forms import text_of
-from services.frontend.adapters.pages.outcomes import or_none
 from services.frontend.adapters.receiver.api import FacesApi, PeopleApi
+from services.frontend.adapters.receiver.connection import or_none
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.people import Person
 

@@ -13,8 +13,8 @@ from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, Filter, form_of, picture_form, picture_of
 from services.frontend.adapters.pages.naming import Naming, NotRefused, Refusal, bearers, refusal_of
-from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import person_address, query
+from services.frontend.adapters.receiver.connection import gone, or_error, or_none
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.people import (
     PEOPLE_ON_A_PAGE,

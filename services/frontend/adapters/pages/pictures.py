@@ -15,8 +15,8 @@ from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Filter, box_of, form_of, text_of
 from services.frontend.adapters.pages.naming import Naming, NotRefused, bearers, refusal_of
-from services.frontend.adapters.pages.outcomes import gone, or_error, or_none
 from services.frontend.adapters.pages.rendering import query
+from services.frontend.adapters.receiver.connection import gone, or_error, or_none
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.people import Person
 from services.frontend.domain.pictures import OPEN, PicturePage, SubmittedPicture

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import picture_form, picture_of, text_of
-from services.frontend.adapters.pages.outcomes import or_error
+from services.frontend.adapters.receiver.connection import or_error
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.search import SearchResult
 

@@ -1,7 +1,7 @@
 """Calls of the receiver's HTTP API, and the one place that translates what goes wrong with them."""
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from services.common import metrics
 from services.common.names import InvalidNameError, check_who
-from services.frontend.domain.errors import ReceiverAwayError, RequestRefusedError
+from services.frontend.domain.errors import NotDoneError, ReceiverAwayError, RequestRefusedError
 from services.frontend.domain.words import sentence
 
 _CONNECT_SECONDS: Final = 2.0
@@ -25,6 +25,7 @@ _PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 _BOUNDARY: Final = "facestack-known-picture-0d9b6f2c7a1e4835"
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 class ReceiverConnection:
@@ -131,6 +132,29 @@ def explain_problem(detail: str, headers: Mapping[str, str] | None) -> str:
     """Return what is wrong as a sentence, and when to try again."""
     wait = (headers or {}).get("Retry-After")
     return f"{sentence(detail)} Try again in {wait} s." if wait else sentence(detail)
+
+
+async def or_error(call: Awaitable[T]) -> T | NotDoneError:
+    """Return what a call returns, or why there is nothing: a page shows something all the same."""
+    try:
+        return await call
+    except NotDoneError as error:
+        return error
+
+
+async def or_none(call: Awaitable[T]) -> T | None:
+    """Return what a call returns, if anything."""
+    result = await or_error(call)
+    return None if isinstance(result, NotDoneError) else result
+
+
+async def gone(deletion: Awaitable[None]) -> None:
+    """Delete what may be gone already: somebody else was faster, and that is all right."""
+    try:
+        await deletion
+    except RequestRefusedError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
 
 
 def _quoted(part: str | int) -> str:
