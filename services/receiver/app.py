@@ -9,7 +9,6 @@ import uvloop
 
 from services.common import logs, ops
 from services.common.bodies import Spools
-from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
@@ -93,13 +92,13 @@ class Receiver:
         submissions = Submissions(
             rows, store, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )
-        garbage = DatabaseGarbage(self._database, database_now, storing_ms=settings.storing_ms)
+        garbage = DatabaseGarbage(self._database, storing_ms=settings.storing_ms)
         images = Images(rows, garbage, store, submissions, self._ringer)
         decoder = PillowDecoder()
         recogniser = GrpcFaceChecker(self._client)
         enrolment = Enrolment(
-            people=DatabasePeople(self._database, now_ms),
-            known_pictures=DatabaseKnownPictures(self._database, now_ms),
+            people=DatabasePeople(self._database),
+            known_pictures=DatabaseKnownPictures(self._database),
             garbage=garbage,
             pictures=store,
             images=images,
@@ -120,18 +119,18 @@ class Receiver:
             }
         )
         self._following = Following(
-            DatabaseEvents(self._database, database_now),
+            DatabaseEvents(self._database),
             write,
             max_listeners=settings.max_connections // 4,
         )
         merging = Merging(
             enrolment=enrolment,
-            merges=DatabaseMerges(self._database, now_ms),
+            merges=DatabaseMerges(self._database),
             garbage=garbage,
             pictures=store,
         )
         self.erasing = Erasing(
-            rows=DatabaseErasures(self._database, now_ms, database_now),
+            rows=DatabaseErasures(self._database),
             kept=DatabasePersonalData(self._database),
             pictures=store,
             images=images,
@@ -142,7 +141,7 @@ class Receiver:
         files = FileResponses()
         encoding = DatabaseEncoding(self._database)
         drawing = Drawing(
-            faces=DatabaseFaces(self._database, now_ms),
+            faces=DatabaseFaces(self._database),
             images=images,
             enrolment=enrolment,
             recogniser=recogniser,
@@ -177,7 +176,7 @@ class Receiver:
         add_status(app, rows, enrolment, encoding, self._outages)
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
-        add_webhooks(app, DatabaseDeliveries(self._database, database_now))
+        add_webhooks(app, DatabaseDeliveries(self._database))
         add_docs(app)
         app.router.routes.extend(ops.probe_routes(self.lifecycle))
         self.rooms = Rooms(settings.max_in_flight)

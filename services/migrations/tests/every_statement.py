@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from services.common.clock import database_now, now_ms
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -63,8 +63,8 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     for database in (receiver, image_processor, redeemer, people_s, webhooks):
         await database.check()
     rows = ReceiverRows(receiver)
-    people = DatabasePeople(receiver, now_ms)
-    known_pictures = DatabaseKnownPictures(receiver, now_ms)
+    people = DatabasePeople(receiver)
+    known_pictures = DatabaseKnownPictures(receiver)
     processor = DatabaseClaims(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
@@ -78,7 +78,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
             (repeated, "c.jpg"),
         )
     )
-    changes = DatabaseEvents(receiver, database_now)
+    changes = DatabaseEvents(receiver)
     position = await changes.latest()
     hooks = DatabaseWebhookDeliveries(webhooks, database_now, kept_ms=LEASE_OVER)
     endpoint = telling.Endpoint("https://example.org", b"k" * 24, frozenset(WebhookType))
@@ -87,7 +87,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
         await note_events(connection, database_now(), EventKind.IMAGE, [first])
     assert not await changes.lost(position)
     assert [one.status for one in (await changes.after(position)).changes] == ["pending"]
-    notes = ReceiverGarbage(receiver, database_now)
+    notes = ReceiverGarbage(receiver)
     await notes.expect(f"known_people/Ada/{DIGEST}.1.jpg")
     ada = await people.who("Ada")
     known = await known_pictures.add(NewKnownPicture(ada, f"Ada/{DIGEST}.1.jpg", DIGEST), None)
@@ -132,7 +132,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await processor.finish(failing, processing.Failed("broken")) == "failed"
     assert await processor.finish(rejecting, processing.Rejected("no picture")) == "rejected"
     assert await rows.retry(third)
-    await _tell(hooks, DatabaseDeliveries(receiver, database_now), endpoint)
+    await _tell(hooks, DatabaseDeliveries(receiver), endpoint)
 
     repair = DatabaseRepairs(redeemer, lambda: database_now() + LEASE_OVER)
     assert await repair.take_failed() == [second]
@@ -229,8 +229,8 @@ async def _decide_again(rows: DatabaseStoredFaces, image_id: int) -> None:
 
 
 async def _say_by_hand(receiver: Database, face: FaceKey) -> None:
-    people = DatabasePeople(receiver, now_ms)
-    known_pictures = DatabaseKnownPictures(receiver, now_ms)
+    people = DatabasePeople(receiver)
+    known_pictures = DatabaseKnownPictures(receiver)
     assert await known_pictures.picture(1)
     assert await known_pictures.unname(face, [DIGEST])
     ada = await people.who("Ada")
@@ -245,7 +245,7 @@ async def _say_by_hand(receiver: Database, face: FaceKey) -> None:
     assert await people.hide(ada.id, hidden=False)
     assert await people.choose_face(ada.id, None)
     assert await people.rename(ada.id, "Ada")
-    await _merge(DatabaseMerges(receiver, now_ms), people, ada)
+    await _merge(DatabaseMerges(receiver), people, ada)
 
 
 async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) -> None:
@@ -311,7 +311,7 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
     assert (await kept.person(bob)).name == "Bob"
     for part in (kept.known, kept.pictures, kept.denials, kept.merges):
         assert [one async for one in part(bob)] == []
-    rows = DatabaseErasures(receiver, now_ms, database_now)
+    rows = DatabaseErasures(receiver)
     by_hand = ObjectInfo("known_people/Bob/by hand", 1, "tag", 1.0)
     assert await rows.begin(bob, [by_hand], pictures=True) == Erased(1, 0, 0)
     erasure = await rows.claim()

@@ -86,7 +86,7 @@ async def test_ten_thousand_schedules(database: Database) -> None:
 def one_key_for_one_content(patch: pytest.MonkeyPatch) -> None:
     async def expect(self: Any, key: str) -> None:
         async with self._database.transaction() as connection:
-            await receiver_garbage.remove_soon(connection, self._clock, [Removal(key, None)])
+            await receiver_garbage.remove_soon(connection, [Removal(key, None)])
 
     patch.setattr(domain, "_unique", lambda digest: digest)
     patch.setattr(receiver_garbage.DatabaseGarbage, "expect", expect)

@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.common.clock import DatabaseClock
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.tables import webhook_deliveries
 from services.common.webhooks import DeliveryStatus
@@ -16,9 +16,8 @@ from services.receiver.domain.errors import ConflictError, NotFoundError
 class DatabaseDeliveries:
     """The port ``DeliveryRows`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
 
     async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
         """Return the newest deliveries with an id below ``before``."""
@@ -35,7 +34,7 @@ class DatabaseDeliveries:
 
     async def retry(self, delivery_id: int) -> Delivery:
         """Have one that was given up tried again, as often as a new one; return it."""
-        now, table = self._clock(), webhook_deliveries
+        now, table = database_now(), webhook_deliveries
         anew = {"status": DeliveryStatus.PENDING, "attempt": 0, "due_at": now, "updated_at": now}
         its = table.c.id == delivery_id
         async with self._database.transaction() as connection:

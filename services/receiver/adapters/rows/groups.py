@@ -10,7 +10,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock, database_now, now_ms
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -66,9 +66,8 @@ _PLACE: Final = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
 class DatabaseGroups:
     """The port ``GroupRows`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
 
     async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
         """Return the largest groups behind a place, each with its first faces."""
@@ -162,12 +161,12 @@ class DatabaseGroups:
                     same = [group_denials.c[name] == value for name, value in denial.items()]
                     await connection.execute(sa.delete(group_denials).where(*same))
                     await connection.execute(
-                        sa.insert(group_denials).values(**denial, created_at=self._clock())
+                        sa.insert(group_denials).values(**denial, created_at=database_now())
                     )
             for some in in_turns([(key.image_id, key.index) for key in struck], _AT_ONCE):
                 await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some)))
             ids = sorted({key.image_id for key in struck})
-            await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+            await note_events(connection, database_now(), EventKind.IMAGE, ids)
         return len(struck)
 
     async def name(self, members: Sequence[Member], person_id: int) -> int:
@@ -194,8 +193,8 @@ class DatabaseGroups:
             await connection.execute(sa.delete(group_faces).where(_PLACE.in_(same), theirs))
             if named:
                 ids = sorted({image_id for image_id, _ in same})
-                await note_events(connection, self._clock(), EventKind.IMAGE, ids)
-                await note_change(connection, self._clock, person_id)
+                await note_events(connection, database_now(), EventKind.IMAGE, ids)
+                await note_change(connection, person_id)
         return named
 
     @retry_on_conflict
@@ -210,7 +209,7 @@ class DatabaseGroups:
                     same_face(group_faces, face_denials), group_faces.c.group_id == its
                 )
                 said_at = face_denials.c.created_at.in_([row.answered_at for row in answers])
-                await lift_denials(connection, self._clock, person_id, said_at, in_it)
+                await lift_denials(connection, person_id, said_at, in_it)
                 ids = [row.id for row in answers]
                 await connection.execute(
                     sa.delete(group_questions).where(group_questions.c.id.in_(ids))
@@ -231,8 +230,8 @@ class DatabaseGroups:
             if (await connection.execute(there)).first() is None:
                 return None
             await lock_somebody(connection, person)
-            person_id = await add_person(connection, person, now_ms())
-            now = self._clock()
+            person_id = await add_person(connection, person)
+            now = database_now()
             answered = {"answer": Answer.YES, "answered_at": now, "created_at": now}
             await connection.execute(
                 sa.insert(group_questions).values(
@@ -256,29 +255,26 @@ class DatabaseGroups:
                 return
             if not await connection.scalar(sa.select(sa.or_(*theirs))):
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
-                await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+                await note_events(connection, database_now(), EventKind.PERSON, [person_id])
             elif not goes_on:
                 await connection.execute(sa.delete(group_questions).where(made))
 
 
 async def lift_denials(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    person_id: int,
-    *conditions: sa.ColumnElement[bool],
+    connection: AsyncConnection, person_id: int, *conditions: sa.ColumnElement[bool]
 ) -> None:
     """Forget of some faces that they are not a person's."""
     which = sa.and_(face_denials.c.person_id == person_id, *conditions)
-    await note_denials(connection, clock, person_id, which)
+    await note_denials(connection, person_id, which)
     await connection.execute(sa.delete(face_denials).where(which))
 
 
 async def note_denials(
-    connection: AsyncConnection, clock: DatabaseClock, person_id: int, which: sa.ColumnElement[bool]
+    connection: AsyncConnection, person_id: int, which: sa.ColumnElement[bool]
 ) -> None:
     """Have it told, and stored faces decided again, that these denials come or go."""
-    await note_images(connection, clock, face_denials, which)
-    await note_change(connection, clock, person_id)
+    await note_images(connection, face_denials, which)
+    await note_change(connection, person_id)
 
 
 async def _answers(

@@ -7,7 +7,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
+from services.common.clock import MARIADB_NOW, SQLITE_NOW, database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -65,9 +65,8 @@ RETURNING id, path
 class DatabaseImages:
     """The port ``ImageRows`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
     @retry_on_conflict
@@ -99,7 +98,7 @@ class DatabaseImages:
         # Ordered for the reason in add; of equal ones in one request the first gives the name.
         wanted = {one.content_digest: one for one in reversed(uploads)}
         async with self._database.transaction() as connection:
-            if not await all_expected(connection, self._clock, [_key(one) for one in uploads]):
+            if not await all_expected(connection, [_key(one) for one in uploads]):
                 return None
             # Before there were digests, a content's path was made of nothing else.
             old = await _find(connection, images.c.path, [UPLOADS + digest for digest in wanted])
@@ -119,9 +118,7 @@ class DatabaseImages:
                 }
             named = {PICTURES + row.path for row in by_digest.values()}
             keys = {_key(one) for one in uploads}
-            await settle(
-                connection, self._clock, named=sorted(keys & named), unnamed=sorted(keys - named)
-            )
+            await settle(connection, named=sorted(keys & named), unnamed=sorted(keys - named))
         found_rows = [by_digest[one.content_digest] for one in uploads]
         return [
             row if row.path == one.path else row._replace(duplicate=True)
@@ -170,7 +167,7 @@ class DatabaseImages:
         """Name an upload's object in the row of this content, whose own is lost."""
         now = database_now()
         async with self._database.transaction() as connection:
-            if not await all_expected(connection, self._clock, [_key(upload)]):
+            if not await all_expected(connection, [_key(upload)]):
                 return None
             its = sa.update(images).where(
                 images.c.id == accepted.id, images.c.path == accepted.path
@@ -185,7 +182,7 @@ class DatabaseImages:
             )
             if sent_back.rowcount:
                 await note_events(connection, now, EventKind.IMAGE, [accepted.id])
-            await settle(connection, self._clock, named=[_key(upload)], unnamed=[])
+            await settle(connection, named=[_key(upload)], unnamed=[])
         return accepted._replace(path=upload.path)
 
     async def get(self, image_id: int) -> Image | None:
@@ -243,11 +240,11 @@ class DatabaseImages:
         """Set a processed image back to pending, without its faces."""
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
         async with self._database.transaction() as connection:
-            if not await _forget_result(connection, self._clock, image_id, same):
+            if not await _forget_result(connection, image_id, same):
                 return False
             # They show the picture that was replaced.
             thumbnails = [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
-            await remove_soon(connection, self._clock, thumbnails)
+            await remove_soon(connection, thumbnails)
         return True
 
     @retry_on_conflict
@@ -270,7 +267,7 @@ class DatabaseImages:
             denial = sa.select(face_denials.c.face_index).where(face_denials.c.image_id == image_id)
             if await connection.scalar(denial.limit(1)) is not None:
                 return False
-            return await _forget_result(connection, self._clock, image_id, sa.true())
+            return await _forget_result(connection, image_id, sa.true())
 
     @retry_on_conflict
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
@@ -291,7 +288,7 @@ class DatabaseImages:
             await _count_members(connection, groups)
             removals = [thumbnail.removal for thumbnail in thumbnails]
             removals += [removal] if removal else []
-            await remove_soon(connection, self._clock, removals)
+            await remove_soon(connection, removals)
             await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
         return True
 
@@ -345,7 +342,7 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
 
 
 async def _forget_result(
-    connection: AsyncConnection, clock: DatabaseClock, image_id: int, which: sa.ColumnElement[bool]
+    connection: AsyncConnection, image_id: int, which: sa.ColumnElement[bool]
 ) -> bool:
     """Set an image back to pending without its faces; False when it is not such a one."""
     result = await connection.execute(
@@ -357,7 +354,7 @@ async def _forget_result(
         return False
     thumbnails = face_thumbnails(image_id, await _boxes(connection, image_id))
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
-    await remove_soon(connection, clock, [thumbnail.removal for thumbnail in thumbnails])
+    await remove_soon(connection, [thumbnail.removal for thumbnail in thumbnails])
     # Known pictures that were cut out of it stay; its next faces are others.
     await connection.execute(
         sa.update(person_images)

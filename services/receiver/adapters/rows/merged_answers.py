@@ -6,7 +6,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock
+from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.people import BY_HAND
@@ -23,7 +23,7 @@ AT_ONCE: Final = 1_000
 
 
 async def move_denials(
-    connection: AsyncConnection, clock: DatabaseClock, kept_id: int, gone_id: int
+    connection: AsyncConnection, kept_id: int, gone_id: int
 ) -> dict[str, list[FaceId]]:
     """Give a person's denials to another, where no hand has named the face so.
 
@@ -42,7 +42,7 @@ async def move_denials(
     await _give_denials(connection, gone_id, kept_id, alone)
     # The others go with the row of who had them.
     images = {image_id for image_id, _ in theirs | lifted}
-    await note_events(connection, clock(), EventKind.IMAGE, sorted(images))
+    await note_events(connection, database_now(), EventKind.IMAGE, sorted(images))
     return {
         "denials": sorted(alone),
         "both": sorted(both),
@@ -52,11 +52,7 @@ async def move_denials(
 
 
 async def return_denials(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    moved: dict[str, Any],
-    kept_id: int,
-    its_faces: Collection[FaceId],
+    connection: AsyncConnection, moved: dict[str, Any], kept_id: int, its_faces: Collection[FaceId]
 ) -> None:
     """Bring back who was not whom, as far as it still says so."""
     new_id = moved["id"]
@@ -81,14 +77,14 @@ async def return_denials(
     anew = [(*key, new_id) for key in sorted(dropped)] + [(*key, kept_id) for key in sorted(lifted)]
     for some_anew in in_turns(anew, AT_ONCE):
         await connection.execute(
-            sa.insert(face_denials).values(created_at=clock()),
+            sa.insert(face_denials).values(created_at=database_now()),
             [
                 {"image_id": image_id, "face_index": index, "person_id": person_id}
                 for image_id, index, person_id in some_anew
             ],
         )
     touched = {image_id for image_id, _ in alone | both | dropped | lifted}
-    await note_events(connection, clock(), EventKind.IMAGE, sorted(touched))
+    await note_events(connection, database_now(), EventKind.IMAGE, sorted(touched))
 
 
 async def face_keys(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> list[FaceId]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock, DatabaseClock, database_now
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE
 from services.common.object_info import ObjectInfo
@@ -57,10 +57,8 @@ _OF_FACES: Final = ("faces", "denials", "both", "dropped", "lifted")
 class DatabaseMerges:
     """The port ``Merges`` on a database."""
 
-    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._now = now
-        self._clock = clock
 
     @retry_on_conflict
     async def merge(
@@ -68,7 +66,7 @@ class DatabaseMerges:
     ) -> Sequence[str] | None:
         """Make all that is one person's another's; of very many faces, only the first."""
         async with changing_people(self._database) as connection:
-            if not await all_expected(connection, self._clock, _keys(copies)):
+            if not await all_expected(connection, _keys(copies)):
                 return None
             kept_id, gone_id = [await _lock(connection, person) for person in (kept, gone)]
             if kept_id == gone_id:
@@ -81,14 +79,14 @@ class DatabaseMerges:
             row = (await connection.execute(sa.select(persons).where(its))).one()
             kept_name = persons.c.id == kept_id
             name = (await connection.scalars(sa.select(persons.c.name).where(kept_name))).one()
-            await settle_names(connection, row.name, self._now())
+            await settle_names(connection, row.name)
             moved: dict[str, Any] = {
                 "id": gone_id,
                 "folder": gone.folder,
                 "hidden": bool(row.hidden),
                 "face": None if row.face_image_id is None else [row.face_image_id, row.face_index],
                 "created_at": row.created_at,
-                **await move_denials(connection, self._clock, kept_id, gone_id),
+                **await move_denials(connection, kept_id, gone_id),
                 "faces": await face_keys(connection, named_by_hand(gone_id)),
                 "merges": await self._move_merges(connection, gone_id, kept_id),
                 "pictures": await self._move_pictures(connection, kept_id, pictures, copies),
@@ -98,17 +96,17 @@ class DatabaseMerges:
             await take_denied_names(connection, kept_id)
             await connection.execute(
                 sa.insert(person_merges).values(
-                    person_id=kept_id, name=row.name, moved=moved, created_at=self._clock()
+                    person_id=kept_id, name=row.name, moved=moved, created_at=database_now()
                 )
             )
-            await note_change(connection, self._clock, kept_id, kept.folder)
-            if await move_faces(connection, self._clock, gone_id, kept_id, CHANGED):
+            await note_change(connection, kept_id, kept.folder)
+            if await move_faces(connection, gone_id, kept_id, CHANGED):
                 somebody = Somebody(gone_id, row.name, gone.folder)
                 rest = {"folders": [gone.folder], "pictures": False, "stage": Stage.MERGED}
-                await begin_leaving(connection, self._clock, gone_id, somebody, name=name, **rest)
+                await begin_leaving(connection, gone_id, somebody, name=name, **rest)
             else:
                 await connection.execute(sa.delete(persons).where(its))
-                await note_change(connection, self._clock, gone_id, gone.folder, removed=True)
+                await note_change(connection, gone_id, gone.folder, removed=True)
         return []
 
     async def find(self, person_id: int, merge_id: int) -> Merged | None:
@@ -135,14 +133,14 @@ class DatabaseMerges:
     ) -> Sequence[str] | None:
         """Make somebody anew, with the id of before, of what was theirs and is still so."""
         async with changing_people(self._database) as connection:
-            if not await all_expected(connection, self._clock, _keys(copies)):
+            if not await all_expected(connection, _keys(copies)):
                 return None
             kept_id = await _lock(connection, kept)
             row = await _merge(connection, kept_id, merge_id)
             if row is None:
                 raise NotFoundError(f"{kept.name!r} has no merge {merge_id}")
             if "begun" in row.moved:  # by somebody else, just now
-                await settle(connection, self._clock, named=[], unnamed=_keys(copies))
+                await settle(connection, named=[], unnamed=_keys(copies))
                 return []
             moved, new_id = await _as_far_as_it_is_there(connection, row.moved), row.moved["id"]
             await share_denials(connection, moved, row)
@@ -152,13 +150,13 @@ class DatabaseMerges:
             await check_settled(connection, kept_id)
             if await is_taken(connection, folder):
                 raise ConflictError(f"somebody has just come to the folder {folder!r}: try again")
-            await settle_names(connection, row.name, self._now())
+            await settle_names(connection, row.name)
             face = moved["face"] or (None, None)
             await insert_person(
                 connection,
                 row.name,
                 folder,
-                moved["created_at"],
+                created_at=moved["created_at"],
                 id=new_id,
                 hidden=moved["hidden"],
                 face_image_id=face[0],
@@ -166,7 +164,7 @@ class DatabaseMerges:
             )
             await self._move_pictures(connection, new_id, pictures, copies)
             its_faces = await _faces_of_pictures(connection, moved["faces"], kept_id, new_id)
-            await return_denials(connection, self._clock, moved, kept_id, its_faces)
+            await return_denials(connection, moved, kept_id, its_faces)
             await return_answers(connection, moved, kept_id)
             its_merges = person_merges.c.id.in_(moved["merges"])
             await connection.execute(
@@ -206,8 +204,8 @@ class DatabaseMerges:
             await connection.execute(sa.update(person_merges).where(there).values(moved=left))
         else:
             await connection.execute(sa.delete(person_merges).where(there))
-        await note_change(connection, self._clock, moved["id"])
-        await note_change(connection, self._clock, merge.person_id, removed=True)
+        await note_change(connection, moved["id"])
+        await note_change(connection, merge.person_id, removed=True)
         return its_name is not None and bool(rest)
 
     async def _move_pictures(
@@ -230,7 +228,7 @@ class DatabaseMerges:
         for image_name in sorted(filter(None, named)):
             inserted: sa.CursorResult[tuple[()]] = await connection.execute(
                 sa.insert(person_images).values(
-                    person_id=person_id, image_name=image_name, created_at=self._now()
+                    person_id=person_id, image_name=image_name, created_at=now_ms()
                 )
             )
             moved.append(int(inserted.lastrowid))
@@ -246,14 +244,14 @@ class DatabaseMerges:
             )
         keys = {KNOWN_PEOPLE + image_name for image_name in named if image_name is not None}
         unnamed = set(_keys(copies)) - keys
-        await settle(connection, self._clock, named=sorted(keys), unnamed=sorted(unnamed))
-        await remove_soon(connection, self._clock, removals)
+        await settle(connection, named=sorted(keys), unnamed=sorted(unnamed))
+        await remove_soon(connection, removals)
         return moved
 
     async def _name(
         self, connection: AsyncConnection, which: sa.ColumnElement[bool], person_id: int, name: str
     ) -> None:
-        await note_images(connection, self._clock, faces, which)
+        await note_images(connection, faces, which)
         await connection.execute(
             sa.update(faces).where(which).values(person_id=person_id, person=name)
         )

@@ -8,7 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock, DatabaseClock, database_now
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -65,10 +65,8 @@ _AT_ONCE: Final = 5_000
 class DatabasePeople:
     """The port ``People`` on a database."""
 
-    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._now = now
-        self._clock = clock
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody who is not hidden, by name."""
@@ -183,13 +181,13 @@ class DatabasePeople:
                     f"{new!r} is the name of somebody else, {by_id(other)}: if both are to have it,"
                     ' say "another": true'
                 )
-            await settle_names(connection, name, self._now())
-            await settle_names(connection, new, self._now(), beside=beside)
+            await settle_names(connection, name)
+            await settle_names(connection, new, beside=beside)
             # Who has no folder yet keeps the one that the name was. In a statement of its own:
             # MariaDB sets one column after the other.
             await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
             await connection.execute(sa.update(persons).where(its).values(name=new))
-            await note_change(connection, self._clock, person_id)
+            await note_change(connection, person_id)
         return True
 
     @retry_on_conflict
@@ -201,7 +199,7 @@ class DatabasePeople:
             await connection.execute(
                 sa.update(persons).where(persons.c.id == person_id).values(hidden=hidden)
             )
-            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+            await note_events(connection, database_now(), EventKind.PERSON, [person_id])
         return True
 
     @retry_on_conflict
@@ -225,7 +223,7 @@ class DatabasePeople:
             await connection.execute(
                 sa.update(persons).where(persons.c.id == person_id).values(chosen)
             )
-            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+            await note_events(connection, database_now(), EventKind.PERSON, [person_id])
         return True
 
     @retry_on_conflict
@@ -239,28 +237,25 @@ class DatabasePeople:
             await check_whole(connection, person_id)
             gone: set[str] = set()
             if person_id is not None:
-                gone = await forget_pictures(
-                    connection, self._clock, person_images.c.person_id == person_id
-                )
+                gone = await forget_pictures(connection, person_images.c.person_id == person_id)
             strays = await find_strays(connection, found, gone)
-            await remove_soon(connection, self._clock, strays)
+            await remove_soon(connection, strays)
             removed = (person_id is not None) + len(gone) + len(strays)
             if removed:
                 if person_id is None:
                     # An id to call them by, for those who look at all faces that were theirs.
-                    person_id = await add_person(connection, person, self._now())
+                    person_id = await add_person(connection, person)
                 if await find_bearer(connection, person.name) == person_id:
                     await adopt(connection, person_id, person.name)
                 denied = sa.select(face_denials.c.image_id).where(
                     face_denials.c.person_id == person_id
                 )
                 if (
-                    await take_names(connection, self._clock, person_id, CHANGED)
+                    await take_names(connection, person_id, CHANGED)
                     or await connection.scalar(denied.offset(CHANGED).limit(1)) is not None
                 ):
                     await begin_leaving(
                         connection,
-                        self._clock,
                         person_id,
                         person,
                         folders=[person.folder],
@@ -269,7 +264,7 @@ class DatabasePeople:
                     )
                     return removed
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
-                await note_change(connection, self._clock, person_id, person.folder, removed=True)
+                await note_change(connection, person_id, person.folder, removed=True)
         return removed
 
 

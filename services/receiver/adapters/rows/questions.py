@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock, database_now
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.groups import current_groups
 from services.common.people import BY_HAND
@@ -37,9 +37,8 @@ from services.receiver.domain.groups import Answer, Question
 class DatabaseQuestions:
     """The port ``QuestionRows`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
 
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
@@ -105,7 +104,7 @@ class DatabaseQuestions:
     async def _moment(self, connection: AsyncConnection) -> int:
         """Return the time, of this answer alone: what it denies of faces bears it."""
         last = sa.select(sa.func.max(group_questions.c.answered_at)).scalar_subquery()
-        now, before = (await connection.execute(sa.select(self._clock(), last))).one()
+        now, before = (await connection.execute(sa.select(database_now(), last))).one()
         return int(max(now, (before or 0) + 1))
 
     async def _deny(self, connection: AsyncConnection, question: Any, at: int) -> None:
@@ -123,7 +122,7 @@ class DatabaseQuestions:
             its_denials = sa.and_(
                 face_denials.c.person_id == question.person_id, face_denials.c.created_at == at
             )
-            await note_denials(connection, self._clock, question.person_id, its_denials)
+            await note_denials(connection, question.person_id, its_denials)
             return
         ends = await _hold_groups(connection, [question.group_id, question.other_group_id])
         one, other = ends[question.group_id], ends[question.other_group_id]
@@ -136,7 +135,7 @@ class DatabaseQuestions:
         """Forget what a no said of faces."""
         if question.person_id is not None:
             said_at = face_denials.c.created_at == question.answered_at
-            await lift_denials(connection, self._clock, question.person_id, said_at)
+            await lift_denials(connection, question.person_id, said_at)
         else:
             said_at = group_denials.c.created_at == question.answered_at
             await connection.execute(sa.delete(group_denials).where(said_at))
