@@ -35,7 +35,7 @@ from services.receiver.adapters.http.status import add_status
 from services.receiver.adapters.http.submissions import add_submissions
 from services.receiver.adapters.http.thumbnails import add_thumbnails
 from services.receiver.adapters.http.webhooks import add_webhooks
-from services.receiver.adapters.recogniser import GrpcFaceChecker, GrpcFaceDetector
+from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -49,7 +49,6 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
-from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.erasing import Erasing
@@ -147,14 +146,12 @@ class Receiver:
             recogniser=recogniser,
         )
         search = Search(
-            GrpcFaceDetector(self._client),
+            recogniser,
             GrpcNearestFaces(self._stored_faces),
             DatabaseSearchableFaces(self._database),
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
-        grouped = Grouped(
-            DatabaseGroups(self._database), DatabaseQuestions(self._database), enrolment
-        )
+        grouped = Grouped(DatabaseGroups(self._database), enrolment)
         app = new_app()
         add_submissions(
             app,

@@ -12,8 +12,6 @@ from services.common.object_info import ObjectInfo
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.changes import Changes
 from services.receiver.domain.cursors import Pair, PersonKey
-from services.receiver.domain.deliveries import Delivery, DeliveryPage
-from services.receiver.domain.encoding import EncodingReport
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, ImageRegion
 from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
@@ -115,16 +113,6 @@ class ImageRows(Protocol):
 
     async def status(self, person: Somebody | None = None) -> StatusReport:
         """Count rows by status, of a person only those with a face of this person."""
-
-
-class Encoding(Protocol):
-    """Giving stored faces encodings of the engine in use, which the image_processor does."""
-
-    async def report(self) -> EncodingReport:
-        """Return how far it is."""
-
-    async def stop(self, *, stopped: bool) -> EncodingReport:
-        """Have it stopped, or have it go on; return how far it is."""
 
 
 class People(Protocol):
@@ -255,9 +243,10 @@ class KnownPictures(Protocol):
 
 
 class GroupRows(Protocol):
-    """Groups of unknown faces, which the service people makes.
+    """Groups of unknown faces, which the service people makes, and the questions that they raise.
 
-    Of a group whose faces are in another by now, that one is meant.
+    Of a group whose faces are in another by now, that one is meant. A question is whether a group,
+    and another one or a person, are the same.
     """
 
     async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
@@ -295,10 +284,6 @@ class GroupRows(Protocol):
 
         Without any face or picture they are forgotten themselves.
         """
-
-
-class QuestionRows(Protocol):
-    """Questions whether a group, and another one or a person, are the same."""
 
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
@@ -394,19 +379,6 @@ class Events(Protocol):
 
     async def after(self, position: Position) -> Changes:
         """Return the next changes after the position."""
-
-
-class DeliveryRows(Protocol):
-    """What endpoints of webhooks are told."""
-
-    async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
-        """Return the newest deliveries with an id below ``before``."""
-
-    async def retry(self, delivery_id: int) -> Delivery:
-        """Have one that was given up tried again, as often as a new one; return it.
-
-        Raises ``NotFoundError`` and ``ConflictError``.
-        """
 
 
 class Pictures(Protocol):

@@ -28,7 +28,6 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
-from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
@@ -264,7 +263,7 @@ async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) 
 async def _group(
     receiver: Database, groups: DatabaseGrouping, image_id: int, person_id: int
 ) -> None:
-    rows, questions = DatabaseGroups(receiver), DatabaseQuestions(receiver)
+    rows = DatabaseGroups(receiver)
     claim = await groups.claim()
     assert claim
     await groups.renew(claim)
@@ -288,10 +287,10 @@ async def _group(
     assert await rows.group(2, after=None, limit=9)
     [member] = await rows.members(2, person_id)
     assert await rows.is_unknown(member, person_id)
-    [question] = await questions.questions(9)
+    [question] = await rows.questions(9)
     assert question.person_id == person_id
-    assert await questions.question(question.id) == question
-    await questions.answer(question.id, Answer.YES)
+    assert await rows.question(question.id) == question
+    await rows.answer(question.id, Answer.YES)
     assert await rows.strike(2, [member.key]) == 1
 
     assert await groups.denied([image_id]) == {key: {1}}
@@ -302,7 +301,7 @@ async def _group(
     await groups.give_back(claim)
 
     assert await rows.name([member], person_id) == 1
-    await questions.settle(question.id)
+    await rows.settle(question.id)
 
 
 async def _forget(receiver: Database, people: DatabasePeople) -> None:

@@ -14,7 +14,7 @@ from services.receiver.domain.errors import ConflictError, NotFoundError
 
 
 class DatabaseDeliveries:
-    """The port ``DeliveryRows`` on a database."""
+    """What endpoints of webhooks are told."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -33,7 +33,10 @@ class DatabaseDeliveries:
         return DeliveryPage(found, found[-1].id if len(rows) > limit else None)
 
     async def retry(self, delivery_id: int) -> Delivery:
-        """Have one that was given up tried again, as often as a new one; return it."""
+        """Have one that was given up tried again, as often as a new one; return it.
+
+        Raises ``NotFoundError`` and ``ConflictError``.
+        """
         now, table = database_now(), webhook_deliveries
         anew = {"status": DeliveryStatus.PENDING, "attempt": 0, "due_at": now, "updated_at": now}
         its = table.c.id == delivery_id

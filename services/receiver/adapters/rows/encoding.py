@@ -8,7 +8,7 @@ from services.receiver.domain.encoding import EncodingReport, EncodingState
 
 
 class DatabaseEncoding:
-    """The port ``Encoding`` on a database."""
+    """Giving stored faces encodings of the engine in use, which the image_processor does."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
