@@ -16,7 +16,7 @@ from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, ImageRegion
 from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
 from services.receiver.domain.images import Image, Page, StatusReport
-from services.receiver.domain.merges import Copy, Merged
+from services.receiver.domain.merges import Copy, Merge, Merged
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import (
     KnownPicture,
@@ -28,7 +28,6 @@ from services.receiver.domain.people import (
 from services.receiver.domain.personal_data import (
     KeptDenial,
     KeptKnown,
-    KeptMerge,
     KeptPerson,
     KeptPicture,
 )
@@ -528,7 +527,7 @@ class PersonalData(Protocol):
     def denials(self, person: Somebody) -> AsyncIterator[KeptDenial]:
         """Yield what a person has said is not theirs."""
 
-    def merges(self, person: Somebody) -> AsyncIterator[KeptMerge]:
+    def merges(self, person: Somebody) -> AsyncIterator[Merge]:
         """Yield who was said to be them."""
 
 

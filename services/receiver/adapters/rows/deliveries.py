@@ -6,18 +6,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.common.clock import database_now
-from services.common.database import Database
 from services.common.tables import webhook_deliveries
 from services.common.webhooks import DeliveryStatus
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.deliveries import Delivery, DeliveryPage
 from services.receiver.domain.errors import ConflictError, NotFoundError
 
 
-class DatabaseDeliveries:
+class DatabaseDeliveries(OnDatabase):
     """What endpoints of webhooks are told."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
         """Return the newest deliveries with an id below ``before``."""

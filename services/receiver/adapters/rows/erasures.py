@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now
-from services.common.database import Database
 from services.common.errors import ClaimLostError
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -47,6 +46,7 @@ from services.receiver.adapters.rows.named_faces import (
     move_faces,
     take_names,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     begin_leaving,
@@ -85,14 +85,14 @@ _FORGOTTEN: Final[Mapping[str, Any]] = {
     "forgotten": True,
 }
 
+_OF_ROW: Final = ("person_id", "name", "folders", "pictures", "after_image_id")
+"""What of an erasure is as its row has it."""
+
 _OF_FACES: Final = (face_encodings, face_denials, group_faces, group_denials)
 
 
-class DatabaseErasures:
+class DatabaseErasures(OnDatabase):
     """The port ``Erasures`` on a database; a claim holds while an UPDATE finds its token."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     @retry_on_conflict
     async def begin(
@@ -155,15 +155,8 @@ class DatabaseErasures:
                 .where(erasures.c.person_id == row.person_id)
                 .values(claim_token=token, due_at=now + LEASE_MS)
             )
-        return Erasure(
-            row.person_id,
-            row.name,
-            tuple(row.folders),
-            row.pictures,
-            Stage(row.stage),
-            row.after_image_id,
-            token,
-        )
+        its = {name: getattr(row, name) for name in _OF_ROW}
+        return Erasure(**its, stage=Stage(row.stage), token=token)
 
     async def give_back(self, erasure: Erasure, due_in: int, stage: Stage | None = None) -> None:
         """Let anybody go on in so many ms, in the stage if one is named."""

@@ -6,20 +6,17 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now
-from services.common.database import Database
 from services.common.event_rows import is_lost, latest_position, read_events
 from services.common.events import PAGE, Event, EventKind, Position
 from services.common.names import known_name
 from services.common.people import BEING_FORGOTTEN
 from services.common.tables import images, persons
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.changes import Change, Changes
 
 
-class DatabaseEvents:
+class DatabaseEvents(OnDatabase):
     """The port ``Events`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def latest(self) -> Position:
         """Return the position before whatever is not committed yet."""

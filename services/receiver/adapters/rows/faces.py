@@ -7,7 +7,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now
-from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box, DecidedBy, says_of
@@ -23,6 +22,7 @@ from services.receiver.adapters.rows.named_faces import (
     is_face,
     lock_face,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -41,14 +41,11 @@ from services.receiver.domain.people import Somebody
 from services.receiver.domain.thumbnails import face_thumbnails
 
 
-class DatabaseFaces:
+class DatabaseFaces(OnDatabase):
     """The port ``Faces`` on a database.
 
     Rows are locked in the order of people_changes.py.
     """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     @retry_on_conflict
     async def draw(

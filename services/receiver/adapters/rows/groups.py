@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now
-from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.groups import current_groups
@@ -39,6 +38,7 @@ from services.receiver.adapters.rows.named_faces import (
     note_images,
     take_denied_names,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -70,11 +70,8 @@ _MEMBERS: Final = (
 _PLACE: Final = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
 
 
-class DatabaseGroups:
+class DatabaseGroups(OnDatabase):
     """The port ``GroupRows`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
         """Return the largest groups behind a place, each with its first faces."""

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now, now_ms
-from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
@@ -24,6 +23,7 @@ from services.receiver.adapters.rows.named_faces import (
     is_face,
     lock_face,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -38,11 +38,8 @@ from services.receiver.domain.people import KnownPicture, NewKnownPicture, Someb
 from services.receiver.domain.thumbnails import known_thumbnail
 
 
-class DatabaseKnownPictures:
+class DatabaseKnownPictures(OnDatabase):
     """The port ``KnownPictures`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""

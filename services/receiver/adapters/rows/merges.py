@@ -7,7 +7,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now, now_ms
-from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
@@ -32,6 +31,7 @@ from services.receiver.adapters.rows.named_faces import (
     note_images,
     take_denied_names,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     begin_leaving,
     changing_people,
@@ -60,11 +60,8 @@ _AT_ONCE: Final = 1_000
 """Faces or pictures of one statement."""
 
 
-class DatabaseMerges:
+class DatabaseMerges(OnDatabase):
     """The port ``Merges`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     @retry_on_conflict
     async def merge(

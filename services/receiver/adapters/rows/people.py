@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now
-from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.names import by_id
@@ -38,6 +37,7 @@ from services.receiver.adapters.rows.named_faces import (
     lock_face,
     take_names,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     begin_leaving,
@@ -62,11 +62,8 @@ _AT_ONCE: Final = 5_000
 """Values of one statement."""
 
 
-class DatabasePeople:
+class DatabasePeople(OnDatabase):
     """The port ``People`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody who is not hidden, by name."""
