@@ -11,17 +11,16 @@ from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.changes import Changes
-from services.receiver.domain.cursors import Pair, PersonKey
+from services.receiver.domain.cursors import Page, Pair, PersonKey
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, ImageRegion
-from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
-from services.receiver.domain.images import Image, Page, StatusReport
+from services.receiver.domain.groups import Answer, Group, Member, Question
+from services.receiver.domain.images import Image, StatusReport
 from services.receiver.domain.merges import Copy, Merge, Merged
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
-    PeoplePage,
     Person,
     Somebody,
 )
@@ -85,7 +84,7 @@ class ImageRows(Protocol):
 
     async def page(
         self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
-    ) -> Page:
+    ) -> Page[Image, int]:
         """Return the newest images with an id below ``before``."""
 
     async def retry(self, image_id: int) -> bool:
@@ -128,7 +127,7 @@ class People(Protocol):
         hidden: bool,
         after: PersonKey | None,
         limit: int,
-    ) -> PeoplePage:
+    ) -> Page[Person, PersonKey]:
         """Return the first people by name, behind ``after``, who are hidden, or who are not.
 
         Only those whom ``who`` may mean, and only those with ``part`` in their names, in capital or
@@ -248,7 +247,7 @@ class GroupRows(Protocol):
     and another one or a person, are the same.
     """
 
-    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+    async def page(self, *, after: Pair | None, limit: int) -> Page[Group, Pair]:
         """Return the largest groups behind a place, each with its first faces."""
 
     async def group(self, group_id: int, *, after: Pair | None, limit: int) -> Group | None:

@@ -144,7 +144,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
 
     assert (await rows.status()).images["processed"] == 1
     page = await rows.page(status=None, person=ada, before=None, limit=10)
-    assert [one.id for one in page.images] == [first]
+    assert [one.id for one in page.items] == [first]
     its_picture = StoredPicture("a.jpg", False, "tag")
     assert await rows.stored(first) == its_picture
     assert await rows.stored_face(first, 1) == StoredFace(its_picture, Box(1, 2, 30, 40))
@@ -155,7 +155,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert [one.name for one in await people.all()] == ["Ada", "Bob"]
     assert await people.get(known.person_id)
     found = await people.page(who="Ada", part="ad", hidden=False, after=PersonKey("A", 9), limit=1)
-    assert [one.name for one in found.people] == ["Ada"]
+    assert [one.name for one in found.items] == ["Ada"]
     again_known = await known_pictures.find(DIGEST) or known
     await known_pictures.delete_picture(again_known.id)
     by_hand = ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)
@@ -283,7 +283,7 @@ async def _group(
     await groups.ask(claim, asked)
     await groups.ask(claim, asked[:1])
 
-    assert [one.id for one in (await rows.page(after=None, limit=9)).groups] == [1]
+    assert [one.id for one in (await rows.page(after=None, limit=9)).items] == [1]
     assert await rows.group(2, after=None, limit=9)
     [member] = await rows.members(2, person_id)
     assert await rows.is_unknown(member, person_id)
@@ -335,7 +335,7 @@ async def _tell(
     [told] = await hooks.take(endpoint.url, 1)
     assert (await hooks.data(told))["id"] == told.subject_id
     await hooks.finish(told, "away", None)
-    [failed] = (await deliveries.page(status="failed", before=None, limit=9)).deliveries
+    [failed] = (await deliveries.page(status="failed", before=None, limit=9)).items
     assert (await deliveries.retry(failed.id)).status == "pending"
     assert await hooks.remove_old() == 0
 

@@ -7,10 +7,10 @@ import structlog
 
 from services.common.errors import RefusedError
 from services.common.names import by_id
-from services.receiver.domain.cursors import Pair
+from services.receiver.domain.cursors import Page, Pair
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.groups import Answer, Group, GroupPage, Member, NamedGroup, Question
+from services.receiver.domain.groups import Answer, Group, Member, NamedGroup, Question
 from services.receiver.domain.people import KnownPicture, Person
 from services.receiver.ports import GroupRows
 from services.receiver.service.people import Enrolment
@@ -31,7 +31,7 @@ class Grouped:
         self._rows = rows
         self._enrolment = enrolment
 
-    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+    async def page(self, *, after: Pair | None, limit: int) -> Page[Group, Pair]:
         """Return the largest groups behind a place."""
         return await self._rows.page(after=after, limit=limit)
 

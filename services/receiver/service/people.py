@@ -14,7 +14,7 @@ from services.common.faces import DecidedBy, SeenFace
 from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.names import as_kept, by_id, id_of
 from services.common.object_info import ObjectInfo
-from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.cursors import Page, PersonKey
 from services.receiver.domain.errors import (
     BusyError,
     ConflictError,
@@ -28,7 +28,6 @@ from services.receiver.domain.objects import digest
 from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
-    PeoplePage,
     Person,
     Somebody,
     check_fit,
@@ -85,7 +84,7 @@ class Enrolment:
         hidden: bool,
         after: PersonKey | None,
         limit: int,
-    ) -> PeoplePage:
+    ) -> Page[Person, PersonKey]:
         """Return people by name, behind ``after``, who are hidden, or who are not.
 
         Only those whom ``who`` may mean, and only those with ``part`` in their names.

@@ -9,14 +9,17 @@ from services.common.clock import database_now
 from services.common.tables import webhook_deliveries
 from services.common.webhooks import DeliveryStatus
 from services.receiver.adapters.rows.on_database import OnDatabase
-from services.receiver.domain.deliveries import Delivery, DeliveryPage
+from services.receiver.domain.cursors import Page
+from services.receiver.domain.deliveries import Delivery
 from services.receiver.domain.errors import ConflictError, NotFoundError
 
 
 class DatabaseDeliveries(OnDatabase):
     """What endpoints of webhooks are told."""
 
-    async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
+    async def page(
+        self, *, status: str | None, before: int | None, limit: int
+    ) -> Page[Delivery, int]:
         """Return the newest deliveries with an id below ``before``."""
         table = webhook_deliveries
         query = sa.select(table).order_by(table.c.id.desc()).limit(limit + 1)
@@ -27,7 +30,7 @@ class DatabaseDeliveries(OnDatabase):
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         found = tuple(_delivery(row) for row in rows[:limit])
-        return DeliveryPage(found, found[-1].id if len(rows) > limit else None)
+        return Page(found, found[-1].id if len(rows) > limit else None)
 
     async def retry(self, delivery_id: int) -> Delivery:
         """Have one that was given up tried again, as often as a new one; return it.

@@ -330,7 +330,7 @@ class DatabaseErasures(OnDatabase):
         namesakes = sa.select(sa.exists().where(persons.c.name == erasure.name))
         is_only = not await connection.scalar(namesakes)
 
-        def isare_of(candidate: Mapping[str, Any]) -> bool:
+        def is_theirs(candidate: Mapping[str, Any]) -> bool:
             if candidate["image_name"] in of_others:
                 return False
             return folder_of(candidate["image_name"]) in erasure.folders or (
@@ -338,7 +338,7 @@ class DatabaseErasures(OnDatabase):
             )
 
         for row in rows:
-            left = [candidate for candidate in row.candidates if not isare_of(candidate)]
+            left = [candidate for candidate in row.candidates if not is_theirs(candidate)]
             values: dict[str, Any] = {"candidates": left}
             if row.person is None:
                 # Without a calibration no rule has decided, so one does in the end.

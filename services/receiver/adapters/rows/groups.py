@@ -47,10 +47,10 @@ from services.receiver.adapters.rows.people_changes import (
     meant_by,
     note_change,
 )
-from services.receiver.domain.cursors import Pair
+from services.receiver.domain.cursors import Page, Pair
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
+from services.receiver.domain.groups import Answer, Group, Member, Question
 from services.receiver.domain.people import Somebody
 
 FACES: Final = 8
@@ -73,7 +73,7 @@ _PLACE: Final = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
 class DatabaseGroups(OnDatabase):
     """The port ``GroupRows`` on a database."""
 
-    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+    async def page(self, *, after: Pair | None, limit: int) -> Page[Group, Pair]:
         """Return the largest groups behind a place, each with its first faces."""
         query = sa.select(face_groups.c.size, face_groups.c.id).where(face_groups.c.size > 0)
         if after is not None:
@@ -86,7 +86,7 @@ class DatabaseGroups(OnDatabase):
             rows = (await connection.execute(query.limit(limit + 1))).all()
             shown = await _with_faces(connection, {row.id: row.size for row in rows[:limit]})
         last = Pair(*rows[limit - 1]) if len(rows) > limit else None
-        return GroupPage(tuple(shown.values()), last)
+        return Page(tuple(shown.values()), last)
 
     async def group(self, group_id: int, *, after: Pair | None, limit: int) -> Group | None:
         """Return a group with its faces behind a place; None without any face."""

@@ -13,7 +13,7 @@ from services.common.clock import MARIADB_NOW, SQLITE_NOW, database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.faces import Box, DecidedBy
+from services.common.faces import DecidedBy
 from services.common.groups import FACES_IN_IT
 from services.common.images import (
     FINAL,
@@ -42,9 +42,10 @@ from services.common.tables import (
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
 from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.domain.cursors import Page
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.faces import Candidate, Face, FaceKey, StruckOut
-from services.receiver.domain.images import Image, Page, StatusReport
+from services.receiver.domain.images import Image, StatusReport
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.submissions import Accepted, Submission, Upload
@@ -227,7 +228,7 @@ class DatabaseImages:
 
     async def page(
         self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
-    ) -> Page:
+    ) -> Page[Image, int]:
         """Return the newest images with an id below ``before``."""
         if person is not None and status not in (None, Status.PROCESSED):
             # Only a processed image has faces; without this, a long search would find nothing.
@@ -290,15 +291,12 @@ class DatabaseImages:
             find_path = sa.select(images.c.path).where(its).with_for_update()
             if await connection.scalar(find_path) != path:
                 return False
-            thumbnails = [
-                *image_thumbnails(image_id),
-                *face_thumbnails(image_id, await _boxes(connection, image_id)),
-            ]
+            removals = await _thumbnails_of_faces(connection, image_id)
             in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
             groups = sorted(set(await connection.scalars(in_groups)))
             await connection.execute(sa.delete(images).where(its))
             await _count_members(connection, groups)
-            removals = [thumbnail.removal for thumbnail in thumbnails]
+            removals += [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
             removals += [removal] if removal else []
             await remove_soon(connection, removals)
             await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
@@ -364,9 +362,9 @@ async def _forget_result(
     )
     if result.rowcount != 1:
         return False
-    thumbnails = face_thumbnails(image_id, await _boxes(connection, image_id))
+    removals = await _thumbnails_of_faces(connection, image_id)
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
-    await remove_soon(connection, [thumbnail.removal for thumbnail in thumbnails])
+    await remove_soon(connection, removals)
     # Known pictures that were cut out of it stay; its next faces are others.
     await connection.execute(
         sa.update(person_images)
@@ -386,10 +384,9 @@ async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> 
         await connection.execute(sa.update(face_groups).where(its).values(size=FACES_IN_IT))
 
 
-async def _boxes(connection: AsyncConnection, image_id: int) -> list[Box]:
-    """Return where an image's faces are."""
+async def _thumbnails_of_faces(connection: AsyncConnection, image_id: int) -> list[Removal]:
     rows = await connection.execute(sa.select(*BOX).where(faces.c.image_id == image_id))
-    return [box_in(row) for row in rows]
+    return [thumbnail.removal for thumbnail in face_thumbnails(image_id, map(box_in, rows))]
 
 
 def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:

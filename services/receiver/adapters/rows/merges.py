@@ -200,7 +200,9 @@ class DatabaseMerges(OnDatabase):
             same = await _still_there(connection, moved, (image_id for image_id, _ in some))
             keys = [key for key in _as_keys(some) if key[0] in same]
             which = sa.and_(_named_by_hand(merge.person_id), _among(faces, keys))
-            await self._name(connection, which, moved["id"], its_name)
+            await note_images(connection, faces, which)
+            named = {"person_id": moved["id"], "person": its_name}
+            await connection.execute(sa.update(faces).where(which).values(named))
         there = person_merges.c.id == merge.id
         if its_name is not None and rest:
             left = {**moved, "faces": rest}
@@ -250,14 +252,6 @@ class DatabaseMerges(OnDatabase):
         await settle(connection, named=sorted(keys), unnamed=sorted(unnamed))
         await remove_soon(connection, removals)
         return moved
-
-    async def _name(
-        self, connection: AsyncConnection, which: sa.ColumnElement[bool], person_id: int, name: str
-    ) -> None:
-        await note_images(connection, faces, which)
-        await connection.execute(
-            sa.update(faces).where(which).values(person_id=person_id, person=name)
-        )
 
     async def _move_merges(
         self, connection: AsyncConnection, old_id: int, new_id: int
@@ -365,7 +359,9 @@ async def _move_denials(
     dropped, lifted = theirs & named[1], others & named[0]
     both = (theirs & others) - dropped
     alone = theirs - both - dropped
-    await _delete_denials(connection, kept_id, lifted)
+    for some in in_turns(lifted, _AT_ONCE):
+        of_kept = sa.and_(face_denials.c.person_id == kept_id, _among(face_denials, some))
+        await connection.execute(sa.delete(face_denials).where(of_kept))
     await _give_denials(connection, gone_id, kept_id, alone)
     # The others go with the row of who had them.
     images = {image_id for image_id, _ in theirs | lifted}
@@ -450,17 +446,6 @@ async def _give_denials(
             sa.update(face_denials)
             .where(face_denials.c.person_id == old_id, _among(face_denials, some))
             .values(person_id=new_id)
-        )
-
-
-async def _delete_denials(
-    connection: AsyncConnection, person_id: int, keys: Iterable[FaceId]
-) -> None:
-    for some in in_turns(keys, _AT_ONCE):
-        await connection.execute(
-            sa.delete(face_denials).where(
-                face_denials.c.person_id == person_id, _among(face_denials, some)
-            )
         )
 
 

@@ -51,12 +51,12 @@ from services.receiver.adapters.rows.people_changes import (
     note_change,
     settle_names,
 )
-from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.cursors import Page, PersonKey
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import FaceKey, no_face
 from services.receiver.domain.merges import Merge
-from services.receiver.domain.people import PeoplePage, Person, Somebody
+from services.receiver.domain.people import Person, Somebody
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
@@ -77,7 +77,7 @@ class DatabasePeople(OnDatabase):
         hidden: bool,
         after: PersonKey | None,
         limit: int,
-    ) -> PeoplePage:
+    ) -> Page[Person, PersonKey]:
         """Return the first people by name, behind ``after``, who are hidden, or who are not."""
         # Told, because MariaDB sorts everybody where it believes that to be as quick.
         query = sa.select(persons).with_hint(persons, "FORCE INDEX (ix_persons_name)", "mysql")
@@ -99,7 +99,7 @@ class DatabasePeople(OnDatabase):
         # One more tells whether there is a next page.
         found = await self._load(query.order_by(persons.c.name, persons.c.id).limit(limit + 1))
         last = found[limit - 1] if len(found) > limit else None
-        return PeoplePage(found[:limit], PersonKey(last.name, last.id) if last else None)
+        return Page(found[:limit], PersonKey(last.name, last.id) if last else None)
 
     async def get(self, person_id: int) -> Person | None:
         """Return one person."""
