@@ -9,7 +9,6 @@ import uvloop
 
 from services.common import logs, ops
 from services.common.bodies import Spools
-from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
@@ -36,7 +35,7 @@ from services.receiver.adapters.http.status import add_status
 from services.receiver.adapters.http.submissions import add_submissions
 from services.receiver.adapters.http.thumbnails import add_thumbnails
 from services.receiver.adapters.http.webhooks import add_webhooks
-from services.receiver.adapters.recogniser import GrpcFaceChecker, GrpcFaceDetector
+from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -50,7 +49,6 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
-from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.erasing import Erasing
@@ -93,13 +91,13 @@ class Receiver:
         submissions = Submissions(
             rows, store, self._ringer, parallel=1 if self._database.is_sqlite else _PARALLEL_COMMITS
         )
-        garbage = DatabaseGarbage(self._database, database_now, storing_ms=settings.storing_ms)
+        garbage = DatabaseGarbage(self._database, storing_ms=settings.storing_ms)
         images = Images(rows, garbage, store, submissions, self._ringer)
         decoder = PillowDecoder()
         recogniser = GrpcFaceChecker(self._client)
         enrolment = Enrolment(
-            people=DatabasePeople(self._database, now_ms),
-            known_pictures=DatabaseKnownPictures(self._database, now_ms),
+            people=DatabasePeople(self._database),
+            known_pictures=DatabaseKnownPictures(self._database),
             garbage=garbage,
             pictures=store,
             images=images,
@@ -120,18 +118,18 @@ class Receiver:
             }
         )
         self._following = Following(
-            DatabaseEvents(self._database, database_now),
+            DatabaseEvents(self._database),
             write,
             max_listeners=settings.max_connections // 4,
         )
         merging = Merging(
             enrolment=enrolment,
-            merges=DatabaseMerges(self._database, now_ms),
+            merges=DatabaseMerges(self._database),
             garbage=garbage,
             pictures=store,
         )
         self.erasing = Erasing(
-            rows=DatabaseErasures(self._database, now_ms, database_now),
+            rows=DatabaseErasures(self._database),
             kept=DatabasePersonalData(self._database),
             pictures=store,
             images=images,
@@ -142,20 +140,18 @@ class Receiver:
         files = FileResponses()
         encoding = DatabaseEncoding(self._database)
         drawing = Drawing(
-            faces=DatabaseFaces(self._database, now_ms),
+            faces=DatabaseFaces(self._database),
             images=images,
             enrolment=enrolment,
             recogniser=recogniser,
         )
         search = Search(
-            GrpcFaceDetector(self._client),
+            recogniser,
             GrpcNearestFaces(self._stored_faces),
             DatabaseSearchableFaces(self._database),
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
-        grouped = Grouped(
-            DatabaseGroups(self._database), DatabaseQuestions(self._database), enrolment
-        )
+        grouped = Grouped(DatabaseGroups(self._database), enrolment)
         app = new_app()
         add_submissions(
             app,
@@ -177,7 +173,7 @@ class Receiver:
         add_status(app, rows, enrolment, encoding, self._outages)
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
-        add_webhooks(app, DatabaseDeliveries(self._database, database_now))
+        add_webhooks(app, DatabaseDeliveries(self._database))
         add_docs(app)
         app.router.routes.extend(ops.probe_routes(self.lifecycle))
         self.rooms = Rooms(settings.max_in_flight)

@@ -11,26 +11,22 @@ from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.changes import Changes
-from services.receiver.domain.cursors import Pair, PersonKey
-from services.receiver.domain.deliveries import Delivery, DeliveryPage
-from services.receiver.domain.encoding import EncodingReport
+from services.receiver.domain.cursors import Page, Pair, PersonKey
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, ImageRegion
-from services.receiver.domain.groups import Answer, Group, GroupPage, Member, Question
-from services.receiver.domain.images import Image, Page, StatusReport
-from services.receiver.domain.merges import Copy, Merged
+from services.receiver.domain.groups import Answer, Group, Member, Question
+from services.receiver.domain.images import Image, StatusReport
+from services.receiver.domain.merges import Copy, Merge, Merged
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
-    PeoplePage,
     Person,
     Somebody,
 )
 from services.receiver.domain.personal_data import (
     KeptDenial,
     KeptKnown,
-    KeptMerge,
     KeptPerson,
     KeptPicture,
 )
@@ -88,7 +84,7 @@ class ImageRows(Protocol):
 
     async def page(
         self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
-    ) -> Page:
+    ) -> Page[Image, int]:
         """Return the newest images with an id below ``before``."""
 
     async def retry(self, image_id: int) -> bool:
@@ -117,16 +113,6 @@ class ImageRows(Protocol):
         """Count rows by status, of a person only those with a face of this person."""
 
 
-class Encoding(Protocol):
-    """Giving stored faces encodings of the engine in use, which the image_processor does."""
-
-    async def report(self) -> EncodingReport:
-        """Return how far it is."""
-
-    async def stop(self, *, stopped: bool) -> EncodingReport:
-        """Have it stopped, or have it go on; return how far it is."""
-
-
 class People(Protocol):
     """People in the database."""
 
@@ -141,7 +127,7 @@ class People(Protocol):
         hidden: bool,
         after: PersonKey | None,
         limit: int,
-    ) -> PeoplePage:
+    ) -> Page[Person, PersonKey]:
         """Return the first people by name, behind ``after``, who are hidden, or who are not.
 
         Only those whom ``who`` may mean, and only those with ``part`` in their names, in capital or
@@ -255,12 +241,13 @@ class KnownPictures(Protocol):
 
 
 class GroupRows(Protocol):
-    """Groups of unknown faces, which the service people makes.
+    """Groups of unknown faces, which the service people makes, and the questions that they raise.
 
-    Of a group whose faces are in another by now, that one is meant.
+    Of a group whose faces are in another by now, that one is meant. A question is whether a group,
+    and another one or a person, are the same.
     """
 
-    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+    async def page(self, *, after: Pair | None, limit: int) -> Page[Group, Pair]:
         """Return the largest groups behind a place, each with its first faces."""
 
     async def group(self, group_id: int, *, after: Pair | None, limit: int) -> Group | None:
@@ -295,10 +282,6 @@ class GroupRows(Protocol):
 
         Without any face or picture they are forgotten themselves.
         """
-
-
-class QuestionRows(Protocol):
-    """Questions whether a group, and another one or a person, are the same."""
 
     async def questions(self, limit: int) -> Sequence[Question]:
         """Return questions that wait for a person, the most alike first."""
@@ -394,19 +377,6 @@ class Events(Protocol):
 
     async def after(self, position: Position) -> Changes:
         """Return the next changes after the position."""
-
-
-class DeliveryRows(Protocol):
-    """What endpoints of webhooks are told."""
-
-    async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
-        """Return the newest deliveries with an id below ``before``."""
-
-    async def retry(self, delivery_id: int) -> Delivery:
-        """Have one that was given up tried again, as often as a new one; return it.
-
-        Raises ``NotFoundError`` and ``ConflictError``.
-        """
 
 
 class Pictures(Protocol):
@@ -556,7 +526,7 @@ class PersonalData(Protocol):
     def denials(self, person: Somebody) -> AsyncIterator[KeptDenial]:
         """Yield what a person has said is not theirs."""
 
-    def merges(self, person: Somebody) -> AsyncIterator[KeptMerge]:
+    def merges(self, person: Somebody) -> AsyncIterator[Merge]:
         """Yield who was said to be them."""
 
 

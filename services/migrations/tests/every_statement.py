@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from services.common.clock import database_now, now_ms
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -28,7 +28,6 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
-from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
@@ -63,8 +62,8 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     for database in (receiver, image_processor, redeemer, people_s, webhooks):
         await database.check()
     rows = ReceiverRows(receiver)
-    people = DatabasePeople(receiver, now_ms)
-    known_pictures = DatabaseKnownPictures(receiver, now_ms)
+    people = DatabasePeople(receiver)
+    known_pictures = DatabaseKnownPictures(receiver)
     processor = DatabaseClaims(image_processor, database_now)
 
     submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
@@ -78,7 +77,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
             (repeated, "c.jpg"),
         )
     )
-    changes = DatabaseEvents(receiver, database_now)
+    changes = DatabaseEvents(receiver)
     position = await changes.latest()
     hooks = DatabaseWebhookDeliveries(webhooks, database_now, kept_ms=LEASE_OVER)
     endpoint = telling.Endpoint("https://example.org", b"k" * 24, frozenset(WebhookType))
@@ -87,7 +86,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
         await note_events(connection, database_now(), EventKind.IMAGE, [first])
     assert not await changes.lost(position)
     assert [one.status for one in (await changes.after(position)).changes] == ["pending"]
-    notes = ReceiverGarbage(receiver, database_now)
+    notes = ReceiverGarbage(receiver)
     await notes.expect(f"known_people/Ada/{DIGEST}.1.jpg")
     ada = await people.who("Ada")
     known = await known_pictures.add(NewKnownPicture(ada, f"Ada/{DIGEST}.1.jpg", DIGEST), None)
@@ -132,7 +131,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await processor.finish(failing, processing.Failed("broken")) == "failed"
     assert await processor.finish(rejecting, processing.Rejected("no picture")) == "rejected"
     assert await rows.retry(third)
-    await _tell(hooks, DatabaseDeliveries(receiver, database_now), endpoint)
+    await _tell(hooks, DatabaseDeliveries(receiver), endpoint)
 
     repair = DatabaseRepairs(redeemer, lambda: database_now() + LEASE_OVER)
     assert await repair.take_failed() == [second]
@@ -145,7 +144,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
 
     assert (await rows.status()).images["processed"] == 1
     page = await rows.page(status=None, person=ada, before=None, limit=10)
-    assert [one.id for one in page.images] == [first]
+    assert [one.id for one in page.items] == [first]
     its_picture = StoredPicture("a.jpg", False, "tag")
     assert await rows.stored(first) == its_picture
     assert await rows.stored_face(first, 1) == StoredFace(its_picture, Box(1, 2, 30, 40))
@@ -156,7 +155,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert [one.name for one in await people.all()] == ["Ada", "Bob"]
     assert await people.get(known.person_id)
     found = await people.page(who="Ada", part="ad", hidden=False, after=PersonKey("A", 9), limit=1)
-    assert [one.name for one in found.people] == ["Ada"]
+    assert [one.name for one in found.items] == ["Ada"]
     again_known = await known_pictures.find(DIGEST) or known
     await known_pictures.delete_picture(again_known.id)
     by_hand = ObjectInfo("known_people/Ada/by hand", 1, "tag", 1.0)
@@ -229,8 +228,8 @@ async def _decide_again(rows: DatabaseStoredFaces, image_id: int) -> None:
 
 
 async def _say_by_hand(receiver: Database, face: FaceKey) -> None:
-    people = DatabasePeople(receiver, now_ms)
-    known_pictures = DatabaseKnownPictures(receiver, now_ms)
+    people = DatabasePeople(receiver)
+    known_pictures = DatabaseKnownPictures(receiver)
     assert await known_pictures.picture(1)
     assert await known_pictures.unname(face, [DIGEST])
     ada = await people.who("Ada")
@@ -245,7 +244,7 @@ async def _say_by_hand(receiver: Database, face: FaceKey) -> None:
     assert await people.hide(ada.id, hidden=False)
     assert await people.choose_face(ada.id, None)
     assert await people.rename(ada.id, "Ada")
-    await _merge(DatabaseMerges(receiver, now_ms), people, ada)
+    await _merge(DatabaseMerges(receiver), people, ada)
 
 
 async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) -> None:
@@ -264,7 +263,7 @@ async def _merge(merges: DatabaseMerges, people: DatabasePeople, ada: Somebody) 
 async def _group(
     receiver: Database, groups: DatabaseGrouping, image_id: int, person_id: int
 ) -> None:
-    rows, questions = DatabaseGroups(receiver), DatabaseQuestions(receiver)
+    rows = DatabaseGroups(receiver)
     claim = await groups.claim()
     assert claim
     await groups.renew(claim)
@@ -284,14 +283,14 @@ async def _group(
     await groups.ask(claim, asked)
     await groups.ask(claim, asked[:1])
 
-    assert [one.id for one in (await rows.page(after=None, limit=9)).groups] == [1]
+    assert [one.id for one in (await rows.page(after=None, limit=9)).items] == [1]
     assert await rows.group(2, after=None, limit=9)
     [member] = await rows.members(2, person_id)
     assert await rows.is_unknown(member, person_id)
-    [question] = await questions.questions(9)
+    [question] = await rows.questions(9)
     assert question.person_id == person_id
-    assert await questions.question(question.id) == question
-    await questions.answer(question.id, Answer.YES)
+    assert await rows.question(question.id) == question
+    await rows.answer(question.id, Answer.YES)
     assert await rows.strike(2, [member.key]) == 1
 
     assert await groups.denied([image_id]) == {key: {1}}
@@ -303,7 +302,7 @@ async def _group(
     await groups.give_back(claim)
 
     assert await rows.name([member], person_id) == 1
-    await questions.settle(question.id)
+    await rows.settle(question.id)
 
 
 async def _forget(receiver: Database, people: DatabasePeople) -> None:
@@ -312,7 +311,7 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
     assert (await kept.person(bob)).name == "Bob"
     for part in (kept.known, kept.pictures, kept.denials, kept.merges):
         assert [one async for one in part(bob)] == []
-    rows = DatabaseErasures(receiver, now_ms, database_now)
+    rows = DatabaseErasures(receiver)
     by_hand = ObjectInfo("known_people/Bob/by hand", 1, "tag", 1.0)
     assert await rows.begin(bob, [by_hand], pictures=True) == Erased(1, 0, 0)
     erasure = await rows.claim()
@@ -337,7 +336,7 @@ async def _tell(
     [told] = await hooks.take(endpoint.url, 1)
     assert (await hooks.data(told))["id"] == told.subject_id
     await hooks.finish(told, "away", None)
-    [failed] = (await deliveries.page(status="failed", before=None, limit=9)).deliveries
+    [failed] = (await deliveries.page(status="failed", before=None, limit=9)).items
     assert (await deliveries.retry(failed.id)).status == "pending"
     assert await hooks.remove_old() == 0
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from services.common.clock import database_now, now_ms
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.faces import Box, SeenFace
 from services.common.settings import DatabaseSettings
@@ -176,7 +176,7 @@ async def test_people_of_before_stay_and_a_receiver_of_before_works_beside_one_o
     )
     migrate(settings)
     await database.check()
-    people, rows = DatabasePeople(database, now_ms), ReceiverRows(database)
+    people, rows = DatabasePeople(database), ReceiverRows(database)
 
     async def found() -> list[tuple[int, str, int]]:
         return [(one.id, one.name, len(one.pictures)) for one in await people.all()]

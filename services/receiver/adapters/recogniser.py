@@ -13,7 +13,7 @@ from services.receiver.domain.search import DetectedFaces
 
 
 class GrpcFaceChecker:
-    """The ports ``FaceChecker`` and ``FaceEncoder`` on face_recog."""
+    """The ports ``FaceChecker``, ``FaceEncoder`` and ``FaceDetector`` on face_recog."""
 
     def __init__(self, client: RecogniserClient) -> None:
         self._client = client
@@ -23,12 +23,12 @@ class GrpcFaceChecker:
     ) -> Sequence[SeenFace]:
         """Return the faces that the picture shows."""
         answer = await self._client.identify(content, person=person, image_id=image_id)
-        return faces_of(answer)
+        return _faces_of(answer)
 
     async def face_in(self, content: bytes, box: Box, *, person: str, image_id: int) -> EncodedFace:
         """Return the face in a box of the picture."""
         answer = await self._client.identify(content, person=person, image_id=image_id, boxes=[box])
-        (face,) = faces_of(answer)
+        (face,) = _faces_of(answer)
         return EncodedFace(face, answer.engine, answer.calibration or None)
 
     async def check(self) -> None:
@@ -36,24 +36,10 @@ class GrpcFaceChecker:
         if not await self._client.ping():
             raise RecogniserUnavailableError("face_recog does not answer, or is not ready")
 
-
-def faces_of(answer: face_pb2.IdentifyResponse) -> Sequence[SeenFace]:
-    """Return the faces of an answer, or raise ``InvalidError`` when the picture cannot be read."""
-    if answer.status != face_pb2.STATUS_OK:
-        raise InvalidError(f"this picture cannot be used: {answer.reason}")
-    return seen_faces(answer)
-
-
-class GrpcFaceDetector:
-    """The port ``FaceDetector`` on face_recog."""
-
-    def __init__(self, client: RecogniserClient) -> None:
-        self._client = client
-
     async def detect(self, content: bytes) -> DetectedFaces:
         """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
         answer = await self._client.identify(content, max_candidates=1)
-        return DetectedFaces(answer.engine, faces_of(answer))
+        return DetectedFaces(answer.engine, _faces_of(answer))
 
     async def strangers(self) -> tuple[str, PairsOfStrangers]:
         """Return the engine in use, and how alike strangers are to it."""
@@ -61,3 +47,10 @@ class GrpcFaceDetector:
         if found is None:
             raise RecogniserUnavailableError("face_recog does not say how alike strangers are")
         return found
+
+
+def _faces_of(answer: face_pb2.IdentifyResponse) -> Sequence[SeenFace]:
+    """Return the faces of an answer, or raise ``InvalidError`` when the picture cannot be read."""
+    if answer.status != face_pb2.STATUS_OK:
+        raise InvalidError(f"this picture cannot be used: {answer.reason}")
+    return seen_faces(answer)

@@ -1,10 +1,14 @@
 """Where the pages of lists begin and end, and how a client is told."""
 
 import re
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from services.common.names import MAX_NAME_LENGTH
 from services.receiver.domain.errors import Fault, InvalidError
+
+_Item = TypeVar("_Item")
+_Place = TypeVar("_Place")
 
 LAST_ID: Final = 2**63 - 1
 """The largest id that a row can have."""
@@ -25,6 +29,14 @@ class Pair(NamedTuple):
 
     first: int
     second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[_Item, _Place]):
+    """Part of a list; ``last`` is the place of the last of them, None on the last page."""
+
+    items: tuple[_Item, ...]
+    last: _Place | None
 
 
 def encode_cursor(last_id: int) -> str:

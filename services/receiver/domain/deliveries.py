@@ -21,11 +21,3 @@ class Delivery:
     created_at: int
     updated_at: int
     due_at: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryPage:
-    """Deliveries, newest first; ``last_id`` is where the next page starts, None on the last one."""
-
-    deliveries: tuple[Delivery, ...]
-    last_id: int | None

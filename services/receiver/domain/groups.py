@@ -21,14 +21,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupPage:
-    """Groups, largest first; ``last`` is the place of the last one, None on the last page."""
-
-    groups: tuple[Group, ...]
-    last: Pair | None
-
-
-@dataclass(frozen=True, slots=True)
 class Member:
     """An unknown face in a group, as it was in the result of that time; ``quality`` from 0 to 1."""
 

@@ -35,14 +35,6 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Images, newest first; ``last_id`` is where the next page starts, None on the last one."""
-
-    images: tuple[Image, ...]
-    last_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class StatusReport:
     """Rows per status and the age in seconds of the oldest that waits."""
 

@@ -1,6 +1,7 @@
 """People who were said to be one."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ from services.common.picture_formats import format_of
 from services.receiver.domain.objects import digest, unique_name
 
 
-class Merge(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Merge:
     """Somebody of that name was said to be this person, in ms since the epoch."""
 
     id: int

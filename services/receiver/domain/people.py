@@ -9,7 +9,6 @@ from services.common.images import folder_of
 from services.common.names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw
-from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.errors import Fault, InvalidError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.merges import Merge
@@ -80,14 +79,6 @@ class Person:
     face: FaceKey | None
     pictures: tuple[KnownPicture, ...]
     merges: tuple[Merge, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PeoplePage:
-    """People by name; ``last`` is whom the next page starts behind, None on the last one."""
-
-    people: tuple[Person, ...]
-    last: PersonKey | None
 
 
 def nobody(who: str) -> NotFoundError:

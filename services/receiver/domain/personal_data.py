@@ -66,15 +66,6 @@ class KeptDenial:
     created_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class KeptMerge:
-    """Somebody who was said to be the same person."""
-
-    id: int
-    name: str
-    created_at: int
-
-
 @dataclass(frozen=True)
 class Account:
     """What is kept about a person; each list is to be read once, in this order."""

@@ -7,12 +7,12 @@ import structlog
 
 from services.common.errors import RefusedError
 from services.common.names import by_id
-from services.receiver.domain.cursors import Pair
+from services.receiver.domain.cursors import Page, Pair
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.groups import Answer, Group, GroupPage, Member, NamedGroup, Question
+from services.receiver.domain.groups import Answer, Group, Member, NamedGroup, Question
 from services.receiver.domain.people import KnownPicture, Person
-from services.receiver.ports import GroupRows, QuestionRows
+from services.receiver.ports import GroupRows
 from services.receiver.service.people import Enrolment
 
 log = structlog.get_logger(__name__)
@@ -27,12 +27,11 @@ _TRIED: Final = 20
 class Grouped:
     """What a person does with groups; the service people makes them, and follows."""
 
-    def __init__(self, rows: GroupRows, questions: QuestionRows, enrolment: Enrolment) -> None:
+    def __init__(self, rows: GroupRows, enrolment: Enrolment) -> None:
         self._rows = rows
-        self._questions = questions
         self._enrolment = enrolment
 
-    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+    async def page(self, *, after: Pair | None, limit: int) -> Page[Group, Pair]:
         """Return the largest groups behind a place."""
         return await self._rows.page(after=after, limit=limit)
 
@@ -126,7 +125,7 @@ class Grouped:
 
     async def questions(self, limit: int) -> Sequence[tuple[Question, Person | None]]:
         """Return questions that wait for a person, each with who is asked about."""
-        found = await self._questions.questions(limit)
+        found = await self._rows.questions(limit)
         people: dict[int, Person | None] = {}
         for person_id in {
             question.person_id for question in found if question.person_id is not None
@@ -147,15 +146,15 @@ class Grouped:
         With yes, the group gets the person's name at once, and of two groups the service people
         makes one.
         """
-        question = await self._questions.question(question_id)
+        question = await self._rows.question(question_id)
         if question is None:
             raise NotFoundError(f"there is no question {question_id}, or it is answered")
         if answer is Answer.YES and question.person_id is not None:
-            await self._questions.answer(question_id, None)  # open until all have the name
+            await self._rows.answer(question_id, None)  # open until all have the name
             await self._name(question.group.id, by_id(question.person_id), question.person_id)
-            await self._questions.settle(question_id)
+            await self._rows.settle(question_id)
         else:
-            await self._questions.answer(question_id, answer)
+            await self._rows.answer(question_id, answer)
         log.info("question answered", question_id=question_id, answer=answer)
 
 

@@ -125,12 +125,7 @@ class Images:
         return content
 
     async def _content(self, image_id: int, path: str) -> tuple[bytes, str]:
-        try:
-            return await self._pictures.get_tagged(PICTURES + path, max_bytes=MAX_PICTURE_BYTES)
-        except ObjectNotFoundError:
-            raise _lost(image_id) from None
-        except ObjectTooLargeError as error:
-            raise NotFoundError(str(error)) from None
+        return await read_picture(self._pictures, PICTURES + path, _lost(image_id))
 
     async def retry(self, image_id: int) -> Image:
         """Send a rejected or dead image back to pending, or raise a ``RefusedError``.
@@ -193,6 +188,16 @@ class Images:
         if stored is None:
             raise no_face(image_id, index)
         return stored
+
+
+async def read_picture(pictures: Pictures, key: str, lost: NotFoundError) -> tuple[bytes, str]:
+    """Return a picture's file and its tag, or raise :class:`NotFoundError`: ``lost`` without it."""
+    try:
+        return await pictures.get_tagged(key, max_bytes=MAX_PICTURE_BYTES)
+    except ObjectNotFoundError:
+        raise lost from None
+    except ObjectTooLargeError as error:
+        raise NotFoundError(str(error)) from None
 
 
 def took_too_long() -> ObjectStoreUnavailableError:

@@ -9,12 +9,12 @@ from typing import Final
 import structlog
 
 from services.common.changes import mark_changed
-from services.common.errors import ObjectNotFoundError, ObjectTooLargeError, RefusedError
+from services.common.errors import RefusedError
 from services.common.faces import DecidedBy, SeenFace
-from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, forms_of
+from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.names import as_kept, by_id, id_of
 from services.common.object_info import ObjectInfo
-from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.cursors import Page, PersonKey
 from services.receiver.domain.errors import (
     BusyError,
     ConflictError,
@@ -28,7 +28,6 @@ from services.receiver.domain.objects import digest
 from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
-    PeoplePage,
     Person,
     Somebody,
     check_fit,
@@ -38,7 +37,7 @@ from services.receiver.domain.people import (
     nobody,
 )
 from services.receiver.ports import Cropper, FaceChecker, Garbage, KnownPictures, People, Pictures
-from services.receiver.service.images import Images, took_too_long
+from services.receiver.service.images import Images, read_picture, took_too_long
 
 log = structlog.get_logger(__name__)
 
@@ -85,7 +84,7 @@ class Enrolment:
         hidden: bool,
         after: PersonKey | None,
         limit: int,
-    ) -> PeoplePage:
+    ) -> Page[Person, PersonKey]:
         """Return people by name, behind ``after``, who are hidden, or who are not.
 
         Only those whom ``who`` may mean, and only those with ``part`` in their names.
@@ -321,15 +320,9 @@ class Enrolment:
 
     async def picture(self, who: str, picture_id: int) -> tuple[bytes, str]:
         """Return the file of a known picture and its tag, or raise :class:`NotFoundError`."""
-        known = await self._known(who, picture_id)
-        try:
-            return await self._pictures.get_tagged(
-                KNOWN_PEOPLE + known.image_name, max_bytes=MAX_PICTURE_BYTES
-            )
-        except ObjectNotFoundError:
-            raise NotFoundError(f"picture {picture_id} is not in the store") from None
-        except ObjectTooLargeError as error:
-            raise NotFoundError(str(error)) from None
+        key = await self.picture_key(who, picture_id)
+        lost = NotFoundError(f"picture {picture_id} is not in the store")
+        return await read_picture(self._pictures, key, lost)
 
     async def picture_key(self, who: str, picture_id: int) -> str:
         """Return the key of a known picture, or raise :class:`NotFoundError`."""

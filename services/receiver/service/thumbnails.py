@@ -17,10 +17,10 @@ from typing import Final
 import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
-from services.common.images import MAX_PICTURE_BYTES
 from services.receiver.domain.errors import BusyError, InvalidError, NotFoundError
 from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.ports import Garbage, Pictures, Shrinker
+from services.receiver.service.images import read_picture
 
 log = structlog.get_logger(__name__)
 
@@ -114,14 +114,7 @@ class Thumbnails:
 
     async def _make(self, thumbnail: Thumbnail, find: Find) -> tuple[bytes, str]:
         async with self._memory:
-            try:
-                picture, its_tag = await self._pictures.get_tagged(
-                    await find(), max_bytes=MAX_PICTURE_BYTES
-                )
-            except ObjectNotFoundError:
-                raise _lost() from None
-            except ObjectTooLargeError as error:
-                raise NotFoundError(str(error)) from None
+            picture, its_tag = await read_picture(self._pictures, await find(), _lost())
             try:
                 content = await (
                     self._shrinker.shrink(picture, thumbnail.side)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from services.common.changes import CHANGES
-from services.common.clock import database_now, now_ms
+from services.common.clock import SQLITE_NOW, database_now
 from services.common.database import Database
 from services.common.doorbell import PolledRows
 from services.common.errors import (
@@ -237,8 +237,9 @@ class World:
         for name in ("receiver 1", "receiver 2", "processor", "collector 1", "collector 2"):
             self._start(name)
 
-    def clock(self) -> sa.ColumnElement[int]:
-        return database_now() + self.later_ms
+    def later(self, _: object, __: object, statement: str, values: object, *___: object) -> Any:
+        """Have the database's clock be as late as the schedule has it."""
+        return statement.replace(SQLITE_NOW, f"({SQLITE_NOW} + {self.later_ms})"), values
 
     # ---- the processes
 
@@ -247,10 +248,10 @@ class World:
         port = partial(Port, self, process)
         made: Any = process
         if name.startswith("receiver"):
-            rows: Any = port(DatabaseImages(self.database, self.clock))
-            notes: Any = port(DatabaseGarbage(self.database, self.clock))
-            people: Any = port(DatabasePeople(self.database, now_ms, self.clock))
-            known: Any = port(DatabaseKnownPictures(self.database, now_ms, self.clock))
+            rows: Any = port(DatabaseImages(self.database))
+            notes: Any = port(DatabaseGarbage(self.database))
+            people: Any = port(DatabasePeople(self.database))
+            known: Any = port(DatabaseKnownPictures(self.database))
             store: Any = port(self.store)
             ringer = Ringer(PolledRows())
             submissions = Submissions(rows, store, ringer, parallel=1)
@@ -264,16 +265,16 @@ class World:
                 recogniser=Recogniser(),
                 cropper=Cropper(),
             )
-            merges: Any = port(DatabaseMerges(self.database, now_ms, self.clock))
+            merges: Any = port(DatabaseMerges(self.database))
             merging = Merging(enrolment=enrolment, merges=merges, garbage=notes, pictures=store)
             thumbnails = Thumbnails(pictures=store, garbage=notes, shrinker=Shrinker())
             made = Receiver(process, its_images, enrolment, merging, submissions, thumbnails)
         elif name.startswith("collector"):
-            its_notes: Any = port(DatabaseDueGarbage(self.database, self.clock))
+            its_notes: Any = port(DatabaseDueGarbage(self.database, database_now))
             objects: Any = port(self.store)
             made = (process, Collector(garbage=its_notes, objects=objects))
         else:
-            made = (process, port(DatabaseClaims(self.database, self.clock)), port(self.store))
+            made = (process, port(DatabaseClaims(self.database, database_now)), port(self.store))
         self._processes[name] = made
 
     def _crash(self, name: str) -> None:
@@ -559,7 +560,7 @@ class World:
         self._late = []
         for _ in range(3):
             self.later_ms += 2 * 3_600_000
-            repair = DatabaseRepairs(self.database, self.clock)
+            repair = DatabaseRepairs(self.database, database_now)
             await repair.take_abandoned()
             await repair.mark_abandoned_dead()
             await repair.take_failed()
@@ -815,7 +816,12 @@ async def run_in(world: World, *, steps: int = 150) -> None:
     async with world.database.transaction() as connection:
         for table in (faces, images, person_images, persons, garbage):
             await connection.execute(sa.delete(table))
-    await world.run(steps)
+    engine = world.database._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", world.later, retval=True)
+    try:
+        await world.run(steps)
+    finally:
+        event.remove(engine, "before_cursor_execute", world.later)
 
 
 def open_database(settings: DatabaseSettings) -> Database:

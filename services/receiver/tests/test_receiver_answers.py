@@ -21,7 +21,6 @@ from services.common.tables import (
     persons,
 )
 from services.receiver.adapters.rows.groups import DatabaseGroups
-from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.service import groups as module
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, draw, encode
@@ -98,7 +97,7 @@ async def test_no_that_comes_while_a_yes_is_carried_out_stays(
     ada = await somebody(world, "Ada")
     group, _ = await world.of(1)
     question = await world.ask(group, person_id=ada)
-    rows = DatabaseQuestions(database)
+    rows = DatabaseGroups(database)
     await rows.answer(question, None)  # a yes
     await say(world, question, "no")
     await rows.settle(question)

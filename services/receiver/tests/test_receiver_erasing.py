@@ -241,7 +241,7 @@ async def test_a_forgotten_face_stays_forgotten(pipeline: Pipeline) -> None:
     nobody = SeenFace(Box(10, 10, 50, 50), 1.0, ambiguous=False, encoding=ENCODING)
     seen = EncodedFace(nobody, "test", 1)
     with pytest.raises(ConflictError, match="not struck out"):
-        await DatabaseFaces(pipeline.database, lambda: 1).restore(face, seen)
+        await DatabaseFaces(pipeline.database).restore(face, seen)
     again = await client.post(f"/images/{image_id}/recognise")
     assert "face 0 is to stay forgotten" in again.json()["detail"], again.text
     assert await run(settings, sa.select(face_encodings.c.face_index)) == []
@@ -271,7 +271,7 @@ async def test_for_all_others_somebody_is_gone_at_once(pipeline: Pipeline) -> No
         rows = await DatabaseSearchableFaces(pipeline.database).faces([FaceKey(ids["both"], 0)])
         found = rows[FaceKey(ids["both"], 0)]
         assert (found.person, found.person_id) == (None, None)
-        events = DatabaseEvents(pipeline.database, database_now)
+        events = DatabaseEvents(pipeline.database)
         changes = (await events.after(Position(0, 0))).changes
         hers = [one.name for one in changes if (one.kind, one.id) == ("person", ids["zoe"])]
         assert set(hers) == {None}
@@ -411,7 +411,7 @@ async def test_many_faces_of_who_is_merged_follow_in_parts(
     rows = await DatabaseSearchableFaces(pipeline.database).faces([FaceKey(hers[3], 0)])
     found = rows[FaceKey(hers[3], 0)]
     assert (found.person, found.person_id) == (GRACE, None)
-    events = DatabaseEvents(pipeline.database, database_now)
+    events = DatabaseEvents(pipeline.database)
     changes = (await events.after(Position(0, 0))).changes
     assert {one.name for one in changes if (one.kind, one.id) == ("person", zoe)} == {None}
     # Whatever would leave those who are still to come with nobody waits for them.

@@ -368,7 +368,7 @@ async def test_silence_is_broken_by_a_comment_with_the_position(
 
 
 async def test_changes_of_a_newer_version_are_passed_on(database: Database) -> None:
-    port = DatabaseEvents(database, database_now)
+    port = DatabaseEvents(database)
     start = await port.latest()
     async with database.transaction() as connection:
         row = {"kind": "group", "subject_id": 3, "created_at": 1}

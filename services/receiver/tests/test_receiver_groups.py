@@ -19,7 +19,6 @@ from services.common.tables import (
     same_face,
 )
 from services.receiver.adapters.rows.groups import DatabaseGroups
-from services.receiver.adapters.rows.questions import DatabaseQuestions
 from services.receiver.service import groups as module
 from services.receiver.service.people import Enrolment
 from services.receiver.settings import ReceiverSettings
@@ -337,9 +336,9 @@ def die_at(patch: pytest.MonkeyPatch, kill: int) -> None:
 
         return call
 
+    of_rows = "strike", "allow", "is_unknown", "make_another", "_name", "end_another"
     for owner, names in (
-        (DatabaseGroups, ("strike", "allow", "is_unknown", "make_another", "_name", "end_another")),
-        (DatabaseQuestions, ("answer", "settle")),
+        (DatabaseGroups, (*of_rows, "answer", "settle")),
         (Enrolment, ("enrol_face",)),
     ):
         for one in names:
@@ -408,13 +407,13 @@ async def test_an_answer_that_comes_after_its_question_has_gone_is_not_said_to_b
     group, _ = await world.of(1)
     other, _ = await world.of(1)
     question = await world.ask(group, other_group_id=other)
-    answer = DatabaseQuestions.answer
+    answer = DatabaseGroups.answer
 
-    async def gone_before(self: DatabaseQuestions, question_id: int, said: Any) -> None:
+    async def gone_before(self: DatabaseGroups, question_id: int, said: Any) -> None:
         await world.run(sa.delete(group_questions))  # as the service people does
         await answer(self, question_id, said)
 
-    monkeypatch.setattr(DatabaseQuestions, "answer", gone_before)
+    monkeypatch.setattr(DatabaseGroups, "answer", gone_before)
     said = await world.client.put(f"/questions/{question}", json={"answer": "no"})
     assert said.status_code == 404, said.text
 

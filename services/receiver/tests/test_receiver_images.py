@@ -13,7 +13,7 @@ from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import DatabaseSettings
 from services.common.tables import encoding_work, face_encodings, faces, images, persons
-from services.receiver.adapters.rows.image_reading import page_query
+from services.receiver.adapters.rows.images import page_query
 from services.receiver.domain.people import Somebody
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import collect, draw, encode

@@ -16,12 +16,12 @@ from services.common.errors import ObjectNotFoundError
 from services.common.settings import DatabaseSettings
 from services.common.tables import garbage, images
 from services.image_processor.adapters import rows as processor_rows
-from services.receiver import domain
 from services.receiver.adapters.rows import garbage as receiver_garbage
 from services.receiver.adapters.rows import images as rows
 from services.receiver.adapters.rows import known_pictures
 from services.receiver.adapters.rows import merges as merge_rows
 from services.receiver.adapters.rows import people as people_rows
+from services.receiver.domain import people, submissions
 from services.receiver.domain.objects import Removal
 from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.images import Images
@@ -86,9 +86,10 @@ async def test_ten_thousand_schedules(database: Database) -> None:
 def one_key_for_one_content(patch: pytest.MonkeyPatch) -> None:
     async def expect(self: Any, key: str) -> None:
         async with self._database.transaction() as connection:
-            await receiver_garbage.remove_soon(connection, self._clock, [Removal(key, None)])
+            await receiver_garbage.remove_soon(connection, [Removal(key, None)])
 
-    patch.setattr(domain, "_unique", lambda digest: digest)
+    for module in (submissions, people):
+        patch.setattr(module, "unique_name", lambda digest: digest)
     patch.setattr(receiver_garbage.DatabaseGarbage, "expect", expect)
 
 

@@ -6,7 +6,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.names import by_id
 from services.common.tables import faces, persons
@@ -258,16 +257,14 @@ async def test_who_makes_somebody_new_at_once_with_others_makes_one(
         await run(settings, sa.insert(persons).values(name="Ada", folder="Ada", created_at=0))
 
     async def picture(number: int) -> NewKnownPicture:
-        person = await DatabasePeople(databases[number], now_ms).who("Ada", another=another)
+        person = await DatabasePeople(databases[number]).who("Ada", another=another)
         one = NewKnownPicture(person, f"{person.folder}/{number}.png", f"{number}")
-        await DatabaseGarbage(databases[number], database_now).expect(
-            f"known_people/{one.image_name}"
-        )
+        await DatabaseGarbage(databases[number]).expect(f"known_people/{one.image_name}")
         return one
 
     pictures = [await picture(number) for number in range(4)]
     adding = [
-        DatabaseKnownPictures(database, now_ms).add(one, None)
+        DatabaseKnownPictures(database).add(one, None)
         for database, one in zip(databases, pictures, strict=True)
     ]
     found = await asyncio.gather(*adding, return_exceptions=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import httpx
 
-from services.common.clock import database_now
 from services.common.database import Database
 from services.common.doorbell import PolledRows
 from services.common.images import PICTURES
@@ -111,7 +110,7 @@ async def test_one_bad_file_refuses_the_upload_and_stores_nothing(
 def make_images(rows: ImageRows, database: Database, store: ObjectStore) -> Images:
     ringer = Ringer(PolledRows())
     submissions = Submissions(rows, store, ringer, parallel=1)
-    return Images(rows, DatabaseGarbage(database, database_now), store, submissions, ringer)
+    return Images(rows, DatabaseGarbage(database), store, submissions, ringer)
 
 
 async def _read() -> bytes:

@@ -5,10 +5,10 @@ from starlette.responses import Response
 
 from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.views import json_response
-from services.receiver.ports import Encoding
+from services.receiver.adapters.rows.encoding import DatabaseEncoding
 
 
-def add_encoding(app: FastAPI, encoding: Encoding) -> None:
+def add_encoding(app: FastAPI, encoding: DatabaseEncoding) -> None:
     """Add the routes."""
 
     @app.post(

@@ -25,9 +25,8 @@ from services.receiver.adapters.http.views import (
     people_view,
     whole_person_view,
 )
-from services.receiver.domain.cursors import PERSON_CURSOR, decode_person_cursor
+from services.receiver.domain.cursors import PERSON_CURSOR, Page, decode_person_cursor
 from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.people import PeoplePage
 from services.receiver.service.people import Enrolment
 
 _KNOWN: Final = {"name": "$response.body#/person", "picture_id": "$response.body#/id"}
@@ -79,7 +78,7 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         ] = None,
     ) -> Response:
         if (person, name, cursor, limit) == (None, None, None, None) and not hidden:
-            return json_response(people_view(PeoplePage(await enrolment.all(), None)))
+            return json_response(people_view(Page(await enrolment.all(), None)))
         page = await enrolment.page(
             who=person,
             part=name,

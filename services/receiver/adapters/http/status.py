@@ -12,9 +12,10 @@ from services.common.ops import Outages
 from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.parameters import OfPerson
 from services.receiver.adapters.http.views import json_response
+from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.domain.encoding import EncodingReport
 from services.receiver.domain.images import StatusReport
-from services.receiver.ports import Encoding, ImageRows
+from services.receiver.ports import ImageRows
 from services.receiver.service.counting import Counting
 from services.receiver.service.people import Enrolment
 
@@ -23,7 +24,11 @@ _OUTAGES_SECONDS: Final = 2.0
 
 
 def add_status(
-    app: FastAPI, rows: ImageRows, enrolment: Enrolment, encoding: Encoding, outages: Outages
+    app: FastAPI,
+    rows: ImageRows,
+    enrolment: Enrolment,
+    encoding: DatabaseEncoding,
+    outages: Outages,
 ) -> None:
     """Add the route."""
     counting = Counting(rows)

@@ -1,8 +1,9 @@
 """Writes answers as JSON; documents.py says what they look like."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from starlette.responses import Response
@@ -10,13 +11,23 @@ from starlette.responses import Response
 from services.common.events import EventKind
 from services.common.images import Status
 from services.receiver.domain.changes import Change
-from services.receiver.domain.cursors import encode_cursor, encode_pair, encode_person_cursor
-from services.receiver.domain.deliveries import Delivery, DeliveryPage
+from services.receiver.domain.cursors import (
+    Page,
+    Pair,
+    PersonKey,
+    encode_cursor,
+    encode_pair,
+    encode_person_cursor,
+)
+from services.receiver.domain.deliveries import Delivery
 from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.groups import Group, GroupPage, Question
-from services.receiver.domain.images import Image, Page
-from services.receiver.domain.people import KnownPicture, PeoplePage, Person
+from services.receiver.domain.groups import Group, Question
+from services.receiver.domain.images import Image
+from services.receiver.domain.people import KnownPicture, Person
 from services.receiver.domain.submissions import Accepted
+
+_Item = TypeVar("_Item")
+_Place = TypeVar("_Place")
 
 _LAST_MS: Final = 253_402_300_799_000
 """The last second that ISO 8601 has four digits for the year of; a damaged row may say more."""
@@ -71,20 +82,14 @@ def image_view(image: Image) -> dict[str, object]:
     }
 
 
-def page_view(page: Page) -> dict[str, object]:
+def page_view(page: Page[Image, int]) -> dict[str, object]:
     """Return an ``ImagePageDocument``."""
-    return {
-        "images": [image_view(image) for image in page.images],
-        "next_cursor": None if page.last_id is None else encode_cursor(page.last_id),
-    }
+    return _page_view("images", page, image_view, encode_cursor)
 
 
-def people_view(page: PeoplePage) -> dict[str, object]:
+def people_view(page: Page[Person, PersonKey]) -> dict[str, object]:
     """Return a ``PeopleDocument``."""
-    return {
-        "people": [person_view(person) for person in page.people],
-        "next_cursor": None if page.last is None else encode_person_cursor(page.last),
-    }
+    return _page_view("people", page, person_view, encode_person_cursor)
 
 
 def person_view(person: Person) -> dict[str, object]:
@@ -129,12 +134,9 @@ def enrolled_view(picture: KnownPicture) -> dict[str, object]:
     }
 
 
-def group_page_view(page: GroupPage) -> dict[str, object]:
+def group_page_view(page: Page[Group, Pair]) -> dict[str, object]:
     """Return a ``GroupPageDocument``."""
-    return {
-        "groups": [group_view(group) for group in page.groups],
-        "next_cursor": None if page.last is None else encode_pair(page.last),
-    }
+    return _page_view("groups", page, group_view, encode_pair)
 
 
 def group_view(group: Group) -> dict[str, object]:
@@ -181,12 +183,9 @@ def delivery_view(delivery: Delivery) -> dict[str, object]:
     }
 
 
-def delivery_page_view(page: DeliveryPage) -> dict[str, object]:
+def delivery_page_view(page: Page[Delivery, int]) -> dict[str, object]:
     """Return a ``DeliveryPageDocument``."""
-    return {
-        "deliveries": [delivery_view(delivery) for delivery in page.deliveries],
-        "next_cursor": None if page.last_id is None else encode_cursor(page.last_id),
-    }
+    return _page_view("deliveries", page, delivery_view, encode_cursor)
 
 
 def change_view(change: Change) -> dict[str, object]:
@@ -198,6 +197,16 @@ def change_view(change: Change) -> dict[str, object]:
             return {"id": change.id, "name": change.name}
         case _:  # of a newer version
             return {"id": change.id}
+
+
+def _page_view(
+    name: str,
+    page: Page[_Item, _Place],
+    view: Callable[[_Item], object],
+    encode: Callable[[_Place], str],
+) -> dict[str, object]:
+    cursor = None if page.last is None else encode(page.last)
+    return {name: [view(item) for item in page.items], "next_cursor": cursor}
 
 
 def kept_view(part: Any) -> dict[str, Any]:

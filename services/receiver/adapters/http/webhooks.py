@@ -9,13 +9,13 @@ from services.common.webhooks import DeliveryStatus
 from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.parameters import ON_A_PAGE, Cursor, row_id
 from services.receiver.adapters.http.views import delivery_page_view, delivery_view, json_response
+from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.domain.cursors import decode_cursor
-from services.receiver.ports import DeliveryRows
 
 _DeliveryId = Annotated[int, row_id("A delivery")]
 
 
-def add_webhooks(app: FastAPI, deliveries: DeliveryRows) -> None:
+def add_webhooks(app: FastAPI, deliveries: DatabaseDeliveries) -> None:
     """Add the routes."""
 
     @app.get(

@@ -5,22 +5,21 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.common.clock import DatabaseClock
-from services.common.database import Database
+from services.common.clock import database_now
 from services.common.tables import webhook_deliveries
 from services.common.webhooks import DeliveryStatus
-from services.receiver.domain.deliveries import Delivery, DeliveryPage
+from services.receiver.adapters.rows.on_database import OnDatabase
+from services.receiver.domain.cursors import Page
+from services.receiver.domain.deliveries import Delivery
 from services.receiver.domain.errors import ConflictError, NotFoundError
 
 
-class DatabaseDeliveries:
-    """The port ``DeliveryRows`` on a database."""
+class DatabaseDeliveries(OnDatabase):
+    """What endpoints of webhooks are told."""
 
-    def __init__(self, database: Database, clock: DatabaseClock) -> None:
-        self._database = database
-        self._clock = clock
-
-    async def page(self, *, status: str | None, before: int | None, limit: int) -> DeliveryPage:
+    async def page(
+        self, *, status: str | None, before: int | None, limit: int
+    ) -> Page[Delivery, int]:
         """Return the newest deliveries with an id below ``before``."""
         table = webhook_deliveries
         query = sa.select(table).order_by(table.c.id.desc()).limit(limit + 1)
@@ -31,11 +30,14 @@ class DatabaseDeliveries:
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
         found = tuple(_delivery(row) for row in rows[:limit])
-        return DeliveryPage(found, found[-1].id if len(rows) > limit else None)
+        return Page(found, found[-1].id if len(rows) > limit else None)
 
     async def retry(self, delivery_id: int) -> Delivery:
-        """Have one that was given up tried again, as often as a new one; return it."""
-        now, table = self._clock(), webhook_deliveries
+        """Have one that was given up tried again, as often as a new one; return it.
+
+        Raises ``NotFoundError`` and ``ConflictError``.
+        """
+        now, table = database_now(), webhook_deliveries
         anew = {"status": DeliveryStatus.PENDING, "attempt": 0, "due_at": now, "updated_at": now}
         its = table.c.id == delivery_id
         async with self._database.transaction() as connection:

@@ -2,16 +2,13 @@
 
 import sqlalchemy as sa
 
-from services.common.database import Database
 from services.common.tables import encoding_work
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 
 
-class DatabaseEncoding:
-    """The port ``Encoding`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class DatabaseEncoding(OnDatabase):
+    """Giving stored faces encodings of the engine in use, which the image_processor does."""
 
     async def report(self) -> EncodingReport:
         """Return how far it is."""

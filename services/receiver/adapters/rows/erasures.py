@@ -13,8 +13,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock, DatabaseClock
-from services.common.database import Database
+from services.common.clock import database_now
 from services.common.errors import ClaimLostError
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -47,6 +46,7 @@ from services.receiver.adapters.rows.named_faces import (
     move_faces,
     take_names,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     begin_leaving,
@@ -85,16 +85,14 @@ _FORGOTTEN: Final[Mapping[str, Any]] = {
     "forgotten": True,
 }
 
+_OF_ROW: Final = ("person_id", "name", "folders", "pictures", "after_image_id")
+"""What of an erasure is as its row has it."""
+
 _OF_FACES: Final = (face_encodings, face_denials, group_faces, group_denials)
 
 
-class DatabaseErasures:
+class DatabaseErasures(OnDatabase):
     """The port ``Erasures`` on a database; a claim holds while an UPDATE finds its token."""
-
-    def __init__(self, database: Database, now: Clock, clock: DatabaseClock) -> None:
-        self._database = database
-        self._now = now
-        self._clock = clock
 
     @retry_on_conflict
     async def begin(
@@ -107,7 +105,7 @@ class DatabaseErasures:
                 alone = sa.select(sa.exists().where(have_name_alone(person.name)))
                 if not files and not (person.has_name_alone and await connection.scalar(alone)):
                     return None
-                person_id = await add_person(connection, person, self._now())
+                person_id = await add_person(connection, person)
             await check_settled(connection, person_id)
             await check_whole(connection, person_id)
             if person.has_name_alone:
@@ -127,7 +125,6 @@ class DatabaseErasures:
                     folders.add(moved["folder"])
             await begin_leaving(
                 connection,
-                self._clock,
                 person_id,
                 person,
                 folders=sorted(folders),
@@ -143,7 +140,7 @@ class DatabaseErasures:
 
     async def claim(self) -> Erasure | None:
         """Take up who has been due longest; None when nobody is."""
-        now = self._clock()
+        now = database_now()
         token = secrets.token_hex(16)
         due = sa.select(erasures).where(is_due(erasures, now)).order_by(erasures.c.due_at).limit(1)
         async with self._database.reading() as connection:
@@ -158,19 +155,12 @@ class DatabaseErasures:
                 .where(erasures.c.person_id == row.person_id)
                 .values(claim_token=token, due_at=now + LEASE_MS)
             )
-        return Erasure(
-            row.person_id,
-            row.name,
-            tuple(row.folders),
-            row.pictures,
-            Stage(row.stage),
-            row.after_image_id,
-            token,
-        )
+        its = {name: getattr(row, name) for name in _OF_ROW}
+        return Erasure(**its, stage=Stage(row.stage), token=token)
 
     async def give_back(self, erasure: Erasure, due_in: int, stage: Stage | None = None) -> None:
         """Let anybody go on in so many ms, in the stage if one is named."""
-        values: dict[str, Any] = {"claim_token": None, "due_at": self._clock() + due_in}
+        values: dict[str, Any] = {"claim_token": None, "due_at": database_now() + due_in}
         if stage is not None:
             values |= {"stage": stage, "after_image_id": 0}
         async with self._database.transaction() as connection:
@@ -179,7 +169,7 @@ class DatabaseErasures:
     @asynccontextmanager
     async def _holding(self, erasure: Erasure, **values: Any) -> AsyncIterator[AsyncConnection]:
         """Open a transaction that prolongs the lease, and by that is the claim's alone."""
-        values["due_at"] = self._clock() + LEASE_MS
+        values["due_at"] = database_now() + LEASE_MS
         async with self._database.transaction() as connection:
             held = await connection.execute(
                 sa.update(erasures).where(*_ours(erasure)).values(**values)
@@ -221,8 +211,8 @@ class DatabaseErasures:
                 for row in found
                 for thumbnail in face_thumbnails(row.image_id, [box_in(row)])
             ]
-            await remove_soon(connection, self._clock, thumbnails)
-            await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+            await remove_soon(connection, thumbnails)
+            await note_events(connection, database_now(), EventKind.IMAGE, ids)
         return bool(ids)
 
     @retry_on_conflict
@@ -254,7 +244,7 @@ class DatabaseErasures:
             # With the tag the note, which has the name, goes with the object: nobody is still
             # writing what has a row.
             removals = [Removal(file.key, file.tag) for file in gone]
-            await remove_soon(connection, self._clock, removals)
+            await remove_soon(connection, removals)
 
     @retry_on_conflict
     async def remove_lost(self, erasure: Erasure) -> bool:
@@ -273,7 +263,7 @@ class DatabaseErasures:
         ids = (await connection.scalars(sa.select(person_images.c.id).where(which))).all()
         await connection.execute(sa.delete(person_images).where(person_images.c.id.in_(ids)))
         thumbnails = [known_thumbnail(picture_id).removal for picture_id in ids]
-        await remove_soon(connection, self._clock, thumbnails)
+        await remove_soon(connection, thumbnails)
         return bool(ids)
 
     @retry_on_conflict
@@ -291,7 +281,7 @@ class DatabaseErasures:
                     face_denials.c.person_id == erasure.person_id, face_denials.c.image_id.in_(ids)
                 )
             )
-            await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+            await note_events(connection, database_now(), EventKind.IMAGE, ids)
         return bool(ids)
 
     @retry_on_conflict
@@ -340,7 +330,7 @@ class DatabaseErasures:
         namesakes = sa.select(sa.exists().where(persons.c.name == erasure.name))
         is_only = not await connection.scalar(namesakes)
 
-        def isare_of(candidate: Mapping[str, Any]) -> bool:
+        def is_theirs(candidate: Mapping[str, Any]) -> bool:
             if candidate["image_name"] in of_others:
                 return False
             return folder_of(candidate["image_name"]) in erasure.folders or (
@@ -348,7 +338,7 @@ class DatabaseErasures:
             )
 
         for row in rows:
-            left = [candidate for candidate in row.candidates if not isare_of(candidate)]
+            left = [candidate for candidate in row.candidates if not is_theirs(candidate)]
             values: dict[str, Any] = {"candidates": left}
             if row.person is None:
                 # Without a calibration no rule has decided, so one does in the end.
@@ -359,7 +349,7 @@ class DatabaseErasures:
                     .where(faces.c.image_id == row.image_id, faces.c.face_index == row.face_index)
                     .values(**values)
                 )
-        await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+        await note_events(connection, database_now(), EventKind.IMAGE, ids)
 
     async def is_leaving(self, erasure: Erasure) -> bool:
         """Tell whether a known picture of theirs is still to be removed."""
@@ -382,9 +372,9 @@ class DatabaseErasures:
             both = persons.c.id.in_([erasure.person_id, kept_id])
             lock = sa.select(persons.c.id).where(both).order_by(persons.c.id)
             await connection.execute(lock.with_for_update())
-            more = await move_faces(connection, self._clock, erasure.person_id, kept_id, CHANGED)
+            more = await move_faces(connection, erasure.person_id, kept_id, CHANGED)
             if not more:
-                await note_change(connection, self._clock, kept_id)
+                await note_change(connection, kept_id)
         return more
 
     @retry_on_conflict
@@ -399,16 +389,12 @@ class DatabaseErasures:
             await take_turns(connection)
             # Locked, nobody stores a face as theirs any more.
             folder = await connection.scalar(sa.select(FOLDER).where(its).with_for_update())
-            if await take_names(connection, self._clock, erasure.person_id, CHANGED):
+            if await take_names(connection, erasure.person_id, CHANGED):
                 return False
             await connection.execute(sa.delete(persons).where(its))
             await connection.execute(sa.delete(erasures).where(*_ours(erasure)))
             await note_change(
-                connection,
-                self._clock,
-                erasure.person_id,
-                folder or erasure.folders[0],
-                removed=True,
+                connection, erasure.person_id, folder or erasure.folders[0], removed=True
             )
         return True
 

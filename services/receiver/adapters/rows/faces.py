@@ -6,8 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock, DatabaseClock, database_now
-from services.common.database import Database
+from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box, DecidedBy, says_of
@@ -23,6 +22,7 @@ from services.receiver.adapters.rows.named_faces import (
     is_face,
     lock_face,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -41,16 +41,11 @@ from services.receiver.domain.people import Somebody
 from services.receiver.domain.thumbnails import face_thumbnails
 
 
-class DatabaseFaces:
+class DatabaseFaces(OnDatabase):
     """The port ``Faces`` on a database.
 
     Rows are locked in the order of people_changes.py.
     """
-
-    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
-        self._database = database
-        self._now = now
-        self._clock = clock
 
     @retry_on_conflict
     async def draw(
@@ -79,9 +74,9 @@ class DatabaseFaces:
             await _keep_encoding(connection, key, face)
             if person is not None:
                 if person_id is None:
-                    person_id = await add_person(connection, person, self._now())
-                await change_face(connection, self._clock, key, by_hand(person_id, person.name))
-                await note_change(connection, self._clock, person_id, person.folder)
+                    person_id = await add_person(connection, person)
+                await change_face(connection, key, by_hand(person_id, person.name))
+                await note_change(connection, person_id, person.folder)
             else:
                 await self._note(connection, key, likely)
         return key.index
@@ -101,14 +96,14 @@ class DatabaseFaces:
             # By hand, as versions of before understand it, too: none of them names it.
             values = {"struck_out": True, "decided_by": DecidedBy.HAND}
             nobody = {"candidates": [], "ambiguous": False}
-            await change_face(connection, self._clock, key, UNDECIDED | values | nobody)
+            await change_face(connection, key, UNDECIDED | values | nobody)
             await connection.execute(sa.delete(face_encodings).where(is_face(face_encodings, key)))
             thumbnails = face_thumbnails(key.image_id, [box])
             removals = [thumbnail.removal for thumbnail in thumbnails]
-            await remove_soon(connection, self._clock, removals)
+            await remove_soon(connection, removals)
             if face.person_id is not None:
                 # Another face of the picture may be theirs.
-                await note_change(connection, self._clock, face.person_id)
+                await note_change(connection, face.person_id)
         return True
 
     @retry_on_conflict
@@ -132,10 +127,10 @@ class DatabaseFaces:
             await self._note(connection, key, likely)
 
     async def _note(self, connection: AsyncConnection, key: FaceKey, likely: int | None) -> None:
-        await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
+        await note_events(connection, database_now(), EventKind.IMAGE, [key.image_id])
         if likely is not None:
             # Decided with the picture's other faces, of which one may be named so.
-            await note_change(connection, self._clock, likely)
+            await note_change(connection, likely)
 
 
 async def _lock_result(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.images import KNOWN_PEOPLE, STORING_MS
 from services.common.object_info import ObjectInfo
@@ -16,29 +16,24 @@ from services.receiver.domain.objects import Removal
 class DatabaseGarbage:
     """The port ``Garbage`` on a database."""
 
-    def __init__(
-        self, database: Database, clock: DatabaseClock, *, storing_ms: int = STORING_MS
-    ) -> None:
+    def __init__(self, database: Database, *, storing_ms: int = STORING_MS) -> None:
         self._database = database
-        self._clock = clock
         self._storing_ms = storing_ms
 
     async def expect(self, key: str) -> None:
         """Note that an object is about to be stored."""
         async with self._database.transaction() as connection:
             await connection.execute(
-                sa.insert(garbage).values(object_key=key, due_at=self._clock() + self._storing_ms)
+                sa.insert(garbage).values(object_key=key, due_at=database_now() + self._storing_ms)
             )
 
     async def discard(self, key: str) -> None:
         """Have an object removed that no row names."""
         async with self._database.transaction() as connection:
-            await remove_soon(connection, self._clock, [Removal(key, None)])
+            await remove_soon(connection, [Removal(key, None)])
 
 
-async def remove_soon(
-    connection: AsyncConnection, clock: DatabaseClock, removals: Collection[Removal]
-) -> None:
+async def remove_soon(connection: AsyncConnection, removals: Collection[Removal]) -> None:
     """Have objects removed that no row names any more, whatever was noted of their keys."""
     tags = {removal.key: removal.tag for removal in removals}
     if not tags:
@@ -46,15 +41,13 @@ async def remove_soon(
     await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(sorted(tags))))
     await connection.execute(
         sa.insert(garbage).values(
-            object_key=sa.bindparam("key"), due_at=clock(), object_tag=sa.bindparam("tag")
+            object_key=sa.bindparam("key"), due_at=database_now(), object_tag=sa.bindparam("tag")
         ),
         [{"key": key, "tag": tags[key]} for key in sorted(tags)],
     )
 
 
-async def all_expected(
-    connection: AsyncConnection, clock: DatabaseClock, keys: Collection[str]
-) -> bool:
+async def all_expected(connection: AsyncConnection, keys: Collection[str]) -> bool:
     """Lock the notes of objects that were stored; False when a redeemer has been at any.
 
     Then that object may come after its removal, so it is removed once more.
@@ -70,23 +63,21 @@ async def all_expected(
         .with_for_update()
     )
     late = set(keys) - set(found)
-    await remove_soon(connection, clock, [Removal(key, None) for key in late])
+    await remove_soon(connection, [Removal(key, None) for key in late])
     return not late
 
 
 async def settle(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    *,
-    named: Collection[str],
-    unnamed: Collection[str],
+    connection: AsyncConnection, *, named: Collection[str], unnamed: Collection[str]
 ) -> None:
     """Forget the notes of objects that have a row now; have the others removed."""
     if named:
         await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(named)))
     if unnamed:
         await connection.execute(
-            sa.update(garbage).where(garbage.c.object_key.in_(unnamed)).values(due_at=clock())
+            sa.update(garbage)
+            .where(garbage.c.object_key.in_(unnamed))
+            .values(due_at=database_now())
         )
 
 

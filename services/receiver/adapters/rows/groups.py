@@ -1,4 +1,4 @@
-"""Groups of unknown faces in the database: read, named, and told what is not in them.
+"""Groups of unknown faces in the database, and the questions that they raise.
 
 Rows are locked in the order of :mod:`people_changes`, those of groups after those of faces.
 """
@@ -10,14 +10,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock, database_now, now_ms
-from services.common.database import Database
+from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.groups import current_groups
 from services.common.names import by_id
-from services.common.people import UNKNOWN
+from services.common.people import BY_HAND, UNKNOWN
 from services.common.tables import (
+    erasures,
     face_denials,
     face_groups,
     faces,
@@ -31,7 +31,14 @@ from services.common.tables import (
 )
 from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.named_faces import are_denied, by_hand, is_face, note_images
+from services.receiver.adapters.rows.named_faces import (
+    are_denied,
+    by_hand,
+    is_face,
+    note_images,
+    take_denied_names,
+)
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -40,10 +47,10 @@ from services.receiver.adapters.rows.people_changes import (
     meant_by,
     note_change,
 )
-from services.receiver.domain.cursors import Pair
-from services.receiver.domain.errors import ConflictError
+from services.receiver.domain.cursors import Page, Pair
+from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.groups import Answer, Group, GroupPage, Member
+from services.receiver.domain.groups import Answer, Group, Member, Question
 from services.receiver.domain.people import Somebody
 
 FACES: Final = 8
@@ -63,14 +70,10 @@ _MEMBERS: Final = (
 _PLACE: Final = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
 
 
-class DatabaseGroups:
+class DatabaseGroups(OnDatabase):
     """The port ``GroupRows`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
-        self._database = database
-        self._clock = clock
-
-    async def page(self, *, after: Pair | None, limit: int) -> GroupPage:
+    async def page(self, *, after: Pair | None, limit: int) -> Page[Group, Pair]:
         """Return the largest groups behind a place, each with its first faces."""
         query = sa.select(face_groups.c.size, face_groups.c.id).where(face_groups.c.size > 0)
         if after is not None:
@@ -81,14 +84,14 @@ class DatabaseGroups:
         async with self._database.reading() as connection:
             # One more tells whether there is a next page.
             rows = (await connection.execute(query.limit(limit + 1))).all()
-            shown = await with_faces(connection, {row.id: row.size for row in rows[:limit]})
+            shown = await _with_faces(connection, {row.id: row.size for row in rows[:limit]})
         last = Pair(*rows[limit - 1]) if len(rows) > limit else None
-        return GroupPage(tuple(shown.values()), last)
+        return Page(tuple(shown.values()), last)
 
     async def group(self, group_id: int, *, after: Pair | None, limit: int) -> Group | None:
         """Return a group with its faces behind a place; None without any face."""
         async with self._database.reading() as connection:
-            found = (await group_sizes(connection, [group_id])).get(group_id)
+            found = (await _group_sizes(connection, [group_id])).get(group_id)
             if found is None:
                 return None
             its, size = found
@@ -162,12 +165,12 @@ class DatabaseGroups:
                     same = [group_denials.c[name] == value for name, value in denial.items()]
                     await connection.execute(sa.delete(group_denials).where(*same))
                     await connection.execute(
-                        sa.insert(group_denials).values(**denial, created_at=self._clock())
+                        sa.insert(group_denials).values(**denial, created_at=database_now())
                     )
             for some in in_turns([(key.image_id, key.index) for key in struck], _AT_ONCE):
                 await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some)))
             ids = sorted({key.image_id for key in struck})
-            await note_events(connection, self._clock(), EventKind.IMAGE, ids)
+            await note_events(connection, database_now(), EventKind.IMAGE, ids)
         return len(struck)
 
     async def name(self, members: Sequence[Member], person_id: int) -> int:
@@ -194,8 +197,8 @@ class DatabaseGroups:
             await connection.execute(sa.delete(group_faces).where(_PLACE.in_(same), theirs))
             if named:
                 ids = sorted({image_id for image_id, _ in same})
-                await note_events(connection, self._clock(), EventKind.IMAGE, ids)
-                await note_change(connection, self._clock, person_id)
+                await note_events(connection, database_now(), EventKind.IMAGE, ids)
+                await note_change(connection, person_id)
         return named
 
     @retry_on_conflict
@@ -210,7 +213,7 @@ class DatabaseGroups:
                     same_face(group_faces, face_denials), group_faces.c.group_id == its
                 )
                 said_at = face_denials.c.created_at.in_([row.answered_at for row in answers])
-                await lift_denials(connection, self._clock, person_id, said_at, in_it)
+                await _lift_denials(connection, person_id, said_at, in_it)
                 ids = [row.id for row in answers]
                 await connection.execute(
                     sa.delete(group_questions).where(group_questions.c.id.in_(ids))
@@ -231,8 +234,8 @@ class DatabaseGroups:
             if (await connection.execute(there)).first() is None:
                 return None
             await lock_somebody(connection, person)
-            person_id = await add_person(connection, person, now_ms())
-            now = self._clock()
+            person_id = await add_person(connection, person)
+            now = database_now()
             answered = {"answer": Answer.YES, "answered_at": now, "created_at": now}
             await connection.execute(
                 sa.insert(group_questions).values(
@@ -256,29 +259,135 @@ class DatabaseGroups:
                 return
             if not await connection.scalar(sa.select(sa.or_(*theirs))):
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
-                await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+                await note_events(connection, database_now(), EventKind.PERSON, [person_id])
             elif not goes_on:
                 await connection.execute(sa.delete(group_questions).where(made))
 
+    async def questions(self, limit: int) -> Sequence[Question]:
+        """Return questions that wait for a person, the most alike first."""
+        forgotten = sa.exists().where(erasures.c.person_id == group_questions.c.person_id)
+        query = (
+            sa.select(group_questions)
+            .where(
+                group_questions.c.answer.is_(None),
+                group_questions.c.likeness.is_not(None),
+                ~forgotten,
+            )
+            .order_by(group_questions.c.likeness.desc(), group_questions.c.id)
+        )
+        found: list[Question] = []
+        async with self._database.reading() as connection:
+            # They are few, but their faces are not.
+            rows = (await connection.execute(query)).all()
+            for some in in_turns(rows, limit):
+                found += await _shown(connection, some)
+                if len(found) >= limit:
+                    break
+        return found[:limit]
 
-async def lift_denials(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    person_id: int,
-    *conditions: sa.ColumnElement[bool],
+    async def question(self, question_id: int) -> Question | None:
+        """Return a question; None when it is gone, or its yes is being done.
+
+        It is gone, too, when all faces of a group have a name by now.
+        """
+        query = sa.select(group_questions).where(
+            group_questions.c.id == question_id,
+            group_questions.c.answer.is_distinct_from(Answer.YES),
+        )
+        async with self._database.reading() as connection:
+            found = await _shown(connection, (await connection.execute(query)).all())
+        return found[0] if found else None
+
+    @retry_on_conflict
+    async def answer(self, question_id: int, answer: Answer | None) -> None:
+        """Write down what a person says, None for nothing yet, in place of what was said before.
+
+        Raises ``NotFoundError`` when nobody asks any more.
+        """
+        async with changing_people(self._database) as connection:
+            its = group_questions.c.id == question_id
+            row = (await connection.execute(sa.select(group_questions).where(its))).one_or_none()
+            if row is None:
+                raise _no_question(question_id)
+            said_before = row.answer == Answer.NO
+            if said_before and answer != Answer.NO:
+                await self._take_back(connection, row)
+            # A no that is said once more is of the faces that are there now, too.
+            at = row.answered_at if said_before else await self._moment(connection)
+            if answer == Answer.NO:
+                await self._deny(connection, row, at)
+            answered = await connection.execute(
+                sa.update(group_questions)
+                .where(its)
+                .values(answer=answer, answered_at=None if answer is None else at)
+            )
+            if not answered.rowcount:
+                raise _no_question(question_id)
+
+    async def _moment(self, connection: AsyncConnection) -> int:
+        """Return the time, of this answer alone: what it denies of faces bears it."""
+        last = sa.select(sa.func.max(group_questions.c.answered_at)).scalar_subquery()
+        now, before = (await connection.execute(sa.select(database_now(), last))).one()
+        return int(max(now, (before or 0) + 1))
+
+    async def _deny(self, connection: AsyncConnection, question: Any, at: int) -> None:
+        """Write down of each face that is in the groups now what was said of them."""
+        if question.person_id is not None:
+            if await lock_person(connection, question.person_id) is None:
+                raise _no_question(question.id)
+            its = (await current_groups(connection, [question.group_id]))[question.group_id]
+            # A machine may have named some just now; what another hand has said counts.
+            undecided = sa.and_(~BY_HAND, ~faces.c.struck_out)
+            person = face_denials.c.person_id, question.person_id
+            await _say_again(connection, its, question.person_id, at)
+            await _deny_faces(connection, its, *person, at=at, which=undecided)
+            await take_denied_names(connection, question.person_id)
+            its_denials = sa.and_(
+                face_denials.c.person_id == question.person_id, face_denials.c.created_at == at
+            )
+            await _note_denials(connection, question.person_id, its_denials)
+            return
+        ends = await _hold_groups(connection, [question.group_id, question.other_group_id])
+        one, other = ends[question.group_id], ends[question.other_group_id]
+        if one == other:
+            raise _no_question(question.id)
+        for mine, its in ((one, other), (other, one)):
+            await _deny_faces(connection, mine, group_denials.c.group_id, its, at=at)
+
+    async def _take_back(self, connection: AsyncConnection, question: Any) -> None:
+        """Forget what a no said of faces."""
+        if question.person_id is not None:
+            said_at = face_denials.c.created_at == question.answered_at
+            await _lift_denials(connection, question.person_id, said_at)
+        else:
+            said_at = group_denials.c.created_at == question.answered_at
+            await connection.execute(sa.delete(group_denials).where(said_at))
+
+    @retry_on_conflict
+    async def settle(self, question_id: int) -> None:
+        """Forget a question that is answered for good, unless somebody has just answered it."""
+        unanswered = sa.and_(
+            group_questions.c.id == question_id, group_questions.c.answer.is_(None)
+        )
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.delete(group_questions).where(unanswered))
+
+
+async def _lift_denials(
+    connection: AsyncConnection, person_id: int, *conditions: sa.ColumnElement[bool]
 ) -> None:
     """Forget of some faces that they are not a person's."""
     which = sa.and_(face_denials.c.person_id == person_id, *conditions)
-    await note_denials(connection, clock, person_id, which)
+    await _note_denials(connection, person_id, which)
     await connection.execute(sa.delete(face_denials).where(which))
 
 
-async def note_denials(
-    connection: AsyncConnection, clock: DatabaseClock, person_id: int, which: sa.ColumnElement[bool]
+async def _note_denials(
+    connection: AsyncConnection, person_id: int, which: sa.ColumnElement[bool]
 ) -> None:
     """Have it told, and stored faces decided again, that these denials come or go."""
-    await note_images(connection, clock, face_denials, which)
-    await note_change(connection, clock, person_id)
+    await note_images(connection, face_denials, which)
+    await note_change(connection, person_id)
 
 
 async def _answers(
@@ -313,7 +422,7 @@ async def _of_same_results(
     ]
 
 
-async def group_sizes(
+async def _group_sizes(
     connection: AsyncConnection, groups: Iterable[int]
 ) -> dict[int, tuple[int, int]]:
     """Return of each group, if it is there, in which one its faces are, and the size of that."""
@@ -325,7 +434,7 @@ async def group_sizes(
     return {group_id: (end, sizes[end]) for group_id, end in ends.items() if end in sizes}
 
 
-async def with_faces(connection: AsyncConnection, sizes: Mapping[int, int]) -> dict[int, Group]:
+async def _with_faces(connection: AsyncConnection, sizes: Mapping[int, int]) -> dict[int, Group]:
     """Return those groups, by id with their size, that have a face, each with its first faces."""
     if not sizes:
         return {}
@@ -343,3 +452,83 @@ async def with_faces(connection: AsyncConnection, sizes: Mapping[int, int]) -> d
         for group_id, size in sizes.items()
         if group_id in found
     }
+
+
+def _no_question(question_id: int) -> NotFoundError:
+    return NotFoundError(f"there is no question {question_id} any more")
+
+
+async def _shown(connection: AsyncConnection, rows: Sequence[Any]) -> list[Question]:
+    """Return questions, but those of groups that are one by now, or without a face."""
+    asked = {
+        group_id
+        for row in rows
+        for group_id in (row.group_id, row.other_group_id)
+        if group_id is not None
+    }
+    now = await _group_sizes(connection, asked)
+    shown = await _with_faces(connection, dict(now.values()))
+    found = {group_id: shown[its] for group_id, (its, _) in now.items() if its in shown}
+    return [
+        Question(
+            row.id,
+            row.likeness or 0.0,
+            found[row.group_id],
+            None if row.other_group_id is None else found[row.other_group_id],
+            row.person_id,
+        )
+        for row in rows
+        if row.group_id in found
+        and (row.other_group_id is None or row.other_group_id in found)
+        and found.get(row.other_group_id) != found[row.group_id]
+    ]
+
+
+async def _hold_groups(connection: AsyncConnection, groups: Collection[int]) -> dict[int, int]:
+    """Return in which group the faces of each are; nobody joins these until the commit."""
+    while True:
+        ends = await current_groups(connection, groups)
+        lock = sa.select(face_groups.c.merged_into).where(face_groups.c.id.in_(ends.values()))
+        if not any(await connection.scalars(lock.with_for_update(read=True))):
+            return ends
+
+
+async def _say_again(connection: AsyncConnection, group_id: int, person_id: int, at: int) -> None:
+    """Have denials that another answer made of faces of a group be of this one: the last counts."""
+    answers = sa.select(group_questions.c.answered_at).where(
+        group_questions.c.person_id == person_id, group_questions.c.answer == Answer.NO
+    )
+    await connection.execute(
+        sa.update(face_denials)
+        .where(
+            face_denials.c.person_id == person_id,
+            face_denials.c.created_at.in_(answers),
+            sa.exists().where(
+                same_face(group_faces, face_denials), group_faces.c.group_id == group_id
+            ),
+        )
+        .values(created_at=at)
+    )
+
+
+async def _deny_faces(
+    connection: AsyncConnection,
+    group_id: int,
+    column: sa.Column[int],
+    value: int,
+    *,
+    at: int,
+    which: sa.ColumnElement[bool] | None = None,
+) -> None:
+    """Write a denial of this value of each such face of a group, where there is none yet."""
+    table = column.table
+    there = sa.exists().where(same_face(table, group_faces), column == value)
+    found = (
+        sa.select(
+            group_faces.c.image_id, group_faces.c.face_index, sa.literal(value), sa.literal(at)
+        )
+        .join_from(group_faces, faces, same_face(faces, group_faces))
+        .where(group_faces.c.group_id == group_id, ~there, sa.true() if which is None else which)
+    )
+    columns = ["image_id", "face_index", column.name, "created_at"]
+    await connection.execute(sa.insert(table).from_select(columns, found))

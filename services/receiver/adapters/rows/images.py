@@ -1,22 +1,34 @@
 """Images in the database."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any, Final
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import MARIADB_NOW, SQLITE_NOW, DatabaseClock, database_now
+from services.common.clock import MARIADB_NOW, SQLITE_NOW, database_now
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.faces import Box
+from services.common.faces import DecidedBy
 from services.common.groups import FACES_IN_IT
-from services.common.images import FINAL, PICTURES, RETRIABLE, RING_AFTER_MS, UPLOADS, Status
-from services.common.people import BY_HAND, box_in
+from services.common.images import (
+    FINAL,
+    PICTURES,
+    RETRIABLE,
+    RING_AFTER_MS,
+    UPLOADS,
+    Status,
+    folder_of,
+)
+from services.common.names import known_name
+from services.common.people import BY_HAND, WHOSE, WHOSE_ID, box_in, measured_in, whose_pictures
 from services.common.tables import (
     BOX,
+    erasures,
     face_denials,
     face_groups,
     faces,
@@ -24,18 +36,16 @@ from services.common.tables import (
     images,
     longest_wait,
     person_images,
+    persons,
+    same_face,
 )
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
-from services.receiver.adapters.rows.image_reading import (
-    images_of,
-    load_images,
-    page_query,
-    tag_of_result,
-)
 from services.receiver.adapters.rows.named_faces import is_face
-from services.receiver.domain.faces import FaceKey
-from services.receiver.domain.images import Image, Page, StatusReport
+from services.receiver.domain.cursors import Page
+from services.receiver.domain.erasing import Stage
+from services.receiver.domain.faces import Candidate, Face, FaceKey, StruckOut
+from services.receiver.domain.images import Image, StatusReport
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.submissions import Accepted, Submission, Upload
@@ -61,13 +71,15 @@ SELECT %s, 0, {MARIADB_NOW} + %s, {MARIADB_NOW}, {MARIADB_NOW},
 RETURNING id, path
 """  # noqa: S608
 
+_OF_ROW: Final = [field.name for field in fields(Image) if field.name in images.c]
+"""What an image has as its row does."""
+
 
 class DatabaseImages:
     """The port ``ImageRows`` on a database."""
 
-    def __init__(self, database: Database, clock: DatabaseClock = database_now) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._clock = clock
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
     @retry_on_conflict
@@ -99,7 +111,7 @@ class DatabaseImages:
         # Ordered for the reason in add; of equal ones in one request the first gives the name.
         wanted = {one.content_digest: one for one in reversed(uploads)}
         async with self._database.transaction() as connection:
-            if not await all_expected(connection, self._clock, [_key(one) for one in uploads]):
+            if not await all_expected(connection, [_key(one) for one in uploads]):
                 return None
             # Before there were digests, a content's path was made of nothing else.
             old = await _find(connection, images.c.path, [UPLOADS + digest for digest in wanted])
@@ -119,9 +131,7 @@ class DatabaseImages:
                 }
             named = {PICTURES + row.path for row in by_digest.values()}
             keys = {_key(one) for one in uploads}
-            await settle(
-                connection, self._clock, named=sorted(keys & named), unnamed=sorted(keys - named)
-            )
+            await settle(connection, named=sorted(keys & named), unnamed=sorted(keys - named))
         found_rows = [by_digest[one.content_digest] for one in uploads]
         return [
             row if row.path == one.path else row._replace(duplicate=True)
@@ -161,7 +171,7 @@ class DatabaseImages:
                 Status.PENDING if sent_back else row.status,
                 duplicate=True,
                 sent_back=sent_back,
-                tag=tag_of_result(row) if row.status == Status.PROCESSED else None,
+                tag=_tag_of_result(row) if row.status == Status.PROCESSED else None,
             )
         return rows
 
@@ -170,7 +180,7 @@ class DatabaseImages:
         """Name an upload's object in the row of this content, whose own is lost."""
         now = database_now()
         async with self._database.transaction() as connection:
-            if not await all_expected(connection, self._clock, [_key(upload)]):
+            if not await all_expected(connection, [_key(upload)]):
                 return None
             its = sa.update(images).where(
                 images.c.id == accepted.id, images.c.path == accepted.path
@@ -185,12 +195,12 @@ class DatabaseImages:
             )
             if sent_back.rowcount:
                 await note_events(connection, now, EventKind.IMAGE, [accepted.id])
-            await settle(connection, self._clock, named=[_key(upload)], unnamed=[])
+            await settle(connection, named=[_key(upload)], unnamed=[])
         return accepted._replace(path=upload.path)
 
     async def get(self, image_id: int) -> Image | None:
         """Return an image with its faces."""
-        found = await load_images(self._database, [image_id])
+        found = await _load_images(self._database, [image_id])
         return found[0] if found else None
 
     async def stored(self, image_id: int) -> StoredPicture | None:
@@ -200,7 +210,7 @@ class DatabaseImages:
         if not rows:
             return None
         (row,) = rows
-        return StoredPicture(row.path, row.content_digest is not None, tag_of_result(row))
+        return StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
 
     async def stored_face(self, image_id: int, index: int) -> StoredFace | None:
         """Return where a face is; None of one that was struck out."""
@@ -213,12 +223,12 @@ class DatabaseImages:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             return None
-        picture = StoredPicture(row.path, row.content_digest is not None, tag_of_result(row))
+        picture = StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
         return StoredFace(picture, box_in(row))
 
     async def page(
         self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
-    ) -> Page:
+    ) -> Page[Image, int]:
         """Return the newest images with an id below ``before``."""
         if person is not None and status not in (None, Status.PROCESSED):
             # Only a processed image has faces; without this, a long search would find nothing.
@@ -228,7 +238,7 @@ class DatabaseImages:
         async with self._database.reading() as connection:
             ids = list(await connection.scalars(query))
         return Page(
-            tuple(await load_images(self._database, ids[:limit])),
+            tuple(await _load_images(self._database, ids[:limit])),
             ids[limit - 1] if len(ids) > limit else None,
         )
 
@@ -243,11 +253,11 @@ class DatabaseImages:
         """Set a processed image back to pending, without its faces."""
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
         async with self._database.transaction() as connection:
-            if not await _forget_result(connection, self._clock, image_id, same):
+            if not await _forget_result(connection, image_id, same):
                 return False
             # They show the picture that was replaced.
             thumbnails = [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
-            await remove_soon(connection, self._clock, thumbnails)
+            await remove_soon(connection, thumbnails)
         return True
 
     @retry_on_conflict
@@ -270,7 +280,7 @@ class DatabaseImages:
             denial = sa.select(face_denials.c.face_index).where(face_denials.c.image_id == image_id)
             if await connection.scalar(denial.limit(1)) is not None:
                 return False
-            return await _forget_result(connection, self._clock, image_id, sa.true())
+            return await _forget_result(connection, image_id, sa.true())
 
     @retry_on_conflict
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
@@ -281,17 +291,14 @@ class DatabaseImages:
             find_path = sa.select(images.c.path).where(its).with_for_update()
             if await connection.scalar(find_path) != path:
                 return False
-            thumbnails = [
-                *image_thumbnails(image_id),
-                *face_thumbnails(image_id, await _boxes(connection, image_id)),
-            ]
+            removals = await _thumbnails_of_faces(connection, image_id)
             in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
             groups = sorted(set(await connection.scalars(in_groups)))
             await connection.execute(sa.delete(images).where(its))
             await _count_members(connection, groups)
-            removals = [thumbnail.removal for thumbnail in thumbnails]
+            removals += [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
             removals += [removal] if removal else []
-            await remove_soon(connection, self._clock, removals)
+            await remove_soon(connection, removals)
             await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
         return True
 
@@ -301,7 +308,7 @@ class DatabaseImages:
             counts = dict.fromkeys(Status, 0)
             if person is not None:
                 # As for a page: only a processed image has faces.
-                parts = (sa.select(part.subquery()) for part in images_of(person))
+                parts = (sa.select(part.subquery()) for part in _images_of(person))
                 query = sa.select(sa.func.count()).select_from(sa.union(*parts).subquery())
                 counts[Status.PROCESSED] = await connection.scalar(query) or 0
                 return StatusReport({status.value: count for status, count in counts.items()}, None)
@@ -345,7 +352,7 @@ async def _retry(connection: AsyncConnection, image_id: int) -> bool:
 
 
 async def _forget_result(
-    connection: AsyncConnection, clock: DatabaseClock, image_id: int, which: sa.ColumnElement[bool]
+    connection: AsyncConnection, image_id: int, which: sa.ColumnElement[bool]
 ) -> bool:
     """Set an image back to pending without its faces; False when it is not such a one."""
     result = await connection.execute(
@@ -355,9 +362,9 @@ async def _forget_result(
     )
     if result.rowcount != 1:
         return False
-    thumbnails = face_thumbnails(image_id, await _boxes(connection, image_id))
+    removals = await _thumbnails_of_faces(connection, image_id)
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
-    await remove_soon(connection, clock, [thumbnail.removal for thumbnail in thumbnails])
+    await remove_soon(connection, removals)
     # Known pictures that were cut out of it stay; its next faces are others.
     await connection.execute(
         sa.update(person_images)
@@ -377,10 +384,9 @@ async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> 
         await connection.execute(sa.update(face_groups).where(its).values(size=FACES_IN_IT))
 
 
-async def _boxes(connection: AsyncConnection, image_id: int) -> list[Box]:
-    """Return where an image's faces are."""
+async def _thumbnails_of_faces(connection: AsyncConnection, image_id: int) -> list[Removal]:
     rows = await connection.execute(sa.select(*BOX).where(faces.c.image_id == image_id))
-    return [box_in(row) for row in rows]
+    return [thumbnail.removal for thumbnail in face_thumbnails(image_id, map(box_in, rows))]
 
 
 def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
@@ -394,3 +400,192 @@ def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
         "due_at": now + RING_AFTER_MS,
         "updated_at": now,
     }
+
+
+async def _load_images(database: Database, ids: Sequence[int]) -> list[Image]:
+    """Return the images that still exist, newest first.
+
+    Images and faces come by one statement, so that nobody sees an image of before a change with
+    faces of after it.
+    """
+    if not ids:
+        return []
+    denied = persons.alias()
+    query = (
+        sa.select(
+            images,
+            faces,
+            BY_HAND.label("by_hand"),
+            WHOSE.label("whose"),
+            WHOSE_ID.label("whose_id"),
+            denied.c.name.label("denied"),
+            denied.c.id.label("denied_id"),
+        )
+        .select_from(
+            images.outerjoin(faces)
+            .outerjoin(persons, persons.c.id == faces.c.person_id)
+            .outerjoin(face_denials, same_face(face_denials, faces))
+            .outerjoin(denied, denied.c.id == face_denials.c.person_id)
+        )
+        .where(images.c.id.in_(ids))
+        .order_by(images.c.id.desc(), faces.c.face_index, denied.c.name, denied.c.id)
+    )
+    async with database.reading() as connection:
+        rows = (await connection.execute(query)).all()
+        whose = await whose_pictures(
+            connection, (guess["image_name"] for row in rows for guess in row.candidates)
+        )
+        leaving = (await connection.execute(sa.select(erasures))).all()
+    found = [
+        _image(first, [row for row in (first, *others) if row.face_index is not None], whose)
+        for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.id)
+    ]
+    merged = {row.person_id for row in leaving if row.stage == Stage.MERGED}
+    gone = {row.person_id for row in leaving} - merged
+    folders = {folder for row in leaving for folder in row.folders if row.person_id in gone}
+    return [
+        replace(image, faces=tuple(_without(face, gone, folders, merged) for face in image.faces))
+        for image in found
+    ]
+
+
+def page_query(
+    *, status: str | None, person: Somebody | None, before: int | None, limit: int
+) -> sa.Select[int]:
+    """Return the query for the first ids of a page; each form walks indexes backwards.
+
+    A person's images are all processed, so their status need not be looked at.
+    """
+    if person is not None:
+        # Each limited by itself, so that of neither more is read than a page.
+        parts = [
+            _first(part, part.selected_columns[0], before, limit) for part in _images_of(person)
+        ]
+        found = sa.union(*(sa.select(part.subquery()) for part in parts)).subquery()
+        return sa.select(found.c.image_id).order_by(found.c.image_id.desc()).limit(limit)
+    query = sa.select(images.c.id)
+    if status is not None:
+        # Told, because MariaDB walks all rows when it believes most of them to match.
+        query = query.where(images.c.status == status).with_hint(
+            images, "FORCE INDEX (ix_images_status_id)", "mysql"
+        )
+    return _first(query, images.c.id, before, limit)
+
+
+def _first(
+    query: sa.Select[int], column: sa.ColumnElement[int], before: int | None, limit: int
+) -> sa.Select[int]:
+    if before is not None:
+        query = query.where(column < before)
+    return query.order_by(column.desc()).limit(limit)
+
+
+def _images_of(person: Somebody) -> list[sa.Select[int]]:
+    """Return the queries for the images with a face of a person, by id and by name alone."""
+    query = sa.select(faces.c.image_id).distinct()
+    parts = []
+    if person.id is not None:
+        parts.append(query.where(faces.c.person_id == person.id))
+    if person.has_name_alone:
+        # Told, because MariaDB walks all faces of nobody when it believes them to be fewer.
+        parts.append(
+            query.where(faces.c.person == person.name, faces.c.person_id.is_(None)).with_hint(
+                faces, "FORCE INDEX (ix_faces_person)", "mysql"
+            )
+        )
+    return parts
+
+
+def _tag_of_result(row: Any) -> str | None:
+    """Return the tag of the picture that a result is about; None of an upload."""
+    # Nobody replaces what was uploaded.
+    tag: str | None = row.object_tag if row.content_digest is None else None
+    return tag
+
+
+def _image(row: Any, its_faces: Sequence[Any], whose: Mapping[str, int]) -> Image:
+    return Image(
+        **{name: getattr(row, name) for name in _OF_ROW},
+        tag=_tag_of_result(row),
+        faces=tuple(_faces((face for face in its_faces if not face.struck_out), whose)),
+        struck_out=tuple(
+            # A face that has denials has a row for each.
+            {
+                face.face_index: StruckOut(face.face_index, box_in(face), bool(face.forgotten))
+                for face in its_faces
+                if face.struck_out
+            }.values()
+        ),
+    )
+
+
+def _faces(rows: Iterable[Any], whose: Mapping[str, int]) -> list[Face]:
+    """Return the faces of rows, of which a face has one for each denial, and one without any."""
+    found = []
+    for _, (first, *others) in itertools.groupby(rows, key=lambda row: row.face_index):
+        denials = [row for row in (first, *others) if row.denied is not None]
+        found.append(_face(first, denials, whose))
+    return found
+
+
+def _face(row: Any, denials: Sequence[Any], whose: Mapping[str, int]) -> Face:
+    return Face(
+        index=row.face_index,
+        **measured_in(row),
+        ambiguous=row.ambiguous,
+        person=row.whose,
+        person_id=row.whose_id,
+        distance=row.distance,
+        decided_by=DecidedBy.HAND if row.by_hand else DecidedBy.MACHINE,
+        candidates=tuple(
+            Candidate(
+                candidate["person"],
+                candidate["image_name"],
+                candidate["distance"],
+                whose.get(candidate["image_name"]),
+            )
+            for candidate in row.candidates
+        ),
+        denials=tuple(denial.denied for denial in denials),
+        denial_ids=tuple(denial.denied_id for denial in denials),
+        drawn=bool(row.drawn),
+    )
+
+
+def _without(
+    face: Face, ids: Collection[int], folders: Collection[str], merged: Collection[int]
+) -> Face:
+    """Return a face without people who are being forgotten, with these ids and folders.
+
+    Who they are is gone for all others, though it is still to be removed from the rows. Of those
+    who are ``merged`` it shows the name that it is to have, and no id any more.
+    """
+    denied = [
+        (name, person_id)
+        for name, person_id in zip(face.denials, face.denial_ids, strict=True)
+        if known_name(name) is not None
+    ]
+    left = [
+        candidate
+        for candidate in face.candidates
+        if candidate.person_id not in ids
+        and not (candidate.person_id is None and folder_of(candidate.image_name) in folders)
+    ]
+    changed: dict[str, Any] = {}
+    if face.person is not None and known_name(face.person) is None:
+        changed = {
+            "person": None,
+            "person_id": None,
+            "distance": None,
+            "decided_by": DecidedBy.MACHINE,
+            "ambiguous": False,
+            "candidates": (),
+        }
+    elif len(left) < len(face.candidates):
+        changed = {"ambiguous": face.ambiguous and bool(left), "candidates": tuple(left)}
+    if face.person_id in merged:
+        changed["person_id"] = None
+    if len(denied) < len(face.denials):
+        changed["denials"] = tuple(name for name, _ in denied)
+        changed["denial_ids"] = tuple(person_id for _, person_id in denied)
+    return replace(face, **changed) if changed else face

@@ -7,8 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock, DatabaseClock, database_now
-from services.common.database import Database
+from services.common.clock import database_now, now_ms
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.images import KNOWN_PEOPLE
@@ -24,6 +23,7 @@ from services.receiver.adapters.rows.named_faces import (
     is_face,
     lock_face,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
@@ -38,13 +38,8 @@ from services.receiver.domain.people import KnownPicture, NewKnownPicture, Someb
 from services.receiver.domain.thumbnails import known_thumbnail
 
 
-class DatabaseKnownPictures:
+class DatabaseKnownPictures(OnDatabase):
     """The port ``KnownPictures`` on a database."""
-
-    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
-        self._database = database
-        self._now = now
-        self._clock = clock
 
     async def find(self, content_digest: str) -> KnownPicture | None:
         """Return the known picture with this content, whose ever it is."""
@@ -61,7 +56,7 @@ class DatabaseKnownPictures:
         """Make content a known picture of a person, unless it is somebody's already."""
         key = KNOWN_PEOPLE + picture.image_name
         async with changing_people(self._database) as connection:
-            if not await all_expected(connection, self._clock, [key]):
+            if not await all_expected(connection, [key]):
                 return None
             shown = await _shown(connection, face) if face else None
             person_id = await lock_somebody(connection, picture.person)
@@ -69,29 +64,29 @@ class DatabaseKnownPictures:
             no_longer_theirs: set[int] = set()
             if known and known.person_id != person_id:
                 if not (shown and known.is_cut_from(shown.key, shown.named)):
-                    await settle(connection, self._clock, named=[], unnamed=[key])
+                    await settle(connection, named=[], unnamed=[key])
                     return known
                 no_longer_theirs.add(known.person_id)
-                await forget_pictures(connection, self._clock, person_images.c.id == known.id)
+                await forget_pictures(connection, person_images.c.id == known.id)
                 known = None
             if person_id is None:
-                person_id = await add_person(connection, picture.person, self._now())
+                person_id = await add_person(connection, picture.person)
             if known:
-                await settle(connection, self._clock, named=[], unnamed=[key])
+                await settle(connection, named=[], unnamed=[key])
             else:
                 known = await self._insert(connection, person_id, picture)
-                await settle(connection, self._clock, named=[key], unnamed=[])
+                await settle(connection, named=[key], unnamed=[])
             if shown:
                 no_longer_theirs |= await self._name_face(connection, shown, known)
             for other_id in sorted(no_longer_theirs):
-                await note_change(connection, self._clock, other_id, removed=True)
-            await note_change(connection, self._clock, person_id, picture.person.folder)
+                await note_change(connection, other_id, removed=True)
+            await note_change(connection, person_id, picture.person.folder)
         return known
 
     async def _insert(
         self, connection: AsyncConnection, person_id: int, picture: NewKnownPicture
     ) -> KnownPicture:
-        now = self._now()
+        now = now_ms()
         inserted: sa.CursorResult[tuple[()]] = await connection.execute(
             sa.insert(person_images).values(
                 person_id=person_id, image_name=picture.image_name, created_at=now
@@ -106,7 +101,7 @@ class DatabaseKnownPictures:
         """Name a face by hand; return the person whom another hand had named, if any."""
         named_before = {face.named} - {None, known.person_id}
         if named_before:
-            await forget_pictures(connection, self._clock, _cut_from(face))
+            await forget_pictures(connection, _cut_from(face))
         # Of two faces of one content, the picture is the first one's as long as that is there.
         there = sa.exists().where(same_face(faces, person_images))
         await connection.execute(
@@ -116,7 +111,7 @@ class DatabaseKnownPictures:
         )
         await connection.execute(sa.delete(face_denials).where(_denial(face.key, known.person_id)))
         named = by_hand(known.person_id, known.person)
-        await change_face(connection, self._clock, face.key, named)
+        await change_face(connection, face.key, named)
         return {person_id for person_id in named_before if person_id is not None}
 
     @retry_on_conflict
@@ -126,7 +121,7 @@ class DatabaseKnownPictures:
         """Name a new object in the row of a known picture, whose own is lost."""
         key = KNOWN_PEOPLE + picture.image_name
         async with changing_people(self._database) as connection:
-            if not await all_expected(connection, self._clock, [key]):
+            if not await all_expected(connection, [key]):
                 return None
             result = await connection.execute(
                 sa.update(person_images)
@@ -137,7 +132,7 @@ class DatabaseKnownPictures:
             )
             if result.rowcount != 1:
                 return known
-            await settle(connection, self._clock, named=[key], unnamed=[])
+            await settle(connection, named=[key], unnamed=[])
         return replace(known, image_name=picture.image_name)
 
     @retry_on_conflict
@@ -149,12 +144,12 @@ class DatabaseKnownPictures:
             if known is None:
                 return
             face = await lock_face(connection, known.face) if known.face else None
-            await forget_pictures(connection, self._clock, its)
+            await forget_pictures(connection, its)
             if face and face.by_hand and face.person_id == known.person_id:
                 other = sa.select(person_images.c.id).where(_cut_from(face)).limit(1)
                 if await connection.scalar(other) is None:
-                    await change_face(connection, self._clock, face.key, UNDECIDED)
-            await note_change(connection, self._clock, known.person_id, removed=True)
+                    await change_face(connection, face.key, UNDECIDED)
+            await note_change(connection, known.person_id, removed=True)
 
     @retry_on_conflict
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
@@ -170,10 +165,10 @@ class DatabaseKnownPictures:
                 elif face.person is not None:
                     # Work is somebody's, and without it nobody decides on the face.
                     person = await find_somebody(connection, face.person)
-                    person_id = await add_person(connection, person, self._now())
-                await change_face(connection, self._clock, key, UNDECIDED)
+                    person_id = await add_person(connection, person)
+                await change_face(connection, key, UNDECIDED)
                 if person_id is not None:
-                    await note_change(connection, self._clock, person_id, removed=True)
+                    await note_change(connection, person_id, removed=True)
         return True
 
     @retry_on_conflict
@@ -201,7 +196,7 @@ class DatabaseKnownPictures:
                 guesses = {candidate["person"] for candidate in face.candidates}
                 if not (is_known or is_theirs or person.name in guesses):
                     return False
-                person_id = await add_person(connection, person, self._now())
+                person_id = await add_person(connection, person)
             taken_back = is_theirs and face.by_hand
             if taken_back:
                 if digests is None:
@@ -212,14 +207,14 @@ class DatabaseKnownPictures:
                 await self._forget_cut(connection, face, person_id, digests)
             # What a group's answer has said of it is said of this face alone from now on.
             said = sa.update(face_denials).where(_denial(key, person_id))
-            said_again = await connection.execute(said.values(created_at=self._clock()))
+            said_again = await connection.execute(said.values(created_at=database_now()))
             if not said_again.rowcount:
                 await connection.execute(
                     sa.insert(face_denials).values(
                         image_id=key.image_id,
                         face_index=key.index,
                         person_id=person_id,
-                        created_at=self._clock(),
+                        created_at=database_now(),
                     )
                 )
             whose = await whose_pictures(
@@ -234,8 +229,8 @@ class DatabaseKnownPictures:
             values: dict[str, Any] = {"candidates": others}
             if is_theirs:
                 values = {**UNDECIDED, **values, "ambiguous": bool(others)}
-            await change_face(connection, self._clock, key, values)
-            await note_change(connection, self._clock, person_id, person.folder, removed=taken_back)
+            await change_face(connection, key, values)
+            await note_change(connection, person_id, person.folder, removed=taken_back)
         return True
 
     @retry_on_conflict
@@ -250,8 +245,8 @@ class DatabaseKnownPictures:
                     sa.delete(face_denials).where(_denial(key, person_id))
                 )
                 if gone.rowcount:
-                    await note_events(connection, self._clock(), EventKind.IMAGE, [key.image_id])
-                    await note_change(connection, self._clock, person_id)
+                    await note_events(connection, database_now(), EventKind.IMAGE, [key.image_id])
+                    await note_change(connection, person_id)
         return True
 
     async def _forget_cut(
@@ -264,7 +259,7 @@ class DatabaseKnownPictures:
         unnoted = sa.and_(
             person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown
         )
-        await forget_pictures(connection, self._clock, sa.or_(_cut_from(face), unnoted))
+        await forget_pictures(connection, sa.or_(_cut_from(face), unnoted))
 
 
 PICTURE_COLUMNS = (
@@ -282,9 +277,7 @@ def known_picture(row: Any) -> KnownPicture:
     return KnownPicture(row.id, row.person_id, row.person, row.image_name, row.created_at, face)
 
 
-async def forget_pictures(
-    connection: AsyncConnection, clock: DatabaseClock, which: sa.ColumnElement[bool]
-) -> set[str]:
+async def forget_pictures(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:
     """Remove known pictures; have their objects, whose keys are returned, and thumbnails go."""
     query = sa.select(person_images.c.id, person_images.c.image_name).where(which)
     names = {row.id: row.image_name for row in await connection.execute(query)}
@@ -292,7 +285,7 @@ async def forget_pictures(
     await connection.execute(sa.delete(person_images).where(which))
     removals = [Removal(key, None) for key in keys]
     removals += [known_thumbnail(picture_id).removal for picture_id in names]
-    await remove_soon(connection, clock, removals)
+    await remove_soon(connection, removals)
     return keys
 
 

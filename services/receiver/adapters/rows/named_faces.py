@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock
+from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import DecidedBy
@@ -94,12 +94,10 @@ async def _merged_into(connection: AsyncConnection, person_id: int) -> int:
     return await connection.scalar(kept) or person_id
 
 
-async def change_face(
-    connection: AsyncConnection, clock: DatabaseClock, key: FaceKey, values: Mapping[str, Any]
-) -> None:
+async def change_face(connection: AsyncConnection, key: FaceKey, values: Mapping[str, Any]) -> None:
     """Write down something else of a face, and tell those who follow along of its image."""
     await connection.execute(sa.update(faces).where(is_face(faces, key)).values(values))
-    await note_events(connection, clock(), EventKind.IMAGE, [key.image_id])
+    await note_events(connection, database_now(), EventKind.IMAGE, [key.image_id])
 
 
 def by_hand(person_id: int, person: str) -> dict[str, Any]:
@@ -109,31 +107,23 @@ def by_hand(person_id: int, person: str) -> dict[str, Any]:
     return {**UNDECIDED, "ambiguous": False, **said}
 
 
-async def take_names(
-    connection: AsyncConnection, clock: DatabaseClock, person_id: int, most: int
-) -> bool:
+async def take_names(connection: AsyncConnection, person_id: int, most: int) -> bool:
     """Leave faces of a person without a name, in so many images; tell whether there may be more."""
-    ids = await _change_faces(connection, clock, person_id, most, UNDECIDED)
+    ids = await _change_faces(connection, person_id, most, UNDECIDED)
     return len(ids) == most
 
 
-async def move_faces(
-    connection: AsyncConnection, clock: DatabaseClock, person_id: int, new_id: int, most: int
-) -> bool:
+async def move_faces(connection: AsyncConnection, person_id: int, new_id: int, most: int) -> bool:
     """Give faces of a person to another, in so many images; tell whether there may be more."""
     its_name = sa.select(persons.c.name).where(persons.c.id == new_id)
     new = {"person_id": new_id, "person": (await connection.scalars(its_name)).one()}
-    ids = await _change_faces(connection, clock, person_id, most, new)
+    ids = await _change_faces(connection, person_id, most, new)
     await take_denied_names(connection, new_id, faces.c.image_id.in_(ids))
     return len(ids) == most
 
 
 async def _change_faces(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    person_id: int,
-    most: int,
-    values: dict[str, Any],
+    connection: AsyncConnection, person_id: int, most: int, values: dict[str, Any]
 ) -> list[int]:
     """Change the rows of a person's faces in the first so many images; return these."""
     its = are_of(person_id)
@@ -141,7 +131,7 @@ async def _change_faces(
     ids = list(await connection.scalars(some.limit(most)))
     of_images = sa.and_(faces.c.image_id.in_(ids), its)
     await connection.execute(sa.update(faces).where(of_images).values(values))
-    await note_events(connection, clock(), EventKind.IMAGE, ids)
+    await note_events(connection, database_now(), EventKind.IMAGE, ids)
     return ids
 
 
@@ -193,12 +183,9 @@ async def find_bearer(connection: AsyncConnection, name: str) -> int | None:
 
 
 async def note_images(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    table: sa.Table,
-    which: sa.ColumnElement[bool],
+    connection: AsyncConnection, table: sa.Table, which: sa.ColumnElement[bool]
 ) -> None:
     """Tell those who follow along of the images of some rows, however many these are."""
-    found = sa.select(sa.literal(EventKind.IMAGE), table.c.image_id, clock()).where(which)
+    found = sa.select(sa.literal(EventKind.IMAGE), table.c.image_id, database_now()).where(which)
     columns = ["kind", "subject_id", "created_at"]
     await connection.execute(sa.insert(events).from_select(columns, found.distinct()))

@@ -8,8 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import Clock, DatabaseClock, database_now
-from services.common.database import Database
+from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.names import by_id
@@ -38,6 +37,7 @@ from services.receiver.adapters.rows.named_faces import (
     lock_face,
     take_names,
 )
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.adapters.rows.people_changes import (
     add_person,
     begin_leaving,
@@ -51,24 +51,19 @@ from services.receiver.adapters.rows.people_changes import (
     note_change,
     settle_names,
 )
-from services.receiver.domain.cursors import PersonKey
+from services.receiver.domain.cursors import Page, PersonKey
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import FaceKey, no_face
 from services.receiver.domain.merges import Merge
-from services.receiver.domain.people import PeoplePage, Person, Somebody
+from services.receiver.domain.people import Person, Somebody
 
 _AT_ONCE: Final = 5_000
 """Values of one statement."""
 
 
-class DatabasePeople:
+class DatabasePeople(OnDatabase):
     """The port ``People`` on a database."""
-
-    def __init__(self, database: Database, now: Clock, clock: DatabaseClock = database_now) -> None:
-        self._database = database
-        self._now = now
-        self._clock = clock
 
     async def all(self) -> tuple[Person, ...]:
         """Return everybody who is not hidden, by name."""
@@ -82,7 +77,7 @@ class DatabasePeople:
         hidden: bool,
         after: PersonKey | None,
         limit: int,
-    ) -> PeoplePage:
+    ) -> Page[Person, PersonKey]:
         """Return the first people by name, behind ``after``, who are hidden, or who are not."""
         # Told, because MariaDB sorts everybody where it believes that to be as quick.
         query = sa.select(persons).with_hint(persons, "FORCE INDEX (ix_persons_name)", "mysql")
@@ -104,7 +99,7 @@ class DatabasePeople:
         # One more tells whether there is a next page.
         found = await self._load(query.order_by(persons.c.name, persons.c.id).limit(limit + 1))
         last = found[limit - 1] if len(found) > limit else None
-        return PeoplePage(found[:limit], PersonKey(last.name, last.id) if last else None)
+        return Page(found[:limit], PersonKey(last.name, last.id) if last else None)
 
     async def get(self, person_id: int) -> Person | None:
         """Return one person."""
@@ -183,13 +178,13 @@ class DatabasePeople:
                     f"{new!r} is the name of somebody else, {by_id(other)}: if both are to have it,"
                     ' say "another": true'
                 )
-            await settle_names(connection, name, self._now())
-            await settle_names(connection, new, self._now(), beside=beside)
+            await settle_names(connection, name)
+            await settle_names(connection, new, beside=beside)
             # Who has no folder yet keeps the one that the name was. In a statement of its own:
             # MariaDB sets one column after the other.
             await connection.execute(sa.update(persons).where(its).values(folder=FOLDER))
             await connection.execute(sa.update(persons).where(its).values(name=new))
-            await note_change(connection, self._clock, person_id)
+            await note_change(connection, person_id)
         return True
 
     @retry_on_conflict
@@ -201,7 +196,7 @@ class DatabasePeople:
             await connection.execute(
                 sa.update(persons).where(persons.c.id == person_id).values(hidden=hidden)
             )
-            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+            await note_events(connection, database_now(), EventKind.PERSON, [person_id])
         return True
 
     @retry_on_conflict
@@ -225,7 +220,7 @@ class DatabasePeople:
             await connection.execute(
                 sa.update(persons).where(persons.c.id == person_id).values(chosen)
             )
-            await note_events(connection, self._clock(), EventKind.PERSON, [person_id])
+            await note_events(connection, database_now(), EventKind.PERSON, [person_id])
         return True
 
     @retry_on_conflict
@@ -239,28 +234,25 @@ class DatabasePeople:
             await check_whole(connection, person_id)
             gone: set[str] = set()
             if person_id is not None:
-                gone = await forget_pictures(
-                    connection, self._clock, person_images.c.person_id == person_id
-                )
+                gone = await forget_pictures(connection, person_images.c.person_id == person_id)
             strays = await find_strays(connection, found, gone)
-            await remove_soon(connection, self._clock, strays)
+            await remove_soon(connection, strays)
             removed = (person_id is not None) + len(gone) + len(strays)
             if removed:
                 if person_id is None:
                     # An id to call them by, for those who look at all faces that were theirs.
-                    person_id = await add_person(connection, person, self._now())
+                    person_id = await add_person(connection, person)
                 if await find_bearer(connection, person.name) == person_id:
                     await adopt(connection, person_id, person.name)
                 denied = sa.select(face_denials.c.image_id).where(
                     face_denials.c.person_id == person_id
                 )
                 if (
-                    await take_names(connection, self._clock, person_id, CHANGED)
+                    await take_names(connection, person_id, CHANGED)
                     or await connection.scalar(denied.offset(CHANGED).limit(1)) is not None
                 ):
                     await begin_leaving(
                         connection,
-                        self._clock,
                         person_id,
                         person,
                         folders=[person.folder],
@@ -269,7 +261,7 @@ class DatabasePeople:
                     )
                     return removed
                 await connection.execute(sa.delete(persons).where(persons.c.id == person_id))
-                await note_change(connection, self._clock, person_id, person.folder, removed=True)
+                await note_change(connection, person_id, person.folder, removed=True)
         return removed
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.clock import DatabaseClock
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
@@ -131,42 +131,33 @@ async def lock_person(connection: AsyncConnection, person_id: int) -> str | None
     return name
 
 
-async def add_person(connection: AsyncConnection, person: Somebody, now: int) -> int:
+async def add_person(connection: AsyncConnection, person: Somebody) -> int:
     """Make the row of a person and return its id."""
-    await settle_names(connection, person.name, now, beside=person.beside)
-    return await insert_person(connection, person.name, person.folder, now)
+    await settle_names(connection, person.name, beside=person.beside)
+    return await insert_person(connection, person.name, person.folder)
 
 
-async def settle_names(
-    connection: AsyncConnection, name: str, now: int, *, beside: bool = False
-) -> None:
+async def settle_names(connection: AsyncConnection, name: str, *, beside: bool = False) -> None:
     """Give the faces that have a name alone to who bears it, before another does.
 
     ``beside``: that is whose pictures lie in the folder of the name, and who has no row yet.
     """
     if beside and not await is_taken(connection, name):
-        await insert_person(connection, name, name, now)
+        await insert_person(connection, name, name)
     if person_id := await find_bearer(connection, name):
         await adopt(connection, person_id, name)
 
 
-async def insert_person(
-    connection: AsyncConnection, name: str, folder: str, now: int, **more: Any
-) -> int:
+async def insert_person(connection: AsyncConnection, name: str, folder: str, **more: Any) -> int:
     """Make the row of a person, with these values, too, and return its id."""
     inserted: sa.CursorResult[tuple[()]] = await connection.execute(
-        sa.insert(persons).values(name=name, folder=folder, created_at=now, **more)
+        sa.insert(persons).values({"name": name, "folder": folder, "created_at": now_ms(), **more})
     )
     return int(inserted.lastrowid)
 
 
 async def note_change(
-    connection: AsyncConnection,
-    clock: DatabaseClock,
-    person_id: int,
-    folder: str | None = None,
-    *,
-    removed: bool = False,
+    connection: AsyncConnection, person_id: int, folder: str | None = None, *, removed: bool = False
 ) -> None:
     """Have stored faces decided again, because a person has changed; tell those who follow along.
 
@@ -179,7 +170,7 @@ async def note_change(
             return
     changed: dict[str, Any] = {
         "folder": folder,
-        "due_at": clock(),
+        "due_at": database_now(),
         "claim_token": None,
         "after_image_id": 0,
         "passes_left": _PASSES,
@@ -196,7 +187,7 @@ async def note_change(
     else:
         insert = mysql.insert(people_work).values(values).on_duplicate_key_update(changed)
     await connection.execute(insert)
-    await note_events(connection, clock(), EventKind.PERSON, [person_id])
+    await note_events(connection, database_now(), EventKind.PERSON, [person_id])
 
 
 async def check_settled(connection: AsyncConnection, person_id: int | None) -> None:
@@ -227,7 +218,6 @@ async def check_whole(connection: AsyncConnection, person_id: int | None) -> Non
 
 async def begin_leaving(
     connection: AsyncConnection,
-    clock: DatabaseClock,
     person_id: int,
     person: Somebody,
     *,
@@ -240,7 +230,11 @@ async def begin_leaving(
     """
     await connection.execute(
         sa.insert(erasures).values(
-            person_id=person_id, name=person.name, after_image_id=0, due_at=clock(), **erasure
+            person_id=person_id,
+            name=person.name,
+            after_image_id=0,
+            due_at=database_now(),
+            **erasure,
         )
     )
     its = persons.c.id == person_id
@@ -253,4 +247,4 @@ async def begin_leaving(
     await connection.execute(
         sa.update(people_work).where(people_work.c.person_id == person_id).values(claim_token=None)
     )
-    await note_events(connection, clock(), EventKind.PERSON, [person_id])
+    await note_events(connection, database_now(), EventKind.PERSON, [person_id])

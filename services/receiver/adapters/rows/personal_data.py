@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from services.common.database import Database
 from services.common.faces import DecidedBy
 from services.common.people import BY_HAND, measured_in
 from services.common.tables import (
@@ -21,13 +20,14 @@ from services.common.tables import (
     same_face,
 )
 from services.receiver.adapters.rows.named_faces import are_of, have_name_alone
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.faces import FaceKey
+from services.receiver.domain.merges import Merge
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.personal_data import (
     KeptDenial,
     KeptFace,
     KeptKnown,
-    KeptMerge,
     KeptPerson,
     KeptPicture,
 )
@@ -36,11 +36,8 @@ _PART: Final = 500
 """Rows, or pictures, that are read at once."""
 
 
-class DatabasePersonalData:
+class DatabasePersonalData(OnDatabase):
     """The port ``PersonalData`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def person(self, person: Somebody) -> KeptPerson:
         """Return the person."""
@@ -66,12 +63,12 @@ class DatabasePersonalData:
         async for row in self._parts(query, [face_denials.c.image_id, face_denials.c.face_index]):
             yield KeptDenial(row.image_id, row.face_index, row.created_at)
 
-    async def merges(self, person: Somebody) -> AsyncIterator[KeptMerge]:
+    async def merges(self, person: Somebody) -> AsyncIterator[Merge]:
         """Yield who was said to be them."""
         query = sa.select(person_merges.c.id, person_merges.c.name, person_merges.c.created_at)
         its = query.where(person_merges.c.person_id == person.id)
         async for row in self._parts(its, [person_merges.c.id]):
-            yield KeptMerge(row.id, row.name, row.created_at)
+            yield Merge(row.id, row.name, row.created_at)
 
     async def pictures(self, person: Somebody) -> AsyncIterator[KeptPicture]:
         """Yield pictures with a face of theirs."""

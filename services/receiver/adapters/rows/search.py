@@ -5,20 +5,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.common.database import Database
 from services.common.names import known_name
 from services.common.people import SHOWN_ID, WHOSE, box_in
 from services.common.tables import BOX, face_encodings, faces, persons, same_face
 from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.search import FaceNow
 
 
-class DatabaseSearchableFaces:
+class DatabaseSearchableFaces(OnDatabase):
     """The port ``SearchableFaces`` on a database."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def encoding(self, key: FaceKey, engine: str) -> tuple[bool, bytes | None]:
         """Tell whether there is such a face, and return its encoding by an engine."""
