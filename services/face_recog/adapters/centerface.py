@@ -29,8 +29,10 @@ from services.face_recog.adapters.tiles import (
     distinct,
     levels,
     smaller,
+    turn,
+    turn_points,
+    turn_rectangles,
 )
-from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import Encoding
 

@@ -13,8 +13,7 @@ from services.common.faces import MOST_FACES, Box, MeasuredFace
 from services.common.pictures import PictureError, open_picture
 from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
-from services.face_recog.adapters.tiles import SAME, agreements, smaller
-from services.face_recog.adapters.turns import turn, turn_rectangles
+from services.face_recog.adapters.tiles import SAME, agreements, smaller, turn, turn_rectangles
 from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import Encoding
 
