@@ -43,7 +43,6 @@ class _FixedGallery(Gallery):
         super().__init__(
             store,
             pool,
-            prefix="known_people/",
             engine=pool.engine,
             parallel=1,
             tails=DLIB,

@@ -19,8 +19,7 @@ from services.face_recog.adapters.classic import (
     models_version,
 )
 from services.face_recog.adapters.models import Detection, Pixels, Place, Points, Rectangle
-from services.face_recog.adapters.onnx import Network
-from services.face_recog.adapters.resnet import MEANS, SCALE, resnet
+from services.face_recog.adapters.onnx import MEANS, SCALE, Network, resnet
 from services.face_recog.adapters.tiles import (
     SAME,
     agreements,

@@ -16,13 +16,12 @@ from services.common.errors import (
     ObjectTooLargeError,
     RecogniserFailedError,
 )
-from services.common.images import MAX_PICTURE_BYTES, folder_of
+from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, folder_of
 from services.common.names import InvalidNameError, check_name
 from services.common.object_info import ObjectInfo
-from services.face_recog.domain.errors import RejectedError, Rejection
+from services.face_recog.domain.errors import RejectedError, Rejection, describe
 from services.face_recog.domain.parts import GalleryPicture, PictureFaces
 from services.face_recog.ports import KeptStore, PictureRecogniser
-from services.face_recog.service.trouble import describe
 
 log = structlog.get_logger(__name__)
 
@@ -33,17 +32,14 @@ _PARALLEL_READS: Final = 16
 
 
 class PictureReader:
-    """Reads ``<prefix><person>/<picture>`` from the store and encodes the only face of each.
+    """Reads ``known_people/<person>/<picture>`` from the store and encodes the only face of each.
 
     ``parallel`` pictures at a time are encoded, until :meth:`leave_workers`.
     """
 
-    def __init__(
-        self, store: KeptStore, recogniser: PictureRecogniser, *, prefix: str, parallel: int
-    ) -> None:
+    def __init__(self, store: KeptStore, recogniser: PictureRecogniser, *, parallel: int) -> None:
         self._store = store
         self._recogniser = recogniser
-        self._prefix = prefix
         self._reading = asyncio.Semaphore(_PARALLEL_READS)
         self._encoding = asyncio.Semaphore(parallel)
         self._found: dict[bytes, PictureFaces] = {}
@@ -128,9 +124,9 @@ class PictureReader:
         return GalleryPicture(info.tag) if self.faults(info) >= _TRIES else None
 
     def _check_place(self, key: str) -> None:
-        place = key.removeprefix(self._prefix)
+        place = key.removeprefix(KNOWN_PEOPLE)
         if place.count("/") != 1:
-            raise RejectedError(f"its place is not {self._prefix}PERSON/PICTURE")
+            raise RejectedError(f"its place is not {KNOWN_PEOPLE}PERSON/PICTURE")
         folder = folder_of(place)
         try:
             name = check_name(folder)
