@@ -37,10 +37,9 @@ from services.face_recog.domain.calibration import (
 )
 from services.face_recog.domain.errors import RejectedError
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import DEFAULT_TOLERANCE, KnownPeople
+from services.face_recog.domain.known_people import DEFAULT_TOLERANCE, KnownPeople, Portraits
 from services.face_recog.domain.matching import Outcome, decide, match
 from services.face_recog.domain.parts import GalleryPicture, PictureFaces
-from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import Seen, Strangers, Tail, Tails
 from services.face_recog.service.kept_encodings import KeptEncodings
 from services.face_recog.settings import EngineSettings

@@ -197,7 +197,6 @@ async def _measure(store: ObjectStore, folder: Path | None, people: int, added: 
     gallery = Gallery(
         counting,
         _Recogniser(),
-        prefix=_PREFIX,
         engine=_ENGINE,
         parallel=1,
         tails=DLIB,

@@ -120,7 +120,6 @@ async def _serve(folder: Path, people: int, port: int) -> None:
     gallery = Gallery(
         store,
         _Recogniser(),
-        prefix=_PREFIX,
         engine=_ENGINE,
         parallel=1,
         tails=DLIB,

@@ -23,8 +23,7 @@ from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import FaceRecogServer
 from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES, Calibration, Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import KnownPeople
-from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.known_people import KnownPeople, Portraits
 from services.face_recog.domain.strangers import DLIB, Model, Strangers, Vectors
 from services.face_recog.service.deciding import Decider
 from services.face_recog.service.gallery import Gallery
@@ -44,7 +43,6 @@ class _FixedGallery(Gallery):
         super().__init__(
             store,
             pool,
-            prefix="known_people/",
             engine=pool.engine,
             parallel=1,
             tails=DLIB,

@@ -6,7 +6,6 @@ from typing import Final
 
 from services.common import logs, ops
 from services.common.errors import RecogniserUnavailableError
-from services.common.images import KNOWN_PEOPLE
 from services.common.jobs import end_on_sigterm
 from services.common.objects import ObjectStore
 from services.common.settings import load
@@ -51,7 +50,6 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
         gallery = Gallery(
             store,
             pool,
-            prefix=KNOWN_PEOPLE,
             engine=pool.engine,
             parallel=settings.pool_size,
             tails=settings.tails,

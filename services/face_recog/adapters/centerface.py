@@ -19,8 +19,7 @@ from services.face_recog.adapters.classic import (
     models_version,
 )
 from services.face_recog.adapters.models import Detection, Pixels, Place, Points, Rectangle
-from services.face_recog.adapters.onnx import Network
-from services.face_recog.adapters.resnet import MEANS, SCALE, resnet
+from services.face_recog.adapters.onnx import MEANS, SCALE, Network, resnet
 from services.face_recog.adapters.tiles import (
     SAME,
     agreements,
@@ -29,8 +28,10 @@ from services.face_recog.adapters.tiles import (
     distinct,
     levels,
     smaller,
+    turn,
+    turn_points,
+    turn_rectangles,
 )
-from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import Encoding
 

@@ -225,7 +225,7 @@ class Pool:
 
         steps = Steps(self.engine, picture, max_faces, self._slice_seconds, boxes)
         del picture  # what it is in the first request is enough
-        while steps.request:
+        while True:
             # What was begun keeps nobody out who comes anew.
             weight = 0 if is_long else 1
             try:
@@ -239,10 +239,9 @@ class Pool:
                         f"recognising it takes longer than {self._long_seconds:g} s",
                         Rejection.TOO_LARGE,
                     ) from None
-            steps.take(answer)
-            if steps.request:
-                await say_long()
-        return steps.recognition()
+            if found := steps.take(answer):
+                return found
+            await say_long()
 
     async def _do(
         self, queue: "asyncio.PriorityQueue[_Job]", request: bytes, *, urgent: bool, weight: int

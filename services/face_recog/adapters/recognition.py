@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 import numpy as np
@@ -13,8 +13,7 @@ from services.common.faces import MOST_FACES, Box, MeasuredFace
 from services.common.pictures import PictureError, open_picture
 from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
-from services.face_recog.adapters.tiles import SAME, agreements, smaller
-from services.face_recog.adapters.turns import turn, turn_rectangles
+from services.face_recog.adapters.tiles import SAME, agreements, smaller, turn, turn_rectangles
 from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import Encoding
 
@@ -57,23 +56,15 @@ def find(
     scale = width / pixels.shape[1], height / pixels.shape[0]
     pixels, quarters, faces = _search(models, pixels)
     across, down = pixels.shape[1], pixels.shape[0]
-    placed = [
-        (
-            _box(
-                turn_rectangles(np.array(face.rectangle), -quarters, across, down),
-                scale,
-                width,
-                height,
-            ),
-            face,
-        )
-        for face in faces
-    ]
+    placed = []
+    for face in faces:
+        rectangle = turn_rectangles(np.array(face.rectangle), -quarters, across, down)
+        placed.append((_box(rectangle, scale, (width, height)), face))
     if boxes:
         upright = (across, down) if quarters % 2 == 0 else (down, across)
 
         def lay(box: Box) -> Detection:
-            sides = np.array(_sides(box)) / np.tile(scale, 2)
+            sides = np.array(astuple(box)) / np.tile(scale, 2)
             left, top, right, bottom = turn_rectangles(sides, quarters, *upright).tolist()
             return models.lay(pixels, (left, top, right, bottom))
 
@@ -152,30 +143,15 @@ def _search(models: Models, pixels: Pixels) -> tuple[Pixels, int, list[Detection
     return pixels, 0, upright
 
 
-def _box(
-    rectangle: NDArray[np.floating],
-    scale: tuple[float, float],
-    width: int,
-    height: int,
-) -> Box:
-    across, down = scale
-    left, top, right, bottom = rectangle.tolist()
-    return Box(
-        left=min(max(round(left * across), 0), width),
-        top=min(max(round(top * down), 0), height),
-        right=min(max(round(right * across), 0), width),
-        bottom=min(max(round(bottom * down), 0), height),
-    )
-
-
-def _sides(box: Box) -> tuple[int, int, int, int]:
-    return box.left, box.top, box.right, box.bottom
+def _box(rectangle: NDArray[np.floating], scale: tuple[float, float], size: tuple[int, int]) -> Box:
+    sides = np.round(rectangle * np.tile(scale, 2)).clip(0, np.tile(size, 2))
+    return Box(*sides.astype(int).tolist())
 
 
 def _agreeing(boxes: Sequence[Box], found: Sequence[Box]) -> list[int | None]:
     """Return the number of that of the found ones with which each agrees most; none is two's."""
-    others = np.array([_sides(box) for box in found]).reshape(-1, 4)
-    agreed = np.array([agreements(_sides(box), others) for box in boxes])
+    others = np.array([astuple(box) for box in found]).reshape(-1, 4)
+    agreed = np.array([agreements(astuple(box), others) for box in boxes])
     chosen: list[int | None] = [None] * len(boxes)
     while agreed.size and agreed.max() >= SAME:
         box, face = np.unravel_index(np.argmax(agreed), agreed.shape)

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, NoReturn
 
 import grpc
@@ -19,7 +19,7 @@ from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import IMAGE_ID, LONG
 from services.common.facerecog.server import Context, GrpcServer
 from services.common.faces import Box, Likely, measured
-from services.face_recog.domain.errors import RejectedError, Rejection, WrongEngineError
+from services.face_recog.domain.errors import RejectedError, WrongEngineError
 from services.face_recog.domain.matching import Constraints, Match, Outcome
 from services.face_recog.service.deciding import Decider, View
 from services.face_recog.service.identifying import (
@@ -34,17 +34,6 @@ log = structlog.get_logger(__name__)
 NOT_FOUND: Final = "not_found"
 """The image name in an answer that names nobody."""
 
-_STATUS: Final = {
-    Rejection.NOT_FOUND: face_pb2.STATUS_NOT_FOUND,
-    Rejection.UNREADABLE: face_pb2.STATUS_UNREADABLE,
-    Rejection.TOO_LARGE: face_pb2.STATUS_TOO_LARGE,
-    Rejection.INVALID_REQUEST: face_pb2.STATUS_INVALID_REQUEST,
-}
-_OUTCOME: Final = {
-    Outcome.NAMED: face_pb2.OUTCOME_NAMED,
-    Outcome.UNSURE: face_pb2.OUTCOME_UNSURE,
-    Outcome.UNKNOWN: face_pb2.OUTCOME_UNKNOWN,
-}
 _CODES: Final = (
     (RecogniserBusyError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (RecogniserFailedError, grpc.StatusCode.INTERNAL),
@@ -74,19 +63,29 @@ def _read(message: bytes) -> IdentificationRequest:
     )
 
 
-class _Identify:
-    def __init__(self, identifier: Identifier, engine: str) -> None:
-        self._identifier = identifier
-        self._engine = engine
+class FaceRecogServer(GrpcServer, face_pb2_grpc.PeopleServicer, face_pb2_grpc.HealthCheckServicer):
+    """Answers for pictures, people and health; see :class:`GrpcServer`."""
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Return what the generated stubs would, but with :func:`_read`."""
-        method = grpc.unary_unary_rpc_method_handler(
+    def __init__(
+        self, identifier: Identifier, decider: Decider, *, connection_age: float, grace: float
+    ) -> None:
+        super().__init__(
+            ["Identify", "People", "HealthCheck"], connection_age=connection_age, grace=grace
+        )
+        self._identifier = identifier
+        self._decider = decider
+        self._engine = decider.engine.name
+        # What the generated stubs would add, but with :func:`_read`.
+        identify = grpc.unary_unary_rpc_method_handler(
             self._identify,
             request_deserializer=_read,
             response_serializer=face_pb2.IdentifyResponse.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler("facerecog.Identify", {"Identify": method})
+        self.grpc.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("facerecog.Identify", {"Identify": identify}),)
+        )
+        face_pb2_grpc.add_PeopleServicer_to_server(self, self.grpc)
+        face_pb2_grpc.add_HealthCheckServicer_to_server(self, self.grpc)
 
     async def _identify(
         self, request: IdentificationRequest, context: Context
@@ -101,7 +100,7 @@ class _Identify:
                 log.info("rejected", problem=error.rejection, reason=str(error))
                 return face_pb2.IdentifyResponse(
                     image_name=NOT_FOUND,
-                    status=_STATUS[error.rejection],
+                    status=face_pb2.Status.Value(f"STATUS_{error.rejection.name}"),
                     engine=self._engine,
                     reason=str(error),
                 )
@@ -112,12 +111,6 @@ class _Identify:
             log.info("identified", faces=len(response.faces))
             return response
 
-
-class _People(face_pb2_grpc.PeopleServicer):
-    def __init__(self, decider: Decider, is_draining: Callable[[], bool]) -> None:
-        self._decider = decider
-        self._is_draining = is_draining
-
     async def Decide(  # noqa: N802
         self, requests: AsyncIterator[face_pb2.DecideRequest], context: Context
     ) -> AsyncIterator[face_pb2.DecideResponse]:
@@ -125,7 +118,7 @@ class _People(face_pb2_grpc.PeopleServicer):
         view: View | None = None
         try:
             async for request in requests:
-                if self._is_draining():
+                if self.is_draining:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "it stops: ask another one")
                 if view is None:
                     view = await self._decider.view(request.person)
@@ -138,7 +131,7 @@ class _People(face_pb2_grpc.PeopleServicer):
 
     def _known(self, view: View) -> face_pb2.PersonKnown:
         return face_pb2.PersonKnown(
-            engine=self._decider.engine.name,
+            engine=self._engine,
             calibration=view.snapshot.calibration.version,
             pictures=[
                 face_pb2.KnownPicture(image_name=name, skipped=not known)
@@ -184,12 +177,6 @@ class _People(face_pb2_grpc.PeopleServicer):
             ],
         )
 
-
-class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
-    def __init__(self, is_serving: Callable[[], bool], decider: Decider) -> None:
-        self._is_serving = is_serving
-        self._decider = decider
-
     async def HealthCheck(  # noqa: N802
         self,
         request: face_pb2.Empty,  # noqa: ARG002
@@ -197,29 +184,10 @@ class _HealthCheck(face_pb2_grpc.HealthCheckServicer):
     ) -> face_pb2.HealthCheckResponse:
         """Tell whether requests are served, and by which engine."""
         return face_pb2.HealthCheckResponse(
-            ready=self._is_serving(),
-            engine=self._decider.engine.name,
+            ready=self.is_serving,
+            engine=self._engine,
             strangers_product=self._decider.strangers.product,
             strangers_decade=self._decider.strangers.decade,
-        )
-
-
-class FaceRecogServer(GrpcServer):
-    """Answers for pictures, people and health; see :class:`GrpcServer`."""
-
-    def __init__(
-        self, identifier: Identifier, decider: Decider, *, connection_age: float, grace: float
-    ) -> None:
-        super().__init__(
-            ["Identify", "People", "HealthCheck"], connection_age=connection_age, grace=grace
-        )
-        engine = decider.engine.name
-        self.grpc.add_generic_rpc_handlers((_Identify(identifier, engine).handler(),))
-        face_pb2_grpc.add_PeopleServicer_to_server(
-            _People(decider, lambda: self.is_draining), self.grpc
-        )
-        face_pb2_grpc.add_HealthCheckServicer_to_server(
-            _HealthCheck(lambda: self.is_serving, decider), self.grpc
         )
 
 
@@ -254,7 +222,7 @@ def _face(named: NamedFace) -> face_pb2.Face:
         **dataclasses.asdict(measured(face)),
         candidates=map(_candidate, named.match.candidates),
         ambiguous=named.match.ambiguous,
-        outcome=_OUTCOME[named.match.outcome],
+        outcome=_outcome(named.match),
         like_person=named.like_person,
         encoding=face.encoding.astype("<f4").tobytes(),
     )
@@ -271,5 +239,9 @@ def _candidate(candidate: Likely) -> face_pb2.Candidate:
 
 def _decided(match: Match) -> face_pb2.DecidedFace:
     return face_pb2.DecidedFace(
-        candidates=map(_candidate, match.candidates), outcome=_OUTCOME[match.outcome]
+        candidates=map(_candidate, match.candidates), outcome=_outcome(match)
     )
+
+
+def _outcome(match: Match) -> face_pb2.Outcome.ValueType:
+    return face_pb2.Outcome.Value(f"OUTCOME_{match.outcome.name}")

@@ -1,8 +1,11 @@
-"""Pictures that are searched in parts: what is looked at, and what of the answers is one face."""
+"""What is searched: pictures in parts and turned, and what of the answers is one face.
+
+Turns are quarters against the clock, as ``numpy.rot90`` makes them.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import dlib
 import numpy as np
@@ -108,3 +111,25 @@ def distinct(rectangles: NDArray[np.floating], scores: NDArray[np.floating]) -> 
             other = (shared < SAME * (areas[best] + areas - shared)) & (shared < _INSIDE * areas)
             left[best + 1 :] &= other[best + 1 :]  # of those before, each is better than this
     return order[left]
+
+
+def turn(pixels: Pixels, quarters: int) -> Pixels:
+    """Return the pixels turned so often; dlib and Pillow want them in a row."""
+    return np.rot90(pixels, quarters).copy()
+
+
+def turn_points(points: NDArray[Any], quarters: int, width: int, height: int) -> NDArray[Any]:
+    """Return where points, shape (..., 2), of a picture of that size are after so many turns."""
+    for _ in range(quarters % 4):
+        points = np.stack([points[..., 1], width - points[..., 0]], axis=-1)
+        width, height = height, width
+    return points
+
+
+def turn_rectangles(
+    rectangles: NDArray[Any], quarters: int, width: int, height: int
+) -> NDArray[Any]:
+    """Return where rectangles, shape (..., 4), are: left, top, right and bottom."""
+    corners = rectangles.reshape(*rectangles.shape[:-1], 2, 2)
+    corners = turn_points(corners, quarters, width, height)
+    return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)

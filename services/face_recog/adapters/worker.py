@@ -55,7 +55,11 @@ def serve(connection: socket.socket, choice: EngineChoice, memory_bytes: int) ->
             return
         _limit_growth(memory_bytes)
         connection.sendall(_message({"name": models.engine.name, "size": models.engine.size}))
-        while (request := _receive(connection)) is not None:
+        requests = connection.makefile("rb")
+        while len(length := requests.read(NUMBER.size)) == NUMBER.size:
+            [size] = NUMBER.unpack(length)
+            if len(request := requests.read(size)) < size:
+                return
             connection.sendall(answer(request, models))
 
 
@@ -70,7 +74,7 @@ def read_engine(message: bytes) -> Engine:
 class Steps:
     """The steps at one picture; the faces of each slice take ``seconds``, or one face its time.
 
-    ``request`` is the next step's message, with its length; empty when all is done.
+    ``request`` is the next step's message, with its length.
     """
 
     def __init__(
@@ -90,14 +94,17 @@ class Steps:
         head = {"max_faces": max_faces, "boxes": asked, "seconds": seconds}
         self.request = _message(head, picture)
 
-    def take(self, answer: bytes) -> None:
-        """Note a step's answer; raise ``RejectedError`` or ``RecogniserFailedError``."""
+    def take(self, answer: bytes) -> Recognition | None:
+        """Note a step's answer; return what was found when it is the last.
+
+        Raises ``RejectedError`` or ``RecogniserFailedError``.
+        """
         try:
-            self._take(answer)
+            return self._take(answer)
         except (ValueError, LookupError, TypeError, RecursionError, struct.error) as error:
             raise RecogniserFailedError(f"the worker's answer makes no sense: {error!r}") from error
 
-    def _take(self, answer: bytes) -> None:
+    def _take(self, answer: bytes) -> Recognition | None:
         head, content = _unpack(answer)
         if "failure" in head:
             raise RecogniserFailedError(head["failure"])
@@ -106,31 +113,18 @@ class Steps:
         if not self._first:
             self._first, self._chips = head, content
         self._encodings += [self._encoding(numbers) for numbers in head["encodings"]]
-        self.request = b""
         left = len(self._first["faces"]) - len(self._encodings)
         if left > 0:
             if not head["encodings"]:
                 raise RecogniserFailedError("a step encoded no face")
             self._chips = self._chips[-left * self._first["chip_bytes"] :]
             self.request = _message({"faces": left, "seconds": self._seconds}, self._chips)
-
-    def recognition(self) -> Recognition:
-        """Return what was found, or raise ``RecogniserFailedError``; all steps must be done."""
-        try:
-            faces = [
-                DetectedFace(
-                    **{
-                        **face,
-                        "box": Box(**face["box"]),
-                        "quality": Quality(**face["quality"]),
-                        "encoding": encoding,
-                    }
-                )
-                for face, encoding in zip(self._first["faces"], self._encodings, strict=True)
-            ]
-            return Recognition(self._first["width"], self._first["height"], faces)
-        except (ValueError, LookupError, TypeError) as error:
-            raise RecogniserFailedError(f"the worker's answer makes no sense: {error!r}") from error
+            return None
+        faces = []
+        for face, encoding in zip(self._first["faces"], self._encodings, strict=True):
+            parts = {"box": Box(**face["box"]), "quality": Quality(**face["quality"])}
+            faces.append(DetectedFace(**{**face, **parts, "encoding": encoding}))
+        return Recognition(self._first["width"], self._first["height"], faces)
 
     def _encoding(self, numbers: Any) -> Encoding:
         encoding: Encoding = np.array(numbers, dtype=np.float64)
@@ -190,19 +184,3 @@ def _limit_growth(size: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or limit <= hard:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-def _receive(connection: socket.socket) -> bytes | None:
-    """Return the next message, or None when the other side has gone."""
-    length = connection.recv(NUMBER.size, socket.MSG_WAITALL)
-    if len(length) < NUMBER.size:
-        return None
-    [size] = NUMBER.unpack(length)
-    message = bytearray(size)
-    view = memoryview(message)
-    while view:
-        received = connection.recv_into(view)
-        if not received:
-            return None
-        view = view[received:]
-    return bytes(message)

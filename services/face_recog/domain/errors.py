@@ -16,7 +16,7 @@ RefusedError
 
 from enum import StrEnum
 
-from services.common.errors import RecogniserError, RefusedError
+from services.common.errors import AwayError, RecogniserError, RefusedError
 
 
 class NotReadyError(RecogniserError):
@@ -46,3 +46,13 @@ class WrongEngineError(RefusedError):
 
 class DamagedError(RefusedError):
     """The bytes are not what was to be kept; the message says why."""
+
+
+def describe(error: Exception) -> str:
+    """Return an error's words, for people, with its kind where that says more."""
+    return str(error) if is_expected(error) else f"{type(error).__name__}: {error}"
+
+
+def is_expected(error: Exception) -> bool:
+    """Tell whether it is on one of the branches, else a bug."""
+    return isinstance(error, AwayError | RefusedError)

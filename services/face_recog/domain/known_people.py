@@ -1,8 +1,9 @@
-"""Known people and who is nearest to a face."""
+"""Known people: who is nearest to a face, and how alike a face is to all pictures of each."""
 
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from services.common.faces import Likely
 from services.common.images import folder_of
+from services.face_recog.domain.calibration import Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.strangers import Vectors
+from services.face_recog.domain.strangers import Strangers, Vectors
 
 DEFAULT_TOLERANCE: Final = 0.6
 """The distance for which the model was trained: it tells people apart at 0.6."""
@@ -144,17 +146,8 @@ class KnownPeople:
         best = np.minimum.reduceat(rough, self._starts)
         count = min(count, len(best))
         bound = np.partition(best, count - 1)[count - 1] + _ROUGH
-        found = []
-        for person in np.flatnonzero(best <= bound):
-            start, end = self._starts[person], self._ends[person]
-            rows = start + np.flatnonzero(rough[start:end] <= best[person] + _ROUGH)
-            distances = np.linalg.norm(self._matrix[rows] - encoding, axis=1)
-            nearest = int(np.argmin(distances))
-            found.append(
-                Likely(
-                    self._rows[rows[nearest]][1], self._persons[person], float(distances[nearest])
-                )
-            )
+        persons = np.flatnonzero(best <= bound).tolist()
+        found = [self.candidate(person, encoding) for person in persons]
         return sorted(found, key=lambda candidate: (candidate.distance, candidate.folder))[:count]
 
     def rows(self, names: Iterable[str]) -> list[int]:
@@ -186,3 +179,73 @@ class KnownPeople:
             if DEFAULT_TOLERANCE < nearest < np.inf:
                 found[name] = float(nearest)
         return found
+
+
+class Portraits:
+    """Known people, each described by all their pictures, and how they stand among strangers.
+
+    ``before`` are older ones: whoever has not changed since is not measured again.
+    """
+
+    def __init__(
+        self, people: KnownPeople, strangers: Strangers, before: "Portraits | None" = None
+    ) -> None:
+        self.people = people
+        self.strangers = strangers
+        self._means = people.means()
+        self._standing = np.empty((2, people.people), np.float32)
+        rows = np.full(people.people, -1)
+        if before and before.strangers is strangers and before.people.people and people.people:
+            known = {name: row for row, name in enumerate(before.people.names)}
+            rows = np.array([known.get(name, -1) for name in people.names], dtype=np.intp)
+            same = rows >= 0
+            same[same] = (before._means[rows[same]] == self._means[same]).all(axis=1)  # noqa: SLF001
+            rows[~same] = -1
+            self._standing[:, same] = before._standing[:, rows[same]]  # noqa: SLF001
+        changed = rows < 0
+        self._standing[:, changed] = strangers.standing(self._means[changed])
+
+    def likenesses(self, encodings: Sequence[Encoding]) -> Vectors:
+        """Return how alike faces are to each of ``people.names``, of shape (faces, people)."""
+        if not (self.people.people and len(encodings)):
+            return np.empty((len(encodings), self.people.people), np.float32)  # of no size
+        mean, spread = self._standing
+        return self.strangers.likenesses(_units(encodings), self._means, (mean, spread))
+
+    def portrait(self, name: str, rule: Rule) -> "Portrait | None":
+        """Return what tells who may be this person by the rule; None for somebody unknown."""
+        found = self.people.rows([name])
+        if not found:
+            return None
+        [person] = found
+        mean, spread = self._standing[:, person : person + 1]
+        return Portrait(
+            self._means[person],
+            self.strangers.least_product(rule.unsure, (float(mean[0]), float(spread[0]))),
+            (mean, spread),
+        )
+
+    def may_be(
+        self, portrait: "Portrait", encodings: Sequence[Encoding], rule: Rule
+    ) -> Sequence[bool]:
+        """Tell of each face whether it would be asked about, were there nobody else."""
+        alike = self.strangers.likenesses(_units(encodings), portrait.mean[None], portrait.standing)
+        return [bool(likeness) for likeness in alike[:, 0] >= rule.unsure]
+
+
+def _units(encodings: Sequence[Encoding]) -> Vectors:
+    faces = np.asarray(encodings)
+    units: Vectors = (faces / np.linalg.norm(faces, axis=1, keepdims=True)).astype(np.float32)
+    return units
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """One person's mean, of shape (size,), and how it stands among strangers.
+
+    Hardly any face of length 1 whose product with the mean is under ``least_product`` may be them.
+    """
+
+    mean: Vectors
+    least_product: float
+    standing: tuple[Vectors, Vectors]

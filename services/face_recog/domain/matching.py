@@ -10,8 +10,7 @@ import numpy as np
 from services.common.faces import CLOSE, Likely
 from services.face_recog.domain.calibration import Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import KnownPeople
-from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.known_people import KnownPeople, Portraits
 from services.face_recog.domain.strangers import Vectors
 
 DEFAULT_CANDIDATES: Final = 5
@@ -63,56 +62,19 @@ def decide(
     portraits: Portraits,
     encodings: Sequence[Encoding],
     rule: Rule,
+    held: Constraints = Constraints(),
     *,
+    alike: Vectors | None = None,
     max_candidates: int = DEFAULT_CANDIDATES,
 ) -> list[Match]:
     """Say who the faces of one picture are, may be, or that they are nobody known.
 
     A face is named after nobody but the person who is most alike, by far. A person is in a picture
     once: of two faces that would get one name, the more alike does, and about the other a person is
-    asked.
+    asked. ``alike``, of shape (faces, people), are their likenesses if known; it is written to.
     """
-    alike = portraits.likenesses(encodings)
-    return _decide(portraits, encodings, alike, rule, Constraints(), max_candidates=max_candidates)
-
-
-def decide_all(
-    portraits: Portraits, pictures: Sequence[tuple[Sequence[Encoding], Constraints]], rule: Rule
-) -> list[list[Match]]:
-    """Decide on each of the pictures, several in one pass over the people."""
-    decided = []
-    for block in _blocks(pictures):
-        alike = portraits.likenesses([face for faces, _ in block for face in faces])
-        for faces, held in block:
-            decided.append(_decide(portraits, faces, alike[: len(faces)], rule, held))
-            alike = alike[len(faces) :]
-    return decided
-
-
-def _blocks(
-    pictures: Iterable[tuple[Sequence[Encoding], Constraints]],
-) -> Iterable[list[tuple[Sequence[Encoding], Constraints]]]:
-    block: list[tuple[Sequence[Encoding], Constraints]] = []
-    size = 0
-    for picture in pictures:
-        block.append(picture)
-        size += len(picture[0])
-        if size >= _DECIDED_AT_ONCE:
-            yield block
-            block, size = [], 0
-    yield block
-
-
-def _decide(
-    portraits: Portraits,
-    encodings: Sequence[Encoding],
-    alike: Vectors,
-    rule: Rule,
-    held: Constraints,
-    *,
-    max_candidates: int = DEFAULT_CANDIDATES,
-) -> list[Match]:
-    """Decide on one picture; ``alike``, of shape (faces, people), is written to."""
+    if alike is None:
+        alike = portraits.likenesses(encodings)
     for face, names in enumerate(held.denied):
         alike[face, portraits.people.rows(names)] = -np.inf
     likely = [np.flatnonzero(likeness >= rule.unsure) for likeness in alike]
@@ -145,6 +107,33 @@ def _decide(
         ]
         matches.append(Match(candidates, outcome is Outcome.UNSURE, outcome))
     return matches
+
+
+def decide_all(
+    portraits: Portraits, pictures: Sequence[tuple[Sequence[Encoding], Constraints]], rule: Rule
+) -> list[list[Match]]:
+    """Decide on each of the pictures, several in one pass over the people."""
+    decided = []
+    for block in _blocks(pictures):
+        alike = portraits.likenesses([face for faces, _ in block for face in faces])
+        for faces, held in block:
+            decided.append(decide(portraits, faces, rule, held, alike=alike[: len(faces)]))
+            alike = alike[len(faces) :]
+    return decided
+
+
+def _blocks(
+    pictures: Iterable[tuple[Sequence[Encoding], Constraints]],
+) -> Iterable[list[tuple[Sequence[Encoding], Constraints]]]:
+    block: list[tuple[Sequence[Encoding], Constraints]] = []
+    size = 0
+    for picture in pictures:
+        block.append(picture)
+        size += len(picture[0])
+        if size >= _DECIDED_AT_ONCE:
+            yield block
+            block, size = [], 0
+    yield block
 
 
 def match(

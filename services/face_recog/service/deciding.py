@@ -11,8 +11,8 @@ from services.common.names import InvalidNameError, check_name
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.errors import RejectedError, WrongEngineError
 from services.face_recog.domain.faces import Encoding
+from services.face_recog.domain.known_people import Portrait
 from services.face_recog.domain.matching import Constraints, Match, decide_all
-from services.face_recog.domain.portraits import Portrait
 from services.face_recog.service.gallery import Gallery
 from services.face_recog.service.snapshots import Snapshot
 

@@ -10,13 +10,13 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.images import forms_of
+from services.common.images import KNOWN_PEOPLE, forms_of
 from services.common.metrics import observe
 from services.common.object_info import ObjectInfo
 from services.common.turns import in_turns
 from services.face_recog import metrics
 from services.face_recog.domain.engines import Engine
-from services.face_recog.domain.errors import NotReadyError
+from services.face_recog.domain.errors import NotReadyError, describe, is_expected
 from services.face_recog.domain.faces import Encoding
 from services.face_recog.domain.known_people import KnownPeople
 from services.face_recog.domain.parts import GalleryPicture
@@ -26,7 +26,6 @@ from services.face_recog.service.change_markers import ChangeMarkers
 from services.face_recog.service.kept_encodings import KeptEncodings
 from services.face_recog.service.reading import PictureReader, not_one
 from services.face_recog.service.snapshots import Snapshot, SnapshotMaker
-from services.face_recog.service.trouble import Trouble
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +58,7 @@ _SWEEP_SECONDS: Final = 3600.0
 
 
 class Gallery:
-    """The known people: ``<prefix><person>/<picture>`` in the store.
+    """The known people: ``known_people/<person>/<picture>`` in the store.
 
     Each picture is encoded once, and what is known of it kept in the store, so that neither another
     replica nor the next start need do so; that goes when the picture does. What cannot be kept is
@@ -72,7 +71,6 @@ class Gallery:
         store: PeopleStore,
         recogniser: PictureRecogniser,
         *,
-        prefix: str,
         engine: Engine,
         parallel: int,
         tails: Tails,
@@ -80,10 +78,9 @@ class Gallery:
     ) -> None:
         self.strangers = tails.product.pairs
         self._store = store
-        self._prefix = prefix
         self._kept = KeptEncodings(store, engine)
         self._snapshots = SnapshotMaker(store, engine, tails=tails, false_names=false_names)
-        self._reader = PictureReader(store, recogniser, prefix=prefix, parallel=parallel)
+        self._reader = PictureReader(store, recogniser, parallel=parallel)
         self._changes = ChangeMarkers(store)
         self._known: dict[str, GalleryPicture] = {}
         self._is_loaded = False
@@ -96,7 +93,7 @@ class Gallery:
         # What is known is changed, and published, by one at a time: the watch, or a look that
         # somebody waits for. While all are listed either may go on.
         self._turn = asyncio.Lock()
-        self._trouble = Trouble()
+        self._trouble = _Trouble()
         self._listing_seconds = 0.0
         self._kept_at = 0.0
         self._swept_at: float | None = None
@@ -209,7 +206,7 @@ class Gallery:
     async def _list_all(self) -> dict[str, ObjectInfo]:
         start = time.perf_counter()
         self._listing_seconds = 0.0  # one that fails, at once or after long, is soon tried again
-        listed = {info.key: info async for info in self._store.list(self._prefix)}
+        listed = {info.key: info async for info in self._store.list(KNOWN_PEOPLE)}
         self._listing_seconds = time.perf_counter() - start
         return listed
 
@@ -224,7 +221,7 @@ class Gallery:
         gone = self._known.keys() - listed.keys() - self._glanced
         wanted = self._find_wanted(listed)
         wanted.sort(key=self._reader.faults)  # those that failed before do not hold up the others
-        self._folders = {key.removeprefix(self._prefix).partition("/")[0] for key in listed}
+        self._folders = {key.removeprefix(KNOWN_PEOPLE).partition("/")[0] for key in listed}
         self._glanced_at = {
             name: changed for name, changed in self._glanced_at.items() if name not in self._folders
         }
@@ -245,7 +242,7 @@ class Gallery:
         for key in gone:
             self._kept.note_gone(key)
             del self._known[key]
-            self._unpublished[key.removeprefix(self._prefix)] = None
+            self._unpublished[key.removeprefix(KNOWN_PEOPLE)] = None
 
     async def glance(self) -> bool:
         """Look at people whom markers name, and at new ones where the store tells them quickly.
@@ -253,7 +250,7 @@ class Gallery:
         Returns whether all of them have been looked at. What else changed, :meth:`refresh` sees.
         """
         marked = await self._changes.find()
-        found = await self._store.new_folders(self._prefix, self._folders)
+        found = await self._store.new_folders(KNOWN_PEOPLE, self._folders)
         new = [name for name, changed in found.items() if self._glanced_at.get(name) != changed]
         new.sort(key=lambda name: -found[name])  # of forgotten people folders may be left, empty
         people = list(dict.fromkeys([*marked.values(), *new]))
@@ -296,9 +293,9 @@ class Gallery:
                 await self._take_in(gone, new)
             if self._unpublished:  # what the watch has read so far
                 await self._publish()
-            folders = tuple(f"{self._prefix}{form}/" for form in forms)
+            folders = tuple(f"{KNOWN_PEOPLE}{form}/" for form in forms)
             pictures = {
-                key.removeprefix(self._prefix): known.encoding is not None
+                key.removeprefix(KNOWN_PEOPLE): known.encoding is not None
                 for key, known in self._known.items()
                 if key.startswith(folders)
             }
@@ -306,7 +303,7 @@ class Gallery:
 
     async def _look_at(self, people: Iterable[str]) -> tuple[Collection[str], Sequence[ObjectInfo]]:
         """Return the keys of these people's pictures that are gone, and what is to be read."""
-        folders = tuple(f"{self._prefix}{name}/" for name in people)
+        folders = tuple(f"{KNOWN_PEOPLE}{name}/" for name in people)
         listed = {info.key: info for folder in folders async for info in self._store.list(folder)}
 
         def compare() -> tuple[Collection[str], Sequence[ObjectInfo]]:
@@ -325,7 +322,7 @@ class Gallery:
                 self._kept.note_gone(key)
             else:
                 self._kept.note_changed(key)
-            self._unpublished[key.removeprefix(self._prefix)] = known.encoding
+            self._unpublished[key.removeprefix(KNOWN_PEOPLE)] = known.encoding
         self._known.update(changed)
         return problems
 
@@ -372,7 +369,7 @@ class Gallery:
         for name, distance in unlike.items():
             log.warning(
                 "known picture is unlike the person's others",
-                key=self._prefix + name,
+                key=KNOWN_PEOPLE + name,
                 distance=round(distance, 2),
             )
 
@@ -382,7 +379,7 @@ class Gallery:
             return self.people.changed(self._unpublished)
         return KnownPeople(
             {
-                key.removeprefix(self._prefix): known.encoding
+                key.removeprefix(KNOWN_PEOPLE): known.encoding
                 for key, known in self._known.items()
                 if known.encoding is not None
             }
@@ -393,3 +390,33 @@ def _pause(interval: float, listing: float) -> float:
     """Return the seconds to wait after a look whose listing took so long."""
     rest = listing if listing <= _HURRY_SECONDS else _PAUSE_PER_LISTING * listing
     return max(interval - listing, rest)
+
+
+class _Trouble:
+    """Says once what keeps the known people from being read, and once that nothing does."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._all_failed = False
+
+    def note(self, error: Exception | None, *, of_all: bool) -> None:
+        """Note what a look ended with: one at all the known people, or at some of them."""
+        # What a look at all failed with is neither over nor said again by one at some.
+        if of_all or not self._all_failed:
+            self._say(error)
+        if of_all:
+            self._all_failed = error is not None
+
+    def _say(self, error: Exception | None) -> None:
+        reason = "" if error is None else describe(error)
+        if error is None:
+            if self.reason:
+                log.info("known people can be read again")
+        elif not self.reason or (reason != self.reason and not is_expected(error)):
+            log.warning(
+                "known people cannot be read, the last ones are kept: %s",
+                reason,
+                exc_info=None if is_expected(error) else error,
+            )
+        self.reason = reason
+        metrics.GALLERY_TROUBLE.set(bool(reason))

@@ -14,8 +14,8 @@ from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import DetectedFace, Encoding, check_boxes
 from services.face_recog.domain.matching import DEFAULT_CANDIDATES, Match, Outcome, decide, match
 from services.face_recog.ports import KeptStore, PictureRecogniser
-from services.face_recog.service.fetching import get_picture, too_many_bytes
 from services.face_recog.service.gallery import Gallery
+from services.face_recog.service.reading import get_picture, too_many_bytes
 
 _QUICK_PICTURES: Final = 2000
 """Known pictures that are compared with a face in less than a millisecond."""

@@ -106,18 +106,14 @@ class KeptCalibration:
             return None
         if content != self._content:
             self._content, self._calibration = content, None
-            if content is not None:
-                self._calibration = self._unpack(content)
+            try:
+                if content is not None:
+                    self._calibration = unpack(content, self._engine)
+            except DamagedError as error:
+                log.warning(
+                    "kept calibration is damaged and made again", key=self._key, reason=str(error)
+                )
         return self._calibration
-
-    def _unpack(self, content: bytes) -> Calibration | None:
-        try:
-            return unpack(content, self._engine)
-        except DamagedError as error:
-            log.warning(
-                "kept calibration is damaged and made again", key=self._key, reason=str(error)
-            )
-            return None
 
     async def write(self, calibration: Calibration) -> None:
         """Keep it in the place of the one that was read, unless none could be."""

@@ -1,4 +1,4 @@
-"""Reading known pictures and encoding their faces."""
+"""Reading pictures from the store, and encoding the faces of the known ones."""
 
 import asyncio
 import dataclasses
@@ -10,15 +10,18 @@ from typing import Final
 import numpy as np
 import structlog
 
-from services.common.errors import ObjectNotFoundError, RecogniserFailedError
-from services.common.images import folder_of
+from services.common.errors import (
+    ObjectNotFoundError,
+    ObjectRefusedError,
+    ObjectTooLargeError,
+    RecogniserFailedError,
+)
+from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, folder_of
 from services.common.names import InvalidNameError, check_name
 from services.common.object_info import ObjectInfo
-from services.face_recog.domain.errors import RejectedError
+from services.face_recog.domain.errors import RejectedError, Rejection, describe
 from services.face_recog.domain.parts import GalleryPicture, PictureFaces
 from services.face_recog.ports import KeptStore, PictureRecogniser
-from services.face_recog.service.fetching import get_picture
-from services.face_recog.service.trouble import describe
 
 log = structlog.get_logger(__name__)
 
@@ -29,17 +32,14 @@ _PARALLEL_READS: Final = 16
 
 
 class PictureReader:
-    """Reads ``<prefix><person>/<picture>`` from the store and encodes the only face of each.
+    """Reads ``known_people/<person>/<picture>`` from the store and encodes the only face of each.
 
     ``parallel`` pictures at a time are encoded, until :meth:`leave_workers`.
     """
 
-    def __init__(
-        self, store: KeptStore, recogniser: PictureRecogniser, *, prefix: str, parallel: int
-    ) -> None:
+    def __init__(self, store: KeptStore, recogniser: PictureRecogniser, *, parallel: int) -> None:
         self._store = store
         self._recogniser = recogniser
-        self._prefix = prefix
         self._reading = asyncio.Semaphore(_PARALLEL_READS)
         self._encoding = asyncio.Semaphore(parallel)
         self._found: dict[bytes, PictureFaces] = {}
@@ -124,9 +124,9 @@ class PictureReader:
         return GalleryPicture(info.tag) if self.faults(info) >= _TRIES else None
 
     def _check_place(self, key: str) -> None:
-        place = key.removeprefix(self._prefix)
+        place = key.removeprefix(KNOWN_PEOPLE)
         if place.count("/") != 1:
-            raise RejectedError(f"its place is not {self._prefix}PERSON/PICTURE")
+            raise RejectedError(f"its place is not {KNOWN_PEOPLE}PERSON/PICTURE")
         folder = folder_of(place)
         try:
             name = check_name(folder)
@@ -154,3 +154,24 @@ def not_one(faces: PictureFaces) -> str:
     """Return why a picture without exactly one face is skipped, for people."""
     shown = f"{faces.count} faces" if faces.count else "no face"
     return f"it shows {shown}; a known picture must show one"
+
+
+async def get_picture(store: KeptStore, key: str) -> bytes:
+    """Return a picture file.
+
+    Raises :class:`RejectedError` for a key that the store does not take, or too large a file, and
+    ``ObjectNotFoundError`` and ``ObjectStoreUnavailableError``.
+    """
+    try:
+        return await store.get(key, max_bytes=MAX_PICTURE_BYTES)
+    except ObjectRefusedError as error:
+        raise RejectedError(str(error)) from error
+    except ObjectTooLargeError as error:
+        raise too_many_bytes() from error
+
+
+def too_many_bytes() -> RejectedError:
+    """Return the refusal of a picture file with more than ``MAX_PICTURE_BYTES``."""
+    return RejectedError(
+        f"picture has more than {MAX_PICTURE_BYTES // 1024 // 1024} MB", Rejection.TOO_LARGE
+    )

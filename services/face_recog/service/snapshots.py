@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from services.face_recog.domain.calibration import Calibration, Rule
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import KnownPeople
-from services.face_recog.domain.portraits import Portraits
+from services.face_recog.domain.known_people import KnownPeople, Portraits
 from services.face_recog.domain.strangers import FITTED, Seen, Strangers, Tails
 from services.face_recog.ports import KeptStore
 from services.face_recog.service.kept_calibration import KeptCalibration

@@ -70,7 +70,6 @@ def new_gallery(store: Any, recogniser: FakeRecogniser) -> Gallery:
     return Gallery(
         store,
         recogniser,
-        prefix="known_people/",
         engine=ENGINE,
         parallel=3,
         tails=DLIB,

@@ -20,9 +20,8 @@ from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.server import FaceRecogServer
 from services.face_recog.domain.calibration import Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.known_people import KnownPeople, Portraits
 from services.face_recog.domain.matching import Constraints, Outcome, decide, decide_all
-from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import DLIB, FITTED, Model, Strangers
 from services.face_recog.service.deciding import Decider
 from services.face_recog.service.gallery import Gallery

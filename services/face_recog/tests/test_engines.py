@@ -16,9 +16,9 @@ from services.common.faces import Box
 from services.face_recog.adapters import centerface, worker
 from services.face_recog.adapters.classic import NETWORK, model_file
 from services.face_recog.adapters.models import Models, load_models
+from services.face_recog.adapters.onnx import resnet
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.recognition import find
-from services.face_recog.adapters.resnet import resnet
 from services.face_recog.adapters.tiles import along
 from services.face_recog.domain.known_people import DEFAULT_TOLERANCE
 from services.face_recog.service.kept_encodings import folder_of

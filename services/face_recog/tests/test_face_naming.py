@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES, Calibration, Rule
 from services.face_recog.domain.faces import Encoding
-from services.face_recog.domain.known_people import KnownPeople
+from services.face_recog.domain.known_people import KnownPeople, Portraits
 from services.face_recog.domain.matching import Match, Outcome, decide
-from services.face_recog.domain.portraits import Portraits
 from services.face_recog.domain.strangers import Strangers, Tail, Tails
 
 TAIL: Final = Tail(0.12, 0.052)

@@ -117,7 +117,6 @@ async def test_every_picture_is_encoded_once_for_all_replicas(
     newer_engine = Gallery(
         store,
         another,
-        prefix="known_people/",
         engine=Engine("dlib-2+rules-1", 128),
         parallel=3,
         tails=DLIB,
@@ -547,7 +546,6 @@ async def test_no_error_ends_the_watch_and_each_is_said(
     gallery = Gallery(
         broken,
         broken,
-        prefix="known_people/",
         engine=ENGINE,
         parallel=3,
         tails=DLIB,
@@ -646,7 +644,6 @@ async def test_a_picture_that_the_store_does_not_give_holds_up_nobody(
     gallery = Gallery(
         partly,
         partly,
-        prefix="known_people/",
         engine=ENGINE,
         parallel=3,
         tails=DLIB,
@@ -692,7 +689,6 @@ async def test_the_first_snapshot_waits_for_a_store_that_lists_but_does_not_give
     gallery = Gallery(
         half,
         half,
-        prefix="known_people/",
         engine=ENGINE,
         parallel=1,
         tails=DLIB,
@@ -859,7 +855,6 @@ async def test_replicas_of_two_engines_never_compare(
     new = Gallery(
         store,
         recogniser,
-        prefix="known_people/",
         engine=Engine("another", 128),
         parallel=3,
         tails=tails_within(1.1),

@@ -66,7 +66,6 @@ async def gallery(folder_store_settings: ObjectStoreSettings) -> RememberingGall
     gallery = RememberingGallery(
         store,
         FakeRecogniser(),
-        prefix="known_people/",
         engine=ENGINE,
         parallel=1,
         tails=DLIB,

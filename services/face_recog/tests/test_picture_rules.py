@@ -28,9 +28,9 @@ def recognise(content: bytes, max_faces: int) -> Recognition:
     """Do all steps, each face in one of its own."""
     models = load_models("classic")
     steps = Steps(models.engine, content, max_faces, 0)
-    while steps.request:
-        steps.take(answer(steps.request[NUMBER.size :], models)[NUMBER.size :])
-    return steps.recognition()
+    while True:
+        if found := steps.take(answer(steps.request[NUMBER.size :], models)[NUMBER.size :]):
+            return found
 
 
 def is_same_person(one: Encoding, other: Encoding) -> bool:

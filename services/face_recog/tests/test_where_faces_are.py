@@ -16,8 +16,14 @@ from services.face_recog.adapters import classic, recognition
 from services.face_recog.adapters.centerface import _OVERLAP, _TILE, square
 from services.face_recog.adapters.models import Models, load_models
 from services.face_recog.adapters.recognition import SearchedPicture, encode, find
-from services.face_recog.adapters.tiles import along, distinct, smaller
-from services.face_recog.adapters.turns import turn, turn_points, turn_rectangles
+from services.face_recog.adapters.tiles import (
+    along,
+    distinct,
+    smaller,
+    turn,
+    turn_points,
+    turn_rectangles,
+)
 from services.face_recog.domain.faces import Encoding
 from services.testing.damaged_pictures import save
 from services.testing.samples import sample

@@ -83,7 +83,6 @@ class World:
         self.gallery = Gallery(
             store,
             OneFace(),
-            prefix=KNOWN_PEOPLE,
             engine=ENGINE,
             parallel=1,
             tails=DLIB,
