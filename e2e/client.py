@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from e2e.cluster import ROOT, Cluster
 from e2e.waiting import wait_until
-from services.common.images import FINAL, Status
+from services.common.image_states import FINAL, Status
 from services.local.samples import KNOWN, load_photos
 
 SAMPLES: Final = ROOT / "var" / "samples"

@@ -25,8 +25,8 @@ from rich.table import Column, Table
 
 from scripts.bench.pictures import write_variants
 from services.common.cgroups import usable_cpus
-from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.domain.calibration import (

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
+from services.common.claims import RING_AFTER_MS
 from services.common.database import Database
-from services.common.images import FINAL, RING_AFTER_MS, Status
+from services.common.image_states import FINAL, Status
 from services.common.nsqd import NsqDoorbell
 from services.common.settings import DatabaseSettings
 from services.common.tables import images

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common import logs
+from services.common.batches import batched
 from services.common.changes import mark_changed
 from services.common.faces import Box
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
-from services.common.turns import in_turns
 from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.faces import DetectedFace, Encoding, Recognition
@@ -139,7 +139,7 @@ async def _fill(store: ObjectStore, folder: Path | None, people: int) -> None:
         file.parent.mkdir(parents=True)
         file.write_bytes(b"%d" % number)
 
-    for some in in_turns(range(people), _WRITTEN):
+    for some in batched(range(people), _WRITTEN):
         await asyncio.gather(*map(write, some))
     encodings = np.random.default_rng(1).normal(size=(people, _ENGINE.size)).astype(np.float32) / 8
     known = {

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from services.common.database import Database
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.common.settings import DatabaseSettings
 from services.common.tables import (
     face_groups,

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from scripts.bench import bare
 from scripts.bench.pictures import write_variants
-from services.common.images import RETRIABLE
+from services.common.image_states import RETRIABLE
 from services.common.settings import load
 from services.face_recog.settings import EngineSettings
 from services.testing.pipeline import Pipeline

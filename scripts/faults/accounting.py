@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from services.common.images import FINAL, Status
+from services.common.image_states import FINAL, Status
 
 _ARROWS: Final = frozenset(
     {

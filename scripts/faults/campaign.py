@@ -19,7 +19,7 @@ from scripts.faults.plan import Fault, Kind, draw
 from scripts.faults.stack import Stack, Switches
 from scripts.faults.strikes import Striker
 from services.common.errors import DatabaseUnavailableError
-from services.common.images import FINAL, Status
+from services.common.image_states import FINAL, Status
 from services.common.tables import images
 
 _CLIENTS: Final = 4

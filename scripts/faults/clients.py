@@ -14,7 +14,7 @@ import httpx
 
 from scripts.faults.accounting import Answer, Ask, Attempt, Told
 from scripts.faults.pictures import Picture, Pictures
-from services.common.images import Status
+from services.common.image_states import Status
 
 _TIMEOUT_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.1

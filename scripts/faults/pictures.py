@@ -9,7 +9,7 @@ from typing import Final
 from PIL import Image, ImageOps
 
 from scripts.faults.accounting import Answer
-from services.common.images import Status
+from services.common.image_states import Status
 from services.local.samples import EILEEN, GRACE, load_photos
 
 _FACES: Final = {EILEEN: (175, 76, 265, 166), GRACE: (180, 139, 366, 325)}

@@ -17,7 +17,7 @@ from scripts.faults.pictures import Pictures
 from scripts.faults.plan import Targets
 from services.common import folders
 from services.common.database import Database
-from services.common.images import KNOWN_PEOPLE, PICTURES
+from services.common.object_keys import KNOWN_PEOPLE, PICTURES
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
 from services.testing.clocks import Clock

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 
 from services.client.errors import ItemRefusedError, ServerAwayError
-from services.common.names import InvalidNameError, by_id, check_who, id_of
+from services.common.person_names import InvalidNameError, by_id, check_who, id_of
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 """Where ``make run`` has the API."""

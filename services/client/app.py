@@ -20,8 +20,8 @@ from services.client.regions import RegionReader
 from services.client.report import Report, who, whose
 from services.client.submitting import Submitter
 from services.common.errors import AwayError, RefusedError
-from services.common.images import Status
-from services.common.names import by_id, check_name
+from services.common.image_states import Status
+from services.common.person_names import by_id, check_name
 
 _FAILED: Final = 1
 _WRONG_USE: Final = 2

@@ -11,7 +11,7 @@ from services.client.api import FacestackApi, address_of, kept_who
 from services.client.errors import ItemRefusedError, NotWrittenError
 from services.client.report import Report
 from services.client.submitting import each
-from services.common.names import by_id
+from services.common.person_names import by_id
 
 
 async def export(

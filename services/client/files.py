@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from services.client.errors import ItemRefusedError
-from services.common.images import MAX_PICTURE_BYTES
-from services.common.picture_formats import FORMATS
+from services.common.picture_formats import FORMATS, MAX_PICTURE_BYTES
 
 EXTENSIONS: Final = frozenset(
     {f".{format_.extension}" for format_ in FORMATS}

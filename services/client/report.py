@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from services.client.api import Image
 from services.client.errors import ItemRefusedError
-from services.common.images import Status
+from services.common.image_states import Status
 
 
 class Report:

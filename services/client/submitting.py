@@ -11,7 +11,8 @@ from services.client import files
 from services.client.api import PAGE, FacestackApi, Image
 from services.client.errors import ItemRefusedError
 from services.client.report import Report, who
-from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
+from services.common.image_states import FINAL, RETRIABLE, Status
+from services.common.object_keys import UPLOADS
 
 PARALLEL: Final = 8
 """Files at once, of up to 20 MiB in memory: the receiver stores as many at a time."""

@@ -16,8 +16,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from services.common.spools import MEMORY_BYTES, Spool
-from services.common.spools import Spools as Spools  # noqa: PLC0414
+from services.common.spools import MEMORY_BYTES, Spool, Spools
 
 MULTIPART: Final = "multipart/form-data"
 MULTIPART_OVERHEAD: Final = 64 * 1024
@@ -135,6 +134,3 @@ class FilePart(UploadFile):
     async def read(self, size: int = -1) -> bytes:
         """Return all of it."""
         return await self._spool.read(self._start or 0, (self.size or 0) if size < 0 else size)
-
-
-Part = FilePart

@@ -14,10 +14,7 @@ from typing import Final
 import structlog
 from structlog.typing import Processor
 
-from services.common.availability import AvailabilityLog as Outage
 from services.common.object_keys import KNOWN_PEOPLE
-
-__all__ = ["Outage", "configure"]
 
 _NAMES: Final = re.compile(
     rf"({KNOWN_PEOPLE})[^/\n]+(?=/)|(changes/[0-9a-f]{{8}}).+?\.(?=:|$)", re.MULTILINE

@@ -412,7 +412,3 @@ garbage = sa.Table(
 def same_face(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
     """Return the condition that rows of two tables are of one face."""
     return sa.and_(one.c.image_id == other.c.image_id, one.c.face_index == other.c.face_index)
-
-
-from services.common.due_rows import is_due as is_due  # noqa: E402, PLC0414
-from services.common.due_rows import longest_wait as longest_wait  # noqa: E402, PLC0414

@@ -4,11 +4,14 @@ import asyncio
 import socket
 from typing import Final
 
-from services.common import logs, ops
+from services.common import logs
 from services.common.errors import RecogniserUnavailableError
+from services.common.http_server import serve_probes
 from services.common.jobs import end_on_sigterm
+from services.common.lifecycle import Lifecycle
 from services.common.objects import ObjectStore
 from services.common.settings import load
+from services.common.sockets import listen
 from services.face_recog.adapters.pool import Pool
 from services.face_recog.adapters.server import FaceRecogServer
 from services.face_recog.service.deciding import Decider
@@ -25,9 +28,9 @@ def main() -> None:
     settings = load(FaceRecogSettings)
     logs.configure("face_recog", settings.log_level)
     end_on_sigterm()  # until the workers are there and it can drain
-    probes = ops.listen(settings.host, settings.probe_port)
+    probes = listen(settings.host, settings.probe_port)
     # gRPC opens its port itself, late and with a page of its own errors when it is taken.
-    ops.listen(settings.host, settings.port).close()
+    listen(settings.host, settings.port).close()
     try:
         # Not uvloop: grpc.aio drives its own event loop and is only supported on asyncio's.
         asyncio.run(_run(settings, probes))
@@ -61,14 +64,14 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             connection_age=settings.connection_age_seconds,
             grace=settings.stop_seconds + _ANSWER_SECONDS,
         )
-        lifecycle = ops.Lifecycle(
+        lifecycle = Lifecycle(
             {"known people": gallery.check, "workers": pool.check},
             drain_seconds=settings.drain_seconds,
         )
         lifecycle.install_signal_handlers()
         await server.start(settings.host, settings.port)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(ops.serve_probes(probes, lifecycle))
+            tasks.create_task(serve_probes(probes, lifecycle))
             watch = tasks.create_task(gallery.watch(settings.watch_seconds))
             serve = tasks.create_task(announce(server, gallery, pool))
             await lifecycle.wait_draining()

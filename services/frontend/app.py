@@ -15,11 +15,16 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Scope
 
-from services.common import logs, ops
-from services.common.bodies import Spools
+from services.common import logs
 from services.common.door import Door
 from services.common.head import HeadApp
+from services.common.health import Check
+from services.common.http_server import serve_http
+from services.common.lifecycle import Lifecycle
+from services.common.probes import probe_routes
 from services.common.settings import load
+from services.common.sockets import listen
+from services.common.spools import Spools
 from services.frontend.adapters import rooms
 from services.frontend.adapters.pages.answers import Answers
 from services.frontend.adapters.pages.base import Pages
@@ -54,7 +59,7 @@ def connect(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, transport=transport, trust_env=False)
 
 
-def first_contact(url: str, patience: float = _PATIENCE_SECONDS) -> ops.Check:
+def first_contact(url: str, patience: float = _PATIENCE_SECONDS) -> Check:
     """Return a check that raises until the receiver can be reached, for ``patience`` seconds.
 
     A network takes a moment to let a new pod through its policies
@@ -72,7 +77,7 @@ def first_contact(url: str, patience: float = _PATIENCE_SECONDS) -> ops.Check:
 
 
 def create_app(
-    client: httpx.AsyncClient, lifecycle: ops.Lifecycle, settings: FrontendSettings
+    client: httpx.AsyncClient, lifecycle: Lifecycle, settings: FrontendSettings
 ) -> ASGIApp:
     """Return the application on an HTTP client whose base URL is the receiver's."""
     receiver = ReceiverApi(
@@ -91,7 +96,7 @@ def create_app(
         pages: Pages = kind(receiver, answers, names, spools, settings.max_upload_bytes)
         app.include_router(pages.router)
     app.include_router(FilePages(receiver.pictures, answers, files).router())
-    app.router.routes.extend(ops.probe_routes(lifecycle))
+    app.router.routes.extend(probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.
     @app.exception_handler(RequestValidationError)
@@ -126,12 +131,12 @@ def create_app(
 
 async def run(settings: FrontendSettings) -> None:
     """Serve until told to stop."""
-    listener = ops.listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port)
     checks = {"receiver": first_contact(settings.receiver_url)}
-    lifecycle = ops.Lifecycle(checks, drain_seconds=settings.drain_seconds)
+    lifecycle = Lifecycle(checks, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
     async with connect(settings.receiver_url) as client:
-        await ops.serve_http(create_app(client, lifecycle, settings), listener, lifecycle, settings)
+        await serve_http(create_app(client, lifecycle, settings), listener, lifecycle, settings)
 
 
 def main() -> None:

@@ -7,12 +7,16 @@ import time
 
 import uvloop
 
-from services.common import logs, ops
+from services.common import logs
+from services.common.availability import AvailabilityLog
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
+from services.common.http_server import serve_probes
+from services.common.lifecycle import Lifecycle
 from services.common.objects import ObjectStore
 from services.common.settings import load
+from services.common.sockets import listen
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
 from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.adapters.nsq_queue import NsqQueue
@@ -42,7 +46,7 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     )
     faces = GrpcFaceFinder(client)
     rows = DatabaseClaims(database, database_now, rules=settings.rules, backoff=settings.backoff)
-    database_outage, store_outage = logs.Outage("database"), logs.Outage("object store")
+    database_outage, store_outage = AvailabilityLog("database"), AvailabilityLog("object store")
     queue = (
         NsqQueue(
             settings.nsqlookupd_urls,
@@ -84,12 +88,12 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
         concurrency=settings.concurrency,
     )
     # Without face_recog it is ready nevertheless: it pauses and goes on by itself.
-    lifecycle = ops.Lifecycle(
+    lifecycle = Lifecycle(
         {"database": database.check, "object store": store.check},
         drain_seconds=settings.drain_seconds,
     )
     lifecycle.install_signal_handlers()
-    probes = asyncio.create_task(ops.serve_probes(listener, lifecycle))
+    probes = asyncio.create_task(serve_probes(listener, lifecycle))
     encoding = asyncio.create_task(encoder.run(lifecycle.wait_draining()))
     try:
         await processor.run(lifecycle.wait_draining(), grace_seconds=settings.grace_seconds)
@@ -108,5 +112,5 @@ def main() -> None:
     """Run the process."""
     settings = load(ImageProcessorSettings)
     logs.configure("image_processor", settings.log_level)
-    listener = ops.listen(settings.host, settings.probe_port)
+    listener = listen(settings.host, settings.probe_port)
     uvloop.run(run(settings, listener))

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
+from services.common.claims import RING_AFTER_MS, Rules
 from services.common.faces import Box, SeenFace
-from services.common.images import RING_AFTER_MS, Rules, Status
+from services.common.image_states import Status
 
 RENEW_SECONDS: Final = 10.0
 """One renewal may fail before the lease is over."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.common.images import FINAL
+from services.common.image_states import FINAL
 from services.local.errors import LocalError
 from services.local.samples import KNOWN, SAMPLES, Photos, Sample
 

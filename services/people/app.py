@@ -5,12 +5,16 @@ import socket
 from functools import partial
 from typing import Final
 
-from services.common import logs, ops
+from services.common import logs
+from services.common.availability import AvailabilityLog
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.facerecog.client import VIEW_SECONDS, RecogniserClient
+from services.common.http_server import serve_probes
+from services.common.lifecycle import Lifecycle
 from services.common.repeating import repeat
 from services.common.settings import load
+from services.common.sockets import listen
 from services.people.adapters.group_rows import DatabaseGrouping
 from services.people.adapters.recogniser import open_view
 from services.people.adapters.rows import DatabaseStoredFaces
@@ -31,7 +35,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
     faces = StoredFaces(rows)
     server = SearchServer(faces)
     # Without face_recog it is ready nevertheless: changes wait in the database.
-    lifecycle = ops.Lifecycle(
+    lifecycle = Lifecycle(
         {"database": database.check, "stored faces": faces.check},
         drain_seconds=settings.drain_seconds,
     )
@@ -43,7 +47,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
         client.strangers,
         stops=lambda: lifecycle.draining,
     )
-    away = logs.Outage("database")
+    away = AvailabilityLog("database")
 
     async def work() -> None:
         while not lifecycle.draining and await worker.step():
@@ -67,7 +71,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
             repeat(lifecycle, "decide", work, settings.poll_seconds, away),
             repeat(lifecycle, "group", grouper.step, settings.poll_seconds, away),
             repeat(lifecycle, "count", worker.count, _COUNT_SECONDS, away),
-            ops.serve_probes(listener, lifecycle),
+            serve_probes(listener, lifecycle),
         )
     finally:
         await grouper.close()
@@ -79,8 +83,8 @@ def main() -> None:
     """Run the process."""
     settings = load(PeopleSettings)
     logs.configure("people", settings.log_level)
-    listener = ops.listen(settings.host, settings.probe_port)
+    listener = listen(settings.host, settings.probe_port)
     # gRPC opens its port itself, with a page of its own errors when it is taken.
-    ops.listen(settings.host, settings.port).close()
+    listen(settings.host, settings.port).close()
     # Not uvloop: grpc.aio drives its own event loop and is only supported on asyncio's.
     asyncio.run(run(settings, listener))

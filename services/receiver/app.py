@@ -7,15 +7,21 @@ from typing import Final
 
 import uvloop
 
-from services.common import logs, ops
-from services.common.bodies import Spools
+from services.common import logs
+from services.common.availability import AvailabilityLog
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
+from services.common.health import HealthChecks
+from services.common.http_server import serve_http
+from services.common.lifecycle import Lifecycle
 from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
+from services.common.probes import probe_routes
 from services.common.repeating import repeat
 from services.common.settings import load
+from services.common.sockets import listen
+from services.common.spools import Spools
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.api import behind_door, new_app
 from services.receiver.adapters.http.docs_page import add_docs
@@ -106,10 +112,10 @@ class Receiver:
         )
         # Paths are taken and results are shown with the database alone, and only a receiver that
         # gets requests can say what else is away.
-        self.lifecycle = ops.Lifecycle(
+        self.lifecycle = Lifecycle(
             {"database": self._database.check}, drain_seconds=settings.drain_seconds
         )
-        self._outages = ops.Outages(
+        self._outages = HealthChecks(
             {
                 "database": self._database.check,
                 "object store": store.check,
@@ -175,7 +181,7 @@ class Receiver:
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
         add_docs(app)
-        app.router.routes.extend(ops.probe_routes(self.lifecycle))
+        app.router.routes.extend(probe_routes(self.lifecycle))
         self.rooms = Rooms(settings.max_in_flight)
         self.app = behind_door(app, self.rooms, settings, self.lifecycle)
 
@@ -205,7 +211,7 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
     receiver.lifecycle.install_signal_handlers()
     try:
         await asyncio.gather(
-            ops.serve_http(
+            serve_http(
                 receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
             ),
             repeat(
@@ -213,7 +219,7 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
                 "erase",
                 receiver.erase,
                 _ERASE_SECONDS,
-                logs.Outage("database"),
+                AvailabilityLog("database"),
             ),
         )
     finally:
@@ -224,5 +230,5 @@ def main() -> None:
     """Run the process."""
     settings = load(ReceiverSettings)
     logs.configure("receiver", settings.log_level)
-    listener = ops.listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port)
     uvloop.run(run(settings, listener))

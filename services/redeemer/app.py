@@ -6,13 +6,17 @@ from typing import Final
 
 import uvloop
 
-from services.common import logs, ops
+from services.common import logs
+from services.common.availability import AvailabilityLog
 from services.common.clock import database_now
 from services.common.database import Database
+from services.common.http_server import serve_probes
+from services.common.lifecycle import Lifecycle
 from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
 from services.common.repeating import repeat
 from services.common.settings import load
+from services.common.sockets import listen
 from services.redeemer.adapters.garbage import DatabaseDueGarbage
 from services.redeemer.adapters.repairs import DatabaseRepairs
 from services.redeemer.service.collecting import Collector
@@ -41,9 +45,9 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     collector = Collector(garbage=notes, objects=ObjectStore(settings))
     thumbnails = collector.collect_thumbnails
     # Without NSQ it is ready nevertheless: it still moves what has failed or was abandoned.
-    lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
+    lifecycle = Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
-    away = logs.Outage("database")
+    away = AvailabilityLog("database")
     try:
         await asyncio.gather(
             repeat(lifecycle, "sweep", redeemer.sweep, settings.sweep_seconds, away),
@@ -51,7 +55,7 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
             repeat(lifecycle, "collect", collector.collect, settings.sweep_seconds, away),
             repeat(lifecycle, "empty_log", database.empty_log, LOG_SECONDS, away),
             repeat(lifecycle, "thumbnails", thumbnails, settings.thumbnails_seconds, away),
-            ops.serve_probes(listener, lifecycle),
+            serve_probes(listener, lifecycle),
         )
     finally:
         await doorbell.close()
@@ -62,5 +66,5 @@ def main() -> None:
     """Run the process."""
     settings = load(RedeemerSettings)
     logs.configure("redeemer", settings.log_level)
-    listener = ops.listen(settings.host, settings.probe_port)
+    listener = listen(settings.host, settings.probe_port)
     uvloop.run(run(settings, listener))

@@ -4,7 +4,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge
 
-from services.common.images import Status
+from services.common.image_states import Status
 
 IMAGES: Final = Gauge("facestack_images", "Rows per status.", ["status"])
 for _status in Status:

@@ -6,12 +6,16 @@ from typing import Final
 
 import uvloop
 
-from services.common import logs, ops
+from services.common import logs
+from services.common.availability import AvailabilityLog
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.errors import RefusedError
+from services.common.http_server import serve_probes
+from services.common.lifecycle import Lifecycle
 from services.common.repeating import repeat
 from services.common.settings import load
+from services.common.sockets import listen
 from services.webhooks.adapters.endpoints import EndpointsFile
 from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
 from services.webhooks.adapters.sender import HttpSender
@@ -36,9 +40,9 @@ async def run(
         endpoints=endpoints,
         at_once=at_once,
     )
-    lifecycle = ops.Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
+    lifecycle = Lifecycle({"database": database.check}, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
-    away = logs.Outage("database")
+    away = AvailabilityLog("database")
 
     try:
         await asyncio.gather(
@@ -46,7 +50,7 @@ async def run(
             repeat(lifecycle, "deliver", webhooks.deliver, _LOOK_SECONDS, away),
             repeat(lifecycle, "read endpoints", endpoints.look, _FILE_SECONDS, away),
             repeat(lifecycle, "remove", webhooks.remove_old, _REMOVE_SECONDS, away),
-            ops.serve_probes(listener, lifecycle),
+            serve_probes(listener, lifecycle),
         )
         await webhooks.finish()
     finally:
@@ -62,5 +66,5 @@ def main() -> None:
         endpoints = EndpointsFile(settings.webhooks_file)
     except RefusedError as error:
         raise SystemExit(f"webhooks: WEBHOOKS_FILE: {error}") from None
-    listener = ops.listen(settings.host, settings.probe_port)
+    listener = listen(settings.host, settings.probe_port)
     uvloop.run(run(settings, listener, endpoints))

@@ -15,7 +15,7 @@ from scripts.faults.accounting import (
     Told,
     account,
 )
-from services.common.images import Status
+from services.common.image_states import Status
 
 PENDING, PROCESSING = Status.PENDING, Status.PROCESSING
 PROCESSED, REJECTED, DEAD = Status.PROCESSED, Status.REJECTED, Status.DEAD

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.common.faces import MOST_FACES, Box, MeasuredFace
-from services.common.pictures import PictureError, open_picture
+from services.common.picture_decoding import PictureError, open_picture
 from services.face_recog.adapters.models import Detection, Models, Pixels
 from services.face_recog.adapters.quality import measure
 from services.face_recog.adapters.tiles import SAME, agreements, smaller, turn, turn_rectangles

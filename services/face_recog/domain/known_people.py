@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.faces import Likely
-from services.common.images import folder_of
+from services.common.object_keys import folder_of
 from services.face_recog.domain.calibration import Rule
 from services.face_recog.domain.faces import Encoding
 from services.face_recog.domain.strangers import Strangers, Vectors

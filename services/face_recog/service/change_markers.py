@@ -7,10 +7,10 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
+from services.common.batches import batched
 from services.common.changes import CHANGES, changed_person
-from services.common.logs import Outage
 from services.common.object_info import ObjectInfo
-from services.common.turns import in_turns
 from services.face_recog.ports import KeptStore
 from services.face_recog.service.kept_encodings import PARALLEL, noting
 
@@ -37,7 +37,7 @@ class ChangeMarkers:
     def __init__(self, store: KeptStore) -> None:
         self._store = store
         self._seen: dict[str, float] = {}
-        self._outage = Outage("place for markers of changes")
+        self._outage = AvailabilityLog("place for markers of changes")
 
     async def find(self) -> dict[str, str]:
         """Return the person whom each new marker names, by its key, the latest first."""
@@ -68,5 +68,5 @@ class ChangeMarkers:
         now = time.monotonic()
         self._seen = {key: seen for key, seen in self._seen.items() if key in listed}
         old = [key for key, seen in self._seen.items() if now - seen > _KEPT_SECONDS]
-        for keys in in_turns(old[:_REMOVALS], PARALLEL):
+        for keys in batched(old[:_REMOVALS], PARALLEL):
             await asyncio.gather(*map(self._store.delete, keys))

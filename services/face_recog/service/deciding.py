@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.common.faces import MAX_FACES
-from services.common.names import InvalidNameError, check_name
+from services.common.person_names import InvalidNameError, check_name
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.errors import RejectedError, WrongEngineError
 from services.face_recog.domain.faces import Encoding

@@ -10,10 +10,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.images import KNOWN_PEOPLE, forms_of
+from services.common.batches import batched
 from services.common.metrics import observe
 from services.common.object_info import ObjectInfo
-from services.common.turns import in_turns
+from services.common.object_keys import KNOWN_PEOPLE, forms_of
 from services.face_recog import metrics
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.errors import NotReadyError, describe, is_expected
@@ -171,7 +171,7 @@ class Gallery:
         wanted, left = wanted[:most], wanted[most:]
         complete = all(self._reader.faults(info) for info in left)
         problems: list[Exception] = []
-        for batch in in_turns(wanted, _FIRST_BATCH if first else _BATCH):
+        for batch in batched(wanted, _FIRST_BATCH if first else _BATCH):
             async with self._turn:
                 problems = await self._read_all(batch)
                 if problems:

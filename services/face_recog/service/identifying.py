@@ -8,7 +8,8 @@ from typing import Final
 
 from services.common.errors import ObjectNotFoundError
 from services.common.faces import Box
-from services.common.images import MAX_PICTURE_BYTES, PICTURES, InvalidPathError, check_path
+from services.common.object_keys import PICTURES, InvalidPathError, check_path
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.face_recog import metrics
 from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import DetectedFace, Encoding, check_boxes

@@ -20,8 +20,8 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
-from services.common.logs import Outage
 from services.face_recog.domain.calibration import Calibration
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.errors import DamagedError
@@ -84,7 +84,7 @@ class KeptCalibration:
         self._content: bytes | None = None
         self._calibration: Calibration | None = None
         self._is_readable = False
-        self._outage = Outage("place for the calibration")
+        self._outage = AvailabilityLog("place for the calibration")
         # What is larger is not read.
         self._most_bytes = (
             len(seal(_KIND, _VERSION, engine.name))

@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 
 import structlog
 
+from services.common.availability import AvailabilityLog
+from services.common.batches import batched
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
-from services.common.logs import Outage
-from services.common.turns import in_turns
 from services.face_recog.domain.engines import Engine
 from services.face_recog.domain.errors import DamagedError
 from services.face_recog.domain.parts import PARTS, GalleryPicture, KeptPart, part_of
@@ -59,7 +59,7 @@ _REMOVALS: Final = 500
 
 
 @contextmanager
-def noting(outage: Outage) -> Iterator[None]:
+def noting(outage: AvailabilityLog) -> Iterator[None]:
     """Say once when the store does not do what is tried, and once when it does again."""
     try:
         yield
@@ -98,7 +98,7 @@ class KeptEncodings:
         self._gone: set[str] = set()
         self._others: set[str] = set()
         self._vain: set[str] = set()
-        self._outage = Outage("place for encodings")
+        self._outage = AvailabilityLog("place for encodings")
 
     async def read(self) -> dict[str, GalleryPicture]:
         """Return all that is kept, by key of the picture.
@@ -115,7 +115,7 @@ class KeptEncodings:
         ]
         known: dict[str, GalleryPicture] = {}
         errors: list[Exception] = []
-        for some in in_turns(numbers, PARALLEL):
+        for some in batched(numbers, PARALLEL):
             results = await asyncio.gather(*map(self._read, some), return_exceptions=True)
             failed = [result for result in results if isinstance(result, Exception)]
             if len(failed) == len(some):
@@ -143,7 +143,7 @@ class KeptEncodings:
     async def write(self, known: Mapping[str, GalleryPicture]) -> None:
         """Write what was noted; what fails is tried again the next time."""
         parts = await asyncio.to_thread(_group, known, self._changed)
-        for some in in_turns(sorted(parts), PARALLEL):
+        for some in batched(sorted(parts), PARALLEL):
             await _all(self._write(number, parts[number]) for number in some)
             if self._outage.away:
                 return
@@ -153,7 +153,7 @@ class KeptEncodings:
 
         gone = {part_of(key) for key in self._gone}
         others = [f"{folder}{number:02x}" for folder in self._others for number in gone]
-        for keys in in_turns(others, PARALLEL):
+        for keys in batched(others, PARALLEL):
             if not all(await _all(self._filter(key, is_kept) for key in keys)):
                 return
         self._gone.clear()

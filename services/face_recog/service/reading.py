@@ -16,9 +16,10 @@ from services.common.errors import (
     ObjectTooLargeError,
     RecogniserFailedError,
 )
-from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES, folder_of
-from services.common.names import InvalidNameError, check_name
 from services.common.object_info import ObjectInfo
+from services.common.object_keys import KNOWN_PEOPLE, folder_of
+from services.common.person_names import InvalidNameError, check_name
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.face_recog.domain.errors import RejectedError, Rejection, describe
 from services.face_recog.domain.parts import GalleryPicture, PictureFaces
 from services.face_recog.ports import KeptStore, PictureRecogniser

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from services.common.changes import CHANGES, changed_person, mark_changed
 from services.common.errors import ObjectStoreUnavailableError
-from services.common.images import MAX_PART_BYTES
 from services.common.object_info import ObjectInfo
+from services.common.object_keys import MAX_PART_BYTES
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.face_recog.domain.errors import NotReadyError

@@ -15,8 +15,7 @@ from PIL import Image
 
 from services.common.cgroups import memory_limit, usable_cpus
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.images import MAX_PICTURE_BYTES
-from services.common.picture_formats import FORMATS
+from services.common.picture_formats import FORMATS, MAX_PICTURE_BYTES
 from services.face_recog.settings import QUEUE_PER_WORKER, worker_memory
 from services.face_recog.tests.conftest import FaceRecog
 from services.testing.damaged_pictures import save

@@ -33,7 +33,7 @@ from services.common.errors import (
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box, Likely
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
 from services.face_recog.adapters.server import FaceRecogServer, _response

@@ -15,9 +15,9 @@ from structlog.testing import capture_logs
 
 from services.common.changes import CHANGES
 from services.common.errors import ObjectStoreUnavailableError
-from services.common.images import MAX_PICTURE_BYTES
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.settings import ObjectStoreSettings
 from services.face_recog import metrics
 from services.face_recog.domain.calibration import Calibration

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile, ImageOps
 
 from services.common.faces import Box
-from services.common.pictures import TURNS
+from services.common.orientation import TURNS
 from services.face_recog.adapters import recognition
 from services.face_recog.adapters.classic import Classic
 from services.face_recog.adapters.models import load_models

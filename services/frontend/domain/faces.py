@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from services.common.faces import CLOSE, Box, DecidedBy, MeasuredFace
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.frontend.domain.documents import ReceiverDocument
 from services.frontend.domain.words import closeness
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.frontend.domain.documents import ReceiverDocument
 from services.frontend.domain.faces import FaceKey
 from services.frontend.domain.words import counted

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import quote
 
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.frontend.domain.documents import ReceiverDocument
 from services.frontend.domain.faces import Face, FaceKey
 from services.frontend.domain.pictures import SubmittedPicture

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-from services.common.images import FINAL, RETRIABLE, UPLOADS, Status
+from services.common.image_states import FINAL, RETRIABLE, Status
+from services.common.object_keys import UPLOADS
 from services.frontend.domain.documents import ReceiverDocument
 from services.frontend.domain.faces import Face, FaceKind, StruckOut
 from services.frontend.domain.words import fingerprint, sentence

@@ -3,7 +3,7 @@
 from typing import Final
 
 from services.common.faces import Box
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.frontend.domain.documents import ReceiverDocument
 
 _WORDS: Final = (

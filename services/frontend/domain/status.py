@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from services.common.images import Status
+from services.common.image_states import Status
 from services.frontend.domain.documents import ReceiverDocument
 from services.frontend.domain.errors import ReceiverAwayError
 from services.frontend.domain.words import counted

@@ -4,7 +4,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from services.common.ops import Lifecycle
+from services.common.lifecycle import Lifecycle
 from services.frontend.app import create_app
 from services.frontend.settings import FrontendSettings
 from services.frontend.tests.browser import Site, chromium

@@ -4,7 +4,7 @@ from http import HTTPStatus
 import httpx
 import pytest
 
-from services.common.ops import Lifecycle
+from services.common.lifecycle import Lifecycle
 from services.frontend.app import connect, first_contact
 from services.testing.servers import free_port
 

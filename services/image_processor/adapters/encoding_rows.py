@@ -7,21 +7,23 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.claims import LEASE_MS
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.due_rows import is_due
 from services.common.errors import ClaimLostError
 from services.common.event_rows import note_events
 from services.common.events import EventKind
+from services.common.face_rows import box_in
 from services.common.faces import Box
-from services.common.images import LEASE_MS, Status
-from services.common.people import FOLDER, box_in
+from services.common.image_states import Status
+from services.common.person_rows import FOLDER
 from services.common.tables import (
     BOX,
     encoding_work,
     face_encodings,
     faces,
     images,
-    is_due,
     people_work,
     persons,
     same_face,
@@ -46,7 +48,6 @@ class DatabaseEncodingRows:
         self._token = secrets.token_hex(16)
 
     async def read(self) -> EncodingProgress:
-        """Return how far it is."""
         now = self._clock()
         work = encoding_work.c
         waiting = sa.exists().where(images.c.status.in_([Status.PENDING, Status.PROCESSING]))
@@ -72,7 +73,6 @@ class DatabaseEncodingRows:
         )
 
     async def claim(self) -> bool:
-        """Claim it, or prolong the lease; False when it is somebody else's."""
         now = self._clock()
         owner = encoding_work.c.claim_token
         free = sa.or_(owner == self._token, owner.is_(None), is_due(encoding_work, now))
@@ -80,22 +80,18 @@ class DatabaseEncodingRows:
         return await self._write(ours.where(free)) == 1
 
     async def release(self) -> None:
-        """Leave it to others, if it is claimed."""
         ours = encoding_work.c.claim_token == self._token
         await self._write(sa.update(encoding_work).where(ours).values(claim_token=None))
 
     async def begin(self, engine: str) -> None:
-        """Begin anew with an engine; encodings of others go after a day."""
         later = self._clock() + REMOVE_AFTER_MS
         await self._begin_walk(None, engine=engine, after_person_id=None, remove_at=later)
 
     async def keep_others(self) -> None:
-        """Put off the removal of other engines' encodings: one of them has answered."""
         later = self._clock() + REMOVE_AFTER_MS
         await self._write(sa.update(encoding_work).values(remove_at=later))
 
     async def count(self, engine: str, after: int, until: int) -> int:
-        """Count the images with ids in this range that have a face without an encoding."""
         await self._remove_of_struck_out(after, until)
         number = sa.func.count(faces.c.image_id.distinct())
         query = _lacking(engine, number).where(*_within(faces, after, until))
@@ -120,7 +116,6 @@ class DatabaseEncodingRows:
             await self._write(sa.delete(face_encodings).where(its, still))
 
     async def begin_walk(self, images: int) -> None:
-        """Note how many images there are to do, from the first on; 0: it is done."""
         if images:
             await self._begin_walk(images)
         else:
@@ -128,14 +123,12 @@ class DatabaseEncodingRows:
             await self._change(after_image_id=0, images_left=0, next_look_at=again)
 
     async def next(self, engine: str, after: int, until: int, most: int) -> Sequence[int]:
-        """Return the first such images in the range, in order."""
         query = _lacking(engine, faces.c.image_id).where(*_within(faces, after, until))
         first = query.distinct().order_by(faces.c.image_id).limit(most)
         async with self._database.reading() as connection:
             return list(await connection.scalars(first))
 
     async def faces(self, image_id: int, engine: str) -> FacesToEncode | None:
-        """Return the faces without an encoding; None when the image has none any more."""
         query = sa.select(
             images.c.path, images.c.content_digest, images.c.object_tag, images.c.processed_at
         ).where(images.c.id == image_id, images.c.status == Status.PROCESSED)
@@ -150,7 +143,6 @@ class DatabaseEncodingRows:
         )
 
     async def store(self, faces: FacesToEncode, encoded: Encoded) -> int | None:
-        """Store the encodings and go on behind the image; return how many were stored."""
         image_id, engine = faces.image_id, encoded.engine
         same = sa.select(images.c.id).where(
             images.c.id == image_id,
@@ -175,16 +167,13 @@ class DatabaseEncodingRows:
         return len(rows)
 
     async def skip(self, image_id: int) -> None:
-        """Go on behind an image."""
         async with self._database.transaction() as connection:
             await self._go_on(connection, image_id, skipped=1)
 
     async def go_to(self, image_id: int) -> None:
-        """Go on behind this id; up to there nothing is to be done."""
         await self._change(after_image_id=image_id)
 
     async def end_walk(self) -> None:
-        """Note that it is done, until it is looked at again; have what was encoded decided on."""
         work = encoding_work.c
         only_skipped = sa.and_(work.faces_encoded == 0, work.images_skipped > 0)
         pause = sa.case((only_skipped, LOOK_SELDOM_MS), else_=LOOK_AGAIN_MS)
@@ -235,7 +224,6 @@ class DatabaseEncodingRows:
         return True
 
     async def remove_others(self, engine: str, after: int, until: int) -> int:
-        """Remove other engines' encodings of a range of images; return how many."""
         removing = sa.delete(face_encodings).where(
             *_within(face_encodings, after, until), face_encodings.c.engine != engine
         )
@@ -244,7 +232,6 @@ class DatabaseEncodingRows:
             return (await connection.execute(removing)).rowcount
 
     async def end_removal(self) -> None:
-        """Note that they are all gone."""
         await self._change(remove_at=None)
 
     async def _begin_walk(self, images_left: int | None, **values: Any) -> None:

@@ -18,7 +18,6 @@ class GrpcFaceFinder:
     async def identify(
         self, picture: bytes, image_id: int, on_long: Callable[[], None]
     ) -> Processed | Rejected:
-        """Recognise a picture file, or raise a ``RecogniserError``."""
         answer = await self._client.identify(picture, image_id=image_id, on_long=on_long)
         return _rejected(answer) or Processed(
             seen_faces(answer),
@@ -31,7 +30,6 @@ class GrpcFaceFinder:
     async def encode(
         self, picture: bytes, image_id: int, boxes: Sequence[Box]
     ) -> Encoded | Rejected:
-        """Encode the faces in these boxes, or raise a ``RecogniserError``."""
         answer = await self._client.identify(picture, image_id=image_id, boxes=boxes)
         # It takes no boxes that are very small, nor very many: no later try would be answered.
         return _rejected(answer, face_pb2.STATUS_INVALID_REQUEST) or Encoded(

@@ -25,8 +25,8 @@ from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.ioloop import IOLoop
 from tornado.iostream import StreamClosedError
 
+from services.common.availability import AvailabilityLog
 from services.common.doorbell import parse_ring
-from services.common.logs import Outage
 from services.common.settings import CHANNEL, TOPIC
 
 log = structlog.get_logger(__name__)
@@ -104,7 +104,6 @@ class NsqQueue:
         )
 
     async def take(self) -> "NsqRing | None":
-        """Wait for a ring; ``None`` after :meth:`stop`."""
         while not self._stopped:
             if self._messages:
                 return self._messages.popleft()
@@ -191,7 +190,7 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self._attempts: dict[str, tuple[float, Any]] = {}
-        self._lookupds: dict[str, Outage] = {}
+        self._lookupds: dict[str, AvailabilityLog] = {}
         self._heard: dict[Any, tuple[float, float]] = {}
         self._closed = False
         super().__init__(*arguments, **keywords)
@@ -206,7 +205,7 @@ class _Reader(nsq.Reader):  # type: ignore[misc]  # pynsq has no types
 
     async def _look_up(self) -> None:
         for url in self.lookupd_http_addresses:
-            lookupd = self._lookupds.setdefault(url, Outage(f"nsqlookupd at {url}"))
+            lookupd = self._lookupds.setdefault(url, AvailabilityLog(f"nsqlookupd at {url}"))
             request = HTTPRequest(
                 f"{url.rstrip('/')}/nodes",
                 connect_timeout=self.lookupd_connect_timeout,

@@ -13,8 +13,8 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.errors import AwayError
-from services.common.logs import Outage
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class RowPoller:
         pending: Callable[[int], Awaitable[list[int]]],
         *,
         poll_seconds: float,
-        database: Outage,
+        database: AvailabilityLog,
     ) -> None:
         self._pending = pending
         self._poll_seconds = poll_seconds
@@ -49,7 +49,6 @@ class RowPoller:
         self._database = database
 
     async def take(self) -> "PolledRing | None":
-        """Wait for an image; ``None`` after :meth:`stop`."""
         async with self._polling:
             while True:
                 await self._running.wait()

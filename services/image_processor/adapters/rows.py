@@ -9,14 +9,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.claims import Rules
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.due_rows import is_due
 from services.common.event_rows import note_events
 from services.common.events import EventKind
+from services.common.face_rows import machine_says
 from services.common.faces import says_of
-from services.common.images import FINAL, Rules, Status
-from services.common.people import find_likely, machine_says
-from services.common.tables import face_encodings, faces, images, is_due
+from services.common.image_states import FINAL, Status
+from services.common.person_rows import find_likely
+from services.common.tables import face_encodings, faces, images
 from services.image_processor.domain import Backoff, Claim, Outcome, Processed, transition
 
 
@@ -78,14 +81,12 @@ class DatabaseClaims:
         return Claim(image_id, row.path, row.attempt, token)
 
     async def renew(self, claim: Claim) -> bool:
-        """Prolong the lease; ``False`` when the claim is lost."""
         until = self._clock() + self._rules.lease_ms
         renewing = sa.update(images).where(*_ours(claim)).values(due_at=until)
         async with self._database.transaction() as connection:
             return (await connection.execute(renewing)).rowcount == 1
 
     async def finish(self, claim: Claim, outcome: Outcome) -> str | None:
-        """Store the outcome and return how the attempt ended; ``None`` when the claim is lost."""
         now = self._clock()
         new = transition(
             claim, outcome, random=random.random, rules=self._rules, backoff=self._backoff

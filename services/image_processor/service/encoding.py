@@ -14,8 +14,8 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.errors import AwayError, ClaimLostError
-from services.common.logs import Outage
 from services.image_processor.domain import (
     RENEW_SECONDS,
     Encoded,
@@ -65,7 +65,7 @@ class Encoder:
         stored_pictures: StoredPictures,
         engine: Callable[[], Awaitable[str | None]],
         breaker: Breaker,
-        database: Outage,
+        database: AvailabilityLog,
         time: Time,
         concurrency: int,
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.errors import (
     AwayError,
     ObjectNotFoundError,
@@ -16,8 +17,8 @@ from services.common.errors import (
     RecogniserUnavailableError,
     RefusedError,
 )
-from services.common.images import MAX_PICTURE_BYTES, PICTURES, check_path
-from services.common.logs import Outage
+from services.common.object_keys import PICTURES, check_path
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.image_processor.domain import (
     Claim,
     Encoded,
@@ -44,7 +45,12 @@ class PictureRecognition:
     """Recognises pictures; ``store`` says when theirs is away."""
 
     def __init__(
-        self, *, pictures: PictureSource, faces: FaceFinder, breaker: Breaker, store: Outage
+        self,
+        *,
+        pictures: PictureSource,
+        faces: FaceFinder,
+        breaker: Breaker,
+        store: AvailabilityLog,
     ) -> None:
         self._pictures = pictures
         self._faces = faces

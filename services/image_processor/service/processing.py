@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 
 from services.common import metrics
+from services.common.availability import AvailabilityLog
 from services.common.errors import AwayError
-from services.common.logs import Outage
 from services.image_processor.domain import (
     MAX_LONG,
     Claim,
@@ -53,8 +53,8 @@ class Processor:
         rows: ClaimRows,
         recognition: PictureRecognition,
         breaker: Breaker,
-        database: Outage,
-        store: Outage,
+        database: AvailabilityLog,
+        store: AvailabilityLog,
         concurrency: int,
         renew_seconds: float,
     ) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from services.common.availability import AvailabilityLog
 from services.common.events import EventKind
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box, SeenFace
-from services.common.logs import Outage
 from services.common.tables import (
     encoding_work,
     events,
@@ -87,7 +87,7 @@ class Archive:
             ),
             engine=self.client.engine,
             breaker=self.breaker,
-            database=Outage("database"),
+            database=AvailabilityLog("database"),
             time=self.time,
             concurrency=concurrency,
         )

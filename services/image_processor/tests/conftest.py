@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from services.common import tables
+from services.common.availability import AvailabilityLog
 from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
-from services.common.logs import Outage
 from services.image_processor.adapters.face_finder import GrpcFaceFinder
 from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import RENEW_SECONDS, Claim
@@ -123,7 +123,7 @@ class Processors:
             random=lambda: 0.5,
         )
         self.breakers.append(breaker)
-        database, store = Outage("database"), Outage("object store")
+        database, store = AvailabilityLog("database"), AvailabilityLog("object store")
         recognition = PictureRecognition(
             pictures=pictures or self._images.pictures,
             faces=GrpcFaceFinder(client) if client else self.recogniser,

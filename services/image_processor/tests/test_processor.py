@@ -8,8 +8,8 @@ import structlog
 
 from services.common import tables
 from services.common.database import Database
-from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.image_processor.tests.conftest import Images, Processors
 from services.image_processor.tests.fakes import FakeRecogniser

@@ -1,6 +1,7 @@
 import pytest
 
-from services.common.images import Rules, Status
+from services.common.claims import Rules
+from services.common.image_states import Status
 from services.image_processor.domain import (
     Backoff,
     Claim,

@@ -7,8 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from services.common import tables
+from services.common.availability import AvailabilityLog
 from services.common.facerecog.client import RecogniserClient
-from services.common.logs import Outage
 from services.common.nsqd import NsqDoorbell
 from services.common.objects import ObjectStore
 from services.common.settings import CHANNEL, TOPIC, DatabaseSettings, ObjectStoreSettings
@@ -84,7 +84,7 @@ async def test_with_polled_rows_an_outage_stops_the_polling_and_fails_no_image(
         polls += 1
         return list(await images.rows.pending(limit))
 
-    queue = RowPoller(pending, poll_seconds=0.01, database=Outage("database"))
+    queue = RowPoller(pending, poll_seconds=0.01, database=AvailabilityLog("database"))
     await recogniser_server.stop()
     await images.submit(*[PictureContent.TWO_FACES] * 10)
     processors.start(queue, client=recogniser_client)
@@ -104,7 +104,7 @@ async def test_polling_goes_on_when_the_rows_are_there_at_last(
 ) -> None:
     async with images.database.transaction() as connection:
         await connection.execute(sa.text("ALTER TABLE images RENAME TO not_yet"))
-    away = Outage("database")
+    away = AvailabilityLog("database")
     queue = RowPoller(images.rows.pending, poll_seconds=0.01, database=away)
     processors.start(queue)
     await eventually(lambda: away.away)
@@ -118,7 +118,7 @@ async def test_two_processors_share_polled_rows(images: Images, processors: Proc
     ids = await images.submit(*[PictureContent.TWO_FACES] * 40)
     for _ in range(2):
         processors.start(
-            RowPoller(images.rows.pending, poll_seconds=0.01, database=Outage("database"))
+            RowPoller(images.rows.pending, poll_seconds=0.01, database=AvailabilityLog("database"))
         )
     await images.reach(*["processed"] * 40)
     assert sorted(processors.recogniser.image_ids) == ids

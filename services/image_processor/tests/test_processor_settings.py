@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from services.common import tables
 from services.common.clock import database_now
-from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.image_processor import settings
 from services.image_processor.settings import ImageProcessorSettings

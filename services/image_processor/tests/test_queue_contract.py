@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.errors import DatabaseUnavailableError
-from services.common.logs import Outage
 from services.common.nsqd import NsqDoorbell
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller
@@ -47,7 +47,7 @@ class RowsBroker(Broker):
         self._pending: list[int] = []
 
     def queue(self) -> Queue:
-        return RowPoller(self._oldest, poll_seconds=0.01, database=Outage("database"))
+        return RowPoller(self._oldest, poll_seconds=0.01, database=AvailabilityLog("database"))
 
     async def _oldest(self, limit: int) -> list[int]:
         return self._pending[:limit]
@@ -222,7 +222,7 @@ async def test_rows_that_cannot_be_read_are_said_and_asked_for_again() -> None:
             raise answer
         return list(answer)
 
-    queue = RowPoller(pending, poll_seconds=0.01, database=Outage("database"))
+    queue = RowPoller(pending, poll_seconds=0.01, database=AvailabilityLog("database"))
     with structlog.testing.capture_logs() as logs:
         ring = await queue.take()
     assert ring is not None

@@ -25,7 +25,7 @@ import pytest
 from PIL import Image
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.images import FINAL
+from services.common.image_states import FINAL
 from services.testing.damaged_pictures import save
 from services.testing.picture_kinds import claims, long_stream, many_tags
 from services.testing.pipeline import Pipeline, running

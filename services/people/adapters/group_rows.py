@@ -13,9 +13,11 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.common.groups import FACES_IN_IT, current_groups
-from services.common.images import LEASE_MS
-from services.common.people import UNKNOWN
+from services.common.batches import batched
+from services.common.claims import LEASE_MS
+from services.common.due_rows import is_due
+from services.common.group_rows import FACES_IN_IT, current_groups
+from services.common.person_rows import UNKNOWN
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -25,11 +27,9 @@ from services.common.tables import (
     group_faces,
     group_questions,
     group_work,
-    is_due,
     persons,
     same_face,
 )
-from services.common.turns import in_turns
 from services.people.adapters.rows import (
     STORED_ENCODING,
     ClaimedRows,
@@ -64,7 +64,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
     """The port ``GroupingRows`` on a database."""
 
     async def claim(self) -> GroupingClaim | None:
-        """Claim the making of groups; None while somebody else has it."""
         now = self._clock()
         token = secrets.token_hex(16)
         due = sa.select(group_work.c.engine).where(is_due(group_work, now))
@@ -102,12 +101,10 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
             )
 
     async def next_group(self) -> int:
-        """Return an id over that of every group that there ever was."""
         async with self._database.reading() as connection:
             return (await connection.scalar(sa.select(sa.func.max(face_groups.c.id))) or 0) + 1
 
     async def grouped(self, images: range, engine: str) -> Sequence[tuple[FaceId, int, bytes]]:
-        """Return the unknown faces that are in groups of this engine, and their encodings."""
         query = (
             sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id, STORED_ENCODING)
             .join_from(faces, face_encodings, _ENCODED)
@@ -127,7 +124,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
     async def unknown(
         self, images: range | Collection[int], engine: str
     ) -> Mapping[FaceId, int | None]:
-        """Return the unknown faces, and the group that each is in."""
         query = (
             sa.select(faces.c.image_id, faces.c.face_index, group_faces.c.group_id)
             .join_from(faces, face_encodings, _ENCODED)
@@ -137,7 +133,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
         return {(row.image_id, row.face_index): row.group_id for row in await self._read(query)}
 
     async def strays(self, images: range | Collection[int]) -> Collection[FaceId]:
-        """Return the faces that are in a group though they have a name, or are struck out."""
         query = (
             sa.select(group_faces.c.image_id, group_faces.c.face_index)
             .join_from(group_faces, faces, _PLACED)
@@ -146,10 +141,9 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
         return [(row[0], row[1]) for row in await self._read(query)]
 
     async def encodings(self, keys: Collection[FaceId], engine: str) -> Mapping[FaceId, bytes]:
-        """Return the encodings of faces, of those that have one."""
         found = dict[FaceId, bytes]()
         wanted = set(keys)
-        for some in in_turns({image for image, _ in keys}, _AT_ONCE):
+        for some in batched({image for image, _ in keys}, _AT_ONCE):
             rows = await self._read(encodings_of(some, engine))
             found |= {(image, index): stored for image, index, stored in rows}
         return {key: stored for key, stored in found.items() if key in wanted}
@@ -157,7 +151,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
     async def denied(
         self, images: Collection[int] | None = None
     ) -> Mapping[FaceId, Collection[int]]:
-        """Return the groups that a person has said faces are not to be in."""
         query = sa.select(group_denials)
         if images is not None:
             query = query.where(group_denials.c.image_id.in_(images))
@@ -170,16 +163,14 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
         return found
 
     async def kept_out(self, groups: Collection[int]) -> Mapping[int, Collection[FaceId]]:
-        """Return the faces of which a person has said that they are not to be in these groups."""
         found = defaultdict[int, set[FaceId]](set)
-        for some in in_turns(groups, _AT_ONCE):
+        for some in batched(groups, _AT_ONCE):
             query = sa.select(group_denials).where(group_denials.c.group_id.in_(some))
             for row in await self._read(query):
                 found[row.group_id].add((row.image_id, row.face_index))
         return found
 
     async def miscounted(self) -> Collection[int]:
-        """Return the groups of this engine that have another size than is written down."""
         query = (
             sa.select(face_groups.c.id)
             .outerjoin(group_faces, group_faces.c.group_id == face_groups.c.id)
@@ -193,11 +184,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
         return found
 
     async def write(self, claim: GroupingClaim, regrouped: Regrouped) -> None:
-        """Write it, but for faces that are not unknown any more.
-
-        Raises ``ClaimLostError``, and ``RowsChangedError`` when a face would be where a person has
-        just said it is not.
-        """
         async with self._database.transaction() as connection:
             await self._hold(connection, claim)
             placed = await _still_unknown(connection, regrouped.placed)
@@ -209,15 +195,15 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
                 )
             places = sa.tuple_(group_faces.c.image_id, group_faces.c.face_index)
             left = await _places_of_before(connection, placed)
-            for keys in in_turns([*regrouped.gone, *regrouped.placed], _AT_ONCE):
+            for keys in batched([*regrouped.gone, *regrouped.placed], _AT_ONCE):
                 await connection.execute(sa.delete(group_faces).where(places.in_(keys)))
             now = self._clock()
-            for new in in_turns(sorted(regrouped.new), _AT_ONCE):
+            for new in batched(sorted(regrouped.new), _AT_ONCE):
                 await connection.execute(
                     sa.insert(face_groups).values(size=0, created_at=now),
                     [{"id": group} for group in new],
                 )
-            for members in in_turns(placed.items(), _AT_ONCE):
+            for members in batched(placed.items(), _AT_ONCE):
                 await connection.execute(
                     sa.insert(group_faces),
                     [
@@ -235,19 +221,18 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
             for gone, kept in {*left, *regrouped.merged.items()}:
                 await _inherit(connection, gone, kept)
             await _check_denials(connection, {*placed.values(), *regrouped.merged.values()})
-            for groups in in_turns(regrouped.touched, _AT_ONCE):
+            for groups in batched(regrouped.touched, _AT_ONCE):
                 await connection.execute(
                     sa.update(face_groups)
                     .where(face_groups.c.id.in_(groups))
                     .values(size=FACES_IN_IT)
                 )
-            for questions in in_turns(regrouped.answered, _AT_ONCE):
+            for questions in batched(regrouped.answered, _AT_ONCE):
                 await connection.execute(
                     sa.delete(group_questions).where(group_questions.c.id.in_(questions))
                 )
 
     async def questions(self, answer: str | None = None) -> Sequence[AskedPair]:
-        """Return the questions, with the groups in which the faces of merged ones are."""
         is_over = group_questions.c.answered_at <= self._clock() - LATER_MS
         query = sa.select(group_questions, is_over.label("is_over")).order_by(group_questions.c.id)
         if answer:
@@ -267,7 +252,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
         return found
 
     async def denied_people(self) -> Collection[tuple[int, int]]:
-        """Return groups, each with somebody who a face in it is not, as a person has said."""
         its = same_face(group_faces, face_denials)
         query = (
             sa.select(group_faces.c.group_id, face_denials.c.person_id)
@@ -277,7 +261,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
         return {(row[0], row[1]) for row in await self._read(query)}
 
     async def means(self, engine: str, size: int) -> Mapping[int, NDArray[np.float32]]:
-        """Return the mean encoding, of so many numbers, of people who are not hidden."""
         sums = dict[int, NDArray[np.float64]]()
         query = (
             sa.select(faces.c.person_id, STORED_ENCODING)
@@ -305,7 +288,6 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
         }
 
     async def ask(self, claim: GroupingClaim, suggestions: Sequence[LikelyPair]) -> None:
-        """Have these be the open questions."""
         table = group_questions.c
         wanted = {(pair.group, pair.other, pair.is_person): pair.likeness for pair in suggestions}
         try:
@@ -322,7 +304,7 @@ class DatabaseGrouping(ClaimedRows[GroupingClaim]):
                 idle = [
                     row.id for pair, row in there.items() if pair not in wanted and not row.answer
                 ]
-                for some in in_turns(idle, _AT_ONCE):
+                for some in batched(idle, _AT_ONCE):
                     await connection.execute(
                         sa.delete(group_questions).where(table.id.in_(some), table.answer.is_(None))
                     )
@@ -352,7 +334,7 @@ async def _still_unknown(
 ) -> dict[FaceId, int]:
     """Lock the faces that are there without a name, so that they stay so; return where they are."""
     found = dict[FaceId, int]()
-    for some in in_turns(sorted({image for image, _ in placed}), _AT_ONCE):
+    for some in batched(sorted({image for image, _ in placed}), _AT_ONCE):
         query = (
             sa.select(faces.c.image_id, faces.c.face_index)
             .where(faces.c.image_id.in_(some), UNKNOWN)
@@ -373,7 +355,7 @@ async def _places_of_before(
     not_its = sa.exists().where(
         same_face(group_denials, group_faces), group_denials.c.group_id == group_faces.c.group_id
     )
-    for some in in_turns(placed, _AT_ONCE):
+    for some in batched(placed, _AT_ONCE):
         query = (
             sa.select(group_faces)
             .join(face_groups, face_groups.c.id == group_faces.c.group_id)
@@ -400,7 +382,7 @@ async def _inherit(connection: AsyncConnection, gone: int, kept: int) -> None:
 
 async def _check_denials(connection: AsyncConnection, groups: Iterable[int]) -> None:
     """Raise when a face is in one of these groups that a person has said it is not in."""
-    for some in in_turns(groups, _AT_ONCE):
+    for some in batched(groups, _AT_ONCE):
         query = (
             sa.select(group_faces.c.group_id)
             .join_from(group_faces, group_denials, same_face(group_faces, group_denials))

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from services.common.facerecog import face_pb2
 from services.common.facerecog.client import Decisions, RecogniserClient
 from services.common.faces import MAX_FACES, Likely
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.people.domain.deciding import Decision, RecordedPicture
 
 
@@ -30,7 +30,6 @@ class GrpcPeopleView:
         self.least_product = known.least_product
 
     async def sift(self, encodings: Sequence[bytes]) -> Sequence[bool]:
-        """Tell of each face whether it may be the person."""
         may_be: list[bool] = []
         most = _most(encodings)
         for start in range(0, len(encodings), most):
@@ -40,7 +39,6 @@ class GrpcPeopleView:
     async def decide(
         self, pictures: Sequence[RecordedPicture], unknown: str | None
     ) -> Sequence[Sequence[Decision]]:
-        """Say who the open faces of each picture are; see ``RecordedPicture.given``."""
         answers: list[Sequence[Decision]] = []
         asked: list[face_pb2.PictureToDecide] = []
         faces = 0

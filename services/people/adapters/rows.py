@@ -11,14 +11,25 @@ from typing import Any, Final, Generic, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.batches import batched
+from services.common.claims import LEASE_MS
 from services.common.clock import DatabaseClock, now_ms
 from services.common.database import Database
+from services.common.due_rows import is_due
 from services.common.errors import ClaimLostError
 from services.common.event_rows import is_lost, latest_position, note_events, read_events
 from services.common.events import Event, EventKind, Position
 from services.common.faces import DecidedBy, Likely, Says, Whose
-from services.common.images import KNOWN_PEOPLE, LEASE_MS, Status, forms_of
-from services.common.people import BY_HAND, FOLDER, LEFT_ITS_ID, bearer, find_likely, take_turns
+from services.common.image_states import Status
+from services.common.object_keys import KNOWN_PEOPLE, forms_of
+from services.common.person_rows import (
+    BY_HAND,
+    FOLDER,
+    LEFT_ITS_ID,
+    bearer,
+    find_likely,
+    take_turns,
+)
 from services.common.tables import (
     erasures,
     face_denials,
@@ -26,13 +37,11 @@ from services.common.tables import (
     faces,
     garbage,
     images,
-    is_due,
     people_work,
     person_images,
     persons,
     same_face,
 )
-from services.common.turns import in_turns
 from services.people.domain.deciding import NEXT_PASS_MS, RecordedFace, RecordedPicture, Work
 from services.people.domain.regrouping import GroupingClaim
 from services.people.ports import RowsChangedError
@@ -60,12 +69,10 @@ class ClaimedRows(Generic[_Claim]):
         self._clock = clock
 
     async def renew(self, claim: _Claim) -> None:
-        """Prolong the lease, or raise ``ClaimLostError``."""
         async with self._database.transaction() as connection:
             await self._hold(connection, claim)
 
     async def give_back(self, claim: _Claim, due_in: int = 0) -> None:
-        """Let anybody take it up where it is, in so many ms; a lost claim stays lost."""
         due_at = self._clock() + due_in
         async with self._database.transaction() as connection:
             await connection.execute(self._update(claim).values(claim_token=None, due_at=due_at))
@@ -90,7 +97,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
     """The ports ``WorkRows`` and ``FaceRows`` on a database."""
 
     async def claim(self) -> Work | None:
-        """Claim the change that has been due longest; None when none is."""
         now = self._clock()
         token = secrets.token_hex(16)
         due = (
@@ -118,13 +124,11 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
         )
 
     async def waiting(self) -> int:
-        """Return how many changes there are."""
         async with self._database.reading() as connection:
             count = await connection.scalar(sa.select(sa.func.count()).select_from(people_work))
         return count or 0
 
     async def end_pass(self, work: Work) -> None:
-        """Have the next pass made later; after the last one the change is done."""
         left = work.passes_left - 1
         due_at = self._clock() + NEXT_PASS_MS
         again = {"claim_token": None, "due_at": due_at, "after_image_id": 0, "passes_left": left}
@@ -141,7 +145,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
     async def disagreement(
         self, work: Work, pictures: Mapping[str, bool]
     ) -> tuple[Collection[str], Collection[str]]:
-        """Return known pictures that a view lacks, and those in it that are to be removed."""
         named = sa.select(person_images.c.image_name).where(
             person_images.c.person_id == work.person_id
         )
@@ -157,7 +160,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
             return lacking, set(await connection.scalars(going))
 
     async def rename(self, work: Work) -> bool:
-        """Bring the name of some faces up to date; return whether there may be more."""
         name = sa.select(persons.c.name).where(persons.c.id == work.person_id)
         async with self._database.transaction() as connection:
             await self._hold(connection, work)
@@ -185,10 +187,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
         return bool(ids)
 
     async def touched(self, work: Work) -> set[int]:
-        """Return images in which the person is named, or is not, or with ``removed`` asked about.
-
-        Only those that are not done.
-        """
         after = work.after_image_id
         names = sa.select(persons.c.name).where(persons.c.id == work.person_id)
         async with self._database.reading() as connection:
@@ -211,7 +209,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
     async def pictures(
         self, image_ids: Collection[int], engine: str, size: int = 0
     ) -> list[RecordedPicture]:
-        """Return images with their faces, and the encodings by an engine, of so many bytes."""
         query = (
             sa.select(
                 faces.c.image_id,
@@ -270,7 +267,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
         return list(found.values())
 
     async def whose(self, candidates: Iterable[Likely]) -> Whose:
-        """Return who each is."""
         async with self._database.reading() as connection:
             return await find_likely(connection, candidates)
 
@@ -280,11 +276,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
         changes: Sequence[tuple[RecordedPicture, RecordedFace, Says]],
         through: int,
     ) -> None:
-        """Write what faces are now, and that all images up to one are done.
-
-        Faces that a hand has decided, or that are another result's by now, stay as they are.
-        Raises ``ClaimLostError``, and ``RowsChangedError`` when somebody named is gone.
-        """
         same_result = sa.exists().where(
             images.c.id == faces.c.image_id,
             images.c.processed_at.is_not_distinct_from(sa.bindparam("seen", type_=sa.BigInteger)),
@@ -328,7 +319,6 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
             raise RowsChangedError from error
 
     async def newest_engine(self) -> str | None:
-        """Return the engine of the newest result; None when there is none."""
         query = (
             sa.select(images.c.engine)
             .where(images.c.status == Status.PROCESSED)
@@ -339,33 +329,27 @@ class DatabaseStoredFaces(ClaimedRows[Work]):
             return await connection.scalar(query)
 
     async def last_image_id(self) -> int:
-        """Return the highest id of an image; 0 when there is none."""
         async with self._database.reading() as connection:
             return await last_image(connection)
 
     async def encodings(
         self, images: range | Collection[int], engine: str
     ) -> list[tuple[int, int, bytes]]:
-        """Return image, index and encoding of the faces of some images, as they are stored."""
         return [tuple(row) for row in await self._read(encodings_of(images, engine))]
 
     async def latest(self) -> Position:
-        """Return the position before whatever is not committed yet."""
         async with self._database.reading() as connection:
             return await latest_position(connection, self._clock())
 
     async def lost(self, position: Position) -> bool:
-        """Tell whether events after the position may be removed already."""
         async with self._database.reading() as connection:
             return await is_lost(connection, self._clock(), position)
 
     async def after(self, position: Position) -> tuple[list[Event], Position]:
-        """Return up to ``PAGE`` events after the position, and the new one; fewer are all."""
         async with self._database.reading() as connection:
             return await read_events(connection, self._clock(), position)
 
     async def adopt(self, images: range | Collection[int]) -> None:
-        """Give faces with a name alone their person's id, of some images."""
         no_id = sa.and_(faces.c.person.is_not(None), faces.c.person_id.is_(None))
         alone = sa.and_(among(faces, images), sa.or_(no_id, LEFT_ITS_ID))
         decided_by = sa.case((LEFT_ITS_ID, DecidedBy.HAND), else_=faces.c.decided_by)
@@ -454,7 +438,7 @@ async def _ids(connection: AsyncConnection, names: Collection[str]) -> dict[str,
     Of several who have a name it is who ``bearer`` says.
     """
     found = dict[str, int]()
-    for some in in_turns(names, _AT_ONCE):
+    for some in batched(names, _AT_ONCE):
         by_folder = sa.select(persons.c.folder, persons.c.id).where(persons.c.folder.in_(some))
         found |= {row.folder: row.id for row in await connection.execute(by_folder)}
         by_name = (
@@ -471,7 +455,7 @@ async def _folders(connection: AsyncConnection, person_ids: Collection[int]) -> 
     found = defaultdict[int, set[str]](set)
     name = person_images.c.image_name
     of_pictures = sa.func.substr(name, 1, sa.func.instr(name, sa.literal("/", sa.String)) - 1)
-    for some in in_turns(person_ids, _AT_ONCE):
+    for some in batched(person_ids, _AT_ONCE):
         for query in (
             sa.select(persons.c.id, FOLDER).where(persons.c.id.in_(some)),
             sa.select(person_images.c.person_id, of_pictures)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from services.common.faces import Likely, Says
-from services.common.images import folder_of
+from services.common.object_keys import folder_of
 
 NEXT_PASS_MS: Final = 15_000
 """A picture whose faces were named by the people of before is stored within this time: face_recog

@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.errors import (
     AwayError,
     ClaimLostError,
@@ -21,7 +22,6 @@ from services.common.errors import (
     RecogniserError,
 )
 from services.common.faces import Says, says_of
-from services.common.logs import Outage
 from services.people.domain.deciding import (
     AGAIN_MS,
     LATER_MS,
@@ -69,7 +69,7 @@ class Worker:
         self._clock = clock
         self._sleep = sleep
         self._stops = stops
-        self._away = Outage("face_recog's way to decide")
+        self._away = AvailabilityLog("face_recog's way to decide")
 
     async def count(self) -> None:
         """Set the gauge of what waits."""

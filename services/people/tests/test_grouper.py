@@ -19,11 +19,11 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.claims import LEASE_MS
 from services.common.database import Database
 from services.common.errors import DatabaseConflictError, DatabaseUnavailableError
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.images import LEASE_MS
 from services.common.settings import DatabaseSettings
 from services.common.strangers import PairsOfStrangers
 from services.common.tables import (

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.common.claims import LEASE_MS
 from services.common.database import Database
-from services.common.images import LEASE_MS
 from services.common.settings import DatabaseSettings
 from services.common.tables import face_denials, faces, persons
 from services.migrations.__main__ import migrate

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from services.common.claims import LEASE_MS
 from services.common.errors import ClaimLostError, DatabaseConflictError
 from services.common.facerecog import face_pb2
 from services.common.faces import MAX_NUMBERS, Says
-from services.common.images import LEASE_MS, MAX_PICTURE_BYTES
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.tables import face_denials, faces, images, people_work, person_images, persons
 from services.people.adapters.recogniser import GrpcPeopleView
 from services.people.domain.deciding import (

@@ -18,7 +18,7 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box
-from services.common.images import KNOWN_PEOPLE
+from services.common.object_keys import KNOWN_PEOPLE
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.common.tables import (

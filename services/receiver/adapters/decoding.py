@@ -10,7 +10,7 @@ from typing import Final
 from PIL import Image
 
 from services.common.faces import Box
-from services.common.pictures import Pixels, open_picture
+from services.common.picture_decoding import Pixels, open_picture
 from services.receiver.domain.errors import BusyError, InvalidError
 
 _AT_ONCE: Final = 1
@@ -32,17 +32,14 @@ class PillowDecoder:
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def crop(self, content: bytes, box: Box, margins: Sequence[float]) -> list[bytes]:
-        """Return JPEGs of the box of the upright picture and each margin of its size around it."""
         async with self._turn:
             return await asyncio.to_thread(crops, content, box, margins)
 
     async def shrink(self, content: bytes, longest_side: int) -> bytes:
-        """Return an upright JPEG without metadata, no side longer than that in pixels."""
         async with self._turn:
             return await asyncio.to_thread(shrunk, content, longest_side)
 
     async def shrink_face(self, content: bytes, box: Box, side: int) -> bytes:
-        """Return such a JPEG of the square around a box, with so many pixels a side at most."""
         async with self._turn:
             return await asyncio.to_thread(shrunk_face, content, box, side)
 

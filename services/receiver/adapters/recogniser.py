@@ -21,12 +21,10 @@ class GrpcFaceChecker:
     async def faces(
         self, content: bytes, *, person: str, image_id: int | None
     ) -> Sequence[SeenFace]:
-        """Return the faces that the picture shows."""
         answer = await self._client.identify(content, person=person, image_id=image_id)
         return _faces_of(answer)
 
     async def face_in(self, content: bytes, box: Box, *, person: str, image_id: int) -> EncodedFace:
-        """Return the face in a box of the picture."""
         answer = await self._client.identify(content, person=person, image_id=image_id, boxes=[box])
         (face,) = _faces_of(answer)
         return EncodedFace(face, answer.engine, answer.calibration or None)
@@ -37,12 +35,10 @@ class GrpcFaceChecker:
             raise RecogniserUnavailableError("face_recog does not answer, or is not ready")
 
     async def detect(self, content: bytes) -> DetectedFaces:
-        """Return a picture's faces, or raise ``InvalidError`` when it cannot be read."""
         answer = await self._client.identify(content, max_candidates=1)
         return DetectedFaces(answer.engine, _faces_of(answer))
 
     async def strangers(self) -> tuple[str, PairsOfStrangers]:
-        """Return the engine in use, and how alike strangers are to it."""
         found = await self._client.strangers()
         if found is None:
             raise RecogniserUnavailableError("face_recog does not say how alike strangers are")

@@ -23,7 +23,6 @@ class XmpRegions:
         return [ImageRegion(region.name, region.box, None, region.problem) for region in found]
 
     async def write(self, content: bytes, faces: Sequence[tuple[str, Box]]) -> bytes:
-        """Return a sidecar of a picture file."""
         try:
             return await asyncio.to_thread(regions.write_sidecar, content, faces)
         except regions.XmpError as error:

@@ -15,6 +15,5 @@ class GrpcNearestFaces:
     async def find(
         self, engine: str, encoding: bytes, limit: int
     ) -> Sequence[tuple[FaceKey, float]]:
-        """Return so many faces at most, those nearest to an encoding, with their distances."""
         found = await self._client.find(engine, encoding, limit)
         return [(FaceKey(face.image_id, face.face_index), face.distance) for face in found]

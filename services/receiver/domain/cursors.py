@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from services.common.names import MAX_NAME_LENGTH
+from services.common.person_names import MAX_NAME_LENGTH
 from services.receiver.domain.errors import Fault, InvalidError
 
 _Item = TypeVar("_Item")

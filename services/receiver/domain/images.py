@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.common.faces import MIN_SIDE, Box, DecidedBy
-from services.common.images import FINAL, RETRIABLE, Status
+from services.common.image_states import FINAL, RETRIABLE, Status
 from services.receiver.domain.errors import ConflictError, Fault, InvalidError
 from services.receiver.domain.faces import Face, StruckOut, check_free, check_room
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from services.common.faces import SeenFace
-from services.common.images import folder_of
-from services.common.names import InvalidNameError, check_name, check_who
+from services.common.object_keys import folder_of
+from services.common.person_names import InvalidNameError, check_name, check_who
 from services.common.picture_formats import format_of
 from services.common.quality import Flaw
 from services.receiver.domain.errors import Fault, InvalidError, NotFoundError
@@ -101,7 +101,7 @@ def new_known_picture(person: Somebody, content: bytes) -> NewKnownPicture:
 
 
 def check_person(name: str) -> str:
-    """Return the name as it is kept, or raise :class:`InvalidError`; see ``common/names.py``."""
+    """Return the name as it is kept; raises :class:`InvalidError`."""
     try:
         return check_name(name)
     except InvalidNameError as error:

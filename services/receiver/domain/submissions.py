@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-from services.common.images import CONTROL, UPLOADS, check_path
+from services.common.object_keys import CONTROL, UPLOADS, check_path
 from services.receiver.domain.objects import digest, unique_name
 
 MAX_BATCH: Final = 1000

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from services.common.faces import Box
-from services.common.thumbnails import (
+from services.common.thumbnail_keys import (
     OF_IMAGES,
     OF_KNOWN,
     FacePlace,

@@ -14,11 +14,11 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
+from services.common.batches import batched
 from services.common.errors import ClaimLostError, ObjectStoreError
-from services.common.images import KNOWN_PEOPLE, forms_of
-from services.common.logs import Outage
 from services.common.object_info import ObjectInfo
-from services.common.turns import in_turns
+from services.common.object_keys import KNOWN_PEOPLE, forms_of
 from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.errors import NotFoundError
 from services.receiver.domain.people import Somebody, nobody
@@ -62,7 +62,7 @@ class Erasing:
         self._images = images
         self._who = who
         self._stops = stops
-        self._store = Outage("object store")
+        self._store = AvailabilityLog("object store")
 
     async def export(self, who: str) -> Account:
         """Return what is kept about a person, or raise a ``RefusedError``."""
@@ -156,7 +156,7 @@ class Erasing:
         while await self._rows.strike_out(erasure):
             self._check_stop()
         files = await self._listed(erasure.folders)
-        for some in in_turns(files, BATCH):
+        for some in batched(files, BATCH):
             await self._rows.remove_known(erasure, some)
             self._check_stop()
         while await self._rows.remove_lost(erasure):

@@ -7,7 +7,7 @@ import structlog
 
 from services.common.errors import AwayError, RefusedError
 from services.common.faces import Box, DecidedBy
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, no_face
 from services.receiver.domain.images import Image, check_drawable

@@ -7,9 +7,9 @@ from typing import Final
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
-from services.common.logs import Outage
 from services.receiver.domain.changes import Change
 from services.receiver.domain.errors import BusyError
 from services.receiver.metrics import LISTENERS
@@ -68,7 +68,7 @@ class Following:
         self._listeners: set[Listener] = set()
         self._starting = asyncio.Lock()
         self._reader: asyncio.Task[None] | None = None
-        self._outage = Outage("database")
+        self._outage = AvailabilityLog("database")
         self.position = Position(0, 0)
         """Of whoever listens and has been told all that waits for them."""
 

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from services.common.errors import RefusedError
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.receiver.domain.cursors import Page, Pair
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import FaceKey

@@ -12,7 +12,8 @@ from services.common.errors import (
     ObjectTooLargeError,
 )
 from services.common.faces import Box
-from services.common.images import MAX_PICTURE_BYTES, PICTURES
+from services.common.object_keys import PICTURES
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import no_face
 from services.receiver.domain.images import Image, check_recognisable, check_retriable

@@ -6,9 +6,9 @@ import structlog
 
 from services.common.changes import mark_changed
 from services.common.errors import ObjectNotFoundError, ObjectTooLargeError
-from services.common.images import KNOWN_PEOPLE, MAX_PICTURE_BYTES
-from services.common.names import by_id
-from services.common.picture_formats import format_of
+from services.common.object_keys import KNOWN_PEOPLE
+from services.common.person_names import by_id
+from services.common.picture_formats import MAX_PICTURE_BYTES, format_of
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.merges import Copy, Merged, name_of_copy
 from services.receiver.domain.people import Person, Somebody

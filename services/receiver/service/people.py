@@ -11,9 +11,9 @@ import structlog
 from services.common.changes import mark_changed
 from services.common.errors import RefusedError
 from services.common.faces import DecidedBy, SeenFace
-from services.common.images import KNOWN_PEOPLE, forms_of
-from services.common.names import as_kept, by_id, id_of
 from services.common.object_info import ObjectInfo
+from services.common.object_keys import KNOWN_PEOPLE, forms_of
+from services.common.person_names import as_kept, by_id, id_of
 from services.receiver.domain.cursors import Page, PersonKey
 from services.receiver.domain.errors import (
     BusyError,

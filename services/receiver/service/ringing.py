@@ -5,9 +5,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
+from services.common.availability import AvailabilityLog
 from services.common.doorbell import Doorbell
 from services.common.errors import DoorbellUnavailableError
-from services.common.logs import Outage
 from services.receiver.metrics import RINGS
 
 _BATCH: Final = 1000
@@ -25,7 +25,7 @@ class Ringer:
         self._capacity = capacity
         self._waiting: deque[int] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._outage = Outage("nsqd")
+        self._outage = AvailabilityLog("nsqd")
 
     def ring(self, image_ids: Iterable[int]) -> None:
         """Note images to announce."""

@@ -6,7 +6,8 @@ from typing import Final
 
 import structlog
 
-from services.common.images import PICTURES, Status
+from services.common.image_states import Status
+from services.common.object_keys import PICTURES
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import MAX_BATCH, Accepted, Submission
 from services.receiver.ports import ImageRows, Pictures

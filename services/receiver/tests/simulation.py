@@ -30,8 +30,8 @@ from services.common.errors import (
     RefusedError,
 )
 from services.common.faces import Box, DecidedBy, SeenFace
-from services.common.images import KNOWN_PEOPLE, PICTURES
 from services.common.object_info import ObjectInfo
+from services.common.object_keys import KNOWN_PEOPLE, PICTURES
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
 from services.image_processor.adapters.rows import DatabaseClaims

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.people import BY_HAND
+from services.common.person_rows import BY_HAND
 from services.common.tables import (
     erasures,
     face_denials,

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Configure, Launch, Start

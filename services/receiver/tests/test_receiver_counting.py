@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.images import Status
+from services.common.image_states import Status
 from services.common.tables import images
 from services.receiver.domain.images import StatusReport
 from services.receiver.ports import ImageRows

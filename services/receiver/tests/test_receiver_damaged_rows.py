@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.common.database import Database
 from services.common.faces import DecidedBy
-from services.common.images import Status
+from services.common.image_states import Status
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, images
 

@@ -20,7 +20,7 @@ from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.faces import Box, Likely, SeenFace
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.common.tables import (
     erasures,
     face_denials,

@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from services.common import ops
 from services.common.door import Door
+from services.common.http_server import serve_http
+from services.common.lifecycle import Lifecycle
 from services.common.settings import HttpSettings
+from services.common.sockets import listen
 from services.receiver.adapters.http import rooms
 
 BODY = b'{"path": "a.jpg"}'
@@ -73,7 +75,7 @@ class Server:
     seen: list[str] = field(default_factory=list)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     leave: asyncio.Event = field(default_factory=asyncio.Event)
-    lifecycle: ops.Lifecycle = field(default_factory=lambda: ops.Lifecycle({}, drain_seconds=3600))
+    lifecycle: Lifecycle = field(default_factory=lambda: Lifecycle({}, drain_seconds=3600))
     clients: list[Client] = field(default_factory=list)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,7 +104,7 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     one = Server()
-    listener = ops.listen("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     one.port = listener.getsockname()[1]
     places = rooms.Rooms(1)
     door = Door(
@@ -113,7 +115,7 @@ async def server() -> AsyncIterator[Server]:
         lifecycle=one.lifecycle,
     )
     serving = asyncio.create_task(
-        ops.serve_http(door, listener, one.lifecycle, refuse=places.refuse_early)
+        serve_http(door, listener, one.lifecycle, refuse=places.refuse_early)
     )
     yield one
     one.leave.set()

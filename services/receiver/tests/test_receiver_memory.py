@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from services.common.faces import Box, SeenFace
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.files import FileResponses
 from services.receiver.domain.errors import InvalidError

@@ -7,12 +7,12 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from services.common.claims import STORING_MS
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError
 from services.common.faces import Box, SeenFace
-from services.common.images import STORING_MS
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.common.quality import Quality
 from services.common.tables import face_denials, faces, garbage, images
 from services.image_processor.adapters.rows import DatabaseClaims

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from services.common.images import PATH_PATTERN, InvalidPathError, check_path
+from services.common.object_keys import PATH_PATTERN, InvalidPathError, check_path
 from services.receiver.adapters.http import documents
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import (

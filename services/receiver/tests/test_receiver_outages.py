@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from services.common.health import HealthChecks
 from services.common.nsqd import NsqDoorbell
-from services.common.ops import Outages
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.migrations.__main__ import migrate
 from services.receiver.metrics import RINGS
@@ -20,8 +20,8 @@ from services.testing.servers import MariaDb, Nsqd, VersityGw
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have what is away said in the first answer; elsewhere that could be a busy machine's."""
-    assert Outages.__init__.__kwdefaults__
-    monkeypatch.setitem(Outages.__init__.__kwdefaults__, "patience", 0.5)
+    assert HealthChecks.__init__.__kwdefaults__
+    monkeypatch.setitem(HealthChecks.__init__.__kwdefaults__, "patience", 0.5)
 
 
 def assert_away(answer: httpx.Response, what: str) -> None:

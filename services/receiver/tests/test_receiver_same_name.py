@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from services.common.database import Database
-from services.common.names import by_id
+from services.common.person_names import by_id
 from services.common.tables import faces, persons
 from services.receiver.adapters.rows.garbage import DatabaseGarbage
 from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures

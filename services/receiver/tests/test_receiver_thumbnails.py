@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from services.common.faces import Box
-from services.common.images import MAX_PICTURE_BYTES
 from services.common.objects import ObjectStore
+from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.receiver.adapters import decoding
 from services.receiver.adapters.decoding import PillowDecoder, crops, shrunk
 from services.receiver.adapters.http import thumbnails

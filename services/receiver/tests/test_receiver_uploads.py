@@ -8,7 +8,7 @@ import httpx
 
 from services.common.database import Database
 from services.common.doorbell import PolledRows
-from services.common.images import PICTURES
+from services.common.object_keys import PICTURES
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.receiver.adapters.rows.garbage import DatabaseGarbage

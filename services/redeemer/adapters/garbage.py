@@ -8,10 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
-from services.common.images import KNOWN_PEOPLE, PICTURES
-from services.common.people import box_in
-from services.common.tables import BOX, faces, garbage, images, is_due, person_images
-from services.common.thumbnails import OF_FACES, OF_IMAGES, OF_KNOWN, FacePlace, place_of
+from services.common.due_rows import is_due
+from services.common.face_rows import box_in
+from services.common.object_keys import KNOWN_PEOPLE, PICTURES
+from services.common.tables import BOX, faces, garbage, images, person_images
+from services.common.thumbnail_keys import OF_FACES, OF_IMAGES, OF_KNOWN, FacePlace, place_of
 from services.redeemer.domain import BATCH, REMOVAL_MS, REMOVE_AGAIN_MS, DueRemoval
 
 
@@ -23,7 +24,6 @@ class DatabaseDueGarbage:
         self._clock = clock
 
     async def take(self) -> Sequence[DueRemoval]:
-        """Take objects that are due and that no row names."""
         now = self._clock()
         token = secrets.token_hex(16)
         choosing = (
@@ -53,7 +53,6 @@ class DatabaseDueGarbage:
         ]
 
     async def removed(self, removals: Sequence[DueRemoval]) -> None:
-        """Note that they are gone; those that were expected are due once more."""
         now = self._clock()
         ours = sa.and_(
             garbage.c.object_key.in_([removal.key for removal in removals]),
@@ -69,7 +68,6 @@ class DatabaseDueGarbage:
             )
 
     async def gone(self, thumbnails: Mapping[str, int]) -> Sequence[str]:
-        """Return those of the keys whose picture, or face, has no row any more."""
         of_faces = {key for key in thumbnails if key.startswith(OF_FACES)}
         async with self._database.reading() as connection:
             gone = sorted(of_faces - await _of_faces_there(connection, of_faces))

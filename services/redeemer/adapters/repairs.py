@@ -5,12 +5,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from services.common.claims import NUDGE_MS, RING_AFTER_MS, Rules
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.due_rows import is_due, longest_wait
 from services.common.event_rows import note_events
 from services.common.events import KEPT_MS, EventKind
-from services.common.images import FINAL, NUDGE_MS, RING_AFTER_MS, Rules, Status
-from services.common.tables import events, images, is_due, longest_wait
+from services.common.image_states import FINAL, Status
+from services.common.tables import events, images
 from services.redeemer.domain import BATCH, EVENTS_BATCH, Census
 
 
@@ -37,11 +39,9 @@ class DatabaseRepairs:
         self._latest_due_ms = max(rules.latest_due_ms, ring_again_ms + NUDGE_MS)
 
     async def take_failed(self) -> Sequence[int]:
-        """Make failed images that are due pending."""
         return await self._take(Status.FAILED, {"status": Status.PENDING})
 
     async def take_abandoned(self) -> Sequence[int]:
-        """Make images whose lease is over pending, if they have an attempt left."""
         return await self._take(
             Status.PROCESSING,
             {"status": Status.PENDING, "claim_token": None},
@@ -49,7 +49,6 @@ class DatabaseRepairs:
         )
 
     async def mark_abandoned_dead(self) -> Sequence[int]:
-        """Make images whose lease is over dead, if they have no attempt left."""
         last = self._rules.max_attempts
         return await self._take(
             Status.PROCESSING,
@@ -63,11 +62,9 @@ class DatabaseRepairs:
         )
 
     async def take_waiting(self) -> Sequence[int]:
-        """Move the due time of pending images that are due to the next interval."""
         return await self._take(Status.PENDING, {})
 
     async def forget_events(self) -> int:
-        """Remove events that are old; return how many."""
         first = sa.select(events).order_by(events.c.id).limit(EVENTS_BATCH).subquery()
         now = self._clock()
         # Those of a time to come were noted before the clock was set back.
@@ -79,7 +76,6 @@ class DatabaseRepairs:
         return len(ids)
 
     async def census(self) -> Census:
-        """Count the rows."""
         counting = sa.select(images.c.status, sa.func.count().label("images")).group_by(
             images.c.status
         )

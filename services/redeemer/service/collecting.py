@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.changes import mark_changed
 from services.common.errors import AwayError, ObjectStoreUnavailableError
-from services.common.images import KNOWN_PEOPLE
-from services.common.logs import Outage
-from services.common.thumbnails import OF_FACES, OF_IMAGES, OF_KNOWN, picture_of
+from services.common.object_keys import KNOWN_PEOPLE
+from services.common.thumbnail_keys import OF_FACES, OF_IMAGES, OF_KNOWN, picture_of
 from services.redeemer.domain import BATCH, LOOKED_AT_ONCE, DueRemoval
 from services.redeemer.metrics import REMOVED
 from services.redeemer.ports import DueGarbage, StoredObjects
@@ -30,7 +30,7 @@ class Collector:
     def __init__(self, *, garbage: DueGarbage, objects: StoredObjects) -> None:
         self._garbage = garbage
         self._objects = objects
-        self._store = Outage("object store")
+        self._store = AvailabilityLog("object store")
 
     async def collect(self) -> None:
         """Remove what is due; raise ``DatabaseUnavailableError`` when that cannot be told."""

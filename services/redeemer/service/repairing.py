@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import structlog
 
+from services.common.availability import AvailabilityLog
 from services.common.doorbell import Doorbell
 from services.common.errors import AwayError
-from services.common.images import Status
-from services.common.logs import Outage
+from services.common.image_states import Status
 from services.redeemer.domain import BATCH, EVENTS_BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH, REDEEMED
 from services.redeemer.ports import RepairRows
@@ -26,7 +26,7 @@ class Redeemer:
         self._rows = rows
         self._doorbell = doorbell
         self._enough_rings = enough_rings
-        self._queue = Outage("queue")
+        self._queue = AvailabilityLog("queue")
 
     async def sweep(self) -> None:
         """Repair once; raise ``DatabaseUnavailableError`` when the rows cannot be had."""

@@ -6,10 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from services.common import tables
+from services.common.claims import Rules
 from services.common.database import Database
 from services.common.doorbell import Doorbell
 from services.common.errors import DoorbellUnavailableError
-from services.common.images import Rules
 from services.redeemer.adapters.repairs import DatabaseRepairs
 from services.redeemer.service.repairing import Redeemer
 from services.testing.fixtures import new_mariadb_settings

@@ -11,8 +11,9 @@ from services.common import tables
 from services.common.clock import database_now
 from services.common.database import Database
 from services.common.doorbell import PolledRows
+from services.common.due_rows import longest_wait
 from services.common.settings import DatabaseSettings
-from services.common.tables import events, longest_wait
+from services.common.tables import events
 from services.redeemer.adapters.repairs import DatabaseRepairs
 from services.redeemer.domain import BATCH, EVENTS_BATCH
 from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH

@@ -14,7 +14,7 @@ from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.settings import ObjectStoreSettings
 from services.common.tables import faces, images, person_images, persons
-from services.common.thumbnails import (
+from services.common.thumbnail_keys import (
     OF_IMAGES,
     OF_KNOWN,
     FacePlace,

@@ -10,19 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import DatabaseClock
 from services.common.database import Database
+from services.common.due_rows import is_due
 from services.common.event_rows import is_lost, latest_position, read_events
 from services.common.events import PAGE, Event, EventKind, Position
-from services.common.images import Status
-from services.common.names import known_name
-from services.common.people import BEING_FORGOTTEN, SHOWN_ID, WHOSE
-from services.common.tables import (
-    faces,
-    images,
-    is_due,
-    persons,
-    webhook_deliveries,
-    webhook_positions,
-)
+from services.common.image_states import Status
+from services.common.person_names import known_name
+from services.common.person_rows import BEING_FORGOTTEN, SHOWN_ID, WHOSE
+from services.common.tables import faces, images, persons, webhook_deliveries, webhook_positions
 from services.common.webhooks import DeliveryStatus, WebhookType
 from services.webhooks.domain import BATCH, LEASE_MS, LONGEST_PAUSE_MS, Attempt, Endpoint
 
@@ -46,7 +40,6 @@ class DatabaseWebhookDeliveries:
         self._kept_ms = kept_ms
 
     async def make(self, endpoints: Sequence[Endpoint]) -> bool:
-        """Make deliveries of the next changes; tell whether there may be more of them."""
         # A look that locks nothing, since mostly there is nothing.
         async with self._database.reading() as connection:
             text = await connection.scalar(_position)
@@ -115,7 +108,6 @@ class DatabaseWebhookDeliveries:
             )
 
     async def take(self, url: str, limit: int) -> Sequence[Attempt]:
-        """Take up to so many deliveries to an endpoint that are due, those due longest first."""
         table, now, token = webhook_deliveries, self._clock(), secrets.token_hex(16)
         attempt = table.c.attempt + 1
         choosing = (
@@ -145,7 +137,6 @@ class DatabaseWebhookDeliveries:
         return [Attempt(**row._asdict()) for row in rows]
 
     async def data(self, attempt: Attempt) -> Mapping[str, object]:
-        """Return what there is to say now of the image or person."""
         subject = attempt.subject_id
         async with self._database.reading() as connection:
             if attempt.type == WebhookType.PERSON_CHANGED:
@@ -186,7 +177,6 @@ class DatabaseWebhookDeliveries:
         }
 
     async def finish(self, attempt: Attempt, error: str | None, pause: int | None) -> None:
-        """Store how an attempt ended, unless it is somebody else's by now."""
         now, table = self._clock(), webhook_deliveries
         if error is None:
             status, due_at = DeliveryStatus.DELIVERED, None
@@ -202,7 +192,6 @@ class DatabaseWebhookDeliveries:
             )
 
     async def remove_old(self) -> int:
-        """Remove up to ``BATCH`` deliveries that are kept long enough; return how many."""
         table = webhook_deliveries
         first = sa.select(table.c.id, table.c.created_at).order_by(table.c.id).limit(BATCH)
         oldest = first.subquery()

@@ -38,7 +38,6 @@ class HttpSender:
     async def send(
         self, endpoint: Endpoint, attempt: Attempt, data: Mapping[str, object]
     ) -> str | None:
-        """Return why the endpoint did not take it, for people; None when it did."""
         created = datetime.fromtimestamp(attempt.created_at / 1000, UTC)
         body = json.dumps(
             {

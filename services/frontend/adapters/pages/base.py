@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from services.common import bodies
+from services.common.spools import Spools
 from services.frontend.adapters.pages.answers import Answers
 from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.service import Names
@@ -21,7 +21,7 @@ class Pages(ABC):
         receiver: ReceiverApi,
         answers: Answers,
         names: Names,
-        spools: bodies.Spools,
+        spools: Spools,
         max_upload_bytes: int,
     ) -> None:
         self._receiver = receiver

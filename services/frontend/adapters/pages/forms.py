@@ -13,8 +13,10 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from services.common import bodies
+from services.common.bodies import FilePart
 from services.common.faces import Box
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.picture_formats import MAX_PICTURE_BYTES
+from services.common.spools import Spools
 from services.frontend.domain.errors import RequestRefusedError
 
 Filter = Annotated[str | None, Query(max_length=200)]
@@ -42,7 +44,7 @@ async def form_of(request: Request, *, max_fields: int = 6) -> FormData:
 
 
 @asynccontextmanager
-async def picture_form(request: Request, spools: bodies.Spools) -> AsyncIterator[FormData]:
+async def picture_form(request: Request, spools: Spools) -> AsyncIterator[FormData]:
     """Hold a form with one picture in its field ``file`` until the end of the block."""
     try:
         async with bodies.multipart(
@@ -67,7 +69,7 @@ def text_of(form: FormData, field: str) -> str:
 def picture_of(form: FormData) -> tuple[AsyncIterator[bytes], int]:
     """Return the pieces of the picture in a form, and how many bytes it has."""
     file = form.get("file")
-    if not isinstance(file, bodies.Part) or not file.size:
+    if not isinstance(file, FilePart) or not file.size:
         raise RequestRefusedError("Choose a picture.")
     return file.pieces(), file.size
 

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from fastapi import Depends
 from starlette.datastructures import FormData
 
-from services.common.names import id_of
+from services.common.person_names import id_of
 from services.frontend.adapters.pages.forms import text_of
 from services.frontend.adapters.receiver.api import FacesApi, PeopleApi
 from services.frontend.adapters.receiver.connection import or_none

@@ -8,7 +8,7 @@ from typing import Any, Final
 from fastapi import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from services.common.names import id_of
+from services.common.person_names import id_of
 from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Cursor, Filter, form_of, picture_form, picture_of

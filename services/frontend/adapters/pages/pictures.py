@@ -9,8 +9,8 @@ from fastapi import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from services.common import bodies
-from services.common.images import Status
-from services.common.names import InvalidNameError, check_name, id_of
+from services.common.image_states import Status
+from services.common.person_names import InvalidNameError, check_name, id_of
 from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.forms import Filter, box_of, form_of, text_of

@@ -8,9 +8,9 @@ from urllib.parse import quote, urlencode
 
 import jinja2
 
-from services.common.images import MAX_PICTURE_BYTES, Status
-from services.common.names import MAX_NAME_LENGTH
-from services.common.picture_formats import ACCEPTED, TITLES
+from services.common.image_states import Status
+from services.common.person_names import MAX_NAME_LENGTH
+from services.common.picture_formats import ACCEPTED, MAX_PICTURE_BYTES, TITLES
 from services.frontend.domain.frames import Frame, card_frame, marks, whole_frame
 from services.frontend.domain.pictures import STATUS_WORDS, SubmittedPicture
 from services.frontend.domain.words import counted, fingerprint, in_words

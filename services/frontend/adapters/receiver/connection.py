@@ -11,7 +11,7 @@ import httpx
 from pydantic import BaseModel
 
 from services.common import metrics
-from services.common.names import InvalidNameError, check_who
+from services.common.person_names import InvalidNameError, check_who
 from services.frontend.domain.errors import NotDoneError, ReceiverAwayError, RequestRefusedError
 from services.frontend.domain.words import sentence
 

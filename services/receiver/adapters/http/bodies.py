@@ -11,8 +11,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from services.common import bodies
-from services.common.bodies import MULTIPART, Spools
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.bodies import MULTIPART
+from services.common.picture_formats import MAX_PICTURE_BYTES
+from services.common.spools import Spools
 from services.receiver.adapters.http.problems import faults_of
 from services.receiver.domain.errors import InvalidError
 

@@ -18,14 +18,14 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
-from services.common.images import (
+from services.common.image_states import Status
+from services.common.object_keys import (
     MAX_PART_BYTES,
     MAX_PATH_BYTES,
     MAX_PATH_LENGTH,
     PATH_PATTERN,
-    Status,
 )
-from services.common.names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
+from services.common.person_names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
 from services.common.webhooks import DeliveryStatus, WebhookType
 from services.receiver.domain.cursors import LAST_ID
 from services.receiver.domain.encoding import EncodingState

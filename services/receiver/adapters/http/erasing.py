@@ -7,8 +7,8 @@ import orjson
 from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
 
-from services.common.bodies import Spools
-from services.common.names import by_id
+from services.common.person_names import by_id
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import Name
 from services.receiver.adapters.http.views import json_response, kept_view, location

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
-from services.common.ops import Lifecycle
+from services.common.lifecycle import Lifecycle
 from services.receiver.adapters.http import openapi
 from services.receiver.adapters.http.views import change_view
 from services.receiver.domain.changes import Change

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
-from services.common.bodies import Spools
 from services.common.faces import Box
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import FaceIndex, ImageId, Insist, Name
 from services.receiver.adapters.http.views import (

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Query, Request
 from pydantic import WithJsonSchema
 from starlette.responses import Response
 
-from services.common.bodies import Spools
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,

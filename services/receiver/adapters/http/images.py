@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query
 from starlette.responses import Response
 
-from services.common.images import Status
+from services.common.image_states import Status
 from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.files import FileResponses, unchanged
 from services.receiver.adapters.http.parameters import (

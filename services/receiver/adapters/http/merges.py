@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from services.common.bodies import Spools
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import Name, row_id
 from services.receiver.adapters.http.views import json_response, whole_person_view

@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.common.bodies import MULTIPART
-from services.common.images import MAX_PICTURE_BYTES
-from services.common.picture_formats import FORMATS
+from services.common.picture_formats import FORMATS, MAX_PICTURE_BYTES
 from services.receiver.adapters.http import documents, problems
 from services.receiver.domain.submissions import MAX_FILES
 

@@ -6,9 +6,10 @@ from typing import Annotated, Final
 from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
-from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD, Spools
-from services.common.images import MAX_PICTURE_BYTES
-from services.common.names import MAX_NAME_LENGTH
+from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD
+from services.common.person_names import MAX_NAME_LENGTH
+from services.common.picture_formats import MAX_PICTURE_BYTES
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.files import FileResponses, unchanged
 from services.receiver.adapters.http.parameters import (

@@ -5,8 +5,9 @@ from typing import Final
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from services.common.bodies import MULTIPART_OVERHEAD, Spools
+from services.common.bodies import MULTIPART_OVERHEAD
 from services.common.picture_files.xmp import MAX_XMP
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import ImageId
 from services.receiver.adapters.http.views import json_response

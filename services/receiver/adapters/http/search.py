@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
-from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD, Spools
-from services.common.images import MAX_PICTURE_BYTES
+from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD
+from services.common.picture_formats import MAX_PICTURE_BYTES
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.parameters import ON_A_PAGE
 from services.receiver.adapters.http.views import json_response

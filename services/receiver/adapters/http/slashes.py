@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.common.names import NO_SLASH
+from services.common.person_names import NO_SLASH
 from services.receiver.adapters.http.problems import problem
 from services.receiver.domain.errors import Fault
 

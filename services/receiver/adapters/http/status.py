@@ -8,7 +8,7 @@ from fastapi import FastAPI, Query
 from starlette.responses import Response
 
 from services.common.errors import DatabaseUnavailableError
-from services.common.ops import Outages
+from services.common.health import HealthChecks
 from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.parameters import OfPerson
 from services.receiver.adapters.http.views import json_response
@@ -28,7 +28,7 @@ def add_status(
     rows: ImageRows,
     enrolment: Enrolment,
     encoding: DatabaseEncoding,
-    outages: Outages,
+    outages: HealthChecks,
 ) -> None:
     """Add the route."""
     counting = Counting(rows)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from services.common.bodies import MULTIPART, Spools
+from services.common.bodies import MULTIPART
+from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.views import accepted_view, json_response, location
 from services.receiver.domain.errors import Fault, InvalidError

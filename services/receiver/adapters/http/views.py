@@ -9,7 +9,7 @@ import orjson
 from starlette.responses import Response
 
 from services.common.events import EventKind
-from services.common.images import Status
+from services.common.image_states import Status
 from services.receiver.domain.changes import Change
 from services.receiver.domain.cursors import (
     Page,

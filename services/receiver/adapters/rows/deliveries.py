@@ -20,7 +20,6 @@ class DatabaseDeliveries(OnDatabase):
     async def page(
         self, *, status: str | None, before: int | None, limit: int
     ) -> Page[Delivery, int]:
-        """Return the newest deliveries with an id below ``before``."""
         table = webhook_deliveries
         query = sa.select(table).order_by(table.c.id.desc()).limit(limit + 1)
         if status is not None:

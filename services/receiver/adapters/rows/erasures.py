@@ -13,14 +13,17 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.claims import LEASE_MS
 from services.common.clock import database_now
+from services.common.due_rows import is_due
 from services.common.errors import ClaimLostError
 from services.common.event_rows import note_events
 from services.common.events import EventKind
+from services.common.face_rows import box_in
 from services.common.faces import DecidedBy
-from services.common.images import KNOWN_PEOPLE, LEASE_MS, folder_of, forms_of
 from services.common.object_info import ObjectInfo
-from services.common.people import FOLDER, box_in, lies_in, take_turns
+from services.common.object_keys import KNOWN_PEOPLE, folder_of, forms_of
+from services.common.person_rows import FOLDER, lies_in, take_turns
 from services.common.tables import (
     BOX,
     erasures,
@@ -31,7 +34,6 @@ from services.common.tables import (
     group_denials,
     group_faces,
     images,
-    is_due,
     person_images,
     person_merges,
     persons,
@@ -98,7 +100,6 @@ class DatabaseErasures(OnDatabase):
     async def begin(
         self, person: Somebody, files: Sequence[ObjectInfo], *, pictures: bool
     ) -> Erased | None:
-        """Have a person forgotten, who has no name from now on; None when nothing is theirs."""
         async with changing_people(self._database) as connection:
             person_id = await lock_somebody(connection, person)
             if person_id is None:
@@ -139,7 +140,6 @@ class DatabaseErasures(OnDatabase):
         return Erased(len(known), number, shown if pictures else 0)
 
     async def claim(self) -> Erasure | None:
-        """Take up who has been due longest; None when nobody is."""
         now = database_now()
         token = secrets.token_hex(16)
         due = sa.select(erasures).where(is_due(erasures, now)).order_by(erasures.c.due_at).limit(1)
@@ -159,7 +159,6 @@ class DatabaseErasures(OnDatabase):
         return Erasure(**its, stage=Stage(row.stage), token=token)
 
     async def give_back(self, erasure: Erasure, due_in: int, stage: Stage | None = None) -> None:
-        """Let anybody go on in so many ms, in the stage if one is named."""
         values: dict[str, Any] = {"claim_token": None, "due_at": database_now() + due_in}
         if stage is not None:
             values |= {"stage": stage, "after_image_id": 0}
@@ -180,13 +179,11 @@ class DatabaseErasures(OnDatabase):
 
     @retry_on_conflict
     async def images(self, erasure: Erasure) -> Sequence[int]:
-        """Return some images with a face of theirs."""
         async with self._holding(erasure) as connection:
             return await _first_images(connection, erasure, _IMAGES)
 
     @retry_on_conflict
     async def strike_out(self, erasure: Erasure) -> bool:
-        """Forget some faces of theirs, which keep their places; False when there was none."""
         async with self._holding(erasure) as connection:
             ids = await _lock_images(connection, await _first_images(connection, erasure, BATCH))
             of_images = sa.and_(faces.c.image_id.in_(ids), are_of(erasure.person_id))
@@ -217,7 +214,6 @@ class DatabaseErasures(OnDatabase):
 
     @retry_on_conflict
     async def remove_known(self, erasure: Erasure, files: Sequence[ObjectInfo]) -> None:
-        """Have these known pictures of theirs removed, with and without a row."""
         async with self._holding(erasure) as connection:
             owners = await find_owners(connection, files)
             of_others = set(
@@ -248,7 +244,6 @@ class DatabaseErasures(OnDatabase):
 
     @retry_on_conflict
     async def remove_lost(self, erasure: Erasure) -> bool:
-        """Remove some known pictures of which there is no file; False when there was none."""
         async with self._holding(erasure) as connection:
             ids = await connection.scalars(
                 sa.select(person_images.c.id)
@@ -268,7 +263,6 @@ class DatabaseErasures(OnDatabase):
 
     @retry_on_conflict
     async def remove_denials(self, erasure: Erasure) -> bool:
-        """Forget of some faces that they are not theirs; False when there was none."""
         async with self._holding(erasure) as connection:
             some = (
                 sa.select(face_denials.c.image_id)
@@ -286,7 +280,6 @@ class DatabaseErasures(OnDatabase):
 
     @retry_on_conflict
     async def remove_questions(self, erasure: Erasure) -> Erasure | None:
-        """Leave them out where some more faces ask whether they are theirs; None: nowhere more."""
         low = erasure.after_image_id
         high = low + _SCANNED
         asked = sa.and_(faces.c.image_id > low, faces.c.image_id <= high, _may_mention(erasure))
@@ -352,7 +345,6 @@ class DatabaseErasures(OnDatabase):
         await note_events(connection, database_now(), EventKind.IMAGE, ids)
 
     async def is_leaving(self, erasure: Erasure) -> bool:
-        """Tell whether a known picture of theirs is still to be removed."""
         below = [f"{KNOWN_PEOPLE}{form}" for folder in erasure.folders for form in forms_of(folder)]
         # What comes behind a slash in every collation that is exact.
         its = [garbage.c.object_key.between(f"{prefix}/", f"{prefix}0") for prefix in below]
@@ -362,7 +354,6 @@ class DatabaseErasures(OnDatabase):
 
     @retry_on_conflict
     async def move(self, erasure: Erasure) -> bool:
-        """Give some faces to whom they were said to be; False when there are no more."""
         merged = person_merges.c.moved["id"].as_integer() == erasure.person_id
         async with self._holding(erasure) as connection:
             await take_turns(connection)
@@ -379,11 +370,6 @@ class DatabaseErasures(OnDatabase):
 
     @retry_on_conflict
     async def end(self, erasure: Erasure) -> bool:
-        """Forget the person, and have faces that were not told from theirs decided again.
-
-        False when they are not forgotten yet: faces of theirs were left, of which some lose the
-        name.
-        """
         its = persons.c.id == erasure.person_id
         async with self._holding(erasure) as connection:
             await take_turns(connection)

@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import database_now
 from services.common.event_rows import is_lost, latest_position, read_events
 from services.common.events import PAGE, Event, EventKind, Position
-from services.common.names import known_name
-from services.common.people import BEING_FORGOTTEN
+from services.common.person_names import known_name
+from services.common.person_rows import BEING_FORGOTTEN
 from services.common.tables import images, persons
 from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.changes import Change, Changes
@@ -19,17 +19,14 @@ class DatabaseEvents(OnDatabase):
     """The port ``Events`` on a database."""
 
     async def latest(self) -> Position:
-        """Return the position before whatever is not committed yet."""
         async with self._database.reading() as connection:
             return await latest_position(connection, database_now())
 
     async def lost(self, position: Position) -> bool:
-        """Tell whether changes after the position may be forgotten already."""
         async with self._database.reading() as connection:
             return await is_lost(connection, database_now(), position)
 
     async def after(self, position: Position) -> Changes:
-        """Return the next changes after the position."""
         async with self._database.reading() as connection:
             found, position = await read_events(connection, database_now(), position)
             statuses = await _find(connection, images.c.id, images.c.status, found, EventKind.IMAGE)

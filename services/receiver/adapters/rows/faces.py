@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
+from services.common.face_rows import machine_says
 from services.common.faces import Box, DecidedBy, says_of
-from services.common.images import Status
-from services.common.people import find_likely, machine_says
+from services.common.image_states import Status
+from services.common.person_rows import find_likely
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import remove_soon
@@ -56,7 +57,6 @@ class DatabaseFaces(OnDatabase):
         face: EncodedFace,
         person: Somebody | None,
     ) -> int:
-        """Add a face to the result of that time and return its index."""
         async with changing_people(self._database) as connection:
             await _lock_result(connection, image_id, processed_at)
             there = await _places(connection, image_id)
@@ -83,7 +83,6 @@ class DatabaseFaces(OnDatabase):
 
     @retry_on_conflict
     async def strike_out(self, key: FaceKey) -> bool:
-        """Take a face away, whose place stays; False when there is none."""
         async with changing_people(self._database) as connection:
             face = await lock_face(connection, key)
             if face is None:
@@ -108,7 +107,6 @@ class DatabaseFaces(OnDatabase):
 
     @retry_on_conflict
     async def restore(self, face: FaceOfResult, seen: EncodedFace) -> None:
-        """Have a face that was struck out back."""
         key = FaceKey(face.image_id, face.index)
         async with changing_people(self._database) as connection:
             await _lock_result(connection, key.image_id, face.processed_at)

@@ -5,10 +5,11 @@ from collections.abc import Collection, Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.claims import STORING_MS
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.images import KNOWN_PEOPLE, STORING_MS
 from services.common.object_info import ObjectInfo
+from services.common.object_keys import KNOWN_PEOPLE
 from services.common.tables import garbage, person_images
 from services.receiver.domain.objects import Removal
 
@@ -21,14 +22,12 @@ class DatabaseGarbage:
         self._storing_ms = storing_ms
 
     async def expect(self, key: str) -> None:
-        """Note that an object is about to be stored."""
         async with self._database.transaction() as connection:
             await connection.execute(
                 sa.insert(garbage).values(object_key=key, due_at=database_now() + self._storing_ms)
             )
 
     async def discard(self, key: str) -> None:
-        """Have an object removed that no row names."""
         async with self._database.transaction() as connection:
             await remove_soon(connection, [Removal(key, None)])
 

@@ -10,12 +10,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.batches import batched
 from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.groups import current_groups
-from services.common.names import by_id
-from services.common.people import BY_HAND, UNKNOWN
+from services.common.group_rows import current_groups
+from services.common.person_names import by_id
+from services.common.person_rows import BY_HAND, UNKNOWN
 from services.common.tables import (
     erasures,
     face_denials,
@@ -29,7 +30,6 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.named_faces import (
     are_denied,
@@ -74,7 +74,6 @@ class DatabaseGroups(OnDatabase):
     """The port ``GroupRows`` on a database."""
 
     async def page(self, *, after: Pair | None, limit: int) -> Page[Group, Pair]:
-        """Return the largest groups behind a place, each with its first faces."""
         query = sa.select(face_groups.c.size, face_groups.c.id).where(face_groups.c.size > 0)
         if after is not None:
             smaller = face_groups.c.size < after.first
@@ -89,7 +88,6 @@ class DatabaseGroups(OnDatabase):
         return Page(tuple(shown.values()), last)
 
     async def group(self, group_id: int, *, after: Pair | None, limit: int) -> Group | None:
-        """Return a group with its faces behind a place; None without any face."""
         async with self._database.reading() as connection:
             found = (await _group_sizes(connection, [group_id])).get(group_id)
             if found is None:
@@ -112,7 +110,6 @@ class DatabaseGroups(OnDatabase):
         return Group(its, size, keys, Pair(keys[-1].image_id, keys[-1].index) if more else None)
 
     async def members(self, group_id: int, person_id: int | None) -> Sequence[Member]:
-        """Return the faces of a group, but for those who are not this person as a hand has said."""
         query = _MEMBERS.add_columns(faces.c.quality, images.c.processed_at).join(
             images, images.c.id == faces.c.image_id
         )
@@ -131,7 +128,6 @@ class DatabaseGroups(OnDatabase):
         ]
 
     async def is_unknown(self, member: Member, person_id: int | None) -> bool:
-        """Tell whether a face still is one of that result, has no name, and may be this person."""
         query = (
             sa.select(images.c.id)
             .join_from(faces, images)
@@ -147,10 +143,9 @@ class DatabaseGroups(OnDatabase):
 
     @retry_on_conflict
     async def strike(self, group_id: int, keys: Collection[FaceKey]) -> int:
-        """Write down that faces do not belong in a group; return how many were in it."""
         struck: list[FaceKey] = []
         async with self._database.transaction() as connection:
-            for some in in_turns(sorted({(key.image_id, key.index) for key in keys}), _AT_ONCE):
+            for some in batched(sorted({(key.image_id, key.index) for key in keys}), _AT_ONCE):
                 query = sa.select(group_faces).where(_PLACE.in_(some)).with_for_update()
                 rows = (await connection.execute(query)).all()
                 ends = await current_groups(connection, {group_id, *(row.group_id for row in rows)})
@@ -167,7 +162,7 @@ class DatabaseGroups(OnDatabase):
                     await connection.execute(
                         sa.insert(group_denials).values(**denial, created_at=database_now())
                     )
-            for some in in_turns([(key.image_id, key.index) for key in struck], _AT_ONCE):
+            for some in batched([(key.image_id, key.index) for key in struck], _AT_ONCE):
                 await connection.execute(sa.delete(group_faces).where(_PLACE.in_(some)))
             ids = sorted({key.image_id for key in struck})
             await note_events(connection, database_now(), EventKind.IMAGE, ids)
@@ -178,7 +173,7 @@ class DatabaseGroups(OnDatabase):
 
         So many in a transaction: others wait for one of these, not for all.
         """
-        return sum([await self._name(some, person_id) for some in in_turns(members, _AT_ONCE)])
+        return sum([await self._name(some, person_id) for some in batched(members, _AT_ONCE)])
 
     @retry_on_conflict
     async def _name(self, members: Sequence[Member], person_id: int) -> int:
@@ -203,7 +198,6 @@ class DatabaseGroups(OnDatabase):
 
     @retry_on_conflict
     async def allow(self, group_id: int, person_id: int) -> None:
-        """Take back that a group is not this person; what was said of a face alone stays said."""
         async with changing_people(self._database) as connection:
             its = (await current_groups(connection, [group_id]))[group_id]
             of_person = group_questions.c.person_id == person_id
@@ -264,7 +258,6 @@ class DatabaseGroups(OnDatabase):
                 await connection.execute(sa.delete(group_questions).where(made))
 
     async def questions(self, limit: int) -> Sequence[Question]:
-        """Return questions that wait for a person, the most alike first."""
         forgotten = sa.exists().where(erasures.c.person_id == group_questions.c.person_id)
         query = (
             sa.select(group_questions)
@@ -279,17 +272,13 @@ class DatabaseGroups(OnDatabase):
         async with self._database.reading() as connection:
             # They are few, but their faces are not.
             rows = (await connection.execute(query)).all()
-            for some in in_turns(rows, limit):
+            for some in batched(rows, limit):
                 found += await _shown(connection, some)
                 if len(found) >= limit:
                     break
         return found[:limit]
 
     async def question(self, question_id: int) -> Question | None:
-        """Return a question; None when it is gone, or its yes is being done.
-
-        It is gone, too, when all faces of a group have a name by now.
-        """
         query = sa.select(group_questions).where(
             group_questions.c.id == question_id,
             group_questions.c.answer.is_distinct_from(Answer.YES),
@@ -300,10 +289,6 @@ class DatabaseGroups(OnDatabase):
 
     @retry_on_conflict
     async def answer(self, question_id: int, answer: Answer | None) -> None:
-        """Write down what a person says, None for nothing yet, in place of what was said before.
-
-        Raises ``NotFoundError`` when nobody asks any more.
-        """
         async with changing_people(self._database) as connection:
             its = group_questions.c.id == question_id
             row = (await connection.execute(sa.select(group_questions).where(its))).one_or_none()
@@ -365,7 +350,6 @@ class DatabaseGroups(OnDatabase):
 
     @retry_on_conflict
     async def settle(self, question_id: int) -> None:
-        """Forget a question that is answered for good, unless somebody has just answered it."""
         unanswered = sa.and_(
             group_questions.c.id == question_id, group_questions.c.answer.is_(None)
         )

@@ -9,23 +9,19 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.claims import RING_AFTER_MS
 from services.common.clock import MARIADB_NOW, SQLITE_NOW, database_now
 from services.common.database import Database
+from services.common.due_rows import longest_wait
 from services.common.event_rows import note_events
 from services.common.events import EventKind
+from services.common.face_rows import box_in, measured_in
 from services.common.faces import DecidedBy
-from services.common.groups import FACES_IN_IT
-from services.common.images import (
-    FINAL,
-    PICTURES,
-    RETRIABLE,
-    RING_AFTER_MS,
-    UPLOADS,
-    Status,
-    folder_of,
-)
-from services.common.names import known_name
-from services.common.people import BY_HAND, WHOSE, WHOSE_ID, box_in, measured_in, whose_pictures
+from services.common.group_rows import FACES_IN_IT
+from services.common.image_states import FINAL, RETRIABLE, Status
+from services.common.object_keys import PICTURES, UPLOADS, folder_of
+from services.common.person_names import known_name
+from services.common.person_rows import BY_HAND, WHOSE, WHOSE_ID, whose_pictures
 from services.common.tables import (
     BOX,
     erasures,
@@ -34,7 +30,6 @@ from services.common.tables import (
     faces,
     group_faces,
     images,
-    longest_wait,
     person_images,
     persons,
     same_face,
@@ -84,7 +79,6 @@ class DatabaseImages:
 
     @retry_on_conflict
     async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
-        """Insert the paths that are not there yet, in one transaction; return all by path."""
         rows: dict[str, Accepted] = {}
         # In one order everywhere, so that replicas with the same paths do not deadlock.
         missing = sorted(submissions, key=lambda one: one.path)
@@ -107,7 +101,6 @@ class DatabaseImages:
 
     @retry_on_conflict
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
-        """Insert a row for each content that has none, in one transaction; return all in order."""
         # Ordered for the reason in add; of equal ones in one request the first gives the name.
         wanted = {one.content_digest: one for one in reversed(uploads)}
         async with self._database.transaction() as connection:
@@ -177,7 +170,6 @@ class DatabaseImages:
 
     @retry_on_conflict
     async def replace_object(self, accepted: Accepted, upload: Upload) -> Accepted | None:
-        """Name an upload's object in the row of this content, whose own is lost."""
         now = database_now()
         async with self._database.transaction() as connection:
             if not await all_expected(connection, [_key(upload)]):
@@ -199,12 +191,10 @@ class DatabaseImages:
         return accepted._replace(path=upload.path)
 
     async def get(self, image_id: int) -> Image | None:
-        """Return an image with its faces."""
         found = await _load_images(self._database, [image_id])
         return found[0] if found else None
 
     async def stored(self, image_id: int) -> StoredPicture | None:
-        """Return where an image's picture is."""
         async with self._database.reading() as connection:
             rows = await _find(connection, images.c.id, [image_id])
         if not rows:
@@ -213,7 +203,6 @@ class DatabaseImages:
         return StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
 
     async def stored_face(self, image_id: int, index: int) -> StoredFace | None:
-        """Return where a face is; None of one that was struck out."""
         query = (
             sa.select(images.c.path, images.c.content_digest, images.c.object_tag, *BOX)
             .select_from(faces.join(images))
@@ -229,7 +218,6 @@ class DatabaseImages:
     async def page(
         self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
     ) -> Page[Image, int]:
-        """Return the newest images with an id below ``before``."""
         if person is not None and status not in (None, Status.PROCESSED):
             # Only a processed image has faces; without this, a long search would find nothing.
             return Page((), None)
@@ -244,13 +232,11 @@ class DatabaseImages:
 
     @retry_on_conflict
     async def retry(self, image_id: int) -> bool:
-        """Set a rejected or dead image back to pending; False when it is neither."""
         async with self._database.transaction() as connection:
             return await _retry(connection, image_id)
 
     @retry_on_conflict
     async def look_again(self, image_id: int, tag: str) -> bool:
-        """Set a processed image back to pending, without its faces."""
         same = sa.and_(images.c.status == Status.PROCESSED, images.c.object_tag == tag)
         async with self._database.transaction() as connection:
             if not await _forget_result(connection, image_id, same):
@@ -262,7 +248,6 @@ class DatabaseImages:
 
     @retry_on_conflict
     async def recognise(self, image_id: int) -> bool:
-        """Set a final image back to pending, without its faces."""
         async with self._database.transaction() as connection:
             # Locked, the row as well, so that nobody names a face between this look and their end.
             status = await connection.scalar(
@@ -284,7 +269,6 @@ class DatabaseImages:
 
     @retry_on_conflict
     async def delete(self, image_id: int, path: str, removal: Removal | None) -> bool:
-        """Remove an image, whose faces go with it, and have its object removed."""
         its = images.c.id == image_id
         async with self._database.transaction() as connection:
             # Compared here: what was read of a damaged path does not find its row again.
@@ -303,7 +287,6 @@ class DatabaseImages:
         return True
 
     async def status(self, person: Somebody | None = None) -> StatusReport:
-        """Count rows by status, of a person only those with a face of this person."""
         async with self._database.reading() as connection:
             counts = dict.fromkeys(Status, 0)
             if person is not None:

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import database_now, now_ms
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.images import KNOWN_PEOPLE
-from services.common.people import BEING_FORGOTTEN, whose_pictures
+from services.common.object_keys import KNOWN_PEOPLE
+from services.common.person_rows import BEING_FORGOTTEN, whose_pictures
 from services.common.tables import face_denials, faces, person_images, persons, same_face
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
@@ -42,18 +42,15 @@ class DatabaseKnownPictures(OnDatabase):
     """The port ``KnownPictures`` on a database."""
 
     async def find(self, content_digest: str) -> KnownPicture | None:
-        """Return the known picture with this content, whose ever it is."""
         async with self._database.reading() as connection:
             return await _find(connection, content_digest)
 
     async def picture(self, picture_id: int) -> KnownPicture | None:
-        """Return a known picture."""
         async with self._database.reading() as connection:
             return await _first(connection, person_images.c.id == picture_id)
 
     @retry_on_conflict
     async def add(self, picture: NewKnownPicture, face: FaceOfResult | None) -> KnownPicture | None:
-        """Make content a known picture of a person, unless it is somebody's already."""
         key = KNOWN_PEOPLE + picture.image_name
         async with changing_people(self._database) as connection:
             if not await all_expected(connection, [key]):
@@ -118,7 +115,6 @@ class DatabaseKnownPictures(OnDatabase):
     async def replace_object(
         self, known: KnownPicture, picture: NewKnownPicture
     ) -> KnownPicture | None:
-        """Name a new object in the row of a known picture, whose own is lost."""
         key = KNOWN_PEOPLE + picture.image_name
         async with changing_people(self._database) as connection:
             if not await all_expected(connection, [key]):
@@ -137,7 +133,6 @@ class DatabaseKnownPictures(OnDatabase):
 
     @retry_on_conflict
     async def delete_picture(self, picture_id: int) -> None:
-        """Remove a known picture, and have its object and its thumbnail removed."""
         its = person_images.c.id == picture_id
         async with changing_people(self._database) as connection:
             known = await _first(connection, its)
@@ -153,7 +148,6 @@ class DatabaseKnownPictures(OnDatabase):
 
     @retry_on_conflict
     async def unname(self, key: FaceKey, digests: Sequence[str]) -> bool:
-        """Take back what a hand named a face; False when there is no such face."""
         async with changing_people(self._database) as connection:
             face = await lock_face(connection, key)
             if face is None:
@@ -180,11 +174,6 @@ class DatabaseKnownPictures(OnDatabase):
         is_known: bool,
         digests: Sequence[str] | None = None,
     ) -> bool:
-        """Write down that a face is not this person's; False when there is no such face or person.
-
-        ``is_known``: pictures of theirs are there, though there may be no row. With ``digests``
-        also when a hand has named it so, which is taken back as :meth:`unname` does.
-        """
         async with changing_people(self._database) as connection:
             face = await lock_face(connection, key)
             if face is None:
@@ -235,7 +224,6 @@ class DatabaseKnownPictures(OnDatabase):
 
     @retry_on_conflict
     async def allow(self, key: FaceKey, person: Somebody) -> bool:
-        """Take a denial back; False when there is no such face."""
         async with changing_people(self._database) as connection:
             if await lock_face(connection, key) is None:
                 return False

@@ -6,12 +6,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.batches import batched
 from services.common.clock import database_now, now_ms
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.images import KNOWN_PEOPLE
 from services.common.object_info import ObjectInfo
-from services.common.people import BY_HAND
+from services.common.object_keys import KNOWN_PEOPLE
+from services.common.person_rows import BY_HAND
 from services.common.tables import (
     face_denials,
     faces,
@@ -21,7 +22,6 @@ from services.common.tables import (
     person_merges,
     persons,
 )
-from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle
 from services.receiver.adapters.rows.named_faces import (
@@ -113,7 +113,6 @@ class DatabaseMerges(OnDatabase):
         return []
 
     async def find(self, person_id: int, merge_id: int) -> Merged | None:
-        """Return who was said to be this person."""
         async with self._database.reading() as connection:
             row = await _merge(connection, person_id, merge_id)
             if row is None:
@@ -134,7 +133,6 @@ class DatabaseMerges(OnDatabase):
     async def undo(
         self, kept: Somebody, merge_id: int, folder: str, copies: Sequence[Copy]
     ) -> Sequence[str] | None:
-        """Make somebody anew, with the id of before, of what was theirs and is still so."""
         async with changing_people(self._database) as connection:
             if not await all_expected(connection, _keys(copies)):
                 return None
@@ -184,7 +182,6 @@ class DatabaseMerges(OnDatabase):
 
     @retry_on_conflict
     async def undo_more(self, person_id: int, merge_id: int) -> bool:
-        """Go on with a merge that is being taken back; False when all of it is."""
         async with changing_people(self._database) as connection:
             row = await _merge(connection, person_id, merge_id)
             return row is not None and await self._return_faces(connection, row, row.moved)
@@ -309,7 +306,7 @@ async def _results(
     """Return images, each with when its result was made."""
     return [
         (row.id, row.processed_at)
-        for some in in_turns(sorted(set(image_ids)), _AT_ONCE)
+        for some in batched(sorted(set(image_ids)), _AT_ONCE)
         for row in await connection.execute(
             sa.select(images.c.id, images.c.processed_at).where(images.c.id.in_(some))
         )
@@ -359,7 +356,7 @@ async def _move_denials(
     dropped, lifted = theirs & named[1], others & named[0]
     both = (theirs & others) - dropped
     alone = theirs - both - dropped
-    for some in in_turns(lifted, _AT_ONCE):
+    for some in batched(lifted, _AT_ONCE):
         of_kept = sa.and_(face_denials.c.person_id == kept_id, _among(face_denials, some))
         await connection.execute(sa.delete(face_denials).where(of_kept))
     await _give_denials(connection, gone_id, kept_id, alone)
@@ -388,7 +385,7 @@ async def _return_denials(
     lifted = (set(_as_keys(moved["lifted"])) & set(its_faces)) - still
     # With the time of the answer to a question that made them, if one did.
     await _give_denials(connection, kept_id, new_id, alone)
-    for some in in_turns(both, _AT_ONCE):
+    for some in batched(both, _AT_ONCE):
         copied = sa.select(
             face_denials.c.image_id,
             face_denials.c.face_index,
@@ -398,7 +395,7 @@ async def _return_denials(
         columns = ["image_id", "face_index", "person_id", "created_at"]
         await connection.execute(sa.insert(face_denials).from_select(columns, copied))
     anew = [(*key, new_id) for key in sorted(dropped)] + [(*key, kept_id) for key in sorted(lifted)]
-    for some_anew in in_turns(anew, _AT_ONCE):
+    for some_anew in batched(anew, _AT_ONCE):
         await connection.execute(
             sa.insert(face_denials).values(created_at=database_now()),
             [
@@ -441,7 +438,7 @@ async def _denied(connection: AsyncConnection, person_id: int) -> set[FaceId]:
 async def _give_denials(
     connection: AsyncConnection, old_id: int, new_id: int, keys: Iterable[FaceId]
 ) -> None:
-    for some in in_turns(keys, _AT_ONCE):
+    for some in batched(keys, _AT_ONCE):
         await connection.execute(
             sa.update(face_denials)
             .where(face_denials.c.person_id == old_id, _among(face_denials, some))

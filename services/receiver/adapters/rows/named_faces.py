@@ -11,7 +11,7 @@ from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import DecidedBy
-from services.common.people import BY_HAND, LEFT_ITS_ID, WHOSE, WHOSE_ID, bearer
+from services.common.person_rows import BY_HAND, LEFT_ITS_ID, WHOSE, WHOSE_ID, bearer
 from services.common.tables import (
     erasures,
     events,

@@ -8,12 +8,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.batches import batched
 from services.common.clock import database_now
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.names import by_id
 from services.common.object_info import ObjectInfo
-from services.common.people import BEING_FORGOTTEN, FOLDER, LEFT_ITS_ID, lies_in
+from services.common.person_names import by_id
+from services.common.person_rows import BEING_FORGOTTEN, FOLDER, LEFT_ITS_ID, lies_in
 from services.common.tables import (
     face_denials,
     faces,
@@ -22,7 +23,6 @@ from services.common.tables import (
     persons,
     same_face,
 )
-from services.common.turns import in_turns
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import find_strays, remove_soon
 from services.receiver.adapters.rows.known_pictures import (
@@ -66,7 +66,6 @@ class DatabasePeople(OnDatabase):
     """The port ``People`` on a database."""
 
     async def all(self) -> tuple[Person, ...]:
-        """Return everybody who is not hidden, by name."""
         return await self._load(sa.select(persons).where(~persons.c.hidden))
 
     async def page(
@@ -78,7 +77,6 @@ class DatabasePeople(OnDatabase):
         after: PersonKey | None,
         limit: int,
     ) -> Page[Person, PersonKey]:
-        """Return the first people by name, behind ``after``, who are hidden, or who are not."""
         # Told, because MariaDB sorts everybody where it believes that to be as quick.
         query = sa.select(persons).with_hint(persons, "FORCE INDEX (ix_persons_name)", "mysql")
         if who is not None:
@@ -102,7 +100,6 @@ class DatabasePeople(OnDatabase):
         return Page(found[:limit], PersonKey(last.name, last.id) if last else None)
 
     async def get(self, person_id: int) -> Person | None:
-        """Return one person."""
         found = await self._load(sa.select(persons).where(persons.c.id == person_id))
         if not found:
             return None
@@ -143,19 +140,16 @@ class DatabasePeople(OnDatabase):
     async def who(
         self, who: str, *, another: bool = False, others: Collection[str] = ()
     ) -> Somebody:
-        """Return who is meant by a name or ``~id``; with ``another``, somebody new of the name."""
         async with self._database.reading() as connection:
             return await find_somebody(connection, who, another=another, others=others)
 
     async def of_folder(self, folder: str) -> Somebody:
-        """Return the person whose known pictures lie there; without a row, who is called so."""
         its = sa.select(persons.c.id, persons.c.name).where(lies_in([folder]))
         async with self._database.reading() as connection:
             found = (await connection.execute(its)).first()
         return Somebody(found.id, found.name, folder) if found else Somebody(None, folder, folder)
 
     async def bearer(self, name: str) -> int | None:
-        """Return the id of whom a face is that has only this name."""
         async with self._database.reading() as connection:
             return await find_bearer(connection, name)
 
@@ -163,7 +157,6 @@ class DatabasePeople(OnDatabase):
     async def rename(
         self, person_id: int, new: str, *, another: bool = False, beside: bool = False
     ) -> bool:
-        """Give a person another name; False when nobody has the id."""
         its = persons.c.id == person_id
         async with changing_people(self._database) as connection:
             name = await lock_person(connection, person_id)
@@ -189,7 +182,6 @@ class DatabasePeople(OnDatabase):
 
     @retry_on_conflict
     async def hide(self, person_id: int, *, hidden: bool) -> bool:
-        """Hide a person, or hide them no more; False when nobody has the id."""
         async with changing_people(self._database) as connection:
             if await lock_person(connection, person_id) is None:
                 return False
@@ -201,7 +193,6 @@ class DatabasePeople(OnDatabase):
 
     @retry_on_conflict
     async def choose_face(self, person_id: int, face: FaceKey | None) -> bool:
-        """Have a face of a person's stand for them, or none; False when nobody has the id."""
         chosen = {
             "face_image_id": face.image_id if face else None,
             "face_index": face.index if face else None,
@@ -225,7 +216,6 @@ class DatabasePeople(OnDatabase):
 
     @retry_on_conflict
     async def delete(self, person: Somebody, found: Sequence[ObjectInfo]) -> int:
-        """Remove a person and all known pictures, and have their objects and thumbnails removed."""
         async with changing_people(self._database) as connection:
             person_id = await lock_somebody(connection, person)
             if person_id is None and person.folder != person.name:
@@ -271,7 +261,7 @@ async def _faces_for(connection: AsyncConnection, person_ids: Sequence[int]) -> 
     That is the chosen one, else the best that a hand has named, else the first of theirs.
     """
     best: dict[int, tuple[tuple[int, float], FaceKey]] = {}
-    for some in in_turns(sorted(set(person_ids)), _AT_ONCE):
+    for some in batched(sorted(set(person_ids)), _AT_ONCE):
         for row in await connection.execute(_faces_of_theirs(persons.c.id.in_(some))):
             rank = (row.rank, row.quality.score if row.quality else 0.0)
             if row.id not in best or rank > best[row.id][0]:

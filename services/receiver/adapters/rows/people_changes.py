@@ -19,8 +19,8 @@ from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
-from services.common.names import by_id, id_of
-from services.common.people import BEING_FORGOTTEN, FOLDER, bearer, lies_in, take_turns
+from services.common.person_names import by_id, id_of
+from services.common.person_rows import BEING_FORGOTTEN, FOLDER, bearer, lies_in, take_turns
 from services.common.tables import erasures, people_work, person_merges, persons
 from services.receiver.adapters.rows.named_faces import adopt, find_bearer
 from services.receiver.domain.errors import ConflictError, NotFoundError

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from services.common.face_rows import measured_in
 from services.common.faces import DecidedBy
-from services.common.people import BY_HAND, measured_in
+from services.common.person_rows import BY_HAND
 from services.common.tables import (
     face_denials,
     face_encodings,
@@ -40,7 +41,6 @@ class DatabasePersonalData(OnDatabase):
     """The port ``PersonalData`` on a database."""
 
     async def person(self, person: Somebody) -> KeptPerson:
-        """Return the person."""
         query = sa.select(persons).where(persons.c.id == person.id)
         async with self._database.reading() as connection:
             row = (await connection.execute(query)).first()
@@ -51,27 +51,23 @@ class DatabasePersonalData(OnDatabase):
         )
 
     async def known(self, person: Somebody) -> AsyncIterator[KeptKnown]:
-        """Yield known pictures with a row."""
         query = sa.select(person_images).where(person_images.c.person_id == person.id)
         async for row in self._parts(query, [person_images.c.id]):
             face = _face(row.image_id, row.face_index)
             yield KeptKnown(row.id, row.image_name, row.created_at, face)
 
     async def denials(self, person: Somebody) -> AsyncIterator[KeptDenial]:
-        """Yield what a person has said is not theirs."""
         query = sa.select(face_denials).where(face_denials.c.person_id == person.id)
         async for row in self._parts(query, [face_denials.c.image_id, face_denials.c.face_index]):
             yield KeptDenial(row.image_id, row.face_index, row.created_at)
 
     async def merges(self, person: Somebody) -> AsyncIterator[Merge]:
-        """Yield who was said to be them."""
         query = sa.select(person_merges.c.id, person_merges.c.name, person_merges.c.created_at)
         its = query.where(person_merges.c.person_id == person.id)
         async for row in self._parts(its, [person_merges.c.id]):
             yield Merge(row.id, row.name, row.created_at)
 
     async def pictures(self, person: Somebody) -> AsyncIterator[KeptPicture]:
-        """Yield pictures with a face of theirs."""
         # Each is limited by itself, so that of neither more is read than a part.
         theirs = []
         if person.id is not None:

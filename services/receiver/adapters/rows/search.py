@@ -5,8 +5,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.common.names import known_name
-from services.common.people import SHOWN_ID, WHOSE, box_in
+from services.common.face_rows import box_in
+from services.common.person_names import known_name
+from services.common.person_rows import SHOWN_ID, WHOSE
 from services.common.tables import BOX, face_encodings, faces, persons, same_face
 from services.receiver.adapters.rows.named_faces import is_face
 from services.receiver.adapters.rows.on_database import OnDatabase
@@ -18,7 +19,6 @@ class DatabaseSearchableFaces(OnDatabase):
     """The port ``SearchableFaces`` on a database."""
 
     async def encoding(self, key: FaceKey, engine: str) -> tuple[bool, bytes | None]:
-        """Tell whether there is such a face, and return its encoding by an engine."""
         query = (
             sa.select(face_encodings.c.encoding)
             .select_from(faces)
@@ -33,7 +33,6 @@ class DatabaseSearchableFaces(OnDatabase):
         return row is not None, row.encoding if row else None
 
     async def faces(self, keys: Sequence[FaceKey]) -> Mapping[FaceKey, FaceNow]:
-        """Return those that are there, and that nobody has struck out."""
         query = (
             sa.select(
                 faces.c.image_id,
