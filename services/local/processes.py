@@ -1,6 +1,7 @@
 """A process on this machine: how runs, the demo, tests, benchmarks and faults start and end one."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +24,8 @@ load a million faces."""
 
 _STOP_SECONDS: Final = 30.0
 
-_ENDS_WITH_US: Final = ("setpriv", "--pdeathsig")
+_ENDS_WITH_US: Final = ("setpriv", "--pdeathsig") if shutil.which("setpriv") else None
+"""Linux alone can have it end with whoever started it; elsewhere it outlives one that is killed."""
 
 # One for all, as making one takes 20 ms; a connection that is kept would fail with its process.
 _client: Final = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
@@ -32,8 +34,8 @@ _client: Final = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive
 class Process:
     """A command in a session of its own, which runs in its log's folder, away from any ``.env``.
 
-    It can be started again when it has ended. It ends with the thread that has started it, however
-    that ends, by the signal ``ends_by``.
+    It can be started again when it has ended. On Linux it ends with the thread that has started it,
+    however that ends, by the signal ``ends_by``.
     """
 
     ends_by = signal.SIGTERM
@@ -46,9 +48,10 @@ class Process:
 
     def spawn(self) -> None:
         """Start it; what it says is appended to the log."""
+        prefix = [*_ENDS_WITH_US, self.ends_by.name, "--"] if _ENDS_WITH_US else []
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603, the command is ours
-                [*_ENDS_WITH_US, self.ends_by.name, "--", *self.command],
+                prefix + self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
