@@ -8,7 +8,7 @@ from typing import Final
 from services.common.errors import ClaimLostError, DatabaseUnavailableError
 
 RENEW_SECONDS: Final = 10.0
-"""Two renewals in a row may fail before the lease is over."""
+"""One renewal may fail before the lease is over."""
 
 
 @asynccontextmanager

@@ -1,9 +1,10 @@
 """Follow what faces are stored: their encodings in memory, as the database has them."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import numpy as np
 import structlog
@@ -15,6 +16,9 @@ from services.common.faces import check_encoding
 from services.people.domain.index import ExactIndex, Found
 from services.people.metrics import STORED_FACES
 from services.people.ports import FaceRows
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +44,7 @@ class StoredFaces:
     def __init__(self, rows: FaceRows, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = rows
         self._index = ExactIndex()
+        self._in_thread = threading.Lock()
         self._clock = clock
         self._loading = asyncio.Lock()
         self._turn = asyncio.Lock()  # for the index, and the position that it is of
@@ -89,7 +94,7 @@ class StoredFaces:
     ) -> tuple[NDArray[np.int64], Sequence[bytes]]:
         """Return the images and encodings of faces whose product with a mean is at least so."""
         async with self._turn:
-            return await asyncio.to_thread(self._index.nearer, mean, least)
+            return await asyncio.to_thread(self._alone, self._index.nearer, mean, least)
 
     async def nearest(self, engine: str, encoding: bytes, most: int) -> Sequence[Found]:
         """Return so many stored faces at most, those nearest to an encoding, nearest first.
@@ -110,7 +115,12 @@ class StoredFaces:
             self._other = None
             if self.size not in (0, wanted.nbytes):
                 raise ValueError(f"{len(wanted)} numbers, where stored ones have {self.size // 4}")
-            return await asyncio.to_thread(self._index.nearest, wanted, most)
+            return await asyncio.to_thread(self._alone, self._index.nearest, wanted, most)
+
+    def _alone(self, use: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        # A search whose caller has gone still reads what a change would move under its feet.
+        with self._in_thread:
+            return use(*args, **named)
 
     async def _load(self, engine: str | None) -> None:
         """Load all that is there now; what comes meanwhile, events tell."""
@@ -140,7 +150,7 @@ class StoredFaces:
         """Have the faces of some images in memory, in place of those of the images gone."""
         await self._rows.adopt(images)
         rows = await self._rows.encodings(images, self._engine) if self._engine else []
-        await asyncio.to_thread(self._index.replace, gone, rows)
+        await asyncio.to_thread(self._alone, self._index.replace, gone, rows)
 
     async def _take_events(self) -> None:
         """Read again what events tell of, until there is no new one."""

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +20,11 @@ from services.common.errors import DatabaseUnavailableError, OtherEngineError, S
 from services.common.tables import events, face_encodings, images
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.domain import index as index_module
-from services.people.domain.index import ExactIndex
+from services.people.domain.index import ExactIndex, Found
 from services.people.service import stored_faces
 from services.people.service.stored_faces import StoredFaces
 from services.people.tests.world import ENGINE, World, encoding
+from services.testing.waiting import eventually
 
 
 def held(index: ExactIndex) -> list[tuple[int, tuple[float, ...]]]:
@@ -99,7 +101,7 @@ def test_the_first_ones_do_not_say_what_size_the_others_have(first: list[bytes])
 
 _FILL: Final = """
 import numpy as np
-from services.people.domain.index import ExactIndex
+from services.people.domain.index import ExactIndex, Found
 from services.testing.memory import peak_kib
 
 index = ExactIndex()
@@ -262,6 +264,56 @@ async def test_faces_are_looked_for_among_those_of_one_engine(world: World) -> N
     assert found[0].distance < 1e-4 < found[1].distance
     with pytest.raises(ValueError, match="64 numbers, where stored ones have 128"):
         await bench.faces.nearest(ENGINE.name, encoding("Ada")[:256], 2)
+
+
+class NotedLock:
+    """A lock that says how often it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.asked += 1
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+async def test_a_search_whose_caller_has_gone_is_over_before_what_it_reads_is_moved(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.picture(encoding("Ada"))
+    faces = StoredFaces(world.rows())
+    await faces.follow()
+    faces._in_thread = turns = NotedLock()  # type: ignore[assignment]
+    begun, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+    replace = faces._index.replace
+
+    def nearest(*_: Any) -> list[Found]:
+        begun.set()
+        go_on.wait()
+        order.append("searched")
+        return []
+
+    def replaced(*arguments: Any) -> None:
+        order.append("replaced")
+        replace(*arguments)
+
+    monkeypatch.setattr(faces._index, "nearest", nearest)
+    monkeypatch.setattr(faces._index, "replace", replaced)
+    search = asyncio.create_task(faces.nearest(ENGINE.name, encoding("Ada"), 1))
+    await asyncio.to_thread(begun.wait)
+    search.cancel()
+    await asyncio.gather(search, return_exceptions=True)
+    await world.picture(encoding("Bob"))
+    following = asyncio.create_task(faces.follow())
+    await eventually(lambda: order or turns.asked == 2)
+    go_on.set()
+    await following
+    assert order == ["searched", "replaced"]
 
 
 async def test_another_engine_s_are_loaded_when_they_alone_are_looked_for(world: World) -> None:
