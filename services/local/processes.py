@@ -24,7 +24,7 @@ load a million faces."""
 
 _STOP_SECONDS: Final = 30.0
 
-_ENDS_WITH_US: Final = ("setpriv", "--pdeathsig") if shutil.which("setpriv") else None
+_SETPRIV: Final = shutil.which("setpriv")
 """Linux alone can have it end with whoever started it; elsewhere it outlives one that is killed."""
 
 # One for all, as making one takes 20 ms; a connection that is kept would fail with its process.
@@ -32,7 +32,7 @@ _client: Final = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive
 
 
 class Process:
-    """A command in a session of its own, which runs in its log's folder, away from any ``.env``.
+    """A command in a session of its own, run in ``folder`` or else its log's, away from ``.env``.
 
     It can be started again when it has ended. On Linux it ends with the thread that has started it,
     however that ends, by the signal ``ends_by``.
@@ -40,15 +40,22 @@ class Process:
 
     ends_by = signal.SIGTERM
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        folder: Path | None = None,
+    ) -> None:
         self.command = list(command)
         self.environment = environment
         self.log = log
+        self.folder = folder or log.parent
         self._process: subprocess.Popen[bytes] | None = None
 
     def spawn(self) -> None:
         """Start it; what it says is appended to the log."""
-        prefix = [*_ENDS_WITH_US, self.ends_by.name, "--"] if _ENDS_WITH_US else []
+        prefix = [_SETPRIV, "--pdeathsig", self.ends_by.name, "--"] if _SETPRIV else []
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603, the command is ours
                 prefix + self.command,
@@ -56,7 +63,7 @@ class Process:
                 stdout=log,
                 stderr=log,
                 env=self.environment,
-                cwd=self.log.parent,
+                cwd=self.folder,
                 start_new_session=True,
             )
 
@@ -128,9 +135,16 @@ class Process:
 class ServiceProcess(Process):
     """``python -m module`` of this checkout; at ``url`` it answers probes."""
 
-    def __init__(self, module: str, environment: Mapping[str, str], log: Path, url: str) -> None:
+    def __init__(
+        self,
+        module: str,
+        environment: Mapping[str, str],
+        log: Path,
+        url: str,
+        folder: Path | None = None,
+    ) -> None:
         more = {"PYTHONPATH": str(_ROOT), "PYTHONUNBUFFERED": "1"}
-        super().__init__([sys.executable, "-m", module], {**environment, **more}, log)
+        super().__init__([sys.executable, "-m", module], {**environment, **more}, log, folder)
         self.url = url
 
     def is_ready(self) -> bool:

@@ -25,7 +25,7 @@ STOP_ORDER: Final = (
     # Seconds after the start of the stop until the next group's turn comes anyway.
     (2.0, ("frontend",)),
     (4.0, ("receiver",)),
-    (8.0, ("image_processor", "redeemer", "people")),
+    (8.0, ("image_processor", "redeemer", "people", "webhooks")),
     (9.5, ("face_recog",)),
 )
 """Who gives work ends before who does it."""
@@ -86,12 +86,12 @@ def read_line(line: str) -> tuple[str, str]:
 class Child:
     """One program's process; a new one is started for each that dies."""
 
-    def __init__(self, program: Program, logs: Path, say: Say) -> None:
+    def __init__(self, program: Program, plan: Plan, say: Say) -> None:
         self.name = program.name
-        file = logs / f"{program.name}.log"
+        file = plan.logs / f"{program.name}.log"
         self.log = Log(program.name, file, say)
         self.process = ServiceProcess(
-            f"services.{program.name}", program.environment, file, program.probe_url
+            f"services.{program.name}", program.environment, file, program.probe_url, plan.folder
         )
         self.was_ready = False
         self._say = say
@@ -165,7 +165,7 @@ class Supervisor:
         try:
             self._plan.logs.mkdir(parents=True, exist_ok=True)
             first, *self._children = [
-                Child(program, self._plan.logs, self._say)
+                Child(program, self._plan, self._say)
                 for program in (migrations, *self._plan.programs)
             ]
         except OSError as error:

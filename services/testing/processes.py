@@ -76,6 +76,7 @@ async def running(module: str, **environment: str) -> AsyncIterator[Service]:
         service = Service(module, Path(folder, "log"), **environment)
         try:
             # Whom it asks may be in this event loop.
-            yield await asyncio.to_thread(lambda: service.start().wait_alive())
+            service.spawn()  # not in the thread that waits: a process ends with whoever started it
+            yield await asyncio.to_thread(service.wait_alive)
         finally:
             service.kill()
