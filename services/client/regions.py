@@ -12,7 +12,7 @@ from services.client.report import Report
 _BY_HAND: Final = "hand"
 
 Region = dict[str, Any]
-"""A face of a picture's file as the server's ``Region`` says it."""
+"""A face of a picture's file as the server's ``ImageRegion`` says it."""
 
 
 class RegionReader:

@@ -1,7 +1,9 @@
 """Tells which requests a browser sends for a page of another site."""
 
+from http import HTTPStatus
 from typing import Final
 
+from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -22,3 +24,9 @@ def is_cross_site(scope: Scope) -> bool:
     origin = headers.get(b"origin")
     # Only the host: a proxy in front may have ended TLS, so the scheme can differ.
     return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+
+
+def refuse_cross_site(scope: Scope) -> None:
+    """Raise ``HTTPException`` with 403 for what another site's page would have a browser change."""
+    if is_cross_site(scope):
+        raise HTTPException(HTTPStatus.FORBIDDEN, "this request came from another site's page")

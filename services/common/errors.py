@@ -1,4 +1,4 @@
-"""The tree of all errors that somebody handles; every service hangs its own below these branches.
+"""The tree of errors that pass from module to module; every service hangs its own below it.
 
 AwayError                            not now: the same call may work later
 ├── DatabaseUnavailableError         away, full, read-only, or busy beyond its limits
@@ -21,8 +21,8 @@ RefusedError                         no, and asking again gives the same answer
 ├── ObjectTooLargeError              it has more bytes than the caller takes
 ├── ObjectRefusedError               the store takes no such key
 ├── ClaimLostError                   a claim is over: somebody else works on it
-├── InvalidPathError (images)        a path that no picture can have
-├── InvalidNameError (names)         a name that no person can have
+├── InvalidPathError (object_keys)   a path that no picture can have
+├── InvalidNameError (person_names)  a name that no person can have
 ├── PictureError (picture_files)     a file that is no picture, is damaged or too large
 └── XmpError (picture_files)         a file whose XMP cannot be read
 

@@ -1,6 +1,6 @@
 """The life of a process: ready, draining on SIGTERM, stopping, so that no request is lost.
 
-Draining has three steps. Readiness fails and every response but those of probes says
+Draining has three steps. Readiness fails and every response that a :class:`Door` lets out says
 ``Connection: close``, so load balancers and keep-alive clients go elsewhere; requests are still
 served for ``drain_seconds``; then the listener closes and what is in flight is finished.
 """

@@ -211,7 +211,7 @@ erasures = sa.Table(
     sa.Column("folders", sa.JSON, nullable=False),
     # Whether the pictures in which they are go, too.
     sa.Column("pictures", sa.Boolean, nullable=False),
-    # A Stage of services/receiver/service/erasing.py.
+    # A Stage of services/receiver/domain/erasing.py.
     sa.Column("stage", sa.String(10), nullable=False),
     # In this stage, all images up to this one have no question about them any more.
     sa.Column("after_image_id", Id, nullable=False),

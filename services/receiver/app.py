@@ -115,7 +115,7 @@ class Receiver:
         self.lifecycle = Lifecycle(
             {"database": self._database.check}, drain_seconds=settings.drain_seconds
         )
-        self._outages = HealthChecks(
+        self._health = HealthChecks(
             {
                 "database": self._database.check,
                 "object store": store.check,
@@ -176,7 +176,7 @@ class Receiver:
         add_merges(app, merging, spools)
         add_erasing(app, self.erasing, spools)
         add_thumbnails(app, thumbnails, images, enrolment)
-        add_status(app, rows, enrolment, encoding, self._outages)
+        add_status(app, rows, enrolment, encoding, self._health)
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
@@ -193,7 +193,7 @@ class Receiver:
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
         await self._following.close()
-        await self._outages.close()
+        await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()
         await self._client.close()

@@ -1,15 +1,22 @@
 """A client of the service people, which finds stored faces."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import grpc
 
-from services.common.errors import OtherEngineError, StoredFacesAwayError, StoredFacesBusyError
+from services.common.errors import (
+    OtherEngineError,
+    RefusedError,
+    StoredFacesAwayError,
+    StoredFacesBusyError,
+    StoredFacesError,
+)
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import channel_to
 
-_ERRORS: Final = {
+_ERRORS: Final[Mapping[grpc.StatusCode, type[StoredFacesError | RefusedError]]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: RefusedError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: StoredFacesBusyError,
     grpc.StatusCode.FAILED_PRECONDITION: OtherEngineError,
 }
@@ -27,13 +34,15 @@ class StoredFacesClient:
         self._stub: Any = face_pb2_grpc.StoredFacesStub(self._channel)
 
     async def find(self, engine: str, encoding: bytes, limit: int) -> Sequence[face_pb2.FoundFace]:
-        """Return up to 1,000 faces, nearest first, or raise a :class:`StoredFacesError`."""
+        """Return up to 1,000 faces, nearest first.
+
+        Raises a :class:`StoredFacesError`, and :class:`RefusedError` for an encoding that cannot be
+        compared with those that are stored.
+        """
         request = face_pb2.FindRequest(engine=engine, encoding=encoding, limit=limit)
         try:
             answer: face_pb2.FindResponse = await self._stub.Find(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-                raise  # a bug of the caller's: no other answer will come
             kind = _ERRORS.get(error.code(), StoredFacesAwayError)
             raise kind(f"people: {error.code().name}: {error.details()}") from error
         return answer.faces

@@ -16,7 +16,7 @@ RefusedError
 
 from enum import StrEnum
 
-from services.common.errors import AwayError, RecogniserError, RefusedError
+from services.common.errors import ObjectStoreError, RecogniserError, RefusedError
 
 
 class NotReadyError(RecogniserError):
@@ -54,5 +54,5 @@ def describe(error: Exception) -> str:
 
 
 def is_expected(error: Exception) -> bool:
-    """Tell whether it is on one of the branches, else a bug."""
-    return isinstance(error, AwayError | RefusedError)
+    """Tell whether it is the store's or the recogniser's, else a bug."""
+    return isinstance(error, ObjectStoreError | RecogniserError)

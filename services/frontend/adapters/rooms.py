@@ -4,11 +4,15 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
+from services.common.cross_site import refuse_cross_site
 from services.common.door import Room
 
 
 def by_kind() -> Callable[[Scope], Room]:
-    """Return a function that tells a request's room."""
+    """Return a function that tells a request's room.
+
+    It raises ``HTTPException`` with 403 for what another site's page would have a browser do.
+    """
     # Of the hundred connections to the receiver, uploads and enrolments leave half to the pages.
     uploads = Room("uploads", 32, takes_body=True)
     enrolments = Room("enrolments", 16, takes_body=True)
@@ -16,6 +20,7 @@ def by_kind() -> Callable[[Scope], Room]:
     others = Room("requests", 256, takes_body=False)
 
     def room(scope: Scope) -> Room:
+        refuse_cross_site(scope)
         path: str = scope["path"]
         if scope["method"] == "POST":
             if path == "/upload":

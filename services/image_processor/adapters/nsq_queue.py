@@ -1,6 +1,6 @@
 """The queue in a cluster: pynsq's reader, with what it gets wrong put right.
 
-Nothing else patches pynsq, and another version of it is not even imported: see ``check_pynsq``.
+Nothing else patches pynsq, and with another version of it there is no queue: see ``check_pynsq``.
 pynsq 0.9.1 looks nsqd up once a minute, resolves host names in the event loop, forgets a live
 connection when a second one to the same nsqd comes up, keeps a reader that is resumed with a
 message in flight at RDY 0, and finishes silently after ``max_tries``. It logs each failed try to
@@ -61,9 +61,6 @@ def check_pynsq(found: str, reader: type) -> None:
         )
 
 
-check_pynsq(version("pynsq"), nsq.Reader)
-
-
 class NsqQueue:
     """Rings from every nsqd that the nsqlookupd instances know; ``lookupd_urls`` are HTTP.
 
@@ -79,6 +76,7 @@ class NsqQueue:
         topic: str = TOPIC,
         channel: str = CHANNEL,
     ) -> None:
+        check_pynsq(version("pynsq"), nsq.Reader)
         for name in ("nsq", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         IOLoop.current().time = time.monotonic  # type: ignore[method-assign]

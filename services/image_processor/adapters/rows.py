@@ -53,7 +53,7 @@ class DatabaseClaims:
     async def claim(self, image_id: int) -> Claim | None:
         """Claim the image; ``None`` when it is final, not due or somebody else's.
 
-        And when it has no attempt left.
+        And when it failed, or was abandoned, and has no attempt left.
         """
         now = self._clock()
         token = secrets.token_hex(16)

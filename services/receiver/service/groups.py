@@ -8,7 +8,7 @@ import structlog
 from services.common.errors import RefusedError
 from services.common.person_names import by_id
 from services.receiver.domain.cursors import Page, Pair
-from services.receiver.domain.errors import ConflictError, NotFoundError
+from services.receiver.domain.errors import ConflictError, InvalidError, NotFoundError
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.groups import Answer, Group, Member, NamedGroup, Question
 from services.receiver.domain.people import KnownPicture, Person
@@ -110,7 +110,7 @@ class Grouped:
                     member.key.index,
                     insist=True,
                 )
-            except RefusedError as error:
+            except (ConflictError, InvalidError, NotFoundError) as error:
                 refusal = error
             else:
                 enrolled.append(known)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from services.common.errors import OtherEngineError
+from services.common.errors import OtherEngineError, RefusedError
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.errors import ConflictError, Fault, InvalidError
 from services.receiver.domain.faces import FaceKey, no_face
@@ -72,7 +72,12 @@ class Search:
                 " of the engine in use. Stored faces get one in the background, as encoding in"
                 " /status says; those whose picture is gone get none"
             )
-        found = await self._find(engine, pairs, encoding, limit)
+        try:
+            found = await self._find(engine, pairs, encoding, limit)
+        except RefusedError as error:  # a damaged row
+            raise ConflictError(
+                f"face {face_index} of image {image_id} cannot be looked for: {error}"
+            ) from error
         others = [face for face in found if FaceKey(face.image_id, face.face_index) != key]
         return SearchResult((), None, tuple(others[:limit]))
 

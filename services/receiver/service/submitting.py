@@ -95,8 +95,13 @@ class Submissions:
         batch = self._next = _Batch()
         batch.committed = asyncio.create_task(self._commit(batch))
         self._commits.add(batch.committed)
-        batch.committed.add_done_callback(self._commits.discard)
+        batch.committed.add_done_callback(self._ended)
         return batch
+
+    def _ended(self, commit: asyncio.Task[dict[str, Accepted]]) -> None:
+        self._commits.discard(commit)
+        if not commit.cancelled():
+            commit.exception()  # whoever waited for it may have gone
 
     async def _commit(self, batch: _Batch) -> dict[str, Accepted]:
         async with self._turns:

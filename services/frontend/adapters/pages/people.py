@@ -118,8 +118,12 @@ class PeoplePages(Pages):
 
         async def whole() -> AsyncIterator[bytes]:
             yield first
-            async for piece in pieces:
-                yield piece
+            try:
+                async for piece in pieces:
+                    yield piece
+            except NotDoneError as error:
+                # Too late for a page that says so: the connection ends, and the log has it.
+                raise RuntimeError("an export was cut off") from error
 
         person_id = id_of(who)
         name = "person.json" if person_id is None else f"person-{person_id}.json"

@@ -18,12 +18,18 @@ from starlette.routing import Route
 from services.common.door import RETRY_AFTER
 from services.common.errors import (
     AwayError,
+    ObjectRefusedError,
     OtherEngineError,
-    RefusedError,
     StoredFacesBusyError,
     StoredFacesError,
 )
-from services.receiver.domain.errors import BusyError, ConflictError, Fault, NotFoundError
+from services.receiver.domain.errors import (
+    BusyError,
+    ConflictError,
+    Fault,
+    InvalidError,
+    NotFoundError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +38,10 @@ MEDIA_TYPE: Final = "application/problem+json"
 _REFUSALS: Final[Mapping[type[Exception], HTTPStatus]] = {
     NotFoundError: HTTPStatus.NOT_FOUND,
     ConflictError: HTTPStatus.CONFLICT,
+    InvalidError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ObjectRefusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
-"""The statuses of refusals that are not about the content of the request."""
+"""Refusals whose message is meant for the client; any other one that comes here is a bug."""
 
 
 def problem(
@@ -69,7 +77,8 @@ def faults_of(error: ValidationError | RequestValidationError) -> list[Fault]:
 
 def install(app: Starlette) -> None:
     """Answer every exception with a problem document."""
-    app.add_exception_handler(RefusedError, _refused)
+    for kind in _REFUSALS:
+        app.add_exception_handler(kind, _refused)
     app.add_exception_handler(AwayError, _away)
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(StoredFacesError, _no_search)
@@ -81,8 +90,7 @@ def install(app: Starlette) -> None:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    status = _REFUSALS.get(type(error), HTTPStatus.UNPROCESSABLE_ENTITY)
-    return problem(status, str(error), faults=getattr(error, "faults", ()))
+    return problem(_REFUSALS[type(error)], str(error), faults=getattr(error, "faults", ()))
 
 
 async def _wrong_parameters(_: Request, error: Any) -> Response:

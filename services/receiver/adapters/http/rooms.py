@@ -1,6 +1,5 @@
 """How many requests of each kind are served at once, so that none takes the others' places."""
 
-from http import HTTPStatus
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -8,7 +7,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from services.common import metrics
-from services.common.cross_site import is_cross_site
+from services.common.cross_site import refuse_cross_site
 from services.common.door import Room
 from services.receiver.adapters.http.problems import problem
 
@@ -64,8 +63,7 @@ class Rooms:
 
         Raises ``HTTPException`` with 403 for what another site's page would have a browser change.
         """
-        if is_cross_site(scope):
-            raise HTTPException(HTTPStatus.FORBIDDEN, "this request came from another site's page")
+        refuse_cross_site(scope)
         path: str = scope["path"]
         belongs_to, _, last_part = path.rpartition("/")
         # Somebody may be called "thumbnail", too.

@@ -19,7 +19,7 @@ from services.receiver.ports import ImageRows
 from services.receiver.service.counting import Counting
 from services.receiver.service.people import Enrolment
 
-_OUTAGES_SECONDS: Final = 2.0
+_KEPT_SECONDS: Final = 2.0
 """How long it is kept what is away: finding out may take a second."""
 
 
@@ -28,7 +28,7 @@ def add_status(
     rows: ImageRows,
     enrolment: Enrolment,
     encoding: DatabaseEncoding,
-    outages: HealthChecks,
+    health: HealthChecks,
 ) -> None:
     """Add the route."""
     counting = Counting(rows)
@@ -56,8 +56,8 @@ def add_status(
     async def away() -> dict[str, str]:
         nonlocal asked_at, known
         async with lock:
-            if time.monotonic() - asked_at > _OUTAGES_SECONDS:
-                known = await outages.away()
+            if time.monotonic() - asked_at > _KEPT_SECONDS:
+                known = await health.away()
                 asked_at = time.monotonic()
             return known
 

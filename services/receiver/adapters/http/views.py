@@ -210,7 +210,7 @@ def _page_view(
 
 
 def kept_view(part: Any) -> dict[str, Any]:
-    """Return a part of an ``ExportDocument``: a dataclass of ``service/erasing.py``."""
+    """Return a part of an ``ExportDocument``: a dataclass of ``domain/personal_data.py``."""
     view = {field.name: getattr(part, field.name) for field in fields(part)}
     return view | {name: _time(view[name]) for name in _TIMES & view.keys()}
 

@@ -322,10 +322,10 @@ class DatabaseGroups(OnDatabase):
                 raise _no_question(question.id)
             its = (await current_groups(connection, [question.group_id]))[question.group_id]
             # A machine may have named some just now; what another hand has said counts.
-            undecided = sa.and_(~BY_HAND, ~faces.c.struck_out)
+            not_by_hand = sa.and_(~BY_HAND, ~faces.c.struck_out)
             person = face_denials.c.person_id, question.person_id
             await _say_again(connection, its, question.person_id, at)
-            await _deny_faces(connection, its, *person, at=at, which=undecided)
+            await _deny_faces(connection, its, *person, at=at, which=not_by_hand)
             await take_denied_names(connection, question.person_id)
             its_denials = sa.and_(
                 face_denials.c.person_id == question.person_id, face_denials.c.created_at == at
