@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.common.errors import ClaimLostError, ObjectNotFoundError
 from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.receiver.adapters.rows.images import DatabaseImages
 from services.receiver.settings import ReceiverSettings
@@ -256,11 +257,15 @@ async def test_an_address_or_method_that_does_not_exist(plain: httpx.AsyncClient
         assert answer.headers["allow"] == allowed
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, ObjectNotFoundError, ClaimLostError])
 async def test_an_unexpected_error_says_nothing_internal(
-    start: Start, plain_settings: ReceiverSettings, monkeypatch: pytest.MonkeyPatch
+    start: Start,
+    plain_settings: ReceiverSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Exception],
 ) -> None:
     def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("secret inside")
+        raise kind("secret inside")
 
     running = start(plain_settings)
     with monkeypatch.context() as patch:

@@ -225,6 +225,14 @@ async def test_what_cannot_be_looked_for_is_told(bench: Bench) -> None:
         assert detail in answer.json()["detail"]
 
 
+async def test_a_face_whose_stored_encoding_is_damaged_cannot_be_looked_for(bench: Bench) -> None:
+    await bench.store(encoding("red"), encoding("green"))
+    damaged = await bench.store(encoding("red")[:-4])
+    answer = await bench.look_for_face(damaged, 0)
+    assert (answer.status_code, answer.json()["title"]) == (409, "Conflict")
+    assert "where stored ones have" in answer.json()["detail"]
+
+
 async def test_after_a_change_of_the_engine_it_says_what_to_do(
     bench: Bench, recogniser: FakeRecogniser
 ) -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch, Start
 from services.testing.fixtures import new_mariadb_settings
 from services.testing.servers import MariaDb, find_binary
+from services.testing.waiting import eventually
 
 
 async def test_one_path_is_accepted_and_can_be_looked_at(client: httpx.AsyncClient) -> None:
@@ -389,6 +391,23 @@ async def test_a_client_that_goes_away_does_not_disturb_the_others() -> None:
     leaving.cancel()
     rows.release.set()
     assert (await staying)[0].path == "staying"
+
+
+async def test_nobody_is_warned_of_a_failure_whose_clients_have_all_gone() -> None:
+    warned: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: warned.append(context))
+    rows: Any = HeldRows()
+    rows.error = DatabaseUnavailableError("away")
+    submissions = Submissions(rows, NO_PICTURES, Ringer(ListedDoorbell()), parallel=1)
+    leaving = _submit(submissions, "leaving")
+    await rows.entered.wait()
+    leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+    rows.release.set()
+    await eventually(lambda: not submissions._commits)
+    del leaving, rows.error  # they hold the frames that they came through, and these the task
+    gc.collect()
+    assert not warned
 
 
 def _rings(result: str) -> float:
