@@ -83,7 +83,7 @@ class QualityColumn(sa.TypeDecorator[Quality]):
                 return None
             content = _content(read, value)
             try:
-                return Quality(**{one.name: content[one.name] for one in fields(Quality)})
+                return Quality(**{field.name: content[field.name] for field in fields(Quality)})
             except (ValueError, TypeError, LookupError):
                 log.warning("quality of a face is damaged and left out", value=str(value)[:200])
                 return None

@@ -93,9 +93,9 @@ class Connections:
                 (self.bodies, Connection.abort),
                 (self.unread, Connection.abort),
             ):
-                late = [one for one, until in waiting.items() if until < now]
-                for one in late:
-                    end(one)
+                late = [connection for connection, until in waiting.items() if until < now]
+                for connection in late:
+                    end(connection)
 
     def make_room(self) -> None:
         """Close the connection that has waited longest: for a head, else for a body."""
@@ -105,12 +105,12 @@ class Connections:
 
     def limit_unread(self) -> None:
         """Close connections that have waited longest for their reader while there is too much."""
-        total = sum(one.unread_bytes for one in self.unread)
-        for one in [*self.unread][:-1]:
+        total = sum(connection.unread_bytes for connection in self.unread)
+        for connection in [*self.unread][:-1]:
             if total <= _MAX_UNREAD_BYTES:
                 break
-            total -= one.unread_bytes
-            one.abort()
+            total -= connection.unread_bytes
+            connection.abort()
 
     def may_read(self, connection: "Connection") -> bool:
         """Tell whether to read what has come now; else the connection's turn comes later."""

@@ -24,11 +24,13 @@ async def note_events(
     subject_ids: Iterable[int],
 ) -> None:
     """Note that these images or people have changed; ``now`` is the database's time."""
-    rows: list[dict[str, Any]] = [{"kind": kind, "subject_id": one} for one in subject_ids]
+    rows: list[dict[str, Any]] = [
+        {"kind": kind, "subject_id": subject_id} for subject_id in subject_ids
+    ]
     if len(rows) > 1:
         # As a number: where a row holds an expression, the driver sends each on its own.
         at = await connection.scalar(sa.select(now))
-        await connection.execute(sa.insert(events), [{**one, "created_at": at} for one in rows])
+        await connection.execute(sa.insert(events), [{**row, "created_at": at} for row in rows])
     elif rows:
         await connection.execute(sa.insert(events).values(**rows[0], created_at=now))
 
@@ -87,6 +89,6 @@ async def read_events(
         oldest = sa.select(events.c.id, events.c.created_at).order_by(events.c.id).limit(1)
         lowest = (await connection.execute(oldest)).first()
         if lowest and lowest.created_at <= (at or 0) - KEPT_MS + _MARGIN_MS:
-            kept = tuple(one for one in position.missing if one[1] > lowest.id)
+            kept = tuple(missing for missing in position.missing if missing[1] > lowest.id)
             position = replace(position, missing=kept)
     return found, replace(position, at=at or 0)

@@ -58,7 +58,7 @@ class Position:
         for first, last in self.missing:
             if first <= event_id <= last:
                 parts = ((first, event_id - 1), (event_id + 1, last))
-                left += [one for one in parts if one[0] <= one[1]]
+                left += [part for part in parts if part[0] <= part[1]]
             else:
                 left.append((first, last))
         return replace(self, missing=tuple(left[-MOST_MISSING:]))
@@ -72,9 +72,9 @@ class Position:
         """Return the position that a text says; None when it says none."""
         if not (found := _POSITION.fullmatch(text)):
             return None
-        ranges = [tuple(map(int, one.split("-"))) for one in (found[3] or "").split(",") if one]
-        position = cls(int(found[1]), int(found[2]), tuple((one[0], one[1]) for one in ranges))
-        numbers = (position.last, position.at, *(number for one in ranges for number in one))
+        ranges = [tuple(map(int, part.split("-"))) for part in (found[3] or "").split(",") if part]
+        position = cls(int(found[1]), int(found[2]), tuple((ends[0], ends[1]) for ends in ranges))
+        numbers = (position.last, position.at, *(number for ends in ranges for number in ends))
         return position if max(numbers) <= MOST else None
 
 

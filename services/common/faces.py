@@ -89,7 +89,7 @@ class MeasuredFace:
     quality: Quality | None = field(default=None, kw_only=True)
 
 
-MEASURED: Final = tuple(one.name for one in fields(MeasuredFace))
+MEASURED: Final = tuple(field.name for field in fields(MeasuredFace))
 
 
 def measured(face: MeasuredFace) -> MeasuredFace:
@@ -159,8 +159,12 @@ def says_of(
         distance=its.distance if its else None,
         ambiguous=ambiguous,
         candidates=[
-            {"person": whose[one][1], "image_name": one.image_name, "distance": one.distance}
-            for one in candidates
+            {
+                "person": whose[candidate][1],
+                "image_name": candidate.image_name,
+                "distance": candidate.distance,
+            }
+            for candidate in candidates
         ],
         likeness=first.likeness if first else None,
         calibration=calibration,

@@ -20,7 +20,7 @@ _AT_ONCE: Final = 1_000
 
 async def current_groups(connection: AsyncConnection, groups: Iterable[int]) -> dict[int, int]:
     """Return in which group the faces of each are now."""
-    ends = {one: one for one in groups}
+    ends = {group: group for group in groups}
     left = set(ends)
     while left:
         into = dict[int, int]()

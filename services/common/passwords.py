@@ -19,11 +19,11 @@ def read_passwords(file: Path) -> Iterator[str]:
     file itself may have changed meanwhile, so it is read a second time.
     """
     seen = set()
-    for one in (file, file.with_name(f"previous-{file.name}"), file):
+    for place in (file, file.with_name(f"previous-{file.name}"), file):
         try:
-            password = read_secret(one)
+            password = read_secret(place)
         except FileNotFoundError:
-            if one == file:
+            if place == file:
                 raise
             continue
         if password not in seen:

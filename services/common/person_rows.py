@@ -103,7 +103,7 @@ async def find_likely(
     Of somebody whose pictures were all put there by hand there may be no row.
     """
     every = list(candidates)
-    ids = await whose_pictures(connection, (one.image_name for one in every))
+    ids = await whose_pictures(connection, (likely.image_name for likely in every))
     names: dict[int, str] = {}
     # In one order, so that two who lock some of the same do not wait for each other.
     for some in batched(sorted(set(ids.values())), _AT_ONCE):
@@ -120,7 +120,7 @@ async def find_likely(
         person_id = ids.get(one.image_name)
         return (person_id, names[person_id]) if person_id in names else (None, one.folder)
 
-    return {one: whose(one) for one in every}
+    return {likely: whose(likely) for likely in every}
 
 
 async def take_turns(connection: AsyncConnection) -> None:

@@ -41,11 +41,11 @@ FORMATS: Final = (
 """In the order in which they are tried. MPO, which some phones write, is a JPEG with more behind
 its end."""
 
-TITLES: Final = f"{', '.join(one.title for one in FORMATS[:-1])} or {FORMATS[-1].title}"
+TITLES: Final = f"{', '.join(form.title for form in FORMATS[:-1])} or {FORMATS[-1].title}"
 
 ACCEPTED: Final = ",".join(
     [
-        *(one.media_type for one in FORMATS),
+        *(form.media_type for form in FORMATS),
         "image/heif",
         # Most browsers do not know of which type these are.
         *(".heic", ".heif", ".avif", ".tif", ".tiff"),
@@ -57,7 +57,7 @@ ACCEPTED: Final = ",".join(
 def format_of(content: bytes) -> Format | None:
     """Return the format of a file, None when it is none of these."""
     head = content[:_HEAD]
-    return next((one for one in FORMATS if re.match(one.magic, head, re.DOTALL)), None)
+    return next((form for form in FORMATS if re.match(form.magic, head, re.DOTALL)), None)
 
 
 def media_type(content: bytes) -> str:

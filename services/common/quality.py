@@ -40,7 +40,7 @@ class Quality:
         A flaw may be one of a later version.
         """
         numbers = (self.score, self.size, self.sharpness, self.pose, self.light)
-        if not all(type(one) in {int, float} and 0 <= one <= 1 for one in numbers):
+        if not all(type(number) in {int, float} and 0 <= number <= 1 for number in numbers):
             raise ValueError(f"quality with a number that is not from 0 to 1: {numbers}")
         if not isinstance(self.flaw, str | None):
             raise ValueError(f"quality with the flaw {self.flaw!r}")  # noqa: TRY004, as the other

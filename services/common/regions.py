@@ -120,7 +120,7 @@ def read_regions(content: bytes, sidecar: bytes | None = None) -> list[Region]:
         raise XmpError(f"the XMP is damaged: {error}") from None
     except (struct.error, zlib.error, ValueError, LookupError, OSError, RuntimeError):
         raise XmpError("the file is damaged where its XMP should be") from None
-    regions = ((one, _region(one, picture.size, orientation)) for one in found)
+    regions = ((region, _region(region, picture.size, orientation)) for region in found)
     # Without a name and a place it says nothing.
     return [region for one, region in regions if one.name.strip() or region.box]
 
@@ -215,7 +215,7 @@ def _of_microsoft(root: Element) -> Iterator[_Found]:
         for item in _items(_fields(info).get(f"{_MICROSOFT_INFO}Regions")):
             region = _fields(item)
             numbers = _text(region.get(f"{_MICROSOFT_REGION}Rectangle")).split(",", 4)
-            sides = [_number(one) for one in numbers]
+            sides = [_number(number) for number in numbers]
             yield _Found(
                 _text(region.get(f"{_MICROSOFT_REGION}PersonDisplayName")),
                 _edges(*sides) if len(sides) == 4 else None,  # noqa: PLR2004

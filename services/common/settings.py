@@ -257,13 +257,13 @@ def load(settings: type[S]) -> S:
     except ValidationError as error:
         wrong = "; ".join(
             # What is wrong with several together names them itself.
-            _said(settings, one)
-            if not one["loc"]
-            else f"{'.'.join(str(part) for part in one['loc']).upper()}: {_said(settings, one)}"
-            + ("" if one["type"] == "missing" else f", got {one['input']!r}")
-            for one in error.errors()
+            _said(settings, fault)
+            if not fault["loc"]
+            else f"{'.'.join(str(part) for part in fault['loc']).upper()}: {_said(settings, fault)}"
+            + ("" if fault["type"] == "missing" else f", got {fault['input']!r}")
+            for fault in error.errors()
             # A default that follows from a setting that is wrong is not wrong itself.
-            if one["type"] != "default_factory_not_called"
+            if fault["type"] != "default_factory_not_called"
         )
         reason = f"wrong settings: {wrong}. Set them in the environment or in .env."
     except (UnicodeDecodeError, OSError) as error:

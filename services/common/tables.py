@@ -58,12 +58,12 @@ images = sa.Table(
 def _measured() -> Iterator[sa.Column[Any]]:
     """Yield the columns of what is measured of a face: a box has one for each of its sides."""
     types = {float: sa.Float, Quality: QualityColumn}
-    for one in fields(MeasuredFace):
-        if one.type is Box:
+    for field in fields(MeasuredFace):
+        if field.type is Box:
             yield from (sa.Column(side.name, sa.Integer, nullable=False) for side in fields(Box))
         else:
-            kind, *rest = get_args(one.type) or (one.type,)
-            yield sa.Column(one.name, types[kind], nullable=NoneType in rest)
+            kind, *rest = get_args(field.type) or (field.type,)
+            yield sa.Column(field.name, types[kind], nullable=NoneType in rest)
 
 
 faces = sa.Table(

@@ -51,8 +51,8 @@ class Clients:
 
     def close(self) -> None:
         """Close all of them."""
-        for one in self._open:
-            one.close()
+        for client in self._open:
+            client.close()
 
 
 def answer(connection: socket.socket) -> bytes:

@@ -206,8 +206,8 @@ def _run_length_bmp(palette: Image.Image, depth: int) -> bytes:
             if len(set(six.tolist())) == 1:
                 packed += bytes([len(six), six[0] * (17 if depth == 4 else 1)])  # noqa: PLR2004
             elif len(six) < 3 or start % 12:  # noqa: PLR2004
-                for one in six:
-                    packed += bytes([1, one << 4 if depth == 4 else one])  # noqa: PLR2004
+                for pixel in six:
+                    packed += bytes([1, pixel << 4 if depth == 4 else pixel])  # noqa: PLR2004
             else:
                 plain = six.tobytes()
                 if depth == 4:  # noqa: PLR2004

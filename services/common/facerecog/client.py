@@ -239,12 +239,12 @@ def seen_faces(answer: face_pb2.IdentifyResponse) -> tuple[SeenFace, ...]:
             ambiguous=face.ambiguous,
             candidates=tuple(
                 Likely(
-                    one.image_name,
-                    one.person,
-                    one.distance,
-                    one.likeness if one.HasField("likeness") else None,
+                    candidate.image_name,
+                    candidate.person,
+                    candidate.distance,
+                    candidate.likeness if candidate.HasField("likeness") else None,
                 )
-                for one in face.candidates
+                for candidate in face.candidates
             ),
             unsure=face.outcome == face_pb2.OUTCOME_UNSURE,
             encoding=encoding_of(face),
@@ -278,15 +278,15 @@ def _read(kind: Any, message: Any) -> dict[str, Any]:
     Fractions are rounded to three digits: further ones say nothing of a face.
     """
     values = {}
-    for one in fields(kind):
-        value = getattr(message, one.name)
-        if message.DESCRIPTOR.fields_by_name[one.name].has_presence and not message.HasField(
-            one.name
+    for field in fields(kind):
+        value = getattr(message, field.name)
+        if message.DESCRIPTOR.fields_by_name[field.name].has_presence and not message.HasField(
+            field.name
         ):
             value = None
         elif isinstance(value, float):
             value = round(value, 3)
         elif part := _PARTS.get(type(value)):
             value = part(**_read(part, value))
-        values[one.name] = value
+        values[field.name] = value
     return values

@@ -68,7 +68,7 @@ class Images:
         if accepted is None:
             raise took_too_long()
         self._submissions.announce(accepted)
-        return [await self._checked(*one) for one in zip(uploads, accepted, strict=True)]
+        return [await self._checked(*pair) for pair in zip(uploads, accepted, strict=True)]
 
     async def _checked(self, upload: Upload, accepted: Accepted) -> Accepted:
         """Make the upload the picture of its row when that has lost its own.

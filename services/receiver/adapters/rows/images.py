@@ -91,29 +91,33 @@ class DatabaseImages:
                 )
                 for row in inserted:
                     rows[row.path] = Accepted(row.id, row.path, Status.PENDING, duplicate=False)
-                missing = [one for one in missing if one.path not in rows]
+                missing = [submission for submission in missing if submission.path not in rows]
                 if not missing:
                     break
-                known = await _find(connection, images.c.path, [one.path for one in missing])
+                known = await _find(
+                    connection, images.c.path, [submission.path for submission in missing]
+                )
                 rows |= await self._send_back(connection, known)
-                missing = [one for one in missing if one.path not in rows]
+                missing = [submission for submission in missing if submission.path not in rows]
         return rows
 
     @retry_on_conflict
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:
         # Ordered for the reason in add; of equal ones in one request the first gives the name.
-        wanted = {one.content_digest: one for one in reversed(uploads)}
+        wanted = {upload.content_digest: upload for upload in reversed(uploads)}
         async with self._database.transaction() as connection:
-            if not await all_expected(connection, [_key(one) for one in uploads]):
+            if not await all_expected(connection, [_key(upload) for upload in uploads]):
                 return None
             # Before there were digests, a content's path was made of nothing else.
             old = await _find(connection, images.c.path, [UPLOADS + digest for digest in wanted])
             rows = await self._send_back(connection, old)
             by_digest = {path.removeprefix(UPLOADS): row for path, row in rows.items()}
-            while missing := [one for digest, one in wanted.items() if digest not in by_digest]:
+            while missing := [
+                upload for digest, upload in wanted.items() if digest not in by_digest
+            ]:
                 await self._insert_uploads(connection, sorted(missing, key=_digest_of))
                 found = await _find(connection, images.c.content_digest, map(_digest_of, missing))
-                own = {one.path for one in missing}
+                own = {upload.path for upload in missing}
                 rows = await self._send_back(
                     connection, [row for row in found if row.path not in own]
                 )
@@ -123,12 +127,12 @@ class DatabaseImages:
                     for row in found
                 }
             named = {PICTURES + row.path for row in by_digest.values()}
-            keys = {_key(one) for one in uploads}
+            keys = {_key(upload) for upload in uploads}
             await settle(connection, named=sorted(keys & named), unnamed=sorted(keys - named))
-        found_rows = [by_digest[one.content_digest] for one in uploads]
+        found_rows = [by_digest[upload.content_digest] for upload in uploads]
         return [
-            row if row.path == one.path else row._replace(duplicate=True)
-            for one, row in zip(uploads, found_rows, strict=True)
+            row if row.path == upload.path else row._replace(duplicate=True)
+            for upload, row in zip(uploads, found_rows, strict=True)
         ]
 
     async def _insert_uploads(self, connection: AsyncConnection, uploads: Sequence[Upload]) -> None:
@@ -148,7 +152,7 @@ class DatabaseImages:
             .values(values)
             .prefix_with("OR IGNORE", dialect="sqlite")
             .prefix_with("IGNORE", dialect="mysql"),
-            [one._asdict() for one in uploads],
+            [upload._asdict() for upload in uploads],
         )
 
     async def _send_back(
