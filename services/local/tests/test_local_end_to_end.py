@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -186,6 +187,23 @@ def test_run_answers_and_ctrl_c_drains_it(running: Run) -> None:
     assert drained["frontend"] < drained["receiver"]
     assert drained["receiver"] < min(drained["image_processor"], drained["redeemer"])
     assert max(drained["image_processor"], drained["redeemer"]) < drained["face_recog"]
+
+
+def test_every_curl_of_the_docs_is_answered(running: Run, samples: Path, tmp_path: Path) -> None:
+    if not (curl := shutil.which("curl")):
+        pytest.skip("curl is not installed: install the system's package curl")
+    shutil.copy(samples / "astronaut.png", tmp_path / "holiday.jpg")
+    shutil.copy(samples / "grace_hopper.jpg", tmp_path / "grace.jpg")
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    lines = [line for page in pages for line in page.read_text().splitlines()]
+    commands = [line.removeprefix("curl ") for line in lines if line.startswith("curl ")]
+    assert len(commands) > 5
+    for command in commands:
+        here = command.replace("http://127.0.0.1:8000", running.address("API"))
+        asked = [curl, "--fail", "--silent", "--show-error", *shlex.split(here, comments=True)]
+        answer = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert answer.returncode == 0, (command, answer.stderr)
+        assert json.loads(answer.stdout)
 
 
 @pytest.mark.parametrize("setting", ["RECEIVER_PORT", "FRONTEND_PORT"])
