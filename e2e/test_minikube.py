@@ -17,8 +17,8 @@ from e2e.client import Client, assert_recognised
 from e2e.cluster import IN_USE, ROOT, STATE, Cluster, images_of, phase, tool
 from scripts.gitops.flux import Builder, load
 from scripts.gitops.source import working_tree
+from services.local.processes import free_port
 from services.local.samples import EILEEN
-from services.testing.servers import free_port
 
 NAME: Final = "facestack-minikube"
 SERVER_PORT: Final = 8443

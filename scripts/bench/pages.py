@@ -27,10 +27,11 @@ from services.common.tables import (
     person_images,
     persons,
 )
+from services.local.processes import free_port
 from services.migrations.__main__ import migrate
 from services.receiver.domain.cursors import encode_cursor
 from services.testing.processes import Service
-from services.testing.servers import MariaDb, free_port
+from services.testing.servers import MariaDb
 
 _PICTURES: Final = 100_000
 _PEOPLE: Final = 10_000

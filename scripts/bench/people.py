@@ -36,9 +36,10 @@ from services.face_recog.domain.strangers import DLIB
 from services.face_recog.service.deciding import Decider
 from services.face_recog.service.gallery import Gallery
 from services.face_recog.service.kept_encodings import KeptEncodings
+from services.local.processes import free_port
 from services.migrations.__main__ import migrate
 from services.testing.processes import Service
-from services.testing.servers import MariaDb, free_port
+from services.testing.servers import MariaDb
 from services.testing.waiting import eventually
 
 _ENGINE: Final = Engine("bench", 128)

@@ -29,7 +29,7 @@ from services.face_recog.service.deciding import Decider
 from services.face_recog.service.gallery import Gallery
 from services.face_recog.service.identifying import Identifier
 from services.face_recog.service.snapshots import Snapshot
-from services.testing.servers import free_port
+from services.local.processes import free_port
 
 _KNOWN: Final = (3, 10, 50)
 _SYNTHETIC: Final = (100_000, 1_000_000)

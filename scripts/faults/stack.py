@@ -19,17 +19,11 @@ from services.common import folders
 from services.common.database import Database
 from services.common.object_keys import KNOWN_PEOPLE, PICTURES
 from services.common.settings import DatabaseSettings
+from services.local.processes import free_port
 from services.migrations.__main__ import migrate
 from services.testing.clocks import Clock
 from services.testing.processes import Service
-from services.testing.servers import (
-    MariaDb,
-    Nsqd,
-    Nsqlookupd,
-    ServerProcess,
-    VersityGw,
-    free_port,
-)
+from services.testing.servers import MariaDb, Nsqd, Nsqlookupd, ServerProcess, VersityGw
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _CHEAP_CLOCK: Final = {"FAKETIME_NO_CACHE": "0", "FAKETIME_CACHE_DURATION": "1"}

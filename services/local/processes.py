@@ -1,6 +1,7 @@
 """A process on this machine: how runs, the demo, tests, benchmarks and faults start and end one."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -26,6 +27,8 @@ _STOP_SECONDS: Final = 30.0
 
 _SETPRIV: Final = shutil.which("setpriv")
 """Linux alone can have it end with whoever started it; elsewhere it outlives one that is killed."""
+
+_given: Final[set[int]] = set()
 
 # One for all, as making one takes 20 ms; a connection that is kept would fail with its process.
 _client: Final = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
@@ -162,6 +165,25 @@ def answers(url: str) -> bool:
         return _client.get(url).is_success
     except httpx.HTTPError:
         return False
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody listens on, another one each time.
+
+    It is below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range), one
+    of which could take it before the server does.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        if port in _given:  # and not listened on yet: of 30 that a test takes, in 1 of 50 tests
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            _given.add(port)
+            return port
 
 
 def listens(port: int) -> bool:

@@ -1,5 +1,6 @@
 """Which programs a run consists of, where they listen and what they are told."""
 
+import itertools
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from services.local.errors import LocalError
+from services.local.processes import free_port
 from services.local.settings import LocalSettings
 
 # Settings that would send a service to another database, store or queue than the local one.
@@ -71,8 +73,9 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     settings reaches it, unless it would send it to another database, store or queue.
     """
     folder = folder.resolve()
-    receiver_port, frontend_port = _check_ports(settings)
-    grpc_port, people_port, *probe_ports = _free_ports(7)
+    receiver_port, frontend_port = taken = _check_ports(settings)
+    others = (port for port in iter(free_port, None) if port not in taken)
+    grpc_port, people_port, *probe_ports = itertools.islice(others, 7)
     api = f"http://{_reachable(settings.host)}:{receiver_port}"
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
@@ -133,7 +136,8 @@ def _check_ports(settings: LocalSettings) -> list[int]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     ports: list[int] = []
     with ExitStack() as held:
-        for setting, (port, role) in wanted.items():
+        for setting, (chosen, role) in wanted.items():
+            port = chosen or free_port()
             listener = held.enter_context(socket.socket(family))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -144,11 +148,5 @@ def _check_ports(settings: LocalSettings) -> list[int]:
                     f"the {role} cannot listen on {settings.host}:{port}: {error.strerror}:"
                     f" end what uses the port, or set {setting} to another one"
                 ) from None
-            ports.append(listener.getsockname()[1])
+            ports.append(port)
     return ports
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        servers = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]

@@ -12,8 +12,7 @@ from typing import Final, Self
 import httpx
 import pytest
 
-from services.local.processes import ServiceProcess, answers, listens
-from services.testing.servers import free_port
+from services.local.processes import ServiceProcess, answers, free_port, listens
 
 _PROBED_AT_THEIR_PORT: Final = ("services.receiver", "services.frontend")
 

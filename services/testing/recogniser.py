@@ -14,7 +14,7 @@ from services.common.facerecog.client import MAX_MESSAGE_BYTES
 from services.common.faces import Box, Likely, SeenFace, measured
 from services.common.quality import Flaw, Quality
 from services.face_recog.domain.strangers import DLIB
-from services.testing.servers import free_port
+from services.local.processes import free_port
 
 QUALITY = Quality(0.25, Flaw.BLURRED, 1.0, 0.25, 0.75, 0.5)
 ENCODING = struct.pack("<128f", *(number / 128 for number in range(128)))

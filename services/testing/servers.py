@@ -5,16 +5,14 @@ in CI, it fails instead.
 """
 
 import os
-import random
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
 import pytest
 
-from services.local.processes import Process, listens
+from services.local.processes import Process, free_port, listens
 
 _TOOLS: Final = Path(__file__).parents[2] / ".tools" / "bin"
 
@@ -34,28 +32,6 @@ def give_up(reason: str) -> NoReturn:
     if os.environ.get("REQUIRE_SERVERS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-_given: Final[set[int]] = set()
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on, another one each time.
-
-    It is below those that Linux gives to outgoing connections (net.ipv4.ip_local_port_range), one
-    of which could take it before the server does.
-    """
-    while True:
-        port = random.SystemRandom().randrange(10_000, 32_768)
-        if port in _given:  # and not listened on yet: of 30 that a test takes, in 1 of 50 tests
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            _given.add(port)
-            return port
 
 
 class ServerProcess(Process):

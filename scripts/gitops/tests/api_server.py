@@ -14,7 +14,8 @@ import pytest
 from scripts.gitops.diff import Kubectl
 from scripts.gitops.flux import NAMESPACE, Cluster, Kustomization, Object
 from scripts.manifests.model import FLUX_API
-from services.testing.servers import ServerProcess, find_binary, free_port
+from services.local.processes import free_port
+from services.testing.servers import ServerProcess, find_binary
 
 _TOKEN: Final = "only-for-this-test"
 _READY_SECONDS: Final = 120

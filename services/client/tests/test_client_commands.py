@@ -20,8 +20,8 @@ from PIL import Image
 
 from services.client.tests.conftest import PATIENCE, Run, without_waiting
 from services.common.picture_formats import TITLES
+from services.local.processes import free_port
 from services.testing.pipeline import Pipeline
-from services.testing.servers import free_port
 from services.testing.waiting import eventually
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from services.testing.servers import find_binary, free_port
+from services.local.processes import free_port
+from services.testing.servers import find_binary
 
 FORBIDDEN = 'secrets is forbidden: User "face" cannot create resource "secrets" in API group ""'
 

@@ -6,7 +6,7 @@ import pytest
 
 from services.common.lifecycle import Lifecycle
 from services.frontend.app import connect, first_contact
-from services.testing.servers import free_port
+from services.local.processes import free_port
 
 
 async def test_a_connection_that_was_not_made_is_tried_again() -> None:

@@ -16,7 +16,8 @@ from services.common.nsqd import NsqDoorbell
 from services.common.settings import CHANNEL, TOPIC
 from services.image_processor.adapters import nsq_queue
 from services.image_processor.adapters.nsq_queue import NsqQueue, NsqRing, check_pynsq
-from services.testing.servers import Nsqd, Nsqlookupd, free_port
+from services.local.processes import free_port
+from services.testing.servers import Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
 Connect = Callable[..., NsqQueue]

@@ -15,9 +15,10 @@ from services.common.settings import CHANNEL, TOPIC, DatabaseSettings, ObjectSto
 from services.image_processor.adapters.nsq_queue import NsqQueue
 from services.image_processor.adapters.row_poller import RowPoller
 from services.image_processor.tests.conftest import Images, Processors
+from services.local.processes import free_port
 from services.testing.processes import running
 from services.testing.recogniser import PictureContent, RecogniserServer
-from services.testing.servers import Nsqd, Nsqlookupd, free_port
+from services.testing.servers import Nsqd, Nsqlookupd
 from services.testing.waiting import eventually
 
 

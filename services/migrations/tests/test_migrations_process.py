@@ -10,7 +10,8 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from services.testing.servers import MariaDb, free_port
+from services.local.processes import free_port
+from services.testing.servers import MariaDb
 
 
 class Job:

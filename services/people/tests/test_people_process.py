@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.settings import DatabaseSettings
 from services.common.tables import face_groups
+from services.local.processes import free_port
 from services.people.tests.world import ENGINE, World, encoding
 from services.testing.processes import running
-from services.testing.servers import free_port
 from services.testing.waiting import eventually
 
 

@@ -19,13 +19,13 @@ from services.common.event_rows import note_events
 from services.common.events import KEPT_MS, EventKind, Position
 from services.common.lifecycle import Lifecycle
 from services.common.tables import events, images, persons
+from services.local.processes import free_port
 from services.receiver.adapters.http import events as routes
 from services.receiver.adapters.rows.events import DatabaseEvents
 from services.receiver.domain.changes import Change, Changes
 from services.receiver.service.following import Following
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Launch, Start
-from services.testing.servers import free_port
 from services.testing.waiting import eventually
 
 

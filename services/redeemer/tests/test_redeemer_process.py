@@ -9,9 +9,10 @@ from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError
 from services.common.nsqd import NsqDoorbell
 from services.common.settings import DatabaseSettings
+from services.local.processes import free_port
 from services.redeemer.tests.conftest import NOW, Images, MemoryDoorbell, replica
 from services.testing.processes import Service, running
-from services.testing.servers import Nsqd, free_port
+from services.testing.servers import Nsqd
 from services.testing.waiting import eventually
 
 
