@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Scope
+from starlette.types import ASGIApp
 
 from services.common import logs
 from services.common.door import Door
@@ -36,7 +36,7 @@ from services.frontend.adapters.pages.rendering import Renderer, static_files
 from services.frontend.adapters.pages.search import SearchPages
 from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.adapters.receiver.connection import ReceiverConnection
-from services.frontend.adapters.security import HEADERS, GuardedApp
+from services.frontend.adapters.security import GuardedApp
 from services.frontend.domain.errors import NotDoneError
 from services.frontend.domain.people import SUGGESTED
 from services.frontend.service import Names
@@ -115,17 +115,14 @@ def create_app(
     async def gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=400)  # nobody reads it
 
-    def refuse(scope: Scope, error: HTTPException) -> Response:
-        response = answers.not_served(Request(scope), error)
-        response.headers.update(HEADERS)
-        return response
-
-    return Door(
-        GuardedApp(HeadApp(app)),
-        room=rooms.by_kind(),
-        refuse=refuse,
-        settings=settings,
-        lifecycle=lifecycle,
+    return GuardedApp(
+        Door(
+            HeadApp(app),
+            room=rooms.by_kind(),
+            refuse=lambda scope, error: answers.not_served(Request(scope), error),
+            settings=settings,
+            lifecycle=lifecycle,
+        )
     )
 
 
