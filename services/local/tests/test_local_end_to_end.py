@@ -191,7 +191,7 @@ def test_run_answers_and_ctrl_c_drains_it(running: Run) -> None:
 
 def test_every_curl_of_the_docs_is_answered(running: Run, samples: Path, tmp_path: Path) -> None:
     if not (curl := shutil.which("curl")):
-        pytest.skip("curl is not installed: install the system's package curl")
+        pytest.skip("curl is not installed: run 'apt-get install curl'")
     shutil.copy(samples / "astronaut.png", tmp_path / "holiday.jpg")
     shutil.copy(samples / "grace_hopper.jpg", tmp_path / "grace.jpg")
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
