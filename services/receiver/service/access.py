@@ -12,6 +12,7 @@ from services.receiver.domain.access import (
 )
 from services.receiver.domain.errors import UnknownCallerError
 from services.receiver.ports import KeyFile
+from services.receiver.service.sessions import Sessions
 
 MAX_KEY_LENGTH: Final = 200
 """Ours have 60 characters."""
@@ -30,8 +31,10 @@ class Access:
         is_open: bool,
         administrator_key: KeyFile | None = None,
         frontend_key: KeyFile | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self._is_open = is_open
+        self._sessions = sessions
         self._files = [
             (file, principal)
             for file, principal in (
@@ -53,5 +56,7 @@ class Access:
         shown = credentials.key.encode()
         for file, principal in self._files:
             if hmac.compare_digest(file(), shown):
+                if principal is FRONTEND and self._sessions and credentials.session is not None:
+                    return await self._sessions.principal(credentials.session)
                 return principal
         raise UnknownCallerError

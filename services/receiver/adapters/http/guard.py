@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
 from starlette.exceptions import HTTPException
@@ -11,7 +12,13 @@ from starlette.types import Scope
 from services.common.door import RETRY_AFTER
 from services.common.errors import AwayError
 from services.common.probes import PROBES
-from services.receiver.domain.access import AccessScope, Credentials, Principal
+from services.receiver.domain.access import (
+    AccessScope,
+    ActorKind,
+    Caller,
+    Credentials,
+    Principal,
+)
 from services.receiver.domain.errors import UnknownCallerError
 from services.receiver.service.access import Access
 
@@ -20,8 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _NEEDS: Final = "needs_scope"
 
 
-def needs(scope: AccessScope | None) -> Callable[[F], F]:
-    """Declare which scope an endpoint needs; ``None``: it is open to everybody."""
+def needs(scope: AccessScope | Caller | None) -> Callable[[F], F]:
+    """Declare which scope an endpoint needs, or whom it is for; ``None``: it is open."""
 
     def declare(endpoint: F) -> F:
         setattr(endpoint, _NEEDS, scope)
@@ -30,10 +37,10 @@ def needs(scope: AccessScope | None) -> Callable[[F], F]:
     return declare
 
 
-def needed(route: Route) -> AccessScope | None:
+def needed(route: Route) -> AccessScope | Caller | None:
     """Return what a route needs, or raise ``TypeError`` when it does not say."""
     try:
-        scope: AccessScope | None = getattr(route.endpoint, _NEEDS)
+        scope: AccessScope | Caller | None = getattr(route.endpoint, _NEEDS)
     except AttributeError:
         raise TypeError(f"{route.path} does not say which scope it needs") from None
     return scope
@@ -66,6 +73,7 @@ class Guard:
         Raises ``HTTPException``: 401 for credentials that are missing or wrong in whatever way, in
         the same words, 403 for a caller without the scope, 503 when nobody can tell.
         """
+        scope["address"] = _told_address(scope) or ""
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         try:
             scope_needed = self._short[method, scope["path"]]
@@ -78,7 +86,9 @@ class Guard:
                 return
         scope["principal"] = await self._admitted(scope, scope_needed)
 
-    async def _admitted(self, scope: Scope, scope_needed: AccessScope | None) -> Principal | None:
+    async def _admitted(
+        self, scope: Scope, scope_needed: AccessScope | Caller | None
+    ) -> Principal | None:
         if scope_needed is None:
             return None
         try:
@@ -93,12 +103,27 @@ class Guard:
                 f"{error.service} is not available, try again",
                 headers=RETRY_AFTER,
             ) from error
+        if scope_needed is Caller.KNOWN:
+            return principal
+        if scope_needed is Caller.FRONTEND:
+            if principal.kind is not ActorKind.FRONTEND:
+                raise HTTPException(HTTPStatus.FORBIDDEN, "this is for the frontend alone")
+            return principal
         if scope_needed not in principal.scopes:
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
                 f"this needs the scope {scope_needed}, which this caller does not have",
             )
         return principal
+
+
+def _told_address(scope: Scope) -> str | None:
+    """Return the address that the frontend says a request came to it from."""
+    told = [value for name, value in scope["headers"] if name == b"facestack-address"]
+    try:
+        return str(ip_address(told[0].decode())) if len(told) == 1 else None
+    except ValueError:
+        return None
 
 
 def _credentials(scope: Scope) -> Credentials | None:

@@ -14,6 +14,7 @@ from services.common.bodies import MULTIPART
 from services.common.picture_formats import FORMATS, MAX_PICTURE_BYTES
 from services.receiver.adapters.http import documents, problems
 from services.receiver.adapters.http.guard import needed
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.submissions import MAX_FILES
 
 _REF: Final = "#/components/schemas/{model}"
@@ -161,10 +162,11 @@ def build(app: FastAPI) -> dict[str, Any]:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             scope = needed(route)
-            for method in route.methods:
+            for method in route.methods or ():
                 operation = document["paths"][route.path_format][method.lower()]
                 # Since 3.1, of other schemes than OAuth, too: what the caller must have.
-                operation["security"] = [] if scope is None else [{"key": [scope]}]
+                scopes = [scope] if isinstance(scope, AccessScope) else []
+                operation["security"] = [] if scope is None else [{"key": scopes}]
     return document
 
 
