@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from services.common.database import Database
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.receiver.adapters.hashing import Argon2Hasher
+from services.receiver.adapters.http.documents import NewSessionDocument
 from services.receiver.adapters.rows.sessions import DatabaseSessions
 from services.receiver.adapters.rows.users import DatabaseUsers
 from services.receiver.domain.access import Role
@@ -96,6 +97,7 @@ async def test_a_user_logs_in_does_what_the_role_allows_and_logs_out(replica: Re
     number = await add(one, "Ada", "viewer")
     answer = await log_in(one, " Ada ")
     assert answer.headers["cache-control"] == "no-store"
+    assert NewSessionDocument.model_validate(answer.json()).role == "viewer"
     session = on_session(answer)
     who = (await other.get("/session", headers=session)).json()
     assert who == {"name": "Ada", "role": "viewer", "scopes": ["read"]}
