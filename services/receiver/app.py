@@ -32,8 +32,10 @@ from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import FileResponses
 from services.receiver.adapters.http.groups import add_groups
 from services.receiver.adapters.http.images import add_images
+from services.receiver.adapters.http.keys import add_keys
 from services.receiver.adapters.http.merges import add_merges
 from services.receiver.adapters.http.people import add_people
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.http.search import add_search
@@ -44,6 +46,7 @@ from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -64,6 +67,7 @@ from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
+from services.receiver.service.keys import KeyCheck, Keyring
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
@@ -160,12 +164,15 @@ class Receiver:
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
         grouped = Grouped(DatabaseGroups(self._database), enrolment)
+        keys = DatabaseApiKeys(self._database)
+        rates = Rates(settings)
         app = new_app()
         add_submissions(
             app,
             submissions,
             images,
             spools,
+            rates,
             max_json_bytes=settings.max_json_bytes,
             max_upload_bytes=settings.max_upload_bytes,
         )
@@ -182,15 +189,17 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
-        add_docs(app)
+        add_keys(app, Keyring(keys), spools)
+        add_docs(app, is_open=settings.access == "open")
         app.router.routes.extend(probe_routes(self.lifecycle))
-        access = Access(
+        self._access = Access(
             is_open=settings.access == "open",
+            keys=KeyCheck(keys),
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
         )
         self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, access, settings, self.lifecycle)
+        self.app = behind_door(app, self.rooms, self._access, settings, self.lifecycle, rates=rates)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""
@@ -200,6 +209,7 @@ class Receiver:
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
         await self._following.close()
+        await self._access.close()
         await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()

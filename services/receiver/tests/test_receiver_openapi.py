@@ -116,6 +116,11 @@ async def test_answers_are_what_the_document_says(
         (documents.GroupPageDocument, await plain.get("/groups")),
         (documents.QuestionsDocument, await plain.get("/questions")),
         (documents.ExportDocument, await plain.get("/people/Ida/export")),
+        (
+            documents.MadeKeyDocument,
+            await plain.post("/keys", json={"name": "a camera", "scopes": ["read"]}),
+        ),
+        (documents.KeysDocument, await plain.get("/keys")),
         (documents.ProblemDocument, await plain.get("/images/99")),
     ]
     for model, answer in answers:
@@ -159,7 +164,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 49
+    assert len(operations) == 53
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:
