@@ -34,8 +34,10 @@ from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import FileResponses
 from services.receiver.adapters.http.groups import add_groups
 from services.receiver.adapters.http.images import add_images
+from services.receiver.adapters.http.keys import add_keys
 from services.receiver.adapters.http.merges import add_merges
 from services.receiver.adapters.http.people import add_people
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.http.search import add_search
@@ -48,6 +50,7 @@ from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.attempts import DatabaseAttempts
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -71,6 +74,7 @@ from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
+from services.receiver.service.keys import KeyCheck, Keyring
 from services.receiver.service.logging_in import LogIn
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
@@ -175,12 +179,15 @@ class Receiver:
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
         grouped = Grouped(DatabaseGroups(self._database), enrolment)
+        keys = DatabaseApiKeys(self._database)
+        rates = Rates(settings)
         app = new_app()
         add_submissions(
             app,
             submissions,
             images,
             spools,
+            rates,
             max_json_bytes=settings.max_json_bytes,
             max_upload_bytes=settings.max_upload_bytes,
         )
@@ -197,26 +204,28 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
+        self._log_in, sessions = self._add_log_in(app, settings, spools)
+        add_keys(app, Keyring(keys), spools)
+        add_docs(app, is_open=settings.access == "open")
+        app.router.routes.extend(probe_routes(self.lifecycle))
+        self._access = Access(
+            is_open=settings.access == "open",
+            keys=KeyCheck(keys),
+            administrator_key=key_file(settings.administrator_key_file),
+            frontend_key=key_file(settings.frontend_key_file),
+            sessions=sessions,
+        )
+        self.rooms = Rooms(settings.max_in_flight)
+        self.app = behind_door(app, self.rooms, self._access, settings, self.lifecycle, rates=rates)
+
+    def _add_log_in(
+        self, app: FastAPI, settings: ReceiverSettings, spools: Spools
+    ) -> tuple[LogIn, Sessions]:
         sessions = DatabaseSessions(
             self._database,
             idle_ms=1000 * settings.session_idle_seconds,
             longest_ms=1000 * settings.session_seconds,
         )
-        self._log_in = self._add_log_in(app, sessions, settings, spools)
-        add_docs(app)
-        app.router.routes.extend(probe_routes(self.lifecycle))
-        access = Access(
-            is_open=settings.access == "open",
-            administrator_key=key_file(settings.administrator_key_file),
-            frontend_key=key_file(settings.frontend_key_file),
-            sessions=Sessions(sessions),
-        )
-        self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, access, settings, self.lifecycle)
-
-    def _add_log_in(
-        self, app: FastAPI, sessions: DatabaseSessions, settings: ReceiverSettings, spools: Spools
-    ) -> LogIn:
         users = DatabaseUsers(self._database)
         has_key = settings.administrator_key_file is not None
         log_in = LogIn(
@@ -228,7 +237,7 @@ class Receiver:
         )
         add_users(app, Users(users, self._hasher, has_key=has_key), spools)
         add_sessions(app, log_in, sessions, spools)
-        return log_in
+        return log_in, Sessions(sessions)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""
@@ -243,6 +252,7 @@ class Receiver:
         """Send the rings that wait, and close connections."""
         await self._following.close()
         self._hasher.close()
+        await self._access.close()
         await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()

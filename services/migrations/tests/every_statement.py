@@ -17,6 +17,7 @@ from services.people.adapters.group_rows import DatabaseGrouping
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import Regrouped
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.attempts import DatabaseAttempts
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -31,13 +32,14 @@ from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.adapters.rows.sessions import DatabaseSessions
 from services.receiver.adapters.rows.users import DatabaseUsers
-from services.receiver.domain.access import Role
+from services.receiver.domain.access import AccessScope, Role
 from services.receiver.domain.attempts import FORGOTTEN_AFTER_MS
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
+from services.receiver.domain.keys import SecretKey, WantedKey
 from services.receiver.domain.merges import Merged
 from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
 from services.receiver.domain.people import NewKnownPicture, Somebody
@@ -168,6 +170,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
+    await _give_keys(DatabaseApiKeys(receiver))
     collecting = DatabaseDueGarbage(redeemer, database_now)
     await _log_in(receiver)
     removals = await collecting.take()
@@ -377,6 +380,17 @@ async def _tell(
     [failed] = (await deliveries.page(status="failed", before=None, limit=9)).items
     assert (await deliveries.retry(failed.id)).status == "pending"
     assert await hooks.remove_old() == 0
+
+
+async def _give_keys(keys: DatabaseApiKeys) -> None:
+    one, other = (SecretKey(letter * 12, letter.encode() * 32) for letter in "ab")
+    wanted = WantedKey("a camera", frozenset({AccessScope.READ}), 2**42)
+    assert (await keys.add(one, wanted, by="somebody")).name == "a camera"
+    assert (await keys.add_like(other, one.id, by="somebody")).scopes == wanted.scopes
+    assert (await keys.valid([one.id, "c"])).keys() == {one.id}
+    await keys.note_use(one.id)
+    await keys.revoke(one.id)
+    assert [key.id for key in await keys.all()] == [other.id, one.id]
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

@@ -362,6 +362,9 @@ WRITES = [
     ("DELETE", "/users/1"),
     ("POST", "/sessions"),
     ("DELETE", "/session"),
+    ("POST", "/keys"),
+    ("POST", "/keys/1/rotate"),
+    ("DELETE", "/keys/1"),
 ]
 
 
@@ -397,9 +400,9 @@ async def test_refusing_another_sites_page_is_documented(plain: httpx.AsyncClien
     documented = {
         (
             method.upper(),
-            re.sub(r"{(?:image|picture|merge|group|question|delivery|user)_id}", "1", path).replace(
-                "{face_index}", "0"
-            ),
+            re.sub(
+                r"{(?:image|picture|merge|group|question|delivery|key|user)_id}", "1", path
+            ).replace("{face_index}", "0"),
         )
         for path, methods in paths.items()
         for method, operation in methods.items()

@@ -40,13 +40,13 @@ HEADERS: Final = {
 }
 
 
-def add_docs(app: FastAPI) -> None:
-    """Add the routes of the OpenAPI document and of its page."""
+def add_docs(app: FastAPI, *, is_open: bool) -> None:
+    """Add the routes of the OpenAPI document and of its page; ``is_open``: nobody needs a key."""
     document: dict[str, Any] = {}
 
     def described() -> dict[str, Any]:
         if not document:
-            document.update(openapi.build(app))
+            document.update(openapi.build(app, is_open=is_open))
         return document
 
     @app.get("/openapi.json", include_in_schema=False)

@@ -14,7 +14,6 @@ from services.common.bodies import MULTIPART
 from services.common.picture_formats import FORMATS, MAX_PICTURE_BYTES
 from services.receiver.adapters.http import documents, problems
 from services.receiver.adapters.http.guard import needed
-from services.receiver.domain.access import AccessScope
 from services.receiver.domain.submissions import MAX_FILES
 
 _REF: Final = "#/components/schemas/{model}"
@@ -29,7 +28,7 @@ _PROBLEMS: Final = {
     413: "The body or a file is too large.",
     415: "The body has the wrong media type.",
     422: "The request is wrong; errors says where.",
-    429: "Too many requests of this kind are being served.",
+    429: "Too many requests of this kind are being served, or came from this caller in a minute.",
     500: "The receiver failed.",
     503: "Something that the receiver needs is away.",
 }
@@ -143,8 +142,8 @@ def body(content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def build(app: FastAPI) -> dict[str, Any]:
-    """Return the whole document."""
+def build(app: FastAPI, *, is_open: bool) -> dict[str, Any]:
+    """Return the whole document; ``is_open``: nobody needs a key."""
     document = get_openapi(
         title="Facestack receiver",
         version=app.version,
@@ -158,6 +157,8 @@ def build(app: FastAPI) -> dict[str, Any]:
         [(getattr(documents, name), "validation") for name in missing], ref_template=_REF
     )
     known.update(schemas["$defs"])
+    if is_open:
+        return document
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
@@ -165,8 +166,7 @@ def build(app: FastAPI) -> dict[str, Any]:
             for method in route.methods or ():
                 operation = document["paths"][route.path_format][method.lower()]
                 # Since 3.1, of other schemes than OAuth, too: what the caller must have.
-                scopes = [scope] if isinstance(scope, AccessScope) else []
-                operation["security"] = [] if scope is None else [{"key": scopes}]
+                operation["security"] = [] if scope is None else [{"key": [scope]}]
     return document
 
 
