@@ -39,6 +39,10 @@ class AccessSettings(FromEnvironment):
     )
 
 
+class KeysSettings(Settings, DatabaseSettings):
+    """What the command reads that makes keys; all of it is the receiver's."""
+
+
 class RateSettings(FromEnvironment):
     """How much one caller may take from the others."""
 
