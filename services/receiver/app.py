@@ -1,8 +1,10 @@
 """Wires the receiver together and runs it."""
 
+import argparse
 import asyncio
 import gc
 import socket
+import sys
 from typing import Final
 
 import uvloop
@@ -23,6 +25,7 @@ from services.common.repeating import repeat
 from services.common.settings import load
 from services.common.sockets import listen
 from services.common.spools import Spools
+from services.receiver.adapters import keys_command
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.hashing import Argon2Hasher
 from services.receiver.adapters.http.api import behind_door, new_app
@@ -85,7 +88,7 @@ from services.receiver.service.sessions import Sessions
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.service.users import Users
-from services.receiver.settings import ReceiverSettings
+from services.receiver.settings import KeysSettings, ReceiverSettings
 
 _PARALLEL_COMMITS: Final = 2
 """One is on its way to the database while the other's answers are sent; more make small batches."""
@@ -293,8 +296,19 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
         await receiver.close()
 
 
+async def _run_command(command: argparse.Namespace) -> None:
+    database = Database(load(KeysSettings))
+    try:
+        await keys_command.run(command, Keyring(DatabaseApiKeys(database)))
+    finally:
+        await database.close()
+
+
 def main() -> None:
-    """Run the process."""
+    """Run the process: the server, or with arguments a command."""
+    if sys.argv[1:]:
+        asyncio.run(_run_command(keys_command.read_arguments(sys.argv[1:])))
+        return
     settings = load(ReceiverSettings)
     logs.configure("receiver", settings.log_level)
     listener = listen(settings.host, settings.port)

@@ -83,6 +83,10 @@ class AccessSettings(FromEnvironment):
         return _read_roles(self.oidc_roles)
 
 
+class KeysSettings(Settings, DatabaseSettings):
+    """What the command reads that makes keys; all of it is the receiver's."""
+
+
 class RateSettings(FromEnvironment):
     """How much one caller may take from the others."""
 

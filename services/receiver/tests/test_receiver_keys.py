@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from starlette.types import Scope
 from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import api_keys
+from services.receiver import app
 from services.receiver.adapters.http import events
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
-from services.receiver.domain.keys import ValidKey, new_secret_key
+from services.receiver.domain.keys import ValidKey, new_secret_key, read_secret_key
 from services.receiver.service import rates
 from services.receiver.service.rates import Rate
 from services.receiver.settings import ReceiverSettings
@@ -170,6 +172,41 @@ async def test_a_key_is_rotated_without_a_moment_in_which_none_is_valid(
     assert (await client.get("/images", headers=shown(second["key"]))).status_code == 200
     gone = await client.post(f"/keys/{first['id']}/rotate", headers=ADMINISTRATOR)
     assert gone.status_code == 404
+
+
+def test_the_command_makes_lists_rotates_and_revokes_keys(
+    sqlite_settings: DatabaseSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", sqlite_settings.database_url)
+
+    def keys(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["receiver", "keys", *arguments])
+        app.main()
+        return capsys.readouterr().out
+
+    made = keys("create", "a camera", "--scope", "submit", "--scope=read", "--expires=90d")
+    first = read_secret_key(made.strip())
+    assert first
+    rotated = read_secret_key(keys("rotate", first.id).strip())
+    assert rotated
+    keys("revoke", first.id)
+    listed = keys("list").splitlines()
+    assert [line.split()[0] for line in listed] == [rotated.id, first.id]
+    assert ["a camera  read submit  created" in line for line in listed] == [True, True]
+    assert [", revoked 20" in line for line in listed] == [False, True]
+    assert ", expires 20" in listed[0]
+    assert first.text not in str(listed)
+    with pytest.raises(SystemExit, match=f"receiver: there is no valid key {first.id}"):
+        keys("rotate", first.id)
+    with pytest.raises(SystemExit):
+        keys("create", "b", "--scope=read", "--expires=90")
+    assert "write days such as 90d" in capsys.readouterr().err
+    monkeypatch.setenv("DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'none' / 'there.db'}")
+    with pytest.raises(SystemExit, match="receiver: database is not available: "):
+        keys("list")
 
 
 @pytest.mark.parametrize(
