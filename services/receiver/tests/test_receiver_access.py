@@ -55,6 +55,9 @@ async def test_the_key_in_the_file_opens_and_a_new_one_holds_at_once(
     with_key = {"Authorization": f"Bearer {KEY}"}
     assert (await guarded.get("/images", headers=with_key)).status_code == 200
     (tmp_path / "administrator-key").write_text("another one")
+    (tmp_path / "previous-administrator-key").write_text(KEY)
+    assert (await guarded.get("/images", headers=with_key)).status_code == 200
+    (tmp_path / "previous-administrator-key").unlink()
     assert (await guarded.get("/images", headers=with_key)).status_code == 401
 
 
