@@ -9,6 +9,7 @@ from services.common.events import EventKind
 from services.common.faces import Box, Likely, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.quality import Quality
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
@@ -34,7 +35,7 @@ from services.receiver.domain.erasing import Erased, Stage
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
 from services.receiver.domain.merges import Merged
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
 from services.redeemer.adapters.garbage import DatabaseDueGarbage

@@ -13,8 +13,11 @@ import structlog
 
 from services.common.database import Database
 from services.common.errors import ObjectNotFoundError
+from services.common.picture_rows import remove_soon
 from services.common.settings import DatabaseSettings
+from services.common.stored_pictures import Removal
 from services.common.tables import garbage, images
+from services.common.thumbnails import Thumbnail
 from services.image_processor.adapters import rows as processor_rows
 from services.receiver.adapters.rows import garbage as receiver_garbage
 from services.receiver.adapters.rows import images as rows
@@ -22,8 +25,6 @@ from services.receiver.adapters.rows import known_pictures
 from services.receiver.adapters.rows import merges as merge_rows
 from services.receiver.adapters.rows import people as people_rows
 from services.receiver.domain import people, submissions
-from services.receiver.domain.objects import Removal
-from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.images import Images
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
@@ -86,7 +87,7 @@ async def test_ten_thousand_schedules(database: Database) -> None:
 def one_key_for_one_content(patch: pytest.MonkeyPatch) -> None:
     async def expect(self: Any, key: str) -> None:
         async with self._database.transaction() as connection:
-            await receiver_garbage.remove_soon(connection, [Removal(key, None)])
+            await remove_soon(connection, [Removal(key, None)])
 
     for module in (submissions, people):
         patch.setattr(module, "unique_name", lambda digest: digest)
