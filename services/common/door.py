@@ -6,7 +6,7 @@ that is sent slowly nor one that is read slowly takes a place from the others.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
@@ -60,15 +60,19 @@ class Room:
             raise self.refusal()
 
 
+async def everybody(_: Scope) -> None:
+    """Admit everybody."""
+
+
 class Door:
     """ASGI middleware: raises ``HTTPException`` where the application reads a body.
 
-    408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for its
-    transfer in a way that no client uses, 429 when the ``room`` of the request is full, and what
-    ``room`` raises. What is refused before the application is asked gets the response that
-    ``refuse`` makes. Probes go in always, or a busy process would look like a dead one. All others
-    are counted by their route, and their answers say while ``lifecycle`` drains that the connection
-    ends.
+    408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for
+    its transfer in a way that no client uses, 429 when the ``room`` of the request is full, and
+    what ``room`` and ``admit`` raise, of which the latter knows whether the caller may. What is
+    refused before the application is asked gets the response that ``refuse`` makes. Probes go
+    in always, or a busy process would look like a dead one. All others are counted by their
+    route, and their answers say while ``lifecycle`` drains that the connection ends.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Door:
         app: ASGIApp,
         *,
         room: Callable[[Scope], Room],
+        admit: Callable[[Scope], Awaitable[None]],
         refuse: Callable[[Scope, HTTPException], Response],
         settings: HttpSettings,
         lifecycle: Lifecycle,
@@ -83,6 +88,7 @@ class Door:
         self._app = app
         self._lifecycle = lifecycle
         self._room = room
+        self._admit = admit
         self._refuse = refuse
         self._settings = settings
 
@@ -117,8 +123,9 @@ class Door:
         try:
             room = self._room(scope)
             follows = _has_body(scope)
+            room.check()  # rather now than when all of a body was sent for nothing
+            await self._admit(scope)
             if follows and room.takes_body:
-                room.check()  # rather now than when all of it was sent for nothing
                 receive = _InTime(receive, enter, self._settings)
             else:
                 enter()

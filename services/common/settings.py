@@ -8,6 +8,7 @@ part of its name is its unit. ``make settings`` writes ``docs/settings.md`` from
 """
 
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Self, TypeVar
 
@@ -37,14 +38,14 @@ def _check_secret(file: Path) -> Path:
 SecretFile = Annotated[FilePath, AfterValidator(_check_secret)]
 
 
-class _FromEnvironment(BaseSettings):
+class FromEnvironment(BaseSettings):
     """Field ``log_level`` is read from ``LOG_LEVEL`` or from that line of ``.env``, and so on."""
 
     # Every group of settings needs it: the first base of a class decides.
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
 
-class Settings(_FromEnvironment):
+class Settings(FromEnvironment):
     """What every process has."""
 
     host: str = Field(
@@ -61,7 +62,7 @@ class Settings(_FromEnvironment):
     )
 
 
-class HttpSettings(_FromEnvironment):
+class HttpSettings(FromEnvironment):
     """What an HTTP server waits for, and how much it takes at once."""
 
     max_connections: int = Field(
@@ -115,7 +116,7 @@ class HttpSettings(_FromEnvironment):
         return self
 
 
-class DatabaseSettings(_FromEnvironment):
+class DatabaseSettings(FromEnvironment):
     """Where the rows are."""
 
     database_url: str = Field(
@@ -138,7 +139,7 @@ class DatabaseSettings(_FromEnvironment):
     )
 
 
-class ObjectStoreSettings(_FromEnvironment):
+class ObjectStoreSettings(FromEnvironment):
     """Where pictures and known people are."""
 
     object_store_url: str = Field(
@@ -164,7 +165,7 @@ class ObjectStoreSettings(_FromEnvironment):
     )
 
 
-class NsqSettings(_FromEnvironment):
+class NsqSettings(FromEnvironment):
     """What all who ring and who listen call the same."""
 
     nsq_topic: str = Field(
@@ -191,7 +192,7 @@ class NsqdSettings(NsqSettings):
     )
 
 
-class ClaimSettings(_FromEnvironment):
+class ClaimSettings(FromEnvironment):
     """What image_processor, which claims images, and redeemer, which repairs, go by alike."""
 
     max_attempts: int = Field(
@@ -218,7 +219,7 @@ class ClaimSettings(_FromEnvironment):
         return Rules(max_attempts=self.max_attempts, lease_ms=round(1000 * self.lease_seconds))
 
 
-class RecogniserTargetSettings(_FromEnvironment):
+class RecogniserTargetSettings(FromEnvironment):
     """Where face_recog answers."""
 
     face_recog_target: str = Field(description="gRPC target, for example dns:///face-recog:50051.")
@@ -232,6 +233,14 @@ class RecogniserClientSettings(RecogniserTargetSettings):
         description="Deadline of one request, while a person waits for its answer: more where"
         " face_recog is slow or its queue long.",
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address to listen on can only be reached from this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_secret(file: Path) -> str:

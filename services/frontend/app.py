@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from services.common import logs
-from services.common.door import Door
+from services.common.door import Door, everybody
 from services.common.head import HeadApp
 from services.common.health import Check
 from services.common.http_server import serve_http
@@ -119,6 +119,7 @@ def create_app(
         Door(
             HeadApp(app),
             room=rooms.by_kind(),
+            admit=everybody,
             refuse=lambda scope, error: answers.not_served(Request(scope), error),
             settings=settings,
             lifecycle=lifecycle,

@@ -97,8 +97,8 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
         environment = {**common, "PROBE_PORT": str(probe_port), **more}
         return Program(name, environment, f"http://{LOOPBACK}:{probe_port}")
 
-    def served(name: str, port: int, url: str) -> Program:
-        return Program(name, {**common, "HOST": settings.host, "PORT": str(port)}, url)
+    def served(name: str, port: int, url: str, **more: str) -> Program:
+        return Program(name, {**common, "HOST": settings.host, "PORT": str(port), **more}, url)
 
     webhooks = []
     if settings.webhooks_file is not None:
@@ -110,7 +110,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
         environment=common,
         programs=(
             face_recog,
-            served("receiver", receiver_port, api),
+            served("receiver", receiver_port, api, ACCESS="open"),
             probed("image_processor", probe_ports[1]),
             probed("redeemer", probe_ports[2]),
             probed("people", probe_ports[3], PORT=str(people_port)),

@@ -41,6 +41,7 @@ from services.receiver.adapters.http.status import add_status
 from services.receiver.adapters.http.submissions import add_submissions
 from services.receiver.adapters.http.thumbnails import add_thumbnails
 from services.receiver.adapters.http.webhooks import add_webhooks
+from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
@@ -57,6 +58,7 @@ from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
+from services.receiver.service.access import Access
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
@@ -182,8 +184,13 @@ class Receiver:
         add_webhooks(app, DatabaseDeliveries(self._database))
         add_docs(app)
         app.router.routes.extend(probe_routes(self.lifecycle))
+        access = Access(
+            is_open=settings.access == "open",
+            administrator_key=key_file(settings.administrator_key_file),
+            frontend_key=key_file(settings.frontend_key_file),
+        )
         self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, settings, self.lifecycle)
+        self.app = behind_door(app, self.rooms, access, settings, self.lifecycle)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""

@@ -35,6 +35,13 @@ from services.receiver.domain.search import DetectedFaces, FaceNow
 from services.receiver.domain.submissions import Accepted, Submission, Upload
 
 
+class KeyFile(Protocol):
+    """A key that lies in a file."""
+
+    def __call__(self) -> bytes:
+        """Return what the file holds now."""
+
+
 class Garbage(Protocol):
     """The objects that the redeemer removes unless a row names them."""
 

@@ -1,22 +1,48 @@
 """Settings of the receiver."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from services.common.settings import (
     DatabaseSettings,
+    FromEnvironment,
     HttpSettings,
     NsqdSettings,
     ObjectStoreSettings,
     Port,
     RecogniserClientSettings,
     Seconds,
+    SecretFile,
     Settings,
+    is_loopback,
 )
+
+
+class AccessSettings(FromEnvironment):
+    """Who may ask for anything."""
+
+    access: Literal["keys", "open"] = Field(
+        "keys",
+        description="keys: every request needs a key or a session. open: everybody may do"
+        " everything, only where HOST is of this machine alone.",
+    )
+    administrator_key_file: SecretFile | None = Field(
+        None,
+        description="File with a key that may do everything: the first one of an installation, with"
+        " which others are made. A new content holds at once.",
+    )
+    frontend_key_file: SecretFile | None = Field(
+        None,
+        description="File with the key of the frontend, which alone may say on whose session it"
+        " acts; the same there.",
+    )
 
 
 class ReceiverSettings(
     Settings,
     HttpSettings,
+    AccessSettings,
     DatabaseSettings,
     ObjectStoreSettings,
     RecogniserClientSettings,
@@ -45,6 +71,15 @@ class ReceiverSettings(
         ge=1024,
         description="Largest JSON body; 1000 of the longest paths fit.",
     )
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        if self.access == "open" and not is_loopback(self.host):
+            raise ValueError(
+                f"ACCESS open would let everybody who reaches {self.host} read, name and delete"
+                " everything: set ACCESS to keys, or HOST to 127.0.0.1"
+            )
+        return self
 
     @property
     def storing_ms(self) -> int:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services.common.door import Door, Room
+from services.common.door import Door, Room, everybody
 from services.common.health import Check
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
@@ -48,6 +48,7 @@ class Service:
         self.app = Door(
             routes,
             room=lambda _: room,
+            admit=everybody,
             refuse=lambda _, error: PlainTextResponse(error.detail, error.status_code),
             settings=HttpSettings(),
             lifecycle=self.lifecycle,

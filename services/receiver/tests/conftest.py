@@ -43,6 +43,8 @@ def make_settings(
             **store.model_dump(),
             "face_recog_target": target,
             "face_recog_timeout_seconds": 5,
+            "access": "open",
+            "host": "127.0.0.1",
             **more,
         }
     )

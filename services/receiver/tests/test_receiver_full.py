@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from services.common.door import Door
+from services.common.door import Door, everybody
 from services.common.http_server import serve_http
 from services.common.lifecycle import Lifecycle
 from services.common.settings import HttpSettings
@@ -110,6 +110,7 @@ async def server() -> AsyncIterator[Server]:
     door = Door(
         one.app,
         room=places.of,
+        admit=everybody,
         refuse=rooms.refuse,
         settings=HttpSettings(),
         lifecycle=one.lifecycle,

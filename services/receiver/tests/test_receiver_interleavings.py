@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+from services.common import picture_rows
 from services.common.database import Database
 from services.common.errors import ObjectNotFoundError
 from services.common.picture_rows import remove_soon
@@ -129,11 +130,11 @@ def deletion_without_a_note(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    patch.setattr(rows, "remove_soon", nothing)
+    patch.setattr(picture_rows, "remove_soon", nothing)
 
 
 def deletion_that_leaves_thumbnails(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rows, "image_thumbnails", lambda _: ())
+    patch.setattr(picture_rows, "image_thumbnails", lambda _: ())
 
 
 def thumbnails_of_another_picture(patch: pytest.MonkeyPatch) -> None:
@@ -151,7 +152,7 @@ def forgetting_without_a_note(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    for module in (people_rows, known_pictures):
+    for module in (people_rows, picture_rows):
         patch.setattr(module, "remove_soon", nothing)
 
 

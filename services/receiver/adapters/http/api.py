@@ -13,7 +13,9 @@ from services.common.head import HeadApp
 from services.common.lifecycle import Lifecycle
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import problems, rooms
+from services.receiver.adapters.http.guard import Guard
 from services.receiver.adapters.http.slashes import SlashInName
+from services.receiver.service.access import Access
 
 
 def new_app() -> FastAPI:
@@ -31,12 +33,17 @@ def new_app() -> FastAPI:
 
 
 def behind_door(
-    app: FastAPI, places: rooms.Rooms, settings: HttpSettings, lifecycle: Lifecycle
+    app: FastAPI,
+    places: rooms.Rooms,
+    access: Access,
+    settings: HttpSettings,
+    lifecycle: Lifecycle,
 ) -> ASGIApp:
     """Return what a server is to serve of an application that has all its routes."""
     return Door(
         _with_short_way(app, rooms.SUBMISSIONS),
         room=places.of,
+        admit=Guard(app.routes, access).admit,
         refuse=rooms.refuse,
         settings=settings,
         lifecycle=lifecycle,

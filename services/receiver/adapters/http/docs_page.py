@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from starlette.responses import HTMLResponse, Response
 
 from services.receiver.adapters.http import openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.views import json_response
+from services.receiver.domain.access import AccessScope
 
 _STYLE: Final = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -48,10 +50,12 @@ def add_docs(app: FastAPI) -> None:
         return document
 
     @app.get("/openapi.json", include_in_schema=False)
+    @needs(AccessScope.READ)
     async def openapi_document() -> Response:
         return json_response(described())
 
     @app.get("/docs", include_in_schema=False)
+    @needs(AccessScope.READ)
     async def docs() -> Response:
         return HTMLResponse(render(described()), headers=HEADERS)
 

@@ -14,7 +14,9 @@ from services.common.errors import DatabaseUnavailableError
 from services.common.events import Position
 from services.common.lifecycle import Lifecycle
 from services.receiver.adapters.http import openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.views import change_view
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.changes import Change
 from services.receiver.service.following import Following, Listener
 
@@ -64,6 +66,7 @@ def add_events(app: FastAPI, following: Following, lifecycle: Lifecycle) -> None
             **openapi.errors(422),
         },
     )
+    @needs(AccessScope.READ)
     async def follow(
         last_event_id: Annotated[
             str | None, Header(description="The id that came last of an earlier stream.")

@@ -6,19 +6,22 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.common.bodies import MULTIPART
 from services.common.picture_formats import FORMATS, MAX_PICTURE_BYTES
 from services.receiver.adapters.http import documents, problems
+from services.receiver.adapters.http.guard import needed
 from services.receiver.domain.submissions import MAX_FILES
 
 _REF: Final = "#/components/schemas/{model}"
 _NAMES: Final = re.compile(_REF.format(model=r"(\w+)"))
 
 _PROBLEMS: Final = {
-    403: "A browser sent this for another site's page.",
+    401: "No key, or one that is not valid.",
+    403: "The caller does not have the scope, or a browser sent this for another site's page.",
     404: "What the address or the body names does not exist.",
     408: "The body came too slowly.",
     409: "The request does not fit the present state.",
@@ -77,7 +80,7 @@ EVENTS: Final = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the responses that a route may fail with; 429, 500 and 503 always may."""
+    """Return the responses that a route may fail with; 401, 403, 429, 500 and 503 always may."""
     return {
         status: {
             "description": _PROBLEMS[status],
@@ -96,7 +99,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
                 else {}
             ),
         }
-        for status in (*statuses, 429, 500, 503)
+        for status in sorted({*statuses, 401, 403, 429, 500, 503})
     }
 
 
@@ -154,6 +157,14 @@ def build(app: FastAPI) -> dict[str, Any]:
         [(getattr(documents, name), "validation") for name in missing], ref_template=_REF
     )
     known.update(schemas["$defs"])
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            scope = needed(route)
+            for method in route.methods:
+                operation = document["paths"][route.path_format][method.lower()]
+                # Since 3.1, of other schemes than OAuth, too: what the caller must have.
+                operation["security"] = [] if scope is None else [{"key": [scope]}]
     return document
 
 

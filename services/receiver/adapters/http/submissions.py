@@ -8,7 +8,9 @@ from starlette.responses import Response
 from services.common.bodies import MULTIPART
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.views import accepted_view, json_response, location
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.errors import Fault, InvalidError
 from services.receiver.domain.submissions import MAX_FILES, Accepted
 from services.receiver.metrics import SUBMISSIONS
@@ -35,9 +37,10 @@ def add_submissions(
         " is durable. A path that was submitted before gives the first one's id; what was"
         " rejected or dead, or whose picture was replaced since, is looked at again.",
         response_model=documents.AcceptedDocument,
-        responses=openapi.located(openapi.errors(403, 408, 413, 415, 422)),
+        responses=openapi.located(openapi.errors(408, 413, 415, 422)),
         openapi_extra=openapi.body(openapi.json_body(documents.PathDocument)),
     )
+    @needs(AccessScope.SUBMIT)
     async def submit_one(request: Request) -> Response:
         body = await bodies.read_json(
             request,
@@ -60,10 +63,11 @@ def add_submissions(
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(403, 408, 413, 415, 422),
+            openapi.errors(408, 413, 415, 422),
         ),
         openapi_extra=openapi.body(openapi.json_body(documents.PathsDocument)),
     )
+    @needs(AccessScope.SUBMIT)
     async def submit_many(request: Request) -> Response:
         body = await bodies.read_json(
             request,
@@ -87,10 +91,11 @@ def add_submissions(
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(403, 408, 413, 415, 422),
+            openapi.errors(408, 413, 415, 422),
         ),
         openapi_extra=openapi.body({MULTIPART: {"schema": openapi.FILES}}),
     )
+    @needs(AccessScope.SUBMIT)
     async def upload(request: Request) -> Response:
         async with bodies.multipart(
             request, spools, max_files=MAX_FILES, max_bytes=max_upload_bytes

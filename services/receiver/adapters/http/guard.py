@@ -1,0 +1,115 @@
+"""The one place that decides whether a request may go where it wants to."""
+
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+
+from services.common.door import RETRY_AFTER
+from services.common.errors import AwayError
+from services.common.probes import PROBES
+from services.receiver.domain.access import AccessScope, Credentials, Principal
+from services.receiver.domain.errors import UnknownCallerError
+from services.receiver.service.access import Access
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NEEDS: Final = "needs_scope"
+
+
+def needs(scope: AccessScope | None) -> Callable[[F], F]:
+    """Declare which scope an endpoint needs; ``None``: it is open to everybody."""
+
+    def declare(endpoint: F) -> F:
+        setattr(endpoint, _NEEDS, scope)
+        return endpoint
+
+    return declare
+
+
+def needed(route: Route) -> AccessScope | None:
+    """Return what a route needs, or raise ``TypeError`` when it does not say."""
+    try:
+        scope: AccessScope | None = getattr(route.endpoint, _NEEDS)
+    except AttributeError:
+        raise TypeError(f"{route.path} does not say which scope it needs") from None
+    return scope
+
+
+class Guard:
+    """Lets requests to ``routes`` go on whose caller has the scope that the route needs.
+
+    What matches no route does not pass either: the router has no answer to it but 404 or 405.
+    Raises ``TypeError`` for a route that declares no scope. Probes are not for it to decide.
+    """
+
+    def __init__(self, routes: Iterable[BaseRoute], access: Access) -> None:
+        self._access = access
+        self._routes = [
+            (route, needed(route))
+            for route in routes
+            if isinstance(route, Route) and route.path not in PROBES
+        ]
+        self._short = {
+            (method, route.path): scope
+            for route, scope in self._routes
+            for method in route.methods or ()
+            if "{" not in route.path
+        }
+
+    async def admit(self, scope: Scope) -> None:
+        """Note who calls as ``scope["principal"]``.
+
+        Raises ``HTTPException``: 401 for credentials that are missing or wrong in whatever way, in
+        the same words, 403 for a caller without the scope, 503 when nobody can tell.
+        """
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        try:
+            scope_needed = self._short[method, scope["path"]]
+        except KeyError:
+            as_routed = {**scope, "method": method}
+            for route, scope_needed in self._routes:  # noqa: B007
+                if route.matches(as_routed)[0] is Match.FULL:
+                    break
+            else:
+                return
+        scope["principal"] = await self._admitted(scope, scope_needed)
+
+    async def _admitted(self, scope: Scope, scope_needed: AccessScope | None) -> Principal | None:
+        if scope_needed is None:
+            return None
+        try:
+            principal = await self._access.principal(_credentials(scope))
+        except UnknownCallerError as error:
+            raise HTTPException(
+                HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"}
+            ) from None
+        except AwayError as error:
+            raise HTTPException(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"{error.service} is not available, try again",
+                headers=RETRY_AFTER,
+            ) from error
+        if scope_needed not in principal.scopes:
+            raise HTTPException(
+                HTTPStatus.FORBIDDEN,
+                f"this needs the scope {scope_needed}, which this caller does not have",
+            )
+        return principal
+
+
+def _credentials(scope: Scope) -> Credentials | None:
+    """Return what a request shows, if it is one thing and of the form that it must have."""
+    shown = [value for name, value in scope["headers"] if name == b"authorization"]
+    sessions = [value for name, value in scope["headers"] if name == b"facestack-session"]
+    if len(shown) != 1 or len(sessions) > 1:
+        return None
+    scheme, _, key = shown[0].partition(b" ")
+    key = key.strip()
+    if scheme.lower() != b"bearer" or not key or not key.isascii():
+        return None
+    session = sessions[0].decode("latin-1") if sessions else None
+    return Credentials(key.decode(), session)
