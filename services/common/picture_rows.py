@@ -1,7 +1,7 @@
 """Pictures in the database: what of them goes together, in the transaction of whoever removes."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +24,13 @@ from services.common.tables import (
     person_images,
 )
 from services.common.thumbnails import face_thumbnails, image_thumbnails, known_thumbnail
+
+RENEWED_MS: Final = 3_600_000
+"""Only a submission that comes so much later than the last is noted: most of those that repeat one
+write nothing."""
+
+SUBMITTED_AT: Final = sa.func.coalesce(images.c.submitted_at, images.c.created_at)
+"""When an image was submitted last, or up to ``RENEWED_MS`` before that."""
 
 
 def tag_of_result(row: Any) -> str | None:

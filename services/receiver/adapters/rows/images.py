@@ -22,6 +22,8 @@ from services.common.object_keys import PICTURES, UPLOADS, folder_of
 from services.common.person_names import known_name
 from services.common.person_rows import BY_HAND, WHOSE, WHOSE_ID, whose_pictures
 from services.common.picture_rows import (
+    RENEWED_MS,
+    SUBMITTED_AT,
     delete_image,
     remove_soon,
     stored_picture,
@@ -130,6 +132,7 @@ class DatabaseImages:
                     row.content_digest: rows.get(row.path)
                     or Accepted(row.id, row.path, row.status, duplicate=False)
                     for row in found
+                    if row.path in own or row.path in rows
                 }
             named = {PICTURES + row.path for row in by_digest.values()}
             keys = {_key(upload) for upload in uploads}
@@ -163,9 +166,17 @@ class DatabaseImages:
     async def _send_back(
         self, connection: AsyncConnection, found: Iterable[Any]
     ) -> dict[str, Accepted]:
-        """Set what was rejected or dead back to pending; return all rows by path."""
+        """Set what was rejected or dead back to pending; return all rows by path.
+
+        Not those that the redeemer has removed meanwhile, as they were old.
+        """
+        every = list(found)
+        old = {row.id for row in every if row.is_old}
+        gone = old - await _renew(connection, old)
         rows: dict[str, Accepted] = {}
-        for row in found:
+        for row in every:
+            if row.id in gone:
+                continue
             sent_back = row.status in RETRIABLE and await _retry(connection, row.id)
             rows[row.path] = Accepted(
                 row.id,
@@ -309,9 +320,24 @@ async def _find(
     connection: AsyncConnection, column: sa.Column[Any], values: Iterable[Any]
 ) -> Sequence[Any]:
     query = sa.select(
-        images.c.id, images.c.path, images.c.status, images.c.content_digest, images.c.object_tag
+        images.c.id,
+        images.c.path,
+        images.c.status,
+        images.c.content_digest,
+        images.c.object_tag,
+        (database_now() - RENEWED_MS > SUBMITTED_AT).label("is_old"),
     )
     return (await connection.execute(query.where(column.in_(list(values))))).all()
+
+
+async def _renew(connection: AsyncConnection, image_ids: Collection[int]) -> set[int]:
+    """Note that images are submitted now, and return those that are there."""
+    its = images.c.id.in_(sorted(image_ids))
+    lock = sa.select(images.c.id).where(its).order_by(images.c.id).with_for_update()
+    there = set(await connection.scalars(lock)) if image_ids else set()
+    if there:
+        await connection.execute(sa.update(images).where(its).values(submitted_at=database_now()))
+    return there
 
 
 def _digest_of(upload: Upload) -> str:
@@ -348,11 +374,9 @@ async def _forget_result(
     removals = await thumbnails_of_faces(connection, image_id)
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     await remove_soon(connection, removals)
-    # Known pictures that were cut out of it stay; its next faces are others.
+    # Known pictures that were cut out of it stay as long as it; its next faces are others.
     await connection.execute(
-        sa.update(person_images)
-        .where(person_images.c.image_id == image_id)
-        .values(image_id=None, face_index=None)
+        sa.update(person_images).where(person_images.c.image_id == image_id).values(face_index=None)
     )
     await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
     return True

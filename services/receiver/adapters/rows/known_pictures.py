@@ -243,7 +243,7 @@ class DatabaseKnownPictures(OnDatabase):
             sa.false(), *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests)
         )
         unnoted = sa.and_(
-            person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown
+            person_images.c.person_id == person_id, person_images.c.face_index.is_(None), shown
         )
         await forget_pictures(connection, sa.or_(_cut_from(face), unnoted))
 
@@ -259,7 +259,7 @@ PICTURE_COLUMNS = (
 
 def known_picture(row: Any) -> KnownPicture:
     """Return the known picture of a row of ``PICTURE_COLUMNS``, ``person_id`` and ``person``."""
-    face = None if row.image_id is None else FaceKey(row.image_id, row.face_index)
+    face = None if row.face_index is None else FaceKey(row.image_id, row.face_index)
     return KnownPicture(row.id, row.person_id, row.person, row.image_name, row.created_at, face)
 
 

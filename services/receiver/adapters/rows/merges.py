@@ -292,7 +292,7 @@ async def _faces_of_pictures(
     Not those that were named anew since, of which a known picture has stayed.
     """
     cut_out = sa.select(person_images.c.image_id, person_images.c.face_index).where(
-        person_images.c.image_id.is_not(None)
+        person_images.c.face_index.is_not(None)
     )
     its = await connection.execute(cut_out.where(person_images.c.person_id == new_id))
     stayed = await connection.execute(cut_out.where(person_images.c.person_id == kept_id))
