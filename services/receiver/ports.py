@@ -9,6 +9,7 @@ from typing import Protocol
 from services.common.events import Position
 from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.changes import Changes
 from services.receiver.domain.cursors import Page, Pair, PersonKey
@@ -17,7 +18,7 @@ from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, I
 from services.receiver.domain.groups import Answer, Group, Member, Question
 from services.receiver.domain.images import Image, StatusReport
 from services.receiver.domain.merges import Copy, Merge, Merged
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
