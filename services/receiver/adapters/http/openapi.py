@@ -162,7 +162,7 @@ def build(app: FastAPI) -> dict[str, Any]:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             scope = needed(route)
-            for method in route.methods:
+            for method in route.methods or ():
                 operation = document["paths"][route.path_format][method.lower()]
                 # Since 3.1, of other schemes than OAuth, too: what the caller must have.
                 operation["security"] = [] if scope is None else [{"key": [scope]}]
