@@ -152,7 +152,7 @@ def make_plan(
         ),
         page_url=page,
         api_url=api,
-        docs_url=f"{api if is_loopback(settings.host) else receiver.probe_url}/docs",
+        docs_url=f"{receiver.probe_url if administrator_key else api}/docs",
         face_recog_metrics_url=f"{face_recog.probe_url}/metrics",
         administrator_key=administrator_key,
     )
