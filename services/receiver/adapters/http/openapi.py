@@ -29,7 +29,7 @@ _PROBLEMS: Final = {
     415: "The body has the wrong media type.",
     421: "The request is for a host that is not this one.",
     422: "The request is wrong; errors says where.",
-    429: "Too many requests of this kind are being served.",
+    429: "Too many requests of this kind are being served, or came from this caller in a minute.",
     500: "The receiver failed.",
     503: "Something that the receiver needs is away.",
 }
@@ -143,8 +143,8 @@ def body(content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def build(app: FastAPI) -> dict[str, Any]:
-    """Return the whole document."""
+def build(app: FastAPI, *, is_open: bool) -> dict[str, Any]:
+    """Return the whole document; ``is_open``: nobody needs a key."""
     document = get_openapi(
         title="Facestack receiver",
         version=app.version,
@@ -158,6 +158,8 @@ def build(app: FastAPI) -> dict[str, Any]:
         [(getattr(documents, name), "validation") for name in missing], ref_template=_REF
     )
     known.update(schemas["$defs"])
+    if is_open:
+        return document
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
