@@ -24,6 +24,8 @@ METRICS_PORTS: Final = {
     "redeemer": 9103,
     "people": 9104,
     "webhooks": 9105,
+    "receiver": 9106,
+    "frontend": 9107,
 }
 _FINAL_SECONDS: Final = 120
 """Everything is final within 60 s of the last fault; the rest is for a slow machine."""

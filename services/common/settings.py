@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.claims import LEASE_MS, MAX_ATTEMPTS, Rules
+from services.common.hosts import AllowedHosts
 
 TOPIC: Final = "images"
 CHANNEL: Final = "image_processor"
@@ -36,6 +37,11 @@ def _check_secret(file: Path) -> Path:
 
 
 SecretFile = Annotated[FilePath, AfterValidator(_check_secret)]
+
+
+def _check_hosts(listed: str) -> str:
+    AllowedHosts(listed)
+    return listed
 
 
 class FromEnvironment(BaseSettings):
@@ -63,7 +69,7 @@ class Settings(FromEnvironment):
 
 
 class HttpSettings(FromEnvironment):
-    """What an HTTP server waits for, and how much it takes at once."""
+    """What an HTTP server waits for, how much it takes at once, and which names it has."""
 
     max_connections: int = Field(
         1000,
@@ -103,6 +109,13 @@ class HttpSettings(FromEnvironment):
         ge=1024,
         description="Disk space in /tmp for bodies that arrive and are too large for memory; for"
         " more at once, the volume must have it, too.",
+    )
+    allowed_hosts: Annotated[str, AfterValidator(_check_hosts)] = Field(
+        "",
+        description="Names, separated by commas, by which clients may call the service beside"
+        " localhost and IP addresses: those that your DNS has for it. `*.` and a name means all"
+        " below that. A request for any other host is refused with 421: it may come from a page"
+        " whose name somebody has point here.",
     )
 
     @model_validator(mode="after")

@@ -160,7 +160,7 @@ def _addresses(plan: Plan) -> Panel:
     grid = Table.grid(padding=(0, 2))
     grid.add_row("Page", f"[bold]{plan.page_url}[/]")
     grid.add_row("API", plan.api_url)
-    grid.add_row("API, described", f"{plan.api_url}/docs")
+    grid.add_row("API, described", plan.docs_url)
     here, folder = Path.cwd(), plan.folder
     short = folder.relative_to(here) if folder.is_relative_to(here) else folder
     grid.add_row("Data and logs", Text(str(short)))

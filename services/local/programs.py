@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from services.common.settings import is_loopback
 from services.local.errors import LocalError
 from services.local.processes import free_port
 from services.local.settings import LocalSettings
@@ -44,6 +45,7 @@ class Plan:
     programs: tuple[Program, ...]
     page_url: str
     api_url: str
+    docs_url: str
     face_recog_metrics_url: str
 
     @property
@@ -75,7 +77,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     folder = folder.resolve()
     receiver_port, frontend_port = taken = _check_ports(settings)
     others = (port for port in iter(free_port, None) if port not in taken)
-    grpc_port, people_port, *probe_ports = itertools.islice(others, 7)
+    grpc_port, people_port, *probe_ports = itertools.islice(others, 9)
     api = f"http://{_reachable(settings.host)}:{receiver_port}"
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
@@ -97,28 +99,32 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
         environment = {**common, "PROBE_PORT": str(probe_port), **more}
         return Program(name, environment, f"http://{LOOPBACK}:{probe_port}")
 
-    def served(name: str, port: int, url: str, **more: str) -> Program:
-        return Program(name, {**common, "HOST": settings.host, "PORT": str(port), **more}, url)
+    def served(name: str, port: int, probe_port: int, **more: str) -> Program:
+        ports = {"PORT": str(port), "PROBE_PORT": str(probe_port)}
+        environment = {**common, "HOST": settings.host, **ports, **more}
+        return Program(name, environment, f"http://{_reachable(settings.host)}:{probe_port}")
 
     webhooks = []
     if settings.webhooks_file is not None:
         endpoints = str(settings.webhooks_file.resolve())
         webhooks = [probed("webhooks", probe_ports[4], WEBHOOKS_FILE=endpoints)]
     face_recog = probed("face_recog", probe_ports[0], PORT=str(grpc_port))
+    receiver = served("receiver", receiver_port, probe_ports[5], ACCESS="open")
     return Plan(
         folder=folder,
         environment=common,
         programs=(
             face_recog,
-            served("receiver", receiver_port, api, ACCESS="open"),
+            receiver,
             probed("image_processor", probe_ports[1]),
             probed("redeemer", probe_ports[2]),
             probed("people", probe_ports[3], PORT=str(people_port)),
             *webhooks,
-            served("frontend", frontend_port, page),
+            served("frontend", frontend_port, probe_ports[6]),
         ),
         page_url=page,
         api_url=api,
+        docs_url=f"{api if is_loopback(settings.host) else receiver.probe_url}/docs",
         face_recog_metrics_url=f"{face_recog.probe_url}/metrics",
     )
 

@@ -13,7 +13,7 @@ from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.health import HealthChecks
-from services.common.http_server import serve_http
+from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
@@ -24,7 +24,7 @@ from services.common.sockets import listen
 from services.common.spools import Spools
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.api import behind_door, new_app
-from services.receiver.adapters.http.docs_page import add_docs
+from services.receiver.adapters.http.docs_page import docs_routes
 from services.receiver.adapters.http.encoding import add_encoding
 from services.receiver.adapters.http.erasing import add_erasing
 from services.receiver.adapters.http.events import add_events, write
@@ -182,7 +182,9 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
-        add_docs(app)
+        self.docs = docs_routes(app)
+        if settings.access == "open":
+            app.router.routes.extend(self.docs)
         app.router.routes.extend(probe_routes(self.lifecycle))
         access = Access(
             is_open=settings.access == "open",
@@ -208,7 +210,7 @@ class Receiver:
         await self._database.close()
 
 
-async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
+async def run(settings: ReceiverSettings, listener: socket.socket, probes: socket.socket) -> None:
     """Serve until SIGTERM, then drain."""
     receiver = Receiver(settings)
     # What was loaded lives as long as the process, and requests leave no cycles worth looking for
@@ -221,6 +223,7 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
             serve_http(
                 receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
             ),
+            serve_probes(probes, receiver.lifecycle, receiver.docs),
             repeat(
                 receiver.lifecycle,
                 "erase",
@@ -238,4 +241,5 @@ def main() -> None:
     settings = load(ReceiverSettings)
     logs.configure("receiver", settings.log_level)
     listener = listen(settings.host, settings.port)
-    uvloop.run(run(settings, listener))
+    probes = listen(settings.host, settings.probe_port)
+    uvloop.run(run(settings, listener, probes))

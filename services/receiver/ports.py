@@ -38,8 +38,8 @@ from services.receiver.domain.submissions import Accepted, Submission, Upload
 class KeyFile(Protocol):
     """A key that lies in a file."""
 
-    def __call__(self) -> bytes:
-        """Return what the file holds now."""
+    def __call__(self) -> Sequence[bytes]:
+        """Return the key, and the one before it while that is being replaced."""
 
 
 class Garbage(Protocol):

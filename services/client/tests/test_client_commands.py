@@ -61,7 +61,7 @@ def started(environment: dict[str, str], *arguments: str | Path) -> Iterator[sub
 
 def uploads(pipeline: Pipeline) -> int:
     """How many files came to the receiver."""
-    text = httpx.get(f"{pipeline.api_url}/metrics", trust_env=False).text
+    text = httpx.get(f"{pipeline.services['receiver'].probe_url}/metrics", trust_env=False).text
     lines = [line for line in text.splitlines() if 'total{endpoint="/images",' in line]
     assert len(lines) == 2
     return sum(int(float(line.split()[1])) for line in lines)

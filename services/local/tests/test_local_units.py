@@ -200,3 +200,7 @@ def test_only_page_and_api_listen_where_it_was_asked_for(tmp_path: Path) -> None
         "frontend": "0.0.0.0",
     }
     assert plan.page_url.startswith("http://127.0.0.1:")
+    probe_port = next(one for one in plan.programs if one.name == "receiver").environment[
+        "PROBE_PORT"
+    ]
+    assert plan.docs_url == f"http://127.0.0.1:{probe_port}/docs", "not to clients"

@@ -52,6 +52,6 @@ class Access:
             raise UnknownCallerError
         shown = credentials.key.encode()
         for file, principal in self._files:
-            if hmac.compare_digest(file(), shown):
+            if any(hmac.compare_digest(key, shown) for key in file()):
                 return principal
         raise UnknownCallerError

@@ -35,9 +35,10 @@ async def guarded(
     await running.close()
 
 
-async def test_every_operation_of_the_document_is_closed(guarded: httpx.AsyncClient) -> None:
-    key = {"Authorization": f"Bearer {KEY}"}
-    document = (await guarded.get("/openapi.json", headers=key)).json()
+async def test_every_operation_of_the_document_is_closed(
+    guarded: httpx.AsyncClient, plain: httpx.AsyncClient
+) -> None:
+    document = (await plain.get("/openapi.json")).json()
     tried = 0
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -55,6 +56,9 @@ async def test_the_key_in_the_file_opens_and_a_new_one_holds_at_once(
     with_key = {"Authorization": f"Bearer {KEY}"}
     assert (await guarded.get("/images", headers=with_key)).status_code == 200
     (tmp_path / "administrator-key").write_text("another one")
+    (tmp_path / "previous-administrator-key").write_text(KEY)
+    assert (await guarded.get("/images", headers=with_key)).status_code == 200
+    (tmp_path / "previous-administrator-key").unlink()
     assert (await guarded.get("/images", headers=with_key)).status_code == 401
 
 

@@ -11,7 +11,9 @@ from html import escape
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 from services.receiver.adapters.http import openapi
 from services.receiver.adapters.http.guard import needs
@@ -40,8 +42,8 @@ HEADERS: Final = {
 }
 
 
-def add_docs(app: FastAPI) -> None:
-    """Add the routes of the OpenAPI document and of its page."""
+def docs_routes(app: FastAPI) -> list[Route]:
+    """Return the routes of the OpenAPI document of an application and of its page."""
     document: dict[str, Any] = {}
 
     def described() -> dict[str, Any]:
@@ -49,15 +51,15 @@ def add_docs(app: FastAPI) -> None:
             document.update(openapi.build(app))
         return document
 
-    @app.get("/openapi.json", include_in_schema=False)
     @needs(AccessScope.READ)
-    async def openapi_document() -> Response:
+    async def openapi_document(_: Request) -> Response:
         return json_response(described())
 
-    @app.get("/docs", include_in_schema=False)
     @needs(AccessScope.READ)
-    async def docs() -> Response:
+    async def docs(_: Request) -> Response:
         return HTMLResponse(render(described()), headers=HEADERS)
+
+    return [Route("/openapi.json", openapi_document), Route("/docs", docs)]
 
 
 def render(document: dict[str, Any]) -> str:
