@@ -132,7 +132,6 @@ class DatabaseImages:
                     row.content_digest: rows.get(row.path)
                     or Accepted(row.id, row.path, row.status, duplicate=False)
                     for row in found
-                    if row.path in own or row.path in rows
                 }
             named = {PICTURES + row.path for row in by_digest.values()}
             keys = {_key(upload) for upload in uploads}
@@ -166,17 +165,11 @@ class DatabaseImages:
     async def _send_back(
         self, connection: AsyncConnection, found: Iterable[Any]
     ) -> dict[str, Accepted]:
-        """Set what was rejected or dead back to pending; return all rows by path.
-
-        Not those that the redeemer has removed meanwhile, as they were old.
-        """
+        """Set what was rejected or dead back to pending; return all rows by path."""
         every = list(found)
-        old = {row.id for row in every if row.is_old}
-        gone = old - await _renew(connection, old)
+        await _renew(connection, [row.id for row in every if row.is_old])
         rows: dict[str, Accepted] = {}
         for row in every:
-            if row.id in gone:
-                continue
             sent_back = row.status in RETRIABLE and await _retry(connection, row.id)
             rows[row.path] = Accepted(
                 row.id,
@@ -330,14 +323,14 @@ async def _find(
     return (await connection.execute(query.where(column.in_(list(values))))).all()
 
 
-async def _renew(connection: AsyncConnection, image_ids: Collection[int]) -> set[int]:
-    """Note that images are submitted now, and return those that are there."""
-    its = images.c.id.in_(sorted(image_ids))
-    lock = sa.select(images.c.id).where(its).order_by(images.c.id).with_for_update()
-    there = set(await connection.scalars(lock)) if image_ids else set()
-    if there:
+async def _renew(connection: AsyncConnection, image_ids: Sequence[int]) -> None:
+    """Note that images are submitted again.
+
+    The INSERT that found them has locked their keys, so the redeemer erases none of them meanwhile.
+    """
+    if image_ids:
+        its = images.c.id.in_(sorted(image_ids))
         await connection.execute(sa.update(images).where(its).values(submitted_at=database_now()))
-    return there
 
 
 def _digest_of(upload: Upload) -> str:
