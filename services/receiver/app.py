@@ -9,7 +9,6 @@ import uvloop
 
 from services.common import logs
 from services.common.availability import AvailabilityLog
-from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.health import HealthChecks
@@ -24,6 +23,7 @@ from services.common.sockets import listen
 from services.common.spools import Spools
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.api import behind_door, new_app
+from services.receiver.adapters.http.audit import add_audit
 from services.receiver.adapters.http.docs_page import add_docs
 from services.receiver.adapters.http.encoding import add_encoding
 from services.receiver.adapters.http.erasing import add_erasing
@@ -44,6 +44,7 @@ from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
+from services.receiver.adapters.rows.audit import AuditedDatabase, DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -59,6 +60,7 @@ from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.access import Access
+from services.receiver.service.auditing import WRITE_SECONDS, Auditing
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
@@ -85,7 +87,7 @@ class Receiver:
     """The application and what it holds open; to be made inside the event loop."""
 
     def __init__(self, settings: ReceiverSettings) -> None:
-        self._database = Database(settings)
+        self._database = AuditedDatabase(settings)
         self._client = RecogniserClient(
             settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
         )
@@ -182,6 +184,8 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
+        audit = DatabaseAudit(self._database)
+        add_audit(app, audit)
         add_docs(app)
         app.router.routes.extend(probe_routes(self.lifecycle))
         access = Access(
@@ -189,8 +193,11 @@ class Receiver:
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
         )
+        self.auditing = Auditing(audit)
         self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, access, settings, self.lifecycle)
+        self.app = behind_door(
+            app, self.rooms, access, self.auditing, settings=settings, lifecycle=self.lifecycle
+        )
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""
@@ -205,6 +212,7 @@ class Receiver:
         await self._doorbell.close()
         await self._client.close()
         await self._stored_faces.close()
+        await self.auditing.close()
         await self._database.close()
 
 
@@ -226,6 +234,13 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
                 "erase",
                 receiver.erase,
                 _ERASE_SECONDS,
+                AvailabilityLog("database"),
+            ),
+            repeat(
+                receiver.lifecycle,
+                "audit",
+                receiver.auditing.write,
+                WRITE_SECONDS,
                 AvailabilityLog("database"),
             ),
         )

@@ -91,7 +91,7 @@ async def test_schemathesis_finds_nothing(
     output = (await tester.communicate())[0].decode()
     await people.stop()
     assert tester.returncode == 0, output
-    assert "48 selected / 49 total" in output
+    assert "49 selected / 50 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -116,6 +116,7 @@ async def test_answers_are_what_the_document_says(
         (documents.GroupPageDocument, await plain.get("/groups")),
         (documents.QuestionsDocument, await plain.get("/questions")),
         (documents.ExportDocument, await plain.get("/people/Ida/export")),
+        (documents.AuditPageDocument, await plain.get("/audit")),
         (documents.ProblemDocument, await plain.get("/images/99")),
     ]
     for model, answer in answers:
@@ -159,7 +160,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 49
+    assert len(operations) == 50
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:
