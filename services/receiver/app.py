@@ -27,6 +27,7 @@ from services.common.spools import Spools
 from services.receiver.adapters import keys_command
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.api import behind_door, new_app
+from services.receiver.adapters.http.audit import add_audit
 from services.receiver.adapters.http.docs_page import docs_routes
 from services.receiver.adapters.http.encoding import add_encoding
 from services.receiver.adapters.http.erasing import add_erasing
@@ -50,6 +51,7 @@ from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.adapters.rows.audit import AuditedDatabase, DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -65,6 +67,7 @@ from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.access import Access
+from services.receiver.service.auditing import WRITE_SECONDS, Auditing
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
@@ -92,7 +95,7 @@ class Receiver:
     """The application and what it holds open; to be made inside the event loop."""
 
     def __init__(self, settings: ReceiverSettings) -> None:
-        self._database = Database(settings)
+        self._database = AuditedDatabase(settings)
         self._client = RecogniserClient(
             settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
         )
@@ -193,6 +196,8 @@ class Receiver:
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
         add_keys(app, Keyring(keys), spools)
+        audit = DatabaseAudit(self._database)
+        add_audit(app, audit)
         is_open = settings.access == "open"
         self.docs = docs_routes(app, is_open=is_open)
         if is_open:
@@ -204,8 +209,17 @@ class Receiver:
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
         )
+        self.auditing = Auditing(audit)
         self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, self._access, settings, self.lifecycle, rates=rates)
+        self.app = behind_door(
+            app,
+            self.rooms,
+            self._access,
+            self.auditing,
+            rates=rates,
+            settings=settings,
+            lifecycle=self.lifecycle,
+        )
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""
@@ -221,6 +235,7 @@ class Receiver:
         await self._doorbell.close()
         await self._client.close()
         await self._stored_faces.close()
+        await self.auditing.close()
         await self._database.close()
 
 
@@ -243,6 +258,13 @@ async def run(settings: ReceiverSettings, listener: socket.socket, probes: socke
                 "erase",
                 receiver.erase,
                 _ERASE_SECONDS,
+                AvailabilityLog("database"),
+            ),
+            repeat(
+                receiver.lifecycle,
+                "audit",
+                receiver.auditing.write,
+                WRITE_SECONDS,
                 AvailabilityLog("database"),
             ),
         )

@@ -11,6 +11,7 @@ from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.stored_pictures import Removal, StoredPicture
 from services.common.strangers import PairsOfStrangers
+from services.receiver.domain.acts import ActOnPaths, Record
 from services.receiver.domain.changes import Changes
 from services.receiver.domain.cursors import Page, Pair, PersonKey
 from services.receiver.domain.erasing import Erased, Erasure, Stage
@@ -68,6 +69,13 @@ class ApiKeys(Protocol):
         """End a key, or raise ``NotFoundError`` when there is none that was not revoked."""
 
 
+class AuditRows(Protocol):
+    """The audit in the database."""
+
+    async def add(self, records: Sequence[Record]) -> None:
+        """Add rows, in a transaction of their own."""
+
+
 class Garbage(Protocol):
     """The objects that the redeemer removes unless a row names them."""
 
@@ -85,11 +93,16 @@ class Garbage(Protocol):
 class ImageRows(Protocol):
     """Images in the database."""
 
-    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def add(
+        self,
+        submissions: Sequence[Submission],
+        acts: Sequence[ActOnPaths] = (),
+    ) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path.
 
         The paths are distinct. What was rejected or dead goes back to pending. Nothing is stored
-        when it raises.
+        when it raises. The transaction records the ``acts`` of the requests that it is for, each
+        with what was submitted.
         """
 
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:

@@ -22,6 +22,7 @@ from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import Regrouped
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.adapters.rows.audit import DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -34,6 +35,7 @@ from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.domain.access import AccessScope
+from services.receiver.domain.acts import Act, SubjectKind
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
@@ -74,7 +76,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     known_pictures = DatabaseKnownPictures(receiver)
     processor = DatabaseClaims(image_processor, database_now)
 
-    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
+    act = Act("submit_many", "::1", audited=True), [Submission("a.jpg", "A")]
+    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")], [act])
+    its = {SubjectKind.IMAGE: submitted["a.jpg"].id}
+    done = await DatabaseAudit(receiver).page(subjects=its, who="", before=9, limit=9)
+    assert [one.action for one in done.items] == ["submit_many"]
     repeated = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
     assert repeated["a.jpg"].duplicate
     first, second, third = (

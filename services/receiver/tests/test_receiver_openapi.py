@@ -144,7 +144,7 @@ async def test_schemathesis_finds_nothing(
         "--max-examples=30",
     )
     assert status == 0, output
-    assert "52 selected / 53 total" in output
+    assert "53 selected / 54 total" in output
     (tmp_path / "hooks.py").write_text(HOOKS)
     status, output = await schemathesis(
         process,
@@ -161,7 +161,8 @@ async def test_schemathesis_finds_nothing(
     )
     await people.stop()
     assert status == 0, output
-    assert "52 selected / 53 total" in output
+    assert "53 selected / 54 total" in output
+    assert "Traceback" not in process.log.read_text()
 
 
 async def test_answers_are_what_the_document_says(
@@ -190,6 +191,7 @@ async def test_answers_are_what_the_document_says(
             await plain.post("/keys", json={"name": "a camera", "scopes": ["read"]}),
         ),
         (documents.KeysDocument, await plain.get("/keys")),
+        (documents.AuditPageDocument, await plain.get("/audit")),
         (documents.ProblemDocument, await plain.get("/images/99")),
     ]
     for model, answer in answers:
@@ -233,7 +235,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 53
+    assert len(operations) == 54
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:
