@@ -128,7 +128,7 @@ async def test_schemathesis_finds_nothing(
         answer = await client.post(address, files={"file": ("a.png", picture)})
         assert answer.status_code == 201
         document = tmp_path / "openapi.json"
-        document.write_bytes((await client.get("/openapi.json")).content)
+        document.write_bytes((await client.get(f"{process.probe_url}/openapi.json")).content)
         # Nobody, somebody unknown, and one of each scope, in turn.
         callers = ["", new_secret_key().text]
         for scope in AccessScope:
@@ -137,7 +137,8 @@ async def test_schemathesis_finds_nothing(
     status, output = await schemathesis(
         process,
         tmp_path,
-        f"{process.url}/openapi.json",
+        str(document),
+        f"--url={process.url}",
         f"--header=Authorization: Bearer {KEY}",
         "--checks=all",
         "--phases=examples,coverage,fuzzing,stateful",
