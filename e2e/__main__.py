@@ -31,6 +31,7 @@ def up() -> None:
     print(f"""
 Page     {cluster.page_url}
 API      {cluster.api_url}
+Its key  {cluster.administrator_key()}
 Its docs http://127.0.0.1:9106/docs with kubectl port-forward -n face deployment/receiver 9106
 kubectl  export KUBECONFIG={kind.KUBECONFIG.relative_to(ROOT)}
 make cluster-down deletes it all.""")

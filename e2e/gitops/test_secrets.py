@@ -26,7 +26,7 @@ def passwords(delivery: Delivery) -> Passwords:
 @pytest.fixture
 def load(delivery: Delivery) -> Load:
     """Requests that each need the database."""
-    return Load(delivery.cluster.api_url, delivery.cluster.page_url)
+    return Load(delivery.cluster)
 
 
 def test_a_running_cluster_goes_on_with_its_passwords_out_of_git(

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "sbom":
-            for file in sbom.write(images=options.images):
+            for file in sbom.write(options.names or sbom.names(), images=options.images):
                 print(os.path.relpath(file))
         elif options.command == "audit":
             files = options.files or sorted(locks.FOLDER.glob("*.txt"))
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.supply")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("sbom", help="write var/sbom")
+    one.add_argument("names", nargs="*", help=f"default: {' '.join(sbom.names())}")
     one.add_argument("--images", action="store_true", help="look into the built images, too")
     one = commands.add_parser("audit", help="look for known vulnerabilities")
     one.add_argument("files", nargs="*", type=Path, help="lock files (default: requirements/*.txt)")

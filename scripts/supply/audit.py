@@ -66,11 +66,11 @@ def audit(files: Iterable[Path], osv_url: str, excepted: Sequence[Excepted]) -> 
             for vulnerability in found["vulns"]:
                 what = f"{name} {version} has {_told(vulnerability)}; in {where}"
                 exception = _exception(name, vulnerability, excepted)
-                if exception:
-                    needed.append(exception)
                 if not exception:
                     wrong.append(what)
-                elif exception.until < today:
+                    continue
+                needed.append(exception)
+                if exception.until < today:
                     wrong.append(f"{what}; it was excepted until {exception.until}")
                 else:
                     notes.append(f"{what}; excepted until {exception.until}: {exception.reason}")

@@ -41,27 +41,34 @@ class SbomError(Exception):
     """An image that is not there, or holds something else than its lock file says."""
 
 
-def write(*, images: bool) -> Iterator[Path]:
-    """Write a file for each image and one for the Python tree, and yield each.
+def names() -> Sequence[str]:
+    """Return what has a bill: each image, and ``python``, the tree of all that is locked."""
+    return [*locks.images(), "python"]
+
+
+def write(wanted: Sequence[str], *, images: bool) -> Iterator[Path]:
+    """Write a file for each name that is wanted, and yield each.
 
     With ``images``, what is in the built images is looked at: Debian's packages are listed, too.
     The same input gives the same bytes. Raises SbomError.
     """
+    for name in wanted:
+        if name not in names():
+            raise SbomError(f"no image is called {name}: choose from {', '.join(names())}")
     tag = subprocess.check_output([locks.ROOT / "scripts/image-tag"], text=True).strip()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in locks.images():
-        components = [_distribution(pin) for pin in locks.image_pins(name)]
-        if images:
-            components += _inside(f"facestack/{name}:{tag}", locks.image_pins(name))
-        subject = Component(
-            name=f"facestack/{name}", version=tag, type=ComponentType.CONTAINER, bom_ref=name
-        )
+    for name in wanted:
+        if name == "python":
+            pins = locks.pins(locks.FOLDER / "dev.txt")
+            subject = Component(name="facestack", version=tag, type=ComponentType.APPLICATION)
+        else:
+            pins = locks.image_pins(name)
+            subject = Component(name=f"facestack/{name}", version=tag, type=ComponentType.CONTAINER)
+        subject.bom_ref.value = name
+        components = [_distribution(pin) for pin in pins]
+        if images and name != "python":
+            components += _inside(f"facestack/{name}:{tag}", pins)
         yield _write(FOLDER / f"{name}.cdx.json", subject, components)
-    tree = [_distribution(pin) for pin in locks.pins(locks.FOLDER / "dev.txt")]
-    subject = Component(
-        name="facestack", version=tag, type=ComponentType.APPLICATION, bom_ref="facestack"
-    )
-    yield _write(FOLDER / "python.cdx.json", subject, tree)
 
 
 def _distribution(pin: locks.Pin) -> Component:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, FilePath, ValidationError, model_val
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.addresses import Network, read_networks
 from services.common.claims import LEASE_MS, MAX_ATTEMPTS, Rules
 from services.common.hosts import AllowedHosts
 
@@ -41,6 +42,11 @@ SecretFile = Annotated[FilePath, AfterValidator(_check_secret)]
 
 def _check_hosts(listed: str) -> str:
     AllowedHosts(listed)
+    return listed
+
+
+def _check_networks(listed: str) -> str:
+    read_networks(listed)
     return listed
 
 
@@ -117,6 +123,18 @@ class HttpSettings(FromEnvironment):
         " below that. A request for any other host is refused with 421: it may come from a page"
         " whose name somebody has point here.",
     )
+
+    trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = Field(
+        "",
+        description="Networks, such as 10.0.0.0/16, separated by commas, of proxies whose"
+        " X-Forwarded-For says where a request came from: those of the load balancer in front."
+        " Without it all that comes through one counts as from one address.",
+    )
+
+    @property
+    def trusted(self) -> tuple[Network, ...]:
+        """The networks of TRUSTED_PROXIES."""
+        return read_networks(self.trusted_proxies)
 
     @model_validator(mode="after")
     def _check_bodies(self) -> Self:

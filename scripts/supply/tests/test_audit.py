@@ -91,6 +91,7 @@ def test_only_what_is_excepted_and_not_past_its_day_may_stay(
 ) -> None:
     known.update({name: vulnerability(name) for name in ("ended", "excepted", "grave")})
     exceptions = exception("ended", "2000-01-01") + exception("excepted", "9999-12-31", "CVE")
+    exceptions += exception("grave", "9999-12-31").replace('= "grave"', '= "well"')
     code, said = run(osv, exceptions)
     assert code == 1
     where = "made up (fixed in 1.1); in one.txt, two.txt"
@@ -106,6 +107,7 @@ def test_only_what_is_excepted_and_not_past_its_day_may_stay(
     assert said.splitlines() == [
         f"excepted 1.0 has CVE-excepted, GHSA-excepted: {where}; {reason}",
         "GHSA-ended of ended is not found: remove its exception",
+        "GHSA-grave of well is not found: remove its exception",
         "4 versions in 2 lock files, nothing else is known.",
     ]
 

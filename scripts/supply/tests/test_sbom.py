@@ -72,10 +72,10 @@ def test_each_image_has_one_with_every_version_and_hash_of_its_lock_file(written
 
 
 def test_the_same_input_gives_the_same_bytes(written: Path) -> None:
-    again = [sys.executable, "-m", "scripts.supply", "sbom"]
+    again = [sys.executable, "-m", "scripts.supply", "sbom", "face-recog", "python"]
     subprocess.run(again, cwd=locks.ROOT, env=os.environ | {"PYTHONHASHSEED": "1"}, check=True)
-    for file in written.iterdir():
-        assert (sbom.FOLDER / file.name).read_bytes() == file.read_bytes()
+    for name in ("face-recog.cdx.json", "python.cdx.json"):
+        assert (sbom.FOLDER / name).read_bytes() == (written / name).read_bytes()
 
 
 def test_an_image_that_is_not_there_is_said(
@@ -86,6 +86,10 @@ def test_an_image_that_is_not_there_is_said(
     docker.write_text("#!/bin/sh\necho 'no such image' >&2\nexit 125\n")
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert main(["sbom", "--images"]) == 1
+    assert main(["sbom", "--images", "people"]) == 1
     said = capsys.readouterr().err
-    assert re.match(r"sbom: cannot look into facestack/credentials:\S+, run 'make images'", said)
+    assert re.match(r"sbom: cannot look into facestack/people:\S+, run 'make images'", said)
+    assert main(["sbom", "peple"]) == 1
+    assert (
+        "no image is called peple: choose from credentials, face-recog" in capsys.readouterr().err
+    )

@@ -306,6 +306,22 @@ async def test_retry_after_is_said(pages: httpx.AsyncClient, receiver: FakeRecei
     assert answer.json()["message"] == "Too many requests at once. Try again in 3 s."
 
 
+async def test_a_request_for_another_host_gets_a_page_that_says_so(
+    pages: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    for method, path in (("GET", "/"), ("POST", "/images/1/delete"), ("GET", "/nowhere")):
+        answer = await pages.request(method, path, headers={"Host": "<b>rebound.example"})
+        assert answer.status_code == 421
+        assert "&lt;b&gt;rebound.example" in answer.text
+        assert "default-src" in answer.headers["Content-Security-Policy"]
+        accept = {"Accept": "application/json", "Host": "rebound.example"}
+        answer = await pages.request(method, path, headers=accept)
+        assert answer.json()["message"].startswith(
+            "This service does not answer to the name 'rebound.example': use its IP address"
+        )
+    assert receiver.calls == []
+
+
 async def test_requests_are_counted_by_route(
     pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:

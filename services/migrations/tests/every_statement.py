@@ -21,6 +21,8 @@ from services.people.adapters.group_rows import DatabaseGrouping
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import Regrouped
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.adapters.rows.audit import DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -32,11 +34,14 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.domain.access import AccessScope
+from services.receiver.domain.acts import Act, SubjectKind
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
+from services.receiver.domain.keys import SecretKey, WantedKey
 from services.receiver.domain.merges import Merged
 from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import NewKnownPicture, Somebody
@@ -71,7 +76,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     known_pictures = DatabaseKnownPictures(receiver)
     processor = DatabaseClaims(image_processor, database_now)
 
-    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
+    act = Act("submit_many", "::1", audited=True), [Submission("a.jpg", "A")]
+    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")], [act])
+    its = {SubjectKind.IMAGE: submitted["a.jpg"].id}
+    done = await DatabaseAudit(receiver).page(subjects=its, who="", before=9, limit=9)
+    assert [one.action for one in done.items] == ["submit_many"]
     repeated = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
     assert repeated["a.jpg"].duplicate
     first, second, third = (
@@ -168,6 +177,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
     await _erase_old(receiver, people_s, redeemer)
+    await _give_keys(DatabaseApiKeys(receiver))
     collecting = DatabaseDueGarbage(redeemer, database_now)
     removals = await collecting.take()
     assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
@@ -376,6 +386,17 @@ async def _tell(
     [failed] = (await deliveries.page(status="failed", before=None, limit=9)).items
     assert (await deliveries.retry(failed.id)).status == "pending"
     assert await hooks.remove_old() == 0
+
+
+async def _give_keys(keys: DatabaseApiKeys) -> None:
+    one, other = (SecretKey(letter * 12, letter.encode() * 32) for letter in "ab")
+    wanted = WantedKey("a camera", frozenset({AccessScope.READ}), 2**42)
+    assert (await keys.add(one, wanted, by="somebody")).name == "a camera"
+    assert (await keys.add_like(other, one.id, by="somebody")).scopes == wanted.scopes
+    assert (await keys.valid([one.id, "c"])).keys() == {one.id}
+    await keys.note_use(one.id)
+    await keys.revoke(one.id)
+    assert [key.id for key in await keys.all()] == [other.id, one.id]
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

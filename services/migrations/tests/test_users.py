@@ -188,6 +188,8 @@ REFUSED = [
     ("webhooks", "DELETE FROM events"),
     ("receiver", "DELETE FROM webhook_deliveries"),
     ("receiver", "DELETE FROM events"),
+    ("receiver", "UPDATE audit SET who = 'somebody else'"),
+    ("receiver", "DELETE FROM audit"),
 ]
 
 

@@ -129,7 +129,8 @@ Start = Callable[[ReceiverSettings], Running]
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    del tmp_path  # asked for, as the database is there, to which they write at their end
     started: list[Running] = []
 
     def begin(settings: ReceiverSettings) -> Running:

@@ -42,13 +42,16 @@ HEADERS: Final = {
 }
 
 
-def docs_routes(app: FastAPI) -> list[Route]:
-    """Return the routes of the OpenAPI document of an application and of its page."""
+def docs_routes(app: FastAPI, *, is_open: bool) -> list[Route]:
+    """Return the routes of an application's OpenAPI document and of its page.
+
+    ``is_open``: nobody needs a key.
+    """
     document: dict[str, Any] = {}
 
     def described() -> dict[str, Any]:
         if not document:
-            document.update(openapi.build(app))
+            document.update(openapi.build(app, is_open=is_open))
         return document
 
     @needs(AccessScope.READ)

@@ -42,9 +42,11 @@ from services.common.tables import (
     same_face,
 )
 from services.common.thumbnails import image_thumbnails
+from services.receiver.adapters.rows.audit import add_records
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, settle
 from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.domain.acts import ActOnPaths, acting
 from services.receiver.domain.cursors import Page
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.faces import Candidate, Face, FaceKey, StruckOut
@@ -85,7 +87,11 @@ class DatabaseImages:
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
     @retry_on_conflict
-    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def add(
+        self,
+        submissions: Sequence[Submission],
+        acts: Sequence[ActOnPaths] = (),
+    ) -> dict[str, Accepted]:
         rows: dict[str, Accepted] = {}
         # In one order everywhere, so that replicas with the same paths do not deadlock.
         missing = sorted(submissions, key=lambda one: one.path)
@@ -106,6 +112,11 @@ class DatabaseImages:
                 )
                 rows |= await self._send_back(connection, known)
                 missing = [submission for submission in missing if submission.path not in rows]
+            for act, its in acts:
+                act.about_pictures([rows[submission.path].id for submission in its])
+            await add_records(connection, [act.done() for act, _ in acts])
+        for act, _ in acts:
+            act.recorded = True
         return rows
 
     @retry_on_conflict
@@ -136,6 +147,8 @@ class DatabaseImages:
             named = {PICTURES + row.path for row in by_digest.values()}
             keys = {_key(upload) for upload in uploads}
             await settle(connection, named=sorted(keys & named), unnamed=sorted(keys - named))
+            if act := acting.get():
+                act.about_pictures([row.id for row in by_digest.values()])
         found_rows = [by_digest[upload.content_digest] for upload in uploads]
         return [
             row if row.path == upload.path else row._replace(duplicate=True)
