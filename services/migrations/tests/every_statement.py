@@ -367,7 +367,7 @@ async def _erase_old(receiver: Database, people_s: Database, redeemer: Database)
         await connection.execute(question.values(group_id=9, person_id=9, **now))
     old_pictures = DatabaseOldPictures(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
     [old] = (await old_pictures.page(0)).pictures
-    assert await old_pictures.erase(old, None)
+    assert await old_pictures.erase({old: None}) == [old.image_id]
     async with people_s.reading() as connection:
         for table in (tables.person_images, tables.group_questions):
             query = sa.select(sa.func.count()).select_from(table).where(table.c.person_id == 9)

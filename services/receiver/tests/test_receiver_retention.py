@@ -211,6 +211,7 @@ async def test_it_goes_on_when_killed_before_any_commit(
     plain_kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, settings = plain_kept, plain_kept.settings
+    monkeypatch.setattr("services.redeemer.service.retention.BATCH", 1)
     ids = await seed(kept)
     more = [await kept.show(face_of()) for _ in range(3)]
     for image_id in more:

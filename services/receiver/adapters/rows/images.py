@@ -24,7 +24,7 @@ from services.common.person_rows import BY_HAND, WHOSE, WHOSE_ID, whose_pictures
 from services.common.picture_rows import (
     RENEWED_MS,
     SUBMITTED_AT,
-    delete_image,
+    delete_images,
     remove_soon,
     stored_picture,
     tag_of_result,
@@ -300,7 +300,7 @@ class DatabaseImages:
             find_path = sa.select(images.c.path).where(its).with_for_update()
             if await connection.scalar(find_path) != path:
                 return False
-            await delete_image(connection, image_id, removal)
+            await delete_images(connection, [image_id], [removal] if removal else [])
         return True
 
     async def status(self, person: Somebody | None = None) -> StatusReport:
@@ -377,7 +377,7 @@ async def _forget_result(
     )
     if result.rowcount != 1:
         return False
-    removals = await thumbnails_of_faces(connection, image_id)
+    removals = await thumbnails_of_faces(connection, [image_id])
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     await remove_soon(connection, removals)
     # Known pictures that were cut out of it stay as long as it; its next faces are others.
