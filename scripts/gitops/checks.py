@@ -171,7 +171,7 @@ def api_server(context: Context) -> Iterator[Finding]:
                 yield finding(applied, "spec.egress.ports", problem)
 
 
-_ASKING: Final = {"api-server", "credentials", "metrics-server"}
+_ASKING: Final = {"api-server", "certificates", "credentials", "metrics-server"}
 """The policies of those who ask the API server."""
 
 

@@ -16,6 +16,7 @@ from scripts.manifests.rules import (
     secrets,
     services,
     settings,
+    tls,
 )
 
 # The quick ones come first, because whoever wants only to know whether there is a finding stops
@@ -63,6 +64,8 @@ RULES: Final[tuple[Rule, ...]] = (
     settings.deadlines,
     settings.secret_values,
     settings.variables,
+    tls.encrypted,
+    tls.issued,
     cloud.load_balancer,
     cloud.external_secrets,
     cloud.storage,

@@ -19,23 +19,36 @@ from scripts.manifests.model import (
 from scripts.manifests.rules.config_maps import ROOT_CERTIFICATE
 from scripts.manifests.rules.settings import environment
 
+CERTIFICATE_FILES: Final = ("ca.crt", "tls.crt", "tls.key")
 Files: TypeAlias = dict[str, tuple[str, str]]  # a file's path: its Secret and key
 
 
 def made_secrets(manifests: Manifests) -> dict[str, set[str]]:
-    """Return the keys of every Secret that will exist: the credentials Job's, the external ones."""
+    """Return the keys of every Secret that will exist: those of Jobs, of cert-manager, external."""
     made: dict[str, set[str]] = {}
     for workload in manifests.workloads:
-        for container in workload.containers if workload.name == "credentials" else []:
-            for argument in container.spec.get("args") or []:
+        own = workload.name == "credentials"
+        for container in workload.containers:
+            for argument in (container.spec.get("args") or []) if own else []:
                 name, _, keys = str(argument).partition("=")
                 made.setdefault(name, set()).update(keys.split(","))
+            for service in services_with_certificates(workload, container):
+                made[f"tls-{service}"] = set(CERTIFICATE_FILES)
+    for certificate in manifests.kind("Certificate"):
+        if not at(certificate, "spec.isCA"):
+            made[str(at(certificate, "spec.secretName"))] = set(CERTIFICATE_FILES)
     for external in manifests.kind("ExternalSecret"):
         target = at(external, "spec.target.name") or at(external, "metadata.name")
         found = {str(item.get("secretKey")) for item in items(external, "spec.data")}
         found |= mapping(external, "spec.target.template.data").keys()
         made.setdefault(str(target), set()).update(found)
     return made
+
+
+def services_with_certificates(workload: Workload, container: Container) -> list[str]:
+    """Return the services for which a container of the certificates' Jobs issues certificates."""
+    args = container.spec.get("args") or []
+    return [str(name) for name in args] if workload.name == "certificates" else []
 
 
 def _sources(volume: Document) -> Iterator[tuple[str, dict[str, str], bool]]:
@@ -120,6 +133,11 @@ def _files(workload: Workload, container: Container, made: Mapping[str, set[str]
     return found
 
 
+def files_of(manifests: Manifests, workload: Workload, container: Container) -> Files:
+    """Return the files of all Secrets in a container, each with its Secret and key."""
+    return _files(workload, container, made_secrets(manifests))
+
+
 def _inside(files: Files, folder: str | None) -> Files:
     """Return the files in a folder, by name."""
     split = {path.rpartition("/"): secret for path, secret in files.items()}
@@ -146,6 +164,8 @@ def files(manifests: Manifests) -> Iterator[Finding]:
                     named |= {f"{value}/{name}" for name in _inside(there, value)}
                     if not _inside(there, value):
                         yield workload.finding(field, f"no secret is mounted at {value}")
+            words = [str(word) for word in container.spec.get("args") or []]
+            named |= {file for file in there if any(word.endswith(f"={file}") for word in words)}
             for file in sorted(there.keys() - named):
                 field = f"{container.field}.volumeMounts"
                 yield workload.finding(field, f"no setting names the secret's file {file}")
