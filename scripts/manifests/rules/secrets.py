@@ -27,13 +27,12 @@ def made_secrets(manifests: Manifests) -> dict[str, set[str]]:
     """Return the keys of every Secret that will exist: those of Jobs, of cert-manager, external."""
     made: dict[str, set[str]] = {}
     for workload in manifests.workloads:
-        own = workload.name == "credentials"
-        for container in workload.containers:
-            for argument in (container.spec.get("args") or []) if own else []:
-                name, _, keys = str(argument).partition("=")
+        args = [str(word) for one in workload.containers for word in one.spec.get("args") or []]
+        if workload.name == "credentials":
+            for name, _, keys in (argument.partition("=") for argument in args):
                 made.setdefault(name, set()).update(keys.split(","))
-            for service in services_with_certificates(workload, container):
-                made[f"tls-{service}"] = set(CERTIFICATE_FILES)
+        if workload.name == "certificates":
+            made |= {f"tls-{name}": set(CERTIFICATE_FILES) for name in args}
     for certificate in manifests.kind("Certificate"):
         if not at(certificate, "spec.isCA"):
             made[str(at(certificate, "spec.secretName"))] = set(CERTIFICATE_FILES)
@@ -45,13 +44,7 @@ def made_secrets(manifests: Manifests) -> dict[str, set[str]]:
     return made
 
 
-def services_with_certificates(workload: Workload, container: Container) -> list[str]:
-    """Return the services for which a container of the certificates' Jobs issues certificates."""
-    args = container.spec.get("args") or []
-    return [str(name) for name in args] if workload.name == "certificates" else []
-
-
-def _sources(volume: Document) -> Iterator[tuple[str, dict[str, str], bool]]:
+def sources(volume: Document) -> Iterator[tuple[str, dict[str, str], bool]]:
     """Yield name and file-by-key (empty: all keys) of every Secret in a volume.
 
     Last comes whether its keys may be missing.
@@ -70,7 +63,7 @@ def _items(source: Document) -> dict[str, str]:
 def _references(workload: Workload) -> Iterator[tuple[str, str, list[str]]]:
     """Yield field, name and keys, which it cannot do without, of every Secret of a workload."""
     for volume in items(workload.pod, "volumes"):
-        for name, files, optional in _sources(volume):
+        for name, files, optional in sources(volume):
             keys = [] if optional else list(files)
             yield f"spec.template.spec.volumes[{volume.get('name')}]", name, keys
     for container in workload.containers:
@@ -108,7 +101,7 @@ def optional_keys(manifests: Manifests) -> Iterator[Finding]:
     for workload in manifests.workloads:
         for volume in items(workload.pod, "volumes"):
             field = f"spec.template.spec.volumes[{volume.get('name')}]"
-            for name, files, optional in _sources(volume):
+            for name, files, optional in sources(volume):
                 previous = bool(files) and all(key.startswith("previous-") for key in files)
                 may_be_missing = previous or name in GIVEN_SECRETS
                 if optional != may_be_missing:
@@ -127,7 +120,7 @@ def _files(workload: Workload, container: Container, made: Mapping[str, set[str]
     found = {}
     volumes = {volume.get("name"): volume for volume in items(workload.pod, "volumes")}
     for mount in items(container.spec, "volumeMounts"):
-        for name, files, _ in _sources(volumes.get(mount.get("name"), {})):
+        for name, files, _ in sources(volumes.get(mount.get("name"), {})):
             for key in files or made.get(name, set()):
                 found[f"{mount.get('mountPath')}/{files.get(key, key)}"] = (name, key)
     return found

@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from scripts.manifests.design import CERTIFIED
-from scripts.manifests.model import Container, Finding, Manifests, Workload, mapping
-from scripts.manifests.rules.secrets import CERTIFICATE_FILES, files_of, services_with_certificates
+from scripts.manifests.model import Container, Finding, Manifests, Workload, items, mapping
+from scripts.manifests.rules.secrets import CERTIFICATE_FILES, files_of, sources
 from scripts.manifests.rules.settings import environment, settings_of
 
 _SERVERS: Final = {
@@ -13,6 +12,8 @@ _SERVERS: Final = {
     "object-store": ("--cert=", "--key="),
 }
 """What makes servers that are not ours take nobody in plain text."""
+_OWN: Final = frozenset({"tls.crt", "tls.key"})
+"""What they read of their Secret; our own read all of it."""
 
 
 def encrypted(manifests: Manifests) -> Iterator[Finding]:
@@ -57,17 +58,17 @@ def _server(manifests: Manifests, workload: Workload, container: Container) -> I
             yield workload.finding(f"{container.field}.{probe}.grpc", advice)
 
 
-def issued(manifests: Manifests) -> Iterator[Finding]:
-    """Check that both Jobs issue the same certificates: what one makes, the other has to renew."""
-    issuing = {
-        workload.title: services_with_certificates(workload, container)
-        for workload in manifests.workloads
-        for container in workload.containers
-        if workload.name == "certificates"
-    }
-    for title, services in issuing.items():
-        if unknown := sorted(set(services) - set(CERTIFIED)):
-            yield Finding(title, "args", f"may not issue certificates for {', '.join(unknown)}")
-        for other, its in issuing.items():
-            for service in sorted(set(its) - set(services)):
-                yield Finding(title, "args", f"lacks {service}, which {other} has: add it")
+def keys(manifests: Manifests) -> Iterator[Finding]:
+    """Check that a key is mounted by whom it belongs to, and by nobody else."""
+    for workload in manifests.workloads:
+        for volume in items(workload.pod, "volumes"):
+            for name, files, _ in sources(volume):
+                owner = name.removeprefix("tls-")
+                if owner == name:
+                    continue
+                wanted = (
+                    {"ca.crt"} if owner != workload.name else _OWN if owner in _SERVERS else set()
+                )
+                if files != {key: key for key in wanted}:
+                    advice = f"of Secret {name} mount {', '.join(sorted(wanted)) or 'all'}"
+                    yield workload.finding(f"spec.template.spec.volumes[{volume['name']}]", advice)
