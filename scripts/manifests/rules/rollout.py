@@ -112,6 +112,9 @@ def cron_jobs(manifests: Manifests) -> Iterator[Finding]:
     for workload in manifests.workloads:
         if workload.kind == "CronJob":
             yield from broken(workload.title, workload.document, "", _CRON_JOB)
+            if at(workload.document, "spec.jobTemplate.metadata.labels") != workload.labels:
+                advice = "set the labels of its pods, so that its Jobs are found, too"
+                yield workload.finding("spec.jobTemplate.metadata.labels", advice)
             job = first.get(workload.name)
             if job is None or job.template != workload.template:
                 advice = f"must be the template of the Job {workload.name}"

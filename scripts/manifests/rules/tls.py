@@ -66,9 +66,9 @@ def keys(manifests: Manifests) -> Iterator[Finding]:
                 owner = name.removeprefix("tls-")
                 if owner == name:
                     continue
-                wanted = (
-                    {"ca.crt"} if owner != workload.name else _OWN if owner in _SERVERS else set()
-                )
+                wanted = _OWN if owner in _SERVERS else frozenset[str]()
+                if owner != workload.name:
+                    wanted = frozenset({"ca.crt"})
                 if files != {key: key for key in wanted}:
                     advice = f"of Secret {name} mount {', '.join(sorted(wanted)) or 'all'}"
                     yield workload.finding(f"spec.template.spec.volumes[{volume['name']}]", advice)
