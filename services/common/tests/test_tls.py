@@ -69,10 +69,13 @@ def secret(
 class Recogniser(face_pb2_grpc.IdentifyServicer):
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
+        self.shown = b""
+        """The certificate of whom it has answered last."""
 
     async def Identify(self, request: Any, context: Any) -> face_pb2.IdentifyResponse:  # noqa: N802
         if request.image_data == b"long":
             await self.go_on.wait()
+        self.shown = context.auth_context().get("x509_pem_cert", [b""])[0]
         return face_pb2.IdentifyResponse(status=face_pb2.STATUS_OK)
 
 
@@ -136,6 +139,7 @@ async def test_grpc_loses_nothing_while_certificates_are_renewed(tmp_path: Path)
             secret(theirs)
             answers = await asyncio.gather(*(client.identify(b"picture") for _ in range(50)))
             assert {answer.status for answer in answers} == {face_pb2.STATUS_OK}
+            assert recogniser.shown == (ours / "tls.crt").read_bytes()
         # New connections are made with what is there then: nobody else could speak with it.
         secret(theirs, issuer=FOREIGN, trusted=FOREIGN)
         assert "CERTIFICATE_VERIFY_FAILED" in await ask(target, ours)
