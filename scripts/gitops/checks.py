@@ -16,7 +16,7 @@ from scripts.gitops.flux import (
     Kustomization,
     Object,
 )
-from scripts.gitops.source import DOCUMENTATION, Source
+from scripts.gitops.source import CHOICES, DOCUMENTATION, Source
 from scripts.manifests import tools
 from scripts.manifests.design import NAMESPACE as PIPELINE
 from scripts.manifests.design import SINGLE
@@ -442,6 +442,6 @@ def check(cluster: Cluster, builder: Builder) -> Iterator[Finding]:
 def unused_files(source: Source, used: set[str]) -> Iterator[Finding]:
     """Yield the files in the trees that no cluster uses."""
     for name in sorted(source.files() - used):
-        if name.rpartition("/")[2] not in DOCUMENTATION:
+        if name.rpartition("/")[2] not in DOCUMENTATION and not name.startswith(CHOICES):
             problem = "no cluster uses it: name it in a kustomization.yaml, or delete it"
             yield Finding(name, "file", problem)
