@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from e2e.cluster import Cluster
-from services.credentials.certificates import Pair
+from services.credentials.certificates import KeyPair
 
 _SHAKE: Final = """
 import json, os, socket, ssl, sys
@@ -44,7 +44,7 @@ class Call:
 
 
 def shake(
-    cluster: Cluster, pod: str, calls: Sequence[Call], authority: bytes, own: Pair | None
+    cluster: Cluster, pod: str, calls: Sequence[Call], authority: bytes, own: KeyPair | None
 ) -> list[tuple[str, str]]:
     """Return for each call the serial number of the server's certificate, or what went wrong."""
     pair = (own.certificate.decode(), own.key.decode()) if own else (None, None)

@@ -30,7 +30,7 @@ from scripts.manifests.design import (
     RIGHTS,
 )
 from services.common.tables import metadata
-from services.credentials.certificates import Pair, issue, new_authority
+from services.credentials.certificates import KeyPair, issue, new_authority
 from services.migrations.users import GRANTS
 
 JOBS: Final = ("certificates", "credentials", "migrations")
@@ -281,13 +281,13 @@ def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -
     assert not may("get", "secret", "mariadb-admin")
 
 
-def pair_of(cluster: Cluster, workload: str) -> tuple[bytes, Pair]:
+def pair_of(cluster: Cluster, workload: str) -> tuple[bytes, KeyPair]:
     """Return the authority that a workload trusts, and its own certificate."""
     data = cluster.get(f"secret/tls-{workload}")["data"]
     authority, certificate, key = (
         base64.b64decode(data[name]) for name in ("ca.crt", "tls.crt", "tls.key")
     )
-    return authority, Pair(certificate, key)
+    return authority, KeyPair(certificate, key)
 
 
 @pytest.fixture
@@ -314,7 +314,7 @@ def test_a_pod_with_a_foreign_certificate_is_refused(
     foreign = issue(others, ["receiver"], days=1, now=now)
     mutual = [call for call in calls if call.name != "object-store"]
 
-    def problems(trusted: bytes, shown: Pair | None, asked: list[Call]) -> set[str]:
+    def problems(trusted: bytes, shown: KeyPair | None, asked: list[Call]) -> set[str]:
         return {problem for _, problem in shake(pipeline, pod, asked, trusted, shown)}
 
     assert problems(authority, own, calls) == {""}

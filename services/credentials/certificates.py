@@ -16,14 +16,14 @@ _SKEW: Final = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Pair:
+class KeyPair:
     """A certificate and its key, each in PEM."""
 
     certificate: bytes
     key: bytes
 
 
-def new_authority(name: str, *, days: float, now: datetime) -> Pair:
+def new_authority(name: str, *, days: float, now: datetime) -> KeyPair:
     """Make an authority that signs itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -34,7 +34,7 @@ def new_authority(name: str, *, days: float, now: datetime) -> Pair:
     return _pair(certificate.sign(key, hashes.SHA256()), key)
 
 
-def issue(authority: Pair, names: Sequence[str], *, days: float, now: datetime) -> Pair:
+def issue(authority: KeyPair, names: Sequence[str], *, days: float, now: datetime) -> KeyPair:
     """Make a certificate for the names, as a server and as a client, the first one its subject.
 
     It ends with the authority's at the latest.
@@ -121,8 +121,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
-    return Pair(
+def _pair(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> KeyPair:
+    return KeyPair(
         certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(
             serialization.Encoding.PEM,

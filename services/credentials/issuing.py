@@ -17,7 +17,7 @@ from services.common import logs
 from services.common.errors import RefusedError
 from services.common.jobs import NotYetError, end_on_sigterm, persist
 from services.common.settings import load
-from services.credentials.certificates import Pair, end_of, is_due, issue, new_authority
+from services.credentials.certificates import KeyPair, end_of, is_due, issue, new_authority
 from services.credentials.cluster import Cluster
 from services.credentials.settings import IssuingSettings
 
@@ -44,7 +44,7 @@ class Issuer:
         self._days = days
         self._now = now
 
-    def authority(self) -> Pair:
+    def authority(self) -> KeyPair:
         """Return the authority, made if there is none."""
         found = self._cluster.read_secret(_AUTHORITY)
         if found is None:
@@ -55,9 +55,9 @@ class Issuer:
                 log.info("made the authority", secret=_AUTHORITY, ends=_ends(made.certificate))
                 return made
             raise NotYetError("another run has just made the authority")
-        return Pair(found["tls.crt"], found["tls.key"])
+        return KeyPair(found["tls.crt"], found["tls.key"])
 
-    def certificate(self, service: str, authority: Pair) -> None:
+    def certificate(self, service: str, authority: KeyPair) -> None:
         """Make a service's certificate if there is none, and another one if it is due."""
         secret, now = f"tls-{service}", self._now()
         names = [service, f"{service}.{self._cluster.namespace}"]
@@ -77,7 +77,7 @@ class Issuer:
         log.info("renewed" if found else "issued", secret=secret, ends=_ends(made.certificate))
 
 
-def _values(pair: Pair) -> dict[str, str]:
+def _values(pair: KeyPair) -> dict[str, str]:
     return {"tls.crt": pair.certificate.decode(), "tls.key": pair.key.decode()}
 
 

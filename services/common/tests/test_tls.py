@@ -26,7 +26,7 @@ from services.common.facerecog.server import GrpcServer
 from services.common.jobs import NotYetError
 from services.common.objects import ObjectStore
 from services.common.settings import DatabaseSettings, ObjectStoreSettings, TlsSettings
-from services.credentials.certificates import Pair, issue, new_authority
+from services.credentials.certificates import KeyPair, issue, new_authority
 from services.migrations.__main__ import migrate
 from services.testing.fixtures import s3_settings
 from services.testing.servers import MariaDb, VersityGw
@@ -43,8 +43,8 @@ def secret(
     folder: Path,
     *,
     name: str = "localhost",
-    issuer: Pair = OURS,
-    trusted: Pair = OURS,
+    issuer: KeyPair = OURS,
+    trusted: KeyPair = OURS,
     now: datetime = NOW,
 ) -> Path:
     """Write what Kubernetes mounts: files behind a link that a renewal replaces."""
