@@ -10,10 +10,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import httpx
 import pytest
 import yaml
 
-from e2e.client import pods
+from e2e.client import metrics, pods, request
 from e2e.cluster import Cluster
 from e2e.handshakes import Call, shake
 from e2e.load import Load, no_request_fails
@@ -227,6 +228,16 @@ def test_it_is_the_policies_that_keep_the_others_closed(
         pipeline.kubectl("delete", "networkpolicy/e2e-allow-all")
 
 
+def test_clients_get_neither_metrics_nor_a_description_nor_another_name(pipeline: Cluster) -> None:
+    for url in (pipeline.api_url, pipeline.page_url):
+        for path in ("/metrics", "/docs", "/openapi.json"):
+            assert request("GET", f"{url}{path}").status_code == httpx.codes.NOT_FOUND
+        answer = request("GET", f"{url}/", headers={"Host": "rebound.example"})
+        assert answer.status_code == httpx.codes.MISDIRECTED_REQUEST
+    for workload in ("receiver", "frontend"):
+        assert all(metrics(pipeline, workload, "facestack_requests_total").values())
+
+
 def test_a_privileged_pod_is_refused_by_the_namespace(pipeline: Cluster, image: str) -> None:
     bad = probe("privileged", image)
     assert refusal(pipeline, bad) is None
@@ -343,7 +354,7 @@ def test_no_request_fails_while_certificates_are_renewed(
 
     before = shown()
     assert len(before) == 4, "face-recog, people, object-store and mariadb have one each"
-    load = Load(pipeline.api_url, pipeline.page_url, recognise=True)
+    load = Load(pipeline, recognise=True)
     job = "e2e-renewal"
     with no_request_fails(pipeline, load):
         load.phase = "while certificates are renewed"

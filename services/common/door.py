@@ -6,7 +6,7 @@ that is sent slowly nor one that is read slowly takes a place from the others.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Final
@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import metrics
+from services.common.hosts import AllowedHosts
 from services.common.lifecycle import Lifecycle
 from services.common.probes import PROBES
 from services.common.settings import HttpSettings
@@ -60,15 +61,20 @@ class Room:
             raise self.refusal()
 
 
+async def everybody(_: Scope) -> None:
+    """Admit everybody."""
+
+
 class Door:
     """ASGI middleware: raises ``HTTPException`` where the application reads a body.
 
-    408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for its
-    transfer in a way that no client uses, 429 when the ``room`` of the request is full, and what
-    ``room`` raises. What is refused before the application is asked gets the response that
-    ``refuse`` makes. Probes go in always, or a busy process would look like a dead one. All others
-    are counted by their route, and their answers say while ``lifecycle`` drains that the connection
-    ends.
+    408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for
+    its transfer in a way that no client uses, 429 when the ``room`` of the request is full, and
+    what ``room`` and ``admit`` raise, of which the latter knows whether the caller may; before
+    all that, 421 when the request is for a host that is none of ours. What is refused before
+    the application is asked gets the response that ``refuse`` makes. Probes go in always, or a
+    busy process would look like a dead one. All others are counted by their route, and their
+    answers say while ``lifecycle`` drains that the connection ends.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Door:
         app: ASGIApp,
         *,
         room: Callable[[Scope], Room],
+        admit: Callable[[Scope], Awaitable[None]],
         refuse: Callable[[Scope, HTTPException], Response],
         settings: HttpSettings,
         lifecycle: Lifecycle,
@@ -83,8 +90,10 @@ class Door:
         self._app = app
         self._lifecycle = lifecycle
         self._room = room
+        self._admit = admit
         self._refuse = refuse
         self._settings = settings
+        self._hosts = AllowedHosts(settings.allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -93,6 +102,10 @@ class Door:
             return
         with _observe(scope, send, self._lifecycle) as observed_send:
             await self._let_in(scope, receive, observed_send)
+
+    def _check_host(self, scope: Scope) -> None:
+        if reason := self._hosts.refusal(scope["headers"]):
+            raise HTTPException(HTTPStatus.MISDIRECTED_REQUEST, reason)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         inside = False
@@ -115,10 +128,12 @@ class Door:
             await send(message)
 
         try:
+            self._check_host(scope)
             room = self._room(scope)
             follows = _has_body(scope)
+            room.check()  # rather now than when all of a body was sent for nothing
+            await self._admit(scope)
             if follows and room.takes_body:
-                room.check()  # rather now than when all of it was sent for nothing
                 receive = _InTime(receive, enter, self._settings)
             else:
                 enter()

@@ -9,6 +9,7 @@ part of its name is its unit. ``make settings`` writes ``docs/settings.md`` from
 
 import ssl
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Self, TypeVar
 
@@ -23,7 +24,9 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.addresses import Network, read_networks
 from services.common.claims import LEASE_MS, MAX_ATTEMPTS, Rules
+from services.common.hosts import AllowedHosts
 
 TOPIC: Final = "images"
 CHANNEL: Final = "image_processor"
@@ -73,14 +76,24 @@ CaFile = Annotated[FilePath, AfterValidator(_check_ca)]
 TlsFolder = Annotated[DirectoryPath, AfterValidator(_check_tls)]
 
 
-class _FromEnvironment(BaseSettings):
+def _check_hosts(listed: str) -> str:
+    AllowedHosts(listed)
+    return listed
+
+
+def _check_networks(listed: str) -> str:
+    read_networks(listed)
+    return listed
+
+
+class FromEnvironment(BaseSettings):
     """Field ``log_level`` is read from ``LOG_LEVEL`` or from that line of ``.env``, and so on."""
 
     # Every group of settings needs it: the first base of a class decides.
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
 
-class Settings(_FromEnvironment):
+class Settings(FromEnvironment):
     """What every process has."""
 
     host: str = Field(
@@ -97,8 +110,8 @@ class Settings(_FromEnvironment):
     )
 
 
-class HttpSettings(_FromEnvironment):
-    """What an HTTP server waits for, and how much it takes at once."""
+class HttpSettings(FromEnvironment):
+    """What an HTTP server waits for, how much it takes at once, and which names it has."""
 
     max_connections: int = Field(
         1000,
@@ -139,6 +152,25 @@ class HttpSettings(_FromEnvironment):
         description="Disk space in /tmp for bodies that arrive and are too large for memory; for"
         " more at once, the volume must have it, too.",
     )
+    allowed_hosts: Annotated[str, AfterValidator(_check_hosts)] = Field(
+        "",
+        description="Names, separated by commas, by which clients may call the service beside"
+        " localhost and IP addresses: those that your DNS has for it. `*.` and a name means all"
+        " below that. A request for any other host is refused with 421: it may come from a page"
+        " whose name somebody has point here.",
+    )
+
+    trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = Field(
+        "",
+        description="Networks, such as 10.0.0.0/16, separated by commas, of proxies whose"
+        " X-Forwarded-For says where a request came from: those of the load balancer in front."
+        " Without it all that comes through one counts as from one address.",
+    )
+
+    @property
+    def trusted(self) -> tuple[Network, ...]:
+        """The networks of TRUSTED_PROXIES."""
+        return read_networks(self.trusted_proxies)
 
     @model_validator(mode="after")
     def _check_bodies(self) -> Self:
@@ -151,7 +183,7 @@ class HttpSettings(_FromEnvironment):
         return self
 
 
-class DatabaseSettings(_FromEnvironment):
+class DatabaseSettings(FromEnvironment):
     """Where the rows are."""
 
     database_url: str = Field(
@@ -180,7 +212,7 @@ class DatabaseSettings(_FromEnvironment):
     )
 
 
-class ObjectStoreSettings(_FromEnvironment):
+class ObjectStoreSettings(FromEnvironment):
     """Where pictures and known people are."""
 
     object_store_url: str = Field(
@@ -221,7 +253,7 @@ class ObjectStoreSettings(_FromEnvironment):
         return self
 
 
-class NsqSettings(_FromEnvironment):
+class NsqSettings(FromEnvironment):
     """What all who ring and who listen call the same."""
 
     nsq_topic: str = Field(
@@ -248,7 +280,7 @@ class NsqdSettings(NsqSettings):
     )
 
 
-class ClaimSettings(_FromEnvironment):
+class ClaimSettings(FromEnvironment):
     """What image_processor, which claims images, and redeemer, which repairs, go by alike."""
 
     max_attempts: int = Field(
@@ -275,7 +307,7 @@ class ClaimSettings(_FromEnvironment):
         return Rules(max_attempts=self.max_attempts, lease_ms=round(1000 * self.lease_seconds))
 
 
-class TlsSettings(_FromEnvironment):
+class TlsSettings(FromEnvironment):
     """How face_recog, people and their callers know one another."""
 
     tls_folder: TlsFolder | None = Field(
@@ -301,6 +333,14 @@ class RecogniserClientSettings(RecogniserTargetSettings):
         description="Deadline of one request, while a person waits for its answer: more where"
         " face_recog is slow or its queue long.",
     )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address to listen on can only be reached from this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_secret(file: Path) -> str:

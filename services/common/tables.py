@@ -41,6 +41,8 @@ images = sa.Table(
     sa.Column("content_digest", sa.String(64)),
     # The object's tag (objects.py) when the result was made; NULL before, and in older results.
     sa.Column("object_tag", sa.String(255)),
+    # When it was submitted again; NULL: never, or within an hour (picture_rows.py).
+    sa.Column("submitted_at", sa.BigInteger),
     sa.UniqueConstraint("path", name="uq_images_path"),
     # Partial where that is possible: paths that are submitted alone need no entry.
     sa.Index(
@@ -171,7 +173,7 @@ person_images = sa.Table(
     # The known picture's key below known_people/, for example "Grace Hopper/<sha256>.jpg".
     sa.Column("image_name", exact(MAX_PATH_LENGTH), nullable=False),
     # The face that it was cut out of, which a hand has named so; NULL for a file of its own, and
-    # in rows of before. That image may be gone.
+    # in rows of before. That image may be gone. Without an index, that image has other faces now.
     sa.Column("image_id", Id),
     sa.Column("face_index", sa.Integer),
     sa.Column("created_at", sa.BigInteger, nullable=False),
@@ -388,6 +390,102 @@ webhook_deliveries = sa.Table(
     sa.Column("updated_at", sa.BigInteger, nullable=False),
     sa.Index("ix_webhook_deliveries_status_id", "status", "id"),
     sa.Index("ix_webhook_deliveries_endpoint_status_due_at", "endpoint", "status", "due_at"),
+    sqlite_autoincrement=True,
+)
+
+# Keys of programs, see docs/security.md. The secret itself stands nowhere.
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    # What a key says of itself in its first half.
+    sa.Column("id", exact(12), primary_key=True),
+    sa.Column("name", exact(100), nullable=False),
+    # AccessScopes with spaces between them.
+    sa.Column("scopes", sa.String(100), nullable=False),
+    # HMAC-SHA-256 of the id, in hexadecimal, keyed with the secret.
+    sa.Column("tag", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("created_by", exact(200), nullable=False),
+    sa.Column("expires_at", sa.BigInteger),
+    sa.Column("revoked_at", sa.BigInteger),
+    sa.Column("last_used_at", sa.BigInteger),
+    sa.Index("ix_api_keys_name", "name"),
+)
+
+# People who log in: by a password, or by an OpenID Connect provider, of which issuer and subject
+# say who they are.
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("name", exact(100), nullable=False),
+    # A Role.
+    sa.Column("role", sa.String(20), nullable=False),
+    sa.Column("password_hash", sa.String(200)),
+    sa.Column("issuer", exact(250)),
+    sa.Column("subject", exact(250)),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("disabled_at", sa.BigInteger),
+    sa.UniqueConstraint("name", name="uq_users_name"),
+    sa.UniqueConstraint("issuer", "subject", name="uq_users_issuer_subject"),
+    sqlite_autoincrement=True,
+)
+
+# Who is logged in.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    # SHA-256 of the token that the browser keeps.
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("user_id", Id, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    # The user's when the session began: whatever changes it ends the session.
+    sa.Column("role", sa.String(20), nullable=False),
+    sa.Column("created_at", sa.BigInteger, nullable=False),
+    sa.Column("used_at", sa.BigInteger, nullable=False),
+    sa.Column("ends_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_sessions_user_id", "user_id"),
+    sa.Index("ix_sessions_ends_at", "ends_at"),
+)
+
+# Passwords that were wrong, by where they came from and for whom.
+log_in_failures = sa.Table(
+    "log_in_failures",
+    metadata,
+    sa.Column("address", exact(45), primary_key=True),
+    # SHA-256 of the name, which may be somebody's password, typed into the wrong field; empty for
+    # all of the address together.
+    sa.Column("name_digest", sa.String(64), primary_key=True),
+    sa.Column("failures", sa.Integer, nullable=False),
+    # Until when more are refused.
+    sa.Column("next_at", sa.BigInteger, nullable=False),
+    sa.Column("updated_at", sa.BigInteger, nullable=False),
+    sa.Index("ix_log_in_failures_updated_at", "updated_at"),
+)
+
+# Who did what. Rows are added and, when they are old, removed: nobody changes one. No name of a
+# person on a picture stands here, no picture and no encoding.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Id, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    # An ActorKind, and the name of the key or user, with its id where it has one.
+    sa.Column("kind", sa.String(10), nullable=False),
+    sa.Column("who", exact(200), nullable=False),
+    sa.Column("actor_id", exact(40)),
+    sa.Column("address", exact(45), nullable=False),
+    # The operation, by its id in the OpenAPI document.
+    sa.Column("action", sa.String(60), nullable=False),
+    # A SubjectKind and its id, which not of all is a number.
+    sa.Column("subject_kind", sa.String(10)),
+    sa.Column("subject_id", exact(20)),
+    # The HTTP status of the answer; NULL for what was done.
+    sa.Column("status", sa.Integer),
+    # How many alike this row stands for.
+    sa.Column("times", sa.Integer, nullable=False, server_default=sa.text("1")),
+    sa.Index("ix_audit_at", "at"),
+    sa.Index("ix_audit_subject_kind_subject_id_id", "subject_kind", "subject_id", "id"),
+    sa.Index("ix_audit_who_id", "who", "id"),
     sqlite_autoincrement=True,
 )
 

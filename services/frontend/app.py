@@ -16,10 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from services.common import logs
-from services.common.door import Door
+from services.common.door import Door, everybody
 from services.common.head import HeadApp
 from services.common.health import Check
-from services.common.http_server import serve_http
+from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
 from services.common.settings import load
@@ -119,6 +119,7 @@ def create_app(
         Door(
             HeadApp(app),
             room=rooms.by_kind(),
+            admit=everybody,
             refuse=lambda scope, error: answers.not_served(Request(scope), error),
             settings=settings,
             lifecycle=lifecycle,
@@ -129,11 +130,15 @@ def create_app(
 async def run(settings: FrontendSettings) -> None:
     """Serve until told to stop."""
     listener = listen(settings.host, settings.port)
+    probes = listen(settings.host, settings.probe_port)
     checks = {"receiver": first_contact(settings.receiver_url)}
     lifecycle = Lifecycle(checks, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
     async with connect(settings.receiver_url) as client:
-        await serve_http(create_app(client, lifecycle, settings), listener, lifecycle, settings)
+        await asyncio.gather(
+            serve_http(create_app(client, lifecycle, settings), listener, lifecycle, settings),
+            serve_probes(probes, lifecycle),
+        )
 
 
 def main() -> None:

@@ -1,22 +1,71 @@
 """Settings of the receiver."""
 
-from pydantic import Field
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from services.common.settings import (
     DatabaseSettings,
+    FromEnvironment,
     HttpSettings,
     NsqdSettings,
     ObjectStoreSettings,
     Port,
     RecogniserClientSettings,
     Seconds,
+    SecretFile,
     Settings,
+    is_loopback,
 )
+
+
+class AccessSettings(FromEnvironment):
+    """Who may ask for anything."""
+
+    access: Literal["keys", "open"] = Field(
+        "keys",
+        description="keys: every request needs a key or a session. open: everybody may do"
+        " everything, only where HOST is of this machine alone.",
+    )
+    administrator_key_file: SecretFile | None = Field(
+        None,
+        description="File with a key that may do everything: the first one of an installation, with"
+        " which others are made. A new content holds at once.",
+    )
+    frontend_key_file: SecretFile | None = Field(
+        None,
+        description="File with the key of the frontend, which alone may say on whose session it"
+        " acts; the same there.",
+    )
+
+
+class KeysSettings(Settings, DatabaseSettings):
+    """What the command reads that makes keys; all of it is the receiver's."""
+
+
+class RateSettings(FromEnvironment):
+    """How much one caller may take from the others."""
+
+    submissions_per_minute: int = Field(
+        60_000,
+        ge=1,
+        description="Pictures, by path or uploaded, that one key or user, and one address, may hand"
+        " in at one replica: fewer where one must not fill the queue for the others; more for a"
+        " program that hands in whole archives. Not counted with ACCESS open.",
+    )
+    searches_per_minute: int = Field(
+        600,
+        ge=1,
+        description="Faces that one key or user, and one address, may look for at one replica:"
+        " fewer against whoever goes through all faces, more for many people behind one address.",
+    )
 
 
 class ReceiverSettings(
     Settings,
     HttpSettings,
+    AccessSettings,
+    RateSettings,
     DatabaseSettings,
     ObjectStoreSettings,
     RecogniserClientSettings,
@@ -25,6 +74,9 @@ class ReceiverSettings(
     """What the environment says."""
 
     port: Port = Field(8000, description="Port of the HTTP interface.")
+    probe_port: Port = Field(
+        9106, description="Port of probes, metrics and the description of the HTTP interface."
+    )
     people_target: str = Field(
         "dns:///people:50052", description="gRPC target of people, which finds stored faces."
     )
@@ -45,6 +97,15 @@ class ReceiverSettings(
         ge=1024,
         description="Largest JSON body; 1000 of the longest paths fit.",
     )
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        if self.access == "open" and not is_loopback(self.host):
+            raise ValueError(
+                f"ACCESS open would let everybody who reaches {self.host} read, name and delete"
+                " everything: set ACCESS to keys, or HOST to 127.0.0.1"
+            )
+        return self
 
     @property
     def storing_ms(self) -> int:

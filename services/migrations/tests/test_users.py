@@ -162,12 +162,14 @@ REFUSED = [
     ("image_processor", "UPDATE faces SET person = 'me'"),
     ("image_processor", "UPDATE persons SET name = 'me'"),
     ("image_processor", "INSERT INTO person_images (person_id) VALUES (1)"),
-    ("redeemer", "DELETE FROM images"),
     ("redeemer", "INSERT INTO images (path) VALUES ('x')"),
     ("redeemer", "DELETE FROM faces"),
-    ("redeemer", "SELECT * FROM persons"),
-    ("redeemer", "DELETE FROM person_images"),
-    ("redeemer", "INSERT INTO garbage (object_key) VALUES ('x')"),
+    ("redeemer", "UPDATE persons SET name = 'me'"),
+    ("redeemer", "DELETE FROM persons"),
+    ("redeemer", "UPDATE person_images SET image_name = 'x'"),
+    ("redeemer", "SELECT * FROM face_encodings"),
+    ("redeemer", "DELETE FROM face_groups"),
+    ("redeemer", "UPDATE audit SET who = 'me'"),
     ("image_processor", "SELECT * FROM garbage"),
     ("image_processor", "DELETE FROM people_work"),
     ("people", "DELETE FROM faces"),
@@ -186,6 +188,8 @@ REFUSED = [
     ("webhooks", "DELETE FROM events"),
     ("receiver", "DELETE FROM webhook_deliveries"),
     ("receiver", "DELETE FROM events"),
+    ("receiver", "UPDATE audit SET who = 'somebody else'"),
+    ("receiver", "DELETE FROM audit"),
 ]
 
 

@@ -6,6 +6,7 @@ AwayError
 RefusedError
 ├── NotFoundError       what is named does not exist
 ├── ConflictError       its state does not allow the request
+├── UnknownCallerError  nobody knows who calls: the same for every reason
 └── InvalidError        the request can never work; ``faults`` names each wrong part
 
 The message of each is meant for the client.
@@ -29,6 +30,15 @@ class NotFoundError(RefusedError):
 
 class ConflictError(RefusedError):
     """The request does not fit the present state."""
+
+
+class UnknownCallerError(RefusedError):
+    """What was shown is no valid key or session; why is nobody's business."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this needs a key that is valid: send the header Authorization: Bearer KEY"
+        )
 
 
 @dataclass(frozen=True)

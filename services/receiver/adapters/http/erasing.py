@@ -10,8 +10,10 @@ from starlette.responses import Response, StreamingResponse
 from services.common.person_names import by_id
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import Name
 from services.receiver.adapters.http.views import json_response, kept_view, location
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.erasing import Erased
 from services.receiver.domain.personal_data import Account, KeptKnown, KeptPicture
 from services.receiver.service.erasing import Erasing
@@ -28,9 +30,10 @@ def add_erasing(app: FastAPI, erasing: Erasing, spools: Spools) -> None:
         " face of theirs all that is kept but its place, so that no machine looks at it again;"
         " nobody is asked any more whether a face is theirs. The answer says how much that is.",
         response_model=Erased,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.EraseDocument)),
     )
+    @needs(AccessScope.ADMINISTER)
     async def erase(name: Name, request: Request) -> Response:
         body = await bodies.read_json(
             request, documents.EraseDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
@@ -45,6 +48,7 @@ def add_erasing(app: FastAPI, erasing: Erasing, spools: Spools) -> None:
         response_model=documents.ExportDocument,
         responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.READ, audited=True)
     async def export(name: Name) -> Response:
         account = await erasing.export(name)
         return StreamingResponse(_pieces(account), media_type="application/json")

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from services.common.faces import Box
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import FaceIndex, ImageId, Insist, Name
 from services.receiver.adapters.http.views import (
     enrolled_view,
@@ -15,6 +16,7 @@ from services.receiver.adapters.http.views import (
     json_response,
     location,
 )
+from services.receiver.domain.access import AccessScope
 from services.receiver.service.faces import Drawing
 from services.receiver.service.people import Enrolment
 
@@ -32,9 +34,10 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         " if it is fit to be one. Without, the machine says who it is. Refused while the image has"
         " no result, where one of its faces is already, and with 1,000 faces.",
         response_model=documents.ImageDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.DrawingDocument)),
     )
+    @needs(AccessScope.NAME)
     async def draw_face(image_id: ImageId, request: Request) -> Response:
         body = await bodies.read_json(
             request, documents.DrawingDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
@@ -50,8 +53,9 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         description="It stays out: no machine names it or compares it, until it is restored. Who it"
         " was by hand is taken back, with the known picture that was cut out of it; whom a person"
         " has said that it is not is kept.",
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.NAME)
     async def strike_out(image_id: ImageId, face_index: FaceIndex) -> Response:
         await drawing.strike_out(image_id, face_index)
         return Response(status_code=204)
@@ -61,8 +65,9 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         summary="Have a face that was struck out back",
         description="The machine says who it is. Refused where another face has been drawn.",
         response_model=documents.ImageDocument,
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.NAME)
     async def restore_face(image_id: ImageId, face_index: FaceIndex) -> Response:
         return json_response(image_view(await drawing.restore(image_id, face_index)))
 
@@ -73,9 +78,10 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         " when missing; no machine changes the name. If somebody else was named before, by hand,"
         " the known picture that the face was goes. Refused as enrolling a picture is.",
         response_model=documents.EnrolledDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.NamingDocument)),
     )
+    @needs(AccessScope.NAME)
     async def name_face(
         image_id: ImageId, face_index: FaceIndex, request: Request, insist: Insist = False
     ) -> Response:
@@ -93,8 +99,9 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         summary="Take back who a face is",
         description="What was said by hand; the known picture that the face is goes, and the"
         " machine decides again. A face that the machine has named stays as it is.",
-        responses=openapi.errors(403, 404, 422),
+        responses=openapi.errors(404, 422),
     )
+    @needs(AccessScope.NAME)
     async def unname_face(image_id: ImageId, face_index: FaceIndex) -> Response:
         await enrolment.unname_face(image_id, face_index)
         return Response(status_code=204)
@@ -106,8 +113,9 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         description="No machine gives it that name any more; it loses it at once. Refused when it"
         " was named so by hand, unless you insist: then that is taken back, too. What it is by hand"
         " of anybody else stays.",
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.NAME)
     async def deny(
         image_id: ImageId, face_index: FaceIndex, name: Name, insist: _NamedSo = False
     ) -> Response:
@@ -119,8 +127,9 @@ def add_faces(app: FastAPI, enrolment: Enrolment, drawing: Drawing, spools: Spoo
         status_code=204,
         summary="Take back who a face is not",
         description="The machine decides again.",
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.NAME)
     async def allow(image_id: ImageId, face_index: FaceIndex, name: Name) -> Response:
         await enrolment.allow(image_id, face_index, name)
         return Response(status_code=204)

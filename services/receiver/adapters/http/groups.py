@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
     FaceIndex,
@@ -21,6 +22,7 @@ from services.receiver.adapters.http.views import (
     question_view,
     whole_group_view,
 )
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.cursors import PAIR_CURSOR, decode_pair
 from services.receiver.domain.faces import FaceKey
 from services.receiver.service.groups import Grouped
@@ -51,6 +53,7 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
             openapi.errors(422),
         ),
     )
+    @needs(AccessScope.READ)
     async def list_groups(
         cursor: _Behind = None,
         limit: Annotated[int, Query(ge=1, le=200, description="Groups on a page.")] = ON_A_PAGE,
@@ -65,6 +68,7 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         response_model=documents.WholeGroupDocument,
         responses=openapi.errors(404, 422),
     )
+    @needs(AccessScope.READ)
     async def get_group(
         group_id: GroupId,
         cursor: _Behind = None,
@@ -84,9 +88,10 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         " person is taken back; what was said of one face alone stays. If this ends in the middle,"
         " the same request goes on, with another with who was made then.",
         response_model=documents.NamedGroupDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.GroupNamingDocument)),
     )
+    @needs(AccessScope.NAME)
     async def name_group(group_id: GroupId, request: Request) -> Response:
         body = await bodies.read_json(
             request, documents.GroupNamingDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
@@ -104,8 +109,9 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         status_code=204,
         summary="Say that a face does not belong in a group",
         description="No machine puts it there again.",
-        responses=openapi.errors(403, 404, 422),
+        responses=openapi.errors(404, 422),
     )
+    @needs(AccessScope.NAME)
     async def strike_from_group(
         group_id: GroupId, image_id: ImageId, face_index: FaceIndex
     ) -> Response:
@@ -126,6 +132,7 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
             openapi.errors(422),
         ),
     )
+    @needs(AccessScope.READ)
     async def list_questions(
         limit: Annotated[int, Query(ge=1, le=100, description="So many at most.")] = _QUESTIONS,
     ) -> Response:
@@ -140,9 +147,10 @@ def add_groups(app: FastAPI, grouped: Grouped, spools: Spools) -> None:
         " is made within seconds. no: no machine gives a face that is in the group now that name,"
         " or puts faces that are in the two groups now together, and nobody is asked again. later:"
         " nobody is asked for a day. A no is taken back by another answer.",
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.AnswerDocument)),
     )
+    @needs(AccessScope.NAME)
     async def answer_question(question_id: QuestionId, request: Request) -> Response:
         body = await bodies.read_json(
             request, documents.AnswerDocument, spools, max_bytes=bodies.MAX_SMALL_JSON

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from services.common.image_states import Status
 from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.files import FileResponses, unchanged
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
     Cursor,
@@ -17,6 +18,7 @@ from services.receiver.adapters.http.parameters import (
     OfPerson,
 )
 from services.receiver.adapters.http.views import image_view, json_response, location, page_view
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.cursors import decode_cursor
 from services.receiver.ports import ImageRows
 from services.receiver.service.images import Images
@@ -37,6 +39,7 @@ def add_images(
             200, "A page.", openapi.image_links("/images/0/id"), openapi.errors(404, 409, 422)
         ),
     )
+    @needs(AccessScope.READ)
     async def list_images(
         status: Annotated[Status | None, Query(description="Only with this status.")] = None,
         person: OfPerson = None,
@@ -56,6 +59,7 @@ def add_images(
         response_model=documents.ImageDocument,
         responses=openapi.errors(404, 422),
     )
+    @needs(AccessScope.READ)
     async def get_image(image_id: ImageId) -> Response:
         return json_response(image_view(await images.get(image_id)))
 
@@ -65,6 +69,7 @@ def add_images(
         response_class=Response,
         responses=openapi.picture(openapi.errors(404, 422)),
     )
+    @needs(AccessScope.READ)
     async def get_picture(image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
         same = await unchanged(if_none_match, partial(images.picture_tag, image_id))
         return same or files.response(partial(images.picture, image_id))
@@ -74,8 +79,9 @@ def add_images(
         status_code=202,
         summary="Try a rejected or dead image again",
         response_model=documents.ImageDocument,
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.SUBMIT)
     async def retry(image_id: ImageId) -> Response:
         return json_response(image_view(await images.retry(image_id)), 202)
 
@@ -87,8 +93,9 @@ def add_images(
         " and when somebody has said by hand who one of its faces is, or is not, which a new result"
         " would forget.",
         response_model=documents.ImageDocument,
-        responses=openapi.located(openapi.errors(403, 404, 409, 422)),
+        responses=openapi.located(openapi.errors(404, 409, 422)),
     )
+    @needs(AccessScope.SUBMIT)
     async def recognise(image_id: ImageId) -> Response:
         image = await images.recognise(image_id)
         return json_response(image_view(image), 202, location(image_id))
@@ -97,8 +104,9 @@ def add_images(
         "/images/{image_id:id}",
         status_code=204,
         summary="Delete an image, its faces and its picture",
-        responses=openapi.errors(403, 404, 422),
+        responses=openapi.errors(404, 422),
     )
+    @needs(AccessScope.NAME)
     async def delete_image(image_id: ImageId) -> Response:
         await images.delete(image_id)
         return Response(status_code=204)

@@ -12,6 +12,7 @@ from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.files import FileResponses, unchanged
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import (
     ON_A_PAGE,
     Another,
@@ -26,6 +27,7 @@ from services.receiver.adapters.http.views import (
     people_view,
     whole_person_view,
 )
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.cursors import PERSON_CURSOR, Page, decode_person_cursor
 from services.receiver.domain.faces import FaceKey
 from services.receiver.service.people import Enrolment
@@ -56,6 +58,7 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
             openapi.errors(422),
         ),
     )
+    @needs(AccessScope.READ)
     async def list_people(
         person: Annotated[
             documents.Who | None,
@@ -95,6 +98,7 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         response_model=documents.WholePersonDocument,
         responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.READ)
     async def get_person(name: Name) -> Response:
         return json_response(whole_person_view(await enrolment.person(name)))
 
@@ -105,9 +109,10 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         " found by their old addresses, too. Refused when somebody else has the name, unless"
         " another is true.",
         response_model=documents.WholePersonDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.ChangeDocument)),
     )
+    @needs(AccessScope.NAME)
     async def change_person(name: Name, request: Request) -> Response:
         body = await bodies.read_json(
             request, documents.ChangeDocument, spools, max_bytes=bodies.MAX_SMALL_JSON
@@ -122,9 +127,10 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         summary="Choose the face that stands for a person",
         description="One of theirs, which stands for them while it is theirs.",
         response_model=documents.WholePersonDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.json_body(documents.FaceReferenceDocument)),
     )
+    @needs(AccessScope.NAME)
     async def choose_face(name: Name, request: Request) -> Response:
         face = await bodies.read_json(
             request,
@@ -140,8 +146,9 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         status_code=204,
         summary="Take back which face stands for a person",
         description="Another of theirs is taken.",
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.NAME)
     async def unchoose_face(name: Name) -> Response:
         await enrolment.choose_face(name, None)
         return Response(status_code=204)
@@ -152,8 +159,9 @@ def _add_people(app: FastAPI, enrolment: Enrolment, spools: Spools) -> None:
         summary="Forget a person",
         description="Removes all known pictures, also those that only the object store knows. No"
         " face has the name any more, and what was said by hand of it is forgotten.",
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.ADMINISTER)
     async def delete_person(name: Name) -> Response:
         await enrolment.delete(name)
         return Response(status_code=204)
@@ -177,7 +185,7 @@ def _add_known(app: FastAPI, enrolment: Enrolment, files: FileResponses, spools:
                 forget=("delete_known", _KNOWN),
                 forget_person=("delete_person", {"name": _KNOWN["name"]}),
             ),
-            openapi.errors(403, 404, 408, 409, 413, 415, 422),
+            openapi.errors(404, 408, 409, 413, 415, 422),
         ),
         openapi_extra=openapi.body(
             {
@@ -186,6 +194,7 @@ def _add_known(app: FastAPI, enrolment: Enrolment, files: FileResponses, spools:
             }
         ),
     )
+    @needs(AccessScope.NAME)
     async def enrol(
         name: Name, request: Request, insist: Insist = False, another: Another = False
     ) -> Response:
@@ -222,6 +231,7 @@ def _add_known(app: FastAPI, enrolment: Enrolment, files: FileResponses, spools:
         response_class=Response,
         responses=openapi.picture(openapi.errors(404, 422)),
     )
+    @needs(AccessScope.READ)
     async def get_known(
         name: Name, picture_id: PictureId, if_none_match: IfNoneMatch = None
     ) -> Response:
@@ -233,8 +243,9 @@ def _add_known(app: FastAPI, enrolment: Enrolment, files: FileResponses, spools:
         status_code=204,
         summary="Forget a known picture",
         description="The person stays, also without pictures.",
-        responses=openapi.errors(403, 404, 422),
+        responses=openapi.errors(404, 422),
     )
+    @needs(AccessScope.NAME)
     async def delete_known(name: Name, picture_id: PictureId) -> Response:
         await enrolment.delete_picture(name, picture_id)
         return Response(status_code=204)

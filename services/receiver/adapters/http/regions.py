@@ -9,8 +9,10 @@ from services.common.bodies import MULTIPART_OVERHEAD
 from services.common.picture_files.xmp import MAX_XMP
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import ImageId
 from services.receiver.adapters.http.views import json_response
+from services.receiver.domain.access import AccessScope
 from services.receiver.service.regions import Regions
 
 _XMP: Final = "application/rdf+xml"
@@ -33,6 +35,7 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
         response_model=documents.RegionsDocument,
         responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.READ, audited=True)
     async def get_regions(image_id: ImageId) -> Response:
         return json_response({"regions": await regions.of(image_id)})
 
@@ -41,9 +44,10 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
         summary="Read the faces that a sidecar names",
         description="The regions in an XMP file beside the picture, which is not kept." + _MATCHED,
         response_model=documents.RegionsDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(openapi.one_file(MAX_XMP)),
     )
+    @needs(AccessScope.NAME)
     async def read_sidecar(image_id: ImageId, request: Request) -> Response:
         async with bodies.multipart(
             request, spools, max_files=1, max_bytes=MAX_XMP + MULTIPART_OVERHEAD
@@ -66,5 +70,6 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
             **openapi.errors(404, 409, 422),
         },
     )
+    @needs(AccessScope.READ, audited=True)
     async def get_sidecar(image_id: ImageId) -> Response:
         return Response(await regions.sidecar(image_id), media_type=_XMP)

@@ -9,8 +9,10 @@ from services.common.bodies import MULTIPART, MULTIPART_OVERHEAD
 from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import ON_A_PAGE
 from services.receiver.adapters.http.views import json_response
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.faces import LAST_INDEX
 from services.receiver.service.searching import Search
 
@@ -25,7 +27,7 @@ def add_search(app: FastAPI, search: Search, spools: Spools) -> None:
         " stored faces that are nearest, nearest first, whoever they are. strangers says how sure"
         " that is: of a million pairs of two people, so many are as near.",
         response_model=documents.SearchDocument,
-        responses=openapi.errors(403, 404, 408, 409, 413, 415, 422),
+        responses=openapi.errors(404, 408, 409, 413, 415, 422),
         openapi_extra=openapi.body(
             {
                 **openapi.one_file(MAX_PICTURE_BYTES),
@@ -33,6 +35,7 @@ def add_search(app: FastAPI, search: Search, spools: Spools) -> None:
             }
         ),
     )
+    @needs(AccessScope.READ)
     async def find_faces(
         request: Request,
         limit: Annotated[int, Query(ge=1, le=200, description="Faces at most.")] = ON_A_PAGE,

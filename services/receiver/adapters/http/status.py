@@ -10,9 +10,11 @@ from starlette.responses import Response
 from services.common.errors import DatabaseUnavailableError
 from services.common.health import HealthChecks
 from services.receiver.adapters.http import documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import OfPerson
 from services.receiver.adapters.http.views import json_response
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.encoding import EncodingReport
 from services.receiver.domain.images import StatusReport
 from services.receiver.ports import ImageRows
@@ -69,6 +71,7 @@ def add_status(
         response_model=documents.StatusDocument,
         responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.READ)
     async def status(
         person: OfPerson = None,
         counts: Annotated[

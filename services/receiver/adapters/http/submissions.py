@@ -8,7 +8,10 @@ from starlette.responses import Response
 from services.common.bodies import MULTIPART
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
+from services.receiver.adapters.http.guard import needs
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.views import accepted_view, json_response, location
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.errors import Fault, InvalidError
 from services.receiver.domain.submissions import MAX_FILES, Accepted
 from services.receiver.metrics import SUBMISSIONS
@@ -21,6 +24,7 @@ def add_submissions(
     submissions: Submissions,
     images: Images,
     spools: Spools,
+    rates: Rates,
     *,
     max_json_bytes: int,
     max_upload_bytes: int,
@@ -35,9 +39,10 @@ def add_submissions(
         " is durable. A path that was submitted before gives the first one's id; what was"
         " rejected or dead, or whose picture was replaced since, is looked at again.",
         response_model=documents.AcceptedDocument,
-        responses=openapi.located(openapi.errors(403, 408, 413, 415, 422)),
+        responses=openapi.located(openapi.errors(408, 413, 415, 422)),
         openapi_extra=openapi.body(openapi.json_body(documents.PathDocument)),
     )
+    @needs(AccessScope.SUBMIT)
     async def submit_one(request: Request) -> Response:
         body = await bodies.read_json(
             request,
@@ -60,10 +65,11 @@ def add_submissions(
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(403, 408, 413, 415, 422),
+            openapi.errors(408, 413, 415, 422),
         ),
         openapi_extra=openapi.body(openapi.json_body(documents.PathsDocument)),
     )
+    @needs(AccessScope.SUBMIT)
     async def submit_many(request: Request) -> Response:
         body = await bodies.read_json(
             request,
@@ -72,6 +78,7 @@ def add_submissions(
             max_bytes=max_json_bytes,
             lenient=True,
         )
+        rates.spend(request.scope, len(body.paths) - 1)
         accepted = await submissions.submit([picture.path for picture in body.paths])
         _count("/images/post", accepted)
         return json_response({"images": [accepted_view(row) for row in accepted]}, 202)
@@ -87,10 +94,11 @@ def add_submissions(
             202,
             "Every row is durable.",
             openapi.image_links("/images/0/id"),
-            openapi.errors(403, 408, 413, 415, 422),
+            openapi.errors(408, 413, 415, 422),
         ),
         openapi_extra=openapi.body({MULTIPART: {"schema": openapi.FILES}}),
     )
+    @needs(AccessScope.SUBMIT)
     async def upload(request: Request) -> Response:
         async with bodies.multipart(
             request, spools, max_files=MAX_FILES, max_bytes=max_upload_bytes
@@ -98,6 +106,7 @@ def add_submissions(
             files = [bodies.check_file(part, "/files") for part in form.getlist("files")]
             if not files:
                 raise InvalidError("the form has no field files", [Fault("/files", "is missing")])
+            rates.spend(request.scope, len(files) - 1)
             accepted = await images.upload(
                 [(file.filename or "", bodies.reader(file)) for file in files]
             )

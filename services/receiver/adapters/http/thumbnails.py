@@ -6,16 +6,7 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.responses import Response
 
-from services.receiver.adapters.http import openapi
-from services.receiver.adapters.http.files import FileResponses, unchanged
-from services.receiver.adapters.http.parameters import (
-    FaceIndex,
-    IfNoneMatch,
-    ImageId,
-    Name,
-    PictureId,
-)
-from services.receiver.domain.thumbnails import (
+from services.common.thumbnails import (
     FACE_SIDE,
     PREVIEW_SIDE,
     THUMBNAIL_SIDE,
@@ -24,6 +15,17 @@ from services.receiver.domain.thumbnails import (
     image_thumbnails,
     known_thumbnail,
 )
+from services.receiver.adapters.http import openapi
+from services.receiver.adapters.http.files import FileResponses, unchanged
+from services.receiver.adapters.http.guard import needs
+from services.receiver.adapters.http.parameters import (
+    FaceIndex,
+    IfNoneMatch,
+    ImageId,
+    Name,
+    PictureId,
+)
+from services.receiver.domain.access import AccessScope
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.thumbnails import Find, Thumbnails
@@ -54,6 +56,7 @@ def add_thumbnails(
         response_class=Response,
         responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
     )
+    @needs(AccessScope.READ)
     async def get_thumbnail(image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
         small, _ = image_thumbnails(image_id)
         return await answer(if_none_match, small, partial(images.picture_key, image_id))
@@ -65,6 +68,7 @@ def add_thumbnails(
         response_class=Response,
         responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
     )
+    @needs(AccessScope.READ)
     async def get_preview(image_id: ImageId, if_none_match: IfNoneMatch = None) -> Response:
         _, large = image_thumbnails(image_id)
         return await answer(if_none_match, large, partial(images.picture_key, image_id))
@@ -76,6 +80,7 @@ def add_thumbnails(
         response_class=Response,
         responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
     )
+    @needs(AccessScope.READ)
     async def get_face_thumbnail(
         image_id: ImageId, face_index: FaceIndex, if_none_match: IfNoneMatch = None
     ) -> Response:
@@ -91,6 +96,7 @@ def add_thumbnails(
         response_class=Response,
         responses=openapi.picture(openapi.errors(404, 422), openapi.JPEG),
     )
+    @needs(AccessScope.READ)
     async def get_known_thumbnail(
         name: Name, picture_id: PictureId, if_none_match: IfNoneMatch = None
     ) -> Response:

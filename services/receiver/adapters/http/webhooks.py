@@ -7,9 +7,11 @@ from starlette.responses import Response
 
 from services.common.webhooks import DeliveryStatus
 from services.receiver.adapters.http import documents, openapi
+from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import ON_A_PAGE, Cursor, row_id
 from services.receiver.adapters.http.views import delivery_page_view, delivery_view, json_response
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.cursors import decode_cursor
 
 _DeliveryId = Annotated[int, row_id("A delivery")]
@@ -32,6 +34,7 @@ def add_webhooks(app: FastAPI, deliveries: DatabaseDeliveries) -> None:
             openapi.errors(422),
         ),
     )
+    @needs(AccessScope.ADMINISTER)
     async def list_deliveries(
         status: Annotated[
             DeliveryStatus | None, Query(description="Only with this status.")
@@ -50,7 +53,8 @@ def add_webhooks(app: FastAPI, deliveries: DatabaseDeliveries) -> None:
         status_code=202,
         summary="Try a delivery again that was given up",
         response_model=documents.DeliveryDocument,
-        responses=openapi.errors(403, 404, 409, 422),
+        responses=openapi.errors(404, 409, 422),
     )
+    @needs(AccessScope.ADMINISTER)
     async def retry_delivery(delivery_id: _DeliveryId) -> Response:
         return json_response(delivery_view(await deliveries.retry(delivery_id)), 202)

@@ -1,0 +1,16 @@
+"""Keys that lie in files, as Secrets do that are mounted."""
+
+from functools import partial
+from pathlib import Path
+
+from services.common.passwords import read_passwords
+from services.receiver.ports import KeyFile
+
+
+def key_file(file: Path | None) -> KeyFile | None:
+    """Return what reads the file; ``None`` without one."""
+    return None if file is None else partial(_read, file)
+
+
+def _read(file: Path) -> list[bytes]:
+    return [key.encode() for key in read_passwords(file) if key]
