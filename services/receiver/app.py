@@ -97,10 +97,14 @@ class Receiver:
     def __init__(self, settings: ReceiverSettings) -> None:
         self._database = AuditedDatabase(settings)
         self._client = RecogniserClient(
-            settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
+            settings.face_recog_target,
+            timeout=settings.face_recog_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._stored_faces = StoredFacesClient(
-            settings.people_target, timeout=settings.people_timeout_seconds
+            settings.people_target,
+            timeout=settings.people_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._doorbell = doorbell_for(settings)
         self._ringer = Ringer(self._doorbell)
