@@ -145,7 +145,7 @@ async def test_schemathesis_finds_nothing(
         "--max-examples=30",
     )
     assert status == 0, output
-    assert "53 selected / 54 total" in output
+    assert "60 selected / 61 total" in output
     (tmp_path / "hooks.py").write_text(HOOKS)
     status, output = await schemathesis(
         process,
@@ -162,7 +162,7 @@ async def test_schemathesis_finds_nothing(
     )
     await people.stop()
     assert status == 0, output
-    assert "53 selected / 54 total" in output
+    assert "60 selected / 61 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -172,6 +172,7 @@ async def test_answers_are_what_the_document_says(
     picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
     uploaded = await plain.post("/images", files={"files": ("a.png", picture)})
     enrolled = await plain.post("/people/Ada/pictures", files={"file": ("a.png", picture)})
+    user = {"name": "Ada", "role": "viewer", "password": "correct horse battery"}
     answers: list[tuple[type[BaseModel], httpx.Response]] = [
         (documents.AcceptedListDocument, uploaded),
         (documents.AcceptedDocument, await plain.post("/image/post", json={"path": "a"})),
@@ -187,6 +188,9 @@ async def test_answers_are_what_the_document_says(
         (documents.GroupPageDocument, await plain.get("/groups")),
         (documents.QuestionsDocument, await plain.get("/questions")),
         (documents.ExportDocument, await plain.get("/people/Ida/export")),
+        (documents.UserDocument, await plain.post("/users", json=user)),
+        (documents.UserPageDocument, await plain.get("/users")),
+        (documents.SessionDocument, await plain.get("/session")),
         (
             documents.MadeKeyDocument,
             await plain.post("/keys", json={"name": "a camera", "scopes": ["read"]}),
@@ -236,7 +240,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 54
+    assert len(operations) == 61
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

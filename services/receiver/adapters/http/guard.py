@@ -15,7 +15,13 @@ from services.common.door import RETRY_AFTER
 from services.common.errors import AwayError
 from services.common.probes import PROBES
 from services.receiver.adapters.http.rates import Rates
-from services.receiver.domain.access import AccessScope, ActorKind, Credentials, Principal
+from services.receiver.domain.access import (
+    AccessScope,
+    ActorKind,
+    Caller,
+    Credentials,
+    Principal,
+)
 from services.receiver.domain.acts import SUBJECTS, Act, acting
 from services.receiver.domain.errors import UnknownCallerError
 from services.receiver.service.access import Access
@@ -26,8 +32,8 @@ _NEEDS: Final = "needs_scope"
 _AUDITED: Final = "audited"
 
 
-def needs(scope: AccessScope | None, *, audited: bool = False) -> Callable[[F], F]:
-    """Declare which scope an endpoint needs; ``None``: it is open to everybody.
+def needs(scope: AccessScope | Caller | None, *, audited: bool = False) -> Callable[[F], F]:
+    """Declare which scope an endpoint needs, or whom it is for; ``None``: it is open.
 
     ``audited``: the audit says who has used it though it changes nothing, as it says of all that
     change something.
@@ -41,10 +47,10 @@ def needs(scope: AccessScope | None, *, audited: bool = False) -> Callable[[F], 
     return declare
 
 
-def needed(route: Route) -> AccessScope | None:
+def needed(route: Route) -> AccessScope | Caller | None:
     """Return what a route needs, or raise ``TypeError`` when it does not say."""
     try:
-        scope: AccessScope | None = getattr(route.endpoint, _NEEDS)
+        scope: AccessScope | Caller | None = getattr(route.endpoint, _NEEDS)
     except AttributeError:
         raise TypeError(f"{route.path} does not say which scope it needs") from None
     return scope
@@ -107,7 +113,7 @@ class Guard:
         act = noted or self._matched(scope)[0]
         return act or Act("unmatched", client_address(scope, self._trusted), audited=True)
 
-    def _matched(self, scope: Scope) -> tuple[Act | None, AccessScope | None]:
+    def _matched(self, scope: Scope) -> tuple[Act | None, AccessScope | Caller | None]:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         parameters: Mapping[str, object] = {}
         try:
@@ -128,7 +134,9 @@ class Guard:
                 act.about(SUBJECTS[name], value)  # the first: /groups/1/faces/2/0 is about a group
         return act, scope_needed
 
-    async def _admitted(self, scope: Scope, scope_needed: AccessScope | None) -> Principal | None:
+    async def _admitted(
+        self, scope: Scope, scope_needed: AccessScope | Caller | None
+    ) -> Principal | None:
         if scope_needed is None:
             return None
         try:
@@ -147,6 +155,12 @@ class Guard:
         act.principal = principal
         if principal.session or principal.kind is ActorKind.FRONTEND:
             act.address = _told_address(scope) or act.address
+        if scope_needed is Caller.KNOWN:
+            return principal
+        if scope_needed is Caller.FRONTEND:
+            if principal.kind is not ActorKind.FRONTEND:
+                raise HTTPException(HTTPStatus.FORBIDDEN, "this is for the frontend alone")
+            return principal
         if scope_needed not in principal.scopes:
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
