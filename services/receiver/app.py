@@ -16,7 +16,7 @@ from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.health import HealthChecks
-from services.common.http_server import serve_http
+from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
@@ -29,7 +29,8 @@ from services.receiver.adapters import keys_command
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.hashing import Argon2Hasher
 from services.receiver.adapters.http.api import behind_door, new_app
-from services.receiver.adapters.http.docs_page import add_docs
+from services.receiver.adapters.http.audit import add_audit
+from services.receiver.adapters.http.docs_page import docs_routes
 from services.receiver.adapters.http.encoding import add_encoding
 from services.receiver.adapters.http.erasing import add_erasing
 from services.receiver.adapters.http.events import add_events, write
@@ -55,6 +56,7 @@ from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.attempts import DatabaseAttempts
+from services.receiver.adapters.rows.audit import AuditedDatabase, DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -72,6 +74,7 @@ from services.receiver.adapters.rows.sessions import DatabaseSessions
 from services.receiver.adapters.rows.users import DatabaseUsers
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.access import Access
+from services.receiver.service.auditing import WRITE_SECONDS, Auditing
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
@@ -106,13 +109,17 @@ class Receiver:
     """The application and what it holds open; to be made inside the event loop."""
 
     def __init__(self, settings: ReceiverSettings, hasher: Argon2Hasher | None = None) -> None:
-        self._database = Database(settings)
+        self._database = AuditedDatabase(settings)
         self._hasher = hasher or Argon2Hasher()
         self._client = RecogniserClient(
-            settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
+            settings.face_recog_target,
+            timeout=settings.face_recog_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._stored_faces = StoredFacesClient(
-            settings.people_target, timeout=settings.people_timeout_seconds
+            settings.people_target,
+            timeout=settings.people_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._doorbell = doorbell_for(settings)
         self._ringer = Ringer(self._doorbell)
@@ -209,17 +216,31 @@ class Receiver:
         add_webhooks(app, DatabaseDeliveries(self._database))
         self._log_in, sessions = self._add_log_in(app, settings, spools)
         add_keys(app, Keyring(keys), spools)
-        add_docs(app, is_open=settings.access == "open")
+        audit = DatabaseAudit(self._database)
+        add_audit(app, audit)
+        is_open = settings.access == "open"
+        self.docs = docs_routes(app, is_open=is_open)
+        if is_open:
+            app.router.routes.extend(self.docs)
         app.router.routes.extend(probe_routes(self.lifecycle))
         self._access = Access(
-            is_open=settings.access == "open",
+            is_open=is_open,
             keys=KeyCheck(keys),
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
             sessions=sessions,
         )
+        self.auditing = Auditing(audit)
         self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, self._access, settings, self.lifecycle, rates=rates)
+        self.app = behind_door(
+            app,
+            self.rooms,
+            self._access,
+            self.auditing,
+            rates=rates,
+            settings=settings,
+            lifecycle=self.lifecycle,
+        )
 
     def _add_log_in(
         self, app: FastAPI, settings: ReceiverSettings, spools: Spools
@@ -261,10 +282,11 @@ class Receiver:
         await self._doorbell.close()
         await self._client.close()
         await self._stored_faces.close()
+        await self.auditing.close()
         await self._database.close()
 
 
-async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
+async def run(settings: ReceiverSettings, listener: socket.socket, probes: socket.socket) -> None:
     """Serve until SIGTERM, then drain."""
     receiver = Receiver(settings)
     # What was loaded lives as long as the process, and requests leave no cycles worth looking for
@@ -277,11 +299,19 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
             serve_http(
                 receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
             ),
+            serve_probes(probes, receiver.lifecycle, receiver.docs),
             repeat(
                 receiver.lifecycle,
                 "erase",
                 receiver.erase,
                 _ERASE_SECONDS,
+                AvailabilityLog("database"),
+            ),
+            repeat(
+                receiver.lifecycle,
+                "audit",
+                receiver.auditing.write,
+                WRITE_SECONDS,
                 AvailabilityLog("database"),
             ),
             repeat(
@@ -312,4 +342,5 @@ def main() -> None:
     settings = load(ReceiverSettings)
     logs.configure("receiver", settings.log_level)
     listener = listen(settings.host, settings.port)
-    uvloop.run(run(settings, listener))
+    probes = listen(settings.host, settings.probe_port)
+    uvloop.run(run(settings, listener, probes))

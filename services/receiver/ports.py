@@ -9,8 +9,10 @@ from typing import Protocol
 from services.common.events import Position
 from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.access import Role
+from services.receiver.domain.acts import ActOnPaths, Record
 from services.receiver.domain.changes import Changes
 from services.receiver.domain.cursors import Page, Pair, PersonKey
 from services.receiver.domain.erasing import Erased, Erasure, Stage
@@ -19,7 +21,7 @@ from services.receiver.domain.groups import Answer, Group, Member, Question
 from services.receiver.domain.images import Image, StatusReport
 from services.receiver.domain.keys import ApiKey, SecretKey, ValidKey, WantedKey
 from services.receiver.domain.merges import Copy, Merge, Merged
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
@@ -47,8 +49,8 @@ from services.receiver.domain.users import (
 class KeyFile(Protocol):
     """A key that lies in a file."""
 
-    def __call__(self) -> bytes:
-        """Return what the file holds now."""
+    def __call__(self) -> Sequence[bytes]:
+        """Return the key, and the one before it while that is being replaced."""
 
 
 class PasswordHasher(Protocol):
@@ -167,6 +169,13 @@ class ApiKeys(Protocol):
         """End a key, or raise ``NotFoundError`` when there is none that was not revoked."""
 
 
+class AuditRows(Protocol):
+    """The audit in the database."""
+
+    async def add(self, records: Sequence[Record]) -> None:
+        """Add rows, in a transaction of their own."""
+
+
 class Garbage(Protocol):
     """The objects that the redeemer removes unless a row names them."""
 
@@ -184,11 +193,16 @@ class Garbage(Protocol):
 class ImageRows(Protocol):
     """Images in the database."""
 
-    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def add(
+        self,
+        submissions: Sequence[Submission],
+        acts: Sequence[ActOnPaths] = (),
+    ) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path.
 
         The paths are distinct. What was rejected or dead goes back to pending. Nothing is stored
-        when it raises.
+        when it raises. The transaction records the ``acts`` of the requests that it is for, each
+        with what was submitted.
         """
 
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:

@@ -118,6 +118,9 @@ class ReceiverSettings(
     """What the environment says."""
 
     port: Port = Field(8000, description="Port of the HTTP interface.")
+    probe_port: Port = Field(
+        9106, description="Port of probes, metrics and the description of the HTTP interface."
+    )
     people_target: str = Field(
         "dns:///people:50052", description="gRPC target of people, which finds stored faces."
     )

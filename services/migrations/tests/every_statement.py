@@ -2,13 +2,17 @@
 
 import dataclasses
 
-from services.common.clock import database_now
+import sqlalchemy as sa
+
+from services.common import tables
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box, Likely, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.quality import Quality
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
@@ -19,6 +23,7 @@ from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import Regrouped
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.attempts import DatabaseAttempts
+from services.receiver.adapters.rows.audit import DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -33,6 +38,7 @@ from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.adapters.rows.sessions import DatabaseSessions
 from services.receiver.adapters.rows.users import DatabaseUsers
 from services.receiver.domain.access import AccessScope, Role
+from services.receiver.domain.acts import Act, SubjectKind
 from services.receiver.domain.attempts import FORGOTTEN_AFTER_MS
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
@@ -41,12 +47,13 @@ from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
 from services.receiver.domain.keys import SecretKey, WantedKey
 from services.receiver.domain.merges import Merged
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
 from services.receiver.domain.users import Identity, StoredPassword, UserChange
 from services.redeemer.adapters.garbage import DatabaseDueGarbage
 from services.redeemer.adapters.repairs import DatabaseRepairs
+from services.redeemer.adapters.retention import DatabaseOldAudit, DatabaseOldPictures
 from services.testing.recogniser import ENCODING
 from services.webhooks import domain as telling
 from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
@@ -74,7 +81,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     known_pictures = DatabaseKnownPictures(receiver)
     processor = DatabaseClaims(image_processor, database_now)
 
-    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
+    act = Act("submit_many", "::1", audited=True), [Submission("a.jpg", "A")]
+    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")], [act])
+    its = {SubjectKind.IMAGE: submitted["a.jpg"].id}
+    done = await DatabaseAudit(receiver).page(subjects=its, who="", before=9, limit=9)
+    assert [one.action for one in done.items] == ["submit_many"]
     repeated = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
     assert repeated["a.jpg"].duplicate
     first, second, third = (
@@ -170,6 +181,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
+    await _erase_old(receiver, people_s, redeemer)
     await _give_keys(DatabaseApiKeys(receiver))
     collecting = DatabaseDueGarbage(redeemer, database_now)
     await _log_in(receiver)
@@ -368,6 +380,37 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
     last = await rows.claim()
     assert last
     await rows.end(last)
+
+
+async def _erase_old(receiver: Database, people_s: Database, redeemer: Database) -> None:
+    """Have a face's picture go that is alone in its group, and a known picture with it."""
+    its = {"image_id": 9, "face_index": 0}
+    now = {"created_at": 1}
+    image = {"path": "old.jpg", "name": "Old", "status": "processed", "attempt": 1, "updated_at": 1}
+    box = dict.fromkeys(("left", "top", "right", "bottom", "detection_score"), 1)
+    async with receiver.transaction() as connection:
+        for table, values in (
+            (tables.images, {"id": 9, **image, **now}),
+            (tables.faces, {**its, **box, "ambiguous": False, "candidates": []}),
+            (tables.persons, {"id": 9, "name": "Old", "folder": "Old", **now}),
+            (tables.person_images, {"id": 9, "person_id": 9, "image_name": "Old/1", **its, **now}),
+            (tables.audit, dict.fromkeys(("kind", "who", "address", "action"), "x") | {"at": 1}),
+        ):
+            await connection.execute(sa.insert(table).values(values))
+    async with people_s.transaction() as connection:
+        await connection.execute(sa.insert(tables.face_groups).values(id=9, size=1, **now))
+        await connection.execute(sa.insert(tables.group_faces).values(**its, group_id=9))
+        question = sa.insert(tables.group_questions)
+        await connection.execute(question.values(group_id=9, person_id=9, **now))
+    old_pictures = DatabaseOldPictures(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
+    [old] = (await old_pictures.page(0)).pictures
+    assert await old_pictures.erase({old: None}) == [old.image_id]
+    async with people_s.reading() as connection:
+        for table in (tables.person_images, tables.group_questions):
+            query = sa.select(sa.func.count()).select_from(table).where(table.c.person_id == 9)
+            assert await connection.scalar(query) == 0
+    old_audit = DatabaseOldAudit(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
+    assert await old_audit.remove() == 1
 
 
 async def _tell(

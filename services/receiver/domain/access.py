@@ -48,6 +48,8 @@ class ActorKind(StrEnum):
     USER = "user"
     FRONTEND = "frontend"
     """The frontend itself, for nobody who is logged in."""
+    UNKNOWN = "unknown"
+    """Not at all, or in vain: of these only the audit speaks."""
 
 
 class Caller(StrEnum):
@@ -74,6 +76,7 @@ class Principal:
 ANYBODY: Final = Principal(ActorKind.ANYBODY, "anybody", ALL_SCOPES)
 ADMINISTRATOR_KEY: Final = Principal(ActorKind.KEY, "administrator key", ALL_SCOPES)
 FRONTEND: Final = Principal(ActorKind.FRONTEND, "frontend", frozenset())
+UNKNOWN: Final = Principal(ActorKind.UNKNOWN, "", frozenset())
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Access:
             raise UnknownCallerError
         shown = credentials.key.encode()
         for file, principal in self._files:
-            if hmac.compare_digest(file(), shown):
+            if any(hmac.compare_digest(key, shown) for key in file()):
                 if principal is FRONTEND and self._sessions and credentials.session is not None:
                     return await self._sessions.principal(credentials.session)
                 return principal

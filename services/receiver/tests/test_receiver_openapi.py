@@ -128,7 +128,7 @@ async def test_schemathesis_finds_nothing(
         answer = await client.post(address, files={"file": ("a.png", picture)})
         assert answer.status_code == 201
         document = tmp_path / "openapi.json"
-        document.write_bytes((await client.get("/openapi.json")).content)
+        document.write_bytes((await client.get(f"{process.probe_url}/openapi.json")).content)
         # Nobody, somebody unknown, and one of each scope, in turn.
         callers = ["", new_secret_key().text]
         for scope in AccessScope:
@@ -137,14 +137,15 @@ async def test_schemathesis_finds_nothing(
     status, output = await schemathesis(
         process,
         tmp_path,
-        f"{process.url}/openapi.json",
+        str(document),
+        f"--url={process.url}",
         f"--header=Authorization: Bearer {KEY}",
         "--checks=all",
         "--phases=examples,coverage,fuzzing,stateful",
         "--max-examples=30",
     )
     assert status == 0, output
-    assert "59 selected / 60 total" in output
+    assert "60 selected / 61 total" in output
     (tmp_path / "hooks.py").write_text(HOOKS)
     status, output = await schemathesis(
         process,
@@ -161,7 +162,8 @@ async def test_schemathesis_finds_nothing(
     )
     await people.stop()
     assert status == 0, output
-    assert "59 selected / 60 total" in output
+    assert "60 selected / 61 total" in output
+    assert "Traceback" not in process.log.read_text()
 
 
 async def test_answers_are_what_the_document_says(
@@ -194,6 +196,7 @@ async def test_answers_are_what_the_document_says(
             await plain.post("/keys", json={"name": "a camera", "scopes": ["read"]}),
         ),
         (documents.KeysDocument, await plain.get("/keys")),
+        (documents.AuditPageDocument, await plain.get("/audit")),
         (documents.ProblemDocument, await plain.get("/images/99")),
     ]
     for model, answer in answers:
@@ -237,7 +240,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 60
+    assert len(operations) == 61
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

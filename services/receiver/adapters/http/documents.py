@@ -31,7 +31,8 @@ from services.common.object_keys import (
 )
 from services.common.person_names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
 from services.common.webhooks import DeliveryStatus, WebhookType
-from services.receiver.domain.access import AccessScope, Role
+from services.receiver.domain.access import AccessScope, ActorKind, Role
+from services.receiver.domain.acts import SubjectKind
 from services.receiver.domain.cursors import LAST_ID
 from services.receiver.domain.encoding import EncodingState
 from services.receiver.domain.faces import LAST_INDEX, Face, FaceKey, ImageRegion, StruckOut
@@ -622,6 +623,35 @@ class WantedKeyDocument(BaseModel):
         ]
         | None
     ) = None
+
+
+class ActDocument(BaseModel):
+    """Who did what, and where from: an act is the id of an operation of this document.
+
+    ``who`` is the name of a key or a user, and ``actor_id`` its id. ``subject_id`` is the id of
+    what it is about, if that is one thing. ``status`` is null for what was done, else the one that
+    it was refused with. ``times``: how many alike this stands for, of submissions how many
+    pictures.
+    """
+
+    id: int
+    at: _Time
+    kind: ActorKind
+    who: str
+    actor_id: str | None
+    address: str
+    action: str
+    subject_kind: SubjectKind | None
+    subject_id: str | None
+    status: int | None
+    times: int
+
+
+class AuditPageDocument(BaseModel):
+    """Who did what, newest first; ``next_cursor`` leads to the next page, null on the last."""
+
+    acts: list[ActDocument]
+    next_cursor: str | None
 
 
 class EraseDocument(BaseModel):

@@ -27,6 +27,7 @@ _PROBLEMS: Final = {
     409: "The request does not fit the present state.",
     413: "The body or a file is too large.",
     415: "The body has the wrong media type.",
+    421: "The request is for a host that is not this one.",
     422: "The request is wrong; errors says where.",
     429: "Too many requests of this kind are being served, or came from this caller in a minute.",
     500: "The receiver failed.",
@@ -80,7 +81,7 @@ EVENTS: Final = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the responses that a route may fail with; 401, 403, 429, 500 and 503 always may."""
+    """Return the responses that a route may fail with; 401, 403, 421, 429, 500, 503 always may."""
     return {
         status: {
             "description": _PROBLEMS[status],
@@ -99,7 +100,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
                 else {}
             ),
         }
-        for status in sorted({*statuses, 401, 403, 429, 500, 503})
+        for status in sorted({*statuses, 401, 403, 421, 429, 500, 503})
     }
 
 

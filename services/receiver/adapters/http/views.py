@@ -11,6 +11,7 @@ from starlette.responses import Response
 from services.common.events import EventKind
 from services.common.image_states import Status
 from services.receiver.domain.access import Principal
+from services.receiver.domain.acts import Recorded
 from services.receiver.domain.changes import Change
 from services.receiver.domain.cursors import (
     Page,
@@ -239,6 +240,16 @@ def key_view(key: ApiKey) -> dict[str, object]:
         "revoked_at": _time(key.revoked_at),
         "last_used_at": _time(key.last_used_at),
     }
+
+
+def audit_page_view(page: Page[Recorded, int]) -> dict[str, object]:
+    """Return an ``AuditPageDocument``."""
+    return _page_view("acts", page, _recorded_view, encode_cursor)
+
+
+def _recorded_view(recorded: Recorded) -> dict[str, object]:
+    view = {field.name: getattr(recorded, field.name) for field in fields(recorded)}
+    return view | {"at": _time(recorded.at)}
 
 
 def change_view(change: Change) -> dict[str, object]:
