@@ -98,9 +98,9 @@ class Guard:
         if act is None:
             return
         scope["act"] = act
-        if act.audited:
-            acting.set(act)
         principal = await self._admitted(scope, scope_needed)
+        if act.audited:  # not before: that a key or a session is used is written, too
+            acting.set(act)
         scope["principal"] = principal
         scope["address"] = act.address
         scope["admit_again"] = partial(self._admitted, scope, scope_needed)
