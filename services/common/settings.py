@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, FilePath, ValidationError, model_val
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.common.addresses import Network, read_networks
 from services.common.claims import LEASE_MS, MAX_ATTEMPTS, Rules
 
 TOPIC: Final = "images"
@@ -36,6 +37,11 @@ def _check_secret(file: Path) -> Path:
 
 
 SecretFile = Annotated[FilePath, AfterValidator(_check_secret)]
+
+
+def _check_networks(listed: str) -> str:
+    read_networks(listed)
+    return listed
 
 
 class FromEnvironment(BaseSettings):
@@ -104,6 +110,18 @@ class HttpSettings(FromEnvironment):
         description="Disk space in /tmp for bodies that arrive and are too large for memory; for"
         " more at once, the volume must have it, too.",
     )
+
+    trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = Field(
+        "",
+        description="Networks, such as 10.0.0.0/16, separated by commas, of proxies whose"
+        " X-Forwarded-For says where a request came from: those of the load balancer in front."
+        " Without it all that comes through one counts as from one address.",
+    )
+
+    @property
+    def trusted(self) -> tuple[Network, ...]:
+        """The networks of TRUSTED_PROXIES."""
+        return read_networks(self.trusted_proxies)
 
     @model_validator(mode="after")
     def _check_bodies(self) -> Self:

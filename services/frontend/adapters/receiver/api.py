@@ -1,13 +1,14 @@
 """The receiver's API by what it is about; errors as :class:`ReceiverConnection` says."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Final
 
 from services.common.faces import Box
 from services.frontend.adapters.receiver.connection import ReceiverConnection, file_form
+from services.frontend.domain.access import Account, OpenedSession
 from services.frontend.domain.faces import FaceKey
 from services.frontend.domain.groups import (
     FACES_ON_A_PAGE,
@@ -272,6 +273,30 @@ class GroupsApi(_Operations):
         await self._call("PUT /questions/{id}", question_id, json=body, slow=True)
 
 
+class AccessApi(_Operations):
+    """Operations on who is logged in."""
+
+    async def log_in(self, name: str, password: str) -> OpenedSession:
+        """Open a session for who has this password."""
+        body = {"name": name, "password": password}
+        return await self._read(OpenedSession, "POST /sessions", json=body)
+
+    async def log_in_as(
+        self, issuer: str, subject: str, name: str, groups: Collection[str]
+    ) -> OpenedSession:
+        """Open a session for whom a provider has identified."""
+        body = {"issuer": issuer, "subject": subject, "name": name, "groups": sorted(groups)}
+        return await self._read(OpenedSession, "POST /sessions", json=body)
+
+    async def account(self) -> Account:
+        """Return who is logged in."""
+        return await self._read(Account, "GET /session")
+
+    async def log_out(self) -> None:
+        """End the session."""
+        await self._call("DELETE /session")
+
+
 class ReceiverApi(_Operations):
     """All operations; those on one kind of thing are its attributes'."""
 
@@ -281,6 +306,7 @@ class ReceiverApi(_Operations):
         self.faces = FacesApi(connection)
         self.people = PeopleApi(connection)
         self.groups = GroupsApi(connection)
+        self.access = AccessApi(connection)
 
     async def status(self, person: str | None = None, *, counts: bool = True) -> StatusReport:
         """Return what is away, and counts by status, of a person if one is named.
