@@ -121,12 +121,14 @@ class OpenIdConnect:
 
     async def identify(self, departure: Departure, code: str) -> Identity:
         """Return who came back with this ``code``."""
+        if not code:
+            raise LogInRefusedError("the provider gave no code")
         async with _client() as client:
             metadata = await self._metadata(client)
             token = await self._exchange(client, metadata, code, departure.verifier)
             keys = await _json(client.get(metadata["jwks_uri"]))
         claims = self._claims(token, keys, departure.nonce)
-        groups = claims.get(self._groups_claim, [])
+        groups = claims.get(self._groups_claim) or []
         name = next(
             (claims[one] for one in ("preferred_username", "name", "email") if claims.get(one)),
             claims["sub"],
