@@ -30,6 +30,7 @@ from services.common.spools import Spools
 from services.frontend.adapters import rooms
 from services.frontend.adapters.browser import BrowserGuard
 from services.frontend.adapters.oidc import OpenIdConnect
+from services.frontend.adapters.pages.access import AccessPages
 from services.frontend.adapters.pages.answers import Answers
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.files import FilePages
@@ -106,6 +107,7 @@ def create_app(
     if key:
         provider = _provider(settings, key)
         app.include_router(LogInPages(receiver.access, answers, provider).router())
+        app.include_router(AccessPages(receiver.access, answers).router())
     app.router.routes.extend(probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.
