@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+import httpx
 import pytest
 import yaml
 
-from e2e.client import pods
+from e2e.client import metrics, pods, request
 from e2e.cluster import Cluster
 from e2e.reach import Target, reached
 from e2e.waiting import wait_until
@@ -207,6 +208,16 @@ def test_it_is_the_policies_that_keep_the_others_closed(
         wait_until(all_open, _POLICY_SECONDS, "everything to be open")
     finally:
         pipeline.kubectl("delete", "networkpolicy/e2e-allow-all")
+
+
+def test_clients_get_neither_metrics_nor_a_description_nor_another_name(pipeline: Cluster) -> None:
+    for url in (pipeline.api_url, pipeline.page_url):
+        for path in ("/metrics", "/docs", "/openapi.json"):
+            assert request("GET", f"{url}{path}").status_code == httpx.codes.NOT_FOUND
+        answer = request("GET", f"{url}/", headers={"Host": "rebound.example"})
+        assert answer.status_code == httpx.codes.MISDIRECTED_REQUEST
+    for workload in ("receiver", "frontend"):
+        assert all(metrics(pipeline, workload, "facestack_requests_total").values())
 
 
 def test_a_privileged_pod_is_refused_by_the_namespace(pipeline: Cluster, image: str) -> None:

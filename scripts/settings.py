@@ -125,7 +125,7 @@ def _default(name: str, field: FieldInfo) -> str:
         return "must be set"
     if field.default_factory:
         return "by the machine"
-    if field.default is None:
+    if field.default in (None, ""):
         return "none"
     if name.endswith("_bytes") and field.default % _MIB == 0:
         return f"`{field.default}`, {field.default // _MIB} MiB"

@@ -58,8 +58,8 @@ GIVEN_SECRETS: Final = {"webhooks": {"endpoints.json"}}
 """Secrets that an operator may bring, with their keys; without them a workload does less."""
 
 PORTS: Final = {
-    "receiver": {"http": 8000},
-    "frontend": {"http": 8080},
+    "receiver": {"http": 8000, "probes": 9106},
+    "frontend": {"http": 8080, "probes": 9107},
     "image-processor": {"probes": 9101},
     "face-recog": {"grpc": 50051, "probes": 9102},
     "redeemer": {"probes": 9103},
@@ -70,7 +70,10 @@ PORTS: Final = {
     "nsqd": {"tcp": 4150, "http": 4151},
     "nsqlookupd": {"tcp": 4160, "http": 4161},
 }
-"""What each workload listens on."""
+"""What each workload listens on; no Service leads to ``PRIVATE_PORT``."""
+
+PRIVATE_PORT: Final = "probes"
+"""Where /metrics is, and of the receiver /docs; kubelets ask there what serves no HTTP itself."""
 
 HEADLESS: Final = frozenset({"face-recog", "mariadb", "nsqd", "object-store", "people"})
 """Services that give the pods' own addresses: to clients that balance, or to a store's one pod."""

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.common.addresses import Network, read_networks
 from services.common.claims import LEASE_MS, MAX_ATTEMPTS, Rules
+from services.common.hosts import AllowedHosts
 
 TOPIC: Final = "images"
 CHANNEL: Final = "image_processor"
@@ -37,6 +38,11 @@ def _check_secret(file: Path) -> Path:
 
 
 SecretFile = Annotated[FilePath, AfterValidator(_check_secret)]
+
+
+def _check_hosts(listed: str) -> str:
+    AllowedHosts(listed)
+    return listed
 
 
 def _check_networks(listed: str) -> str:
@@ -69,7 +75,7 @@ class Settings(FromEnvironment):
 
 
 class HttpSettings(FromEnvironment):
-    """What an HTTP server waits for, and how much it takes at once."""
+    """What an HTTP server waits for, how much it takes at once, and which names it has."""
 
     max_connections: int = Field(
         1000,
@@ -109,6 +115,13 @@ class HttpSettings(FromEnvironment):
         ge=1024,
         description="Disk space in /tmp for bodies that arrive and are too large for memory; for"
         " more at once, the volume must have it, too.",
+    )
+    allowed_hosts: Annotated[str, AfterValidator(_check_hosts)] = Field(
+        "",
+        description="Names, separated by commas, by which clients may call the service beside"
+        " localhost and IP addresses: those that your DNS has for it. `*.` and a name means all"
+        " below that. A request for any other host is refused with 421: it may come from a page"
+        " whose name somebody has point here.",
     )
 
     trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = Field(

@@ -62,6 +62,7 @@ class FrontendSettings(Settings, HttpSettings, LogInSettings):
     """Where to listen and where the receiver answers."""
 
     port: Port = Field(8080, description="HTTP port of the pages.")
+    probe_port: Port = Field(9107, description="Port of probes and metrics.")
     receiver_url: str = Field(
         "http://127.0.0.1:8000", pattern="^https?://", description="Base URL of the receiver."
     )

@@ -1,8 +1,10 @@
 """Wires the receiver together and runs it."""
 
+import argparse
 import asyncio
 import gc
 import socket
+import sys
 from typing import Final
 
 import uvloop
@@ -13,7 +15,7 @@ from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.health import HealthChecks
-from services.common.http_server import serve_http
+from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
@@ -22,9 +24,10 @@ from services.common.repeating import repeat
 from services.common.settings import load
 from services.common.sockets import listen
 from services.common.spools import Spools
+from services.receiver.adapters import keys_command
 from services.receiver.adapters.decoding import PillowDecoder
 from services.receiver.adapters.http.api import behind_door, new_app
-from services.receiver.adapters.http.docs_page import add_docs
+from services.receiver.adapters.http.docs_page import docs_routes
 from services.receiver.adapters.http.encoding import add_encoding
 from services.receiver.adapters.http.erasing import add_erasing
 from services.receiver.adapters.http.events import add_events, write
@@ -32,8 +35,10 @@ from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import FileResponses
 from services.receiver.adapters.http.groups import add_groups
 from services.receiver.adapters.http.images import add_images
+from services.receiver.adapters.http.keys import add_keys
 from services.receiver.adapters.http.merges import add_merges
 from services.receiver.adapters.http.people import add_people
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.http.search import add_search
@@ -44,6 +49,7 @@ from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -64,6 +70,7 @@ from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
+from services.receiver.service.keys import KeyCheck, Keyring
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
@@ -71,7 +78,7 @@ from services.receiver.service.ringing import Ringer
 from services.receiver.service.searching import Search
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
-from services.receiver.settings import ReceiverSettings
+from services.receiver.settings import KeysSettings, ReceiverSettings
 
 _PARALLEL_COMMITS: Final = 2
 """One is on its way to the database while the other's answers are sent; more make small batches."""
@@ -160,12 +167,15 @@ class Receiver:
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
         grouped = Grouped(DatabaseGroups(self._database), enrolment)
+        keys = DatabaseApiKeys(self._database)
+        rates = Rates(settings)
         app = new_app()
         add_submissions(
             app,
             submissions,
             images,
             spools,
+            rates,
             max_json_bytes=settings.max_json_bytes,
             max_upload_bytes=settings.max_upload_bytes,
         )
@@ -182,15 +192,20 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
-        add_docs(app)
+        add_keys(app, Keyring(keys), spools)
+        is_open = settings.access == "open"
+        self.docs = docs_routes(app, is_open=is_open)
+        if is_open:
+            app.router.routes.extend(self.docs)
         app.router.routes.extend(probe_routes(self.lifecycle))
-        access = Access(
-            is_open=settings.access == "open",
+        self._access = Access(
+            is_open=is_open,
+            keys=KeyCheck(keys),
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
         )
         self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, access, settings, self.lifecycle)
+        self.app = behind_door(app, self.rooms, self._access, settings, self.lifecycle, rates=rates)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""
@@ -200,6 +215,7 @@ class Receiver:
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
         await self._following.close()
+        await self._access.close()
         await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()
@@ -208,7 +224,7 @@ class Receiver:
         await self._database.close()
 
 
-async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
+async def run(settings: ReceiverSettings, listener: socket.socket, probes: socket.socket) -> None:
     """Serve until SIGTERM, then drain."""
     receiver = Receiver(settings)
     # What was loaded lives as long as the process, and requests leave no cycles worth looking for
@@ -221,6 +237,7 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
             serve_http(
                 receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
             ),
+            serve_probes(probes, receiver.lifecycle, receiver.docs),
             repeat(
                 receiver.lifecycle,
                 "erase",
@@ -233,9 +250,21 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
         await receiver.close()
 
 
+async def _run_command(command: argparse.Namespace) -> None:
+    database = Database(load(KeysSettings))
+    try:
+        await keys_command.run(command, Keyring(DatabaseApiKeys(database)))
+    finally:
+        await database.close()
+
+
 def main() -> None:
-    """Run the process."""
+    """Run the process: the server, or with arguments a command."""
+    if sys.argv[1:]:
+        asyncio.run(_run_command(keys_command.read_arguments(sys.argv[1:])))
+        return
     settings = load(ReceiverSettings)
     logs.configure("receiver", settings.log_level)
     listener = listen(settings.host, settings.port)
-    uvloop.run(run(settings, listener))
+    probes = listen(settings.host, settings.probe_port)
+    uvloop.run(run(settings, listener, probes))

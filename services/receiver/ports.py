@@ -9,6 +9,7 @@ from typing import Protocol
 from services.common.events import Position
 from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.strangers import PairsOfStrangers
 from services.receiver.domain.changes import Changes
 from services.receiver.domain.cursors import Page, Pair, PersonKey
@@ -16,8 +17,9 @@ from services.receiver.domain.erasing import Erased, Erasure, Stage
 from services.receiver.domain.faces import EncodedFace, FaceKey, FaceOfResult, ImageRegion
 from services.receiver.domain.groups import Answer, Group, Member, Question
 from services.receiver.domain.images import Image, StatusReport
+from services.receiver.domain.keys import ApiKey, SecretKey, ValidKey, WantedKey
 from services.receiver.domain.merges import Copy, Merge, Merged
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import (
     KnownPicture,
     NewKnownPicture,
@@ -37,8 +39,33 @@ from services.receiver.domain.submissions import Accepted, Submission, Upload
 class KeyFile(Protocol):
     """A key that lies in a file."""
 
-    def __call__(self) -> bytes:
-        """Return what the file holds now."""
+    def __call__(self) -> Sequence[bytes]:
+        """Return the key, and the one before it while that is being replaced."""
+
+
+class ApiKeys(Protocol):
+    """Keys of programs."""
+
+    async def valid(self, ids: Collection[str]) -> Mapping[str, ValidKey]:
+        """Return those of these ids that are there, not revoked and not over."""
+
+    async def note_use(self, key_id: str) -> None:
+        """Note that it is in use now, unless that was noted within a minute."""
+
+    async def all(self) -> Sequence[ApiKey]:
+        """Return up to 1,000, those first that are not revoked, each part newest first."""
+
+    async def add(self, secret: SecretKey, wanted: WantedKey, *, by: str) -> ApiKey:
+        """Add a key; ``ConflictError`` while another one of its name is valid."""
+
+    async def add_like(self, secret: SecretKey, key_id: str, *, by: str) -> ApiKey:
+        """Add a second one with the name and scopes of another, and valid for as long.
+
+        Raises ``NotFoundError`` without a valid one, ``ConflictError`` when there are two already.
+        """
+
+    async def revoke(self, key_id: str) -> None:
+        """End a key, or raise ``NotFoundError`` when there is none that was not revoked."""
 
 
 class Garbage(Protocol):

@@ -39,10 +39,33 @@ class AccessSettings(FromEnvironment):
     )
 
 
+class KeysSettings(Settings, DatabaseSettings):
+    """What the command reads that makes keys; all of it is the receiver's."""
+
+
+class RateSettings(FromEnvironment):
+    """How much one caller may take from the others."""
+
+    submissions_per_minute: int = Field(
+        60_000,
+        ge=1,
+        description="Pictures, by path or uploaded, that one key or user, and one address, may hand"
+        " in at one replica: fewer where one must not fill the queue for the others; more for a"
+        " program that hands in whole archives. Not counted with ACCESS open.",
+    )
+    searches_per_minute: int = Field(
+        600,
+        ge=1,
+        description="Faces that one key or user, and one address, may look for at one replica:"
+        " fewer against whoever goes through all faces, more for many people behind one address.",
+    )
+
+
 class ReceiverSettings(
     Settings,
     HttpSettings,
     AccessSettings,
+    RateSettings,
     DatabaseSettings,
     ObjectStoreSettings,
     RecogniserClientSettings,
@@ -51,6 +74,9 @@ class ReceiverSettings(
     """What the environment says."""
 
     port: Port = Field(8000, description="Port of the HTTP interface.")
+    probe_port: Port = Field(
+        9106, description="Port of probes, metrics and the description of the HTTP interface."
+    )
     people_target: str = Field(
         "dns:///people:50052", description="gRPC target of people, which finds stored faces."
     )

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from services.common.changes import Store
 from services.common.object_info import ObjectInfo
-from services.redeemer.domain import Census, DueRemoval
+from services.common.stored_pictures import Removal
+from services.redeemer.domain import Census, DueRemoval, OldPage, OldPicture
 
 
 class RepairRows(Protocol):
@@ -50,6 +51,27 @@ class DueGarbage(Protocol):
 
         And those of a face that is none, or nowhere in that picture, any more.
         """
+
+
+class OldPictures(Protocol):
+    """The images, as far as they were submitted too long ago."""
+
+    async def page(self, after: int) -> OldPage:
+        """Look at up to ``LOOKED_AT_ONCE`` images with ids above that one, the oldest first."""
+
+    async def erase(self, old: OldPicture, removal: Removal | None) -> bool:
+        """Erase an image with its result, and the known pictures that were cut out of it.
+
+        ``removal`` is its object. False when that has been done, it has just been submitted again,
+        or somebody else works on its row. Raises ``DatabaseConflictError`` as the others do not.
+        """
+
+
+class OldAudit(Protocol):
+    """Who did what too long ago."""
+
+    async def remove(self) -> int:
+        """Remove up to ``AUDIT_BATCH`` rows, the oldest first; return how many."""
 
 
 class StoredObjects(Store, Protocol):

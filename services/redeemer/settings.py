@@ -1,5 +1,7 @@
 """Settings of the redeemer."""
 
+from typing import Annotated, Final
+
 from pydantic import Field
 
 from services.common.settings import (
@@ -11,6 +13,10 @@ from services.common.settings import (
     Seconds,
     Settings,
 )
+
+Days = Annotated[float, Field(gt=0, le=36_500)]
+
+DAY_MS: Final = 86_400_000
 
 
 class RedeemerSettings(
@@ -41,6 +47,16 @@ class RedeemerSettings(
         10.0,
         description="Pause between two counts of the rows, for the metrics: a million take a"
         " moment, so more with many millions.",
+    )
+    keep_days: Days | None = Field(
+        None,
+        description="Pictures are erased so many days after they were submitted last, with all that"
+        " was made of them (docs/data-at-rest.md): as long as you may keep them. Kept for ever when"
+        " not set.",
+    )
+    audit_days: Days = Field(
+        365,
+        description="How long it is kept who did what: as long as somebody may ask.",
     )
     thumbnails_seconds: Seconds = Field(
         86_400.0,

@@ -67,6 +67,7 @@ RULES: Final[tuple[Rule, ...]] = (
     cloud.external_secrets,
     cloud.storage,
     network.addresses,
+    network.names,
     network.policies,
     network.edges,
 )

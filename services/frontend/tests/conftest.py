@@ -40,7 +40,7 @@ def receiver() -> FakeReceiver:
 @pytest.fixture
 async def pages(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the pages where nobody logs in."""
-    async with browsing(receiver, FrontendSettings(), "http://page") as browser:
+    async with browsing(receiver, FrontendSettings(allowed_hosts="page"), "http://page") as browser:
         yield browser
 
 
@@ -49,7 +49,7 @@ async def guarded(receiver: FakeReceiver, tmp_path: Path) -> AsyncIterator[httpx
     """A client of pages where people log in, which keeps cookies."""
     file = tmp_path / "frontend-key"
     file.write_text(FRONTEND_KEY)
-    settings = FrontendSettings(receiver_key_file=file)
+    settings = FrontendSettings(receiver_key_file=file, allowed_hosts="page.example")
     async with browsing(receiver, settings, "https://page.example") as browser:
         yield browser
 

@@ -52,6 +52,7 @@ async def browser(
     settings = FrontendSettings(
         receiver_key_file=tmp_path / "key",
         public_url=PAGE,
+        allowed_hosts="page.example",
         oidc_issuer=provider.issuer,
         oidc_client_id=CLIENT,
         oidc_client_secret_file=tmp_path / "secret",

@@ -2,13 +2,17 @@
 
 import dataclasses
 
-from services.common.clock import database_now
+import sqlalchemy as sa
+
+from services.common import tables
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box, Likely, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.quality import Quality
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
@@ -17,6 +21,7 @@ from services.people.adapters.group_rows import DatabaseGrouping
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import Regrouped
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -28,17 +33,20 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.domain.access import AccessScope
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
+from services.receiver.domain.keys import SecretKey, WantedKey
 from services.receiver.domain.merges import Merged
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
 from services.redeemer.adapters.garbage import DatabaseDueGarbage
 from services.redeemer.adapters.repairs import DatabaseRepairs
+from services.redeemer.adapters.retention import DatabaseOldAudit, DatabaseOldPictures
 from services.testing.recogniser import ENCODING
 from services.webhooks import domain as telling
 from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
@@ -162,6 +170,8 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
+    await _erase_old(receiver, people_s, redeemer)
+    await _give_keys(DatabaseApiKeys(receiver))
     collecting = DatabaseDueGarbage(redeemer, database_now)
     removals = await collecting.take()
     assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
@@ -329,6 +339,37 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
     await rows.end(last)
 
 
+async def _erase_old(receiver: Database, people_s: Database, redeemer: Database) -> None:
+    """Have a face's picture go that is alone in its group, and a known picture with it."""
+    its = {"image_id": 9, "face_index": 0}
+    now = {"created_at": 1}
+    image = {"path": "old.jpg", "name": "Old", "status": "processed", "attempt": 1, "updated_at": 1}
+    box = dict.fromkeys(("left", "top", "right", "bottom", "detection_score"), 1)
+    async with receiver.transaction() as connection:
+        for table, values in (
+            (tables.images, {"id": 9, **image, **now}),
+            (tables.faces, {**its, **box, "ambiguous": False, "candidates": []}),
+            (tables.persons, {"id": 9, "name": "Old", "folder": "Old", **now}),
+            (tables.person_images, {"id": 9, "person_id": 9, "image_name": "Old/1", **its, **now}),
+            (tables.audit, dict.fromkeys(("kind", "who", "address", "action"), "x") | {"at": 1}),
+        ):
+            await connection.execute(sa.insert(table).values(values))
+    async with people_s.transaction() as connection:
+        await connection.execute(sa.insert(tables.face_groups).values(id=9, size=1, **now))
+        await connection.execute(sa.insert(tables.group_faces).values(**its, group_id=9))
+        question = sa.insert(tables.group_questions)
+        await connection.execute(question.values(group_id=9, person_id=9, **now))
+    old_pictures = DatabaseOldPictures(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
+    [old] = (await old_pictures.page(0)).pictures
+    assert await old_pictures.erase(old, None)
+    async with people_s.reading() as connection:
+        for table in (tables.person_images, tables.group_questions):
+            query = sa.select(sa.func.count()).select_from(table).where(table.c.person_id == 9)
+            assert await connection.scalar(query) == 0
+    old_audit = DatabaseOldAudit(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
+    assert await old_audit.remove() == 1
+
+
 async def _tell(
     hooks: DatabaseWebhookDeliveries, deliveries: DatabaseDeliveries, endpoint: telling.Endpoint
 ) -> None:
@@ -339,6 +380,17 @@ async def _tell(
     [failed] = (await deliveries.page(status="failed", before=None, limit=9)).items
     assert (await deliveries.retry(failed.id)).status == "pending"
     assert await hooks.remove_old() == 0
+
+
+async def _give_keys(keys: DatabaseApiKeys) -> None:
+    one, other = (SecretKey(letter * 12, letter.encode() * 32) for letter in "ab")
+    wanted = WantedKey("a camera", frozenset({AccessScope.READ}), 2**42)
+    assert (await keys.add(one, wanted, by="somebody")).name == "a camera"
+    assert (await keys.add_like(other, one.id, by="somebody")).scopes == wanted.scopes
+    assert (await keys.valid([one.id, "c"])).keys() == {one.id}
+    await keys.note_use(one.id)
+    await keys.revoke(one.id)
+    assert [key.id for key in await keys.all()] == [other.id, one.id]
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

@@ -43,6 +43,7 @@ def make_settings(
             **store.model_dump(),
             "face_recog_target": target,
             "face_recog_timeout_seconds": 5,
+            "allowed_hosts": "receiver",
             "access": "open",
             "host": "127.0.0.1",
             **more,
@@ -159,7 +160,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     with contextlib.ExitStack() as stack:
 
         def begin(settings: ReceiverSettings) -> Service:
-            values = settings.model_dump(exclude_none=True, exclude={"host", "port"})
+            values = settings.model_dump(exclude_none=True, exclude={"host", "port", "probe_port"})
             return stack.enter_context(Service("services.receiver", next(logs), **values))
 
         yield begin

@@ -1,6 +1,7 @@
 """Who may do what."""
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from fastapi import FastAPI
 from services.common.probes import PROBES
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.receiver.adapters.http.guard import Guard
+from services.receiver.adapters.http.rates import Rates
+from services.receiver.domain.access import AccessScope
 from services.receiver.service.access import Access
+from services.receiver.settings import RateSettings
 from services.receiver.tests.conftest import Configure, Running
 
 KEY = "a key that lies in a file"
@@ -35,9 +39,10 @@ async def guarded(
     await running.close()
 
 
-async def test_every_operation_of_the_document_is_closed(guarded: httpx.AsyncClient) -> None:
-    key = {"Authorization": f"Bearer {KEY}"}
-    document = (await guarded.get("/openapi.json", headers=key)).json()
+async def test_every_operation_of_the_document_is_closed(
+    guarded: httpx.AsyncClient, plain: httpx.AsyncClient
+) -> None:
+    document = (await plain.get("/openapi.json")).json()
     tried = 0
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -55,6 +60,9 @@ async def test_the_key_in_the_file_opens_and_a_new_one_holds_at_once(
     with_key = {"Authorization": f"Bearer {KEY}"}
     assert (await guarded.get("/images", headers=with_key)).status_code == 200
     (tmp_path / "administrator-key").write_text("another one")
+    (tmp_path / "previous-administrator-key").write_text(KEY)
+    assert (await guarded.get("/images", headers=with_key)).status_code == 200
+    (tmp_path / "previous-administrator-key").unlink()
     assert (await guarded.get("/images", headers=with_key)).status_code == 401
 
 
@@ -69,4 +77,32 @@ def test_a_route_that_declares_no_scope_is_no_route() -> None:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.get("/forgotten")(endpoint)
     with pytest.raises(TypeError, match="/forgotten does not say which scope it needs"):
-        Guard(app.routes, Access(is_open=False))
+        Guard(app.routes, Access(is_open=False), Rates(RateSettings()), trusted=())
+
+
+async def test_each_operation_is_refused_exactly_to_whom_its_scope_is_missing(
+    guarded: httpx.AsyncClient,
+) -> None:
+    administrator = {"Authorization": f"Bearer {KEY}"}
+    document = (await guarded.get("/openapi.json", headers=administrator)).json()
+    keys = {}
+    for scope in AccessScope:
+        wanted = {"name": scope, "scopes": [scope]}
+        made = await guarded.post("/keys", json=wanted, headers=administrator)
+        keys[scope] = {"Authorization": f"Bearer {made.json()['key']}"}
+    of_scope: Counter[str] = Counter()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            [needed] = operation["security"][0]["key"]
+            of_scope[needed] += 1
+            for scope, key in keys.items():
+                if (path, scope) == ("/events", needed):
+                    continue  # its answer has no end
+                answer = await guarded.request(method, re.sub(r"{\w+}", "1", path), headers=key)
+                refused = answer.status_code == 403
+                assert refused == (scope != needed), (method, path, scope, answer.text)
+                assert answer.status_code != 401
+                if refused:
+                    assert f"needs the scope {needed}" in answer.json()["detail"]
+    assert set(of_scope) == set(AccessScope)
+    assert of_scope.total() > 50

@@ -14,6 +14,7 @@ from services.common.lifecycle import Lifecycle
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import problems, rooms
 from services.receiver.adapters.http.guard import Guard
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.service.access import Access
 
@@ -38,12 +39,14 @@ def behind_door(
     access: Access,
     settings: HttpSettings,
     lifecycle: Lifecycle,
+    *,
+    rates: Rates,
 ) -> ASGIApp:
     """Return what a server is to serve of an application that has all its routes."""
     return Door(
         _with_short_way(app, rooms.SUBMISSIONS),
         room=places.of,
-        admit=Guard(app.routes, access).admit,
+        admit=Guard(app.routes, access, rates, trusted=settings.trusted).admit,
         refuse=rooms.refuse,
         settings=settings,
         lifecycle=lifecycle,

@@ -1,17 +1,21 @@
 """The one place that decides whether a request may go where it wants to."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
+from services.common.addresses import Network, client_address
 from services.common.door import RETRY_AFTER
 from services.common.errors import AwayError
 from services.common.probes import PROBES
-from services.receiver.domain.access import AccessScope, Credentials, Principal
+from services.receiver.adapters.http.rates import Rates
+from services.receiver.domain.access import AccessScope, ActorKind, Credentials, Principal
 from services.receiver.domain.errors import UnknownCallerError
 from services.receiver.service.access import Access
 
@@ -46,8 +50,17 @@ class Guard:
     Raises ``TypeError`` for a route that declares no scope. Probes are not for it to decide.
     """
 
-    def __init__(self, routes: Iterable[BaseRoute], access: Access) -> None:
+    def __init__(
+        self,
+        routes: Iterable[BaseRoute],
+        access: Access,
+        rates: Rates,
+        *,
+        trusted: Collection[Network],
+    ) -> None:
         self._access = access
+        self._rates = rates
+        self._trusted = trusted
         self._routes = [
             (route, needed(route))
             for route in routes
@@ -61,11 +74,14 @@ class Guard:
         }
 
     async def admit(self, scope: Scope) -> None:
-        """Note who calls as ``scope["principal"]``.
+        """Note who calls as ``scope["principal"]``, and from where as ``scope["address"]``.
 
-        Raises ``HTTPException``: 401 for credentials that are missing or wrong in whatever way, in
-        the same words, 403 for a caller without the scope, 503 when nobody can tell.
+        ``scope["admit_again"]`` looks once more, for an answer that goes on for long. Raises
+        ``HTTPException``: 401 for credentials that are missing or wrong in whatever way, in the
+        same words, 403 for a caller without the scope, 429 for one who comes too often, 503 when
+        nobody can tell.
         """
+        scope["address"] = client_address(scope, self._trusted)
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         try:
             scope_needed = self._short[method, scope["path"]]
@@ -76,7 +92,13 @@ class Guard:
                     break
             else:
                 return
-        scope["principal"] = await self._admitted(scope, scope_needed)
+        principal = await self._admitted(scope, scope_needed)
+        scope["principal"] = principal
+        scope["admit_again"] = partial(self._admitted, scope, scope_needed)
+        if principal:
+            if principal.session or principal.kind is ActorKind.FRONTEND:
+                scope["address"] = _told_address(scope) or scope["address"]
+            self._rates.check(scope)
 
     async def _admitted(self, scope: Scope, scope_needed: AccessScope | None) -> Principal | None:
         if scope_needed is None:
@@ -99,6 +121,15 @@ class Guard:
                 f"this needs the scope {scope_needed}, which this caller does not have",
             )
         return principal
+
+
+def _told_address(scope: Scope) -> str | None:
+    """Return the address that the frontend says a request came to it from."""
+    told = [value for name, value in scope["headers"] if name == b"facestack-address"]
+    try:
+        return str(ip_address(told[0].decode())) if len(told) == 1 else None
+    except ValueError:
+        return None
 
 
 def _credentials(scope: Scope) -> Credentials | None:

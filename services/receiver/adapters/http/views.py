@@ -23,6 +23,7 @@ from services.receiver.domain.deliveries import Delivery
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.groups import Group, Question
 from services.receiver.domain.images import Image
+from services.receiver.domain.keys import ApiKey
 from services.receiver.domain.people import KnownPicture, Person
 from services.receiver.domain.submissions import Accepted
 
@@ -186,6 +187,20 @@ def delivery_view(delivery: Delivery) -> dict[str, object]:
 def delivery_page_view(page: Page[Delivery, int]) -> dict[str, object]:
     """Return a ``DeliveryPageDocument``."""
     return _page_view("deliveries", page, delivery_view, encode_cursor)
+
+
+def key_view(key: ApiKey) -> dict[str, object]:
+    """Return a ``KeyDocument``."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "created_at": _time(key.created_at),
+        "created_by": key.created_by,
+        "expires_at": _time(key.expires_at),
+        "revoked_at": _time(key.revoked_at),
+        "last_used_at": _time(key.last_used_at),
+    }
 
 
 def change_view(change: Change) -> dict[str, object]:
