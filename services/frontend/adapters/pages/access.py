@@ -6,7 +6,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import RedirectResponse, Response
 
-from services.frontend.adapters.pages.answers import Answers
+from services.frontend.adapters.pages.answers import Answers, done
 from services.frontend.adapters.pages.forms import Cursor, Filter, form_of, text_of
 from services.frontend.adapters.pages.naming import Refusal
 from services.frontend.adapters.receiver.api import AccessApi
@@ -59,10 +59,10 @@ class AccessPages:
         except RequestRefusedError as error:
             return await self._keys(refusal=Refusal(error.message, error.status, key_id))
 
-    async def revoke_key(self, key_id: str) -> Response:
+    async def revoke_key(self, request: Request, key_id: str) -> Response:
         """Make a key invalid."""
         await gone(self._access.revoke_key(key_id))
-        return RedirectResponse("/keys", HTTPStatus.SEE_OTHER)
+        return done(request, "/keys")
 
     async def users_page(self, cursor: Cursor = None) -> Response:
         """Show who may log in."""
@@ -94,13 +94,10 @@ class AccessPages:
             return await self._users(refusal=Refusal(error.message, error.status, user_id))
         return RedirectResponse("/users", HTTPStatus.SEE_OTHER)
 
-    async def delete_user(self, user_id: int) -> Response:
+    async def delete_user(self, request: Request, user_id: int) -> Response:
         """Remove a user."""
-        try:
-            await gone(self._access.delete_user(user_id))
-        except RequestRefusedError as error:
-            return await self._users(refusal=Refusal(error.message, error.status, user_id))
-        return RedirectResponse("/users", HTTPStatus.SEE_OTHER)
+        await gone(self._access.delete_user(user_id))
+        return done(request, "/users")
 
     async def audit_page(self, who: Filter = None, cursor: Cursor = None) -> Response:
         """Show who did what, newest first."""
