@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults clean venv venv-dev
+.PHONY: bootstrap quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -21,7 +21,7 @@ test-long: venv-dev samples ## run the long tests: thousands of random schedules
 test-bare: venv-dev samples ## run them in a fresh clone with no tool on PATH: pass, or say what to install
 	@scripts/test-bare $(ARGS)
 
-check: venv-dev ## lint, types, formatting, import rules, what is generated, readable secrets
+check: venv-dev ## lint, types, formatting, import rules, licences, what is generated, readable secrets
 	@scripts/check
 
 format: venv-dev ## format the code and fix what can be fixed
@@ -36,6 +36,15 @@ bench: venv-dev samples ## measure speed and memory against bare baselines, and 
 
 lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
 	@scripts/lock
+
+sbom: venv-dev ## write var/sbom, what each image is made of; ARGS=--images looks into the built images, too
+	@$(python) -m scripts.supply sbom $(ARGS)
+
+audit: venv-dev ## look up in OSV's database whether what is locked has known vulnerabilities
+	@$(python) -m scripts.supply audit $(ARGS)
+
+licences: venv-dev ## write docs/licences.md anew after a change in pyproject.toml
+	@$(python) -m scripts.supply licences
 
 stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs
@@ -109,7 +118,7 @@ samples: venv ## get the two sample photographs, and the weights of an engine
 
 clean: ## remove what was built or downloaded here; stays: var/local, the data of `make run`, and clusters
 	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	@rm -rf var/samples var/models var/demo var/faults var/e2e var/images var/*.log
+	@rm -rf var/samples var/models var/demo var/faults var/e2e var/images var/sbom var/*.log
 	@find services scripts e2e -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list

@@ -30,7 +30,9 @@ def up() -> None:
     cluster.deploy()
     print(f"""
 Page     {cluster.page_url}
-API      {cluster.api_url}/docs
+API      {cluster.api_url}
+Its key  {cluster.administrator_key()}
+Its docs http://127.0.0.1:9106/docs with kubectl port-forward -n face deployment/receiver 9106
 kubectl  export KUBECONFIG={kind.KUBECONFIG.relative_to(ROOT)}
 make cluster-down deletes it all.""")
 

@@ -193,12 +193,14 @@ class Cluster:
             finally:
                 process.terminate()
 
+    def administrator_key(self) -> str:
+        """Return the key that the credentials Job made, by the command that the docs give."""
+        return self._password("administrator-key")
+
     def sql(self, statement: str, user: str = "root") -> list[tuple[str | None, ...]]:
         """Run SQL on the database as one of its users and return the rows, as text."""
         name = "mariadb-admin" if user == "root" else f"database-{user.replace('_', '-')}"
-        password = self.kubectl(
-            "get", "secret", name, "-o", "go-template={{.data.password | base64decode}}"
-        ).stdout
+        password = self._password(name)
         client = (
             "read -r MYSQL_PWD; export MYSQL_PWD; "
             f"exec mariadb --host=127.0.0.1 --user={user} --batch --skip-column-names facestack"
@@ -207,6 +209,10 @@ class Cluster:
             "exec", "-i", "mariadb-0", "--", "sh", "-c", client, input=f"{password}\n{statement}\n"
         ).stdout
         return [tuple(map(_column, row.split("\t"))) for row in rows.splitlines()]
+
+    def _password(self, secret: str) -> str:
+        value = "go-template={{.data.password | base64decode}}"
+        return self.kubectl("get", "secret", secret, "-o", value).stdout
 
     def pictures(self) -> int:
         """Return how many pictures the pipeline holds, as far as its database answers."""

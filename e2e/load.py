@@ -23,7 +23,7 @@ from uuid import uuid4
 import httpx
 from PIL import Image
 
-from e2e.client import new_jpeg
+from e2e.client import Api, new_jpeg
 from e2e.cluster import Cluster
 from e2e.waiting import wait_until
 from services.local.samples import EILEEN, load_photos
@@ -92,15 +92,15 @@ class Load:
 
     def __init__(
         self,
-        api_url: str,
-        page_url: str,
+        cluster: Cluster,
         *,
         crowd: int = 1,
         recognise: bool = False,
         timeout: float = 30.0,
     ) -> None:
-        self._api = api_url
-        self._page = page_url
+        self._api = cluster.api_url
+        self._page = cluster.page_url
+        self._credentials = Api(cluster)
         self._crowd = crowd
         self._timeout = timeout
         self._prefix = f"load/{uuid4().hex[:12]}"
@@ -168,6 +168,7 @@ class Load:
     def running(self) -> Iterator[None]:
         """Send requests while the block runs."""
         self._stopping = False
+        self._headers = self._credentials.headers
         thread = Thread(target=self._run, name="load")
         thread.start()
         try:
@@ -244,7 +245,10 @@ class Load:
     @asynccontextmanager
     async def _http(self, connections: str) -> AsyncIterator[httpx.AsyncClient]:
         async with httpx.AsyncClient(
-            limits=_CONNECTIONS[connections], timeout=self._timeout, trust_env=False
+            headers=self._headers,
+            limits=_CONNECTIONS[connections],
+            timeout=self._timeout,
+            trust_env=False,
         ) as client:
             yield client
 

@@ -119,6 +119,7 @@ def demo(pipeline: Cluster, client: Client) -> DemoRun:
     ):
         run = Demo(
             pipeline.api_url,
+            pipeline.administrator_key(),
             list(recognisers.values()),
             lambda path, content: void(store.put(f"pictures/{path}", content)),
             load_photos(SAMPLES),

@@ -5,19 +5,20 @@ import functools
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from e2e import kind
 from e2e.client import SAMPLES
 from e2e.cluster import ROOT, output, run
 from e2e.waiting import wait_until
+from scripts.supply import locks, sbom
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.face_pb2 import IdentifyResponse
 
@@ -58,6 +59,9 @@ print(json.dumps({
     "packers": [path for path in paths if os.path.basename(path) in modules.split()[:4]],
     "tests": [path for path in paths if path.startswith(("/app", "/opt")) and "/tests/" in path],
     "writable": [path for path in paths if os.access(path, os.W_OK)],
+    "setuid": [
+        path for path in paths if os.path.isfile(path) and os.stat(path).st_mode & 0o6000
+    ],
     "services": [path.name for path in pathlib.Path("services").iterdir()],
     "files": [str(file) for file in files if file.suffix != ".pyc"],
     "compiled": [
@@ -156,16 +160,23 @@ def test_an_image_holds_its_service_and_no_other(service: str, content: dict[str
 
 
 def test_an_image_holds_exactly_the_locked_packages(service: str, content: dict[str, Any]) -> None:
-    lines = (ROOT / "requirements" / f"{service}.txt").read_text().splitlines()
-    requirements = [Requirement(line.rstrip("\\")) for line in lines if "==" in line]
-    locked = {
-        canonicalize_name(requirement.name)
-        for requirement in requirements
-        if requirement.marker is None or requirement.marker.evaluate()
-    }
-    if service == "face-recog":
-        locked -= {"setuptools"}  # it only builds
+    locked = [pin.name for pin in locks.image_pins(service)]
     assert sorted(canonicalize_name(name) for name in content["installed"]) == sorted(locked)
+
+
+def test_a_bill_of_materials_names_all_that_an_image_holds(tag: str) -> None:
+    run(sys.executable, "-m", "scripts.supply", "sbom", "--images", "face-recog")
+    bill = json.loads((sbom.FOLDER / "face-recog.cdx.json").read_text())
+    named = {component["purl"].partition("@")[0] for component in bill["components"]}
+    assert {purl for purl in named if purl.startswith("pkg:pypi/")} == {
+        f"pkg:pypi/{canonicalize_name(name)}"
+        for name in look(f"facestack/face-recog:{tag}")["installed"]
+    }
+    assert named >= {"pkg:generic/python", "pkg:deb/debian/libc6", "pkg:deb/debian/bash"}
+
+
+def test_nothing_in_an_image_gives_the_rights_of_another_user(content: dict[str, Any]) -> None:
+    assert content["setuid"] == []
 
 
 def test_nobody_can_write_into_an_image(content: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 import httpx
 import pytest
 
+from e2e.client import Api
 from e2e.cluster import Cluster
 from e2e.load import Load, no_request_fails, wait_final
 from e2e.waiting import wait_until
@@ -49,7 +50,7 @@ def _as_before(pipeline: Cluster) -> Iterator[None]:
 @pytest.fixture
 def load(pipeline: Cluster) -> Load:
     """Clients who lose patience soon."""
-    return Load(pipeline.api_url, pipeline.page_url, timeout=20)
+    return Load(pipeline, timeout=20)
 
 
 def test_no_request_fails_while_a_node_is_drained(pipeline: Cluster, load: Load) -> None:
@@ -222,17 +223,13 @@ def _wait_steady(load: Load) -> None:
 def _wait_refused(pipeline: Cluster) -> None:
     """Return when submissions are refused with a problem document, many times in a row."""
     in_a_row = 0
+    api = Api(pipeline)
 
     def refused() -> bool:
         nonlocal in_a_row
         in_a_row += 1
         try:
-            answer = httpx.post(
-                f"{pipeline.api_url}/image/post",
-                json={"path": "refused.jpg"},
-                timeout=20,
-                trust_env=False,
-            )
+            answer = api.request("POST", "/image/post", json={"path": "refused.jpg"})
             assert answer.status_code == 503, answer.text
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.json()["detail"] == "database is not available, try again"

@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from e2e.client import request
+from e2e.client import Api
 from e2e.cluster import Cluster
 from e2e.load import Load, no_request_fails, wait_final
 from e2e.versions import (
@@ -62,7 +62,7 @@ def _as_before(pipeline: Cluster, versions: Versions) -> Iterator[None]:
 @pytest.fixture
 def load(pipeline: Cluster) -> Load:
     """Clients that only submit, read and look at pages."""
-    return Load(pipeline.api_url, pipeline.page_url)
+    return Load(pipeline)
 
 
 def test_no_request_fails_while_versions_change(
@@ -70,7 +70,7 @@ def test_no_request_fails_while_versions_change(
 ) -> None:
     wanted = pytestconfig.getoption("--rollouts")
     least = pytestconfig.getoption("--requests")
-    load = Load(pipeline.api_url, pipeline.page_url, recognise=True)
+    load = Load(pipeline, recognise=True)
     rollouts = 0
     with load.running():
         for workloads in itertools.cycle(TRIPS):
@@ -92,7 +92,7 @@ def test_no_request_fails_while_versions_change(
 
 def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) -> None:
     # The less there is to do, the sooner new connections go elsewhere: only a crowd meets the gap.
-    load = Load(pipeline.api_url, pipeline.page_url, crowd=4)
+    load = Load(pipeline, crowd=4)
     undrained: Patch = [
         {"op": "remove", "path": "/spec/template/spec/containers/0/lifecycle"},
         {
@@ -151,7 +151,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
 
 def test_new_clients_get_on_with_old_pods(pipeline: Cluster, versions: Versions) -> None:
     """A client of the newer API meets both versions, and goes the old way where it must."""
-    client = _NewClient(pipeline.api_url)
+    client = _NewClient(pipeline)
     versions.release({"receiver": OLDER})
     _submit_while_rolling(client, pipeline, versions, OLDER)
     assert client.singly
@@ -195,8 +195,8 @@ def test_a_release_that_crashes_stops_by_itself(
 class _NewClient:
     """Submits many paths at once, and one by one where the receiver is older than that."""
 
-    def __init__(self, api_url: str) -> None:
-        self._api = api_url
+    def __init__(self, cluster: Cluster) -> None:
+        self._api = Api(cluster)
         self._numbers = itertools.count(1)
         self.prefix = f"new-client/{uuid4().hex[:12]}"
         self.submitted: set[str] = set()
@@ -207,17 +207,15 @@ class _NewClient:
         paths = [f"{self.prefix}/{next(self._numbers)}.jpg" for _ in range(3)]
         many = {"paths": [{"path": path} for path in paths]}
         # A new connection each time, so that both versions are met.
-        answer = request("POST", f"{self._api}/images/post", json=many)
+        answer = self._api.request("POST", "/images/post", json=many)
         if answer.status_code == httpx.codes.ACCEPTED:
             self.at_once += len(paths)
         else:
             assert answer.status_code == httpx.codes.NOT_FOUND, answer.text
             assert answer.headers["content-type"] == "application/problem+json"
-            assert answer.json()["detail"] == (
-                "there is nothing at /images/post; /openapi.json lists what there is"
-            )
+            assert answer.json()["detail"] == "there is nothing at /images/post"
             for path in paths:
-                one = request("POST", f"{self._api}/image/post", json={"path": path})
+                one = self._api.request("POST", "/image/post", json={"path": path})
                 assert one.status_code == httpx.codes.ACCEPTED, one.text
             self.singly += len(paths)
         self.submitted.update(paths)

@@ -22,6 +22,9 @@ USERS: Final = {
 }
 """The database's users, and the Secrets with their passwords."""
 
+KEYS: Final = ("administrator-key", "frontend-key")
+"""Secrets with keys of the receiver."""
+
 _RESTARTED: Final = (
     "receiver",
     "image-processor",
@@ -70,7 +73,7 @@ class Passwords:
     def values(self) -> dict[str, dict[str, str]]:
         """Return what the cluster's Secrets hold."""
         items = self._cluster.get("secrets")["items"]
-        wanted = {*USERS.values(), "object-store"}
+        wanted = {*USERS.values(), *KEYS, "object-store"}
         return {
             secret["metadata"]["name"]: secret["data"]
             for secret in items

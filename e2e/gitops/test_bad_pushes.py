@@ -84,7 +84,7 @@ def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
     later = LAYERS[LAYERS.index(layer) + 1 :]
     before = serving(delivery)
     good = repository.revision
-    load = Load(cluster.api_url, cluster.page_url)
+    load = Load(cluster)
     with no_request_fails(cluster, load):
         load.phase = "a bad push"
         load.wait_served()

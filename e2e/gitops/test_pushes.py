@@ -32,7 +32,7 @@ def test_a_new_image_is_rolled_out_without_a_failed_request(
     cluster = delivery.cluster
     tags = {workload: versions.tag(workload, NEWER) for workload in WORKLOADS}
     tags["migrations"] = versions.tag("migrations", NEWER_SCHEMA)
-    load = Load(cluster.api_url, cluster.page_url, recognise=True)
+    load = Load(cluster, recognise=True)
     with load.running():
         load.wait_served()
         load.phase = "a release"
@@ -124,7 +124,7 @@ def test_a_minute_without_the_git_server_costs_nothing_and_nobody_else_is_believ
     delivery: Delivery,
 ) -> None:
     cluster, flux = delivery.cluster, delivery.flux
-    load = Load(cluster.api_url, cluster.page_url)
+    load = Load(cluster)
     with no_request_fails(cluster, load):
         with delivery.server.away():
             began = time.monotonic()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.client import Client, assert_recognised, request
+from e2e.client import Client, assert_recognised
 from e2e.cluster import STATE
 from e2e.gitops.delivery import Delivery
 from e2e.gitops.flux import ENTRY, wipe
@@ -38,8 +38,7 @@ def test_a_lost_cluster_comes_back_out_of_git_and_a_backup(
     if encrypted:
         assert cluster.get("secret", "mariadb-admin")["data"] == passwords
     assert client.image(image["id"]) == image
-    address = f"{cluster.api_url}/images/{image['id']}/picture"
-    assert request("GET", address).content == picture
+    assert client.api.request("GET", f"/images/{image['id']}/picture").content == picture
     assert client.call("GET", "/people") == people
     # Who was known is known.
     client.enrol()

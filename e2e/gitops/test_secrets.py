@@ -6,7 +6,7 @@ import pytest
 
 from e2e.cluster import STATE
 from e2e.gitops.delivery import Delivery
-from e2e.gitops.passwords import USERS, Passwords
+from e2e.gitops.passwords import KEYS, USERS, Passwords
 from e2e.load import Load, no_request_fails
 
 pytestmark = pytest.mark.long
@@ -26,7 +26,7 @@ def passwords(delivery: Delivery) -> Passwords:
 @pytest.fixture
 def load(delivery: Delivery) -> Load:
     """Requests that each need the database."""
-    return Load(delivery.cluster.api_url, delivery.cluster.page_url)
+    return Load(delivery.cluster)
 
 
 def test_a_running_cluster_goes_on_with_its_passwords_out_of_git(
@@ -34,7 +34,7 @@ def test_a_running_cluster_goes_on_with_its_passwords_out_of_git(
 ) -> None:
     cluster = delivery.cluster
     before = passwords.values()
-    assert before.keys() == {*USERS.values(), "object-store"}
+    assert before.keys() == {*USERS.values(), *KEYS, "object-store"}
 
     # New ones for a database that has others would lock everybody out.
     refused = passwords.make_secrets()

@@ -22,6 +22,8 @@ What can be rotated without a failed request:
 ==================  ==================================================================
 database-*          yes: two passwords at a time
 mariadb-admin       yes, in the same way: the migrations change it; services do not have it
+administrator-key,  yes: the receiver takes both
+frontend-key
 webhook             yes: what comes before the git host is told is fetched a minute later
 object-store        no: versitygw takes one key at a time, read at its start; ``OUTAGE=1``
 ==================  ==================================================================

@@ -53,7 +53,7 @@ def test_the_example_of_an_env_file_has_the_defaults() -> None:
     lines = re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     fields = {
         name.upper(): field
-        for service in (SERVICES["face_recog"], SERVICES["local"])
+        for service in (SERVICES["frontend"], SERVICES["face_recog"], SERVICES["local"])
         for name, field in service.model_fields.items()
     }
     assert len(lines) > 5

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import httpx
 
-from services.client.errors import ItemRefusedError, ServerAwayError
+from services.client.errors import ItemRefusedError, NoKeyError, ServerAwayError
 from services.common.person_names import InvalidNameError, by_id, check_who, id_of
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
@@ -31,15 +31,24 @@ _AWAY: Final = frozenset(
 
 
 class FacestackApi:
-    """The server at ``url``; ``note`` is told when it must be waited for."""
+    """The server at ``url``; ``note`` is told when it must be waited for.
+
+    ``key`` says who asks; where everybody may ask, none is needed.
+    """
 
     def __init__(
-        self, url: str, note: Callable[[str], None], *, patience: float = _PATIENCE_SECONDS
+        self,
+        url: str,
+        note: Callable[[str], None],
+        *,
+        key: str = "",
+        patience: float = _PATIENCE_SECONDS,
     ) -> None:
         self._url = url
         self._note = note
         self._patience = patience
-        self.http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT)
         self._met = False
         self._away_since: float | None = None
 
@@ -243,6 +252,11 @@ class FacestackApi:
         if not problem and not self._met:
             raise self._stranger(answer)
         self._met = True
+        if problem and answer.status_code == HTTPStatus.UNAUTHORIZED:
+            raise NoKeyError(
+                f"{self._url} asks who calls: set the variable FACESTACK_KEY to a key that it"
+                " knows; whoever administers it makes one"
+            )
         # Without a problem, a proxy in front refused it, for example a body that is too large.
         doubts = [error.get("pointer") for error in problem.get("errors", [])]
         overruled = " (--insist overrules it)" if "/query/insist" in doubts else ""

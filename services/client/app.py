@@ -30,6 +30,7 @@ _INTERRUPTED: Final = 128 + signal.SIGINT
 
 _EPILOG: Final = """\
 The server is the one of --url, else of the variable FACESTACK_URL, else of 'make run'.
+Where it asks who calls, the variable FACESTACK_KEY holds the key.
 
 exit codes:
   0    all went well
@@ -333,8 +334,16 @@ def check_url(text: str) -> str:
     return text.rstrip("/")
 
 
-async def _run(args: argparse.Namespace, url: str, report: Report) -> None:
-    api = FacestackApi(url, report.note)
+def check_key(text: str) -> str:
+    """Return a key without space around it, or raise ``ValueError``, which does not repeat it."""
+    key = text.strip()
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise ValueError("FACESTACK_KEY holds no key, which has neither spaces nor accents")
+    return key
+
+
+async def _run(args: argparse.Namespace, url: str, key: str, report: Report) -> None:
+    api = FacestackApi(url, report.note, key=key)
     async with api.http:
         await args.run(args, api, report)
 
@@ -349,11 +358,12 @@ def main() -> None:
     try:
         given = getattr(args, "url", None) or os.environ.get("FACESTACK_URL") or DEFAULT_URL
         url = check_url(given)
+        key = check_key(os.environ.get("FACESTACK_KEY", ""))
     except ValueError as error:
         report.note(str(error))
         raise SystemExit(_WRONG_USE) from None
     try:
-        asyncio.run(_run(args, url, report))
+        asyncio.run(_run(args, url, key, report))
         code = _FAILED if report.failures else 0
     except (AwayError, RefusedError) as error:
         report.note(str(error))

@@ -3,6 +3,7 @@
 AwayError
 └── ServerAwayError       nothing answers at the address, or something that is no Facestack
 RefusedError
+├── NoKeyError            the server does not know who calls: nothing goes on
 ├── ItemRefusedError      one thing of several, by the server or by a file here: others may go on
 └── NotWrittenError       no file can be written here: nothing goes on
 """
@@ -14,6 +15,10 @@ class ServerAwayError(AwayError):
     """There is no Facestack at the address now."""
 
     service = "receiver"
+
+
+class NoKeyError(RefusedError):
+    """The server knows no such key, or wants one."""
 
 
 class ItemRefusedError(RefusedError):

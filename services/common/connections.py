@@ -18,6 +18,7 @@ that is read in it.
 
 import asyncio
 import json
+import re
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -44,6 +45,8 @@ _MAX_UNREAD_BYTES: Final = 96 * 1024 * 1024
 _LOOK_SECONDS: Final = 0.5
 _READS_A_TURN: Final = 32
 """Pieces of what clients sent that are read in a turn of the event loop: about 2 ms of work."""
+
+_HOST_OF_TARGET: Final = re.compile(rb"[^/?#]*://([^/?#]*)")
 
 Refuse = Callable[[bytes, bytes], Response | None]
 """From a request's method and target to the answer, if it needs none of the application."""
@@ -241,6 +244,10 @@ class Connection(HttpToolsProtocol):
         self._bytes = 0
         self._all.heads.pop(self, None)
         self._all.bodies[self] = float("inf")
+        # A target may name a host itself, for which the request is then: one Host more, so that
+        # another one in the header makes two, which nobody takes.
+        if (named := _HOST_OF_TARGET.match(self.url)) and (b"host", named[1]) not in self.headers:
+            self.headers.append((b"host", named[1]))
         response = (
             self._all.refuse(self.parser.get_method(), self.url) if self._is_plain() else None
         )

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common import metrics
+from services.common.hosts import AllowedHosts
 from services.common.lifecycle import Lifecycle
 from services.common.probes import PROBES
 from services.common.settings import HttpSettings
@@ -69,10 +70,11 @@ class Door:
 
     408 when the body comes too slowly, 415 when it is compressed, 501 when it is encoded for
     its transfer in a way that no client uses, 429 when the ``room`` of the request is full, and
-    what ``room`` and ``admit`` raise, of which the latter knows whether the caller may. What is
-    refused before the application is asked gets the response that ``refuse`` makes. Probes go
-    in always, or a busy process would look like a dead one. All others are counted by their
-    route, and their answers say while ``lifecycle`` drains that the connection ends.
+    what ``room`` and ``admit`` raise, of which the latter knows whether the caller may; before
+    all that, 421 when the request is for a host that is none of ours. What is refused before
+    the application is asked gets the response that ``refuse`` makes. Probes go in always, or a
+    busy process would look like a dead one. All others are counted by their route, and their
+    answers say while ``lifecycle`` drains that the connection ends.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Door:
         self._admit = admit
         self._refuse = refuse
         self._settings = settings
+        self._hosts = AllowedHosts(settings.allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -99,6 +102,10 @@ class Door:
             return
         with _observe(scope, send, self._lifecycle) as observed_send:
             await self._let_in(scope, receive, observed_send)
+
+    def _check_host(self, scope: Scope) -> None:
+        if reason := self._hosts.refusal(scope["headers"]):
+            raise HTTPException(HTTPStatus.MISDIRECTED_REQUEST, reason)
 
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         inside = False
@@ -121,6 +128,7 @@ class Door:
             await send(message)
 
         try:
+            self._check_host(scope)
             room = self._room(scope)
             follows = _has_body(scope)
             room.check()  # rather now than when all of a body was sent for nothing

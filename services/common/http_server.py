@@ -2,18 +2,19 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from services.common.connections import Connections, Refuse
 from services.common.lifecycle import Lifecycle
-from services.common.probes import probe_routes
+from services.common.probes import metrics_route, probe_routes
 from services.common.settings import HttpSettings
 from services.common.sockets import allow_open_files
 
@@ -78,6 +79,9 @@ async def serve_http(
         watching.cancel()
 
 
-async def serve_probes(listener: socket.socket, lifecycle: Lifecycle) -> None:
-    """Serve only probes and metrics, for a process that has no HTTP interface of its own."""
-    await serve_http(Starlette(routes=probe_routes(lifecycle)), listener, lifecycle)
+async def serve_probes(
+    listener: socket.socket, lifecycle: Lifecycle, more: Sequence[Route] = ()
+) -> None:
+    """Serve probes, metrics and ``more``, at a port that no client comes to."""
+    routes = [*probe_routes(lifecycle), metrics_route(), *more]
+    await serve_http(Starlette(routes=routes), listener, lifecycle)

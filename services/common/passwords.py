@@ -1,4 +1,4 @@
-"""The password of a database user, from a file that changes while the process runs."""
+"""Passwords and keys, from files that change while the process runs."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,18 +1,25 @@
 """What the tables mean by a person and a face's name, in SQL, for all who read or change them."""
 
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.batches import batched
+from services.common.clock import database_now
+from services.common.event_rows import note_events
+from services.common.events import EventKind
 from services.common.faces import DecidedBy, Likely, Whose
 from services.common.object_keys import folder_of
-from services.common.tables import erasures, faces, person_images, persons
+from services.common.tables import erasures, faces, people_work, person_images, persons
 
 _AT_ONCE: Final = 5_000
 """Known pictures of one statement."""
+
+_PASSES: Final = 2
+"""The second is over faces that were being recognised during the first by people of before."""
 
 _SAID_BY_HAND: Final = faces.c.decided_by.is_not_distinct_from(DecidedBy.HAND)
 # A receiver of before leaves there what it finds, but no distance beside a name.
@@ -134,3 +141,37 @@ async def take_turns(connection: AsyncConnection) -> None:
         .select_from(sa.table("alembic_version"))
         .with_for_update()
     )
+
+
+async def note_change(
+    connection: AsyncConnection, person_id: int, folder: str | None = None, *, removed: bool = False
+) -> None:
+    """Have stored faces decided again, because a person has changed; tell those who follow along.
+
+    The folder is looked up unless it is told; of whom there is none, nothing is done. ``removed``:
+    known pictures went.
+    """
+    if folder is None:
+        its = sa.select(FOLDER).where(persons.c.id == person_id)
+        if (folder := await connection.scalar(its)) is None:
+            return
+    changed: dict[str, Any] = {
+        "folder": folder,
+        "due_at": database_now(),
+        "claim_token": None,
+        "after_image_id": 0,
+        "passes_left": _PASSES,
+        **({"removed": True} if removed else {}),
+    }
+    values = {"person_id": person_id, "removed": removed, **changed}
+    insert: sa.Insert
+    if connection.dialect.name == "sqlite":
+        insert = (
+            sqlite.insert(people_work)
+            .values(values)
+            .on_conflict_do_update(index_elements=[people_work.c.person_id], set_=changed)
+        )
+    else:
+        insert = mysql.insert(people_work).values(values).on_duplicate_key_update(changed)
+    await connection.execute(insert)
+    await note_events(connection, database_now(), EventKind.PERSON, [person_id])

@@ -1,4 +1,4 @@
-"""The addresses that Kubernetes and Prometheus ask: ``/livez``, ``/readyz`` and ``/metrics``."""
+"""The addresses that Kubernetes and load balancers ask, and that which Prometheus asks."""
 
 from typing import Final
 
@@ -9,13 +9,12 @@ from starlette.routing import Route
 
 from services.common.lifecycle import Lifecycle
 
-PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
-"""Their paths, which no limit holds up and no metric counts."""
+PROBES: Final = frozenset({"/livez", "/readyz"})
+"""Those of the former, which no limit holds up and no metric counts."""
 
 
 def probe_routes(lifecycle: Lifecycle) -> list[Route]:
-    """Return the routes ``/livez``, ``/readyz`` and ``/metrics``."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody asks for
+    """Return the routes ``/livez`` and ``/readyz``."""
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -26,11 +25,14 @@ def probe_routes(lifecycle: Lifecycle) -> list[Route]:
             {"ready": ready, "problems": problems}, status_code=200 if ready else 503
         )
 
+    return [Route("/livez", livez), Route("/readyz", readyz)]
+
+
+def metrics_route() -> Route:
+    """Return the route ``/metrics``, which is for no port that clients come to."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody asks for
+
     async def metrics_page(_: Request) -> Response:
         return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    return [
-        Route("/livez", livez),
-        Route("/readyz", readyz),
-        Route("/metrics", metrics_page),
-    ]
+    return Route("/metrics", metrics_page)

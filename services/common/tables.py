@@ -41,6 +41,8 @@ images = sa.Table(
     sa.Column("content_digest", sa.String(64)),
     # The object's tag (objects.py) when the result was made; NULL before, and in older results.
     sa.Column("object_tag", sa.String(255)),
+    # When it was submitted again; NULL: never, or within an hour (picture_rows.py).
+    sa.Column("submitted_at", sa.BigInteger),
     sa.UniqueConstraint("path", name="uq_images_path"),
     # Partial where that is possible: paths that are submitted alone need no entry.
     sa.Index(
@@ -171,7 +173,7 @@ person_images = sa.Table(
     # The known picture's key below known_people/, for example "Grace Hopper/<sha256>.jpg".
     sa.Column("image_name", exact(MAX_PATH_LENGTH), nullable=False),
     # The face that it was cut out of, which a hand has named so; NULL for a file of its own, and
-    # in rows of before. That image may be gone.
+    # in rows of before. That image may be gone. Without an index, that image has other faces now.
     sa.Column("image_id", Id),
     sa.Column("face_index", sa.Integer),
     sa.Column("created_at", sa.BigInteger, nullable=False),

@@ -19,7 +19,7 @@ from services.common import logs
 from services.common.door import Door, everybody
 from services.common.head import HeadApp
 from services.common.health import Check
-from services.common.http_server import serve_http
+from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
 from services.common.settings import load
@@ -130,11 +130,15 @@ def create_app(
 async def run(settings: FrontendSettings) -> None:
     """Serve until told to stop."""
     listener = listen(settings.host, settings.port)
+    probes = listen(settings.host, settings.probe_port)
     checks = {"receiver": first_contact(settings.receiver_url)}
     lifecycle = Lifecycle(checks, drain_seconds=settings.drain_seconds)
     lifecycle.install_signal_handlers()
     async with connect(settings.receiver_url) as client:
-        await serve_http(create_app(client, lifecycle, settings), listener, lifecycle, settings)
+        await asyncio.gather(
+            serve_http(create_app(client, lifecycle, settings), listener, lifecycle, settings),
+            serve_probes(probes, lifecycle),
+        )
 
 
 def main() -> None:

@@ -2,15 +2,21 @@
 
 from pydantic import Field
 
-from services.common.settings import HttpSettings, Port, Seconds, Settings
+from services.common.settings import HttpSettings, Port, Seconds, SecretFile, Settings
 
 
 class FrontendSettings(Settings, HttpSettings):
     """Where to listen and where the receiver answers."""
 
     port: Port = Field(8080, description="HTTP port of the pages.")
+    probe_port: Port = Field(9107, description="Port of probes and metrics.")
     receiver_url: str = Field(
         "http://127.0.0.1:8000", pattern="^https?://", description="Base URL of the receiver."
+    )
+    receiver_key_file: SecretFile | None = Field(
+        None,
+        description="File with the key of the frontend at the receiver, with which people log in;"
+        " without it the receiver must be open.",
     )
     receiver_timeout_seconds: Seconds = Field(
         15.0,

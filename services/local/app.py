@@ -67,9 +67,10 @@ async def _demo(settings: LocalSettings, console: Console) -> int:
     photos = load_photos(settings.samples_folder)
     any_ports = settings.model_copy(update={"receiver_port": 0, "frontend_port": 0})
     with _own_folder(settings.demo_folder) as folder:
-        plan = make_plan(any_ports, folder, os.environ)
+        plan = make_plan(any_ports, folder, os.environ, with_keys=True)
         demo = Demo(
             plan.api_url,
+            plan.administrator_key,
             [plan.face_recog_metrics_url],
             plan.put_picture,
             photos,
@@ -160,7 +161,10 @@ def _addresses(plan: Plan) -> Panel:
     grid = Table.grid(padding=(0, 2))
     grid.add_row("Page", f"[bold]{plan.page_url}[/]")
     grid.add_row("API", plan.api_url)
-    grid.add_row("API, described", f"{plan.api_url}/docs")
+    grid.add_row("API, described", plan.docs_url)
+    if plan.administrator_key:
+        grid.add_row("Administrator's key", Text(plan.administrator_key))
+        grid.add_row("", "Others can reach this, so page and API ask who calls.")
     here, folder = Path.cwd(), plan.folder
     short = folder.relative_to(here) if folder.is_relative_to(here) else folder
     grid.add_row("Data and logs", Text(str(short)))

@@ -85,10 +85,12 @@ def _names(people: Sequence[str]) -> str:
 class Demo:
     """One run of the demo against services that are up.
 
-    ``put`` places a picture where a path that is submitted is looked up.
+    ``key`` may submit, read and name; ``put`` places a picture where a path that is submitted is
+    looked up.
     """
 
     api_url: str
+    key: str
     face_recog_metrics_urls: Sequence[str]
     put: Callable[[str, bytes], None]
     photos: Photos
@@ -97,7 +99,10 @@ class Demo:
     async def run(self, on_step: Callable[[str], None], on_row: Callable[[Row], None]) -> list[Row]:
         """Tell of each step and row, and return every row; raise :class:`LocalError`."""
         async with httpx.AsyncClient(
-            base_url=self.api_url, timeout=30.0, trust_env=False
+            base_url=self.api_url,
+            headers={"Authorization": f"Bearer {self.key}"},
+            timeout=30.0,
+            trust_env=False,
         ) as client:
             try:
                 async with asyncio.timeout(_PATIENCE_SECONDS):

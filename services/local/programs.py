@@ -1,13 +1,15 @@
 """Which programs a run consists of, where they listen and what they are told."""
 
 import itertools
+import secrets
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from services.common.settings import is_loopback, read_secret
 from services.local.errors import LocalError
 from services.local.processes import free_port
 from services.local.settings import LocalSettings
@@ -21,6 +23,11 @@ _FOREIGN: Final = (
     "S3_ENDPOINT",
     "S3_ACCESS_KEY_ID_FILE",
     "S3_SECRET_ACCESS_KEY_FILE",
+    # Nor to other keys than the run's own.
+    "ACCESS",
+    "ADMINISTRATOR_KEY_FILE",
+    "FRONTEND_KEY_FILE",
+    "RECEIVER_KEY_FILE",
 )
 
 LOOPBACK: Final = "127.0.0.1"
@@ -44,7 +51,10 @@ class Plan:
     programs: tuple[Program, ...]
     page_url: str
     api_url: str
+    docs_url: str
     face_recog_metrics_url: str
+    administrator_key: str = field(repr=False)
+    """Empty where everybody may do everything."""
 
     @property
     def pictures(self) -> Path:
@@ -66,8 +76,16 @@ class Plan:
         return self.folder / "logs"
 
 
-def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, str]) -> Plan:
+def make_plan(
+    settings: LocalSettings,
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    with_keys: bool = False,
+) -> Plan:
     """Choose ports and write every service's environment, or raise :class:`LocalError`.
+
+    Keys are asked for ``with_keys``, and wherever somebody else may reach the services.
 
     Everything the run writes is below the folder. What the environment says of one service's
     settings reaches it, unless it would send it to another database, store or queue.
@@ -75,7 +93,7 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
     folder = folder.resolve()
     receiver_port, frontend_port = taken = _check_ports(settings)
     others = (port for port in iter(free_port, None) if port not in taken)
-    grpc_port, people_port, *probe_ports = itertools.islice(others, 7)
+    grpc_port, people_port, *probe_ports = itertools.islice(others, 9)
     api = f"http://{_reachable(settings.host)}:{receiver_port}"
     page = f"http://{_reachable(settings.host)}:{frontend_port}"
     common = {
@@ -97,30 +115,60 @@ def make_plan(settings: LocalSettings, folder: Path, environment: Mapping[str, s
         environment = {**common, "PROBE_PORT": str(probe_port), **more}
         return Program(name, environment, f"http://{LOOPBACK}:{probe_port}")
 
-    def served(name: str, port: int, url: str, **more: str) -> Program:
-        return Program(name, {**common, "HOST": settings.host, "PORT": str(port), **more}, url)
+    def served(name: str, port: int, probe_port: int, **more: str) -> Program:
+        ports = {"PORT": str(port), "PROBE_PORT": str(probe_port)}
+        environment = {**common, "HOST": settings.host, **ports, **more}
+        return Program(name, environment, f"http://{_reachable(settings.host)}:{probe_port}")
 
+    access = {"ACCESS": "open"}
+    page_access = {}
+    administrator_key = ""
+    if with_keys or not is_loopback(settings.host):
+        key_file, frontend_key = _make_key(folder, "administrator"), _make_key(folder, "frontend")
+        administrator_key = read_secret(key_file)
+        access = {
+            "ACCESS": "keys",
+            "ADMINISTRATOR_KEY_FILE": str(key_file),
+            "FRONTEND_KEY_FILE": str(frontend_key),
+        }
+        page_access = {"RECEIVER_KEY_FILE": str(frontend_key)}
     webhooks = []
     if settings.webhooks_file is not None:
         endpoints = str(settings.webhooks_file.resolve())
         webhooks = [probed("webhooks", probe_ports[4], WEBHOOKS_FILE=endpoints)]
     face_recog = probed("face_recog", probe_ports[0], PORT=str(grpc_port))
+    receiver = served("receiver", receiver_port, probe_ports[5], **access)
     return Plan(
         folder=folder,
         environment=common,
         programs=(
             face_recog,
-            served("receiver", receiver_port, api, ACCESS="open"),
+            receiver,
             probed("image_processor", probe_ports[1]),
             probed("redeemer", probe_ports[2]),
             probed("people", probe_ports[3], PORT=str(people_port)),
             *webhooks,
-            served("frontend", frontend_port, page),
+            served("frontend", frontend_port, probe_ports[6], **page_access),
         ),
         page_url=page,
         api_url=api,
+        docs_url=f"{receiver.probe_url if administrator_key else api}/docs",
         face_recog_metrics_url=f"{face_recog.probe_url}/metrics",
+        administrator_key=administrator_key,
     )
+
+
+def _make_key(folder: Path, whose: str) -> Path:
+    """Return the file with a key, which stays the same from one run to the next."""
+    file = folder / "keys" / whose
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(32))
+    except OSError as error:
+        raise LocalError(f"cannot write {file}: {error.strerror}") from None
+    return file
 
 
 def _reachable(host: str) -> str:

@@ -1,18 +1,22 @@
 """Wires the receiver together and runs it."""
 
+import argparse
 import asyncio
 import gc
 import socket
+import sys
 from typing import Final
 
 import uvloop
+from fastapi import FastAPI
 
 from services.common import logs
 from services.common.availability import AvailabilityLog
+from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.health import HealthChecks
-from services.common.http_server import serve_http
+from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.nsqd import doorbell_for
 from services.common.objects import ObjectStore
@@ -21,10 +25,12 @@ from services.common.repeating import repeat
 from services.common.settings import load
 from services.common.sockets import listen
 from services.common.spools import Spools
+from services.receiver.adapters import keys_command
 from services.receiver.adapters.decoding import PillowDecoder
+from services.receiver.adapters.hashing import Argon2Hasher
 from services.receiver.adapters.http.api import behind_door, new_app
 from services.receiver.adapters.http.audit import add_audit
-from services.receiver.adapters.http.docs_page import add_docs
+from services.receiver.adapters.http.docs_page import docs_routes
 from services.receiver.adapters.http.encoding import add_encoding
 from services.receiver.adapters.http.erasing import add_erasing
 from services.receiver.adapters.http.events import add_events, write
@@ -32,18 +38,24 @@ from services.receiver.adapters.http.faces import add_faces
 from services.receiver.adapters.http.files import FileResponses
 from services.receiver.adapters.http.groups import add_groups
 from services.receiver.adapters.http.images import add_images
+from services.receiver.adapters.http.keys import add_keys
 from services.receiver.adapters.http.merges import add_merges
 from services.receiver.adapters.http.people import add_people
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.http.search import add_search
+from services.receiver.adapters.http.sessions import add_sessions
 from services.receiver.adapters.http.status import add_status
 from services.receiver.adapters.http.submissions import add_submissions
 from services.receiver.adapters.http.thumbnails import add_thumbnails
+from services.receiver.adapters.http.users import add_users
 from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.adapters.rows.attempts import DatabaseAttempts
 from services.receiver.adapters.rows.audit import AuditedDatabase, DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -58,6 +70,8 @@ from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
+from services.receiver.adapters.rows.sessions import DatabaseSessions
+from services.receiver.adapters.rows.users import DatabaseUsers
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.access import Access
 from services.receiver.service.auditing import WRITE_SECONDS, Auditing
@@ -66,14 +80,18 @@ from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
+from services.receiver.service.keys import KeyCheck, Keyring
+from services.receiver.service.logging_in import LogIn
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.searching import Search
+from services.receiver.service.sessions import Sessions
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
-from services.receiver.settings import ReceiverSettings
+from services.receiver.service.users import Users
+from services.receiver.settings import KeysSettings, ReceiverSettings
 
 _PARALLEL_COMMITS: Final = 2
 """One is on its way to the database while the other's answers are sent; more make small batches."""
@@ -83,16 +101,25 @@ _ERASE_SECONDS: Final = 1.0
 """Between two looks at who is to be forgotten."""
 
 
+_TIDY_SECONDS: Final = 60.0
+"""Between two looks at which sessions have ended."""
+
+
 class Receiver:
     """The application and what it holds open; to be made inside the event loop."""
 
-    def __init__(self, settings: ReceiverSettings) -> None:
+    def __init__(self, settings: ReceiverSettings, hasher: Argon2Hasher | None = None) -> None:
         self._database = AuditedDatabase(settings)
+        self._hasher = hasher or Argon2Hasher()
         self._client = RecogniserClient(
-            settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
+            settings.face_recog_target,
+            timeout=settings.face_recog_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._stored_faces = StoredFacesClient(
-            settings.people_target, timeout=settings.people_timeout_seconds
+            settings.people_target,
+            timeout=settings.people_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._doorbell = doorbell_for(settings)
         self._ringer = Ringer(self._doorbell)
@@ -162,12 +189,15 @@ class Receiver:
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
         grouped = Grouped(DatabaseGroups(self._database), enrolment)
+        keys = DatabaseApiKeys(self._database)
+        rates = Rates(settings)
         app = new_app()
         add_submissions(
             app,
             submissions,
             images,
             spools,
+            rates,
             max_json_bytes=settings.max_json_bytes,
             max_upload_bytes=settings.max_upload_bytes,
         )
@@ -184,29 +214,69 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
+        self._log_in, sessions = self._add_log_in(app, settings, spools)
+        add_keys(app, Keyring(keys), spools)
         audit = DatabaseAudit(self._database)
         add_audit(app, audit)
-        add_docs(app)
+        is_open = settings.access == "open"
+        self.docs = docs_routes(app, is_open=is_open)
+        if is_open:
+            app.router.routes.extend(self.docs)
         app.router.routes.extend(probe_routes(self.lifecycle))
-        access = Access(
-            is_open=settings.access == "open",
+        self._access = Access(
+            is_open=is_open,
+            keys=KeyCheck(keys),
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
+            sessions=sessions,
         )
         self.auditing = Auditing(audit)
         self.rooms = Rooms(settings.max_in_flight)
         self.app = behind_door(
-            app, self.rooms, access, self.auditing, settings=settings, lifecycle=self.lifecycle
+            app,
+            self.rooms,
+            self._access,
+            self.auditing,
+            rates=rates,
+            settings=settings,
+            lifecycle=self.lifecycle,
         )
+
+    def _add_log_in(
+        self, app: FastAPI, settings: ReceiverSettings, spools: Spools
+    ) -> tuple[LogIn, Sessions]:
+        sessions = DatabaseSessions(
+            self._database,
+            idle_ms=1000 * settings.session_idle_seconds,
+            longest_ms=1000 * settings.session_seconds,
+        )
+        users = DatabaseUsers(self._database)
+        has_key = settings.administrator_key_file is not None
+        log_in = LogIn(
+            users=users,
+            sessions=sessions,
+            attempts=DatabaseAttempts(self._database),
+            hasher=self._hasher,
+            roles=settings.roles_of_groups,
+        )
+        add_users(app, Users(users, self._hasher, has_key=has_key), spools)
+        add_sessions(app, log_in, sessions, spools)
+        return log_in, Sessions(sessions)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""
         while await self.erasing.step():
             pass
 
+    async def tidy(self) -> None:
+        """Remove what is left of log-ins that are over."""
+        await self._log_in.tidy()
+
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
         await self._following.close()
+        self._hasher.close()
+        await self._access.close()
         await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()
@@ -216,7 +286,7 @@ class Receiver:
         await self._database.close()
 
 
-async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
+async def run(settings: ReceiverSettings, listener: socket.socket, probes: socket.socket) -> None:
     """Serve until SIGTERM, then drain."""
     receiver = Receiver(settings)
     # What was loaded lives as long as the process, and requests leave no cycles worth looking for
@@ -229,6 +299,7 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
             serve_http(
                 receiver.app, listener, receiver.lifecycle, settings, receiver.rooms.refuse_early
             ),
+            serve_probes(probes, receiver.lifecycle, receiver.docs),
             repeat(
                 receiver.lifecycle,
                 "erase",
@@ -243,14 +314,33 @@ async def run(settings: ReceiverSettings, listener: socket.socket) -> None:
                 WRITE_SECONDS,
                 AvailabilityLog("database"),
             ),
+            repeat(
+                receiver.lifecycle,
+                "tidy",
+                receiver.tidy,
+                _TIDY_SECONDS,
+                AvailabilityLog("database"),
+            ),
         )
     finally:
         await receiver.close()
 
 
+async def _run_command(command: argparse.Namespace) -> None:
+    database = Database(load(KeysSettings))
+    try:
+        await keys_command.run(command, Keyring(DatabaseApiKeys(database)))
+    finally:
+        await database.close()
+
+
 def main() -> None:
-    """Run the process."""
+    """Run the process: the server, or with arguments a command."""
+    if sys.argv[1:]:
+        asyncio.run(_run_command(keys_command.read_arguments(sys.argv[1:])))
+        return
     settings = load(ReceiverSettings)
     logs.configure("receiver", settings.log_level)
     listener = listen(settings.host, settings.port)
-    uvloop.run(run(settings, listener))
+    probes = listen(settings.host, settings.probe_port)
+    uvloop.run(run(settings, listener, probes))

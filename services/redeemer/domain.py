@@ -1,13 +1,17 @@
 """What the redeemer looks for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from services.common.stored_pictures import StoredPicture
 
 BATCH: Final = 100
 """Rows of one kind that one step takes, those due longest first."""
 
 LOOKED_AT_ONCE: Final = 1000
-"""Thumbnails whose pictures are looked for in one statement: as many as a store lists at once."""
+"""Thumbnails whose pictures are looked for in one statement: as many as a store lists at once. And
+images of which one statement tells the old ones."""
 
 REMOVAL_MS: Final = 60_000
 """How long the removal of an object is one replica's; after that another one removes it."""
@@ -20,6 +24,10 @@ A write that was given up may come through later; no server holds one back for a
 
 EVENTS_BATCH: Final = 1000
 """Events that one transaction removes."""
+
+
+AUDIT_BATCH: Final = 1000
+"""Rows of the audit that one transaction removes."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +45,20 @@ class DueRemoval:
     key: str
     tag: str | None
     token: str
+
+
+@dataclass(frozen=True)
+class OldPicture:
+    """An image that is to be erased, and for how many ms already."""
+
+    image_id: int
+    picture: StoredPicture
+    overdue_ms: int
+
+
+@dataclass(frozen=True)
+class OldPage:
+    """Old pictures among some images, and the last one's id; None: none behind them is old."""
+
+    pictures: Sequence[OldPicture]
+    last_id: int | None

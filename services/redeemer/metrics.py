@@ -14,6 +14,13 @@ OLDEST_PENDING: Final = Gauge(
 )
 QUEUE_DEPTH: Final = Gauge("facestack_queue_depth", "Rings that no processor has been given yet.")
 REMOVED: Final = Counter("facestack_objects_removed_total", "Objects removed that no row names.")
+ERASED: Final = Counter(
+    "facestack_images_erased_total", "Images erased that were submitted longer ago than KEEP_DAYS."
+)
+OVERDUE: Final = Gauge(
+    "facestack_erasing_overdue_seconds",
+    "For how long the oldest image should have been erased that is still there; 0 when none is.",
+)
 REDEEMED: Final = Counter("facestack_redeemed_total", "Repairs.", ["reason"])
 for _reason in ("pending", "failed", "lease", "dead"):
     REDEEMED.labels(_reason)

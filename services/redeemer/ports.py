@@ -5,7 +5,8 @@ from typing import Protocol
 
 from services.common.changes import Store
 from services.common.object_info import ObjectInfo
-from services.redeemer.domain import Census, DueRemoval
+from services.common.stored_pictures import Removal
+from services.redeemer.domain import Census, DueRemoval, OldPage, OldPicture
 
 
 class RepairRows(Protocol):
@@ -50,6 +51,27 @@ class DueGarbage(Protocol):
 
         And those of a face that is none, or nowhere in that picture, any more.
         """
+
+
+class OldPictures(Protocol):
+    """The images, as far as they were submitted too long ago."""
+
+    async def page(self, after: int) -> OldPage:
+        """Look at up to ``LOOKED_AT_ONCE`` images with ids above that one, the oldest first."""
+
+    async def erase(self, some: Mapping[OldPicture, Removal | None]) -> Sequence[int]:
+        """Erase images with their results, and the known pictures that were cut out of them.
+
+        Each with its object. Returns the ids of those that this very call has erased: not of those
+        that are gone, have just been submitted again, or are somebody else's now.
+        """
+
+
+class OldAudit(Protocol):
+    """Who did what too long ago."""
+
+    async def remove(self) -> int:
+        """Remove up to ``AUDIT_BATCH`` rows, the oldest first; return how many."""
 
 
 class StoredObjects(Store, Protocol):

@@ -18,12 +18,13 @@ from services.testing.processes import Service
 class Pipeline:
     """What ``make run`` starts, on a folder of its own: all services but webhooks.
 
-    ``settings`` are what every service is told beside what a local run tells it.
+    Everybody may do everything, or whoever has a key ``with_keys``. ``settings`` are what every
+    service is told beside what a local run tells it.
     """
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *, with_keys: bool = False, **settings: str) -> None:
         ports = LocalSettings(receiver_port=0, frontend_port=0)
-        self._plan = make_plan(ports, folder, {})
+        self._plan = make_plan(ports, folder, {}, with_keys=with_keys)
         self._plan.logs.mkdir(parents=True, exist_ok=True)
         self.services = {
             program.name: Service(
@@ -35,6 +36,7 @@ class Pipeline:
         }
         self.page_url = self._plan.page_url
         self.api_url = self._plan.api_url
+        self.administrator_key = self._plan.administrator_key
         self.store = Path(httpx.URL(self._plan.environment["OBJECT_STORE_URL"]).path)
         self.face_recog_metrics_url = self._plan.face_recog_metrics_url
         self.face_recog_target = self._plan.environment["FACE_RECOG_TARGET"]
@@ -58,9 +60,9 @@ class Pipeline:
 
 
 @contextmanager
-def running(folder: Path, **settings: str) -> Iterator[Pipeline]:
+def running(folder: Path, *, with_keys: bool = False, **settings: str) -> Iterator[Pipeline]:
     """Run a pipeline for as long as the block takes."""
-    pipeline = Pipeline(folder, **settings)
+    pipeline = Pipeline(folder, with_keys=with_keys, **settings)
     try:
         pipeline.start()
         yield pipeline

@@ -14,27 +14,29 @@ import pytest
 
 from services.local.processes import ServiceProcess, answers, free_port, listens
 
-_PROBED_AT_THEIR_PORT: Final = ("services.receiver", "services.frontend")
+_SPEAK_HTTP: Final = ("services.receiver", "services.frontend")
 
 
 class Service(ServiceProcess):
     """A service on free ports; its settings are the environment's, by name in any case.
 
-    It answers probes at ``url`` and others at ``target``, which is the same place for the receiver
-    and the frontend. As a context it is ready, and must end in peace.
+    It answers probes at ``probe_url`` and others at ``target``; ``url`` and ``port`` are the one of
+    both where it speaks HTTP, and with its clients if it does that. As a context it is ready, and
+    must end in peace.
     """
 
     def __init__(self, module: str, log: Path, **settings: object) -> None:
         told = {name.upper(): str(value) for name, value in settings.items()}
         port = told.setdefault("PORT", str(free_port()))
-        probed = port if module in _PROBED_AT_THEIR_PORT else str(free_port())
-        self.port = int(told.setdefault("PROBE_PORT", probed))
+        probe_port = told.setdefault("PROBE_PORT", str(free_port()))
+        self.port = int(port if module in _SPEAK_HTTP else probe_port)
         self.target = f"127.0.0.1:{port}"
+        self.probe_url = f"http://127.0.0.1:{probe_port}"
         defaults = {**os.environ, "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
         super().__init__(module, {**defaults, **told}, log, f"http://127.0.0.1:{self.port}")
 
     def start(self) -> Self:
-        """Start it and wait until it listens where it will answer probes."""
+        """Start it and wait until it listens."""
         self.spawn()
         return self.wait_until(lambda: listens(self.port), f"nobody at port {self.port}")
 
@@ -50,7 +52,7 @@ class Service(ServiceProcess):
 
     async def get(self, path: str) -> httpx.Response:
         """Ask it, where it answers probes."""
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=self.probe_url, trust_env=False) as client:
             return await client.get(path)
 
     def terminate(self) -> None:

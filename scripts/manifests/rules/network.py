@@ -37,7 +37,8 @@ from scripts.manifests.model import (
     title,
 )
 from scripts.manifests.rules.services import backend
-from scripts.manifests.rules.settings import environment
+from scripts.manifests.rules.settings import environment, values_of
+from services.common.hosts import AllowedHosts
 
 Edge: TypeAlias = tuple[str, str, int, str]  # from, to, port of the pod, protocol
 
@@ -296,6 +297,26 @@ def addresses(manifests: Manifests) -> Iterator[Finding]:
         for _, target_name, port in sorted(named - should):
             problem = f"names {target_name} (port {port}), which the design does not"
             yield workload.finding("spec.template.spec.containers.env", problem)
+
+
+def names(manifests: Manifests) -> Iterator[Finding]:
+    """Check that who refuses other names answers to those by which clients call it."""
+    called = {
+        (target.name, host)
+        for workload in manifests.workloads
+        for host, _ in _addresses(manifests, workload)
+        if (target := backend(manifests, manifests.find("Service", host) or {}))
+    } | {
+        (at(path, "backend.service.name"), str(rule.get("host")))
+        for ingress in manifests.kind("Ingress")
+        for rule in items(ingress, "spec.rules")
+        for path in items(rule, "http.paths")
+    }
+    listed = values_of(manifests, "ALLOWED_HOSTS")
+    for name, host in sorted(called):
+        if name in listed and AllowedHosts(listed[name]).refusal([(b"host", host.encode())]):
+            problem = f"{listed[name]!r} lacks {host}, by which clients call it: add it"
+            yield Finding(f"settings of {name}", "ALLOWED_HOSTS", problem)
 
 
 def _addresses(manifests: Manifests, workload: Workload) -> set[tuple[str, int]]:

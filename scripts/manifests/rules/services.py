@@ -3,7 +3,13 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from scripts.manifests.design import EDGES, FOUND_BEFORE_READY, HEADLESS, NODE_PORTS
+from scripts.manifests.design import (
+    EDGES,
+    FOUND_BEFORE_READY,
+    HEADLESS,
+    NODE_PORTS,
+    PRIVATE_PORT,
+)
 from scripts.manifests.model import (
     Document,
     Finding,
@@ -53,6 +59,9 @@ def ports(manifests: Manifests) -> Iterator[Finding]:
         for port in items(service, "spec.ports") if workload else []:
             target = port.get("targetPort")
             field = f"spec.ports[{port.get('name')}]"
+            if target == PRIVATE_PORT:
+                problem = "leads clients to metrics and descriptions: take it away"
+                yield Finding(title(service), field, problem)
             known = workload.ports if workload else {}
             if target not in known:
                 problem = f"{said(target)}: the pods have the ports {', '.join(sorted(known))}"

@@ -55,4 +55,4 @@ def test_a_fact_that_changes_a_setting_makes_new_pods(built: str, name: str) -> 
     of_settings = {one for one in before if before[one][1] != after[one][1]}
     of_pods = {one for one in before if before[one][0] != after[one][0]}
     assert of_settings <= of_pods
-    assert of_settings or name not in {"bucket", "region", "database"}
+    assert of_settings or name not in {"bucket", "region", "database", "api_host", "page_host"}

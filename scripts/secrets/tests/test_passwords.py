@@ -25,6 +25,8 @@ ALL = {
     "database-redeemer": ["password"],
     "database-people": ["password"],
     "database-webhooks": ["password"],
+    "administrator-key": ["password"],
+    "frontend-key": ["password"],
     "object-store": ["access-key-id", "secret-access-key"],
 }
 
@@ -35,7 +37,7 @@ def test_all_that_the_credentials_job_would_make_is_made_and_encrypted(site: Sit
     values = {name: site.values(name) for name in ALL}
     assert {name: list(keys) for name, keys in values.items()} == ALL
     texts = [text for keys in values.values() for text in keys.values()]
-    assert len(set(texts)) == 8
+    assert len(set(texts)) == 10
     assert min(map(len, texts)) >= 43
     everything = "".join(site.files().values())
     for text in texts:
@@ -125,7 +127,9 @@ def test_a_group_is_rotated_together_and_a_wrong_name_is_told(site: Site) -> Non
     site.make()
     site.rotate("database", "mariadb-admin")
     for name in ALL:
-        assert ("previous-password" in site.values(name)) == (name != "object-store")
+        assert ("previous-password" in site.values(name)) == (
+            name.startswith("database-") or name == "mariadb-admin"
+        )
     with pytest.raises(SecretsError, match="no Secret database-reciever here, only mariadb-admin"):
         site.rotate("database-reciever")
 
@@ -425,6 +429,8 @@ RUNS = {
     "database-redeemer": {"password": "of redeemer", "previous-password": "before"},
     "database-people": {"password": "of people"},
     "database-webhooks": {"password": "of webhooks"},
+    "administrator-key": {"password": "of the administrator"},
+    "frontend-key": {"password": "of the frontend"},
     "object-store": {"access-key-id": "id", "secret-access-key": "secret"},
 }
 

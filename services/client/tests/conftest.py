@@ -61,15 +61,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
-    """A pipeline of the module's own, empty at its start."""
-    with running(tmp_path_factory.mktemp("pipeline")) as one:
+    """A pipeline of the module's own, empty at its start, that asks for keys."""
+    with running(tmp_path_factory.mktemp("pipeline"), with_keys=True) as one:
         yield one
 
 
 @pytest.fixture
 def environment(installed: Mapping[str, str], pipeline: Pipeline) -> dict[str, str]:
     """What the command is started with."""
-    return {**installed, "FACESTACK_URL": pipeline.api_url}
+    return {
+        **installed,
+        "FACESTACK_URL": pipeline.api_url,
+        "FACESTACK_KEY": pipeline.administrator_key,
+    }
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def started(environment: dict[str, str], *arguments: str | Path) -> Iterator[sub
 
 def uploads(pipeline: Pipeline) -> int:
     """How many files came to the receiver."""
-    text = httpx.get(f"{pipeline.api_url}/metrics", trust_env=False).text
+    text = httpx.get(f"{pipeline.services['receiver'].probe_url}/metrics", trust_env=False).text
     lines = [line for line in text.splitlines() if 'total{endpoint="/images",' in line]
     assert len(lines) == 2
     return sum(int(float(line.split()[1])) for line in lines)
@@ -77,7 +77,10 @@ def known_pictures(pipeline: Pipeline) -> int:
 @pytest.fixture
 def empty(pipeline: Pipeline) -> None:
     """Nothing is left of other tests, which show and name the same people."""
-    with httpx.Client(base_url=pipeline.api_url, trust_env=False, timeout=60) as client:
+    headers = {"Authorization": f"Bearer {pipeline.administrator_key}"}
+    with httpx.Client(
+        base_url=pipeline.api_url, headers=headers, trust_env=False, timeout=60
+    ) as client:
         for image in client.get("/images?limit=200").json()["images"]:
             client.delete(f"/images/{image['id']}").raise_for_status()
         for person in client.get("/people").json()["people"]:
@@ -176,6 +179,21 @@ def test_no_facestack_at_the_address(facestack: Run, pipeline: Pipeline) -> None
         assert wrong in done.stderr
     for arguments in (("submit",), ("show", "x"), ("nonsense",), ("images", "--status", "lost")):
         assert facestack(*arguments).returncode == 2
+
+
+def test_who_shows_no_valid_key_is_told_once_how_to(
+    facestack: Run, pipeline: Pipeline, folder: Path
+) -> None:
+    for key in ("", "wrong", "fsk_aaaaaaaaaaaa_wrong", "x" * 1000):
+        done = facestack("submit", folder, FACESTACK_KEY=key)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert done.stdout.startswith("0 of 40 files are at the server")
+        assert "set the variable FACESTACK_KEY to a key" in done.stderr
+    for key in ("two words", "schl\u00fcssel", "a\tb"):
+        done = facestack("people", FACESTACK_KEY=key)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert key not in done.stderr
+    assert facestack("people", FACESTACK_KEY=f" {pipeline.administrator_key}\n").returncode == 0
 
 
 def test_a_bad_file_is_said_and_all_others_are_sent(

@@ -17,7 +17,7 @@ from services.common.door import Door, Room, everybody
 from services.common.health import Check
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
-from services.common.probes import probe_routes
+from services.common.probes import metrics_route, probe_routes
 from services.common.settings import HttpSettings
 from services.common.sockets import listen
 from services.testing.waiting import eventually
@@ -42,6 +42,7 @@ class Service:
                 Route("/slow", self._slow),
                 Route("/broken", self._broken),
                 *probe_routes(self.lifecycle),
+                metrics_route(),
             ]
         )
         room = Room("requests", 100, takes_body=False)
@@ -213,7 +214,7 @@ async def test_methods_that_a_client_invents_make_no_metric() -> None:
 
 async def test_probes_are_not_counted() -> None:
     async with running(Service(drain_seconds=LONG)) as run:
-        for path in ("/livez", "/readyz", "/metrics"):
+        for path in ("/livez", "/readyz"):
             await run.client.get(path)
         page = (await run.client.get("/metrics")).text
         assert 'operation="GET /livez"' not in page

@@ -40,7 +40,7 @@ def worked_pipeline(pipeline: Pipeline) -> Pipeline:
 def test_the_table_says_exactly_what_a_process_serves(
     worked_pipeline: Pipeline, process: str
 ) -> None:
-    url = worked_pipeline.services[process].url
+    url = worked_pipeline.services[process].probe_url
     text = httpx.get(f"{url}/metrics", trust_env=False).raise_for_status().text
     # The parser cuts _total off counters; the table has the names that a query uses.
     served = {

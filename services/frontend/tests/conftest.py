@@ -39,11 +39,12 @@ def receiver() -> FakeReceiver:
 async def pages(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the pages."""
     lifecycle = Lifecycle({}, drain_seconds=0)
+    settings = FrontendSettings(allowed_hosts="page")
     transport = httpx.MockTransport(receiver.answer)
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://receiver") as client,
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(client, lifecycle, FrontendSettings())),
+            transport=httpx.ASGITransport(create_app(client, lifecycle, settings)),
             base_url="http://page",
         ) as browser,
     ):

@@ -4,6 +4,7 @@ import re
 
 import httpx
 import pytest
+from prometheus_client import generate_latest
 
 from services.frontend.tests.fake_receiver import (
     FakeReceiver,
@@ -49,7 +50,7 @@ async def test_no_page_needs_inline_script_or_style(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/images/1", "/people", "/nowhere", "/static/app.js", "/livez", "/metrics"]
+    "path", ["/", "/images/1", "/people", "/nowhere", "/static/app.js", "/livez"]
 )
 async def test_every_answer_has_the_security_headers(pages: httpx.AsyncClient, path: str) -> None:
     headers = (await pages.get(path)).headers
@@ -305,13 +306,30 @@ async def test_retry_after_is_said(pages: httpx.AsyncClient, receiver: FakeRecei
     assert answer.json()["message"] == "Too many requests at once. Try again in 3 s."
 
 
+async def test_a_request_for_another_host_gets_a_page_that_says_so(
+    pages: httpx.AsyncClient, receiver: FakeReceiver
+) -> None:
+    for method, path in (("GET", "/"), ("POST", "/images/1/delete"), ("GET", "/nowhere")):
+        answer = await pages.request(method, path, headers={"Host": "<b>rebound.example"})
+        assert answer.status_code == 421
+        assert "&lt;b&gt;rebound.example" in answer.text
+        assert "default-src" in answer.headers["Content-Security-Policy"]
+        accept = {"Accept": "application/json", "Host": "rebound.example"}
+        answer = await pages.request(method, path, headers=accept)
+        assert answer.json()["message"].startswith(
+            "This service does not answer to the name 'rebound.example': use its IP address"
+        )
+    assert receiver.calls == []
+
+
 async def test_requests_are_counted_by_route(
     pages: httpx.AsyncClient, receiver: FakeReceiver
 ) -> None:
     await pages.get("/")
     receiver.away = True
     await pages.get("/")
-    text = (await pages.get("/metrics")).text
+    assert (await pages.get("/metrics")).status_code == 404
+    text = generate_latest().decode()
     for operation in ("receiver GET /images", "receiver GET /status"):
         assert f'facestack_requests_total{{operation="{operation}"}}' in text
         errors = re.search(

@@ -20,7 +20,7 @@ JSON = {"Accept": "application/json"}
 
 def half(path: str, kind: str = "multipart/form-data; boundary=B") -> bytes:
     return (
-        f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n"
         "Content-Length: 1000000\r\n\r\n"
         '--B\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\nx'
     ).encode()

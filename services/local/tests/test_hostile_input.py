@@ -392,26 +392,30 @@ def sent(content: bytes, *, page: bool = False) -> Case:
     return lambda target: target.raw(content, page=page)
 
 
-_HEAD: Final = b"POST /image/post HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+_HEAD: Final = b"POST /image/post HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 _FLOOD: Final = b"".join(b"X-%d: x\r\n" % number for number in range(20_000))
 CASES |= {
-    "wire-raw-climbs": sent(b"GET /images/../../../etc/passwd HTTP/1.1\r\nHost: h\r\n\r\n"),
+    "wire-raw-climbs": sent(b"GET /images/../../../etc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n"),
     "wire-length-and-chunks": sent(
         _HEAD + b'Content-Length: 14\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{"path": "ab"}'
     ),
     "wire-two-lengths": sent(_HEAD + b"Content-Length: 3\r\nContent-Length: 30\r\n\r\nabc"),
     "wire-negative-length": sent(_HEAD + b"Content-Length: -1\r\n\r\n"),
     "wire-negative-chunk": sent(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n"),
-    "wire-header-1-mib": sent(b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * (1 << 20) + b"\r\n\r\n"),
-    "wire-header-flood": sent(b"GET /livez HTTP/1.1\r\nHost: h\r\n" + _FLOOD + b"\r\n"),
+    "wire-header-1-mib": sent(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (1 << 20) + b"\r\n\r\n"
+    ),
+    "wire-header-flood": sent(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + _FLOOD + b"\r\n"),
     "wire-page-header-flood": sent(
-        b"GET /livez HTTP/1.1\r\nHost: h\r\n" + _FLOOD + b"\r\n", page=True
+        b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + _FLOOD + b"\r\n", page=True
     ),
     "wire-garbage": sent(b"\x00\xff" * 500 + b"\r\n\r\n"),
     "wire-tls": sent(bytes.fromhex("16030100") + b"\xb0" + bytes(200)),
     "wire-http2": sent(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-    "wire-host-missing": sent(b"GET /livez HTTP/1.1\r\n\r\n"),
-    "wire-split-header": sent(b"GET /livez HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n"),
+    "wire-host-missing": sent(b"GET /images HTTP/1.1\r\n\r\n"),
+    "wire-host-other": sent(b"GET /images HTTP/1.1\r\nHost: rebound.example\r\n\r\n"),
+    "wire-page-host-other": sent(b"GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n", page=True),
+    "wire-split-header": sent(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX: a\0b\r\n\r\n"),
 }
 
 
@@ -771,7 +775,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         "WATCH_SECONDS": "0.5",
     }
     try:
-        with running(folder / "pipeline", **settings) as pipeline:
+        with running(folder / "pipeline", with_keys=False, **settings) as pipeline:
             target = Target(folder, pipeline, nsqd)
             yield target
             target.close()

@@ -187,6 +187,24 @@ def test_endpoints_are_told_when_there_is_a_file_of_them(tmp_path: Path) -> None
     assert len(set(ports) - {None}) == len([one for one in ports if one])
 
 
+def test_where_others_can_reach_it_there_is_a_key_that_stays(tmp_path: Path) -> None:
+    open_to_all = LocalSettings(host="0.0.0.0", receiver_port=0, frontend_port=0)
+    mine = LocalSettings(receiver_port=0, frontend_port=0)
+    environment = {"ACCESS": "open", "ADMINISTRATOR_KEY_FILE": "/tmp/theirs"}
+    plan = make_plan(open_to_all, tmp_path, environment)
+    again = make_plan(open_to_all, tmp_path, environment)
+    assert len(plan.administrator_key) > 40
+    assert again.administrator_key == plan.administrator_key
+    assert plan.administrator_key not in repr(plan)
+    told = {program.name: program.environment for program in plan.programs}
+    assert told["receiver"]["ACCESS"] == "keys"
+    file = Path(told["receiver"]["ADMINISTRATOR_KEY_FILE"])
+    assert (file.read_text(), file.stat().st_mode & 0o77) == (plan.administrator_key, 0)
+    assert told["frontend"]["RECEIVER_KEY_FILE"] == told["receiver"]["FRONTEND_KEY_FILE"]
+    assert make_plan(mine, tmp_path, {}).administrator_key == ""
+    assert make_plan(mine, tmp_path, {}, with_keys=True).administrator_key
+
+
 def test_only_page_and_api_listen_where_it_was_asked_for(tmp_path: Path) -> None:
     settings = LocalSettings(host="0.0.0.0", receiver_port=0, frontend_port=0)
     plan = make_plan(settings, tmp_path, os.environ)
@@ -200,3 +218,7 @@ def test_only_page_and_api_listen_where_it_was_asked_for(tmp_path: Path) -> None
         "frontend": "0.0.0.0",
     }
     assert plan.page_url.startswith("http://127.0.0.1:")
+    probe_port = next(one for one in plan.programs if one.name == "receiver").environment[
+        "PROBE_PORT"
+    ]
+    assert plan.docs_url == f"http://127.0.0.1:{probe_port}/docs", "not to clients"

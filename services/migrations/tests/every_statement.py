@@ -2,13 +2,17 @@
 
 import dataclasses
 
-from services.common.clock import database_now
+import sqlalchemy as sa
+
+from services.common import tables
+from services.common.clock import database_now, now_ms
 from services.common.database import Database
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.faces import Box, Likely, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.quality import Quality
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.webhooks import WebhookType
 from services.image_processor import domain as processing
 from services.image_processor.adapters.encoding_rows import DatabaseEncodingRows
@@ -17,6 +21,8 @@ from services.people.adapters.group_rows import DatabaseGrouping
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import Regrouped
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.adapters.rows.attempts import DatabaseAttempts
 from services.receiver.adapters.rows.audit import DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
@@ -29,18 +35,25 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
+from services.receiver.adapters.rows.sessions import DatabaseSessions
+from services.receiver.adapters.rows.users import DatabaseUsers
+from services.receiver.domain.access import AccessScope, Role
 from services.receiver.domain.acts import Act, SubjectKind
+from services.receiver.domain.attempts import FORGOTTEN_AFTER_MS
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
 from services.receiver.domain.faces import FaceKey, FaceOfResult
 from services.receiver.domain.groups import Answer
+from services.receiver.domain.keys import SecretKey, WantedKey
 from services.receiver.domain.merges import Merged
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
+from services.receiver.domain.users import Identity, StoredPassword, UserChange
 from services.redeemer.adapters.garbage import DatabaseDueGarbage
 from services.redeemer.adapters.repairs import DatabaseRepairs
+from services.redeemer.adapters.retention import DatabaseOldAudit, DatabaseOldPictures
 from services.testing.recogniser import ENCODING
 from services.webhooks import domain as telling
 from services.webhooks.adapters.rows import DatabaseWebhookDeliveries
@@ -168,10 +181,44 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     assert await people.delete(ada, [by_hand])
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
+    await _erase_old(receiver, people_s, redeemer)
+    await _give_keys(DatabaseApiKeys(receiver))
     collecting = DatabaseDueGarbage(redeemer, database_now)
+    await _log_in(receiver)
     removals = await collecting.take()
     assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
     await collecting.removed(removals)
+
+
+async def _log_in(receiver: Database) -> None:
+    users = DatabaseUsers(receiver)
+    sessions = DatabaseSessions(receiver, idle_ms=LEASE_OVER, longest_ms=LEASE_OVER)
+    ada = await users.add("Ada", Role.EDITOR, "hash")
+    stored = await users.password("Ada")
+    assert stored == StoredPassword(ada.id, "hash")
+    assert await sessions.begin("session", stored, "another hash")
+    assert set(await sessions.valid(["session"])) == {"session"}
+    await sessions.touch(["session"])
+    await sessions.end("session")
+    identity = Identity("https://id.example.org", "7", "Ada", ())
+    assert await sessions.begin_for("session", identity, Role.VIEWER)
+    assert await sessions.begin_for("another", identity, Role.EDITOR)
+    over = DatabaseSessions(
+        receiver, idle_ms=0, longest_ms=0, now=lambda: database_now() + LEASE_OVER
+    )
+    assert await over.forget_ended() == 1
+    change = UserChange(Role.ADMINISTRATOR, "hash", disabled=False)
+    assert (await users.change(ada.id, change, keep_administrator=True)).role == "administrator"
+    await users.add("Bob", Role.ADMINISTRATOR, "hash")
+    await users.delete(ada.id, keep_administrator=True)
+    assert len((await users.page(after=ada.id, limit=9)).items) == 2
+    attempts = DatabaseAttempts(receiver)
+    for _ in range(2):
+        assert await attempts.begin("192.0.2.1", "Ada") == 0
+    await attempts.not_made("192.0.2.1", "Ada")
+    await attempts.right("192.0.2.1", "Ada")
+    later = DatabaseAttempts(receiver, lambda: database_now() + FORGOTTEN_AFTER_MS)
+    assert await later.forget_old() == 1
 
 
 async def _encode_again(receiver: Database, image_processor: Database, image_id: int) -> None:
@@ -335,6 +382,37 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
     await rows.end(last)
 
 
+async def _erase_old(receiver: Database, people_s: Database, redeemer: Database) -> None:
+    """Have a face's picture go that is alone in its group, and a known picture with it."""
+    its = {"image_id": 9, "face_index": 0}
+    now = {"created_at": 1}
+    image = {"path": "old.jpg", "name": "Old", "status": "processed", "attempt": 1, "updated_at": 1}
+    box = dict.fromkeys(("left", "top", "right", "bottom", "detection_score"), 1)
+    async with receiver.transaction() as connection:
+        for table, values in (
+            (tables.images, {"id": 9, **image, **now}),
+            (tables.faces, {**its, **box, "ambiguous": False, "candidates": []}),
+            (tables.persons, {"id": 9, "name": "Old", "folder": "Old", **now}),
+            (tables.person_images, {"id": 9, "person_id": 9, "image_name": "Old/1", **its, **now}),
+            (tables.audit, dict.fromkeys(("kind", "who", "address", "action"), "x") | {"at": 1}),
+        ):
+            await connection.execute(sa.insert(table).values(values))
+    async with people_s.transaction() as connection:
+        await connection.execute(sa.insert(tables.face_groups).values(id=9, size=1, **now))
+        await connection.execute(sa.insert(tables.group_faces).values(**its, group_id=9))
+        question = sa.insert(tables.group_questions)
+        await connection.execute(question.values(group_id=9, person_id=9, **now))
+    old_pictures = DatabaseOldPictures(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
+    [old] = (await old_pictures.page(0)).pictures
+    assert await old_pictures.erase({old: None}) == [old.image_id]
+    async with people_s.reading() as connection:
+        for table in (tables.person_images, tables.group_questions):
+            query = sa.select(sa.func.count()).select_from(table).where(table.c.person_id == 9)
+            assert await connection.scalar(query) == 0
+    old_audit = DatabaseOldAudit(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
+    assert await old_audit.remove() == 1
+
+
 async def _tell(
     hooks: DatabaseWebhookDeliveries, deliveries: DatabaseDeliveries, endpoint: telling.Endpoint
 ) -> None:
@@ -345,6 +423,17 @@ async def _tell(
     [failed] = (await deliveries.page(status="failed", before=None, limit=9)).items
     assert (await deliveries.retry(failed.id)).status == "pending"
     assert await hooks.remove_old() == 0
+
+
+async def _give_keys(keys: DatabaseApiKeys) -> None:
+    one, other = (SecretKey(letter * 12, letter.encode() * 32) for letter in "ab")
+    wanted = WantedKey("a camera", frozenset({AccessScope.READ}), 2**42)
+    assert (await keys.add(one, wanted, by="somebody")).name == "a camera"
+    assert (await keys.add_like(other, one.id, by="somebody")).scopes == wanted.scopes
+    assert (await keys.valid([one.id, "c"])).keys() == {one.id}
+    await keys.note_use(one.id)
+    await keys.revoke(one.id)
+    assert [key.id for key in await keys.all()] == [other.id, one.id]
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

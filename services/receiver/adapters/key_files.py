@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from services.common.settings import read_secret
+from services.common.passwords import read_passwords
 from services.receiver.ports import KeyFile
 
 
@@ -12,5 +12,5 @@ def key_file(file: Path | None) -> KeyFile | None:
     return None if file is None else partial(_read, file)
 
 
-def _read(file: Path) -> bytes:
-    return read_secret(file).encode()
+def _read(file: Path) -> list[bytes]:
+    return [key.encode() for key in read_passwords(file) if key]

@@ -52,6 +52,15 @@ class ActorKind(StrEnum):
     """Not at all, or in vain: of these only the audit speaks."""
 
 
+class Caller(StrEnum):
+    """Whom a route is for that needs no scope."""
+
+    KNOWN = "known"
+    """Whoever shows who they are."""
+    FRONTEND = "frontend"
+    """The frontend alone, for nobody who is logged in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who acts. ``id`` is a key's or a user's; ``session`` the id of the session, of a user."""
@@ -61,6 +70,7 @@ class Principal:
     scopes: frozenset[AccessScope]
     id: str | None = None
     session: str | None = None
+    role: Role | None = None
 
 
 ANYBODY: Final = Principal(ActorKind.ANYBODY, "anybody", ALL_SCOPES)

@@ -5,17 +5,7 @@ import secrets
 from typing import NamedTuple
 
 from services.common.faces import Box
-
-
-class StoredPicture(NamedTuple):
-    """Where an image's picture is, below ``pictures/``, and whether only uploads write there.
-
-    Of another path ``tag`` is that of the picture that the result is about, None when not known.
-    """
-
-    path: str
-    uploaded: bool
-    tag: str | None
+from services.common.stored_pictures import StoredPicture
 
 
 class StoredFace(NamedTuple):
@@ -23,13 +13,6 @@ class StoredFace(NamedTuple):
 
     picture: StoredPicture
     box: Box
-
-
-class Removal(NamedTuple):
-    """An object that is to go: its whole key, and its tag if only that one is to go."""
-
-    key: str
-    tag: str | None
 
 
 def unique_name(content_digest: str) -> str:

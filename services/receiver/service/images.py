@@ -14,10 +14,11 @@ from services.common.errors import (
 from services.common.faces import Box
 from services.common.object_keys import PICTURES
 from services.common.picture_formats import MAX_PICTURE_BYTES
+from services.common.stored_pictures import StoredPicture, removal_of
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.faces import no_face
 from services.receiver.domain.images import Image, check_recognisable, check_retriable
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.submissions import Accepted, Upload, upload_of
 from services.receiver.ports import Garbage, ImageRows, Pictures
 from services.receiver.service.ringing import Ringer
@@ -162,19 +163,11 @@ class Images:
         return await self.get(image_id)
 
     async def delete(self, image_id: int) -> None:
-        """Remove row and results, or raise :class:`NotFoundError`; the redeemer removes the object.
-
-        Of a path that somebody else wrote, that is the object that the result is about, or the one
-        that is there now: a later one stays.
-        """
+        """Remove row and results, or raise ``NotFoundError``; the redeemer removes the object."""
         deleted = False
         while not deleted:  # a lost object may be replaced meanwhile, and the new one is to go
             stored = await self._stored(image_id)
-            key = PICTURES + stored.path
-            tag = stored.tag
-            if not stored.uploaded and tag is None:
-                tag = await self._pictures.tag(key)
-            removal = Removal(key, tag) if stored.uploaded or tag else None
+            removal = await removal_of(stored, self._pictures.tag)
             deleted = await self._rows.delete(image_id, stored.path, removal)
         log.info("deleted", image_id=image_id)
 

@@ -17,8 +17,8 @@ from typing import Final
 import structlog
 
 from services.common.errors import ObjectNotFoundError, ObjectStoreError, ObjectTooLargeError
+from services.common.thumbnails import Thumbnail
 from services.receiver.domain.errors import BusyError, InvalidError, NotFoundError
-from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.ports import Garbage, Pictures, Shrinker
 from services.receiver.service.images import read_picture
 

@@ -14,6 +14,7 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.adapters.server import SearchServer
 from services.people.service.stored_faces import StoredFaces
+from services.receiver.adapters.hashing import Argon2Hasher
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.colours import FakeRecogniser, count_colours, draw, encode
@@ -43,6 +44,7 @@ def make_settings(
             **store.model_dump(),
             "face_recog_target": target,
             "face_recog_timeout_seconds": 5,
+            "allowed_hosts": "receiver",
             "access": "open",
             "host": "127.0.0.1",
             **more,
@@ -111,8 +113,8 @@ def plain_settings(
 class Running:
     """A receiver in this process, and a client of it."""
 
-    def __init__(self, settings: ReceiverSettings) -> None:
-        self.receiver = Receiver(settings)
+    def __init__(self, settings: ReceiverSettings, hasher: Argon2Hasher | None = None) -> None:
+        self.receiver = Receiver(settings, hasher)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.receiver.app, raise_app_exceptions=False),
             base_url="http://receiver",
@@ -160,7 +162,7 @@ def launch(tmp_path: Path) -> Iterator[Launch]:
     with contextlib.ExitStack() as stack:
 
         def begin(settings: ReceiverSettings) -> Service:
-            values = settings.model_dump(exclude_none=True, exclude={"host", "port"})
+            values = settings.model_dump(exclude_none=True, exclude={"host", "port", "probe_port"})
             return stack.enter_context(Service("services.receiver", next(logs), **values))
 
         yield begin

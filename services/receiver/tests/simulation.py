@@ -34,6 +34,7 @@ from services.common.object_info import ObjectInfo
 from services.common.object_keys import KNOWN_PEOPLE, PICTURES
 from services.common.settings import DatabaseSettings
 from services.common.tables import faces, garbage, images, person_images, persons
+from services.common.thumbnails import image_thumbnails, known_thumbnail
 from services.image_processor.adapters.rows import DatabaseClaims
 from services.image_processor.domain import Claim, Processed, Rejected, Unanswered
 from services.receiver.adapters.rows.garbage import DatabaseGarbage
@@ -42,7 +43,6 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.domain.submissions import Submission
-from services.receiver.domain.thumbnails import image_thumbnails, known_thumbnail
 from services.receiver.service.images import Images
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment

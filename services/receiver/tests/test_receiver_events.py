@@ -192,10 +192,10 @@ async def test_more_listeners_than_may_be_are_told_so(
             assert refused.json()["detail"] == "too many listeners at once, 3 are being served"
             assert refused.headers["retry-after"] == "1"
             assert (await client.get("/images")).status_code == 200, "others have their places"
-            assert "facestack_listeners 3.0" in (await client.get("/metrics")).text
+            assert "facestack_listeners 3.0" in (await process.get("/metrics")).text
 
         async def none() -> bool:
-            return "facestack_listeners 0.0" in (await client.get("/metrics")).text
+            return "facestack_listeners 0.0" in (await process.get("/metrics")).text
 
         await eventually(none)
         async with listening(process.url) as stream:
@@ -229,7 +229,7 @@ async def test_a_listener_that_does_not_keep_up_is_cut_off_and_slows_nobody(
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.settimeout(30)
         slow.connect(("127.0.0.1", process.port))
-        slow.sendall(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n")
+        slow.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert slow.recv(15, socket.MSG_PEEK) == b"HTTP/1.1 200 OK"
         async with listening(process.url) as stream:
             await stream.block()
@@ -259,7 +259,7 @@ async def test_head_is_answered_and_over(launch: Launch, plain_settings: Receive
             assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
 
         async def none() -> bool:
-            return "facestack_listeners 0.0" in (await client.get("/metrics")).text
+            return "facestack_listeners 0.0" in (await process.get("/metrics")).text
 
         await eventually(none)
 

@@ -20,12 +20,12 @@ from services.common.sockets import listen
 from services.receiver.adapters.http import rooms
 
 BODY = b'{"path": "a.jpg"}'
-POST = b"POST /image/post HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+POST = b"POST /image/post HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 SUBMISSION = POST + BODY
 
 
 def get(method: bytes, path: bytes = b"/status") -> bytes:
-    return b"%b %b HTTP/1.1\r\nHost: a\r\n\r\n" % (method, path)
+    return b"%b %b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (method, path)
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ async def test_the_rest_of_a_refused_body_is_no_request(server: Server) -> None:
     client = await server.connect()
     inside = get(b"GET", b"/inside")
     await client.send(
-        b"POST /images/post HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inside)
+        b"POST /images/post HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(inside)
     )
     assert_refused(await client.answer())  # before any of the body is there
     await client.send(inside[:10])
     await client.send(inside[10:] + get(b"GET", b"/behind"))
     assert (await client.answer()).body == b"GET"
-    chunked = b"POST /image/post HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = b"POST /image/post HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     assert_refused(await client.ask(chunked + b"5\r\n12345\r\n0\r\n\r\n"))
     assert (await client.ask(get(b"GET", b"/last"))).body == b"GET"
     assert server.seen == ["GET /behind", "GET /last"]
@@ -214,8 +214,11 @@ async def test_only_submissions_are_refused(server: Server, method: bytes) -> No
 @pytest.mark.parametrize(
     "head",
     [
-        b"POST /image/post HTTP/1.0\r\nHost: a\r\nContent-Length: 17\r\n\r\n",
-        b"POST /image/post HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 17\r\n\r\n",
+        b"POST /image/post HTTP/1.0\r\nHost: localhost\r\nContent-Length: 17\r\n\r\n",
+        (
+            b"POST /image/post HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            b"Content-Length: 17\r\n\r\n"
+        ),
     ],
 )
 async def test_who_wants_no_other_answer_is_told_that_it_ends(server: Server, head: bytes) -> None:

@@ -11,10 +11,14 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
+from services.common import picture_rows
 from services.common.database import Database
 from services.common.errors import ObjectNotFoundError
+from services.common.picture_rows import remove_soon
 from services.common.settings import DatabaseSettings
+from services.common.stored_pictures import Removal
 from services.common.tables import garbage, images
+from services.common.thumbnails import Thumbnail
 from services.image_processor.adapters import rows as processor_rows
 from services.receiver.adapters.rows import garbage as receiver_garbage
 from services.receiver.adapters.rows import images as rows
@@ -22,8 +26,6 @@ from services.receiver.adapters.rows import known_pictures
 from services.receiver.adapters.rows import merges as merge_rows
 from services.receiver.adapters.rows import people as people_rows
 from services.receiver.domain import people, submissions
-from services.receiver.domain.objects import Removal
-from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.images import Images
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
@@ -86,7 +88,7 @@ async def test_ten_thousand_schedules(database: Database) -> None:
 def one_key_for_one_content(patch: pytest.MonkeyPatch) -> None:
     async def expect(self: Any, key: str) -> None:
         async with self._database.transaction() as connection:
-            await receiver_garbage.remove_soon(connection, [Removal(key, None)])
+            await remove_soon(connection, [Removal(key, None)])
 
     for module in (submissions, people):
         patch.setattr(module, "unique_name", lambda digest: digest)
@@ -128,11 +130,11 @@ def deletion_without_a_note(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    patch.setattr(rows, "remove_soon", nothing)
+    patch.setattr(picture_rows, "remove_soon", nothing)
 
 
 def deletion_that_leaves_thumbnails(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rows, "image_thumbnails", lambda _: ())
+    patch.setattr(picture_rows, "image_thumbnails", lambda _: ())
 
 
 def thumbnails_of_another_picture(patch: pytest.MonkeyPatch) -> None:
@@ -150,7 +152,7 @@ def forgetting_without_a_note(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None:
         pass
 
-    for module in (people_rows, known_pictures):
+    for module in (people_rows, picture_rows):
         patch.setattr(module, "remove_soon", nothing)
 
 

@@ -1,4 +1,6 @@
 import asyncio
+import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pydantic import BaseModel
 
 from services.common.object_keys import PATH_PATTERN, InvalidPathError, check_path
 from services.receiver.adapters.http import documents
+from services.receiver.domain.access import AccessScope
+from services.receiver.domain.keys import new_secret_key
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import (
     FakeRecogniser,
@@ -17,6 +21,7 @@ from services.receiver.tests.conftest import (
     draw,
     encode,
 )
+from services.testing.processes import Service
 
 CONFIG = """
 [[operations]]
@@ -59,16 +64,66 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 include-name = "POST /images/{image_id}/regions"
 # So is whether a file is XMP.
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
+include-name = "POST /keys"
+# So is whether a time is over, and whether a name can be seen.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 """
+
+
+HOOKS = """
+import itertools
+import json
+import os
+
+import schemathesis
+
+callers = itertools.cycle(json.loads(os.environ["CALLERS"]))
+
+
+@schemathesis.hook
+def before_call(context, case, **kwargs):
+    if caller := next(callers):
+        case.headers = {**(case.headers or {}), "Authorization": f"Bearer {caller}"}
+"""
+
+KEY = "a key that lies in a file"
+
+
+async def schemathesis(
+    process: Service, folder: Path, *options: str, **environment: str
+) -> tuple[int | None, str]:
+    (folder / "schemathesis.toml").write_text(CONFIG)
+    # Not waited for in this thread: the fake recogniser answers in its loop.
+    tester = await asyncio.create_subprocess_exec(
+        Path(sys.executable).parent / "schemathesis",
+        f"--config-file={folder / 'schemathesis.toml'}",
+        "run",
+        *options,
+        "--seed=1",
+        "--no-color",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=folder,
+        env={**os.environ, **environment},
+    )
+    output = (await tester.communicate())[0].decode()
+    assert "Traceback" not in process.log.read_text()
+    return tester.returncode, output
 
 
 async def test_schemathesis_finds_nothing(
     launch: Launch, plain_settings: ReceiverSettings, tmp_path: Path
 ) -> None:
+    key = tmp_path / "key"
+    key.write_text(KEY)
     people = StoredFacesServer(plain_settings)
     await people.start()
-    process = launch(plain_settings.model_copy(update={"people_target": people.target}))
-    async with httpx.AsyncClient(base_url=process.url) as client:
+    closed = {"access": "keys", "administrator_key_file": key, "people_target": people.target}
+    process = launch(plain_settings.model_copy(update=closed))
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=process.url, headers=headers) as client:
         # Something to find behind every address.
         picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
         await client.post("/images", files={"files": ("a.png", picture)})
@@ -76,26 +131,42 @@ async def test_schemathesis_finds_nothing(
         address = "/people/Grace%20Hopper/pictures"
         answer = await client.post(address, files={"file": ("a.png", picture)})
         assert answer.status_code == 201
-    (tmp_path / "schemathesis.toml").write_text(CONFIG)
-    # Not waited for in this thread: the fake recogniser answers in its loop.
-    tester = await asyncio.create_subprocess_exec(
-        Path(sys.executable).parent / "schemathesis",
-        f"--config-file={tmp_path / 'schemathesis.toml'}",
-        "run",
-        f"{process.url}/openapi.json",
+        document = tmp_path / "openapi.json"
+        document.write_bytes((await client.get(f"{process.probe_url}/openapi.json")).content)
+        # Nobody, somebody unknown, and one of each scope, in turn.
+        callers = ["", new_secret_key().text]
+        for scope in AccessScope:
+            made = await client.post("/keys", json={"name": scope, "scopes": [scope]})
+            callers.append(made.json()["key"])
+    status, output = await schemathesis(
+        process,
+        tmp_path,
+        str(document),
+        f"--url={process.url}",
+        f"--header=Authorization: Bearer {KEY}",
         "--checks=all",
         "--phases=examples,coverage,fuzzing,stateful",
         "--max-examples=30",
-        "--seed=1",
-        "--no-color",
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=tmp_path,
     )
-    output = (await tester.communicate())[0].decode()
+    assert status == 0, output
+    assert "60 selected / 61 total" in output
+    (tmp_path / "hooks.py").write_text(HOOKS)
+    status, output = await schemathesis(
+        process,
+        tmp_path,
+        str(document),
+        f"--url={process.url}",
+        # What may be done is for each to say; that it is said as declared is for all of them.
+        "--checks=not_a_server_error,status_code_conformance,content_type_conformance,"
+        "response_headers_conformance,response_schema_conformance",
+        "--phases=fuzzing",
+        f"--max-examples={len(callers)}",
+        SCHEMATHESIS_HOOKS=str(tmp_path / "hooks.py"),
+        CALLERS=json.dumps(callers),
+    )
     await people.stop()
-    assert tester.returncode == 0, output
-    assert "49 selected / 50 total" in output
+    assert status == 0, output
+    assert "60 selected / 61 total" in output
     assert "Traceback" not in process.log.read_text()
 
 
@@ -105,6 +176,7 @@ async def test_answers_are_what_the_document_says(
     picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
     uploaded = await plain.post("/images", files={"files": ("a.png", picture)})
     enrolled = await plain.post("/people/Ada/pictures", files={"file": ("a.png", picture)})
+    user = {"name": "Ada", "role": "viewer", "password": "correct horse battery"}
     answers: list[tuple[type[BaseModel], httpx.Response]] = [
         (documents.AcceptedListDocument, uploaded),
         (documents.AcceptedDocument, await plain.post("/image/post", json={"path": "a"})),
@@ -120,6 +192,14 @@ async def test_answers_are_what_the_document_says(
         (documents.GroupPageDocument, await plain.get("/groups")),
         (documents.QuestionsDocument, await plain.get("/questions")),
         (documents.ExportDocument, await plain.get("/people/Ida/export")),
+        (documents.UserDocument, await plain.post("/users", json=user)),
+        (documents.UserPageDocument, await plain.get("/users")),
+        (documents.SessionDocument, await plain.get("/session")),
+        (
+            documents.MadeKeyDocument,
+            await plain.post("/keys", json={"name": "a camera", "scopes": ["read"]}),
+        ),
+        (documents.KeysDocument, await plain.get("/keys")),
         (documents.AuditPageDocument, await plain.get("/audit")),
         (documents.ProblemDocument, await plain.get("/images/99")),
     ]
@@ -164,7 +244,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 50
+    assert len(operations) == 61
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

@@ -58,7 +58,7 @@ class RawClient:
             reader, writer = self._connection
             kind = "keep-alive" if self._keep_alive else "close"
             writer.write(
-                f"POST /image/post HTTP/1.1\r\nHost: a\r\nConnection: {kind}\r\n"
+                f"POST /image/post HTTP/1.1\r\nHost: localhost\r\nConnection: {kind}\r\n"
                 f"Content-Length: {len(body)}\r\n\r\n".encode()
                 + body
             )
@@ -160,7 +160,8 @@ def test_logs_and_metrics_tell_what_was_accepted(
         client.get("/images/999")
         client.get(f"/images/{one}")
         client.get("/no/such/address")
-        metrics = client.get("/metrics").text
+        assert client.get("/metrics").status_code == 404
+        metrics = client.get(f"{process.probe_url}/metrics").text
     process.stop()
     lines = [json.loads(line) for line in process.log.read_text().splitlines()]
     assert {"image_id": one, "event": "accepted", "service": "receiver"}.items() <= next(
@@ -175,7 +176,7 @@ def test_logs_and_metrics_tell_what_was_accepted(
         'facestack_requests_total{operation="POST /image/post"} 1.0',
         'facestack_requests_total{operation="GET /images/{image_id}"} 2.0',
         'facestack_request_errors_total{operation="GET /images/{image_id}"} 0.0',
-        'facestack_requests_total{operation="unmatched"} 1.0',
+        'facestack_requests_total{operation="unmatched"} 2.0',
         'facestack_rings_total{result="dropped"} 0.0',
     ):
         assert expected in metrics, metrics
@@ -219,5 +220,5 @@ async def test_head_has_the_headers_of_get_and_no_body(
                 assert head.headers.get(header) == get.headers.get(header)
         picture = await client.head("/images/1/picture")
         assert picture.headers["content-length"] == str(len(content))
-        metrics = (await client.get("/metrics")).text
+        metrics = (await process.get("/metrics")).text
     assert 'operation="HEAD /images/{image_id}/picture"' in metrics

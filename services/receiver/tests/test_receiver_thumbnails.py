@@ -19,13 +19,13 @@ from services.common.errors import ObjectNotFoundError, ObjectStoreUnavailableEr
 from services.common.faces import Box
 from services.common.objects import ObjectStore
 from services.common.picture_formats import MAX_PICTURE_BYTES
+from services.common.thumbnails import Thumbnail
 from services.receiver.adapters import decoding
 from services.receiver.adapters.decoding import PillowDecoder, crops, shrunk
 from services.receiver.adapters.http import thumbnails
 from services.receiver.adapters.http.files import SENDING_BYTES
 from services.receiver.adapters.http.thumbnails import THUMBNAIL_BYTES
 from services.receiver.domain.errors import BusyError, InvalidError
-from services.receiver.domain.thumbnails import Thumbnail
 from services.receiver.service.thumbnails import Thumbnails
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.conftest import Start, collect

@@ -14,6 +14,7 @@ from services.common.lifecycle import Lifecycle
 from services.common.settings import HttpSettings
 from services.receiver.adapters.http import problems, rooms
 from services.receiver.adapters.http.guard import Guard
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.recording import Recording
 from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.service.access import Access
@@ -40,11 +41,12 @@ def behind_door(
     access: Access,
     auditing: Auditing,
     *,
+    rates: Rates,
     settings: HttpSettings,
     lifecycle: Lifecycle,
 ) -> ASGIApp:
     """Return what a server is to serve of an application that has all its routes."""
-    guard = Guard(app.routes, access)
+    guard = Guard(app.routes, access, rates, trusted=settings.trusted)
     door = Door(
         _with_short_way(app, rooms.SUBMISSIONS),
         room=places.of,

@@ -11,7 +11,9 @@ from html import escape
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 from services.receiver.adapters.http import openapi
 from services.receiver.adapters.http.guard import needs
@@ -40,24 +42,27 @@ HEADERS: Final = {
 }
 
 
-def add_docs(app: FastAPI) -> None:
-    """Add the routes of the OpenAPI document and of its page."""
+def docs_routes(app: FastAPI, *, is_open: bool) -> list[Route]:
+    """Return the routes of an application's OpenAPI document and of its page.
+
+    ``is_open``: nobody needs a key.
+    """
     document: dict[str, Any] = {}
 
     def described() -> dict[str, Any]:
         if not document:
-            document.update(openapi.build(app))
+            document.update(openapi.build(app, is_open=is_open))
         return document
 
-    @app.get("/openapi.json", include_in_schema=False)
     @needs(AccessScope.READ)
-    async def openapi_document() -> Response:
+    async def openapi_document(_: Request) -> Response:
         return json_response(described())
 
-    @app.get("/docs", include_in_schema=False)
     @needs(AccessScope.READ)
-    async def docs() -> Response:
+    async def docs(_: Request) -> Response:
         return HTMLResponse(render(described()), headers=HEADERS)
+
+    return [Route("/openapi.json", openapi_document), Route("/docs", docs)]
 
 
 def render(document: dict[str, Any]) -> str:

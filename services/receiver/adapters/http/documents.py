@@ -5,7 +5,9 @@ all the rest; a test holds the two together. What is written as it stands in the
 face, has no model here: the domain's docstrings are read by clients.
 """
 
-from typing import Annotated
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 from pydantic import (
     AfterValidator,
@@ -14,10 +16,12 @@ from pydantic import (
     ConfigDict,
     Field,
     GetPydanticSchema,
+    RootModel,
     WithJsonSchema,
 )
 from pydantic_core import core_schema
 
+from services.common.clock import now_ms
 from services.common.image_states import Status
 from services.common.object_keys import (
     MAX_PART_BYTES,
@@ -27,15 +31,17 @@ from services.common.object_keys import (
 )
 from services.common.person_names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
 from services.common.webhooks import DeliveryStatus, WebhookType
-from services.receiver.domain.access import ActorKind
+from services.receiver.domain.access import AccessScope, ActorKind, Role
 from services.receiver.domain.acts import SubjectKind
 from services.receiver.domain.cursors import LAST_ID
 from services.receiver.domain.encoding import EncodingState
 from services.receiver.domain.faces import LAST_INDEX, Face, FaceKey, ImageRegion, StruckOut
 from services.receiver.domain.groups import Answer
+from services.receiver.domain.keys import MAX_KEY_NAME_LENGTH, check_key_name
 from services.receiver.domain.personal_data import KeptFace
 from services.receiver.domain.search import FoundFace, PictureFace
 from services.receiver.domain.submissions import MAX_BATCH, Submission, submission_of_path
+from services.receiver.domain.users import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
 
 Path = Annotated[
     Submission,
@@ -453,6 +459,170 @@ class DeliveryPageDocument(BaseModel):
 
     deliveries: list[DeliveryDocument]
     next_cursor: str | None
+
+
+_Password = Annotated[
+    str,
+    Field(
+        min_length=MIN_PASSWORD_LENGTH,
+        max_length=MAX_PASSWORD_LENGTH,
+        description="Any characters; nothing but its hash is kept.",
+        examples=["correct horse battery staple"],
+    ),
+]
+
+
+class UserDocument(BaseModel):
+    """Somebody who may log in, unless disabled: with a password, or with the issuer of OIDC."""
+
+    id: int
+    name: str
+    role: Role
+    issuer: str | None
+    disabled: bool
+    created_at: _Time
+
+
+class UserPageDocument(BaseModel):
+    """Users, oldest first; ``next_cursor`` leads to the next page and is null on the last."""
+
+    users: list[UserDocument]
+    next_cursor: str | None
+
+
+class NewUserDocument(BaseModel):
+    """Somebody who may log in with a password."""
+
+    name: PersonName
+    role: Role
+    password: _Password
+
+
+class UserChangeDocument(BaseModel):
+    """What is to be otherwise of a user; what is left out stays."""
+
+    role: Role | None = None
+    password: _Password | None = None
+    disabled: Annotated[
+        bool | None, Field(strict=True, description="Cannot log in; the name stays taken.")
+    ] = None
+
+
+class PasswordLogInDocument(BaseModel):
+    """A name and a password that somebody has typed."""
+
+    name: Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
+    password: Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
+
+
+class IdentityLogInDocument(BaseModel):
+    """Whom an OpenID Connect provider vouches for, by an ID token that the frontend verified."""
+
+    issuer: Annotated[str, Field(min_length=1, max_length=250)]
+    subject: Annotated[str, Field(min_length=1, max_length=250)]
+    name: Annotated[str, Field(max_length=1000)]
+    groups: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=1000)]
+
+
+class LogInDocument(RootModel[PasswordLogInDocument | IdentityLogInDocument]):
+    """Either of the ways to log in."""
+
+
+class NewSessionDocument(BaseModel):
+    """A session that has begun; the token is the proof of it, and shown this once."""
+
+    token: str
+    name: str
+    role: Role
+    ends_at: _Time
+
+
+class SessionDocument(BaseModel):
+    """Who acts, and what they may do; the role is null of who has not logged in."""
+
+    name: str
+    role: Role | None
+    scopes: list[AccessScope]
+
+
+class KeyDocument(BaseModel):
+    """A program's key, of which nobody keeps the secret. ``last_used_at`` is right to a minute."""
+
+    id: str
+    name: str
+    scopes: list[AccessScope]
+    created_at: _Time
+    created_by: str
+    expires_at: _Time | None
+    revoked_at: _Time | None
+    last_used_at: _Time | None
+
+
+class KeysDocument(BaseModel):
+    """Keys: first those that are not revoked, each part newest first."""
+
+    keys: list[KeyDocument]
+
+
+class MadeKeyDocument(KeyDocument):
+    """A key that was made, and what its program is to send: Authorization: Bearer and it."""
+
+    key: str
+
+
+_TIME_WITH_OFFSET: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)"
+)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _in_future(text: str) -> int:
+    """Return a time to come in milliseconds, or raise ``ValueError``."""
+    if not _TIME_WITH_OFFSET.fullmatch(text):
+        raise ValueError("write a date, a time and its offset, such as 2030-05-01T12:00:00Z")
+    moment = datetime.fromisoformat(text.upper())
+    milliseconds = int((moment - _EPOCH).total_seconds() * 1000)
+    if milliseconds <= now_ms():
+        raise ValueError(f"{text} is over")
+    return milliseconds
+
+
+class WantedKeyDocument(BaseModel):
+    """A key that is to be made; without ``expires_at`` it is valid until it is revoked."""
+
+    name: Annotated[
+        str,
+        AfterValidator(check_key_name),
+        WithJsonSchema(
+            {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": MAX_KEY_NAME_LENGTH,
+                "description": "Which program or installation has it; characters that can be seen.",
+                "examples": ["camera at the gate"],
+            }
+        ),
+    ]
+    scopes: Annotated[list[AccessScope], Field(min_length=1, examples=[["submit", "read"]])]
+    expires_at: (
+        Annotated[
+            int,
+            GetPydanticSchema(
+                lambda _source, _handler: core_schema.no_info_after_validator_function(
+                    _in_future, core_schema.str_schema(strict=True)
+                )
+            ),
+            WithJsonSchema(
+                {
+                    "type": "string",
+                    "format": "date-time",
+                    "description": "In the future, with its offset from UTC.",
+                    "examples": ["2099-05-01T12:00:00Z"],
+                }
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ActDocument(BaseModel):

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from http import HTTPStatus
 from typing import Annotated, Final
 
 import orjson
 from fastapi import FastAPI, Header
 from fastapi.sse import format_sse_event
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +26,9 @@ MEDIA_TYPE: Final = "text/event-stream"
 
 _QUIET_SECONDS: Final = 15.0
 """Load balancers close what is silent for a minute."""
+
+_ADMIT_SECONDS: Final = 3.0
+"""So long after its key or session was revoked a stream ends at the latest."""
 
 _RETRY_MS: Final = 2000
 """After so long a client is to come again whose stream has ended."""
@@ -78,7 +83,8 @@ def add_events(app: FastAPI, following: Following, lifecycle: Lifecycle) -> None
 class EventStream(Response):
     """What changes from now on, or since the client's ``Last-Event-ID``.
 
-    It ends when the process drains, so that the client goes on at another one.
+    It ends when the process drains, so that the client goes on at another one, and soon after the
+    client's key or session was revoked.
     """
 
     media_type = MEDIA_TYPE
@@ -90,12 +96,13 @@ class EventStream(Response):
         self._lifecycle = lifecycle
         self._last_id = last_id
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what there is until the client goes, or the process drains."""
         async with self._following.listen() as listener:
             tasks = [
                 asyncio.create_task(_gone(receive)),
                 asyncio.create_task(self._lifecycle.wait_draining()),
+                asyncio.create_task(_refused(scope)),
             ]
             for task in tasks:
                 task.add_done_callback(lambda _: listener.end())
@@ -144,6 +151,20 @@ class EventStream(Response):
         else:
             async for page in self._following.missed(since):
                 yield page
+
+
+async def _refused(scope: Scope) -> None:
+    """Return when the client may listen no longer."""
+    loop = asyncio.get_running_loop()
+    status = None
+    # A database that is away says nothing about anybody.
+    while status in (None, HTTPStatus.SERVICE_UNAVAILABLE):
+        # All streams look at the same moment, and so by one query.
+        await asyncio.sleep(_ADMIT_SECONDS - loop.time() % _ADMIT_SECONDS)
+        try:
+            await scope["admit_again"]()
+        except HTTPException as refusal:
+            status = refusal.status_code
 
 
 async def _gone(receive: Receive) -> None:

@@ -1,17 +1,27 @@
 """The one place that decides whether a request may go where it wants to."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
+from services.common.addresses import Network, client_address
 from services.common.door import RETRY_AFTER
 from services.common.errors import AwayError
 from services.common.probes import PROBES
-from services.receiver.domain.access import AccessScope, Credentials, Principal
+from services.receiver.adapters.http.rates import Rates
+from services.receiver.domain.access import (
+    AccessScope,
+    ActorKind,
+    Caller,
+    Credentials,
+    Principal,
+)
 from services.receiver.domain.acts import SUBJECTS, Act, acting
 from services.receiver.domain.errors import UnknownCallerError
 from services.receiver.service.access import Access
@@ -22,8 +32,8 @@ _NEEDS: Final = "needs_scope"
 _AUDITED: Final = "audited"
 
 
-def needs(scope: AccessScope | None, *, audited: bool = False) -> Callable[[F], F]:
-    """Declare which scope an endpoint needs; ``None``: it is open to everybody.
+def needs(scope: AccessScope | Caller | None, *, audited: bool = False) -> Callable[[F], F]:
+    """Declare which scope an endpoint needs, or whom it is for; ``None``: it is open.
 
     ``audited``: the audit says who has used it though it changes nothing, as it says of all that
     change something.
@@ -37,10 +47,10 @@ def needs(scope: AccessScope | None, *, audited: bool = False) -> Callable[[F], 
     return declare
 
 
-def needed(route: Route) -> AccessScope | None:
+def needed(route: Route) -> AccessScope | Caller | None:
     """Return what a route needs, or raise ``TypeError`` when it does not say."""
     try:
-        scope: AccessScope | None = getattr(route.endpoint, _NEEDS)
+        scope: AccessScope | Caller | None = getattr(route.endpoint, _NEEDS)
     except AttributeError:
         raise TypeError(f"{route.path} does not say which scope it needs") from None
     return scope
@@ -53,8 +63,17 @@ class Guard:
     Raises ``TypeError`` for a route that declares no scope. Probes are not for it to decide.
     """
 
-    def __init__(self, routes: Iterable[BaseRoute], access: Access) -> None:
+    def __init__(
+        self,
+        routes: Iterable[BaseRoute],
+        access: Access,
+        rates: Rates,
+        *,
+        trusted: Collection[Network],
+    ) -> None:
         self._access = access
+        self._rates = rates
+        self._trusted = trusted
         self._routes = [
             (route, needed(route))
             for route in routes
@@ -70,8 +89,10 @@ class Guard:
     async def admit(self, scope: Scope) -> None:
         """Note who calls as ``scope["principal"]``, and what they do as ``scope["act"]``.
 
-        Raises ``HTTPException``: 401 for credentials that are missing or wrong in whatever way, in
-        the same words, 403 for a caller without the scope, 503 when nobody can tell.
+        ``scope["admit_again"]`` looks once more, for an answer that goes on for long. Raises
+        ``HTTPException``: 401 for credentials that are missing or wrong in whatever way, in the
+        same words, 403 for a caller without the scope, 429 for one who comes too often, 503 when
+        nobody can tell.
         """
         act, scope_needed = self._matched(scope)
         if act is None:
@@ -79,15 +100,20 @@ class Guard:
         scope["act"] = act
         if act.audited:
             acting.set(act)
-        scope["principal"] = await self._admitted(scope, scope_needed)
+        principal = await self._admitted(scope, scope_needed)
+        scope["principal"] = principal
+        scope["address"] = act.address
+        scope["admit_again"] = partial(self._admitted, scope, scope_needed)
+        if principal:
+            self._rates.check(scope)
 
     def act(self, scope: Scope) -> Act:
         """Return what a request does, or would do."""
         noted: Act | None = scope.get("act")
         act = noted or self._matched(scope)[0]
-        return act or Act("unmatched", _address(scope), audited=True)
+        return act or Act("unmatched", client_address(scope, self._trusted), audited=True)
 
-    def _matched(self, scope: Scope) -> tuple[Act | None, AccessScope | None]:
+    def _matched(self, scope: Scope) -> tuple[Act | None, AccessScope | Caller | None]:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         parameters: Mapping[str, object] = {}
         try:
@@ -102,13 +128,15 @@ class Guard:
             else:
                 return None, None
         audited = method != "GET" or getattr(route.endpoint, _AUDITED)
-        act = Act(route.name, _address(scope), audited=audited)
+        act = Act(route.name, client_address(scope, self._trusted), audited=audited)
         for name, value in parameters.items():
             if name in SUBJECTS:
                 act.about(SUBJECTS[name], value)  # the first: /groups/1/faces/2/0 is about a group
         return act, scope_needed
 
-    async def _admitted(self, scope: Scope, scope_needed: AccessScope | None) -> Principal | None:
+    async def _admitted(
+        self, scope: Scope, scope_needed: AccessScope | Caller | None
+    ) -> Principal | None:
         if scope_needed is None:
             return None
         try:
@@ -123,7 +151,16 @@ class Guard:
                 f"{error.service} is not available, try again",
                 headers=RETRY_AFTER,
             ) from error
-        scope["act"].principal = principal
+        act: Act = scope["act"]
+        act.principal = principal
+        if principal.session or principal.kind is ActorKind.FRONTEND:
+            act.address = _told_address(scope) or act.address
+        if scope_needed is Caller.KNOWN:
+            return principal
+        if scope_needed is Caller.FRONTEND:
+            if principal.kind is not ActorKind.FRONTEND:
+                raise HTTPException(HTTPStatus.FORBIDDEN, "this is for the frontend alone")
+            return principal
         if scope_needed not in principal.scopes:
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,
@@ -132,10 +169,13 @@ class Guard:
         return principal
 
 
-def _address(scope: Scope) -> str:
-    """Return where a request comes from: the peer's address, unless somebody knows it better."""
-    address: str = scope.get("address") or (scope.get("client") or ("",))[0]
-    return address
+def _told_address(scope: Scope) -> str | None:
+    """Return the address that the frontend says a request came to it from."""
+    told = [value for name, value in scope["headers"] if name == b"facestack-address"]
+    try:
+        return str(ip_address(told[0].decode())) if len(told) == 1 else None
+    except ValueError:
+        return None
 
 
 def _credentials(scope: Scope) -> Credentials | None:

@@ -27,8 +27,9 @@ _PROBLEMS: Final = {
     409: "The request does not fit the present state.",
     413: "The body or a file is too large.",
     415: "The body has the wrong media type.",
+    421: "The request is for a host that is not this one.",
     422: "The request is wrong; errors says where.",
-    429: "Too many requests of this kind are being served.",
+    429: "Too many requests of this kind are being served, or came from this caller in a minute.",
     500: "The receiver failed.",
     503: "Something that the receiver needs is away.",
 }
@@ -80,7 +81,7 @@ EVENTS: Final = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the responses that a route may fail with; 401, 403, 429, 500 and 503 always may."""
+    """Return the responses that a route may fail with; 401, 403, 421, 429, 500, 503 always may."""
     return {
         status: {
             "description": _PROBLEMS[status],
@@ -99,7 +100,7 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
                 else {}
             ),
         }
-        for status in sorted({*statuses, 401, 403, 429, 500, 503})
+        for status in sorted({*statuses, 401, 403, 421, 429, 500, 503})
     }
 
 
@@ -142,8 +143,8 @@ def body(content: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def build(app: FastAPI) -> dict[str, Any]:
-    """Return the whole document."""
+def build(app: FastAPI, *, is_open: bool) -> dict[str, Any]:
+    """Return the whole document; ``is_open``: nobody needs a key."""
     document = get_openapi(
         title="Facestack receiver",
         version=app.version,
@@ -157,11 +158,13 @@ def build(app: FastAPI) -> dict[str, Any]:
         [(getattr(documents, name), "validation") for name in missing], ref_template=_REF
     )
     known.update(schemas["$defs"])
+    if is_open:
+        return document
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for route in app.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             scope = needed(route)
-            for method in route.methods:
+            for method in route.methods or ():
                 operation = document["paths"][route.path_format][method.lower()]
                 # Since 3.1, of other schemes than OAuth, too: what the caller must have.
                 operation["security"] = [] if scope is None else [{"key": [scope]}]

@@ -132,7 +132,7 @@ async def _not_served(request: Request, error: Any) -> Response:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
         detail = f"{request.url.path} takes {headers['Allow']}"
     elif error.status_code == HTTPStatus.NOT_FOUND:
-        detail = f"there is nothing at {request.url.path}; /openapi.json lists what there is"
+        detail = f"there is nothing at {request.url.path}"
     return problem(error.status_code, detail, headers=headers)
 
 

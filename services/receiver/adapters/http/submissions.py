@@ -9,6 +9,7 @@ from services.common.bodies import MULTIPART
 from services.common.spools import Spools
 from services.receiver.adapters.http import bodies, documents, openapi
 from services.receiver.adapters.http.guard import needs
+from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.views import accepted_view, json_response, location
 from services.receiver.domain.access import AccessScope
 from services.receiver.domain.errors import Fault, InvalidError
@@ -23,6 +24,7 @@ def add_submissions(
     submissions: Submissions,
     images: Images,
     spools: Spools,
+    rates: Rates,
     *,
     max_json_bytes: int,
     max_upload_bytes: int,
@@ -76,6 +78,7 @@ def add_submissions(
             max_bytes=max_json_bytes,
             lenient=True,
         )
+        rates.spend(request.scope, len(body.paths) - 1)
         accepted = await submissions.submit([picture.path for picture in body.paths])
         _count("/images/post", accepted)
         return json_response({"images": [accepted_view(row) for row in accepted]}, 202)
@@ -103,6 +106,7 @@ def add_submissions(
             files = [bodies.check_file(part, "/files") for part in form.getlist("files")]
             if not files:
                 raise InvalidError("the form has no field files", [Fault("/files", "is missing")])
+            rates.spend(request.scope, len(files) - 1)
             accepted = await images.upload(
                 [(file.filename or "", bodies.reader(file)) for file in files]
             )

@@ -6,6 +6,15 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.responses import Response
 
+from services.common.thumbnails import (
+    FACE_SIDE,
+    PREVIEW_SIDE,
+    THUMBNAIL_SIDE,
+    Thumbnail,
+    face_thumbnails,
+    image_thumbnails,
+    known_thumbnail,
+)
 from services.receiver.adapters.http import openapi
 from services.receiver.adapters.http.files import FileResponses, unchanged
 from services.receiver.adapters.http.guard import needs
@@ -17,15 +26,6 @@ from services.receiver.adapters.http.parameters import (
     PictureId,
 )
 from services.receiver.domain.access import AccessScope
-from services.receiver.domain.thumbnails import (
-    FACE_SIDE,
-    PREVIEW_SIDE,
-    THUMBNAIL_SIDE,
-    Thumbnail,
-    face_thumbnails,
-    image_thumbnails,
-    known_thumbnail,
-)
 from services.receiver.service.images import Images
 from services.receiver.service.people import Enrolment
 from services.receiver.service.thumbnails import Find, Thumbnails

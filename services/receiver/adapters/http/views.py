@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from services.common.events import EventKind
 from services.common.image_states import Status
+from services.receiver.domain.access import Principal
 from services.receiver.domain.acts import Recorded
 from services.receiver.domain.changes import Change
 from services.receiver.domain.cursors import (
@@ -24,8 +25,10 @@ from services.receiver.domain.deliveries import Delivery
 from services.receiver.domain.faces import FaceKey
 from services.receiver.domain.groups import Group, Question
 from services.receiver.domain.images import Image
+from services.receiver.domain.keys import ApiKey
 from services.receiver.domain.people import KnownPicture, Person
 from services.receiver.domain.submissions import Accepted
+from services.receiver.domain.users import NewSession, User
 
 _Item = TypeVar("_Item")
 _Place = TypeVar("_Place")
@@ -187,6 +190,56 @@ def delivery_view(delivery: Delivery) -> dict[str, object]:
 def delivery_page_view(page: Page[Delivery, int]) -> dict[str, object]:
     """Return a ``DeliveryPageDocument``."""
     return _page_view("deliveries", page, delivery_view, encode_cursor)
+
+
+def user_view(user: User) -> dict[str, object]:
+    """Return a ``UserDocument``."""
+    return {
+        "id": user.id,
+        "name": user.name,
+        "role": user.role,
+        "issuer": user.issuer,
+        "disabled": user.disabled_at is not None,
+        "created_at": _time(user.created_at),
+    }
+
+
+def user_page_view(page: Page[User, int]) -> dict[str, object]:
+    """Return a ``UserPageDocument``."""
+    return _page_view("users", page, user_view, encode_cursor)
+
+
+def new_session_view(token: str, session: NewSession) -> dict[str, object]:
+    """Return a ``NewSessionDocument``."""
+    return {
+        "token": token,
+        "name": session.name,
+        "role": session.role,
+        "ends_at": _time(session.ends_at),
+    }
+
+
+def session_view(principal: Principal) -> dict[str, object]:
+    """Return a ``SessionDocument``."""
+    return {
+        "name": principal.name,
+        "role": principal.role,
+        "scopes": sorted(principal.scopes),
+    }
+
+
+def key_view(key: ApiKey) -> dict[str, object]:
+    """Return a ``KeyDocument``."""
+    return {
+        "id": key.id,
+        "name": key.name,
+        "scopes": sorted(key.scopes),
+        "created_at": _time(key.created_at),
+        "created_by": key.created_by,
+        "expires_at": _time(key.expires_at),
+        "revoked_at": _time(key.revoked_at),
+        "last_used_at": _time(key.last_used_at),
+    }
 
 
 def audit_page_view(page: Page[Recorded, int]) -> dict[str, object]:

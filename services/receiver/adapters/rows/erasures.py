@@ -23,7 +23,9 @@ from services.common.face_rows import box_in
 from services.common.faces import DecidedBy
 from services.common.object_info import ObjectInfo
 from services.common.object_keys import KNOWN_PEOPLE, folder_of, forms_of
-from services.common.person_rows import FOLDER, lies_in, take_turns
+from services.common.person_rows import FOLDER, lies_in, note_change, take_turns
+from services.common.picture_rows import remove_soon
+from services.common.stored_pictures import Removal
 from services.common.tables import (
     BOX,
     erasures,
@@ -38,8 +40,9 @@ from services.common.tables import (
     person_merges,
     persons,
 )
+from services.common.thumbnails import face_thumbnails, known_thumbnail
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.garbage import find_owners, not_noted, remove_soon
+from services.receiver.adapters.rows.garbage import find_owners, not_noted
 from services.receiver.adapters.rows.named_faces import (
     CHANGED,
     adopt,
@@ -57,12 +60,9 @@ from services.receiver.adapters.rows.people_changes import (
     check_whole,
     is_taken,
     lock_somebody,
-    note_change,
 )
 from services.receiver.domain.erasing import Erased, Erasure, Stage
-from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody
-from services.receiver.domain.thumbnails import face_thumbnails, known_thumbnail
 from services.receiver.service.erasing import BATCH
 
 _SCANNED: Final = 50_000

@@ -12,10 +12,11 @@ from services.common.events import EventKind
 from services.common.face_rows import machine_says
 from services.common.faces import Box, DecidedBy, says_of
 from services.common.image_states import Status
-from services.common.person_rows import find_likely
+from services.common.person_rows import find_likely, note_change
+from services.common.picture_rows import remove_soon
 from services.common.tables import BOX, face_denials, face_encodings, faces, images
+from services.common.thumbnails import face_thumbnails
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.garbage import remove_soon
 from services.receiver.adapters.rows.named_faces import (
     UNDECIDED,
     by_hand,
@@ -28,7 +29,6 @@ from services.receiver.adapters.rows.people_changes import (
     add_person,
     changing_people,
     lock_somebody,
-    note_change,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import (
@@ -39,7 +39,6 @@ from services.receiver.domain.faces import (
     check_room,
 )
 from services.receiver.domain.people import Somebody
-from services.receiver.domain.thumbnails import face_thumbnails
 
 
 class DatabaseFaces(OnDatabase):

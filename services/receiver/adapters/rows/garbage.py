@@ -10,8 +10,9 @@ from services.common.clock import database_now
 from services.common.database import Database
 from services.common.object_info import ObjectInfo
 from services.common.object_keys import KNOWN_PEOPLE
+from services.common.picture_rows import remove_soon
+from services.common.stored_pictures import Removal
 from services.common.tables import garbage, person_images
-from services.receiver.domain.objects import Removal
 
 
 class DatabaseGarbage:
@@ -30,20 +31,6 @@ class DatabaseGarbage:
     async def discard(self, key: str) -> None:
         async with self._database.transaction() as connection:
             await remove_soon(connection, [Removal(key, None)])
-
-
-async def remove_soon(connection: AsyncConnection, removals: Collection[Removal]) -> None:
-    """Have objects removed that no row names any more, whatever was noted of their keys."""
-    tags = {removal.key: removal.tag for removal in removals}
-    if not tags:
-        return
-    await connection.execute(sa.delete(garbage).where(garbage.c.object_key.in_(sorted(tags))))
-    await connection.execute(
-        sa.insert(garbage).values(
-            object_key=sa.bindparam("key"), due_at=database_now(), object_tag=sa.bindparam("tag")
-        ),
-        [{"key": key, "tag": tags[key]} for key in sorted(tags)],
-    )
 
 
 async def all_expected(connection: AsyncConnection, keys: Collection[str]) -> bool:

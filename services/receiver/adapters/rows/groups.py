@@ -16,7 +16,7 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.group_rows import current_groups
 from services.common.person_names import by_id
-from services.common.person_rows import BY_HAND, UNKNOWN
+from services.common.person_rows import BY_HAND, UNKNOWN, note_change
 from services.common.tables import (
     erasures,
     face_denials,
@@ -45,7 +45,6 @@ from services.receiver.adapters.rows.people_changes import (
     lock_person,
     lock_somebody,
     meant_by,
-    note_change,
 )
 from services.receiver.domain.cursors import Page, Pair
 from services.receiver.domain.errors import ConflictError, NotFoundError

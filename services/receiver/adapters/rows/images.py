@@ -17,36 +17,43 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.face_rows import box_in, measured_in
 from services.common.faces import DecidedBy
-from services.common.group_rows import FACES_IN_IT
 from services.common.image_states import FINAL, RETRIABLE, Status
 from services.common.object_keys import PICTURES, UPLOADS, folder_of
 from services.common.person_names import known_name
 from services.common.person_rows import BY_HAND, WHOSE, WHOSE_ID, whose_pictures
+from services.common.picture_rows import (
+    RENEWED_MS,
+    SUBMITTED_AT,
+    delete_images,
+    remove_soon,
+    stored_picture,
+    tag_of_result,
+    thumbnails_of_faces,
+)
+from services.common.stored_pictures import Removal, StoredPicture
 from services.common.tables import (
     BOX,
     erasures,
     face_denials,
-    face_groups,
     faces,
-    group_faces,
     images,
     person_images,
     persons,
     same_face,
 )
+from services.common.thumbnails import image_thumbnails
 from services.receiver.adapters.rows.audit import add_records
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.rows.garbage import all_expected, settle
 from services.receiver.adapters.rows.named_faces import is_face
 from services.receiver.domain.acts import ActOnPaths, acting
 from services.receiver.domain.cursors import Page
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.faces import Candidate, Face, FaceKey, StruckOut
 from services.receiver.domain.images import Image, StatusReport
-from services.receiver.domain.objects import Removal, StoredFace, StoredPicture
+from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import Somebody
 from services.receiver.domain.submissions import Accepted, Submission, Upload
-from services.receiver.domain.thumbnails import face_thumbnails, image_thumbnails
 
 # One INSERT of all rows that leaves out the paths that exist. The rows come as one JSON array,
 # [[path, name], ...]: the database takes it apart in half the time that the driver needs to quote
@@ -172,8 +179,10 @@ class DatabaseImages:
         self, connection: AsyncConnection, found: Iterable[Any]
     ) -> dict[str, Accepted]:
         """Set what was rejected or dead back to pending; return all rows by path."""
+        every = list(found)
+        await _renew(connection, [row.id for row in every if row.is_old])
         rows: dict[str, Accepted] = {}
-        for row in found:
+        for row in every:
             sent_back = row.status in RETRIABLE and await _retry(connection, row.id)
             rows[row.path] = Accepted(
                 row.id,
@@ -181,7 +190,7 @@ class DatabaseImages:
                 Status.PENDING if sent_back else row.status,
                 duplicate=True,
                 sent_back=sent_back,
-                tag=_tag_of_result(row) if row.status == Status.PROCESSED else None,
+                tag=tag_of_result(row) if row.status == Status.PROCESSED else None,
             )
         return rows
 
@@ -217,7 +226,7 @@ class DatabaseImages:
         if not rows:
             return None
         (row,) = rows
-        return StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
+        return stored_picture(row)
 
     async def stored_face(self, image_id: int, index: int) -> StoredFace | None:
         query = (
@@ -229,8 +238,7 @@ class DatabaseImages:
             row = (await connection.execute(query)).one_or_none()
         if row is None:
             return None
-        picture = StoredPicture(row.path, row.content_digest is not None, _tag_of_result(row))
-        return StoredFace(picture, box_in(row))
+        return StoredFace(stored_picture(row), box_in(row))
 
     async def page(
         self, *, status: str | None, person: Somebody | None, before: int | None, limit: int
@@ -292,15 +300,7 @@ class DatabaseImages:
             find_path = sa.select(images.c.path).where(its).with_for_update()
             if await connection.scalar(find_path) != path:
                 return False
-            removals = await _thumbnails_of_faces(connection, image_id)
-            in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
-            groups = sorted(set(await connection.scalars(in_groups)))
-            await connection.execute(sa.delete(images).where(its))
-            await _count_members(connection, groups)
-            removals += [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
-            removals += [removal] if removal else []
-            await remove_soon(connection, removals)
-            await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
+            await delete_images(connection, [image_id], [removal] if removal else [])
         return True
 
     async def status(self, person: Somebody | None = None) -> StatusReport:
@@ -326,9 +326,24 @@ async def _find(
     connection: AsyncConnection, column: sa.Column[Any], values: Iterable[Any]
 ) -> Sequence[Any]:
     query = sa.select(
-        images.c.id, images.c.path, images.c.status, images.c.content_digest, images.c.object_tag
+        images.c.id,
+        images.c.path,
+        images.c.status,
+        images.c.content_digest,
+        images.c.object_tag,
+        (database_now() - RENEWED_MS > SUBMITTED_AT).label("is_old"),
     )
     return (await connection.execute(query.where(column.in_(list(values))))).all()
+
+
+async def _renew(connection: AsyncConnection, image_ids: Sequence[int]) -> None:
+    """Note that images are submitted again.
+
+    The INSERT that found them has locked their keys, so the redeemer erases none of them meanwhile.
+    """
+    if image_ids:
+        its = images.c.id.in_(sorted(image_ids))
+        await connection.execute(sa.update(images).where(its).values(submitted_at=database_now()))
 
 
 def _digest_of(upload: Upload) -> str:
@@ -362,31 +377,15 @@ async def _forget_result(
     )
     if result.rowcount != 1:
         return False
-    removals = await _thumbnails_of_faces(connection, image_id)
+    removals = await thumbnails_of_faces(connection, [image_id])
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     await remove_soon(connection, removals)
-    # Known pictures that were cut out of it stay; its next faces are others.
+    # Known pictures that were cut out of it stay as long as it; its next faces are others.
     await connection.execute(
-        sa.update(person_images)
-        .where(person_images.c.image_id == image_id)
-        .values(image_id=None, face_index=None)
+        sa.update(person_images).where(person_images.c.image_id == image_id).values(face_index=None)
     )
     await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
     return True
-
-
-async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> None:
-    """Write down the size of groups that faces have left; one without size is of no engine now."""
-    its = sa.and_(face_groups.c.id.in_(groups), face_groups.c.size > 0)
-    # Locked first, so that whoever puts others into them has done so, or does it afterwards.
-    lock = sa.select(face_groups.c.id).where(its).order_by(face_groups.c.id).with_for_update()
-    if (await connection.execute(lock)).all():
-        await connection.execute(sa.update(face_groups).where(its).values(size=FACES_IN_IT))
-
-
-async def _thumbnails_of_faces(connection: AsyncConnection, image_id: int) -> list[Removal]:
-    rows = await connection.execute(sa.select(*BOX).where(faces.c.image_id == image_id))
-    return [thumbnail.removal for thumbnail in face_thumbnails(image_id, map(box_in, rows))]
 
 
 def _pending(now: sa.ColumnElement[int]) -> Mapping[str, Any]:
@@ -496,17 +495,10 @@ def _images_of(person: Somebody) -> list[sa.Select[int]]:
     return parts
 
 
-def _tag_of_result(row: Any) -> str | None:
-    """Return the tag of the picture that a result is about; None of an upload."""
-    # Nobody replaces what was uploaded.
-    tag: str | None = row.object_tag if row.content_digest is None else None
-    return tag
-
-
 def _image(row: Any, its_faces: Sequence[Any], whose: Mapping[str, int]) -> Image:
     return Image(
         **{name: getattr(row, name) for name in _OF_ROW},
-        tag=_tag_of_result(row),
+        tag=tag_of_result(row),
         faces=tuple(_faces((face for face in its_faces if not face.struck_out), whose)),
         struck_out=tuple(
             # A face that has denials has a row for each.

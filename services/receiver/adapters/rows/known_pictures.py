@@ -11,10 +11,11 @@ from services.common.clock import database_now, now_ms
 from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.object_keys import KNOWN_PEOPLE
-from services.common.person_rows import BEING_FORGOTTEN, whose_pictures
+from services.common.person_rows import BEING_FORGOTTEN, note_change, whose_pictures
+from services.common.picture_rows import forget_pictures
 from services.common.tables import face_denials, faces, person_images, persons, same_face
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.garbage import all_expected, remove_soon, settle
+from services.receiver.adapters.rows.garbage import all_expected, settle
 from services.receiver.adapters.rows.named_faces import (
     UNDECIDED,
     LockedFace,
@@ -29,13 +30,10 @@ from services.receiver.adapters.rows.people_changes import (
     changing_people,
     find_somebody,
     lock_somebody,
-    note_change,
 )
 from services.receiver.domain.errors import ConflictError
 from services.receiver.domain.faces import FaceKey, FaceOfResult
-from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import KnownPicture, NewKnownPicture, Somebody
-from services.receiver.domain.thumbnails import known_thumbnail
 
 
 class DatabaseKnownPictures(OnDatabase):
@@ -245,7 +243,7 @@ class DatabaseKnownPictures(OnDatabase):
             sa.false(), *(person_images.c.image_name.like(f"%/{digest}.%") for digest in digests)
         )
         unnoted = sa.and_(
-            person_images.c.person_id == person_id, person_images.c.image_id.is_(None), shown
+            person_images.c.person_id == person_id, person_images.c.face_index.is_(None), shown
         )
         await forget_pictures(connection, sa.or_(_cut_from(face), unnoted))
 
@@ -261,20 +259,8 @@ PICTURE_COLUMNS = (
 
 def known_picture(row: Any) -> KnownPicture:
     """Return the known picture of a row of ``PICTURE_COLUMNS``, ``person_id`` and ``person``."""
-    face = None if row.image_id is None else FaceKey(row.image_id, row.face_index)
+    face = None if row.face_index is None else FaceKey(row.image_id, row.face_index)
     return KnownPicture(row.id, row.person_id, row.person, row.image_name, row.created_at, face)
-
-
-async def forget_pictures(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:
-    """Remove known pictures; have their objects, whose keys are returned, and thumbnails go."""
-    query = sa.select(person_images.c.id, person_images.c.image_name).where(which)
-    names = {row.id: row.image_name for row in await connection.execute(query)}
-    keys = {KNOWN_PEOPLE + name for name in names.values()}
-    await connection.execute(sa.delete(person_images).where(which))
-    removals = [Removal(key, None) for key in keys]
-    removals += [known_thumbnail(picture_id).removal for picture_id in names]
-    await remove_soon(connection, removals)
-    return keys
 
 
 async def _shown(connection: AsyncConnection, face: FaceOfResult) -> LockedFace | None:

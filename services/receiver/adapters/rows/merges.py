@@ -12,7 +12,9 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.object_info import ObjectInfo
 from services.common.object_keys import KNOWN_PEOPLE
-from services.common.person_rows import BY_HAND
+from services.common.person_rows import BY_HAND, note_change
+from services.common.picture_rows import remove_soon
+from services.common.stored_pictures import Removal
 from services.common.tables import (
     face_denials,
     faces,
@@ -23,7 +25,7 @@ from services.common.tables import (
     persons,
 )
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.garbage import all_expected, find_strays, remove_soon, settle
+from services.receiver.adapters.rows.garbage import all_expected, find_strays, settle
 from services.receiver.adapters.rows.named_faces import (
     CHANGED,
     are_of,
@@ -40,14 +42,12 @@ from services.receiver.adapters.rows.people_changes import (
     insert_person,
     is_taken,
     lock_somebody,
-    note_change,
     settle_names,
 )
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.groups import Answer
 from services.receiver.domain.merges import Copy, Merged
-from services.receiver.domain.objects import Removal
 from services.receiver.domain.people import Somebody, nobody
 
 _OF_FACES: Final = ("faces", "denials", "both", "dropped", "lifted")
@@ -292,7 +292,7 @@ async def _faces_of_pictures(
     Not those that were named anew since, of which a known picture has stayed.
     """
     cut_out = sa.select(person_images.c.image_id, person_images.c.face_index).where(
-        person_images.c.image_id.is_not(None)
+        person_images.c.face_index.is_not(None)
     )
     its = await connection.execute(cut_out.where(person_images.c.person_id == new_id))
     stayed = await connection.execute(cut_out.where(person_images.c.person_id == kept_id))

@@ -14,7 +14,8 @@ from services.common.event_rows import note_events
 from services.common.events import EventKind
 from services.common.object_info import ObjectInfo
 from services.common.person_names import by_id
-from services.common.person_rows import BEING_FORGOTTEN, FOLDER, LEFT_ITS_ID, lies_in
+from services.common.person_rows import BEING_FORGOTTEN, FOLDER, LEFT_ITS_ID, lies_in, note_change
+from services.common.picture_rows import forget_pictures, remove_soon
 from services.common.tables import (
     face_denials,
     faces,
@@ -24,12 +25,8 @@ from services.common.tables import (
     same_face,
 )
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.garbage import find_strays, remove_soon
-from services.receiver.adapters.rows.known_pictures import (
-    PICTURE_COLUMNS,
-    forget_pictures,
-    known_picture,
-)
+from services.receiver.adapters.rows.garbage import find_strays
+from services.receiver.adapters.rows.known_pictures import PICTURE_COLUMNS, known_picture
 from services.receiver.adapters.rows.named_faces import (
     CHANGED,
     adopt,
@@ -48,7 +45,6 @@ from services.receiver.adapters.rows.people_changes import (
     lock_person,
     lock_somebody,
     meant_by,
-    note_change,
     settle_names,
 )
 from services.receiver.domain.cursors import Page, PersonKey

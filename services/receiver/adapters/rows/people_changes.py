@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now, now_ms
@@ -26,9 +25,6 @@ from services.receiver.adapters.rows.named_faces import adopt, find_bearer
 from services.receiver.domain.acts import acting
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.people import Somebody
-
-_PASSES: Final = 2
-"""The second is over faces that were being recognised during the first by people of before."""
 
 _NAMED: Final = 10
 """Of people of one name, so many are told to whoever did not say which one."""
@@ -163,40 +159,6 @@ async def insert_person(connection: AsyncConnection, name: str, folder: str, **m
         sa.insert(persons).values({"name": name, "folder": folder, "created_at": now_ms(), **more})
     )
     return int(inserted.lastrowid)
-
-
-async def note_change(
-    connection: AsyncConnection, person_id: int, folder: str | None = None, *, removed: bool = False
-) -> None:
-    """Have stored faces decided again, because a person has changed; tell those who follow along.
-
-    The folder is looked up unless it is told; of whom there is none, nothing is done. ``removed``:
-    known pictures went.
-    """
-    if folder is None:
-        its = sa.select(FOLDER).where(persons.c.id == person_id)
-        if (folder := await connection.scalar(its)) is None:
-            return
-    changed: dict[str, Any] = {
-        "folder": folder,
-        "due_at": database_now(),
-        "claim_token": None,
-        "after_image_id": 0,
-        "passes_left": _PASSES,
-        **({"removed": True} if removed else {}),
-    }
-    values = {"person_id": person_id, "removed": removed, **changed}
-    insert: sa.Insert
-    if connection.dialect.name == "sqlite":
-        insert = (
-            sqlite.insert(people_work)
-            .values(values)
-            .on_conflict_do_update(index_elements=[people_work.c.person_id], set_=changed)
-        )
-    else:
-        insert = mysql.insert(people_work).values(values).on_duplicate_key_update(changed)
-    await connection.execute(insert)
-    await note_events(connection, database_now(), EventKind.PERSON, [person_id])
 
 
 async def check_settled(connection: AsyncConnection, person_id: int | None) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from services.common.faces import Box
+from services.common.stored_pictures import Removal
 from services.common.thumbnail_keys import (
     OF_IMAGES,
     OF_KNOWN,
@@ -11,7 +12,6 @@ from services.common.thumbnail_keys import (
     face_thumbnail_key,
     thumbnail_key,
 )
-from services.receiver.domain.objects import Removal
 
 THUMBNAIL_SIDE: Final = 640
 """Longest side in pixels: a card of the page on a screen of double density."""

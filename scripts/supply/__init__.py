@@ -1,0 +1,1 @@
+"""What the images are made of: bills of materials, known vulnerabilities, licences."""

@@ -1,0 +1,49 @@
+"""Tell what the images are made of, and check it: ``python -m scripts.supply --help``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from scripts.supply import audit, licences, locks, sbom
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 when it is done, or all is well."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "sbom":
+            for file in sbom.write(options.names or sbom.names(), images=options.images):
+                print(os.path.relpath(file))
+        elif options.command == "audit":
+            files = options.files or sorted(locks.FOLDER.glob("*.txt"))
+            excepted = audit.exceptions(audit.EXCEPTIONS)
+            print(*audit.audit(files, options.osv_url, excepted), sep="\n")
+        else:
+            licences.write(check=options.check)
+    except (audit.AuditError, licences.LicenceError, sbom.SbomError) as error:
+        print(
+            *(f"{options.command}: {line}" for line in str(error).splitlines()),
+            sep="\n",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.supply")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("sbom", help="write var/sbom")
+    one.add_argument("names", nargs="*", help=f"default: {' '.join(sbom.names())}")
+    one.add_argument("--images", action="store_true", help="look into the built images, too")
+    one = commands.add_parser("audit", help="look for known vulnerabilities")
+    one.add_argument("files", nargs="*", type=Path, help="lock files (default: requirements/*.txt)")
+    one.add_argument("--osv-url", default=audit.OSV_URL, help="a database that speaks OSV's API")
+    one = commands.add_parser("licences", help="write docs/licences.md")
+    one.add_argument("--check", action="store_true", help="only say whether it is old")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

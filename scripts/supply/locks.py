@@ -1,0 +1,47 @@
+"""What requirements/*.txt pin, and which images are made of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pip_requirements_parser import RequirementsFile
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+FOLDER: Final = ROOT / "requirements"
+
+# It builds what comes as source, and stays out of the images.
+_BUILDS: Final = "setuptools"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One version of a distribution, and the SHA-256, as hex, of each file that may be it."""
+
+    name: str
+    version: str
+    hashes: Sequence[str]
+
+
+def images() -> Sequence[str]:
+    """Return the names of the services' images: what services/Dockerfile starts."""
+    _, *stages = (ROOT / "services/Dockerfile").read_text().split("\nFROM ")
+    return sorted(stage.split()[2] for stage in stages if "\nENTRYPOINT " in stage)
+
+
+def pins(lock: Path) -> Sequence[Pin]:
+    """Return what a lock file installs here: lines for other machines are left out."""
+    return [
+        Pin(
+            line.name,
+            line.get_pinned_version,
+            [given.removeprefix("sha256:") for given in line.hash_options],
+        )
+        for line in RequirementsFile.from_file(str(lock)).requirements
+        if line.marker is None or line.marker.evaluate()
+    ]
+
+
+def image_pins(image: str) -> Sequence[Pin]:
+    """Return which distributions an image holds."""
+    return [pin for pin in pins(FOLDER / f"{image}.txt") if pin.name != _BUILDS]
