@@ -2,8 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 import httpx
@@ -16,20 +18,24 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from services.common import logs
-from services.common.door import Door, everybody
+from services.common.door import Door
 from services.common.head import HeadApp
 from services.common.health import Check
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
-from services.common.settings import load
+from services.common.settings import load, read_secret
 from services.common.sockets import listen
 from services.common.spools import Spools
 from services.frontend.adapters import rooms
+from services.frontend.adapters.browser import BrowserGuard
+from services.frontend.adapters.oidc import OpenIdConnect
+from services.frontend.adapters.pages.access import AccessPages
 from services.frontend.adapters.pages.answers import Answers
 from services.frontend.adapters.pages.base import Pages
 from services.frontend.adapters.pages.files import FilePages
 from services.frontend.adapters.pages.groups import GroupPages
+from services.frontend.adapters.pages.log_in import LogInPages
 from services.frontend.adapters.pages.people import PeoplePages
 from services.frontend.adapters.pages.pictures import PicturesPages
 from services.frontend.adapters.pages.rendering import Renderer, static_files
@@ -37,7 +43,7 @@ from services.frontend.adapters.pages.search import SearchPages
 from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.adapters.receiver.connection import ReceiverConnection
 from services.frontend.adapters.security import GuardedApp
-from services.frontend.domain.errors import NotDoneError
+from services.frontend.domain.errors import LoggedOutError, NotDoneError
 from services.frontend.domain.people import SUGGESTED
 from services.frontend.service import Names
 from services.frontend.settings import FrontendSettings
@@ -80,11 +86,13 @@ def create_app(
     client: httpx.AsyncClient, lifecycle: Lifecycle, settings: FrontendSettings
 ) -> ASGIApp:
     """Return the application on an HTTP client whose base URL is the receiver's."""
+    key = _secret(settings.receiver_key_file)
     receiver = ReceiverApi(
         ReceiverConnection(
             client,
             seconds=settings.receiver_timeout_seconds,
             upload_seconds=settings.upload_timeout_seconds,
+            key=key,
         )
     )
     files = static_files()
@@ -96,6 +104,10 @@ def create_app(
         pages: Pages = kind(receiver, answers, names, spools, settings.max_upload_bytes)
         app.include_router(pages.router)
     app.include_router(FilePages(receiver.pictures, answers, files).router())
+    if key:
+        provider = _provider(settings, key)
+        app.include_router(LogInPages(receiver.access, answers, provider).router())
+        app.include_router(AccessPages(receiver.access, answers).router())
     app.router.routes.extend(probe_routes(lifecycle))
 
     # An id that is no number is an address that does not exist.
@@ -111,19 +123,41 @@ def create_app(
 
     app.exception_handler(NotDoneError)(answers.failure)
 
+    @app.exception_handler(LoggedOutError)
+    async def logged_out(request: Request, _: LoggedOutError) -> Response:
+        return answers.logged_out(request)
+
     @app.exception_handler(ClientDisconnect)
     async def gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=400)  # nobody reads it
 
+    guard = BrowserGuard(receiver.access.account, logs_in=key is not None, trusted=settings.trusted)
     return GuardedApp(
         Door(
             HeadApp(app),
             room=rooms.by_kind(),
-            admit=everybody,
+            admit=guard.admit,
             refuse=lambda scope, error: answers.not_served(Request(scope), error),
             settings=settings,
             lifecycle=lifecycle,
         )
+    )
+
+
+def _secret(file: Path | None) -> Callable[[], str] | None:
+    return None if file is None else partial(read_secret, file)
+
+
+def _provider(settings: FrontendSettings, key: Callable[[], str]) -> OpenIdConnect | None:
+    if not (settings.oidc_issuer and settings.oidc_client_id and settings.public_url):
+        return None
+    return OpenIdConnect(
+        issuer=settings.oidc_issuer,
+        client_id=settings.oidc_client_id,
+        client_secret=_secret(settings.oidc_client_secret_file),
+        groups_claim=settings.oidc_groups_claim,
+        public_url=settings.public_url,
+        key=key,
     )
 
 

@@ -1,5 +1,6 @@
 // Keeps a page live without reloading. Every form also works without this script.
 
+const csrf = document.querySelector("meta[name=csrf-token]")?.content;
 const main = document.getElementById("main");
 const FAST = 1000;
 const SLOW = 1500; // what others do shows within 2 s
@@ -41,7 +42,13 @@ async function poll() {
       headers: tag ? { "If-None-Match": tag } : {},
       signal: AbortSignal.timeout(15000),
     });
-    if (response.status === 404) {
+    if (response.status === 401) {
+      // What was typed stays to be copied here, too.
+      delete main.dataset.live;
+      const logIn = document.getElementById("logged-out");
+      logIn.querySelector("a").href = `/log-in?${new URLSearchParams({ then: location.pathname + location.search })}`;
+      logIn.hidden = false;
+    } else if (response.status === 404) {
       // What was typed stays to be copied.
       delete main.dataset.live;
       document.getElementById("gone").hidden = false;
@@ -201,7 +208,7 @@ async function send(form, button) {
   form.dataset.sending = "";
   if (body instanceof FormData) addEventListener("beforeunload", ask);
   try {
-    const response = await fetch(form.action, { method: "POST", body, headers: { Accept: "application/json" } });
+    const response = await fetch(form.action, { method: "POST", body, headers: { Accept: "application/json", ...(csrf && { "X-CSRF-Token": csrf }) } });
     const answer = await response.json().catch(() => ({}));
     if (!response.ok) {
       if (insist) {

@@ -1,5 +1,6 @@
 // Searches without a reload, and shows the chosen picture with its faces, which only the browser has.
 
+const csrf = document.querySelector("meta[name=csrf-token]")?.content;
 const form = document.getElementById("search");
 const input = document.getElementById("file");
 const status = document.getElementById("search-status");
@@ -16,7 +17,7 @@ form.addEventListener("submit", async (event) => {
   status.textContent = "Searching";
   try {
     if (file.size > Number(form.dataset.maxBytes)) throw new Error(`The picture is larger than ${Math.floor(form.dataset.maxBytes / 2 ** 20)} MB.`);
-    const response = await fetch(form.action, { method: "POST", body: data, signal: mine.signal }).catch((error) => {
+    const response = await fetch(form.action, { method: "POST", body: data, headers: csrf ? { "X-CSRF-Token": csrf } : {}, signal: mine.signal }).catch((error) => {
       throw error.name === "AbortError" ? error : new Error("The connection is lost. Try again in a moment.");
     });
     const page = new DOMParser().parseFromString(await response.text(), "text/html");

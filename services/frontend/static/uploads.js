@@ -1,5 +1,6 @@
 // Uploads from the page of pictures: chosen files, dropped files and folders, a few at a time.
 
+const csrf = document.querySelector("meta[name=csrf-token]")?.content;
 const form = document.getElementById("upload");
 const input = document.getElementById("files");
 const panel = document.getElementById("uploads");
@@ -106,6 +107,7 @@ function post(file, progress) {
     request.open("POST", form.action);
     request.responseType = "json";
     request.setRequestHeader("Accept", "application/json");
+    if (csrf) request.setRequestHeader("X-CSRF-Token", csrf);
     request.upload.addEventListener("progress", (event) => progress(event.loaded / event.total));
     request.addEventListener("load", () => {
       const { status, response } = request;

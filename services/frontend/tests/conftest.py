@@ -1,4 +1,6 @@
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,7 +10,7 @@ from services.common.lifecycle import Lifecycle
 from services.frontend.app import create_app
 from services.frontend.settings import FrontendSettings
 from services.frontend.tests.browser import Site, chromium
-from services.frontend.tests.fake_receiver import FakeReceiver
+from services.frontend.tests.fake_receiver import FRONTEND_KEY, FakeReceiver
 from services.testing.pipeline import Pipeline, pipeline
 
 __all__ = ["browser", "pages", "pipeline", "receiver", "site"]
@@ -37,15 +39,32 @@ def receiver() -> FakeReceiver:
 
 @pytest.fixture
 async def pages(receiver: FakeReceiver) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the pages."""
+    """A client of the pages where nobody logs in."""
+    async with browsing(receiver, FrontendSettings(allowed_hosts="page"), "http://page") as browser:
+        yield browser
+
+
+@pytest.fixture
+async def guarded(receiver: FakeReceiver, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of pages where people log in, which keeps cookies."""
+    file = tmp_path / "frontend-key"
+    file.write_text(FRONTEND_KEY)
+    settings = FrontendSettings(receiver_key_file=file, allowed_hosts="page.example")
+    async with browsing(receiver, settings, "https://page.example") as browser:
+        yield browser
+
+
+@asynccontextmanager
+async def browsing(
+    receiver: FakeReceiver, settings: FrontendSettings, url: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of pages with these settings."""
     lifecycle = Lifecycle({}, drain_seconds=0)
-    settings = FrontendSettings(allowed_hosts="page")
     transport = httpx.MockTransport(receiver.answer)
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://receiver") as client,
         httpx.AsyncClient(
-            transport=httpx.ASGITransport(create_app(client, lifecycle, settings)),
-            base_url="http://page",
+            transport=httpx.ASGITransport(create_app(client, lifecycle, settings)), base_url=url
         ) as browser,
     ):
         yield browser

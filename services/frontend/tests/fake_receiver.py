@@ -6,6 +6,26 @@ from typing import Any
 
 import httpx
 
+FRONTEND_KEY = "the key of these pages"
+TOKEN = "token-of-a-session-0123456789abcdef"
+
+SCOPES = {
+    "viewer": ["read"],
+    "editor": ["read", "submit", "name"],
+    "administrator": ["read", "submit", "name", "administer"],
+}
+
+
+def session_json(role: str = "editor", token: str = TOKEN) -> dict[str, Any]:
+    """A session that has just begun."""
+    return {"token": token, "name": "ada", "role": role, "ends_at": TIME}
+
+
+def account_json(role: str = "editor") -> dict[str, Any]:
+    """Who is logged in."""
+    return {"name": "ada", "role": role, "scopes": SCOPES[role]}
+
+
 TIME = "2026-01-02T03:04:05.678Z"
 
 
@@ -98,6 +118,7 @@ class FakeReceiver:
     patience: list[float] = field(default_factory=list)
     """For how many seconds an answer to each call is waited for."""
 
+    headers: list[httpx.Headers] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     """What was asked for unless it is still the same."""
 
@@ -109,6 +130,7 @@ class FakeReceiver:
         self.calls.append(operation)
         self.bodies.append(await request.aread())
         self.patience.append(request.extensions["timeout"]["read"])
+        self.headers.append(request.headers)
         self.tags += request.headers.get_list("if-none-match")
         found = None
         for known, answer in {**self._defaults(), **self.answers}.items():
@@ -132,6 +154,9 @@ class FakeReceiver:
         people = {"people": self.people, "next_cursor": self.next_person}
         accepted = {"images": [{"id": 7, "status": "pending", "duplicate": False}]}
         return {
+            "GET /session": httpx.Response(200, json=account_json()),
+            "POST /sessions": httpx.Response(201, json=session_json()),
+            "DELETE /session": httpx.Response(204),
             "GET /status": httpx.Response(200, json=report),
             "GET /people": httpx.Response(200, json=people),
             "GET /images": httpx.Response(200, json=page),

@@ -7,10 +7,12 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
+from services.frontend.adapters.browser import is_small_picture
 from services.frontend.adapters.pages.naming import Refusal
-from services.frontend.adapters.pages.rendering import Renderer
+from services.frontend.adapters.pages.rendering import Renderer, query
 from services.frontend.adapters.receiver.connection import explain_problem
-from services.frontend.domain.errors import NotDoneError
+from services.frontend.adapters.receiver.visitor import visitor
+from services.frontend.domain.errors import LOGGED_OUT, NotDoneError
 from services.frontend.domain.people import Person
 from services.frontend.domain.words import fingerprint
 
@@ -21,7 +23,7 @@ class Answers:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
-    def page(
+    async def page(
         self,
         template: str,
         view: dict[str, Any],
@@ -32,6 +34,7 @@ class Answers:
 
         503 when what it shows is not available.
         """
+        await visitor().know()
         if not view["available"]:
             status = HTTPStatus.SERVICE_UNAVAILABLE
         elif refusal:
@@ -39,10 +42,11 @@ class Answers:
         html = self._renderer.render(template, **{"busy": False, **view, "refusal": refusal})
         return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
 
-    def fragment(self, request: Request, template: str, view: dict[str, Any]) -> Response:
+    async def fragment(self, request: Request, template: str, view: dict[str, Any]) -> Response:
         """Return what changes on a page, unless the browser has it."""
         if view.get("missing"):
             return Response(status_code=HTTPStatus.NOT_FOUND)
+        await visitor().know()
         html = self._renderer.render(
             "fragment.html", content=template, **{"busy": False, "refusal": None, **view}
         )
@@ -73,9 +77,20 @@ class Answers:
     def not_served(self, request: Request, error: HTTPException) -> Response:
         """Say why a request was refused before its action was tried."""
         message = explain_problem(error.detail, error.headers)
+        if error.status_code == HTTPStatus.UNAUTHORIZED:
+            return self.logged_out(request)
         response = self.refused(request, Refusal(message, error.status_code))
         response.headers.update(error.headers or {})
         return response
+
+    def logged_out(self, request: Request) -> Response:
+        """Lead a page to the log-in, and back to it afterwards; say anything else why not."""
+        path = request.url.path
+        is_page = not path.startswith("/fragments/") and not is_small_picture(path)
+        if request.method in ("GET", "HEAD") and is_page and not wants_json(request):
+            then = f"{path}?{request.url.query}" if request.url.query else path
+            return RedirectResponse(query("/log-in", then=then), HTTPStatus.SEE_OTHER)
+        return self.refused(request, Refusal(LOGGED_OUT, HTTPStatus.UNAUTHORIZED))
 
     def not_found(self) -> Response:
         """Return the page for an address that does not exist."""
@@ -92,7 +107,7 @@ class Answers:
         if status == HTTPStatus.NOT_FOUND:
             title = "Not found"
         html = self._renderer.render("message.html", title=title, message=message, people=people)
-        return HTMLResponse(html, status)
+        return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
 
 
 def wants_json(request: Request) -> bool:

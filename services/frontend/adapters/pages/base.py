@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from services.common.spools import Spools
 from services.frontend.adapters.pages.answers import Answers
+from services.frontend.adapters.pages.forms import form_of
 from services.frontend.adapters.receiver.api import ReceiverApi
 from services.frontend.service import Names
 
@@ -35,6 +36,10 @@ class Pages(ABC):
     @abstractmethod
     def _add_routes(self) -> None: ...
 
+    def _post(self, path: str, action: Callable[..., Awaitable[Response]]) -> None:
+        """Add an action, which begins once its form has shown that it is one of ours."""
+        self.router.post(path, dependencies=[Depends(form_of)])(action)
+
     def _add_fragment(
         self, page: str, template: str, view: Callable[..., Awaitable[dict[str, Any]]]
     ) -> None:
@@ -44,4 +49,4 @@ class Pages(ABC):
         async def fragment(
             request: Request, made_of: Annotated[dict[str, Any], Depends(view)]
         ) -> Response:
-            return self._answers.fragment(request, template, made_of)
+            return await self._answers.fragment(request, template, made_of)

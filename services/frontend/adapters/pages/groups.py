@@ -16,7 +16,7 @@ from services.frontend.adapters.pages.rendering import query
 from services.frontend.adapters.receiver.connection import gone, or_error, or_none
 from services.frontend.domain.errors import NotDoneError, RequestRefusedError
 from services.frontend.domain.faces import FaceKey, face_key
-from services.frontend.domain.groups import FACES_ON_A_PAGE, Group, GroupPage
+from services.frontend.domain.groups import Group, GroupPage
 from services.frontend.domain.status import away_parts
 from services.frontend.domain.words import counted
 
@@ -31,17 +31,17 @@ class GroupPages(Pages):
     """Routes of groups and questions."""
 
     def _add_routes(self) -> None:
-        get, post = self.router.get, self.router.post
+        get, post = self.router.get, self._post
         get("/who")(self.groups_page)
         self._add_fragment("/who", "groups_live.html", self._groups)
         get("/who/{group_id}")(self.group_page)
         self._add_fragment("/who/{group_id}", "group_live.html", self._group)
-        post("/who/{group_id}")(self.name_or_leave_out)
-        post("/who/questions/{question_id}")(self.answer)
+        post("/who/{group_id}", self.name_or_leave_out)
+        post("/who/questions/{question_id}", self.answer)
 
     async def groups_page(self, cursor: Cursor = None, refusal: NotRefused = None) -> Response:
         """Show groups, largest first, below the questions."""
-        return self._answers.page("groups.html", await self._groups(cursor), refusal)
+        return await self._answers.page("groups.html", await self._groups(cursor), refusal)
 
     async def group_page(self, group_id: int, cursor: Cursor = None) -> Response:
         """Show one group; of a merged one, lead to the group that it is in now."""
@@ -58,7 +58,7 @@ class GroupPages(Pages):
 
     async def name_or_leave_out(self, request: Request, group_id: int) -> Response:
         """Name a group but the faces that are ticked, or only leave these out of it."""
-        form = await form_of(request, max_fields=FACES_ON_A_PAGE + 8)
+        form = await form_of(request)
         ticked = sorted({str(value) for value in form.getlist("except")})
         faces = [face for text in ticked if (face := face_key(text))]
         if "leave_out" in form:
@@ -119,7 +119,7 @@ class GroupPages(Pages):
         if group and group.id != group_id:
             return RedirectResponse(f"/who/{group.id}", HTTPStatus.SEE_OTHER)
         status = HTTPStatus.NOT_FOUND if view["is_over"] else HTTPStatus.OK
-        return self._answers.page("group.html", view, refusal, status)
+        return await self._answers.page("group.html", view, refusal, status)
 
     async def _group(self, group_id: int, cursor: Cursor = None) -> dict[str, Any]:
         report, group, names = await asyncio.gather(

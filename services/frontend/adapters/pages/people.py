@@ -36,33 +36,33 @@ class PeoplePages(Pages):
     """Routes of people."""
 
     def _add_routes(self) -> None:
-        get, post = self.router.get, self.router.post
+        get, post = self.router.get, self._post
         get("/people")(self.people_page)
         self._add_fragment("/people", "people_live.html", self._people)
         get("/fragments/names")(self.names_fragment)
-        post("/people")(self.add_known_picture)
+        self.router.post("/people")(self.add_known_picture)  # a form with files
         get("/people/{who}")(self.person_page)
         self._add_fragment("/people/{who}", "person_live.html", self._person)
         get("/people/{who}/merge")(self.merge_page)
         get("/people/{who}/erase")(self.erase_page)
         get("/people/{who}/export")(self.export)
-        post("/people/{who}/rename")(self.rename)
-        post("/people/{who}/hide")(self.hide)
-        post("/people/{who}/show")(self.show)
-        post("/people/{who}/faces/{picture_id}/{index}/stand")(self.set_face)
-        post("/people/{who}/faces/{picture_id}/{index}/name")(self.move_face)
-        post("/people/{who}/faces/{picture_id}/{index}/deny")(self.deny_face)
-        post("/people/{who}/merge")(self.merge)
-        post("/people/{who}/merges/{merge_id}/undo")(self.take_back_merge)
-        post("/people/{who}/erase")(self.erase)
-        post("/people/{who}/delete")(self.delete_person)
-        post("/people/{who}/pictures/{picture_id}/delete")(self.delete_known_picture)
+        post("/people/{who}/rename", self.rename)
+        post("/people/{who}/hide", self.hide)
+        post("/people/{who}/show", self.show)
+        post("/people/{who}/faces/{picture_id}/{index}/stand", self.set_face)
+        post("/people/{who}/faces/{picture_id}/{index}/name", self.move_face)
+        post("/people/{who}/faces/{picture_id}/{index}/deny", self.deny_face)
+        post("/people/{who}/merge", self.merge)
+        post("/people/{who}/merges/{merge_id}/undo", self.take_back_merge)
+        post("/people/{who}/erase", self.erase)
+        post("/people/{who}/delete", self.delete_person)
+        post("/people/{who}/pictures/{picture_id}/delete", self.delete_known_picture)
 
     async def people_page(
         self, name: Filter = None, cursor: Cursor = None, hidden: Filter = None
     ) -> Response:
         """Show known people, by name; with ``hidden`` those who are left out else."""
-        return self._answers.page("people.html", await self._people(name, cursor, hidden))
+        return await self._answers.page("people.html", await self._people(name, cursor, hidden))
 
     async def person_page(
         self, who: str, cursor: Cursor = None, known: Filter = None, refusal: NotRefused = None
@@ -71,7 +71,7 @@ class PeoplePages(Pages):
         view = await self._person(who, cursor, known)
         if view["missing"]:
             return await self._missing(who, view["missing"])
-        return self._answers.page("person.html", view, refusal)
+        return await self._answers.page("person.html", view, refusal)
 
     async def merge_page(
         self, who: str, name: Filter = None, cursor: Cursor = None, refusal: NotRefused = None
@@ -94,7 +94,7 @@ class PeoplePages(Pages):
             "problems": away_parts(person, page),
             "available": isinstance(person, Person) and isinstance(page, PeoplePage),
         }
-        return self._answers.page("person_merge.html", view, refusal)
+        return await self._answers.page("person_merge.html", view, refusal)
 
     async def erase_page(self, who: str, refusal: NotRefused = None) -> Response:
         """Say what goes when a person is forgotten for good."""
@@ -109,7 +109,7 @@ class PeoplePages(Pages):
             "problems": away_parts(report, person),
             "available": isinstance(person, Person),
         }
-        return self._answers.page("person_erase.html", view, refusal)
+        return await self._answers.page("person_erase.html", view, refusal)
 
     async def export(self, who: str) -> Response:
         """Pass on all that is kept of a person, as a file."""

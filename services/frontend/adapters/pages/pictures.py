@@ -8,12 +8,11 @@ from typing import Any
 from fastapi import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from services.common import bodies
 from services.common.image_states import Status
 from services.common.person_names import InvalidNameError, check_name, id_of
 from services.frontend.adapters.pages.answers import done, wants_json
 from services.frontend.adapters.pages.base import Pages
-from services.frontend.adapters.pages.forms import Filter, box_of, form_of, text_of
+from services.frontend.adapters.pages.forms import Filter, box_of, form_of, text_of, upload_of
 from services.frontend.adapters.pages.naming import Naming, NotRefused, bearers, refusal_of
 from services.frontend.adapters.pages.rendering import query
 from services.frontend.adapters.receiver.connection import gone, or_error, or_none
@@ -27,27 +26,29 @@ class PicturesPages(Pages):
     """Routes of pictures."""
 
     def _add_routes(self) -> None:
-        get, post = self.router.get, self.router.post
+        get, post = self.router.get, self._post
         get("/")(self.pictures_page)
         self._add_fragment("/pictures", "pictures_live.html", self._pictures)
-        post("/upload")(self.upload)
+        self.router.post("/upload")(self.upload)  # a form with files
         get("/images/{picture_id}")(self.picture_page)
         self._add_fragment("/images/{picture_id}", "picture_live.html", self._picture)
-        post("/images/{picture_id}/retry")(self.retry)
-        post("/images/{picture_id}/recognise")(self.recognise)
-        post("/images/{picture_id}/delete")(self.delete)
-        post("/images/{picture_id}/faces")(self.draw)
-        post("/images/{picture_id}/faces/{index}/name")(self.name_face)
-        post("/images/{picture_id}/faces/{index}/deny")(self.deny)
-        post("/images/{picture_id}/faces/{index}/allow")(self.allow)
-        post("/images/{picture_id}/faces/{index}/strike-out")(self.strike_out)
-        post("/images/{picture_id}/faces/{index}/restore")(self.restore)
+        post("/images/{picture_id}/retry", self.retry)
+        post("/images/{picture_id}/recognise", self.recognise)
+        post("/images/{picture_id}/delete", self.delete)
+        post("/images/{picture_id}/faces", self.draw)
+        post("/images/{picture_id}/faces/{index}/name", self.name_face)
+        post("/images/{picture_id}/faces/{index}/deny", self.deny)
+        post("/images/{picture_id}/faces/{index}/allow", self.allow)
+        post("/images/{picture_id}/faces/{index}/strike-out", self.strike_out)
+        post("/images/{picture_id}/faces/{index}/restore", self.restore)
 
     async def pictures_page(
         self, status: Filter = None, person: Filter = None, cursor: Filter = None
     ) -> Response:
         """Show pictures, newest first."""
-        return self._answers.page("pictures.html", await self._pictures(status, person, cursor))
+        return await self._answers.page(
+            "pictures.html", await self._pictures(status, person, cursor)
+        )
 
     async def picture_page(self, picture_id: int, refusal: NotRefused = None) -> Response:
         """Show one picture."""
@@ -56,12 +57,12 @@ class PicturesPages(Pages):
             return self._answers.message(
                 HTTPStatus.NOT_FOUND, "This picture does not exist, or it was deleted."
             )
-        return self._answers.page("picture.html", view, refusal)
+        return await self._answers.page("picture.html", view, refusal)
 
     async def upload(self, request: Request) -> Response:
         """Pass uploaded pictures on to the receiver, once they are here."""
         async with self._spools.open() as spool:
-            await bodies.receive(request, spool, max_bytes=self._max_upload_bytes)
+            await upload_of(request, spool, max_bytes=self._max_upload_bytes)
             accepted = await self._receiver.pictures.upload(
                 spool.pieces(),
                 content_type=request.headers.get("content-type", ""),

@@ -7,10 +7,12 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import jinja2
+from markupsafe import Markup
 
 from services.common.image_states import Status
 from services.common.person_names import MAX_NAME_LENGTH
 from services.common.picture_formats import ACCEPTED, MAX_PICTURE_BYTES, TITLES
+from services.frontend.adapters.receiver.visitor import visitor
 from services.frontend.domain.frames import Frame, card_frame, marks, whole_frame
 from services.frontend.domain.pictures import STATUS_WORDS, SubmittedPicture
 from services.frontend.domain.words import counted, fingerprint, in_words
@@ -60,6 +62,9 @@ class Renderer:
             static=lambda name: f"/static/{name}?v={files[name].version}",
             query=query,
             person_address=person_address,
+            visitor=visitor,
+            csrf=csrf_field,
+            may=lambda scope: visitor().may(scope),
             counted=counted,
             card_frame=lambda picture: card_frame(picture, CARD_ASPECT),
             stage=stage,
@@ -77,6 +82,12 @@ class Renderer:
     def render(self, template: str, **values: Any) -> str:
         """Return the HTML of a template."""
         return self._templates.get_template(template).render(**values)
+
+
+def csrf_field() -> Markup:
+    """Return the field that shows that a form is one of ours, where people log in."""
+    token = visitor().csrf
+    return Markup('<input type="hidden" name="csrf" value="%s">') % token if token else Markup()
 
 
 def query(path: str, **values: str | None) -> str:

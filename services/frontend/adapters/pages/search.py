@@ -17,25 +17,26 @@ class SearchPages(Pages):
     """Routes of search."""
 
     def _add_routes(self) -> None:
-        get, post = self.router.get, self.router.post
-        get("/search")(self.search_page)
-        post("/search")(self.search_by_picture)
+        self.router.get("/search")(self.search_page)
+        self.router.post("/search")(self.search_by_picture)  # a form with files
 
     async def search_page(self, image: int | None = None, face: int = 0) -> Response:
         """Ask for a picture; of a face of a submitted one, show what is near."""
         if image is None:
-            return self._page(None)
-        return self._page(await or_error(self._receiver.search_face(image, face)), (image, face))
+            return await self._page(None)
+        return await self._page(
+            await or_error(self._receiver.search_face(image, face)), (image, face)
+        )
 
     async def search_by_picture(self, request: Request) -> Response:
         """Show what is near to a face of the picture in the form, which is not kept."""
-        return self._page(await or_error(self._search(request)))
+        return await self._page(await or_error(self._search(request)))
 
     async def _search(self, request: Request) -> SearchResult:
         async with picture_form(request, self._spools) as form:
             return await self._receiver.search_picture(*picture_of(form), face=_face_of(form))
 
-    def _page(
+    async def _page(
         self, result: SearchResult | NotDoneError | None, of: tuple[int, int] | None = None
     ) -> Response:
         error = result if isinstance(result, NotDoneError) else None
@@ -45,7 +46,7 @@ class SearchPages(Pages):
             "message": error.message if error else "",
             "of": of,
         }
-        return self._answers.page(
+        return await self._answers.page(
             "search.html", view, status=error.status if error else HTTPStatus.OK
         )
 

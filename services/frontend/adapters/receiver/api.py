@@ -1,13 +1,21 @@
 """The receiver's API by what it is about; errors as :class:`ReceiverConnection` says."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Final
 
 from services.common.faces import Box
 from services.frontend.adapters.receiver.connection import ReceiverConnection, file_form
+from services.frontend.domain.access import (
+    Account,
+    AuditPage,
+    KeyList,
+    MadeKey,
+    OpenedSession,
+    UserPage,
+)
 from services.frontend.domain.faces import FaceKey
 from services.frontend.domain.groups import (
     FACES_ON_A_PAGE,
@@ -272,6 +280,68 @@ class GroupsApi(_Operations):
         await self._call("PUT /questions/{id}", question_id, json=body, slow=True)
 
 
+class AccessApi(_Operations):
+    """Operations on who is logged in, and on who may what."""
+
+    async def log_in(self, name: str, password: str) -> OpenedSession:
+        """Open a session for who has this password."""
+        body = {"name": name, "password": password}
+        return await self._read(OpenedSession, "POST /sessions", json=body)
+
+    async def log_in_as(
+        self, issuer: str, subject: str, name: str, groups: Collection[str]
+    ) -> OpenedSession:
+        """Open a session for whom a provider has identified."""
+        body = {"issuer": issuer, "subject": subject, "name": name, "groups": sorted(groups)}
+        return await self._read(OpenedSession, "POST /sessions", json=body)
+
+    async def account(self) -> Account:
+        """Return who is logged in."""
+        return await self._read(Account, "GET /session")
+
+    async def log_out(self) -> None:
+        """End the session."""
+        await self._call("DELETE /session")
+
+    async def keys(self) -> KeyList:
+        """Return the keys of programs."""
+        return await self._read(KeyList, "GET /keys")
+
+    async def make_key(self, name: str, scopes: Iterable[str], expires_at: str | None) -> MadeKey:
+        """Make a key; ``expires_at`` is a time with its offset."""
+        body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
+        return await self._read(MadeKey, "POST /keys", json=body)
+
+    async def rotate_key(self, key_id: str) -> MadeKey:
+        """Make a key that replaces another, which is valid until it is revoked."""
+        return await self._read(MadeKey, "POST /keys/{id}/rotate", key_id)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Make a key invalid."""
+        await self._call("DELETE /keys/{id}", key_id)
+
+    async def users(self, cursor: str | None) -> UserPage:
+        """Return who may log in."""
+        return await self._read(UserPage, "GET /users", params={"cursor": cursor})
+
+    async def add_user(self, name: str, role: str, password: str) -> None:
+        """Let somebody log in with a password."""
+        body = {"name": name, "role": role, "password": password}
+        await self._call("POST /users", json=body)
+
+    async def change_user(self, user_id: int, change: dict[str, object]) -> None:
+        """Change ``role``, ``password`` or ``disabled`` of a user, whose sessions end with that."""
+        await self._call("PATCH /users/{id}", user_id, json=change)
+
+    async def delete_user(self, user_id: int) -> None:
+        """Remove a user."""
+        await self._call("DELETE /users/{id}", user_id)
+
+    async def audit(self, who: str | None, cursor: str | None) -> AuditPage:
+        """Return who did what, only of ``who`` if named."""
+        return await self._read(AuditPage, "GET /audit", params={"who": who, "cursor": cursor})
+
+
 class ReceiverApi(_Operations):
     """All operations; those on one kind of thing are its attributes'."""
 
@@ -281,6 +351,7 @@ class ReceiverApi(_Operations):
         self.faces = FacesApi(connection)
         self.people = PeopleApi(connection)
         self.groups = GroupsApi(connection)
+        self.access = AccessApi(connection)
 
     async def status(self, person: str | None = None, *, counts: bool = True) -> StatusReport:
         """Return what is away, and counts by status, of a person if one is named.

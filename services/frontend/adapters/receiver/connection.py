@@ -1,7 +1,15 @@
 """Calls of the receiver's HTTP API, and the one place that translates what goes wrong with them."""
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -12,10 +20,21 @@ from pydantic import BaseModel
 
 from services.common import metrics
 from services.common.person_names import InvalidNameError, check_who
-from services.frontend.domain.errors import NotDoneError, ReceiverAwayError, RequestRefusedError
+from services.frontend.adapters.receiver.visitor import visitor
+from services.frontend.domain.errors import (
+    LoggedOutError,
+    NotDoneError,
+    ReceiverAwayError,
+    RequestRefusedError,
+)
 from services.frontend.domain.words import sentence
 
 _CONNECT_SECONDS: Final = 2.0
+
+_NO_KEY: Final = (
+    "The receiver asks for a key that these pages do not have. Whoever runs them has to set"
+    " RECEIVER_KEY_FILE to the file that is the receiver's FRONTEND_KEY_FILE."
+)
 
 _DOUBT: Final = "/query/insist"
 """Where an error points that the parameter overrules."""
@@ -37,12 +56,21 @@ class ReceiverConnection:
 
     An operation is a method and a path, such as ``GET /images/{id}``, whose placeholders stand for
     the ``parts``, in order; ``params`` that are None, False or empty are not sent.
+
+    With a ``key`` it says who asks, as :func:`visitor` tells, and raises :class:`LoggedOutError`
+    when the receiver does not know the session.
     """
 
     def __init__(
-        self, client: httpx.AsyncClient, *, seconds: float = 15.0, upload_seconds: float = 60.0
+        self,
+        client: httpx.AsyncClient,
+        *,
+        seconds: float = 15.0,
+        upload_seconds: float = 60.0,
+        key: Callable[[], str] | None = None,
     ) -> None:
         self._client = client
+        self._auth = _Credentials(key) if key else None
         self._timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
         self._slow_timeout = httpx.Timeout(upload_seconds, connect=_CONNECT_SECONDS)
 
@@ -94,13 +122,32 @@ class ReceiverConnection:
     def _request(
         self, operation: str, parts: tuple[str | int, ...], *, slow: bool
     ) -> dict[str, Any]:
+        if not visitor().proven:
+            raise RuntimeError(f"{operation} for a form that has shown no token")
         method, _, path = operation.partition(" ")
         values = map(_quoted, parts)
         return {
             "method": method,
+            "auth": self._auth,
             "url": _PLACEHOLDER.sub(lambda _: next(values), path),
             "timeout": self._slow_timeout if slow else self._timeout,
         }
+
+
+class _Credentials(httpx.Auth):
+    """Puts on every request who sends it; ``key`` is read for each, so a new one holds at once."""
+
+    def __init__(self, key: Callable[[], str]) -> None:
+        self._key = key
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the headers."""
+        who = visitor()
+        request.headers["Authorization"] = f"Bearer {self._key()}"
+        request.headers["Facestack-Address"] = who.address
+        if who.session:
+            request.headers["Facestack-Session"] = who.session
+        yield request
 
 
 def file_form(file: AsyncIterable[bytes], size: int) -> dict[str, Any]:
@@ -131,7 +178,9 @@ def file_form(file: AsyncIterable[bytes], size: int) -> dict[str, Any]:
 def explain_problem(detail: str, headers: Mapping[str, str] | None) -> str:
     """Return what is wrong as a sentence, and when to try again."""
     wait = (headers or {}).get("Retry-After")
-    return f"{sentence(detail)} Try again in {wait} s." if wait else sentence(detail)
+    if not wait or f"in {wait} s" in detail:
+        return sentence(detail)
+    return f"{sentence(detail)} Try again in {wait} s."
 
 
 async def or_error(call: Awaitable[T]) -> T | NotDoneError:
@@ -177,11 +226,20 @@ def _observed(operation: str) -> Iterator[None]:
 
 def _check_away(response: httpx.Response) -> None:
     # A busy receiver says nothing about what it was asked for.
-    if response.is_server_error or response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+    if response.is_server_error:
         raise ReceiverAwayError(_explanation(response)[0])
+    if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        wait = response.headers.get("Retry-After", "")
+        raise ReceiverAwayError(_explanation(response)[0], wait_seconds=wait)
 
 
 def _check_refused(response: httpx.Response) -> None:
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        who = visitor()
+        if who.session:
+            raise LoggedOutError
+        if not who.is_outside:
+            raise ReceiverAwayError(_NO_KEY)
     if response.is_error:
         message, can_insist = _explanation(response)
         raise RequestRefusedError(message, response.status_code, can_insist=can_insist)
