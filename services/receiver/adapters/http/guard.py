@@ -98,9 +98,9 @@ class Guard:
         if act is None:
             return
         scope["act"] = act
-        if act.audited:
-            acting.set(act)
         principal = await self._admitted(scope, scope_needed)
+        if act.audited:
+            acting.set(act)  # not before: that a key or a session is in use is noted on the way
         scope["principal"] = principal
         scope["address"] = act.address
         scope["admit_again"] = partial(self._admitted, scope, scope_needed)

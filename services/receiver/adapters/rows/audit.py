@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import MARIADB_NOW, SQLITE_NOW
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
-from services.common.tables import audit, garbage
+from services.common.tables import audit, garbage, log_in_failures
 from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.acts import Record, Recorded, SubjectKind, acting
 from services.receiver.domain.cursors import Page
@@ -39,12 +39,14 @@ FROM JSON_TABLE(%s, '$[*]' COLUMNS ({_TAKEN_APART})) AS noted
 
 _CHANGED: Final = "changed"
 
+_NOTES: Final = (garbage, log_in_failures)
+"""Of objects that are about to be stored, and of attempts: nobody has done anything by them yet."""
+
 
 class AuditedDatabase(Database):
     """A database whose transactions record the act of the request that they are part of.
 
-    The first one that changes anything does, so that neither is there without the other. Notes of
-    objects that are about to be stored change nothing that anybody could have asked for.
+    The first one that changes more than notes does, so that neither is there without the other.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -76,7 +78,7 @@ def _note_change(
     statement = context.invoked_statement
     if (
         isinstance(statement, sa.UpdateBase)
-        and statement.table is not garbage
+        and statement.table not in _NOTES
         and (statement.is_insert or cursor.rowcount)
     ):
         connection.info[_CHANGED] = True

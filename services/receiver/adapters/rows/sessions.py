@@ -14,6 +14,7 @@ from services.common.person_names import MAX_NAME_LENGTH, InvalidNameError, chec
 from services.common.tables import sessions, users
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.domain.access import Role
+from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.users import Identity, NewSession, StoredPassword, ValidSession
 
 _TOUCH_MS: Final = 60_000
@@ -101,6 +102,8 @@ class DatabaseSessions:
         )
         query = sa.select(sessions.c.ends_at).where(sessions.c.id == session_id)
         ends_at = (await connection.execute(query)).scalar_one()
+        if act := acting.get():
+            act.about_new(SubjectKind.USER, user.id)
         return NewSession(user.name, Role(user.role), ends_at)
 
     async def valid(self, session_ids: Collection[str]) -> Mapping[str, ValidSession]:

@@ -10,6 +10,7 @@ from services.common.tables import sessions, users
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.access import Role
+from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.cursors import Page
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.users import StoredPassword, User, UserChange
@@ -35,7 +36,10 @@ class DatabaseUsers(OnDatabase):
                 await connection.execute(
                     sa.insert(users).values(**values, created_at=database_now())
                 )
-                return _user(await _read(connection, users.c.name == name))
+                user = _user(await _read(connection, users.c.name == name))
+                if act := acting.get():
+                    act.about_new(SubjectKind.USER, user.id)
+                return user
         except sa.exc.IntegrityError:
             raise ConflictError(f"there is a user {name!r} already") from None
 
