@@ -167,7 +167,7 @@ class Receiver:
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
         grouped = Grouped(DatabaseGroups(self._database), enrolment)
-        keys = DatabaseApiKeys(self._database)
+        self._keys = DatabaseApiKeys(self._database)
         rates = Rates(settings)
         app = new_app()
         add_submissions(
@@ -192,12 +192,12 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
-        add_keys(app, Keyring(keys), spools)
+        add_keys(app, Keyring(self._keys), spools)
         add_docs(app, is_open=settings.access == "open")
         app.router.routes.extend(probe_routes(self.lifecycle))
         self._access = Access(
             is_open=settings.access == "open",
-            keys=KeyCheck(keys),
+            keys=KeyCheck(self._keys),
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
         )
@@ -213,6 +213,7 @@ class Receiver:
         """Send the rings that wait, and close connections."""
         await self._following.close()
         await self._access.close()
+        await self._keys.close()
         await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()
