@@ -1,6 +1,7 @@
 """What a client of the pipeline does, and where a test looks behind the pipeline's back."""
 
 import io
+import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
@@ -64,6 +65,31 @@ class Api:
             self._key = ""  # it is another cluster than before
             answer = request(method, address, headers=self.headers, **arguments)
         return answer
+
+
+USER: Final = {"name": f"e2e {uuid4().hex}", "role": "editor", "password": uuid4().hex}
+"""Who looks at the page in this run."""
+
+_CSRF: Final = re.compile(r'name="csrf" value="([^"]+)"')
+
+
+def logged_in(cluster: Cluster) -> dict[str, str]:
+    """Log in on the page, and return the header with the cookie that a browser has then."""
+    made = Api(cluster).request("POST", "/users", json=USER)
+    assert made.status_code in {HTTPStatus.CREATED, HTTPStatus.CONFLICT}, made.text
+    address = f"{cluster.page_url}/log-in"
+    # Not by httpx's own cookies: unlike browsers it keeps those that are Secure from 127.0.0.1.
+    form = request("GET", address)
+    (token,) = _CSRF.findall(form.text)
+    before = form.cookies["__Host-log-in"]
+    answer = request(
+        "POST",
+        address,
+        data={"csrf": token, "then": "/", "name": USER["name"], "password": USER["password"]},
+        headers={"Cookie": f"__Host-log-in={before}"},
+    )
+    assert answer.status_code == HTTPStatus.SEE_OTHER, answer.text
+    return {"Cookie": f"__Host-session={answer.cookies['__Host-session']}"}
 
 
 class Client:

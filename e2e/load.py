@@ -23,7 +23,7 @@ from uuid import uuid4
 import httpx
 from PIL import Image
 
-from e2e.client import Api, new_jpeg
+from e2e.client import Api, logged_in, new_jpeg
 from e2e.cluster import Cluster
 from e2e.waiting import wait_until
 from services.local.samples import EILEEN, load_photos
@@ -100,7 +100,7 @@ class Load:
     ) -> None:
         self._api = cluster.api_url
         self._page = cluster.page_url
-        self._credentials = Api(cluster)
+        self._cluster = cluster
         self._crowd = crowd
         self._timeout = timeout
         self._prefix = f"load/{uuid4().hex[:12]}"
@@ -168,7 +168,8 @@ class Load:
     def running(self) -> Iterator[None]:
         """Send requests while the block runs."""
         self._stopping = False
-        self._headers = self._credentials.headers
+        self._headers = Api(self._cluster).headers
+        self._visitor = logged_in(self._cluster)
         thread = Thread(target=self._run, name="load")
         thread.start()
         try:
@@ -281,7 +282,7 @@ class Load:
             raise _UnexpectedAnswerError(answer.status_code, f"{path} became {answer.text[:200]}")
 
     async def _look(self, address: str, client: httpx.AsyncClient) -> None:
-        answer = await client.get(f"{self._page}{address}")
+        answer = await client.get(f"{self._page}{address}", headers=self._visitor)
         problems = _PROBLEM.findall(answer.text)
         if answer.status_code != HTTPStatus.OK or problems:
             raise _UnexpectedAnswerError(

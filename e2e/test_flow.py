@@ -17,8 +17,10 @@ from playwright.sync_api import Browser, Page, expect
 
 from e2e.client import (
     SAMPLES,
+    USER,
     Client,
     assert_recognised,
+    logged_in,
     metrics,
     metrics_pages,
     object_store,
@@ -149,8 +151,12 @@ def void(_: object) -> None:
 @contextmanager
 def first_page(cluster: Cluster, browser: Browser, evidence: Path) -> Iterator[Page]:
     """Open the page, which must complain of nothing, and keep a picture of how it was left."""
+    logged_in(cluster)  # there is such a user then
     site = Site(cluster, browser)  # type: ignore[arg-type]  # it needs the addresses only
-    with site.open() as page:
+    with site.open("/log-in") as page:
+        page.get_by_label("Name").fill(USER["name"])
+        page.get_by_label("Password").fill(USER["password"])
+        page.get_by_role("button", name="Log in").click()
         try:
             yield page
         finally:

@@ -8,7 +8,7 @@ from typing import Final
 import httpx
 import pytest
 
-from e2e.client import Api
+from e2e.client import Api, logged_in
 from e2e.cluster import Cluster
 from e2e.load import Load, no_request_fails, wait_final
 from e2e.waiting import wait_until
@@ -105,6 +105,7 @@ def test_without_the_node_with_the_data_the_service_says_what_is_away(
 ) -> None:
     _need_containers(pipeline)
     node = _data_node(pipeline)
+    visitor = logged_in(pipeline)
     with load.running():
         _wait_steady(load)
         load.phase = "lost"
@@ -112,7 +113,7 @@ def test_without_the_node_with_the_data_the_service_says_what_is_away(
         _wait_refused(pipeline)
         print(f"every submission was refused with 503 after {time.monotonic() - lost:.0f} s")
         wait_until(
-            lambda: _page_says(pipeline, "The database is away."),
+            lambda: _page_says(pipeline, visitor, "database is not available"),
             _SECONDS,
             "the page to say that the database is away",
         )
@@ -241,8 +242,8 @@ def _wait_refused(pipeline: Cluster) -> None:
     wait_until(refused, _SECONDS, "every submission to be refused with 503")
 
 
-def _page_says(pipeline: Cluster, words: str) -> bool:
-    answer = httpx.get(pipeline.page_url, timeout=20, trust_env=False)
+def _page_says(pipeline: Cluster, visitor: dict[str, str], words: str) -> bool:
+    answer = httpx.get(pipeline.page_url, headers=visitor, timeout=20, trust_env=False)
     return answer.status_code == 503 and words in answer.text
 
 

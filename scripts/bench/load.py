@@ -34,15 +34,16 @@ def _bodies(prefix: str, bulk: int) -> Iterator[tuple[str, bytes]]:
 
 
 async def _client(
-    port: int, bodies: Iterator[tuple[str, bytes]], until: float, latencies: list[float]
+    port: int, key: str, bodies: Iterator[tuple[str, bytes]], until: float, latencies: list[float]
 ) -> None:
+    shown = f"Authorization: Bearer {key}\r\n" if key else ""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < until:
         endpoint, body = next(bodies)
         start = time.perf_counter()
         writer.write(
             f"POST {endpoint} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n".encode()
+            f"{shown}Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
         head = await reader.readuntil(b"\r\n\r\n")
@@ -58,26 +59,31 @@ async def _client(
     writer.close()
 
 
-async def _run(port: int, prefix: str, bulk: int, clients: int, seconds: float) -> Load:
+async def _run(  # noqa: PLR0917, the arguments of a process
+    port: int, key: str, prefix: str, bulk: int, clients: int, seconds: float
+) -> Load:
     latencies: list[float] = []
     bodies = _bodies(prefix, bulk)
     start = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(clients):
-            group.create_task(_client(port, bodies, start + seconds, latencies))
+            group.create_task(_client(port, key, bodies, start + seconds, latencies))
     elapsed = time.perf_counter() - start
     cuts = statistics.quantiles(latencies, n=100)
     return Load(len(latencies) * bulk / elapsed, cuts[49] * 1000, cuts[98] * 1000)
 
 
-def _process(arguments: tuple[int, str, int, int, float]) -> Load:
+def _process(arguments: tuple[int, str, str, int, int, float]) -> Load:
     return uvloop.run(_run(*arguments))
 
 
-def submit(port: int, prefix: str, *, bulk: int, clients: int, seconds: float) -> Load:
+def submit(
+    port: int, prefix: str, *, bulk: int, clients: int, seconds: float, key: str = ""
+) -> Load:
     """Load the receiver on the port from a process of its own.
 
-    ``bulk`` is the number of paths in a request; 1 uses the single endpoint.
+    ``bulk`` is the number of paths in a request; 1 uses the single endpoint. ``key`` is what a
+    receiver is shown that asks for one.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_process, (port, prefix, bulk, clients, seconds)).result()
+        return pool.submit(_process, (port, key, prefix, bulk, clients, seconds)).result()

@@ -17,8 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from scripts.bench import load
+from services.common.database import Database
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
+from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.domain.access import AccessScope
+from services.receiver.domain.keys import WantedKey
+from services.receiver.service.keys import Keyring
 from services.testing.processes import Service
 from services.testing.servers import MariaDb
 
@@ -159,6 +164,19 @@ def receiver(url: str, folder: Path, **settings: str) -> Iterator[int]:
         yield service.port
 
 
+def _new_key(url: str) -> str:
+    """Return a key that may submit."""
+
+    async def make() -> str:
+        database = Database(DatabaseSettings(database_url=url))
+        wanted = WantedKey("bench", frozenset({AccessScope.SUBMIT}), None)
+        _, key = await Keyring(DatabaseApiKeys(database)).make(wanted, by="bench")
+        await database.close()
+        return key
+
+    return asyncio.run(make())
+
+
 def run(console: Console, folder: Path, *, short: bool) -> None:
     """Print the table; each row compares two neighbouring runs of the same length."""
     rows, seconds = (1_000, 0.2) if short else (_ROWS, _SECONDS)
@@ -171,7 +189,7 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
         "p99 ms",
         "bare driver rows/s",
         "ratio",
-        title=f"Acknowledged submissions, {CLIENTS} keep-alive clients",
+        title=f"Acknowledged submissions, {CLIENTS} keep-alive clients with a key",
     )
     server = MariaDb(folder)
     try:
@@ -179,6 +197,7 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
         databases: list[Any] = [_Sqlite(folder), _MariaDb(server)]
         for database in databases:
             migrate(DatabaseSettings(database_url=database.url))
+            key = _new_key(database.url)
             for before in (0, rows):
                 if before:
                     console.print(f"{database.name}: filling in {rows:,} rows …")
@@ -187,16 +206,24 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
                     console.print(f"{database.name}, {before:,} rows, {bulk} a request …")
                     name = f"{before}-{bulk}"
                     bare = database.bare(f"bare-{name}", bulk, seconds)
-                    with receiver(database.url, folder) as port:
+                    with receiver(
+                        database.url, folder, SUBMISSIONS_PER_MINUTE="1000000000"
+                    ) as port:
                         load.submit(
                             port,
                             f"warm-{name}",
                             bulk=bulk,
                             clients=CLIENTS,
                             seconds=min(1, seconds),
+                            key=key,
                         )
                         ours = load.submit(
-                            port, f"ours-{name}", bulk=bulk, clients=CLIENTS, seconds=seconds
+                            port,
+                            f"ours-{name}",
+                            bulk=bulk,
+                            clients=CLIENTS,
+                            seconds=seconds,
+                            key=key,
                         )
                     table.add_row(
                         database.name,

@@ -231,15 +231,15 @@ class Receiver:
         )
 
     def _add_access(self, app: FastAPI, settings: ReceiverSettings, spools: Spools) -> Access:
-        keys = DatabaseApiKeys(self._database)
-        add_keys(app, Keyring(keys), spools)
+        self._keys = DatabaseApiKeys(self._database)
+        add_keys(app, Keyring(self._keys), spools)
         self._log_in, sessions = self._add_log_in(app, settings, spools)
         audit = DatabaseAudit(self._database)
         add_audit(app, audit)
         self.auditing = Auditing(audit)
         return Access(
             is_open=settings.access == "open",
-            keys=KeyCheck(keys),
+            keys=KeyCheck(self._keys),
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
             sessions=sessions,
@@ -280,6 +280,7 @@ class Receiver:
         await self._following.close()
         self._hasher.close()
         await self._access.close()
+        await self._keys.close()
         await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()

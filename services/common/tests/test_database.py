@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import uvloop
 from sqlalchemy import event
 
-from services.common.database import Database
+from services.common.database import Database, HeldConnection
 from services.common.errors import DatabaseUnavailableError
 from services.common.settings import DatabaseSettings
 from services.common.tables import images, metadata
@@ -287,6 +287,21 @@ async def test_a_connection_that_is_lost_between_two_statements_counts_as_away(
     event.remove(database._engine.sync_engine, "checkout", lose)
     async with database.reading() as connection:
         assert await connection.scalar(sa.text("SELECT 1")) == 1
+    await database.close()
+
+
+async def test_a_held_connection_that_is_lost_is_replaced(mariadb: MariaDb) -> None:
+    database = Database(DatabaseSettings(database_url=mariadb.url("mysql")))
+    held = HeldConnection(database)
+    query = sa.select(sa.func.connection_id())
+    ids = [(await held.rows(query))[0][0] for _ in range(2)]
+    assert ids[0] == ids[1]
+    _as_root(mariadb, f"KILL {ids[0]}")
+    assert (await held.rows(query))[0][0] != ids[0]
+    with pytest.raises(sa.exc.ProgrammingError):
+        await held.rows(sa.select(sa.text("nothing FROM nowhere.at_all")))
+    assert len(await held.rows(query)) == 1
+    await held.close()
     await database.close()
 
 

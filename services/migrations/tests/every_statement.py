@@ -434,6 +434,7 @@ async def _give_keys(keys: DatabaseApiKeys) -> None:
     await keys.note_use(one.id)
     await keys.revoke(one.id)
     assert [key.id for key in await keys.all()] == [other.id, one.id]
+    await keys.close()
 
 
 async def _upload_twice(rows: ReceiverRows, notes: ReceiverGarbage) -> None:

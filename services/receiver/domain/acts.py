@@ -94,10 +94,13 @@ class Act:
         self.pictures = len(image_ids)
         self.subject = (SubjectKind.IMAGE, str(image_ids[0])) if self.pictures == 1 else None
 
-    def about_new_person(self, person_id: int) -> None:
-        """Say that it is about somebody of whom there was no row before, if about a person."""
-        if self.subject is None or self.subject[0] is SubjectKind.PERSON:
-            self.subject = SubjectKind.PERSON, str(person_id)
+    def about_new(self, kind: SubjectKind, subject_id: object) -> None:
+        """Say that it is about what there was no row of before, unless it is about another kind.
+
+        A transaction that is run again may find another id than it did first.
+        """
+        if self.subject is None or self.subject[0] is kind:
+            self.subject = kind, str(subject_id)
 
     def done(self) -> Record:
         """Return the row of what was done."""

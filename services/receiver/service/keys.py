@@ -9,6 +9,7 @@ from typing import Final
 
 from services.common.errors import AwayError
 from services.receiver.domain.access import Principal
+from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.keys import (
     NO_TAG,
     ApiKey,
@@ -87,6 +88,8 @@ class Keyring:
         Raises ``ConflictError`` while another one of its name is valid.
         """
         secret = new_secret_key()
+        if act := acting.get():
+            act.about(SubjectKind.KEY, secret.id)
         return await self._keys.add(secret, wanted, by=by), secret.text
 
     async def rotate(self, key_id: str, *, by: str) -> tuple[ApiKey, str]:

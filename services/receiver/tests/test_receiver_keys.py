@@ -204,7 +204,7 @@ def test_the_command_makes_lists_rotates_and_revokes_keys(
     with pytest.raises(SystemExit):
         keys("create", "b", "--scope=read", "--expires=90")
     assert "write days such as 90d" in capsys.readouterr().err
-    monkeypatch.setenv("DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'none' / 'there.db'}")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'empty.db'}")
     with pytest.raises(SystemExit, match="receiver: database is not available: "):
         keys("list")
 

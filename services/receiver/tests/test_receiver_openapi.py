@@ -40,6 +40,10 @@ include-name = "GET /people/{name}"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 
 [[operations]]
+include-name = "PUT /images/{image_id}/faces/{face_index}/denials/{name}"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
+
+[[operations]]
 include-name = "PUT /images/{image_id}/faces/{face_index}/person"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "422"]
 

@@ -99,8 +99,8 @@ class Guard:
             return
         scope["act"] = act
         principal = await self._admitted(scope, scope_needed)
-        if act.audited:  # not before: that a key or a session is used is written, too
-            acting.set(act)
+        if act.audited:
+            acting.set(act)  # not before: that a key or a session is in use is noted on the way
         scope["principal"] = principal
         scope["address"] = act.address
         scope["admit_again"] = partial(self._admitted, scope, scope_needed)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.clock import database_now
+from services.common.database import Database, HeldConnection
 from services.common.tables import api_keys
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.on_database import OnDatabase
@@ -36,19 +37,25 @@ def _is_valid() -> sa.ColumnElement[bool]:
 
 
 class DatabaseApiKeys(OnDatabase):
-    """Keys of programs."""
+    """Keys of programs; one query for valid ones at a time."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._held = HeldConnection(database)
 
     async def valid(self, ids: Collection[str]) -> Mapping[str, ValidKey]:
         c = api_keys.c
         query = sa.select(c.id, c.name, c.scopes, c.tag).where(c.id.in_(ids), _is_valid())
-        async with self._database.reading() as connection:
-            rows = (await connection.execute(query)).all()
         return {
             row.id: ValidKey(
                 row.tag, Principal(ActorKind.KEY, row.name, read_scopes(row.scopes), row.id)
             )
-            for row in rows
+            for row in await self._held.rows(query)
         }
+
+    async def close(self) -> None:
+        """Give back what is held."""
+        await self._held.close()
 
     async def note_use(self, key_id: str) -> None:
         now, last = database_now(), api_keys.c.last_used_at

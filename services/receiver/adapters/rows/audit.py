@@ -39,15 +39,14 @@ FROM JSON_TABLE(%s, '$[*]' COLUMNS ({_TAKEN_APART})) AS noted
 
 _CHANGED: Final = "changed"
 
-_NOTES: Final = frozenset({garbage, log_in_failures})
+_NOTES: Final = (garbage, log_in_failures)
+"""Of objects that are about to be stored, and of attempts: nobody has done anything by them yet."""
 
 
 class AuditedDatabase(Database):
     """A database whose transactions record the act of the request that they are part of.
 
-    The first one that changes anything does, so that neither is there without the other. Notes of
-    objects that are about to be stored, and of passwords that may be wrong, change nothing that
-    anybody could have asked for.
+    The first one that changes more than notes does, so that neither is there without the other.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:

@@ -22,7 +22,7 @@ from services.common.person_names import by_id, id_of
 from services.common.person_rows import BEING_FORGOTTEN, FOLDER, bearer, lies_in, take_turns
 from services.common.tables import erasures, people_work, person_merges, persons
 from services.receiver.adapters.rows.named_faces import adopt, find_bearer
-from services.receiver.domain.acts import acting
+from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.people import Somebody
 
@@ -139,7 +139,7 @@ async def add_person(connection: AsyncConnection, person: Somebody) -> int:
 
 def _note_act(person_id: int) -> None:
     if act := acting.get():
-        act.about_new_person(person_id)
+        act.about_new(SubjectKind.PERSON, person_id)
 
 
 async def settle_names(connection: AsyncConnection, name: str, *, beside: bool = False) -> None:

@@ -90,8 +90,6 @@ class DatabaseSessions:
 
     async def _add(self, connection: AsyncConnection, session_id: str, user: Any) -> NewSession:
         now = self._now()
-        if act := acting.get():
-            act.about(SubjectKind.USER, user.id)
         await connection.execute(
             sa.insert(sessions).values(
                 id=session_id,
@@ -104,6 +102,8 @@ class DatabaseSessions:
         )
         query = sa.select(sessions.c.ends_at).where(sessions.c.id == session_id)
         ends_at = (await connection.execute(query)).scalar_one()
+        if act := acting.get():
+            act.about_new(SubjectKind.USER, user.id)
         return NewSession(user.name, Role(user.role), ends_at)
 
     async def valid(self, session_ids: Collection[str]) -> Mapping[str, ValidSession]:

@@ -38,7 +38,7 @@ class DatabaseUsers(OnDatabase):
                 )
                 user = _user(await _read(connection, users.c.name == name))
                 if act := acting.get():
-                    act.about(SubjectKind.USER, user.id)
+                    act.about_new(SubjectKind.USER, user.id)
                 return user
         except sa.exc.IntegrityError:
             raise ConflictError(f"there is a user {name!r} already") from None
