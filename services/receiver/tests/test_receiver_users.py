@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from services.common.database import Database
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.common.tables import sessions
 from services.receiver.adapters.hashing import Argon2Hasher
 from services.receiver.adapters.http.documents import NewSessionDocument
 from services.receiver.adapters.rows.sessions import DatabaseSessions
@@ -258,6 +259,40 @@ async def test_only_the_frontend_says_on_whose_session_it_acts(replica: Replica)
         body = {"name": "Ada", "password": PASSWORD}
         answer = await client.post("/sessions", json=body, headers=headers)
         assert answer.status_code == status
+
+
+async def test_the_audit_says_who_logged_in_and_of_a_wrong_password_that_nobody_did(
+    closed: ReceiverSettings,
+) -> None:
+    running = Running(closed, cheap())
+    client = running.client
+
+    async def acts() -> set[tuple[object, ...]]:
+        """Return who did what to whom, or was refused."""
+        await running.receiver.auditing.write()
+        page = (await client.get("/audit", headers=ADMINISTRATOR)).json()
+        columns = ("who", "address", "action", "subject_id", "status")
+        return {tuple(act[name] for name in columns) for act in page["acts"]}
+
+    number = str(await add(client, "Ada", "viewer"))
+    told = {**FRONTEND, "Facestack-Address": "192.0.2.7"}
+    for password in ("wrong", PASSWORD):
+        body = {"name": "Ada", "password": password}
+        answer = await client.post("/sessions", json=body, headers=told)
+    session = on_session(answer)
+    # That a session is in use is written down, but is nothing that anybody did.
+    database = Database(closed)
+    async with database.transaction() as connection:
+        await connection.execute(sa.update(sessions).values(used_at=sessions.c.used_at - 60_000))
+    await database.close()
+    assert (await client.delete("/people/Eve", headers=session)).status_code == 403
+    assert await acts() == {
+        ("administrator key", "127.0.0.1", "add_user", number, None),
+        ("frontend", "192.0.2.7", "begin_session", None, 401),
+        ("frontend", "192.0.2.7", "begin_session", number, None),
+        ("Ada", "127.0.0.1", "delete_person", None, 403),
+    }
+    await running.close()
 
 
 @pytest.mark.parametrize(

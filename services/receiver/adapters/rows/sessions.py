@@ -90,6 +90,8 @@ class DatabaseSessions:
 
     async def _add(self, connection: AsyncConnection, session_id: str, user: Any) -> NewSession:
         now = self._now()
+        if act := acting.get():
+            act.about(SubjectKind.USER, user.id)
         await connection.execute(
             sa.insert(sessions).values(
                 id=session_id,
