@@ -1,9 +1,13 @@
 """What the cluster must refuse, found out by trying."""
 
+import base64
 import copy
 import re
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import httpx
@@ -12,17 +16,31 @@ import yaml
 
 from e2e.client import metrics, pods, request
 from e2e.cluster import Cluster
+from e2e.handshakes import Call, shake
+from e2e.load import Load, no_request_fails
 from e2e.reach import Target, reached
 from e2e.waiting import wait_until
-from scripts.manifests.design import API_SERVER, CLIENTS, EDGES, OTHER, OUTSIDE, PORTS, RIGHTS
+from scripts.manifests.design import (
+    API_SERVER,
+    CERTIFIED,
+    CLIENTS,
+    EDGES,
+    OTHER,
+    OUTSIDE,
+    PORTS,
+    RIGHTS,
+)
 from services.common.tables import metadata
+from services.credentials.certificates import KeyPair, issue, new_authority
 from services.migrations.users import GRANTS
 
-JOBS: Final = ("credentials", "migrations")
+JOBS: Final = ("certificates", "credentials", "migrations")
 WORKLOADS: Final = (*PORTS, *JOBS)
 API: Final = "the API server"
 DNS_METRICS: Final = "metrics of DNS"
 _POLICY_SECONDS: Final = 60
+_RENEWAL_SECONDS: Final = 240
+"""The kubelet looks for changed Secrets every minute or two."""
 _REFUSALS: Final = {1044, 1045, 1142, 1227}
 """Errors of MariaDB that mean: this user may not."""
 
@@ -250,11 +268,17 @@ def test_no_running_pod_holds_a_token(pipeline: Cluster) -> None:
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -> None:
     identity = f"--as=system:serviceaccount:{pipeline.namespace}:{workload}"
-    expected = {(kind, f"[{verb}]") for who, _, kind, verb in RIGHTS if who == workload}
+    expected = {(kind, verb) for who, _, kind, verb in RIGHTS if who == workload}
 
-    rows = pipeline.kubectl("auth", "can-i", "--list", "--no-headers", identity).stdout.splitlines()
-    named = (row.split() for row in rows if not row.startswith((" ", "selfsubject")))
-    assert {(row[0], row[-1]) for row in named} == expected
+    rows = pipeline.kubectl("auth", "can-i", "--list", "--no-headers", identity).stdout
+    # Kind, paths, names and verbs.
+    found = re.findall(r"^(\S+) +\[(.*?)\] +\[(.*?)\] +\[(.*?)\]", rows, re.MULTILINE)
+    assert {
+        (f"{kind}/{name}" if name else kind, verb)
+        for kind, _, name, verbs in found
+        if not kind.startswith("selfsubject")
+        for verb in verbs.split()
+    } == expected
 
     def may(*command: str, text: str | None = None) -> bool:
         result = pipeline.kubectl(*command, identity, input=text, check=False)
@@ -263,9 +287,92 @@ def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -
 
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "e2e-by-a-pod"}}
     create = ("create", "--filename=-", "--dry-run=server")
-    assert may(*create, text=yaml.safe_dump(secret)) == (("secrets", "[create]") in expected)
+    assert may(*create, text=yaml.safe_dump(secret)) == (("secrets", "create") in expected)
     assert not may(*create, "--namespace=default", text=yaml.safe_dump(secret))
     assert not may("get", "secret", "mariadb-admin")
+
+
+def pair_of(cluster: Cluster, workload: str) -> tuple[bytes, KeyPair]:
+    """Return the authority that a workload trusts, and its own certificate."""
+    data = cluster.get(f"secret/tls-{workload}")["data"]
+    authority, certificate, key = (
+        base64.b64decode(data[name]) for name in ("ca.crt", "tls.crt", "tls.key")
+    )
+    return authority, KeyPair(certificate, key)
+
+
+@pytest.fixture
+def calls(pipeline: Cluster) -> list[Call]:
+    """Give every pod that a receiver speaks TLS with from the first byte on."""
+    return [
+        Call(pod["status"]["podIP"], PORTS[workload][port], workload)
+        for workload, port in (
+            ("face-recog", "grpc"),
+            ("people", "grpc"),
+            ("object-store", "https"),
+        )
+        for pod in own_pods(pipeline, workload)
+    ]
+
+
+def test_a_pod_with_a_foreign_certificate_is_refused(
+    pipeline: Cluster, probes: dict[str, tuple[str, str]], calls: list[Call]
+) -> None:
+    _, pod = probes["receiver"]
+    authority, own = pair_of(pipeline, "receiver")
+    now = datetime.now(UTC)
+    others = new_authority("facestack face", days=1, now=now)
+    foreign = issue(others, ["receiver"], days=1, now=now)
+    mutual = [call for call in calls if call.name != "object-store"]
+
+    def problems(trusted: bytes, shown: KeyPair | None, asked: list[Call]) -> set[str]:
+        return {problem for _, problem in shake(pipeline, pod, asked, trusted, shown)}
+
+    assert problems(authority, own, calls) == {""}
+    for shown in (foreign, None):
+        refused = problems(authority, shown, mutual)
+        assert "" not in refused
+        print(f"with {'a foreign' if shown else 'no'} certificate: {', '.join(sorted(refused))}")
+    # Nor does a pod speak with a server of another authority, or of another name.
+    for trusted, asked in (
+        (others.certificate, calls),
+        (authority, [replace(call, name="mariadb") for call in calls]),
+    ):
+        assert all("certificate verify failed" in it for it in problems(trusted, own, asked))
+
+
+def test_no_request_fails_while_certificates_are_renewed(
+    pipeline: Cluster, probes: dict[str, tuple[str, str]], calls: list[Call]
+) -> None:
+    _, pod = probes["receiver"]
+    authority, own = pair_of(pipeline, "receiver")
+
+    def shown() -> set[str]:
+        found = shake(pipeline, pod, calls, authority, own)
+        [(_, since)] = pipeline.sql("SHOW STATUS LIKE 'Ssl_server_not_before'")
+        return {serial or problem for serial, problem in found} | {f"mariadb {since}"}
+
+    before = shown()
+    assert len(before) == 4, "face-recog, people, object-store and mariadb have one each"
+    load = Load(pipeline, recognise=True)
+    job = "e2e-renewal"
+    with no_request_fails(pipeline, load):
+        load.phase = "while certificates are renewed"
+        pipeline.kubectl("delete", "secrets", *(f"tls-{name}" for name in CERTIFIED))
+        try:
+            pipeline.kubectl("create", "job", job, "--from=cronjob/certificates")
+            done = f"--for=condition=complete job/{job} --timeout=180s"
+            pipeline.kubectl("wait", *done.split())
+        finally:
+            pipeline.kubectl("delete", "job", job, "--ignore-not-found")
+        started = time.monotonic()
+        wait_until(
+            lambda: before.isdisjoint(shown()), _RENEWAL_SECONDS, "all to show new certificates"
+        )
+        print(f"all show new certificates after {time.monotonic() - started:.0f} s")
+        load.phase = "with new certificates"
+        enough = load.requests + 500
+        wait_until(lambda: load.requests >= enough, _RENEWAL_SECONDS, "500 more requests")
 
 
 COLUMNS: Final = {

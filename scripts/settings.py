@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import NoneType
 from typing import Final, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -136,7 +137,8 @@ def _value(name: str, field: FieldInfo) -> str:
     last = name.rpartition("_")[2]
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
-    if field.annotation not in (int, float):
+    kinds = set(get_args(field.annotation) or (field.annotation,)) - {NoneType}
+    if not kinds <= {int, float}:
         return _KINDS.get(last, "text")
     kind = _KINDS.get(last) or _UNITS.get(last, "number")
     return ", ".join([kind, *([] if kind == "port" else _bounds(field))])

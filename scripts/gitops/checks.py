@@ -16,7 +16,7 @@ from scripts.gitops.flux import (
     Kustomization,
     Object,
 )
-from scripts.gitops.source import DOCUMENTATION, Source
+from scripts.gitops.source import CHOICES, DOCUMENTATION, Source
 from scripts.manifests import tools
 from scripts.manifests.design import NAMESPACE as PIPELINE
 from scripts.manifests.design import SINGLE
@@ -171,7 +171,7 @@ def api_server(context: Context) -> Iterator[Finding]:
                 yield finding(applied, "spec.egress.ports", problem)
 
 
-_ASKING: Final = {"api-server", "credentials", "metrics-server"}
+_ASKING: Final = {"api-server", "certificates", "credentials", "metrics-server"}
 """The policies of those who ask the API server."""
 
 
@@ -442,6 +442,6 @@ def check(cluster: Cluster, builder: Builder) -> Iterator[Finding]:
 def unused_files(source: Source, used: set[str]) -> Iterator[Finding]:
     """Yield the files in the trees that no cluster uses."""
     for name in sorted(source.files() - used):
-        if name.rpartition("/")[2] not in DOCUMENTATION:
+        if name.rpartition("/")[2] not in DOCUMENTATION and not name.startswith(CHOICES):
             problem = "no cluster uses it: name it in a kustomization.yaml, or delete it"
             yield Finding(name, "file", problem)

@@ -25,6 +25,9 @@ THIRD_PARTY_IMAGES: Final = {
     "versity/versitygw": "v1.8.0",
 }
 
+IMAGE_OF: Final = {"certificates": "credentials"}
+"""Workloads that run another one's image, with its settings."""
+
 SMALLEST_ID: Final = 10001
 """Below are users and groups that a node may have too."""
 
@@ -40,6 +43,7 @@ SINGLE: Final = frozenset({"mariadb", "nsqd", "nsqlookupd", "object-store"})
 """Workloads that run once; all others have replicas."""
 
 PRIORITIES: Final = {
+    "CronJob": "face-data",
     "Deployment": "face-service",
     "Job": "face-data",
     "StatefulSet": "face-data",
@@ -48,8 +52,28 @@ PRIORITIES: Final = {
 NODE_PORTS: Final = {"receiver": 30000, "frontend": 30080}
 """Where clients come in on clusters without a load balancer."""
 
-RIGHTS: Final = frozenset({("credentials", "", "secrets", "create")})
-"""Who may do what with the Kubernetes API, all others nothing: workload, group, kind, verb."""
+CERTIFIED: Final = (
+    "face-recog",
+    "image-processor",
+    "mariadb",
+    "object-store",
+    "people",
+    "receiver",
+)
+"""Who has a certificate of the cluster's own authority, in the Secret ``tls-NAME``."""
+
+RIGHTS: Final = frozenset(
+    {("credentials", "", "secrets", "create"), ("certificates", "", "secrets", "create")}
+    | {
+        ("certificates", "", f"secrets/tls-{name}", verb)
+        for name in ("ca", *CERTIFIED)
+        for verb in ("get", "patch")
+    }
+)
+"""Who may do what with the Kubernetes API, all others nothing: workload, group, kind, verb.
+
+A kind is all of its objects, or followed by the name of one.
+"""
 
 ENVIRONMENT_SECRETS: Final = {"object-store": {"ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"}}
 """Secrets in environment variables: versitygw reads its root key from nowhere else."""
@@ -66,7 +90,7 @@ PORTS: Final = {
     "people": {"grpc": 50052, "probes": 9104},
     "webhooks": {"probes": 9105},
     "mariadb": {"mysql": 3306},
-    "object-store": {"http": 7070},
+    "object-store": {"https": 7070},
     "nsqd": {"tcp": 4150, "http": 4151},
     "nsqlookupd": {"tcp": 4160, "http": 4161},
 }
@@ -136,7 +160,7 @@ DISCOVERED: Final = frozenset({("image-processor", "nsqd", 4150)})
 """Edges whose address no setting holds: nsqlookupd tells it."""
 
 # Its address is not known beforehand, so its ports are open to any address.
-API_SERVER: Final = {"credentials": 443}
+API_SERVER: Final = {"certificates": 443, "credentials": 443}
 """Who talks to the API server, at which port of its Service."""
 
 KUBEADM_PORT: Final = 6443

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
 
-WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "Job")
+WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "Job", "CronJob")
 SERVING_KINDS: Final = ("Deployment", "StatefulSet")
 NAME_LABEL: Final = "app.kubernetes.io/name"
 FLUX_API: Final = "kustomize.toolkit.fluxcd.io"
@@ -105,7 +105,8 @@ class Workload:
         self.document = document
         self.title = title(document)
         self.kind = str(document.get("kind"))
-        self.template: Mapping[str, Any] = mapping(document, "spec.template")
+        way = "spec.jobTemplate.spec.template" if self.kind == "CronJob" else "spec.template"
+        self.template: Mapping[str, Any] = mapping(document, way)
         self.labels = mapping(self.template, "metadata.labels")
         self.pod: Mapping[str, Any] = mapping(self.template, "spec")
 

@@ -60,6 +60,12 @@ POD_SECURITY_MODULE: Final = Module(
 # One line per project whose custom resources may stand in a manifest.
 CRD_MODULES: Final = (
     Module(
+        "github.com/cert-manager/cert-manager",
+        "v1.19.2",
+        "h1:jSprN1h5pgNDSl7HClAmIzXuTxic/5FXJ32kbQHqjlM=",
+        crds="deploy/crds/cert-manager.io_*.yaml",
+    ),
+    Module(
         "github.com/external-secrets/external-secrets",
         "v1.3.2",
         "h1:u2J8RjlHIeF0oZCqtl92adI/uZWUwOesJIDkfql6LqQ=",

@@ -3,8 +3,11 @@
 import asyncio
 import re
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import asyncmy
@@ -113,7 +116,7 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
         "pool_pre_ping": True,  # a restarted server leaves dead connections in the pool
         "pool_recycle": 1800,
         "connect_args": {
-            "async_creator_fn": _connect,
+            "async_creator_fn": partial(_connect, settings.database_ca_file),
             "connect_timeout": 3,
             # A host that vanished says nothing, and TCP would wait for it for a quarter of an hour.
             "read_timeout": settings.database_timeout_seconds,
@@ -137,8 +140,10 @@ def _create_engine(settings: DatabaseSettings) -> AsyncEngine:
     return engine
 
 
-async def _connect(*arguments: Any, **named: Any) -> Any:
+async def _connect(authorities: Path | None, *arguments: Any, **named: Any) -> Any:
     """Connect as SQLAlchemy would, and say what happened when the server hangs up meanwhile."""
+    if authorities:
+        named["ssl"] = ssl.create_default_context(cafile=authorities)
     try:
         return await asyncmy.connect(*arguments, **named)
     except RuntimeError as error:  # the transport is closed already, and has no socket any more

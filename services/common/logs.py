@@ -54,7 +54,8 @@ def configure(service: str, level: str) -> None:
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *([] if terminal else [structlog.processors.format_exc_info]),
                 name_service_and_nobody,
-                structlog.dev.ConsoleRenderer()
+                # With the values of variables it would show names, pictures and passwords.
+                structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
                 if terminal
                 else structlog.processors.JSONRenderer(),
             ],

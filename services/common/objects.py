@@ -26,7 +26,7 @@ from services.common.settings import ObjectStoreSettings, read_secret
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
-    from obstore.store import S3Config
+    from obstore.store import ClientConfig, S3Config
 
 _CONNECT_TIMEOUT: Final = "3s"
 _LISTED_AT_ONCE: Final = 1000
@@ -35,6 +35,7 @@ _LISTED_AT_ONCE: Final = 1000
 # obstore keeps the system's error number and S3's code in its text alone.
 _ERRNO: Final = re.compile(r"\(os error (\d+)\)")
 _S3_CODE: Final = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
+_CERTIFICATE: Final = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _REFUSED_ERRNOS: Final = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP})
 _NO_FILE_ERRNOS: Final = frozenset({errno.ENOTDIR, errno.EISDIR})
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; the last three are of stores
@@ -176,7 +177,10 @@ def _unavailable(key: str, error: Exception) -> ObjectStoreUnavailableError:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0]  # below it obstore prints its own structures
+    # Below the first line obstore prints its own structures: why TLS failed stands there alone.
+    summary, _, structures = str(error).partition("\n")
+    refused = _CERTIFICATE.search(structures)
+    return f"{summary}: the server's certificate is not taken, {refused[1]}" if refused else summary
 
 
 def _files(folder: Path, prefix: str) -> list[ObjectInfo]:
@@ -217,14 +221,17 @@ def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:
     if settings.s3_access_key_id_file and settings.s3_secret_access_key_file:
         config["access_key_id"] = read_secret(settings.s3_access_key_id_file)
         config["secret_access_key"] = read_secret(settings.s3_secret_access_key_file)
+    client: ClientConfig = {
+        "allow_http": endpoint is not None and endpoint.startswith("http://"),
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "timeout": f"{settings.object_store_timeout_seconds}s",
+    }
+    if settings.s3_ca_file:
+        client["root_certificate"] = settings.s3_ca_file.read_bytes()
     return S3Store(
         url.netloc,
         config=config,
-        client_options={
-            "allow_http": endpoint is not None and endpoint.startswith("http://"),
-            "connect_timeout": _CONNECT_TIMEOUT,
-            "timeout": f"{settings.object_store_timeout_seconds}s",
-        },
+        client_options=client,
         # Once more for a connection that broke; all other patience is the caller's own.
         retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=3)},
     )

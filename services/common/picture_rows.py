@@ -1,6 +1,6 @@
 """Pictures in the database: what of them goes together, in the transaction of whoever removes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -45,24 +45,25 @@ def stored_picture(row: Any) -> StoredPicture:
     return StoredPicture(row.path, row.content_digest is not None, tag_of_result(row))
 
 
-async def delete_image(connection: AsyncConnection, image_id: int, removal: Removal | None) -> None:
-    """Remove an image that is locked, with its result; have its object and thumbnails go.
+async def delete_images(
+    connection: AsyncConnection, image_ids: Collection[int], removals: Iterable[Removal]
+) -> None:
+    """Remove images that are locked, with their results; have their objects and thumbnails go.
 
-    Faces, their encodings, and what was said of them go with the row by their foreign keys. Groups
+    Faces, their encodings, and what was said of them go with the rows by their foreign keys. Groups
     without faces keep their address and lose their questions.
     """
-    removals = await thumbnails_of_faces(connection, image_id)
-    in_groups = sa.select(group_faces.c.group_id).where(group_faces.c.image_id == image_id)
-    groups = sorted(set(await connection.scalars(in_groups)))
-    await connection.execute(sa.delete(images).where(images.c.id == image_id))
+    every = [*removals, *await thumbnails_of_faces(connection, image_ids)]
+    of_these = group_faces.c.image_id.in_(image_ids)
+    groups = set(await connection.scalars(sa.select(group_faces.c.group_id).where(of_these)))
+    await connection.execute(sa.delete(images).where(images.c.id.in_(image_ids)))
     await _count_members(connection, groups)
-    removals += [thumbnail.removal for thumbnail in image_thumbnails(image_id)]
-    removals += [removal] if removal else []
-    await remove_soon(connection, removals)
-    await note_events(connection, database_now(), EventKind.IMAGE, [image_id])
+    every += [small.removal for image_id in image_ids for small in image_thumbnails(image_id)]
+    await remove_soon(connection, every)
+    await note_events(connection, database_now(), EventKind.IMAGE, image_ids)
 
 
-async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> None:
+async def _count_members(connection: AsyncConnection, groups: Collection[int]) -> None:
     """Write down the size of groups that faces have left; one without size is of no engine now."""
     its = sa.and_(face_groups.c.id.in_(groups), face_groups.c.size > 0)
     # Locked first, so that whoever puts others into them has done so, or does it afterwards.
@@ -81,10 +82,16 @@ async def _count_members(connection: AsyncConnection, groups: Sequence[int]) -> 
             await connection.execute(sa.delete(group_questions).where(about))
 
 
-async def thumbnails_of_faces(connection: AsyncConnection, image_id: int) -> list[Removal]:
-    """Return what removes the thumbnails of an image's faces."""
-    rows = await connection.execute(sa.select(*BOX).where(faces.c.image_id == image_id))
-    return [thumbnail.removal for thumbnail in face_thumbnails(image_id, map(box_in, rows))]
+async def thumbnails_of_faces(
+    connection: AsyncConnection, image_ids: Collection[int]
+) -> list[Removal]:
+    """Return what removes the thumbnails of some images' faces."""
+    query = sa.select(faces.c.image_id, *BOX).where(faces.c.image_id.in_(image_ids))
+    return [
+        thumbnail.removal
+        for row in await connection.execute(query)
+        for thumbnail in face_thumbnails(row.image_id, [box_in(row)])
+    ]
 
 
 async def forget_pictures(connection: AsyncConnection, which: sa.ColumnElement[bool]) -> set[str]:

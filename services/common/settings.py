@@ -7,12 +7,20 @@ A field is what somebody who operates this may have to turn, and its description
 part of its name is its unit. ``make settings`` writes ``docs/settings.md`` from the classes.
 """
 
+import ssl
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Self, TypeVar
 
-from pydantic import AfterValidator, Field, FilePath, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    DirectoryPath,
+    Field,
+    FilePath,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -38,6 +46,34 @@ def _check_secret(file: Path) -> Path:
 
 
 SecretFile = Annotated[FilePath, AfterValidator(_check_secret)]
+
+
+def _check_ca(file: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        raise ValueError("holds no certificate in PEM, or a damaged one") from None
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    return file
+
+
+def _check_tls(folder: Path) -> Path:
+    if missing := [name for name in _TLS_FILES if not (folder / name).is_file()]:
+        raise ValueError(f"has no {', '.join(missing)}: it needs {', '.join(_TLS_FILES)}")
+    authority, certificate, key = (folder / name for name in _TLS_FILES)
+    _check_ca(authority)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except (ssl.SSLError, OSError):
+        raise ValueError("tls.crt and tls.key are not a certificate and its key in PEM") from None
+    return folder
+
+
+_TLS_FILES: Final = ("ca.crt", "tls.crt", "tls.key")
+
+CaFile = Annotated[FilePath, AfterValidator(_check_ca)]
+TlsFolder = Annotated[DirectoryPath, AfterValidator(_check_tls)]
 
 
 def _check_hosts(listed: str) -> str:
@@ -157,6 +193,12 @@ class DatabaseSettings(FromEnvironment):
     database_password_file: SecretFile | None = Field(
         None, description="File with the password of the user in DATABASE_URL."
     )
+    database_ca_file: CaFile | None = Field(
+        None,
+        description="File with certificates of CAs: connections to MariaDB are encrypted, and it"
+        " must show a certificate of one of them for the host in DATABASE_URL. For RDS the bundle"
+        " of its region. Read anew for each connection.",
+    )
     database_pool_size: int = Field(
         8,
         ge=1,
@@ -180,6 +222,11 @@ class ObjectStoreSettings(FromEnvironment):
     s3_endpoint: str | None = Field(
         None, pattern="^https?://", description="S3 server; AWS when not set."
     )
+    s3_ca_file: CaFile | None = Field(
+        None,
+        description="File with certificates of CAs that the server at S3_ENDPOINT may have its own"
+        " from, beside the public ones; for https. Read at the start.",
+    )
     s3_region: str = Field("us-east-1", description="The bucket's region.")
     s3_access_key_id_file: SecretFile | None = Field(
         None, description="File with the key's id; without it the pod's own identity is used."
@@ -194,6 +241,16 @@ class ObjectStoreSettings(FromEnvironment):
         description="How long one request to S3 may take, a picture of 20 MiB included: more on a"
         " slow line to the store.",
     )
+
+    @model_validator(mode="after")
+    def _check_encrypted(self) -> Self:
+        if self.s3_ca_file and not (self.s3_endpoint or "").startswith("https://"):
+            raise ValueError(
+                f"S3_CA_FILE {self.s3_ca_file} is for https, and S3_ENDPOINT is"
+                f" {self.s3_endpoint or 'not set'}: set an address that starts with https://, or"
+                " leave S3_CA_FILE out"
+            )
+        return self
 
 
 class NsqSettings(FromEnvironment):
@@ -250,7 +307,19 @@ class ClaimSettings(FromEnvironment):
         return Rules(max_attempts=self.max_attempts, lease_ms=round(1000 * self.lease_seconds))
 
 
-class RecogniserTargetSettings(FromEnvironment):
+class TlsSettings(FromEnvironment):
+    """How face_recog, people and their callers know one another."""
+
+    tls_folder: TlsFolder | None = Field(
+        None,
+        description="Folder with ca.crt, tls.crt and tls.key, as a Secret of type kubernetes.io/tls"
+        " has them: gRPC is encrypted, and either side must show a certificate of that CA, a server"
+        " one for the name in its caller's target. Read anew when they change. Without it gRPC is"
+        " in plain text, as on one machine.",
+    )
+
+
+class RecogniserTargetSettings(TlsSettings):
     """Where face_recog answers."""
 
     face_recog_target: str = Field(description="gRPC target, for example dns:///face-recog:50051.")

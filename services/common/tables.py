@@ -476,9 +476,9 @@ audit = sa.Table(
     sa.Column("address", exact(45), nullable=False),
     # The operation, by its id in the OpenAPI document.
     sa.Column("action", sa.String(60), nullable=False),
-    # "image", "person", ... and its id.
+    # A SubjectKind and its id, which not of all is a number.
     sa.Column("subject_kind", sa.String(10)),
-    sa.Column("subject_id", Id),
+    sa.Column("subject_id", exact(20)),
     # The HTTP status of the answer; NULL for what was done.
     sa.Column("status", sa.Integer),
     # How many alike this row stands for.

@@ -2,4 +2,7 @@
 
 Each key gets a random value. A Secret that exists is left alone and never read, so running it again
 changes nothing.
+
+``python -m services.credentials.issuing NAME ...`` makes the certificates of services by these
+names, and those anew that end soon.
 """

@@ -19,3 +19,15 @@ class CredentialsSettings(Settings):
     wait_seconds: float = Field(
         0.0, ge=0, description="How long to wait for an API server that refuses or is away."
     )
+
+
+class IssuingSettings(CredentialsSettings):
+    """What the environment says to who issues certificates."""
+
+    certificate_days: float = Field(
+        90.0,
+        gt=0,
+        le=398,
+        description="How long a certificate is valid; it is renewed when a third of that is left."
+        " More than three times as long as between two runs.",
+    )

@@ -69,7 +69,7 @@ async def _run(settings: FaceRecogSettings, probes: socket.socket) -> None:
             drain_seconds=settings.drain_seconds,
         )
         lifecycle.install_signal_handlers()
-        await server.start(settings.host, settings.port)
+        await server.start(settings.host, settings.port, settings.tls_folder)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(serve_probes(probes, lifecycle))
             watch = tasks.create_task(gallery.watch(settings.watch_seconds))

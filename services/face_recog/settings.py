@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from services.common.cgroups import memory_limit, usable_cpus
 from services.common.faces import MAX_NUMBERS
-from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings
+from services.common.settings import ObjectStoreSettings, Port, Seconds, Settings, TlsSettings
 from services.face_recog.domain.calibration import DEFAULT_FALSE_NAMES
 from services.face_recog.domain.engines import Embedder, EngineChoice
 from services.face_recog.domain.strangers import DLIB, Tails, tails_within
@@ -98,7 +98,7 @@ class EngineSettings(Settings):
         return tails_within(self.embedder_distance)
 
 
-class FaceRecogSettings(EngineSettings, ObjectStoreSettings):
+class FaceRecogSettings(EngineSettings, ObjectStoreSettings, TlsSettings):
     """What the face recogniser is told from outside."""
 
     port: Port = Field(50051, description="Port of gRPC.")

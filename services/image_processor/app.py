@@ -42,7 +42,9 @@ async def run(settings: ImageProcessorSettings, listener: socket.socket) -> None
     database = Database(settings)
     store = ObjectStore(settings)
     client = RecogniserClient(
-        settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
+        settings.face_recog_target,
+        timeout=settings.face_recog_timeout_seconds,
+        tls=settings.tls_folder,
     )
     faces = GrpcFaceFinder(client)
     rows = DatabaseClaims(database, database_now, rules=settings.rules, backoff=settings.backoff)

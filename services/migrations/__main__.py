@@ -1,5 +1,6 @@
 """Run every migration that the database has not had. Running it again changes nothing."""
 
+import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -78,11 +79,17 @@ def _create_engine(settings: DatabaseSettings) -> sa.Engine:
     engine = sa.create_engine(
         url.set(drivername="mysql+pymysql"),
         poolclass=sa.NullPool,
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS},
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_SECONDS, **_encrypted(settings)},
     )
     if settings.database_password_file:
         log_in_with(engine, settings.database_password_file)
     return engine
+
+
+def _encrypted(settings: DatabaseSettings) -> dict[str, ssl.SSLContext]:
+    if settings.database_ca_file is None:
+        return {}
+    return {"ssl": ssl.create_default_context(cafile=settings.database_ca_file)}
 
 
 def _connect(engine: sa.Engine) -> sa.Connection:

@@ -30,7 +30,9 @@ _COUNT_SECONDS: Final = 5.0
 async def run(settings: PeopleSettings, listener: socket.socket) -> None:
     """Follow and decide until SIGTERM."""
     database = Database(settings)
-    client = RecogniserClient(settings.face_recog_target, timeout=VIEW_SECONDS)
+    client = RecogniserClient(
+        settings.face_recog_target, timeout=VIEW_SECONDS, tls=settings.tls_folder
+    )
     rows = DatabaseStoredFaces(database, database_now)
     faces = StoredFaces(rows)
     server = SearchServer(faces)
@@ -64,7 +66,7 @@ async def run(settings: PeopleSettings, listener: socket.socket) -> None:
         await server.stop()
 
     try:
-        await server.start(settings.host, settings.port)
+        await server.start(settings.host, settings.port, settings.tls_folder)
         await asyncio.gather(
             serve(),
             repeat(lifecycle, "follow", follow, settings.poll_seconds, away),

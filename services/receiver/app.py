@@ -8,6 +8,7 @@ import sys
 from typing import Final
 
 import uvloop
+from fastapi import FastAPI
 
 from services.common import logs
 from services.common.availability import AvailabilityLog
@@ -26,7 +27,9 @@ from services.common.sockets import listen
 from services.common.spools import Spools
 from services.receiver.adapters import keys_command
 from services.receiver.adapters.decoding import PillowDecoder
+from services.receiver.adapters.hashing import Argon2Hasher
 from services.receiver.adapters.http.api import behind_door, new_app
+from services.receiver.adapters.http.audit import add_audit
 from services.receiver.adapters.http.docs_page import docs_routes
 from services.receiver.adapters.http.encoding import add_encoding
 from services.receiver.adapters.http.erasing import add_erasing
@@ -42,14 +45,18 @@ from services.receiver.adapters.http.rates import Rates
 from services.receiver.adapters.http.regions import add_regions
 from services.receiver.adapters.http.rooms import Rooms
 from services.receiver.adapters.http.search import add_search
+from services.receiver.adapters.http.sessions import add_sessions
 from services.receiver.adapters.http.status import add_status
 from services.receiver.adapters.http.submissions import add_submissions
 from services.receiver.adapters.http.thumbnails import add_thumbnails
+from services.receiver.adapters.http.users import add_users
 from services.receiver.adapters.http.webhooks import add_webhooks
 from services.receiver.adapters.key_files import key_file
 from services.receiver.adapters.recogniser import GrpcFaceChecker
 from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.adapters.rows.attempts import DatabaseAttempts
+from services.receiver.adapters.rows.audit import AuditedDatabase, DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -63,21 +70,27 @@ from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
 from services.receiver.adapters.rows.search import DatabaseSearchableFaces
+from services.receiver.adapters.rows.sessions import DatabaseSessions
+from services.receiver.adapters.rows.users import DatabaseUsers
 from services.receiver.adapters.stored_faces import GrpcNearestFaces
 from services.receiver.service.access import Access
+from services.receiver.service.auditing import WRITE_SECONDS, Auditing
 from services.receiver.service.erasing import Erasing
 from services.receiver.service.faces import Drawing
 from services.receiver.service.following import Following
 from services.receiver.service.groups import Grouped
 from services.receiver.service.images import Images
 from services.receiver.service.keys import KeyCheck, Keyring
+from services.receiver.service.logging_in import LogIn
 from services.receiver.service.merging import Merging
 from services.receiver.service.people import Enrolment
 from services.receiver.service.regions import Regions
 from services.receiver.service.ringing import Ringer
 from services.receiver.service.searching import Search
+from services.receiver.service.sessions import Sessions
 from services.receiver.service.submitting import Submissions
 from services.receiver.service.thumbnails import Thumbnails
+from services.receiver.service.users import Users
 from services.receiver.settings import KeysSettings, ReceiverSettings
 
 _PARALLEL_COMMITS: Final = 2
@@ -88,16 +101,25 @@ _ERASE_SECONDS: Final = 1.0
 """Between two looks at who is to be forgotten."""
 
 
+_TIDY_SECONDS: Final = 60.0
+"""Between two looks at which sessions have ended."""
+
+
 class Receiver:
     """The application and what it holds open; to be made inside the event loop."""
 
-    def __init__(self, settings: ReceiverSettings) -> None:
-        self._database = Database(settings)
+    def __init__(self, settings: ReceiverSettings, hasher: Argon2Hasher | None = None) -> None:
+        self._database = AuditedDatabase(settings)
+        self._hasher = hasher or Argon2Hasher()
         self._client = RecogniserClient(
-            settings.face_recog_target, timeout=settings.face_recog_timeout_seconds
+            settings.face_recog_target,
+            timeout=settings.face_recog_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._stored_faces = StoredFacesClient(
-            settings.people_target, timeout=settings.people_timeout_seconds
+            settings.people_target,
+            timeout=settings.people_timeout_seconds,
+            tls=settings.tls_folder,
         )
         self._doorbell = doorbell_for(settings)
         self._ringer = Ringer(self._doorbell)
@@ -167,7 +189,6 @@ class Receiver:
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
         grouped = Grouped(DatabaseGroups(self._database), enrolment)
-        keys = DatabaseApiKeys(self._database)
         rates = Rates(settings)
         app = new_app()
         add_submissions(
@@ -192,35 +213,79 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
-        add_keys(app, Keyring(keys), spools)
+        self._access = self._add_access(app, settings, spools)
         is_open = settings.access == "open"
         self.docs = docs_routes(app, is_open=is_open)
         if is_open:
             app.router.routes.extend(self.docs)
         app.router.routes.extend(probe_routes(self.lifecycle))
-        self._access = Access(
-            is_open=is_open,
+        self.rooms = Rooms(settings.max_in_flight)
+        self.app = behind_door(
+            app,
+            self.rooms,
+            self._access,
+            self.auditing,
+            rates=rates,
+            settings=settings,
+            lifecycle=self.lifecycle,
+        )
+
+    def _add_access(self, app: FastAPI, settings: ReceiverSettings, spools: Spools) -> Access:
+        keys = DatabaseApiKeys(self._database)
+        add_keys(app, Keyring(keys), spools)
+        self._log_in, sessions = self._add_log_in(app, settings, spools)
+        audit = DatabaseAudit(self._database)
+        add_audit(app, audit)
+        self.auditing = Auditing(audit)
+        return Access(
+            is_open=settings.access == "open",
             keys=KeyCheck(keys),
             administrator_key=key_file(settings.administrator_key_file),
             frontend_key=key_file(settings.frontend_key_file),
+            sessions=sessions,
         )
-        self.rooms = Rooms(settings.max_in_flight)
-        self.app = behind_door(app, self.rooms, self._access, settings, self.lifecycle, rates=rates)
+
+    def _add_log_in(
+        self, app: FastAPI, settings: ReceiverSettings, spools: Spools
+    ) -> tuple[LogIn, Sessions]:
+        sessions = DatabaseSessions(
+            self._database,
+            idle_ms=1000 * settings.session_idle_seconds,
+            longest_ms=1000 * settings.session_seconds,
+        )
+        users = DatabaseUsers(self._database)
+        has_key = settings.administrator_key_file is not None
+        log_in = LogIn(
+            users=users,
+            sessions=sessions,
+            attempts=DatabaseAttempts(self._database),
+            hasher=self._hasher,
+            roles=settings.roles_of_groups,
+        )
+        add_users(app, Users(users, self._hasher, has_key=has_key), spools)
+        add_sessions(app, log_in, sessions, spools)
+        return log_in, Sessions(sessions)
 
     async def erase(self) -> None:
         """Go on with everybody who is being forgotten and due."""
         while await self.erasing.step():
             pass
 
+    async def tidy(self) -> None:
+        """Remove what is left of log-ins that are over."""
+        await self._log_in.tidy()
+
     async def close(self) -> None:
         """Send the rings that wait, and close connections."""
         await self._following.close()
+        self._hasher.close()
         await self._access.close()
         await self._health.close()
         await self._ringer.flush()
         await self._doorbell.close()
         await self._client.close()
         await self._stored_faces.close()
+        await self.auditing.close()
         await self._database.close()
 
 
@@ -243,6 +308,20 @@ async def run(settings: ReceiverSettings, listener: socket.socket, probes: socke
                 "erase",
                 receiver.erase,
                 _ERASE_SECONDS,
+                AvailabilityLog("database"),
+            ),
+            repeat(
+                receiver.lifecycle,
+                "audit",
+                receiver.auditing.write,
+                WRITE_SECONDS,
+                AvailabilityLog("database"),
+            ),
+            repeat(
+                receiver.lifecycle,
+                "tidy",
+                receiver.tidy,
+                _TIDY_SECONDS,
                 AvailabilityLog("database"),
             ),
         )

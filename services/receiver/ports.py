@@ -11,6 +11,8 @@ from services.common.faces import Box, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.stored_pictures import Removal, StoredPicture
 from services.common.strangers import PairsOfStrangers
+from services.receiver.domain.access import Role
+from services.receiver.domain.acts import ActOnPaths, Record
 from services.receiver.domain.changes import Changes
 from services.receiver.domain.cursors import Page, Pair, PersonKey
 from services.receiver.domain.erasing import Erased, Erasure, Stage
@@ -34,6 +36,14 @@ from services.receiver.domain.personal_data import (
 )
 from services.receiver.domain.search import DetectedFaces, FaceNow
 from services.receiver.domain.submissions import Accepted, Submission, Upload
+from services.receiver.domain.users import (
+    Identity,
+    NewSession,
+    StoredPassword,
+    User,
+    UserChange,
+    ValidSession,
+)
 
 
 class KeyFile(Protocol):
@@ -41,6 +51,97 @@ class KeyFile(Protocol):
 
     def __call__(self) -> Sequence[bytes]:
         """Return the key, and the one before it while that is being replaced."""
+
+
+class PasswordHasher(Protocol):
+    """Makes of passwords what may be stored, and checks them, slowly on purpose.
+
+    Raises ``BusyError`` when too many wait for that.
+    """
+
+    async def hash(self, password: str) -> str:
+        """Return what is stored of a password."""
+
+    async def verify(self, stored: str | None, password: str) -> bool:
+        """Tell whether it is the password; without one that is stored, no, after as much work."""
+
+    def is_outdated(self, stored: str) -> bool:
+        """Tell whether a new hash of the same password would be harder to guess."""
+
+
+class UserRows(Protocol):
+    """Users in the database.
+
+    ``keep_administrator``: raise ``ConflictError`` where no administrator would be left who may log
+    in.
+    """
+
+    async def page(self, *, after: int | None, limit: int) -> Page[User, int]:
+        """Return users, in the order in which they were made."""
+
+    async def add(self, name: str, role: Role, password_hash: str) -> User:
+        """Add a user; raises ``ConflictError`` when somebody has the name."""
+
+    async def change(self, user_id: int, change: UserChange, *, keep_administrator: bool) -> User:
+        """Change a user, whose sessions end with that.
+
+        Raises ``NotFoundError``, and ``ConflictError`` for what the provider says of a user.
+        """
+
+    async def delete(self, user_id: int, *, keep_administrator: bool) -> None:
+        """Remove a user with all sessions; raises ``NotFoundError``."""
+
+    async def password(self, name: str) -> StoredPassword | None:
+        """Return the password of who has the name, has one, and is not disabled."""
+
+
+class SessionRows(Protocol):
+    """Sessions in the database, by the SHA-256 of their tokens."""
+
+    async def begin(
+        self, session_id: str, password: StoredPassword, new_hash: str | None
+    ) -> NewSession | None:
+        """Begin a session of a user, whose password is stored anew if a new hash is given.
+
+        None when that is not the user's password any more, or the user is disabled.
+        """
+
+    async def begin_for(self, session_id: str, identity: Identity, role: Role) -> NewSession | None:
+        """Begin a session of whom a provider vouches for, who is added when they are not there.
+
+        Another role than before ends their other sessions. None when they are disabled.
+        """
+
+    async def valid(self, session_ids: Collection[str]) -> Mapping[str, ValidSession]:
+        """Return those that are valid now, with the roles that their users have now."""
+
+    async def touch(self, session_ids: Collection[str]) -> None:
+        """Write down that they are being used."""
+
+    async def end(self, session_id: str) -> None:
+        """End a session."""
+
+    async def forget_ended(self) -> int:
+        """Remove some that have ended; return how many."""
+
+
+class AttemptRows(Protocol):
+    """Wrong passwords in the database, by the address and the name that they came with."""
+
+    async def begin(self, address: str, name: str) -> int:
+        """Count an attempt as wrong before it is made, so that many at once are counted, too.
+
+        Returns for how many ms it is refused; then it is not counted.
+        """
+
+    async def right(self, address: str, name: str) -> None:
+        """Forget that attempt and the wrong ones before it of the name from there."""
+
+    async def not_made(self, address: str, name: str) -> None:
+        """Forget that attempt alone."""
+
+    async def forget_old(self) -> int:
+        """Remove some that are older than a day; return how many."""
 
 
 class ApiKeys(Protocol):
@@ -68,6 +169,13 @@ class ApiKeys(Protocol):
         """End a key, or raise ``NotFoundError`` when there is none that was not revoked."""
 
 
+class AuditRows(Protocol):
+    """The audit in the database."""
+
+    async def add(self, records: Sequence[Record]) -> None:
+        """Add rows, in a transaction of their own."""
+
+
 class Garbage(Protocol):
     """The objects that the redeemer removes unless a row names them."""
 
@@ -85,11 +193,16 @@ class Garbage(Protocol):
 class ImageRows(Protocol):
     """Images in the database."""
 
-    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def add(
+        self,
+        submissions: Sequence[Submission],
+        acts: Sequence[ActOnPaths] = (),
+    ) -> dict[str, Accepted]:
         """Insert the paths that are not there yet, in one transaction; return all by path.
 
         The paths are distinct. What was rejected or dead goes back to pending. Nothing is stored
-        when it raises.
+        when it raises. The transaction records the ``acts`` of the requests that it is for, each
+        with what was submitted.
         """
 
     async def add_uploads(self, uploads: Sequence[Upload]) -> list[Accepted] | None:

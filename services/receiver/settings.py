@@ -1,8 +1,9 @@
 """Settings of the receiver."""
 
+from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from services.common.settings import (
     DatabaseSettings,
@@ -17,6 +18,20 @@ from services.common.settings import (
     Settings,
     is_loopback,
 )
+from services.receiver.domain.access import Role
+
+
+def _read_roles(listed: str) -> dict[str, Role]:
+    """Return the roles of groups, in whose names = may stand; raises ``ValueError``."""
+    roles: dict[str, Role] = {}
+    for entry in filter(None, (entry.strip() for entry in listed.split(","))):
+        group, _, role = (part.strip() for part in entry.rpartition("="))
+        if not group or role not in set(Role):
+            raise ValueError(f"{entry!r} is not group=role with one of the roles {', '.join(Role)}")
+        if group in roles:
+            raise ValueError(f"the group {group!r} has two roles: leave the higher one")
+        roles[group] = Role(role)
+    return roles
 
 
 class AccessSettings(FromEnvironment):
@@ -37,6 +52,35 @@ class AccessSettings(FromEnvironment):
         description="File with the key of the frontend, which alone may say on whose session it"
         " acts; the same there.",
     )
+    session_idle_seconds: int = Field(
+        8 * 60 * 60,
+        ge=300,
+        description="How long somebody stays logged in who does nothing, up to a minute less: fewer"
+        " where screens are left alone.",
+    )
+    session_seconds: int = Field(
+        7 * 24 * 60 * 60,
+        ge=300,
+        description="How long somebody stays logged in, whatever they do: fewer where whom the"
+        " provider no longer vouches for must be out sooner.",
+    )
+    oidc_roles: str = Field(
+        "",
+        description="Which role each group of the OpenID Connect provider has: group=role with"
+        " commas between, role being viewer, editor or administrator. The highest counts; who is in"
+        " none of these groups does not get in.",
+    )
+
+    @field_validator("oidc_roles")
+    @classmethod
+    def _check_roles(cls, listed: str) -> str:
+        _read_roles(listed)
+        return listed
+
+    @property
+    def roles_of_groups(self) -> Mapping[str, Role]:
+        """The role of each group of a provider."""
+        return _read_roles(self.oidc_roles)
 
 
 class KeysSettings(Settings, DatabaseSettings):

@@ -1,1 +1,1 @@
-"""The repair loops: notify of images that nobody works on, remove objects that no row names."""
+"""The repair loops: ring for what nobody works on, remove what no row names or is too old."""

@@ -23,7 +23,7 @@ from services.redeemer.adapters.retention import DatabaseOldAudit, DatabaseOldPi
 from services.redeemer.service.collecting import Collector
 from services.redeemer.service.repairing import Redeemer
 from services.redeemer.service.retention import AuditRetention, PictureRetention
-from services.redeemer.settings import DAY_MS, RedeemerSettings
+from services.redeemer.settings import RedeemerSettings
 
 RETENTION_SECONDS: Final = 600.0
 """Pause between two looks for what is old, which is told in days."""
@@ -58,12 +58,10 @@ async def run(settings: RedeemerSettings, listener: socket.socket) -> None:
     def stops() -> bool:
         return lifecycle.draining
 
-    kept_ms = round(DAY_MS * settings.audit_days)
-    old_audit = DatabaseOldAudit(database, database_now, now_ms, kept_ms=kept_ms)
+    old_audit = DatabaseOldAudit(database, database_now, now_ms, kept_ms=settings.audit_ms)
     too_old = {"audit": AuditRetention(rows=old_audit, stops=stops).remove_old}
-    if settings.keep_days is not None:
-        kept_ms = round(DAY_MS * settings.keep_days)
-        old = DatabaseOldPictures(database, database_now, now_ms, kept_ms=kept_ms)
+    if settings.keep_ms is not None:
+        old = DatabaseOldPictures(database, database_now, now_ms, kept_ms=settings.keep_ms)
         pictures = PictureRetention(rows=old, objects=objects, stops=stops)
         too_old["retention"] = pictures.erase_old
     try:

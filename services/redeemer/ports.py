@@ -59,11 +59,11 @@ class OldPictures(Protocol):
     async def page(self, after: int) -> OldPage:
         """Look at up to ``LOOKED_AT_ONCE`` images with ids above that one, the oldest first."""
 
-    async def erase(self, old: OldPicture, removal: Removal | None) -> bool:
-        """Erase an image with its result, and the known pictures that were cut out of it.
+    async def erase(self, some: Mapping[OldPicture, Removal | None]) -> Sequence[int]:
+        """Erase images with their results, and the known pictures that were cut out of them.
 
-        ``removal`` is its object. False when that has been done, it has just been submitted again,
-        or somebody else works on its row. Raises ``DatabaseConflictError`` as the others do not.
+        Each with its object. Returns the ids of those that this very call has erased: not of those
+        that are gone, have just been submitted again, or are somebody else's now.
         """
 
 

@@ -1,6 +1,6 @@
 """Settings of the redeemer."""
 
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import Field
 
@@ -14,9 +14,10 @@ from services.common.settings import (
     Settings,
 )
 
-Days = Annotated[float, Field(gt=0, le=36_500)]
+_DAY_MS: Final = 86_400_000
 
-DAY_MS: Final = 86_400_000
+_CENTURY: Final = 36_500
+"""Days; above that is a time in another unit."""
 
 
 class RedeemerSettings(
@@ -48,18 +49,33 @@ class RedeemerSettings(
         description="Pause between two counts of the rows, for the metrics: a million take a"
         " moment, so more with many millions.",
     )
-    keep_days: Days | None = Field(
+    keep_days: float | None = Field(
         None,
-        description="Pictures are erased so many days after they were submitted last, with all that"
-        " was made of them (docs/data-at-rest.md): as long as you may keep them. Kept for ever when"
+        gt=0,
+        le=_CENTURY,
+        description="So many days after a picture was submitted last it is erased, with all that"
+        " was made of it (docs/data-at-rest.md): as long as you may keep faces. Kept for ever when"
         " not set.",
     )
-    audit_days: Days = Field(
-        365,
-        description="How long it is kept who did what: as long as somebody may ask.",
+    audit_days: float = Field(
+        365.0,
+        gt=0,
+        le=_CENTURY,
+        description="How long is kept who did what: more where it is asked for later, less for less"
+        " of what was said of people.",
     )
     thumbnails_seconds: Seconds = Field(
         86_400.0,
         description="Pause between two looks for thumbnails whose picture is gone, which a rollout"
         " alone can leave. All are listed for it, 5,000 a second: more where listings cost money.",
     )
+
+    @property
+    def keep_ms(self) -> int | None:
+        """How long pictures are kept; None: for ever."""
+        return None if self.keep_days is None else round(self.keep_days * _DAY_MS)
+
+    @property
+    def audit_ms(self) -> int:
+        """How long rows of the audit are kept."""
+        return round(self.audit_days * _DAY_MS)

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.client import MAX_MESSAGE_BYTES
+from services.common.facerecog.channel import MAX_MESSAGE_BYTES
 from services.common.faces import Box, Likely, SeenFace, measured
 from services.common.quality import Flaw, Quality
 from services.face_recog.domain.strangers import DLIB

@@ -52,7 +52,7 @@ class ServerProcess(Process):
 class MariaDb(ServerProcess):
     """A MariaDB server on an empty data folder; user ``root`` has no password."""
 
-    def __init__(self, folder: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, env: dict[str, str] | None = None, *arguments: str) -> None:
         server = find_binary("mariadbd")
         data = folder / "data"
         # A server that starts removes the temporary tables that it finds, also another one's.
@@ -91,6 +91,7 @@ class MariaDb(ServerProcess):
                 "--innodb-flush-method=nosync",
                 "--debug-no-sync",
                 *user,
+                *arguments,
             ],
             port=port,
             log=folder / "mariadbd.log",
@@ -158,7 +159,7 @@ class VersityGw(ServerProcess):
     access_key_id: Final = "test-access"
     secret_access_key: Final = "test-secret-key"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *arguments: str) -> None:
         (folder / "buckets" / "facestack").mkdir(parents=True, exist_ok=True)
         port = free_port()
         super().__init__(
@@ -166,6 +167,7 @@ class VersityGw(ServerProcess):
                 find_binary("versitygw"),
                 "--port",
                 f"127.0.0.1:{port}",
+                *arguments,
                 "posix",
                 str(folder / "buckets"),
             ],

@@ -16,6 +16,7 @@ from scripts.manifests.rules import (
     secrets,
     services,
     settings,
+    tls,
 )
 
 # The quick ones come first, because whoever wants only to know whether there is a finding stops
@@ -38,6 +39,7 @@ RULES: Final[tuple[Rule, ...]] = (
     rollout.deployments,
     rollout.stateful_sets,
     rollout.jobs,
+    rollout.cron_jobs,
     rollout.replicas,
     rollout.spread,
     rollout.lost_nodes,
@@ -63,6 +65,8 @@ RULES: Final[tuple[Rule, ...]] = (
     settings.deadlines,
     settings.secret_values,
     settings.variables,
+    tls.encrypted,
+    tls.keys,
     cloud.load_balancer,
     cloud.external_secrets,
     cloud.storage,

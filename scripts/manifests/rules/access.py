@@ -34,6 +34,7 @@ _MISTAKEN: Final = frozenset({"ValidatingAdmissionPolicy", "ValidatingAdmissionP
 _OF_A_WORKLOAD: Final = frozenset(
     {
         "ConfigMap",
+        "CronJob",
         "Deployment",
         "HorizontalPodAutoscaler",
         "Job",
@@ -129,9 +130,10 @@ def rights(manifests: Manifests) -> Iterator[Finding]:
 def _granted(role: Document | None) -> Iterator[tuple[str, str, str]]:
     """Yield group, kind and verb of everything that a role allows."""
     for rule in items(role, "rules"):
-        yield from itertools.product(
-            rule.get("apiGroups") or [], rule.get("resources") or [], rule.get("verbs") or []
-        )
+        names = rule.get("resourceNames") or []
+        kinds = rule.get("resources") or []
+        kinds = [f"{kind}/{name}" for kind in kinds for name in names] if names else kinds
+        yield from itertools.product(rule.get("apiGroups") or [], kinds, rule.get("verbs") or [])
 
 
 def service_accounts(manifests: Manifests) -> Iterator[Finding]:

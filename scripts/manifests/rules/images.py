@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from scripts.manifests.design import OWN_IMAGES, REGISTRIES, THIRD_PARTY_IMAGES
+from scripts.manifests.design import IMAGE_OF, OWN_IMAGES, REGISTRIES, THIRD_PARTY_IMAGES
 from scripts.manifests.model import Finding, Manifests, at
 
 OWN_TAG: Final = re.compile(r"\d+\.\d+\.\d+-[0-9a-f]{12}")
@@ -30,11 +30,12 @@ def images(manifests: Manifests) -> Iterator[Finding]:
             field = f"{container.field}.image"
             image = container.spec.get("image")
             registry, name, tag = split(image)
-            wanted = f"facestack/{workload.name}:VERSION-GITHASH"
+            own = f"facestack/{IMAGE_OF.get(workload.name, workload.name)}"
+            wanted = f"{own}:VERSION-GITHASH"
             if name in OWN_IMAGES:
                 if OWN_TAG.fullmatch(tag):
                     builds.add(f"{registry} {tag}".strip())
-                if name != f"facestack/{workload.name}" or not OWN_TAG.fullmatch(tag):
+                if name != own or not OWN_TAG.fullmatch(tag):
                     yield workload.finding(field, f"is {image}: use {wanted}")
                 if registry and not re.fullmatch(REGISTRIES, registry):
                     yield workload.finding(field, f"is {image}: {registry} is not our registry")

@@ -107,6 +107,11 @@ def probes(manifests: Manifests) -> Iterator[Finding]:
             if not container.starts_only:
                 for name in _LONGEST:
                     yield from _probe(workload, container, name)
+                    asked = mapping(container.spec, f"{name}.httpGet")
+                    wanted = "HTTPS" if asked.get("port") == "https" else None
+                    if (scheme := asked.get("scheme")) != wanted:
+                        advice = f"{said(scheme)}: set {wanted or 'nothing, which is HTTP'}"
+                        yield workload.finding(f"{container.field}.{name}.httpGet.scheme", advice)
 
 
 # How long a probe may fail until it acts, at least and at most.

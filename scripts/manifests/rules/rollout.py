@@ -1,5 +1,6 @@
 """How pods are replaced, spread, evicted and stopped without a lost request."""
 
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -55,6 +56,10 @@ _JOB: Final = (
 )
 
 
+def _is_daily(schedule: object) -> bool:
+    return re.fullmatch(r"\d+ \d+ \* \* \*", str(schedule)) is not None
+
+
 def deployments(manifests: Manifests) -> Iterator[Finding]:
     """Check that a rollout never has less than all replicas, and a bad one stops by itself."""
     for document in manifests.kind("Deployment"):
@@ -89,6 +94,31 @@ def jobs(manifests: Manifests) -> Iterator[Finding]:
                 if not seconds.isdecimal() or not low <= int(seconds) <= high:
                     advice = f"is {seconds}: set {low} to {high}, to wait for what starts later"
                     yield workload.finding(f"{container.field}.env[WAIT_SECONDS]", advice)
+
+
+_CRON_JOB: Final = (
+    Must("spec.schedule", _is_daily, "set a minute and an hour: what is due is done within a day"),
+    Must("spec.concurrencyPolicy", exactly("Forbid"), "set Forbid: one at a time"),
+    Must("spec.startingDeadlineSeconds", between(3600, 86400), "set 3600 to 86400, to make up"),
+    Must("spec.successfulJobsHistoryLimit", between(1, 3), "set 1 to 3: the last one's logs"),
+    Must("spec.failedJobsHistoryLimit", between(1, 5), "set 1 to 5: the logs stay"),
+    Must("spec.jobTemplate.spec.backoffLimit", between(3, 20), "set 3 to 20, as of a Job"),
+)
+
+
+def cron_jobs(manifests: Manifests) -> Iterator[Finding]:
+    """Check that what is done daily is what a Job has done at first."""
+    first = {workload.name: workload for workload in manifests.workloads if workload.kind == "Job"}
+    for workload in manifests.workloads:
+        if workload.kind == "CronJob":
+            yield from broken(workload.title, workload.document, "", _CRON_JOB)
+            if at(workload.document, "spec.jobTemplate.metadata.labels") != workload.labels:
+                advice = "set the labels of its pods, so that its Jobs are found, too"
+                yield workload.finding("spec.jobTemplate.metadata.labels", advice)
+            job = first.get(workload.name)
+            if job is None or job.template != workload.template:
+                advice = f"must be the template of the Job {workload.name}"
+                yield workload.finding("spec.jobTemplate.spec.template", advice)
 
 
 def replicas(manifests: Manifests) -> Iterator[Finding]:

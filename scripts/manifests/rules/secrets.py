@@ -19,17 +19,23 @@ from scripts.manifests.model import (
 from scripts.manifests.rules.config_maps import ROOT_CERTIFICATE
 from scripts.manifests.rules.settings import environment
 
+CERTIFICATE_FILES: Final = ("ca.crt", "tls.crt", "tls.key")
 Files: TypeAlias = dict[str, tuple[str, str]]  # a file's path: its Secret and key
 
 
 def made_secrets(manifests: Manifests) -> dict[str, set[str]]:
-    """Return the keys of every Secret that will exist: the credentials Job's, the external ones."""
+    """Return the keys of every Secret that will exist: those of Jobs, of cert-manager, external."""
     made: dict[str, set[str]] = {}
     for workload in manifests.workloads:
-        for container in workload.containers if workload.name == "credentials" else []:
-            for argument in container.spec.get("args") or []:
-                name, _, keys = str(argument).partition("=")
+        args = [str(word) for one in workload.containers for word in one.spec.get("args") or []]
+        if workload.name == "credentials":
+            for name, _, keys in (argument.partition("=") for argument in args):
                 made.setdefault(name, set()).update(keys.split(","))
+        if workload.name == "certificates":
+            made |= {f"tls-{name}": set(CERTIFICATE_FILES) for name in args}
+    for certificate in manifests.kind("Certificate"):
+        if not at(certificate, "spec.isCA"):
+            made[str(at(certificate, "spec.secretName"))] = set(CERTIFICATE_FILES)
     for external in manifests.kind("ExternalSecret"):
         target = at(external, "spec.target.name") or at(external, "metadata.name")
         found = {str(item.get("secretKey")) for item in items(external, "spec.data")}
@@ -38,7 +44,7 @@ def made_secrets(manifests: Manifests) -> dict[str, set[str]]:
     return made
 
 
-def _sources(volume: Document) -> Iterator[tuple[str, dict[str, str], bool]]:
+def sources(volume: Document) -> Iterator[tuple[str, dict[str, str], bool]]:
     """Yield name and file-by-key (empty: all keys) of every Secret in a volume.
 
     Last comes whether its keys may be missing.
@@ -57,7 +63,7 @@ def _items(source: Document) -> dict[str, str]:
 def _references(workload: Workload) -> Iterator[tuple[str, str, list[str]]]:
     """Yield field, name and keys, which it cannot do without, of every Secret of a workload."""
     for volume in items(workload.pod, "volumes"):
-        for name, files, optional in _sources(volume):
+        for name, files, optional in sources(volume):
             keys = [] if optional else list(files)
             yield f"spec.template.spec.volumes[{volume.get('name')}]", name, keys
     for container in workload.containers:
@@ -95,7 +101,7 @@ def optional_keys(manifests: Manifests) -> Iterator[Finding]:
     for workload in manifests.workloads:
         for volume in items(workload.pod, "volumes"):
             field = f"spec.template.spec.volumes[{volume.get('name')}]"
-            for name, files, optional in _sources(volume):
+            for name, files, optional in sources(volume):
                 previous = bool(files) and all(key.startswith("previous-") for key in files)
                 may_be_missing = previous or name in GIVEN_SECRETS
                 if optional != may_be_missing:
@@ -114,10 +120,15 @@ def _files(workload: Workload, container: Container, made: Mapping[str, set[str]
     found = {}
     volumes = {volume.get("name"): volume for volume in items(workload.pod, "volumes")}
     for mount in items(container.spec, "volumeMounts"):
-        for name, files, _ in _sources(volumes.get(mount.get("name"), {})):
+        for name, files, _ in sources(volumes.get(mount.get("name"), {})):
             for key in files or made.get(name, set()):
                 found[f"{mount.get('mountPath')}/{files.get(key, key)}"] = (name, key)
     return found
+
+
+def files_of(manifests: Manifests, workload: Workload, container: Container) -> Files:
+    """Return the files of all Secrets in a container, each with its Secret and key."""
+    return _files(workload, container, made_secrets(manifests))
 
 
 def _inside(files: Files, folder: str | None) -> Files:
@@ -146,6 +157,8 @@ def files(manifests: Manifests) -> Iterator[Finding]:
                     named |= {f"{value}/{name}" for name in _inside(there, value)}
                     if not _inside(there, value):
                         yield workload.finding(field, f"no secret is mounted at {value}")
+            words = [str(word) for word in container.spec.get("args") or []]
+            named |= {file for file in there if any(word.endswith(f"={file}") for word in words)}
             for file in sorted(there.keys() - named):
                 field = f"{container.field}.volumeMounts"
                 yield workload.finding(field, f"no setting names the secret's file {file}")

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
-from scripts.manifests.design import ENVIRONMENT_SECRETS
+from scripts.manifests.design import ENVIRONMENT_SECRETS, IMAGE_OF
 from scripts.manifests.model import Document, Finding, Manifests, at, items, mapping
 from scripts.settings import settings_class
 from services.common.settings import ClaimSettings, NsqSettings
@@ -40,10 +41,15 @@ def environment(manifests: Manifests, container: Document) -> dict[str, str]:
     return found
 
 
+def settings_of(workload: str) -> type[BaseSettings] | None:
+    """Return the class of what a workload reads; None when it is no service of ours."""
+    return settings_class(IMAGE_OF.get(workload, workload).replace("-", "_"))
+
+
 @cache
 def _fields(workload: str) -> dict[str, FieldInfo]:
     """Return what a service of ours reads, by variable."""
-    whole = settings_class(workload.replace("-", "_"))
+    whole = settings_of(workload)
     # Kubernetes itself tells every pod where its API is.
     return {
         name.upper(): field
@@ -74,7 +80,7 @@ def _read(field: FieldInfo, value: str) -> Any:
 
 def _conflicts(workload: str, given: dict[str, str]) -> Iterator[str]:
     """Yield why a service would refuse values that are right one by one, but not together."""
-    whole, fields = settings_class(workload.replace("-", "_")), _fields(workload)
+    whole, fields = settings_of(workload), _fields(workload)
     if whole is None:
         return
     values = {

@@ -34,6 +34,7 @@ FREE: Final = (
         r"/(mariadb|nsqd|nsqlookupd|object-store) .*\.containers\[0\]\.(args|command|.*\.exec)",
         "how others' programs are called, which the cluster tests show",
     ),
+    (r"\.sources\[1\]\.secret\.items(\[0\])? taken away", "database-ca has no other key"),
     (
         r"^StatefulSet/object-store .*\.initContainers",
         "it makes the bucket: the cluster tests show",

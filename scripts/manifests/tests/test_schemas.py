@@ -48,6 +48,8 @@ def test_there_is_a_schema_for_every_kind_that_a_module_defines(schema_folder: P
         "apps/deployment-v1",
         "v1/service-v1",
         "admissionregistration.k8s.io/validatingadmissionpolicy-v1",
+        "cert-manager.io/certificate-v1",
+        "cert-manager.io/issuer-v1",
         "external-secrets.io/externalsecret-v1",
         "elbv2.k8s.aws/targetgroupbinding-v1beta1",
         "kustomize.toolkit.fluxcd.io/kustomization-v1",

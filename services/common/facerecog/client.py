@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -18,18 +19,12 @@ from services.common.errors import (
     RecogniserUnavailableError,
 )
 from services.common.facerecog import face_pb2, face_pb2_grpc
+from services.common.facerecog.channel import Channel
 from services.common.faces import Box, Likely, MeasuredFace, SeenFace, check_encoding
-from services.common.picture_formats import MAX_PICTURE_BYTES
 from services.common.quality import Quality
 from services.common.strangers import PairsOfStrangers
 
 log = structlog.get_logger(__name__)
-
-MAX_MESSAGE_BYTES: Final = MAX_PICTURE_BYTES + 1024 * 1024
-"""Room for a picture and the rest of its request."""
-
-_KEEPALIVE_MS: Final = 20_000
-_PING_TIMEOUT_MS: Final = 5_000
 
 IMAGE_ID: Final = "image-id"
 """The metadata with the id of the image that the caller asks for, for the logs."""
@@ -47,56 +42,17 @@ _ERRORS: Final = {
 }
 
 
-def channel_to(target: str) -> grpc.aio.Channel:
-    """Return one channel to all replicas of a service."""
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.lb_policy_name", "round_robin"),
-            # Otherwise channels of one process share connections, and how long one that was
-            # refused waits until it tries again.
-            ("grpc.use_local_subchannel_pool", 1),
-            # A replica that drains says so and gets no more requests, also not the one that
-            # asks how it is: while another one serves, the service is not away.
-            ("grpc.service_config", '{"healthCheckConfig": {"serviceName": ""}}'),
-            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-            # A replica that comes back is found again within seconds, not minutes.
-            ("grpc.initial_reconnect_backoff_ms", 500),
-            ("grpc.max_reconnect_backoff_ms", 3000),
-            ("grpc.dns_min_time_between_resolutions_ms", 3000),
-            # Deadlines are far away: a connection that died without a word is noticed by
-            # pings, and not only by the first two. (gRPC 1.85 heeds no keepalive_timeout_ms.)
-            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-            ("grpc.http2.ping_timeout_ms", _PING_TIMEOUT_MS),
-            ("grpc.http2.max_pings_without_data", 0),
-        ],
-    )
-
-
 class RecogniserClient:
     """One channel to all replicas of face_recog.
 
-    ``target`` as gRPC names it (``dns:///face-recog:50051``), ``timeout`` in seconds a request.
+    ``target`` as gRPC names it (``dns:///face-recog:50051``), ``timeout`` in seconds a request,
+    ``tls`` the folder with certificates, without which all is in plain text.
     """
 
-    def __init__(self, target: str, *, timeout: float) -> None:
+    def __init__(self, target: str, *, timeout: float, tls: Path | None = None) -> None:
         self.target = target
         self._timeout = timeout
-        self._channel = channel_to(target)
-        # As a stream of one answer, whose headers can be read before it; the wire is the same.
-        self._identify = self._channel.unary_stream(
-            "/facerecog.Identify/Identify",
-            request_serializer=face_pb2.IdentifyRequest.SerializeToString,
-            response_deserializer=face_pb2.IdentifyResponse.FromString,
-        )
-        self._check: Any = face_pb2_grpc.HealthCheckStub(self._channel)
-        self._decide = self._channel.stream_stream(
-            "/facerecog.People/Decide",
-            request_serializer=face_pb2.DecideRequest.SerializeToString,
-            response_deserializer=face_pb2.DecideResponse.FromString,
-        )
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)  # stubs have no methods
+        self._channel = Channel(target, tls)
 
     async def identify(
         self,
@@ -121,7 +77,13 @@ class RecogniserClient:
             image_data=picture, person=person, boxes=asked, max_candidates=max_candidates
         )
         metadata = None if image_id is None else ((IMAGE_ID, str(image_id)),)
-        call: Any = self._identify(request, timeout=self._timeout, metadata=metadata)
+        # As a stream of one answer, whose headers can be read before it; the wire is the same.
+        identify = self._channel.now().unary_stream(
+            "/facerecog.Identify/Identify",
+            request_serializer=face_pb2.IdentifyRequest.SerializeToString,
+            response_deserializer=face_pb2.IdentifyResponse.FromString,
+        )
+        call: Any = identify(request, timeout=self._timeout, metadata=metadata)
         try:
             headers = await call.initial_metadata()
             if on_long and any(name == LONG for name, _ in headers or ()):
@@ -156,8 +118,9 @@ class RecogniserClient:
         return answer.engine, its
 
     async def _healthy(self) -> face_pb2.HealthCheckResponse | None:
+        stub: Any = face_pb2_grpc.HealthCheckStub(self._channel.now())  # stubs have no methods
         try:
-            answer: face_pb2.HealthCheckResponse = await self._check.HealthCheck(
+            answer: face_pb2.HealthCheckResponse = await stub.HealthCheck(
                 face_pb2.Empty(), timeout=2.0
             )
         except grpc.aio.AioRpcError:
@@ -171,7 +134,12 @@ class RecogniserClient:
         ``person`` is a folder below known_people/. It and whatever is asked within raise a
         :class:`RecogniserError`; one view lasts for :data:`VIEW_SECONDS` at most.
         """
-        call: Any = self._decide(timeout=VIEW_SECONDS)
+        decide = self._channel.now().stream_stream(
+            "/facerecog.People/Decide",
+            request_serializer=face_pb2.DecideRequest.SerializeToString,
+            response_deserializer=face_pb2.DecideResponse.FromString,
+        )
+        call: Any = decide(timeout=VIEW_SECONDS)
         try:
             first = await _ask(call, face_pb2.DecideRequest(person=person), "known")
             yield Decisions(call, first.known)
@@ -180,8 +148,9 @@ class RecogniserClient:
 
     async def ping(self) -> bool:
         """Ask the health service, without raising."""
+        stub: Any = health_pb2_grpc.HealthStub(self._channel.now())
         try:
-            answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
         except grpc.aio.AioRpcError:
             return False
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from services.common.facerecog.client import MAX_MESSAGE_BYTES
+from services.common.facerecog.channel import MAX_MESSAGE_BYTES
+from services.common.facerecog.tls import server_credentials
 from services.common.metrics import record
 
 _LIVENESS: Final = "liveness"
@@ -49,12 +51,17 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen and return the port; raise ``OSError`` when it cannot be had."""
+    async def start(self, host: str, port: int, tls: Path | None = None) -> int:
+        """Listen and return the port; raise ``OSError`` when it cannot be had.
+
+        ``tls`` is the folder with certificates, without which all is in plain text.
+        """
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self.grpc.add_insecure_port(
-                f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            )
+            if tls:
+                bound = self.grpc.add_secure_port(address, server_credentials(tls))
+            else:
+                bound = self.grpc.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {host}:{port}") from error
         await self._health.set(_LIVENESS, health_pb2.HealthCheckResponse.SERVING)

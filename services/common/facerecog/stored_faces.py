@@ -1,6 +1,7 @@
 """A client of the service people, which finds stored faces."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -13,7 +14,7 @@ from services.common.errors import (
     StoredFacesError,
 )
 from services.common.facerecog import face_pb2, face_pb2_grpc
-from services.common.facerecog.client import channel_to
+from services.common.facerecog.channel import Channel
 
 _ERRORS: Final[Mapping[grpc.StatusCode, type[StoredFacesError | RefusedError]]] = {
     grpc.StatusCode.INVALID_ARGUMENT: RefusedError,
@@ -25,13 +26,13 @@ _ERRORS: Final[Mapping[grpc.StatusCode, type[StoredFacesError | RefusedError]]] 
 class StoredFacesClient:
     """One channel to all replicas; ``target`` as gRPC names it (``dns:///people:50052``).
 
-    Whoever does not answer within ``timeout`` seconds is away.
+    Whoever does not answer within ``timeout`` seconds is away. Without ``tls``, the folder with
+    certificates, all is in plain text.
     """
 
-    def __init__(self, target: str, *, timeout: float = 10.0) -> None:
+    def __init__(self, target: str, *, timeout: float = 10.0, tls: Path | None = None) -> None:
         self._timeout = timeout
-        self._channel = channel_to(target)
-        self._stub: Any = face_pb2_grpc.StoredFacesStub(self._channel)
+        self._channel = Channel(target, tls)
 
     async def find(self, engine: str, encoding: bytes, limit: int) -> Sequence[face_pb2.FoundFace]:
         """Return up to 1,000 faces, nearest first.
@@ -39,9 +40,10 @@ class StoredFacesClient:
         Raises a :class:`StoredFacesError`, and :class:`RefusedError` for an encoding that cannot be
         compared with those that are stored.
         """
+        stub: Any = face_pb2_grpc.StoredFacesStub(self._channel.now())
         request = face_pb2.FindRequest(engine=engine, encoding=encoding, limit=limit)
         try:
-            answer: face_pb2.FindResponse = await self._stub.Find(request, timeout=self._timeout)
+            answer: face_pb2.FindResponse = await stub.Find(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
             kind = _ERRORS.get(error.code(), StoredFacesAwayError)
             raise kind(f"people: {error.code().name}: {error.details()}") from error

@@ -8,7 +8,7 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.common.errors import RecogniserBusyError, RecogniserUnavailableError
-from services.common.facerecog import client as client_module
+from services.common.facerecog import channel as channel_module
 from services.common.facerecog import face_pb2, face_pb2_grpc
 from services.common.facerecog.client import RecogniserClient
 from services.common.faces import Box
@@ -161,8 +161,8 @@ class Between:
 async def test_a_connection_that_dies_silently_under_a_long_request_is_noticed(
     replicas: list[Replica], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_KEEPALIVE_MS", 300)
-    monkeypatch.setattr(client_module, "_PING_TIMEOUT_MS", 300)
+    monkeypatch.setattr(channel_module, "_KEEPALIVE_MS", 300)
+    monkeypatch.setattr(channel_module, "_PING_TIMEOUT_MS", 300)
     between = Between(replicas[0].port)
     server = await asyncio.start_server(between.accept, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

@@ -1,5 +1,6 @@
 """The program against an HTTPS server that answers as the API server of Kubernetes does."""
 
+import base64
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import pytest
 from services.local.processes import free_port
 from services.testing.servers import find_binary
 
+SECRETS = "/api/v1/namespaces/face/secrets/"
 FORBIDDEN = 'secrets is forbidden: User "face" cannot create resource "secrets" in API group ""'
 
 
@@ -54,6 +56,21 @@ class ApiServer:
             self.secrets[name] = secret
             return 201, secret
 
+    def get(self, name: str) -> tuple[int, dict[str, Any]]:
+        secret = self.secrets.get(name)
+        if secret is None:
+            return status(404, "NotFound", f'secrets "{name}" not found')
+        data = {
+            key: base64.b64encode(value.encode()).decode()
+            for key, value in secret["stringData"].items()
+        }
+        return 200, {"kind": "Secret", "data": data}
+
+    def patch(self, name: str, change: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        self.requests.append(name)
+        self.secrets[name]["stringData"].update(change["stringData"])
+        return 200, self.secrets[name]
+
     def values(self) -> list[str]:
         return [
             value for secret in self.secrets.values() for value in secret["stringData"].values()
@@ -67,7 +84,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        code, answer = self.api.post(self.path, self.headers["Authorization"], body)
+        self._answer(*self.api.post(self.path, self.headers["Authorization"], body))
+
+    def do_GET(self) -> None:
+        self._answer(*self.api.get(self.path.removeprefix(SECRETS)))
+
+    def do_PATCH(self) -> None:
+        assert self.headers["Content-Type"] == "application/merge-patch+json"
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self._answer(*self.api.patch(self.path.removeprefix(SECRETS), body))
+
+    def _answer(self, code: int, answer: dict[str, Any]) -> None:
         content = json.dumps(answer).encode()
         self.send_response(code)
         self.send_header("Content-Length", str(len(content)))
@@ -130,9 +157,11 @@ class Job:
             "SERVICE_ACCOUNT_FOLDER": str(identity),
         }
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, module: str = "services.credentials", **environment: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "services.credentials", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env={**self._environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -365,3 +394,24 @@ def test_outside_of_a_cluster_it_says_so(identity: Path) -> None:
     exit_status, said = Job(identity, 1).run("name=a", KUBERNETES_SERVICE_PORT="")
     assert exit_status == 2
     assert "credentials: wrong settings: KUBERNETES_SERVICE_PORT" in said
+
+
+def test_certificates_are_made_once_and_renewed_later(job: Job, api: ApiServer) -> None:
+    def run(days: str) -> list[str]:
+        process = job.start(
+            "people", "mariadb", module="services.credentials.issuing", CERTIFICATE_DAYS=days
+        )
+        said, problems = process.communicate(timeout=60)
+        assert process.returncode == 0, problems
+        for value in api.values():
+            assert value.splitlines()[1] not in said
+        return [json.loads(line)["event"] for line in said.splitlines()]
+
+    assert run("0.00001") == ["made the authority", "issued", "issued"]
+    assert sorted(api.secrets) == ["tls-ca", "tls-mariadb", "tls-people"]
+    assert run("90") == ["renewed", "renewed"]
+    assert run("90") == ["is valid, left alone", "is valid, left alone"]
+    api.faults = [status(403, "Forbidden", FORBIDDEN)]
+    del api.secrets["tls-people"]
+    process = job.start("people", module="services.credentials.issuing")
+    assert "needs a Role in namespace face with the verb create" in process.communicate()[1]

@@ -129,6 +129,13 @@ def test_no_file_has_a_trace_of_somebody_who_was_forgotten(  # noqa: PLR0915, on
         def people(location: str) -> list[str | None]:
             return [one["person"] for one in client.get(location).json()["faces"]]
 
+        def encoding_of(location: str) -> bytes:
+            number = location.rpartition("/")[2]
+            query = f"SELECT encoding FROM face_encodings WHERE image_id = {number}"
+            [(encoding,)] = run(pipeline, query)
+            assert isinstance(encoding, bytes)
+            return encoding
+
         enrol("Eileen", eileen)
         enrol(NAME, ImageOps.mirror(grace))
         wait(lambda: len(known_encodings(pipeline)) == 2)
@@ -138,11 +145,7 @@ def test_no_file_has_a_trace_of_somebody_who_was_forgotten(  # noqa: PLR0915, on
         for address in (f"{theirs}/thumbnail", f"{theirs}/preview"):
             client.get(address).raise_for_status()
         httpx.get(f"{pipeline.page_url}/people", trust_env=False).raise_for_status()
-        [(stored,)] = run(
-            pipeline,
-            f"SELECT encoding FROM face_encodings WHERE image_id = {theirs.rpartition('/')[2]}",
-        )
-        assert isinstance(stored, bytes)
+        stored = encoding_of(theirs)
         kept = known_encodings(pipeline)
         pictures = [
             path.read_bytes()[2_000:2_032]
@@ -199,3 +202,19 @@ def test_no_file_has_a_trace_of_somebody_who_was_forgotten(  # noqa: PLR0915, on
         again = upload(grace.rotate(4))
         wait(lambda: client.get(again).json()["status"] == "processed")
         assert people(again) == [None]
+
+        # And a picture whose time is over, with whom it shows.
+        wanted = {"picture": [jpeg(grace.rotate(4))[2_000:2_032]]} | numbers(encoding_of(again))
+        assert {kind for kind, _ in traces(tmp_path, wanted)} == {"picture", "encoding"}
+        number = again.rpartition("/")[2]
+        run(pipeline, f"UPDATE images SET created_at = 1 WHERE id = {number}")
+        redeemer = pipeline.services["redeemer"]
+        redeemer.stop()
+        redeemer.environment = {**redeemer.environment, "KEEP_DAYS": "1"}
+        redeemer.start()
+        wait(lambda: client.get(again).status_code == 404)
+        wait(is_done)
+        redeemer.stop()
+        redeemer.start()
+        wait(lambda: traces(tmp_path, wanted) == set())
+        assert people(other) == ["Eileen"]

@@ -775,7 +775,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         "WATCH_SECONDS": "0.5",
     }
     try:
-        with running(folder / "pipeline", **settings) as pipeline:
+        with running(folder / "pipeline", with_keys=False, **settings) as pipeline:
             target = Target(folder, pipeline, nsqd)
             yield target
             target.close()

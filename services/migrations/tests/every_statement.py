@@ -22,6 +22,8 @@ from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.domain.grouping import LikelyPair
 from services.people.domain.regrouping import Regrouped
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
+from services.receiver.adapters.rows.attempts import DatabaseAttempts
+from services.receiver.adapters.rows.audit import DatabaseAudit
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -33,7 +35,11 @@ from services.receiver.adapters.rows.known_pictures import DatabaseKnownPictures
 from services.receiver.adapters.rows.merges import DatabaseMerges
 from services.receiver.adapters.rows.people import DatabasePeople
 from services.receiver.adapters.rows.personal_data import DatabasePersonalData
-from services.receiver.domain.access import AccessScope
+from services.receiver.adapters.rows.sessions import DatabaseSessions
+from services.receiver.adapters.rows.users import DatabaseUsers
+from services.receiver.domain.access import AccessScope, Role
+from services.receiver.domain.acts import Act, SubjectKind
+from services.receiver.domain.attempts import FORGOTTEN_AFTER_MS
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
@@ -44,6 +50,7 @@ from services.receiver.domain.merges import Merged
 from services.receiver.domain.objects import StoredFace
 from services.receiver.domain.people import NewKnownPicture, Somebody
 from services.receiver.domain.submissions import Submission, Upload
+from services.receiver.domain.users import Identity, StoredPassword, UserChange
 from services.redeemer.adapters.garbage import DatabaseDueGarbage
 from services.redeemer.adapters.repairs import DatabaseRepairs
 from services.redeemer.adapters.retention import DatabaseOldAudit, DatabaseOldPictures
@@ -74,7 +81,11 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     known_pictures = DatabaseKnownPictures(receiver)
     processor = DatabaseClaims(image_processor, database_now)
 
-    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")])
+    act = Act("submit_many", "::1", audited=True), [Submission("a.jpg", "A")]
+    submitted = await rows.add([Submission("a.jpg", "A"), Submission("b.jpg", "B")], [act])
+    its = {SubjectKind.IMAGE: submitted["a.jpg"].id}
+    done = await DatabaseAudit(receiver).page(subjects=its, who="", before=9, limit=9)
+    assert [one.action for one in done.items] == ["submit_many"]
     repeated = await rows.add([Submission("a.jpg", "A"), Submission("c.jpg", "C")])
     assert repeated["a.jpg"].duplicate
     first, second, third = (
@@ -173,9 +184,41 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     await _erase_old(receiver, people_s, redeemer)
     await _give_keys(DatabaseApiKeys(receiver))
     collecting = DatabaseDueGarbage(redeemer, database_now)
+    await _log_in(receiver)
     removals = await collecting.take()
     assert ("pictures/a.jpg", "tag") in [(one.key, one.tag) for one in removals]
     await collecting.removed(removals)
+
+
+async def _log_in(receiver: Database) -> None:
+    users = DatabaseUsers(receiver)
+    sessions = DatabaseSessions(receiver, idle_ms=LEASE_OVER, longest_ms=LEASE_OVER)
+    ada = await users.add("Ada", Role.EDITOR, "hash")
+    stored = await users.password("Ada")
+    assert stored == StoredPassword(ada.id, "hash")
+    assert await sessions.begin("session", stored, "another hash")
+    assert set(await sessions.valid(["session"])) == {"session"}
+    await sessions.touch(["session"])
+    await sessions.end("session")
+    identity = Identity("https://id.example.org", "7", "Ada", ())
+    assert await sessions.begin_for("session", identity, Role.VIEWER)
+    assert await sessions.begin_for("another", identity, Role.EDITOR)
+    over = DatabaseSessions(
+        receiver, idle_ms=0, longest_ms=0, now=lambda: database_now() + LEASE_OVER
+    )
+    assert await over.forget_ended() == 1
+    change = UserChange(Role.ADMINISTRATOR, "hash", disabled=False)
+    assert (await users.change(ada.id, change, keep_administrator=True)).role == "administrator"
+    await users.add("Bob", Role.ADMINISTRATOR, "hash")
+    await users.delete(ada.id, keep_administrator=True)
+    assert len((await users.page(after=ada.id, limit=9)).items) == 2
+    attempts = DatabaseAttempts(receiver)
+    for _ in range(2):
+        assert await attempts.begin("192.0.2.1", "Ada") == 0
+    await attempts.not_made("192.0.2.1", "Ada")
+    await attempts.right("192.0.2.1", "Ada")
+    later = DatabaseAttempts(receiver, lambda: database_now() + FORGOTTEN_AFTER_MS)
+    assert await later.forget_old() == 1
 
 
 async def _encode_again(receiver: Database, image_processor: Database, image_id: int) -> None:
@@ -361,7 +404,7 @@ async def _erase_old(receiver: Database, people_s: Database, redeemer: Database)
         await connection.execute(question.values(group_id=9, person_id=9, **now))
     old_pictures = DatabaseOldPictures(redeemer, database_now, now_ms, kept_ms=LEASE_OVER)
     [old] = (await old_pictures.page(0)).pictures
-    assert await old_pictures.erase(old, None)
+    assert await old_pictures.erase({old: None}) == [old.image_id]
     async with people_s.reading() as connection:
         for table in (tables.person_images, tables.group_questions):
             query = sa.select(sa.func.count()).select_from(table).where(table.c.person_id == 9)

@@ -80,7 +80,7 @@ def upgrade() -> None:
         sa.Column("address", _exact(45), nullable=False),
         sa.Column("action", sa.String(60), nullable=False),
         sa.Column("subject_kind", sa.String(10)),
-        sa.Column("subject_id", _ID),
+        sa.Column("subject_id", _exact(20)),
         sa.Column("status", sa.Integer),
         sa.Column("times", sa.Integer, nullable=False, server_default=sa.text("1")),
         sqlite_autoincrement=True,

@@ -48,6 +48,17 @@ class ActorKind(StrEnum):
     USER = "user"
     FRONTEND = "frontend"
     """The frontend itself, for nobody who is logged in."""
+    UNKNOWN = "unknown"
+    """Not at all, or in vain: of these only the audit speaks."""
+
+
+class Caller(StrEnum):
+    """Whom a route is for that needs no scope."""
+
+    KNOWN = "known"
+    """Whoever shows who they are."""
+    FRONTEND = "frontend"
+    """The frontend alone, for nobody who is logged in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +70,13 @@ class Principal:
     scopes: frozenset[AccessScope]
     id: str | None = None
     session: str | None = None
+    role: Role | None = None
 
 
 ANYBODY: Final = Principal(ActorKind.ANYBODY, "anybody", ALL_SCOPES)
 ADMINISTRATOR_KEY: Final = Principal(ActorKind.KEY, "administrator key", ALL_SCOPES)
 FRONTEND: Final = Principal(ActorKind.FRONTEND, "frontend", frozenset())
+UNKNOWN: Final = Principal(ActorKind.UNKNOWN, "", frozenset())
 
 
 @dataclass(frozen=True, slots=True)

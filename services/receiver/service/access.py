@@ -13,6 +13,7 @@ from services.receiver.domain.access import (
 from services.receiver.domain.errors import UnknownCallerError
 from services.receiver.ports import KeyFile
 from services.receiver.service.keys import KeyCheck
+from services.receiver.service.sessions import Sessions
 
 MAX_KEY_LENGTH: Final = 200
 """Ours have 60 characters."""
@@ -32,8 +33,10 @@ class Access:
         keys: KeyCheck | None = None,
         administrator_key: KeyFile | None = None,
         frontend_key: KeyFile | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self._is_open = is_open
+        self._sessions = sessions
         self._keys = keys
         self._files = [
             (file, principal)
@@ -56,6 +59,8 @@ class Access:
         shown = credentials.key.encode()
         for file, principal in self._files:
             if any(hmac.compare_digest(key, shown) for key in file()):
+                if principal is FRONTEND and self._sessions and credentials.session is not None:
+                    return await self._sessions.principal(credentials.session)
                 return principal
         if self._keys and (program := await self._keys.principal(credentials.key)):
             return program

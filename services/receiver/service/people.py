@@ -14,6 +14,7 @@ from services.common.faces import DecidedBy, SeenFace
 from services.common.object_info import ObjectInfo
 from services.common.object_keys import KNOWN_PEOPLE, forms_of
 from services.common.person_names import as_kept, by_id, id_of
+from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.cursors import Page, PersonKey
 from services.receiver.domain.errors import (
     BusyError,
@@ -111,6 +112,8 @@ class Enrolment:
                 or (found.folder == who and not another)
                 or not await self._has_pictures(found.folder)
             ):
+                if found.id is not None:
+                    _note_act(found.id)
                 return replace(found, beside=another and who in others)
             others.append(found.folder)
 
@@ -382,7 +385,13 @@ class Enrolment:
         # By what the person was called first, too: so links outlive another name.
         if known is None or who not in (by_id(known.person_id), known.person, known.folder):
             raise NotFoundError(f"{who!r} has no picture {picture_id}")
+        _note_act(known.person_id)
         return known
+
+
+def _note_act(person_id: int) -> None:
+    if act := acting.get():
+        act.about(SubjectKind.PERSON, person_id)
 
 
 def _check_owner(person: Somebody, known: KnownPicture) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 from services.common.errors import OtherEngineError, RefusedError
 from services.common.strangers import PairsOfStrangers
+from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.errors import ConflictError, Fault, InvalidError
 from services.receiver.domain.faces import FaceKey, no_face
 from services.receiver.domain.search import FoundFace, PictureFace, SearchResult
@@ -62,6 +63,8 @@ class Search:
         in use, and as the ports do.
         """
         key = FaceKey(image_id, face_index)
+        if act := acting.get():
+            act.about(SubjectKind.IMAGE, image_id)
         engine, pairs = await self._detector.strangers()
         is_there, encoding = await self._rows.encoding(key, engine)
         if not is_there:

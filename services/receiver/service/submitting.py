@@ -8,6 +8,7 @@ import structlog
 
 from services.common.image_states import Status
 from services.common.object_keys import PICTURES
+from services.receiver.domain.acts import ActOnPaths, acting
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import MAX_BATCH, Accepted, Submission
 from services.receiver.ports import ImageRows, Pictures
@@ -34,12 +35,15 @@ class _Batch:
     def __init__(self) -> None:
         self.size = 0
         self.submissions: dict[str, Submission] = {}
+        self.acts: list[ActOnPaths] = []
         self.committed: asyncio.Task[dict[str, Accepted]]
         self._claimed: set[str] = set()
 
     def add(self, submissions: Sequence[Submission]) -> None:
         """Take a request's submissions."""
         self.size += len(submissions)
+        if act := acting.get():
+            self.acts.append((act, submissions))
         for submission in submissions:
             self.submissions.setdefault(submission.path, submission)
 
@@ -104,11 +108,12 @@ class Submissions:
             commit.exception()  # whoever waited for it may have gone
 
     async def _commit(self, batch: _Batch) -> dict[str, Accepted]:
+        acting.set(None)  # it is the first request's, and this is done for all of them
         async with self._turns:
             if self._next is batch:
                 self._next = None
             self._waiting_rows -= batch.size
-            rows = await self._rows.add(list(batch.submissions.values()))
+            rows = await self._rows.add(list(batch.submissions.values()), batch.acts)
         self.announce(rows.values())
         return rows
 

@@ -14,6 +14,7 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.people.adapters.rows import DatabaseStoredFaces
 from services.people.adapters.server import SearchServer
 from services.people.service.stored_faces import StoredFaces
+from services.receiver.adapters.hashing import Argon2Hasher
 from services.receiver.app import Receiver
 from services.receiver.settings import ReceiverSettings
 from services.receiver.tests.colours import FakeRecogniser, count_colours, draw, encode
@@ -112,8 +113,8 @@ def plain_settings(
 class Running:
     """A receiver in this process, and a client of it."""
 
-    def __init__(self, settings: ReceiverSettings) -> None:
-        self.receiver = Receiver(settings)
+    def __init__(self, settings: ReceiverSettings, hasher: Argon2Hasher | None = None) -> None:
+        self.receiver = Receiver(settings, hasher)
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.receiver.app, raise_app_exceptions=False),
             base_url="http://receiver",
@@ -129,7 +130,8 @@ Start = Callable[[ReceiverSettings], Running]
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    del tmp_path  # asked for, as the database is there, to which they write at their end
     started: list[Running] = []
 
     def begin(settings: ReceiverSettings) -> Running:

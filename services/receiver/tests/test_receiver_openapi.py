@@ -128,7 +128,7 @@ async def test_schemathesis_finds_nothing(
         answer = await client.post(address, files={"file": ("a.png", picture)})
         assert answer.status_code == 201
         document = tmp_path / "openapi.json"
-        document.write_bytes((await client.get("/openapi.json")).content)
+        document.write_bytes((await client.get(f"{process.probe_url}/openapi.json")).content)
         # Nobody, somebody unknown, and one of each scope, in turn.
         callers = ["", new_secret_key().text]
         for scope in AccessScope:
@@ -137,14 +137,15 @@ async def test_schemathesis_finds_nothing(
     status, output = await schemathesis(
         process,
         tmp_path,
-        f"{process.url}/openapi.json",
+        str(document),
+        f"--url={process.url}",
         f"--header=Authorization: Bearer {KEY}",
         "--checks=all",
         "--phases=examples,coverage,fuzzing,stateful",
         "--max-examples=30",
     )
     assert status == 0, output
-    assert "52 selected / 53 total" in output
+    assert "60 selected / 61 total" in output
     (tmp_path / "hooks.py").write_text(HOOKS)
     status, output = await schemathesis(
         process,
@@ -161,7 +162,8 @@ async def test_schemathesis_finds_nothing(
     )
     await people.stop()
     assert status == 0, output
-    assert "52 selected / 53 total" in output
+    assert "60 selected / 61 total" in output
+    assert "Traceback" not in process.log.read_text()
 
 
 async def test_answers_are_what_the_document_says(
@@ -170,6 +172,7 @@ async def test_answers_are_what_the_document_says(
     picture = encode(draw(("red", (10, 10, 50, 50)), size=(60, 60)))
     uploaded = await plain.post("/images", files={"files": ("a.png", picture)})
     enrolled = await plain.post("/people/Ada/pictures", files={"file": ("a.png", picture)})
+    user = {"name": "Ada", "role": "viewer", "password": "correct horse battery"}
     answers: list[tuple[type[BaseModel], httpx.Response]] = [
         (documents.AcceptedListDocument, uploaded),
         (documents.AcceptedDocument, await plain.post("/image/post", json={"path": "a"})),
@@ -185,11 +188,15 @@ async def test_answers_are_what_the_document_says(
         (documents.GroupPageDocument, await plain.get("/groups")),
         (documents.QuestionsDocument, await plain.get("/questions")),
         (documents.ExportDocument, await plain.get("/people/Ida/export")),
+        (documents.UserDocument, await plain.post("/users", json=user)),
+        (documents.UserPageDocument, await plain.get("/users")),
+        (documents.SessionDocument, await plain.get("/session")),
         (
             documents.MadeKeyDocument,
             await plain.post("/keys", json={"name": "a camera", "scopes": ["read"]}),
         ),
         (documents.KeysDocument, await plain.get("/keys")),
+        (documents.AuditPageDocument, await plain.get("/audit")),
         (documents.ProblemDocument, await plain.get("/images/99")),
     ]
     for model, answer in answers:
@@ -233,7 +240,7 @@ async def test_the_page_for_people_is_complete_and_loads_nothing(plain: httpx.As
     operations = [
         (method.upper(), path) for path, methods in document["paths"].items() for method in methods
     ]
-    assert len(operations) == 53
+    assert len(operations) == 61
     for method, path in operations:
         assert f"<h2><b>{method}</b>{path}</h2>" in page.text
     for name in document["components"]["schemas"]:

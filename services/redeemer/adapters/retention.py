@@ -1,6 +1,6 @@
 """What has been kept for long enough, in the database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
 
@@ -10,7 +10,7 @@ from services.common.person_rows import note_change, take_turns
 from services.common.picture_rows import (
     RENEWED_MS,
     SUBMITTED_AT,
-    delete_image,
+    delete_images,
     forget_pictures,
     stored_picture,
 )
@@ -73,21 +73,29 @@ class DatabaseOldPictures(_OldRows):
             None if is_last else rows[-1].id,
         )
 
-    async def erase(self, old: OldPicture, removal: Removal | None) -> bool:
-        its = sa.and_(images.c.id == old.image_id, self._is_old(SUBMITTED_AT))
-        cut_out = person_images.c.image_id == old.image_id
+    async def erase(self, some: Mapping[OldPicture, Removal | None]) -> Sequence[int]:
+        paths = {old.image_id: old.picture.path for old in some}
+        lock = (
+            sa.select(images.c.id, images.c.path)
+            .where(images.c.id.in_(sorted(paths)), self._is_old(SUBMITTED_AT))
+            .order_by(images.c.id)
+            .with_for_update(skip_locked=True)
+        )
         async with self._database.transaction() as connection:
             await take_turns(connection)
-            find_path = sa.select(images.c.path).where(its).with_for_update(skip_locked=True)
-            if await connection.scalar(find_path) != old.picture.path:
-                return False
+            found = (await connection.execute(lock)).all()
+            ids = [row.id for row in found if row.path == paths[row.id]]
+            if not ids:
+                return ids
+            cut_out = person_images.c.image_id.in_(ids)
             of_whom = await connection.scalars(sa.select(person_images.c.person_id).where(cut_out))
             people = sorted(set(of_whom))
             await forget_pictures(connection, cut_out)
-            await delete_image(connection, old.image_id, removal)
+            removals = [removal for old, removal in some.items() if old.image_id in ids]
+            await delete_images(connection, ids, filter(None, removals))
             for person_id in people:
                 await note_change(connection, person_id, removed=True)
-        return True
+        return ids
 
 
 class DatabaseOldAudit(_OldRows):

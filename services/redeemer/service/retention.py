@@ -1,6 +1,6 @@
 """The use case: erase pictures, and forget who did what, when their time is over.
 
-Each picture is a transaction of its own, the oldest first, and leaves nothing to go on with: who
+Pictures go in batches, the oldest first, each a transaction that leaves nothing to go on with: who
 is killed is followed by whoever looks next. Replicas may look at the same; one of them erases it.
 """
 
@@ -35,9 +35,11 @@ class PictureRetention:
         """Erase all that are old; raise ``DatabaseUnavailableError`` when that cannot be told."""
         left = 0
         after: int | None = 0
-        while after is not None and not self._stops():
+        while after is not None:
             page = await self._rows.page(after)
             for some in batched(page.pictures, BATCH):
+                if self._stops():
+                    return
                 OVERDUE.set(max(left, *(old.overdue_ms for old in some)) / 1000)
                 left = max(left, await self._erase(some))
             after = page.last_id
@@ -45,30 +47,23 @@ class PictureRetention:
 
     async def _erase(self, some: Sequence[OldPicture]) -> int:
         """Return for how many ms one that could not be erased is overdue; 0 when all are gone."""
-        left = 0
         # At once: one of which the store says nothing keeps no other waiting.
         found = await asyncio.gather(*map(self._removal, some))
-        for old, (removal, error) in zip(some, found, strict=True):
-            if self._stops():
-                break
-            if error or not await self._erase_one(old, removal):
-                left = max(left, old.overdue_ms)
+        told = {
+            old: removal for old, (removal, error) in zip(some, found, strict=True) if not error
+        }
         if error := next((error for _, error in found if error), None):
             self._store.failed(error)
         else:
             self._store.passed()
-        return left
-
-    async def _erase_one(self, old: OldPicture, removal: Removal | None) -> bool:
-        """Return False when others were in the way: the next look finds it again."""
         try:
-            erased = await self._rows.erase(old, removal)
-        except DatabaseConflictError:
-            return False
-        if erased:
-            ERASED.inc()
-            log.info("erased, as its time is over", image_id=old.image_id)
-        return True
+            ids = await self._rows.erase(told)
+        except DatabaseConflictError:  # the next look finds them again
+            return max(old.overdue_ms for old in some)
+        if ids:
+            ERASED.inc(len(ids))
+            log.info("erased, as their time is over", image_ids=list(ids))
+        return max((old.overdue_ms for old in some if old not in told), default=0)
 
     async def _removal(
         self, old: OldPicture

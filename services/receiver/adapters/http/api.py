@@ -15,8 +15,10 @@ from services.common.settings import HttpSettings
 from services.receiver.adapters.http import problems, rooms
 from services.receiver.adapters.http.guard import Guard
 from services.receiver.adapters.http.rates import Rates
+from services.receiver.adapters.http.recording import Recording
 from services.receiver.adapters.http.slashes import SlashInName
 from services.receiver.service.access import Access
+from services.receiver.service.auditing import Auditing
 
 
 def new_app() -> FastAPI:
@@ -37,20 +39,23 @@ def behind_door(
     app: FastAPI,
     places: rooms.Rooms,
     access: Access,
-    settings: HttpSettings,
-    lifecycle: Lifecycle,
+    auditing: Auditing,
     *,
     rates: Rates,
+    settings: HttpSettings,
+    lifecycle: Lifecycle,
 ) -> ASGIApp:
     """Return what a server is to serve of an application that has all its routes."""
-    return Door(
+    guard = Guard(app.routes, access, rates, trusted=settings.trusted)
+    door = Door(
         _with_short_way(app, rooms.SUBMISSIONS),
         room=places.of,
-        admit=Guard(app.routes, access, rates, trusted=settings.trusted).admit,
+        admit=guard.admit,
         refuse=rooms.refuse,
         settings=settings,
         lifecycle=lifecycle,
     )
+    return Recording(door, guard, auditing)
 
 
 def _with_short_way(app: FastAPI, paths: Collection[str]) -> ASGIApp:

@@ -16,6 +16,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetPydanticSchema,
+    RootModel,
     WithJsonSchema,
 )
 from pydantic_core import core_schema
@@ -30,7 +31,8 @@ from services.common.object_keys import (
 )
 from services.common.person_names import MAX_NAME_LENGTH, NAME_PATTERN, check_name, check_who
 from services.common.webhooks import DeliveryStatus, WebhookType
-from services.receiver.domain.access import AccessScope
+from services.receiver.domain.access import AccessScope, ActorKind, Role
+from services.receiver.domain.acts import SubjectKind
 from services.receiver.domain.cursors import LAST_ID
 from services.receiver.domain.encoding import EncodingState
 from services.receiver.domain.faces import LAST_INDEX, Face, FaceKey, ImageRegion, StruckOut
@@ -39,6 +41,7 @@ from services.receiver.domain.keys import MAX_KEY_NAME_LENGTH, check_key_name
 from services.receiver.domain.personal_data import KeptFace
 from services.receiver.domain.search import FoundFace, PictureFace
 from services.receiver.domain.submissions import MAX_BATCH, Submission, submission_of_path
+from services.receiver.domain.users import MAX_PASSWORD_LENGTH, MIN_PASSWORD_LENGTH
 
 Path = Annotated[
     Submission,
@@ -458,6 +461,90 @@ class DeliveryPageDocument(BaseModel):
     next_cursor: str | None
 
 
+_Password = Annotated[
+    str,
+    Field(
+        min_length=MIN_PASSWORD_LENGTH,
+        max_length=MAX_PASSWORD_LENGTH,
+        description="Any characters; nothing but its hash is kept.",
+        examples=["correct horse battery staple"],
+    ),
+]
+
+
+class UserDocument(BaseModel):
+    """Somebody who may log in, unless disabled: with a password, or with the issuer of OIDC."""
+
+    id: int
+    name: str
+    role: Role
+    issuer: str | None
+    disabled: bool
+    created_at: _Time
+
+
+class UserPageDocument(BaseModel):
+    """Users, oldest first; ``next_cursor`` leads to the next page and is null on the last."""
+
+    users: list[UserDocument]
+    next_cursor: str | None
+
+
+class NewUserDocument(BaseModel):
+    """Somebody who may log in with a password."""
+
+    name: PersonName
+    role: Role
+    password: _Password
+
+
+class UserChangeDocument(BaseModel):
+    """What is to be otherwise of a user; what is left out stays."""
+
+    role: Role | None = None
+    password: _Password | None = None
+    disabled: Annotated[
+        bool | None, Field(strict=True, description="Cannot log in; the name stays taken.")
+    ] = None
+
+
+class PasswordLogInDocument(BaseModel):
+    """A name and a password that somebody has typed."""
+
+    name: Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
+    password: Annotated[str, Field(max_length=MAX_PASSWORD_LENGTH)]
+
+
+class IdentityLogInDocument(BaseModel):
+    """Whom an OpenID Connect provider vouches for, by an ID token that the frontend verified."""
+
+    issuer: Annotated[str, Field(min_length=1, max_length=250)]
+    subject: Annotated[str, Field(min_length=1, max_length=250)]
+    name: Annotated[str, Field(max_length=1000)]
+    groups: Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=1000)]
+
+
+class LogInDocument(RootModel[PasswordLogInDocument | IdentityLogInDocument]):
+    """Either of the ways to log in."""
+
+
+class NewSessionDocument(BaseModel):
+    """A session that has begun; the token is the proof of it, and shown this once."""
+
+    token: str
+    name: str
+    role: Role
+    ends_at: _Time
+
+
+class SessionDocument(BaseModel):
+    """Who acts, and what they may do; the role is null of who has not logged in."""
+
+    name: str
+    role: Role | None
+    scopes: list[AccessScope]
+
+
 class KeyDocument(BaseModel):
     """A program's key, of which nobody keeps the secret. ``last_used_at`` is right to a minute."""
 
@@ -536,6 +623,35 @@ class WantedKeyDocument(BaseModel):
         ]
         | None
     ) = None
+
+
+class ActDocument(BaseModel):
+    """Who did what, and where from: an act is the id of an operation of this document.
+
+    ``who`` is the name of a key or a user, and ``actor_id`` its id. ``subject_id`` is the id of
+    what it is about, if that is one thing. ``status`` is null for what was done, else the one that
+    it was refused with. ``times``: how many alike this stands for, of submissions how many
+    pictures.
+    """
+
+    id: int
+    at: _Time
+    kind: ActorKind
+    who: str
+    actor_id: str | None
+    address: str
+    action: str
+    subject_kind: SubjectKind | None
+    subject_id: str | None
+    status: int | None
+    times: int
+
+
+class AuditPageDocument(BaseModel):
+    """Who did what, newest first; ``next_cursor`` leads to the next page, null on the last."""
+
+    acts: list[ActDocument]
+    next_cursor: str | None
 
 
 class EraseDocument(BaseModel):

@@ -48,7 +48,7 @@ def add_erasing(app: FastAPI, erasing: Erasing, spools: Spools) -> None:
         response_model=documents.ExportDocument,
         responses=openapi.errors(404, 409, 422),
     )
-    @needs(AccessScope.READ)
+    @needs(AccessScope.READ, audited=True)
     async def export(name: Name) -> Response:
         account = await erasing.export(name)
         return StreamingResponse(_pieces(account), media_type="application/json")

@@ -1,6 +1,6 @@
 """The one place that decides whether a request may go where it wants to."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -15,29 +15,42 @@ from services.common.door import RETRY_AFTER
 from services.common.errors import AwayError
 from services.common.probes import PROBES
 from services.receiver.adapters.http.rates import Rates
-from services.receiver.domain.access import AccessScope, ActorKind, Credentials, Principal
+from services.receiver.domain.access import (
+    AccessScope,
+    ActorKind,
+    Caller,
+    Credentials,
+    Principal,
+)
+from services.receiver.domain.acts import SUBJECTS, Act, acting
 from services.receiver.domain.errors import UnknownCallerError
 from services.receiver.service.access import Access
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NEEDS: Final = "needs_scope"
+_AUDITED: Final = "audited"
 
 
-def needs(scope: AccessScope | None) -> Callable[[F], F]:
-    """Declare which scope an endpoint needs; ``None``: it is open to everybody."""
+def needs(scope: AccessScope | Caller | None, *, audited: bool = False) -> Callable[[F], F]:
+    """Declare which scope an endpoint needs, or whom it is for; ``None``: it is open.
+
+    ``audited``: the audit says who has used it though it changes nothing, as it says of all that
+    change something.
+    """
 
     def declare(endpoint: F) -> F:
         setattr(endpoint, _NEEDS, scope)
+        setattr(endpoint, _AUDITED, audited)
         return endpoint
 
     return declare
 
 
-def needed(route: Route) -> AccessScope | None:
+def needed(route: Route) -> AccessScope | Caller | None:
     """Return what a route needs, or raise ``TypeError`` when it does not say."""
     try:
-        scope: AccessScope | None = getattr(route.endpoint, _NEEDS)
+        scope: AccessScope | Caller | None = getattr(route.endpoint, _NEEDS)
     except AttributeError:
         raise TypeError(f"{route.path} does not say which scope it needs") from None
     return scope
@@ -67,40 +80,63 @@ class Guard:
             if isinstance(route, Route) and route.path not in PROBES
         ]
         self._short = {
-            (method, route.path): scope
+            (method, route.path): (route, scope)
             for route, scope in self._routes
             for method in route.methods or ()
             if "{" not in route.path
         }
 
     async def admit(self, scope: Scope) -> None:
-        """Note who calls as ``scope["principal"]``, and from where as ``scope["address"]``.
+        """Note who calls as ``scope["principal"]``, and what they do as ``scope["act"]``.
 
         ``scope["admit_again"]`` looks once more, for an answer that goes on for long. Raises
         ``HTTPException``: 401 for credentials that are missing or wrong in whatever way, in the
         same words, 403 for a caller without the scope, 429 for one who comes too often, 503 when
         nobody can tell.
         """
-        scope["address"] = client_address(scope, self._trusted)
+        act, scope_needed = self._matched(scope)
+        if act is None:
+            return
+        scope["act"] = act
+        if act.audited:
+            acting.set(act)
+        principal = await self._admitted(scope, scope_needed)
+        scope["principal"] = principal
+        scope["address"] = act.address
+        scope["admit_again"] = partial(self._admitted, scope, scope_needed)
+        if principal:
+            self._rates.check(scope)
+
+    def act(self, scope: Scope) -> Act:
+        """Return what a request does, or would do."""
+        noted: Act | None = scope.get("act")
+        act = noted or self._matched(scope)[0]
+        return act or Act("unmatched", client_address(scope, self._trusted), audited=True)
+
+    def _matched(self, scope: Scope) -> tuple[Act | None, AccessScope | Caller | None]:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        parameters: Mapping[str, object] = {}
         try:
-            scope_needed = self._short[method, scope["path"]]
+            route, scope_needed = self._short[method, scope["path"]]
         except KeyError:
             as_routed = {**scope, "method": method}
             for route, scope_needed in self._routes:  # noqa: B007
-                if route.matches(as_routed)[0] is Match.FULL:
+                match, found = route.matches(as_routed)
+                if match is Match.FULL:
+                    parameters = found["path_params"]
                     break
             else:
-                return
-        principal = await self._admitted(scope, scope_needed)
-        scope["principal"] = principal
-        scope["admit_again"] = partial(self._admitted, scope, scope_needed)
-        if principal:
-            if principal.session or principal.kind is ActorKind.FRONTEND:
-                scope["address"] = _told_address(scope) or scope["address"]
-            self._rates.check(scope)
+                return None, None
+        audited = method != "GET" or getattr(route.endpoint, _AUDITED)
+        act = Act(route.name, client_address(scope, self._trusted), audited=audited)
+        for name, value in parameters.items():
+            if name in SUBJECTS:
+                act.about(SUBJECTS[name], value)  # the first: /groups/1/faces/2/0 is about a group
+        return act, scope_needed
 
-    async def _admitted(self, scope: Scope, scope_needed: AccessScope | None) -> Principal | None:
+    async def _admitted(
+        self, scope: Scope, scope_needed: AccessScope | Caller | None
+    ) -> Principal | None:
         if scope_needed is None:
             return None
         try:
@@ -115,6 +151,16 @@ class Guard:
                 f"{error.service} is not available, try again",
                 headers=RETRY_AFTER,
             ) from error
+        act: Act = scope["act"]
+        act.principal = principal
+        if principal.session or principal.kind is ActorKind.FRONTEND:
+            act.address = _told_address(scope) or act.address
+        if scope_needed is Caller.KNOWN:
+            return principal
+        if scope_needed is Caller.FRONTEND:
+            if principal.kind is not ActorKind.FRONTEND:
+                raise HTTPException(HTTPStatus.FORBIDDEN, "this is for the frontend alone")
+            return principal
         if scope_needed not in principal.scopes:
             raise HTTPException(
                 HTTPStatus.FORBIDDEN,

@@ -35,7 +35,7 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
         response_model=documents.RegionsDocument,
         responses=openapi.errors(404, 409, 422),
     )
-    @needs(AccessScope.READ)
+    @needs(AccessScope.READ, audited=True)
     async def get_regions(image_id: ImageId) -> Response:
         return json_response({"regions": await regions.of(image_id)})
 
@@ -70,6 +70,6 @@ def add_regions(app: FastAPI, regions: Regions, spools: Spools) -> None:
             **openapi.errors(404, 409, 422),
         },
     )
-    @needs(AccessScope.READ)
+    @needs(AccessScope.READ, audited=True)
     async def get_sidecar(image_id: ImageId) -> Response:
         return Response(await regions.sidecar(image_id), media_type=_XMP)

@@ -27,6 +27,10 @@ as it has a body, and so does an answer to a question, by which a group may get 
 _SEARCHES: Final = 16
 """They wait for the recogniser, which gets 2 pictures at a time, and for people."""
 
+_LOG_INS: Final = 64
+"""Of these, half may wait for a password to be hashed, as :mod:`hashing` says; so may users that
+are added or changed."""
+
 _PICTURES: Final = 64
 """They wait for the object store, as :mod:`files` says how many at a time."""
 
@@ -47,6 +51,8 @@ class Rooms:
             "/images": Room("uploads", _UPLOADS, takes_body=True),
             "/search": Room("searches", _SEARCHES, takes_body=True),
         }
+        self._log_ins = Room("log-ins", _LOG_INS, takes_body=True)
+        self._posted |= dict.fromkeys(("/sessions", "/users"), self._log_ins)
         regions = Room("regions", _REGIONS, takes_body=True)
         thumbnails = Room("thumbnails", _THUMBNAILS, takes_body=False)
         self._by_last_part = {
@@ -79,7 +85,7 @@ class Rooms:
             and not ends_in_name
             and (last_part in {"person", "face"} or belongs_to == "/questions")
         ):
-            return self._enrolments
+            return self._log_ins if belongs_to == "/users" else self._enrolments
         if scope["method"] in {"GET", "HEAD"} and "/pictures/" in path:
             return self._pictures
         return self._others

@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from services.common.events import EventKind
 from services.common.image_states import Status
+from services.receiver.domain.access import Principal
+from services.receiver.domain.acts import Recorded
 from services.receiver.domain.changes import Change
 from services.receiver.domain.cursors import (
     Page,
@@ -26,6 +28,7 @@ from services.receiver.domain.images import Image
 from services.receiver.domain.keys import ApiKey
 from services.receiver.domain.people import KnownPicture, Person
 from services.receiver.domain.submissions import Accepted
+from services.receiver.domain.users import NewSession, User
 
 _Item = TypeVar("_Item")
 _Place = TypeVar("_Place")
@@ -189,6 +192,42 @@ def delivery_page_view(page: Page[Delivery, int]) -> dict[str, object]:
     return _page_view("deliveries", page, delivery_view, encode_cursor)
 
 
+def user_view(user: User) -> dict[str, object]:
+    """Return a ``UserDocument``."""
+    return {
+        "id": user.id,
+        "name": user.name,
+        "role": user.role,
+        "issuer": user.issuer,
+        "disabled": user.disabled_at is not None,
+        "created_at": _time(user.created_at),
+    }
+
+
+def user_page_view(page: Page[User, int]) -> dict[str, object]:
+    """Return a ``UserPageDocument``."""
+    return _page_view("users", page, user_view, encode_cursor)
+
+
+def new_session_view(token: str, session: NewSession) -> dict[str, object]:
+    """Return a ``NewSessionDocument``."""
+    return {
+        "token": token,
+        "name": session.name,
+        "role": session.role,
+        "ends_at": _time(session.ends_at),
+    }
+
+
+def session_view(principal: Principal) -> dict[str, object]:
+    """Return a ``SessionDocument``."""
+    return {
+        "name": principal.name,
+        "role": principal.role,
+        "scopes": sorted(principal.scopes),
+    }
+
+
 def key_view(key: ApiKey) -> dict[str, object]:
     """Return a ``KeyDocument``."""
     return {
@@ -201,6 +240,16 @@ def key_view(key: ApiKey) -> dict[str, object]:
         "revoked_at": _time(key.revoked_at),
         "last_used_at": _time(key.last_used_at),
     }
+
+
+def audit_page_view(page: Page[Recorded, int]) -> dict[str, object]:
+    """Return an ``AuditPageDocument``."""
+    return _page_view("acts", page, _recorded_view, encode_cursor)
+
+
+def _recorded_view(recorded: Recorded) -> dict[str, object]:
+    view = {field.name: getattr(recorded, field.name) for field in fields(recorded)}
+    return view | {"at": _time(recorded.at)}
 
 
 def change_view(change: Change) -> dict[str, object]:

@@ -24,7 +24,7 @@ from services.common.person_rows import BY_HAND, WHOSE, WHOSE_ID, whose_pictures
 from services.common.picture_rows import (
     RENEWED_MS,
     SUBMITTED_AT,
-    delete_image,
+    delete_images,
     remove_soon,
     stored_picture,
     tag_of_result,
@@ -42,9 +42,11 @@ from services.common.tables import (
     same_face,
 )
 from services.common.thumbnails import image_thumbnails
+from services.receiver.adapters.rows.audit import add_records
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.adapters.rows.garbage import all_expected, settle
 from services.receiver.adapters.rows.named_faces import is_face
+from services.receiver.domain.acts import ActOnPaths, acting
 from services.receiver.domain.cursors import Page
 from services.receiver.domain.erasing import Stage
 from services.receiver.domain.faces import Candidate, Face, FaceKey, StruckOut
@@ -85,7 +87,11 @@ class DatabaseImages:
         self._insert = _INSERT_SQLITE if database.is_sqlite else _INSERT_MARIADB
 
     @retry_on_conflict
-    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def add(
+        self,
+        submissions: Sequence[Submission],
+        acts: Sequence[ActOnPaths] = (),
+    ) -> dict[str, Accepted]:
         rows: dict[str, Accepted] = {}
         # In one order everywhere, so that replicas with the same paths do not deadlock.
         missing = sorted(submissions, key=lambda one: one.path)
@@ -106,6 +112,11 @@ class DatabaseImages:
                 )
                 rows |= await self._send_back(connection, known)
                 missing = [submission for submission in missing if submission.path not in rows]
+            for act, its in acts:
+                act.about_pictures([rows[submission.path].id for submission in its])
+            await add_records(connection, [act.done() for act, _ in acts])
+        for act, _ in acts:
+            act.recorded = True
         return rows
 
     @retry_on_conflict
@@ -132,11 +143,12 @@ class DatabaseImages:
                     row.content_digest: rows.get(row.path)
                     or Accepted(row.id, row.path, row.status, duplicate=False)
                     for row in found
-                    if row.path in own or row.path in rows
                 }
             named = {PICTURES + row.path for row in by_digest.values()}
             keys = {_key(upload) for upload in uploads}
             await settle(connection, named=sorted(keys & named), unnamed=sorted(keys - named))
+            if act := acting.get():
+                act.about_pictures([row.id for row in by_digest.values()])
         found_rows = [by_digest[upload.content_digest] for upload in uploads]
         return [
             row if row.path == upload.path else row._replace(duplicate=True)
@@ -166,17 +178,11 @@ class DatabaseImages:
     async def _send_back(
         self, connection: AsyncConnection, found: Iterable[Any]
     ) -> dict[str, Accepted]:
-        """Set what was rejected or dead back to pending; return all rows by path.
-
-        Not those that the redeemer has removed meanwhile, as they were old.
-        """
+        """Set what was rejected or dead back to pending; return all rows by path."""
         every = list(found)
-        old = {row.id for row in every if row.is_old}
-        gone = old - await _renew(connection, old)
+        await _renew(connection, [row.id for row in every if row.is_old])
         rows: dict[str, Accepted] = {}
         for row in every:
-            if row.id in gone:
-                continue
             sent_back = row.status in RETRIABLE and await _retry(connection, row.id)
             rows[row.path] = Accepted(
                 row.id,
@@ -294,7 +300,7 @@ class DatabaseImages:
             find_path = sa.select(images.c.path).where(its).with_for_update()
             if await connection.scalar(find_path) != path:
                 return False
-            await delete_image(connection, image_id, removal)
+            await delete_images(connection, [image_id], [removal] if removal else [])
         return True
 
     async def status(self, person: Somebody | None = None) -> StatusReport:
@@ -330,14 +336,14 @@ async def _find(
     return (await connection.execute(query.where(column.in_(list(values))))).all()
 
 
-async def _renew(connection: AsyncConnection, image_ids: Collection[int]) -> set[int]:
-    """Note that images are submitted now, and return those that are there."""
-    its = images.c.id.in_(sorted(image_ids))
-    lock = sa.select(images.c.id).where(its).order_by(images.c.id).with_for_update()
-    there = set(await connection.scalars(lock)) if image_ids else set()
-    if there:
+async def _renew(connection: AsyncConnection, image_ids: Sequence[int]) -> None:
+    """Note that images are submitted again.
+
+    The INSERT that found them has locked their keys, so the redeemer erases none of them meanwhile.
+    """
+    if image_ids:
+        its = images.c.id.in_(sorted(image_ids))
         await connection.execute(sa.update(images).where(its).values(submitted_at=database_now()))
-    return there
 
 
 def _digest_of(upload: Upload) -> str:
@@ -371,7 +377,7 @@ async def _forget_result(
     )
     if result.rowcount != 1:
         return False
-    removals = await thumbnails_of_faces(connection, image_id)
+    removals = await thumbnails_of_faces(connection, [image_id])
     await connection.execute(sa.delete(faces).where(faces.c.image_id == image_id))
     await remove_soon(connection, removals)
     # Known pictures that were cut out of it stay as long as it; its next faces are others.

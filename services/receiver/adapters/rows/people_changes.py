@@ -22,6 +22,7 @@ from services.common.person_names import by_id, id_of
 from services.common.person_rows import BEING_FORGOTTEN, FOLDER, bearer, lies_in, take_turns
 from services.common.tables import erasures, people_work, person_merges, persons
 from services.receiver.adapters.rows.named_faces import adopt, find_bearer
+from services.receiver.domain.acts import acting
 from services.receiver.domain.errors import ConflictError, NotFoundError
 from services.receiver.domain.people import Somebody
 
@@ -112,6 +113,7 @@ async def lock_somebody(connection: AsyncConnection, person: Somebody) -> int | 
         now = await find_somebody(connection, person.name)
         if now.id is not None and now.folder == person.folder:
             person_id = now.id  # has just come
+            _note_act(person_id)
     if person_id is None:
         if not await is_taken(connection, person.folder):
             return None
@@ -130,7 +132,14 @@ async def lock_person(connection: AsyncConnection, person_id: int) -> str | None
 async def add_person(connection: AsyncConnection, person: Somebody) -> int:
     """Make the row of a person and return its id."""
     await settle_names(connection, person.name, beside=person.beside)
-    return await insert_person(connection, person.name, person.folder)
+    person_id = await insert_person(connection, person.name, person.folder)
+    _note_act(person_id)
+    return person_id
+
+
+def _note_act(person_id: int) -> None:
+    if act := acting.get():
+        act.about_new_person(person_id)
 
 
 async def settle_names(connection: AsyncConnection, name: str, *, beside: bool = False) -> None:

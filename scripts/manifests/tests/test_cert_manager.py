@@ -1,0 +1,33 @@
+"""With cert-manager's Certificates, everything is as with those of the Jobs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from scripts.manifests import tools
+from scripts.manifests.design import CERTIFIED
+from scripts.manifests.model import Manifests, at
+from scripts.manifests.rendering import parse, render
+from scripts.manifests.rules import check
+
+
+def test_certificates_of_cert_manager_take_the_place_of_the_jobs(
+    kubectl: str, tool: Callable[[str], None]
+) -> None:
+    tool("kubeconform")
+    manifest = render(Path(__file__).parent / "cert-manager", kubectl)
+    manifests = Manifests(parse(manifest))
+    found = [*check(manifests), *tools.kubeconform(manifest)]
+    assert [str(finding) for finding in found] == []
+    assert "certificates" not in {workload.name for workload in manifests.workloads}
+    names = {
+        at(certificate, "spec.secretName"): certificate
+        for certificate in manifests.kind("Certificate")
+    }
+    assert names.keys() == {"tls-ca", *(f"tls-{name}" for name in CERTIFIED)}
+    for name in CERTIFIED:
+        spec = names[f"tls-{name}"]["spec"]
+        assert spec["dnsNames"] == [
+            name,
+            *(f"{name}.{rest}" for rest in ("face", "face.svc", "face.svc.cluster.local")),
+        ]
+        assert spec["issuerRef"]["name"] == "facestack"
