@@ -189,7 +189,6 @@ class Receiver:
         )
         thumbnails = Thumbnails(pictures=store, garbage=garbage, shrinker=decoder)
         grouped = Grouped(DatabaseGroups(self._database), enrolment)
-        keys = DatabaseApiKeys(self._database)
         rates = Rates(settings)
         app = new_app()
         add_submissions(
@@ -214,23 +213,12 @@ class Receiver:
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))
-        self._log_in, sessions = self._add_log_in(app, settings, spools)
-        add_keys(app, Keyring(keys), spools)
-        audit = DatabaseAudit(self._database)
-        add_audit(app, audit)
+        self._access = self._add_access(app, settings, spools)
         is_open = settings.access == "open"
         self.docs = docs_routes(app, is_open=is_open)
         if is_open:
             app.router.routes.extend(self.docs)
         app.router.routes.extend(probe_routes(self.lifecycle))
-        self._access = Access(
-            is_open=is_open,
-            keys=KeyCheck(keys),
-            administrator_key=key_file(settings.administrator_key_file),
-            frontend_key=key_file(settings.frontend_key_file),
-            sessions=sessions,
-        )
-        self.auditing = Auditing(audit)
         self.rooms = Rooms(settings.max_in_flight)
         self.app = behind_door(
             app,
@@ -240,6 +228,21 @@ class Receiver:
             rates=rates,
             settings=settings,
             lifecycle=self.lifecycle,
+        )
+
+    def _add_access(self, app: FastAPI, settings: ReceiverSettings, spools: Spools) -> Access:
+        keys = DatabaseApiKeys(self._database)
+        add_keys(app, Keyring(keys), spools)
+        self._log_in, sessions = self._add_log_in(app, settings, spools)
+        audit = DatabaseAudit(self._database)
+        add_audit(app, audit)
+        self.auditing = Auditing(audit)
+        return Access(
+            is_open=settings.access == "open",
+            keys=KeyCheck(keys),
+            administrator_key=key_file(settings.administrator_key_file),
+            frontend_key=key_file(settings.frontend_key_file),
+            sessions=sessions,
         )
 
     def _add_log_in(
