@@ -54,10 +54,7 @@ class Running:
             found.append("the migrations have not run with them")
         for deployment in self._items("deployments"):
             name = deployment["metadata"]["name"]
-            volumes = deployment["spec"]["template"]["spec"].get("volumes") or []
-            if not {(volume.get("secret") or {}).get("secretName") for volume in volumes} & {
-                *secrets
-            }:
+            if _mounted(deployment).isdisjoint(secrets):
                 continue
             if _stamp(deployment) != stamp:
                 found.append(f"deployment {name} has not got them")
@@ -88,6 +85,18 @@ class Running:
         if done.returncode != 0:
             raise SecretsError(f"kubectl says: {done.stderr.strip()}")
         return done.stdout
+
+
+def _mounted(deployment: dict[str, Any]) -> set[str]:
+    """Return the Secrets in the volumes of a deployment's pods."""
+    found = set()
+    for volume in deployment["spec"]["template"]["spec"].get("volumes") or []:
+        if secret := volume.get("secret"):
+            found.add(secret["secretName"])
+        for source in (volume.get("projected") or {}).get("sources") or []:
+            if secret := source.get("secret"):
+                found.add(secret["name"])
+    return found
 
 
 def _labels(item: dict[str, Any]) -> dict[str, str]:

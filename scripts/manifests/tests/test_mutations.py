@@ -40,7 +40,7 @@ FREE: Final = (
         "it makes the bucket: the cluster tests show",
     ),
     (
-        r"template\.metadata\.annotations(\.facestack\.dev/facts| taken away)",
+        r"template\.metadata\.annotations(\.facestack\.dev/(facts|host)| taken away)",
         "test_aws.py changes each fact",
     ),
     (

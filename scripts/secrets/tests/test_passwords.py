@@ -408,7 +408,16 @@ class Answers(Running):
                     "replicas": 2,
                     "template": {
                         "metadata": {"annotations": {STAMP: stamp}},
-                        "spec": {"volumes": [{"secret": {"secretName": f"database-{name}"}}]},
+                        "spec": {
+                            "volumes": [
+                                {"secret": {"secretName": f"tls-{name}"}},
+                                {
+                                    "projected": {
+                                        "sources": [{"secret": {"name": f"database-{name}"}}]
+                                    }
+                                },
+                            ]
+                        },
                     },
                 },
                 "status": {

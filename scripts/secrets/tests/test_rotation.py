@@ -44,6 +44,8 @@ class Database:
 
     def _mount(self, target: Path, source: dict[str, Any]) -> None:
         """Write the files as the kubelet does, which refuses a key that is not there."""
+        if str(source.get("name")).startswith("tls-"):
+            return  # no password, and nothing that rotates with them
         values = self.site.values(source.get("secretName") or source["name"])
         paths = {item["key"]: item["path"] for item in source.get("items") or ()}
         for key, path in (paths or {key: key for key in values}).items():

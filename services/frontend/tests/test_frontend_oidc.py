@@ -154,6 +154,7 @@ NOT_IDENTIFIED: Final[dict[str, Callable[[Claims, Key], str | None]]] = {
     "another key of the same name": with_other_key("first"),
     "a key that is not published": with_other_key("unknown"),
     "for somebody else": but(aud="somebody else"),
+    "for somebody else, asked for by us": but(aud="somebody else", azp=CLIENT),
     "for several, by somebody else": but(aud=[CLIENT, "others"], azp="others"),
     "for several, nobody says which": but(aud=[CLIENT, "others"]),
     "another issuer": but(iss="https://evil.example"),
