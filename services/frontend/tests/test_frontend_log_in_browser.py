@@ -107,5 +107,8 @@ def test_people_do_what_their_role_lets_them(browser: Browser, page_url: str) ->
         delete.click()
         page.get_by_role("button", name="Delete", exact=True).click()
         expect(card(page, "chosen.jpg")).to_have_count(0)
+        page.goto("/audit")
+        expect(page.get_by_role("row", name="root").filter(has_text="Delete image")).to_be_visible()
+        page.goto("/")
         context.clear_cookies()
         expect(page.get_by_text("You are logged out")).to_be_visible()
