@@ -145,9 +145,10 @@ async def test_whatever_is_done_leaves_one_row_that_says_to_what(  # noqa: PLR09
 
     await does("submit_one", ("image", 1), "POST", "/image/post", json={"path": "a.jpg"})
     await does("submit_many", ("image", 2), "POST", "/images/post", json={"paths": [{"path": "b"}]})
-    await does("submit_one", ("image", 1), "POST", "/image/post", json={"path": "a.jpg"})
     await run(one.settings, sa.update(images).values(status="rejected"))
-    await does("retry", ("image", 1), "POST", "/images/1/retry")
+    await does("submit_one", ("image", 1), "POST", "/image/post", json={"path": "a.jpg"})
+    await does("submit_one", ("image", 1), "POST", "/image/post", json={"path": "a.jpg"})
+    await does("retry", ("image", 2), "POST", "/images/2/retry")
     image = await seed(client, one.settings)
     upload = encode(draw(size=(20, 20)))
     await does("upload", ("image", image + 1), "POST", "/images", files={"files": ("a", upload)})
