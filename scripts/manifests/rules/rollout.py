@@ -109,6 +109,9 @@ _CRON_JOB: Final = (
 def cron_jobs(manifests: Manifests) -> Iterator[Finding]:
     """Check that what is done daily is what a Job has done at first."""
     first = {workload.name: workload for workload in manifests.workloads if workload.kind == "Job"}
+    issuing = first.get("certificates")
+    if issuing and not manifests.find("CronJob", issuing.name):
+        yield issuing.finding("kind", "add a CronJob: nobody renews what this issues")
     for workload in manifests.workloads:
         if workload.kind == "CronJob":
             yield from broken(workload.title, workload.document, "", _CRON_JOB)
