@@ -113,7 +113,7 @@ def test_without_the_node_with_the_data_the_service_says_what_is_away(
         _wait_refused(pipeline)
         print(f"every submission was refused with 503 after {time.monotonic() - lost:.0f} s")
         wait_until(
-            lambda: _page_says(pipeline, visitor, "database is not available"),
+            lambda: _page_says(pipeline, visitor, "atabase is not available"),
             _SECONDS,
             "the page to say that the database is away",
         )

@@ -1,34 +1,14 @@
-"""Passwords and keys, from files that change while the process runs."""
+"""The password of a database user, from a file that changes while the process runs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from services.common.settings import read_secret
+from services.common.settings import read_passwords
 
 _ACCESS_DENIED: Final = 1045
-
-
-def read_passwords(file: Path) -> Iterator[str]:
-    """Yield the password in the file, and if that will not do, what else may: each is read late.
-
-    While a password is rotated, the one before it lies in ``previous-NAME`` beside ``NAME``. The
-    file itself may have changed meanwhile, so it is read a second time.
-    """
-    seen = set()
-    for place in (file, file.with_name(f"previous-{file.name}"), file):
-        try:
-            password = read_secret(place)
-        except FileNotFoundError:
-            if place == file:
-                raise
-            continue
-        if password not in seen:
-            seen.add(password)
-            yield password
 
 
 def log_in_with(engine: sa.Engine, file: Path) -> None:

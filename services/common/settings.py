@@ -9,6 +9,7 @@ part of its name is its unit. ``make settings`` writes ``docs/settings.md`` from
 
 import ssl
 import sys
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Self, TypeVar
@@ -346,6 +347,25 @@ def is_loopback(host: str) -> bool:
 def read_secret(file: Path) -> str:
     """Read a secret from its file, without space around it, such as the newline of editors."""
     return file.read_text().strip()
+
+
+def read_passwords(file: Path) -> Iterator[str]:
+    """Yield the password in the file, and if that will not do, what else may: each is read late.
+
+    While a password is rotated, the one before it lies in ``previous-NAME`` beside ``NAME``. The
+    file itself may have changed meanwhile, so it is read a second time.
+    """
+    seen = set()
+    for place in (file, file.with_name(f"previous-{file.name}"), file):
+        try:
+            password = read_secret(place)
+        except FileNotFoundError:
+            if place == file:
+                raise
+            continue
+        if password not in seen:
+            seen.add(password)
+            yield password
 
 
 S = TypeVar("S", bound=Settings)

@@ -24,7 +24,7 @@ from services.common.health import Check
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
-from services.common.settings import load, read_secret
+from services.common.settings import load, read_passwords, read_secret
 from services.common.sockets import listen
 from services.common.spools import Spools
 from services.frontend.adapters import rooms
@@ -86,13 +86,13 @@ def create_app(
     client: httpx.AsyncClient, lifecycle: Lifecycle, settings: FrontendSettings
 ) -> ASGIApp:
     """Return the application on an HTTP client whose base URL is the receiver's."""
-    key = _secret(settings.receiver_key_file)
+    key_file = settings.receiver_key_file
     receiver = ReceiverApi(
         ReceiverConnection(
             client,
             seconds=settings.receiver_timeout_seconds,
             upload_seconds=settings.upload_timeout_seconds,
-            key=key,
+            keys=None if key_file is None else partial(read_passwords, key_file),
         )
     )
     files = static_files()
@@ -104,8 +104,8 @@ def create_app(
         pages: Pages = kind(receiver, answers, names, spools, settings.max_upload_bytes)
         app.include_router(pages.router)
     app.include_router(FilePages(receiver.pictures, answers, files).router())
-    if key:
-        provider = _provider(settings, key)
+    if key_file:
+        provider = _provider(settings, partial(read_secret, key_file))
         app.include_router(LogInPages(receiver.access, answers, provider).router())
         app.include_router(AccessPages(receiver.access, answers).router())
     app.router.routes.extend(probe_routes(lifecycle))
@@ -131,7 +131,9 @@ def create_app(
     async def gone(_: Request, __: ClientDisconnect) -> Response:
         return Response(status_code=400)  # nobody reads it
 
-    guard = BrowserGuard(receiver.access.account, logs_in=key is not None, trusted=settings.trusted)
+    guard = BrowserGuard(
+        receiver.access.account, logs_in=key_file is not None, trusted=settings.trusted
+    )
     return GuardedApp(
         Door(
             HeadApp(app),

@@ -15,8 +15,8 @@ from alembic.script import ScriptDirectory
 from services.common import logs
 from services.common.errors import RefusedError
 from services.common.jobs import NotYetError, end_on_sigterm, persist
-from services.common.passwords import log_in_with, read_passwords
-from services.common.settings import DatabaseSettings, load
+from services.common.passwords import log_in_with
+from services.common.settings import DatabaseSettings, load, read_passwords
 from services.migrations.settings import MigrationSettings
 from services.migrations.users import UsersError, apply_own, apply_users, read_users
 

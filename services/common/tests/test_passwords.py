@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.passwords import read_passwords
+from services.common.settings import read_passwords
 
 
 def test_what_may_do_is_read_late_and_once(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from starlette.routing import Route
 
 from services.common.lifecycle import Lifecycle
 from services.frontend.adapters.browser import csrf_token
+from services.frontend.adapters.receiver.connection import ReceiverConnection
 from services.frontend.app import create_app
-from services.frontend.domain.errors import LOGGED_OUT
+from services.frontend.domain.errors import LOGGED_OUT, ReceiverAwayError
 from services.frontend.settings import FrontendSettings
 from services.frontend.tests.fake_groups import group_json
 from services.frontend.tests.fake_receiver import (
@@ -411,3 +412,28 @@ async def test_what_the_receiver_does_not_allow_is_said(
     answer = await guarded.post("/images/1/delete", headers=shown)
     assert answer.status_code == 403
     assert "This needs the scope name." in answer.text
+
+
+async def test_while_its_key_is_replaced_either_is_shown_until_the_receiver_takes_one() -> None:
+    shown: list[str] = []
+    taken = "old"
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers["Authorization"])
+        if shown[-1] != f"Bearer {taken}":
+            return httpx.Response(401, json={"title": "Unauthorized", "status": 401})
+        return httpx.Response(200, json=account_json())
+
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(answer), base_url="http://receiver"
+    ) as client:
+        connection = ReceiverConnection(client, keys=lambda: ["new", "old"])
+        await connection.call("GET /session")
+        await connection.call("GET /session")
+        assert shown == ["Bearer new", "Bearer old", "Bearer old"]
+        taken = "new"
+        await connection.call("GET /session")
+        assert shown[3:] == ["Bearer old", "Bearer new"]
+        taken = "another"
+        with pytest.raises(ReceiverAwayError, match="RECEIVER_KEY_FILE"):
+            await connection.call("GET /session")

@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from services.common.passwords import read_passwords
+from services.common.settings import read_passwords
 from services.receiver.ports import KeyFile
 
 

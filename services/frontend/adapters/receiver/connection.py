@@ -7,6 +7,7 @@ from collections.abc import (
     Awaitable,
     Callable,
     Generator,
+    Iterable,
     Iterator,
     Mapping,
 )
@@ -57,8 +58,8 @@ class ReceiverConnection:
     An operation is a method and a path, such as ``GET /images/{id}``, whose placeholders stand for
     the ``parts``, in order; ``params`` that are None, False or empty are not sent.
 
-    With a ``key`` it says who asks, as :func:`visitor` tells, and raises :class:`LoggedOutError`
-    when the receiver does not know the session.
+    With ``keys``, of which one is the receiver's now, it says who asks, as :func:`visitor` tells,
+    and raises :class:`LoggedOutError` when the receiver does not know the session.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class ReceiverConnection:
         *,
         seconds: float = 15.0,
         upload_seconds: float = 60.0,
-        key: Callable[[], str] | None = None,
+        keys: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         self._client = client
-        self._auth = _Credentials(key) if key else None
+        self._auth = _Credentials(keys) if keys else None
         self._timeout = httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
         self._slow_timeout = httpx.Timeout(upload_seconds, connect=_CONNECT_SECONDS)
 
@@ -135,19 +136,31 @@ class ReceiverConnection:
 
 
 class _Credentials(httpx.Auth):
-    """Puts on every request who sends it; ``key`` is read for each, so a new one holds at once."""
+    """Puts on every request who sends it.
 
-    def __init__(self, key: Callable[[], str]) -> None:
-        self._key = key
+    ``keys`` are read for each. While one is replaced, this process and the receiver's hear of the
+    new one at different times: who is refused with one tries the other, and begins with what was
+    taken last, as a body that streams cannot be sent twice.
+    """
+
+    def __init__(self, keys: Callable[[], Iterable[str]]) -> None:
+        self._keys = keys
+        self._taken = ""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Add the headers."""
         who = visitor()
-        request.headers["Authorization"] = f"Bearer {self._key()}"
         request.headers["Facestack-Address"] = who.address
         if who.session:
             request.headers["Facestack-Session"] = who.session
-        yield request
+        for key in sorted(self._keys(), key=self._taken.__ne__):
+            request.headers["Authorization"] = f"Bearer {key}"
+            response = yield request
+            if response.status_code != HTTPStatus.UNAUTHORIZED:
+                self._taken = key
+                return
+            if not isinstance(request.stream, httpx.ByteStream):
+                return
 
 
 def file_form(file: AsyncIterable[bytes], size: int) -> dict[str, Any]:
