@@ -261,6 +261,7 @@ class Receiver:
             attempts=DatabaseAttempts(self._database),
             hasher=self._hasher,
             roles=settings.roles_of_groups,
+            administrator_key=key_file(settings.administrator_key_file),
         )
         add_users(app, Users(users, self._hasher, has_key=has_key), spools)
         add_sessions(app, log_in, sessions, spools)

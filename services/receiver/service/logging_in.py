@@ -1,5 +1,6 @@
 """Begins sessions for who shows that they are a user."""
 
+import hmac
 import math
 import secrets
 from collections.abc import Mapping
@@ -10,14 +11,19 @@ from services.common.person_names import as_kept
 from services.receiver.domain.access import Role
 from services.receiver.domain.errors import NoRoleError, TooManyAttemptsError, WrongLogInError
 from services.receiver.domain.users import Identity, NewSession, role_of
-from services.receiver.ports import AttemptRows, PasswordHasher, SessionRows, UserRows
+from services.receiver.ports import AttemptRows, KeyFile, PasswordHasher, SessionRows, UserRows
 from services.receiver.service.sessions import session_id
 
 _TOKEN_BYTES: Final = 32
 
+ADMINISTRATOR: Final = "administrator"
+"""The name with which the administrator's key is a password: before there is any user."""
+
+_ADMINISTRATOR: Final = Identity("administrator-key", ADMINISTRATOR, ADMINISTRATOR, ())
+
 
 class LogIn:
-    """Both ways to log in; each returns the token of the session that has begun, and the session.
+    """The ways to log in; each returns the token of the session that has begun, and the session.
 
     ``roles`` says which role a provider's group has. All methods raise
     ``DatabaseUnavailableError``.
@@ -31,12 +37,14 @@ class LogIn:
         attempts: AttemptRows,
         hasher: PasswordHasher,
         roles: Mapping[str, Role],
+        administrator_key: KeyFile | None,
     ) -> None:
         self._users = users
         self._sessions = sessions
         self._attempts = attempts
         self._hasher = hasher
         self._roles = roles
+        self._administrator_key = administrator_key
 
     async def by_password(self, name: str, password: str, address: str) -> tuple[str, NewSession]:
         """Log somebody in who types from that address.
@@ -58,6 +66,8 @@ class LogIn:
     async def _begin(self, name: str, password: str) -> tuple[str, NewSession]:
         stored = await self._users.password(name)
         is_right = await self._hasher.verify(stored.hash if stored else None, password)
+        if name == ADMINISTRATOR and self._is_key(password):
+            return await self._begin_for(_ADMINISTRATOR, Role.ADMINISTRATOR)
         if stored is None or not is_right:
             raise WrongLogInError
         outdated = self._hasher.is_outdated(stored.hash)
@@ -76,6 +86,13 @@ class LogIn:
         role = role_of(identity.groups, self._roles)
         if role is None:
             raise NoRoleError
+        return await self._begin_for(identity, role)
+
+    def _is_key(self, password: str) -> bool:
+        keys = self._administrator_key() if self._administrator_key else ()
+        return any(hmac.compare_digest(key, password.encode()) for key in keys)
+
+    async def _begin_for(self, identity: Identity, role: Role) -> tuple[str, NewSession]:
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         session = await self._sessions.begin_for(session_id(token), identity, role)
         if session is None:

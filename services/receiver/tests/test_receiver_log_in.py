@@ -31,6 +31,7 @@ from services.receiver.service.sessions import Sessions
 from services.receiver.settings import ReceiverSettings
 
 CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+KEY = b"a key that lies in a file"
 PASSWORD = "correct horse battery"
 SECOND = 1000
 
@@ -60,6 +61,7 @@ class Desk:
 
     def __init__(self, database: Database, hasher: PasswordHasher | None = None) -> None:
         self.now = 0
+        self.key = KEY
         self.users = DatabaseUsers(database)
         self.rows = DatabaseSessions(
             database, idle_ms=10**6, longest_ms=10**7, now=lambda: sa.literal(self.now)
@@ -72,6 +74,7 @@ class Desk:
             attempts=self.attempts,
             hasher=hasher or self.hasher,
             roles={},
+            administrator_key=lambda: [self.key],
         )
 
     async def tries(self, name: str, password: str, address: str) -> int | str:
@@ -201,6 +204,24 @@ async def test_whatever_is_wrong_takes_the_same_work(plain_desk: Desk) -> None:
         with pytest.raises(WrongLogInError, match="the name or the password is wrong"):
             await plain_desk.log_in.by_password(name, password, "192.0.2.1")
     assert plain_desk.hasher.checked == [f"hash of {PASSWORD}", *[None] * 6]
+
+
+async def test_the_administrators_key_is_a_password_before_there_is_any_user(desk: Desk) -> None:
+    _, session = await desk.log_in.by_password("administrator", KEY.decode(), "10.0.0.1")
+    assert (session.name, session.role) == ("administrator", Role.ADMINISTRATOR)
+    assert await desk.tries("Ada", KEY.decode(), "10.0.0.1") == "wrong"
+    assert await desk.tries("Administrator", KEY.decode(), "10.0.0.1") == "wrong"
+    assert await desk.tries("administrator", "", "10.0.0.1") == "wrong"
+    assert len(desk.hasher.checked) == 4  # as much work as for anybody else
+
+    [_, administrator] = (await desk.users.page(after=None, limit=50)).items
+    change = UserChange(disabled=True)
+    await desk.users.change(administrator.id, change, keep_administrator=False)
+    assert await desk.tries("administrator", KEY.decode(), "10.0.0.1") == "wrong"
+    desk.key = b"another one"
+    await desk.users.change(administrator.id, UserChange(disabled=False), keep_administrator=False)
+    assert await desk.tries("administrator", KEY.decode(), "10.0.0.1") == "wrong"
+    assert await desk.tries("administrator", "another one", "10.0.0.1") == "in"
 
 
 async def test_who_is_disabled_while_the_password_is_checked_does_not_get_in(desk: Desk) -> None:
