@@ -172,6 +172,19 @@ def opened(cluster: Cluster, probes: dict[str, tuple[str, str]], targets: list[T
         return set().union(*pool.map(opened_by, probes))
 
 
+# Before there are pods that bear the names of others.
+def test_clients_get_neither_metrics_nor_a_description_nor_another_name(pipeline: Cluster) -> None:
+    for url in (pipeline.api_url, pipeline.page_url):
+        for path in ("/metrics", "/docs", "/openapi.json"):
+            answer = request("GET", f"{url}{path}")  # the page first asks who it is, of whatever
+            assert answer.status_code in {httpx.codes.NOT_FOUND, httpx.codes.SEE_OTHER}
+            assert "facestack_" not in answer.text
+        answer = request("GET", f"{url}/", headers={"Host": "rebound.example"})
+        assert answer.status_code == httpx.codes.MISDIRECTED_REQUEST
+    for workload in ("receiver", "frontend"):
+        assert all(metrics(pipeline, workload, "facestack_requests_total").values())
+
+
 def test_names_and_exactly_the_edges_of_the_design_are_open(
     pipeline: Cluster,
     probes: dict[str, tuple[str, str]],
@@ -226,18 +239,6 @@ def test_it_is_the_policies_that_keep_the_others_closed(
         wait_until(all_open, _POLICY_SECONDS, "everything to be open")
     finally:
         pipeline.kubectl("delete", "networkpolicy/e2e-allow-all")
-
-
-def test_clients_get_neither_metrics_nor_a_description_nor_another_name(pipeline: Cluster) -> None:
-    for url in (pipeline.api_url, pipeline.page_url):
-        for path in ("/metrics", "/docs", "/openapi.json"):
-            answer = request("GET", f"{url}{path}")  # the page first asks who it is, of whatever
-            assert answer.status_code in {httpx.codes.NOT_FOUND, httpx.codes.SEE_OTHER}
-            assert "facestack_" not in answer.text
-        answer = request("GET", f"{url}/", headers={"Host": "rebound.example"})
-        assert answer.status_code == httpx.codes.MISDIRECTED_REQUEST
-    for workload in ("receiver", "frontend"):
-        assert all(metrics(pipeline, workload, "facestack_requests_total").values())
 
 
 def test_a_privileged_pod_is_refused_by_the_namespace(pipeline: Cluster, image: str) -> None:

@@ -31,11 +31,11 @@ def client_address(scope: Scope, trusted: Collection[Network]) -> str:
     IPv6 one is the former.
     """
     client = scope.get("client")
-    address = _read(client[0]) if client else None
+    address = read_address(client[0]) if client else None
     if address is None:
         return ""
     for entry in _forwarded(scope) if trusted else ():
-        before = _read(entry) if _is_in(address, trusted) else None
+        before = read_address(entry) if _is_in(address, trusted) else None
         if before is None:
             break
         address = before
@@ -52,9 +52,10 @@ def _is_in(address: IPv4Address | IPv6Address, networks: Collection[Network]) ->
     return any(address in network for network in networks)
 
 
-def _read(text: str) -> IPv4Address | IPv6Address | None:
+def read_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that a text is, if it is one, without the zone of its host."""
     try:
-        address = ip_address(text.strip().partition("%")[0])  # without the zone of this host
+        address = ip_address(text.strip().partition("%")[0])
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

@@ -126,10 +126,13 @@ class HeldConnection:
         Raises ``DatabaseUnavailableError``; what was held and is broken is replaced before.
         """
         if self._connection:
-            with suppress(sa.exc.SQLAlchemyError, OSError):
+            # Whatever is wrong with it, another one is tried, which says so if it is the query.
+            with suppress(Exception):
                 found: Sequence[sa.Row[Any]] = (await self._connection.execute(query)).all()
                 return found
-            await self._connection.invalidate()
+            broken, self._connection = self._connection, None
+            with suppress(Exception):
+                await broken.invalidate()
             await self.close()
         async with AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._database.reading())

@@ -129,6 +129,7 @@ class Door:
 
         try:
             self._check_host(scope)
+            _check_path(scope)
             room = self._room(scope)
             follows = _has_body(scope)
             room.check()  # rather now than when all of a body was sent for nothing
@@ -244,6 +245,12 @@ def _has_body(scope: Scope) -> bool:
         else:
             follows = True
     return follows
+
+
+def _check_path(scope: Scope) -> None:
+    # A route's expression takes a newline at the end of a path, where nothing else expects one.
+    if scope["path"].endswith("\n"):
+        raise HTTPException(HTTPStatus.NOT_FOUND, "there is nothing at this address")
 
 
 def _text(value: bytes) -> str:

@@ -202,7 +202,7 @@ class DatabaseSettings(FromEnvironment):
     )
     database_pool_size: int = Field(
         8,
-        ge=1,
+        ge=2,
         description="Connections of one process at most: more where requests wait for one, fewer"
         " where those of all replicas exceed MariaDB's max_connections.",
     )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from services.frontend.domain.errors import LoggedOutError
 from services.frontend.domain.people import PeoplePage, PersonChoices, choices_of
 
 _REST: Final = 10.0
@@ -24,9 +25,15 @@ class Names:
 
     async def get(self) -> PersonChoices:
         """Return the names, in the order of ``fetch``."""
-        if self._asked is None or (self._asked.done() and time.monotonic() >= self._good_until):
-            self._asked = asyncio.create_task(self._ask())
-        return await asyncio.shield(self._asked)
+        asked = self._asked
+        if asked is None or (asked.done() and time.monotonic() >= self._good_until):
+            asked = self._asked = asyncio.create_task(self._ask())
+            return await asyncio.shield(asked)
+        try:
+            return await asyncio.shield(asked)
+        except LoggedOutError:
+            # Whoever began to ask has no session any more, which says nothing of who waits, too.
+            return choices_of(await self._fetch())
 
     async def _ask(self) -> PersonChoices:
         start = time.monotonic()

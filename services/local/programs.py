@@ -164,8 +164,10 @@ def _make_key(folder: Path, whose: str) -> Path:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(32))
+            new = file.with_suffix(".new")
+            new.touch(mode=0o600)
+            new.write_text(secrets.token_urlsafe(32))
+            new.replace(file)
     except OSError as error:
         raise LocalError(f"cannot write {file}: {error.strerror}") from None
     return file

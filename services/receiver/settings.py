@@ -1,7 +1,7 @@
 """Settings of the receiver."""
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from services.common.settings import (
     SecretFile,
     Settings,
     is_loopback,
+    read_secret,
 )
 from services.receiver.domain.access import Role
 
@@ -32,6 +33,10 @@ def _read_roles(listed: str) -> dict[str, Role]:
             raise ValueError(f"the group {group!r} has two roles: leave the higher one")
         roles[group] = Role(role)
     return roles
+
+
+_KEY_LENGTH: Final = 20
+"""Characters of a key that lies in a file: 120 random bits in base64."""
 
 
 class AccessSettings(FromEnvironment):
@@ -149,6 +154,12 @@ class ReceiverSettings(
                 f"ACCESS open would let everybody who reaches {self.host} read, name and delete"
                 " everything: set ACCESS to keys, or HOST to 127.0.0.1"
             )
+        for file in (self.administrator_key_file, self.frontend_key_file):
+            if file and len(read_secret(file)) < _KEY_LENGTH:
+                raise ValueError(
+                    f"{file} holds a key that somebody could guess, as nobody slows that down: take"
+                    f" {_KEY_LENGTH} random characters or more"
+                )
         return self
 
     @property

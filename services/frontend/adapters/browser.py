@@ -132,6 +132,7 @@ class BrowserGuard:
         who.csrf = csrf_token(who.session) if who.session else ""
         if not who.session:
             raise HTTPException(HTTPStatus.UNAUTHORIZED, LOGGED_OUT)
+        who.by_itself = path.startswith("/fragments/") or is_small_picture(path)
         who.ask = self._ask
         if is_safe and not is_small_picture(path):
             who.begin_asking()

@@ -85,6 +85,7 @@ class Act(ReceiverDocument):
     """Who did what; ``status`` is that with which it was refused, None for what was done."""
 
     at: datetime
+    kind: str
     who: str
     address: str
     action: str

@@ -421,7 +421,8 @@ async def test_while_its_key_is_replaced_either_is_shown_until_the_receiver_take
     def answer(request: httpx.Request) -> httpx.Response:
         shown.append(request.headers["Authorization"])
         if shown[-1] != f"Bearer {taken}":
-            return httpx.Response(401, json={"title": "Unauthorized", "status": 401})
+            headers = {"WWW-Authenticate": "Bearer"}
+            return httpx.Response(401, json={"title": "Unauthorized"}, headers=headers)
         return httpx.Response(200, json=account_json())
 
     async with httpx.AsyncClient(

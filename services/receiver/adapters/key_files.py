@@ -3,8 +3,12 @@
 from functools import partial
 from pathlib import Path
 
+import structlog
+
 from services.common.settings import read_passwords
 from services.receiver.ports import KeyFile
+
+log = structlog.get_logger(__name__)
 
 
 def key_file(file: Path | None) -> KeyFile | None:
@@ -13,4 +17,8 @@ def key_file(file: Path | None) -> KeyFile | None:
 
 
 def _read(file: Path) -> list[bytes]:
-    return [key.encode() for key in read_passwords(file) if key]
+    try:
+        return [key.encode() for key in read_passwords(file) if key]
+    except (OSError, UnicodeDecodeError) as error:
+        log.warning("a key cannot be read, so nobody has it", file=str(file), error=str(error))
+        return []

@@ -81,7 +81,11 @@ UNKNOWN: Final = Principal(ActorKind.UNKNOWN, "", frozenset())
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request shows: its key, and what the frontend says beside its own."""
+    """What a request shows: its key, and what the frontend says beside its own.
+
+    ``by_hand``: not what an open page asks for by itself.
+    """
 
     key: str
     session: str | None = None
+    by_hand: bool = True

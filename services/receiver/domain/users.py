@@ -4,7 +4,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.receiver.domain.access import SCOPES, Role
+from services.receiver.domain.access import ADMINISTRATOR_KEY, ANYBODY, FRONTEND, SCOPES, Role
+
+ADMINISTRATOR: Final = "administrator"
+"""The name with which the administrator's key is a password."""
+
+KEY_ISSUER: Final = "administrator-key"
+"""The issuer of who shows it."""
+
+RESERVED_NAMES: Final = frozenset(
+    {ADMINISTRATOR, *(one.name for one in (ADMINISTRATOR_KEY, ANYBODY, FRONTEND))}
+)
+"""What the audit calls others, so nobody whom a provider names is called so."""
 
 MIN_PASSWORD_LENGTH: Final = 12
 """Characters (OWASP ASVS 4.0.3, 2.1.1), whichever they are (NIST SP 800-63B-3, 5.1.1.2)."""

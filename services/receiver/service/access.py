@@ -60,7 +60,9 @@ class Access:
         for file, principal in self._files:
             if any(hmac.compare_digest(key, shown) for key in file()):
                 if principal is FRONTEND and self._sessions and credentials.session is not None:
-                    return await self._sessions.principal(credentials.session)
+                    return await self._sessions.principal(
+                        credentials.session, by_hand=credentials.by_hand
+                    )
                 return principal
         if self._keys and (program := await self._keys.principal(credentials.key)):
             return program
@@ -70,3 +72,5 @@ class Access:
         """Finish what is being noted."""
         if self._keys:
             await self._keys.close()
+        if self._sessions:
+            await self._sessions.close()

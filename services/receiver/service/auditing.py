@@ -5,6 +5,7 @@ from typing import Final
 import structlog
 
 from services.common.errors import DatabaseUnavailableError
+from services.receiver.domain.access import ActorKind
 from services.receiver.domain.acts import Act, Record
 from services.receiver.ports import AuditRows
 
@@ -14,8 +15,12 @@ WRITE_SECONDS: Final = 1.0
 """Between two times that what was refused is written."""
 
 _TOLD_APART: Final = 100
-"""Refusals that one writing tells apart by where they came from: more are an attack from
-everywhere, which is not to fill the database, and are counted without an address."""
+_UNKNOWN_TOLD_APART: Final = 10
+"""Refusals, of callers that are known and of others, that one writing tells apart: more are not to
+fill the database, and are counted without an address, and of the unknown without what they tried.
+"""
+
+_SEVERAL: Final = "several"
 
 
 class Auditing:
@@ -42,14 +47,22 @@ class Auditing:
 
     def _count(self, record: Record) -> None:
         common = record._replace(subject_kind=None, subject_id=None, times=0)
-        if common not in self._refused and len(self._refused) >= _TOLD_APART:
-            record, common = record._replace(address=""), common._replace(address="")
+        if common not in self._refused and self._is_full(record.kind):
+            action = _SEVERAL if record.kind is ActorKind.UNKNOWN else record.action
+            record = record._replace(address="", action=action)
+            common = common._replace(address="", action=action)
         before = self._refused.get(common)
         if before is not None:
             same = before.subject_kind == record.subject_kind
             same = same and before.subject_id == record.subject_id
             record = (record if same else common)._replace(times=before.times + record.times)
         self._refused[common] = record
+
+    def _is_full(self, kind: ActorKind) -> bool:
+        unknown = sum(record.kind is ActorKind.UNKNOWN for record in self._refused)
+        if kind is ActorKind.UNKNOWN:
+            return unknown >= _UNKNOWN_TOLD_APART
+        return len(self._refused) - unknown >= _TOLD_APART
 
     async def write(self) -> None:
         """Write what was refused since the last time; raises ``DatabaseUnavailableError``."""

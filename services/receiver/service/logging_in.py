@@ -10,16 +10,14 @@ from services.common.errors import AwayError
 from services.common.person_names import as_kept
 from services.receiver.domain.access import Role
 from services.receiver.domain.errors import NoRoleError, TooManyAttemptsError, WrongLogInError
-from services.receiver.domain.users import Identity, NewSession, role_of
+from services.receiver.domain.users import ADMINISTRATOR, KEY_ISSUER, Identity, NewSession, role_of
 from services.receiver.ports import AttemptRows, KeyFile, PasswordHasher, SessionRows, UserRows
 from services.receiver.service.sessions import session_id
 
 _TOKEN_BYTES: Final = 32
 
-ADMINISTRATOR: Final = "administrator"
-"""The name with which the administrator's key is a password: before there is any user."""
-
-_ADMINISTRATOR: Final = Identity("administrator-key", ADMINISTRATOR, ADMINISTRATOR, ())
+_ADMINISTRATOR: Final = Identity(KEY_ISSUER, ADMINISTRATOR, ADMINISTRATOR, ())
+"""Who shows the administrator's key as a password: the first one, before there is any user."""
 
 
 class LogIn:

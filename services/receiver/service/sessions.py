@@ -1,13 +1,12 @@
 """On whose session somebody acts."""
 
+import asyncio
 import hashlib
-from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 from services.common.errors import AwayError
 from services.receiver.domain.access import SCOPES, ActorKind, Principal
 from services.receiver.domain.errors import UnknownCallerError
-from services.receiver.domain.users import ValidSession
 from services.receiver.ports import SessionRows
 from services.receiver.service.lookups import SharedLookup
 
@@ -25,16 +24,20 @@ class Sessions:
 
     def __init__(self, rows: SessionRows) -> None:
         self._rows = rows
-        self._valid = SharedLookup(self._look_up)
+        self._valid = SharedLookup(rows.valid)
+        self._notes: dict[str, asyncio.Task[None]] = {}
 
-    async def principal(self, token: str) -> Principal:
+    async def principal(self, token: str, *, by_hand: bool) -> Principal:
         """Return who has logged in with the token's session.
 
-        Raises :class:`UnknownCallerError` and ``DatabaseUnavailableError``.
+        What is asked for ``by_hand`` counts as use. Raises :class:`UnknownCallerError` and
+        ``DatabaseUnavailableError``.
         """
         session = await self._valid.get(session_id(token))
         if session is None:
             raise UnknownCallerError
+        if by_hand and session.is_stale and session.id not in self._notes:
+            self._notes[session.id] = asyncio.create_task(self._note_use(session.id))
         return Principal(
             ActorKind.USER,
             session.name,
@@ -44,9 +47,14 @@ class Sessions:
             role=session.role,
         )
 
-    async def _look_up(self, session_ids: Collection[str]) -> Mapping[str, ValidSession]:
-        found = await self._rows.valid(session_ids)
-        if stale := [session.id for session in found.values() if session.is_stale]:
-            with suppress(AwayError):  # they are valid all the same, and the next request tries
-                await self._rows.touch(stale)
-        return found
+    async def _note_use(self, session_id: str) -> None:
+        # It is valid all the same: no request fails for it, or waits, and the next one tries again.
+        try:
+            with suppress(AwayError):
+                await self._rows.touch([session_id])
+        finally:
+            del self._notes[session_id]
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        await asyncio.gather(*self._notes.values())

@@ -83,6 +83,37 @@ async def test_the_key_in_the_file_opens_and_a_new_one_holds_at_once(
     assert (await guarded.get("/images", headers=with_key)).status_code == 401
 
 
+async def test_a_newline_at_the_end_of_an_address_leads_nowhere(guarded: httpx.AsyncClient) -> None:
+    with_key = {"Authorization": f"Bearer {KEY}"}
+    for path in ("/image/post%0A", "/images/post%0a", "/images%0A", "/search%0A", "/people/1%0A"):
+        answer = await guarded.post(path, headers=with_key, json={"paths": [{"path": "a"}]})
+        assert answer.status_code == 404, path
+
+
+async def test_without_its_file_a_key_is_nobodys(
+    guarded: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    (tmp_path / "administrator-key").unlink()
+    for key in (KEY, "", "None"):
+        shown = {"Authorization": f"Bearer {key}"}
+        assert (await guarded.get("/images", headers=shown)).status_code == 401
+
+
+def test_a_key_that_could_be_guessed_is_refused_at_the_start(
+    configure: Configure,
+    sqlite_settings: DatabaseSettings,
+    folder_store_settings: Any,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "key"
+    for key in ("", "changeme", "x" * 19):
+        file.write_text(key)
+        with pytest.raises(ValueError, match="take 20 random characters or more"):
+            configure(
+                sqlite_settings, folder_store_settings, access="keys", administrator_key_file=file
+            )
+
+
 @pytest.mark.parametrize("path", sorted(PROBES))
 async def test_probes_are_open(guarded: httpx.AsyncClient, path: str) -> None:
     assert (await guarded.get(path)).status_code == 200

@@ -1,6 +1,7 @@
 """Passwords: how they are hashed, how often they may be wrong, and what happens meanwhile."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -245,7 +246,7 @@ async def test_who_logs_out_while_the_session_is_used_stays_out(
     token, _ = await desk.log_in.by_password("Ada", PASSWORD, "192.0.2.1")
     other = Desk(database)  # another replica
     here, there = Sessions(desk.rows), Sessions(other.rows)
-    principal = await here.principal(token)
+    principal = await here.principal(token, by_hand=True)
     assert principal.session
 
     class Ending(DatabaseSessions):
@@ -256,10 +257,28 @@ async def test_who_logs_out_while_the_session_is_used_stays_out(
     desk.now = other.now = 10 * 60 * SECOND
     ending = Ending(database, idle_ms=10**6, longest_ms=10**7, now=lambda: sa.literal(desk.now))
     # It began while the session was valid; that it was used brings nothing back.
-    assert (await Sessions(ending).principal(token)).name == "Ada"
+    using = Sessions(ending)
+    assert (await using.principal(token, by_hand=True)).name == "Ada"
+    await using.close()
     for sessions in (here, there):
         with pytest.raises(UnknownCallerError):
-            await sessions.principal(token)
+            await sessions.principal(token, by_hand=True)
+
+
+async def test_what_a_page_asks_by_itself_is_no_use_of_the_session(desk: Desk) -> None:
+    by_itself, _ = await desk.log_in.by_password("Ada", PASSWORD, "192.0.2.1")
+    by_hand, _ = await desk.log_in.by_password("Ada", PASSWORD, "192.0.2.1")
+    sessions = Sessions(desk.rows)
+    for _ in range(3):  # it may be idle for 1,000 s
+        desk.now += 500 * SECOND
+        await sessions.principal(by_hand, by_hand=True)
+        with contextlib.suppress(UnknownCallerError):
+            await sessions.principal(by_itself, by_hand=False)
+        await sessions.close()
+    await sessions.principal(by_hand, by_hand=True)
+    with pytest.raises(UnknownCallerError):
+        await sessions.principal(by_itself, by_hand=False)
+    await sessions.close()
 
 
 async def test_what_was_not_tried_is_not_counted(plain_desk: Desk) -> None:

@@ -40,6 +40,9 @@ _log = structlog.get_logger()
 # another host as two slashes do.
 _LOCAL_PATH: Final = re.compile(r"/(?![/\\])[^\\\x00-\x20\x7f]*")
 
+_MAX_THEN: Final = 1000
+"""Characters that fit into a cookie, encrypted, beside the rest."""
+
 _PROVIDER_AWAY: Final = "The provider does not answer as it should. Try again in a moment."
 _NOT_IDENTIFIED: Final = (
     "The provider has not said who you are, or this was begun in another browser or too long ago."
@@ -167,4 +170,4 @@ def _refusal(error: NotDoneError, name: str = "") -> Refusal:
 
 def _local(then: str) -> str:
     """Return a path of these pages; the first page for what would lead elsewhere."""
-    return then if _LOCAL_PATH.fullmatch(then) else "/"
+    return then if len(then) <= _MAX_THEN and _LOCAL_PATH.fullmatch(then) else "/"

@@ -42,6 +42,9 @@ _DOUBT: Final = "/query/insist"
 
 _PLACEHOLDER: Final = re.compile(r"\{\w+\}")
 
+_BEARER: Final = "Bearer"
+"""The challenge of a receiver that does not know the key or the session."""
+
 _BOUNDARY: Final = "facestack-known-picture-0d9b6f2c7a1e4835"
 
 M = TypeVar("M", bound=BaseModel)
@@ -153,12 +156,16 @@ class _Credentials(httpx.Auth):
         request.headers["Facestack-Address"] = who.address
         if who.session:
             request.headers["Facestack-Session"] = who.session
+        if who.by_itself:
+            request.headers["Facestack-By-Itself"] = "yes"
         for key in sorted(self._keys(), key=self._taken.__ne__):
             request.headers["Authorization"] = f"Bearer {key}"
             response = yield request
-            if response.status_code != HTTPStatus.UNAUTHORIZED:
+            # A wrong password is 401 with another challenge, and must not be counted twice.
+            if response.headers.get("WWW-Authenticate") != _BEARER:
                 self._taken = key
                 return
+            self._taken = ""
             if not isinstance(request.stream, httpx.ByteStream):
                 return
 

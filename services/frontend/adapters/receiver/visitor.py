@@ -17,13 +17,15 @@ class Visitor:
     """A browser's request.
 
     ``session`` is the token of who is logged in. ``csrf`` is what their forms must show, None
-    where nobody logs in; ``proven`` says that this one did, or that none is needed: without, the
-    receiver is not asked. ``ask`` asks it who is logged in.
+    where nobody logs in; ``by_itself``: the page asks, not a person; ``proven`` says that this
+    one did, or that none is needed: without, the receiver is not asked. ``ask`` asks it who is
+    logged in.
     """
 
     address: str = ""
     session: str | None = None
     csrf: str | None = None
+    by_itself: bool = False
     proven: bool = False
     ask: Callable[[], Coroutine[None, None, Account | None]] | None = None
     asking: asyncio.Task[Account | None] | None = None

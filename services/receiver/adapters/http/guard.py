@@ -3,14 +3,13 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
-from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
-from services.common.addresses import Network, client_address
+from services.common.addresses import Network, client_address, read_address
 from services.common.door import RETRY_AFTER
 from services.common.errors import AwayError
 from services.common.probes import PROBES
@@ -56,6 +55,13 @@ def needed(route: Route) -> AccessScope | Caller | None:
     return scope
 
 
+def _plain(route: BaseRoute) -> Route:
+    """Return a route of which it is known who may, or raise ``TypeError``."""
+    if not isinstance(route, Route):
+        raise TypeError(f"{route} is no plain route")
+    return route
+
+
 class Guard:
     """Lets requests to ``routes`` go on whose caller has the scope that the route needs.
 
@@ -75,9 +81,7 @@ class Guard:
         self._rates = rates
         self._trusted = trusted
         self._routes = [
-            (route, needed(route))
-            for route in routes
-            if isinstance(route, Route) and route.path not in PROBES
+            (route, needed(route)) for route in map(_plain, routes) if route.path not in PROBES
         ]
         self._short = {
             (method, route.path): (route, scope)
@@ -103,7 +107,7 @@ class Guard:
             acting.set(act)  # not before: that a key or a session is in use is noted on the way
         scope["principal"] = principal
         scope["address"] = act.address
-        scope["admit_again"] = partial(self._admitted, scope, scope_needed)
+        scope["admit_again"] = partial(self._admitted, scope, scope_needed, by_hand=False)
         if principal:
             self._rates.check(scope)
 
@@ -135,12 +139,12 @@ class Guard:
         return act, scope_needed
 
     async def _admitted(
-        self, scope: Scope, scope_needed: AccessScope | Caller | None
+        self, scope: Scope, scope_needed: AccessScope | Caller | None, *, by_hand: bool = True
     ) -> Principal | None:
         if scope_needed is None:
             return None
         try:
-            principal = await self._access.principal(_credentials(scope))
+            principal = await self._access.principal(_credentials(scope, by_hand=by_hand))
         except UnknownCallerError as error:
             raise HTTPException(
                 HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"}
@@ -172,13 +176,11 @@ class Guard:
 def _told_address(scope: Scope) -> str | None:
     """Return the address that the frontend says a request came to it from."""
     told = [value for name, value in scope["headers"] if name == b"facestack-address"]
-    try:
-        return str(ip_address(told[0].decode())) if len(told) == 1 else None
-    except ValueError:
-        return None
+    address = read_address(told[0].decode("latin-1")) if len(told) == 1 else None
+    return None if address is None else str(address)
 
 
-def _credentials(scope: Scope) -> Credentials | None:
+def _credentials(scope: Scope, *, by_hand: bool) -> Credentials | None:
     """Return what a request shows, if it is one thing and of the form that it must have."""
     shown = [value for name, value in scope["headers"] if name == b"authorization"]
     sessions = [value for name, value in scope["headers"] if name == b"facestack-session"]
@@ -189,4 +191,5 @@ def _credentials(scope: Scope) -> Credentials | None:
     if scheme.lower() != b"bearer" or not key or not key.isascii():
         return None
     session = sessions[0].decode("latin-1") if sessions else None
-    return Credentials(key.decode(), session)
+    by_hand = by_hand and (b"facestack-by-itself", b"yes") not in scope["headers"]
+    return Credentials(key.decode(), session, by_hand)

@@ -95,7 +95,9 @@ def add_keys(app: FastAPI, keys: Keyring, spools: Spools) -> None:
 
 def _made(made: tuple[ApiKey, str]) -> Response:
     key, text = made
-    return json_response({**key_view(key), "key": text}, 201)
+    response = json_response({**key_view(key), "key": text}, 201)
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 def _name(request: Request) -> str:

@@ -62,7 +62,7 @@ def add_sessions(app: FastAPI, log_in: LogIn, sessions: DatabaseSessions, spools
             ) from None
         except WrongLogInError as error:
             raise HTTPException(
-                HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"}
+                HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Password"}
             ) from None
         except NoRoleError as error:
             raise HTTPException(HTTPStatus.FORBIDDEN, str(error)) from None

@@ -15,7 +15,14 @@ from services.common.tables import sessions, users
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.domain.access import Role
 from services.receiver.domain.acts import SubjectKind, acting
-from services.receiver.domain.users import Identity, NewSession, StoredPassword, ValidSession
+from services.receiver.domain.users import (
+    KEY_ISSUER,
+    RESERVED_NAMES,
+    Identity,
+    NewSession,
+    StoredPassword,
+    ValidSession,
+)
 
 _TOUCH_MS: Final = 60_000
 """How often at most it is written down that a session is used."""
@@ -166,6 +173,7 @@ async def _free_name(connection: AsyncConnection, identity: Identity) -> str:
     except InvalidNameError:
         return f"user ({told})"
     taken = sa.select(users.c.id).where(users.c.name == name)
-    if await connection.scalar(taken) is None:
+    reserved = identity.issuer != KEY_ISSUER and name.casefold() in RESERVED_NAMES
+    if not reserved and await connection.scalar(taken) is None:
         return name
     return f"{name[: MAX_NAME_LENGTH - len(told) - 3]} ({told})"
