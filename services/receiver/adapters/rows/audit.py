@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import MARIADB_NOW, SQLITE_NOW
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
-from services.common.tables import audit, garbage
+from services.common.tables import audit, garbage, log_in_failures
 from services.receiver.adapters.rows.on_database import OnDatabase
 from services.receiver.domain.acts import Record, Recorded, SubjectKind, acting
 from services.receiver.domain.cursors import Page
@@ -39,12 +39,15 @@ FROM JSON_TABLE(%s, '$[*]' COLUMNS ({_TAKEN_APART})) AS noted
 
 _CHANGED: Final = "changed"
 
+_ASIDE: Final = (garbage, log_in_failures)
+
 
 class AuditedDatabase(Database):
     """A database whose transactions record the act of the request that they are part of.
 
     The first one that changes anything does, so that neither is there without the other. Notes of
-    objects that are about to be stored change nothing that anybody could have asked for.
+    objects that are about to be stored, and of attempts to log in, change nothing that anybody
+    could have asked for.
     """
 
     def __init__(self, settings: DatabaseSettings) -> None:
@@ -76,7 +79,7 @@ def _note_change(
     statement = context.invoked_statement
     if (
         isinstance(statement, sa.UpdateBase)
-        and statement.table is not garbage
+        and statement.table not in _ASIDE
         and (statement.is_insert or cursor.rowcount)
     ):
         connection.info[_CHANGED] = True
