@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from services.common.errors import AwayError
 from services.receiver.domain.access import SCOPES, ActorKind, Principal
-from services.receiver.domain.errors import UnknownCallerError
+from services.receiver.domain.errors import UnknownSessionError
 from services.receiver.domain.users import ValidSession
 from services.receiver.ports import SessionRows
 from services.receiver.service.lookups import SharedLookup
@@ -30,11 +30,11 @@ class Sessions:
     async def principal(self, token: str) -> Principal:
         """Return who has logged in with the token's session.
 
-        Raises :class:`UnknownCallerError` and ``DatabaseUnavailableError``.
+        Raises :class:`UnknownSessionError` and ``DatabaseUnavailableError``.
         """
         session = await self._valid.get(session_id(token))
         if session is None:
-            raise UnknownCallerError
+            raise UnknownSessionError
         return Principal(
             ActorKind.USER,
             session.name,

@@ -23,7 +23,7 @@ from services.receiver.domain.access import (
     Principal,
 )
 from services.receiver.domain.acts import SUBJECTS, Act, acting
-from services.receiver.domain.errors import UnknownCallerError
+from services.receiver.domain.errors import UnknownCallerError, UnknownSessionError
 from services.receiver.service.access import Access
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -98,9 +98,10 @@ class Guard:
         if act is None:
             return
         scope["act"] = act
+        principal = await self._admitted(scope, scope_needed)
+        # Not before: that a key or a session was of use is noted for who is refused, too.
         if act.audited:
             acting.set(act)
-        principal = await self._admitted(scope, scope_needed)
         scope["principal"] = principal
         scope["address"] = act.address
         scope["admit_again"] = partial(self._admitted, scope, scope_needed)
@@ -142,6 +143,8 @@ class Guard:
         try:
             principal = await self._access.principal(_credentials(scope))
         except UnknownCallerError as error:
+            if isinstance(error, UnknownSessionError):
+                self._believe_address(scope)
             raise HTTPException(
                 HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"}
             ) from None
@@ -154,7 +157,7 @@ class Guard:
         act: Act = scope["act"]
         act.principal = principal
         if principal.session or principal.kind is ActorKind.FRONTEND:
-            act.address = _told_address(scope) or act.address
+            self._believe_address(scope)
         if scope_needed is Caller.KNOWN:
             return principal
         if scope_needed is Caller.FRONTEND:
@@ -167,6 +170,12 @@ class Guard:
                 f"this needs the scope {scope_needed}, which this caller does not have",
             )
         return principal
+
+    @staticmethod
+    def _believe_address(scope: Scope) -> None:
+        """Note where the frontend says that the request came to it from."""
+        act: Act = scope["act"]
+        act.address = _told_address(scope) or act.address
 
 
 def _told_address(scope: Scope) -> str | None:

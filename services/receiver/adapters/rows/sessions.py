@@ -14,6 +14,7 @@ from services.common.person_names import MAX_NAME_LENGTH, InvalidNameError, chec
 from services.common.tables import sessions, users
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
 from services.receiver.domain.access import Role
+from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.users import Identity, NewSession, StoredPassword, ValidSession
 
 _TOUCH_MS: Final = 60_000
@@ -88,6 +89,8 @@ class DatabaseSessions:
         return (await connection.execute(query)).one()
 
     async def _add(self, connection: AsyncConnection, session_id: str, user: Any) -> NewSession:
+        if act := acting.get():
+            act.about(SubjectKind.USER, user.id)
         now = self._now()
         await connection.execute(
             sa.insert(sessions).values(
