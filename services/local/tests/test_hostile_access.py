@@ -6,10 +6,13 @@ client mends what is wrong with them.
 """
 
 import ast
+import asyncio
+import hmac
 import json
 import re
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
@@ -24,6 +27,12 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 import yaml
+from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import event
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from services.common.lifecycle import Lifecycle
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
@@ -32,9 +41,10 @@ from services.frontend.adapters.browser import BEFORE_LOG_IN, SESSION, csrf_toke
 from services.frontend.app import create_app
 from services.frontend.settings import FrontendSettings
 from services.receiver.adapters.hashing import Argon2Hasher
+from services.receiver.adapters.rows.attempts import DatabaseAttempts
 from services.receiver.app import Receiver
-from services.receiver.domain.access import AccessScope
-from services.receiver.domain.keys import new_secret_key, read_secret_key
+from services.receiver.domain.access import AccessScope, Caller
+from services.receiver.domain.keys import SecretKey, new_secret_key, read_secret_key
 from services.receiver.service.sessions import session_id
 from services.receiver.settings import ReceiverSettings
 
@@ -380,3 +390,307 @@ def test_what_another_test_shows_is_in_it(case: dict[str, Any]) -> None:
     }
     assert case["test"] in names
     assert case["case"] in source
+
+
+# ---- Who may only look ---------------------------------------------------------------------------
+
+
+@in_one_loop
+async def test_a_viewer_who_tries_every_write_of_the_api_changes_nothing(world: World) -> None:
+    private = httpx.ASGITransport(Starlette(routes=world.receiver.docs))
+    async with httpx.AsyncClient(transport=private, base_url="http://private") as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    shown = world.shown("api", "viewer session")
+    before, last, tried_ones = world.rows(), len(await world.acts()), []
+    for path, operations in paths.items():
+        for method, operation in operations.items():
+            [needed] = operation["security"][0]["key"]
+            if needed in (AccessScope.READ, Caller.KNOWN):
+                continue
+            target = re.sub(r"{\w+}", "1", path)
+            answer = await world.send("api", method.upper(), target, shown)
+            assert answer.status == 403, (method, path, answer.text)
+            tried_ones.append(f"{operation['operationId']} 403 viewer")
+    assert len(tried_ones) > 35
+    assert world.rows() == before
+    acts = await world.acts(last)
+    assert sorted(f"{act.action} {act.status} {act.who}" for act in acts) == sorted(tried_ones)
+
+
+def actions(app: Any) -> list[str]:
+    """Return the path of every action of the page, with 1 for what changes."""
+    while not isinstance(app, FastAPI):
+        app = app._app  # of the middleware around it
+    return [
+        re.sub(r"{\w+}", "1", route.path)
+        for included in app.routes
+        for route in getattr(included, "original_router", app).routes
+        if isinstance(route, Route) and "POST" in (route.methods or ())
+    ]
+
+
+@in_one_loop
+async def test_a_viewer_who_tries_every_action_of_the_page_changes_nothing(world: World) -> None:
+    may = {"/log-in", "/log-out", "/search"}
+    paths = [path for path in actions(world.apps["page"]) if path not in may]
+    assert len(paths) >= 30
+    fields = {"person": "Eve", "name": "Eve", "into": "Eve", "role": "administrator"}
+    fields |= dict.fromkeys(("left", "top"), "1") | dict.fromkeys(("right", "bottom"), "9")
+    fields |= {"scope": "read", "password": PASSWORD, "answer": "same", "face": "1/0", "with": "2"}
+    picture = b"\r\n".join(
+        [
+            *(
+                b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s'
+                % (name.encode(), value.encode())
+                for name, value in fields.items()
+            ),
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\nx',
+            b"--x--\r\n",
+        ]
+    )
+    as_form = ("application/x-www-form-urlencoded", urlencode(fields).encode())
+    with_file = ("multipart/form-data; boundary=x", picture)
+    shown = world.shown("page", "viewer session")
+    before, last = world.rows(), len(await world.acts())
+    for path in paths:
+        kind, body = with_file if path in {"/upload", "/people"} else as_form
+        answer = await world.send("page", "POST", path, [*shown, ("Content-Type", kind)], body)
+        assert 400 <= answer.status < 500, (path, answer.text)
+    assert world.rows() == before
+    acts = await world.acts(last)
+    assert {(act.who, act.status) for act in acts} == {("viewer", 403)}
+    assert len({act.action for act in acts}) > 20
+
+
+# ---- What is told to whoever guesses -------------------------------------------------------------
+
+
+@in_one_loop
+async def test_a_log_in_that_fails_tells_nothing_of_who_there_is(world: World) -> None:
+    headers = [*world.shown("api", "frontend's key"), ("Content-Type", "application/json")]
+    answers = []
+    for number, name in enumerate(("viewer", "nobody", "disabled", "removed", "viewer\0", "")):
+        body = {"name": name, "password": "wrong" if name == "viewer" else PASSWORD}
+        answers.append(
+            await world.send(
+                "api",
+                "POST",
+                "/sessions",
+                [*headers, ("Facestack-Address", f"203.0.113.{number}")],
+                json.dumps(body).encode(),
+            )
+        )
+    assert {(answer.status, answer.body, str(answer.headers)) for answer in answers} == {
+        (401, answers[0].body, str(answers[0].headers))
+    }
+    cookie = "somebody who has yet to log in"
+    secret = hmac.new(b"", cookie.encode(), "sha256").hexdigest()
+    pages = set()
+    for number, name in enumerate(("viewer", "nobody", "disabled", "removed")):
+        form = {"name": name, "password": "wrong", "csrf": csrf_token(secret)}
+        answer = await world.send(
+            "page",
+            "POST",
+            "/log-in",
+            [
+                ("Cookie", f"{BEFORE_LOG_IN}={secret}"),
+                ("Content-Type", "application/x-www-form-urlencoded"),
+            ],
+            urlencode(form).encode(),
+            address=f"203.0.113.{9 + number}",
+        )
+        length = f"content-length: {len(answer.body)}"
+        pages.add(answer.text.replace(f'value="{name}"', "").replace(length, ""))
+        assert f'value="{name}"' in answer.text
+    assert len(pages) == 1
+
+
+@in_one_loop
+async def test_a_wrong_key_is_as_much_work_as_one_that_nobody_has(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: list[str] = []
+    compare = hmac.compare_digest
+
+    def counted(one: str, other: str) -> bool:
+        work.append(f"compare {len(one)} {len(other)}")
+        return compare(one, other)
+
+    def noted(_: Any, __: Any, statement: str, *more: Any) -> None:
+        work.append(statement)
+
+    engine = world.receiver._database._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", noted)
+    monkeypatch.setattr(hmac, "compare_digest", counted)
+    done = []
+    right = read_secret_key(world.secrets["submit key"])
+    assert right
+    for secret in (
+        new_secret_key(),  # nobody's
+        SecretKey(right.id, new_secret_key().secret),
+        read_secret_key(world.secrets["revoked key"]),
+        read_secret_key(world.secrets["expired key"]),
+        right,
+    ):
+        assert secret
+        work.clear()
+        answer = await world.send(
+            "api", "GET", "/images/1", [("Authorization", f"Bearer {secret.text}")]
+        )
+        assert answer.status == (403 if secret is right else 401)
+        done.append(list(work))
+    event.remove(engine, "before_cursor_execute", noted)
+    assert done[0] == [one for one in done[0] if one.startswith(("compare", "SELECT"))]
+    # Both files' keys, a query, and the tag, whether there is one or not.
+    assert [one.partition(" ")[0] for one in done[0]].count("SELECT") == 1
+    assert "compare 64 64" in done[0]
+    assert all(one == done[0] for one in done), done
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def alone(tmp_path: Path, _migrated_sqlite: Path) -> AsyncIterator[World]:
+    """An installation for one test, without anybody."""
+    async with a_world(tmp_path, _migrated_sqlite) as world:
+        yield world
+
+
+@in_one_loop
+async def test_a_thousand_log_ins_lock_nobody_else_out_and_are_counted(alone: World) -> None:
+    for name in ("ada", "bob"):
+        body = {"name": name, "role": "viewer", "password": PASSWORD}
+        await alone.ask("administrator's key", "POST", "/users", **body)
+    now = 0
+    alone.receiver._log_in._attempts = DatabaseAttempts(
+        alone.receiver._database, lambda: sa.literal(now)
+    )
+    last = len(await alone.acts())
+    shown = [*alone.shown("api", "frontend's key"), ("Content-Type", "application/json")]
+
+    async def log_in(name: str, password: str, address: str) -> Answer:
+        body = json.dumps({"name": name, "password": password}).encode()
+        headers = [*shown, ("Facestack-Address", address)]
+        return await alone.send("api", "POST", "/sessions", headers, body)
+
+    statuses: Counter[int] = Counter()
+    for _ in range(20):
+        attackers = (log_in("ada", "guess", "203.0.113.66") for _ in range(50))
+        for answer in await asyncio.gather(*attackers):
+            statuses[answer.status] += 1
+            assert answer.status == 401 or dict(answer.headers)[b"retry-after"]
+        now += 3000
+    # In a minute: five at once, then one each when 1, 2, 4, 8 and 16 s were over.
+    assert statuses == {401: 10, 429: 990}
+    assert (await log_in("ada", PASSWORD, "203.0.113.66")).status == 429
+    assert (await log_in("ada", PASSWORD, "198.51.100.7")).status == 201
+    assert (await log_in("bob", PASSWORD, "198.51.100.7")).status == 201
+    rows = [act for act in await alone.acts(last) if act.status]
+    assert {(act.action, act.who, act.address) for act in rows} == {
+        ("begin_session", "frontend", "203.0.113.66")
+    }
+    times = {act.status: act.times for act in rows}
+    assert (len(rows), times) == (2, {401: 10, 429: 991})
+
+
+# ---- Whatever else -------------------------------------------------------------------------------
+
+PATHS: Final = (
+    "/images",
+    "//images",
+    "/images/1",
+    "/images/%2e%2e/keys",
+    "/keys",
+    "/keys;/livez",
+    "/users",
+    "/session",
+    "/sessions",
+    "/audit",
+    "/people/keys",
+    "/people/a%2fb",
+    "/log-in",
+    "/openapi.json",
+    "/%00",
+    "/\xff",
+)
+QUERIES: Final = ("", "?key=${read key}", "?_method=DELETE", "?cursor=%00", "?limit=x", "?then=//e")
+VALUES: Final = (
+    "Bearer ${read key}",
+    "Bearer ${administer key}",
+    "Bearer ${frontend's key}",
+    "bearer ${expired key}",
+    "Bearer ${read key}, Bearer ${read key}",
+    "Bearer ${wrong key}",
+    "Basic ${read key}",
+    "Bearer",
+    "${viewer session}",
+    "${ended session}",
+    f"{SESSION}=${{another session}}",
+    "GET",
+    "127.0.0.1",
+    "evil.example",
+    "receiver",
+    "https://evil.example",
+    "cross-site",
+    "\xff",
+    "\0",
+    "",
+    "${8 kB}",
+)
+NAMES: Final = (
+    "Authorization",
+    "Facestack-Session",
+    "Facestack_Session",
+    "Facestack-Address",
+    "Facestack-User",
+    "X-Forwarded-For",
+    "X-HTTP-Method-Override",
+    "X-Original-URL",
+    "X-CSRF-Token",
+    "Cookie",
+    "Origin",
+    "Sec-Fetch-Site",
+    "Content-Type",
+    "Content-Length",
+    "Host",
+)
+
+
+def may_succeed(to: str, path: str, sent: list[tuple[str, str]], world: World) -> bool:
+    """Tell whether what a request shows is one right thing."""
+    if to == "page":
+        session = f"{SESSION}={world.secrets['another session']}"
+        return path == "/log-in" or [value for name, value in sent if name == "Cookie"] == [session]
+    keys = [value for name, value in sent if name == "Authorization"]
+    on = [value for name, value in sent if name == "Facestack-Session"]
+    if len(keys) != 1 or len(on) > 1:
+        return False
+    right = {f"Bearer {world.secrets[name]}" for name in ("read key", "administer key")}
+    frontend = world.filled("Bearer ${frontend's key}")
+    return keys[0] in right or (keys[0] == frontend and on == [world.secrets["viewer session"]])
+
+
+@given(
+    st.tuples(
+        st.sampled_from(["api", "page"]),
+        st.sampled_from(["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "get", "GRANT"]),
+        st.sampled_from(PATHS),
+        st.sampled_from(QUERIES),
+    ),
+    st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=5),
+    # Without any key everything is refused at once.
+    st.lists(st.tuples(st.just("Authorization"), st.sampled_from(VALUES[:3])), max_size=1),
+)
+@in_one_loop
+async def test_whatever_is_sent_nothing_fails_and_nobody_gets_in_who_shows_nothing(
+    world: World,
+    request_line: tuple[str, str, str, str],
+    headers: list[tuple[str, str]],
+    keys: list[tuple[str, str]],
+) -> None:
+    to, method, path, query = request_line
+    if (method, path) == ("DELETE", "/session"):
+        return  # or the sessions would be over for what follows
+    sent = [(name, world.filled(value)) for name, value in [*headers, *keys]]
+    answer = await world.send(to, method, world.filled(path + query), sent)
+    assert answer.status < 500, answer.text
+    if answer.status < 300:
+        assert may_succeed(to, path, sent, world), answer.text
