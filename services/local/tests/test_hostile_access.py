@@ -392,6 +392,16 @@ def test_what_another_test_shows_is_in_it(case: dict[str, Any]) -> None:
     assert case["case"] in source
 
 
+def test_every_test_that_the_threat_model_names_is_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"((?:`test_\w+`(?: and )?)+) in \[[\w.]+\]\(\.\./([\w./]+)\)", page)
+    for tests, path in named:
+        source = (ROOT / path).read_text()
+        for test in re.findall(r"test_\w+", tests):
+            assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), (test, path)
+    assert sum(len(re.findall("test_", tests)) for tests, _ in named) == page.count("`test_")
+
+
 # ---- Who may only look ---------------------------------------------------------------------------
 
 
