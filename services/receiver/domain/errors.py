@@ -44,6 +44,10 @@ class UnknownCallerError(RefusedError):
         )
 
 
+class UnknownSessionError(UnknownCallerError):
+    """What the frontend has shown beside its own key is no valid session."""
+
+
 class TooManyAttemptsError(AwayError):
     """From this address no password may be tried for ``seconds``, of this name or of any."""
 

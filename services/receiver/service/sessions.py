@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from services.common.errors import AwayError
 from services.receiver.domain.access import SCOPES, ActorKind, Principal
-from services.receiver.domain.errors import UnknownCallerError
+from services.receiver.domain.errors import UnknownSessionError
 from services.receiver.ports import SessionRows
 from services.receiver.service.lookups import SharedLookup
 
@@ -30,12 +30,12 @@ class Sessions:
     async def principal(self, token: str, *, by_hand: bool) -> Principal:
         """Return who has logged in with the token's session.
 
-        What is asked for ``by_hand`` counts as use. Raises :class:`UnknownCallerError` and
+        What is asked for ``by_hand`` counts as use. Raises :class:`UnknownSessionError` and
         ``DatabaseUnavailableError``.
         """
         session = await self._valid.get(session_id(token))
         if session is None:
-            raise UnknownCallerError
+            raise UnknownSessionError
         if by_hand and session.is_stale and session.id not in self._notes:
             self._notes[session.id] = asyncio.create_task(self._note_use(session.id))
         return Principal(

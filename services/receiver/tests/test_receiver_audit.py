@@ -38,7 +38,7 @@ from services.receiver.tests.test_receiver_said_by_hand import BOX, id_of, run
 
 KEY = "the administrator's"
 BROWSER = "192.0.2.7"
-FRONTEND = {"Authorization": "Bearer the frontend's", "Facestack-Address": BROWSER}
+FRONTEND = {"Authorization": "Bearer the key of the frontend", "Facestack-Address": BROWSER}
 ENCODING = np.ones(128, np.float32).tobytes()
 ADA, BOB = (
     encode(draw((colour, BOX), size=(size, 60))) for colour, size in (("red", 200), ("green", 201))
@@ -100,7 +100,7 @@ Begin = Callable[..., Audited]
 @pytest.fixture
 def begin(start: Start, plain_settings: ReceiverSettings, tmp_path: Path) -> Begin:
     (tmp_path / "key").write_text(KEY)
-    (tmp_path / "frontend-key").write_text("the frontend's")
+    (tmp_path / "frontend-key").write_text("the key of the frontend")
 
     def one(settings: ReceiverSettings = plain_settings, **more: Any) -> Audited:
         more = {

@@ -25,8 +25,8 @@ from services.receiver.tests.conftest import Configure, Running
 
 CHEAP = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 PASSWORD = "correct horse battery"
-ADMINISTRATOR = {"Authorization": "Bearer administrator's"}
-FRONTEND = {"Authorization": "Bearer frontend's"}
+ADMINISTRATOR = {"Authorization": "Bearer the key of the administrator"}
+FRONTEND = {"Authorization": "Bearer the key of the frontend"}
 
 Replica = Callable[..., httpx.AsyncClient]
 
@@ -46,7 +46,7 @@ def closed(
     files = {}
     for name in ("administrator", "frontend"):
         files[f"{name}_key_file"] = tmp_path / f"{name}-key"
-        files[f"{name}_key_file"].write_text(f"{name}'s")
+        files[f"{name}_key_file"].write_text(f"the key of the {name}")
     return configure(
         database_settings,
         folder_store_settings,
@@ -337,7 +337,7 @@ async def plain_replica(
     tmp_path: Path,
 ) -> AsyncIterator[httpx.AsyncClient]:
     file = tmp_path / "administrator-key"
-    file.write_text("administrator's")
+    file.write_text("the key of the administrator")
     settings = configure(
         sqlite_settings, folder_store_settings, access="keys", administrator_key_file=file
     )

@@ -22,7 +22,7 @@ from services.receiver.domain.access import (
     Principal,
 )
 from services.receiver.domain.acts import SUBJECTS, Act, acting
-from services.receiver.domain.errors import UnknownCallerError
+from services.receiver.domain.errors import UnknownCallerError, UnknownSessionError
 from services.receiver.service.access import Access
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -146,6 +146,8 @@ class Guard:
         try:
             principal = await self._access.principal(_credentials(scope, by_hand=by_hand))
         except UnknownCallerError as error:
+            if isinstance(error, UnknownSessionError):
+                self._believe_address(scope)
             raise HTTPException(
                 HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"}
             ) from None
@@ -158,7 +160,7 @@ class Guard:
         act: Act = scope["act"]
         act.principal = principal
         if principal.session or principal.kind is ActorKind.FRONTEND:
-            act.address = _told_address(scope) or act.address
+            self._believe_address(scope)
         if scope_needed is Caller.KNOWN:
             return principal
         if scope_needed is Caller.FRONTEND:
@@ -171,6 +173,12 @@ class Guard:
                 f"this needs the scope {scope_needed}, which this caller does not have",
             )
         return principal
+
+    @staticmethod
+    def _believe_address(scope: Scope) -> None:
+        """Note where the frontend says that the request came to it from."""
+        act: Act = scope["act"]
+        act.address = _told_address(scope) or act.address
 
 
 def _told_address(scope: Scope) -> str | None:

@@ -96,6 +96,8 @@ class DatabaseSessions:
         return (await connection.execute(query)).one()
 
     async def _add(self, connection: AsyncConnection, session_id: str, user: Any) -> NewSession:
+        if act := acting.get():
+            act.about(SubjectKind.USER, user.id)
         now = self._now()
         await connection.execute(
             sa.insert(sessions).values(
