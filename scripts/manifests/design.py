@@ -78,7 +78,7 @@ A kind is all of its objects, or followed by the name of one.
 ENVIRONMENT_SECRETS: Final = {"object-store": {"ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"}}
 """Secrets in environment variables: versitygw reads its root key from nowhere else."""
 
-GIVEN_SECRETS: Final = {"webhooks": {"endpoints.json"}}
+GIVEN_SECRETS: Final = {"webhooks": {"endpoints.json"}, "open-id-connect": {"client-secret"}}
 """Secrets that an operator may bring, with their keys; without them a workload does less."""
 
 PORTS: Final = {
@@ -155,6 +155,9 @@ EDGES: Final = frozenset(
     }
 )
 """Who opens connections to whom, at which port of the pod. Everybody asks DNS besides."""
+
+PROVIDER_EDGE: Final = ("frontend", OUTSIDE, 443)
+"""To the provider of OpenID Connect, where an overlay names one."""
 
 DISCOVERED: Final = frozenset({("image-processor", "nsqd", 4150)})
 """Edges whose address no setting holds: nsqlookupd tells it."""

@@ -24,6 +24,7 @@ from scripts.manifests.design import (
     OUTSIDE,
     POD_NETWORK,
     PRIVATE,
+    PROVIDER_EDGE,
     SYSTEM,
 )
 from scripts.manifests.model import (
@@ -167,8 +168,9 @@ def designed(manifests: Manifests, direction: str) -> set[Edge]:
     """Return the design's connections that start (Egress) or end (Ingress) at our pods."""
     names = {workload.name for workload in manifests.workloads}
     balanced = any(manifests.kind("Ingress"))
+    has_provider = values_of(manifests, "OIDC_ISSUER").get("frontend") is not None
     edges = set()
-    for source, target, port in EDGES:
+    for source, target, port in EDGES | ({PROVIDER_EDGE} if has_provider else set()):
         sources = {source} & names
         if source == CLIENTS:
             sources = {LOAD_BALANCER} if balanced else {OUTSIDE, PRIVATE}

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 from scripts.manifests.design import ENVIRONMENT_SECRETS, IMAGE_OF
 from scripts.manifests.model import Document, Finding, Manifests, at, items, mapping
 from scripts.settings import settings_class
-from services.common.settings import ClaimSettings, NsqSettings
+from services.common.settings import ClaimSettings, NsqSettings, SecretFile
 
 _SAID: Final = frozenset(map(str.upper, [*NsqSettings.model_fields, *ClaimSettings.model_fields]))
 """What pods of two versions need alike, too, whose defaults may differ."""
@@ -89,6 +89,9 @@ def _conflicts(workload: str, given: dict[str, str]) -> Iterator[str]:
         # Such a path is checked where the secrets are.
         if not name.endswith(("_FILE", "_FOLDER"))
     }
+    # Whether there is a secret may count: here any file will do in its place.
+    secret_files = {name for name in given if SecretFile in get_args(fields[name].annotation)}
+    values |= dict.fromkeys(map(str.lower, secret_files), __file__)
     try:
         whole(_env_file=None, **values)
     except ValidationError as error:

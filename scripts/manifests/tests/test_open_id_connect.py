@@ -1,0 +1,46 @@
+"""Where an overlay names a provider of OpenID Connect, the component opens the way to it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from scripts.manifests import tools
+from scripts.manifests.model import Manifests
+from scripts.manifests.rendering import ROOT, parse, render
+from scripts.manifests.rules import check
+from scripts.manifests.rules.settings import environment
+from services.frontend.adapters.oidc import CALLBACK
+
+OVERLAY = Path(__file__).parent / "open-id-connect"
+
+
+def test_the_page_reaches_a_provider_and_nothing_else_outside(
+    kubectl: str, tool: Callable[[str], None]
+) -> None:
+    tool("kubeconform")
+    manifest = render(OVERLAY, kubectl)
+    found = [*check(Manifests(parse(manifest))), *tools.kubeconform(manifest)]
+    assert [str(finding) for finding in found] == []
+
+
+def test_a_provider_without_the_component_is_a_finding(kubectl: str) -> None:
+    documents = parse(render(OVERLAY, kubectl))
+    without = [one for one in documents if one["metadata"]["name"] != "open-id-connect"]
+    [finding] = check(Manifests(without))
+    assert str(finding) == (
+        "NetworkPolicy of frontend: spec.egress: frontend -> outside 443/TCP is in the design, and"
+        " no policy allows it: allow it"
+    )
+
+
+def test_the_page_on_logging_in_shows_what_is_tried_here(kubectl: str) -> None:
+    page = (ROOT / "docs" / "log-in.md").read_text()
+    overlay = yaml.safe_load((OVERLAY / "kustomization.yaml").read_text())
+    for generator in overlay["configMapGenerator"]:
+        for literal in generator["literals"]:
+            assert f"  - {literal}\n" in page
+    manifests = Manifests(parse(render(OVERLAY, kubectl)))
+    [frontend] = [one for one in manifests.workloads if one.name == "frontend"]
+    [container] = frontend.containers
+    assert f"{environment(manifests, container.spec)['PUBLIC_URL']}{CALLBACK}" in page
