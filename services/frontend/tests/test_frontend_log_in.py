@@ -224,6 +224,7 @@ async def test_the_receiver_hears_of_the_browser_what_we_say_alone(
         "Authorization": "Bearer forged",
         "Facestack-Session": OTHER,
         "facestack-address": "192.0.2.1",
+        "Facestack-By-Itself": "yes",
         "Facestack_Session": OTHER,
         "X-Forwarded-For": "192.0.2.2",
         "X-Anything": "at all",
@@ -240,10 +241,12 @@ async def test_the_receiver_hears_of_the_browser_what_we_say_alone(
     ours = {"accept", "accept-encoding", "connection", "user-agent", "host", "cookie"}
     ours |= {"content-length", "content-type", "authorization"}
     for headers in receiver.headers:
-        assert set(headers) - ours == {"facestack-session", "facestack-address"}
+        told = set(headers) - ours - {"facestack-by-itself"}
+        assert told == {"facestack-session", "facestack-address"}
         assert "cookie" not in headers
         assert headers.get_list("facestack-session") == [TOKEN]
         assert headers.get_list("facestack-address") == ["127.0.0.1"]
+    assert sum("facestack-by-itself" in headers for headers in receiver.headers) == 1  # a picture
     keys = [headers.get_list("authorization") for headers in receiver.headers]
     assert keys == [[f"Bearer {FRONTEND_KEY}"]] * (len(keys) - 1) + [["Bearer a new key"]]
 
