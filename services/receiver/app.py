@@ -12,7 +12,6 @@ from fastapi import FastAPI
 
 from services.common import logs
 from services.common.availability import AvailabilityLog
-from services.common.database import Database
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
 from services.common.health import HealthChecks
@@ -332,7 +331,7 @@ async def run(settings: ReceiverSettings, listener: socket.socket, probes: socke
 
 
 async def _run_command(command: argparse.Namespace) -> None:
-    database = Database(load(KeysSettings))
+    database = AuditedDatabase(load(KeysSettings))
     try:
         await keys_command.run(command, Keyring(DatabaseApiKeys(database)))
     finally:

@@ -11,7 +11,8 @@ from typing import Final
 
 from services.common.clock import now_ms
 from services.common.errors import AwayError, RefusedError
-from services.receiver.domain.access import AccessScope
+from services.receiver.domain.access import AccessScope, ActorKind, Principal
+from services.receiver.domain.acts import Act, SubjectKind, acting
 from services.receiver.domain.keys import ApiKey, WantedKey, check_key_name
 from services.receiver.service.keys import Keyring
 
@@ -42,8 +43,18 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+_ACTIONS: Final = {"create": "make_key", "rotate": "rotate_key", "revoke": "revoke_key"}
+"""What the audit calls them, as the API does."""
+
+
 async def run(wanted: argparse.Namespace, keys: Keyring) -> None:
     """Do it, or end the process with one line that says why not."""
+    if action := _ACTIONS.get(wanted.action):
+        by = Principal(ActorKind.COMMAND, _BY, frozenset())
+        act = Act(action, "", audited=True, principal=by)
+        if wanted.action != "create":
+            act.about(SubjectKind.KEY, wanted.id)
+        acting.set(act)
     try:
         match wanted.action:
             case "create":

@@ -44,6 +44,8 @@ class ActorKind(StrEnum):
 
     ANYBODY = "anybody"
     """Not at all: the installation is open."""
+    COMMAND = "command"
+    """By running a command beside the receiver."""
     KEY = "key"
     USER = "user"
     FRONTEND = "frontend"

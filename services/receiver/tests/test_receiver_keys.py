@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sqlite3
 import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from pathlib import Path
@@ -199,6 +200,14 @@ def test_the_command_makes_lists_rotates_and_revokes_keys(
     assert [", revoked 20" in line for line in listed] == [False, True]
     assert ", expires 20" in listed[0]
     assert first.text not in str(listed)
+    with sqlite3.connect(sa.make_url(sqlite_settings.database_url).database or "") as database:
+        acts = database.execute(
+            "SELECT kind, who, action, subject_id, status FROM audit"
+        ).fetchall()
+    command = ("command", "command line")
+    assert acts == [
+        (*command, action, first.id, None) for action in ("make_key", "rotate_key", "revoke_key")
+    ]
     with pytest.raises(SystemExit, match=f"receiver: there is no valid key {first.id}"):
         keys("rotate", first.id)
     with pytest.raises(SystemExit):
