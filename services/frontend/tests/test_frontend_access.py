@@ -23,6 +23,7 @@ KEY: Final = {
 USER: Final = {"id": 3, "name": NASTY, "role": "editor", "issuer": None, "disabled": False}
 ACT: Final = {
     "at": TIME,
+    "kind": "user",
     "who": NASTY,
     "address": "192.0.2.7",
     "action": "delete_image",
