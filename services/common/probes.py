@@ -13,14 +13,22 @@ PROBES: Final = frozenset({"/livez", "/readyz"})
 """Those of the former, which no limit holds up and no metric counts."""
 
 
-def probe_routes(lifecycle: Lifecycle) -> list[Route]:
-    """Return the routes ``/livez`` and ``/readyz``."""
+_NOT_HERE: Final = "the port of probes says why"
+
+
+def probe_routes(lifecycle: Lifecycle, *, for_everybody: bool = False) -> list[Route]:
+    """Return the routes ``/livez`` and ``/readyz``.
+
+    ``for_everybody``: what an error says of servers and users is left out.
+    """
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
         ready, problems = await lifecycle.readiness()
+        if for_everybody:
+            problems = dict.fromkeys(problems, _NOT_HERE)
         return JSONResponse(
             {"ready": ready, "problems": problems}, status_code=200 if ready else 503
         )

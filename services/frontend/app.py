@@ -108,7 +108,7 @@ def create_app(
         provider = _provider(settings, partial(read_secret, key_file))
         app.include_router(LogInPages(receiver.access, answers, provider).router())
         app.include_router(AccessPages(receiver.access, answers).router())
-    app.router.routes.extend(probe_routes(lifecycle))
+    app.router.routes.extend(probe_routes(lifecycle, for_everybody=True))
 
     # An id that is no number is an address that does not exist.
     @app.exception_handler(RequestValidationError)

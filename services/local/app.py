@@ -165,7 +165,8 @@ def _addresses(plan: Plan) -> Panel:
     if plan.administrator_key:
         grid.add_row("Administrator's key", Text(plan.administrator_key))
         grid.add_row("", "Others can reach this, so page and API ask who calls.")
-        grid.add_row("", "On the page: name administrator, and the key as password.")
+        grid.add_row("", "On the page: name administrator, and the key as password;")
+        grid.add_row("", "from elsewhere over HTTPS only, or browsers keep no log-in.")
     here, folder = Path.cwd(), plan.folder
     short = folder.relative_to(here) if folder.is_relative_to(here) else folder
     grid.add_row("Data and logs", Text(str(short)))

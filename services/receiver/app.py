@@ -217,7 +217,7 @@ class Receiver:
         self.docs = docs_routes(app, is_open=is_open)
         if is_open:
             app.router.routes.extend(self.docs)
-        app.router.routes.extend(probe_routes(self.lifecycle))
+        app.router.routes.extend(probe_routes(self.lifecycle, for_everybody=True))
         self.rooms = Rooms(settings.max_in_flight)
         self.app = behind_door(
             app,

@@ -49,7 +49,7 @@ async def test_a_database_that_goes_and_comes_back(
         assert_away(await client.get(before["location"]), "database")
         ready = await client.get("/readyz")
         assert ready.status_code == 200
-        assert "database" in ready.json()["problems"]
+        assert ready.json()["problems"] == {"database": "the port of probes says why"}
         report = await client.get("/status")
         assert report.status_code == 200
         assert report.json()["images"] is None
