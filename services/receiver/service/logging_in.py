@@ -17,7 +17,7 @@ from services.receiver.service.sessions import session_id
 _TOKEN_BYTES: Final = 32
 
 _ADMINISTRATOR: Final = Identity(KEY_ISSUER, ADMINISTRATOR, ADMINISTRATOR, ())
-"""Who shows the administrator's key as a password: the first one, before there is any user."""
+"""Who shows the administrator's key as a password: a way in while there is no other user."""
 
 
 class LogIn:
