@@ -24,7 +24,7 @@ def page_url(
     """The pages of a receiver that knows ada, an editor, and grace, a viewer."""
     administrator, frontend = tmp_path / "administrator", tmp_path / "frontend"
     administrator.write_text("the administrator's key")
-    frontend.write_text("the frontend's key")
+    frontend.write_text("the key of the frontend")
     receiver = Service(
         "services.receiver",
         tmp_path / "receiver.log",
