@@ -18,7 +18,11 @@ TREES: Final = ("base", "overlays", "apps", "flux")
 """The folders that Flux reads; a file in one of them that no cluster uses is a mistake."""
 
 DOCUMENTATION: Final = ("README.md",)
-CHOICES: Final = ("base/components/cert-manager/", "base/components/open-id-connect/")
+CHOICES: Final = (
+    "base/components/cert-manager/",
+    "base/components/open-id-connect/",
+    "base/components/signed-images/",
+)
 """Folders that an overlay may take in, and none here does; tests of the manifests do."""
 
 

@@ -178,7 +178,7 @@ MANAGED: Final = {
 }
 """Who is asked, at which port, where a cloud takes the place of a workload."""
 
-REGISTRIES: Final = r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com"
+REGISTRIES: Final = r"\d{12}\.dkr\.ecr\.[a-z0-9-]+\.amazonaws\.com|ghcr\.io/[a-z0-9-]+"
 """Registries that hold our own images; a name without one is what a node has already."""
 
 POD_NETWORK: Final = "10.244.0.0/16"

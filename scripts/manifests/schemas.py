@@ -78,6 +78,12 @@ CRD_MODULES: Final = (
         "h1:sttxR+rS5X6cS1ldieB5JKVucs61EHq8XO7VKySyU5w=",
         crds="config/crd/bases/*.yaml",
     ),
+    Module(
+        "github.com/sigstore/policy-controller",
+        "v0.13.1",
+        "h1:Woy+6bQ7pT/0m3/PSO2RtDxSHKBZ/8iHpCZFcZJThM8=",
+        crds="config/300-clusterimagepolicy.yaml",
+    ),
 )
 
 

@@ -1,11 +1,12 @@
 """Tell what the images are made of, and check it: ``python -m scripts.supply --help``."""
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 
-from scripts.supply import audit, licences, locks, sbom
+from scripts.supply import audit, licences, locks, provenance, sbom
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,9 +20,16 @@ def main(arguments: list[str] | None = None) -> int:
             files = options.files or sorted(locks.FOLDER.glob("*.txt"))
             excepted = audit.exceptions(audit.EXCEPTIONS)
             print(*audit.audit(files, options.osv_url, excepted), sep="\n")
+        elif options.command == "provenance":
+            print(json.dumps(provenance.predicate(os.environ), indent=1))
         else:
             licences.write(check=options.check)
-    except (audit.AuditError, licences.LicenceError, sbom.SbomError) as error:
+    except (
+        audit.AuditError,
+        licences.LicenceError,
+        provenance.ProvenanceError,
+        sbom.SbomError,
+    ) as error:
         print(
             *(f"{options.command}: {line}" for line in str(error).splitlines()),
             sep="\n",
@@ -40,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("audit", help="look for known vulnerabilities")
     one.add_argument("files", nargs="*", type=Path, help="lock files (default: requirements/*.txt)")
     one.add_argument("--osv-url", default=audit.OSV_URL, help="a database that speaks OSV's API")
+    commands.add_parser("provenance", help="print which run of a workflow makes a release")
     one = commands.add_parser("licences", help="write docs/licences.md")
     one.add_argument("--check", action="store_true", help="only say whether it is old")
     return parser

@@ -27,6 +27,7 @@ _CLUSTER_WIDE: Final = frozenset(
         "IngressClassParams",
         "ClusterSecretStore",
         "CustomResourceDefinition",
+        "ClusterImagePolicy",
     }
 )
 # Kustomize takes these for namespaced ones; the API server drops the namespace.

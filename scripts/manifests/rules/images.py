@@ -11,10 +11,16 @@ OWN_TAG: Final = re.compile(r"\d+\.\d+\.\d+-[0-9a-f]{12}")
 
 
 def split(image: Any) -> tuple[str, str, str]:
-    """Return an image's registry, name and tag; a digest behind the tag is fine and left out."""
+    """Return an image's registry, name and tag; a digest behind the tag is fine and left out.
+
+    What stands before the last two parts of a name belongs to the registry: ghcr.io/OWNER.
+    """
     name, _, tag = str(image).partition("@")[0].rpartition(":")
-    first, _, rest = name.partition("/")
-    return (first, rest, tag) if "." in first or ":" in first else ("", name, tag)
+    first, _, _ = name.partition("/")
+    if not ("." in first or ":" in first):
+        return "", name, tag
+    registry, *parts = name.rsplit("/", 2)
+    return registry, "/".join(parts), tag
 
 
 def is_own(container: Any) -> bool:

@@ -51,6 +51,7 @@ def test_there_is_a_schema_for_every_kind_that_a_module_defines(schema_folder: P
         "cert-manager.io/certificate-v1",
         "cert-manager.io/issuer-v1",
         "external-secrets.io/externalsecret-v1",
+        "policy.sigstore.dev/clusterimagepolicy-v1beta1",
         "elbv2.k8s.aws/targetgroupbinding-v1beta1",
         "kustomize.toolkit.fluxcd.io/kustomization-v1",
         "source.toolkit.fluxcd.io/gitrepository-v1",

@@ -1,0 +1,95 @@
+"""Where images must be signed, ours are by the release workflow alone, and no image is left out."""
+
+import ast
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from scripts.manifests import rendering, tools
+from scripts.manifests.design import OWN_IMAGES, THIRD_PARTY_IMAGES
+from scripts.manifests.model import Manifests, at
+from scripts.manifests.rendering import ROOT, parse, render
+from scripts.manifests.rules import check
+
+WORKFLOW: Final = ".github/workflows/release.yaml"
+IDENTITY: Final = f"https://github.com/YOU/facestack/{WORKFLOW}@refs/tags/v0.1.0"
+DIGEST: Final = f"@sha256:{'0' * 64}"
+
+
+@pytest.fixture(scope="module")
+def manifest(kubectl: str) -> str:
+    """AWS's overlay with the component, where images come from the registry of releases."""
+    facts = {**rendering.facts("aws"), "registry": "ghcr.io/you/facestack"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rendering, "facts", lambda _: facts)
+        return render(Path(__file__).parent / "signed-images", kubectl)
+
+
+@pytest.fixture(scope="module")
+def manifests(manifest: str) -> Manifests:
+    return Manifests(parse(manifest))
+
+
+def globs(manifests: Manifests, policy: str) -> Sequence[str]:
+    return [one["glob"] for one in at(manifests.find("ClusterImagePolicy", policy), "spec.images")]
+
+
+def test_the_manifests_are_as_they_must_be(
+    manifest: str, manifests: Manifests, tool: Callable[[str], None]
+) -> None:
+    tool("kubeconform")
+    found = [*check(manifests), *tools.kubeconform(manifest)]
+    assert [str(finding) for finding in found] == []
+    labels: dict[str, Any] = at(manifests.find("Namespace", "face"), "metadata.labels")
+    assert labels["policy.sigstore.dev/include"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("identity", "accepted"),
+    [
+        (IDENTITY, True),
+        (IDENTITY.replace("YOU", "you"), True),
+        (IDENTITY.replace("YOU", "me"), False),
+        (IDENTITY.replace("YOU", "me/YOU"), False),
+        (IDENTITY.replace("facestack", "facestack-2"), False),
+        (IDENTITY.replace("release.yaml", "test.yaml"), False),
+        (IDENTITY.replace("github.com", "githubXcom"), False),
+        (IDENTITY.replace("tags/v0.1.0", "heads/main"), False),
+        (f"{IDENTITY}/../../heads/main", False),
+    ],
+)
+def test_the_release_workflow_attests_and_nobody_else(
+    manifests: Manifests, identity: str, accepted: bool
+) -> None:
+    [authority] = at(manifests.find("ClusterImagePolicy", "facestack"), "spec.authorities")
+    [signer] = authority["keyless"]["identities"]
+    assert signer["issuer"] == "https://token.actions.githubusercontent.com"
+    assert bool(re.search(signer["subjectRegExp"], identity)) == accepted
+    assert [one["predicateType"] for one in authority["attestations"]] == [
+        "https://slsa.dev/provenance/v1"
+    ]
+
+
+def test_each_image_has_one_policy_and_may_run_under_its_whole_name(manifests: Manifests) -> None:
+    [rule] = manifests.kind("ValidatingAdmissionPolicy")
+    sources = ast.literal_eval(at(rule, "spec.variables")[0]["expression"])
+    ours, theirs = globs(manifests, "facestack"), globs(manifests, "facestack-third-party")
+    for name in OWN_IMAGES:
+        image = f"ghcr.io/you/{name}"
+        assert [fnmatchcase(image + DIGEST, glob) for glob in (*ours, *theirs)].count(True) == 1
+        assert any(fnmatchcase(image + DIGEST, glob) for glob in ours)
+        assert f"{image.rpartition('/')[0]}/" in sources
+    for name in THIRD_PARTY_IMAGES:
+        image = f"index.docker.io/{name if '/' in name else f'library/{name}'}"
+        assert [fnmatchcase(image + DIGEST, glob) for glob in (*ours, *theirs)].count(True) == 1
+        assert {name, image} <= set(sources)
+
+
+def test_the_page_on_the_supply_chain_names_this_workflow() -> None:
+    assert (ROOT / WORKFLOW).is_file()
+    page = (ROOT / "docs" / "supply-chain.md").read_text()
+    assert f"--certificate-identity={IDENTITY} " in page

@@ -1,0 +1,187 @@
+"""A release does all of it in order, on the tag's commit alone, and stops where something fails."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REGISTRY = "ghcr.io/owner/facestack"
+TAG = "0.1.0-0123456789ab"
+NAMES = ("credentials", "webhooks")
+
+# Notes how it was called, and fails where it shall. Each image has a digest of its own, and one of
+# another registry, which comes first.
+STUB = r"""#!/usr/bin/env bash
+call="$(basename "$0") $*"
+echo "$call" >>"$CALLS"
+[ -z "$BREAK" ] || [[ $call != *"$BREAK"* ]] || exit 9
+case $call in
+  image-tag*) echo 0.1.0-0123456789ab ;;
+  *provenance) echo '{"buildDefinition": {}}' ;;
+  "docker image inspect"*)
+    repository=${*: -1}; repository=${repository%:*}
+    echo "mirror/$repository@sha256:$(printf %064d 9)"
+    echo "$repository@sha256:$(printf %064d ${#repository})" ;;
+  *slsaprovenance1*) while [ "$1" != --predicate ]; do shift; done; cat "$2" >>"$CALLS" ;;
+esac
+"""
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Make a repository whose every other program is a stub, tagged v0.1.0."""
+    folder = tmp_path / "repository"
+    for name in (
+        "scripts/image-tag",
+        "scripts/images",
+        ".venv/bin/python",
+        "bin/docker",
+        "bin/cosign",
+    ):
+        stub = folder / name
+        stub.parent.mkdir(parents=True, exist_ok=True)
+        stub.write_text(STUB)
+        stub.chmod(0o755)
+    shutil.copy(ROOT / "scripts/release", folder / "scripts")
+    (folder / "base").mkdir()
+    images = "".join(f"- name: facestack/{name}\n  newTag: {TAG} # mark\n" for name in NAMES)
+    (folder / "base/kustomization.yaml").write_text(
+        f"images:\n- name: mariadb\n  newTag: 10\n{images}"
+    )
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message=all")
+    git(folder, "tag", "--annotate", "--message=release", "v0.1.0")
+    return folder
+
+
+def release(folder: Path, tag: str = "v0.1.0", *, breaks: str = "") -> tuple[int, str, list[str]]:
+    """Return the exit status, what it said of what is wrong, and which programs it called."""
+    calls = folder.parent / "calls"
+    calls.touch()
+    environment = {
+        **os.environ,
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "CALLS": str(calls),
+        "BREAK": breaks,
+    }
+    done = subprocess.run(
+        [folder / "scripts/release", tag, REGISTRY],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr, calls.read_text().splitlines()
+
+
+def steps(name: str) -> list[str]:
+    """Return the calls for one image, in order."""
+    image = f"{REGISTRY}/{name}"
+    digest = f"{image}@sha256:{len(image):064d}"
+    look = "docker image inspect --format {{range .RepoDigests}}{{println .}}{{end}}"
+    return [
+        f"docker tag facestack/{name}:{TAG} {image}:{TAG}",
+        f"docker push --quiet {image}:{TAG}",
+        f"{look} {image}:{TAG}",
+        f"cosign sign --yes {digest}",
+        f"cosign attest --yes --type cyclonedx --predicate var/sbom/{name}.cdx.json {digest}",
+        f"cosign attest --yes --type slsaprovenance1 --predicate PROVENANCE {digest}",
+        '{"buildDefinition": {}}',
+    ]
+
+
+def expected() -> list[str]:
+    return [
+        "image-tag ",
+        "python -m scripts.supply provenance",
+        "images ",
+        "python -m scripts.supply sbom --images",
+        *steps("credentials"),
+        *steps("webhooks"),
+    ]
+
+
+def without_folder(calls: list[str]) -> list[str]:
+    """Return the calls with the temporary file of the provenance under a fixed name."""
+    return [
+        " ".join(
+            "PROVENANCE" if one.endswith("/provenance.json") else one for one in call.split(" ")
+        )
+        for call in calls
+    ]
+
+
+def test_each_image_is_pushed_then_signed_and_attested_by_its_digest(repository: Path) -> None:
+    status, said, calls = release(repository)
+    assert (status, said) == (0, "")
+    assert without_folder(calls) == expected()
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        "supply provenance",
+        "images ",
+        "sbom --images",
+        "push --quiet ghcr.io/owner/facestack/credentials",
+        "cosign sign",
+        "--type cyclonedx",
+        "--type slsaprovenance1",
+    ],
+)
+def test_what_fails_is_the_last_that_is_done(repository: Path, breaks: str) -> None:
+    status, _, calls = release(repository, breaks=breaks)
+    assert status != 0
+    assert breaks in calls[-1]
+    assert without_folder(calls) == expected()[: len(calls)]
+
+
+def dirty(folder: Path) -> None:
+    (folder / "new").write_text("new")
+
+
+def later(folder: Path) -> None:
+    git(folder, "commit", "--quiet", "--allow-empty", "--message=later")
+
+
+def other_tag(folder: Path) -> None:
+    file = folder / "base/kustomization.yaml"
+    file.write_text(
+        file.read_text().replace(f"webhooks\n  newTag: {TAG}", "webhooks\n  newTag: 0.1.0-0")
+    )
+    git(folder, "commit", "--quiet", "--all", "--message=old")
+    git(folder, "tag", "--force", "v0.1.0")
+
+
+def another_version(folder: Path) -> None:
+    git(folder, "tag", "v0.2.0")
+
+
+@pytest.mark.parametrize(
+    ("change", "tag", "reason"),
+    [
+        (dirty, "v0.1.0", "these files are not what v0.1.0 has:\n?? new"),
+        (later, "v0.1.0", "HEAD is not v0.1.0: check out "),
+        (other_tag, "v0.1.0", f"has facestack/webhooks:0.1.0-0, and the code is {TAG}"),
+        (another_version, "v0.2.0", "pyproject.toml says version 0.1.0, and the tag is v0.2.0"),
+        (dirty, "v9.9.9", "git has no tag v9.9.9"),
+    ],
+)
+def test_nothing_is_built_that_is_not_the_commit_of_the_tag(
+    repository: Path, change: Callable[[Path], None], tag: str, reason: str
+) -> None:
+    change(repository)
+    status, said, calls = release(repository, tag)
+    assert status == 1
+    assert reason in said
+    assert set(calls) <= {"image-tag "}
