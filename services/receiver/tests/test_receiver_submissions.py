@@ -17,6 +17,7 @@ from services.common.errors import DatabaseUnavailableError, DoorbellUnavailable
 from services.common.settings import DatabaseSettings
 from services.receiver.adapters.http import problems
 from services.receiver.adapters.rows.images import DatabaseImages
+from services.receiver.domain.acts import ActOnPaths
 from services.receiver.domain.errors import BusyError
 from services.receiver.domain.submissions import Accepted, Submission
 from services.receiver.metrics import RINGS
@@ -242,7 +243,9 @@ class HeldRows:
         self.release = asyncio.Event()
         self.error: Exception | None = None
 
-    async def add(self, submissions: Sequence[Submission]) -> dict[str, Accepted]:
+    async def add(
+        self, submissions: Sequence[Submission], acts: Sequence[ActOnPaths]
+    ) -> dict[str, Accepted]:
         self.batches.append([one.path for one in submissions])
         self.entered.set()
         await self.release.wait()
