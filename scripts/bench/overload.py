@@ -161,7 +161,7 @@ def run(console: Console, folder: Path, *, short: bool) -> list[Answers]:
     # whether or not others are answered is the capacity.
     clients = CLIENTS if short else ReceiverSettings.model_fields["max_in_flight"].default
     found = []
-    with receiver(url, folder, ACCESS="open", MAX_IN_FLIGHT=str(clients)) as port:
+    with receiver(url, folder, MAX_IN_FLIGHT=str(clients)) as port:
         load.submit(port, "warm", bulk=1, clients=clients, seconds=seconds / 4)
         offered = load.submit(port, "most", bulk=1, clients=clients, seconds=seconds / 2).per_second
         most = _arrive(port, "capacity", offered, seconds / 2)

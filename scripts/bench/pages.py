@@ -212,7 +212,6 @@ def _page(folder: Path, database_url: str) -> Iterator[str]:
             database_url=database_url,
             object_store_url=f"file://{folder / 'objects'}",
             face_recog_target=f"127.0.0.1:{free_port()}",
-            access="open",
         ) as receiver,
         Service(
             "services.frontend", folder / "frontend.log", receiver_url=receiver.url

@@ -207,7 +207,10 @@ def run(console: Console, folder: Path, *, short: bool) -> None:
                     name = f"{before}-{bulk}"
                     bare = database.bare(f"bare-{name}", bulk, seconds)
                     with receiver(
-                        database.url, folder, SUBMISSIONS_PER_MINUTE="1000000000"
+                        database.url,
+                        folder,
+                        ACCESS="keys",
+                        SUBMISSIONS_PER_MINUTE="1000000000",
                     ) as port:
                         load.submit(
                             port,

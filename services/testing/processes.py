@@ -20,6 +20,8 @@ _SPEAK_HTTP: Final = ("services.receiver", "services.frontend")
 class Service(ServiceProcess):
     """A service on free ports; its settings are the environment's, by name in any case.
 
+    A receiver is open to everybody if its settings do not say otherwise.
+
     It answers probes at ``probe_url`` and others at ``target``; ``url`` and ``port`` are the one of
     both where it speaks HTTP, and with its clients if it does that. As a context it is ready, and
     must end in peace.
@@ -32,7 +34,7 @@ class Service(ServiceProcess):
         self.port = int(port if module in _SPEAK_HTTP else probe_port)
         self.target = f"127.0.0.1:{port}"
         self.probe_url = f"http://127.0.0.1:{probe_port}"
-        defaults = {**os.environ, "HOST": "127.0.0.1", "DRAIN_SECONDS": "0"}
+        defaults = {**os.environ, "HOST": "127.0.0.1", "ACCESS": "open", "DRAIN_SECONDS": "0"}
         super().__init__(module, {**defaults, **told}, log, f"http://127.0.0.1:{self.port}")
 
     def start(self) -> Self:

@@ -31,6 +31,7 @@ def page_url(
         database_url=sqlite_settings.database_url,
         object_store_url=folder_store_settings.object_store_url,
         face_recog_target="dns:///127.0.0.1:1",
+        access="keys",
         administrator_key_file=administrator,
         frontend_key_file=frontend,
     )
