@@ -9,10 +9,14 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from typing import Final
 
 from starlette.types import Scope
 
 Network = IPv4Network | IPv6Network
+
+MAX_ADDRESS_LENGTH: Final = 45
+"""Characters of an IPv6 address that ends as an IPv4 one does."""
 
 
 def read_networks(listed: str) -> tuple[Network, ...]:
@@ -21,6 +25,19 @@ def read_networks(listed: str) -> tuple[Network, ...]:
     Raises ``ValueError``, which says which one is none.
     """
     return tuple(ip_network(one.strip()) for one in listed.split(",") if one.strip())
+
+
+def origin(address: str) -> str:
+    """Return what an address is counted as: of IPv6 the network (RFC 6177).
+
+    One customer has at least as many addresses as a /64 holds, another one for each attempt.
+    """
+    parsed = read_address(address)
+    if parsed is None:
+        return address[:MAX_ADDRESS_LENGTH]
+    if isinstance(parsed, IPv6Address):
+        return str(ip_network((int(parsed), 64), strict=False))
+    return str(parsed)
 
 
 def client_address(scope: Scope, trusted: Collection[Network]) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN: Final = frozenset({b"same-origin", b"none"})  # none: the address bar, or an extension
 
 
@@ -16,7 +16,7 @@ def is_cross_site(scope: Scope) -> bool:
     Browsers send Sec-Fetch-Site to HTTPS and localhost, and Origin to any address. Other clients
     send neither and act on nobody's behalf. Reading changes nothing and is never refused.
     """
-    if scope["method"] in _SAFE:
+    if scope["method"] in SAFE_METHODS:
         return False
     headers = dict(scope["headers"])  # names are in lower case
     if (site := headers.get(b"sec-fetch-site")) is not None:

@@ -61,10 +61,6 @@ class Room:
             raise self.refusal()
 
 
-async def everybody(_: Scope) -> None:
-    """Admit everybody."""
-
-
 class Door:
     """ASGI middleware: raises ``HTTPException`` where the application reads a body.
 

@@ -393,7 +393,7 @@ webhook_deliveries = sa.Table(
     sqlite_autoincrement=True,
 )
 
-# Keys of programs, see docs/security.md. The secret itself stands nowhere.
+# Keys of programs, see docs/keys.md. The secret itself stands nowhere.
 api_keys = sa.Table(
     "api_keys",
     metadata,
@@ -438,8 +438,6 @@ sessions = sa.Table(
     # SHA-256 of the token that the browser keeps.
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("user_id", Id, sa.ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
-    # The user's when the session began: whatever changes it ends the session.
-    sa.Column("role", sa.String(20), nullable=False),
     sa.Column("created_at", sa.BigInteger, nullable=False),
     sa.Column("used_at", sa.BigInteger, nullable=False),
     sa.Column("ends_at", sa.BigInteger, nullable=False),

@@ -4,7 +4,6 @@ import argparse
 import re
 import secrets
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -12,10 +11,9 @@ from typing import Final
 import structlog
 
 from services.common import logs
-from services.common.errors import RefusedError
-from services.common.jobs import NotYetError, end_on_sigterm, persist
+from services.common.jobs import end_on_sigterm, persist
 from services.common.settings import load
-from services.credentials.cluster import Cluster
+from services.credentials.cluster import connected
 from services.credentials.settings import CredentialsSettings
 
 _VALUE_BYTES: Final = 32
@@ -68,30 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = load(CredentialsSettings)
     logs.configure("credentials", settings.log_level)
     log = structlog.get_logger("services.credentials")
-    try:
-        cluster = Cluster(
-            settings.kubernetes_service_host,
-            settings.kubernetes_service_port,
-            settings.service_account_folder,
-        )
-        with closing(cluster):
-            for order in orders:
-                values = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in order.keys}
-                created = persist(
-                    partial(cluster.create_secret, order.name, values),
-                    seconds=settings.wait_seconds,
-                )
-                log.info(
-                    "created" if created else "exists, left alone",
-                    secret=order.name,
-                    namespace=cluster.namespace,
-                )
-    except OSError as error:
-        raise SystemExit(
-            f"credentials: {error}: the pod needs a volume with token, ca.crt and namespace"
-        ) from None
-    except (NotYetError, RefusedError) as error:
-        raise SystemExit(f"credentials: {error}") from None
+    with connected(settings, "credentials") as cluster:
+        for order in orders:
+            values = {key: secrets.token_urlsafe(_VALUE_BYTES) for key in order.keys}
+            created = persist(
+                partial(cluster.create_secret, order.name, values),
+                seconds=settings.wait_seconds,
+            )
+            log.info(
+                "created" if created else "exists, left alone",
+                secret=order.name,
+                namespace=cluster.namespace,
+            )
 
 
 if __name__ == "__main__":

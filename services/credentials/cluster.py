@@ -7,7 +7,8 @@ By hand, for it is three requests: the ``kubernetes`` library would be 74 MB mor
 import base64
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ import httpx
 
 from services.common.errors import RefusedError
 from services.common.jobs import NotYetError
+from services.credentials.settings import CredentialsSettings
 
 LABELS: Final = {
     "app.kubernetes.io/part-of": "facestack",
@@ -129,3 +131,22 @@ def _status(response: httpx.Response) -> tuple[str, str]:
         return str(status.get("reason", "")), str(status.get("message", ""))
     except (ValueError, AttributeError):
         return "", response.reason_phrase
+
+
+@contextmanager
+def connected(settings: CredentialsSettings, job: str) -> Iterator[Cluster]:
+    """Open a job's way to the cluster, or end the process with the line that says what is wrong."""
+    try:
+        cluster = Cluster(
+            settings.kubernetes_service_host,
+            settings.kubernetes_service_port,
+            settings.service_account_folder,
+        )
+        with closing(cluster):
+            yield cluster
+    except OSError as error:
+        raise SystemExit(
+            f"{job}: {error}: the pod needs a volume with token, ca.crt and namespace"
+        ) from None
+    except (NotYetError, RefusedError) as error:
+        raise SystemExit(f"{job}: {error}") from None

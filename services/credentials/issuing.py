@@ -6,7 +6,6 @@ authority is the cluster's own: made by the first run, in the Secret ``tls-ca``.
 
 import argparse
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -14,11 +13,10 @@ from typing import Final
 import structlog
 
 from services.common import logs
-from services.common.errors import RefusedError
 from services.common.jobs import NotYetError, end_on_sigterm, persist
 from services.common.settings import load
 from services.credentials.certificates import KeyPair, end_of, is_due, issue, new_authority
-from services.credentials.cluster import Cluster
+from services.credentials.cluster import Cluster, connected
 from services.credentials.settings import IssuingSettings
 
 log = structlog.get_logger("services.credentials")
@@ -96,25 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     services: list[str] = parser.parse_args(arguments).services
     settings = load(IssuingSettings)
     logs.configure("certificates", settings.log_level)
-    try:
-        cluster = Cluster(
-            settings.kubernetes_service_host,
-            settings.kubernetes_service_port,
-            settings.service_account_folder,
-        )
-        with closing(cluster):
-            issuer = Issuer(cluster, days=settings.certificate_days)
-            authority = persist(issuer.authority, seconds=settings.wait_seconds)
-            for service in services:
-                persist(
-                    partial(issuer.certificate, service, authority), seconds=settings.wait_seconds
-                )
-    except OSError as error:
-        raise SystemExit(
-            f"certificates: {error}: the pod needs a volume with token, ca.crt and namespace"
-        ) from None
-    except (NotYetError, RefusedError) as error:
-        raise SystemExit(f"certificates: {error}") from None
+    with connected(settings, "certificates") as cluster:
+        issuer = Issuer(cluster, days=settings.certificate_days)
+        authority = persist(issuer.authority, seconds=settings.wait_seconds)
+        for service in services:
+            persist(partial(issuer.certificate, service, authority), seconds=settings.wait_seconds)
 
 
 if __name__ == "__main__":

@@ -115,8 +115,8 @@ class SessionRows(Protocol):
     async def valid(self, session_ids: Collection[str]) -> Mapping[str, ValidSession]:
         """Return those that are valid now, with the roles that their users have now."""
 
-    async def touch(self, session_ids: Collection[str]) -> None:
-        """Write down that they are being used."""
+    async def touch(self, session_id: str) -> None:
+        """Write down that it is being used."""
 
     async def end(self, session_id: str) -> None:
         """End a session."""

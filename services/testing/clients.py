@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from starlette.types import Scope
 
 _BASE = Path(__file__).parents[2] / "base"
 _UNITS = {"Mi": 2**20, "Gi": 2**30}
@@ -53,6 +54,10 @@ class Clients:
         """Close all of them."""
         for client in self._open:
             client.close()
+
+
+async def everybody(_: Scope) -> None:
+    """Admit everybody at a door."""
 
 
 def answer(connection: socket.socket) -> bytes:

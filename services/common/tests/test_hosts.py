@@ -13,13 +13,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message
 
-from services.common.door import Door, Room, everybody
+from services.common.door import Door, Room
 from services.common.hosts import AllowedHosts
 from services.common.http_server import serve_http
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
 from services.common.settings import HttpSettings
 from services.common.sockets import listen
+from services.testing.clients import everybody
 
 LISTED = "faces.example.com, *.Faces.example.org:8080,receiver,"
 

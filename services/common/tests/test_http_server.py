@@ -13,13 +13,14 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from services.common.door import Door, Room, everybody
+from services.common.door import Door, Room
 from services.common.health import Check
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.probes import metrics_route, probe_routes
 from services.common.settings import HttpSettings
 from services.common.sockets import listen
+from services.testing.clients import everybody
 from services.testing.waiting import eventually
 
 LONG = 3600.0

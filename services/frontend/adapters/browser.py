@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from services.common.addresses import client_address
+from services.common.cross_site import SAFE_METHODS
 from services.frontend.adapters.receiver.connection import or_none
 from services.frontend.adapters.receiver.visitor import Visitor, note, visitor
 from services.frontend.domain.access import Account
@@ -32,7 +33,6 @@ CSRF_FIELD: Final = "csrf"
 LOG_IN_PATHS: Final = frozenset({"/log-in", "/log-in/oidc", "/log-in/oidc/callback"})
 
 _VALUE: Final = re.compile(r"[A-Za-z0-9_.-]{16,4000}")
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _STALE: Final = "This page is from before you logged in, or from elsewhere. Load it again."
 _NO_COOKIE: Final = (
     "Your browser has kept no cookie of these pages. Open them over HTTPS, or as http://localhost"
@@ -121,7 +121,7 @@ class BrowserGuard:
             return
         request = Request(scope)
         path: str = scope["path"]
-        who.proven = is_safe = scope["method"] in _SAFE
+        who.proven = is_safe = scope["method"] in SAFE_METHODS
         if path.startswith("/static/"):
             return
         if path in LOG_IN_PATHS:

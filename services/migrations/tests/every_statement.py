@@ -198,7 +198,7 @@ async def _log_in(receiver: Database) -> None:
     assert stored == StoredPassword(ada.id, "hash")
     assert await sessions.begin("session", stored, "another hash")
     assert set(await sessions.valid(["session"])) == {"session"}
-    await sessions.touch(["session"])
+    await sessions.touch("session")
     await sessions.end("session")
     identity = Identity("https://id.example.org", "7", "Ada", ())
     assert await sessions.begin_for("session", identity, Role.VIEWER)

@@ -54,7 +54,6 @@ def upgrade() -> None:
             sa.ForeignKey("users.id", ondelete="CASCADE", name="fk_sessions_user_id"),
             nullable=False,
         ),
-        sa.Column("role", sa.String(20), nullable=False),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("used_at", sa.BigInteger, nullable=False),
         sa.Column("ends_at", sa.BigInteger, nullable=False),

@@ -19,6 +19,11 @@ MAX_KEY_LENGTH: Final = 200
 """Ours have 60 characters."""
 
 
+def holds(file: KeyFile, shown: str) -> bool:
+    """Tell whether a file holds what is shown."""
+    return any(hmac.compare_digest(key, shown.encode()) for key in file())
+
+
 class Access:
     """Tells who shows which credentials; everybody is :data:`ANYBODY` when ``is_open``.
 
@@ -56,9 +61,8 @@ class Access:
             return ANYBODY
         if credentials is None or len(credentials.key) > MAX_KEY_LENGTH:
             raise UnknownCallerError
-        shown = credentials.key.encode()
         for file, principal in self._files:
-            if any(hmac.compare_digest(key, shown) for key in file()):
+            if holds(file, credentials.key):
                 if principal is FRONTEND and self._sessions and credentials.session is not None:
                     return await self._sessions.principal(
                         credentials.session, by_hand=credentials.by_hand

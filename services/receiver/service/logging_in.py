@@ -1,6 +1,5 @@
 """Begins sessions for who shows that they are a user."""
 
-import hmac
 import math
 import secrets
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from services.receiver.domain.access import Role
 from services.receiver.domain.errors import NoRoleError, TooManyAttemptsError, WrongLogInError
 from services.receiver.domain.users import ADMINISTRATOR, KEY_ISSUER, Identity, NewSession, role_of
 from services.receiver.ports import AttemptRows, KeyFile, PasswordHasher, SessionRows, UserRows
+from services.receiver.service.access import holds
 from services.receiver.service.sessions import session_id
 
 _TOKEN_BYTES: Final = 32
@@ -64,7 +64,11 @@ class LogIn:
     async def _begin(self, name: str, password: str) -> tuple[str, NewSession]:
         stored = await self._users.password(name)
         is_right = await self._hasher.verify(stored.hash if stored else None, password)
-        if name == ADMINISTRATOR and self._is_key(password):
+        if (
+            name == ADMINISTRATOR
+            and self._administrator_key is not None
+            and holds(self._administrator_key, password)
+        ):
             return await self._begin_for(_ADMINISTRATOR, Role.ADMINISTRATOR)
         if stored is None or not is_right:
             raise WrongLogInError
@@ -85,10 +89,6 @@ class LogIn:
         if role is None:
             raise NoRoleError
         return await self._begin_for(identity, role)
-
-    def _is_key(self, password: str) -> bool:
-        keys = self._administrator_key() if self._administrator_key else ()
-        return any(hmac.compare_digest(key, password.encode()) for key in keys)
 
     async def _begin_for(self, identity: Identity, role: Role) -> tuple[str, NewSession]:
         token = secrets.token_urlsafe(_TOKEN_BYTES)

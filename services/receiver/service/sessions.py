@@ -51,7 +51,7 @@ class Sessions:
         # It is valid all the same: no request fails for it, or waits, and the next one tries again.
         try:
             with suppress(AwayError):
-                await self._rows.touch([session_id])
+                await self._rows.touch(session_id)
         finally:
             del self._notes[session_id]
 

@@ -12,12 +12,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from services.common.door import Door, everybody
+from services.common.door import Door
 from services.common.http_server import serve_http
 from services.common.lifecycle import Lifecycle
 from services.common.settings import HttpSettings
 from services.common.sockets import listen
 from services.receiver.adapters.http import rooms
+from services.testing.clients import everybody
 
 BODY = b'{"path": "a.jpg"}'
 POST = b"POST /image/post HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(BODY)

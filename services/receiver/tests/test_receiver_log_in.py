@@ -250,9 +250,9 @@ async def test_who_logs_out_while_the_session_is_used_stays_out(
     assert principal.session
 
     class Ending(DatabaseSessions):
-        async def touch(self, session_ids: Any) -> None:
+        async def touch(self, session_id: str) -> None:
             await other.rows.end(principal.session or "")
-            await super().touch(session_ids)
+            await super().touch(session_id)
 
     desk.now = other.now = 10 * 60 * SECOND
     ending = Ending(database, idle_ms=10**6, longest_ms=10**7, now=lambda: sa.literal(desk.now))

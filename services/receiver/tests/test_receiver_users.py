@@ -362,11 +362,11 @@ async def test_a_session_ends_when_it_is_not_used_and_in_any_case(database: Data
     for time, stale in ((59_999, False), (60_000, True), (299_999, True)):
         found = await at(time).valid(["used", "another"])
         assert [(one.id, one.is_stale) for one in found.values()] == [("used", stale)]
-    await at(299_999).touch(["used"])
+    await at(299_999).touch("used")
     assert set(await at(300_000).valid(["used", "left"])) == {"used"}
     for time in (550_000, 800_000, 999_999):
         assert await at(time).valid(["used"])
-        await at(time).touch(["used"])
+        await at(time).touch("used")
     assert await at(999_999).forget_ended() == 0
     assert not await at(1_000_000).valid(["used"])
     assert [await at(1_000_000).forget_ended() for _ in range(2)] == [2, 0]

@@ -10,9 +10,9 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
 from services.common.addresses import Network, client_address, read_address
-from services.common.door import RETRY_AFTER
 from services.common.errors import AwayError
 from services.common.probes import PROBES
+from services.receiver.adapters.http.problems import unavailable
 from services.receiver.adapters.http.rates import Rates
 from services.receiver.domain.access import (
     AccessScope,
@@ -152,11 +152,7 @@ class Guard:
                 HTTPStatus.UNAUTHORIZED, str(error), headers={"WWW-Authenticate": "Bearer"}
             ) from None
         except AwayError as error:
-            raise HTTPException(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"{error.service} is not available, try again",
-                headers=RETRY_AFTER,
-            ) from error
+            raise unavailable(error.service) from error
         act: Act = scope["act"]
         act.principal = principal
         if principal.session or principal.kind is ActorKind.FRONTEND:

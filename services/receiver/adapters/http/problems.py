@@ -89,6 +89,12 @@ def install(app: Starlette) -> None:
     app.add_middleware(ExceptionMiddleware, handlers={Exception: _unexpected})
 
 
+def unavailable(service: str) -> HTTPException:
+    """Return what is said while something that the receiver needs is away."""
+    detail = f"{service} is not available, try again"
+    return HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers=RETRY_AFTER)
+
+
 async def _refused(_: Request, error: Exception) -> Response:
     return problem(_REFUSALS[type(error)], str(error), faults=getattr(error, "faults", ()))
 
@@ -105,7 +111,8 @@ async def _away(request: Request, error: Any) -> Response:
     # Not the path itself, in which somebody's name may stand.
     route = getattr(request.scope.get("route"), "path_format", None)
     log.warning("dependency is away", dependency=error.service, error=str(error), route=route)
-    return problem(503, f"{error.service} is not available, try again", headers=RETRY_AFTER)
+    away = unavailable(error.service)
+    return problem(away.status_code, away.detail, headers=away.headers)
 
 
 async def _no_search(request: Request, error: Exception) -> Response:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from http import HTTPStatus
-from ipaddress import ip_network
 from math import ceil
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from services.common.addresses import origin
 from services.receiver.domain.access import ActorKind
 from services.receiver.service.rates import Rate
 from services.receiver.settings import RateSettings
@@ -68,5 +68,4 @@ def _callers(scope: Scope) -> Iterator[str]:
     if principal.kind is ActorKind.ANYBODY:
         return
     yield f"{principal.kind} {principal.id or principal.name}"
-    # Who has an IPv6 address has 2^64 of them (RFC 4291).
-    yield str(ip_network(f"{address}/64", strict=False)) if ":" in address else address
+    yield origin(address)

@@ -5,11 +5,11 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.common.door import RETRY_AFTER
 from services.common.errors import DatabaseUnavailableError
 from services.common.probes import PROBES
 from services.receiver.adapters.http.guard import Guard
-from services.receiver.adapters.http.problems import problem
+from services.receiver.adapters.http.problems import unavailable
+from services.receiver.adapters.http.rooms import refuse
 from services.receiver.domain.acts import Act, acting
 from services.receiver.service.auditing import Auditing
 
@@ -43,11 +43,7 @@ class Recording:
             if message["type"] == "http.response.start":
                 withheld = not await self._recorded(scope, message["status"])
                 if withheld:
-                    answer = problem(
-                        HTTPStatus.SERVICE_UNAVAILABLE,
-                        f"{DatabaseUnavailableError.service} is not available, try again",
-                        headers=RETRY_AFTER,
-                    )
+                    answer = refuse(scope, unavailable(DatabaseUnavailableError.service))
                     await answer(scope, receive, send)
             if not withheld:
                 await send(message)

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.addresses import origin
 from services.common.clock import DatabaseClock, database_now
 from services.common.database import Database
 from services.common.tables import log_in_failures
@@ -25,11 +25,6 @@ from services.receiver.service.lookups import SharedLookup
 _ALL: Final = ""
 """In place of a name's digest: all of the address."""
 
-_IPV6_PREFIX: Final = 64
-"""One customer has at least as many addresses (RFC 6177), another one for each attempt."""
-
-_MAX_ADDRESS_LENGTH: Final = 45
-
 _FORGOTTEN_AT_ONCE: Final = 1000
 
 _Counts = tuple[str, tuple[str, str]]
@@ -45,7 +40,7 @@ class DatabaseAttempts:
         self._waits = SharedLookup(self._look_up)
 
     async def begin(self, address: str, name: str) -> int:
-        whose, digests = _origin(address), (_ALL, _digest(name))
+        whose, digests = origin(address), (_ALL, _digest(name))
         # First without a lock and a write: there may be very many to refuse.
         return await self._waits.get((whose, digests)) or await self._count(whose, digests)
 
@@ -105,7 +100,7 @@ class DatabaseAttempts:
 
     @retry_on_conflict
     async def right(self, address: str, name: str) -> None:
-        whose = _origin(address)
+        whose = origin(address)
         async with self._database.transaction() as connection:
             await connection.execute(_taken_back(whose, [_ALL]))
             await connection.execute(sa.delete(log_in_failures).where(_are(whose, [_digest(name)])))
@@ -113,7 +108,7 @@ class DatabaseAttempts:
     @retry_on_conflict
     async def not_made(self, address: str, name: str) -> None:
         async with self._database.transaction() as connection:
-            await connection.execute(_taken_back(_origin(address), [_ALL, _digest(name)]))
+            await connection.execute(_taken_back(origin(address), [_ALL, _digest(name)]))
 
     @retry_on_conflict
     async def forget_old(self) -> int:
@@ -157,16 +152,3 @@ def _failures(row: Any) -> int:
 
 def _digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-def _origin(address: str) -> str:
-    """Return what an address is counted as: of IPv6 the network."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address[:_MAX_ADDRESS_LENGTH]
-    if not isinstance(parsed, IPv6Address):
-        return str(parsed)
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(ip_network((int(parsed), _IPV6_PREFIX), strict=False))

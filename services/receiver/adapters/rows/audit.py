@@ -14,7 +14,7 @@ from services.common.clock import MARIADB_NOW, SQLITE_NOW
 from services.common.database import Database
 from services.common.settings import DatabaseSettings
 from services.common.tables import audit, garbage, log_in_failures
-from services.receiver.adapters.rows.on_database import OnDatabase
+from services.receiver.adapters.rows.on_database import OnDatabase, page_by_id
 from services.receiver.domain.acts import Record, Recorded, SubjectKind, acting
 from services.receiver.domain.cursors import Page
 
@@ -120,8 +120,7 @@ class DatabaseAudit(OnDatabase):
             query = query.where(audit.c.id < before)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        found = tuple(_recorded(row) for row in rows[:limit])
-        return Page(found, found[-1].id if len(rows) > limit else None)
+        return page_by_id(rows, _recorded, limit)
 
 
 def _recorded(row: Any) -> Recorded:

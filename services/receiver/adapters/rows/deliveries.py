@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from services.common.clock import database_now
 from services.common.tables import webhook_deliveries
 from services.common.webhooks import DeliveryStatus
-from services.receiver.adapters.rows.on_database import OnDatabase
+from services.receiver.adapters.rows.on_database import OnDatabase, page_by_id
 from services.receiver.domain.cursors import Page
 from services.receiver.domain.deliveries import Delivery
 from services.receiver.domain.errors import ConflictError, NotFoundError
@@ -28,8 +28,7 @@ class DatabaseDeliveries(OnDatabase):
             query = query.where(table.c.id < before)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        found = tuple(_delivery(row) for row in rows[:limit])
-        return Page(found, found[-1].id if len(rows) > limit else None)
+        return page_by_id(rows, _delivery, limit)
 
     async def retry(self, delivery_id: int) -> Delivery:
         """Have one that was given up tried again, as often as a new one; return it.

@@ -96,14 +96,11 @@ class DatabaseSessions:
         return (await connection.execute(query)).one()
 
     async def _add(self, connection: AsyncConnection, session_id: str, user: Any) -> NewSession:
-        if act := acting.get():
-            act.about(SubjectKind.USER, user.id)
         now = self._now()
         await connection.execute(
             sa.insert(sessions).values(
                 id=session_id,
                 user_id=user.id,
-                role=user.role,
                 created_at=now,
                 used_at=now,
                 ends_at=now + self._longest_ms,
@@ -140,13 +137,10 @@ class DatabaseSessions:
             for row in rows
         }
 
-    async def touch(self, session_ids: Collection[str]) -> None:
+    async def touch(self, session_id: str) -> None:
+        its = sa.update(sessions).where(sessions.c.id == session_id)
         async with self._database.transaction() as connection:
-            await connection.execute(
-                sa.update(sessions)
-                .where(sessions.c.id.in_(session_ids))
-                .values(used_at=self._now())
-            )
+            await connection.execute(its.values(used_at=self._now()))
 
     async def end(self, session_id: str) -> None:
         async with self._database.transaction() as connection:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.common.clock import database_now
 from services.common.tables import sessions, users
 from services.receiver.adapters.rows.conflicts import retry_on_conflict
-from services.receiver.adapters.rows.on_database import OnDatabase
+from services.receiver.adapters.rows.on_database import OnDatabase, page_by_id
 from services.receiver.domain.access import Role
 from services.receiver.domain.acts import SubjectKind, acting
 from services.receiver.domain.cursors import Page
@@ -25,8 +25,7 @@ class DatabaseUsers(OnDatabase):
             query = query.where(users.c.id > after)
         async with self._database.reading() as connection:
             rows = (await connection.execute(query)).all()
-        found = tuple(_user(row) for row in rows[:limit])
-        return Page(found, found[-1].id if len(rows) > limit else None)
+        return page_by_id(rows, _user, limit)
 
     @retry_on_conflict
     async def add(self, name: str, role: Role, password_hash: str) -> User:
