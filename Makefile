@@ -29,10 +29,10 @@ format: venv-dev ## format the code and fix what can be fixed
 	@$(python) -m ruff format .
 
 faults: venv-dev samples ## strike the whole pipeline with random faults, and account for every picture
-	@$(python) -m scripts.faults $(ARGS)
+	@$(python) -m faults $(ARGS)
 
 bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
-	@$(python) -m scripts.bench $(ARGS)
+	@$(python) -m bench $(ARGS)
 
 lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
 	@scripts/lock
@@ -53,7 +53,7 @@ settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
-	@$(python) -m scripts.quantise
+	@$(python) -m bench.quantise
 
 crds: ## generate Flux's definitions anew after a change of its versions
 	@scripts/crds
@@ -119,7 +119,7 @@ samples: venv ## get the two sample photographs, and the weights of an engine
 clean: ## remove what was built or downloaded here; stays: var/local, the data of `make run`, and clusters
 	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@rm -rf var/samples var/models var/demo var/faults var/e2e var/images var/sbom var/*.log
-	@find services scripts e2e -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find services scripts bench faults e2e -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \
