@@ -66,9 +66,8 @@ validate: venv-dev ## build what Flux would apply to each cluster, and check it
 	@scripts/manifest-tools
 	@scripts/validate $(CLUSTER) $(ARGS)
 
-hooks: ## before each push, look for readable secrets and `make validate`; git config --unset core.hooksPath undoes it
-	@git config core.hooksPath scripts/hooks
-	@echo "git runs scripts/hooks/pre-push before a push."
+hooks: venv-dev ## let git check before each commit and push; .venv/bin/pre-commit uninstall undoes it
+	@.venv/bin/pre-commit install
 
 images: ## build the services' container images with Docker
 	@scripts/images $(ARGS)
