@@ -88,8 +88,8 @@ class Cluster:
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
-        self.api_url = os.environ.get("API_URL") or "http://127.0.0.1:8000"
-        self.page_url = os.environ.get("PAGE_URL") or "http://127.0.0.1:8080"
+        self.api_url = os.environ.get("API_URL") or "http://127.0.0.1:30000"
+        self.page_url = os.environ.get("PAGE_URL") or "http://127.0.0.1:30080"
         self.stays = True
         """Does somebody use it after the tests, so that they must take away what is theirs?"""
         self._kubectl = tool("kubectl")
