@@ -43,5 +43,7 @@ def pins(lock: Path) -> Sequence[Pin]:
 
 
 def image_pins(image: str) -> Sequence[Pin]:
-    """Return which distributions an image holds."""
-    return [pin for pin in pins(FOLDER / f"{image}.txt") if pin.name != _BUILDS]
+    """Return which distributions an image holds: its own, or only what all have in common."""
+    own = FOLDER / f"{image}.txt"
+    lock = own if own.exists() else FOLDER / "common.txt"
+    return [pin for pin in pins(lock) if pin.name != _BUILDS]
