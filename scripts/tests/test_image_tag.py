@@ -85,7 +85,7 @@ def test_what_goes_into_an_image_changes_the_tag(repository: Path, file: str) ->
         "services/local/app.py",
         "requirements/dev.txt",
         "requirements/local.txt",
-        "base/kustomization.yaml",
+        "base/components/images/kustomization.yaml",
         "docs/architecture.md",
         "README.md",
         "pyproject.toml",

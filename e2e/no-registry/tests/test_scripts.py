@@ -1,0 +1,221 @@
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1]
+OFFICIAL = "kindest/node:v1.34.11"
+OWN = "localhost/kind-node:v1.34.4"
+
+
+class Machine:
+    """A copy of the scripts, and commands of a fake machine in front of the real ones."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "e2e" / "no-registry"
+        shutil.copytree(FOLDER, self.folder, ignore=shutil.ignore_patterns("tests"))
+        self.commands = root / "commands"
+        self.commands.mkdir()
+
+    def has(self, command: str, script: str, *, folder: Path | None = None) -> None:
+        path = (folder or self.commands) / command
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def run(self, script: str, *args: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in {"DOCKER_HOST", "NODE_IMAGE", "E2E_TOOLS_CACHE"}
+        }
+        path = f"{self.commands}:{os.environ['PATH']}"
+        return subprocess.run(
+            [self.folder / script, *args],
+            env={**clean, "PATH": path, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_a_running_engine_is_used_as_it_is(machine: Machine) -> None:
+    machine.has("docker", "exit 0")
+    machine.has("dockerd", "exit 1")
+    assert machine.run("engine").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("docker", "settings", "message"),
+    [
+        ("echo 'permission denied' >&2; exit 1", {}, "sudo usermod -aG docker somebody"),
+        ("echo 'no route' >&2; exit 1", {"DOCKER_HOST": "tcp://far"}, "DOCKER_HOST=tcp://far"),
+        ("echo 'is it running?' >&2; exit 1", {}, "until 'docker info' works for somebody"),
+    ],
+)
+def test_a_user_without_an_engine_is_told_what_to_do(
+    machine: Machine, docker: str, settings: dict[str, str], message: str
+) -> None:
+    machine.has("docker", docker)
+    machine.has("id", '[ "$1" = -u ] && echo 1000 || echo somebody')
+    result = machine.run("engine", **settings)
+    assert result.returncode == 1
+    assert message in result.stderr
+
+
+def test_a_user_is_told_which_packages_are_missing(machine: Machine) -> None:
+    machine.has("id", "echo 1000")
+    machine.has("dpkg-query", '[ "$4" = there ] && echo "install ok installed"')
+    result = machine.run("install", "a node", "there", "away")
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("'sudo apt-get install away'")
+
+
+def images(machine: Machine, *, here: str = "", current: bool = False, registry: bool) -> str:
+    """Let the image be chosen; return what was chosen and what was done for it."""
+    done = machine.folder / "done"
+    done.write_text("")
+    machine.has(
+        "docker",
+        f"""case $1 in
+  image) [ "$3" = "{here}" ] ;;
+  pull) echo pulled >>{done}; {"true" if registry else "false"} ;;
+esac""",
+    )
+    machine.has(
+        "build-node",
+        f"""case $1 in
+  --name) echo {OWN} ;;
+  --check) {"true" if current else "false"} ;;
+  *) echo built >>{done} ;;
+esac""",
+        folder=machine.folder,
+    )
+    result = machine.run("node-image")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in result.stderr, "the choice is not told"
+    return " ".join([result.stdout.strip(), *done.read_text().split()])
+
+
+def test_the_official_node_image_is_taken_where_a_registry_answers(machine: Machine) -> None:
+    assert images(machine, registry=True) == f"{OFFICIAL} pulled"
+    assert images(machine, registry=True, here=OFFICIAL) == OFFICIAL
+
+
+def test_a_node_image_is_built_once_where_no_registry_answers(machine: Machine) -> None:
+    assert images(machine, registry=False) == f"{OWN} pulled built"
+    assert images(machine, registry=False, current=True) == OWN
+
+
+def test_the_user_may_choose_the_node_image(machine: Machine) -> None:
+    machine.has("docker", "exit 1")
+    assert machine.run("node-image", NODE_IMAGE="mine:1").stdout.strip() == "mine:1"
+
+
+def test_the_node_image_is_keyed_by_what_it_is_made_of(machine: Machine) -> None:
+    def key() -> str:
+        return machine.run("build-node", "--key").stdout
+
+    assert machine.run("build-node", "--name").stdout.strip() == OWN
+    first = key()
+    (machine.folder / "tools/versitygw/go.mod").write_text("something else")
+    assert key() == first
+    seen = {first}
+    for name in ("tools/coredns/go.mod", "image/routes"):
+        with (machine.folder / name).open("a") as file:
+            file.write("# changed\n")
+        seen.add(key())
+    (machine.folder / "image/routes").chmod(0o644)
+    assert len(seen | {key()}) == 4
+
+
+def test_only_an_image_with_the_key_counts_as_built(machine: Machine) -> None:
+    key = machine.run("build-node", "--key").stdout.strip()
+    machine.has("docker", f"echo {key}")
+    assert machine.run("build-node", "--check").returncode == 0
+    machine.has("docker", "echo another")
+    assert machine.run("build-node", "--check").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "usable"),
+    [
+        ("kubectl", "Client Version: v1.33.0", True),
+        ("kubectl", "Client Version: v1.35.2", True),
+        ("kubectl", "Client Version: v1.32.4-dispatcher", False),
+        ("kubectl", "nonsense", False),
+        ("kind", "0.33.1", True),
+        ("kind", "0.20.0", False),
+    ],
+)
+def test_a_tool_on_the_path_is_used_if_its_version_fits(
+    machine: Machine, name: str, version: str, *, usable: bool
+) -> None:
+    machine.has(name, f"echo '{version}'")
+    machine.has("build-tools", 'echo "built $2" >&2', folder=machine.folder)
+    result = machine.run("tool", name)
+    own = machine.folder.parents[1] / ".tools" / "bin"
+    assert Path(result.stdout.strip()).parent == (machine.commands if usable else own)
+    binary = {"kubectl": "kubernetes", "kind": "kind"}[name]
+    assert result.stderr.strip() == ("" if usable else f"built {binary}")
+
+
+def load(machine: Machine, *images: str, held: str = "") -> tuple[str, list[str]]:
+    """Load images into a cluster of one node; return what is said and what was loaded."""
+    loaded = machine.folder / "loaded"
+    loaded.write_text("")
+    machine.has(
+        "docker",
+        f"""case $1 in
+  container) echo node ;;
+  exec) echo '{held}' ;;
+  save) echo "$4" >>{loaded} ;;
+esac""",
+    )
+    machine.has("kind", "echo 0.33.1")
+    result = machine.run("images/load", "trial", *images)
+    assert result.returncode == 0, result.stderr
+    return result.stdout, loaded.read_text().split()
+
+
+def test_an_image_that_is_not_built_here_is_left_to_the_nodes(machine: Machine) -> None:
+    listed = machine.run("images/build", "--list").stdout.splitlines()
+    made = dict(line.split() for line in listed)["source-controller"]
+    strangers = ("ghcr.io/fluxcd/notification-controller:v1.9.4", made.partition(":")[0] + ":v0.1")
+    said, loaded = load(machine, strangers[0], made, strangers[1])
+    assert loaded == [made]
+    assert f"{made} loaded into 1 nodes" in said
+    for stranger in strangers:
+        assert f"images: {stranger} is left to the nodes" in said
+
+
+def test_an_image_that_a_node_has_is_not_loaded_again(machine: Machine) -> None:
+    image = "ghcr.io/fluxcd/notification-controller:v1.9.4"
+    assert load(machine, image, held=image) == ("", [])
+
+
+def test_a_withheld_capability_is_taken_from_containers_and_processes(machine: Machine) -> None:
+    machine.has("runc", 'echo "$@"')
+    capabilities = {"bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"], "effective": []}
+    expected = {"bounding": ["CAP_CHOWN"], "effective": []}
+    bundle = machine.folder / "bundle"
+    bundle.mkdir()
+    config = bundle / "config.json"
+    config.write_text(json.dumps({"process": {"capabilities": capabilities}, "root": {}}))
+    create = ("--root", "/run", "create", "--bundle", str(bundle), "--pid-file", "pid", "name")
+    assert machine.run("runc-capped", *create).stdout.split() == list(create)
+    assert json.loads(config.read_text())["process"]["capabilities"] == expected
+
+    process = machine.folder / "process.json"
+    process.write_text(json.dumps({"capabilities": capabilities, "args": ["true"]}))
+    execute = ("exec", "--detach", "--process", str(process), "name")
+    assert machine.run("runc-capped", *execute).stdout.split() == list(execute)
+    assert json.loads(process.read_text())["capabilities"] == expected
