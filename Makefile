@@ -81,7 +81,7 @@ cluster-down: venv-dev ## delete that cluster
 	@$(python) -m e2e down
 
 secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind [CONTEXT=... | ROTATE=database | FINISH=1]
-	@{ command -v sops && command -v age-keygen; } >/dev/null || e2e/node/build-tools .tools/bin sops age-keygen
+	@{ command -v sops && command -v age-keygen; } >/dev/null || e2e/no-registry/build-tools .tools/bin sops age-keygen
 	@$(python) -m scripts.secrets "$(CLUSTER)" --context="$(CONTEXT)" --new="$(NEW)" --rotate="$(ROTATE)" \
 	  --finish="$(FINISH)" --outage="$(OUTAGE)" --key="$(AGE_KEY)"
 

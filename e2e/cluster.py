@@ -19,7 +19,7 @@ from e2e.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[1]
 STATE: Final = ROOT / "var" / "e2e"
-NODE: Final = ROOT / "e2e" / "node"
+NO_REGISTRY: Final = ROOT / "e2e" / "no-registry"
 _KUBECTL_SECONDS: Final = 300
 _BUILD_SECONDS: Final = 300
 _READY_SECONDS: Final = 420
@@ -78,7 +78,7 @@ def build_image(name: str, context: Path, *options: str) -> None:
 
 def tool(name: str) -> str:
     """Return the path of kind or kubectl."""
-    return output(NODE / "tool", name)
+    return output(NO_REGISTRY / "tool", name)
 
 
 class Cluster:

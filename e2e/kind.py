@@ -8,7 +8,7 @@ from typing import Final
 
 from pytest_kind import KindCluster
 
-from e2e.cluster import NODE, ROOT, STATE, Cluster, ClusterError, output, phase, run, tool
+from e2e.cluster import NO_REGISTRY, ROOT, STATE, Cluster, ClusterError, output, phase, run, tool
 from e2e.waiting import wait_until
 
 NAME: Final = "facestack"
@@ -27,7 +27,7 @@ def exists() -> bool:
 def prepare() -> None:
     """Start the engine and make every image that the pipeline and its nodes run."""
     with phase("Docker engine"):
-        run(NODE / "engine")
+        run(NO_REGISTRY / "engine")
     # Both wait for downloads for much of their time, so they share it.
     with phase("images"), ThreadPoolExecutor() as pool:
         making: list[Future[object]] = [pool.submit(_images)]
@@ -66,12 +66,12 @@ def delete() -> None:
 
 def node_image() -> str:
     """Return the name of an image for nodes, built if no registry has one."""
-    return output(NODE / "node-image")
+    return output(NO_REGISTRY / "node-image")
 
 
 def _images() -> None:
     run(ROOT / "scripts" / "images")
-    run(NODE / "images" / "build", "mariadb", "nsq", "versitygw")
+    run(NO_REGISTRY / "images" / "build", "mariadb", "nsq", "versitygw")
 
 
 def kind_cluster(

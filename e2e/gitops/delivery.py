@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from threading import Timer
 from typing import Final
 
-from e2e.cluster import NODE, Cluster, phase, run
+from e2e.cluster import NO_REGISTRY, Cluster, phase, run
 from e2e.gitops.flux import ENTRY, NAMESPACE, Flux
 from e2e.gitops.git import GitServer, Repository
 from e2e.waiting import wait_until
@@ -193,9 +193,8 @@ class Delivery:
 
     def _load_images(self) -> None:
         """Have the pipeline's images in the nodes, and here what bootstrap loads into them."""
-        run(
-            NODE / "images" / "build", "source-controller", "kustomize-controller", "metrics-server"
-        )
+        names = ("source-controller", "kustomize-controller", "metrics-server")
+        run(NO_REGISTRY / "images" / "build", *names)
         overlay = self.repository.folder / "overlays" / "kind"
         self.cluster.load_missing(self.cluster.kubectl("kustomize", str(overlay)).stdout)
 

@@ -13,7 +13,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from e2e.cluster import NODE, ROOT, Cluster, build_image, run
+from e2e.cluster import NO_REGISTRY, ROOT, Cluster, build_image, run
 
 HOST: Final = "git.git.svc.cluster.local"
 _NAMESPACE: Final = "--namespace=git"
@@ -45,7 +45,7 @@ class GitServer:
 
     def start(self) -> None:
         """Make the server's image and keys, and wait until it answers."""
-        run(NODE / "install", "pushing to a git server over SSH", "git", "openssh-client")
+        run(NO_REGISTRY / "install", "pushing to a git server over SSH", "git", "openssh-client")
         image = self._image()
         if self._cluster.missing_images([image]):
             self._cluster.load_image(image)

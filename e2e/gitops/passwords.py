@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import yaml
 
-from e2e.cluster import NODE, ROOT, Cluster, run
+from e2e.cluster import NO_REGISTRY, ROOT, Cluster, run
 from e2e.gitops.delivery import READY_SECONDS, Delivery
 from e2e.gitops.flux import ENTRY
 from e2e.waiting import wait_until
@@ -41,7 +41,7 @@ class Passwords:
     """The passwords of the cluster, in git and as the cluster has them."""
 
     def __init__(self, delivery: Delivery, key: Path) -> None:
-        run(NODE / "build-tools", _TOOLS, "sops", "age-keygen")
+        run(NO_REGISTRY / "build-tools", _TOOLS, "sops", "age-keygen")
         self._delivery = delivery
         self._cluster: Cluster = delivery.cluster
         self.key = key

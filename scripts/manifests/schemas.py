@@ -37,10 +37,10 @@ class Module:
 
 def _kubernetes_version() -> str:
     """Return the version that the test cluster runs, which is pinned where it is built."""
-    pins = (ROOT / "e2e" / "node" / "tools" / "k8s" / "go.mod").read_text()
+    pins = (ROOT / "e2e" / "no-registry" / "tools" / "k8s" / "go.mod").read_text()
     found = re.search(r"^\s*k8s\.io/kubernetes v1\.(\S+)$", pins, re.MULTILINE)
     if not found:
-        raise SystemExit("schemas: e2e/node/tools/k8s/go.mod does not pin k8s.io/kubernetes")
+        raise SystemExit("schemas: e2e/no-registry/tools/k8s/go.mod does not pin k8s.io/kubernetes")
     return found[1]
 
 

@@ -17,7 +17,7 @@ def documents(file: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["source-controller", "kustomize-controller"])
 def test_the_version_is_the_one_that_the_tests_build(name: str) -> None:
-    modules = (ROOT / "e2e" / "node" / "tools" / f"flux-{name}" / "go.mod").read_text()
+    modules = (ROOT / "e2e" / "no-registry" / "tools" / f"flux-{name}" / "go.mod").read_text()
     built = re.search(rf"^require github\.com/fluxcd/{name} (\S+)$", modules, re.MULTILINE)
     assert built
     [pins] = documents(CONTROLLERS / "versions" / "kustomization.yaml")

@@ -223,7 +223,7 @@ def test_a_fault_is_told(units: dict[str, str], fault: str) -> None:
 
 
 def test_metrics_server_is_the_version_that_can_be_built_from_source() -> None:
-    pins = (ROOT / "e2e/node/tools/metrics-server/go.mod").read_text()
+    pins = (ROOT / "e2e/no-registry/tools/metrics-server/go.mod").read_text()
     found = re.search(r"^require sigs\.k8s\.io/metrics-server (\S+)$", pins, re.MULTILINE)
     assert found
     assert UNIT_IMAGES["registry.k8s.io/metrics-server/metrics-server"] == found[1]

@@ -86,7 +86,7 @@ def test_what_else_comes_from_elsewhere_is_on_the_page() -> None:
     ls = ["git", "-c", f"safe.directory={locks.ROOT}", "ls-files", "*.onnx", "*.dat", "*.png"]
     files = subprocess.check_output(ls, cwd=locks.ROOT, text=True).split()
     images = subprocess.check_output(
-        [locks.ROOT / "e2e/node/images/build", "--list"], text=True
+        [locks.ROOT / "e2e/no-registry/images/build", "--list"], text=True
     ).splitlines()
     names = [line.split()[1] for line in images]
     assert files

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-NODE = Path(__file__).parents[1]
+FOLDER = Path(__file__).parents[1]
 OFFICIAL = "kindest/node:v1.34.11"
 OWN = "localhost/kind-node:v1.34.4"
 
@@ -14,10 +14,10 @@ OWN = "localhost/kind-node:v1.34.4"
 class Machine:
     """A copy of the scripts, and commands of a fake machine in front of the real ones."""
 
-    def __init__(self, folder: Path) -> None:
-        self.node = folder / "e2e" / "node"
-        shutil.copytree(NODE, self.node, ignore=shutil.ignore_patterns("tests"))
-        self.commands = folder / "commands"
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "e2e" / "no-registry"
+        shutil.copytree(FOLDER, self.folder, ignore=shutil.ignore_patterns("tests"))
+        self.commands = root / "commands"
         self.commands.mkdir()
 
     def has(self, command: str, script: str, *, folder: Path | None = None) -> None:
@@ -33,7 +33,7 @@ class Machine:
         }
         path = f"{self.commands}:{os.environ['PATH']}"
         return subprocess.run(
-            [self.node / script, *args],
+            [self.folder / script, *args],
             env={**clean, "PATH": path, **settings},
             capture_output=True,
             text=True,
@@ -81,7 +81,7 @@ def test_a_user_is_told_which_packages_are_missing(machine: Machine) -> None:
 
 def images(machine: Machine, *, here: str = "", current: bool = False, registry: bool) -> str:
     """Let the image be chosen; return what was chosen and what was done for it."""
-    done = machine.node / "done"
+    done = machine.folder / "done"
     done.write_text("")
     machine.has(
         "docker",
@@ -97,7 +97,7 @@ esac""",
   --check) {"true" if current else "false"} ;;
   *) echo built >>{done} ;;
 esac""",
-        folder=machine.node,
+        folder=machine.folder,
     )
     result = machine.run("node-image")
     assert result.returncode == 0, result.stderr
@@ -126,14 +126,14 @@ def test_the_node_image_is_keyed_by_what_it_is_made_of(machine: Machine) -> None
 
     assert machine.run("build-node", "--name").stdout.strip() == OWN
     first = key()
-    (machine.node / "tools/versitygw/go.mod").write_text("something else")
+    (machine.folder / "tools/versitygw/go.mod").write_text("something else")
     assert key() == first
     seen = {first}
     for name in ("tools/coredns/go.mod", "image/routes"):
-        with (machine.node / name).open("a") as file:
+        with (machine.folder / name).open("a") as file:
             file.write("# changed\n")
         seen.add(key())
-    (machine.node / "image/routes").chmod(0o644)
+    (machine.folder / "image/routes").chmod(0o644)
     assert len(seen | {key()}) == 4
 
 
@@ -160,9 +160,9 @@ def test_a_tool_on_the_path_is_used_if_its_version_fits(
     machine: Machine, name: str, version: str, *, usable: bool
 ) -> None:
     machine.has(name, f"echo '{version}'")
-    machine.has("build-tools", 'echo "built $2" >&2', folder=machine.node)
+    machine.has("build-tools", 'echo "built $2" >&2', folder=machine.folder)
     result = machine.run("tool", name)
-    own = machine.node.parents[1] / ".tools" / "bin"
+    own = machine.folder.parents[1] / ".tools" / "bin"
     assert Path(result.stdout.strip()).parent == (machine.commands if usable else own)
     binary = {"kubectl": "kubernetes", "kind": "kind"}[name]
     assert result.stderr.strip() == ("" if usable else f"built {binary}")
@@ -170,7 +170,7 @@ def test_a_tool_on_the_path_is_used_if_its_version_fits(
 
 def load(machine: Machine, *images: str, held: str = "") -> tuple[str, list[str]]:
     """Load images into a cluster of one node; return what is said and what was loaded."""
-    loaded = machine.node / "loaded"
+    loaded = machine.folder / "loaded"
     loaded.write_text("")
     machine.has(
         "docker",
@@ -206,7 +206,7 @@ def test_a_withheld_capability_is_taken_from_containers_and_processes(machine: M
     machine.has("runc", 'echo "$@"')
     capabilities = {"bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"], "effective": []}
     expected = {"bounding": ["CAP_CHOWN"], "effective": []}
-    bundle = machine.node / "bundle"
+    bundle = machine.folder / "bundle"
     bundle.mkdir()
     config = bundle / "config.json"
     config.write_text(json.dumps({"process": {"capabilities": capabilities}, "root": {}}))
@@ -214,7 +214,7 @@ def test_a_withheld_capability_is_taken_from_containers_and_processes(machine: M
     assert machine.run("runc-capped", *create).stdout.split() == list(create)
     assert json.loads(config.read_text())["process"]["capabilities"] == expected
 
-    process = machine.node / "process.json"
+    process = machine.folder / "process.json"
     process.write_text(json.dumps({"capabilities": capabilities, "args": ["true"]}))
     execute = ("exec", "--detach", "--process", str(process), "name")
     assert machine.run("runc-capped", *execute).stdout.split() == list(execute)
