@@ -39,20 +39,39 @@ not go together. There is no other list: this page is written from the classes i
 `services/*/settings.py`, and what is not here is no setting but a fact of a format, of an algorithm
 or of how services speak with one another.
 
-In a cluster, settings are lines of the ConfigMaps that `base/` generates, one for each service; an
-overlay changes some, and pods are replaced:
+In a cluster, settings stand in each workload's `env`, which `base/` gives and an overlay changes
+(`overlays/NAME/services/kustomization.yaml`); pods are replaced:
 
 ```yaml
-configMapGenerator:
-- name: webhooks
-  behavior: merge
-  literals:
-  - ENDPOINT_CONCURRENCY=8
+patches:
+- patch: |-
+    apiVersion: apps/v1
+    kind: Deployment
+    metadata:
+      name: webhooks
+    spec:
+      template:
+        spec:
+          containers:
+          - name: webhooks
+            env:
+            - {name: ENDPOINT_CONCURRENCY, value: "8"}
 ```
 
-What several services must have alike stands in a ConfigMap for all that read it: `object-store`,
-`nsq` and `claims`. Change it there; `make manifests` says when two differ. `make run` tells all its
-services the same environment, so a name that two services read is one setting there.
+What several services must have alike is a line in the patch of each, or one patch for all of them;
+`make manifests` says when two differ:
+
+```yaml
+patches:
+- target: {kind: Deployment, name: image-processor|redeemer}
+  patch: |-
+    - op: add
+      path: /spec/template/spec/containers/0/env/-
+      value: {name: MAX_ATTEMPTS, value: "8"}
+```
+
+Where stores are is said once for all their clients: base/components/stores-inside. `make run` tells
+all its services the same environment, so a name that two services read is one setting there.
 """
 
 

@@ -204,5 +204,5 @@ class Delivery:
             file = self.repository.folder / "base" / "kustomization.yaml"
             pattern = rf"(- name: facestack/{workload}\n  newTag: )\S+"
             text, found = re.subn(pattern, rf"\g<1>{tag}", file.read_text())
-            assert found == 1, f"base/kustomization.yaml has {found} tags of {workload}"
+            assert found == 1, f"base/components/images/kustomization.yaml has {found} tags of {workload}"
             file.write_text(text)

@@ -13,7 +13,7 @@ from e2e.waiting import wait_until
 
 PUT_BACK_SECONDS: Final = 300
 """A change during a wait for health is seen after that layer's timeout, which is 3 minutes here."""
-BASE: Final = "base/kustomization.yaml"
+BASE: Final = "base/components/images/kustomization.yaml"
 
 
 @pytest.mark.usefixtures("often")

@@ -27,7 +27,8 @@ def repository(tmp_path: Path) -> Path:
     for name in ("services", "requirements"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "scripts").mkdir()
-    for name in ("scripts/image-tag", "pyproject.toml", ".dockerignore", ".gitignore"):
+    scripts = ("scripts/image-tag", "scripts/images")
+    for name in (*scripts, "pyproject.toml", ".dockerignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")
@@ -85,7 +86,7 @@ def test_what_goes_into_an_image_changes_the_tag(repository: Path, file: str) ->
         "services/local/app.py",
         "requirements/dev.txt",
         "requirements/local.txt",
-        "base/kustomization.yaml",
+        "base/components/images/kustomization.yaml",
         "docs/architecture.md",
         "README.md",
         "pyproject.toml",

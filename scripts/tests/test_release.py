@@ -54,7 +54,7 @@ def repository(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "scripts/release", folder / "scripts")
     (folder / "base").mkdir()
     images = "".join(f"- name: facestack/{name}\n  newTag: {TAG} # mark\n" for name in NAMES)
-    (folder / "base/kustomization.yaml").write_text(
+    (folder / "base/components/images/kustomization.yaml").write_text(
         f"images:\n- name: mariadb\n  newTag: 10\n{images}"
     )
     git(folder, "init", "--quiet")
@@ -155,7 +155,7 @@ def later(folder: Path) -> None:
 
 
 def other_tag(folder: Path) -> None:
-    file = folder / "base/kustomization.yaml"
+    file = folder / "base/components/images/kustomization.yaml"
     file.write_text(
         file.read_text().replace(f"webhooks\n  newTag: {TAG}", "webhooks\n  newTag: 0.1.0-0")
     )
