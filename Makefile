@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -51,6 +51,10 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
+
+pictures: venv-dev ## draw the pictures of the cluster anew after a change of the manifests
+	@scripts/manifest-tools
+	@$(python) -m scripts.pictures
 
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 	@$(python) -m bench.quantise
@@ -104,6 +108,10 @@ e2e-orders: venv-dev samples ## the long test of applying all at once: three ran
 
 diff: venv-dev ## what a push would change on a running cluster: CLUSTER=folder of flux/, CONTEXT=kubectl's
 	@$(python) -m scripts.gitops.diff "$(CLUSTER)" $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
+
+promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
+	@scripts/manifest-tools
+	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
