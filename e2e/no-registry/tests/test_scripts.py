@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from services.testing.servers import find_binary
+
 FOLDER = Path(__file__).parents[1]
 OFFICIAL = "kindest/node:v1.34.11"
 OWN = "localhost/kind-node:v1.34.4"
@@ -166,6 +168,33 @@ def test_a_tool_on_the_path_is_used_if_its_version_fits(
     assert Path(result.stdout.strip()).parent == (machine.commands if usable else own)
     binary = {"kubectl": "kubernetes", "kind": "kind"}[name]
     assert result.stderr.strip() == ("" if usable else f"built {binary}")
+
+
+def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
+    machine: Machine, tmp_path: Path
+) -> None:
+    find_binary("zstd")
+    machine.has("go", '[ "$1" = env ] && echo go1 || { echo built >"$6"; chmod +x "$6"; }')
+    keys = machine.run("build-tools", str(tmp_path / "first"))
+    assert keys.returncode == 0, keys.stderr
+    right = dict(line.split() for line in (tmp_path / "first" / "KEYS").read_text().splitlines())
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    held = {"bin": {"kind": right["kind"], "nsqd": "old"}, "bin-2": {"nsqd": right["nsqd"]}}
+    for archive, tools in held.items():
+        files = tmp_path / archive
+        files.mkdir()
+        (files / "KEYS").write_text("".join(f"{name} {key}\n" for name, key in tools.items()))
+        for name in tools:
+            (files / name).write_text(archive)
+            (files / name).chmod(0o755)
+        packed = cache / f"{archive}.tar.zst"
+        subprocess.run(["tar", "--zstd", "-cf", packed, "KEYS", *tools], cwd=files, check=True)
+    out = tmp_path / "out"
+    done = machine.run("build-tools", str(out), "kind", "nsqd", "etcd", E2E_TOOLS_CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+    found = {name: (out / name).read_text().strip() for name in ("kind", "nsqd", "etcd")}
+    assert found == {"kind": "bin", "nsqd": "bin-2", "etcd": "built"}
 
 
 def load(machine: Machine, *images: str, held: str = "") -> tuple[str, list[str]]:
