@@ -60,7 +60,7 @@ class ObjectStore:
     """
 
     def __init__(self, settings: ObjectStoreSettings) -> None:
-        self._store = _open(settings)
+        self._store = open_store(settings)
         self._folder = self._store.prefix if isinstance(self._store, LocalStore) else None
 
     async def get(self, key: str, *, max_bytes: int | None = None) -> bytes:
@@ -200,7 +200,8 @@ def _tag(meta: "ObjectMeta") -> str:
     return meta["e_tag"] or meta["last_modified"].isoformat()
 
 
-def _open(settings: ObjectStoreSettings) -> LocalStore | S3Store:
+def open_store(settings: ObjectStoreSettings) -> LocalStore | S3Store:
+    """Return obstore's own store, or end the process when a folder cannot be made."""
     url = urlsplit(settings.object_store_url)
     if url.scheme == "file":
         folder = Path(unquote(url.path))
