@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -52,6 +52,10 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
+pictures: venv-dev ## draw the pictures of the cluster anew after a change of the manifests
+	@scripts/manifest-tools
+	@$(python) -m scripts.pictures
+
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 	@$(python) -m bench.quantise
 
@@ -66,9 +70,8 @@ validate: venv-dev ## build what Flux would apply to each cluster, and check it
 	@scripts/manifest-tools
 	@scripts/validate $(CLUSTER) $(ARGS)
 
-hooks: ## before each push, look for readable secrets and `make validate`; git config --unset core.hooksPath undoes it
-	@git config core.hooksPath scripts/hooks
-	@echo "git runs scripts/hooks/pre-push before a push."
+hooks: venv-dev ## let git check before each commit and push; .venv/bin/pre-commit uninstall undoes it
+	@.venv/bin/pre-commit install
 
 images: ## build the services' container images with Docker, for machines like this one
 	@scripts/images $(ARGS)

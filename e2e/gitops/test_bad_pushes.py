@@ -10,6 +10,7 @@ import pytest
 from e2e.client import Client
 from e2e.cluster import Cluster, is_ready
 from e2e.gitops.delivery import Delivery
+from e2e.gitops.flux import LAYERS
 from e2e.load import Load, no_request_fails
 from e2e.versions import CRASHING, Versions
 from e2e.waiting import wait_until
@@ -19,8 +20,6 @@ FAILED_SECONDS: Final = 180
 STARTED_SECONDS: Final = 180
 MISSING: Final = "0.0.0-missing"
 """The tag of an image that no node has and no registry."""
-
-LAYERS: Final = ("controllers", "configs", "data", "apps")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ def versions(delivery: Delivery) -> Versions:
 def test_an_image_that_crashes(delivery: Delivery, versions: Versions) -> None:
     delivery.tags({"receiver": versions.tag("receiver", CRASHING)})
     give_up_soon(delivery)
-    with bad_push(delivery, "apps") as said:
+    with bad_push(delivery, "face-services") as said:
         assert "health check failed" in said, said
         assert "Deployment/face/receiver status: 'Failed'" in said, said
 
@@ -46,7 +45,7 @@ def test_a_migration_that_fails(delivery: Delivery, versions: Versions) -> None:
     delivery.tags({"migrations": tag})
     delivery.repository.replace("base/migrations/job.yaml", "backoffLimit: 6", "backoffLimit: 0")
     change_receiver(delivery)
-    with bad_push(delivery, "data") as said:
+    with bad_push(delivery, "face-stores") as said:
         assert f"Job/face/migrations-{tag.partition('-')[2]} status: 'Failed'" in said, said
 
 
@@ -58,7 +57,7 @@ def test_the_old_version_goes_on_serving_though_its_pods_are_moved_and_added(
     delivery.tags({"receiver": MISSING})
     change_receiver(delivery)
     give_up_soon(delivery)
-    with bad_push(delivery, "apps"), scaled(cluster, 3):
+    with bad_push(delivery, "face-services"), scaled(cluster, 3):
         moved, *_ = old = serving(delivery, "receiver")
         cluster.kubectl("delete", "pod", moved, "--wait=false")  # as a drain does
 
@@ -89,7 +88,11 @@ def scaled(cluster: Cluster, number: int) -> Iterator[None]:
 
 
 BROKEN: Final = {
-    "no such image": ("base/kustomization.yaml", "newTag: 10.11.19", f"newTag: {MISSING}"),
+    "no such image": (
+        "base/components/images/kustomization.yaml",
+        "newTag: 10.11.19",
+        f"newTag: {MISSING}",
+    ),
     "no such option": (
         "base/mariadb/statefulset.yaml",
         "- --character-set-server=utf8mb4",
@@ -133,7 +136,7 @@ def test_an_invalid_manifest(delivery: Delivery) -> None:
         "base/namespace/priority-classes.yaml", "value: 1000000", "value: high"
     )
     change_receiver(delivery)
-    with bad_push(delivery, "configs") as said:
+    with bad_push(delivery, "face-setup") as said:
         assert "PriorityClass/face-data" in said, said
         assert "high" in said or "value" in said, said
 
@@ -141,10 +144,10 @@ def test_an_invalid_manifest(delivery: Delivery) -> None:
 @pytest.mark.long
 def test_a_broken_kustomization(delivery: Delivery) -> None:
     delivery.repository.replace(
-        "overlays/kind/kustomization.yaml", "- ../../base\n", "- ../../bass\n"
+        "overlays/kind/setup/kustomization.yaml", "- ../../../base/", "- ../../../bass/"
     )
     change_receiver(delivery)
-    with bad_push(delivery, "configs") as said:
+    with bad_push(delivery, "face-setup") as said:
         assert "kustomize build failed" in said, said
         assert "bass" in said, said
 
@@ -160,7 +163,9 @@ def give_up_soon(delivery: Delivery) -> None:
 def change_receiver(delivery: Delivery) -> None:
     """Put something into the push that would roll the receiver out, if it came that far."""
     delivery.repository.replace(
-        "base/receiver/kustomization.yaml", "DRAIN_SECONDS=5", "DRAIN_SECONDS=6"
+        "base/receiver/deployment.yaml",
+        '{name: DRAIN_SECONDS, value: "5"}',
+        '{name: DRAIN_SECONDS, value: "6"}',
     )
 
 
@@ -169,6 +174,8 @@ def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
     """Push, give what the layer says when it has failed, then revert; all of it under load."""
     cluster, flux, repository = delivery.cluster, delivery.flux, delivery.repository
     later = LAYERS[LAYERS.index(layer) + 1 :]
+    # After a first push the autoscaler takes a moment to have two receivers.
+    wait_until(lambda: len(serving(delivery)) == 4, STARTED_SECONDS, "two pods of either service")
     before = serving(delivery)
     good = repository.revision
     load = Load(cluster)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from scripts.manifests.tools import MissingToolError
-from scripts.secrets import history
 from scripts.secrets.errors import SecretsError
 from scripts.secrets.passwords import Passwords, default_key
 from scripts.secrets.running import Running
@@ -76,16 +75,13 @@ def _state(store: Store) -> dict[Path, bytes]:
 
 
 def _check(root: Path) -> int:
-    problems = []
-    for cluster in clusters(root):
-        problems += Store(root, cluster, default_key(cluster)).problems()
-    found, looked_at = history.check(root)
-    problems += found
+    problems = [
+        problem
+        for cluster in clusters(root)
+        for problem in Store(root, cluster, default_key(cluster)).problems()
+    ]
     for problem in problems:
         print(problem)
-    print(
-        f"secrets: {looked_at}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
-    )
     return 1 if problems else 0
 
 
