@@ -166,6 +166,16 @@ def test_a_bill_of_materials_names_all_that_an_image_holds(tag: str) -> None:
     assert named >= {"pkg:generic/python", "pkg:deb/debian/libc6", "pkg:deb/debian/bash"}
 
 
+def test_face_recog_has_the_models_of_every_engine(tag: str) -> None:
+    load = (
+        "from services.face_recog.adapters.models import load_models;"
+        " load_models('classic'); load_models('centerface')"
+    )
+    image = f"facestack/face-recog:{tag}"
+    done = docker("run", *NOBODY, "--entrypoint=python", image, "-c", load)
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_in_an_image_gives_the_rights_of_another_user(content: dict[str, Any]) -> None:
     assert content["setuid"] == []
 

@@ -195,11 +195,12 @@ class Delivery:
             print(f"   from push to applied: {time.monotonic() - since:.1f} s", flush=True)
 
     def _load_images(self) -> None:
-        """Have the pipeline's images in the nodes, and here what bootstrap loads into them."""
+        """Have all images in the nodes: the pipeline's, Flux's, and those of units."""
         names = ("source-controller", "kustomize-controller", "metrics-server")
         run(NO_REGISTRY / "images" / "build", *names)
-        overlay = self.repository.folder / "overlays" / "kind"
-        self.cluster.load_missing(self.cluster.kubectl("kustomize", str(overlay)).stdout)
+        for folder in ("overlays/kind", "flux/controllers/core", "apps/metrics-server/manifests"):
+            rendered = self.cluster.kubectl("kustomize", str(self.repository.folder / folder))
+            self.cluster.load_missing(rendered.stdout)
 
     def tags(self, tags: Mapping[str, str]) -> None:
         """Write other tags of some workloads' images behind the one of all, as a release does."""

@@ -174,6 +174,8 @@ def bad_push(delivery: Delivery, layer: str) -> Iterator[str]:
     """Push, give what the layer says when it has failed, then revert; all of it under load."""
     cluster, flux, repository = delivery.cluster, delivery.flux, delivery.repository
     later = LAYERS[LAYERS.index(layer) + 1 :]
+    # After a first push the autoscaler takes a moment to have two receivers.
+    wait_until(lambda: len(serving(delivery)) == 4, STARTED_SECONDS, "two pods of either service")
     before = serving(delivery)
     good = repository.revision
     load = Load(cluster)

@@ -581,7 +581,7 @@ OTHERS: Final = {
     "nsqd.face": 4151,
     "object-store.face": 7070,
     "face-recog.face": 50051,
-    "metrics-server.metrics-server": 443,
+    "metrics-server.metrics-server": 10250,
     "kubernetes.default": 443,
 }
 """Services of other namespaces, and their ports."""

@@ -1,4 +1,4 @@
-"""docs/adding.md, word for word: what it has somebody write and run, in a copy of the repository."""
+"""docs/adding.md word for word: what it has one write and run, done in a copy of the repository."""
 
 import os
 import re

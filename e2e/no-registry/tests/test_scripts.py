@@ -197,40 +197,6 @@ def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
     assert found == {"kind": "bin", "nsqd": "bin-2", "etcd": "built"}
 
 
-def load(machine: Machine, *images: str, held: str = "") -> tuple[str, list[str]]:
-    """Load images into a cluster of one node; return what is said and what was loaded."""
-    loaded = machine.folder / "loaded"
-    loaded.write_text("")
-    machine.has(
-        "docker",
-        f"""case $1 in
-  container) echo node ;;
-  exec) echo '{held}' ;;
-  save) echo "$4" >>{loaded} ;;
-esac""",
-    )
-    machine.has("kind", "echo 0.33.1")
-    result = machine.run("images/load", "trial", *images)
-    assert result.returncode == 0, result.stderr
-    return result.stdout, loaded.read_text().split()
-
-
-def test_an_image_that_is_not_built_here_is_left_to_the_nodes(machine: Machine) -> None:
-    listed = machine.run("images/build", "--list").stdout.splitlines()
-    made = dict(line.split() for line in listed)["source-controller"]
-    strangers = ("ghcr.io/fluxcd/notification-controller:v1.9.4", made.partition(":")[0] + ":v0.1")
-    said, loaded = load(machine, strangers[0], made, strangers[1])
-    assert loaded == [made]
-    assert f"{made} loaded into 1 nodes" in said
-    for stranger in strangers:
-        assert f"images: {stranger} is left to the nodes" in said
-
-
-def test_an_image_that_a_node_has_is_not_loaded_again(machine: Machine) -> None:
-    image = "ghcr.io/fluxcd/notification-controller:v1.9.4"
-    assert load(machine, image, held=image) == ("", [])
-
-
 def test_a_withheld_capability_is_taken_from_containers_and_processes(machine: Machine) -> None:
     machine.has("runc", 'echo "$@"')
     capabilities = {"bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"], "effective": []}

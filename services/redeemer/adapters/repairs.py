@@ -84,7 +84,7 @@ class DatabaseRepairs:
             counts = {row.status: row.images for row in await connection.execute(counting)}
             wait = await connection.scalar(longest_wait(self._clock()))
             backup = await backup_report(connection, self._clock)
-        return Census(counts, wait, backup and backup.without_seconds)
+        return Census(counts, wait, backup.without_seconds if backup else None)
 
     async def _take(
         self, status: Status, values: dict[str, Any], *conditions: sa.ColumnElement[bool]

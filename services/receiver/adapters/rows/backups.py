@@ -18,8 +18,7 @@ class DatabaseBackups(OnDatabase):
         """Return how they stand; None where none was ever tried."""
         async with self._database.reading() as connection:
             found = await backup_report(connection, database_now)
-        return found and BackupStatus(
-            last_good_seconds=found.last_good_seconds,
-            is_old=found.without_seconds > self._max_age_seconds,
-            error=found.error,
-        )
+        if found is None:
+            return None
+        is_old = found.without_seconds > self._max_age_seconds
+        return BackupStatus(found.last_good_seconds, is_old, found.error)
