@@ -1,6 +1,7 @@
 """What a backup goes by: what may happen while it is taken and restored, and what it refuses."""
 
 import asyncio
+import gzip
 import io
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -138,10 +139,11 @@ class Killed(AgeArchive):
         if file != DUMP:
             super().read_file(summary, file, target, encrypted=encrypted)
             return
-        content = io.BytesIO()
-        super().read_file(summary, file, content, encrypted=encrypted)
-        target.write(content.getvalue()[: len(content.getvalue()) // 2])
-        target.flush()
+        packed = io.BytesIO()
+        super().read_file(summary, file, packed, encrypted=encrypted)
+        content = gzip.decompress(packed.getvalue())
+        target.write(gzip.compress(content[: len(content) // 2]))
+        target.close()  # as the end of a process does
         raise KilledError
 
 
