@@ -164,7 +164,8 @@ async def test_a_restore_that_was_killed_is_run_again(
     half = World(target)
     archive = site.opened(Killed)
     archive.in_rows = in_rows
-    with pytest.raises(KilledError):
+    # What is cut in the middle of a statement, MariaDB's client complains about first.
+    with pytest.raises((KilledError, BackupError)):
         await Restoring(
             database=half.whole(target, site.folder),
             objects=half.objects,
