@@ -24,7 +24,7 @@ def overlays() -> list[Path]:
 
 def facts(cluster: str) -> Mapping[str, str]:
     """Return what is so on one cluster only; nothing for one that Flux does not manage."""
-    file = ROOT / "flux" / cluster / "cluster.yaml"
+    file = ROOT / "flux" / "clusters" / cluster / "cluster.yaml"
     if not file.is_file():
         return {}
     found: dict[str, str] = yaml.load(file.read_text(), yaml.CSafeLoader)["data"]
