@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -29,10 +29,10 @@ format: venv-dev ## format the code and fix what can be fixed
 	@$(python) -m ruff format .
 
 faults: venv-dev samples ## strike the whole pipeline with random faults, and account for every picture
-	@$(python) -m scripts.faults $(ARGS)
+	@$(python) -m faults $(ARGS)
 
 bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
-	@$(python) -m scripts.bench $(ARGS)
+	@$(python) -m bench $(ARGS)
 
 lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
 	@scripts/lock
@@ -52,8 +52,12 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
+pictures: venv-dev ## draw the pictures of the cluster anew after a change of the manifests
+	@scripts/manifest-tools
+	@$(python) -m scripts.pictures
+
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
-	@$(python) -m scripts.quantise
+	@$(python) -m bench.quantise
 
 crds: ## generate Flux's definitions anew after a change of its versions
 	@scripts/crds
@@ -63,15 +67,18 @@ manifests: venv-dev ## render every overlay and check what comes out
 	@$(python) -m scripts.manifests $(ARGS)
 
 validate: venv-dev ## build what Flux would apply to each cluster, and check it
-	@scripts/manifest-tools
+	@e2e/no-registry/build-tools .tools/bin flux-build kubeconform
+	@$(python) -m scripts.manifests.schemas
 	@scripts/validate $(CLUSTER) $(ARGS)
 
-hooks: ## before each push, look for readable secrets and `make validate`; git config --unset core.hooksPath undoes it
-	@git config core.hooksPath scripts/hooks
-	@echo "git runs scripts/hooks/pre-push before a push."
+hooks: venv-dev ## let git check before each commit and push; .venv/bin/pre-commit uninstall undoes it
+	@.venv/bin/pre-commit install
 
-images: ## build the services' container images with Docker
+images: ## build the services' container images with Docker, for machines like this one
 	@scripts/images $(ARGS)
+
+push: ## push them to a registry, which may have them already: REGISTRY=ghcr.io/OWNER/facestack
+	@scripts/push "$(REGISTRY)"
 
 ##@ Run it on Kubernetes
 cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to play with
@@ -103,8 +110,13 @@ e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 of th
 e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
 	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)
 
-diff: venv-dev ## what a push would change on a running cluster: CLUSTER=folder of flux/, CONTEXT=kubectl's
-	@$(python) -m scripts.gitops.diff "$(CLUSTER)" $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
+diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters, and CONTEXT=kubectl's or BASE=a commit
+	@e2e/no-registry/build-tools .tools/bin flux-build
+	@$(python) -m scripts.gitops.diff $(CLUSTER) $(if $(BASE),--base="$(BASE)") $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
+
+promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
+	@scripts/manifest-tools
+	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
@@ -119,7 +131,7 @@ samples: venv ## get the two sample photographs, and the weights of an engine
 clean: ## remove what was built or downloaded here; stays: var/local, the data of `make run`, and clusters
 	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@rm -rf var/samples var/models var/demo var/faults var/e2e var/images var/sbom var/*.log
-	@find services scripts e2e -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find services scripts bench faults e2e -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} \

@@ -76,6 +76,13 @@ def build_image(name: str, context: Path, *options: str) -> None:
     assert built.returncode == 0, f"{name}: {built.stderr}"
 
 
+def _mapped(port: int) -> str:
+    """Return the address at which kind has a port of the control plane on this machine."""
+    nodes = yaml.safe_load((ROOT / "e2e" / "kind.yaml").read_text())["nodes"]
+    ports = {one["containerPort"]: one["hostPort"] for one in nodes[0]["extraPortMappings"]}
+    return f"http://127.0.0.1:{ports[port]}"
+
+
 def tool(name: str) -> str:
     """Return the path of kind or kubectl."""
     return output(NO_REGISTRY / "tool", name)
@@ -88,8 +95,8 @@ class Cluster:
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
-        self.api_url = os.environ.get("API_URL") or "http://127.0.0.1:8000"
-        self.page_url = os.environ.get("PAGE_URL") or "http://127.0.0.1:8080"
+        self.api_url = os.environ.get("API_URL") or _mapped(30000)
+        self.page_url = os.environ.get("PAGE_URL") or _mapped(30080)
         self.stays = True
         """Does somebody use it after the tests, so that they must take away what is theirs?"""
         self._kubectl = tool("kubectl")

@@ -22,18 +22,9 @@ from scripts.supply import locks, sbom
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.face_pb2 import IdentifyResponse
 
-ARGUMENTS: Final = {
-    "credentials": ["mariadb-admin=password"],
-    "face-recog": [],
-    "frontend": [],
-    "image-processor": [],
-    "migrations": [],
-    "people": [],
-    "receiver": [],
-    "redeemer": [],
-    "webhooks": [],
-}
-SERVICES: Final = tuple(ARGUMENTS)
+SERVICES: Final = locks.images()
+ARGUMENTS: Final = {"backup": ["list"], "credentials": ["mariadb-admin=password"]}
+"""What services that do not start without arguments are given."""
 
 # An identity that the image has never heard of, without rights; and as the pods run it.
 NOBODY: Final = ("--rm", "--user=12345:12345", "--cap-drop=ALL", "--network=none")
@@ -131,7 +122,7 @@ def test_how_an_image_starts_and_what_it_says_of_itself(service: str, image: str
     [inspected] = json.loads(docker("image", "inspect", image).stdout)
     config = inspected["Config"]
     assert config["User"] == "10001:10001"
-    assert config["Entrypoint"] == ["python", "-m", f"services.{service.replace('-', '_')}"]
+    assert config["Entrypoint"] == ["service"]
     assert not config.get("Cmd")
     labels = {
         name.removeprefix("org.opencontainers.image."): value
@@ -139,9 +130,9 @@ def test_how_an_image_starts_and_what_it_says_of_itself(service: str, image: str
     }
     assert labels["version"] == tag
     assert labels["revision"] == tag.rpartition("-")[2]
-    lock = (ROOT / "requirements" / f"{service}.txt").read_text()
+    locked = {pin.name for pin in locks.image_pins(service)}
     # Its wheel brings x265 and libheif.
-    heif = " AND GPL-2.0-only AND LGPL-3.0-only" if "pillow-heif==" in lock else ""
+    heif = " AND GPL-2.0-only AND LGPL-3.0-only" if "pillow-heif" in locked else ""
     assert labels["licenses"] == f"MIT{heif}"
     assert labels["title"].startswith("Facestack: ")
     assert labels["description"]
@@ -175,6 +166,16 @@ def test_a_bill_of_materials_names_all_that_an_image_holds(tag: str) -> None:
     assert named >= {"pkg:generic/python", "pkg:deb/debian/libc6", "pkg:deb/debian/bash"}
 
 
+def test_face_recog_has_the_models_of_every_engine(tag: str) -> None:
+    load = (
+        "from services.face_recog.adapters.models import load_models;"
+        " load_models('classic'); load_models('centerface')"
+    )
+    image = f"facestack/face-recog:{tag}"
+    done = docker("run", *NOBODY, "--entrypoint=python", image, "-c", load)
+    assert done.returncode == 0, done.stderr
+
+
 def test_nothing_in_an_image_gives_the_rights_of_another_user(content: dict[str, Any]) -> None:
     assert content["setuid"] == []
 
@@ -196,7 +197,7 @@ def test_a_wrong_setting_ends_the_container_with_one_line(service: str, image: s
         "--network=none",
         "--env=LOG_LEVEL=LOUD",
         image,
-        *ARGUMENTS[service],
+        *ARGUMENTS.get(service, ()),
     )
     assert ended.returncode == 2
     [line] = ended.stderr.splitlines()

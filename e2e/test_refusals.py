@@ -20,24 +20,44 @@ from e2e.handshakes import Call, shake
 from e2e.load import Load, no_request_fails
 from e2e.reach import Target, reached
 from e2e.waiting import wait_until
-from scripts.manifests.design import (
-    API_SERVER,
-    CERTIFIED,
-    CLIENTS,
-    EDGES,
-    OTHER,
-    OUTSIDE,
-    PORTS,
-    RIGHTS,
-)
 from services.common.tables import metadata
 from services.credentials.certificates import KeyPair, issue, new_authority
 from services.migrations.users import GRANTS
 
-JOBS: Final = ("certificates", "credentials", "migrations")
-WORKLOADS: Final = (*PORTS, *JOBS)
+OTHER: Final = "another namespace"
 API: Final = "the API server"
 DNS_METRICS: Final = "metrics of DNS"
+ACCESS: Final = "access.facestack.dev/"
+"""Begins the labels by which pods say whom they ask."""
+
+OPENED: Final = {
+    "face-recog: client": 50051,
+    "mariadb: client": 3306,
+    "nsqd: consume": 4150,
+    "nsqd: publish": 4151,
+    "nsqlookupd: query": 4161,
+    "nsqlookupd: register": 4160,
+    "object-store: client": 7070,
+    "people: client": 50052,
+    "receiver: client": 8000,
+}
+"""The port that each of these labels opens; ``api-server: client`` opens that of all clusters."""
+
+CERTIFIED: Final = (
+    "face-recog",
+    "image-processor",
+    "mariadb",
+    "object-store",
+    "people",
+    "receiver",
+)
+RIGHTS: Final = {
+    "credentials": {("secrets", "create")},
+    "certificates": {("secrets", "create")}
+    | {(f"secrets/tls-{name}", verb) for name in ("ca", *CERTIFIED) for verb in ("get", "patch")},
+}
+"""Who may do what with the Kubernetes API; all others nothing."""
+
 _POLICY_SECONDS: Final = 60
 _RENEWAL_SECONDS: Final = 240
 """The kubelet looks for changed Secrets every minute or two."""
@@ -45,6 +65,8 @@ _REFUSALS: Final = {1044, 1045, 1142, 1227}
 """Errors of MariaDB that mean: this user may not."""
 
 Opened = set[tuple[str, str, int]]
+Templates = dict[str, dict[str, Any]]
+"""Of each workload the pods that it makes."""
 
 
 def probe(name: str, image: str, **labels: str) -> dict[str, Any]:
@@ -95,15 +117,37 @@ def image(pipeline: Cluster) -> str:
 
 
 @pytest.fixture(scope="module")
-def probes(pipeline: Cluster, image: str) -> Iterator[dict[str, tuple[str, str]]]:
+def templates(pipeline: Cluster) -> Templates:
+    """Give the pods of each workload, Jobs included, as their controllers make them."""
+    found = pipeline.get("deployments,statefulsets,jobs")["items"]
+    made = [item["spec"]["template"] for item in found]
+    return {template["metadata"]["labels"]["app.kubernetes.io/name"]: template for template in made}
+
+
+def asks(template: dict[str, Any]) -> Iterator[str]:
+    """Yield whom a pod asks, as its labels say."""
+    for label, value in template["metadata"]["labels"].items():
+        if label.startswith(ACCESS):
+            yield f"{label.removeprefix(ACCESS)}: {value}"
+
+
+@pytest.fixture(scope="module")
+def probes(
+    pipeline: Cluster, image: str, templates: Templates
+) -> Iterator[dict[str, tuple[str, str]]]:
     """Give a probe, by namespace and name, with the labels of each workload, and a stranger."""
-    name = "app.kubernetes.io/name"
-    found = {workload: (pipeline.namespace, f"probe-{workload}") for workload in WORKLOADS} | {
+    found = {workload: (pipeline.namespace, f"probe-{workload}") for workload in templates} | {
         OTHER: ("default", "probe-stranger")
     }
     documents = []
     for workload, (namespace, pod) in found.items():
-        labels = {} if workload == OTHER else {name: workload}
+        # Those of a controller would have it adopt the probe.
+        own = templates[workload]["metadata"]["labels"] if workload != OTHER else {}
+        labels = {
+            label: value
+            for label, value in own.items()
+            if label.startswith((ACCESS, "app.kubernetes.io/"))
+        }
         document = probe(pod, image, **labels)
         document["metadata"]["namespace"] = namespace
         documents.append(document)
@@ -128,16 +172,17 @@ def all_running(cluster: Cluster, pods: Iterable[tuple[str, str]]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def targets(pipeline: Cluster) -> list[Target]:
+def targets(pipeline: Cluster, templates: Templates) -> list[Target]:
     """Give every port of every pod, and of the cluster's own: address, port, whose it is."""
     api = pipeline.get("service/kubernetes", "--namespace=default")["spec"]["clusterIP"]
     dns = pipeline.get("pods", "--selector=k8s-app=kube-dns", "--namespace=kube-system")["items"]
     return [
         *(
-            (pod["status"]["podIP"], port, workload)
-            for workload, ports in PORTS.items()
+            (pod["status"]["podIP"], port["containerPort"], workload)
+            for workload, template in templates.items()
+            if template["spec"]["restartPolicy"] == "Always"
             for pod in own_pods(pipeline, workload)
-            for port in ports.values()
+            for port in template["spec"]["containers"][0]["ports"]
         ),
         *((pod["status"]["podIP"], 9153, DNS_METRICS) for pod in dns),
         (api, 443, API),
@@ -185,27 +230,32 @@ def test_clients_get_neither_metrics_nor_a_description_nor_another_name(pipeline
         assert all(metrics(pipeline, workload, "facestack_requests_total").values())
 
 
-def test_names_and_exactly_the_edges_of_the_design_are_open(
+def test_names_and_exactly_what_labels_say_is_open(
     pipeline: Cluster,
+    templates: Templates,
     probes: dict[str, tuple[str, str]],
     targets: list[Target],
 ) -> None:
     expected = {
-        *(edge for edge in EDGES if edge[0] != CLIENTS and edge[1] != OUTSIDE),
-        *((workload, API, 443) for workload in API_SERVER),
         # Other namespaces have policies of their own or none.
         (OTHER, API, 443),
         (OTHER, DNS_METRICS, 9153),
     }
+    for workload, template in templates.items():
+        for asked in asks(template):
+            server = asked.partition(":")[0]
+            is_api = server == "api-server"
+            expected.add((workload, API, 443) if is_api else (workload, server, OPENED[asked]))
+    assert len(expected) > len(OPENED), "every label has somebody who bears it"
 
-    def as_designed() -> bool:
+    def as_labelled() -> bool:
         found = opened(pipeline, probes, targets)
         too_many, missing = found - expected, expected - found
         if too_many or missing:
             raise AssertionError(f"open: {sorted(too_many)}; closed: {sorted(missing)}")
         return True
 
-    wait_until(as_designed, _POLICY_SECONDS, "exactly the design's edges to be open")
+    wait_until(as_labelled, _POLICY_SECONDS, "exactly what labels say to be open")
     print(f"{len(probes)} sources, {len(targets)} targets: {len(expected)} edges open, no other")
 
 
@@ -261,19 +311,30 @@ def refusal(cluster: Cluster, document: dict[str, Any]) -> str | None:
 
 def test_no_running_pod_holds_a_token(pipeline: Cluster) -> None:
     folder = "/var/run/secrets/kubernetes.io"
-    for workload in PORTS:
-        pod = own_pods(pipeline, workload)[0]["metadata"]["name"]
+    found = pipeline.staying(
+        "pods", "--selector=e2e!=probe", "--field-selector=status.phase=Running"
+    )
+    one_of_each = {pod["spec"]["containers"][0]["name"]: pod["metadata"]["name"] for pod in found}
+    assert len(one_of_each) >= len(OPENED)
+    for workload, pod in one_of_each.items():
         listed = pipeline.kubectl("exec", pod, "--", "ls", folder, check=False)
         assert listed.returncode != 0, f"{workload}: {listed.stdout}"
         assert "No such file" in listed.stderr, f"{workload}: {listed.stderr}"
 
 
-@pytest.mark.parametrize("workload", WORKLOADS)
-def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -> None:
-    identity = f"--as=system:serviceaccount:{pipeline.namespace}:{workload}"
-    expected = {(kind, verb) for who, _, kind, verb in RIGHTS if who == workload}
+def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster) -> None:
+    accounts = {item["metadata"]["name"] for item in pipeline.get("serviceaccounts")["items"]}
+    assert accounts > RIGHTS.keys()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda account: opens_nothing(pipeline, account), sorted(accounts)))
 
-    rows = pipeline.kubectl("auth", "can-i", "--list", "--no-headers", identity).stdout
+
+def opens_nothing(cluster: Cluster, account: str) -> None:
+    """Assert that a ServiceAccount may do what it must, and nothing else."""
+    identity = f"--as=system:serviceaccount:{cluster.namespace}:{account}"
+    expected = RIGHTS.get(account, set())
+
+    rows = cluster.kubectl("auth", "can-i", "--list", "--no-headers", identity).stdout
     # Kind, paths, names and verbs.
     found = re.findall(r"^(\S+) +\[(.*?)\] +\[(.*?)\] +\[(.*?)\]", rows, re.MULTILINE)
     assert {
@@ -281,18 +342,18 @@ def test_a_token_of_a_pod_would_open_nothing(pipeline: Cluster, workload: str) -
         for kind, _, name, verbs in found
         if not kind.startswith("selfsubject")
         for verb in verbs.split()
-    } == expected
+    } == expected, account
 
     def may(*command: str, text: str | None = None) -> bool:
-        result = pipeline.kubectl(*command, identity, input=text, check=False)
+        result = cluster.kubectl(*command, identity, input=text, check=False)
         assert result.returncode == 0 or "(Forbidden)" in result.stderr, result.stderr
         return result.returncode == 0
 
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "e2e-by-a-pod"}}
     create = ("create", "--filename=-", "--dry-run=server")
-    assert may(*create, text=yaml.safe_dump(secret)) == (("secrets", "create") in expected)
-    assert not may(*create, "--namespace=default", text=yaml.safe_dump(secret))
-    assert not may("get", "secret", "mariadb-admin")
+    assert may(*create, text=yaml.safe_dump(secret)) == (("secrets", "create") in expected), account
+    assert not may(*create, "--namespace=default", text=yaml.safe_dump(secret)), account
+    assert not may("get", "secret", "mariadb-admin"), account
 
 
 def pair_of(cluster: Cluster, workload: str) -> tuple[bytes, KeyPair]:
@@ -308,12 +369,8 @@ def pair_of(cluster: Cluster, workload: str) -> tuple[bytes, KeyPair]:
 def calls(pipeline: Cluster) -> list[Call]:
     """Give every pod that a receiver speaks TLS with from the first byte on."""
     return [
-        Call(pod["status"]["podIP"], PORTS[workload][port], workload)
-        for workload, port in (
-            ("face-recog", "grpc"),
-            ("people", "grpc"),
-            ("object-store", "https"),
-        )
+        Call(pod["status"]["podIP"], OPENED[f"{workload}: client"], workload)
+        for workload in ("face-recog", "people", "object-store")
         for pod in own_pods(pipeline, workload)
     ]
 

@@ -93,14 +93,17 @@ def test_no_request_fails_while_versions_change(
 def test_requests_fail_without_the_drain(pipeline: Cluster, versions: Versions) -> None:
     # The less there is to do, the sooner new connections go elsewhere: only a crowd meets the gap.
     load = Load(pipeline, crowd=4)
-    undrained: Patch = [
-        {"op": "remove", "path": "/spec/template/spec/containers/0/lifecycle"},
-        {
-            "op": "add",
-            "path": "/spec/template/spec/containers/0/env",
-            "value": [{"name": "DRAIN_SECONDS", "value": "0"}],
-        },
-    ]
+    at_once = {
+        "name": "receiver",
+        "lifecycle": None,
+        "env": [{"name": "DRAIN_SECONDS", "value": "0"}],
+    }
+    undrained: Patch = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "receiver"},
+        "spec": {"template": {"spec": {"containers": [at_once]}}},
+    }
     patches = {"receiver": undrained}
     versions.release({}, patches=patches)
     versions.wait_rolled_out(["receiver"])
@@ -119,7 +122,7 @@ def test_old_pods_work_on_the_new_schema(pipeline: Cluster, versions: Versions, 
     before = versions.pods("receiver")
     old_job, new_job = (
         f"migrations-{tag.partition('-')[2]}"
-        for tag in (versions.current["migrations"], versions.tag("migrations", NEWER_SCHEMA))
+        for tag in (versions.current, versions.tag("migrations", NEWER_SCHEMA))
     )
     try:
         with no_request_fails(pipeline, load):
@@ -253,7 +256,7 @@ def _submit_while_rolling(
 
 def _rolling(pipeline: Cluster, versions: Versions, version: Version | None) -> bool:
     """Tell whether pods of another version than this one serve."""
-    tag = versions.tag("receiver", version) if version else versions.current["receiver"]
+    tag = versions.tag("receiver", version) if version else versions.current
     found = pipeline.get("endpointslices", "-l", "kubernetes.io/service-name=receiver")["items"]
     serving = {
         endpoint["targetRef"]["name"]

@@ -70,8 +70,8 @@ patches:
       value: {name: MAX_ATTEMPTS, value: "8"}
 ```
 
-Where stores are is said once for all their clients: base/components/stores-inside. `make run` tells all its
-services the same environment, so a name that two services read is one setting there.
+Where stores are is said once for all their clients: base/components/stores-inside. `make run` tells
+all its services the same environment, so a name that two services read is one setting there.
 """
 
 

@@ -9,8 +9,9 @@ from threading import Timer
 from typing import Final
 
 from e2e.cluster import NO_REGISTRY, Cluster, phase, run
-from e2e.gitops.flux import ENTRY, NAMESPACE, Flux
+from e2e.gitops.flux import ENTRY, ENTRY_FOLDER, NAMESPACE, Flux
 from e2e.gitops.git import GitServer, Repository
+from e2e.versions import write_tags
 from e2e.waiting import wait_until
 
 READY_SECONDS: Final = 600
@@ -58,7 +59,7 @@ _OFTEN: Final = """\
     - op: add
       path: /spec/patches/-
       value:
-        target: {kind: Kustomization, name: apps}
+        target: {kind: Kustomization, name: face-services}
         patch: |
           - {op: replace, path: /spec/interval, value: 10s}
 """
@@ -82,9 +83,9 @@ class Delivery:
         """Bring a cluster with nothing of ours on it to where the first push leaves it."""
         self.add_entry(ENTRY)
         # Tests compare pods and may not find one more or less of them.
-        facts = f"flux/{ENTRY}/cluster.yaml"
+        facts = f"{ENTRY_FOLDER}/cluster.yaml"
         self.repository.replace(facts, 'receiver_max_replicas: "4"', 'receiver_max_replicas: "2"')
-        entry = f"flux/{ENTRY}/kustomization.yaml"
+        entry = f"{ENTRY_FOLDER}/kustomization.yaml"
         self.repository.replace(entry, "- cluster.yaml\n", "- cluster.yaml\n- note.yaml\n")
         self.write_note("first")
         self.repository.commit("A cluster for tests")
@@ -108,16 +109,18 @@ class Delivery:
 
     def add_entry(self, name: str, like: str = "kind") -> None:
         """Add a cluster as the docs tell: copy a folder and change its facts."""
-        folder = self.repository.folder / "flux" / name
-        shutil.copytree(self.repository.folder / "flux" / like, folder)
-        self.repository.replace(f"flux/{name}/cluster.yaml", f"cluster: {like}", f"cluster: {name}")
+        clusters = self.repository.folder / "flux" / "clusters"
+        folder = clusters / name
+        shutil.copytree(clusters / like, folder)
+        facts = f"flux/clusters/{name}/cluster.yaml"
+        self.repository.replace(facts, f"cluster: {like}", f"cluster: {name}")
         if like == "kind":
             with (folder / "kustomization.yaml").open("a") as file:
                 file.write(_SOON)
 
     def look_often(self) -> None:
-        """Have Flux look after the layer apps every 10 s and not every hour."""
-        with (self.repository.folder / "flux" / ENTRY / "kustomization.yaml").open("a") as file:
+        """Have Flux look after the services every 10 s and not every hour."""
+        with (self.repository.folder / ENTRY_FOLDER / "kustomization.yaml").open("a") as file:
             file.write(_OFTEN)
 
     def bootstrap(
@@ -177,7 +180,7 @@ class Delivery:
 
     def write_note(self, text: str) -> None:
         """Change what a ConfigMap in the entry folder says: the smallest change there is."""
-        self.repository.write(f"flux/{ENTRY}/note.yaml", _NOTE.format(text=text))
+        self.repository.write(f"{ENTRY_FOLDER}/note.yaml", _NOTE.format(text=text))
 
     def note(self) -> str:
         """Return what that ConfigMap says on the cluster."""
@@ -192,17 +195,13 @@ class Delivery:
             print(f"   from push to applied: {time.monotonic() - since:.1f} s", flush=True)
 
     def _load_images(self) -> None:
-        """Have the pipeline's images in the nodes, and here what bootstrap loads into them."""
+        """Have all images in the nodes: the pipeline's, Flux's, and those of units."""
         names = ("source-controller", "kustomize-controller", "metrics-server")
         run(NO_REGISTRY / "images" / "build", *names)
-        overlay = self.repository.folder / "overlays" / "kind"
-        self.cluster.load_missing(self.cluster.kubectl("kustomize", str(overlay)).stdout)
+        for folder in ("overlays/kind", "flux/controllers/core", "apps/metrics-server/manifests"):
+            rendered = self.cluster.kubectl("kustomize", str(self.repository.folder / folder))
+            self.cluster.load_missing(rendered.stdout)
 
     def tags(self, tags: Mapping[str, str]) -> None:
-        """Write other tags of the workloads' images into the base, as a release does."""
-        for workload, tag in tags.items():
-            file = self.repository.folder / "base" / "kustomization.yaml"
-            pattern = rf"(- name: facestack/{workload}\n  newTag: )\S+"
-            text, found = re.subn(pattern, rf"\g<1>{tag}", file.read_text())
-            assert found == 1, f"base/components/images/kustomization.yaml has {found} tags of {workload}"
-            file.write_text(text)
+        """Write other tags of some workloads' images behind the one of all, as a release does."""
+        write_tags(self.repository.folder, tags)

@@ -11,7 +11,13 @@ from e2e.waiting import wait_until
 
 NAMESPACE: Final = "--namespace=flux-system"
 ENTRY: Final = "e2e"
-"""The entry folder that the tests' cluster follows, in their own repository only."""
+"""What the tests' cluster is called, in their own repository only."""
+
+ENTRY_FOLDER: Final = f"flux/clusters/{ENTRY}"
+"""The folder that it follows."""
+
+LAYERS: Final = ("flux-controllers", "face-setup", "face-secrets", "face-stores", "face-services")
+"""In the order in which they are applied."""
 
 _KUSTOMIZATIONS: Final = "kustomizations.kustomize.toolkit.fluxcd.io"
 _SOURCES: Final = "gitrepositories.source.toolkit.fluxcd.io"
@@ -148,8 +154,9 @@ def leave(cluster: Cluster) -> None:
     elif cluster.kubectl("get", "namespace", "flux-system", "--ignore-not-found").stdout:
         fact = ("get", "configmap", "cluster", NAMESPACE, "--ignore-not-found")
         entry = cluster.kubectl(*fact, "-o", "jsonpath={.data.cluster}").stdout
+        what = f"flux/clusters/{entry}" if entry else "something"
         raise ClusterError(
-            f"Flux keeps this cluster equal to {f'flux/{entry}' if entry else 'something'} of a git"
+            f"Flux keeps this cluster equal to {what} of a git"
             " repository, and tests would be at war with it: use another cluster"
         )
 

@@ -9,7 +9,7 @@ import yaml
 
 from e2e.cluster import NO_REGISTRY, ROOT, Cluster, run
 from e2e.gitops.delivery import READY_SECONDS, Delivery
-from e2e.gitops.flux import ENTRY
+from e2e.gitops.flux import ENTRY, ENTRY_FOLDER
 from e2e.waiting import wait_until
 
 USERS: Final = {
@@ -104,7 +104,7 @@ class Passwords:
 
     def stamp(self) -> str:
         """Return the stamp that the repository has."""
-        facts = self._delivery.repository.folder / "flux" / ENTRY / "cluster.yaml"
+        facts = self._delivery.repository.folder / ENTRY_FOLDER / "cluster.yaml"
         return str(yaml.safe_load(facts.read_text())["data"]["credentials"])
 
     def wait_rolled_out(self) -> None:

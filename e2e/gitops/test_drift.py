@@ -13,25 +13,25 @@ from e2e.waiting import wait_until
 
 PUT_BACK_SECONDS: Final = 300
 """A change during a wait for health is seen after that layer's timeout, which is 3 minutes here."""
-BASE: Final = "base/components/images/kustomization.yaml"
+STORES: Final = "base/layers/stores/kustomization.yaml"
+SERVICES: Final = "face-services"
 
 
 @pytest.mark.usefixtures("often")
 def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
     cluster = delivery.cluster
-    settings = settings_of_redeemer(cluster)
-    before = cluster.get("configmap", settings)["data"]
+    before = settings_of_redeemer(cluster)
     wanted = replicas_of_redeemer(cluster)
     service = cluster.get("service", "face-recog")
 
     cluster.kubectl("scale", "deployment/redeemer", f"--replicas={wanted + 1}")
-    by_hand = '--patch={"data": {"NSQD_URL": "http://elsewhere:4151", "BY_HAND": "yes"}}'
-    cluster.kubectl("patch", "configmap", settings, "--type=merge", by_hand)
+    by_hand = ("NSQD_URL=http://elsewhere:4151", "BY_HAND=yes")
+    cluster.kubectl("set", "env", "deployment/redeemer", *by_hand)
     cluster.kubectl("delete", "service", "face-recog")
 
     def put_back() -> bool:
         assert replicas_of_redeemer(cluster) == wanted
-        assert cluster.get("configmap", settings)["data"] == before
+        assert settings_of_redeemer(cluster) == before
         made = cluster.get("service", "face-recog")
         assert made["metadata"]["uid"] != service["metadata"]["uid"]
         assert made["spec"]["selector"] == service["spec"]["selector"]
@@ -43,12 +43,12 @@ def test_changes_by_hand_are_put_back(delivery: Delivery) -> None:
 
 @pytest.fixture
 def often(delivery: Delivery) -> Iterator[None]:
-    """Have Flux look after the layer apps every 10 s."""
+    """Have Flux look after the services every 10 s."""
     delivery.look_often()
     delivery.push("Look often")
     wait_until(
         lambda: (
-            delivery.cluster.get("kustomizations", "apps", NAMESPACE)["spec"]["interval"] == "10s"
+            delivery.cluster.get("kustomizations", SERVICES, NAMESPACE)["spec"]["interval"] == "10s"
         ),
         PUT_BACK_SECONDS,
         "Flux to look often",
@@ -59,12 +59,10 @@ def often(delivery: Delivery) -> Iterator[None]:
     delivery.wait_ready()
 
 
-def settings_of_redeemer(cluster: Cluster) -> str:
-    """Return the name of redeemer's own ConfigMap, which ends in a hash."""
+def settings_of_redeemer(cluster: Cluster) -> list[dict[str, str]]:
+    """Return what its container finds in its environment."""
     [container] = cluster.get("deployment", "redeemer")["spec"]["template"]["spec"]["containers"]
-    names = [source["configMapRef"]["name"] for source in container["envFrom"]]
-    [name] = (name for name in names if name.startswith("redeemer-"))
-    return str(name)
+    return list(container["env"])
 
 
 def replicas_of_redeemer(cluster: Cluster) -> int:
@@ -80,7 +78,7 @@ def test_while_a_layer_is_suspended_what_is_done_by_hand_stays(delivery: Deliver
         cluster.kubectl("scale", "deployment/redeemer", f"--replicas={wanted + 1}")
         # What applies the layer's own object leaves it suspended.
         delivery.flux.reconcile("facestack")
-        assert cluster.get("kustomizations", "apps", NAMESPACE)["spec"]["suspend"]
+        assert cluster.get("kustomizations", SERVICES, NAMESPACE)["spec"]["suspend"]
         assert replicas_of_redeemer(cluster) == wanted + 1
     finally:
         follow(cluster, resume, delivery.repository.folder)
@@ -95,7 +93,7 @@ def test_while_a_layer_is_suspended_what_is_done_by_hand_stays(delivery: Deliver
 def test_a_removed_workload_goes_and_its_volume_stays(delivery: Delivery) -> None:
     cluster, repository = delivery.cluster, delivery.repository
     claim = cluster.get("pvc", "data-nsqd-0")
-    repository.replace(BASE, "\n- nsqd\n", "\n")
+    repository.replace(STORES, "- ../../nsqd\n", "")
     pushed = delivery.push("Do without nsqd")
     selector = "--selector=app.kubernetes.io/name=nsqd"
     kinds = "statefulsets,services,networkpolicies,poddisruptionbudgets,serviceaccounts,pods"

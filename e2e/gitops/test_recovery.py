@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from e2e.client import Client, assert_recognised
 from e2e.cluster import STATE
 from e2e.gitops.delivery import Delivery
-from e2e.gitops.flux import ENTRY, wipe
+from e2e.gitops.flux import ENTRY_FOLDER, wipe
 from e2e.gitops.recipes import follow, recipe
 from services.local.samples import EILEEN, GRACE
 
@@ -28,7 +29,8 @@ def test_a_lost_cluster_comes_back_out_of_git_and_a_backup(
     wipe(cluster)
     bootstrap, _, restore = recipe("Recover a lost cluster").partition("\n")
     assert bootstrap.startswith("make bootstrap ")
-    if encrypted := (delivery.repository.folder / "flux" / ENTRY / "secrets").is_dir():
+    secrets = delivery.repository.folder / ENTRY_FOLDER / "secrets" / "kustomization.yaml"
+    if encrypted := yaml.safe_load(secrets.read_text())["resources"]:
         monkeypatch.setenv("AGE_KEY", str(STATE / "gitops" / "age.key"))
     assert delivery.bootstrap(accept=delivery.server.accept).returncode == 0
     assert client.call("GET", "/people")["people"] == []

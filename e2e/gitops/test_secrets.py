@@ -57,7 +57,7 @@ def test_a_running_cluster_goes_on_with_its_passwords_out_of_git(
         for secret in cluster.get("secrets")["items"]
         if secret["metadata"]["name"] in before
     }
-    assert layer == {"configs"}
+    assert layer == {"face-secrets"}
     assert "AGE-SECRET-KEY-1" in passwords.key.read_text()
     assert passwords.make_secrets("--check").returncode == 0
 
@@ -109,11 +109,12 @@ def test_what_the_cluster_cannot_decrypt_changes_nothing_and_a_revert_heals_it(
     with no_request_fails(delivery.cluster, load):
         load.wait_served()
         delivery.push("The cluster's key is not among the recipients any more")
-        message = delivery.flux.wait_failed("configs", repository.revision, SOON)
-        print(f"   configs says: {message}", flush=True)
+        message = delivery.flux.wait_failed("face-secrets", repository.revision, SOON)
+        print(f"   face-secrets says: {message}", flush=True)
         assert "sops" in message
         states = delivery.flux.states()
-        assert repository.revision not in {states[layer].applied for layer in ("data", "apps")}
+        later = ("face-stores", "face-services")
+        assert repository.revision not in {states[layer].applied for layer in later}
         repository.revert()
         pushed = repository.push()
         delivery.wait_ready(pushed)

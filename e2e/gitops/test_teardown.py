@@ -9,8 +9,14 @@ from e2e.gitops.flux import leftovers
 from e2e.gitops.recipes import follow, recipe
 from e2e.waiting import wait_until
 
-KEPT: Final = {"Namespace", "PersistentVolume", "PersistentVolumeClaim", "Secret"}
-"""Volumes, what they are in, and the passwords that the database on them knows."""
+KEPT: Final = {
+    "Namespace",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PriorityClass",
+    "Secret",
+}
+"""Volumes, what they are in, the passwords that the database on them knows, and two names."""
 
 
 @pytest.mark.long

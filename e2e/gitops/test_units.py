@@ -14,7 +14,7 @@ import yaml
 
 from e2e.cluster import ROOT, Cluster
 from e2e.gitops.delivery import Delivery
-from e2e.gitops.flux import ENTRY
+from e2e.gitops.flux import ENTRY_FOLDER
 from e2e.reach import reached
 from e2e.waiting import wait_until
 from scripts.manifests.rendering import parse
@@ -350,8 +350,8 @@ def test_a_tenant_is_one_commit(delivery: Delivery) -> None:
     shutil.copytree(repository.folder / "apps" / PLAYGROUND, unit)
     for file in unit.rglob("*.yaml"):
         file.write_text(file.read_text().replace(PLAYGROUND, name))
-    line = f"- ../../apps/{PLAYGROUND}\n"
-    entry = f"flux/{ENTRY}/kustomization.yaml"
+    line = f"- ../../../apps/{PLAYGROUND}\n"
+    entry = f"{ENTRY_FOLDER}/kustomization.yaml"
     repository.replace(entry, line, line + line.replace(PLAYGROUND, name))
     try:
         delivery.wait_ready(delivery.push("A tenant"))
@@ -581,7 +581,7 @@ OTHERS: Final = {
     "nsqd.face": 4151,
     "object-store.face": 7070,
     "face-recog.face": 50051,
-    "metrics-server.metrics-server": 443,
+    "metrics-server.metrics-server": 10250,
     "kubernetes.default": 443,
 }
 """Services of other namespaces, and their ports."""

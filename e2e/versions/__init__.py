@@ -20,9 +20,10 @@ ROLLOUT_SECONDS: Final = 300
 
 _CONTEXT: Final = Path(__file__).parent / "image"
 _RELEASE: Final = STATE / "release"
+_IMAGES: Final = "base/components/images/kustomization.yaml"
 
-Patch = list[dict[str, Any]]
-"""A JSON patch."""
+Patch = list[dict[str, Any]] | dict[str, Any]
+"""A JSON patch, or a strategic merge patch."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,18 @@ CRASHING: Final = Version("0.3.0", "crashing")
 
 
 class Versions:
-    """The tags of the images in the cluster's overlay, and of those made from them."""
+    """The tag of the images in the cluster's overlay, and those of images made from them."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self.current = _current_tags()
+        self.current = _current_tag()
 
     def tag(self, workload: str, version: Version) -> str:
         """Return the tag of a workload's image in another version.
 
         Jobs are named by the part after the dash, so every version has its own.
         """
-        seed = f"{self.current[workload]} {version.number}".encode()
+        seed = f"{self.current} {workload} {version.number}".encode()
         return f"{version.number}-{sha256(seed).hexdigest()[:12]}"
 
     def make(self, wanted: Iterable[tuple[str, Version]]) -> None:
@@ -69,7 +70,7 @@ class Versions:
             name,
             _CONTEXT,
             f"--target={version.stage}",
-            f"--build-arg=IMAGE=facestack/{workload}:{self.current[workload]}",
+            f"--build-arg=IMAGE=facestack/{workload}:{self.current}",
             f"--build-arg=VERSION={version.number}",
         )
         return name
@@ -83,13 +84,7 @@ class Versions:
         """
         for part in ("base", "overlays/kind"):
             shutil.copytree(ROOT / part, _RELEASE / part, dirs_exist_ok=True)
-        base = _RELEASE / "base" / "kustomization.yaml"
-        content = yaml.safe_load(base.read_text())
-        for image in content["images"]:
-            workload = image["name"].removeprefix("facestack/")
-            if workload in versions:
-                image["newTag"] = self.tag(workload, versions[workload])
-        base.write_text(yaml.safe_dump(content))
+        write_tags(_RELEASE, {name: self.tag(name, one) for name, one in versions.items()})
         changes = {
             "resources": ["overlays/kind"],
             "patches": [
@@ -103,7 +98,7 @@ class Versions:
     def wait_rolled_out(self, workloads: Iterable[str], version: Version | None = None) -> None:
         """Return when the version runs, by default the current one, and nothing older."""
         for workload in workloads:
-            tag = self.tag(workload, version) if version else self.current[workload]
+            tag = self.tag(workload, version) if version else self.current
             self._cluster.kubectl(
                 "rollout", "status", f"deployment/{workload}", f"--timeout={ROLLOUT_SECONDS - 10}s"
             )
@@ -123,10 +118,17 @@ class Versions:
         )
 
 
-def _current_tags() -> dict[str, str]:
-    images = yaml.safe_load((ROOT / "base" / "kustomization.yaml").read_text())["images"]
-    return {
-        image["name"].removeprefix("facestack/"): image["newTag"]
-        for image in images
-        if image["name"].startswith("facestack/")
-    }
+def write_tags(folder: Path, tags: Mapping[str, str]) -> None:
+    """Write tags of some workloads' images into a checkout, behind the one that all have."""
+    file = folder / _IMAGES
+    content = yaml.safe_load(file.read_text())
+    content["images"] += [
+        {"name": f"facestack/{workload}", "newTag": tag} for workload, tag in tags.items()
+    ]
+    file.write_text(yaml.safe_dump(content))
+
+
+def _current_tag() -> str:
+    images = yaml.safe_load((ROOT / _IMAGES).read_text())["images"]
+    [tag] = [image["newTag"] for image in images if image["name"].startswith("facestack/")]
+    return str(tag)

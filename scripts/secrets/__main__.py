@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from scripts.manifests.tools import MissingToolError
-from scripts.secrets import history
 from scripts.secrets.errors import SecretsError
 from scripts.secrets.passwords import Passwords, default_key
 from scripts.secrets.running import Running
@@ -27,7 +26,7 @@ def main(arguments: list[str] | None = None, root: Path = _ROOT) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.secrets")
-    parser.add_argument("cluster", nargs="?", default="", help="a folder of flux/")
+    parser.add_argument("cluster", nargs="?", default="", help="a folder of flux/clusters/")
     parser.add_argument("--context", default="", help="of kubectl, for the running cluster")
     parser.add_argument("--new", default="", help="make new ones, whatever some cluster has")
     parser.add_argument("--rotate", default="", help="Secrets, or 'database' for the services'")
@@ -65,7 +64,7 @@ def _manage(options: argparse.Namespace, root: Path) -> int:
     if _state(store) == before:
         print("nothing to do: all is there and fits")
     else:
-        print(f"next: git add .sops.yaml flux/{store.cluster} && git commit && git push")
+        print(f"next: git add .sops.yaml flux/clusters/{store.cluster} && git commit && git push")
     return 0
 
 
@@ -76,16 +75,13 @@ def _state(store: Store) -> dict[Path, bytes]:
 
 
 def _check(root: Path) -> int:
-    problems = []
-    for cluster in clusters(root):
-        problems += Store(root, cluster, default_key(cluster)).problems()
-    found, looked_at = history.check(root)
-    problems += found
+    problems = [
+        problem
+        for cluster in clusters(root)
+        for problem in Store(root, cluster, default_key(cluster)).problems()
+    ]
     for problem in problems:
         print(problem)
-    print(
-        f"secrets: {looked_at}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
-    )
     return 1 if problems else 0
 
 

@@ -1,5 +1,6 @@
 """What requirements/*.txt pin, and which images are made of it."""
 
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +25,8 @@ class Pin:
 
 
 def images() -> Sequence[str]:
-    """Return the names of the services' images: what services/Dockerfile starts."""
-    _, *stages = (ROOT / "services/Dockerfile").read_text().split("\nFROM ")
-    return sorted(stage.split()[2] for stage in stages if "\nENTRYPOINT " in stage)
+    """Return the names of the services' images, sorted."""
+    return subprocess.check_output([ROOT / "scripts/images", "--list"], text=True).split()
 
 
 def pins(lock: Path) -> Sequence[Pin]:
@@ -43,5 +43,7 @@ def pins(lock: Path) -> Sequence[Pin]:
 
 
 def image_pins(image: str) -> Sequence[Pin]:
-    """Return which distributions an image holds."""
-    return [pin for pin in pins(FOLDER / f"{image}.txt") if pin.name != _BUILDS]
+    """Return which distributions an image holds: its own, or only what all have in common."""
+    own = FOLDER / f"{image}.txt"
+    lock = own if own.exists() else FOLDER / "common.txt"
+    return [pin for pin in pins(lock) if pin.name != _BUILDS]

@@ -1,6 +1,9 @@
-"""Flux's installation: the versions that were tested, and no more rights than they need."""
+"""Flux's installation: versions of one release, as tested, and no more rights than they need."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,55 @@ CONTROLLERS = ROOT / "flux" / "controllers"
 
 def documents(file: Path) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(file.read_text()) if document]
+
+
+@pytest.mark.parametrize("name", ["source-controller", "helm-controller", "sourcerer"])
+def test_a_set_that_nobody_released_together_is_refused(tmp_path: Path, name: str) -> None:
+    versions = tmp_path / "flux" / "controllers" / "versions" / "kustomization.yaml"
+    versions.parent.mkdir(parents=True)
+    text = (CONTROLLERS / "versions" / "kustomization.yaml").read_text()
+    pins = dict(re.findall(r"^- name: ghcr\.io/fluxcd/(\S+)\n  newTag: (\S+)$", text, re.MULTILINE))
+    (tmp_path / "go.mod").write_text(
+        "".join(f"\tgithub.com/fluxcd/{each}/api {version}\n" for each, version in pins.items())
+    )
+    if name in pins:
+        versions.write_text(text.replace(f"{name}\n  newTag: v1.", f"{name}\n  newTag: v1.9"))
+        problem = "is not Flux v2."
+    else:
+        versions.write_text(f"{text}- name: ghcr.io/fluxcd/{name}\n  newTag: v1.0.0\n")
+        problem = f"has no {name}"
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts" / "crds", tmp_path / "scripts")
+    go = tmp_path / "bin" / "go"
+    go.parent.mkdir()
+    go.write_text(f'#!/bin/sh\n[ "$1" = list ] && echo {tmp_path}/go.mod\n')
+    go.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "scripts" / "crds", "--check"],
+        env={**os.environ, "PATH": f"{go.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert problem in done.stderr
+
+
+def test_a_new_pod_gets_ready_beside_the_one_that_leads() -> None:
+    [common] = documents(CONTROLLERS / "common" / "kustomization.yaml")
+    [patch] = [
+        yaml.safe_load(patch["patch"])
+        for patch in common["patches"]
+        if patch["target"]["kind"] == "Deployment"
+    ]
+    assert patch["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    [manager] = patch["spec"]["template"]["spec"]["containers"]
+    # The server behind it runs in every pod; that of artifacts in the leader's alone.
+    assert manager["readinessProbe"] == {"httpGet": {"path": "/readyz", "port": "health"}}
+    for file in CONTROLLERS.glob("*/deployment.yaml"):
+        assert "readinessProbe" not in file.read_text(), file
+    limit = {"resourceFieldRef": {"containerName": "manager", "resource": "limits.memory"}}
+    assert {"name": "GOMEMLIMIT", "valueFrom": limit} in manager["env"]
 
 
 @pytest.mark.parametrize("name", ["source-controller", "kustomize-controller"])
@@ -44,4 +96,7 @@ def test_only_what_applies_has_rights_outside_its_namespace() -> None:
         if document["kind"] == "ClusterRoleBinding"
         for subject in document["subjects"]
     }
-    assert bound == {("cluster-admin", "kustomize-controller")}
+    assert bound == {
+        ("cluster-admin", "kustomize-controller"),
+        ("cluster-admin", "helm-controller"),
+    }

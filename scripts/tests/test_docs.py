@@ -68,3 +68,13 @@ def test_the_code_for_an_endpoint_takes_what_is_signed_and_nothing_else() -> Non
     assert given["is_genuine"](secret, headers, b"{}")
     assert not given["is_genuine"](secret, headers, b"[]")
     assert not given["is_genuine"](secret, headers | {"webhook-timestamp": "1732752000"}, b"{}")
+
+
+def test_what_is_called_tested_names_its_test() -> None:
+    table = (ROOT / "docs/tested.md").read_text().partition("## Tested")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 10
+    for row in rows:
+        named = re.findall(r"\]\(\.\./([\w/.-]+/test_\w+\.py)\)", row.split("|")[3])
+        assert named, row
+        assert all((ROOT / file).is_file() for file in named), row

@@ -1,123 +1,128 @@
-"""The hook checks what is pushed, and nothing leaves that Flux could not apply."""
+"""The hooks check what is committed and pushed, and nothing leaves that Flux could not apply."""
 
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-# Stands in for the real one, which test_broken.py tests: refuses a commit with a file called bad.
+# Stand in for the real ones, which have tests of their own: they refuse what has a file called bad.
 VALIDATE: Final = """#!/bin/sh
 echo "validate $*" >>calls
 git cat-file -e "$2:bad" 2>/dev/null && { echo "bad: refused"; exit 1; }
 exit 0
 """
-# Stands in for the Python that looks for secrets: refuses a folder with a file called readable.
-PYTHON: Final = """#!/bin/sh
-echo "python $*" >>calls
+LEAKS: Final = """#!/bin/sh
+echo "leaks $*" >>calls
 [ ! -e readable ] || { echo "readable: has a private key"; exit 1; }
 """
-LOOK: Final = "python -m scripts.secrets --check"
+STAGED: Final = "leaks --staged"
+PUSHED: Final = "leaks --branches --tags HEAD --not --remotes"
+
+
+class Clone:
+    """A repository with the hooks, and another one to push to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.git("init", "--quiet", "--bare", "../there")
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("remote", "add", "origin", "../there")
+        shutil.copy(ROOT / ".pre-commit-config.yaml", root)
+        for name, text in (("validate", VALIDATE), ("leaks", LEAKS)):
+            file = root / "scripts" / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+            file.chmod(0o755)
+        # What `make hooks` does.
+        install = [sys.executable, "-m", "pre_commit", "install"]
+        subprocess.run(install, cwd=root, env=self._environment(), check=True, capture_output=True)
+        self.commit("good")
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PRE_COMMIT_HOME": str(self.root / ".git" / "pre-commit")}
+
+    def git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+        return subprocess.run(
+            ["git", *identity, *arguments],
+            cwd=self.root,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def commit(self, name: str) -> str:
+        (self.root / name).write_text("x  = 1\n")
+        self.git("add", name, ".pre-commit-config.yaml", "scripts")
+        self.git("commit", "--quiet", f"--message={name}")
+        return self.git("rev-parse", "HEAD").stdout.strip()
+
+    def calls(self) -> list[str]:
+        """Return what the hooks called since the last time."""
+        file = self.root / "calls"
+        text = file.read_text() if file.exists() else ""
+        file.unlink(missing_ok=True)
+        return text.splitlines()
+
+    def pushed(self) -> set[str]:
+        return set(self.git("ls-remote", "origin").stdout.split()[1::2]) - {"HEAD"}
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A repository with the hook, and another one to push to."""
-    git(tmp_path, "init", "--quiet", "--bare", "there")
-    git(tmp_path, "init", "--quiet", "--initial-branch=main", "here")
-    folder = tmp_path / "here"
-    shutil.copytree(ROOT / "scripts" / "hooks", folder / "scripts" / "hooks")
-    for name, text in (("scripts/validate", VALIDATE), (".venv/bin/python", PYTHON)):
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        file.chmod(0o755)
-    git(folder, "config", "core.hooksPath", "scripts/hooks")
-    git(folder, "remote", "add", "origin", str(tmp_path / "there"))
-    commit(folder, "good")
-    return folder
+def clone(tmp_path: Path) -> Clone:
+    (tmp_path / "here").mkdir()
+    return Clone(tmp_path / "here")
 
 
-def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
-    command = ["git", *identity, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+def test_a_good_commit_is_checked_and_pushed(clone: Clone) -> None:
+    assert clone.calls() == [STAGED]
+    assert clone.git("push", "--quiet", "origin", "main").returncode == 0
+    assert clone.calls() == [PUSHED, "validate --commit HEAD"]
+    head = clone.commit("more")
+    assert clone.git("push", "--quiet", "origin", "main").returncode == 0
+    assert clone.calls() == [STAGED, PUSHED, f"validate --commit {head}"]
+    assert clone.pushed() == {"refs/heads/main"}
+    clone.git("push", "--quiet", "--no-verify", "origin", "main:other")
+    assert clone.git("push", "--quiet", "origin", ":other").returncode == 0
+    assert clone.calls() == []
 
 
-def commit(folder: Path, name: str) -> str:
-    (folder / name).write_text(name)
-    git(folder, "add", "--all", "--", name, "scripts")
-    git(folder, "commit", "--quiet", f"--message={name}")
-    return git(folder, "rev-parse", "HEAD").stdout.strip()
-
-
-def calls(folder: Path) -> list[str]:
-    file = folder / "calls"
-    return file.read_text().splitlines() if file.exists() else []
-
-
-def pushed(folder: Path) -> set[str]:
-    return set(git(folder, "ls-remote", "--heads", "origin").stdout.split()[1::2])
-
-
-def test_a_good_commit_is_checked_and_pushed(clone: Path) -> None:
-    head = git(clone, "rev-parse", "HEAD").stdout.strip()
-    assert git(clone, "push", "--quiet", "origin", "main").returncode == 0
-    assert calls(clone) == [LOOK, f"validate --commit {head}"]
-    assert pushed(clone) == {"refs/heads/main"}
-
-
-def test_a_bad_commit_stays_here_with_the_reason(clone: Path) -> None:
-    head = commit(clone, "bad")
-    done = git(clone, "push", "origin", "main")
+def test_a_bad_commit_stays_here_with_the_reason(clone: Clone) -> None:
+    clone.commit("bad")
+    done = clone.git("push", "origin", "main")
     assert done.returncode != 0
-    assert "bad: refused" in done.stderr
-    assert f"not pushed: Flux could not apply {head[:12]}" in done.stderr
-    assert pushed(clone) == set()
+    assert "bad: refused" in done.stdout + done.stderr
+    assert clone.pushed() == set()
+    assert clone.git("push", "--quiet", "--no-verify", "origin", "main").returncode == 0
 
 
-def test_what_is_not_committed_is_not_looked_at(clone: Path) -> None:
-    (clone / "bad").write_text("not yet")
-    assert git(clone, "push", "--quiet", "origin", "main").returncode == 0
+def test_what_is_not_committed_is_not_looked_at(clone: Clone) -> None:
+    (clone.root / "bad").write_text("not yet")
+    assert clone.git("push", "--quiet", "origin", "main").returncode == 0
 
 
-def test_one_commit_on_two_branches_is_checked_once(clone: Path) -> None:
-    assert git(clone, "push", "--quiet", "origin", "main", "main:other").returncode == 0
-    assert len(calls(clone)) == 2
+def test_a_secret_that_can_be_read_stays_here_with_its_place(clone: Clone) -> None:
+    clone.git("tag", "v1")
+    head = clone.git("rev-parse", "HEAD").stdout
+    (clone.root / "readable").write_text("")
+    for reference in ("main", "v1"):
+        done = clone.git("push", "origin", reference)
+        assert done.returncode != 0
+        assert "readable: has a private key" in done.stdout + done.stderr
+    clone.commit("more")
+    assert clone.git("rev-parse", "HEAD").stdout == head
+    assert clone.pushed() == set()
 
 
-def test_deleting_a_branch_needs_no_check_and_a_tag_only_that_for_secrets(clone: Path) -> None:
-    git(clone, "push", "--quiet", "--no-verify", "origin", "main", "main:other")
-    assert git(clone, "push", "--quiet", "origin", ":other").returncode == 0
-    assert calls(clone) == []
-    assert pushed(clone) == {"refs/heads/main"}
-    git(clone, "tag", "v1")
-    assert git(clone, "push", "--quiet", "origin", "v1").returncode == 0
-    assert calls(clone) == [LOOK]
-
-
-@pytest.mark.parametrize("ref", ["main", "v1"])
-def test_a_secret_that_can_be_read_stays_here_with_its_place(clone: Path, ref: str) -> None:
-    git(clone, "tag", "v1")
-    (clone / "readable").write_text("")
-    done = git(clone, "push", "origin", ref)
-    assert done.returncode != 0
-    assert "readable: has a private key" in done.stderr
-    assert "not pushed: mend the secrets first, as said above" in done.stderr
-    assert calls(clone) == [LOOK]
-    assert git(clone, "ls-remote", "origin").stdout == ""
-
-
-def test_without_what_looks_for_secrets_nothing_is_pushed(clone: Path) -> None:
-    (clone / ".venv" / "bin" / "python").unlink()
-    done = git(clone, "push", "origin", "main")
-    assert done.returncode != 0
-    assert "pre-push: run 'make venv-dev' first" in done.stderr
-    assert pushed(clone) == set()
-
-
-def test_the_user_may_do_without_once(clone: Path) -> None:
-    commit(clone, "bad")
-    assert git(clone, "push", "--quiet", "--no-verify", "origin", "main").returncode == 0
+def test_what_is_not_formatted_is_not_committed(clone: Clone) -> None:
+    (clone.root / ".venv" / "bin").mkdir(parents=True)
+    (clone.root / ".venv" / "bin" / "ruff").symlink_to(Path(sys.executable).parent / "ruff")
+    head = clone.git("rev-parse", "HEAD").stdout
+    clone.commit("one.py")
+    assert clone.git("rev-parse", "HEAD").stdout == head

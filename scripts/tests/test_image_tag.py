@@ -27,7 +27,8 @@ def repository(tmp_path: Path) -> Path:
     for name in ("services", "requirements"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "scripts").mkdir()
-    for name in ("scripts/image-tag", "pyproject.toml", ".dockerignore", ".gitignore"):
+    scripts = ("scripts/image-tag", "scripts/images")
+    for name in (*scripts, "pyproject.toml", ".dockerignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     git(folder, "init", "--quiet")
     git(folder, "add", "--all")

@@ -25,6 +25,9 @@ What takes longer is refused and removed, and may be sent again: an upload of 20
 that answers each just in time. With a longer time-out of the store, it is that much longer.
 """
 
+HOLD_MS: Final = 120_000
+"""How long a backup keeps objects from being removed without being renewed."""
+
 
 @dataclass(frozen=True)
 class Rules:

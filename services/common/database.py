@@ -20,7 +20,7 @@ from services.common.passwords import log_in_with
 from services.common.settings import DatabaseSettings
 from services.common.tables import metadata
 
-REVISION: Final = "0010"
+REVISION: Final = "0011"
 """The Alembic revision that this code works on; migrations bring the database there."""
 
 

@@ -504,6 +504,21 @@ garbage = sa.Table(
     sa.Index("ix_garbage_due_at", "due_at"),
 )
 
+# What became of each backup (services/backup): a row when it begins.
+backups = sa.Table(
+    "backups",
+    metadata,
+    sa.Column("name", sa.String(20), primary_key=True),
+    sa.Column("started_at", sa.BigInteger, nullable=False),
+    sa.Column("finished_at", sa.BigInteger),
+    # Until then no redeemer removes an object, so that the dump's rows find theirs.
+    sa.Column("held_until", sa.BigInteger),
+    # How many objects it names, and their bytes; NULL until it has ended well.
+    sa.Column("objects", sa.BigInteger),
+    sa.Column("bytes", sa.BigInteger),
+    sa.Column("error", exact(500)),
+)
+
 
 def same_face(one: sa.FromClause, other: sa.FromClause) -> sa.ColumnElement[bool]:
     """Return the condition that rows of two tables are of one face."""

@@ -1,1 +1,1 @@
-"""Brings the database to the revision that the services need: ``python -m services.migrations``."""
+"""Brings the database to the revision that the services need, and its users to their rights."""

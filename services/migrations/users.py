@@ -11,6 +11,7 @@ import structlog
 
 from services.common.errors import RefusedError
 from services.common.settings import read_secret
+from services.common.tables import metadata
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "log_in_failures": "SELECT, INSERT, UPDATE, DELETE",
         "audit": "SELECT, INSERT",
         "events": "SELECT, INSERT",
+        "backups": "SELECT",
         "alembic_version": "SELECT",
     },
     "image_processor": {
@@ -63,6 +65,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "people_work": "SELECT, INSERT, UPDATE",
         "garbage": "SELECT, INSERT, UPDATE, DELETE",
         "audit": "SELECT, DELETE",
+        "backups": "SELECT",
         "events": "SELECT, INSERT, DELETE",
         "alembic_version": "SELECT",
     },
@@ -94,6 +97,9 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "webhook_deliveries": "SELECT, INSERT, UPDATE, DELETE",
         "alembic_version": "SELECT",
     },
+    # It reads whatever there is.
+    "backup": dict.fromkeys(metadata.tables, "SELECT")
+    | {"backups": "SELECT, INSERT, UPDATE", "alembic_version": "SELECT"},
 }
 
 _PREVIOUS: Final = ".previous"

@@ -56,6 +56,7 @@ from services.receiver.adapters.regions import XmpRegions
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.attempts import DatabaseAttempts
 from services.receiver.adapters.rows.audit import AuditedDatabase, DatabaseAudit
+from services.receiver.adapters.rows.backups import DatabaseBackups
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -208,7 +209,16 @@ class Receiver:
         add_merges(app, merging, spools)
         add_erasing(app, self.erasing, spools)
         add_thumbnails(app, thumbnails, images, enrolment)
-        add_status(app, rows, enrolment, encoding, self._health)
+        add_status(
+            app,
+            rows,
+            enrolment,
+            encoding=encoding,
+            backups=DatabaseBackups(
+                self._database, max_age_seconds=86_400 * settings.backup_max_age_days
+            ),
+            health=self._health,
+        )
         add_encoding(app, encoding)
         add_events(app, self._following, self.lifecycle)
         add_webhooks(app, DatabaseDeliveries(self._database))

@@ -146,6 +146,12 @@ class ReceiverSettings(
         ge=1024,
         description="Largest JSON body; 1000 of the longest paths fit.",
     )
+    backup_max_age_days: float = Field(
+        2.0,
+        gt=0,
+        description="From when on the page and `GET /status` say that the last good backup is old:"
+        " more than the time between two. Nothing is said where none was ever tried.",
+    )
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:

@@ -32,10 +32,14 @@ AUDIT_BATCH: Final = 1000
 
 @dataclass(frozen=True)
 class Census:
-    """Rows per status, and for how many ms the oldest pending one has waited; None: none does."""
+    """Rows per status, and for how many ms the oldest pending one has waited; None: none does.
+
+    ``without_backup`` is for how many seconds there was no good backup; None: none was ever tried.
+    """
 
     counts: dict[str, int]
     longest_wait: int | None
+    without_backup: float | None = None
 
 
 @dataclass(frozen=True)

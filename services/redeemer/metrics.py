@@ -21,6 +21,10 @@ OVERDUE: Final = Gauge(
     "facestack_erasing_overdue_seconds",
     "For how long the oldest image should have been erased that is still there; 0 when none is.",
 )
+WITHOUT_BACKUP: Final = Gauge(
+    "facestack_without_backup_seconds",
+    "Age of the last good backup, or of the first attempt at one; 0 when none was ever tried.",
+)
 REDEEMED: Final = Counter("facestack_redeemed_total", "Repairs.", ["reason"])
 for _reason in ("pending", "failed", "lease", "dead"):
     REDEEMED.labels(_reason)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from services.testing.servers import find_binary
+
 FOLDER = Path(__file__).parents[1]
 OFFICIAL = "kindest/node:v1.34.11"
 OWN = "localhost/kind-node:v1.34.4"
@@ -168,38 +170,31 @@ def test_a_tool_on_the_path_is_used_if_its_version_fits(
     assert result.stderr.strip() == ("" if usable else f"built {binary}")
 
 
-def load(machine: Machine, *images: str, held: str = "") -> tuple[str, list[str]]:
-    """Load images into a cluster of one node; return what is said and what was loaded."""
-    loaded = machine.folder / "loaded"
-    loaded.write_text("")
-    machine.has(
-        "docker",
-        f"""case $1 in
-  container) echo node ;;
-  exec) echo '{held}' ;;
-  save) echo "$4" >>{loaded} ;;
-esac""",
-    )
-    machine.has("kind", "echo 0.33.1")
-    result = machine.run("images/load", "trial", *images)
-    assert result.returncode == 0, result.stderr
-    return result.stdout, loaded.read_text().split()
-
-
-def test_an_image_that_is_not_built_here_is_left_to_the_nodes(machine: Machine) -> None:
-    listed = machine.run("images/build", "--list").stdout.splitlines()
-    made = dict(line.split() for line in listed)["source-controller"]
-    strangers = ("ghcr.io/fluxcd/notification-controller:v1.9.4", made.partition(":")[0] + ":v0.1")
-    said, loaded = load(machine, strangers[0], made, strangers[1])
-    assert loaded == [made]
-    assert f"{made} loaded into 1 nodes" in said
-    for stranger in strangers:
-        assert f"images: {stranger} is left to the nodes" in said
-
-
-def test_an_image_that_a_node_has_is_not_loaded_again(machine: Machine) -> None:
-    image = "ghcr.io/fluxcd/notification-controller:v1.9.4"
-    assert load(machine, image, held=image) == ("", [])
+def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
+    machine: Machine, tmp_path: Path
+) -> None:
+    find_binary("zstd")
+    machine.has("go", '[ "$1" = env ] && echo go1 || { echo built >"$6"; chmod +x "$6"; }')
+    keys = machine.run("build-tools", str(tmp_path / "first"))
+    assert keys.returncode == 0, keys.stderr
+    right = dict(line.split() for line in (tmp_path / "first" / "KEYS").read_text().splitlines())
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    held = {"bin": {"kind": right["kind"], "nsqd": "old"}, "bin-2": {"nsqd": right["nsqd"]}}
+    for archive, tools in held.items():
+        files = tmp_path / archive
+        files.mkdir()
+        (files / "KEYS").write_text("".join(f"{name} {key}\n" for name, key in tools.items()))
+        for name in tools:
+            (files / name).write_text(archive)
+            (files / name).chmod(0o755)
+        packed = cache / f"{archive}.tar.zst"
+        subprocess.run(["tar", "--zstd", "-cf", packed, "KEYS", *tools], cwd=files, check=True)
+    out = tmp_path / "out"
+    done = machine.run("build-tools", str(out), "kind", "nsqd", "etcd", E2E_TOOLS_CACHE=str(cache))
+    assert done.returncode == 0, done.stderr
+    found = {name: (out / name).read_text().strip() for name in ("kind", "nsqd", "etcd")}
+    assert found == {"kind": "bin", "nsqd": "bin-2", "etcd": "built"}
 
 
 def test_a_withheld_capability_is_taken_from_containers_and_processes(machine: Machine) -> None:

@@ -27,10 +27,26 @@ apiVersion: kustomize.toolkit.fluxcd.io/v1
 kind: Kustomization
 metadata: {{name: facestack, namespace: {NAMESPACE}}}
 spec:
-  path: ./flux/kind
+  path: ./flux/clusters/kind
   interval: 1h
   prune: true
   sourceRef: {{kind: GitRepository, name: facestack}}
+"""
+COMMIT: Final = "8d6bd1b8a1f3c4d5e6f708192a3b4c5d6e7f8091"
+PINNED: Final = f"""\
+apiVersion: source.toolkit.fluxcd.io/v1
+kind: GitRepository
+metadata: {{name: version, namespace: {NAMESPACE}}}
+spec: {{url: "https://git.example.com/facestack.git", interval: 1h, ref: {{commit: {COMMIT}}}}}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {{name: face-services, namespace: {NAMESPACE}}}
+spec:
+  path: ./overlays/kind/services
+  interval: 1h
+  prune: true
+  sourceRef: {{kind: GitRepository, name: version}}
 """
 SOURCE: Final = ("gitrepository", "facestack")
 ROOT_LAYER: Final = ("kustomization", "facestack")
@@ -78,6 +94,16 @@ def condition(message: str, status: str = "True") -> dict[str, str]:
     }
 
 
+def artifact(revision: str) -> dict[str, str]:
+    return {
+        "revision": revision,
+        "digest": f"sha256:{64 * '0'}",
+        "lastUpdateTime": "2026-01-01T00:00:00Z",
+        "path": "facestack.tar.gz",
+        "url": "http://source-controller/facestack.tar.gz",
+    }
+
+
 def test_ready_is_what_has_a_revision_too_and_not_only_the_condition(
     cluster: Kubectl, said: IO[str]
 ) -> None:
@@ -93,14 +119,7 @@ def test_ready_is_what_has_a_revision_too_and_not_only_the_condition(
     note(cluster, *SOURCE, conditions=stored, lastHandledReconcileAt=asked)
     assert said.readline().split()[2:] == ["git", "stored", "artifact"]
 
-    artifact = {
-        "revision": REVISION,
-        "digest": f"sha256:{64 * '0'}",
-        "lastUpdateTime": "2026-01-01T00:00:00Z",
-        "path": "facestack.tar.gz",
-        "url": "http://source-controller/facestack.tar.gz",
-    }
-    note(cluster, *SOURCE, artifact=artifact)
+    note(cluster, *SOURCE, artifact=artifact(REVISION))
     assert said.readline().split()[2:] == ["facestack", "not", "looked", "at", "yet"]
 
     note(cluster, *ROOT_LAYER, conditions=[condition(f"Applied revision: {REVISION}")])
@@ -109,4 +128,32 @@ def test_ready_is_what_has_a_revision_too_and_not_only_the_condition(
     note(cluster, *ROOT_LAYER, lastAppliedRevision=REVISION)
     assert said.readline().split()[2:] == ["facestack", "ready"]
     assert said.readline() == f"== all is ready at {REVISION}\n"
+    assert said.read() == ""
+
+
+def test_what_follows_a_pinned_version_is_ready_at_that_commit(
+    cluster: Kubectl, said: IO[str]
+) -> None:
+    assert said.readline() == "== waiting until all is ready\n"
+    assert said.readline().split()[2:] == ["git", "stored", "artifact"]
+    done = cluster.run("create", "--filename=-", given=PINNED)
+    assert done.returncode == 0, done.stderr
+    former = [condition("what was pinned before")]
+    layer, version = ("kustomization", "face-services"), ("gitrepository", "version")
+    note(cluster, *layer, conditions=former, lastAppliedRevision=REVISION)
+    note(cluster, *version, conditions=former, artifact=artifact(f"sha1:{40 * '0'}"))
+    note(cluster, *SOURCE, lastHandledReconcileAt="again")
+    heard = [said.readline().split(maxsplit=3)[2:] for _ in range(3)]
+    assert heard == [
+        ["face-services", "what was pinned before\n"],
+        ["facestack", "ready\n"],
+        ["version", "what was pinned before\n"],
+    ]
+
+    pinned = f"sha1:{COMMIT}"
+    note(cluster, *version, artifact=artifact(pinned))
+    assert said.readline().split()[2:] == ["version", "ready"]
+    note(cluster, *layer, lastAppliedRevision=pinned)
+    assert said.readline().split()[2:] == ["face-services", "ready"]
+    assert said.readline() == f"== all is ready at {REVISION}, pinned to {COMMIT}\n"
     assert said.read() == ""

@@ -12,18 +12,17 @@ import yaml
 from packaging.version import Version
 
 from scripts.gitops.source import ROOT
-from scripts.manifests.design import OWN_IMAGES, THIRD_PARTY_IMAGES
-from scripts.manifests.model import Manifests
-from scripts.manifests.rendering import overlays, parse, render
-from scripts.manifests.rules.images import OWN_TAG, split
 
-FOLDER: Final = ROOT / "flux" / "image-updates" / "manifests"
+FOLDER: Final = ROOT / "apps" / "image-updates" / "manifests"
 DOCUMENTS: Final[dict[str, Any]] = {
     document["kind"]: document
     for file in ("policy.yaml", "automation.yaml")
     for document in yaml.safe_load_all((FOLDER / file).read_text())
 }
 POLICY: Final = DOCUMENTS["ImagePolicy"]
+FILE: Final = Path("base/components/images/kustomization.yaml")
+OVERLAYS: Final = sorted(file.parent.name for file in ROOT.glob("overlays/*/kustomization.yaml"))
+OWN: Final = re.compile(r"image: (?:\$\{registry\}|facestack)/([a-z-]+):(\S+)$", re.MULTILINE)
 MARK: Final = re.compile(
     r'^(\s*(?:- )?(\w+): )(\S+)( # \{"\$imagepolicy": "([^"]+)"\})$', re.MULTILINE
 )
@@ -107,84 +106,72 @@ def test_the_policy_takes_what_image_tag_makes() -> None:
     tag = subprocess.run(
         [ROOT / "scripts" / "image-tag"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert OWN_TAG.fullmatch(tag)
     assert chosen([tag]) == {tag}
 
 
-def test_the_policy_looks_at_the_image_that_is_pushed_last() -> None:
+def test_the_policy_looks_at_the_image_that_is_pushed_last(kubectl: str) -> None:
     repository = DOCUMENTS["ImageRepository"]
     assert POLICY["spec"]["imageRepositoryRef"]["name"] == repository["metadata"]["name"]
-    last = max(OWN_IMAGES).removeprefix("facestack/")
+    last = max(name for name, _ in images(ROOT, "aws", kubectl))
     assert repository["spec"]["image"] == f"${{registry}}/{last}"
-    # The documentation pushes them sorted by name.
-    (loop,) = re.findall(
-        r"for image in (.*); do\n  local=", (ROOT / "docs/kubernetes.md").read_text()
+    listed = subprocess.check_output([ROOT / "scripts" / "images", "--list"], text=True).split()
+    assert listed[-1] == last
+
+
+def images(repository: Path, overlay: str, kubectl: str) -> set[tuple[str, str]]:
+    """Return name and tag of each image of ours in an overlay, without the registry."""
+    command = [kubectl, "kustomize", str(repository / "overlays" / overlay)]
+    return set(
+        OWN.findall(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     )
-    assert loop.endswith("sort -u)")
 
 
-def marks(folder: Path) -> list[tuple[Path, str, str, str]]:
-    """Return every mark below a folder: file, field, value and what the mark says."""
-    return [
-        (file, field, value, says)
-        for file in sorted(folder.rglob("*.yaml"))
-        for _, field, value, _, says in MARK.findall(file.read_text())
-    ]
-
-
-def test_every_image_of_ours_is_marked_once_and_nothing_else() -> None:
-    path = ROOT / DOCUMENTS["ImageUpdateAutomation"]["spec"]["update"]["path"]
-    metadata = POLICY["metadata"]
-    file = ROOT / "base" / "kustomization.yaml"
-    found = marks(path)
-    assert {(one, field) for one, field, *_ in found} == {(file, "newTag")}
-    assert {says for *_, says in found} == {f"flux-system:{metadata['name']}:tag"}
-    images = {image["name"] for image in yaml.safe_load(file.read_text())["images"]}
-    assert images == OWN_IMAGES | THIRD_PARTY_IMAGES.keys()
-    lines = file.read_text().splitlines()
-    marked = {
-        lines[n - 1].removeprefix("- name: ") for n, line in enumerate(lines) if MARK.match(line)
-    }
-    assert marked == OWN_IMAGES
+def test_the_tag_of_our_images_is_marked_and_nothing_else() -> None:
+    automation = DOCUMENTS["ImageUpdateAutomation"]["spec"]
+    assert Path(automation["update"]["path"]) == FILE.parent
+    text = (ROOT / FILE).read_text()
+    [(_, field, _, _, says)] = MARK.findall(text)
+    assert (field, says) == ("newTag", f"flux-system:{POLICY['metadata']['name']}:tag")
+    [line] = [n for n, line in enumerate(text.splitlines()) if MARK.match(line)]
+    assert text.splitlines()[line - 1] == "- name: facestack/.*"
     # What has another shape, Flux would not find.
-    assert sum("$imagepolicy" in line for line in lines) == len(OWN_IMAGES)
+    assert text.count("$imagepolicy") == 1
+
+
+def test_where_new_images_go_is_a_fact_and_not_the_branch_itself() -> None:
+    push = DOCUMENTS["ImageUpdateAutomation"]["spec"]["git"]["push"]
+    assert push == {"branch": "${image_updates_branch}"}
+    for folder in (ROOT / "flux" / "clusters").iterdir():
+        if "image-updates" in (folder / "kustomization.yaml").read_text():
+            facts = yaml.safe_load((folder / "cluster.yaml").read_text())["data"]
+            assert facts["image_updates_branch"] == "image-updates"
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    for name in ("base", "overlays", "flux"):
+    for name in ("base", "overlays"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "write-tag", tmp_path / "scripts")
     return tmp_path
 
 
-def tags(repository: Path, kubectl: str) -> dict[str, set[str]]:
-    """Return the tags of our images and the names of the Jobs in every overlay."""
-    found: dict[str, set[str]] = {}
-    for folder in overlays():
-        manifests = Manifests(parse(render(repository / "overlays" / folder.name, kubectl)))
-        images = [c.spec["image"] for w in manifests.workloads for c in w.containers]
-        ours = {split(image)[2] for image in images if split(image)[1] in OWN_IMAGES}
-        jobs = {str(job["metadata"]["name"]).rpartition("-")[2] for job in manifests.kind("Job")}
-        found[folder.name] = ours | jobs
-    return found
-
-
 def set_marked(repository: Path) -> None:
     """Do what image-automation-controller does with the marks."""
-    file = repository / "base" / "kustomization.yaml"
+    file = repository / FILE
     file.write_text(MARK.sub(rf"\g<1>{NEW}\g<4>", file.read_text()))
 
 
-def test_what_flux_writes_gets_into_every_overlay(repository: Path, kubectl: str) -> None:
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_flux_writes_gets_into_every_overlay(
+    repository: Path, kubectl: str, overlay: str
+) -> None:
     set_marked(repository)
-    expected = {NEW, NEW.partition("-")[2]}
-    assert tags(repository, kubectl) == {folder.name: expected for folder in overlays()}
+    assert {tag for _, tag in images(repository, overlay, kubectl)} == {NEW}
 
 
 def test_make_images_writes_the_same_and_keeps_the_marks(repository: Path) -> None:
-    file = repository / "base" / "kustomization.yaml"
+    file = repository / FILE
     before = file.read_text()
     set_marked(repository)
     expected = file.read_text()
@@ -199,7 +186,7 @@ def test_make_images_writes_the_same_and_keeps_the_marks(repository: Path) -> No
 
 @pytest.mark.parametrize("tag", ["latest", "1.2.3", "1.2.3-0123", "", "1.2.3-0123456789ab/x"])
 def test_only_a_tag_of_ours_is_written(repository: Path, tag: str) -> None:
-    file = repository / "base" / "kustomization.yaml"
+    file = repository / FILE
     before = file.read_text()
     command = [str(repository / "scripts" / "write-tag"), tag]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -33,13 +33,39 @@ class Encoding(ReceiverDocument):
         return f"The faces of older pictures are being prepared: {pictures} to go."
 
 
+class Backup(ReceiverDocument):
+    """How the backups stand."""
+
+    last_good_seconds: float | None
+    is_old: bool
+    error: str | None
+
+    @property
+    def note(self) -> str | None:
+        """Return what there is to say of them."""
+        failed = f" The last one failed: {self.error}" if self.error else ""
+        if self.last_good_seconds is None:
+            return f"There is no good backup.{failed}" if self.is_old or failed else None
+        if not self.is_old:
+            return failed.strip().replace("one", "backup", 1) or None
+        days = counted(round(self.last_good_seconds / 86_400), "day")
+        return f"The last good backup is {days} old.{failed}"
+
+
 class StatusReport(ReceiverDocument):
     """How many pictures are in each state, if the database says it, and what is away and why."""
 
     images: dict[Status, int] | None
     oldest_pending_seconds: float | None
     encoding: Encoding | None = None  # an older receiver says nothing of it
+    backup: Backup | None = None  # likewise
     problems: dict[str, str]
+
+    @property
+    def note(self) -> str | None:
+        """Return what there is to say that wants nothing of a visitor."""
+        notes = (part.note for part in (self.backup, self.encoding) if part)
+        return " ".join(filter(None, notes)) or None
 
 
 @dataclass(frozen=True)

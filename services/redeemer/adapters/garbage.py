@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.claims import HOLD_MS
 from services.common.clock import DatabaseClock
 from services.common.database import Database
 from services.common.due_rows import is_due
 from services.common.face_rows import box_in
 from services.common.object_keys import KNOWN_PEOPLE, PICTURES
-from services.common.tables import BOX, faces, garbage, images, person_images
+from services.common.tables import BOX, backups, faces, garbage, images, person_images
 from services.common.thumbnail_keys import OF_FACES, OF_IMAGES, OF_KNOWN, FacePlace, place_of
 from services.redeemer.domain import BATCH, REMOVAL_MS, REMOVE_AGAIN_MS, DueRemoval
 
@@ -35,6 +36,10 @@ class DatabaseDueGarbage:
         )
         async with self._database.transaction() as connection:
             found = (await connection.execute(choosing)).all()
+            # Looked for after the notes: what was deleted only since a backup holds all objects
+            # has no note among those that were chosen before.
+            if found and await connection.scalar(_held(now)):
+                return []
             keys = [row.object_key for row in found]
             named = await _named(connection, keys)
             if named:
@@ -80,6 +85,12 @@ class DatabaseDueGarbage:
                 there = set(await connection.scalars(query))
             gone += [key for key, picture_id in of_these.items() if picture_id not in there]
         return gone
+
+
+def _held(now: sa.ColumnElement[int]) -> sa.Select[str]:
+    """Return the query for a backup that holds all objects."""
+    held = backups.c.held_until.between(now, now + HOLD_MS)
+    return sa.select(backups.c.name).where(held).limit(1)
 
 
 async def _named(connection: AsyncConnection, keys: Iterable[str]) -> set[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from services.common.backup_rows import backup_report
 from services.common.claims import NUDGE_MS, RING_AFTER_MS, Rules
 from services.common.clock import DatabaseClock
 from services.common.database import Database
@@ -81,7 +82,9 @@ class DatabaseRepairs:
         )
         async with self._database.reading() as connection:
             counts = {row.status: row.images for row in await connection.execute(counting)}
-            return Census(counts, await connection.scalar(longest_wait(self._clock())))
+            wait = await connection.scalar(longest_wait(self._clock()))
+            backup = await backup_report(connection, self._clock)
+        return Census(counts, wait, backup.without_seconds if backup else None)
 
     async def _take(
         self, status: Status, values: dict[str, Any], *conditions: sa.ColumnElement[bool]

@@ -13,7 +13,13 @@ from services.common.doorbell import Doorbell
 from services.common.errors import AwayError
 from services.common.image_states import Status
 from services.redeemer.domain import BATCH, EVENTS_BATCH
-from services.redeemer.metrics import IMAGES, OLDEST_PENDING, QUEUE_DEPTH, REDEEMED
+from services.redeemer.metrics import (
+    IMAGES,
+    OLDEST_PENDING,
+    QUEUE_DEPTH,
+    REDEEMED,
+    WITHOUT_BACKUP,
+)
 from services.redeemer.ports import RepairRows
 
 log = structlog.get_logger(__name__)
@@ -72,6 +78,7 @@ class Redeemer:
         for status in Status:
             IMAGES.labels(status.value).set(census.counts.get(status.value, 0))
         OLDEST_PENDING.set((census.longest_wait or 0) / 1000)
+        WITHOUT_BACKUP.set(census.without_backup or 0)
 
     async def _notify(self, ids: Sequence[int], reason: str) -> bool:
         """Return whether the queue took them; those that it did not take are repeated later."""

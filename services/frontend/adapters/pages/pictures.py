@@ -153,16 +153,14 @@ class PicturesPages(Pages):
             namesakes = await bearers(person or "", self._receiver.people)
             page = PicturePage(images=(), next_cursor=None)
         pictures = page if isinstance(page, PicturePage) else None
-        counts, encoding = (
-            (report.images or {}, report.encoding)
-            if isinstance(report, StatusReport)
-            else ({}, None)
+        counts, note = (
+            (report.images or {}, report.note) if isinstance(report, StatusReport) else ({}, None)
         )
         return {
             "page": pictures,
             "names": names,
             "counts": counts,
-            "note": encoding.note if encoding else None,
+            "note": note,
             "problems": away_parts(report, page),
             "available": pictures is not None,
             "busy": any(counts.get(state) for state in OPEN)

@@ -219,15 +219,28 @@ class EncodingDocument(BaseModel):
     faces_encoded: int
 
 
-class StatusDocument(BaseModel):
-    """The whole at a glance; counts and encoding are null while the database is away.
+class BackupDocument(BaseModel):
+    """How the backups stand.
 
-    So they are if not asked for.
+    ``last_good_seconds`` is the age of the last good one, null before the first. ``is_old`` when
+    that is more than BACKUP_MAX_AGE_DAYS. ``error`` says why the last one failed that ended.
+    """
+
+    last_good_seconds: float | None
+    is_old: bool
+    error: str | None
+
+
+class StatusDocument(BaseModel):
+    """The whole at a glance; all but problems is null while the database is away.
+
+    So it is if counts are not asked for, and backup while there was never one.
     """
 
     images: CountsDocument | None
     oldest_pending_seconds: float | None
     encoding: EncodingDocument | None
+    backup: BackupDocument | None
     problems: dict[str, str]
 
 

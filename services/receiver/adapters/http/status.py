@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from typing import Annotated, Final
+from collections.abc import Awaitable
+from typing import Annotated, Final, TypeVar
 
 from fastapi import FastAPI, Query
 from starlette.responses import Response
@@ -13,9 +14,9 @@ from services.receiver.adapters.http import documents, openapi
 from services.receiver.adapters.http.guard import needs
 from services.receiver.adapters.http.parameters import OfPerson
 from services.receiver.adapters.http.views import json_response
+from services.receiver.adapters.rows.backups import DatabaseBackups
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.domain.access import AccessScope
-from services.receiver.domain.encoding import EncodingReport
 from services.receiver.domain.images import StatusReport
 from services.receiver.ports import ImageRows
 from services.receiver.service.counting import Counting
@@ -24,12 +25,16 @@ from services.receiver.service.people import Enrolment
 _KEPT_SECONDS: Final = 2.0
 """How long it is kept what is away: finding out may take a second."""
 
+_T = TypeVar("_T")
+
 
 def add_status(
     app: FastAPI,
     rows: ImageRows,
     enrolment: Enrolment,
+    *,
     encoding: DatabaseEncoding,
+    backups: DatabaseBackups,
     health: HealthChecks,
 ) -> None:
     """Add the route."""
@@ -38,19 +43,10 @@ def add_status(
     asked_at = float("-inf")
     known: dict[str, str] = {}
 
-    async def counted(person: str | None) -> StatusReport | None:
-        try:
-            if person is not None:
-                return await rows.status(await enrolment.who(person))
-            return await counting.report()
-        except DatabaseUnavailableError:
-            return None
-
-    async def encoded() -> EncodingReport | None:
-        try:
-            return await encoding.report()
-        except DatabaseUnavailableError:
-            return None
+    async def counted(person: str | None) -> StatusReport:
+        if person is not None:
+            return await rows.status(await enrolment.who(person))
+        return await counting.report()
 
     async def nothing() -> None:
         return None
@@ -78,9 +74,10 @@ def add_status(
             bool, Query(description="False for what is away alone, which reads no row.")
         ] = True,
     ) -> Response:
-        report, its_encoding, problems = await asyncio.gather(
-            counted(person) if counts else nothing(),
-            encoded() if counts else nothing(),
+        report, its_encoding, backup, problems = await asyncio.gather(
+            _or_none(counted(person)) if counts else nothing(),
+            _or_none(encoding.report()) if counts else nothing(),
+            _or_none(backups.report()) if counts else nothing(),
             away(),
         )
         return json_response(
@@ -88,6 +85,15 @@ def add_status(
                 "images": report and report.images,
                 "oldest_pending_seconds": report and report.oldest_pending_seconds,
                 "encoding": its_encoding,
+                "backup": backup,
                 "problems": problems,
             }
         )
+
+
+async def _or_none(report: Awaitable[_T]) -> _T | None:
+    """Return the report; None while the database is away."""
+    try:
+        return await report
+    except DatabaseUnavailableError:
+        return None

@@ -1,0 +1,1 @@
+"""Copies of everything elsewhere: ``python -m services.backup take|list|verify|restore``."""

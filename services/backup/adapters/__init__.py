@@ -1,0 +1,1 @@
+"""Databases, and where backups are."""
