@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -74,8 +74,11 @@ validate: venv-dev ## build what Flux would apply to each cluster, and check it
 hooks: venv-dev ## let git check before each commit and push; .venv/bin/pre-commit uninstall undoes it
 	@.venv/bin/pre-commit install
 
-images: ## build the services' container images with Docker
+images: ## build the services' container images with Docker, for machines like this one
 	@scripts/images $(ARGS)
+
+push: ## push them to a registry, which may have them already: REGISTRY=ghcr.io/OWNER/facestack
+	@scripts/push "$(REGISTRY)"
 
 ##@ Run it on Kubernetes
 cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to play with
