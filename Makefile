@@ -52,7 +52,7 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
-pictures: venv-dev ## draw the pictures of the cluster, and write who asks whom, anew after a change of manifests
+pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
 	@e2e/no-registry/tool kubectl >/dev/null
 	@$(python) -m scripts.pictures
 	@$(python) -m scripts.manifests --edges
