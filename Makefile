@@ -52,9 +52,10 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
-pictures: venv-dev ## draw the pictures of the cluster anew after a change of the manifests
-	@scripts/manifest-tools
+pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
+	@e2e/no-registry/tool kubectl >/dev/null
 	@$(python) -m scripts.pictures
+	@$(python) -m scripts.manifests --edges
 
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 	@$(python) -m bench.quantise
