@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -151,7 +152,7 @@ def test_only_an_image_with_the_key_counts_as_built(machine: Machine) -> None:
     ("name", "version", "usable"),
     [
         ("kubectl", "Client Version: v1.33.0", True),
-        ("kubectl", "Client Version: v1.35.2", True),
+        ("kubectl", "Client Version: v1.37.2", True),
         ("kubectl", "Client Version: v1.32.4-dispatcher", False),
         ("kubectl", "nonsense", False),
         ("kind", "0.33.1", True),
@@ -168,6 +169,16 @@ def test_a_tool_on_the_path_is_used_if_its_version_fits(
     assert Path(result.stdout.strip()).parent == (machine.commands if usable else own)
     binary = {"kubectl": "kubernetes", "kind": "kind"}[name]
     assert result.stderr.strip() == ("" if usable else f"built {binary}")
+
+
+def test_the_readme_names_the_oldest_tools_that_are_used() -> None:
+    readme = (FOLDER.parents[1] / "README.md").read_text()
+    pins = {"kind": "sigs.k8s.io/kind", "k8s": "k8s.io/kubernetes"}
+    kind, kubernetes = (
+        int(re.findall(rf"{module} v\d+\.(\d+)", (FOLDER / f"tools/{name}/go.mod").read_text())[0])
+        for name, module in pins.items()
+    )
+    assert f".io) 0.{kind} and kubectl 1.{kubernetes - 1} or newer" in readme
 
 
 def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
