@@ -208,6 +208,41 @@ def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
     assert found == {"kind": "bin", "nsqd": "bin-2", "etcd": "built"}
 
 
+@pytest.mark.parametrize(
+    ("before", "setting", "upgraded"),
+    [
+        ("10.6.5-MariaDB", "1", True),
+        ("10.11.2-MariaDB", "1", False),
+        ("10.6.5-MariaDB", "", False),
+    ],
+)
+def test_another_minor_version_of_mariadb_gets_new_system_tables_if_that_is_asked_for(
+    machine: Machine, before: str, setting: str, *, upgraded: bool
+) -> None:
+    data = machine.folder / "data"
+    data.mkdir()
+    (data / ".prepared").touch()
+    (data / "mysql_upgrade_info").write_text(before)
+    calls = machine.folder / "calls"
+    machine.has(
+        "mariadbd",
+        f"""case "$*" in
+  --version) echo "mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for linux" ;;
+  *--help) echo "socket and more"; echo "datadir {data}"; echo "socket /run/here" ;;
+  *--skip-grant-tables) echo alone >>{calls}; trap 'kill $!; exit 0' TERM; sleep 60 & wait ;;
+  *) echo "serving with $*" >>{calls} ;;
+esac""",
+    )
+    machine.has("mariadb-admin", f'[ "$1" = --socket=/run/here ] && grep -q alone {calls}')
+    machine.has("mariadb-upgrade", f"echo upgrade >>{calls}")
+    done = machine.run("images/mariadb-entrypoint", "--port=1", MARIADB_AUTO_UPGRADE=setting)
+    assert done.returncode == 0, done.stderr
+    manifest = FOLDER.parents[1] / "base" / "mariadb" / "statefulset.yaml"
+    assert '- {name: MARIADB_AUTO_UPGRADE, value: "1"}\n' in manifest.read_text()
+    before_serving = ["alone", "upgrade"] if upgraded else []
+    assert calls.read_text().splitlines() == [*before_serving, "serving with --port=1"]
+
+
 def test_a_withheld_capability_is_taken_from_containers_and_processes(machine: Machine) -> None:
     machine.has("runc", 'echo "$@"')
     capabilities = {"bounding": ["CAP_CHOWN", "CAP_SYS_RESOURCE"], "effective": []}
