@@ -208,6 +208,14 @@ def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
     assert found == {"kind": "bin", "nsqd": "bin-2", "etcd": "built"}
 
 
+@pytest.mark.parametrize("name", ["nsq", "versitygw"])
+def test_a_stand_in_is_built_of_the_version_that_manifests_name(name: str) -> None:
+    listed = subprocess.check_output([FOLDER / "images" / "build", "--list"], text=True)
+    tag = re.findall(rf"^{name} \S+:(\S+)$", listed, re.MULTILINE)
+    modules = (FOLDER / "tools" / name / "go.mod").read_text()
+    assert tag == re.findall(rf"^require github\.com/\w+/{name} (\S+)$", modules, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("before", "setting", "upgraded"),
     [
