@@ -1,4 +1,7 @@
 # `make` alone lists the tasks.
+ifneq ($(shell uname),Linux)
+$(error Linux is needed: README.md)
+endif
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
