@@ -34,8 +34,8 @@ faults: venv-dev samples ## strike the whole pipeline with random faults, and ac
 bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
 	@$(python) -m bench $(ARGS)
 
-lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
-	@scripts/lock
+lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml; ARGS=--upgrade
+	@scripts/lock $(ARGS)
 
 sbom: venv-dev ## write var/sbom, what each image is made of; ARGS=--images looks into the built images, too
 	@$(python) -m scripts.supply sbom $(ARGS)
@@ -109,12 +109,9 @@ e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 of th
 e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
 	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)
 
-diff: venv-dev ## what a push would change on a running cluster: CLUSTER=folder of flux/, CONTEXT=kubectl's
-	@$(python) -m scripts.gitops.diff "$(CLUSTER)" $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
-
-promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
-	@scripts/manifest-tools
-	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
+diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters [CONTEXT=kubectl's], or against a commit: BASE=main
+	@$(python) -m scripts.gitops.diff $(if $(BASE),--base "$(BASE)" $(CLUSTER),"$(CLUSTER)") \
+	  $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
