@@ -67,7 +67,8 @@ manifests: venv-dev ## render every overlay and check what comes out
 	@$(python) -m scripts.manifests $(ARGS)
 
 validate: venv-dev ## build what Flux would apply to each cluster, and check it
-	@scripts/manifest-tools
+	@e2e/no-registry/build-tools .tools/bin flux-build kubeconform
+	@$(python) -m scripts.manifests.schemas
 	@scripts/validate $(CLUSTER) $(ARGS)
 
 hooks: venv-dev ## let git check before each commit and push; .venv/bin/pre-commit uninstall undoes it
@@ -109,9 +110,13 @@ e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 of th
 e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
 	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)
 
-diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters [CONTEXT=kubectl's], or against a commit: BASE=main
-	@$(python) -m scripts.gitops.diff $(if $(BASE),--base "$(BASE)" $(CLUSTER),"$(CLUSTER)") \
-	  $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
+diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters, and CONTEXT=kubectl's or BASE=a commit
+	@e2e/no-registry/build-tools .tools/bin flux-build
+	@$(python) -m scripts.gitops.diff $(CLUSTER) $(if $(BASE),--base="$(BASE)") $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
+
+promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
+	@scripts/manifest-tools
+	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap

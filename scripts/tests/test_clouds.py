@@ -1,6 +1,7 @@
 """What holds on EKS, where no test runs: seen in manifests, and in its page's own lines."""
 
 import math
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -94,3 +95,78 @@ def rendered(folder: Path) -> list[dict[str, Any]]:
         [find_binary("kubectl"), "kustomize", folder], capture_output=True, text=True, check=True
     )
     return list(yaml.safe_load_all(done.stdout))
+
+
+# An account: who makes what is there already is told so, and what is put is kept.
+AWS: Final = """\
+#!/bin/bash
+echo "$*" >>"$FAKE/calls"
+option() { name=$1; while [ "$2" != "$name" ]; do shift; done; echo "$3"; }
+case "$1 $2" in
+  "secretsmanager get-random-password") head -c 20 /dev/urandom | base64 ;;
+  "secretsmanager create-secret")
+    secret=$FAKE/$(option --name "$@" | tr / _)
+    [ ! -e "$secret" ] || { echo ResourceExistsException >&2; exit 254; }
+    option --secret-string "$@" >"$secret" ;;
+  "secretsmanager put-secret-value")
+    secret=$FAKE/$(option --secret-id "$@" | tr / _)
+    mv "$secret" "$secret.previous" && option --secret-string "$@" >"$secret" ;;
+  "secretsmanager get-secret-value") cat "$FAKE/$(option --secret-id "$@" | tr / _)" ;;
+  "rds create-db-instance")
+    [ ! -e "$FAKE/rds" ] || { echo DBInstanceAlreadyExists >&2; exit 254; }
+    option --master-user-password "$@" >"$FAKE/rds" ;;
+  "s3api head-bucket") [ -e "$FAKE/bucket" ] ;;
+  "s3 mb") [ ! -e "$FAKE/bucket" ] || exit 254; touch "$FAKE/bucket" ;;
+  *" create-"*)
+    thing=$FAKE/made-$(tr -c '[:alnum:]\\n' _ <<<"$*" | cut -c1-150)
+    [ ! -e "$thing" ] || { echo AlreadyExists >&2; exit 254; }
+    touch "$thing" ;;
+esac
+"""
+
+
+def test_the_steps_for_aws_can_be_repeated(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    steps = re.search(r"^\*\*1\. Say where.*?(?=^\*\*5\. Deploy)", page, re.MULTILINE | re.DOTALL)
+    assert steps
+    lines = "\n".join(re.findall(r"^```\n(.+?)^```$", steps[0], re.MULTILINE | re.DOTALL))
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    others = {"curl": "exit 0", "docker": "cat >/dev/null", "jq": "echo {}", "make": "exit 0"}
+    for name, program in {"aws": AWS, **others}.items():
+        text = program if program.startswith("#!") else f"#!/bin/sh\n{program}\n"
+        (binaries / name).write_text(text)
+        (binaries / name).chmod(0o755)
+    account = tmp_path / "account"
+    account.mkdir()
+    found = list[dict[str, str]]()
+    for _ in range(2):
+        subprocess.run(
+            ["bash", "-c", lines],
+            cwd=ROOT,
+            env={"PATH": f"{binaries}:{os.environ['PATH']}", "FAKE": str(account)},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        files = [each for each in account.iterdir() if each.name != "calls"]
+        found.append({each.name: each.read_text() for each in files})
+    assert found[0] == found[1]
+    secrets = {each["metadata"]["name"] for each in documents("overlays/aws/setup")}
+    assert {f"facestack_{name}" for name in secrets - {"secrets-manager", "${storage_class}"}} == {
+        name for name in found[0] if name.startswith("facestack_") and "previous" not in name
+    }
+    assert found[0]["rds"] == found[0]["facestack_mariadb-admin"]
+    assert found[0]["facestack_frontend-key.previous"] == found[0]["facestack_frontend-key"]
+
+
+def test_volumes_can_grow() -> None:
+    found = documents("base", "overlays")
+    claims = {each["metadata"]["name"] for each in found if each["kind"] == "PersistentVolumeClaim"}
+    for workload in found:
+        if workload["kind"] == "StatefulSet" and workload["spec"].get("selector"):
+            # The template of a claim cannot be changed.
+            assert "volumeClaimTemplates" not in workload["spec"]
+            assert f"data-{workload['metadata']['name']}-0" in claims
+    [storage] = [each for each in found if each["kind"] == "StorageClass"]
+    assert storage["allowVolumeExpansion"] is True

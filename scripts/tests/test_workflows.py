@@ -17,7 +17,6 @@ WORKFLOWS: Final = ROOT / ".github" / "workflows"
 TESTED: Final = {
     ".ci/run": "CI itself",
     "make": "CI itself",
-    "scripts/manifest-tools": "CI itself",
     "scripts/propose": "scripts/tests/test_propose.py",
     "scripts/release": "scripts/tests/test_release.py",
 }
