@@ -37,8 +37,8 @@ faults: venv-dev samples ## strike the whole pipeline with random faults, and ac
 bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
 	@$(python) -m bench $(ARGS)
 
-lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
-	@scripts/lock
+lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml; ARGS=--upgrade
+	@scripts/lock $(ARGS)
 
 sbom: venv-dev ## write var/sbom, what each image is made of; ARGS=--images looks into the built images, too
 	@$(python) -m scripts.supply sbom $(ARGS)
