@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -67,14 +67,18 @@ manifests: venv-dev ## render every overlay and check what comes out
 	@$(python) -m scripts.manifests $(ARGS)
 
 validate: venv-dev ## build what Flux would apply to each cluster, and check it
-	@scripts/manifest-tools
+	@e2e/no-registry/build-tools .tools/bin flux-build kubeconform
+	@$(python) -m scripts.manifests.schemas
 	@scripts/validate $(CLUSTER) $(ARGS)
 
 hooks: venv-dev ## let git check before each commit and push; .venv/bin/pre-commit uninstall undoes it
 	@.venv/bin/pre-commit install
 
-images: ## build the services' container images with Docker
+images: ## build the services' container images with Docker, for machines like this one
 	@scripts/images $(ARGS)
+
+push: ## push them to a registry, which may have them already: REGISTRY=ghcr.io/OWNER/facestack
+	@scripts/push "$(REGISTRY)"
 
 ##@ Run it on Kubernetes
 cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to play with
@@ -106,8 +110,9 @@ e2e-rollouts: venv-dev samples ## the long test of rollouts under load: 16 of th
 e2e-orders: venv-dev samples ## the long test of applying all at once: three random orders
 	@$(e2e) e2e/test_flow.py -k random_order --orders=3 $(ARGS)
 
-diff: venv-dev ## what a push would change on a running cluster: CLUSTER=folder of flux/, CONTEXT=kubectl's
-	@$(python) -m scripts.gitops.diff "$(CLUSTER)" $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
+diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters, and CONTEXT=kubectl's or BASE=a commit
+	@e2e/no-registry/build-tools .tools/bin flux-build
+	@$(python) -m scripts.gitops.diff $(CLUSTER) $(if $(BASE),--base="$(BASE)") $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
 
 promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
 	@scripts/manifest-tools

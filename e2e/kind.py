@@ -70,8 +70,8 @@ def node_image() -> str:
 
 
 def _images() -> None:
+    run(NO_REGISTRY / "images" / "build")
     run(ROOT / "scripts" / "images")
-    run(NO_REGISTRY / "images" / "build", "mariadb", "nsq", "versitygw")
 
 
 def kind_cluster(

@@ -23,7 +23,7 @@ from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.face_pb2 import IdentifyResponse
 
 SERVICES: Final = locks.images()
-ARGUMENTS: Final = {"credentials": ["mariadb-admin=password"]}
+ARGUMENTS: Final = {"backup": ["list"], "credentials": ["mariadb-admin=password"]}
 """What services that do not start without arguments are given."""
 
 # An identity that the image has never heard of, without rights; and as the pods run it.

@@ -4,14 +4,15 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 from rich.table import Table
 
+from scripts.git import GitError
 from scripts.gitops import source
 from scripts.gitops.checks import check, unused_files
-from scripts.gitops.flux import Builder, BuildError, load
+from scripts.gitops.flux import PINNED, load
 from scripts.manifests import tools
 from scripts.manifests.model import Finding
 
@@ -21,51 +22,36 @@ def validate(tree: source.Source, names: list[str]) -> Iterator[tuple[str, list[
 
     When all clusters are asked for, the last is about files that none of them uses.
     """
-    builder = Builder(tree, tools.binary("kubectl"))
-    for name in names:
-        try:
-            cluster = load(builder, name)
-        except BuildError as error:
-            yield name, [_finding(error)], "cannot be built"
-            continue
-        if cluster.problems:
-            # What else there is to say would follow from these.
-            # Layers of one overlay share its faults.
-            found = {str(error): _finding(error) for error in cluster.problems}
-            yield name, list(found.values()), "cannot be built"
-            continue
-        count = len(list(cluster.objects()))
-        looked_at = f"{len(cluster.kustomizations)} Kustomizations, {count} objects"
-        yield name, list(check(cluster, builder)), looked_at
-    if names == tree.entries():
-        left = list(unused_files(tree, builder.files))
-        yield "files", left, f"{len(tree.files())} files"
-
-
-def _finding(error: BuildError) -> Finding:
-    return Finding(error.file, "build", error.problem)
+    used: set[str] = set()
+    with ThreadPoolExecutor() as pool:  # one is built while another is checked
+        for cluster in pool.map(lambda name: load(tree, name), names):
+            count = len(list(cluster.objects()))
+            looked_at = f"{len(cluster.kustomizations)} Kustomizations, {count} objects"
+            yield cluster.name, list(check(cluster, tree)), looked_at
+            used |= cluster.files
+            if names == tree.clusters() and cluster.facts.get("source") == PINNED:
+                used |= load(tree, cluster.name, pinned=False).files
+    if names == tree.clusters():
+        yield "files", list(unused_files(tree, used)), f"{len(tree.files())} files"
 
 
 def main() -> int:
     """Print what is wrong and a table; return 0 when nothing is."""
     parser = argparse.ArgumentParser(prog="scripts/validate", description=__doc__)
-    parser.add_argument("clusters", nargs="*", metavar="CLUSTER", help="a folder of flux/")
+    parser.add_argument("clusters", nargs="*", metavar="CLUSTER", help="a folder of flux/clusters")
     parser.add_argument("--commit", help="check a commit, not the files as they are now")
     arguments = parser.parse_args()
-    tree: AbstractContextManager[source.Source] = (
-        source.commit(arguments.commit) if arguments.commit else source.working_tree()
-    )
     console = Console(highlight=False)
     table = Table("cluster", "checked", "", "seconds")
+    said: set[str] = set()
     wrong = 0
-    with tree as found:
-        entries = found.entries()
-        if unknown := set(arguments.clusters) - set(entries):
-            problem = f"there is no flux/{min(unknown)}/cluster.yaml: choose from"
-            parser.error(f"{problem} {', '.join(entries)}")
+    with source.commit(arguments.commit) if arguments.commit else source.working_tree() as tree:
+        names = tree.clusters()
+        if unknown := set(arguments.clusters) - set(names):
+            problem = f"there is no {source.CLUSTERS}/{min(unknown)}: choose from"
+            parser.error(f"{problem} {', '.join(names)}")
         started = time.monotonic()
-        said: set[str] = set()
-        for name, findings, looked_at in validate(found, sorted(arguments.clusters) or entries):
+        for name, findings, looked_at in validate(tree, sorted(arguments.clusters) or names):
             for finding in findings:
                 if str(finding) not in said:
                     console.print(f"{name}: {finding}", markup=False, soft_wrap=True)
@@ -81,5 +67,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except tools.MissingToolError as error:
+    except (tools.MissingToolError, GitError) as error:
         sys.exit(f"validate: {error}")

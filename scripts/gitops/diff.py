@@ -1,26 +1,29 @@
-"""Say what a push would change on a running cluster: the files as they are against what it has."""
+"""Say what a push would change: on a running cluster or, with --base, since a commit.
+
+Our own, because `flux diff` knows one Kustomization at a time and no facts but the cluster's.
+"""
 
 import argparse
 import json
-import os
-import re
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from difflib import unified_diff
+from posixpath import normpath
 from typing import Any, Final, TypeAlias
 
+import yaml
+
+from scripts.git import GitError
 from scripts.gitops import source
-from scripts.gitops.flux import NAMESPACE, Builder, BuildError, Cluster, Kustomization, Object
-from scripts.gitops.flux import load as load_cluster
-from scripts.manifests import tools
-from scripts.manifests.model import FLUX_API, at, items, mapping, marked
+from scripts.gitops.flux import NAMESPACE, BuildError, Cluster, Kustomization, Object, load
+from scripts.kubectl import Kubectl, KubectlError
+from scripts.manifests.model import FLUX_API, Document, at, items, mapping, marked
+from scripts.manifests.tools import MissingToolError
 
 MANAGER: Final = "kustomize-controller"
 """In whose name Flux applies; another name would see fields as somebody else's."""
-
-_PLAIN: Final = {"KUBECTL_EXTERNAL_DIFF": "diff -u -N", "LC_ALL": "C"}
-"""What is printed is read here, so no tool or language of the user's may write it."""
 
 Key: TypeAlias = tuple[str, str, str, str]
 
@@ -30,68 +33,60 @@ class DiffError(Exception):
 
 
 @dataclass(frozen=True)
-class Kubectl:
-    """kubectl, with the context that the user chose."""
+class Change:
+    """An object that differs: + is new, ~ is changed, - is deleted, ! cannot be said."""
 
-    context: str | None = None
+    kustomization: str
+    sign: str
+    key: Key
+    why: str = ""
+    lines: tuple[str, ...] = ()
+    """What differs in it, as a unified diff."""
 
-    def run(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run it and return what it said."""
-        command = [tools.binary("kubectl"), *arguments]
-        if self.context:
-            command.insert(1, f"--context={self.context}")
-        return subprocess.run(
-            command,
-            input=given,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **_PLAIN},
-        )
+    @property
+    def title(self) -> str:
+        """Return how the object is called: kind, namespace and name."""
+        _, kind, namespace, name = self.key
+        return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
 
-    def get(self, *arguments: str) -> str:
-        """Run it and return what it printed."""
-        done = self.run(*arguments)
-        if done.returncode:
-            raise DiffError(done.stderr.strip())
-        return done.stdout
-
-    def where(self) -> str:
-        """Return the name of the context and the address of its cluster."""
-        form = "jsonpath={.contexts[0].name} at {.clusters[0].cluster.server}"
-        return self.get("config", "view", "--minify", f"--output={form}")
+    def __str__(self) -> str:
+        return f"{self.sign} {self.title}{f': {self.why}' if self.why else ''}"
 
 
-@dataclass
-class Changes:
-    """What differs, as lines to print, and how many objects that are."""
-
-    lines: list[str] = field(default_factory=list)
-    count: int = 0
-
-    def add(self, sign: str, key: Key, why: str = "", hunk: Iterable[str] = ()) -> None:
-        """Note an object: + is new, ~ is changed, - is deleted, ! cannot be said."""
-        self.count += 1
-        self.lines.append(f"{sign} {called(key)}{f': {why}' if why else ''}")
-        self.lines.extend(f"    {line}" for line in hunk)
+def _change(
+    name: str, key: Key, before: Document | None, after: Document | None
+) -> Iterator[Change]:
+    """Yield how an object differs, if it does."""
+    if before == after:
+        return
+    sign = "+" if before is None else "-" if after is None else "~"
+    old, new = (yaml.safe_dump(one).splitlines() if one else [] for one in (before, after))
+    # The first two lines would name files.
+    yield Change(name, sign, key, "", tuple(unified_diff(old, new, lineterm=""))[2:])
 
 
-def called(key: Key) -> str:
-    """Return how an object is called: kind, namespace and name."""
-    _, kind, namespace, name = key
-    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+def rendered(before: source.Source, after: source.Source, name: str) -> list[Change]:
+    """Return what differs in what Flux applies to a cluster; BuildError: it cannot be built."""
+    old, new = (_objects(tree, name) for tree in (before, after))
+    found: list[Change] = []
+    for key in [*new, *(key for key in old if key not in new)]:
+        kustomization, _ = new.get(key) or old[key]
+        documents = (side[key][1] if key in side else None for side in (old, new))
+        found += _change(kustomization, key, *documents)
+    return found
 
 
-def _refused(done: subprocess.CompletedProcess[str]) -> bool:
-    """Tell whether `kubectl diff` failed: 1 only says that something differs."""
-    return done.returncode not in {0, 1}
+def _objects(tree: source.Source, name: str) -> dict[Key, tuple[str, Document]]:
+    if name not in tree.clusters():
+        return {}
+    return {one.key: (layer.name, one.document) for layer, one in _load(tree, name).objects()}
 
 
-def _words(done: subprocess.CompletedProcess[str]) -> str:
-    """Return on one line why the cluster refuses; what it only warns of is no reason."""
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("Warning:")]
-    said = " ".join(" ".join(lines).split()) or f"nothing, and kubectl ended with {done.returncode}"
-    return f"the cluster says: {said}"
+def _load(tree: source.Source, name: str) -> Cluster:
+    cluster = load(tree, name)
+    for problem in cluster.problems:
+        raise problem
+    return cluster
 
 
 class Comparison:
@@ -114,92 +109,79 @@ class Comparison:
         return {item["metadata"]["name"]: item for item in json.loads(listed)["items"]}
 
     def follows(self) -> str | None:
-        """Return the entry folder that the cluster follows, if it follows one."""
+        """Return the folder that the cluster follows, if it follows one."""
         root = self._running.get(self._cluster.root.name)
-        return source.normal(str(at(root, "spec.path"))) if root else None
+        return normpath(str(at(root, "spec.path"))) if root else None
 
-    def layers(self) -> Iterator[tuple[str, Changes]]:
-        """Yield the name of each Kustomization and what a push would change of what it applies."""
-        applied = {item.key for _, item in self._cluster.objects()}
-        for name in sorted(self._cluster.kustomizations, key=self._rank):
-            kustomization = self._cluster.kustomizations[name]
-            changes = Changes()
-            self._compare(kustomization, changes)
-            self._prune(name, applied, changes)
-            yield name, changes
+    def changes(self) -> Iterator[Change]:
+        """Yield what a push would change, in the order in which Flux would."""
+        ordered = sorted(
+            self._cluster.kustomizations, key=lambda name: (len(self._cluster.before(name)), name)
+        )
+        for name in ordered:
+            yield from self._compare(self._cluster.kustomizations[name])
+            yield from self._prune(name, name)
         for name in sorted(self._running.keys() - self._cluster.kustomizations.keys()):
-            changes = Changes()
             if at(self._running[name], "spec.deletionPolicy") != "Orphan":
-                self._prune(name, applied, changes)
-            yield f"{name} (no longer in git)", changes
+                yield from self._prune(name, f"{name} (no longer in git)")
 
-    def _rank(self, name: str) -> tuple[int, str]:
-        return len(self._cluster.before(name)), name
-
-    def _compare(self, kustomization: Kustomization, changes: Changes) -> None:
-        asked = []
+    def _compare(self, kustomization: Kustomization) -> Iterator[Change]:
+        asked: list[Object] = []
         for item in kustomization.objects:
-            if _left_alone(item):
-                continue
-            if item.document.get("apiVersion") not in self._served or (
-                item.key[2] not in self._namespaces
+            is_there = item.document.get("apiVersion") in self._served
+            if marked(item.document, "reconcile", "disabled") or marked(
+                item.document, "ssa", "ignore", "ifnotpresent"
             ):
-                changes.add("+", item.key)
-            elif "sops" in item.document:
-                self._compare_sealed(item, changes)
+                continue  # Flux leaves it alone once it is there, or altogether
+            if not is_there or item.key[2] not in self._namespaces:
+                yield Change(kustomization.name, "+", item.key)
             else:
-                asked.append((item, json.dumps(_owned(item, kustomization))))
-        texts = [text for _, text in asked]
-        done = self._diff("\n---\n".join(texts)) if texts else None
-        if done is None or not _refused(done):
-            _note(done.stdout if done else "", changes)
-            return
-        # One that the cluster refuses hides the others, so each is asked for by itself.
-        for item, text in asked:
-            done = self._diff(text)
-            refused = _refused(done)
-            if refused and "immutable" in done.stderr and marked(item.document, "force", "enabled"):
-                changes.add(
-                    "~", item.key, "is deleted and made again, because it cannot be changed"
-                )
-            elif refused:
-                changes.add("!", item.key, _words(done))
-            else:
-                _note(done.stdout, changes)
+                asked.append(item)
+        try:
+            yield from self._asked(kustomization.name, asked)
+        except KubectlError:
+            # One that the cluster refuses hides the others, so each is asked for by itself.
+            for item in asked:
+                try:
+                    yield from self._asked(kustomization.name, [item])
+                except KubectlError as error:
+                    yield _refused(kustomization.name, item, str(error))
 
-    def _diff(self, given: str) -> subprocess.CompletedProcess[str]:
-        return self._kubectl.run(
-            "diff",
-            "--server-side",
-            "--force-conflicts",
-            f"--field-manager={MANAGER}",
-            "--filename=-",
-            given=given,
-        )
+    def _asked(self, name: str, asked: list[Object]) -> list[Change]:
+        """Return what the cluster says would change of what a Kustomization applies."""
+        owned = {item.key: _owned(item.document, name) for item in asked}
+        before = self._ask("get", "--ignore-not-found", documents=owned.values())
+        how = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
+        clear = [document for key, document in owned.items() if key[1] != "Secret"]
+        after = self._ask("apply", "--dry-run=server", *how, documents=clear)
+        found: list[Change] = []
+        for key, document in owned.items():
+            old, new = before.get(key), after.get(key)
+            if key[1] == "Secret":
+                # Nobody here can decrypt one, and none is to be seen: the names of keys are compared.
+                old, new = old and _keys(old), _keys(document)
+            found += _change(name, key, old, new)
+        # Of a new one, what stands in git is no news.
+        return [replace(change, lines=()) if change.sign == "+" else change for change in found]
 
-    def _compare_sealed(self, item: Object, changes: Changes) -> None:
-        """Compare an encrypted Secret by the names of its keys: nobody here can read the values."""
-        _, _, namespace, name = item.key
-        form = 'go-template={{range $key, $value := .data}}{{$key}}{{"\\n"}}{{end}}'
-        done = self._kubectl.run(
-            "get", "secret", name, f"--namespace={namespace}", f"--output={form}"
-        )
-        if _NOT_FOUND in done.stderr:
-            changes.add("+", item.key, "is encrypted")
-        elif done.returncode:
-            changes.add("!", item.key, _words(done))
-        else:
-            found = set(done.stdout.split())
-            wanted = {
-                key for part in ("data", "stringData") for key in mapping(item.document, part)
-            }
-            if found != wanted:
-                hunk = [f"+{key}" for key in sorted(wanted - found)]
-                hunk += [f"-{key}" for key in sorted(found - wanted)]
-                changes.add("~", item.key, "is encrypted; of its keys differ", hunk)
+    def _ask(self, *how: str, documents: Collection[Document]) -> dict[Key, Document]:
+        """Return what kubectl prints about documents, without what the server keeps."""
+        if not documents:
+            return {}
+        given = "\n---\n".join(json.dumps(document) for document in documents)
+        printed = self._kubectl.get(*how, "--output=json", "--filename=-", given=given)
+        answer = json.loads(printed or '{"items": []}')
+        found = {}
+        for document in answer.get("items", [answer]):
+            document.pop("status", None)
+            for field in ("creationTimestamp", "generation", "resourceVersion", "uid"):
+                document["metadata"].pop(field, None)
+            found[Object(document, "").key] = document
+        return found
 
-    def _prune(self, name: str, applied: set[Key], changes: Changes) -> None:
-        """Note what the cluster has of a Kustomization and git has no more."""
+    def _prune(self, name: str, called: str) -> Iterator[Change]:
+        """Yield what the cluster has of a Kustomization and git has no more."""
+        applied = {item.key for _, item in self._cluster.objects()}
         for entry in items(self._running.get(name), "status.inventory.entries"):
             key = _key(str(entry.get("id")))
             if key in applied:
@@ -210,31 +192,40 @@ class Comparison:
             if _NOT_FOUND in found.stderr:
                 continue  # it is gone already
             if found.returncode:
-                changes.add("!", key, _words(found))
-                continue
-            if not marked(json.loads(found.stdout), "prune", "disabled"):
-                changes.add("-", key)
+                yield Change(called, "!", key, _words(found.stderr))
+            elif not marked(json.loads(found.stdout), "prune", "disabled"):
+                yield Change(called, "-", key)
 
 
 _NOT_FOUND: Final = "(NotFound)"
 
 
-def _left_alone(item: Object) -> bool:
-    """Tell whether Flux leaves an object alone once it is there, or altogether."""
-    return marked(item.document, "reconcile", "disabled") or marked(
-        item.document, "ssa", "ignore", "ifnotpresent"
-    )
+def _words(said: str) -> str:
+    """Return on one line why the cluster refuses; what it only warns of is no reason."""
+    lines = [line for line in said.splitlines() if not line.startswith("Warning:")]
+    return f"the cluster says: {' '.join(' '.join(lines).split()) or 'nothing'}"
 
 
-def _owned(item: Object, kustomization: Kustomization) -> dict[str, Any]:
+def _refused(name: str, item: Object, said: str) -> Change:
+    if "immutable" in said and marked(item.document, "force", "enabled"):
+        why = "is deleted and made again, because it cannot be changed"
+        return Change(name, "~", item.key, why)
+    return Change(name, "!", item.key, _words(said))
+
+
+def _keys(secret: Document) -> Document:
+    """Return of a Secret what may be shown."""
+    return {"keys": sorted({*mapping(secret, "data"), *mapping(secret, "stringData")})}
+
+
+def _owned(document: Document, name: str) -> Document:
     """Return an object with the labels by which Flux knows what it has applied."""
-    metadata = dict(item.document["metadata"])
-    metadata["labels"] = {
-        **(metadata.get("labels") or {}),
-        f"{FLUX_API}/name": kustomization.name,
-        f"{FLUX_API}/namespace": NAMESPACE,
+    labels = {f"{FLUX_API}/name": name, f"{FLUX_API}/namespace": NAMESPACE}
+    metadata = document["metadata"]
+    return {
+        **document,
+        "metadata": {**metadata, "labels": {**(metadata.get("labels") or {}), **labels}},
     }
-    return {**item.document, "metadata": metadata}
 
 
 def _key(inventory_id: str) -> Key:
@@ -245,90 +236,93 @@ def _key(inventory_id: str) -> Key:
     return group, kind, namespace, name.replace("__", ":")
 
 
-_START: Final = re.compile(r"^diff .* \S*/MERGED-[^/]+/(\S+)$", re.MULTILINE)
-_NOISE: Final = re.compile(r"[-+]  generation: \d+|--- .*|\+\+\+ .*|\\ No newline at end of file")
-
-
-def _note(printed: str, changes: Changes) -> None:
-    """Note what kubectl printed, without the names of its files; DiffError: nothing can be read."""
-    starts = list(_START.finditer(printed))
-    if printed.strip() and not starts:
-        raise DiffError(f"this output of kubectl diff cannot be read: {printed.strip()[:200]}")
-    for number, start in enumerate(starts):
-        end = starts[number + 1].start() if number + 1 < len(starts) else len(printed)
-        lines = printed[start.end() : end].strip("\n").split("\n")
-        hunk = list(_changed(line for line in lines if not _NOISE.fullmatch(line)))
-        # GROUP.VERSION.KIND.NAMESPACE.NAME; only group and name may have dots.
-        found = _FILE.fullmatch(start[1])
-        key = ("", *found.groups()) if found else ("", "object", "", start[1])
-        is_new = bool(hunk) and hunk[0].startswith("@@ -0,0 ")
-        if hunk:
-            changes.add("+" if is_new else "~", _named(key), hunk=() if is_new else hunk)
-
-
-def _changed(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the hunks that change something, once the noise is gone."""
-    hunks: list[list[str]] = []
-    for line in lines:
-        if line.startswith("@@ "):
-            hunks.append([])
-        if hunks:
-            hunks[-1].append(line)
-    for hunk in hunks:
-        if any(line[:1] in {"+", "-"} for line in hunk):
-            yield from hunk
-
-
-_FILE: Final = re.compile(r"(?:.*\.)?v\d+(?:(?:alpha|beta)\d+)?\.([A-Za-z]+)\.([a-z0-9-]*)\.(.+)")
-
-
-def _named(key: tuple[str, ...]) -> Key:
-    group, kind, namespace, name = key
-    return group, kind, namespace, name
-
-
-def report(tree: source.Source, name: str, kubectl: Kubectl) -> Iterator[str]:
-    """Yield the lines that say what differs; nothing but where was looked when nothing does."""
-    cluster = load_cluster(Builder(tree, tools.binary("kubectl")), name)
-    for problem in cluster.problems:
-        raise problem
+def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list[Change]]:
+    """Return in a line where was looked, and what a push would change on that cluster."""
+    cluster = _load(tree, name)
     comparison = Comparison(kubectl, cluster)
-    entry, follows = f"flux/{name}", comparison.follows()
-    if follows not in {None, entry}:
-        raise DiffError(f"{kubectl.where()} follows {follows}, not {entry}: choose its CONTEXT=")
-    yield f"{entry} against {kubectl.where()}" + ("" if follows else ", which follows no git yet")
-    for layer, changes in comparison.layers():
-        if changes.count:
-            yield f"\n{layer}"
-        yield from (f"  {line}" for line in changes.lines)
+    follows, where = comparison.follows(), kubectl.where()
+    if follows not in {None, cluster.folder}:
+        raise DiffError(f"{where} follows {follows}, not {cluster.folder}: choose its CONTEXT=")
+    head = f"{cluster.folder} against {where}{'' if follows else ', which follows no git yet'}"
     if sealed := sum("sops" in item.document for _, item in cluster.objects()):
-        yield f"\nOf {sealed} encrypted Secrets only the names of their keys were compared."
+        head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
+    return head, list(comparison.changes())
+
+
+def _lines(changes: Iterable[Change]) -> Iterator[str]:
+    shown = None
+    for change in changes:
+        if change.kustomization != shown:
+            shown = change.kustomization
+            yield f"\n{shown}"
+        yield f"  {change}"
+        yield from (f"      {line}" for line in change.lines)
+
+
+def as_text(changes: Mapping[str, list[Change]]) -> str:
+    """Return by cluster what differs, to read in a terminal."""
+    parts = [
+        f"{name}: {_sum(found)}\n" + "\n".join(_lines(found)) for name, found in changes.items()
+    ]
+    return "\n\n".join(parts)
+
+
+def as_markdown(changes: Mapping[str, list[Change]]) -> str:
+    """Return the same as a comment on a pull request, cut where GitHub would refuse it."""
+    parts = ["### What this changes on the clusters"]
+    for name, found in changes.items():
+        if not found:
+            parts.append(f"{name}: nothing")
+            continue
+        lines = [line for change in found for line in (f"@@ {change} @@", *change.lines)]
+        text = "\n".join(lines)
+        fence = "```"
+        while fence in text:
+            fence += "`"
+        head = f"<details><summary>{name}: {_sum(found)}</summary>"
+        parts.append(f"{head}\n\n{fence}diff\n{text}\n{fence}\n</details>")
+    text = "\n\n".join(parts)
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    heads = "\n".join(f"- {name}: {_sum(found)}" for name, found in changes.items())
+    return f"{parts[0]}\n\n{heads}\n\nThat is too much for a comment: run `make diff BASE=...`."
+
+
+_MOST_CHARACTERS: Final = 60_000
+_SIGNS: Final = {"+": "added", "~": "changed", "-": "deleted", "!": "refused"}
+
+
+def _sum(changes: list[Change]) -> str:
+    count = Counter(change.sign for change in changes)
+    return ", ".join(f"{count[s]} {word}" for s, word in _SIGNS.items() if count[s]) or "nothing"
 
 
 def main() -> int:
-    """Print what differs; return 0 when nothing does, 1 when something does."""
+    """Print what differs; on a cluster return 0 when nothing does, 1 when something does."""
     parser = argparse.ArgumentParser(prog="make diff", description=__doc__)
-    parser.add_argument("cluster", help="a folder of flux/")
+    parser.add_argument("clusters", nargs="*", metavar="CLUSTER", help="a folder of flux/clusters")
     parser.add_argument("--context", help="of kubectl, when it is not the current one")
+    parser.add_argument("--base", metavar="REV", help="compare with a commit, and no cluster")
+    parser.add_argument("--markdown", action="store_true", help="as a comment on a pull request")
     arguments = parser.parse_args()
-    kubectl = Kubectl(arguments.context)
-    count = 0
-    with source.working_tree() as found:
-        if arguments.cluster not in found.entries():
-            parser.error(f"say CLUSTER=, one of {', '.join(found.entries())}")
-        for line in report(found, arguments.cluster, kubectl):
-            print(line)
-            count += line[:4] in _SIGNS
-    print(f"\n{count} objects differ." if count else "\nNothing differs.")
-    return 1 if count else 0
-
-
-_SIGNS: Final = ("  + ", "  ~ ", "  - ", "  ! ")
+    with source.working_tree() as tree:
+        if arguments.base:
+            with source.commit(arguments.base) as before:
+                names = arguments.clusters or sorted({*tree.clusters(), *before.clusters()})
+                changes = {name: rendered(before, tree, name) for name in names}
+            print(as_markdown(changes) if arguments.markdown else as_text(changes))
+            return 0
+        if len(arguments.clusters) != 1 or arguments.clusters[0] not in tree.clusters():
+            parser.error(f"say CLUSTER=, one of {', '.join(tree.clusters())}")
+        head, found = running(tree, arguments.clusters[0], Kubectl(arguments.context))
+    print("\n".join([head, *_lines(found)]))
+    print(f"\n{len(found)} objects differ." if found else "\nNothing differs.")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (DiffError, BuildError, tools.MissingToolError) as error:
+    except (DiffError, BuildError, GitError, KubectlError, MissingToolError) as error:
         print(f"diff: {error}", file=sys.stderr)
         sys.exit(2)

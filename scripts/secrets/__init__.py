@@ -1,8 +1,8 @@
 """Passwords of the clusters that Flux manages: in git, encrypted with SOPS for age keys.
 
 ``make secrets CLUSTER=name`` makes what is missing and brings the rest in line; it changes nothing
-when all is well. ``flux/name/secrets`` holds one encrypted Secret in a file and a Component that
-lists them; ``.sops.yaml`` says who may read them; the private key is in
+when all is well. ``flux/clusters/name/secrets`` holds one encrypted Secret in a file and a
+kustomization.yaml that lists them; ``.sops.yaml`` says who may read them; the private key is in
 ``~/.config/facestack/name.agekey`` and never in the repository. A stamp over the files is the fact
 ``credentials`` of the cluster: with a new one, the migrations run again and the services roll.
 

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None, root: Path = _ROOT) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m scripts.secrets")
-    parser.add_argument("cluster", nargs="?", default="", help="a folder of flux/")
+    parser.add_argument("cluster", nargs="?", default="", help="a folder of flux/clusters/")
     parser.add_argument("--context", default="", help="of kubectl, for the running cluster")
     parser.add_argument("--new", default="", help="make new ones, whatever some cluster has")
     parser.add_argument("--rotate", default="", help="Secrets, or 'database' for the services'")
@@ -64,7 +64,7 @@ def _manage(options: argparse.Namespace, root: Path) -> int:
     if _state(store) == before:
         print("nothing to do: all is there and fits")
     else:
-        print(f"next: git add .sops.yaml flux/{store.cluster} && git commit && git push")
+        print(f"next: git add .sops.yaml flux/clusters/{store.cluster} && git commit && git push")
     return 0
 
 

@@ -17,7 +17,7 @@ FLUX: Final = "flux-system"
 PREVIOUS: Final = "previous-password"
 _PASSWORD: Final = "password"  # noqa: S105, the name of a key
 _VALUE_BYTES: Final = 32
-_UNITS: Final = "../notifications"
+_UNITS: Final = "../../../apps/notifications"
 
 Say: TypeAlias = Callable[[str], object]
 
@@ -63,7 +63,7 @@ class Passwords:
     def _is_elsewhere(self) -> bool:
         """Tell whether the overlay gets its passwords from another store."""
         overlay = self.store.root / "overlays" / self.store.facts()["overlay"]
-        return any("kind: ExternalSecret" in file.read_text() for file in overlay.glob("*.yaml"))
+        return any("kind: ExternalSecret" in file.read_text() for file in overlay.rglob("*.yaml"))
 
     # Who may read.
 
@@ -88,7 +88,7 @@ class Passwords:
             return
         if not rule:
             raise SecretsError(
-                f".sops.yaml names no age key for flux/{store.cluster}/secrets: add one"
+                f".sops.yaml names no age key for flux/clusters/{store.cluster}/secrets: add one"
             )
         if not store.key.exists():
             raise SecretsError(
@@ -199,8 +199,8 @@ class Passwords:
                     raise SecretsError(
                         f"{secret.name} is being rotated: pods may still have the password before"
                         " the last. Push what is there, wait until the cluster has it, and"
-                        f" FINISH=1; what was never pushed 'git restore flux/{self.store.cluster}'"
-                        " takes back"
+                        " FINISH=1; what was never pushed"
+                        f" 'git restore flux/clusters/{self.store.cluster}' takes back"
                     )
                 new[PREVIOUS] = before[_PASSWORD]
             elif secret.namespace == NAMESPACE and not outage:

@@ -33,7 +33,7 @@ class Running:
         facts = self._get("configmap", "cluster", _FLUX)
         found = facts["data"].get("cluster") if facts else None
         if found and found != cluster:
-            raise SecretsError(f"context {self} is the cluster that follows flux/{found}")
+            raise SecretsError(f"context {self} is the cluster that follows flux/clusters/{found}")
 
     def secret(self, name: str, namespace: str) -> dict[str, str] | None:
         """Return the values of a Secret; None when there is none."""

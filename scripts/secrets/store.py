@@ -19,7 +19,8 @@ NAMESPACE: Final = "face"
 INSTALL: Final = "make servers"
 """What brings sops and age."""
 
-_COMPONENT: Final = "kustomization.yaml"
+_CLUSTERS: Final = "flux/clusters"
+_LIST: Final = "kustomization.yaml"
 _RULES: Final = ".sops.yaml"
 _FACT: Final = re.compile(r"^(  credentials: *)\S+", re.MULTILINE)
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -30,17 +31,16 @@ _RULES_HEAD: Final = """\
 creation_rules:
 """
 _RULE: Final = """\
-- path_regex: ^flux/{cluster}/secrets/[^/]+\\.yaml$
+- path_regex: ^flux/clusters/{cluster}/secrets/[^/]+\\.yaml$
   encrypted_regex: ^(data|stringData)$
   # Flux adds labels and the like before it decrypts.
   mac_only_encrypted: true
   age: {recipient}
 """
-_COMPONENT_TEXT: Final = """\
-# Made by `make secrets`.
-apiVersion: kustomize.config.k8s.io/v1alpha1
-kind: Component
-resources:
+_LIST_HEAD: Final = """\
+# The passwords of this cluster, encrypted: `make secrets` fills it. Without them a Job makes some.
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
 """
 
 
@@ -77,16 +77,18 @@ class Secret:
 
 
 class Store:
-    """``flux/CLUSTER`` of a repository; ``key`` is the file with the private age key."""
+    """``flux/clusters/CLUSTER`` of a repository; ``key`` is the file with the private age key."""
 
     def __init__(self, root: Path, cluster: str, key: Path) -> None:
         self.root = root
         self.cluster = cluster
         self.key = key
-        self.folder = root / "flux" / cluster / "secrets"
-        self._facts = root / "flux" / cluster / "cluster.yaml"
+        self.folder = root / _CLUSTERS / cluster / "secrets"
+        self._facts = self.folder.parent / "cluster.yaml"
         if not _NAME.fullmatch(cluster) or not self._facts.is_file():
-            problem = f"there is no flux/{cluster}/cluster.yaml" if cluster else "which cluster?"
+            problem = (
+                f"there is no {_CLUSTERS}/{cluster}/cluster.yaml" if cluster else "which cluster?"
+            )
             raise SecretsError(
                 f"{problem}: CLUSTER= is one of {', '.join(clusters(root)) or 'none'}; a new one is"
                 " a copy of such a folder"
@@ -99,14 +101,14 @@ class Store:
 
     def entry(self) -> list[str]:
         """Return what the entry folder lists."""
-        text = (self._facts.parent / _COMPONENT).read_text()
+        text = (self._facts.parent / _LIST).read_text()
         listed: list[str] = yaml.safe_load(text).get("resources") or []
         return listed
 
     def files(self) -> list[Path]:
         """Return the files with secrets."""
         found = sorted(self.folder.glob("*.yaml"))
-        return [file for file in found if file.name != _COMPONENT]
+        return [file for file in found if file.name != _LIST]
 
     def path(self, name: str) -> Path:
         """Return the file of a Secret."""
@@ -228,8 +230,8 @@ class Store:
             )
             for file, text in texts.items()
         }
+        self.folder.mkdir(exist_ok=True)
         for file, text in encrypted.items():
-            self.folder.mkdir(exist_ok=True)
             _replace(file, text)
 
     def _decrypt(self, file: Path) -> str:
@@ -242,10 +244,6 @@ class Store:
             ) from None
 
     # What follows from the files.
-
-    def component(self) -> str:
-        """Return the kustomization.yaml that lists the files."""
-        return _COMPONENT_TEXT + "".join(f"- {file.name}\n" for file in self.files())
 
     def stamp(self) -> str | None:
         """Return the stamp over the files that services depend on; None without any."""
@@ -260,9 +258,9 @@ class Store:
 
     def settle(self) -> None:
         """Write the list of files, and the stamp into the facts."""
-        if not self.files():
-            return
-        _replace(self.folder / _COMPONENT, self.component())
+        resources = "".join(f"\n- {file.name}" for file in self.files()) or " []"
+        self.folder.mkdir(exist_ok=True)
+        _replace(self.folder / _LIST, f"{_LIST_HEAD}resources:{resources}\n")
         if stamp := self.stamp():
             text, number = _FACT.subn(rf"\g<1>{stamp}", self._facts.read_text())
             if number != 1:
@@ -292,11 +290,10 @@ class Store:
             found.append(lost)
         if found:
             return found
-        component = self.folder / _COMPONENT
-        if self.folder.is_dir() and (
-            not component.is_file() or component.read_text() != self.component()
-        ):
-            found.append(f"{self.relative(component)} does not list what is there: {advice}")
+        listing = self.folder / _LIST
+        listed = yaml.safe_load(listing.read_text())["resources"] if listing.is_file() else None
+        if listed != [file.name for file in self.files()]:
+            found.append(f"{self.relative(listing)} does not list what is there: {advice}")
         stamp = self.stamp()
         if stamp and self.facts().get("credentials") != stamp:
             is_now = self.facts().get("credentials")
@@ -309,7 +306,7 @@ class Store:
 
 def clusters(root: Path) -> list[str]:
     """Return the clusters that have an entry folder."""
-    return sorted(file.parent.name for file in root.glob("flux/*/cluster.yaml"))
+    return sorted(file.parent.name for file in root.glob(f"{_CLUSTERS}/*/cluster.yaml"))
 
 
 def _run(

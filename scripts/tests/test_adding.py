@@ -14,7 +14,9 @@ from typing import Final
 
 import pytest
 
+from scripts.manifests.tools import MissingToolError, binary
 from services.local.processes import Process, answers, free_port
+from services.testing.servers import give_up
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs/adding.md").read_text()
@@ -36,6 +38,11 @@ Follow = Callable[[str], Path]
 @pytest.fixture
 def follow(tmp_path: Path) -> Follow:
     """Return a function that does what a section of the page says, and returns in which copy."""
+    for tool in ("kubectl", "kubeconform", "kube-score", "checkov", "sops", "age-keygen"):
+        try:
+            binary(tool)
+        except MissingToolError as error:
+            give_up(str(error))
     copy = tmp_path / "facestack"
     environment = os.environ | {
         "HOME": str(tmp_path),

@@ -24,9 +24,14 @@ def test_every_service_has_the_same_inside() -> None:
     assert services > OTHERWISE.keys()
     for service in services - OTHERWISE.keys():
         names = {path.stem for path in (ROOT / "services" / service).iterdir()}
-        assert names - INSIDE <= {"__init__", "__main__", "__pycache__", "static", "templates"}, (
-            service
-        )
+        assert names - INSIDE <= {
+            "__init__",
+            "__main__",
+            "__pycache__",
+            "debian",
+            "static",
+            "templates",
+        }, service
 
 
 def test_an_image_is_what_starts_and_is_let_into_a_build() -> None:

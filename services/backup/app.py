@@ -25,6 +25,11 @@ from services.common.objects import ObjectStore
 from services.common.settings import load
 
 
+def new_name() -> str:
+    """Return the name of a backup that begins now."""
+    return datetime.now(UTC).strftime(NAME_FORMAT)
+
+
 async def take(_: str | None) -> None:
     """Take a backup, and remove those that are not kept."""
     settings = load(BackupSettings)
@@ -32,7 +37,7 @@ async def take(_: str | None) -> None:
         raise BackupError("BACKUP_RECIPIENT is missing: the public key of age to encrypt to")
     recipient = read_recipient(settings.backup_recipient)
     archive = AgeArchive(settings.archive, recipient=recipient)
-    name = datetime.now(UTC).strftime(NAME_FORMAT)
+    name = new_name()
     async with _opened(settings) as (database, whole):
         taking = Taking(
             rows=DatabaseBackupRows(database, database_now),

@@ -59,7 +59,8 @@ class ObjectStore:
     one of their readers need them whole, and what breaks off in a response cannot be told any more.
     """
 
-    def __init__(self, settings: ObjectStoreSettings) -> None:
+    def __init__(self, settings: ObjectStoreSettings, *, called: str = "object store") -> None:
+        self._called = called
         self._store = open_store(settings)
         self._folder = self._store.prefix if isinstance(self._store, LocalStore) else None
 
@@ -156,10 +157,10 @@ class ObjectStore:
         except FileNotFoundError as error:
             # Nothing is missing but the store itself: the bucket, or the folder.
             if writing or _NO_BUCKET in str(error) or (self._folder and not self._folder.is_dir()):
-                raise _unavailable(key, error) from error
+                raise ObjectStoreUnavailableError(self._said(key, error)) from error
             raise ObjectNotFoundError(key) from error
         except (InvalidPathError, NotSupportedError, ValueError, TypeError) as error:
-            raise ObjectRefusedError(f"object store: {key}: {_reason(error)}") from error
+            raise ObjectRefusedError(self._said(key, error)) from error
         except (BaseError, OSError) as error:
             found = _ERRNO.search(str(error))
             number = int(found[1]) if found else None
@@ -168,12 +169,11 @@ class ObjectStore:
             if number in _NO_FILE_ERRNOS and not writing:
                 raise ObjectNotFoundError(key) from error
             if number in _REFUSED_ERRNOS | _NO_FILE_ERRNOS or is_refused:
-                raise ObjectRefusedError(f"object store: {key}: {_reason(error)}") from error
-            raise _unavailable(key, error) from error
+                raise ObjectRefusedError(self._said(key, error)) from error
+            raise ObjectStoreUnavailableError(self._said(key, error)) from error
 
-
-def _unavailable(key: str, error: Exception) -> ObjectStoreUnavailableError:
-    return ObjectStoreUnavailableError(f"object store: {key}: {_reason(error)}")
+    def _said(self, key: str, error: Exception) -> str:
+        return f"{self._called}: {key}: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:

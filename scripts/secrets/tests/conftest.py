@@ -1,7 +1,6 @@
 """A repository with two clusters, and the programs that encrypt."""
 
 import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,21 +51,6 @@ class Site:
         found = (file for file in self.root.rglob("*") if file.is_file())
         return {file.relative_to(self.root).as_posix(): file.read_text() for file in found}
 
-    def git(self, *arguments: str) -> str:
-        identity = ("-c", "user.name=test", "-c", "user.email=test@example.com")
-        command = ["git", "-C", str(self.root), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    def commit(self, **files: str) -> str:
-        """Commit files, by their names with __ for / and _ for a dot, and return the commit."""
-        for name, content in files.items():
-            file = self.root / name.replace("__", "/").replace("_", ".")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(content)
-            self.git("add", str(file))
-        self.git("commit", "-q", "--allow-empty", "-m", "a message")
-        return self.git("rev-parse", "HEAD")
-
 
 @pytest.fixture
 def tools() -> None:
@@ -82,22 +66,8 @@ def site(tmp_path: Path, tools: None) -> Site:
     shutil.copytree(ROOT / "base" / "credentials", root / "base" / "credentials")
     for overlay in ("kind", "minikube", "aws"):
         shutil.copytree(ROOT / "overlays" / overlay, root / "overlays" / overlay)
-        shutil.copytree(
-            ROOT / "flux" / overlay,
-            root / "flux" / overlay,
-            ignore=shutil.ignore_patterns("secrets"),
-        )
+    shutil.copytree(ROOT / "flux" / "clusters", root / "flux" / "clusters")
     return Site(root, tmp_path / "keys")
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Site:
-    """A git repository without a commit."""
-    root = tmp_path / "repository"
-    root.mkdir()
-    made = Site(root, tmp_path / "keys")
-    made.git("init", "-q", "-b", "main")
-    return made
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ ALL = {
 
 
 def test_all_that_the_credentials_job_would_make_is_made_and_encrypted(site: Site) -> None:
-    before = (site.root / "flux/kind/cluster.yaml").read_text()
+    before = (site.root / "flux/clusters/kind/cluster.yaml").read_text()
     site.make()
     values = {name: site.values(name) for name in ALL}
     assert {name: list(keys) for name, keys in values.items()} == ALL
@@ -48,7 +48,7 @@ def test_all_that_the_credentials_job_would_make_is_made_and_encrypted(site: Sit
         assert document["metadata"]["namespace"] == "face"
         assert "app.kubernetes.io/name" not in document["metadata"]["labels"], "a layer's affair"
         assert all(text.startswith("ENC[AES256_GCM,") for text in document["data"].values())
-    after = (site.root / "flux/kind/cluster.yaml").read_text()
+    after = (site.root / "flux/clusters/kind/cluster.yaml").read_text()
     stamp = site.store().stamp()
     assert stamp
     assert after == before.replace("credentials: none", f"credentials: {stamp}")
@@ -74,17 +74,17 @@ def test_a_second_run_changes_nothing(
 ) -> None:
     arguments = ["kind", f"--key={site.keys / 'kind.agekey'}"]
     assert main(arguments, site.root) == 0
-    assert "next: git add .sops.yaml flux/kind" in capsys.readouterr().out
+    assert "next: git add .sops.yaml flux/clusters/kind" in capsys.readouterr().out
     before = site.files()
     assert main(arguments, site.root) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert site.files() == before
 
 
-def test_the_component_is_what_kustomize_takes(site: Site) -> None:
+def test_the_folder_is_what_kustomize_takes(site: Site) -> None:
     site.make()
     (site.root / "kustomization.yaml").write_text(
-        "components: [flux/kind/secrets]\nlabels: [{pairs: {one: more}}]\n"
+        "resources: [flux/clusters/kind/secrets]\nlabels: [{pairs: {one: more}}]\n"
     )
     command = [binary("kubectl"), "kustomize", str(site.root)]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -236,13 +236,13 @@ def test_a_changed_recipient_gets_files_with_a_new_data_key(site: Site) -> None:
 def test_a_copied_folder_gets_passwords_and_a_key_of_its_own(site: Site) -> None:
     site.make()
     first = {name: site.values(name) for name in ALL}
-    shutil.copytree(site.root / "flux" / "kind", site.root / "flux" / "office")
-    facts = site.root / "flux/office/cluster.yaml"
+    shutil.copytree(site.root / "flux/clusters/kind", site.root / "flux/clusters/office")
+    facts = site.root / "flux/clusters/office/cluster.yaml"
     facts.write_text(facts.read_text().replace("cluster: kind", "cluster: office"))
     before = site.files()
     advice = (
-        "flux/office/secrets has files, and .sops.yaml has no rule for them: if the folder was"
-        " copied, rm -r flux/office/secrets; if the rule was lost, bring it back"
+        "flux/clusters/office/secrets has files, and .sops.yaml has no rule for them: if the folder"
+        " was copied, rm -r flux/clusters/office/secrets; if the rule was lost, bring it back"
         " (git log -p .sops.yaml)"
     )
     with pytest.raises(SecretsError, match=re.escape(advice)):
@@ -251,7 +251,7 @@ def test_a_copied_folder_gets_passwords_and_a_key_of_its_own(site: Site) -> None
     assert site.files() == before
     assert not site.store("office").key.exists()
 
-    shutil.rmtree(site.root / "flux/office/secrets")
+    shutil.rmtree(site.root / "flux/clusters/office/secrets")
     site.make("office")
     assert site.store("office").problems() == []
     for name in ALL:
@@ -320,18 +320,21 @@ def test_without_the_key_nothing_is_changed_and_it_is_told_where_to_get_it(site:
 
 
 def test_aws_has_its_passwords_elsewhere_and_only_those_of_flux_here(site: Site) -> None:
-    entry = site.root / "flux/aws/kustomization.yaml"
+    entry = site.root / "flux/clusters/aws/kustomization.yaml"
     listed = yaml.safe_load(entry.read_text())["resources"]
-    if "../notifications" not in listed:
+    if "../../../apps/notifications" not in listed:
         entry.write_text(
-            entry.read_text().replace("resources:\n", "resources:\n- ../notifications\n")
+            entry.read_text().replace("resources:\n", "resources:\n- ../../../apps/notifications\n")
         )
-    facts = (site.root / "flux/aws/cluster.yaml").read_text()
+    facts = (site.root / "flux/clusters/aws/cluster.yaml").read_text()
     site.make("aws")
     assert [file.name for file in site.store("aws").files()] == ["webhook.yaml"]
+    assert site.store("aws").problems() == []
     assert list(site.values("webhook", "aws")) == ["token"]
     assert site.store("aws").read("webhook").namespace == "flux-system"
-    assert (site.root / "flux/aws/cluster.yaml").read_text() == facts, "no pod depends on it"
+    assert (site.root / "flux/clusters/aws/cluster.yaml").read_text() == facts, (
+        "no pod depends on it"
+    )
     assert any("ALERTS=https://..." in line for line in site.said)
     passwords = Passwords(
         site.store("aws"), say=site.said.append, alerts={"address": "https://a/b"}
@@ -347,10 +350,20 @@ def test_aws_has_its_passwords_elsewhere_and_only_those_of_flux_here(site: Site)
 @pytest.mark.parametrize(
     ("path", "old", "new", "problem"),
     [
-        ("flux/kind/secrets/kustomization.yaml", "- object-store.yaml\n", "", "does not list"),
-        ("flux/kind/cluster.yaml", "credentials: sha-", "credentials: no-", "pods would not roll"),
-        (".sops.yaml", "flux/kind/", "flux/none/", "no rule for them"),
-        ("flux/kind/secrets/object-store.yaml", "sops:\n", "spos:\n", "is not encrypted"),
+        (
+            "flux/clusters/kind/secrets/kustomization.yaml",
+            "- object-store.yaml\n",
+            "",
+            "does not list",
+        ),
+        (
+            "flux/clusters/kind/cluster.yaml",
+            "credentials: sha-",
+            "credentials: no-",
+            "pods would not roll",
+        ),
+        (".sops.yaml", "flux/clusters/kind/", "flux/clusters/none/", "no rule for them"),
+        ("flux/clusters/kind/secrets/object-store.yaml", "sops:\n", "spos:\n", "is not encrypted"),
     ],
 )
 def test_what_does_not_fit_together_is_told(
@@ -367,7 +380,7 @@ def test_what_does_not_fit_together_is_told(
 def test_an_unknown_cluster_is_told(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["knid"], site.root) == 1
     said = capsys.readouterr().err
-    assert "no flux/knid/cluster.yaml: CLUSTER= is one of aws, kind, minikube" in said
+    assert "no flux/clusters/knid/cluster.yaml: CLUSTER= is one of aws, kind, minikube" in said
 
 
 # A running cluster.
@@ -456,7 +469,7 @@ def test_one_that_follows_another_folder_or_lacks_a_key_is_refused(site: Site) -
     passwords = site.passwords()
     passwords.prepare()
     passwords.running = Answers(RUNS, follows="minikube")
-    with pytest.raises(SecretsError, match="follows flux/minikube"):
+    with pytest.raises(SecretsError, match="follows flux/clusters/minikube"):
         passwords.make(new=False)
     passwords.running = Answers({**RUNS, "object-store": {"access-key-id": "id"}}, follows="kind")
     with pytest.raises(SecretsError, match="object-store of somewhere has no secret-access-key"):
@@ -489,7 +502,7 @@ class Down(Answers):
         (Down(), "kubectl says: connection refused"),
         (
             Answers(follows="minikube"),
-            "context somewhere is the cluster that follows flux/minikube",
+            "context somewhere is the cluster that follows flux/clusters/minikube",
         ),
     ],
 )

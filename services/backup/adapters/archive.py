@@ -63,7 +63,7 @@ class AgeArchive:
         recipient: pyrage.x25519.Recipient | None = None,
         identity: pyrage.x25519.Identity | None = None,
     ) -> None:
-        self._objects = ObjectStore(settings)
+        self._objects = ObjectStore(settings, called="backups")
         self._store = open_store(settings)
         self._recipient = recipient
         self._identity = identity

@@ -26,8 +26,12 @@ class DatabaseBackupRows:
         self._clock = clock
 
     async def begin(self, name: str) -> None:
-        async with self._database.transaction() as connection:
-            await connection.execute(sa.insert(backups).values(name=name, started_at=self._clock()))
+        row = sa.insert(backups).values(name=name, started_at=self._clock())
+        try:
+            async with self._database.transaction() as connection:
+                await connection.execute(row)
+        except sa.exc.IntegrityError:
+            raise BackupError(f"another backup has begun in this second: {name}") from None
 
     @asynccontextmanager
     async def holding(self, name: str) -> AsyncIterator[None]:

@@ -1,15 +1,18 @@
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyrage
 import pytest
 import sqlalchemy as sa
 
+from services.backup import app
 from services.backup.adapters.archive import AgeArchive
-from services.backup.app import COMMANDS
+from services.backup.domain import NAME_FORMAT
 from services.backup.settings import ArchiveSettings
 from services.common.database import Database
 from services.common.objects import ObjectStore
@@ -17,6 +20,13 @@ from services.common.settings import DatabaseSettings, ObjectStoreSettings
 from services.common.tables import backups, metadata
 from services.testing.fixtures import new_mariadb_settings, new_mariadb_url
 from services.testing.servers import MariaDb, VersityGw
+
+_names = (
+    (datetime(2026, 1, 2, tzinfo=UTC) + timedelta(seconds=number)).strftime(NAME_FORMAT)
+    for number in itertools.count()
+)
+
+T = TypeVar("T", bound=AgeArchive)
 
 
 @dataclass
@@ -60,15 +70,21 @@ class Site:
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in {**self.environment(place), **more}.items():
                 patch.setenv(variable, value)
-            await COMMANDS[command](name)
+            # No two begin in the same second.
+            patch.setattr(app, "new_name", lambda: next(_names))
+            await app.COMMANDS[command](name)
 
-    def opened(self) -> AgeArchive:
+    def opened(self, kind: type[T]) -> T:
         """Return the archive, to be written and read."""
         with pytest.MonkeyPatch.context() as patch:
             for variable, value in self.archive.items():
                 patch.setenv(variable, value)
             settings = ArchiveSettings().archive
-        return AgeArchive(settings, recipient=self.identity.to_public(), identity=self.identity)
+        return kind(settings, recipient=self.identity.to_public(), identity=self.identity)
+
+    async def names(self) -> list[str]:
+        """Return which backups there are."""
+        return await self.opened(AgeArchive).names()
 
 
 @pytest.fixture

@@ -1,0 +1,35 @@
+"""kubectl, as everything in scripts/ calls it."""
+
+import subprocess
+from dataclasses import dataclass
+
+from scripts.manifests.tools import binary
+
+
+class KubectlError(Exception):
+    """Kubectl refuses; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl, with the context that the user chose or, without one, the current."""
+
+    context: str | None = None
+
+    def run(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run it and return what it said."""
+        context = [f"--context={self.context}"] if self.context else []
+        command = [binary("kubectl"), *context, *arguments]
+        return subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+
+    def get(self, *arguments: str, given: str | None = None) -> str:
+        """Run it and return what it printed."""
+        done = self.run(*arguments, given=given)
+        if done.returncode:
+            raise KubectlError(done.stderr.strip())
+        return done.stdout
+
+    def where(self) -> str:
+        """Return the name of the context and the address of its cluster."""
+        form = "jsonpath={.contexts[0].name} at {.clusters[0].cluster.server}"
+        return self.get("config", "view", "--minify", f"--output={form}")
