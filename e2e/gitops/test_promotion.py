@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from e2e import kind
-from e2e.cluster import ROOT, STATE, Cluster, phase, run
+from e2e.cluster import NO_REGISTRY, ROOT, STATE, Cluster, phase, run
 from e2e.gitops.delivery import Delivery
 from e2e.gitops.flux import ENTRY
 from e2e.gitops.git import ENVIRONMENT
@@ -22,6 +22,7 @@ PRODUCTION: Final = "production"
 HERE: Final = "--namespace=hello"
 FAILED_SECONDS: Final = 120
 SYNC_SECONDS: Final = 120
+_TOOLS: Final = ROOT / ".tools" / "bin"
 
 LAYERS: Final = ("setup", "stores", "services")
 EMPTY: Final = "resources: []\n"
@@ -218,12 +219,12 @@ def wait_seen(delivery: Delivery) -> None:
 
 def run_promote(delivery: Delivery) -> subprocess.CompletedProcess[str]:
     """Run what `make promote` runs, as somebody with staging as current context."""
-    run(ROOT / "scripts" / "manifest-tools")
+    run(NO_REGISTRY / "build-tools", _TOOLS, "flux-build")
     environment = {**delivery.cluster.environment, **ENVIRONMENT}
     done = subprocess.run(
         [sys.executable, "-m", "scripts.promote", STAGING, PRODUCTION],
         cwd=delivery.repository.folder,
-        env={**environment, "PATH": f"{ROOT / '.tools' / 'bin'}:{environment['PATH']}"},
+        env={**environment, "PATH": f"{_TOOLS}:{environment['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
