@@ -5,7 +5,7 @@ endif
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -124,6 +124,9 @@ promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=stagi
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
+
+restore: venv-dev ## bring a backup to an empty cluster: KEY=private key of age [BACKUP=name] [CONTEXT=kubectl's]
+	@$(python) -m scripts.restore "$(KEY)" $(BACKUP) $(if $(CONTEXT),--context="$(CONTEXT)")
 
 ##@ Get what it needs
 servers: ## install all that tests start: MariaDB, Chromium, NSQ, versitygw, checks of manifests ...
