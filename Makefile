@@ -1,4 +1,7 @@
 # `make` alone lists the tasks.
+ifneq ($(shell uname),Linux)
+$(error Linux is needed: README.md)
+endif
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
@@ -34,8 +37,8 @@ faults: venv-dev samples ## strike the whole pipeline with random faults, and ac
 bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
 	@$(python) -m bench $(ARGS)
 
-lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
-	@scripts/lock
+lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml; ARGS=--upgrade
+	@scripts/lock $(ARGS)
 
 sbom: venv-dev ## write var/sbom, what each image is made of; ARGS=--images looks into the built images, too
 	@$(python) -m scripts.supply sbom $(ARGS)
@@ -52,9 +55,10 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
-pictures: venv-dev ## draw the pictures of the cluster anew after a change of the manifests
-	@scripts/manifest-tools
+pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
+	@e2e/no-registry/tool kubectl >/dev/null
 	@$(python) -m scripts.pictures
+	@$(python) -m scripts.manifests --edges
 
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 	@$(python) -m bench.quantise
@@ -115,7 +119,7 @@ diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters, and
 	@$(python) -m scripts.gitops.diff $(CLUSTER) $(if $(BASE),--base="$(BASE)") $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
 
 promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
-	@scripts/manifest-tools
+	@e2e/no-registry/build-tools .tools/bin flux-build
 	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
