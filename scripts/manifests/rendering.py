@@ -1,47 +1,44 @@
-"""Renders overlays as ``kubectl kustomize`` does, with the facts of their cluster in them."""
+"""Renders overlays by Flux's own code, with the facts of their cluster in them."""
 
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import yaml
 
-from scripts.gitops import substitution
+from scripts.gitops import flux
+from scripts.gitops.source import Source
 from scripts.manifests.model import Document
 
 ROOT: Final = Path(__file__).parents[2]
 
 
 class RenderError(Exception):
-    """Kustomize refuses a folder; the message is its own."""
+    """Flux refuses a folder; the message is its own."""
 
 
-def overlays() -> list[Path]:
+def overlays(root: Path = ROOT) -> list[Path]:
     """Return every overlay there is."""
-    return sorted(path.parent for path in (ROOT / "overlays").glob("*/kustomization.yaml"))
+    return sorted(path.parent for path in (root / "overlays").glob("*/kustomization.yaml"))
 
 
-def facts(cluster: str) -> Mapping[str, str]:
+def facts(cluster: str, root: Path = ROOT) -> Mapping[str, str]:
     """Return what is so on one cluster only; nothing for one that Flux does not manage."""
-    file = ROOT / "flux" / "clusters" / cluster / "cluster.yaml"
+    file = root / "flux" / "clusters" / cluster / "cluster.yaml"
     if not file.is_file():
         return {}
     found: dict[str, str] = yaml.load(file.read_text(), yaml.CSafeLoader)["data"]
     return found
 
 
-def render(folder: Path, kubectl: str) -> str:
-    """Return what ``kubectl kustomize FOLDER`` prints, with the facts of its namesake in it."""
-    done = subprocess.run(
-        [kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RenderError(f"{folder}: {done.stderr.strip().removeprefix('error: ')}")
+def render(folder: Path, given: Mapping[str, str] | None = None, root: Path = ROOT) -> str:
+    """Return what Flux makes of a folder below root, with the facts of its namesake or others."""
+    known = facts(folder.name, root) if given is None else given
     try:
-        return substitution.apply(done.stdout, facts(folder.name))
-    except substitution.SubstitutionError as error:
-        raise RenderError(f"{folder}: {error}") from None
+        built = flux.folder(Source(root), str(folder.relative_to(root)), known)
+    except flux.BuildError as error:
+        raise RenderError(str(error)) from None
+    return yaml.dump_all((one.document for one in built), Dumper=yaml.CSafeDumper)
 
 
 def parse(rendered: str) -> list[Document]:
