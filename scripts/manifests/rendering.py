@@ -6,7 +6,7 @@ from typing import Final
 
 import yaml
 
-from scripts.gitops import flux
+from scripts.gitops.flux import BuildError, build_folder
 from scripts.gitops.source import Source
 from scripts.manifests.model import Document
 
@@ -35,8 +35,8 @@ def render(folder: Path, given: Mapping[str, str] | None = None, root: Path = RO
     """Return what Flux makes of a folder below root, with the facts of its namesake or others."""
     known = facts(folder.name, root) if given is None else given
     try:
-        built = flux.folder(Source(root), str(folder.relative_to(root)), known)
-    except flux.BuildError as error:
+        built = build_folder(Source(root), str(folder.relative_to(root)), known)
+    except BuildError as error:
         raise RenderError(str(error)) from None
     return yaml.dump_all((one.document for one in built), Dumper=yaml.CSafeDumper)
 
