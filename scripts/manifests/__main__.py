@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts.manifests import exceptions, tools
+from scripts.manifests import edges, tools
 from scripts.manifests.model import Finding, Manifests
-from scripts.manifests.rendering import RenderError, overlays, parse, render
+from scripts.manifests.rendering import RenderError, facts, overlays, parse, render
 from scripts.manifests.rules import check
 
 _TOOLS = {
     "kubeconform": tools.kubeconform,
+    "Pod Security": tools.pod_security,
     "kube-score": tools.kube_score,
     "checkov": tools.checkov,
 }
@@ -23,7 +24,7 @@ _TOOLS = {
 def _check(folder: Path) -> dict[str, list[Finding]]:
     """Return the findings of our own rules and of each tool."""
     manifest = render(folder, tools.binary("kubectl"))
-    found = {"rules": list(check(Manifests(parse(manifest))))}
+    found = {"rules": list(check(Manifests(parse(manifest), facts(folder.name))))}
     return found | {name: list(run(manifest)) for name, run in _TOOLS.items()}
 
 
@@ -32,13 +33,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.manifests", description=__doc__)
     known = {folder.name: folder for folder in overlays()}
     parser.add_argument("overlays", nargs="*", metavar="OVERLAY", help=", ".join(known))
-    parser.add_argument(
-        "--print", action="store_true", help="print what is rendered, and check nothing"
-    )
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--print", action="store_true", help="print what is rendered, only")
+    other.add_argument("--edges", action="store_true", help=f"write the table in {edges.PAGE.name}")
+    parser.add_argument("--check", action="store_true", help="with --edges: say whether it is old")
     arguments = parser.parse_args()
     names = arguments.overlays or list(known)
     if unknown := set(names) - set(known):
         parser.error(f"no overlay is called {', '.join(unknown)}: choose from {', '.join(known)}")
+    if arguments.edges:
+        return edges.main(check=arguments.check)
     if arguments.print:
         for name in names:
             sys.stdout.write(render(known[name], tools.binary("kubectl")))
@@ -46,7 +50,7 @@ def main() -> int:
     console = Console(highlight=False)
     table = Table("overlay", "rules", *_TOOLS, "seconds")
     everything: dict[str, list[Finding]] = {}
-    wrong = 0
+    wrong: list[str] = []
     for name in names:
         started = time.monotonic()
         with console.status(f"checking overlays/{name}"):
@@ -54,16 +58,14 @@ def main() -> int:
         cells = []
         for tool, findings in found.items():
             everything.setdefault(tool, []).extend(findings)
-            left = list(exceptions.remaining(tool, findings))
-            for finding in left:
-                console.print(f"{name}: {tool}: {finding}", markup=False, soft_wrap=True)
-            wrong += len(left)
+            left = list(tools.remaining(tool, findings))
+            wrong += [f"{name}: {tool}: {finding}" for finding in left]
             cells.append(f"{len(left)} wrong" if left else "ok")
         table.add_row(name, *cells, f"{time.monotonic() - started:.1f}")
     if set(names) == set(known):
-        for finding in exceptions.unused(everything):
-            console.print(str(finding), markup=False, soft_wrap=True)
-            wrong += 1
+        wrong += map(str, tools.unused(everything))
+    for line in wrong:
+        console.print(line, markup=False, soft_wrap=True)
     console.print(table)
     return 1 if wrong else 0
 

@@ -1,5 +1,8 @@
 """What the checks look at: rendered documents, the workloads among them, and findings."""
 
+from __future__ import annotations
+
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,9 +10,14 @@ from typing import Any, Final, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
 
-WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "Job", "CronJob")
-SERVING_KINDS: Final = ("Deployment", "StatefulSet")
+PART_OF: Final = "facestack"
+NAMESPACE: Final = "face"
+"""Where the pipeline is; the rules of the pipeline are about nothing else."""
+
+WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
+SERVING_KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet")
 NAME_LABEL: Final = "app.kubernetes.io/name"
+PART_LABEL: Final = "app.kubernetes.io/part-of"
 FLUX_API: Final = "kustomize.toolkit.fluxcd.io"
 
 
@@ -97,6 +105,52 @@ class Container:
         """Return its name."""
         return str(self.spec.get("name"))
 
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Return the variables that have a value, with those in it that a ``$(NAME)`` means."""
+        found: dict[str, str] = {}
+        for variable in items(self.spec, "env"):
+            if (value := variable.get("value")) is not None:
+                found[str(variable.get("name"))] = _REFERENCE.sub(
+                    lambda reference: found.get(reference[1], reference[0]), str(value)
+                )
+        return found
+
+    @property
+    def words(self) -> list[str]:
+        """Return the words of its command line."""
+        return [str(w) for field in ("command", "args") for w in self.spec.get(field) or []]
+
+    @property
+    def image(self) -> Image:
+        """Return what it runs."""
+        return Image.of(self.spec.get("image"))
+
+
+_REFERENCE: Final = re.compile(r"\$\((\w+)\)")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image's name, whatever its registry, and its tag; a digest behind the tag is left out."""
+
+    name: str
+    tag: str
+    is_exact: bool
+
+    @classmethod
+    def of(cls, written: Any) -> Image:
+        """Read what a container has."""
+        whole, _, digest = str(written).partition("@")
+        name, _, tag = whole.rpartition(":") if ":" in whole.rpartition("/")[2] else (whole, "", "")
+        return cls(name, tag, bool(digest) or tag not in {"", "latest"})
+
+    @property
+    def service(self) -> str | None:
+        """Return the folder of services/ that it is made of; None when it is not ours."""
+        *_, owner, name = ["", *self.name.split("/")]
+        return name.replace("-", "_") if owner == PART_OF else None
+
 
 class Workload:
     """A document that makes pods."""
@@ -104,8 +158,10 @@ class Workload:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.title = title(document)
+        self.namespace = at(document, "metadata.namespace")
         self.kind = str(document.get("kind"))
         way = "spec.jobTemplate.spec.template" if self.kind == "CronJob" else "spec.template"
+        self.field = f"{way}.spec"
         self.template: Mapping[str, Any] = mapping(document, way)
         self.labels = mapping(self.template, "metadata.labels")
         self.pod: Mapping[str, Any] = mapping(self.template, "spec")
@@ -120,7 +176,7 @@ class Workload:
     def containers(self) -> list[Container]:
         """Return all containers, those that only prepare the pod included."""
         return [
-            Container(spec, f"spec.template.spec.{kind}[{spec.get('name')}]", kind != "containers")
+            Container(spec, f"{self.field}.{kind}[{spec.get('name')}]", kind != "containers")
             for kind in ("initContainers", "containers")
             for spec in items(self.pod, kind)
         ]
@@ -140,10 +196,16 @@ class Workload:
 
 
 class Manifests:
-    """The documents of one overlay, with the ways that checks look into them."""
+    """The documents of an overlay or a cluster, with the ways that checks look into them.
 
-    def __init__(self, documents: Iterable[Document]) -> None:
+    ``facts`` are what the cluster's ConfigMap says.
+    """
+
+    def __init__(
+        self, documents: Iterable[Document], facts: Mapping[str, str] | None = None
+    ) -> None:
         self.documents = list(documents)
+        self.facts = facts or {}
         self._by_kind: dict[str, list[Document]] = {}
         for document in self.documents:
             self._by_kind.setdefault(str(document.get("kind")), []).append(document)
@@ -153,14 +215,38 @@ class Manifests:
         for kind in kinds:
             yield from self._by_kind.get(kind, [])
 
-    def find(self, kind: str, name: Any) -> Document | None:
-        """Return one document by kind and name."""
-        return next((d for d in self.kind(kind) if at(d, "metadata.name") == name), None)
+    def find(self, kind: str, name: Any, namespace: Any = None) -> Document | None:
+        """Return one document by kind and name, and by namespace where that is given."""
+        for found in self.kind(kind):
+            if at(found, "metadata.name") == name and (
+                namespace is None or at(found, "metadata.namespace") == namespace
+            ):
+                return found
+        return None
+
+    @cached_property
+    def pipeline(self) -> Manifests:
+        """Return what is in the pipeline's namespace, and what of the pipeline is in none."""
+        mine = [
+            document
+            for document in self.documents
+            if at(document, "metadata.namespace") == NAMESPACE
+            or (
+                at(document, "metadata.namespace") is None
+                and mapping(document, "metadata.labels").get(PART_LABEL) == PART_OF
+            )
+        ]
+        return Manifests(mine, self.facts)
 
     @cached_property
     def workloads(self) -> list[Workload]:
         """Return everything that makes pods."""
         return [Workload(document) for document in self.kind(*WORKLOAD_KINDS)]
+
+    @cached_property
+    def containers(self) -> list[tuple[Workload, Container]]:
+        """Return every container with its workload."""
+        return [(workload, c) for workload in self.workloads for c in workload.containers]
 
     @cached_property
     def serving(self) -> list[Workload]:

@@ -1,5 +1,7 @@
 """Makes the schemas that manifests are checked with, out of pinned Go modules and of our own files.
 
+Ours, because the collections that kubeconform takes otherwise are downloads of nobody's release.
+
 The Go module proxy is the one place where Kubernetes and every project with custom resources
 publish them. ``go`` verifies what it downloads; the sums below hold it to what was looked at here.
 Flux's own custom resources stand in this repository, because a push installs them.
@@ -19,7 +21,6 @@ import yaml
 
 ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = ROOT / ".tools" / "schemas"
-VECTORS: Final = "pod-security.json"
 INSTALL: Final = "make servers"
 
 Schema: TypeAlias = dict[str, Any]
@@ -51,11 +52,6 @@ KUBERNETES_MODULE: Final = Module(
     "k8s.io/kubernetes",
     f"v1.{KUBERNETES}",
     "h1:Yy6R4QB8C9kJPp25GFqEvX5XQwY5qzKeqD0Xx6oAcmk=",
-)
-POD_SECURITY_MODULE: Final = Module(
-    "k8s.io/pod-security-admission",
-    f"v0.{KUBERNETES}",
-    "h1:p0mjfXZHtknqO+imC4/jz9XOSxLB8B/sWnxMYAcNyao=",
 )
 # One line per project whose custom resources may stand in a manifest.
 CRD_MODULES: Final = (
@@ -192,7 +188,10 @@ def _builtin(source: Path, folder: Path) -> Schema:
     known: Schema = _strict(raw)
     prefix = "io.k8s.apimachinery.pkg"
     # A quantity may be written as a number.
-    known[f"{prefix}.api.resource.Quantity"] = {"type": ["string", "number"]}
+    known[f"{prefix}.api.resource.Quantity"] = {
+        "type": ["string", "number"],
+        "pattern": r"^[+-]?[0-9.]+([eE][+-]?[0-9]+|[numkMGTPE]|[KMGTPE]i)?$",
+    }
     for name, schema in raw.items():
         for kind in schema.get("x-kubernetes-group-version-kind", []):
             if "apiVersion" in schema.get("properties", {}):
@@ -216,23 +215,6 @@ def _custom(files: list[Path], folder: Path, known: Schema) -> None:
                 _write(folder, names, schema, known)
 
 
-def _vectors(source: Path) -> list[Schema]:
-    """Return the pods of Pod Security's own tests: level, minor version, verdict, name and pod."""
-    found = []
-    for path in sorted((source / "test/testdata").glob("*/v1.*/*/*.yaml")):
-        level, version, verdict = path.parts[-4:-1]
-        found.append(
-            {
-                "level": level,
-                "minor": int(version.removeprefix("v1.")),
-                "verdict": verdict,
-                "name": path.stem,
-                "pod": yaml.load(path.read_text(), yaml.CSafeLoader),
-            }
-        )
-    return found
-
-
 def main() -> None:
     """Fill the cache unless it is current."""
     if is_current():
@@ -250,7 +232,6 @@ def main() -> None:
             raise SystemExit(f"schemas: {module.path} {module.version} has no {module.crds}")
         _custom(files, fresh, known)
     _custom(_own_crds(), fresh, known)
-    (fresh / VECTORS).write_text(json.dumps(_vectors(_download(POD_SECURITY_MODULE))))
     (fresh / "KEY").write_text(key())
     shutil.rmtree(CACHE, ignore_errors=True)
     fresh.rename(CACHE)

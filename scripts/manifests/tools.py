@@ -1,4 +1,4 @@
-"""The tools of others that look at manifests too: kubeconform, kube-score and checkov."""
+"""The tools of others that look at manifests too, and which of what they say is so on purpose."""
 
 import json
 import os
@@ -6,12 +6,22 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from scripts.manifests import schemas
-from scripts.manifests.model import Finding
+from scripts.manifests.model import (
+    WORKLOAD_KINDS,
+    Document,
+    Finding,
+    Manifests,
+    at,
+    mapping,
+)
+from scripts.manifests.rules.fields import checks
 
 _TOOLS: Final = schemas.ROOT / ".tools"
 INSTALL: Final = "scripts/manifest-tools"
@@ -55,10 +65,30 @@ def kubeconform(manifest: str) -> Iterator[Finding]:
             # kubeconform says it all in one line: at '/spec', this; at '/spec/template', that.
             problems = _PROBLEM.findall(result["msg"]) or [("apiVersion, kind", result["msg"])]
             for field, problem in problems:
-                yield Finding(where, field.strip("/").replace("/", "."), problem.strip())
+                place = field.strip("/").replace("/", ".") or "fields"
+                yield Finding(where, place, problem.strip())
 
 
 _PROBLEM: Final = re.compile(r"- at '([^']*)': (.+?)(?=- at '|$)", re.DOTALL)
+
+
+def pod_security(manifest: str) -> Iterator[Finding]:
+    """Ask Pod Security's own evaluator, at the level that each pod's namespace enforces."""
+    manifests = Manifests(filter(None, yaml.load_all(manifest, yaml.CSafeLoader)))
+    groups: dict[tuple[str, str], list[Document]] = {}
+    for document in manifests.kind(*WORKLOAD_KINDS):
+        namespace = manifests.find("Namespace", at(document, "metadata.namespace"))
+        labels = mapping(namespace, "metadata.labels")
+        level, version = (labels.get(f"pod-security.kubernetes.io/{n}") for n in _ENFORCE)
+        groups.setdefault((level or "restricted", version or "latest"), []).append(document)
+    for (level, version), documents in groups.items():
+        command = [binary("flux-build"), "pod-security", level, version]
+        for found in json.loads(_run(command, yaml.safe_dump_all(documents))):
+            problem = f"{found['detail']} (Pod Security {level})"
+            yield Finding(f"{found['kind']}/{found['name']}", found["reason"], problem)
+
+
+_ENFORCE: Final = ("enforce", "enforce-version")
 
 
 def kube_score(manifest: str) -> Iterator[Finding]:
@@ -93,3 +123,26 @@ def checkov(manifest: str) -> Iterator[Finding]:
         for failed in report["results"]["failed_checks"]:
             kind, _, name = failed["resource"].split(".", maxsplit=2)
             yield Finding(f"{kind}/{name}", failed["check_id"], failed["check_name"])
+
+
+def covers(exception: Mapping[str, str], tool: str, finding: Finding) -> bool:
+    """Tell whether a line of base/checks.yaml is about a tool's finding."""
+    return (exception["tool"], exception["check"]) == (tool, finding.field) and bool(
+        re.fullmatch(exception["of"], finding.where)
+    )
+
+
+def remaining(tool: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings that no exception covers."""
+    for finding in findings:
+        if not any(covers(exception, tool, finding) for exception in checks()["exceptions"]):
+            yield finding
+
+
+def unused(found: Mapping[str, list[Finding]]) -> Iterator[Finding]:
+    """Yield the exceptions that none of the tools' findings, over all overlays, needs."""
+    for exception in checks()["exceptions"]:
+        tool = exception["tool"]
+        if tool in found and not any(covers(exception, tool, finding) for finding in found[tool]):
+            where = f"base/checks.yaml: {tool} {exception['check']}"
+            yield Finding(where, exception["of"], "no finding needs it: take it away")

@@ -1,83 +1,62 @@
-"""The rules that rendered manifests keep. Each is a function from manifests to findings."""
+"""The rules that rendered manifests keep. Each is a function from manifests to findings.
+
+What kube-score, checkov, Pod Security's evaluator and kubeconform ask for is no rule here.
+"""
 
 from collections.abc import Iterator
 from typing import Final
 
 from scripts.manifests.model import Finding, Manifests, Rule
-from scripts.manifests.rules import (
-    access,
-    cloud,
-    config_maps,
-    flux,
-    images,
-    network,
-    pods,
-    rollout,
-    secrets,
-    services,
-    settings,
-    tls,
+from scripts.manifests.rules import fields, general, network, secrets, settings, workloads
+
+GENERAL: Final[tuple[Rule, ...]] = (
+    general.namespaces,
+    general.containers,
+    general.secrets,
+    general.rights,
+    general.references,
+    general.mounts,
+    general.services,
 )
+"""What all is held to."""
 
 # The quick ones come first, because whoever wants only to know whether there is a finding stops
 # at the first.
-RULES: Final[tuple[Rule, ...]] = (
-    access.identity,
-    access.namespace,
-    access.rights,
-    access.cluster_rights,
-    access.service_accounts,
-    access.admission,
-    pods.pod_security,
-    pods.hardening,
-    pods.resources,
-    pods.probes,
-    pods.volumes,
-    pods.folders,
-    pods.claims,
-    images.images,
-    rollout.deployments,
-    rollout.stateful_sets,
-    rollout.jobs,
-    rollout.cron_jobs,
-    rollout.replicas,
-    rollout.spread,
-    rollout.lost_nodes,
-    rollout.stores_together,
-    rollout.grace,
-    rollout.disruption_budgets,
-    services.selectors,
-    services.ports,
-    services.kinds,
-    services.ways_in,
-    config_maps.config_maps,
-    flux.kept,
-    flux.replaceable,
+PIPELINE: Final[tuple[Rule, ...]] = (
+    fields.fields,
+    workloads.labels,
+    workloads.images,
+    workloads.sources,
+    workloads.probes,
+    workloads.services,
+    workloads.together,
+    workloads.spread,
+    workloads.grace,
     secrets.secrets,
-    secrets.optional_keys,
     secrets.files,
-    secrets.mounts,
     secrets.tokens,
     secrets.database_users,
-    secrets.database_names,
+    secrets.encrypted,
+    secrets.external,
     settings.settings,
     settings.one_for_all,
     settings.deadlines,
-    settings.secret_values,
     settings.variables,
-    tls.encrypted,
-    tls.keys,
-    cloud.load_balancer,
-    cloud.external_secrets,
-    cloud.storage,
-    network.addresses,
-    network.names,
+    settings.ports,
     network.policies,
-    network.edges,
+    network.selectors,
+    network.hosts,
 )
+"""What the pipeline is held to besides: all that is in its namespace, whoever brings it."""
 
 
 def check(manifests: Manifests) -> Iterator[Finding]:
-    """Yield whatever breaks a rule."""
-    for rule in RULES:
-        yield from rule(manifests)
+    """Yield whatever breaks a rule, in all that is applied to a cluster."""
+    about = ((GENERAL, manifests), (PIPELINE, manifests.pipeline))
+    found = (finding for rules, of in about for rule in rules for finding in rule(of))
+    # A Job and a CronJob share their faults.
+    seen: set[Finding] = set()
+    for finding in found:
+        if finding not in seen:
+            seen.add(finding)
+            yield finding

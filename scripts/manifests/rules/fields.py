@@ -1,29 +1,29 @@
-"""Tables of fields that must have certain values."""
+"""What base/checks.yaml says that fields of the pipeline must be.
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+Only what neither kube-score, checkov, Pod Security nor a schema asks for stands there.
+"""
 
-from scripts.manifests.model import Finding, at
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
+import yaml
 
-@dataclass(frozen=True)
-class Must:
-    """A field, what its value must fulfil, and what to do when it does not."""
+from scripts.manifests.model import Document, Finding, Manifests, title
 
-    field: str
-    test: Callable[[Any], bool]
-    advice: str
+FILE: Final = Path(__file__).parents[3] / "base" / "checks.yaml"
+Line: TypeAlias = dict[str, Any]
 
-
-def exactly(wanted: Any) -> Callable[[Any], bool]:
-    """Return a test for one value of one type: 1 is not true."""
-    return lambda value: type(value) is type(wanted) and value == wanted
+_STEP: Final = re.compile(r"\[([^\]]+)\]|([^.\[]+)")
 
 
-def between(low: int, high: int) -> Callable[[Any], bool]:
-    """Return a test for a whole number."""
-    return lambda value: type(value) is int and low <= value <= high
+@cache
+def checks() -> dict[str, list[Line]]:
+    """Return what the file says, by section."""
+    found: dict[str, list[Line]] = yaml.load(FILE.read_text(), yaml.CSafeLoader)
+    return found
 
 
 def said(value: Any) -> str:
@@ -31,9 +31,62 @@ def said(value: Any) -> str:
     return "is missing" if value is None else f"is {value!r}"
 
 
-def broken(where: str, node: Any, prefix: str, table: Iterable[Must]) -> Iterator[Finding]:
-    """Yield a finding for every line of the table that the node does not fulfil."""
-    for must in table:
-        value = at(node, must.field)
-        if not must.test(value):
-            yield Finding(where, prefix + must.field, f"{said(value)}: {must.advice}")
+def steps(field: str) -> list[str]:
+    """Return the steps of a path, whose names stand between dots or in brackets."""
+    return [bracketed or plain for bracketed, plain in _STEP.findall(field)]
+
+
+def fields(manifests: Manifests) -> Iterator[Finding]:
+    """Check that fields are what the file says."""
+    for line in checks()["fields"]:
+        for where, prefix, node in _nodes(manifests, line["of"]):
+            for field, value in _values(node, steps(line["field"])):
+                if not _fits(value, line):
+                    why = f": {line['why']}" if "why" in line else ""
+                    yield Finding(where, prefix + field, f"{said(value)}: {_wanted(line)}{why}")
+
+
+def _nodes(manifests: Manifests, kinds: str) -> Iterator[tuple[str, str, Document]]:
+    """Yield the objects of these kinds; or the pods or containers of all, where those are meant."""
+    if kinds in {"pod", "container"}:
+        for workload in manifests.workloads:
+            if kinds == "pod":
+                yield workload.title, f"{workload.field}.", dict(workload.pod)
+            else:
+                for container in workload.containers:
+                    yield workload.title, f"{container.field}.", container.spec
+        return
+    for document in manifests.documents:
+        if re.fullmatch(kinds, str(document.get("kind"))):
+            yield title(document), "", document
+
+
+def _values(node: Any, way: list[str], done: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of a field; [*] is each entry of a list that has what stands behind."""
+    if not way:
+        yield done.lstrip("."), node
+    elif way[0] == "*":
+        for index, entry in enumerate(node if isinstance(node, list) else []):
+            if isinstance(entry, dict) and (len(way) < 3 or way[1] in entry):  # noqa: PLR2004
+                yield from _values(entry, way[1:], f"{done}[{entry.get('name', index)}]")
+    else:
+        value = node.get(way[0]) if isinstance(node, dict) else None
+        yield from _values(value, way[1:], f"{done}.{way[0]}")
+
+
+def _fits(value: Any, line: Line) -> bool:
+    if "between" in line:
+        low, high = line["between"]
+        return type(value) is int and low <= value <= high
+    if "matches" in line:
+        return isinstance(value, str) and re.fullmatch(line["matches"], value) is not None
+    # 1 is not true.
+    return type(value) is type(line["is"]) and value == line["is"]
+
+
+def _wanted(line: Line) -> str:
+    if "between" in line:
+        return "set {} to {}".format(*line["between"])
+    if "matches" in line:
+        return f"set what matches {line['matches']}"
+    return "take it away" if line["is"] is None else f"set {line['is']}"

@@ -1,50 +1,50 @@
-"""Who may talk to whom: what the NetworkPolicies allow is what the design says."""
+"""Who may talk to whom: policies allow what a setting or an annotation names, and nothing else.
+
+Ours, because no tool on the shelf holds policies to what the pods are told: kube-score and checkov
+only ask whether a policy selects a pod.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple
 
-from scripts.manifests.design import (
-    API_SERVER,
-    API_SERVER_PORTS,
-    CLIENTS,
-    DATABASE,
-    DISCOVERED,
-    DNS,
-    EDGES,
-    IDENTITY,
-    KUBEADM_PORT,
-    LOAD_BALANCER,
-    MANAGED,
-    NAMESPACE,
-    OTHER,
-    OUTSIDE,
-    POD_NETWORK,
-    PRIVATE,
-    PROVIDER_EDGE,
-    SYSTEM,
-)
 from scripts.manifests.model import (
+    NAMESPACE,
     Document,
     Finding,
     Manifests,
     Workload,
     at,
     items,
+    mapping,
     selects,
     title,
 )
-from scripts.manifests.rules.services import backend
-from scripts.manifests.rules.settings import environment, values_of
 from services.common.hosts import AllowedHosts
 
-Edge: TypeAlias = tuple[str, str, int, str]  # from, to, port of the pod, protocol
+ASKS: Final = "facestack.dev/asks"
+"""Annotation of a workload: what it asks and no setting names, as ``nsqd:4150, outside:443``."""
 
-_ADDRESS: Final = re.compile(r"(?<![\w.$)-])([a-z][a-z0-9-]*):(\d+)\b")
-_ANY_PORT: Final = (0, "any protocol")
+# Ends of connections that are no workloads.
+ANYWHERE: Final = "anywhere"  # a rule without peers
+OUTSIDE: Final = "outside"  # public addresses, and subnets that a policy names
+PRIVATE: Final = "a private network"  # that is not the pods'
+OTHER: Final = "another namespace"
+SYSTEM: Final = "another pod of kube-system"
+DNS: Final = "DNS"
+IDENTITY: Final = "agent of pod identities"
+
+
+class Edge(NamedTuple):
+    """A connection, with the port of the pod; 0 is any port."""
+
+    source: str
+    target: str
+    port: int
+    protocol: str = "TCP"
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,18 @@ class _End:
     """One end of a connection, with all that a policy can know it by."""
 
     name: str
-    address: str
+    address: str | None = None
     namespace: str | None = None
     labels: Mapping[str, Any] | None = None
     ports: Mapping[str, tuple[int, str]] | None = None
 
 
-_POD_ADDRESS: Final = str(ip_network(POD_NETWORK)[300])
-_EXTERNAL: Final = (
+_IDENTITY: Final = _End(IDENTITY, "169.254.170.23")
+_FAR: Final = (
+    _End(ANYWHERE),
     _End(OUTSIDE, "203.0.113.10"),
     _End(PRIVATE, "172.18.0.10"),
     _End(PRIVATE, "192.168.0.10"),
-    # It looks like the name server, and is in the wrong namespace.
-    _End(OTHER, _POD_ADDRESS, "other", {"k8s-app": "kube-dns"}),
-    _End(SYSTEM, _POD_ADDRESS, "kube-system", {"k8s-app": "other"}),
-    _End(DNS, _POD_ADDRESS, "kube-system", {"k8s-app": "kube-dns"}),
 )
 
 
@@ -78,34 +75,45 @@ def _network(cidr: Any) -> IPv4Network | IPv6Network | None:
         return None
 
 
-def _is_in(end: _End, cidr: Any) -> bool:
+def _is_in(address: str | None, cidr: Any) -> bool:
     network = _network(cidr)
-    return network is not None and ip_address(end.address) in network
+    return address is not None and network is not None and ip_address(address) in network
 
 
-def _ends(policies: list[Document], direction: str) -> Iterator[_End]:
-    """Yield all ends that are no workloads; a subnet that a policy names is a cloud's."""
-    yield from _EXTERNAL
-    outgoing = direction == "Egress"
-    if outgoing:
-        yield _End(IDENTITY, "169.254.170.23")
-    for policy in policies:
+def _ends(manifests: Manifests, direction: str) -> Iterator[_End]:
+    """Yield the pods, and all ends that are no workloads."""
+    pod_network = _network(manifests.facts.get("pod_network", "10.244.0.0/16"))
+    pod = str(pod_network[300] if pod_network else None)
+    for workload in manifests.workloads:
+        yield _End(workload.name, pod, NAMESPACE, workload.labels, workload.ports)
+    yield from _FAR
+    # It looks like the name server, and is in the wrong namespace.
+    yield _End(OTHER, pod, "other", {"k8s-app": "kube-dns"})
+    yield _End(SYSTEM, pod, "kube-system", {"k8s-app": "other"})
+    yield _End(DNS, pod, "kube-system", {"k8s-app": "kube-dns"})
+    if direction == "Egress":
+        yield _IDENTITY
+    for policy in manifests.kind("NetworkPolicy"):
         for rule in items(policy, f"spec.{direction.lower()}"):
-            for peer in items(rule, "to" if outgoing else "from"):
+            for peer in items(rule, _PEERS[direction]):
                 network = _network(at(peer, "ipBlock.cidr"))
                 if network and network.prefixlen and not network.is_link_local:
-                    yield _End(DATABASE if outgoing else LOAD_BALANCER, str(network[-1]))
+                    yield _End(OUTSIDE, str(network[-1]))
+
+
+_PEERS: Final = {"Ingress": "from", "Egress": "to"}
 
 
 def _is_peer(peer: Document, end: _End) -> bool:
     if block := peer.get("ipBlock"):
         excepted = block.get("except") or []
-        return _is_in(end, block.get("cidr")) and not any(_is_in(end, cidr) for cidr in excepted)
+        return _is_in(end.address, block.get("cidr")) and not any(
+            _is_in(end.address, cidr) for cidr in excepted
+        )
     if end.namespace is None or end.labels is None:
         return False
     if "namespaceSelector" in peer:
-        labels = {"kubernetes.io/metadata.name": end.namespace}
-        if not selects(peer["namespaceSelector"], labels):
+        if not selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": end.namespace}):
             return False
     elif end.namespace != NAMESPACE:
         return False
@@ -115,14 +123,14 @@ def _is_peer(peer: Document, end: _End) -> bool:
 def _ports(rule: Document, target: _End) -> Iterator[tuple[int, str]]:
     """Yield the ports of the target, and their protocols, that a rule opens."""
     if "ports" not in rule:
-        yield _ANY_PORT
+        yield 0, "any protocol"
     for port in items(rule, "ports"):
         number = port.get("port")
         if isinstance(number, int):
             for opened in range(number, port.get("endPort", number) + 1):
                 yield opened, port.get("protocol", "TCP")
         else:
-            yield (target.ports or {}).get(str(number), _ANY_PORT)
+            yield (target.ports or {}).get(str(number), (0, "any protocol"))
 
 
 def _types(policy: Document) -> list[str]:
@@ -133,199 +141,191 @@ def _types(policy: Document) -> list[str]:
     return ["Ingress", "Egress"] if at(policy, "spec.egress") else ["Ingress"]
 
 
-def _rules(policies: list[Document], end: _End, direction: str) -> list[Document] | None:
-    """Return the rules for a pod in one direction; None when nothing restricts it."""
-    if end.namespace != NAMESPACE:
-        return None
-    mine = [
-        policy
-        for policy in policies
-        if selects(at(policy, "spec.podSelector"), end.labels or {}) and direction in _types(policy)
-    ]
-    return [rule for p in mine for rule in items(p, f"spec.{direction.lower()}")] if mine else None
-
-
 def allowed(manifests: Manifests, direction: str) -> set[Edge]:
     """Return every connection that the policies of one direction allow, whatever the other does."""
-    policies = list(manifests.kind("NetworkPolicy"))
-    pods = [_End(w.name, _POD_ADDRESS, NAMESPACE, w.labels, w.ports) for w in manifests.workloads]
-    ends = [*pods, *_ends(policies, direction)]
-    peers = "to" if direction == "Egress" else "from"
+    ends = list(_ends(manifests, direction))
+    policies = [p for p in manifests.kind("NetworkPolicy") if direction in _types(p)]
     found = set()
-    for pod in pods:
-        rules = _rules(policies, pod, direction)
-        for rule in [{}] if rules is None else rules:
-            listed = items(rule, peers)
-            for far in ends:
-                if listed and not any(_is_peer(peer, far) for peer in listed):
-                    continue
-                source, target = (pod, far) if direction == "Egress" else (far, pod)
-                found |= {(source.name, target.name, *port) for port in _ports(rule, target)}
+    for pod in ends[: len(manifests.workloads)]:
+        mine = [p for p in policies if selects(at(p, "spec.podSelector"), pod.labels or {})]
+        rules = [rule for policy in mine for rule in items(policy, f"spec.{direction.lower()}")]
+        for rule in rules if mine else [{}]:
+            peers = items(rule, _PEERS[direction])
+            for far in ends if peers else _FAR[:1]:
+                if not peers or any(_is_peer(peer, far) for peer in peers):
+                    source, target = (pod, far) if direction == "Egress" else (far, pod)
+                    found |= {Edge(source.name, target.name, *p) for p in _ports(rule, target)}
     return found
 
 
-def designed(manifests: Manifests, direction: str) -> set[Edge]:
-    """Return the design's connections that start (Egress) or end (Ingress) at our pods."""
+def edges(manifests: Manifests) -> set[Edge]:
+    """Return the connections that the policies of both ends allow, but for those to DNS."""
     names = {workload.name for workload in manifests.workloads}
-    balanced = any(manifests.kind("Ingress"))
-    has_provider = values_of(manifests, "OIDC_ISSUER").get("frontend") is not None
-    edges = set()
-    for source, target, port in EDGES | ({PROVIDER_EDGE} if has_provider else set()):
-        sources = {source} & names
-        if source == CLIENTS:
-            sources = {LOAD_BALANCER} if balanced else {OUTSIDE, PRIVATE}
-        targets = ((target, port),) if target in {*names, OUTSIDE} else MANAGED.get(target, ())
-        edges |= {(source, *end, "TCP") for source in sources for end in targets}
-    if direction == "Egress":
-        policies = list(manifests.kind("NetworkPolicy"))
-        ends = names | {end.name for end in _ends(policies, direction)}
-        for name in API_SERVER.keys() & names:
-            own = API_SERVER[name] if MANAGED.keys() - names else KUBEADM_PORT
-            ports = {API_SERVER[name], _behind(policies, name, own)}
-            edges |= {(name, end, port, "TCP") for end in ends for port in ports}
-    edges |= {(name, DNS, 53, protocol) for name in names for protocol in ("TCP", "UDP")}
-    return {edge for edge in edges if edge[0 if direction == "Egress" else 1] in names}
+    out, in_ = allowed(manifests, "Egress"), allowed(manifests, "Ingress")
+    leaving = {e for e in out if e.target not in names and e.target != DNS}
+    return leaving | {e for e in in_ if e in out or e.source not in names}
 
 
-def _behind(policies: list[Document], name: str, usual: int) -> int:
-    """Return where a policy takes the API server to listen, which facts of the cluster confirm."""
-    opened = {
-        port.get("port")
-        for policy in policies
-        if at(policy, "metadata.name") == name
-        for rule in items(policy, "spec.egress")
-        for port in items(rule, "ports")
-    }
-    found = (API_SERVER_PORTS & opened) - {API_SERVER[name]}
-    return next(iter(found)) if len(found) == 1 else usual
+_ADDRESS: Final = re.compile(r"(?<![\w.$)-])([a-z](?:[a-z0-9.-]*[a-z0-9])?):(\d+)\b")
+_URL: Final = re.compile(r"\b(https?)://([a-z][a-z0-9.-]*)(?=[/\s\"'?,]|$)", re.MULTILINE)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
-def edges(manifests: Manifests) -> Iterator[Finding]:
-    """Check that the policies allow the design's connections, and no other, in each direction."""
-    for direction in ("Ingress", "Egress"):
-        may, should = allowed(manifests, direction), designed(manifests, direction)
-        for wrong, advice in (
-            (may - should, "is allowed, and the design has it not: forbid it"),
-            (should - may, "is in the design, and no policy allows it: allow it"),
-        ):
-            # One line for all the far ends of a port.
-            far_ends: dict[tuple[str, str], list[str]] = {}
-            for source, target, port, protocol in sorted(wrong):
-                near, far = (source, target) if direction == "Egress" else (target, source)
-                where = (near, f"{port or 'any port'}/{protocol}")
-                far_ends.setdefault(where, []).append(far)
-            for (near, what), many in far_ends.items():
-                ends = [near, ", ".join(many)]
-                edge = " -> ".join(ends if direction == "Egress" else reversed(ends))
-                field = f"spec.{direction.lower()}"
-                yield Finding(f"NetworkPolicy of {near}", field, f"{edge} {what} {advice}")
+def named(manifests: Manifests, workload: Workload) -> set[tuple[str, int]]:
+    """Return every host and port in a workload's settings, arguments and annotation."""
+    found: set[tuple[str, int]] = set()
+    own: set[str] = set()
+    for container in workload.containers:
+        given = container.environment
+        own |= {name for name in given.get("ALLOWED_HOSTS", "").split(",") if name}
+        text = "\n".join([*given.values(), *container.words])
+        found |= {(host, int(port)) for host, port in _ADDRESS.findall(text)}
+        found |= {(host, _DEFAULT_PORTS[scheme]) for scheme, host in _URL.findall(text)}
+        if "s3://" in text and "https://" not in "".join(given.get("S3_ENDPOINT", "")):
+            found.add((OUTSIDE, 443))
+            if "S3_ACCESS_KEY_ID_FILE" not in given:
+                found.add((IDENTITY, 80))
+    asked = str(mapping(workload.document, "metadata.annotations").get(ASKS, ""))
+    found |= {(host.strip(), int(port)) for host, port in re.findall(r"([^,:]+):(\d+)", asked)}
+    # With a token it asks the API server, whose address is the cluster's affair.
+    if has_token(workload):
+        behind = int(manifests.facts.get("api_server_port", "6443"))
+        found |= {(ANYWHERE, 443), (ANYWHERE, behind)}
+    inside = re.compile(rf"\.{NAMESPACE}(\.svc(\.cluster\.local)?)?$")
+    return {(inside.sub("", host), port) for host, port in found if host not in own}
 
 
-def policies(manifests: Manifests) -> Iterator[Finding]:
-    """Check that each policy says its directions, and fits pods and ports that there are."""
-    workloads = manifests.workloads
-    for policy in manifests.kind("NetworkPolicy"):
-        where = title(policy)
-        selector = at(policy, "spec.podSelector")
-        mine = [w for w in workloads if selects(selector, w.labels)]
-        if not mine:
-            yield Finding(where, "spec.podSelector", "selects no pod of ours")
-        written = at(policy, "spec.policyTypes") or []
-        denies = selector == {} and at(policy, "metadata.name") == "default-deny"
-        for direction, peers in (("Ingress", "from"), ("Egress", "to")):
-            field = f"spec.{direction.lower()}"
-            if (direction in written) != (bool(at(policy, field)) or denies):
-                advice = "add one or take it away" if direction in written else "add it"
-                problem = f"{direction} and {field} do not go together: {advice}"
-                yield Finding(where, "spec.policyTypes", problem)
-            for rule in items(policy, field):
-                yield from _strangers(where, f"{field}.{peers}", items(rule, peers), workloads)
-                targets = mine if direction == "Ingress" else _own(rule, workloads)
-                if targets:
-                    yield from _unknown_ports(where, rule, field, targets)
+def has_token(workload: Workload) -> bool:
+    """Tell whether a workload can prove to the API server who it is."""
+    return any(
+        "serviceAccountToken" in source
+        for volume in items(workload.pod, "volumes")
+        for source in items(volume, "projected.sources")
+    )
 
 
-def _own(rule: Document, workloads: list[Workload]) -> list[Workload]:
-    """Return our workloads that a rule leads to."""
-    selectors = [peer.get("podSelector") for peer in items(rule, "to") if len(peer) == 1]
-    return [w for w in workloads if any(selects(selector, w.labels) for selector in selectors)]
+def backend(manifests: Manifests, service: Document) -> Workload | None:
+    """Return the workload that a Service leads to; None when it is not exactly one."""
+    selector = {"matchLabels": mapping(service, "spec.selector")}
+    found = {w.name: w for w in manifests.workloads if selects(selector, w.labels)}
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
-def _strangers(
-    where: str, field: str, peers: list[Document], workloads: list[Workload]
-) -> Iterator[Finding]:
-    """Yield the peers that match nobody: misspelt names."""
-    for peer in peers:
-        if not _is_somebody(peer, workloads):
-            yield Finding(where, field, f"{peer} matches nobody: correct it")
-
-
-def _is_somebody(peer: Document, workloads: list[Workload]) -> bool:
-    if block := at(peer, "ipBlock"):
-        cidrs = [block.get("cidr"), *(block.get("except") or [])]
-        return all(_network(cidr) for cidr in cidrs)
-    if "namespaceSelector" in peer:
-        return True
-    return any(selects(peer.get("podSelector"), workload.labels) for workload in workloads)
-
-
-def _unknown_ports(
-    where: str, rule: Document, field: str, targets: list[Workload]
-) -> Iterator[Finding]:
-    known = {number for workload in targets for number, _ in workload.ports.values()}
-    for port in items(rule, "ports"):
-        if isinstance(port.get("port"), int) and port["port"] not in known:
-            numbers = ", ".join(map(str, sorted(known))) or "no port"
-            yield Finding(where, f"{field}.ports", f"{port['port']}: the pods have {numbers}")
-
-
-def addresses(manifests: Manifests) -> Iterator[Finding]:
-    """Check that the addresses in settings are the design's edges and lead to a Service."""
-    names = {workload.name for workload in manifests.workloads}
+def _wanted(manifests: Manifests) -> tuple[set[Edge], list[Finding]]:
+    """Return the connections that settings and annotations name, and those that lead nowhere."""
+    wanted, wrong = set(), []
     for workload in manifests.workloads:
-        named: set[tuple[str, str, int]] = set()
-        for name, port in sorted(_addresses(manifests, workload)):
-            service = manifests.find("Service", name)
-            if port not in [entry.get("port") for entry in items(service, "spec.ports")]:
-                problem = f"names {name}:{port}: no Service has this name and port"
-                yield workload.finding("spec.template.spec.containers.env", problem)
-            elif service:
-                target = backend(manifests, service)
-                named.add((workload.name, target.name if target else name, port))
-        should = {e for e in EDGES if e[0] == workload.name and e[1] in names} - DISCOVERED
-        for _, target_name, port in sorted(should - named):
-            problem = f"no setting holds the address of {target_name} (port {port})"
-            yield workload.finding("spec.template.spec.containers.env", problem)
-        for _, target_name, port in sorted(named - should):
-            problem = f"names {target_name} (port {port}), which the design does not"
-            yield workload.finding("spec.template.spec.containers.env", problem)
+        wanted |= {Edge(workload.name, DNS, 53, protocol) for protocol in ("TCP", "UDP")}
+        for host, port in sorted(named(manifests, workload)):
+            service = manifests.find("Service", host)
+            if host in {ANYWHERE, OUTSIDE, IDENTITY}:
+                wanted.add(Edge(workload.name, host, port))
+            elif service is None and "." in host:
+                wanted.add(Edge(workload.name, OUTSIDE, port))
+            elif port not in [entry.get("port") for entry in items(service, "spec.ports")]:
+                problem = f"names {host}:{port}: no Service has this name and port"
+                wrong.append(workload.finding(f"{workload.field}.containers.env", problem))
+            elif service and (target := backend(manifests, service)):
+                wanted.add(Edge(workload.name, target.name, port))
+    for name, port, sources in ways_in(manifests):
+        wanted |= {Edge(source, name, port) for source in sources}
+    return wanted, wrong
 
 
-def names(manifests: Manifests) -> Iterator[Finding]:
-    """Check that who refuses other names answers to those by which clients call it."""
-    called = {
-        (target.name, host)
-        for workload in manifests.workloads
-        for host, _ in _addresses(manifests, workload)
-        if (target := backend(manifests, manifests.find("Service", host) or {}))
-    } | {
-        (at(path, "backend.service.name"), str(rule.get("host")))
+def ways_in(manifests: Manifests) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    """Yield workload, port and sources of what clients outside the cluster reach."""
+    behind = {
+        at(path, "backend.service.name")
         for ingress in manifests.kind("Ingress")
         for rule in items(ingress, "spec.rules")
         for path in items(rule, "http.paths")
     }
-    listed = values_of(manifests, "ALLOWED_HOSTS")
+    for service in manifests.kind("Service"):
+        target = backend(manifests, service)
+        is_open = at(service, "spec.type") in {"NodePort", "LoadBalancer"}
+        if target and (is_open or at(service, "metadata.name") in behind):
+            for port in items(service, "spec.ports"):
+                yield (
+                    target.name,
+                    port.get("port", 0),
+                    (OUTSIDE, PRIVATE) if is_open else (OUTSIDE,),
+                )
+
+
+def policies(manifests: Manifests) -> Iterator[Finding]:
+    """Check that the policies allow, in each direction, what is named, and nothing else."""
+    wanted, wrong = _wanted(manifests)
+    yield from wrong
+    names = {workload.name for workload in manifests.workloads}
+    for direction, near in (("Ingress", 1), ("Egress", 0)):
+        may = allowed(manifests, direction)
+        should = {edge for edge in wanted if edge[near] in names}
+        for edges_, advice in (
+            (
+                may - should,
+                "is allowed, and neither a setting nor an annotation names it: forbid it",
+            ),
+            (
+                should - may,
+                "is named, and no policy allows it: label the client access.facestack.dev/SERVER",
+            ),
+        ):
+            # One line for all the far ends of a port.
+            far_ends: dict[tuple[str, str], list[str]] = {}
+            for edge in sorted(edges_):
+                what = f"{edge.port or 'any port'}/{edge.protocol}"
+                far_ends.setdefault((edge[near], what), []).append(edge[1 - near])
+            for (name, what), many in far_ends.items():
+                ends = [name, ", ".join(many)][:: 1 if direction == "Egress" else -1]
+                where = f"NetworkPolicy of {name}"
+                yield Finding(
+                    where, f"spec.{direction.lower()}", f"{' -> '.join(ends)} {what} {advice}"
+                )
+
+
+def selectors(manifests: Manifests) -> Iterator[Finding]:
+    """Check that each policy selects pods that there are, and every peer is somebody."""
+    for policy in manifests.kind("NetworkPolicy"):
+        if not any(selects(at(policy, "spec.podSelector"), w.labels) for w in manifests.workloads):
+            yield Finding(title(policy), "spec.podSelector", "selects no pod of ours")
+        for direction, peers in _PEERS.items():
+            for rule in items(policy, f"spec.{direction.lower()}"):
+                for peer in items(rule, peers):
+                    block = mapping(peer, "ipBlock")
+                    cidrs = [block.get("cidr"), *(block.get("except") or [])]
+                    known = (
+                        all(map(_network, cidrs))
+                        if block
+                        else "namespaceSelector" in peer
+                        or any(
+                            selects(peer.get("podSelector"), w.labels) for w in manifests.workloads
+                        )
+                    )
+                    if not known:
+                        field = f"spec.{direction.lower()}.{peers}"
+                        yield Finding(title(policy), field, f"{peer} matches nobody: correct it")
+
+
+def hosts(manifests: Manifests) -> Iterator[Finding]:
+    """Check that who refuses other names answers to those by which clients call it."""
+    called = {
+        (target.name, host)
+        for workload in manifests.workloads
+        for host, _ in named(manifests, workload)
+        if (target := backend(manifests, manifests.find("Service", host) or {}))
+    } | {
+        (str(at(path, "backend.service.name")), str(rule.get("host")))
+        for ingress in manifests.kind("Ingress")
+        for rule in items(ingress, "spec.rules")
+        for path in items(rule, "http.paths")
+    }
+    listed = {
+        workload.name: container.environment["ALLOWED_HOSTS"]
+        for workload in manifests.workloads
+        for container in workload.containers
+        if "ALLOWED_HOSTS" in container.environment
+    }
     for name, host in sorted(called):
         if name in listed and AllowedHosts(listed[name]).refusal([(b"host", host.encode())]):
             problem = f"{listed[name]!r} lacks {host}, by which clients call it: add it"
             yield Finding(f"settings of {name}", "ALLOWED_HOSTS", problem)
-
-
-def _addresses(manifests: Manifests, workload: Workload) -> set[tuple[str, int]]:
-    """Return every host and port in a workload's settings and arguments."""
-    texts: list[str] = []
-    for container in workload.containers:
-        texts += environment(manifests, container.spec).values()
-        for field in ("command", "args"):
-            texts += [str(word) for word in container.spec.get(field) or []]
-    return {(name, int(port)) for name, port in _ADDRESS.findall("\n".join(texts))}

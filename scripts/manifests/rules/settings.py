@@ -1,4 +1,7 @@
-"""What stands in the environment of our own processes is what they read."""
+"""What stands in the environment of our own processes is what they read.
+
+Ours, because only the services' own classes of settings know.
+"""
 
 import json
 import math
@@ -11,45 +14,30 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from scripts.manifests.design import ENVIRONMENT_SECRETS, IMAGE_OF
-from scripts.manifests.model import Document, Finding, Manifests, at, items, mapping
+from scripts.manifests.model import Container, Finding, Manifests, items
 from scripts.settings import settings_class
 from services.common.settings import ClaimSettings, NsqSettings, SecretFile
 
-_SAID: Final = frozenset(map(str.upper, [*NsqSettings.model_fields, *ClaimSettings.model_fields]))
-"""What pods of two versions need alike, too, whose defaults may differ."""
-_ONE_FOR_ALL: Final = (*sorted(_SAID), "MAX_UPLOAD_BYTES")
+ONE_FOR_ALL: Final = (
+    *sorted(map(str.upper, [*NsqSettings.model_fields, *ClaimSettings.model_fields])),
+    "MAX_UPLOAD_BYTES",
+)
 """Who has another value than the others breaks what they do, or refuses what they take."""
 
 _SECRET_NAME: Final = re.compile("PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL")
 _CREDENTIAL_IN_URL: Final = re.compile(r"://[^/@:]*:[^/@]+@")
+_REFERENCE: Final = re.compile(r"(?<!\$)\$\((\w+)\)")
 
 
-def environment(manifests: Manifests, container: Document) -> dict[str, str]:
-    """Return a container's variables that have a value, those of ConfigMaps included."""
-    found: dict[str, str] = {}
-    for source in items(container, "envFrom"):
-        config = manifests.find("ConfigMap", at(source, "configMapRef.name"))
-        found.update({k: str(v) for k, v in mapping(config, "data").items()})
-    for variable in items(container, "env"):
-        value = variable.get("value")
-        if reference := at(variable, "valueFrom.configMapKeyRef"):
-            config = manifests.find("ConfigMap", reference.get("name"))
-            value = mapping(config, "data").get(reference.get("key"))
-        if value is not None:
-            found[str(variable.get("name"))] = str(value)
-    return found
-
-
-def settings_of(workload: str) -> type[BaseSettings] | None:
-    """Return the class of what a workload reads; None when it is no service of ours."""
-    return settings_class(IMAGE_OF.get(workload, workload).replace("-", "_"))
+def settings_of(container: Container) -> type[BaseSettings] | None:
+    """Return the class of what a container reads; None when it runs no service of ours."""
+    service = container.image.service
+    return settings_class(service) if service else None
 
 
 @cache
-def _fields(workload: str) -> dict[str, FieldInfo]:
+def _fields(whole: type[BaseSettings] | None) -> dict[str, FieldInfo]:
     """Return what a service of ours reads, by variable."""
-    whole = settings_of(workload)
     # Kubernetes itself tells every pod where its API is.
     return {
         name.upper(): field
@@ -58,12 +46,17 @@ def _fields(workload: str) -> dict[str, FieldInfo]:
     }
 
 
+def _is_path(name: str) -> bool:
+    """Tell whether a setting names a file or folder, which is checked where the secrets are."""
+    return name.endswith(("_FILE", "_FOLDER"))
+
+
 @cache
-def _problem(workload: str, name: str, value: str) -> str | None:
+def _problem(whole: type[BaseSettings], name: str, value: str) -> str | None:
     """Return why a service of ours would refuse a value."""
-    field = _fields(workload)[name]
-    if name.endswith(("_FILE", "_FOLDER")):
-        return None  # such a path is checked where the secrets are
+    field = _fields(whole)[name]
+    if _is_path(name):
+        return None
     try:
         # A field is at once the constraints of its own type.
         adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
@@ -78,17 +71,10 @@ def _read(field: FieldInfo, value: str) -> Any:
     return json.loads(value) if "tuple" in str(field.annotation) else value
 
 
-def _conflicts(workload: str, given: dict[str, str]) -> Iterator[str]:
+def _conflicts(whole: type[BaseSettings], given: dict[str, str]) -> Iterator[str]:
     """Yield why a service would refuse values that are right one by one, but not together."""
-    whole, fields = settings_of(workload), _fields(workload)
-    if whole is None:
-        return
-    values = {
-        name.lower(): _read(fields[name], value)
-        for name, value in given.items()
-        # Such a path is checked where the secrets are.
-        if not name.endswith(("_FILE", "_FOLDER"))
-    }
+    fields = _fields(whole)
+    values = {n.lower(): _read(fields[n], v) for n, v in given.items() if not _is_path(n)}
     # Whether there is a secret may count: here any file will do in its place.
     secret_files = {name for name in given if SecretFile in get_args(fields[name].annotation)}
     values |= dict.fromkeys(map(str.lower, secret_files), __file__)
@@ -104,38 +90,49 @@ def _conflicts(workload: str, given: dict[str, str]) -> Iterator[str]:
 def settings(manifests: Manifests) -> Iterator[Finding]:
     """Check that no setting of our services is missing, misspelt or refused by the service."""
     for workload in manifests.workloads:
-        fields = _fields(workload.name)
-        if not fields:
-            continue
         for container in workload.containers:
-            given = environment(manifests, container.spec)
-            wrong = False
-            for name, field in fields.items():
-                if name not in given and (field.is_required() or name in _SAID):
-                    yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
+            whole = settings_of(container)
+            fields = _fields(whole)
+            if whole is None or not fields:
+                continue
+            # What others' settings are made of is no setting.
+            parts = {part for v in _literals(container) for part in _REFERENCE.findall(v)}
+            given = {
+                n: v for n, v in container.environment.items() if n not in parts - fields.keys()
+            }
+            found = {
+                name: "is missing: set it"
+                for name, field in fields.items()
+                if name not in given and field.is_required()
+            }
             for name, value in given.items():
-                place = f"{container.field}.env[{name}]"
                 if name not in fields:
-                    wrong = True
-                    yield workload.finding(place, f"{workload.name} reads no such setting")
-                elif problem := _problem(workload.name, name, value):
-                    wrong = True
-                    yield workload.finding(place, f"is {value!r}: {problem}")
-            for conflict in () if wrong else _conflicts(workload.name, given):
+                    found[name] = f"{container.image.service} reads no such setting"
+                elif problem := _problem(whole, name, value):
+                    found[name] = f"is {value!r}: {problem}"
+            for name, problem in found.items():
+                yield workload.finding(f"{container.field}.env[{name}]", problem)
+            for conflict in () if found else _conflicts(whole, given):
                 yield workload.finding(f"{container.field}.env", conflict)
+
+
+def _literals(container: Container) -> Iterator[str]:
+    for variable in items(container.spec, "env"):
+        yield str(variable.get("value", ""))
 
 
 def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
     """Return what a setting is, given or by default, by each workload of ours that reads it."""
     found: dict[str, Any] = {}
     for workload in manifests.workloads:
-        if (field := _fields(workload.name).get(name)) is None:
-            continue
         for container in workload.containers:
-            given = environment(manifests, container.spec).get(name)
+            whole = settings_of(container)
+            if whole is None or (field := _fields(whole).get(name)) is None:
+                continue
+            given = container.environment.get(name)
             if given is None:
                 found[workload.name] = field.default
-            elif _problem(workload.name, name, given) is None:
+            elif _problem(whole, name, given) is None:
                 is_number = field.annotation in (int, float)
                 found[workload.name] = float(given) if is_number else given
     return found
@@ -143,7 +140,7 @@ def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
 
 def one_for_all(manifests: Manifests) -> Iterator[Finding]:
     """Check that what several services must have alike is alike."""
-    for name in _ONE_FOR_ALL:
+    for name in ONE_FOR_ALL:
         values = values_of(manifests, name)
         if len(set(values.values())) > 1:
             said = ", ".join(f"{value} for {workload}" for workload, value in values.items())
@@ -153,61 +150,41 @@ def one_for_all(manifests: Manifests) -> Iterator[Finding]:
 def deadlines(manifests: Manifests) -> Iterator[Finding]:
     """Check that image-processor waits for face-recog for longer than a picture may take there."""
     name = "FACE_RECOG_TIMEOUT_SECONDS"
-    waits = values_of(manifests, name).get("image-processor", math.inf)
-    takes = values_of(manifests, "LONG_SECONDS").get("face-recog", 0)
-    if waits <= takes:
-        advice = f"is {waits:g}, and LONG_SECONDS of face-recog is {takes:g}: set more than that"
-        yield Finding("Deployment/image-processor", name, advice)
-
-
-def secret_values(manifests: Manifests) -> Iterator[Finding]:
-    """Check that no secret stands in an environment variable or an argument; files hold them."""
-    for workload in manifests.workloads:
-        for container in workload.containers:
-            for name, value in environment(manifests, container.spec).items():
-                field = f"{container.field}.env[{name}]"
-                is_path = name.endswith(("_FILE", "_FOLDER"))
-                if _SECRET_NAME.search(name) and not is_path:
-                    yield workload.finding(field, f"is a secret in clear: use {name}_FILE")
-                if _CREDENTIAL_IN_URL.search(value):
-                    yield workload.finding(field, "holds a password: use a file beside it")
-            for variable in items(container.spec, "env"):
-                secret = at(variable, "valueFrom.secretKeyRef")
-                allowed = ENVIRONMENT_SECRETS.get(workload.name, set())
-                if secret and variable.get("name") not in allowed:
-                    field = f"{container.field}.env[{variable.get('name')}]"
-                    yield workload.finding(field, "mount the Secret as a file instead")
-
-
-_FIELDS: Final = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
-_REFERENCE: Final = re.compile(r"\$\((\w+)\)")
+    takes = max(values_of(manifests, "LONG_SECONDS").values(), default=0)
+    for workload, waits in values_of(manifests, name).items():
+        if workload == "image-processor" and waits <= takes:
+            advice = (
+                f"is {waits:g}, and LONG_SECONDS of face-recog is {takes:g}: set more than that"
+            )
+            yield Finding(f"Deployment/{workload}", name, advice)
 
 
 def variables(manifests: Manifests) -> Iterator[Finding]:
-    """Check that every variable has a value, and every one that an argument refers to exists."""
+    """Check that variables that others name exist, and that none holds a secret in clear."""
     for workload in manifests.workloads:
-        needed = set(ENVIRONMENT_SECRETS.get(workload.name, set()))
         for container in workload.containers:
-            names = set(environment(manifests, container.spec))
-            for variable in items(container.spec, "env"):
-                name = str(variable.get("name"))
-                source = mapping(variable, "valueFrom")
-                field = at(source, "fieldRef.fieldPath")
-                if "value" in variable or field or at(source, "secretKeyRef"):
-                    names.add(name)
-                elif not at(source, "configMapKeyRef"):
-                    yield workload.finding(f"{container.field}.env[{name}]", "has no value")
-                if field and field != _FIELDS.get(name):
-                    advice = f"is {field}: {_FIELDS.get(name)} is right"
-                    yield workload.finding(f"{container.field}.env[{name}].valueFrom", advice)
-            for word in [*_words(container.spec)]:
-                needed |= set(_REFERENCE.findall(word))
-            if not container.starts_only:
-                for name in sorted(needed - names):
-                    yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
+            names = {str(variable.get("name")) for variable in items(container.spec, "env")}
+            texts = [*container.words, *container.environment.values()]
+            for name in sorted({n for text in texts for n in _REFERENCE.findall(text)} - names):
+                yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
+            for name, value in container.environment.items():
+                field = f"{container.field}.env[{name}]"
+                if _SECRET_NAME.search(name) and not _is_path(name):
+                    yield workload.finding(field, f"is a secret in clear: use {name}_FILE")
+                if _CREDENTIAL_IN_URL.search(value):
+                    yield workload.finding(field, "holds a password: use a file beside it")
 
 
-def _words(container: Document) -> Iterator[str]:
-    for field in ("command", "args"):
-        for word in container.get(field) or []:
-            yield str(word)
+def ports(manifests: Manifests) -> Iterator[Finding]:
+    """Check that probes' ports are those at which our services answer them."""
+    for workload in manifests.workloads:
+        for name, port in values_of(manifests, "PROBE_PORT").items():
+            number, _ = workload.ports.get("probes", (None, ""))
+            if name == workload.name and number != port:
+                field = f"{workload.field}.containers.ports[probes]"
+                yield workload.finding(field, f"is {number}: set {port:g}, which is PROBE_PORT")
+
+
+def longest(manifests: Manifests) -> float:
+    """Return how many seconds a connection may be idle until the first service closes it."""
+    return min(values_of(manifests, "KEEP_ALIVE_SECONDS").values(), default=math.inf)

@@ -16,12 +16,14 @@ _DEFAULTS: Final = {
 }
 
 
-def mutations(documents: list[Document]) -> Iterator[tuple[Document, str]]:
-    """Take away each document, then break each of its fields; yield it with what is done to it.
+def mutations(documents: list[Document], chosen: list[Document]) -> Iterator[tuple[Document, str]]:
+    """Take away each chosen one, then break each of its fields; yield it with what is done to it.
 
     The documents themselves are changed, and are whole again when the next one is asked for.
     """
     for index, document in enumerate(list(documents)):
+        if document not in chosen:
+            continue
         del documents[index]
         yield document, f"{title(document)} taken away"
         documents.insert(index, document)

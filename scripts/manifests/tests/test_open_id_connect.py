@@ -7,9 +7,8 @@ import yaml
 
 from scripts.manifests import tools
 from scripts.manifests.model import Manifests
-from scripts.manifests.rendering import ROOT, parse, render
+from scripts.manifests.rendering import ROOT, facts, parse, render
 from scripts.manifests.rules import check
-from scripts.manifests.rules.settings import environment
 from services.frontend.adapters.oidc import CALLBACK
 
 OVERLAY = Path(__file__).parent / "open-id-connect"
@@ -20,27 +19,28 @@ def test_the_page_reaches_a_provider_and_nothing_else_outside(
 ) -> None:
     tool("kubeconform")
     manifest = render(OVERLAY, kubectl)
-    found = [*check(Manifests(parse(manifest))), *tools.kubeconform(manifest)]
+    found = [*check(Manifests(parse(manifest), facts("kind"))), *tools.kubeconform(manifest)]
     assert [str(finding) for finding in found] == []
 
 
 def test_a_provider_without_the_component_is_a_finding(kubectl: str) -> None:
     documents = parse(render(OVERLAY, kubectl))
     without = [one for one in documents if one["metadata"]["name"] != "open-id-connect"]
-    [finding] = check(Manifests(without))
+    [finding] = check(Manifests(without, facts("kind")))
     assert str(finding) == (
-        "NetworkPolicy of frontend: spec.egress: frontend -> outside 443/TCP is in the design, and"
-        " no policy allows it: allow it"
+        "NetworkPolicy of frontend: spec.egress: frontend -> outside 443/TCP is named, and"
+        " no policy allows it: label the client access.facestack.dev/SERVER"
     )
 
 
 def test_the_page_on_logging_in_shows_what_is_tried_here(kubectl: str) -> None:
     page = (ROOT / "docs" / "log-in.md").read_text()
     overlay = yaml.safe_load((OVERLAY / "kustomization.yaml").read_text())
-    for generator in overlay["configMapGenerator"]:
-        for literal in generator["literals"]:
-            assert f"  - {literal}\n" in page
+    written = {line.strip() for line in (OVERLAY / "kustomization.yaml").read_text().splitlines()}
+    variables = {line for line in written if line.startswith("- {name: ")}
+    assert overlay["patches"]
+    assert variables <= {line.strip() for line in page.splitlines()}
     manifests = Manifests(parse(render(OVERLAY, kubectl)))
     [frontend] = [one for one in manifests.workloads if one.name == "frontend"]
     [container] = frontend.containers
-    assert f"{environment(manifests, container.spec)['PUBLIC_URL']}{CALLBACK}" in page
+    assert f"{container.environment['PUBLIC_URL']}{CALLBACK}" in page

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from scripts.manifests import exceptions, tools
+from scripts.manifests import tools
 from scripts.manifests.model import Finding
+from scripts.manifests.rules.fields import checks
 
 
 def replaced(manifest: str, old: str, new: str) -> str:
@@ -53,7 +54,7 @@ def test_kube_score_refuses(
 ) -> None:
     tool("kube-score")
     findings = tools.kube_score(replaced(rendered["kind"], old, new))
-    left = list(exceptions.remaining("kube-score", findings))
+    left = list(tools.remaining("kube-score", findings))
     assert len(left) == 1
     assert left[0].field.startswith(check)
 
@@ -63,18 +64,29 @@ def test_checkov_refuses(rendered: dict[str, str], tool: Callable[[str], None]) 
     manifest = replaced(
         rendered["kind"], "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true"
     )
-    left = list(exceptions.remaining("checkov", tools.checkov(manifest)))
+    left = list(tools.remaining("checkov", tools.checkov(manifest)))
     assert [finding.field for finding in left] == ["CKV_K8S_20"]
 
 
+def test_pod_security_refuses_what_a_namespace_does_not_let_in(
+    rendered: dict[str, str], tool: Callable[[str], None]
+) -> None:
+    tool("flux-build")
+    manifest = replaced(rendered["kind"], "runAsNonRoot: true", "runAsNonRoot: false")
+    [finding] = tools.pod_security(manifest)
+    assert "runAsNonRoot=false (Pod Security restricted)" in finding.problem
+    open_ = replaced(manifest, "/enforce: restricted", "/enforce: baseline")
+    assert list(tools.pod_security(open_)) == []
+
+
 def test_an_exception_that_nothing_needs_is_a_finding() -> None:
-    findings = [Finding("Deployment/any", exemption.check, "") for exemption in _ALL[:-1]]
-    named = [finding.where for finding in exceptions.unused({"kube-score": findings})]
+    findings = [Finding("Deployment/any", line["check"], "") for line in _ALL[:-1]]
+    named = [finding.where for finding in tools.unused({"kube-score": findings})]
     assert named
-    assert f"exceptions.py: kube-score {_ALL[-1].check}" in named
+    assert f"base/checks.yaml: kube-score {_ALL[-1]['check']}" in named
 
 
-_ALL = [e for e in exceptions.EXEMPTIONS if e.tool == "kube-score"]
+_ALL = [line for line in checks()["exceptions"] if line["tool"] == "kube-score"]
 
 
 def test_a_missing_program_is_told_with_what_installs_it() -> None:
