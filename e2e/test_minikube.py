@@ -16,7 +16,7 @@ from e2e import kind
 from e2e.client import Client, assert_recognised
 from e2e.cluster import IN_USE, ROOT, STATE, Cluster, images_of, phase, tool
 from e2e.reach import reached
-from scripts.gitops.flux import Builder, load
+from scripts.gitops.flux import load
 from scripts.gitops.source import working_tree
 from services.local.processes import free_port
 from services.local.samples import EILEEN
@@ -153,7 +153,7 @@ def test_all_of_it_fits_into_the_size_that_the_docs_name(minikube: Cluster) -> N
         add(system, pod["spec"], 1)
     rendered = minikube.kubectl("kustomize", str(ROOT / "overlays" / "minikube")).stdout
     with working_tree() as tree:
-        flux = load(Builder(tree, tool("kubectl")), "minikube")
+        flux = load(tree, "minikube")
     assert flux.problems == []
     # Beside the pipeline Flux and its units, with as many receivers as there may be.
     by_git = [one.document for _, one in flux.objects()]

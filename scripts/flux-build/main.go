@@ -31,7 +31,6 @@ import (
 	"k8s.io/pod-security-admission/policy"
 	kustypes "sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
-	"sigs.k8s.io/yaml"
 )
 
 // object is what Flux applies, and the file that it is made from.
@@ -60,7 +59,8 @@ type source struct {
 	read map[string]bool
 }
 
-// ReadFile refuses a kustomization that names something elsewhere, which kustomize would download.
+// ReadFile refuses a kustomization with a field that is none, which the controller would take away, and
+// one that names something elsewhere, which kustomize would download.
 func (s *source) ReadFile(path string) ([]byte, error) {
 	content, err := s.FileSystem.ReadFile(path)
 	if err != nil {
@@ -70,7 +70,10 @@ func (s *source) ReadFile(path string) ([]byte, error) {
 		s.read[name] = true
 	}
 	var read kustypes.Kustomization
-	if filepath.Base(path) == "kustomization.yaml" && yaml.Unmarshal(content, &read) == nil {
+	if filepath.Base(path) == "kustomization.yaml" {
+		if err := read.Unmarshal(content); err != nil {
+			return nil, err
+		}
 		for _, name := range slices.Concat(read.Resources, read.Components, read.Crds) {
 			if !generator.IsLocalRelativePath(name) {
 				return nil, fmt.Errorf("%s is outside of git: copy it here, at one version", name)
@@ -115,6 +118,9 @@ func (r *result) build(k object, roots map[string]string) (string, error) {
 	}
 	if action == generator.CreatedAction {
 		return file, errors.New("is missing: without it Flux takes every YAML file there is")
+	}
+	if _, err := from.ReadFile(name); err != nil {
+		return file, err
 	}
 	if err := from.WriteFile(name, written); err != nil {
 		return file, err

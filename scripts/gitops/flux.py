@@ -164,7 +164,7 @@ def load(source: Source, name: str, *, pinned: bool = True) -> Cluster:
 
 def _root(cluster: Cluster, source: Source) -> Kustomization:
     """Return the Kustomization of a cluster's folder that applies this folder."""
-    for made in folder(source, cluster.folder):
+    for made in build_folder(source, cluster.folder):
         found = Kustomization(made)
         if _is_kustomization(made) and found.path == cluster.folder:
             cluster.kustomizations[found.name] = found
@@ -216,11 +216,11 @@ def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster:
             if str(error) not in map(str, cluster.problems):
                 cluster.problems.append(error)
         cluster.variables.update(built["variables"] or [])
-        if sources[str(at(one.spec, "sourceRef.name"))] is sources[BRANCH]:
+        if sources.get(str(at(one.spec, "sourceRef.name"))) is sources[BRANCH]:
             cluster.files.update(built["files"] or [])
 
 
-def folder(source: Source, path: str, facts: Mapping[str, str] | None = None) -> list[Object]:
+def build_folder(source: Source, path: str, facts: Mapping[str, str] | None = None) -> list[Object]:
     """Build one folder, with facts in it if any are given; BuildError says why it cannot be."""
     spec: Document = {"path": path, "sourceRef": {"name": BRANCH}}
     if facts is not None:
@@ -254,5 +254,5 @@ def _objects(built: Any) -> list[Object]:
         said = " ".join(problem["said"].split())
         way = list(_WAY.finditer(said))  # kustomize tells it to where the fault is
         file = f"{way[-1][1]}/kustomization.yaml" if way else problem["file"]
-        raise BuildError(file, said[way[-1].end() :] if way else said)
+        raise BuildError(file, said[way[-1].end() :].removesuffix('"') if way else said)
     return [Object(each["document"], each["file"]) for each in built["objects"] or []]

@@ -1,13 +1,15 @@
 """Renders overlays as ``kubectl kustomize`` does, with the facts of their cluster in them."""
 
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import yaml
 
-from scripts.gitops import substitution
+from scripts.gitops.flux import BuildError, build_folder
+from scripts.gitops.source import Source
 from scripts.manifests.model import Document
 
 ROOT: Final = Path(__file__).parents[2]
@@ -38,10 +40,17 @@ def render(folder: Path, kubectl: str) -> str:
     )
     if done.returncode:
         raise RenderError(f"{folder}: {done.stderr.strip().removeprefix('error: ')}")
-    try:
-        return substitution.apply(done.stdout, facts(folder.name))
-    except substitution.SubstitutionError as error:
-        raise RenderError(f"{folder}: {error}") from None
+    known = facts(folder.name)
+    if not known:
+        return done.stdout
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "all.yaml").write_text(done.stdout)
+        (Path(place) / "kustomization.yaml").write_text("resources: [all.yaml]\n")
+        try:
+            built = build_folder(Source(Path(place)), ".", known)
+        except BuildError as error:
+            raise RenderError(f"{folder}: {error.problem}") from None
+    return yaml.safe_dump_all((one.document for one in built), sort_keys=False)
 
 
 def parse(rendered: str) -> list[Document]:

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 import pytest
 
-from scripts.gitops.diff import Kubectl
 from scripts.gitops.flux import NAMESPACE, Cluster, Kustomization, Object
 from scripts.manifests.model import FLUX_API
+from scripts.kubectl import Kubectl
 from services.local.processes import free_port
 from services.testing.servers import ServerProcess, find_binary
 

@@ -35,7 +35,7 @@ def said(source: Source, *clusters: str) -> list[str]:
 
     Hashes in names follow the content, which is not what a fault is about.
     """
-    names = list(clusters) or source.entries()
+    names = list(clusters) or source.clusters()
     return [
         re.sub(r"((ConfigMap|Job)/[a-z-]+)-[0-9a-z]{10,12}\b", r"\1-HASH", f"{name}: {finding}")
         for name, findings, _ in validate(source, names)

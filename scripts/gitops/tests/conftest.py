@@ -21,6 +21,11 @@ def kubectl() -> str:
 
 
 @pytest.fixture(scope="session")
-def schemas() -> str:
+def flux_build() -> str:
+    return need(lambda: tools.binary("flux-build"))
+
+
+@pytest.fixture(scope="session")
+def schemas(flux_build: str) -> str:
     need(lambda: tools.binary("kubeconform"))
     return need(tools.schema_folder)

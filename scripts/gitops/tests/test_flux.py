@@ -1,188 +1,134 @@
-"""A Kustomization is built as kustomize-controller builds it."""
+"""Flux's own code is called as kustomize-controller calls it, strictly, and changes no file."""
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import yaml
 
-from scripts.gitops.flux import Builder, BuildError, Kustomization, Object, load
+from scripts.git import git
+from scripts.gitops.flux import BuildError, Object, build_folder, load
 from scripts.gitops.source import Source, working_tree
 from scripts.gitops.tests.changes import change
 
-FILES: Final = {
-    "app/kustomization.yaml": """
-        resources: [map.yaml, deployment.yaml]
-        images: [{name: one, newName: two, newTag: "2"}]
-        """,
-    "app/map.yaml": """
-        apiVersion: v1
-        kind: ConfigMap
-        metadata: {name: map, labels: {color: red}}
-        data: {key: "${fact}"}
-        """,
-    "app/deployment.yaml": """
-        apiVersion: apps/v1
-        kind: Deployment
-        metadata: {name: app}
-        spec: {template: {spec: {containers: [{name: app, image: one}]}}}
-        """,
-    "more/kustomization.yaml": """
-        apiVersion: kustomize.config.k8s.io/v1alpha1
-        kind: Component
-        configMapGenerator: [{name: more, literals: [a=b]}]
-        """,
-}
+pytestmark = pytest.mark.usefixtures("flux_build")
+
+KUSTOMIZATION: Final = "resources: [map.yaml]\ncomponents: [../more]\n"
+MAP: Final = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: map}
+data: {key: "${fact}", other: "${none:=default}", kept: "$${brace}"}
+"""
+COMPONENT: Final = """
+apiVersion: kustomize.config.k8s.io/v1alpha1
+kind: Component
+configMapGenerator: [{name: more, literals: [a=b]}]
+generatorOptions: {disableNameSuffixHash: true}
+"""
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     found = Source(tmp_path)
-    for file, text in FILES.items():
-        change(found, {"file": file, "write": text})
+    change(found, {"file": "app/kustomization.yaml", "write": KUSTOMIZATION})
+    change(found, {"file": "app/map.yaml", "write": MAP})
+    change(found, {"file": "more/kustomization.yaml", "write": COMPONENT})
     return found
 
 
-def build(
-    source: Source, kubectl: str, facts: dict[str, str] | None = None, **spec: Any
-) -> dict[str, Object]:
-    made_from = Object(
-        {"kind": "Kustomization", "metadata": {"name": "test"}, "spec": {"path": "./app", **spec}},
-        "sync.yaml",
-    )
-    found = Builder(source, kubectl).build(Kustomization(made_from), facts or {}, set())
-    return {built.title: built for built in found}
+def build(source: Source, **facts: str) -> dict[str, Object]:
+    return {one.title: one for one in build_folder(source, "app", facts)}
 
 
-def image(found: dict[str, Object]) -> str:
-    template = found["Deployment/app"].document["spec"]["template"]
-    return str(template["spec"]["containers"][0]["image"])
-
-
-def test_every_object_names_its_file_and_nothing_else_is_added(
-    source: Source, kubectl: str
-) -> None:
-    found = build(source, kubectl)
+def test_every_object_names_its_file_and_has_the_facts(source: Source) -> None:
+    found = build(source, fact="text\n")
     assert {title: one.file for title, one in found.items()} == {
         "ConfigMap/map": "app/map.yaml",
-        "Deployment/app": "app/deployment.yaml",
+        "ConfigMap/more": "more/kustomization.yaml",
     }
-    assert found["ConfigMap/map"].document == yaml.safe_load(FILES["app/map.yaml"])
-
-
-def test_what_is_there_is_left_as_it_was(source: Source, kubectl: str) -> None:
-    before = (source.folder / "app/kustomization.yaml").read_text()
-    build(source, kubectl, namePrefix="x-")
-    assert (source.folder / "app/kustomization.yaml").read_text() == before
-
-
-def test_facts_get_in_only_with_post_build(source: Source, kubectl: str) -> None:
-    without = build(source, kubectl, {"fact": "12"})["ConfigMap/map"]
-    assert without.document["data"] == {"key": "${fact}"}
-    found = build(source, kubectl, {"fact": "text"}, postBuild={})["ConfigMap/map"]
-    assert found.document["data"] == {"key": "text"}
-
-
-def test_patches_come_after_the_folders_own(source: Source, kubectl: str) -> None:
-    patch = "- {op: add, path: /data/more, value: '${fact}'}"
-    target = {"labelSelector": "color in (red, blue)"}
-    patches = [{"target": target, "patch": patch}]
-    found = build(source, kubectl, {"fact": "x"}, patches=patches, postBuild={})
-    assert found["ConfigMap/map"].document["data"] == {"key": "x", "more": "x"}
-    gone = [{"target": target, "patch": "$patch: delete\nkind: any\nmetadata: {name: any}"}]
-    assert list(build(source, kubectl, patches=gone)) == ["Deployment/app"]
-
-
-def test_a_component_is_found_from_the_path(source: Source, kubectl: str) -> None:
-    found = build(source, kubectl, components=["../more"])
-    (generated,) = (one for title, one in found.items() if title.startswith("ConfigMap/more-"))
-    assert generated.file == "more/kustomization.yaml"
-
-
-def test_a_missing_component_may_be_ignored(source: Source, kubectl: str) -> None:
-    components = ["../secrets", "../more"]
-    found = build(source, kubectl, components=components, ignoreMissingComponents=True)
-    assert len(found) == 3
-    with pytest.raises(BuildError, match=r"secrets"):
-        build(source, kubectl, components=components)
-
-
-def test_names_and_namespace_are_set(source: Source, kubectl: str) -> None:
-    found = build(source, kubectl, targetNamespace="there", namePrefix="a-", nameSuffix="-z")
-    assert set(found) == {"ConfigMap/a-map-z", "Deployment/a-app-z"}
-    assert {built.key[2] for built in found.values()} == {"there"}
+    expected: dict[str, Any] = yaml.safe_load(MAP)
+    expected["data"] = {"key": "text", "other": "default", "kept": "${brace}"}
+    assert found["ConfigMap/map"].document == expected
+    assert (source.folder / "app/kustomization.yaml").read_text() == KUSTOMIZATION
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("old", "new", "said"),
     [
-        ({"newTag": "3"}, "two:3"),
-        ({"newName": "three"}, "three:2"),
-        ({"digest": "sha256:" + "0" * 64}, "two@sha256:" + "0" * 64),
+        ("${fact}", "${fcat}", 'variable not set (strict mode): "fcat"'),
+        ("${fact}", "${fact", "closing"),
+        ("${fact}", "$$5", "Flux makes one $ of the two in '$$5': write one"),
+        ("data:", "data: [", "yaml"),
     ],
 )
-def test_an_image_is_changed_in_part(
-    source: Source, kubectl: str, given: dict[str, str], expected: str
+def test_what_flux_refuses_is_told_with_its_file(
+    source: Source, old: str, new: str, said: str
 ) -> None:
-    assert image(build(source, kubectl)) == "two:2"
-    assert image(build(source, kubectl, images=[{"name": "one", **given}])) == expected
+    change(source, {"file": "app/map.yaml", "old": old, "new": new})
+    with pytest.raises(BuildError) as error:
+        build(source, fact="x")
+    assert said in error.value.problem
+    assert error.value.file.startswith("app/")
 
 
-def test_common_labels_are_set_on_all(source: Source, kubectl: str) -> None:
-    found = build(source, kubectl, commonMetadata={"labels": {"color": "green", "team": "a"}})
-    for built in found.values():
-        assert built.document["metadata"]["labels"] == {"color": "green", "team": "a"}
+def test_an_object_that_switches_it_off_is_left_alone(source: Source) -> None:
+    label = "metadata: {labels: {kustomize.toolkit.fluxcd.io/substitute: disabled}, "
+    change(source, {"file": "app/map.yaml", "old": "metadata: {", "new": label})
+    assert build(source, fact="x")["ConfigMap/map"].document["data"]["key"] == "${fact}"
 
 
-@pytest.mark.parametrize("field", ["patchesStrategicMerge", "patchesJson6902", "wiat"])
-def test_a_field_that_is_not_known_is_refused(source: Source, kubectl: str, field: str) -> None:
-    unknown: dict[str, Any] = {field: []}
-    with pytest.raises(BuildError, match=f"spec.{field}: is not known here"):
-        build(source, kubectl, **unknown)
-
-
-def test_only_a_changed_folder_is_built_again(
-    source: Source, monkeypatch: pytest.MonkeyPatch, kubectl: str
-) -> None:
-    built = []
-    original = Builder._kustomize
-
-    def counting(self: Builder, folder: str) -> str:
-        built.append(folder)
-        return original(self, folder)
-
-    monkeypatch.setattr(Builder, "_kustomize", counting)
-    monkeypatch.setattr(Builder, "_cache", {})
-    build(source, kubectl)
-    build(source, kubectl, {"fact": "x"}, postBuild={})
-    assert built == ["app"]
-    change(source, {"file": "app/map.yaml", "old": "red", "new": "blue"})
-    found = build(source, kubectl)
-    assert found["ConfigMap/map"].document["metadata"]["labels"] == {"color": "blue"}
-    build(source, kubectl, namePrefix="x-")
-    assert built == ["app", "app", "app"]
-
-
-def test_a_line_break_at_the_end_of_a_fact_is_no_part_of_it(kubectl: str) -> None:
+def test_a_kustomization_brings_others_and_facts_get_into_them() -> None:
     with working_tree() as tree:
-        line = "  storage_class: standard\n"
-        block = "  storage_class: |\n    standard\n"
-        change(tree, {"file": "flux/kind/cluster.yaml", "old": line, "new": block})
-        cluster = load(Builder(tree, kubectl), "kind")
-    claims = [
-        claim["spec"]["storageClassName"]
-        for _, one in cluster.objects()
-        if one.key[1] == "StatefulSet"
-        for claim in one.document["spec"]["volumeClaimTemplates"]
-    ]
-    assert set(claims) == {"standard"}
-
-
-def test_the_root_brings_itself_and_every_layer(kubectl: str) -> None:
-    with working_tree() as tree:
-        cluster = load(Builder(tree, kubectl), "kind")
+        cluster = load(tree, "kind")
+    assert cluster.problems == []
     assert cluster.root.name == "facestack"
-    assert {"controllers", "configs", "data", "apps"} <= set(cluster.kustomizations)
-    assert cluster.before("apps") >= {"controllers", "configs", "data"}
-    titles = {built.title for built in cluster.root.objects}
-    assert {"Kustomization/facestack", "ConfigMap/cluster"} <= titles
+    layers = {"flux-controllers", "face-setup", "face-secrets", "face-stores"}
+    assert cluster.before("face-services") == layers
+    claims = [one for _, one in cluster.objects() if one.key[1] == "PersistentVolumeClaim"]
+    assert {one.document["spec"]["storageClassName"] for one in claims} == {"standard"}
+
+
+def test_what_a_cluster_pins_is_of_that_commit_and_its_own_is_of_the_branch() -> None:
+    """Facts and secrets are the branch's, whatever is pinned."""
+    pinned = git("rev-parse", "HEAD").strip()
+    version = f"""
+apiVersion: source.toolkit.fluxcd.io/v1
+kind: GitRepository
+metadata: {{name: version, namespace: flux-system}}
+spec: {{url: "https://git.example.com/f.git", interval: 1h, ref: {{commit: {pinned}}}}}
+"""
+    folder = "flux/clusters/kind"
+    facts = {"file": f"{folder}/cluster.yaml"}
+    with working_tree() as tree:
+        change(tree, {"file": f"{folder}/version.yaml", "write": version})
+        listed = {"old": "- cluster.yaml\n", "new": "- cluster.yaml\n- version.yaml\n"}
+        change(tree, {"file": f"{folder}/kustomization.yaml", **listed})
+        change(tree, {**facts, "old": "source: facestack", "new": "source: version"})
+        change(tree, {**facts, "old": "storage_class: standard", "new": "storage_class: new"})
+        change(tree, {"file": "overlays/kind/services/kustomization.yaml", "write": "resource: []"})
+        cluster = load(tree, "kind")
+        assert cluster.problems == []
+        assert not any(name.startswith("overlays/") for name in cluster.files)
+        claims = [one for _, one in cluster.objects() if one.key[1] == "PersistentVolumeClaim"]
+        assert {one.document["spec"]["storageClassName"] for one in claims} == {"new"}
+        (problem,) = load(tree, "kind", pinned=False).problems
+        assert problem.file == "overlays/kind/services/kustomization.yaml"
+
+
+def test_pod_security_is_kubernetes_own(flux_build: str) -> None:
+    pod = {"kind": "Pod", "metadata": {"name": "one"}, "spec": {"hostNetwork": True}}
+    command = [flux_build, "pod-security", "baseline", "v1.34"]
+    done = subprocess.run(
+        command, input=json.dumps(pod), capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [
+        {
+            "kind": "Pod",
+            "name": "one",
+            "reason": "host namespaces",
+            "detail": "hostNetwork=true",
+        }
+    ]
