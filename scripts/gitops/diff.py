@@ -59,10 +59,17 @@ def _change(
     """Yield how an object differs, if it does."""
     if before == after:
         return
-    sign = "+" if before is None else "-" if after is None else "~"
+    sign, why = "~", ""
+    if before is None:
+        sign = "+"
+    elif after is None:
+        # Flux deletes before it looks whether what is new gets ready.
+        sign, why = "-", "goes at once"
+        if marked(before, "prune", "disabled"):
+            why = "stays on the cluster, as its label says"
     old, new = (yaml.safe_dump(one).splitlines() if one else [] for one in (before, after))
     # The first two lines would name files.
-    yield Change(name, sign, key, "", tuple(unified_diff(old, new, lineterm=""))[2:])
+    yield Change(name, sign, key, why, tuple(unified_diff(old, new, lineterm=""))[2:])
 
 
 def rendered(before: source.Source, after: source.Source, name: str) -> list[Change]:
@@ -158,7 +165,7 @@ class Comparison:
         for key, document in owned.items():
             old, new = before.get(key), after.get(key)
             if key[1] == "Secret":
-                # Nobody here can decrypt one, and none is to be seen: the names of keys are compared.
+                # Nobody here can decrypt one, and none is to be seen: the names of keys are enough.
                 old, new = old and _keys(old), _keys(document)
             found += _change(name, key, old, new)
         # Of a new one, what stands in git is no news.

@@ -40,16 +40,20 @@ def render(folder: Path, kubectl: str) -> str:
     )
     if done.returncode:
         raise RenderError(f"{folder}: {done.stderr.strip().removeprefix('error: ')}")
-    known = facts(folder.name)
+    try:
+        return with_facts(done.stdout, facts(folder.name))
+    except BuildError as error:
+        raise RenderError(f"{folder}: {error.problem}") from None
+
+
+def with_facts(text: str, known: Mapping[str, str]) -> str:
+    """Return manifests with facts in them, by Flux's own code."""
     if not known:
-        return done.stdout
+        return text
     with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "all.yaml").write_text(done.stdout)
+        (Path(place) / "all.yaml").write_text(text)
         (Path(place) / "kustomization.yaml").write_text("resources: [all.yaml]\n")
-        try:
-            built = build_folder(Source(Path(place)), ".", known)
-        except BuildError as error:
-            raise RenderError(f"{folder}: {error.problem}") from None
+        built = build_folder(Source(Path(place)), ".", known)
     return yaml.safe_dump_all((one.document for one in built), sort_keys=False)
 
 

@@ -5,10 +5,9 @@ from typing import Any, Final
 
 import pytest
 
-from scripts.gitops import substitution
 from scripts.manifests import rendering
 from scripts.manifests.model import Manifests
-from scripts.manifests.rendering import ROOT, parse, render
+from scripts.manifests.rendering import ROOT, parse, render, with_facts
 
 FOLDER: Final = ROOT / "overlays" / "aws"
 FACTS: Final = rendering.facts("aws")
@@ -44,7 +43,7 @@ def test_no_manifest_holds_a_fact(name: str) -> None:
 
 def templates(built: str, facts: Mapping[str, str]) -> dict[str, Any]:
     """Return each workload's pod template."""
-    manifests = Manifests(parse(substitution.apply(built, facts)))
+    manifests = Manifests(parse(with_facts(built, facts)))
     return {workload.title: workload.template for workload in manifests.workloads}
 
 
