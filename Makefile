@@ -1,8 +1,11 @@
 # `make` alone lists the tasks.
+ifneq ($(shell uname),Linux)
+$(error Linux is needed: README.md)
+endif
 PYTHON ?= python3.11
 python := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: bootstrap pictures promote quantise crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -34,14 +37,14 @@ faults: venv-dev samples ## strike the whole pipeline with random faults, and ac
 bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
 	@$(python) -m bench $(ARGS)
 
-lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml
-	@scripts/lock
+lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml; ARGS=--upgrade
+	@scripts/lock $(ARGS)
 
 sbom: venv-dev ## write var/sbom, what each image is made of; ARGS=--images looks into the built images, too
 	@$(python) -m scripts.supply sbom $(ARGS)
 
 audit: venv-dev ## look up in OSV's database whether what is locked has known vulnerabilities
-	@$(python) -m scripts.supply audit $(ARGS)
+	@scripts/audit $(ARGS)
 
 licences: venv-dev ## write docs/licences.md anew after a change in pyproject.toml
 	@$(python) -m scripts.supply licences
@@ -52,9 +55,10 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
-pictures: venv-dev ## draw the pictures of the cluster anew after a change of the manifests
-	@scripts/manifest-tools
+pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
+	@e2e/no-registry/tool kubectl >/dev/null
 	@$(python) -m scripts.pictures
+	@$(python) -m scripts.manifests --edges
 
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 	@$(python) -m bench.quantise
@@ -115,11 +119,14 @@ diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters, and
 	@$(python) -m scripts.gitops.diff $(CLUSTER) $(if $(BASE),--base="$(BASE)") $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
 
 promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
-	@scripts/manifest-tools
+	@e2e/no-registry/build-tools .tools/bin flux-build
 	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
+
+restore: venv-dev ## bring a backup to an empty cluster: KEY=private key of age [BACKUP=name] [CONTEXT=kubectl's]
+	@$(python) -m scripts.restore "$(KEY)" $(BACKUP) $(if $(CONTEXT),--context="$(CONTEXT)")
 
 ##@ Get what it needs
 servers: ## install all that tests start: MariaDB, Chromium, NSQ, versitygw, checks of manifests ...

@@ -16,6 +16,7 @@ _ORDER: Final = (
     "test_first_push",
     "test_pushes",
     "test_units",
+    "test_promotion",
     "test_secrets",
     "test_drift",
     "test_bad_pushes",

@@ -19,7 +19,7 @@ HOST: Final = "git.git.svc.cluster.local"
 _NAMESPACE: Final = "--namespace=git"
 _CONTEXT: Final = Path(__file__).parent / "server"
 _REPOSITORY: Final = "/srv/git/facestack.git"
-_ENVIRONMENT: Final = {
+ENVIRONMENT: Final = {
     # Nobody's own settings count: no signing, no hooks, no other names.
     "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_CONFIG_NOSYSTEM": "1",
@@ -177,7 +177,7 @@ class Repository:
         result = subprocess.run(
             ["git", *args],
             cwd=self.folder,
-            env={**os.environ, **_ENVIRONMENT, **(environment or {})},
+            env={**os.environ, **ENVIRONMENT, **(environment or {})},
             capture_output=True,
             text=True,
             check=False,

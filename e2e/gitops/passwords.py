@@ -19,6 +19,7 @@ USERS: Final = {
     "redeemer": "database-redeemer",
     "people": "database-people",
     "webhooks": "database-webhooks",
+    "backup": "database-backup",
 }
 """The database's users, and the Secrets with their passwords."""
 

@@ -29,7 +29,7 @@ STEP: Final = re.compile(
 BEYOND: Final = ("make images", "make bootstrap")
 """Commands that need an engine or a cluster: e2e has their tests."""
 
-WRITTEN: Final = ("docs/settings.md", "docs/images/", "docs/kubernetes.md")
+WRITTEN: Final = ("docs/settings.md", "docs/images/", "docs/security.md")
 """What `make settings pictures` writes."""
 
 Follow = Callable[[str], Path]

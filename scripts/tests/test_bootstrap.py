@@ -118,7 +118,7 @@ def test_a_copied_folder_that_still_has_its_old_name(bench: Bench) -> None:
 def test_a_machine_without_kubectl(bench: Bench) -> None:
     bare = bench.folder / "bare"
     bare.mkdir()
-    for name in ("bash", "env", "dirname", "basename", "paste", "sed", "ls"):
+    for name in ("bash", "env", "uname", "dirname", "basename", "paste", "sed", "ls"):
         found = shutil.which(name)
         assert found
         (bare / name).symlink_to(found)

@@ -12,8 +12,7 @@ ROOT = Path(__file__).parents[2]
 REGISTRY = "ghcr.io/owner/facestack"
 TAG = "0.1.0-0123456789ab"
 
-# Notes how it was called, and fails where it shall. Each image has a digest of its own, and one of
-# another registry, which comes first.
+# Notes how it was called, and fails where it shall. Each image has a digest of its own.
 STUB = r"""#!/usr/bin/env bash
 call="$(basename "$0") $*"
 echo "$call" >>"$CALLS"
@@ -22,10 +21,8 @@ case $call in
   image-tag*) echo 0.1.0-0123456789ab ;;
   "images --list") printf 'credentials\nwebhooks\n' ;;
   *provenance) echo '{"buildDefinition": {}}' ;;
-  "docker image inspect"*)
-    repository=${*: -1}; repository=${repository%:*}
-    echo "mirror/$repository@sha256:$(printf %064d 9)"
-    echo "$repository@sha256:$(printf %064d ${#repository})" ;;
+  "docker version"*) echo arm64 ;;
+  "docker buildx imagetools inspect"*) image=${*: -1}; printf 'sha256:%064d\n' ${#image} ;;
   *slsaprovenance1*) while [ "$1" != --predicate ]; do shift; done; cat "$2" >>"$CALLS" ;;
 esac
 """
@@ -64,7 +61,9 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def release(folder: Path, tag: str = "v0.1.0", *, breaks: str = "") -> tuple[int, str, list[str]]:
+def release(
+    folder: Path, tag: str = "v0.1.0", *architectures: str, breaks: str = ""
+) -> tuple[int, str, list[str]]:
     """Return the exit status, what it said of what is wrong, and which programs it called."""
     calls = folder.parent / "calls"
     calls.touch()
@@ -75,7 +74,7 @@ def release(folder: Path, tag: str = "v0.1.0", *, breaks: str = "") -> tuple[int
         "BREAK": breaks,
     }
     done = subprocess.run(
-        [folder / "scripts/release", tag, REGISTRY],
+        [folder / "scripts/release", tag, REGISTRY, *architectures],
         env=environment,
         capture_output=True,
         text=True,
@@ -84,15 +83,17 @@ def release(folder: Path, tag: str = "v0.1.0", *, breaks: str = "") -> tuple[int
     return done.returncode, done.stderr, calls.read_text().splitlines()
 
 
+LOOK = "docker buildx imagetools inspect --format {{.Manifest.Digest}}"
+
+
 def steps(name: str) -> list[str]:
     """Return the calls for one image, in order."""
-    image = f"{REGISTRY}/{name}"
-    digest = f"{image}@sha256:{len(image):064d}"
-    look = "docker image inspect --format {{range .RepoDigests}}{{println .}}{{end}}"
+    image = f"{REGISTRY}/{name}:{TAG}-arm64"
+    digest = f"{REGISTRY}/{name}@sha256:{len(image):064d}"
     return [
-        f"docker tag facestack/{name}:{TAG} {image}:{TAG}",
-        f"docker push --quiet {image}:{TAG}",
-        f"{look} {image}:{TAG}",
+        f"docker tag facestack/{name}:{TAG} {image}",
+        f"docker push --quiet {image}",
+        f"{LOOK} {image}",
         f"cosign sign --yes {digest}",
         f"cosign attest --yes --type cyclonedx --predicate var/sbom/{name}.cdx.json {digest}",
         f"cosign attest --yes --type slsaprovenance1 --predicate PROVENANCE {digest}",
@@ -107,8 +108,22 @@ def expected() -> list[str]:
         "python -m scripts.supply provenance",
         "images ",
         "python -m scripts.supply sbom --images",
+        "docker version --format {{.Server.Arch}}",
         *steps("credentials"),
         *steps("webhooks"),
+    ]
+
+
+def joins(name: str) -> list[str]:
+    """Return the calls that make one image for two architectures."""
+    image = f"{REGISTRY}/{name}:{TAG}"
+    digest = f"{REGISTRY}/{name}@sha256:{len(image):064d}"
+    return [
+        f"docker buildx imagetools create --tag {image} {image}-amd64 {image}-arm64",
+        f"{LOOK} {image}",
+        f"cosign sign --yes {digest}",
+        f"cosign attest --yes --type slsaprovenance1 --predicate PROVENANCE {digest}",
+        '{"buildDefinition": {}}',
     ]
 
 
@@ -126,6 +141,16 @@ def test_each_image_is_pushed_then_signed_and_attested_by_its_digest(repository:
     status, said, calls = release(repository)
     assert (status, said) == (0, "")
     assert without_folder(calls) == expected()
+
+
+def test_one_tag_is_for_all_machines_once_each_has_its_image(repository: Path) -> None:
+    status, said, calls = release(repository, "v0.1.0", "amd64", "arm64")
+    assert (status, said) == (0, "")
+    assert without_folder(calls) == [
+        *expected()[:3],
+        *joins("credentials"),
+        *joins("webhooks"),
+    ]
 
 
 @pytest.mark.parametrize(

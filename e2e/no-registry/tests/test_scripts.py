@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -151,7 +152,7 @@ def test_only_an_image_with_the_key_counts_as_built(machine: Machine) -> None:
     ("name", "version", "usable"),
     [
         ("kubectl", "Client Version: v1.33.0", True),
-        ("kubectl", "Client Version: v1.35.2", True),
+        ("kubectl", "Client Version: v1.37.2", True),
         ("kubectl", "Client Version: v1.32.4-dispatcher", False),
         ("kubectl", "nonsense", False),
         ("kind", "0.33.1", True),
@@ -168,6 +169,16 @@ def test_a_tool_on_the_path_is_used_if_its_version_fits(
     assert Path(result.stdout.strip()).parent == (machine.commands if usable else own)
     binary = {"kubectl": "kubernetes", "kind": "kind"}[name]
     assert result.stderr.strip() == ("" if usable else f"built {binary}")
+
+
+def test_the_readme_names_the_oldest_tools_that_are_used() -> None:
+    readme = (FOLDER.parents[1] / "README.md").read_text()
+    pins = {"kind": "sigs.k8s.io/kind", "k8s": "k8s.io/kubernetes"}
+    kind, kubernetes = (
+        int(re.findall(rf"{module} v\d+\.(\d+)", (FOLDER / f"tools/{name}/go.mod").read_text())[0])
+        for name, module in pins.items()
+    )
+    assert f".io) 0.{kind} and kubectl 1.{kubernetes - 1} or newer" in readme
 
 
 def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
@@ -195,6 +206,49 @@ def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
     assert done.returncode == 0, done.stderr
     found = {name: (out / name).read_text().strip() for name in ("kind", "nsqd", "etcd")}
     assert found == {"kind": "bin", "nsqd": "bin-2", "etcd": "built"}
+
+
+@pytest.mark.parametrize("name", ["nsq", "versitygw"])
+def test_a_stand_in_is_built_of_the_version_that_manifests_name(name: str) -> None:
+    listed = subprocess.check_output([FOLDER / "images" / "build", "--list"], text=True)
+    tag = re.findall(rf"^{name} \S+:(\S+)$", listed, re.MULTILINE)
+    modules = (FOLDER / "tools" / name / "go.mod").read_text()
+    assert tag == re.findall(rf"^require github\.com/\w+/{name} (\S+)$", modules, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("before", "setting", "upgraded"),
+    [
+        ("10.6.5-MariaDB", "1", True),
+        ("10.11.2-MariaDB", "1", False),
+        ("10.6.5-MariaDB", "", False),
+    ],
+)
+def test_another_minor_version_of_mariadb_gets_new_system_tables_if_that_is_asked_for(
+    machine: Machine, before: str, setting: str, *, upgraded: bool
+) -> None:
+    data = machine.folder / "data"
+    data.mkdir()
+    (data / ".prepared").touch()
+    (data / "mysql_upgrade_info").write_text(before)
+    calls = machine.folder / "calls"
+    machine.has(
+        "mariadbd",
+        f"""case "$*" in
+  --version) echo "mariadbd  Ver 10.11.19-MariaDB-0+deb12u1 for linux" ;;
+  *--help) echo "socket and more"; echo "datadir {data}"; echo "socket /run/here" ;;
+  *--skip-grant-tables) echo alone >>{calls}; trap 'kill $!; exit 0' TERM; sleep 60 & wait ;;
+  *) echo "serving with $*" >>{calls} ;;
+esac""",
+    )
+    machine.has("mariadb-admin", f'[ "$1" = --socket=/run/here ] && grep -q alone {calls}')
+    machine.has("mariadb-upgrade", f"echo upgrade >>{calls}")
+    done = machine.run("images/mariadb-entrypoint", "--port=1", MARIADB_AUTO_UPGRADE=setting)
+    assert done.returncode == 0, done.stderr
+    manifest = FOLDER.parents[1] / "base" / "mariadb" / "statefulset.yaml"
+    assert '- {name: MARIADB_AUTO_UPGRADE, value: "1"}\n' in manifest.read_text()
+    before_serving = ["alone", "upgrade"] if upgraded else []
+    assert calls.read_text().splitlines() == [*before_serving, "serving with --port=1"]
 
 
 def test_a_withheld_capability_is_taken_from_containers_and_processes(machine: Machine) -> None:

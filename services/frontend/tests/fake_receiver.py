@@ -109,6 +109,7 @@ class FakeReceiver:
     people: list[dict[str, Any]] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
     encoding: dict[str, Any] | None = None
+    backup: dict[str, Any] | None = None
     answers: dict[str, httpx.Response] = field(default_factory=dict)
     next_cursor: str | None = None
     next_person: str | None = None
@@ -148,6 +149,7 @@ class FakeReceiver:
             "images": None if "database" in self.problems else counts,
             "oldest_pending_seconds": None,
             "encoding": self.encoding,
+            "backup": self.backup,
             "problems": self.problems,
         }
         page = {"images": self.images, "next_cursor": self.next_cursor}

@@ -4,6 +4,7 @@ import dataclasses
 
 import sqlalchemy as sa
 
+from services.backup.adapters.rows import DatabaseBackupRows
 from services.common import tables
 from services.common.clock import database_now, now_ms
 from services.common.database import Database
@@ -24,6 +25,7 @@ from services.people.domain.regrouping import Regrouped
 from services.receiver.adapters.rows.api_keys import DatabaseApiKeys
 from services.receiver.adapters.rows.attempts import DatabaseAttempts
 from services.receiver.adapters.rows.audit import DatabaseAudit
+from services.receiver.adapters.rows.backups import DatabaseBackups
 from services.receiver.adapters.rows.deliveries import DatabaseDeliveries
 from services.receiver.adapters.rows.encoding import DatabaseEncoding
 from services.receiver.adapters.rows.erasures import DatabaseErasures
@@ -40,6 +42,7 @@ from services.receiver.adapters.rows.users import DatabaseUsers
 from services.receiver.domain.access import AccessScope, Role
 from services.receiver.domain.acts import Act, SubjectKind
 from services.receiver.domain.attempts import FORGOTTEN_AFTER_MS
+from services.receiver.domain.backups import BackupStatus
 from services.receiver.domain.cursors import PersonKey
 from services.receiver.domain.encoding import EncodingReport, EncodingState
 from services.receiver.domain.erasing import Erased, Stage
@@ -63,18 +66,19 @@ LEASE_OVER = 31_000
 DIGEST = "d" * 64
 
 
-async def run_every_statement(  # noqa: PLR0915, one after the other
+async def run_every_statement(  # noqa: PLR0915, PLR0917, one after the other
     receiver: Database,
     image_processor: Database,
     redeemer: Database,
     people_s: Database,
     webhooks: Database,
+    backup: Database,
 ) -> None:
     """Use each service's adapters, all of them, each on its own connections.
 
     The first person is to have changed before there is one: see ``CHANGED``.
     """
-    for database in (receiver, image_processor, redeemer, people_s, webhooks):
+    for database in (receiver, image_processor, redeemer, people_s, webhooks, backup):
         await database.check()
     rows = ReceiverRows(receiver)
     people = DatabasePeople(receiver)
@@ -182,6 +186,7 @@ async def run_every_statement(  # noqa: PLR0915, one after the other
     await _forget(receiver, people)
     await _upload_twice(rows, notes)
     await _erase_old(receiver, people_s, redeemer)
+    await _back_up(receiver, redeemer, backup)
     await _give_keys(DatabaseApiKeys(receiver))
     collecting = DatabaseDueGarbage(redeemer, database_now)
     await _log_in(receiver)
@@ -380,6 +385,20 @@ async def _forget(receiver: Database, people: DatabasePeople) -> None:
     last = await rows.claim()
     assert last
     await rows.end(last)
+
+
+async def _back_up(receiver: Database, redeemer: Database, backup: Database) -> None:
+    rows = DatabaseBackupRows(backup, database_now)
+    report = DatabaseBackups(receiver, max_age_seconds=1)
+    assert await report.report() is None
+    await rows.begin("20260101T000000Z")
+    async with rows.holding("20260101T000000Z"):
+        assert await DatabaseDueGarbage(redeemer, database_now).take() == []
+    await rows.end("20260101T000000Z", None, "no space left")
+    assert await report.report() == BackupStatus(None, False, "no space left")
+    async with backup.reading() as connection:
+        for table in tables.metadata.sorted_tables:
+            await connection.execute(sa.select(table))
 
 
 async def _erase_old(receiver: Database, people_s: Database, redeemer: Database) -> None:

@@ -134,8 +134,7 @@ async def test_every_statement_of_each_service_is_allowed_to_its_user(any_admin:
     any_admin.migrate()
     databases = [any_admin.database(user) for user in GRANTS]
     any_admin.root(CHANGED.replace("people_work", f"{any_admin.name}.people_work"))
-    receiver, image_processor, redeemer, people, webhooks = databases
-    await run_every_statement(receiver, image_processor, redeemer, people, webhooks)
+    await run_every_statement(*databases)
     for database in databases:
         await database.close()
 
@@ -183,6 +182,9 @@ REFUSED = [
     ("people", "DELETE FROM face_groups"),
     ("receiver", "DELETE FROM face_groups"),
     ("receiver", "UPDATE group_faces SET group_id = 1"),
+    ("backup", "DELETE FROM backups"),
+    ("backup", "INSERT INTO images (path) VALUES ('x')"),
+    ("redeemer", "UPDATE backups SET held_until = NULL"),
     ("webhooks", "SELECT * FROM face_encodings"),
     ("webhooks", "UPDATE images SET status = 'pending'"),
     ("webhooks", "DELETE FROM events"),
@@ -425,7 +427,7 @@ async def test_the_migrations_rotate_their_own_password(own: Site, tmp_path: Pat
     assert not [line for line in logs if line["event"].startswith("changed the passwords")]
 
 
-@pytest.mark.parametrize("user", ALL)
+@pytest.mark.parametrize("user", [user for user in ALL if user != "backup"])  # it runs once
 async def test_a_service_that_starts_before_its_user_is_made_waits_for_it(
     site: Site, user: str, tmp_path: Path
 ) -> None:

@@ -8,11 +8,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.common.clock import database_now
 from services.common.database import Database
 from services.common.objects import ObjectStore
 from services.common.quality import Quality
 from services.common.settings import DatabaseSettings
-from services.common.tables import encoding_work, face_encodings, faces, images, persons
+from services.common.tables import backups, encoding_work, face_encodings, faces, images, persons
 from services.receiver.adapters.rows.images import page_query
 from services.receiver.domain.people import Somebody
 from services.receiver.settings import ReceiverSettings
@@ -533,6 +534,28 @@ async def test_encoding_is_reported_stopped_and_started(
         for person in ({}, {"person": "Ada"}):
             report = (await client.get("/status", params=person)).json()
             assert report["encoding"] == answer.json()
+
+
+async def test_backups_are_reported_once_there_was_one(
+    client: httpx.AsyncClient, settings: ReceiverSettings
+) -> None:
+    assert (await client.get("/status")).json()["backup"] is None
+    database = Database(settings)
+    day = 86_400_000
+    ended = {"started_at": 0, "finished_at": database_now() - 3 * day}
+    for name, values, expected in (
+        ("1", {"started_at": 0}, (None, True, None)),
+        ("2", ended, (3, True, None)),
+        ("3", {"started_at": 1, "finished_at": database_now(), "error": "no"}, (3, True, "no")),
+        ("4", {"started_at": 2, "finished_at": database_now()}, (0, False, None)),
+    ):
+        async with database.transaction() as connection:
+            await connection.execute(sa.insert(backups).values(name=name, **values))
+        report = (await client.get("/status")).json()["backup"]
+        seconds = report["last_good_seconds"]
+        days = None if seconds is None else round(seconds / 86_400)
+        assert (days, report["is_old"], report["error"]) == expected
+    await database.close()
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
