@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import yaml
-from scripts.git import ROOT, GitError, git
-from scripts.kubectl import Kubectl, KubectlError
 
+from scripts.git import ROOT, GitError, git
 from scripts.gitops.diff import Change, as_markdown, as_text, rendered
 from scripts.gitops.flux import BuildError
 from scripts.gitops.source import commit, working_tree
+from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests import tools
 
 NAMESPACE: Final = "flux-system"

@@ -23,7 +23,7 @@ _TOOLS = {
 
 def _check(folder: Path) -> dict[str, list[Finding]]:
     """Return the findings of our own rules and of each tool."""
-    manifest = render(folder, tools.binary("kubectl"))
+    manifest = render(folder)
     found = {"rules": list(check(Manifests(parse(manifest), facts(folder.name))))}
     return found | {name: list(run(manifest)) for name, run in _TOOLS.items()}
 
@@ -45,11 +45,11 @@ def main() -> int:
         return edges.main(check=arguments.check)
     if arguments.print:
         for name in names:
-            sys.stdout.write(render(known[name], tools.binary("kubectl")))
+            sys.stdout.write(render(known[name]))
         return 0
     console = Console(highlight=False)
     table = Table("overlay", "rules", *_TOOLS, "seconds")
-    everything: dict[str, list[Finding]] = {}
+    everything: dict[tuple[str, str], list[Finding]] = {}
     wrong: list[str] = []
     for name in names:
         started = time.monotonic()
@@ -57,8 +57,8 @@ def main() -> int:
             found = _check(known[name])
         cells = []
         for tool, findings in found.items():
-            everything.setdefault(tool, []).extend(findings)
-            left = list(tools.remaining(tool, findings))
+            everything[name, tool] = findings
+            left = list(tools.remaining(name, tool, findings))
             wrong += [f"{name}: {tool}: {finding}" for finding in left]
             cells.append(f"{len(left)} wrong" if left else "ok")
         table.add_row(name, *cells, f"{time.monotonic() - started:.1f}")

@@ -3,7 +3,6 @@
 import sys
 from typing import Final
 
-from scripts.manifests import tools
 from scripts.manifests.model import Manifests
 from scripts.manifests.rendering import ROOT, facts, overlays, parse, render
 from scripts.manifests.rules import network
@@ -19,7 +18,7 @@ def table() -> str:
     found: dict[tuple[str, str, int], list[str]] = {}
     names = [folder.name for folder in overlays()]
     for folder in overlays():
-        manifests = Manifests(parse(render(folder, tools.binary("kubectl"))), facts(folder.name))
+        manifests = Manifests(parse(render(folder)), facts(folder.name))
         pipeline = {workload.name for workload in manifests.pipeline.workloads}
         lines = set()
         for source, target, port, _ in network.edges(manifests.pipeline):

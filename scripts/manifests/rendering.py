@@ -1,7 +1,5 @@
-"""Renders overlays as ``kubectl kustomize`` does, with the facts of their cluster in them."""
+"""Renders overlays by Flux's own code, with the facts of their cluster in them."""
 
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -16,41 +14,31 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 class RenderError(Exception):
-    """Kustomize refuses a folder; the message is its own."""
+    """Flux refuses a folder; the message is its own."""
 
 
-def overlays() -> list[Path]:
+def overlays(root: Path = ROOT) -> list[Path]:
     """Return every overlay there is."""
-    return sorted(path.parent for path in (ROOT / "overlays").glob("*/kustomization.yaml"))
+    return sorted(path.parent for path in (root / "overlays").glob("*/kustomization.yaml"))
 
 
-def facts(cluster: str) -> Mapping[str, str]:
+def facts(cluster: str, root: Path = ROOT) -> Mapping[str, str]:
     """Return what is so on one cluster only; nothing for one that Flux does not manage."""
-    file = ROOT / "flux" / "clusters" / cluster / "cluster.yaml"
+    file = root / "flux" / "clusters" / cluster / "cluster.yaml"
     if not file.is_file():
         return {}
     found: dict[str, str] = yaml.load(file.read_text(), yaml.CSafeLoader)["data"]
     return found
 
 
-def render(folder: Path, kubectl: str) -> str:
-    """Return what ``kubectl kustomize FOLDER`` prints, with the facts of its namesake in it."""
-    done = subprocess.run(
-        [kubectl, "kustomize", str(folder)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RenderError(f"{folder}: {done.stderr.strip().removeprefix('error: ')}")
-    known = facts(folder.name)
-    if not known:
-        return done.stdout
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "all.yaml").write_text(done.stdout)
-        (Path(place) / "kustomization.yaml").write_text("resources: [all.yaml]\n")
-        try:
-            built = build_folder(Source(Path(place)), ".", known)
-        except BuildError as error:
-            raise RenderError(f"{folder}: {error.problem}") from None
-    return yaml.safe_dump_all((one.document for one in built), sort_keys=False)
+def render(folder: Path, given: Mapping[str, str] | None = None, root: Path = ROOT) -> str:
+    """Return what Flux makes of a folder below root, with the facts of its namesake or others."""
+    known = facts(folder.name, root) if given is None else given
+    try:
+        built = build_folder(Source(root), str(folder.relative_to(root)), known)
+    except BuildError as error:
+        raise RenderError(str(error)) from None
+    return yaml.dump_all((one.document for one in built), Dumper=yaml.CSafeDumper)
 
 
 def parse(rendered: str) -> list[Document]:

@@ -125,24 +125,27 @@ def checkov(manifest: str) -> Iterator[Finding]:
             yield Finding(f"{kind}/{name}", failed["check_id"], failed["check_name"])
 
 
-def covers(exception: Mapping[str, str], tool: str, finding: Finding) -> bool:
-    """Tell whether a line of base/checks.yaml is about a tool's finding."""
-    return (exception["tool"], exception["check"]) == (tool, finding.field) and bool(
-        re.fullmatch(exception["of"], finding.where)
-    )
+def covers(exception: Mapping[str, str], overlay: str, tool: str, finding: Finding) -> bool:
+    """Tell whether a line of base/checks.yaml is about a tool's finding in an overlay."""
+    said = (exception["tool"], exception["check"], exception.get("in", overlay))
+    where = re.fullmatch(exception["of"], finding.where)
+    return said == (tool, finding.field, overlay) and where is not None
 
 
-def remaining(tool: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+def remaining(overlay: str, tool: str, findings: Iterable[Finding]) -> Iterator[Finding]:
     """Yield the findings that no exception covers."""
     for finding in findings:
-        if not any(covers(exception, tool, finding) for exception in checks()["exceptions"]):
+        if not any(covers(line, overlay, tool, finding) for line in checks()["exceptions"]):
             yield finding
 
 
-def unused(found: Mapping[str, list[Finding]]) -> Iterator[Finding]:
-    """Yield the exceptions that none of the tools' findings, over all overlays, needs."""
-    for exception in checks()["exceptions"]:
-        tool = exception["tool"]
-        if tool in found and not any(covers(exception, tool, finding) for finding in found[tool]):
-            where = f"base/checks.yaml: {tool} {exception['check']}"
-            yield Finding(where, exception["of"], "no finding needs it: take it away")
+def unused(found: Mapping[tuple[str, str], list[Finding]]) -> Iterator[Finding]:
+    """Yield the exceptions that no finding, by overlay and tool, needs; of those tools alone."""
+    for line in checks()["exceptions"]:
+        if line["tool"] in {tool for _, tool in found} and not any(
+            covers(line, overlay, tool, finding)
+            for (overlay, tool), findings in found.items()
+            for finding in findings
+        ):
+            where = f"base/checks.yaml: {line['tool']} {line['check']}"
+            yield Finding(where, line["of"], "no finding needs it: take it away")

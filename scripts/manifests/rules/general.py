@@ -196,13 +196,15 @@ def services(manifests: Manifests) -> Iterator[Finding]:
     """Check that a workload selects its own pods, and a Service pods that have its ports."""
     for workload in manifests.serving:
         selector = at(workload.document, "spec.selector")
-        mine = {
+        selected = {
             other.name
             for other in manifests.workloads
             if other.namespace == workload.namespace and selects(selector, other.labels)
         }
-        if mine != {workload.name}:
-            advice = f"selects the pods of {', '.join(sorted(mine)) or 'nobody'}: select its own"
+        if selected != {workload.name}:
+            advice = (
+                f"selects the pods of {', '.join(sorted(selected)) or 'nobody'}: select its own"
+            )
             yield workload.finding("spec.selector", advice)
     for service in manifests.kind("Service"):
         namespace, selector = at(service, "metadata.namespace"), mapping(service, "spec.selector")

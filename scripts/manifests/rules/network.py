@@ -271,16 +271,14 @@ def policies(manifests: Manifests) -> Iterator[Finding]:
             ),
         ):
             # One line for all the far ends of a port.
-            far_ends: dict[tuple[str, str], list[str]] = {}
-            for edge in sorted(edges_):
-                what = f"{edge.port or 'any port'}/{edge.protocol}"
-                far_ends.setdefault((edge[near], what), []).append(edge[1 - near])
-            for (name, what), many in far_ends.items():
-                ends = [name, ", ".join(many)][:: 1 if direction == "Egress" else -1]
-                where = f"NetworkPolicy of {name}"
-                yield Finding(
-                    where, f"spec.{direction.lower()}", f"{' -> '.join(ends)} {what} {advice}"
-                )
+            far: dict[tuple[str, str], list[str]] = {}
+            for source, target, port, protocol in sorted(edges_):
+                ends = (target, source) if near else (source, target)
+                far.setdefault((ends[0], f"{port or 'any port'}/{protocol}"), []).append(ends[1])
+            for (name, what), many in far.items():
+                written = " -> ".join([name, ", ".join(many)][:: -1 if near else 1])
+                field = f"spec.{direction.lower()}"
+                yield Finding(f"NetworkPolicy of {name}", field, f"{written} {what} {advice}")
 
 
 def selectors(manifests: Manifests) -> Iterator[Finding]:

@@ -19,8 +19,8 @@ def or_skip(find: Callable[..., Any], *arguments: str) -> Any:
 
 
 @pytest.fixture(scope="session")
-def kubectl() -> str:
-    return str(or_skip(tools.binary, "kubectl"))
+def flux_build() -> None:
+    or_skip(tools.binary, "flux-build")
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +41,9 @@ def tool(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session")
-def rendered(kubectl: str) -> dict[str, str]:
-    """Every overlay, as ``kubectl kustomize`` prints it, by name."""
-    return {folder.name: render(folder, kubectl) for folder in overlays()}
+def rendered(flux_build: None) -> dict[str, str]:
+    """Every overlay, rendered, by name."""
+    return {folder.name: render(folder) for folder in overlays()}
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,10 @@ def test_a_fault_is_refused_with_the_reason(
     assert [str(finding) for finding in found] == FAULTS[name]["said"]
 
 
-def test_kustomize_says_what_it_cannot_render(kubectl: str, tmp_path: Path) -> None:
-    (tmp_path / "kustomization.yaml").write_text("resources: [not-there.yaml]\n")
-    with pytest.raises(RenderError, match=r"not-there\.yaml"):
-        render(tmp_path, kubectl)
+@pytest.mark.usefixtures("flux_build")
+def test_kustomize_says_what_it_cannot_render(tmp_path: Path) -> None:
+    folder = tmp_path / "overlay"
+    folder.mkdir()
+    (folder / "kustomization.yaml").write_text("resources: [not-there.yaml]\n")
+    with pytest.raises(RenderError, match=r"overlay/.*not-there\.yaml"):
+        render(folder, root=tmp_path)

@@ -3,17 +3,21 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from scripts.manifests import tools
 from scripts.manifests.model import Manifests, at
 from scripts.manifests.rendering import facts, parse, render
 from scripts.manifests.rules import check
 
+pytestmark = pytest.mark.usefixtures("flux_build")
+
 
 def test_certificates_of_cert_manager_take_the_place_of_the_jobs(
-    kubectl: str, tool: Callable[[str], None]
+    tool: Callable[[str], None],
 ) -> None:
     tool("kubeconform")
-    manifest = render(Path(__file__).parent / "cert-manager", kubectl)
+    manifest = render(Path(__file__).parent / "cert-manager")
     manifests = Manifests(parse(manifest), facts("kind"))
     found = [*check(manifests), *tools.kubeconform(manifest)]
     assert [str(finding) for finding in found] == []

@@ -93,7 +93,7 @@ def said(documents: list[Document], extra: list[Document]) -> dict[str, set[str]
     extra = [one for one in extra if one["metadata"]["name"] not in answers]
     note(tools.pod_security(yaml.safe_dump_all(extra)))
     scored = tools.kube_score(yaml.safe_dump_all([*documents, *extra]))
-    note(tools.remaining("kube-score", scored))
+    note(tools.remaining("kind", "kube-score", scored))
     return answers
 
 

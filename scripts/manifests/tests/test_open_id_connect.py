@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from scripts.manifests import tools
@@ -11,20 +12,19 @@ from scripts.manifests.rendering import ROOT, facts, parse, render
 from scripts.manifests.rules import check
 from services.frontend.adapters.oidc import CALLBACK
 
+pytestmark = pytest.mark.usefixtures("flux_build")
 OVERLAY = Path(__file__).parent / "open-id-connect"
 
 
-def test_the_page_reaches_a_provider_and_nothing_else_outside(
-    kubectl: str, tool: Callable[[str], None]
-) -> None:
+def test_the_page_reaches_a_provider_and_nothing_else_outside(tool: Callable[[str], None]) -> None:
     tool("kubeconform")
-    manifest = render(OVERLAY, kubectl)
+    manifest = render(OVERLAY)
     found = [*check(Manifests(parse(manifest), facts("kind"))), *tools.kubeconform(manifest)]
     assert [str(finding) for finding in found] == []
 
 
-def test_a_provider_without_the_component_is_a_finding(kubectl: str) -> None:
-    documents = parse(render(OVERLAY, kubectl))
+def test_a_provider_without_the_component_is_a_finding() -> None:
+    documents = parse(render(OVERLAY))
     without = [one for one in documents if one["metadata"]["name"] != "open-id-connect"]
     [finding] = check(Manifests(without, facts("kind")))
     assert str(finding) == (
@@ -33,14 +33,14 @@ def test_a_provider_without_the_component_is_a_finding(kubectl: str) -> None:
     )
 
 
-def test_the_page_on_logging_in_shows_what_is_tried_here(kubectl: str) -> None:
+def test_the_page_on_logging_in_shows_what_is_tried_here() -> None:
     page = (ROOT / "docs" / "log-in.md").read_text()
     overlay = yaml.safe_load((OVERLAY / "kustomization.yaml").read_text())
     written = {line.strip() for line in (OVERLAY / "kustomization.yaml").read_text().splitlines()}
     variables = {line for line in written if line.startswith("- {name: ")}
     assert overlay["patches"]
     assert variables <= {line.strip() for line in page.splitlines()}
-    manifests = Manifests(parse(render(OVERLAY, kubectl)))
+    manifests = Manifests(parse(render(OVERLAY)))
     [frontend] = [one for one in manifests.workloads if one.name == "frontend"]
     [container] = frontend.containers
     assert f"{container.environment['PUBLIC_URL']}{CALLBACK}" in page

@@ -14,18 +14,17 @@ from scripts.manifests.model import Manifests, at
 from scripts.manifests.rendering import ROOT, parse, render
 from scripts.manifests.rules import check
 
+pytestmark = pytest.mark.usefixtures("flux_build")
 WORKFLOW: Final = ".github/workflows/release.yaml"
 IDENTITY: Final = f"https://github.com/YOU/facestack/{WORKFLOW}@refs/tags/v0.1.0"
 DIGEST: Final = f"@sha256:{'0' * 64}"
 
 
 @pytest.fixture(scope="module")
-def manifest(kubectl: str) -> str:
+def manifest() -> str:
     """AWS's overlay with the component, where images come from the registry of releases."""
-    facts = {**rendering.facts("aws"), "registry": "ghcr.io/you/facestack"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rendering, "facts", lambda _: facts)
-        return render(Path(__file__).parent / "signed-images", kubectl)
+    given = {**rendering.facts("aws"), "registry": "ghcr.io/you/facestack"}
+    return render(Path(__file__).parent / "signed-images", given)
 
 
 @pytest.fixture(scope="module")

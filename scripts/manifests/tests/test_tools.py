@@ -54,7 +54,7 @@ def test_kube_score_refuses(
 ) -> None:
     tool("kube-score")
     findings = tools.kube_score(replaced(rendered["kind"], old, new))
-    left = list(tools.remaining("kube-score", findings))
+    left = list(tools.remaining("kind", "kube-score", findings))
     assert len(left) == 1
     assert left[0].field.startswith(check)
 
@@ -64,7 +64,7 @@ def test_checkov_refuses(rendered: dict[str, str], tool: Callable[[str], None]) 
     manifest = replaced(
         rendered["kind"], "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true"
     )
-    left = list(tools.remaining("checkov", tools.checkov(manifest)))
+    left = list(tools.remaining("kind", "checkov", tools.checkov(manifest)))
     assert [finding.field for finding in left] == ["CKV_K8S_20"]
 
 
@@ -81,7 +81,7 @@ def test_pod_security_refuses_what_a_namespace_does_not_let_in(
 
 def test_an_exception_that_nothing_needs_is_a_finding() -> None:
     findings = [Finding("Deployment/any", line["check"], "") for line in _ALL[:-1]]
-    named = [finding.where for finding in tools.unused({"kube-score": findings})]
+    named = [finding.where for finding in tools.unused({("kind", "kube-score"): findings})]
     assert named
     assert f"base/checks.yaml: kube-score {_ALL[-1]['check']}" in named
 
