@@ -51,12 +51,12 @@ def licence(distribution: str) -> str:
 
     Raises LicenceError when it is not known, or when not all of it is allowed.
     """
-    stated = list(_stated(distribution)) or ["nothing"]
+    stated = list(_stated(distribution))
     known = _POLICY["distributions"].get(distribution)
     if known:
-        if known["says"] not in stated:
+        if known["says"] not in (stated or [""]):
             raise LicenceError(
-                f"{distribution} says of its licence {' or '.join(stated)}, no longer"
+                f"{distribution} says of its licence {' or '.join(stated) or 'nothing'}, no longer"
                 f" {known['says']}: read it, and correct scripts/supply/licences.toml"
             )
         return str(known["licence"])
@@ -72,7 +72,7 @@ def licence(distribution: str) -> str:
             )
         return one
     raise LicenceError(
-        f"{distribution} says of its licence {' or '.join(stated)}, which is no name"
+        f"{distribution} says of its licence {' or '.join(stated) or 'nothing'}, which is no name"
         " of SPDX: read its licence, and say in scripts/supply/licences.toml what it is"
     )
 
