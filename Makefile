@@ -44,7 +44,7 @@ sbom: venv-dev ## write var/sbom, what each image is made of; ARGS=--images look
 	@$(python) -m scripts.supply sbom $(ARGS)
 
 audit: venv-dev ## look up in OSV's database whether what is locked has known vulnerabilities
-	@$(python) -m scripts.supply audit $(ARGS)
+	@scripts/audit $(ARGS)
 
 licences: venv-dev ## write docs/licences.md anew after a change in pyproject.toml
 	@$(python) -m scripts.supply licences

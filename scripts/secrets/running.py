@@ -2,11 +2,10 @@
 
 import base64
 import json
-import subprocess
 from collections.abc import Collection
 from typing import Any, Final
 
-from scripts.manifests.tools import binary
+from scripts.kubectl import Kubectl, KubectlError
 from scripts.secrets.errors import NoContextError, SecretsError
 from scripts.secrets.store import NAMESPACE
 
@@ -21,7 +20,7 @@ class Running:
     def __init__(self, context: str | None = None) -> None:
         # Not `config current-context`: it fails without one just as with a file that is broken.
         view = ("config", "view", "--output=jsonpath={.current-context}")
-        self._context = context or self._run(*view).strip()
+        self._context = context or _said_by(Kubectl(), *view).strip()
         if not self._context:
             raise NoContextError("kubectl's current-context is not set")
 
@@ -46,11 +45,8 @@ class Running:
     def lagging(self, stamp: str, secrets: Collection[str]) -> list[str]:
         """Return what does not run with the stamp yet, of all that uses one of the Secrets."""
         found = []
-        jobs = self._items("jobs")
-        migrations = [
-            job for job in jobs if _labels(job).get("app.kubernetes.io/name") == "migrations"
-        ]
-        if not any(_stamp(job) == stamp and _complete(job) for job in migrations):
+        jobs = self._items("jobs", "--selector=app.kubernetes.io/name=migrations")
+        if not any(_stamp(job) == stamp and job["status"].get("succeeded") for job in jobs):
             found.append("the migrations have not run with them")
         for deployment in self._items("deployments"):
             name = deployment["metadata"]["name"]
@@ -62,59 +58,46 @@ class Running:
                 found.append(f"deployment {name} is still rolling")
         return found
 
-    def _items(self, kind: str) -> list[dict[str, Any]]:
-        answer = json.loads(self._kubectl("get", kind, "--namespace", NAMESPACE, "--output=json"))
+    def _items(self, *what: str) -> list[dict[str, Any]]:
+        answer = json.loads(
+            self._kubectl("get", *what, f"--namespace={NAMESPACE}", "--output=json")
+        )
         items: list[dict[str, Any]] = answer["items"]
         return items
 
     def _get(self, kind: str, name: str, namespace: str) -> dict[str, Any] | None:
-        where = (kind, name, "--namespace", namespace)
+        where = (kind, name, f"--namespace={namespace}")
         text = self._kubectl("get", *where, "--ignore-not-found", "--output=json")
         found: dict[str, Any] | None = json.loads(text) if text.strip() else None
         return found
 
     def _kubectl(self, *arguments: str) -> str:
-        context = ("--context", self._context, f"--request-timeout={_SECONDS}s")
-        return self._run(*context, *arguments)
+        return _said_by(Kubectl(self._context), f"--request-timeout={_SECONDS}s", *arguments)
 
-    @staticmethod
-    def _run(*arguments: str) -> str:
-        done = subprocess.run(
-            [binary("kubectl"), *arguments], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise SecretsError(f"kubectl says: {done.stderr.strip()}")
-        return done.stdout
+
+def _said_by(kubectl: Kubectl, *arguments: str) -> str:
+    try:
+        return kubectl.get(*arguments)
+    except KubectlError as error:
+        raise SecretsError(f"kubectl says: {error}") from None
 
 
 def _mounted(deployment: dict[str, Any]) -> set[str]:
     """Return the Secrets in the volumes of a deployment's pods."""
-    found = set()
-    for volume in deployment["spec"]["template"]["spec"].get("volumes") or []:
-        if secret := volume.get("secret"):
-            found.add(secret["secretName"])
-        for source in (volume.get("projected") or {}).get("sources") or []:
-            if secret := source.get("secret"):
-                found.add(secret["name"])
-    return found
-
-
-def _labels(item: dict[str, Any]) -> dict[str, str]:
-    return item["metadata"].get("labels") or {}
+    volumes = deployment["spec"]["template"]["spec"].get("volumes") or []
+    sources = [
+        source
+        for volume in volumes
+        for source in (volume.get("projected") or {"sources": [volume]})["sources"]
+    ]
+    secrets = [one["secret"] for one in sources if one.get("secret")]
+    return {secret.get("secretName") or secret["name"] for secret in secrets}
 
 
 def _stamp(item: dict[str, Any]) -> str | None:
     annotations = item["spec"]["template"]["metadata"].get("annotations") or {}
     found: str | None = annotations.get(STAMP)
     return found
-
-
-def _complete(job: dict[str, Any]) -> bool:
-    conditions = job["status"].get("conditions") or []
-    return any(
-        condition["type"] == "Complete" and condition["status"] == "True"
-        for condition in conditions
-    )
 
 
 def _rolled_out(deployment: dict[str, Any]) -> bool:

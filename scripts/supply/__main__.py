@@ -4,9 +4,8 @@ import argparse
 import json
 import os
 import sys
-from pathlib import Path
 
-from scripts.supply import audit, licences, locks, provenance, sbom
+from scripts.supply import licences, provenance, sbom
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,20 +15,11 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "sbom":
             for file in sbom.write(options.names or sbom.names(), images=options.images):
                 print(os.path.relpath(file))
-        elif options.command == "audit":
-            files = options.files or sorted(locks.FOLDER.glob("*.txt"))
-            excepted = audit.exceptions(audit.EXCEPTIONS)
-            print(*audit.audit(files, options.osv_url, excepted), sep="\n")
         elif options.command == "provenance":
             print(json.dumps(provenance.predicate(os.environ), indent=1))
         else:
             licences.write(check=options.check)
-    except (
-        audit.AuditError,
-        licences.LicenceError,
-        provenance.ProvenanceError,
-        sbom.SbomError,
-    ) as error:
+    except (licences.LicenceError, provenance.ProvenanceError, sbom.SbomError) as error:
         print(
             *(f"{options.command}: {line}" for line in str(error).splitlines()),
             sep="\n",
@@ -45,9 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("sbom", help="write var/sbom")
     one.add_argument("names", nargs="*", help=f"default: {' '.join(sbom.names())}")
     one.add_argument("--images", action="store_true", help="look into the built images, too")
-    one = commands.add_parser("audit", help="look for known vulnerabilities")
-    one.add_argument("files", nargs="*", type=Path, help="lock files (default: requirements/*.txt)")
-    one.add_argument("--osv-url", default=audit.OSV_URL, help="a database that speaks OSV's API")
     commands.add_parser("provenance", help="print which run of a workflow makes a release")
     one = commands.add_parser("licences", help="write docs/licences.md")
     one.add_argument("--check", action="store_true", help="only say whether it is old")

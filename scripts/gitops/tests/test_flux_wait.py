@@ -7,8 +7,8 @@ from typing import IO, Final
 
 import pytest
 
-from scripts.gitops.flux import NAMESPACE
 from scripts.git import ROOT
+from scripts.gitops.flux import NAMESPACE
 from scripts.gitops.tests.api_server import note, running
 from scripts.kubectl import Kubectl
 

@@ -1,6 +1,7 @@
 """What a backup goes by: what may happen while it is taken and restored, and what it refuses."""
 
 import asyncio
+import gzip
 import io
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -138,10 +139,11 @@ class Killed(AgeArchive):
         if file != DUMP:
             super().read_file(summary, file, target, encrypted=encrypted)
             return
-        content = io.BytesIO()
-        super().read_file(summary, file, content, encrypted=encrypted)
-        target.write(content.getvalue()[: len(content.getvalue()) // 2])
-        target.flush()
+        packed = io.BytesIO()
+        super().read_file(summary, file, packed, encrypted=encrypted)
+        content = gzip.decompress(packed.getvalue())
+        target.write(gzip.compress(content[: len(content) // 2]))
+        target.close()  # as the end of a process does
         raise KilledError
 
 
@@ -162,7 +164,8 @@ async def test_a_restore_that_was_killed_is_run_again(
     half = World(target)
     archive = site.opened(Killed)
     archive.in_rows = in_rows
-    with pytest.raises(KilledError):
+    # What is cut in the middle of a statement, MariaDB's client complains about first.
+    with pytest.raises((KilledError, BackupError)):
         await Restoring(
             database=half.whole(target, site.folder),
             objects=half.objects,
