@@ -94,9 +94,12 @@ func (r *result) build(k object, roots map[string]string) (string, error) {
 		return found
 	}
 	name := text("spec", "sourceRef", "name")
+	if roots[name] == "" {
+		return k.File, fmt.Errorf("%s: spec.sourceRef.name: there is no source %q here", title, name)
+	}
 	root, err := filepath.EvalSymlinks(roots[name])
 	if err != nil {
-		return k.File, fmt.Errorf("%s: spec.sourceRef.name: there is no source %q here", title, name)
+		return k.File, err
 	}
 	disk, err := securefs.MakeFsOnDiskSecure(root)
 	if err != nil {

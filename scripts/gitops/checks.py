@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import yaml
 
-from scripts.gitops.flux import BRANCH, NAMESPACE, PINNED, Cluster, Kustomization, Object
+from scripts.gitops.flux import BRANCH, NAMESPACE, Cluster, Kustomization, Object
 from scripts.gitops.source import Source
 from scripts.manifests import tools
 from scripts.manifests.model import NAME_LABEL, Finding, Manifests, at, items, mapping
@@ -22,7 +22,7 @@ def finding(applied: Object, field: str, problem: str) -> Finding:
     return Finding(f"{applied.file}: {applied.title}", field, problem)
 
 
-def identities(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def identities(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that no two Kustomizations apply the same object: each would undo the other's."""
     seen: dict[tuple[str, ...], Kustomization] = {}
     for kustomization, applied in cluster.objects():
@@ -32,7 +32,7 @@ def identities(cluster: Cluster, _: Source) -> Iterator[Finding]:
             yield finding(applied, "metadata.name", problem)
 
 
-def dependencies(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def dependencies(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that what a Kustomization waits for exists, and does not wait for it in turn."""
     told: set[str] = set()
     first = [cluster.root.name, *_flux(cluster)]
@@ -70,7 +70,7 @@ def _circle(cluster: Cluster, start: str) -> list[str]:
     return []
 
 
-def common_fields(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def common_fields(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that every Kustomization has what all have in common, and none is suspended."""
     common = {
         name: cluster.root.spec.get(name) for name in ("interval", "retryInterval", "timeout")
@@ -110,14 +110,6 @@ def facts(cluster: Cluster, source: Source) -> Iterator[Finding]:
     where = f"{cluster.folder}/cluster.yaml: ConfigMap/cluster"
     for name in sorted(cluster.facts.keys() - used):
         yield Finding(where, f"data.{name}", "nothing on this cluster uses it: take it away")
-    pins = any(
-        applied.key[1:] == ("GitRepository", NAMESPACE, PINNED) for _, applied in cluster.objects()
-    )
-    if pins != (cluster.facts.get("source") == PINNED):
-        problem = (
-            f"say {PINNED if pins else BRANCH}: version.yaml is {'' if pins else 'not '}listed"
-        )
-        yield Finding(where, "data.source", problem)
 
 
 def _read(source: Source, name: str) -> Any:
@@ -146,7 +138,7 @@ BROUGHT: Final = "facestack.dev/brought"
 """An annotation of a cluster's facts: the API groups that it has from elsewhere."""
 
 
-def order(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def order(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that namespaces and kinds are there before what needs them."""
     made: dict[str, set[tuple[str, ...]]] = {name: set() for name in cluster.kustomizations}
     brought: list[str] = []
@@ -180,7 +172,7 @@ def order(cluster: Cluster, _: Source) -> Iterator[Finding]:
             yield finding(applied, "apiVersion, kind", f"{problem}: depend on what does")
 
 
-def secrets(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def secrets(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that every Secret is encrypted for this cluster, and decrypted where it is applied."""
     place = f"{cluster.folder}/secrets/"
     for kustomization, applied in cluster.objects():
@@ -200,7 +192,7 @@ def secrets(cluster: Cluster, _: Source) -> Iterator[Finding]:
             yield finding(applied, "kind", f"put it into {place}, which this cluster's key is for")
 
 
-def migrations_first(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def migrations_first(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that what asks the database is not rolled out before the migrations have run."""
     done = {
         kustomization.name
@@ -216,7 +208,7 @@ def migrations_first(cluster: Cluster, _: Source) -> Iterator[Finding]:
             yield finding(kustomization.made_from, "spec.dependsOn", problem)
 
 
-def strictness(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def strictness(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that Flux refuses a variable that is no fact, as these checks do."""
     for _, applied in cluster.objects():
         if applied.key[1:] == ("Deployment", NAMESPACE, "kustomize-controller"):
@@ -230,7 +222,7 @@ _STRICT: Final = re.compile(r"--feature-gates=(.*,)?StrictPostBuildSubstitutions
 _valid: set[str] = set()
 
 
-def schemas(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def schemas(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check every object against its schema; what has passed once is not asked about again."""
     new: dict[str, Object] = {}
     for _, applied in cluster.objects():
@@ -248,7 +240,7 @@ def schemas(cluster: Cluster, _: Source) -> Iterator[Finding]:
     _valid.update(text for text, applied in new.items() if applied.title not in wrong)
 
 
-def manifests(cluster: Cluster, _: Source) -> Iterator[Finding]:
+def manifests(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check the rules for manifests over all that is applied."""
     files = {applied.title: applied.file for _, applied in cluster.objects()}
     documents = [applied.document for _, applied in cluster.objects()]

@@ -17,7 +17,7 @@ import yaml
 
 from scripts.git import GitError
 from scripts.gitops import source
-from scripts.gitops.flux import NAMESPACE, BuildError, Cluster, Kustomization, Object, load
+from scripts.gitops.flux import NAMESPACE, BuildError, Cluster, Object, load
 from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests.model import FLUX_API, Document, at, items, mapping, marked
 from scripts.manifests.tools import MissingToolError
@@ -59,10 +59,17 @@ def _change(
     """Yield how an object differs, if it does."""
     if before == after:
         return
-    sign = "+" if before is None else "-" if after is None else "~"
+    sign, why = "~", ""
+    if before is None:
+        sign = "+"
+    elif after is None:
+        # Flux deletes before it looks whether what is new gets ready.
+        sign, why = "-", "goes at once"
+        if marked(before, "prune", "disabled"):
+            why = "stays on the cluster, as its label says"
     old, new = (yaml.safe_dump(one).splitlines() if one else [] for one in (before, after))
     # The first two lines would name files.
-    yield Change(name, sign, key, "", tuple(unified_diff(old, new, lineterm=""))[2:])
+    yield Change(name, sign, key, why, tuple(unified_diff(old, new, lineterm=""))[2:])
 
 
 def rendered(before: source.Source, after: source.Source, name: str) -> list[Change]:
@@ -113,56 +120,58 @@ class Comparison:
         root = self._running.get(self._cluster.root.name)
         return normpath(str(at(root, "spec.path"))) if root else None
 
-    def changes(self) -> Iterator[Change]:
-        """Yield what a push would change, in the order in which Flux would."""
-        ordered = sorted(
-            self._cluster.kustomizations, key=lambda name: (len(self._cluster.before(name)), name)
-        )
-        for name in ordered:
-            yield from self._compare(self._cluster.kustomizations[name])
-            yield from self._prune(name, name)
-        for name in sorted(self._running.keys() - self._cluster.kustomizations.keys()):
+    def changes(self) -> list[Change]:
+        """Return what a push would change, in the order in which Flux would."""
+        layers = self._cluster.kustomizations
+        asked: list[tuple[str, Object]] = []
+        found: list[Change] = []
+        for name, layer in layers.items():
+            for item in layer.objects:
+                marks = ("ignore", "ifnotpresent")
+                if marked(item.document, "reconcile", "disabled") or (
+                    marked(item.document, "ssa", *marks)
+                ):
+                    continue  # Flux leaves it alone once it is there, or altogether
+                known = item.document.get("apiVersion") in self._served
+                if known and item.key[2] in self._namespaces:
+                    asked.append((name, item))
+                else:
+                    found.append(Change(name, "+", item.key))
+        found += self._differences(asked)
+        for name in layers:
+            found += self._prune(name, name)
+        rank = {name: len(self._cluster.before(name)) for name in layers}
+        found.sort(key=lambda change: (rank[change.kustomization], change.kustomization))
+        for name in sorted(self._running.keys() - layers.keys()):
             if at(self._running[name], "spec.deletionPolicy") != "Orphan":
-                yield from self._prune(name, f"{name} (no longer in git)")
+                found += self._prune(name, f"{name} (no longer in git)")
+        return found
 
-    def _compare(self, kustomization: Kustomization) -> Iterator[Change]:
-        asked: list[Object] = []
-        for item in kustomization.objects:
-            is_there = item.document.get("apiVersion") in self._served
-            if marked(item.document, "reconcile", "disabled") or marked(
-                item.document, "ssa", "ignore", "ifnotpresent"
-            ):
-                continue  # Flux leaves it alone once it is there, or altogether
-            if not is_there or item.key[2] not in self._namespaces:
-                yield Change(kustomization.name, "+", item.key)
-            else:
-                asked.append(item)
+    def _differences(self, asked: list[tuple[str, Object]]) -> list[Change]:
+        """Return what the cluster says would change of objects, each with its Kustomization."""
         try:
-            yield from self._asked(kustomization.name, asked)
-        except KubectlError:
-            # One that the cluster refuses hides the others, so each is asked for by itself.
-            for item in asked:
-                try:
-                    yield from self._asked(kustomization.name, [item])
-                except KubectlError as error:
-                    yield _refused(kustomization.name, item, str(error))
+            return list(self._answers(asked))
+        except KubectlError as error:
+            if len(asked) == 1:
+                return [_refused(*asked[0], str(error))]
+            # One that the cluster refuses hides the others.
+            middle = len(asked) // 2
+            return self._differences(asked[:middle]) + self._differences(asked[middle:])
 
-    def _asked(self, name: str, asked: list[Object]) -> list[Change]:
-        """Return what the cluster says would change of what a Kustomization applies."""
-        owned = {item.key: _owned(item.document, name) for item in asked}
+    def _answers(self, asked: list[tuple[str, Object]]) -> Iterator[Change]:
+        owned = {item.key: _owned(item.document, name) for name, item in asked}
         before = self._ask("get", "--ignore-not-found", documents=owned.values())
         how = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
         clear = [document for key, document in owned.items() if key[1] != "Secret"]
         after = self._ask("apply", "--dry-run=server", *how, documents=clear)
-        found: list[Change] = []
-        for key, document in owned.items():
-            old, new = before.get(key), after.get(key)
-            if key[1] == "Secret":
-                # Nobody here can decrypt one, and none is to be seen: the names of keys are compared.
-                old, new = old and _keys(old), _keys(document)
-            found += _change(name, key, old, new)
-        # Of a new one, what stands in git is no news.
-        return [replace(change, lines=()) if change.sign == "+" else change for change in found]
+        for name, item in asked:
+            old, new = before.get(item.key), after.get(item.key)
+            if item.key[1] == "Secret":
+                # Nobody here can decrypt one, and none is to be seen: the names of keys are enough.
+                old, new = old and _keys(old), _keys(item.document)
+            for change in _change(name, item.key, old, new):
+                # Of a new one, what stands in git is no news.
+                yield replace(change, lines=()) if change.sign == "+" else change
 
     def _ask(self, *how: str, documents: Collection[Document]) -> dict[Key, Document]:
         """Return what kubectl prints about documents, without what the server keeps."""
@@ -246,7 +255,7 @@ def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list
     head = f"{cluster.folder} against {where}{'' if follows else ', which follows no git yet'}"
     if sealed := sum("sops" in item.document for _, item in cluster.objects()):
         head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
-    return head, list(comparison.changes())
+    return head, comparison.changes()
 
 
 def _lines(changes: Iterable[Change]) -> Iterator[str]:

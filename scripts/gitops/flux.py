@@ -197,9 +197,13 @@ def _new(made: Object, cluster: Cluster) -> Kustomization | None:
 
 def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster: Cluster) -> None:
     """Build Kustomizations with a cluster's facts in them."""
+    wanted = PINNED if PINNED in sources else BRANCH
     for name, value in cluster.facts.items():
-        if not isinstance(value, str):
-            problem = f"data.{name}: is {value!r}: put it in quotes"
+        advice = None if isinstance(value, str) else "put it in quotes"
+        if name == "source" and value != wanted:
+            advice = f"say {wanted}: a pinned cluster has a version.yaml, and no other has one"
+        if advice:
+            problem = f"data.{name}: is {value!r}: {advice}"
             raise BuildError(f"{cluster.folder}/cluster.yaml", problem)
     asked = []
     for one in waiting:

@@ -54,7 +54,7 @@ def licence(distribution: str) -> str:
     stated = list(_stated(distribution))
     known = _POLICY["distributions"].get(distribution)
     if known:
-        if known["says"] not in stated:
+        if known["says"] not in (stated or [""]):
             raise LicenceError(
                 f"{distribution} says of its licence {' or '.join(stated) or 'nothing'}, no longer"
                 f" {known['says']}: read it, and correct scripts/supply/licences.toml"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from scripts.git import ROOT
-from scripts.gitops.diff import DiffError, as_markdown, as_text, rendered, running as compare
+from scripts.gitops.diff import DiffError, as_markdown, as_text, rendered
+from scripts.gitops.diff import running as compare
 from scripts.gitops.flux import load
-from scripts.gitops.source import Source, commit, working_tree
+from scripts.gitops.source import Source, working_tree
 from scripts.gitops.tests.api_server import apply, running, sync
 from scripts.gitops.tests.changes import change, copy
 from scripts.kubectl import Kubectl
@@ -29,6 +30,7 @@ data:
 sops:
   mac: ENC[AES256_GCM,data:AA==,type:str]
 """
+FACTS = "flux/clusters/kind/cluster.yaml"
 HASH = re.compile(r"-[0-9a-f]{12}\b")
 
 
@@ -91,7 +93,9 @@ def test_a_change_is_told_with_its_lines(tree: Source, cluster: Kubectl) -> None
 
 def test_a_new_fact_reaches_what_uses_it(tree: Source, cluster: Kubectl) -> None:
     fact = "credentials: none"
-    change(tree, {"file": "flux/clusters/kind/cluster.yaml", "old": fact, "new": "credentials: sha-1"})
+    change(
+        tree, {"file": "flux/clusters/kind/cluster.yaml", "old": fact, "new": "credentials: sha-1"}
+    )
     found = told(tree, cluster)
     assert found == [
         "~ ConfigMap flux-system/cluster",
@@ -179,7 +183,10 @@ def test_an_object_that_the_cluster_refuses_does_not_hide_the_others(
     tree: Source, cluster: Kubectl
 ) -> None:
     fact = "storage_class: standard"
-    change(tree, {"file": "flux/clusters/kind/cluster.yaml", "old": fact, "new": "storage_class: other"})
+    change(
+        tree,
+        {"file": "flux/clusters/kind/cluster.yaml", "old": fact, "new": "storage_class: other"},
+    )
     found = told(tree, cluster)
     assert found[0] == "~ ConfigMap flux-system/cluster"
     refused = [line.partition(": ")[0] for line in found if "is invalid" in line]
@@ -217,7 +224,9 @@ def test_an_encrypted_secret_is_compared_by_its_keys_alone(tree: Source, cluster
 
 
 def test_a_cluster_that_follows_another_folder_is_refused(tree: Source, cluster: Kubectl) -> None:
-    with pytest.raises(DiffError, match=r"trial at .* follows flux/clusters/kind, not flux/clusters/minikube"):
+    with pytest.raises(
+        DiffError, match=r"trial at .* follows flux/clusters/kind, not flux/clusters/minikube"
+    ):
         compare(tree, "minikube", cluster)
 
 
@@ -250,6 +259,23 @@ def test_on_a_cluster_without_flux_it_is_said(
 
 
 def test_two_states_are_compared_without_a_cluster(whole: Source, tree: Source) -> None:
-    file = "apps/playground/manifests/limits.yaml"
-    text = "# ```\n" + (tree.folder / file).read_text().replace("kind: LimitRange", "kind: Gone")
     assert rendered(whole, tree, "kind") == []
+    file = "apps/playground/manifests/limits.yaml"
+    change(tree, {"file": file, "old": "  name: total\n", "new": "  name: whole\n"})
+    change(tree, {"file": file, "old": 'pods: "20"', "new": 'pods: "21" # ```'})
+    change(
+        tree, {"file": "base/redeemer/deployment.yaml", "old": 'value: "5"', "new": "value: a```b"}
+    )
+    changes = {"kind": rendered(whole, tree, "kind"), "aws": []}
+    assert [str(change) for change in changes["kind"]] == [
+        "~ Deployment face/redeemer",
+        "+ ResourceQuota playground/whole",
+        "- ResourceQuota playground/total: goes at once",
+    ]
+    text = as_text(changes)
+    assert text.startswith("kind: 1 added, 1 changed, 1 deleted\n")
+    assert "-          value: '5'" in text
+    comment = as_markdown(changes)
+    assert "aws: nothing" in comment
+    # No text of a manifest ends the block that it stands in.
+    assert comment.count("````") == 2
