@@ -21,7 +21,6 @@ from scripts.manifests.model import (
     items,
     mapping,
     selects,
-    title,
 )
 from services.common.hosts import AllowedHosts
 
@@ -290,29 +289,6 @@ def policies(manifests: Manifests) -> Iterator[Finding]:
                 written = " -> ".join([name, ", ".join(many)][:: -1 if near else 1])
                 field = f"spec.{direction.lower()}"
                 yield Finding(f"NetworkPolicy of {name}", field, f"{written} {what} {advice}")
-
-
-def selectors(manifests: Manifests) -> Iterator[Finding]:
-    """Check that each policy selects pods that there are, and every peer is somebody."""
-    for policy in manifests.kind("NetworkPolicy"):
-        if not any(selects(at(policy, "spec.podSelector"), w.labels) for w in manifests.workloads):
-            yield Finding(title(policy), "spec.podSelector", "selects no pod of ours")
-        for direction, peers in _PEERS.items():
-            for rule in items(policy, f"spec.{direction.lower()}"):
-                for peer in items(rule, peers):
-                    block = mapping(peer, "ipBlock")
-                    cidrs = [block.get("cidr"), *(block.get("except") or [])]
-                    known = (
-                        all(map(_network, cidrs))
-                        if block
-                        else "namespaceSelector" in peer
-                        or any(
-                            selects(peer.get("podSelector"), w.labels) for w in manifests.workloads
-                        )
-                    )
-                    if not known:
-                        field = f"spec.{direction.lower()}.{peers}"
-                        yield Finding(title(policy), field, f"{peer} matches nobody: correct it")
 
 
 def hosts(manifests: Manifests) -> Iterator[Finding]:

@@ -70,9 +70,11 @@ def images(manifests: Manifests) -> Iterator[Finding]:
 
 def sources(manifests: Manifests) -> Iterator[Finding]:
     """Check that the admission policy, which has the list of sources, lets every image in."""
+    bound = {at(b, "spec.policyName") for b in manifests.kind("ValidatingAdmissionPolicyBinding")}
     listed = [
         source
         for policy in manifests.kind("ValidatingAdmissionPolicy")
+        if at(policy, "metadata.name") in bound
         for variable in items(policy, "spec.variables")
         if variable.get("name") == "sources"
         for source in re.findall(r"'([^']+)'", str(variable.get("expression")))
