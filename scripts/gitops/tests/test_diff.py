@@ -93,25 +93,14 @@ def test_a_change_is_told_with_its_lines(tree: Source, cluster: Kubectl) -> None
 
 def test_a_new_fact_reaches_what_uses_it(tree: Source, cluster: Kubectl) -> None:
     fact = "credentials: none"
-    change(
-        tree, {"file": "flux/clusters/kind/cluster.yaml", "old": fact, "new": "credentials: sha-1"}
-    )
+    change(tree, {"file": FACTS, "old": fact, "new": "credentials: sha-1"})
     found = told(tree, cluster)
+    services = ("face-recog", "frontend", "image-processor", "people", "receiver", "redeemer")
     assert found == [
         "~ ConfigMap flux-system/cluster",
+        *(f"~ Kustomization flux-system/face-{n}" for n in ("secrets", "stores", "services")),
         "~ Job face/migrations-HASH: is deleted and made again, because it cannot be changed",
-        *(
-            f"~ Deployment face/{name}"
-            for name in (
-                "face-recog",
-                "frontend",
-                "image-processor",
-                "people",
-                "receiver",
-                "redeemer",
-                "webhooks",
-            )
-        ),
+        *(f"~ Deployment face/{name}" for name in (*services, "webhooks")),
     ]
 
 
@@ -185,12 +174,13 @@ def test_an_object_that_the_cluster_refuses_does_not_hide_the_others(
     fact = "storage_class: standard"
     change(
         tree,
-        {"file": "flux/clusters/kind/cluster.yaml", "old": fact, "new": "storage_class: other"},
+        {"file": FACTS, "old": fact, "new": "storage_class: other"},
     )
     found = told(tree, cluster)
     assert found[0] == "~ ConfigMap flux-system/cluster"
     refused = [line.partition(": ")[0] for line in found if "is invalid" in line]
-    assert refused == [f"! StatefulSet face/{name}" for name in ("mariadb", "nsqd", "object-store")]
+    stores = ("mariadb", "nsqd", "object-store")
+    assert sorted(refused) == [f"! PersistentVolumeClaim face/data-{name}-0" for name in stores]
 
 
 def sealed(tree: Source) -> None:

@@ -1,6 +1,5 @@
 """What layers write over what their folders have, and what they leave alone."""
 
-
 import pytest
 
 from scripts.gitops.flux import Cluster, load

@@ -82,8 +82,8 @@ def _is_in(address: str | None, cidr: Any) -> bool:
 
 def _ends(manifests: Manifests, direction: str) -> Iterator[_End]:
     """Yield the pods, and all ends that are no workloads."""
-    pod_network = _network(manifests.facts.get("pod_network", "10.244.0.0/16"))
-    pod = str(pod_network[300] if pod_network else None)
+    pods = _network(manifests.facts.get("pod_network", _excepted(manifests)))
+    pod = str(pods[300]) if pods else None
     for workload in manifests.workloads:
         yield _End(workload.name, pod, NAMESPACE, workload.labels, workload.ports)
     yield from _FAR
@@ -99,6 +99,17 @@ def _ends(manifests: Manifests, direction: str) -> Iterator[_End]:
                 network = _network(at(peer, "ipBlock.cidr"))
                 if network and network.prefixlen and not network.is_link_local:
                     yield _End(OUTSIDE, str(network[-1]))
+
+
+def _excepted(manifests: Manifests) -> str:
+    """Return what policies take for the pods' network, where no fact says it."""
+    blocks = [
+        mapping(peer, "ipBlock")
+        for policy in manifests.kind("NetworkPolicy")
+        for rule in items(policy, "spec.ingress")
+        for peer in items(rule, "from")
+    ]
+    return next((str(b["except"][0]) for b in blocks if b.get("except")), "10.244.0.0/16")
 
 
 _PEERS: Final = {"Ingress": "from", "Egress": "to"}

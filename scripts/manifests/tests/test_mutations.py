@@ -21,6 +21,8 @@ from scripts.manifests.tests.mutations import mutations
 FREE: Final = (
     (r"^\S+ metadata\.name", "kustomize refuses what has none, and what is named so is looked for"),
     (r"^\S+ metadata\.labels\.(app\.kubernetes\.io/name|access)", "those of pods count"),
+    (r"^PodDisruptionBudget/\S+ (taken|spec\.selector)", "kube-score wants one of each workload"),
+    (r"^PriorityClass/\S+ metadata\.labels", "without it nothing of ours is about it"),
     (r" description", "it is for people"),
     (r"policyTypes", "Kubernetes' default is the same where a policy has rules"),
     (r"volumeMounts\[\d+\]\.readOnly", "Kubernetes mounts every Secret for reading only"),
