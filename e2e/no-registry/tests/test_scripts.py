@@ -186,7 +186,7 @@ def test_a_binary_comes_from_the_archive_that_has_it_with_its_key(
 ) -> None:
     find_binary("zstd")
     machine.has("go", '[ "$1" = env ] && echo go1 || { echo built >"$6"; chmod +x "$6"; }')
-    keys = machine.run("build-tools", str(tmp_path / "first"))
+    keys = machine.run("build-tools", str(tmp_path / "first"), "kind", "nsqd")
     assert keys.returncode == 0, keys.stderr
     right = dict(line.split() for line in (tmp_path / "first" / "KEYS").read_text().splitlines())
     cache = tmp_path / "cache"
