@@ -26,6 +26,7 @@ def key(pipeline: Cluster, tmp_path: Path) -> Path:
     pipeline.kubectl("exec", "object-store-0", "--", "mkdir", "-p", "/data/backups")
     rendered = pipeline.kubectl("kustomize", str(ROOT / "apps/backup/manifests")).stdout
     for fact, value in {
+        "backup_suspended": "true",
         "backup_bucket": "s3://backups",
         "backup_endpoint": "https://object-store:7070",
         "backup_region": "us-east-1",

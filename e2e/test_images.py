@@ -28,7 +28,12 @@ ARGUMENTS: Final = {"backup": ["list"], "credentials": ["mariadb-admin=password"
 
 # An identity that the image has never heard of, without rights; and as the pods run it.
 NOBODY: Final = ("--rm", "--user=12345:12345", "--cap-drop=ALL", "--network=none")
-LIKE_A_POD: Final = (*NOBODY[:-1], "--security-opt=no-new-privileges", "--read-only")
+LIKE_A_POD: Final = (
+    *NOBODY[:-1],
+    "--security-opt=no-new-privileges",
+    "--read-only",
+    "--tmpfs=/tmp",
+)
 
 # Run with a root that could be written to, so that it shows what only its modes protect.
 LOOK: Final = """
@@ -231,7 +236,6 @@ def recogniser(tag: str, tmp_path: Path) -> Iterator[str]:
         "--detach",
         *LIKE_A_POD,
         f"--volume={tmp_path}:/store",
-        "--tmpfs=/tmp",
         "--env=OBJECT_STORE_URL=file:///store",
         "--publish=127.0.0.1::50051",
         "--publish=127.0.0.1::9102",

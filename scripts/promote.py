@@ -13,13 +13,11 @@ import yaml
 
 from scripts.git import ROOT, GitError, git
 from scripts.gitops.diff import Change, as_markdown, as_text, rendered
-from scripts.gitops.flux import BuildError
-from scripts.gitops.source import commit, working_tree
+from scripts.gitops.flux import BRANCH, NAMESPACE, PINNED, BuildError
+from scripts.gitops.source import CLUSTERS, commit, working_tree
 from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests import tools
 
-NAMESPACE: Final = "flux-system"
-CLUSTERS: Final = "flux/clusters"
 IMAGES: Final = "base/components/images/kustomization.yaml"
 _KINDS: Final = (
     "gitrepositories.source.toolkit.fluxcd.io,kustomizations.kustomize.toolkit.fluxcd.io"
@@ -28,7 +26,7 @@ _HEADER: Final = (
     "# The version of all but this folder. `make promote` writes it: docs/environments.md.\n"
 )
 _SHORT: Final = 12
-_PIN: Final = f"GitRepository {NAMESPACE}/version"
+_PIN: Final = f"GitRepository {NAMESPACE}/{PINNED}"
 
 
 class PromotionError(Exception):
@@ -63,7 +61,7 @@ def running(kubectl: Kubectl, cluster: str) -> tuple[str, Mapping[str, Any]]:
             "\n".join([f"{cluster} is not ready, so nothing is promoted:", *reasons])
         )
     _, _, promoted = revisions[facts["source"]].rpartition(":")
-    return promoted, sources["facestack"]["spec"]
+    return promoted, sources[BRANCH]["spec"]
 
 
 def _not_ready(item: Mapping[str, Any], revisions: Mapping[str, str]) -> str | None:
@@ -100,7 +98,7 @@ def write(to: str, source: str, promoted: str, spec: Mapping[str, Any]) -> str:
         "apiVersion": "source.toolkit.fluxcd.io/v1",
         "kind": "GitRepository",
         "metadata": {
-            "name": "version",
+            "name": PINNED,
             "namespace": NAMESPACE,
             "annotations": {"facestack.dev/images": tag, "facestack.dev/promoted-from": source},
         },
@@ -114,7 +112,7 @@ def write(to: str, source: str, promoted: str, spec: Mapping[str, Any]) -> str:
             r"^- cluster\.yaml\n(- version\.yaml\n)?",
             "- cluster.yaml\n- version.yaml\n",
         ),
-        ("cluster.yaml", r"^  source: \S+$", "  source: version"),
+        ("cluster.yaml", r"^  source: \S+$", f"  source: {PINNED}"),
     ):
         text, count = re.subn(pattern, replacement, (folder / name).read_text(), flags=re.MULTILINE)
         if count != 1:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from scripts.gitops.diff import DiffError, Kubectl
+from scripts.kubectl import Kubectl, KubectlError
 
 _FACE: Final = "--namespace=face"
 _FLUX: Final = "--namespace=flux-system"
@@ -31,11 +31,11 @@ class Restore:
         self._kubectl = kubectl
 
     def run(self, key: str, backup: str | None) -> None:
-        """Do all of it; raises ``DiffError`` with what the cluster said."""
+        """Do all of it; raises ``KubectlError`` with what the cluster said."""
         cron_job = self._get("cronjob", "backup")
         migrations = self._get("jobs", f"--selector={_MIGRATIONS}")["items"]
         if not migrations:
-            raise DiffError("there is no Job migrations in the namespace face: apply it first")
+            raise KubectlError("there is no Job migrations in the namespace face: apply it first")
         replicas = {
             # One that has none was stopped by a run before this.
             one["metadata"]["name"]: one["spec"]["replicas"] or 1
@@ -82,16 +82,14 @@ class Restore:
                 return
             if "Failed" in ended:
                 said = self._kubectl.run("logs", f"job/{name}", "--tail=3", _FACE).stdout.strip()
-                raise DiffError(
+                raise KubectlError(
                     f"the Job {name} failed, and the services stay stopped: put right what it says"
                     f" and run this again\n{said}"
                 )
             time.sleep(_LOOK_SECONDS)
 
     def _create(self, thing: dict[str, Any]) -> None:
-        done = self._kubectl.run("create", "--filename=-", _FACE, given=json.dumps(thing))
-        if done.returncode:
-            raise DiffError(done.stderr.strip())
+        self._kubectl.get("create", "--filename=-", _FACE, given=json.dumps(thing))
 
     def _tell(self, *arguments: str) -> None:
         self._kubectl.get(*arguments, _FACE)
@@ -150,7 +148,7 @@ def main() -> None:
         Restore(kubectl).run(key, told.backup)
     except OSError as error:
         sys.exit(f"restore: KEY {told.key!r} cannot be read: {error.strerror}")
-    except DiffError as error:
+    except KubectlError as error:
         sys.exit(f"restore: {error}")
 
 

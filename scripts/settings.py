@@ -1,4 +1,4 @@
-"""Write docs/settings.md from the classes of settings; with --check, only say whether it is old."""
+"""Write the tables of docs/settings.md from the classes; with --check, only say if they are old."""
 
 import importlib
 import inspect
@@ -28,51 +28,7 @@ _BOUNDS: Final = (
     (Lt, "lt", "below"),
 )
 
-_HEAD: Final = """\
-<!-- Written by `make settings` from services/*/settings.py. -->
-# Settings
-
-A service reads its settings from its environment, or else from lines of a file `.env` in the folder
-in which it is started ([.env.example](../.env.example) has some of `make run`). One that is wrong
-or missing ends it with one line that says which, what it has and what to do, and so do two that do
-not go together. There is no other list: this page is written from the classes in
-`services/*/settings.py`, and what is not here is no setting but a fact of a format, of an algorithm
-or of how services speak with one another.
-
-In a cluster, settings stand in each workload's `env`, which `base/` gives and an overlay changes
-(`overlays/NAME/services/kustomization.yaml`); pods are replaced:
-
-```yaml
-patches:
-- patch: |-
-    apiVersion: apps/v1
-    kind: Deployment
-    metadata:
-      name: webhooks
-    spec:
-      template:
-        spec:
-          containers:
-          - name: webhooks
-            env:
-            - {name: ENDPOINT_CONCURRENCY, value: "8"}
-```
-
-What several services must have alike is a line in the patch of each, or one patch for all of them;
-`make manifests` says when two differ:
-
-```yaml
-patches:
-- target: {kind: Deployment, name: image-processor|redeemer}
-  patch: |-
-    - op: add
-      path: /spec/template/spec/containers/0/env/-
-      value: {name: MAX_ATTEMPTS, value: "8"}
-```
-
-Where stores are is said once for all their clients: base/components/stores-inside. `make run` tells
-all its services the same environment, so a name that two services read is one setting there.
-"""
+_MARK: Final = "<!-- From here on written by `make settings` from services/*/settings.py. -->\n"
 
 
 @cache
@@ -101,8 +57,9 @@ def services() -> Mapping[str, type[BaseSettings]]:
 
 
 def page() -> str:
-    """Return the page."""
-    return _HEAD + "".join([*_groups(), *_own()])
+    """Return the page: what stands before the mark, and the tables."""
+    head = PAGE.read_text().partition(_MARK)[0]
+    return "".join([head, _MARK, *_groups(), *_own()])
 
 
 def _groups() -> Iterator[str]:
@@ -177,7 +134,7 @@ def _escaped(text: str) -> str:
 def main() -> None:
     """Write the page, or compare it."""
     if sys.argv[1:] == ["--check"]:
-        if not PAGE.exists() or PAGE.read_text() != page():
+        if PAGE.read_text() != page():
             raise SystemExit("docs/settings.md is old: run 'make settings'")
         return
     PAGE.write_text(page())

@@ -20,8 +20,8 @@ from e2e.waiting import wait_until
 STAGING: Final = ENTRY
 PRODUCTION: Final = "production"
 HERE: Final = "--namespace=hello"
-FAILED_SECONDS: Final = 120
-SYNC_SECONDS: Final = 120
+FAILED_SECONDS: Final = 180
+SYNC_SECONDS: Final = 180
 _TOOLS: Final = ROOT / ".tools" / "bin"
 
 LAYERS: Final = ("setup", "stores", "services")

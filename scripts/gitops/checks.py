@@ -11,7 +11,15 @@ import yaml
 from scripts.gitops.flux import BRANCH, NAMESPACE, Cluster, Kustomization, Object
 from scripts.gitops.source import Source
 from scripts.manifests import tools
-from scripts.manifests.model import NAME_LABEL, Finding, Manifests, at, items, mapping
+from scripts.manifests.model import (
+    NAME_LABEL,
+    WORKLOAD_KINDS,
+    Finding,
+    Manifests,
+    at,
+    items,
+    mapping,
+)
 from scripts.manifests.rules import check as check_manifests
 
 Check: TypeAlias = Callable[[Cluster, Source], Iterator[Finding]]
@@ -241,10 +249,11 @@ def schemas(cluster: Cluster, _source: Source) -> Iterator[Finding]:
 
 
 def manifests(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check the rules for manifests over all that is applied."""
+    """Check the rules for manifests, and Pod Security, over all that is applied."""
     files = {applied.title: applied.file for _, applied in cluster.objects()}
-    documents = [applied.document for _, applied in cluster.objects()]
-    for found in check_manifests(Manifests(documents, cluster.facts)):
+    documents = Manifests((one.document for _, one in cluster.objects()), cluster.facts)
+    pods = "\n---\n".join(map(json.dumps, documents.kind("Namespace", *WORKLOAD_KINDS)))
+    for found in (*check_manifests(documents), *tools.pod_security(pods)):
         file = files.get(found.where.replace(" of ", "/"))
         yield Finding(f"{file}: {found.where}" if file else found.where, found.field, found.problem)
 

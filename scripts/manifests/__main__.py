@@ -5,12 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from scripts.manifests import edges, tools
-from scripts.manifests.model import Finding, Manifests
-from scripts.manifests.rendering import RenderError, facts, overlays, parse, render
+from scripts.manifests.model import Finding
+from scripts.manifests.rendering import RenderError, load, overlays, render
 from scripts.manifests.rules import check
 
 _TOOLS = {
@@ -23,8 +24,9 @@ _TOOLS = {
 
 def _check(folder: Path) -> dict[str, list[Finding]]:
     """Return the findings of our own rules and of each tool."""
-    manifest = render(folder)
-    found = {"rules": list(check(Manifests(parse(manifest), facts(folder.name))))}
+    manifests = load(folder)
+    manifest = yaml.dump_all(manifests.documents, Dumper=yaml.CSafeDumper)
+    found = {"rules": list(check(manifests))}
     return found | {name: list(run(manifest)) for name, run in _TOOLS.items()}
 
 

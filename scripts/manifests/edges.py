@@ -3,8 +3,7 @@
 import sys
 from typing import Final
 
-from scripts.manifests.model import Manifests
-from scripts.manifests.rendering import ROOT, facts, overlays, parse, render
+from scripts.manifests.rendering import ROOT, load, overlays
 from scripts.manifests.rules import network
 
 PAGE: Final = ROOT / "docs" / "security.md"
@@ -18,7 +17,7 @@ def table() -> str:
     found: dict[tuple[str, str, int], list[str]] = {}
     names = [folder.name for folder in overlays()]
     for folder in overlays():
-        manifests = Manifests(parse(render(folder)), facts(folder.name))
+        manifests = load(folder)
         pipeline = {workload.name for workload in manifests.pipeline.workloads}
         lines = set()
         for source, target, port, _ in network.edges(manifests.pipeline):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
@@ -127,6 +128,7 @@ class Container:
         return Image.of(self.spec.get("image"))
 
 
+_SERVICES: Final = Path(__file__).parents[2] / "services"
 _REFERENCE: Final = re.compile(r"\$\((\w+)\)")
 
 
@@ -148,8 +150,8 @@ class Image:
     @property
     def service(self) -> str | None:
         """Return the folder of services/ that it is made of; None when it is not ours."""
-        *_, owner, name = ["", *self.name.split("/")]
-        return name.replace("-", "_") if owner == PART_OF else None
+        folder = self.name.rpartition("/")[2].replace("-", "_")
+        return folder if (_SERVICES / folder / "__main__.py").is_file() else None
 
 
 class Workload:
@@ -233,7 +235,10 @@ class Manifests:
             if at(document, "metadata.namespace") == NAMESPACE
             or (
                 at(document, "metadata.namespace") is None
-                and mapping(document, "metadata.labels").get(PART_LABEL) == PART_OF
+                and (
+                    mapping(document, "metadata.labels").get(PART_LABEL) == PART_OF
+                    or title(document) == f"Namespace/{NAMESPACE}"
+                )
             )
         ]
         return Manifests(mine, self.facts)

@@ -8,7 +8,7 @@ import yaml
 
 from scripts.gitops.flux import BuildError, build_folder
 from scripts.gitops.source import Source
-from scripts.manifests.model import Document
+from scripts.manifests.model import Document, Manifests
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -23,11 +23,15 @@ def overlays(root: Path = ROOT) -> list[Path]:
 
 
 def facts(cluster: str, root: Path = ROOT) -> Mapping[str, str]:
-    """Return what is so on one cluster only; nothing for one that Flux does not manage."""
+    """Return what is so on one cluster only; nothing for one that Flux does not manage.
+
+    The network of the pods is left out: a layer of Flux writes it over what an overlay says.
+    """
     file = root / "flux" / "clusters" / cluster / "cluster.yaml"
     if not file.is_file():
         return {}
     found: dict[str, str] = yaml.load(file.read_text(), yaml.CSafeLoader)["data"]
+    found.pop("pod_network", None)
     return found
 
 
@@ -39,6 +43,11 @@ def render(folder: Path, given: Mapping[str, str] | None = None, root: Path = RO
     except BuildError as error:
         raise RenderError(str(error)) from None
     return yaml.dump_all((one.document for one in built), Dumper=yaml.CSafeDumper)
+
+
+def load(folder: Path) -> Manifests:
+    """Return what is rendered, as the rules look at it."""
+    return Manifests(parse(render(folder)), facts(folder.name))
 
 
 def parse(rendered: str) -> list[Document]:

@@ -18,17 +18,10 @@ _SPDX: Final = get_spdx_licensing()
 # Beside the images' what people install from here; tools of development are given to nobody.
 _INSTALLED: Final = ("client", "local")
 
-_HEAD: Final = """\
-<!-- Written by `make licences` from installed metadata and scripts/supply/licences.toml. -->
-# Licences
-
-Facestack itself is under the [MIT licence](../LICENSE). This page lists what its images and a
-`pip install` of it bring along, with [SPDX](https://spdx.org/licenses/) names, and a reason where a
-licence is more than permissive or the metadata is not the whole truth. `make check` fails when the
-page is old, and when a licence is not on the list in
-[licences.toml](../scripts/supply/licences.toml); [supply chain](supply-chain.md) tells how to add
-one.
-
+_MARK: Final = (
+    "<!-- From here on written by `make licences`: installed metadata, and licences.toml. -->\n"
+)
+_HEAD: Final = """
 ## Python distributions
 
 | distribution | version | licence | in | reason |
@@ -54,7 +47,7 @@ def licence(distribution: str) -> str:
     stated = list(_stated(distribution))
     known = _POLICY["distributions"].get(distribution)
     if known:
-        if known["says"] not in stated:
+        if known["says"] not in (stated or [""]):
             raise LicenceError(
                 f"{distribution} says of its licence {' or '.join(stated) or 'nothing'}, no longer"
                 f" {known['says']}: read it, and correct scripts/supply/licences.toml"
@@ -129,7 +122,8 @@ def page() -> str:
         _row(f"`{other['what']}`", other["licence"], other.get("reason", ""))
         for other in _POLICY["others"]
     ]
-    return "".join([_HEAD, *rows, _OTHERS, *others])
+    head = PAGE.read_text("utf-8").partition(_MARK)[0]
+    return "".join([head, _MARK, _HEAD, *rows, _OTHERS, *others])
 
 
 def _expect(name: str, version: str) -> None:
@@ -151,5 +145,5 @@ def write(*, check: bool) -> None:
     content = page()
     if not check:
         PAGE.write_text(content, "utf-8")
-    elif not PAGE.exists() or PAGE.read_text("utf-8") != content:
+    elif PAGE.read_text("utf-8") != content:
         raise LicenceError("docs/licences.md is old: run 'make licences'")

@@ -38,13 +38,17 @@ Follow = Callable[[str], Path]
 @pytest.fixture
 def follow(tmp_path: Path) -> Follow:
     """Return a function that does what a section of the page says, and returns in which copy."""
-    for tool in ("kubectl", "kubeconform", "kube-score", "checkov", "sops", "age-keygen"):
+    for tool in ("kubectl", "kubeconform", "kube-score", "checkov", "sops", "age-keygen", "go"):
         try:
             binary(tool)
         except MissingToolError as error:
             give_up(str(error))
     copy = tmp_path / "facestack"
+    # What Go has fetched and built is below the home, and is not to be fetched again.
+    go = ("GOCACHE", "GOMODCACHE")
+    kept = subprocess.check_output(["go", "env", *go], text=True).splitlines()
     environment = os.environ | {
+        **dict(zip(go, kept, strict=True)),
         "HOME": str(tmp_path),
         "PATH": f"{_downloads(tmp_path / 'bin')}:{ROOT / '.tools/bin'}:{os.environ['PATH']}",
     }

@@ -37,14 +37,13 @@ PIPELINE: Final[tuple[Rule, ...]] = (
     secrets.tokens,
     secrets.database_users,
     secrets.encrypted,
-    secrets.external,
+    secrets.versions,
     settings.settings,
     settings.one_for_all,
     settings.deadlines,
     settings.variables,
     settings.ports,
     network.policies,
-    network.selectors,
     network.hosts,
 )
 """What the pipeline is held to besides: all that is in its namespace, whoever brings it."""

@@ -75,6 +75,8 @@ def _values(node: Any, way: list[str], done: str = "") -> Iterator[tuple[str, An
 
 
 def _fits(value: Any, line: Line) -> bool:
+    if value is None and line.get("optional"):
+        return True
     if "between" in line:
         low, high = line["between"]
         return type(value) is int and low <= value <= high

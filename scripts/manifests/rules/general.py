@@ -135,6 +135,7 @@ _REFERENCES: Final = (
     ("pod", "volumes.persistentVolumeClaim.claimName", "PersistentVolumeClaim"),
     ("HorizontalPodAutoscaler", "spec.scaleTargetRef.name", "Deployment"),
     ("PersistentVolumeClaim", "spec.storageClassName", "StorageClass"),
+    ("ExternalSecret", "spec.secretStoreRef.name", "SecretStore"),
     ("ValidatingAdmissionPolicyBinding", "spec.policyName", "ValidatingAdmissionPolicy"),
     ("Ingress", "spec.rules.http.paths.backend.service.name", "Service"),
 )

@@ -21,7 +21,6 @@ from scripts.manifests.model import (
     items,
     mapping,
     selects,
-    title,
 )
 from services.common.hosts import AllowedHosts
 
@@ -82,8 +81,8 @@ def _is_in(address: str | None, cidr: Any) -> bool:
 
 def _ends(manifests: Manifests, direction: str) -> Iterator[_End]:
     """Yield the pods, and all ends that are no workloads."""
-    pod_network = _network(manifests.facts.get("pod_network", "10.244.0.0/16"))
-    pod = str(pod_network[300] if pod_network else None)
+    pods = _network(manifests.facts.get("pod_network", _excepted(manifests)))
+    pod = str(pods[300]) if pods else None
     for workload in manifests.workloads:
         yield _End(workload.name, pod, NAMESPACE, workload.labels, workload.ports)
     yield from _FAR
@@ -99,6 +98,17 @@ def _ends(manifests: Manifests, direction: str) -> Iterator[_End]:
                 network = _network(at(peer, "ipBlock.cidr"))
                 if network and network.prefixlen and not network.is_link_local:
                     yield _End(OUTSIDE, str(network[-1]))
+
+
+def _excepted(manifests: Manifests) -> str:
+    """Return what policies take for the pods' network, where no fact says it."""
+    blocks = [
+        mapping(peer, "ipBlock")
+        for policy in manifests.kind("NetworkPolicy")
+        for rule in items(policy, "spec.ingress")
+        for peer in items(rule, "from")
+    ]
+    return next((str(b["except"][0]) for b in blocks if b.get("except")), "10.244.0.0/16")
 
 
 _PEERS: Final = {"Ingress": "from", "Egress": "to"}
@@ -279,29 +289,6 @@ def policies(manifests: Manifests) -> Iterator[Finding]:
                 written = " -> ".join([name, ", ".join(many)][:: -1 if near else 1])
                 field = f"spec.{direction.lower()}"
                 yield Finding(f"NetworkPolicy of {name}", field, f"{written} {what} {advice}")
-
-
-def selectors(manifests: Manifests) -> Iterator[Finding]:
-    """Check that each policy selects pods that there are, and every peer is somebody."""
-    for policy in manifests.kind("NetworkPolicy"):
-        if not any(selects(at(policy, "spec.podSelector"), w.labels) for w in manifests.workloads):
-            yield Finding(title(policy), "spec.podSelector", "selects no pod of ours")
-        for direction, peers in _PEERS.items():
-            for rule in items(policy, f"spec.{direction.lower()}"):
-                for peer in items(rule, peers):
-                    block = mapping(peer, "ipBlock")
-                    cidrs = [block.get("cidr"), *(block.get("except") or [])]
-                    known = (
-                        all(map(_network, cidrs))
-                        if block
-                        else "namespaceSelector" in peer
-                        or any(
-                            selects(peer.get("podSelector"), w.labels) for w in manifests.workloads
-                        )
-                    )
-                    if not known:
-                        field = f"spec.{direction.lower()}.{peers}"
-                        yield Finding(title(policy), field, f"{peer} matches nobody: correct it")
 
 
 def hosts(manifests: Manifests) -> Iterator[Finding]:

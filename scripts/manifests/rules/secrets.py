@@ -10,7 +10,6 @@ from typing import Final, TypeAlias
 
 from scripts.manifests.model import (
     Container,
-    Document,
     Finding,
     Manifests,
     Workload,
@@ -255,22 +254,12 @@ def tokens(manifests: Manifests) -> Iterator[Finding]:
             yield Finding(title(role or {}), "rules", advice)
 
 
-def external(manifests: Manifests) -> Iterator[Finding]:
-    """Check that each external secret names a store that there is, and where its value is."""
+def versions(manifests: Manifests) -> Iterator[Finding]:
+    """Check that an external secret has its own value, and the one before where that is meant."""
     for secret in manifests.kind("ExternalSecret"):
-        store = mapping(secret, "spec.secretStoreRef")
-        if not manifests.find(str(store.get("kind")), store.get("name")):
-            yield Finding(title(secret), "spec.secretStoreRef", f"there is no {dict(store)}")
         for entry in items(secret, "spec.data"):
-            yield from _remote(secret, entry)
-
-
-def _remote(secret: Document, entry: Document) -> Iterator[Finding]:
-    wanted = f"facestack/{at(secret, 'metadata.name')}"
-    if (key := at(entry, "remoteRef.key")) != wanted:
-        yield Finding(title(secret), "spec.data.remoteRef.key", f"is {key}: set {wanted}")
-    previous = str(entry.get("secretKey")).startswith(_PREVIOUS)
-    version = at(entry, "remoteRef.version")
-    if version != ("AWSPREVIOUS" if previous else None):
-        advice = "set AWSPREVIOUS for a previous password, and none for the current one"
-        yield Finding(title(secret), "spec.data.remoteRef.version", f"is {version}: {advice}")
+            previous = str(entry.get("secretKey")).startswith(_PREVIOUS)
+            wanted = {"key": f"facestack/{at(secret, 'metadata.name')}"}
+            wanted |= {"version": "AWSPREVIOUS"} if previous else {}
+            if (found := entry.get("remoteRef")) != wanted:
+                yield Finding(title(secret), "spec.data.remoteRef", f"is {found}: set {wanted}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from scripts.manifests.model import (
+    PART_LABEL,
     PART_OF,
     Container,
     Finding,
@@ -36,13 +37,10 @@ _OWN_TAG: Final = re.compile(r"\d+\.\d+\.\d+-[0-9a-f]{12}")
 def labels(manifests: Manifests) -> Iterator[Finding]:
     """Check that all bears the pipeline's name; a workload, its container and account its own."""
     for document in manifests.documents:
-        if at(document, "metadata.namespace") and (
-            mapping(document, "metadata.labels").get("app.kubernetes.io/part-of") != PART_OF
-        ):
-            field = "metadata.labels[app.kubernetes.io/part-of]"
-            yield Finding(title(document), field, f"set {PART_OF}")
+        if mapping(document, "metadata.labels").get(PART_LABEL) != PART_OF:
+            yield Finding(title(document), f"metadata.labels[{PART_LABEL}]", f"set {PART_OF}")
     for workload in manifests.workloads:
-        if workload.labels.get("app.kubernetes.io/part-of") != PART_OF:
+        if workload.labels.get(PART_LABEL) != PART_OF:
             yield workload.finding("template.metadata.labels", f"set part-of: {PART_OF}")
         names = [container.name for container in workload.containers if not container.starts_only]
         if names != [workload.name]:
@@ -72,9 +70,11 @@ def images(manifests: Manifests) -> Iterator[Finding]:
 
 def sources(manifests: Manifests) -> Iterator[Finding]:
     """Check that the admission policy, which has the list of sources, lets every image in."""
+    bound = {at(b, "spec.policyName") for b in manifests.kind("ValidatingAdmissionPolicyBinding")}
     listed = [
         source
         for policy in manifests.kind("ValidatingAdmissionPolicy")
+        if at(policy, "metadata.name") in bound
         for variable in items(policy, "spec.variables")
         if variable.get("name") == "sources"
         for source in re.findall(r"'([^']+)'", str(variable.get("expression")))

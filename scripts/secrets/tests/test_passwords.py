@@ -38,7 +38,7 @@ def test_all_that_the_credentials_job_would_make_is_made_and_encrypted(site: Sit
     values = {name: site.values(name) for name in ALL}
     assert {name: list(keys) for name, keys in values.items()} == ALL
     texts = [text for keys in values.values() for text in keys.values()]
-    assert len(set(texts)) == 10
+    assert len(set(texts)) == 11
     assert min(map(len, texts)) >= 43
     everything = "".join(site.files().values())
     for text in texts:

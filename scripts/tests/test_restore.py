@@ -1,0 +1,101 @@
+"""What `make restore` makes of the CronJob of backups."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts.git import ROOT
+from scripts.gitops.tests.api_server import running
+from scripts.kubectl import Kubectl, KubectlError
+from scripts.restore import Restore, new_job, restoring
+
+
+def test_the_job_restores_as_administrator_with_the_key() -> None:
+    text = (ROOT / "apps/backup/cron-job/cron-job.yaml").read_text()
+    cron_job = next(yaml.safe_load_all(text))
+    template = restoring(cron_job, "20260101T024100Z")
+    template["metadata"] = {"labels": {"app.kubernetes.io/name": "backup"}}
+    its = {"app.kubernetes.io/name": "backup", "batch.kubernetes.io/job-name": "other"}
+    template["spec"]["template"]["metadata"] = {"labels": its}
+    template["spec"]["selector"] = {"matchLabels": its}
+    job = new_job("restore", template)
+    assert job["metadata"] == {"name": "restore", "labels": {"app.kubernetes.io/name": "backup"}}
+    assert "selector" not in job["spec"], "the cluster makes one of its own"
+    assert job["spec"]["template"]["metadata"]["labels"] == {"app.kubernetes.io/name": "backup"}
+    pod = job["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    assert container["args"] == ["restore", "20260101T024100Z"]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    assert environment["DATABASE_URL"] == "mysql+asyncmy://root@$(DATABASE)"
+    folders = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    assert environment["BACKUP_IDENTITY_FILE"] == f"{folders['backup-identity']}/key"
+    assert volumes["backup-identity"]["secret"]["secretName"] == "backup-identity"
+    [source] = volumes["database"]["projected"]["sources"]
+    assert source["secret"]["name"] == "mariadb-admin"
+
+
+@dataclass(frozen=True)
+class Controller(Kubectl):
+    """kubectl of a cluster without nodes, on which each new Job ends at once."""
+
+    ends: list[str] = field(default_factory=lambda: ["Complete"])
+
+    def get(self, *arguments: str, given: str | None = None) -> str:
+        printed = super().get(*arguments, given=given)
+        thing = json.loads(given) if given else {}
+        if arguments[0] == "create" and thing["kind"] == "Job":
+            end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
+            times: dict[str, object] = {"startTime": "2026-01-01T00:00:00Z"}
+            if end == "Complete":
+                times |= {"completionTime": "2026-01-01T00:00:01Z", "succeeded": 1}
+            before = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}[end]
+            kinds = [{"type": kind, "status": "True"} for kind in (before, end)]
+            patch = json.dumps({"status": times | {"conditions": kinds}})
+            status = ("--subresource=status", "--type=merge", f"--patch={patch}")
+            super().get("patch", "job", thing["metadata"]["name"], "--namespace=face", *status)
+        return printed
+
+
+def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
+    """A restore that fails leaves the services stopped; the next one starts them."""
+    with running(tmp_path) as kubectl:
+        unit = kubectl.get("kustomize", str(ROOT / "apps/backup/manifests"))
+        unit = unit.replace("${backup_suspended}", "true")
+        container = {"name": "one", "image": "one"}
+        pod = {"containers": [container], "restartPolicy": "Never"}
+        labels = {"app.kubernetes.io/name": "migrations"}
+        job = {"metadata": {"name": "migrations-1", "labels": labels}}
+        job["spec"] = {"template": {"metadata": {"labels": labels}, "spec": pod}}
+        its = {"matchLabels": {"app": "receiver"}}
+        template = {
+            "metadata": {"labels": {"app": "receiver"}},
+            "spec": {"containers": [container]},
+        }
+        deployment = {"metadata": {"name": "receiver"}}
+        deployment["spec"] = {"replicas": 3, "selector": its, "template": template}
+        things: list[dict[str, object]] = [
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "face"}},
+            {"apiVersion": "batch/v1", "kind": "Job", **job},
+            {"apiVersion": "apps/v1", "kind": "Deployment", **deployment},
+        ]
+        for thing in things:
+            kubectl.get("create", "--filename=-", "--namespace=face", given=json.dumps(thing))
+        kubectl.get("apply", "--filename=-", "--server-side", given=unit)
+
+        def replicas() -> int:
+            found = kubectl.get(
+                "get", "deployment", "receiver", "--namespace=face", "--output=json"
+            )
+            return int(json.loads(found)["spec"]["replicas"])
+
+        with pytest.raises(KubectlError, match="the Job restore failed, and the services stay"):
+            Restore(Controller(ends=["Failed", ""])).run("the key", None)
+        assert replicas() == 0
+        Restore(Controller()).run("the key", "20260101T024100Z")
+        assert replicas() == 1
+        with pytest.raises(KubectlError, match='"backup-identity" not found'):
+            kubectl.get("get", "secret", "backup-identity", "--namespace=face")
