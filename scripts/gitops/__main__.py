@@ -12,7 +12,7 @@ from rich.table import Table
 from scripts.git import GitError
 from scripts.gitops import source
 from scripts.gitops.checks import check, unused_files
-from scripts.gitops.flux import PINNED, load
+from scripts.gitops.flux import PINNED, load, load_unit
 from scripts.manifests import tools
 from scripts.manifests.model import Finding
 
@@ -32,6 +32,18 @@ def validate(tree: source.Source, names: list[str]) -> Iterator[tuple[str, list[
             if names == tree.clusters() and cluster.facts.get("source") == PINNED:
                 used |= load(tree, cluster.name, pinned=False).files
     if names == tree.clusters():
+        # A unit that no cluster has is there to be taken.
+        for path in sorted(tree.folder.glob("apps/*/kustomization.yaml")):
+            unit = path.parent.relative_to(tree.folder).as_posix()
+            if f"{unit}/kustomization.yaml" in used:
+                continue
+            built = load_unit(tree, unit)
+            yield (
+                built.name,
+                list(check(built, tree)) if built.problems else [],
+                "no cluster has it",
+            )
+            used |= built.files
         yield "files", list(unused_files(tree, used)), f"{len(tree.files())} files"
 
 

@@ -148,18 +148,31 @@ def load(source: Source, name: str, *, pinned: bool = True) -> Cluster:
             wanted = at(yaml.load(pin.read_text(), yaml.CSafeLoader), "spec.ref.commit")
             sources[PINNED] = stack.enter_context(commit(str(wanted))) if pinned else source
         try:
-            waiting = [_root(cluster, source)]
-            while waiting:
-                _build(waiting, sources, cluster)
-                waiting = [
-                    child
-                    for parent in waiting
-                    for made in parent.objects
-                    if (child := _new(made, cluster))
-                ]
+            _grow(cluster, _root(cluster, source), sources)
         except BuildError as error:
             cluster.problems.append(error)
     return cluster
+
+
+def load_unit(source: Source, path: str) -> Cluster:
+    """Build a unit that no cluster has, so without facts."""
+    cluster = Cluster(path)
+    spec = {"path": path, "sourceRef": {"name": BRANCH}}
+    start = Kustomization(
+        Object({"kind": "Kustomization", "metadata": {"name": path}, "spec": spec}, path)
+    )
+    cluster.kustomizations[path] = start
+    _grow(cluster, start, {BRANCH: source})
+    return cluster
+
+
+def _grow(cluster: Cluster, start: Kustomization, sources: Mapping[str, Source]) -> None:
+    """Build a Kustomization, and what comes out of it, and what comes out of that."""
+    waiting = [start]
+    while waiting:
+        _build(waiting, sources, cluster)
+        made = [one for parent in waiting for one in parent.objects]
+        waiting = [child for one in made if (child := _new(one, cluster))]
 
 
 def _root(cluster: Cluster, source: Source) -> Kustomization:
@@ -208,6 +221,7 @@ def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster:
     asked = []
     for one in waiting:
         document = deepcopy(one.made_from.document)
+        document["spec"].setdefault("sourceRef", {"name": BRANCH})
         # What is named stands before what is written here, as the controller does it.
         if items(one.spec, "postBuild.substituteFrom"):
             post = document["spec"]["postBuild"]
@@ -220,7 +234,7 @@ def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster:
             if str(error) not in map(str, cluster.problems):
                 cluster.problems.append(error)
         cluster.variables.update(built["variables"] or [])
-        if sources.get(str(at(one.spec, "sourceRef.name"))) is sources[BRANCH]:
+        if sources.get(str(at(one.spec, "sourceRef.name") or BRANCH)) is sources[BRANCH]:
             cluster.files.update(built["files"] or [])
 
 
