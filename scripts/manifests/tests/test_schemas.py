@@ -55,6 +55,8 @@ def test_there_is_a_schema_for_every_kind_that_a_module_defines(schema_folder: P
         "elbv2.k8s.aws/targetgroupbinding-v1beta1",
         "kustomize.toolkit.fluxcd.io/kustomization-v1",
         "source.toolkit.fluxcd.io/gitrepository-v1",
+        "helm.toolkit.fluxcd.io/helmrelease-v2",
+        "source.toolkit.fluxcd.io/ocirepository-v1",
         "notification.toolkit.fluxcd.io/receiver-v1",
         "notification.toolkit.fluxcd.io/alert-v1beta3",
         "notification.toolkit.fluxcd.io/provider-v1beta3",
