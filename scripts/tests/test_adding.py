@@ -43,11 +43,14 @@ def follow(tmp_path: Path) -> Follow:
             binary(tool)
         except MissingToolError as error:
             give_up(str(error))
+    # The copy's are links to these, which a `make` there must find as it wants them.
+    for environment in (["dev"], ["checkov", "python3.11", ".tools/checkov"]):
+        subprocess.run(["scripts/venv", *environment], cwd=ROOT, check=True)
     copy = tmp_path / "facestack"
     # What Go has fetched and built is below the home, and is not to be fetched again.
     go = ("GOCACHE", "GOMODCACHE")
     kept = subprocess.check_output(["go", "env", *go], text=True).splitlines()
-    environment = os.environ | {
+    variables = os.environ | {
         **dict(zip(go, kept, strict=True)),
         "HOME": str(tmp_path),
         "PATH": f"{_downloads(tmp_path / 'bin')}:{ROOT / '.tools/bin'}:{os.environ['PATH']}",
@@ -56,7 +59,7 @@ def follow(tmp_path: Path) -> Follow:
     def run(script: str) -> None:
         command = ["bash", "-euo", "pipefail", "-c", script]
         done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+            command, cwd=copy, env=variables, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
 
