@@ -107,6 +107,8 @@ def production(delivery: Delivery, request: pytest.FixtureRequest) -> Iterator[D
             made.create(file)
             cluster = Cluster(made.kubeconfig_path)
             wait_until(cluster.nodes_ready, SYNC_SECONDS, "its node to be ready")
+        controllers = delivery.repository.folder / "flux" / "controllers" / "core"
+        cluster.load_missing(cluster.kubectl("kustomize", str(controllers)).stdout)
         delivery.cluster.kubectl("apply", "--filename=-", input=OUTSIDE)
         port = delivery.cluster.get("service", "outside", "--namespace=git")["spec"]["ports"][0]
         node = delivery.cluster.get("nodes")["items"][0]["status"]["addresses"]
