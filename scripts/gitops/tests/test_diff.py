@@ -95,12 +95,12 @@ def test_a_new_fact_reaches_what_uses_it(tree: Source, cluster: Kubectl) -> None
     fact = "credentials: none"
     change(tree, {"file": FACTS, "old": fact, "new": "credentials: sha-1"})
     found = told(tree, cluster)
-    services = ("face-recog", "frontend", "image-processor", "people", "receiver", "redeemer")
+    services = ("face-recog", "receiver", "image-processor", "redeemer", "people", "webhooks")
     assert found == [
         "~ ConfigMap flux-system/cluster",
         *(f"~ Kustomization flux-system/face-{n}" for n in ("secrets", "stores", "services")),
         "~ Job face/migrations-HASH: is deleted and made again, because it cannot be changed",
-        *(f"~ Deployment face/{name}" for name in (*services, "webhooks")),
+        *(f"~ Deployment face/{name}" for name in (*services, "frontend")),
     ]
 
 
@@ -258,8 +258,8 @@ def test_two_states_are_compared_without_a_cluster(whole: Source, tree: Source) 
     )
     changes = {"kind": rendered(whole, tree, "kind"), "aws": []}
     assert [str(change) for change in changes["kind"]] == [
-        "~ Deployment face/redeemer",
         "+ ResourceQuota playground/whole",
+        "~ Deployment face/redeemer",
         "- ResourceQuota playground/total: goes at once",
     ]
     text = as_text(changes)
