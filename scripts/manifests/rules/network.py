@@ -108,7 +108,8 @@ def _excepted(manifests: Manifests) -> str:
         for rule in items(policy, "spec.ingress")
         for peer in items(rule, "from")
     ]
-    return next((str(b["except"][0]) for b in blocks if b.get("except")), "10.244.0.0/16")
+    written = [cidr for block in blocks for cidr in block.get("except") or [] if _network(cidr)]
+    return str(next(iter(written), "10.244.0.0/16"))
 
 
 _PEERS: Final = {"Ingress": "from", "Egress": "to"}
