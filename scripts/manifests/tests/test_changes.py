@@ -30,6 +30,13 @@ CHANGES: Final = {
         "load_balancer_subnets: 10.0.64.0/18",
         "cidr: 10.0.64.0/18",
     ),
+    "a second range of the load balancer": (
+        "aws",
+        _AWS,
+        "# A second range: more_load_balancer_subnets: 10.0.64.0/20",
+        "more_load_balancer_subnets: 10.0.80.0/20",
+        "10.0.64.0/18,10.0.80.0/20",
+    ),
     "another version of MariaDB": (
         "kind",
         "base/components/images/kustomization.yaml",
