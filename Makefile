@@ -122,7 +122,7 @@ promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=stagi
 	@e2e/no-registry/build-tools .tools/bin flux-build
 	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
 
-bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/, GIT_URL=ssh://... or https://...
+bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/clusters, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
 
 restore: venv-dev ## bring a backup to an empty cluster: KEY=private key of age [BACKUP=name] [CONTEXT=kubectl's]

@@ -23,8 +23,8 @@ TESTED: Final = {
 """What steps run, and what runs it here."""
 
 GITHUB_ALONE: Final = {
-    'cat var/diff.md >>"$GITHUB_STEP_SUMMARY"',
-    """printf 'text<<END-OF-DIFF\\n%s\\nEND-OF-DIFF\\n' "$(cat var/diff.md)" >>"$GITHUB_OUTPUT\"""",
+    'cat diff.md >>"$GITHUB_STEP_SUMMARY"',
+    """printf 'text<<END-OF-DIFF\\n%s\\nEND-OF-DIFF\\n' "$(cat diff.md)" >>"$GITHUB_OUTPUT\"""",
     'gh pr comment "$NUMBER" --edit-last --create-if-none --body-file - <<<"$TEXT"',
     ".github/log-in",
 }
@@ -79,8 +79,8 @@ FAULTS: Final = {
     "a mistake in a command": (
         "actionlint",
         "diff.yaml",
-        r"\$\(cat var/diff.md\)\"",
-        '$(cat var/diff.md"',
+        r"\$\(cat diff.md\)\"",
+        '$(cat diff.md"',
     ),
 }
 """What is wrong: who says so, the file, and what is written there in place of what."""
