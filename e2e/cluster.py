@@ -405,8 +405,8 @@ def images_of(rendered: str) -> list[str]:
     """Return every image that rendered manifests run."""
     images = set()
     for document in yaml.safe_load_all(rendered):
-        template = (document or {}).get("spec", {}).get("template", {})
-        pod = template.get("spec", {})
+        spec = (document or {}).get("spec", {})
+        pod = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec", {})
         for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
             images.add(container["image"])
     return sorted(images)

@@ -41,7 +41,7 @@ def validate(tree: source.Source, names: list[str]) -> Iterator[tuple[str, list[
             yield (
                 built.name,
                 list(check(built, tree)) if built.problems else [],
-                "no cluster has it",
+                "built alone: no cluster has it",
             )
             used |= built.files
         yield "files", list(unused_files(tree, used)), f"{len(tree.files())} files"

@@ -317,7 +317,10 @@ def main() -> int:
     with source.working_tree() as tree:
         if arguments.base:
             with source.commit(arguments.base) as before:
-                names = arguments.clusters or sorted({*tree.clusters(), *before.clusters()})
+                known = {*tree.clusters(), *before.clusters()}
+                names = arguments.clusters or sorted(known)
+                if unknown := set(names) - known:
+                    parser.error(f"there is no {', '.join(unknown)}: choose from {sorted(known)}")
                 changes = {name: rendered(before, tree, name) for name in names}
             print(as_markdown(changes) if arguments.markdown else as_text(changes))
             return 0

@@ -17,7 +17,9 @@ DOCKER = """\
 #!/bin/sh
 case "$1 $2" in
   "image inspect") cat "$FAKE/here/$(basename "$5")" ;;
-  "manifest inspect") cat "$FAKE/there/$(basename "$4")" && exit || exit 1 ;;
+  "manifest inspect")
+    [ ! -e "$FAKE/away" ] || { echo "unauthorized: authentication required" >&2; exit 1; }
+    cat "$FAKE/there/$(basename "$4")" 2>/dev/null || { echo "no such manifest: $4" >&2; exit 1; } ;;
   "tag "*) ;;
   "push --quiet")
     [ ! -e "$FAKE/full" ] || { echo denied >&2; exit 1; }
@@ -113,4 +115,11 @@ def test_an_image_for_other_machines_under_the_tag_is_no_success(repository: Rep
 def test_a_registry_must_be_named(repository: Repository, registry: str) -> None:
     said, pushed = repository.push(registry)
     assert "make push REGISTRY=" in said
+    assert pushed == []
+
+
+def test_nothing_is_pushed_over_what_cannot_be_seen(repository: Repository) -> None:
+    (repository.folder / "away").touch()
+    said, pushed = repository.push()
+    assert f"cannot tell whether {REGISTRY}/people:{TAG} is there already: unauthorized" in said
     assert pushed == []

@@ -31,18 +31,25 @@ _POWERS: Final = frozenset({"*", "bind", "escalate", "impersonate"})
 _CLUSTER_WIDE: Final = frozenset(
     {
         "APIService",
+        "CSIDriver",
         "ClusterImagePolicy",
+        "ClusterIssuer",
         "ClusterRole",
         "ClusterRoleBinding",
         "ClusterSecretStore",
         "CustomResourceDefinition",
+        "GatewayClass",
         "IngressClass",
         "IngressClassParams",
+        "MutatingWebhookConfiguration",
         "Namespace",
+        "PersistentVolume",
         "PriorityClass",
+        "RuntimeClass",
         "StorageClass",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
+        "ValidatingWebhookConfiguration",
     }
 )
 
@@ -77,6 +84,9 @@ def namespaces(manifests: Manifests) -> Iterator[Finding]:
 
 def containers(manifests: Manifests) -> Iterator[Finding]:
     """Check that images have exact tags, and containers requests and limits."""
+    for document in manifests.kind("Pod", "ReplicaSet", "ReplicationController"):
+        advice = "nobody replaces it without a gap: make it a Deployment, or a Job"
+        yield Finding(title(document), "kind", advice)
     for workload in manifests.workloads:
         for container in workload.containers:
             if not container.image.is_exact:
