@@ -19,7 +19,8 @@ case "$1 $2" in
   "image inspect") cat "$FAKE/here/$(basename "$5")" ;;
   "manifest inspect")
     [ ! -e "$FAKE/away" ] || { echo "unauthorized: authentication required" >&2; exit 1; }
-    cat "$FAKE/there/$(basename "$4")" 2>/dev/null && exit; echo "no such manifest: $4" >&2; exit 1 ;;
+    cat "$FAKE/there/$(basename "$4")" 2>/dev/null && exit
+    echo "no such manifest: $4" >&2; exit 1 ;;
   "tag "*) ;;
   "push --quiet")
     [ ! -e "$FAKE/full" ] || { echo denied >&2; exit 1; }
