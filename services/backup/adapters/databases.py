@@ -93,6 +93,9 @@ class SqliteDatabase(_Restorable):
         with NamedTemporaryFile(dir=self._folder) as copy:
             with running(["gzip", "-dc"], stdout=copy) as unpacking:
                 yield unpacking.stdin
+            # The mark goes with the rest: until the restore has ended, it may be run again.
+            with closing(sqlite3.connect(copy.name)) as connection:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {_MARK} (id INTEGER)")
             # One transaction: whoever reads sees what was there before, or all of this.
             _copy(copy.name, str(self._url.database))
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from unittest.mock import Mock
 
 import pyrage
 import pytest
@@ -124,19 +125,19 @@ class KilledError(Exception):
 
 
 class Killed(AgeArchive):
-    """Kills whoever restores, at its second object or in the middle of the rows."""
+    """Kills whoever restores, at its second object, in the middle of the rows or after them."""
 
-    in_rows: bool
+    at: str
     read = 0
 
     async def get_copy(self, copy: str) -> bytes:
         self.read += 1
-        if self.read == 2 and not self.in_rows:
+        if self.read == 2 and self.at == "objects":
             raise KilledError
         return await super().get_copy(copy)
 
     def read_file(self, summary: Summary, file: str, target: BinaryIO, *, encrypted: bool) -> None:
-        if file != DUMP:
+        if file != DUMP or self.at != "rows":
             super().read_file(summary, file, target, encrypted=encrypted)
             return
         packed = io.BytesIO()
@@ -147,9 +148,9 @@ class Killed(AgeArchive):
         raise KilledError
 
 
-@pytest.mark.parametrize("in_rows", [False, True])
+@pytest.mark.parametrize("at", ["objects", "rows", "end"])
 async def test_a_restore_that_was_killed_is_run_again(
-    site: Site, world: World, in_rows: bool
+    site: Site, world: World, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in ("one", "two", "three"):
         await world.add(path, path.encode(), object_tag=None if path == "one" else "elsewhere")
@@ -163,17 +164,21 @@ async def test_a_restore_that_was_killed_is_run_again(
     [target, _] = site.empty
     half = World(target)
     archive = site.opened(Killed)
-    archive.in_rows = in_rows
+    archive.at = at
+    whole = half.whole(target, site.folder)
+    if at == "end":
+        monkeypatch.setattr(whole, "finish", Mock(side_effect=KilledError))
     # What is cut in the middle of a statement, MariaDB's client complains about first.
     with pytest.raises((KilledError, BackupError)):
         await Restoring(
-            database=half.whole(target, site.folder),
+            database=whole,
             objects=half.objects,
             archive=archive,
             folder=site.folder,
         ).restore((await site.names())[-1])
-    with pytest.raises(DatabaseUnavailableError, match="run the migrations"):
-        await half.database.check()
+    if at != "end":
+        with pytest.raises(DatabaseUnavailableError, match="run the migrations"):
+            await half.database.check()
 
     await site.run(target, "restore")
     assert await objects(target) == await objects(site.live)
