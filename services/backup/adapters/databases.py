@@ -47,18 +47,25 @@ class _Restorable:
         async with self._database.reading() as connection:
             return str(await connection.scalar(query))
 
-    async def claim(self) -> None:
-        async with self._database.transaction() as connection:
+    async def used(self) -> list[str]:
+        async with self._database.reading() as connection:
             tables = await _tables(connection)
             if _MARK in tables:
-                return
-            if held := [name for name in tables if await _is_used(connection, name)]:
-                raise BackupError(
-                    f"the database {self._url.database} holds rows in {', '.join(held)}: a backup"
-                    " is restored only where there is nothing. Name an empty one in DATABASE_URL,"
-                    " or drop its tables, if nobody needs them"
-                )
-            await connection.execute(sa.text(f"CREATE TABLE {_MARK} (id INTEGER)"))
+                return []
+            return [name for name in tables if await _is_used(connection, name)]
+
+    async def check_empty(self) -> None:
+        if held := await self.used():
+            raise BackupError(
+                f"the database {self._url.database} holds rows in {', '.join(held)}: a backup"
+                " is restored only where there is nothing. Name an empty one in DATABASE_URL,"
+                " or drop its tables, if nobody needs them"
+            )
+
+    async def claim(self) -> None:
+        await self.check_empty()
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {_MARK} (id INTEGER)"))
 
     async def finish(self, retags: Iterable[Retag]) -> None:
         async with self._database.transaction() as connection:

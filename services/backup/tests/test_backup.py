@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 from unittest.mock import Mock
@@ -81,6 +82,7 @@ class Moved:
         self._loop = loop
         self.kind = whole.kind
         self.revision = whole.revision
+        self.used = whole.used
 
     def _happens(self, number: int) -> None:
         async def happens() -> None:
@@ -254,11 +256,36 @@ async def test_a_failed_backup_is_seen(cluster_site: Site) -> None:
     found = await report()
     assert found
     assert found.last_good_seconds is None
-    assert str(found.error).startswith("backups: objects/: ")
+    assert str(found.error).startswith("backups: backups/: ")
     await site.run(site.live, "take")
     found = await report()
     assert found
     assert (found.error, found.last_good_seconds) == (None, found.without_seconds)
+    await world.database.close()
+
+
+async def test_a_backup_that_would_replace_a_fuller_or_newer_one_is_refused(site: Site) -> None:
+    """An empty cluster, after a loss, takes none where the lost one has its own."""
+    world = World(site.live)
+    await world.add("one")
+    await site.run(site.live, "take")
+    [full] = await site.names()
+    async with world.database.transaction() as connection:
+        await connection.execute(sa.delete(images))
+    with pytest.raises(BackupError, match=f"the database is empty, and backup {full} has 1 obj"):
+        await site.run(site.live, "take")
+    async with world.database.reading() as connection:
+        found = await backup_report(connection, database_now)
+    assert found
+    assert "restore it" in str(found.error)
+
+    await world.add("two")
+    newer = "29990101T000000Z"
+    archive = site.opened(AgeArchive)
+    await archive.commit(replace(await archive.summary(full), name=newer))
+    with pytest.raises(BackupError, match=f"backup {newer} is not older than .* needs its own"):
+        await site.run(site.live, "take")
+    assert await site.names() == [full, newer]
     await world.database.close()
 
 
