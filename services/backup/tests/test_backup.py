@@ -4,8 +4,10 @@ import asyncio
 import gzip
 import io
 import os
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -18,11 +20,13 @@ import sqlalchemy as sa
 from services.backup.adapters.archive import AgeArchive
 from services.backup.adapters.databases import MariaDatabase, SqliteDatabase
 from services.backup.adapters.rows import DatabaseBackupRows
-from services.backup.domain import DUMP, BackupError, DamagedError, Summary, kept
+from services.backup.domain import COPIES, DUMP, FILES, BackupError, DamagedError, Summary, kept
 from services.backup.ports import WholeDatabase
+from services.backup.service import restoring
 from services.backup.service.restoring import Restoring
 from services.backup.service.taking import Taking
 from services.backup.tests.conftest import Place, Site, objects, rows
+from services.common import folders
 from services.common.backup_rows import BackupReport, backup_report
 from services.common.clock import database_now
 from services.common.database import Database
@@ -217,6 +221,8 @@ async def test_what_is_damaged_is_refused(folder_site: Site, part: str) -> None:
         with pytest.raises(DamagedError, match=f"{file.name} is damaged"):
             await site.run(place, command)
     assert await objects(target) == {}
+    with pytest.raises(DamagedError) if part != "objects/" else nullcontext():
+        await site.run(target, "restore --check")
     file.unlink()
     with pytest.raises(DamagedError, match="is gone"):
         await site.run(target, "restore")
@@ -233,13 +239,47 @@ async def test_what_cannot_be_restored_says_why(folder_site: Site) -> None:
         await site.run(target, "restore", "other")
     other = site.folder / "other.txt"
     other.write_text(str(pyrage.x25519.Identity.generate()))
-    with pytest.raises(BackupError, match="is not the key of its recipient"):
-        await site.run(target, "restore", BACKUP_IDENTITY_FILE=str(other))
+    for command in ("restore --check", "restore"):
+        with pytest.raises(BackupError, match="is not the key of its recipient"):
+            await site.run(target, command, BACKUP_IDENTITY_FILE=str(other))
     other.write_text("age1")
     with pytest.raises(BackupError, match="holds no private key of age"):
         await site.run(target, "restore", BACKUP_IDENTITY_FILE=str(other))
     with pytest.raises(BackupError, match="'age1' is no public key of age"):
         await site.run(site.live, "take", BACKUP_RECIPIENT="age1")
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr(restoring, "REVISION", "0001")
+        with pytest.raises(BackupError, match="and this version knows 0001"):
+            await site.run(target, "restore")
+    with closing(sqlite3.connect(site.folder / "first" / "new.db")) as connection:
+        written = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    assert written == []
+
+
+async def test_the_list_goes_on_after_a_damaged_summary(
+    folder_site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await folder_site.run(folder_site.live, "take")
+    [third] = await folder_site.names()
+    first, second = "20250101T000000Z", "20250102T000000Z"
+    for name, content in ((first, "{"), (second, '{"files": 1}')):
+        (folder := folder_site.folder / "archive" / "backups" / name).mkdir()
+        (folder / "summary.json").write_text(content)
+    with pytest.raises(DamagedError, match="2 of 3 backups are damaged"):
+        await folder_site.run(folder_site.live, "list")
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    starts = (f"{first}  damaged: ", f"{second}  damaged: ", f"{third}  0 objects")
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
+
+
+async def test_what_is_written_to_a_folder_outlives_a_power_cut(
+    folder_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(folders, "sync", lambda _, key: synced.append(key))
+    await folder_site.run(folder_site.live, "take")
+    files = [*FILES, "summary.json"]
+    assert [key.rpartition("/")[2] for key in synced] == files
 
 
 async def test_a_failed_backup_is_seen(cluster_site: Site) -> None:
@@ -340,4 +380,17 @@ async def test_what_no_backup_names_is_removed_a_day_later(folder_site: Site) ->
     assert not (archive / "backups" / NAME).exists()
     assert copies() == 1
     await site.run(site.live, "verify")
+
+    # What would go is not told by a list that is damaged; the backup itself is a good one.
+    [last] = await site.names()
+    opened = site.opened(AgeArchive)
+    shutil.copytree(archive / "backups" / last, archive / "backups" / NAME)
+    await opened.commit(replace(await opened.summary(last), name=NAME))
+    (archive / "backups" / NAME / COPIES).write_bytes(gzip.compress(b""))
+    await world.delete("stays")
+    await world.add("other")
+    age(2)
+    await site.run(site.live, "take")
+    [first, *others] = await site.names()
+    assert (first, len(others), copies()) == (NAME, 2, 2)
     await world.database.close()
