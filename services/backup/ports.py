@@ -36,6 +36,10 @@ class WholeDatabase(Protocol):
     def kind(self) -> str:
         """Its dialect."""
 
+    @property
+    def known_revision(self) -> str:
+        """That of the schema which this version works on."""
+
     async def revision(self) -> str:
         """Return that of its schema."""
 

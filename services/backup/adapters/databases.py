@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.backup.adapters.tools import running
 from services.backup.domain import BackupError
 from services.backup.ports import Retag
-from services.common.database import Database
+from services.common.database import REVISION, Database
 from services.common.object_keys import PICTURES
 from services.common.settings import DatabaseSettings, read_passwords
 from services.common.tables import backups, garbage, images
@@ -41,6 +41,10 @@ class _Restorable:
     @property
     def kind(self) -> str:
         return "sqlite" if self._database.is_sqlite else "mariadb"
+
+    @property
+    def known_revision(self) -> str:
+        return REVISION
 
     async def revision(self) -> str:
         query = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(_REVISION))

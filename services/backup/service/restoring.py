@@ -17,7 +17,6 @@ import structlog
 from services.backup.domain import DUMP, FILES, MANIFEST, BackupError, Entry, Summary
 from services.backup.ports import Archive, Objects, Retag, WholeDatabase
 from services.backup.service.files import for_each, read_manifest
-from services.common.database import REVISION
 
 log = structlog.get_logger(__name__)
 
@@ -45,11 +44,11 @@ class Restoring:
                 f"backup {name} is of {summary.database}, and DATABASE_URL is of"
                 f" {self._database.kind}: rows go back to where they are from"
             )
-        if summary.revision > REVISION:
+        if summary.revision > self._database.known_revision:
             raise BackupError(
                 f"backup {name} is of revision {summary.revision} of the schema, and this version"
-                f" knows {REVISION} and those before: restore it with the version that took it, or"
-                " a newer one"
+                f" knows {self._database.known_revision} and those before: restore it with the"
+                " version that took it, or a newer one"
             )
         await self._database.check_empty()
         for file in FILES:

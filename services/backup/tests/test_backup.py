@@ -17,12 +17,12 @@ import pyrage
 import pytest
 import sqlalchemy as sa
 
+from services.backup.adapters import databases
 from services.backup.adapters.archive import AgeArchive
 from services.backup.adapters.databases import MariaDatabase, SqliteDatabase
 from services.backup.adapters.rows import DatabaseBackupRows
 from services.backup.domain import COPIES, DUMP, FILES, BackupError, DamagedError, Summary, kept
 from services.backup.ports import WholeDatabase
-from services.backup.service import restoring
 from services.backup.service.restoring import Restoring
 from services.backup.service.taking import Taking
 from services.backup.tests.conftest import Place, Site, objects, rows
@@ -248,7 +248,7 @@ async def test_what_cannot_be_restored_says_why(folder_site: Site) -> None:
     with pytest.raises(BackupError, match="'age1' is no public key of age"):
         await site.run(site.live, "take", BACKUP_RECIPIENT="age1")
     with pytest.MonkeyPatch.context() as older:
-        older.setattr(restoring, "REVISION", "0001")
+        older.setattr(databases, "REVISION", "0001")
         with pytest.raises(BackupError, match="and this version knows 0001"):
             await site.run(target, "restore")
     with closing(sqlite3.connect(site.folder / "first" / "new.db")) as connection:
