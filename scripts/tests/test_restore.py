@@ -75,7 +75,7 @@ def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
             "metadata": {"labels": {"app": "receiver"}},
             "spec": {"containers": [container]},
         }
-        deployment = {"metadata": {"name": "receiver"}}
+        deployment: dict[str, object] = {"metadata": {"name": "receiver"}}
         deployment["spec"] = {"replicas": 3, "selector": its, "template": template}
         things: list[dict[str, object]] = [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "face"}},
@@ -108,9 +108,9 @@ def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
         kubectl.get("delete", "job", "migrations-1", "--namespace=face")  # interrupted thereafter
         run("Complete")  # of the migrations: all rows are back
         assert (replicas(), suspended()) == (3, False)
-        for thing in ("secret/backup-identity", "configmap/restore-state"):
+        for gone in ("secret/backup-identity", "configmap/restore-state"):
             with pytest.raises(KubectlError, match="not found"):
-                kubectl.get("get", thing, "--namespace=face")
+                kubectl.get("get", gone, "--namespace=face")
 
 
 def test_a_key_that_is_none_is_refused_before_anything(tmp_path: Path) -> None:
