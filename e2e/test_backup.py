@@ -67,6 +67,8 @@ def test_a_backup_is_restored_to_an_empty_cluster(pipeline: Cluster, key: Path) 
     refused = _restore(pipeline, key)
     assert refused.returncode == 1
     assert "holds rows in" in refused.stdout + refused.stderr
+    assert "nothing was changed" in refused.stderr
+    assert pipeline.get("deployment", "receiver")["status"]["readyReplicas"]
 
     with phase("losing all data"):
         pipeline.sql("DROP DATABASE facestack; CREATE DATABASE facestack")

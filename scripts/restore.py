@@ -1,13 +1,17 @@
 """Bring a backup to an empty cluster: what runs there is stopped, and starts again with all of it.
 
 It goes by what the cluster has: its CronJob ``backup`` knows where everything is, and its Job
-``migrations`` brings the rows to the newest schema. Whoever is interrupted runs it again.
+``migrations`` brings the rows to the newest schema. What is changed meanwhile is kept in the
+ConfigMap ``restore-state``, so whoever is interrupted runs it again.
 """
 
 import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +22,9 @@ _FLUX: Final = "--namespace=flux-system"
 _LAYERS: Final = ("face-stores", "face-services", "backup")
 _MIGRATIONS: Final = "app.kubernetes.io/name=migrations"
 _KEY: Final = "backup-identity"
+_STATE: Final = "restore-state"
 _KEY_FILE: Final = "/run/secrets/backup-identity/key"
+_KEY_BEGINS: Final = "AGE-SECRET-KEY-"
 _OF_PODS: Final = ("controller-uid", "job-name")
 """The ends of labels that the cluster gives the pods of a Job."""
 _LOOK_SECONDS: Final = 2.0
@@ -33,45 +39,81 @@ class Restore:
     def run(self, key: str, backup: str | None) -> None:
         """Do all of it; raises ``KubectlError`` with what the cluster said."""
         cron_job = self._get("cronjob", "backup")
-        migrations = self._get("jobs", f"--selector={_MIGRATIONS}")["items"]
-        if not migrations:
-            raise KubectlError("there is no Job migrations in the namespace face: apply it first")
-        replicas = {
-            # One that has none was stopped by a run before this.
-            one["metadata"]["name"]: one["spec"]["replicas"] or 1
-            for one in self._get("deployments")["items"]
-        }
+        before = self._before()
+        if before:
+            print(f"restore: going on with what the ConfigMap {_STATE} says of a run before")
+        else:
+            now = self._now(cron_job)
+            print("restore: checking the backup; nothing is changed yet")
+            with self._secret(key):
+                self._do("restore", restoring(cron_job, backup, check=True), "nothing was changed")
+            state = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _STATE}}
+            before = {name: json.dumps(value) for name, value in now.items()}
+            self._create(state | {"data": before})
+        migrations, replicas = json.loads(before["migrations"]), json.loads(before["replicas"])
         print("restore: stopping all services")
-        self._suspend(suspended=True)
+        self._suspend_layers(suspended=True)
+        self._suspend("cronjob", "backup", _FACE, suspended=True)
         self._tell("scale", "deployment", "--all", "--replicas=0")
         self._tell("wait", "pod", "--for=delete", "--selector=pod-template-hash", "--timeout=10m")
-        print("restore: at work; kubectl logs --follow job/restore --namespace=face shows it")
-        self._tell("delete", "secret", _KEY, "--ignore-not-found")
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": _KEY}}
-        self._create(secret | {"stringData": {"key": key}})
-        try:
-            self._do("restore", restoring(cron_job, backup))
-        finally:
-            self._tell("delete", "secret", _KEY, "--ignore-not-found")
+        if "restored" not in before:
+            print("restore: at work; kubectl logs --follow job/restore --namespace=face shows it")
+            with self._secret(key):
+                self._do("restore", restoring(cron_job, backup))
+            self._tell("patch", "configmap", _STATE, '--patch={"data": {"restored": "true"}}')
         print("restore: bringing the rows to the newest schema")
         for job in migrations:
             self._do(job["metadata"]["name"], job)
         for name, number in replicas.items():
             self._tell("scale", "deployment", name, f"--replicas={number}")
-        self._suspend(suspended=False)
+        self._suspend("cronjob", "backup", _FACE, suspended=json.loads(before["suspended"]))
+        self._suspend_layers(suspended=False)
+        self._tell("delete", "configmap", _STATE)
         print("restore: done, the services start")
 
-    def _suspend(self, *, suspended: bool) -> None:
-        """Have nobody work on it, neither Flux, if it is here, nor a backup; or have them again."""
-        patch = f"--patch={json.dumps({'spec': {'suspend': suspended}})}"
+    def _before(self) -> dict[str, str] | None:
+        """Return what a run before, that did not end, found before it changed anything."""
+        found = self._kubectl.get(
+            "get", "configmap", _STATE, _FACE, "--ignore-not-found", "--output=json"
+        )
+        return json.loads(found)["data"] if found else None
+
+    def _now(self, cron_job: dict[str, Any]) -> dict[str, Any]:
+        """Return what is to be as it was at the end."""
+        jobs = self._get("jobs", f"--selector={_MIGRATIONS}")["items"]
+        if not jobs:
+            raise KubectlError("there is no Job migrations in the namespace face: apply it first")
+        deployments = self._get("deployments")["items"]
+        return {
+            "migrations": [new_job(job["metadata"]["name"], job) for job in jobs],
+            "replicas": {one["metadata"]["name"]: one["spec"]["replicas"] for one in deployments},
+            "suspended": cron_job["spec"]["suspend"],
+        }
+
+    @contextmanager
+    def _secret(self, key: str) -> Iterator[None]:
+        """Have the key in the cluster for as long as a Job needs it."""
+        self._tell("delete", "secret", _KEY, "--ignore-not-found")
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": _KEY}}
+        self._create(secret | {"stringData": {"key": key}})
+        try:
+            yield
+        finally:
+            self._tell("delete", "secret", _KEY, "--ignore-not-found")
+
+    def _suspend_layers(self, *, suspended: bool) -> None:
+        """Have Flux, if it is here, leave alone what it keeps; or look after it again."""
         for layer in _LAYERS:
             if self._kubectl.run("get", "kustomization", layer, _FLUX).returncode == 0:
                 # Whatever is changed in another name, Flux puts back.
                 whose = ("--type=merge", "--field-manager=flux", _FLUX)
-                self._kubectl.get("patch", "kustomization", layer, patch, *whose)
-        self._tell("patch", "cronjob", "backup", patch)
+                self._suspend("kustomization", layer, *whose, suspended=suspended)
 
-    def _do(self, name: str, job: dict[str, Any]) -> None:
+    def _suspend(self, *which: str, suspended: bool) -> None:
+        patch = f"--patch={json.dumps({'spec': {'suspend': suspended}})}"
+        self._kubectl.get("patch", *which, patch)
+
+    def _do(self, name: str, job: dict[str, Any], so: str = "the services stay stopped") -> None:
         """Run a Job to its end, in the place of one of its name."""
         self._tell("delete", "job", name, "--ignore-not-found")
         self._create(new_job(name, job))
@@ -83,8 +125,8 @@ class Restore:
             if "Failed" in ended:
                 said = self._kubectl.run("logs", f"job/{name}", "--tail=3", _FACE).stdout.strip()
                 raise KubectlError(
-                    f"the Job {name} failed, and the services stay stopped: put right what it says"
-                    f" and run this again\n{said}"
+                    f"the Job {name} failed, and {so}: put right what it says and run this again"
+                    f"\n{said}"
                 )
             time.sleep(_LOOK_SECONDS)
 
@@ -115,12 +157,14 @@ def new_job(name: str, source: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def restoring(cron_job: dict[str, Any], backup: str | None) -> dict[str, Any]:
-    """Return the template of the CronJob, with what restores instead."""
-    template: dict[str, Any] = cron_job["spec"]["jobTemplate"]
+def restoring(
+    cron_job: dict[str, Any], backup: str | None, *, check: bool = False
+) -> dict[str, Any]:
+    """Return the template of the CronJob, with what restores instead, or says whether it could."""
+    template: dict[str, Any] = deepcopy(cron_job["spec"]["jobTemplate"])
     pod = template["spec"]["template"]["spec"]
     [container] = pod["containers"]
-    container["args"] = ["restore", *([backup] if backup else [])]
+    container["args"] = ["restore", *(["--check"] if check else []), *([backup] if backup else [])]
     for variable in container["env"]:
         if variable["name"] == "DATABASE_URL":  # its own user may only read
             variable["value"] = variable["value"].replace("//backup@", "//root@")
@@ -134,6 +178,17 @@ def restoring(cron_job: dict[str, Any], backup: str | None) -> dict[str, Any]:
     return template
 
 
+def read_key(file: str) -> str:
+    """Return the text of a file with a private key; ends the process where there is none."""
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"restore: KEY {file!r} cannot be read: {error}")
+    if not any(line.startswith(_KEY_BEGINS) for line in text.splitlines()):
+        sys.exit(f"restore: KEY {file!r} holds no private key of age: a line {_KEY_BEGINS}1...")
+    return text
+
+
 def main() -> None:
     """Restore the cluster of the context."""
     parser = argparse.ArgumentParser(prog="make restore", description=__doc__)
@@ -142,12 +197,10 @@ def main() -> None:
     parser.add_argument("--context", help="kubectl's (default: the current one)")
     told = parser.parse_args()
     kubectl = Kubectl(told.context)
+    key = read_key(told.key)
     try:
-        key = Path(told.key).read_text()
         print(f"restore: {kubectl.where()}")
         Restore(kubectl).run(key, told.backup)
-    except OSError as error:
-        sys.exit(f"restore: KEY {told.key!r} cannot be read: {error.strerror}")
     except KubectlError as error:
         sys.exit(f"restore: {error}")
 

@@ -10,7 +10,7 @@ import yaml
 from scripts.git import ROOT
 from scripts.gitops.tests.api_server import running
 from scripts.kubectl import Kubectl, KubectlError
-from scripts.restore import Restore, new_job, restoring
+from scripts.restore import Restore, new_job, read_key, restoring
 
 
 def test_the_job_restores_as_administrator_with_the_key() -> None:
@@ -61,10 +61,10 @@ class Controller(Kubectl):
 
 
 def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
-    """A restore that fails leaves the services stopped; the next one starts them."""
+    """One that cannot be done changes nothing; one that is interrupted is run again to the end."""
     with running(tmp_path) as kubectl:
         unit = kubectl.get("kustomize", str(ROOT / "apps/backup/manifests"))
-        unit = unit.replace("${backup_suspended}", "true")
+        unit = unit.replace("${backup_suspended}", "false")
         container = {"name": "one", "image": "one"}
         pod = {"containers": [container], "restartPolicy": "Never"}
         labels = {"app.kubernetes.io/name": "migrations"}
@@ -75,7 +75,7 @@ def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
             "metadata": {"labels": {"app": "receiver"}},
             "spec": {"containers": [container]},
         }
-        deployment = {"metadata": {"name": "receiver"}}
+        deployment: dict[str, object] = {"metadata": {"name": "receiver"}}
         deployment["spec"] = {"replicas": 3, "selector": its, "template": template}
         things: list[dict[str, object]] = [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "face"}},
@@ -92,10 +92,33 @@ def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
             )
             return int(json.loads(found)["spec"]["replicas"])
 
-        with pytest.raises(KubectlError, match="the Job restore failed, and the services stay"):
-            Restore(Controller(ends=["Failed", ""])).run("the key", None)
-        assert replicas() == 0
-        Restore(Controller()).run("the key", "20260101T024100Z")
-        assert replicas() == 1
-        with pytest.raises(KubectlError, match='"backup-identity" not found'):
-            kubectl.get("get", "secret", "backup-identity", "--namespace=face")
+        def suspended() -> bool:
+            found = kubectl.get("get", "cronjob", "backup", "--namespace=face", "--output=json")
+            return bool(json.loads(found)["spec"]["suspend"])
+
+        def run(*ends: str) -> None:
+            Restore(Controller(ends=[*ends, ""])).run("the key", "20260101T024100Z")
+
+        with pytest.raises(KubectlError, match="the Job restore failed, and nothing was changed"):
+            run("Failed")
+        assert replicas() == 3
+        with pytest.raises(KubectlError, match="the Job migrations-1 failed, and the services sta"):
+            run("Complete", "Complete", "Failed")
+        assert (replicas(), suspended()) == (0, True)
+        kubectl.get("delete", "job", "migrations-1", "--namespace=face")  # interrupted thereafter
+        run("Complete")  # of the migrations: all rows are back
+        assert (replicas(), suspended()) == (3, False)
+        for gone in ("secret/backup-identity", "configmap/restore-state"):
+            with pytest.raises(KubectlError, match="not found"):
+                kubectl.get("get", gone, "--namespace=face")
+
+
+def test_a_key_that_is_none_is_refused_before_anything(tmp_path: Path) -> None:
+    key = tmp_path / "backup.agekey"
+    with pytest.raises(SystemExit, match="cannot be read"):
+        read_key(str(key))
+    key.write_text("# public key: age1\nage1\n")
+    with pytest.raises(SystemExit, match="holds no private key of age: a line AGE-SECRET-KEY-1"):
+        read_key(str(key))
+    key.write_text("# created: today\nAGE-SECRET-KEY-1A\n")
+    assert read_key(str(key)) == key.read_text()

@@ -61,10 +61,11 @@ class Summary:
 
     @classmethod
     def read(cls, content: Mapping[str, object]) -> Self:
-        """Return what :meth:`written` gave."""
+        """Return what :meth:`written` gave; raises ``KeyError``, ``TypeError``, ``ValueError``."""
         values = dict(content)
         files = values.pop("files")
-        assert isinstance(files, dict)  # noqa: S101, the type checker asks
+        if not isinstance(files, dict) or not files.keys() >= set(FILES):
+            raise TypeError(f"it does not name {', '.join(FILES)}")
         return cls(**values, files={name: StoredFile(**one) for name, one in files.items()})  # type: ignore[arg-type]
 
     def written(self) -> dict[str, object]:

@@ -36,11 +36,21 @@ class WholeDatabase(Protocol):
     def kind(self) -> str:
         """Its dialect."""
 
+    @property
+    def known_revision(self) -> str:
+        """That of the schema which this version works on."""
+
     async def revision(self) -> str:
         """Return that of its schema."""
 
+    async def used(self) -> list[str]:
+        """Return the tables with rows that somebody made; none if a restore of them did not end."""
+
     def dump(self) -> AbstractContextManager[BinaryIO]:
         """Give the rows of one moment, packed; raises ``BackupError`` at the end if it failed."""
+
+    async def check_empty(self) -> None:
+        """Raise ``BackupError`` if it holds what no restore has left."""
 
     async def claim(self) -> None:
         """Empty it for a restore; raises ``BackupError`` if it holds what no restore has left."""

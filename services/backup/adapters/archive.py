@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import obstore
 import pyrage
 from obstore.exceptions import BaseError
+from obstore.store import LocalStore
 
 from services.backup.domain import BackupError, DamagedError, StoredFile, Summary
+from services.common import folders
 from services.common.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from services.common.object_info import ObjectInfo
 from services.common.objects import ObjectStore, open_store
@@ -139,7 +141,10 @@ class AgeArchive:
             else:
                 while chunk := content.read(_CHUNK):
                     target.write(chunk)
-            return target.close()
+            stored = target.close()
+        if isinstance(self._store, LocalStore) and self._store.prefix:
+            folders.sync(self._store.prefix, _key(name, file))
+        return stored
 
     def check_file(self, summary: Summary, file: str) -> None:
         digest = hashlib.sha256()

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.backup.adapters.tools import running
 from services.backup.domain import BackupError
 from services.backup.ports import Retag
-from services.common.database import Database
+from services.common.database import REVISION, Database
 from services.common.object_keys import PICTURES
 from services.common.settings import DatabaseSettings, read_passwords
 from services.common.tables import backups, garbage, images
@@ -42,23 +42,34 @@ class _Restorable:
     def kind(self) -> str:
         return "sqlite" if self._database.is_sqlite else "mariadb"
 
+    @property
+    def known_revision(self) -> str:
+        return REVISION
+
     async def revision(self) -> str:
         query = sa.select(sa.column("version_num", sa.String)).select_from(sa.table(_REVISION))
         async with self._database.reading() as connection:
             return str(await connection.scalar(query))
 
-    async def claim(self) -> None:
-        async with self._database.transaction() as connection:
+    async def used(self) -> list[str]:
+        async with self._database.reading() as connection:
             tables = await _tables(connection)
             if _MARK in tables:
-                return
-            if held := [name for name in tables if await _is_used(connection, name)]:
-                raise BackupError(
-                    f"the database {self._url.database} holds rows in {', '.join(held)}: a backup"
-                    " is restored only where there is nothing. Name an empty one in DATABASE_URL,"
-                    " or drop its tables, if nobody needs them"
-                )
-            await connection.execute(sa.text(f"CREATE TABLE {_MARK} (id INTEGER)"))
+                return []
+            return [name for name in tables if await _is_used(connection, name)]
+
+    async def check_empty(self) -> None:
+        if held := await self.used():
+            raise BackupError(
+                f"the database {self._url.database} holds rows in {', '.join(held)}: a backup"
+                " is restored only where there is nothing. Name an empty one in DATABASE_URL,"
+                " or drop its tables, if nobody needs them"
+            )
+
+    async def claim(self) -> None:
+        await self.check_empty()
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {_MARK} (id INTEGER)"))
 
     async def finish(self, retags: Iterable[Retag]) -> None:
         async with self._database.transaction() as connection:
@@ -93,6 +104,9 @@ class SqliteDatabase(_Restorable):
         with NamedTemporaryFile(dir=self._folder) as copy:
             with running(["gzip", "-dc"], stdout=copy) as unpacking:
                 yield unpacking.stdin
+            # The mark goes with the rest: until the restore has ended, it may be run again.
+            with closing(sqlite3.connect(copy.name)) as connection:
+                connection.execute(f"CREATE TABLE IF NOT EXISTS {_MARK} (id INTEGER)")
             # One transaction: whoever reads sees what was there before, or all of this.
             _copy(copy.name, str(self._url.database))
 

@@ -33,22 +33,26 @@ class Keeping:
     async def remove_old(self, newest: str, *, days: int, weeks: int) -> None:
         """Remove backups that are not kept, and copies that none of the kept ones names.
 
-        What is younger than a day may be of one that runs.
+        What is younger than a day may be of one that runs. Raises ``DamagedError``, and removes
+        nothing, when a list of the copies of a kept one is not as it was written.
         """
         names = await self._archive.names()
         staying = kept(names, days=days, weeks=weeks) | {newest}
         begun = await self._archive.begun()
         old = begun[newest] - ABANDONED_SECONDS
-        for name, written in begun.items():
-            if name in staying or (name not in names and written > old):
-                continue
-            await self._archive.forget(name)
-            log.info("backup removed", backup=name)
         removed = 0
         with TemporaryDirectory(dir=self._folder) as folder, CopyIndex(Path(folder)) as index:
+            # Before anything goes: a damaged list would let copies go that its backup names.
             for name in staying:
-                async for copy in self._copies(await self._archive.summary(name), Path(folder)):
+                summary = await self._archive.summary(name)
+                await asyncio.to_thread(self._archive.check_file, summary, COPIES)
+                async for copy in self._copies(summary, Path(folder)):
                     index.add(copy)
+            for name, written in begun.items():
+                if name in staying or (name not in names and written > old):
+                    continue
+                await self._archive.forget(name)
+                log.info("backup removed", backup=name)
             async for info in self._archive.copies():
                 if info.key not in index and info.modified < old:
                     await self._archive.remove_copy(info.key)

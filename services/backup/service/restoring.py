@@ -32,22 +32,38 @@ class Restoring:
         self._archive = archive
         self._folder = folder
 
-    async def restore(self, name: str) -> Summary:
-        """Restore one; raises ``BackupError`` when it cannot be done, and says why."""
+    async def check(self, name: str) -> Summary:
+        """Raise what :meth:`restore` would before it writes anything."""
+        with TemporaryDirectory(dir=self._folder) as folder:
+            return await self._checked(name, Path(folder) / "manifest")
+
+    async def _checked(self, name: str, manifest: Path) -> Summary:
         summary = await self._archive.summary(name)
         if summary.database != self._database.kind:
             raise BackupError(
                 f"backup {name} is of {summary.database}, and DATABASE_URL is of"
                 f" {self._database.kind}: rows go back to where they are from"
             )
+        if summary.revision > self._database.known_revision:
+            raise BackupError(
+                f"backup {name} is of revision {summary.revision} of the schema, and this version"
+                f" knows {self._database.known_revision} and those before: restore it with the"
+                " version that took it, or a newer one"
+            )
+        await self._database.check_empty()
         for file in FILES:
             await asyncio.to_thread(self._archive.check_file, summary, file)
+        with manifest.open("wb") as target:
+            await asyncio.to_thread(
+                self._archive.read_file, summary, MANIFEST, target, encrypted=True
+            )
+        return summary
+
+    async def restore(self, name: str) -> Summary:
+        """Restore one; raises ``BackupError`` when it cannot be done, and says why."""
         with TemporaryDirectory(dir=self._folder) as folder:
             manifest = Path(folder) / "manifest"
-            with manifest.open("wb") as target:
-                await asyncio.to_thread(
-                    self._archive.read_file, summary, MANIFEST, target, encrypted=True
-                )
+            summary = await self._checked(name, manifest)
             await self._database.claim()
             retags = Path(folder) / "retags"
             with retags.open("w") as changed:

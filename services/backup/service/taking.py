@@ -20,6 +20,8 @@ from services.backup.domain import (
     DUMP,
     MANIFEST,
     WANTED,
+    BackupError,
+    DamagedError,
     Entry,
     StoredFile,
     Summary,
@@ -66,7 +68,27 @@ class Taking:
         log.info("backup taken", backup=name, objects=summary.objects, bytes=summary.bytes)
         return summary
 
+    async def _check_archive(self, name: str) -> None:
+        """Raise ``BackupError`` if this backup would stand for others that hold more."""
+        names = await self._archive.names()
+        if names and names[-1] >= name:
+            raise BackupError(
+                f"backup {names[-1]} is not older than {name}, which begins now: the clock is or"
+                " was wrong, or another cluster has the same bucket, where each needs its own. Put"
+                f" that right; if it was the clock, remove backups/{names[-1]} from the bucket"
+            )
+        if await self._database.used():
+            return
+        for other in reversed(names):
+            with suppress(DamagedError):
+                if objects := (await self._archive.summary(other)).objects:
+                    raise BackupError(
+                        f"the database is empty, and backup {other} has {objects} objects: restore"
+                        " it, or name another bucket if all of that was deleted on purpose"
+                    )
+
     async def _take(self, name: str, folder: Path) -> Summary:
+        await self._check_archive(name)
         manifest, copies = folder / "manifest", folder / "copies"
         with CopyIndex(folder) as index, writing_manifest(manifest, copies) as written:
             async for copy in self._archive.copies():

@@ -72,7 +72,7 @@ class Site:
                 patch.setenv(variable, value)
             # No two begin in the same second.
             patch.setattr(app, "new_name", lambda: next(_names))
-            await app.COMMANDS[command](name)
+            await {**app.COMMANDS, "restore --check": app.check}[command](name)
 
     def opened(self, kind: type[T]) -> T:
         """Return the archive, to be written and read."""

@@ -4,23 +4,29 @@ import asyncio
 import gzip
 import io
 import os
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+from unittest.mock import Mock
 
 import pyrage
 import pytest
 import sqlalchemy as sa
 
+from services.backup.adapters import databases
 from services.backup.adapters.archive import AgeArchive
 from services.backup.adapters.databases import MariaDatabase, SqliteDatabase
 from services.backup.adapters.rows import DatabaseBackupRows
-from services.backup.domain import DUMP, BackupError, DamagedError, Summary, kept
+from services.backup.domain import COPIES, DUMP, FILES, BackupError, DamagedError, Summary, kept
 from services.backup.ports import WholeDatabase
 from services.backup.service.restoring import Restoring
 from services.backup.service.taking import Taking
 from services.backup.tests.conftest import Place, Site, objects, rows
+from services.common import folders
 from services.common.backup_rows import BackupReport, backup_report
 from services.common.clock import database_now
 from services.common.database import Database
@@ -80,6 +86,7 @@ class Moved:
         self._loop = loop
         self.kind = whole.kind
         self.revision = whole.revision
+        self.used = whole.used
 
     def _happens(self, number: int) -> None:
         async def happens() -> None:
@@ -124,19 +131,19 @@ class KilledError(Exception):
 
 
 class Killed(AgeArchive):
-    """Kills whoever restores, at its second object or in the middle of the rows."""
+    """Kills whoever restores, at its second object, in the middle of the rows or after them."""
 
-    in_rows: bool
+    at: str
     read = 0
 
     async def get_copy(self, copy: str) -> bytes:
         self.read += 1
-        if self.read == 2 and not self.in_rows:
+        if self.read == 2 and self.at == "objects":
             raise KilledError
         return await super().get_copy(copy)
 
     def read_file(self, summary: Summary, file: str, target: BinaryIO, *, encrypted: bool) -> None:
-        if file != DUMP:
+        if file != DUMP or self.at != "rows":
             super().read_file(summary, file, target, encrypted=encrypted)
             return
         packed = io.BytesIO()
@@ -147,9 +154,9 @@ class Killed(AgeArchive):
         raise KilledError
 
 
-@pytest.mark.parametrize("in_rows", [False, True])
+@pytest.mark.parametrize("at", ["objects", "rows", "end"])
 async def test_a_restore_that_was_killed_is_run_again(
-    site: Site, world: World, in_rows: bool
+    site: Site, world: World, at: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in ("one", "two", "three"):
         await world.add(path, path.encode(), object_tag=None if path == "one" else "elsewhere")
@@ -163,17 +170,21 @@ async def test_a_restore_that_was_killed_is_run_again(
     [target, _] = site.empty
     half = World(target)
     archive = site.opened(Killed)
-    archive.in_rows = in_rows
+    archive.at = at
+    whole = half.whole(target, site.folder)
+    if at == "end":
+        monkeypatch.setattr(whole, "finish", Mock(side_effect=KilledError))
     # What is cut in the middle of a statement, MariaDB's client complains about first.
     with pytest.raises((KilledError, BackupError)):
         await Restoring(
-            database=half.whole(target, site.folder),
+            database=whole,
             objects=half.objects,
             archive=archive,
             folder=site.folder,
         ).restore((await site.names())[-1])
-    with pytest.raises(DatabaseUnavailableError, match="run the migrations"):
-        await half.database.check()
+    if at != "end":
+        with pytest.raises(DatabaseUnavailableError, match="run the migrations"):
+            await half.database.check()
 
     await site.run(target, "restore")
     assert await objects(target) == await objects(site.live)
@@ -210,6 +221,8 @@ async def test_what_is_damaged_is_refused(folder_site: Site, part: str) -> None:
         with pytest.raises(DamagedError, match=f"{file.name} is damaged"):
             await site.run(place, command)
     assert await objects(target) == {}
+    with pytest.raises(DamagedError) if part != "objects/" else nullcontext():
+        await site.run(target, "restore --check")
     file.unlink()
     with pytest.raises(DamagedError, match="is gone"):
         await site.run(target, "restore")
@@ -226,13 +239,47 @@ async def test_what_cannot_be_restored_says_why(folder_site: Site) -> None:
         await site.run(target, "restore", "other")
     other = site.folder / "other.txt"
     other.write_text(str(pyrage.x25519.Identity.generate()))
-    with pytest.raises(BackupError, match="is not the key of its recipient"):
-        await site.run(target, "restore", BACKUP_IDENTITY_FILE=str(other))
+    for command in ("restore --check", "restore"):
+        with pytest.raises(BackupError, match="is not the key of its recipient"):
+            await site.run(target, command, BACKUP_IDENTITY_FILE=str(other))
     other.write_text("age1")
     with pytest.raises(BackupError, match="holds no private key of age"):
         await site.run(target, "restore", BACKUP_IDENTITY_FILE=str(other))
     with pytest.raises(BackupError, match="'age1' is no public key of age"):
         await site.run(site.live, "take", BACKUP_RECIPIENT="age1")
+    with pytest.MonkeyPatch.context() as older:
+        older.setattr(databases, "REVISION", "0001")
+        with pytest.raises(BackupError, match="and this version knows 0001"):
+            await site.run(target, "restore")
+    with closing(sqlite3.connect(site.folder / "first" / "new.db")) as connection:
+        written = connection.execute("SELECT name FROM sqlite_master").fetchall()
+    assert written == []
+
+
+async def test_the_list_goes_on_after_a_damaged_summary(
+    folder_site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await folder_site.run(folder_site.live, "take")
+    [third] = await folder_site.names()
+    first, second = "20250101T000000Z", "20250102T000000Z"
+    for name, content in ((first, "{"), (second, '{"files": 1}')):
+        (folder := folder_site.folder / "archive" / "backups" / name).mkdir()
+        (folder / "summary.json").write_text(content)
+    with pytest.raises(DamagedError, match="2 of 3 backups are damaged"):
+        await folder_site.run(folder_site.live, "list")
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    starts = (f"{first}  damaged: ", f"{second}  damaged: ", f"{third}  0 objects")
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
+
+
+async def test_what_is_written_to_a_folder_outlives_a_power_cut(
+    folder_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(folders, "sync", lambda _, key: synced.append(key))
+    await folder_site.run(folder_site.live, "take")
+    files = [*FILES, "summary.json"]
+    assert [key.rpartition("/")[2] for key in synced] == files
 
 
 async def test_a_failed_backup_is_seen(cluster_site: Site) -> None:
@@ -249,11 +296,36 @@ async def test_a_failed_backup_is_seen(cluster_site: Site) -> None:
     found = await report()
     assert found
     assert found.last_good_seconds is None
-    assert str(found.error).startswith("backups: objects/: ")
+    assert str(found.error).startswith("backups: backups/: ")
     await site.run(site.live, "take")
     found = await report()
     assert found
     assert (found.error, found.last_good_seconds) == (None, found.without_seconds)
+    await world.database.close()
+
+
+async def test_a_backup_that_would_replace_a_fuller_or_newer_one_is_refused(site: Site) -> None:
+    """An empty cluster, after a loss, takes none where the lost one has its own."""
+    world = World(site.live)
+    await world.add("one")
+    await site.run(site.live, "take")
+    [full] = await site.names()
+    async with world.database.transaction() as connection:
+        await connection.execute(sa.delete(images))
+    with pytest.raises(BackupError, match=f"the database is empty, and backup {full} has 1 obj"):
+        await site.run(site.live, "take")
+    async with world.database.reading() as connection:
+        found = await backup_report(connection, database_now)
+    assert found
+    assert "restore it" in str(found.error)
+
+    await world.add("two")
+    newer = "29990101T000000Z"
+    archive = site.opened(AgeArchive)
+    await archive.commit(replace(await archive.summary(full), name=newer))
+    with pytest.raises(BackupError, match=f"backup {newer} is not older than .* needs its own"):
+        await site.run(site.live, "take")
+    assert await site.names() == [full, newer]
     await world.database.close()
 
 
@@ -308,4 +380,17 @@ async def test_what_no_backup_names_is_removed_a_day_later(folder_site: Site) ->
     assert not (archive / "backups" / NAME).exists()
     assert copies() == 1
     await site.run(site.live, "verify")
+
+    # What would go is not told by a list that is damaged; the backup itself is a good one.
+    [last] = await site.names()
+    opened = site.opened(AgeArchive)
+    shutil.copytree(archive / "backups" / last, archive / "backups" / NAME)
+    await opened.commit(replace(await opened.summary(last), name=NAME))
+    (archive / "backups" / NAME / COPIES).write_bytes(gzip.compress(b""))
+    await world.delete("stays")
+    await world.add("other")
+    age(2)
+    await site.run(site.live, "take")
+    [first, *others] = await site.names()
+    assert (first, len(others), copies()) == (NAME, 2, 2)
     await world.database.close()

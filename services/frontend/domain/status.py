@@ -43,7 +43,8 @@ class Backup(ReceiverDocument):
     @property
     def note(self) -> str | None:
         """Return what there is to say of them."""
-        failed = f" The last one failed: {self.error}" if self.error else ""
+        # Why is for administrators alone: it names servers, buckets and users.
+        failed = " The last one failed; see /status." if self.error else ""
         if self.last_good_seconds is None:
             return f"There is no good backup.{failed}" if self.is_old or failed else None
         if not self.is_old:

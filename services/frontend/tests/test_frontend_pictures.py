@@ -125,10 +125,10 @@ async def test_a_quiet_line_says_that_older_pictures_are_prepared(
     ("seconds", "is_old", "error", "note"),
     [
         (200_000, True, None, "The last good backup is 2 days old."),
-        (200_000, True, "no space", "backup is 2 days old. The last one failed: no space"),
-        (3_600, False, "no space", "The last backup failed: no space"),
+        (200_000, True, "no space", "backup is 2 days old. The last one failed; see /status."),
+        (3_600, False, "no space", "The last backup failed; see /status."),
         (None, True, None, "There is no good backup."),
-        (None, False, "no space", "There is no good backup. The last one failed: no space"),
+        (None, False, "no space", "There is no good backup. The last one failed; see /status."),
         (None, False, None, None),
         (3_600, False, None, None),
     ],
@@ -144,6 +144,7 @@ async def test_a_line_says_that_a_backup_failed_or_is_old(  # noqa: PLR0917, a t
     receiver.backup = {"last_good_seconds": seconds, "is_old": is_old, "error": error}
     text = (await pages.get("/")).text
     assert (note in text) if note else ("backup" not in text)
+    assert "no space" not in text
 
 
 async def test_only_a_changed_card_has_a_new_version(

@@ -8,11 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from starlette.applications import Starlette
 
+from services.common.database import Database
 from services.common.probes import PROBES
 from services.common.settings import DatabaseSettings, ObjectStoreSettings
+from services.common.tables import backups
 from services.receiver.adapters.http.guard import Guard
 from services.receiver.adapters.http.rates import Rates
 from services.receiver.domain.access import AccessScope, Caller
@@ -126,6 +129,25 @@ def test_a_route_that_declares_no_scope_is_no_route() -> None:
     app.get("/forgotten")(endpoint)
     with pytest.raises(TypeError, match="/forgotten does not say which scope it needs"):
         Guard(app.routes, Access(is_open=False), Rates(RateSettings()), trusted=())
+
+
+async def test_why_a_backup_failed_is_for_administrators(
+    guarded: httpx.AsyncClient, sqlite_settings: DatabaseSettings
+) -> None:
+    database = Database(sqlite_settings)
+    row = {"name": "1", "started_at": 0, "finished_at": 1, "error": "no bucket at s3.example.com"}
+    async with database.transaction() as connection:
+        await connection.execute(sa.insert(backups).values(row))
+    await database.close()
+    administrator = {"Authorization": f"Bearer {KEY}"}
+    wanted = {"name": "reads", "scopes": ["read"]}
+    made = await guarded.post("/keys", json=wanted, headers=administrator)
+    reads = {"Authorization": f"Bearer {made.json()['key']}"}
+    why = [
+        (await guarded.get("/status", headers=headers)).json()["backup"]["error"]
+        for headers in (administrator, reads)
+    ]
+    assert why == [row["error"], "it failed; an administrator sees why in GET /status"]
 
 
 async def test_each_operation_is_refused_exactly_to_whom_its_scope_is_missing(

@@ -223,7 +223,8 @@ class BackupDocument(BaseModel):
     """How the backups stand.
 
     ``last_good_seconds`` is the age of the last good one, null before the first. ``is_old`` when
-    that is more than BACKUP_MAX_AGE_DAYS. ``error`` says why the last one failed that ended.
+    that is more than BACKUP_MAX_AGE_DAYS. ``error`` says why the last one failed that ended, to
+    callers with the scope administer; to others that it failed.
     """
 
     last_good_seconds: float | None
