@@ -13,7 +13,7 @@ import structlog
 from services.backup.adapters.archive import AgeArchive, read_identity, read_recipient
 from services.backup.adapters.databases import MariaDatabase, SqliteDatabase
 from services.backup.adapters.rows import DatabaseBackupRows
-from services.backup.domain import NAME_FORMAT, BackupError, DamagedError, Summary
+from services.backup.domain import NAME_FORMAT, BackupError, DamagedBackupError, Summary
 from services.backup.ports import WholeDatabase
 from services.backup.service.keeping import Keeping
 from services.backup.service.restoring import Restoring
@@ -67,11 +67,11 @@ async def list_(_: str | None) -> None:
     for name in names:
         try:
             _show(await archive.summary(name))
-        except DamagedError as error:
+        except DamagedBackupError as error:
             print(f"{name}  damaged: {error}")  # noqa: T201, it is what was asked for
             damaged += 1
     if damaged:
-        raise DamagedError(f"{damaged} of {len(names)} backups are damaged")
+        raise DamagedBackupError(f"{damaged} of {len(names)} backups are damaged")
 
 
 async def verify(name: str | None) -> None:

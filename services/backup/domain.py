@@ -32,7 +32,7 @@ class BackupError(RefusedError):
     """It cannot be done as asked, or not with this backup; the message says what to do."""
 
 
-class DamagedError(BackupError):
+class DamagedBackupError(BackupError):
     """What lies in the backup is not what was written."""
 
 

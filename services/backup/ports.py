@@ -79,7 +79,7 @@ class Objects(Protocol):
 
 
 class Archive(Protocol):
-    """Where backups are; calls on files block. What is damaged raises ``DamagedError``."""
+    """Where backups are; calls on files block. What is damaged raises ``DamagedBackupError``."""
 
     async def names(self) -> list[str]:
         """Return the backups that ended well, the oldest first."""

@@ -18,7 +18,7 @@ import pyrage
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
-from services.backup.domain import BackupError, DamagedError, StoredFile, Summary
+from services.backup.domain import BackupError, DamagedBackupError, StoredFile, Summary
 from services.common import folders
 from services.common.errors import ObjectNotFoundError, ObjectStoreUnavailableError
 from services.common.object_info import ObjectInfo
@@ -82,7 +82,7 @@ class AgeArchive:
             there = ", ".join(await self.names()) or "none"
             raise BackupError(f"there is no backup {name!r}: there are {there}") from None
         except (ValueError, TypeError, KeyError) as error:
-            raise DamagedError(f"{_key(name, _SUMMARY)} is damaged: {error}") from None
+            raise DamagedBackupError(f"{_key(name, _SUMMARY)} is damaged: {error}") from None
 
     async def commit(self, summary: Summary) -> None:
         content = json.dumps(summary.written(), indent=1).encode()
@@ -127,7 +127,7 @@ class AgeArchive:
         try:
             content = await self._objects.get(key)
         except ObjectNotFoundError:
-            raise DamagedError(f"{key} is gone, which the backup needs") from None
+            raise DamagedBackupError(f"{key} is gone, which the backup needs") from None
         if hashlib.sha256(content).hexdigest() != copy.partition(".")[2]:
             raise _damaged(key)
         return content
@@ -207,8 +207,8 @@ def _copy_key(copy: str) -> str:
     return f"{_COPIES}{copy[:2]}/{copy}"
 
 
-def _damaged(key: str) -> DamagedError:
-    return DamagedError(
+def _damaged(key: str) -> DamagedBackupError:
+    return DamagedBackupError(
         f"{key} is damaged: it is not what was written there; take another backup"
         " (`list` names them)"
     )
@@ -230,6 +230,6 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DamagedError(f"a file of the backup is gone: {error}") from None
+        raise DamagedBackupError(f"a file of the backup is gone: {error}") from None
     except (BaseError, pyrage.EncryptError) as error:
         raise ObjectStoreUnavailableError(f"backups: {error}") from error

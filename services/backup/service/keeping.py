@@ -22,7 +22,7 @@ class Keeping:
         self._folder = folder
 
     async def verify(self, name: str) -> Summary:
-        """Read all of a backup; raises ``DamagedError`` for what is not as it was written."""
+        """Read all of a backup; raises ``DamagedBackupError`` for what is not as it was written."""
         summary = await self._archive.summary(name)
         for file in FILES:
             await asyncio.to_thread(self._archive.check_file, summary, file)
@@ -33,7 +33,7 @@ class Keeping:
     async def remove_old(self, newest: str, *, days: int, weeks: int) -> None:
         """Remove backups that are not kept, and copies that none of the kept ones names.
 
-        What is younger than a day may be of one that runs. Raises ``DamagedError``, and removes
+        What is younger than a day may be of one that runs. Raises ``DamagedBackupError``, and removes
         nothing, when a list of the copies of a kept one is not as it was written.
         """
         names = await self._archive.names()

@@ -21,7 +21,7 @@ from services.backup.domain import (
     MANIFEST,
     WANTED,
     BackupError,
-    DamagedError,
+    DamagedBackupError,
     Entry,
     StoredFile,
     Summary,
@@ -80,7 +80,7 @@ class Taking:
         if await self._database.used():
             return
         for other in reversed(names):
-            with suppress(DamagedError):
+            with suppress(DamagedBackupError):
                 if objects := (await self._archive.summary(other)).objects:
                     raise BackupError(
                         f"the database is empty, and backup {other} has {objects} objects: restore"

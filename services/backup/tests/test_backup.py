@@ -21,7 +21,15 @@ from services.backup.adapters import databases
 from services.backup.adapters.archive import AgeArchive
 from services.backup.adapters.databases import MariaDatabase, SqliteDatabase
 from services.backup.adapters.rows import DatabaseBackupRows
-from services.backup.domain import COPIES, DUMP, FILES, BackupError, DamagedError, Summary, kept
+from services.backup.domain import (
+    COPIES,
+    DUMP,
+    FILES,
+    BackupError,
+    DamagedBackupError,
+    Summary,
+    kept,
+)
 from services.backup.ports import WholeDatabase
 from services.backup.service.restoring import Restoring
 from services.backup.service.taking import Taking
@@ -218,13 +226,13 @@ async def test_what_is_damaged_is_refused(folder_site: Site, part: str) -> None:
     file = damage(site, part)
     [target, _] = site.empty
     for place, command in ((site.live, "verify"), (target, "restore")):
-        with pytest.raises(DamagedError, match=f"{file.name} is damaged"):
+        with pytest.raises(DamagedBackupError, match=f"{file.name} is damaged"):
             await site.run(place, command)
     assert await objects(target) == {}
-    with pytest.raises(DamagedError) if part != "objects/" else nullcontext():
+    with pytest.raises(DamagedBackupError) if part != "objects/" else nullcontext():
         await site.run(target, "restore --check")
     file.unlink()
-    with pytest.raises(DamagedError, match="is gone"):
+    with pytest.raises(DamagedBackupError, match="is gone"):
         await site.run(target, "restore")
     await world.database.close()
 
@@ -265,7 +273,7 @@ async def test_the_list_goes_on_after_a_damaged_summary(
     for name, content in ((first, "{"), (second, '{"files": 1}')):
         (folder := folder_site.folder / "archive" / "backups" / name).mkdir()
         (folder / "summary.json").write_text(content)
-    with pytest.raises(DamagedError, match="2 of 3 backups are damaged"):
+    with pytest.raises(DamagedBackupError, match="2 of 3 backups are damaged"):
         await folder_site.run(folder_site.live, "list")
     lines = capsys.readouterr().out.splitlines()[-3:]
     starts = (f"{first}  damaged: ", f"{second}  damaged: ", f"{third}  0 objects")
