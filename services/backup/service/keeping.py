@@ -33,8 +33,8 @@ class Keeping:
     async def remove_old(self, newest: str, *, days: int, weeks: int) -> None:
         """Remove backups that are not kept, and copies that none of the kept ones names.
 
-        What is younger than a day may be of one that runs. Raises ``DamagedBackupError``, and removes
-        nothing, when a list of the copies of a kept one is not as it was written.
+        What is younger than a day may be of one that runs. Raises ``DamagedBackupError``, and
+        removes nothing, when a list of the copies of a kept one is not as it was written.
         """
         names = await self._archive.names()
         staying = kept(names, days=days, weeks=weeks) | {newest}
