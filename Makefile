@@ -4,6 +4,8 @@ $(error Linux is needed: README.md)
 endif
 PYTHON ?= python3.11
 python := .venv/bin/python
+# What a test calls is not to have the arguments of the make that called the tests.
+pytest := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u ARGS $(python) -m pytest
 .DEFAULT_GOAL := help
 .PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
@@ -16,10 +18,10 @@ run: samples ## start all services and stay up; Ctrl-C stops them
 
 ##@ Work on it
 test: venv-dev samples ## run every test but the long ones
-	@$(python) -m pytest $(ARGS)
+	@$(pytest) $(ARGS)
 
 test-long: venv-dev samples ## run the long tests: thousands of random schedules and inputs, new ones each time
-	@$(python) -m pytest -m long --hypothesis-profile=long $(ARGS)
+	@$(pytest) -m long --hypothesis-profile=long $(ARGS)
 
 test-bare: venv-dev samples ## run them in a fresh clone with no tool on PATH: pass, or say what to install
 	@scripts/test-bare $(ARGS)
@@ -97,7 +99,7 @@ secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind [CON
 	  --finish="$(FINISH)" --outage="$(OUTAGE)" --key="$(AGE_KEY)"
 
 # A KUBECONFIG of the environment is somebody's daily cluster: only one that is given here counts.
-e2e := $(python) -m pytest -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
+e2e := $(pytest) -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
   $(if $(filter command,$(firstword $(origin KUBECONFIG))),--kubeconfig=$(KUBECONFIG))
 e2e: venv-dev samples ## test it on a kind cluster, made for it; KEEP=1 keeps that cluster
 	@$(e2e) $(if $(ARGS),$(ARGS),-m "not long" e2e)
