@@ -6,17 +6,14 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from scripts.manifests.tools import MissingToolError, binary
 from services.local.processes import Process, answers, free_port
-from services.testing.servers import give_up
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs/adding.md").read_text()
@@ -36,13 +33,10 @@ Follow = Callable[[str], Path]
 
 
 @pytest.fixture
-def follow(tmp_path: Path) -> Follow:
+def follow(tool: Callable[[str], str], tmp_path: Path) -> Follow:
     """Return a function that does what a section of the page says, and returns in which copy."""
-    for tool in ("kubectl", "kubeconform", "kube-score", "checkov", "sops", "age-keygen", "go"):
-        try:
-            binary(tool)
-        except MissingToolError as error:
-            give_up(str(error))
+    for name in ("kubectl", "kubeconform", "kube-score", "checkov", "sops", "age-keygen", "go"):
+        tool(name)
     # The copy's are links to these, which a `make` there must find as it wants them.
     for environment in (["dev"], ["checkov", "python3.11", ".tools/checkov"]):
         subprocess.run(["scripts/venv", *environment], cwd=ROOT, check=True)
@@ -124,7 +118,7 @@ def _elsewhere(folder: Path, *own: str) -> Mapping[str, int]:
 
 
 @pytest.fixture
-def receiver() -> Iterator[str]:
+def receiver(serve: Callable[[type[BaseHTTPRequestHandler]], str]) -> str:
     """Answer as the receiver does, and give its URL."""
 
     class Alive(BaseHTTPRequestHandler):
@@ -135,12 +129,7 @@ def receiver() -> Iterator[str]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Alive) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    return serve(Alive)
 
 
 def test_a_service_is_two_folders_and_a_line(follow: Follow, receiver: str) -> None:

@@ -3,9 +3,8 @@
 import json
 import os
 import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,11 @@ def known() -> dict[str, Any]:
 
 
 @pytest.fixture
-def osv(known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def osv(
+    known: dict[str, Any],
+    serve: Callable[[type[BaseHTTPRequestHandler]], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
     """Start a database that speaks OSV's API, and give its address."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
@@ -37,12 +40,7 @@ def osv(known: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         def log_message(self, *arguments: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1/query"
-        server.shutdown()
-        thread.join()
+    return f"{serve(Answer)}/v1/query"
 
 
 Run = Callable[[str, str], tuple[int, str]]

@@ -15,9 +15,6 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from scripts.manifests import tools
-from services.testing.servers import give_up
-
 ROOT: Final = Path(__file__).parents[2]
 IDENTITY: Final = {
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -178,14 +175,6 @@ def other_commit(trial: Trial) -> str:
     return trial.git("rev-parse", "HEAD")
 
 
-@pytest.fixture
-def _renderer() -> None:
-    try:
-        tools.binary("flux-build")
-    except tools.MissingToolError as error:
-        give_up(str(error))
-
-
 def merge(trial: Trial, done: subprocess.CompletedProcess[str], commit: str) -> str:
     """Merge what was promoted; return its branch."""
     assert done.returncode == 0, done.stderr
@@ -201,7 +190,7 @@ def tag(trial: Trial) -> str:
     return str(found)
 
 
-@pytest.mark.usefixtures("_renderer")
+@pytest.mark.usefixtures("flux_build")
 def test_the_first_time_it_pins_the_cluster_and_the_docs_tell_how_to_undo_that(
     trial: Trial,
 ) -> None:
@@ -239,7 +228,7 @@ def test_the_first_time_it_pins_the_cluster_and_the_docs_tell_how_to_undo_that(
     assert trial.git("diff", "--name-only", commit, "HEAD") == ""
 
 
-@pytest.mark.usefixtures("_renderer")
+@pytest.mark.usefixtures("flux_build")
 def test_later_it_changes_the_commit_alone_and_opens_a_pull_request_with_the_diff(
     trial: Trial,
 ) -> None:

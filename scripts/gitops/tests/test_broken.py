@@ -19,7 +19,7 @@ def whole() -> Iterator[Source]:
         yield source
 
 
-@pytest.mark.usefixtures("schemas")
+@pytest.mark.usefixtures("flux_build", "schema_folder")
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_broken_repository_is_refused_with_the_reason(
     whole: Source, tmp_path: Path, file: Path
@@ -38,6 +38,6 @@ def test_a_broken_repository_is_refused_with_the_reason(
         assert found == fault["said"]
 
 
-@pytest.mark.usefixtures("schemas")
+@pytest.mark.usefixtures("flux_build", "schema_folder")
 def test_what_is_in_git_is_whole(whole: Source) -> None:
     assert said(whole) == []

@@ -248,6 +248,7 @@ def test_on_a_cluster_without_flux_it_is_said(
     assert compare(tree, "kind", cluster)[0].endswith(", which follows no git yet")
 
 
+@pytest.mark.usefixtures("flux_build")
 def test_two_states_are_compared_without_a_cluster(whole: Source, tree: Source) -> None:
     assert rendered(whole, tree, "kind") == []
     file = "apps/playground/manifests/limits.yaml"

@@ -13,7 +13,7 @@ COUNTS = "replicas: [{name: receiver, count: 3}, {name: people, count: 3}]\n"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+def cluster(flux_build: str, tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """Give a cluster with two edits: another pod network, and more replicas."""
     with working_tree() as tree:
         source = copy(tree, tmp_path_factory.mktemp("tree"))

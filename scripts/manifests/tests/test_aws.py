@@ -24,7 +24,7 @@ OF_SETTINGS: Final = (
 
 
 @pytest.fixture(scope="module")
-def changed(flux_build: None) -> Manifests:
+def changed(flux_build: str) -> Manifests:
     """The overlay where each fact is one that can be told from all others."""
     return Manifests(parse(render(FOLDER, {name: f"changed-{name}" for name in FACTS})))
 

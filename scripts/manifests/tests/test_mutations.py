@@ -111,7 +111,7 @@ def said(documents: list[Document], extra: list[Document]) -> dict[str, set[str]
 
 
 def test_each_broken_field_is_seen(
-    overlay_documents: dict[str, list[Document]], tool: Callable[[str], None]
+    overlay_documents: dict[str, list[Document]], tool: Callable[[str], str]
 ) -> None:
     for program in ("kubeconform", "kube-score", "flux-build"):
         tool(program)

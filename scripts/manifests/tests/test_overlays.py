@@ -19,7 +19,7 @@ NAMES: Final = [folder.name for folder in overlays()]
 def test_the_rules_are_kept(
     rendered: dict[str, str],
     overlay_documents: dict[str, list[Document]],
-    tool: Callable[[str], None],
+    tool: Callable[[str], str],
     name: str,
 ) -> None:
     tool("kubeconform")
@@ -37,7 +37,7 @@ def test_the_rules_are_kept(
 )
 def test_other_tools_find_nothing_but_the_exceptions_and_need_each_of_them(
     rendered: dict[str, str],
-    tool: Callable[[str], None],
+    tool: Callable[[str], str],
     name: str,
     run: Callable[[str], Iterator[Finding]],
 ) -> None:
@@ -84,6 +84,6 @@ def test_our_images_have_the_tag_of_the_content_that_goes_into_them(
     assert found == {tag}, "run 'make images'"
 
 
-def test_the_table_of_edges_is_what_the_policies_say(tool: Callable[[str], None]) -> None:
+def test_the_table_of_edges_is_what_the_policies_say(tool: Callable[[str], str]) -> None:
     tool("flux-build")
     assert edges.main(check=True) == 0

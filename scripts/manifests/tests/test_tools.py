@@ -26,7 +26,7 @@ def replaced(manifest: str, old: str, new: str) -> str:
     ],
 )
 def test_kubeconform_refuses(
-    rendered: dict[str, str], tool: Callable[[str], None], old: str, new: str, said: str
+    rendered: dict[str, str], tool: Callable[[str], str], old: str, new: str, said: str
 ) -> None:
     tool("kubeconform")
     findings = list(tools.kubeconform(replaced(rendered["kind"], old, new)))
@@ -35,7 +35,7 @@ def test_kubeconform_refuses(
 
 
 def test_kubeconform_knows_the_custom_resources(
-    rendered: dict[str, str], tool: Callable[[str], None]
+    rendered: dict[str, str], tool: Callable[[str], str]
 ) -> None:
     tool("kubeconform")
     manifest = replaced(rendered["aws"], "refreshInterval:", "refreshIntervals:")
@@ -50,7 +50,7 @@ def test_kubeconform_knows_the_custom_resources(
     ],
 )
 def test_kube_score_refuses(
-    rendered: dict[str, str], tool: Callable[[str], None], old: str, new: str, check: str
+    rendered: dict[str, str], tool: Callable[[str], str], old: str, new: str, check: str
 ) -> None:
     tool("kube-score")
     findings = tools.kube_score(replaced(rendered["kind"], old, new))
@@ -59,7 +59,7 @@ def test_kube_score_refuses(
     assert left[0].field.startswith(check)
 
 
-def test_checkov_refuses(rendered: dict[str, str], tool: Callable[[str], None]) -> None:
+def test_checkov_refuses(rendered: dict[str, str], tool: Callable[[str], str]) -> None:
     tool("checkov")
     manifest = replaced(
         rendered["kind"], "allowPrivilegeEscalation: false", "allowPrivilegeEscalation: true"
@@ -69,7 +69,7 @@ def test_checkov_refuses(rendered: dict[str, str], tool: Callable[[str], None]) 
 
 
 def test_pod_security_refuses_what_a_namespace_does_not_let_in(
-    rendered: dict[str, str], tool: Callable[[str], None]
+    rendered: dict[str, str], tool: Callable[[str], str]
 ) -> None:
     tool("flux-build")
     manifest = replaced(rendered["kind"], "runAsNonRoot: true", "runAsNonRoot: false")
