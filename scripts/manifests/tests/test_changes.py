@@ -45,6 +45,13 @@ CHANGES: Final = {
         "image: mariadb:11.4.8",
     ),
     "another pod network": ("kind", _KIND, "10.244.0.0/16", "10.42.0.0/16", "- 10.42.0.0/16"),
+    "another port of the API server": (
+        "kind",
+        _KIND,
+        'api_server_port: "6443"',
+        'api_server_port: "8443"',
+        "port: 8443",
+    ),
     "a larger volume": (
         "kind",
         "base/mariadb/volume.yaml",
