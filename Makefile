@@ -5,7 +5,8 @@ endif
 PYTHON ?= python3.11
 python := .venv/bin/python
 # What a test calls is not to have the arguments of the make that called the tests.
-pytest := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u ARGS $(python) -m pytest
+unmade := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u ARGS
+pytest := $(unmade) $(python) -m pytest
 .DEFAULT_GOAL := help
 .PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
@@ -24,7 +25,7 @@ test-long: venv-dev samples ## run the long tests: thousands of random schedules
 	@$(pytest) -m long --hypothesis-profile=long $(ARGS)
 
 test-bare: venv-dev samples ## run them in a fresh clone with no tool on PATH: pass, or say what to install
-	@scripts/test-bare $(ARGS)
+	@$(unmade) scripts/test-bare $(ARGS)
 
 check: venv-dev ## lint, types, formatting, import rules, licences, what is generated, readable secrets
 	@scripts/check

@@ -46,7 +46,8 @@ class Restore:
             now = self._now(cron_job)
             print("restore: checking the backup; nothing is changed yet")
             with self._secret(key):
-                self._do("restore", restoring(cron_job, backup, check=True), "nothing was changed")
+                job = new_job("restore", restoring(cron_job, backup, check=True))
+                self._do(job, "nothing was changed")
             state = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _STATE}}
             before = {name: json.dumps(value) for name, value in now.items()}
             self._create(state | {"data": before})
@@ -59,11 +60,11 @@ class Restore:
         if "restored" not in before:
             print("restore: at work; kubectl logs --follow job/restore --namespace=face shows it")
             with self._secret(key):
-                self._do("restore", restoring(cron_job, backup))
+                self._do(new_job("restore", restoring(cron_job, backup)))
             self._tell("patch", "configmap", _STATE, '--patch={"data": {"restored": "true"}}')
         print("restore: bringing the rows to the newest schema")
         for job in migrations:
-            self._do(job["metadata"]["name"], job)
+            self._do(job)
         for name, number in replicas.items():
             self._tell("scale", "deployment", name, f"--replicas={number}")
         self._suspend("cronjob", "backup", _FACE, suspended=json.loads(before["suspended"]))
@@ -113,10 +114,11 @@ class Restore:
         patch = f"--patch={json.dumps({'spec': {'suspend': suspended}})}"
         self._kubectl.get("patch", *which, patch)
 
-    def _do(self, name: str, job: dict[str, Any], so: str = "the services stay stopped") -> None:
+    def _do(self, job: dict[str, Any], so: str = "the services stay stopped") -> None:
         """Run a Job to its end, in the place of one of its name."""
+        name = job["metadata"]["name"]
         self._tell("delete", "job", name, "--ignore-not-found")
-        self._create(new_job(name, job))
+        self._create(job)
         while True:
             status = self._get("job", name).get("status", {})
             ended = {one["type"] for one in status.get("conditions", []) if one["status"] == "True"}
