@@ -5,21 +5,21 @@ from typing import Final
 
 from bench.alone import measure, run_alone
 
-_MODULES: Final = {
-    "accuracy": "accuracy",
-    "commits": "commits",
-    "drain": "drain",
-    "engines": "engines",
-    "gallery": "gallery",
-    "groups": "groups",
-    "indexes": "indexes",
-    "overload": "overload",
-    "pages": "pages",
-    "people": "people",
-    "pipeline": "pipeline",
-    "recognition": "recognition",
-    "submissions": "submissions",
-}
+_MODULES: Final = (
+    "accuracy",
+    "commits",
+    "drain",
+    "engines",
+    "gallery",
+    "groups",
+    "indexes",
+    "overload",
+    "pages",
+    "people",
+    "pipeline",
+    "recognition",
+    "submissions",
+)
 
 
 def main() -> None:
@@ -30,11 +30,11 @@ def main() -> None:
         "--short", action="store_true", help="only show that it runs: the figures mean nothing"
     )
     arguments = parser.parse_args()
-    names = arguments.names or list(_MODULES)
+    names = arguments.names or _MODULES
     if unknown := set(names) - set(_MODULES):
         known = ", ".join(_MODULES)
         parser.error(f"no benchmark is called {', '.join(unknown)}: choose from {known}")
-    failed = [name for name in names if not run_alone(measure, _MODULES[name], arguments.short)]
+    failed = [name for name in names if not run_alone(measure, name, arguments.short)]
     if failed:
         raise SystemExit(f"not measured: {', '.join(failed)}")
 

@@ -192,7 +192,7 @@ def named(manifests: Manifests, workload: Workload) -> set[tuple[str, int]]:
         text = "\n".join([*given.values(), *container.words])
         found |= {(host, int(port)) for host, port in _ADDRESS.findall(text)}
         found |= {(host, _DEFAULT_PORTS[scheme]) for scheme, host in _URL.findall(text)}
-        if "s3://" in text and "https://" not in "".join(given.get("S3_ENDPOINT", "")):
+        if "s3://" in text and "https://" not in given.get("S3_ENDPOINT", ""):
             found.add((OUTSIDE, 443))
             if "S3_ACCESS_KEY_ID_FILE" not in given:
                 found.add((IDENTITY, 80))

@@ -54,7 +54,7 @@ def _key(node: Any, step: str) -> Any:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_refused_with_the_reason(
-    overlay_documents: dict[str, list[Document]], tool: Callable[[str], None], name: str
+    overlay_documents: dict[str, list[Document]], tool: Callable[[str], str], name: str
 ) -> None:
     for program in ("kubeconform", "flux-build"):
         tool(program)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("flux_build")
 
 
 def test_certificates_of_cert_manager_take_the_place_of_the_jobs(
-    tool: Callable[[str], None],
+    tool: Callable[[str], str],
 ) -> None:
     tool("kubeconform")
     manifest = render(Path(__file__).parent / "cert-manager")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("flux_build")
 OVERLAY = Path(__file__).parent / "open-id-connect"
 
 
-def test_the_page_reaches_a_provider_and_nothing_else_outside(tool: Callable[[str], None]) -> None:
+def test_the_page_reaches_a_provider_and_nothing_else_outside(tool: Callable[[str], str]) -> None:
     tool("kubeconform")
     manifest = render(OVERLAY)
     found = [*check(Manifests(parse(manifest), facts("kind"))), *tools.kubeconform(manifest)]

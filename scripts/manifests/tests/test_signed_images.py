@@ -37,7 +37,7 @@ def globs(manifests: Manifests, policy: str) -> Sequence[str]:
 
 
 def test_the_manifests_are_as_they_must_be(
-    manifest: str, manifests: Manifests, tool: Callable[[str], None]
+    manifest: str, manifests: Manifests, tool: Callable[[str], str]
 ) -> None:
     tool("kubeconform")
     found = [*check(manifests), *tools.kubeconform(manifest)]
