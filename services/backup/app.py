@@ -22,7 +22,8 @@ from services.backup.settings import ArchiveSettings, BackupSettings
 from services.common import logs
 from services.common.clock import database_now
 from services.common.database import Database
-from services.common.errors import AwayError, RefusedError
+from services.common.errors import AwayError, DatabaseUnavailableError, RefusedError
+from services.common.jobs import NotYetError, end_on_sigterm, persist
 from services.common.objects import ObjectStore
 from services.common.settings import load
 
@@ -134,6 +135,11 @@ async def _newest(archive: AgeArchive) -> str:
 async def _opened(settings: BackupSettings) -> AsyncIterator[tuple[Database, WholeDatabase]]:
     database = Database(settings)
     try:
+        try:
+            async with database.reading():
+                pass
+        except DatabaseUnavailableError as error:
+            raise NotYetError(f"the database cannot be reached: {error}") from error
         if database.is_sqlite:
             yield database, SqliteDatabase(settings, database, settings.backup_folder)
         else:
@@ -150,10 +156,16 @@ def _show(summary: Summary) -> None:
     )
 
 
-async def _until_sigterm(work: Coroutine[Any, Any, None]) -> None:
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await task
+def _run(command: _Command, name: str | None) -> None:
+    async def until_sigterm() -> None:
+        task = asyncio.ensure_future(command(name))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await task
+
+    try:
+        asyncio.run(until_sigterm())
+    finally:
+        end_on_sigterm()  # while it waits for another try
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -169,10 +181,11 @@ def main(arguments: list[str] | None = None) -> None:
         if name == "restore":
             one.add_argument("--check", action="store_const", const=check, help=check.__doc__)
     told = parser.parse_args(arguments)
-    logs.configure("backup", load(ArchiveSettings).log_level)
+    settings = load(ArchiveSettings)
+    logs.configure("backup", settings.log_level)
     chosen = getattr(told, "check", None) or COMMANDS[told.command]
     try:
-        asyncio.run(_until_sigterm(chosen(getattr(told, "name", None))))
+        persist(lambda: _run(chosen, getattr(told, "name", None)), seconds=settings.wait_seconds)
     except (AwayError, RefusedError, OSError) as error:
         raise SystemExit(f"backup: {error}") from None
     except asyncio.CancelledError:

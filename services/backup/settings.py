@@ -43,6 +43,12 @@ class ArchiveSettings(Settings):
         " line.",
     )
 
+    wait_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="How long to wait for a database that is away: network policies let a new pod"
+        " in only after a while.",
+    )
     backup_folder: DirectoryPath = Field(
         default_factory=lambda: Path(gettempdir()),
         description="Folder for what does not go through memory: 300 bytes for each object, and"

@@ -6,6 +6,8 @@ import io
 import os
 import shutil
 import sqlite3
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -41,6 +43,7 @@ from services.common.database import Database
 from services.common.errors import DatabaseUnavailableError, ObjectStoreUnavailableError
 from services.common.objects import ObjectStore
 from services.common.tables import garbage, images
+from services.local.processes import free_port
 from services.redeemer.adapters.garbage import DatabaseDueGarbage
 from services.redeemer.service.collecting import Collector
 
@@ -310,6 +313,37 @@ async def test_a_failed_backup_is_seen(cluster_site: Site) -> None:
     assert found
     assert (found.error, found.last_good_seconds) == (None, found.without_seconds)
     await world.database.close()
+
+
+async def test_a_database_that_is_away_is_waited_for(cluster_site: Site) -> None:
+    site = cluster_site
+    url = sa.make_url(site.live.settings["DATABASE_URL"])
+    port = free_port()
+    environment = {
+        **os.environ,
+        **site.environment(site.live),
+        "DATABASE_URL": url.set(port=port).render_as_string(hide_password=False),
+        "WAIT_SECONDS": "60",
+    }
+    command = [sys.executable, "-m", "services.backup", "take"]
+    taking = await asyncio.create_subprocess_exec(*command, env=environment, stdout=PIPE)
+    assert taking.stdout
+    assert b"the database cannot be reached" in await taking.stdout.readline()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, asks = await asyncio.open_connection(url.host, url.port)
+
+        async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while read := await source.read(65536):
+                target.write(read)
+            target.close()
+
+        await asyncio.gather(copy(reader, asks), copy(answers, writer))
+
+    async with await asyncio.start_server(forward, "127.0.0.1", port):
+        said, _ = await taking.communicate()
+    assert taking.returncode == 0, said
+    assert len(await site.names()) == 1
 
 
 async def test_a_backup_that_would_replace_a_fuller_or_newer_one_is_refused(site: Site) -> None:
