@@ -24,6 +24,7 @@ from scripts.manifests.model import (
     mapping,
     selects,
 )
+from scripts.manifests.rules.settings import values_of
 from services.common.hosts import AllowedHosts
 
 ASKS: Final = "facestack.dev/asks"
@@ -201,19 +202,17 @@ def backend(manifests: Manifests, service: Document | None) -> Workload | None:
     return next(iter(found.values())) if len(found) == 1 else None
 
 
-def _routes(manifests: Manifests) -> set[tuple[str, str]]:
-    """Return Service and host of whatever comes through an Ingress."""
-    return {
-        (str(at(path, "backend.service.name")), str(rule.get("host")))
-        for ingress in manifests.kind("Ingress")
-        for rule in items(ingress, "spec.rules")
-        for path in items(rule, "http.paths")
-    }
+def _routes(manifests: Manifests) -> Iterator[tuple[Any, Any]]:
+    """Yield host and Service of whatever comes through an Ingress."""
+    for ingress in manifests.kind("Ingress"):
+        for rule in items(ingress, "spec.rules"):
+            for path in items(rule, "http.paths"):
+                yield rule.get("host"), at(path, "backend.service.name")
 
 
 def ways_in(manifests: Manifests) -> Iterator[tuple[str, int, tuple[str, ...]]]:
     """Yield workload, port and sources of what clients outside the cluster reach."""
-    behind = {service for service, _ in _routes(manifests)}
+    behind = {service for _, service in _routes(manifests)}
     for service in manifests.kind("Service"):
         is_open = at(service, "spec.type") in {"NodePort", "LoadBalancer"}
         target = backend(manifests, service)
@@ -269,18 +268,10 @@ def policies(manifests: Manifests) -> Iterator[Finding]:
 
 
 def hosts(manifests: Manifests) -> Iterator[Finding]:
-    """Check that who refuses other names answers to those by which clients call it."""
-    called = _routes(manifests) | {
-        (target.name, host)
-        for workload in manifests.workloads
-        for host, _ in named(manifests, workload)
-        if (target := backend(manifests, manifests.find("Service", host)))
-    }
-    for workload, container in manifests.containers:
-        if (listed := container.environment.get("ALLOWED_HOSTS")) is None:
-            continue
-        for name, host in sorted(called):
-            refused = AllowedHosts(listed).refusal([(b"host", host.encode())])
-            if name == workload.name and refused:
+    """Check that who refuses other names answers to its own, and to those of the Ingress."""
+    routes = list(_routes(manifests))
+    for name, listed in values_of(manifests, "ALLOWED_HOSTS").items():
+        for host in [name, *(host for host, service in routes if service == name)]:
+            if AllowedHosts(listed).refusal([(b"host", host.encode())]):
                 problem = f"{listed!r} lacks {host}, by which clients call it: add it"
                 yield Finding(f"settings of {name}", "ALLOWED_HOSTS", problem)
