@@ -70,25 +70,18 @@ def _network(cidr: Any) -> IPv4Network | IPv6Network | None:
         return None
 
 
-def _is_in(address: str, block: Any) -> bool:
-    network = _network(block)
-    return network is not None and ip_address(address) in network
-
-
-def _blocks(manifests: Manifests, direction: str) -> Iterator[Mapping[str, Any]]:
-    for policy in manifests.kind("NetworkPolicy"):
-        for rule in items(policy, f"spec.{direction.lower()}"):
-            yield from (mapping(peer, "ipBlock") for peer in items(rule, _PEERS[direction]))
-
-
 def _ends(manifests: Manifests, direction: str) -> list[_End]:
     """Return the pods, and behind them all ends that are no workloads."""
+    excepted = [
+        cidr
+        for policy in manifests.kind("NetworkPolicy")
+        for rule in items(policy, "spec.ingress")
+        for peer in items(rule, "from")
+        for cidr in at(peer, "ipBlock.except") or []
+    ]
     # Where no fact says what the pods' network is, the policies do.
-    said = [c for block in _blocks(manifests, "Ingress") for c in block.get("except") or []]
-    known = (manifests.facts.get("pod_network"), *said, "10.244.0.0/16")
+    known = (manifests.facts.get("pod_network"), *excepted, "10.244.0.0/16")
     pod = next(str(network[-1]) for cidr in known if (network := _network(cidr)))
-    blocks = [block.get("cidr") for block in _blocks(manifests, direction)]
-    subnets = [network for cidr in blocks if (network := _network(cidr)) and network.prefixlen]
     name_server = {"k8s-app": "kube-dns"}
     return [
         *(_End(w.name, pod, NAMESPACE, w.labels, w.ports) for w in manifests.workloads),
@@ -100,14 +93,16 @@ def _ends(manifests: Manifests, direction: str) -> list[_End]:
         _End(SYSTEM, pod, "kube-system", {"k8s-app": "other"}),
         _End(DNS, pod, "kube-system", name_server),
         *([_End(IDENTITY, "169.254.170.23")] if direction == "Egress" else []),
-        *(_End(OUTSIDE, str(subnet[-1])) for subnet in subnets if not subnet.is_link_local),
     ]
 
 
 def _is_peer(peer: Document, end: _End) -> bool:
     if block := peer.get("ipBlock"):
-        excepted = any(_is_in(end.address, cidr) for cidr in block.get("except") or [])
-        return _is_in(end.address, block.get("cidr")) and not excepted
+        named, *excepted = map(_network, (block.get("cidr"), *(block.get("except") or [])))
+        if end.name == OUTSIDE and named and named.prefixlen and not named.is_link_local:
+            return True
+        address = ip_address(end.address)
+        return address in (named or ()) and not any(address in (cidr or ()) for cidr in excepted)
     own = {"matchLabels": {_NAMESPACE_LABEL: NAMESPACE}}
     return (
         end.namespace is not None

@@ -21,7 +21,6 @@ from scripts.manifests.model import (
 )
 from scripts.manifests.rules.fields import checks
 from scripts.manifests.rules.network import has_token
-from scripts.manifests.rules.settings import settings_of
 
 Secret: TypeAlias = tuple[str, str]  # name and key
 
@@ -189,10 +188,11 @@ def encrypted(manifests: Manifests) -> Iterator[Finding]:
         for name in sorted(name for name in whole if name.startswith("tls-")):
             advice = f"of Secret {name} mount ca.crt alone"
             yield workload.finding(f"{container.field}.volumeMounts", advice)
-        folder, reads = container.environment.get("TLS_FOLDER"), settings_of(container)
-        certificate = {(own, key) for key in _CERTIFICATE}
-        is_own = {*_inside(there, folder).values()} == certificate
-        if reads and "tls_folder" in reads.model_fields and not is_own:
+        folder, certificate = (
+            container.environment.get("TLS_FOLDER"),
+            {(own, k) for k in _CERTIFICATE},
+        )
+        if folder and {*_inside(there, folder).values()} != certificate:
             advice = f"is {folder}: the certificate of its own must be there"
             yield workload.finding(f"{container.field}.env[TLS_FOLDER]", advice)
 
