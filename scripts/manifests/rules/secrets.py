@@ -52,11 +52,15 @@ def _made(manifests: Manifests) -> Mapping[str, set[str]]:
     """Return the keys of every Secret that will exist: those of Jobs, of cert-manager, external."""
     made: defaultdict[str, set[str]] = defaultdict(set)
     for _, container in manifests.containers:
-        arguments = container.spec.get("args") if container.image.service == "credentials" else None
-        for name, _, keys in (str(argument).partition("=") for argument in arguments or []):
-            made[name if keys else f"tls-{name}"] |= set(keys.split(",")) if keys else _CERTIFICATE
-            if keys == "password":  # the one before is there while it is rotated
-                made[name].add(_PREVIOUS + keys)
+        is_maker = container.image.service == "credentials"
+        for argument in (container.spec.get("args") or []) if is_maker else []:
+            name, _, keys = str(argument).partition("=")
+            if not keys:
+                made[f"tls-{name}"] |= _CERTIFICATE
+            elif keys == "password":  # the one before is there while it is rotated
+                made[name] |= {keys, _PREVIOUS + keys}
+            else:
+                made[name] |= set(keys.split(","))
     for certificate in manifests.kind("Certificate"):
         if not at(certificate, "spec.isCA"):
             made[str(at(certificate, "spec.secretName"))] |= _CERTIFICATE
@@ -184,15 +188,13 @@ def encrypted(manifests: Manifests) -> Iterator[Finding]:
                 advice = f"lacks {line['has']}: add it, or it speaks with somebody in plain text"
                 yield workload.finding(container.field, advice)
         own = f"tls-{workload.name}"
-        whole = {name for name, key in there.values() if key != "ca.crt" and name != own}
-        for name in sorted(name for name in whole if name.startswith("tls-")):
+        with_keys = {name for name, key in there.values() if key != "ca.crt" and name != own}
+        for name in sorted(name for name in with_keys if name.startswith("tls-")):
             advice = f"of Secret {name} mount ca.crt alone"
             yield workload.finding(f"{container.field}.volumeMounts", advice)
-        folder, certificate = (
-            container.environment.get("TLS_FOLDER"),
-            {(own, k) for k in _CERTIFICATE},
-        )
-        if folder and {*_inside(there, folder).values()} != certificate:
+        folder = container.environment.get("TLS_FOLDER")
+        certificate = {(own, key) for key in _CERTIFICATE}
+        if folder and set(_inside(there, folder).values()) != certificate:
             advice = f"is {folder}: the certificate of its own must be there"
             yield workload.finding(f"{container.field}.env[TLS_FOLDER]", advice)
 
