@@ -9,41 +9,33 @@ from scripts.manifests.rules import network
 PAGE: Final = ROOT / "docs" / "security.md"
 START: Final = "<!-- edges: written by `make manifests ARGS=--edges` -->\n"
 END: Final = "<!-- end of edges -->\n"
-_CALLED: Final = {network.ANYWHERE: "API server", network.PRIVATE: "clients"}
 
 
 def table() -> str:
     """Return the table: from, to, the pod's port, and the overlays that have the connection."""
-    found: dict[tuple[str, str, int], list[str]] = {}
-    names = [folder.name for folder in overlays()]
+    found: dict[tuple[str, str, int], set[str]] = {}
     for folder in overlays():
-        manifests = load(folder)
-        pipeline = {workload.name for workload in manifests.pipeline.workloads}
-        lines = set()
-        for source, target, port, _ in network.edges(manifests.pipeline):
-            far = _CALLED.get(target, target)
-            lines.add((source if source in pipeline else "clients", far, port))
-        for line in lines:
-            found.setdefault(line, []).append(folder.name)
-    rows = [
-        f"| {source} | {target} | {port} | {'all' if on == names else ', '.join(on)} |\n"
-        for (source, target, port), on in sorted(found.items())
-    ]
-    return "".join(["| From | To | Port | Overlays |\n|---|---|---|---|\n", *rows])
+        manifests = load(folder).pipeline
+        names = {workload.name for workload in manifests.workloads}
+        for source, target, port, _ in network.edges(manifests):
+            near = source if source in names else "clients"
+            far = "API server" if target == network.ANYWHERE else target
+            found.setdefault((near, far, port), set()).add(folder.name)
+    everywhere = {folder.name for folder in overlays()}
+    rows = "".join(
+        f"| {near} | {far} | {port} | {'all' if on == everywhere else ', '.join(sorted(on))} |\n"
+        for (near, far, port), on in sorted(found.items())
+    )
+    return f"| From | To | Port | Overlays |\n|---|---|---|---|\n{rows}"
 
 
 def main(*, check: bool) -> int:
     """Write the table, or say that the one that is there is old; return 0 when all is well."""
-    page = PAGE.read_text()
-    before, _, rest = page.partition(START)
-    _, found, after = rest.partition(END)
-    if not found:
-        print(f"{PAGE.name} lacks the lines {START.strip()} and {END.strip()}", file=sys.stderr)
-        return 1
-    written = f"{before}{START}{table()}{END}{after}"
-    if check and written != page:
+    before, _, rest = PAGE.read_text().partition(START)
+    page = f"{before}{START}{table()}{END}{rest.partition(END)[2]}"
+    if not check:
+        PAGE.write_text(page)
+    elif page != PAGE.read_text():
         print(f"{PAGE.name} is old: run 'make manifests ARGS=--edges'", file=sys.stderr)
         return 1
-    if not check:
-        PAGE.write_text(written)
     return 0
