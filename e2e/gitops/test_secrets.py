@@ -74,7 +74,7 @@ def test_a_rotated_password_reaches_the_pods_without_a_failed_request(
         assert passwords.make_secrets("--rotate=database,mariadb-admin").returncode == 0
         refused = passwords.make_secrets("--finish=1")
         assert refused.returncode == 1
-        assert "deployment receiver has not got them" in refused.stderr
+        assert "condition not met for kustomizations/face-services" in refused.stderr
         pushed = delivery.push("New passwords")
         passwords.wait_rolled_out()
         print(f"   from push to all pods with them: {time.monotonic() - pushed:.0f} s", flush=True)

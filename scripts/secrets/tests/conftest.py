@@ -1,12 +1,14 @@
 """A repository with two clusters, and the programs that encrypt."""
 
+import base64
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
-from scripts.secrets.passwords import Passwords
+from scripts.secrets import __main__ as command
 from scripts.secrets.store import Store
 from services.testing.servers import find_binary
 
@@ -15,41 +17,35 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass
 class Site:
-    """A copy of what the passwords depend on; ``said`` is what a user would read."""
+    """A copy of what the passwords depend on."""
 
     root: Path
     keys: Path
-    said: list[str] = field(default_factory=list)
 
     def store(self, cluster: str = "kind") -> Store:
         return Store(self.root, cluster, self.keys / f"{cluster}.agekey")
 
-    def passwords(self, cluster: str = "kind") -> Passwords:
-        return Passwords(self.store(cluster), say=self.said.append)
+    def call(self, *arguments: str, cluster: str = "kind") -> None:
+        """Do what `make secrets` does, and raise what it would tell."""
+        key = f"--key={self.keys / f'{cluster}.agekey'}"
+        options = command._parser().parse_args([cluster, key, *arguments])
+        command._manage(options, self.root)
 
     def make(self, cluster: str = "kind") -> None:
-        passwords = self.passwords(cluster)
-        passwords.prepare()
-        passwords.encrypt_anew()
-        passwords.make(new=True)
-        passwords.store.settle()
-
-    def rotate(self, *names: str, outage: bool = False) -> None:
-        passwords = self.passwords()
-        passwords.rotate(names, outage=outage)
-        passwords.store.settle()
-
-    def finish(self) -> None:
-        passwords = self.passwords()
-        passwords.finish(unchecked=True)
-        passwords.store.settle()
+        self.call("--new=1", cluster=cluster)
 
     def values(self, name: str, cluster: str = "kind") -> dict[str, str]:
-        return dict(self.store(cluster).read(name).values)
+        return decoded(self.store(cluster).read(name))
 
     def files(self) -> dict[str, str]:
         found = (file for file in self.root.rglob("*") if file.is_file())
         return {file.relative_to(self.root).as_posix(): file.read_text() for file in found}
+
+
+def decoded(text: str) -> dict[str, str]:
+    """Return the values of a Secret."""
+    data = yaml.safe_load(text)["data"].items()
+    return {key: base64.b64decode(value).decode() for key, value in data}
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ def test_old_and_new_log_in_until_the_rotation_is_finished(
     before = site.files()
     assert all(database.takes(user, text) for user, text in first.items())
 
-    site.rotate("database", "mariadb-admin")
+    site.call("--rotate=database,mariadb-admin")
     second = {user: site.values(name)["password"] for user, name in logins.items()}
     assert not any(database.takes(user, text) for user, text in second.items())
     database.migrate()
@@ -121,7 +121,7 @@ def test_old_and_new_log_in_until_the_rotation_is_finished(
         database.migrate()
         last, gone = first, second
     else:
-        site.finish()
+        site.call("--finish=unchecked")
         database.migrate()
         last, gone = second, first
     for user in logins:
