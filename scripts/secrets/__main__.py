@@ -15,8 +15,9 @@ from typing import Any, Final
 import yaml
 
 from scripts.kubectl import Kubectl, KubectlError
+from scripts.manifests.model import NAMESPACE
 from scripts.manifests.tools import MissingToolError
-from scripts.secrets.store import NAMESPACE, SecretsError, Store, clusters
+from scripts.secrets.store import SecretsError, Store, clusters
 
 PREVIOUS: Final = "previous-password"
 
@@ -170,6 +171,8 @@ def rotate(store: Store, names: Iterable[str], *, outage: bool) -> None:
     print(f"rotated {', '.join(texts)}")
     if _HAS_TWO in chosen.values():
         print("  the previous passwords stay valid until FINISH=1")
+    if "webhook" in chosen:
+        print("  tell the git host of webhook: until then a push is fetched within a minute")
 
 
 def _chosen(store: Store, names: Iterable[str]) -> dict[str, list[str]]:

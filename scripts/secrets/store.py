@@ -11,9 +11,8 @@ from typing import Final
 
 import yaml
 
+from scripts.manifests.model import NAMESPACE
 from scripts.manifests.tools import binary
-
-NAMESPACE: Final = "face"
 
 _LIST: Final = "kustomization.yaml"
 _RULES: Final = ".sops.yaml"
@@ -115,6 +114,11 @@ class Store:
 
     def _make_rule(self) -> set[str]:
         if not self.key.exists():
+            if self.key.resolve().is_relative_to(self.root.resolve()):
+                raise SecretsError(
+                    f"{self.key} is in the repository, where a private key must never be: AGE_KEY"
+                    " names a file elsewhere"
+                )
             self.key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._run("age-keygen", "--output", str(self.key))
             print(
@@ -148,7 +152,13 @@ class Store:
         """Return the text of a Secret, decrypted."""
         if self._readers(name) == {_EVERYBODY}:
             return self.text(name)
-        return self._run("sops", "decrypt", self.file(name))
+        try:
+            return self._run("sops", "decrypt", self.file(name))
+        except SecretsError as error:
+            raise SecretsError(
+                f"{error}\nGet the key from who made it, or let them add the public key of yours to"
+                f" {_RULES} and run 'make secrets CLUSTER={self.cluster}'; AGE_KEY names its file"
+            ) from None
 
     def write(self, texts: Mapping[str, str]) -> None:
         """Encrypt the texts of Secrets for whom ``.sops.yaml`` names, with new data keys.
@@ -178,23 +188,24 @@ class Store:
         """Return what the list of files and the facts must be, by file."""
         resources = "".join(f"\n- {name}.yaml" for name in self.names()) or " []"
         facts, stamp = f"{self.entry}/cluster.yaml", self.stamp()
-        text = (self.root / facts).read_text()
-        return {
-            f"{self.folder}/{_LIST}": f"{_LIST_HEAD}resources:{resources}\n",
-            facts: _FACT.sub(rf"\g<1>{stamp}", text) if stamp else text,
-        }
+        text = self._there(facts)
+        if stamp:
+            text, number = _FACT.subn(rf"\g<1>{stamp}", text)
+            if number != 1:
+                raise SecretsError(f"{facts} must have one line '  credentials: none'")
+        return {f"{self.folder}/{_LIST}": f"{_LIST_HEAD}resources:{resources}\n", facts: text}
 
     def problems(self) -> list[str]:
         """Return what does not fit together; the private key is not needed."""
         try:
-            rule = self.rule()
+            rule, fitting = self.rule(), self._fitting()
         except SecretsError as error:
             return [str(error)]
         found = [
             f"{self.file(name)} can be read by {_listed(readers)}, not by {_listed(rule)}"
             for name, readers in self._misread(rule).items()
         ]
-        for file, text in self._fitting().items():
+        for file, text in fitting.items():
             lines = difflib.ndiff(self._there(file).splitlines(), text.splitlines())
             if changes := [line for line in lines if line[0] in "-+"]:
                 found.append(f"{file} does not fit the files in secrets ({'; '.join(changes)})")
@@ -205,8 +216,12 @@ class Store:
         return path.read_text() if path.is_file() else ""
 
     def _put(self, file: str, text: str) -> None:
+        """Write a file at once or not at all, and only if it changes."""
         if self._there(file) != text:
-            (self.root / file).write_text(text)
+            path = self.root / file
+            new = path.with_name(f".{path.name}.new")
+            new.write_text(text)
+            new.replace(path)
             self.changed = True
 
     def _run(self, name: str, *arguments: str, given: str = "") -> str:

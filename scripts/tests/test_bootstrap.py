@@ -17,7 +17,9 @@ KUBECTL = """\
 echo "$*" >>"$FAKE/calls"
 case "$*" in
   kustomize*) echo "kind: List" ;;
-  *"config view"*) echo "somewhere (https://192.0.2.1:6443)" ;;
+  *"config view"*)
+    [ ! -e "$FAKE/nowhere" ] || { echo "no context" >&2; exit 1; }
+    echo "somewhere (https://192.0.2.1:6443)" ;;
   *--raw=/readyz*) [ ! -e "$FAKE/away" ] || { echo "connection refused" >&2; exit 1; } ;;
   *"get kustomization facestack"*) cat "$FAKE/follows" ;;
   *"get deployments"*) cat "$FAKE/foreign" ;;
@@ -120,6 +122,12 @@ def test_a_machine_without_kubectl(bench: Bench) -> None:
         (bare / name).symlink_to(found)
     said = bench.run(CLUSTER="kind", GIT_URL=URL, PATH=str(bare))
     assert "kubectl is missing" in said
+
+
+def test_no_cluster_is_chosen(bench: Bench) -> None:
+    (bench.folder / "nowhere").touch()
+    said = bench.run(CLUSTER="kind", GIT_URL=URL)
+    assert "no context\nbootstrap: that is no cluster: set KUBECONFIG=FILE, or CONTEXT=NAME" in said
 
 
 def test_a_cluster_that_does_not_answer(bench: Bench) -> None:

@@ -62,6 +62,8 @@ def test_the_private_key_is_for_its_owner_only_and_not_in_the_repository(site: S
     key.chmod(0o644)
     with pytest.raises(SecretsError, match="chmod 600"):
         site.make()
+    with pytest.raises(SecretsError, match="in the repository"):
+        Store(site.root, "minikube", site.root / "flux" / "key").prepare()
 
 
 def test_a_second_run_changes_nothing(
@@ -303,6 +305,7 @@ def test_rules_of_another_shape_stay_as_they_are(site: Site, shape: str) -> None
     with pytest.raises(SecretsError, match=r"^.sops.yaml has another shape"):
         site.make()
     assert rules.read_text() == OTHER_SHAPES[shape]
+    assert not list(rules.parent.glob(".*.new"))
 
 
 def test_the_key_is_given_to_the_cluster_by_bootstrap(
@@ -370,6 +373,12 @@ def test_aws_has_its_passwords_elsewhere_and_only_those_of_flux_here(
             "credentials: sha-",
             "credentials: no-",
             "cluster.yaml does not fit the files in secrets (-   credentials: no-",
+        ),
+        (
+            "flux/clusters/kind/cluster.yaml",
+            "  credentials: sha-",
+            "  credential: sha-",
+            "cluster.yaml must have one line '  credentials: none'",
         ),
         (".sops.yaml", "flux/clusters/kind/", "flux/clusters/none/", "no rule for them"),
         (
