@@ -32,7 +32,11 @@ def table() -> str:
 def main(*, check: bool) -> int:
     """Write the table, or say that the one that is there is old; return 0 when all is well."""
     before, _, rest = PAGE.read_text().partition(START)
-    page = f"{before}{START}{table()}{END}{rest.partition(END)[2]}"
+    _, end, after = rest.partition(END)
+    if not end:
+        print(f"{PAGE.name} lacks the lines {START.strip()} and {END.strip()}", file=sys.stderr)
+        return 1
+    page = f"{before}{START}{table()}{END}{after}"
     if not check:
         PAGE.write_text(page)
     elif page != PAGE.read_text():

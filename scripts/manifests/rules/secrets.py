@@ -21,6 +21,7 @@ from scripts.manifests.model import (
 )
 from scripts.manifests.rules.fields import checks
 from scripts.manifests.rules.network import has_token
+from scripts.manifests.rules.settings import settings_of
 
 Secret: TypeAlias = tuple[str, str]  # name and key
 
@@ -192,9 +193,11 @@ def encrypted(manifests: Manifests) -> Iterator[Finding]:
         for name in sorted(name for name in with_keys if name.startswith("tls-")):
             advice = f"of Secret {name} mount ca.crt alone"
             yield workload.finding(f"{container.field}.volumeMounts", advice)
+        whole = settings_of(container)
         folder = container.environment.get("TLS_FOLDER")
         certificate = {(own, key) for key in _CERTIFICATE}
-        if folder and set(_inside(there, folder).values()) != certificate:
+        speaks_tls = whole is not None and "tls_folder" in whole.model_fields
+        if speaks_tls and set(_inside(there, folder).values()) != certificate:
             advice = f"is {folder}: the certificate of its own must be there"
             yield workload.finding(f"{container.field}.env[TLS_FOLDER]", advice)
 

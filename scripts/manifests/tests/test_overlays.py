@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -87,3 +88,14 @@ def test_our_images_have_the_tag_of_the_content_that_goes_into_them(
 def test_the_table_of_edges_is_what_the_policies_say(tool: Callable[[str], str]) -> None:
     tool("flux-build")
     assert edges.main(check=True) == 0
+
+
+def test_a_page_without_the_marks_of_the_table_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(edges, "PAGE", page)
+    page.write_text(f"before\n{edges.START}after\n")
+    assert edges.main(check=False) == 1
+    assert "page.md lacks the lines" in capsys.readouterr().err
+    assert page.read_text() == f"before\n{edges.START}after\n"
