@@ -1,6 +1,7 @@
 """Health checks: which of the services that a process needs are away."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -10,6 +11,7 @@ Check = Callable[[], Awaitable[None]]
 _CHECK_TIMEOUT_SECONDS: Final = 2.0
 _ANSWER_SECONDS: Final = 1.0
 _PAUSE_SECONDS: Final = 0.5
+_START_SECONDS: Final = 30.0
 
 
 async def failed_checks(checks: Mapping[str, Check]) -> dict[str, str]:
@@ -18,6 +20,22 @@ async def failed_checks(checks: Mapping[str, Check]) -> dict[str, str]:
         *(_problem(asyncio.wait_for(check(), _CHECK_TIMEOUT_SECONDS)) for check in checks.values())
     )
     return {name: problem for name, problem in zip(checks, problems, strict=True) if problem}
+
+
+def at_start(check: Check, seconds: float = _START_SECONDS) -> Check:
+    """Return the check of what a process waits for at its start, but no longer than ``seconds``.
+
+    A network takes a moment to let a new pod through its policies
+    (https://kubernetes.io/docs/concepts/services-networking/network-policies, "Pod lifecycle").
+    What it can do without that dependency it does afterwards all the same.
+    """
+    deadline = time.monotonic() + seconds
+
+    async def checked() -> None:
+        if time.monotonic() < deadline:
+            await check()
+
+    return checked
 
 
 class HealthChecks:

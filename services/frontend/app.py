@@ -1,7 +1,6 @@
 """Wires the frontend together and runs it."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp
 from services.common import logs
 from services.common.door import Door
 from services.common.head import HeadApp
-from services.common.health import Check
+from services.common.health import at_start
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.probes import probe_routes
@@ -52,8 +51,6 @@ _ATTEMPTS: Final = 3
 _CONNECTIONS: Final = 8
 """Each leads to any of the receiver's replicas, so few of these are missed."""
 
-_PATIENCE_SECONDS: Final = 30.0
-
 
 def connect(url: str) -> httpx.AsyncClient:
     """Return a client of the receiver there.
@@ -65,21 +62,10 @@ def connect(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, transport=transport, trust_env=False)
 
 
-def first_contact(url: str, patience: float = _PATIENCE_SECONDS) -> Check:
-    """Return a check that raises until the receiver can be reached, for ``patience`` seconds.
-
-    A network takes a moment to let a new pod through its policies
-    (https://kubernetes.io/docs/concepts/services-networking/network-policies, "Pod lifecycle").
-    Without a receiver the process begins to serve all the same: pages say that it is away.
-    """
-    deadline = time.monotonic() + patience
-
-    async def check() -> None:
-        if time.monotonic() < deadline:
-            async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
-                await asyncio.gather(*(client.get("/livez") for _ in range(_CONNECTIONS)))
-
-    return check
+async def make_contact(url: str) -> None:
+    """Raise unless the receiver answers on each of several new connections."""
+    async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+        await asyncio.gather(*(client.get("/livez") for _ in range(_CONNECTIONS)))
 
 
 def create_app(
@@ -167,8 +153,11 @@ async def run(settings: FrontendSettings) -> None:
     """Serve until told to stop."""
     listener = listen(settings.host, settings.port)
     probes = listen(settings.host, settings.probe_port)
-    checks = {"receiver": first_contact(settings.receiver_url)}
-    lifecycle = Lifecycle(checks, drain_seconds=settings.drain_seconds)
+    # Without a receiver its pages say that it is away.
+    lifecycle = Lifecycle(
+        {"receiver": at_start(partial(make_contact, settings.receiver_url))},
+        drain_seconds=settings.drain_seconds,
+    )
     lifecycle.install_signal_handlers()
     async with connect(settings.receiver_url) as client:
         await asyncio.gather(

@@ -14,7 +14,7 @@ from services.common import logs
 from services.common.availability import AvailabilityLog
 from services.common.facerecog.client import RecogniserClient
 from services.common.facerecog.stored_faces import StoredFacesClient
-from services.common.health import HealthChecks
+from services.common.health import HealthChecks, at_start
 from services.common.http_server import serve_http, serve_probes
 from services.common.lifecycle import Lifecycle
 from services.common.nsqd import doorbell_for
@@ -142,9 +142,10 @@ class Receiver:
             cropper=decoder,
         )
         # Paths are taken and results are shown with the database alone, and only a receiver that
-        # gets requests can say what else is away.
+        # gets requests can say what else is away. Calls by gRPC wait for connections by themselves.
         self.lifecycle = Lifecycle(
-            {"database": self._database.check}, drain_seconds=settings.drain_seconds
+            {"database": self._database.check, "object store": at_start(store.check)},
+            drain_seconds=settings.drain_seconds,
         )
         self._health = HealthChecks(
             {

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from services.common import health
-from services.common.health import HealthChecks, failed_checks
+from services.common.health import HealthChecks, at_start, failed_checks
 
 
 async def away() -> None:
@@ -21,6 +21,14 @@ async def hangs() -> None:
 async def test_a_dependency_that_hangs_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_CHECK_TIMEOUT_SECONDS", 0.01)
     assert await failed_checks({"store": hangs, "queue": there}) == {"store": "TimeoutError"}
+
+
+async def test_a_start_waits_for_a_dependency_but_not_for_ever() -> None:
+    check = at_start(away, seconds=0.2)
+    with pytest.raises(ConnectionError):
+        await check()
+    await asyncio.sleep(0.2)
+    await check()
 
 
 async def test_a_dependency_that_fails_for_a_moment_is_not_away() -> None:

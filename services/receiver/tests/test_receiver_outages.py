@@ -71,6 +71,7 @@ async def test_an_object_store_that_goes_and_comes_back(
     server = VersityGw(tmp_path).start()
     try:
         client = start(configure(sqlite_settings, s3_settings(server, tmp_path))).client
+        assert (await client.get("/readyz")).status_code == 200
         files = {"files": ("a.jpg", b"content")}
         before = (await client.post("/images", files=files)).json()["images"][0]
         server.kill()
@@ -163,6 +164,20 @@ async def test_a_wrong_statement_is_a_fault_of_ours_with_a_traceback(
     assert "no column named name" in log
     assert "no such column" in log
     assert "dependency is away" not in log
+
+
+async def test_no_request_comes_before_the_object_store_was_reached(
+    tmp_path: Path, sqlite_settings: DatabaseSettings, configure: Configure, start: Start
+) -> None:
+    server = VersityGw(tmp_path)
+    client = start(configure(sqlite_settings, s3_settings(server, tmp_path))).client
+    ready = await client.get("/readyz")
+    assert (ready.status_code, set(ready.json()["problems"])) == (503, {"object store"})
+    server.start()
+    try:
+        assert (await client.get("/readyz")).status_code == 200
+    finally:
+        server.stop()
 
 
 async def test_a_recogniser_that_is_away_is_reported(
