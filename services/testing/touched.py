@@ -3,13 +3,14 @@
 Only these can tell whether something is installed, and of tests that start the same at the same
 place one tells as much as all: of each file one is noted for each set of fixtures that start
 something, and of each function that does so itself one for each set of programs. They are added
-one a line to ``var/touched.txt``. Services that Python runs do not count: they start nothing of
-others.
+one a line to ``var/touched.txt``. The services and the command ``facestack`` do not count: of them
+backup alone starts programs of others.
 """
 
 import sys
 from collections import defaultdict
 from collections.abc import Generator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +31,11 @@ def _note(event: str, arguments: tuple[Any, ...]) -> None:
         return
     command = arguments[1]
     words = list(map(str, command)) if isinstance(command, list | tuple) else [str(command)]
-    if words[0] == "setpriv":
-        words = words[words.index("--") + 1 :]
-    if words[:2] == [sys.executable, "-m"] and words[2].startswith("services."):
+    # Whatever starts it: setpriv, env.
+    if "facestack" in words or any(
+        option == "-m" and module.startswith("services.") and module != "services.backup"
+        for option, module in pairwise(words)
+    ):
         return
     _fixtures.update(_being_made)
     if not _being_made:
