@@ -1,11 +1,10 @@
 """Tell what the images are made of, and check it: ``python -m scripts.supply --help``."""
 
 import argparse
-import json
 import os
 import sys
 
-from scripts.supply import licences, provenance, sbom
+from scripts.supply import licences, sbom
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,11 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "sbom":
             for file in sbom.write(options.names or sbom.names(), images=options.images):
                 print(os.path.relpath(file))
-        elif options.command == "provenance":
-            print(json.dumps(provenance.predicate(os.environ), indent=1))
         else:
             licences.write(check=options.check)
-    except (licences.LicenceError, provenance.ProvenanceError, sbom.SbomError) as error:
+    except (licences.LicenceError, sbom.SbomError) as error:
         print(
             *(f"{options.command}: {line}" for line in str(error).splitlines()),
             sep="\n",
@@ -35,7 +32,6 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("sbom", help="write var/sbom")
     one.add_argument("names", nargs="*", help=f"default: {' '.join(sbom.names())}")
     one.add_argument("--images", action="store_true", help="look into the built images, too")
-    commands.add_parser("provenance", help="print which run of a workflow makes a release")
     one = commands.add_parser("licences", help="write docs/licences.md")
     one.add_argument("--check", action="store_true", help="only say whether it is old")
     return parser

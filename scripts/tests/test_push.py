@@ -39,7 +39,8 @@ class Repository:
         self.folder = folder
         for name in ("here", "there", "bin", "scripts", "base/components/images"):
             (folder / name).mkdir(parents=True)
-        shutil.copy(ROOT / "scripts" / "push", folder / "scripts")
+        for name in ("push", "write-tag"):
+            shutil.copy(ROOT / "scripts" / name, folder / "scripts")
         self.program("scripts/image-tag", f"#!/bin/sh\necho {TAG}\n")
         self.program("scripts/images", f"#!/bin/sh\nprintf '%s\\n' {' '.join(NAMES)}\n")
         self.program("bin/docker", DOCKER)

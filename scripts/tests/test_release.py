@@ -1,5 +1,6 @@
 """A release does all of it in order, on the tag's commit alone, and stops where something fails."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,12 +21,25 @@ echo "$call" >>"$CALLS"
 case $call in
   image-tag*) echo 0.1.0-0123456789ab ;;
   "images --list") printf 'credentials\nwebhooks\n' ;;
-  *provenance) echo '{"buildDefinition": {}}' ;;
   "docker version"*) echo arm64 ;;
   "docker buildx imagetools inspect"*) image=${*: -1}; printf 'sha256:%064d\n' ${#image} ;;
-  *slsaprovenance1*) while [ "$1" != --predicate ]; do shift; done; cat "$2" >>"$CALLS" ;;
+  *slsaprovenance1*) while [ "$1" != --predicate ]; do shift; done; cp "$2" "$CALLS.json" ;;
 esac
 """
+# Variables of a run on GitHub.
+RUN = {
+    "GITHUB_SERVER_URL": "https://github.com",
+    "GITHUB_REPOSITORY": "owner/facestack",
+    "GITHUB_REF": "refs/tags/v0.1.0",
+    "GITHUB_SHA": "0123456789abcdef0123456789abcdef01234567",
+    "GITHUB_WORKFLOW_REF": "owner/facestack/.github/workflows/release.yaml@refs/tags/v0.1.0",
+    "GITHUB_RUN_ID": "42",
+    "GITHUB_RUN_ATTEMPT": "2",
+    "GITHUB_EVENT_NAME": "push",
+    "GITHUB_REPOSITORY_ID": "7",
+    "GITHUB_REPOSITORY_OWNER_ID": "8",
+    "RUNNER_ENVIRONMENT": "github-hosted",
+}
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -48,7 +62,8 @@ def repository(tmp_path: Path) -> Path:
         stub.parent.mkdir(parents=True, exist_ok=True)
         stub.write_text(STUB)
         stub.chmod(0o755)
-    shutil.copy(ROOT / "scripts/release", folder / "scripts")
+    for name in ("release", "write-tag"):
+        shutil.copy(ROOT / "scripts" / name, folder / "scripts")
     manifest = folder / "base/components/images/kustomization.yaml"
     manifest.parent.mkdir(parents=True)
     manifest.write_text(
@@ -69,6 +84,7 @@ def release(
     calls.touch()
     environment = {
         **os.environ,
+        **RUN,
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "CALLS": str(calls),
         "BREAK": breaks,
@@ -97,7 +113,6 @@ def steps(name: str) -> list[str]:
         f"cosign sign --yes {digest}",
         f"cosign attest --yes --type cyclonedx --predicate var/sbom/{name}.cdx.json {digest}",
         f"cosign attest --yes --type slsaprovenance1 --predicate PROVENANCE {digest}",
-        '{"buildDefinition": {}}',
     ]
 
 
@@ -105,7 +120,6 @@ def expected() -> list[str]:
     return [
         "image-tag ",
         "images --list",
-        "python -m scripts.supply provenance",
         "images ",
         "python -m scripts.supply sbom --images",
         "docker version --format {{.Server.Arch}}",
@@ -123,7 +137,6 @@ def joins(name: str) -> list[str]:
         f"{LOOK} {image}",
         f"cosign sign --yes {digest}",
         f"cosign attest --yes --type slsaprovenance1 --predicate PROVENANCE {digest}",
-        '{"buildDefinition": {}}',
     ]
 
 
@@ -143,11 +156,58 @@ def test_each_image_is_pushed_then_signed_and_attested_by_its_digest(repository:
     assert without_folder(calls) == expected()
 
 
+def test_the_provenance_says_repository_commit_workflow_and_run(repository: Path) -> None:
+    release(repository)
+    assert json.loads((repository.parent / "calls.json").read_text()) == {
+        "buildDefinition": {
+            "buildType": "https://actions.github.io/buildtypes/workflow/v1",
+            "externalParameters": {
+                "workflow": {
+                    "ref": "refs/tags/v0.1.0",
+                    "repository": "https://github.com/owner/facestack",
+                    "path": ".github/workflows/release.yaml",
+                }
+            },
+            "internalParameters": {
+                "github": {
+                    "event_name": "push",
+                    "repository_id": "7",
+                    "repository_owner_id": "8",
+                    "runner_environment": "github-hosted",
+                }
+            },
+            "resolvedDependencies": [
+                {
+                    "uri": "git+https://github.com/owner/facestack@refs/tags/v0.1.0",
+                    "digest": {"gitCommit": RUN["GITHUB_SHA"]},
+                }
+            ],
+        },
+        "runDetails": {
+            "builder": {"id": f"https://github.com/{RUN['GITHUB_WORKFLOW_REF']}"},
+            "metadata": {
+                "invocationId": "https://github.com/owner/facestack/actions/runs/42/attempts/2"
+            },
+        },
+    }
+
+
+def test_outside_of_a_run_nothing_is_built(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(RUN, "GITHUB_SHA")
+    monkeypatch.delenv("GITHUB_SHA", raising=False)
+    status, said, calls = release(repository)
+    assert status != 0
+    assert "GITHUB_SHA: unbound variable" in said
+    assert calls == expected()[:2]
+
+
 def test_one_tag_is_for_all_machines_once_each_has_its_image(repository: Path) -> None:
     status, said, calls = release(repository, "v0.1.0", "amd64", "arm64")
     assert (status, said) == (0, "")
     assert without_folder(calls) == [
-        *expected()[:3],
+        *expected()[:2],
         *joins("credentials"),
         *joins("webhooks"),
     ]
@@ -156,7 +216,6 @@ def test_one_tag_is_for_all_machines_once_each_has_its_image(repository: Path) -
 @pytest.mark.parametrize(
     "breaks",
     [
-        "supply provenance",
         "images ",
         "sbom --images",
         "push --quiet ghcr.io/owner/facestack/credentials",
@@ -173,7 +232,8 @@ def test_what_fails_is_the_last_that_is_done(repository: Path, breaks: str) -> N
 
 
 def dirty(folder: Path) -> None:
-    (folder / "new").write_text("new")
+    with (folder / "scripts/images").open("a") as file:
+        file.write("# changed")
 
 
 def later(folder: Path) -> None:
@@ -194,11 +254,11 @@ def another_version(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "tag", "reason"),
     [
-        (dirty, "v0.1.0", "these files are not what v0.1.0 has:\n?? new"),
-        (later, "v0.1.0", "HEAD is not v0.1.0: check out "),
+        (dirty, "v0.1.0", "the files are not those of v0.1.0: git status tells which"),
+        (later, "v0.1.0", "HEAD is not v0.1.0: fatal: no tag exactly matches"),
         (other_tag, "v0.1.0", f"has 0.1.0-0, and the code is {TAG}"),
         (another_version, "v0.2.0", "pyproject.toml says version 0.1.0, and the tag is v0.2.0"),
-        (dirty, "v9.9.9", "git has no tag v9.9.9"),
+        (dirty, "v9.9.9", "HEAD is not v9.9.9: fatal: "),
     ],
 )
 def test_nothing_is_built_that_is_not_the_commit_of_the_tag(
