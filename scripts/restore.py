@@ -9,9 +9,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,19 +36,17 @@ class Restore:
     def run(self, key: str, backup: str | None) -> None:
         """Do all of it; raises ``KubectlError`` with what the cluster said."""
         cron_job = self._get("cronjob", "backup")
-        before = self._before()
-        if before:
+        which = [backup] if backup else []
+        if found := self._tell("get", "configmap", _STATE, "--ignore-not-found", "--output=json"):
             print(f"restore: going on with what the ConfigMap {_STATE} says of a run before")
+            before = json.loads(found)["data"]
         else:
-            now = self._now(cron_job)
+            before = {name: json.dumps(value) for name, value in self._now(cron_job).items()}
             print("restore: checking the backup; nothing is changed yet")
-            with self._secret(key):
-                job = new_job("restore", restoring(cron_job, backup, check=True))
-                self._do(job, "nothing was changed")
-            state = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _STATE}}
-            before = {name: json.dumps(value) for name, value in now.items()}
-            self._create(state | {"data": before})
-        migrations, replicas = json.loads(before["migrations"]), json.loads(before["replicas"])
+            check = new_job("restore", restoring(cron_job, "--check", *which))
+            self._do(check, key, so="nothing was changed")
+            literals = [f"--from-literal={name}={text}" for name, text in before.items()]
+            self._tell("create", "configmap", _STATE, *literals)
         print("restore: stopping all services")
         self._suspend_layers(suspended=True)
         self._suspend("cronjob", "backup", _FACE, suspended=True)
@@ -59,25 +54,17 @@ class Restore:
         self._tell("wait", "pod", "--for=delete", "--selector=pod-template-hash", "--timeout=10m")
         if "restored" not in before:
             print("restore: at work; kubectl logs --follow job/restore --namespace=face shows it")
-            with self._secret(key):
-                self._do(new_job("restore", restoring(cron_job, backup)))
+            self._do(new_job("restore", restoring(cron_job, *which)), key)
             self._tell("patch", "configmap", _STATE, '--patch={"data": {"restored": "true"}}')
         print("restore: bringing the rows to the newest schema")
-        for job in migrations:
+        for job in json.loads(before["migrations"]):
             self._do(job)
-        for name, number in replicas.items():
+        for name, number in json.loads(before["replicas"]).items():
             self._tell("scale", "deployment", name, f"--replicas={number}")
         self._suspend("cronjob", "backup", _FACE, suspended=json.loads(before["suspended"]))
         self._suspend_layers(suspended=False)
         self._tell("delete", "configmap", _STATE)
         print("restore: done, the services start")
-
-    def _before(self) -> dict[str, str] | None:
-        """Return what a run before, that did not end, found before it changed anything."""
-        found = self._kubectl.get(
-            "get", "configmap", _STATE, _FACE, "--ignore-not-found", "--output=json"
-        )
-        return json.loads(found)["data"] if found else None
 
     def _now(self, cron_job: dict[str, Any]) -> dict[str, Any]:
         """Return what is to be as it was at the end."""
@@ -91,17 +78,6 @@ class Restore:
             "suspended": cron_job["spec"]["suspend"],
         }
 
-    @contextmanager
-    def _secret(self, key: str) -> Iterator[None]:
-        """Have the key in the cluster for as long as a Job needs it."""
-        self._tell("delete", "secret", _KEY, "--ignore-not-found")
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": _KEY}}
-        self._create(secret | {"stringData": {"key": key}})
-        try:
-            yield
-        finally:
-            self._tell("delete", "secret", _KEY, "--ignore-not-found")
-
     def _suspend_layers(self, *, suspended: bool) -> None:
         """Have Flux, if it is here, leave alone what it keeps; or look after it again."""
         for layer in _LAYERS:
@@ -114,33 +90,35 @@ class Restore:
         patch = f"--patch={json.dumps({'spec': {'suspend': suspended}})}"
         self._kubectl.get("patch", *which, patch)
 
-    def _do(self, job: dict[str, Any], so: str = "the services stay stopped") -> None:
-        """Run a Job to its end, in the place of one of its name."""
+    def _do(
+        self, job: dict[str, Any], key: str = "", so: str = "the services stay stopped"
+    ) -> None:
+        """Run a Job to its end, in the place of one of its name, with the key for as long."""
         name = job["metadata"]["name"]
-        self._tell("delete", "job", name, "--ignore-not-found")
-        self._create(job)
-        while True:
-            status = self._get("job", name).get("status", {})
-            ended = {one["type"] for one in status.get("conditions", []) if one["status"] == "True"}
-            if "Complete" in ended:
-                return
-            if "Failed" in ended:
-                said = self._kubectl.run("logs", f"job/{name}", "--tail=3", _FACE).stdout.strip()
-                raise KubectlError(
-                    f"the Job {name} failed, and {so}: put right what it says and run this again"
-                    f"\n{said}"
-                )
-            time.sleep(_LOOK_SECONDS)
+        self._tell("delete", f"job/{name}", f"secret/{_KEY}", "--ignore-not-found")
+        if key:
+            self._tell("create", "secret", "generic", _KEY, "--from-file=key=/dev/stdin", given=key)
+        try:
+            self._tell("create", "--filename=-", given=json.dumps(job))
+            conditions = "jsonpath={.status.conditions[?(@.status=='True')].type}"
+            while "Complete" not in (
+                ended := self._tell("get", "job", name, f"--output={conditions}").split()
+            ):
+                if "Failed" in ended:
+                    said = self._kubectl.run(
+                        "logs", f"job/{name}", "--tail=3", _FACE
+                    ).stdout.strip()
+                    todo = "put right what it says and run this again"
+                    raise KubectlError(f"the Job {name} failed, and {so}: {todo}\n{said}")
+                time.sleep(_LOOK_SECONDS)
+        finally:
+            self._tell("delete", "secret", _KEY, "--ignore-not-found")
 
-    def _create(self, thing: dict[str, Any]) -> None:
-        self._kubectl.get("create", "--filename=-", _FACE, given=json.dumps(thing))
-
-    def _tell(self, *arguments: str) -> None:
-        self._kubectl.get(*arguments, _FACE)
+    def _tell(self, *arguments: str, given: str | None = None) -> str:
+        return self._kubectl.get(*arguments, _FACE, given=given)
 
     def _get(self, *arguments: str) -> dict[str, Any]:
-        got = self._kubectl.get("get", *arguments, _FACE, "--output=json")
-        found: dict[str, Any] = json.loads(got)
+        found: dict[str, Any] = json.loads(self._tell("get", *arguments, "--output=json"))
         return found
 
 
@@ -159,23 +137,18 @@ def new_job(name: str, source: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def restoring(
-    cron_job: dict[str, Any], backup: str | None, *, check: bool = False
-) -> dict[str, Any]:
-    """Return the template of the CronJob, with what restores instead, or says whether it could."""
-    template: dict[str, Any] = deepcopy(cron_job["spec"]["jobTemplate"])
+def restoring(cron_job: dict[str, Any], *arguments: str) -> dict[str, Any]:
+    """Return the template of the CronJob, with what restores instead."""
+    text = json.dumps(cron_job["spec"]["jobTemplate"])
+    # Its own user of the database may only read.
+    text = text.replace("//backup@", "//root@").replace('"database-backup"', '"mariadb-admin"')
+    template: dict[str, Any] = json.loads(text)
     pod = template["spec"]["template"]["spec"]
     [container] = pod["containers"]
-    container["args"] = ["restore", *(["--check"] if check else []), *([backup] if backup else [])]
-    for variable in container["env"]:
-        if variable["name"] == "DATABASE_URL":  # its own user may only read
-            variable["value"] = variable["value"].replace("//backup@", "//root@")
+    container["args"] = ["restore", *arguments]
     container["env"].append({"name": "BACKUP_IDENTITY_FILE", "value": _KEY_FILE})
     mount = {"name": _KEY, "mountPath": str(Path(_KEY_FILE).parent), "readOnly": True}
     container["volumeMounts"].append(mount)
-    for volume in pod["volumes"]:
-        if volume["name"] == "database":
-            volume["projected"]["sources"][0]["secret"]["name"] = "mariadb-admin"
     pod["volumes"].append({"name": _KEY, "secret": {"secretName": _KEY, "defaultMode": 0o440}})
     return template
 

@@ -46,8 +46,8 @@ class Controller(Kubectl):
 
     def get(self, *arguments: str, given: str | None = None) -> str:
         printed = super().get(*arguments, given=given)
-        thing = json.loads(given) if given else {}
-        if arguments[0] == "create" and thing["kind"] == "Job":
+        if arguments[:2] == ("create", "--filename=-") and '"kind": "Job"' in str(given):
+            job = json.loads(str(given))["metadata"]["name"]
             end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
             times: dict[str, object] = {"startTime": "2026-01-01T00:00:00Z"}
             if end == "Complete":
@@ -56,7 +56,7 @@ class Controller(Kubectl):
             kinds = [{"type": kind, "status": "True"} for kind in (before, end)]
             patch = json.dumps({"status": times | {"conditions": kinds}})
             status = ("--subresource=status", "--type=merge", f"--patch={patch}")
-            super().get("patch", "job", thing["metadata"]["name"], "--namespace=face", *status)
+            super().get("patch", "job", job, "--namespace=face", *status)
         return printed
 
 
