@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import pytest
 
@@ -50,6 +50,7 @@ spec:
 """
 SOURCE: Final = ("gitrepository", "facestack")
 ROOT_LAYER: Final = ("kustomization", "facestack")
+SEEN: Final[dict[str, Any]] = {"observedGeneration": 1}
 _SECONDS: Final = 60
 
 
@@ -63,7 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
         done = found.run("create", "--filename=-", given=FOLLOWED)
         assert done.returncode == 0, done.stderr
         empty = condition("git repository is empty", status="False")
-        note(found, *SOURCE, conditions=[empty], lastHandledReconcileAt="before")
+        note(found, *SOURCE, **SEEN, conditions=[empty], lastHandledReconcileAt="before")
         yield found
 
 
@@ -104,11 +105,21 @@ def artifact(revision: str) -> dict[str, str]:
     }
 
 
+def hear(said: IO[str], *expected: str) -> None:
+    """Read on until all of it was said."""
+    missing = set(expected)
+    while missing:
+        line = said.readline()
+        assert line, missing
+        missing.discard(line.split(maxsplit=2)[2].strip())
+
+
 def test_ready_is_what_has_a_revision_too_and_not_only_the_condition(
     cluster: Kubectl, said: IO[str]
 ) -> None:
     assert said.readline() == "== waiting until all is ready\n"
-    assert said.readline().split()[2:] == ["git", "git", "repository", "is", "empty"]
+    source, layer = "GitRepository/facestack       ", "Kustomization/facestack       "
+    hear(said, f"{source}   git repository is empty", f"{layer}   not looked at yet")
 
     mark = r"--output=jsonpath={.metadata.annotations.reconcile\.fluxcd\.io/requestedAt}"
     asked = cluster.get("get", *SOURCE, f"--namespace={NAMESPACE}", mark)
@@ -117,16 +128,16 @@ def test_ready_is_what_has_a_revision_too_and_not_only_the_condition(
     # Flux's controllers write the conditions first, and with a second request all else.
     stored = [condition("stored artifact")]
     note(cluster, *SOURCE, conditions=stored, lastHandledReconcileAt=asked)
-    assert said.readline().split()[2:] == ["git", "stored", "artifact"]
+    hear(said, f"{source}   at <none>, not at <none> yet")
 
     note(cluster, *SOURCE, artifact=artifact(REVISION))
-    assert said.readline().split()[2:] == ["facestack", "not", "looked", "at", "yet"]
+    hear(said, f"{source}   ready")
 
-    note(cluster, *ROOT_LAYER, conditions=[condition(f"Applied revision: {REVISION}")])
-    assert said.readline().split()[2:] == ["facestack", "Applied", "revision:", REVISION]
+    note(cluster, *ROOT_LAYER, **SEEN, conditions=[condition(f"Applied revision: {REVISION}")])
+    hear(said, f"{layer}   at <none>, not at {REVISION} yet")
 
     note(cluster, *ROOT_LAYER, lastAppliedRevision=REVISION)
-    assert said.readline().split()[2:] == ["facestack", "ready"]
+    hear(said, f"{layer}   ready")
     assert said.readline() == f"== all is ready at {REVISION}\n"
     assert said.read() == ""
 
@@ -135,25 +146,24 @@ def test_what_follows_a_pinned_version_is_ready_at_that_commit(
     cluster: Kubectl, said: IO[str]
 ) -> None:
     assert said.readline() == "== waiting until all is ready\n"
-    assert said.readline().split()[2:] == ["git", "stored", "artifact"]
+    hear(said, "GitRepository/facestack          stored artifact")
     done = cluster.run("create", "--filename=-", given=PINNED)
     assert done.returncode == 0, done.stderr
     former = [condition("what was pinned before")]
     layer, version = ("kustomization", "face-services"), ("gitrepository", "version")
-    note(cluster, *layer, conditions=former, lastAppliedRevision=REVISION)
-    note(cluster, *version, conditions=former, artifact=artifact(f"sha1:{40 * '0'}"))
+    note(cluster, *layer, **SEEN, conditions=former, lastAppliedRevision=REVISION)
+    old, pinned = f"sha1:{40 * '0'}", f"sha1:{COMMIT}"
+    note(cluster, *version, **SEEN, conditions=former, artifact=artifact(old))
     note(cluster, *SOURCE, lastHandledReconcileAt="again")
-    heard = [said.readline().split(maxsplit=3)[2:] for _ in range(3)]
-    assert heard == [
-        ["face-services", "what was pinned before\n"],
-        ["facestack", "ready\n"],
-        ["version", "what was pinned before\n"],
-    ]
-
-    pinned = f"sha1:{COMMIT}"
+    hear(
+        said,
+        f"GitRepository/version            at {old}, not at {pinned} yet",
+        f"Kustomization/face-services      at {REVISION}, not at {pinned} yet",
+        "GitRepository/facestack          ready",
+    )
     note(cluster, *version, artifact=artifact(pinned))
-    assert said.readline().split()[2:] == ["version", "ready"]
+    hear(said, "GitRepository/version            ready")
     note(cluster, *layer, lastAppliedRevision=pinned)
-    assert said.readline().split()[2:] == ["face-services", "ready"]
+    hear(said, "Kustomization/face-services      ready")
     assert said.readline() == f"== all is ready at {REVISION}, pinned to {COMMIT}\n"
     assert said.read() == ""
