@@ -33,3 +33,13 @@ class Kubectl:
         """Return the name of the context and the address of its cluster."""
         form = "jsonpath={.contexts[0].name} at {.clusters[0].cluster.server}"
         return self.get("config", "view", "--minify", f"--output={form}")
+
+    def follows(self, cluster: str) -> bool:
+        """Tell whether the cluster follows its folder of git; KubectlError: it follows another."""
+        form = "--output=jsonpath={.data.cluster}"
+        where = ("--namespace=flux-system", "--ignore-not-found", form)
+        found = self.get("get", "configmap", "cluster", *where)
+        if found not in {"", cluster}:
+            folders = f"flux/clusters/{found}, not flux/clusters/{cluster}"
+            raise KubectlError(f"{self.where()} follows {folders}: choose its CONTEXT=")
+        return bool(found)

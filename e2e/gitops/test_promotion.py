@@ -164,7 +164,7 @@ def test_production_runs_what_staging_has_run_well_and_no_push(
     assert "Deployment/hello/hello status: 'Failed'" in said
     refused = run_promote(delivery)
     assert refused.returncode == 1
-    assert "Kustomization hello: health check failed" in refused.stderr
+    assert re.search("Kustomization/hello +health check failed", refused.stderr)
     assert repository.git("status", "--porcelain", "--branch") == "## main"
     wait_seen(production)
     assert version(production) == "2"

@@ -7,10 +7,11 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import dataclass
 from difflib import unified_diff
-from posixpath import normpath
 from typing import Any, Final, TypeAlias
 
 import yaml
@@ -27,66 +28,59 @@ MANAGER: Final = "kustomize-controller"
 
 Key: TypeAlias = tuple[str, str, str, str]
 
-
-class DiffError(Exception):
-    """The cluster cannot be compared; the message says why."""
+State: TypeAlias = dict[Key, tuple[str, Document]]
+"""Objects, each with the name of the Kustomization that applies it."""
 
 
 @dataclass(frozen=True)
 class Change:
     """An object that differs: + is new, ~ is changed, - is deleted, ! cannot be said."""
 
-    kustomization: str
+    layer: str
     sign: str
-    key: Key
+    title: str
     why: str = ""
     lines: tuple[str, ...] = ()
     """What differs in it, as a unified diff."""
-
-    @property
-    def title(self) -> str:
-        """Return how the object is called: kind, namespace and name."""
-        _, kind, namespace, name = self.key
-        return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
 
     def __str__(self) -> str:
         return f"{self.sign} {self.title}{f': {self.why}' if self.why else ''}"
 
 
-def _change(
-    name: str, key: Key, before: Document | None, after: Document | None
-) -> Iterator[Change]:
-    """Yield how an object differs, if it does."""
-    if before == after:
-        return
-    sign, why = "~", ""
-    if before is None:
-        sign = "+"
-    elif after is None:
-        # Flux deletes before it looks whether what is new gets ready.
-        sign, why = "-", "goes at once"
-        if marked(before, "prune", "disabled"):
-            why = "stays on the cluster, as its label says"
-    old, new = (yaml.safe_dump(one).splitlines() if one else [] for one in (before, after))
-    # The first two lines would name files.
-    yield Change(name, sign, key, why, tuple(unified_diff(old, new, lineterm=""))[2:])
+def _title(key: Key) -> str:
+    _, kind, namespace, name = key
+    return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+
+
+def _changes(before: State, after: State) -> Iterator[Change]:
+    """Yield what differs, last what is deleted."""
+    for key in {**after, **before}:
+        name, _ = after.get(key) or before[key]
+        old, new = (state[key][1] if key in state else None for state in (before, after))
+        if old == new:
+            continue
+        sign, why = "~" if old else "+", ""
+        if new is None:
+            # Flux deletes before it looks whether what is new gets ready.
+            sign, why = "-", "goes at once"
+            if marked(old or {}, "prune", "disabled"):
+                why = "stays on the cluster, as its label says"
+        was, becomes = (yaml.safe_dump(one).splitlines() if one else [] for one in (old, new))
+        # The first two lines would name files.
+        lines = tuple(unified_diff(was, becomes, lineterm=""))[2:]
+        yield Change(name, sign, _title(key), why, lines)
 
 
 def rendered(before: source.Source, after: source.Source, name: str) -> list[Change]:
     """Return what differs in what Flux applies to a cluster; BuildError: it cannot be built."""
-    old, new = (_objects(tree, name) for tree in (before, after))
-    found: list[Change] = []
-    for key in [*new, *(key for key in old if key not in new)]:
-        kustomization, _ = new.get(key) or old[key]
-        documents = (side[key][1] if key in side else None for side in (old, new))
-        found += _change(kustomization, key, *documents)
-    return found
+    old, new = (
+        _objects(_load(tree, name)) if name in tree.clusters() else {} for tree in (before, after)
+    )
+    return list(_changes(old, new))
 
 
-def _objects(tree: source.Source, name: str) -> dict[Key, tuple[str, Document]]:
-    if name not in tree.clusters():
-        return {}
-    return {one.key: (layer.name, one.document) for layer, one in _load(tree, name).objects()}
+def _objects(cluster: Cluster) -> State:
+    return {one.key: (layer.name, one.document) for layer, one in cluster.objects()}
 
 
 def _load(tree: source.Source, name: str) -> Cluster:
@@ -96,205 +90,162 @@ def _load(tree: source.Source, name: str) -> Cluster:
     return cluster
 
 
-class Comparison:
-    """Compares what Flux would apply with what a cluster has."""
+class _Cluster:
+    """What a cluster has, and what it would have after a push."""
 
-    def __init__(self, kubectl: Kubectl, cluster: Cluster) -> None:
+    def __init__(self, kubectl: Kubectl, git: State) -> None:
         self._kubectl = kubectl
-        self._cluster = cluster
-        self._served = set(kubectl.get("api-versions").split())
-        names = kubectl.get("get", "namespaces", "--output=name").split()
-        self._namespaces = {name.removeprefix("namespace/") for name in names} | {""}
-        self._running = self._kustomizations()
+        self._git = git
+        self._served = kubectl.get("api-versions").split()
+        self.before: State = {}
+        self.after: State = {}
+        self.refused: list[Change] = []
 
-    def _kustomizations(self) -> dict[str, Any]:
-        """Return the cluster's Kustomizations by name."""
+    def kustomizations(self) -> dict[str, Any]:
+        """Return what Flux has of its own by name; nothing where Flux is not."""
         if f"{FLUX_API}/v1" not in self._served:
             return {}
         kind = f"kustomizations.{FLUX_API}"
         listed = self._kubectl.get("get", kind, f"--namespace={NAMESPACE}", "--output=json")
         return {item["metadata"]["name"]: item for item in json.loads(listed)["items"]}
 
-    def follows(self) -> str | None:
-        """Return the folder that the cluster follows, if it follows one."""
-        root = self._running.get(self._cluster.root.name)
-        return normpath(str(at(root, "spec.path"))) if root else None
+    def look(self, gone: State) -> None:
+        """Ask about all objects of git, and about those that it has no more."""
+        listed = self._kubectl.get("get", "namespaces", "--output=name").split()
+        namespaces = {"", *(name.removeprefix("namespace/") for name in listed)}
+        asked = dict(gone)
+        for key, (layer, document) in self._git.items():
+            if marked(document, "reconcile", "disabled") or (
+                marked(document, "ssa", "ignore", "ifnotpresent")
+            ):
+                continue  # Flux leaves it alone once it is there, or altogether
+            is_known = document["apiVersion"] in self._served and key[2] in namespaces
+            if is_known:
+                asked[key] = layer, document
+            if not is_known or key[1] == "Secret":
+                self.after[key] = layer, _shown(document)
+        self._ask(asked)
 
-    def changes(self) -> list[Change]:
-        """Return what a push would change, in the order in which Flux would."""
-        layers = self._cluster.kustomizations
-        asked: list[tuple[str, Object]] = []
-        found: list[Change] = []
-        for name, layer in layers.items():
-            for item in layer.objects:
-                marks = ("ignore", "ifnotpresent")
-                if marked(item.document, "reconcile", "disabled") or (
-                    marked(item.document, "ssa", *marks)
-                ):
-                    continue  # Flux leaves it alone once it is there, or altogether
-                known = item.document.get("apiVersion") in self._served
-                if known and item.key[2] in self._namespaces:
-                    asked.append((name, item))
-                else:
-                    found.append(Change(name, "+", item.key))
-        found += self._differences(asked)
-        for name in layers:
-            found += self._prune(name, name)
-        rank = {name: len(self._cluster.before(name)) for name in layers}
-        found.sort(key=lambda change: (rank[change.kustomization], change.kustomization))
-        for name in sorted(self._running.keys() - layers.keys()):
-            if at(self._running[name], "spec.deletionPolicy") != "Orphan":
-                found += self._prune(name, f"{name} (no longer in git)")
-        return found
-
-    def _differences(self, asked: list[tuple[str, Object]]) -> list[Change]:
-        """Return what the cluster says would change of objects, each with its Kustomization."""
+    def _ask(self, asked: State) -> None:
+        how = ("apply", "--dry-run=server", "--server-side", "--force-conflicts")
+        applied = {k: one for k, one in asked.items() if k in self._git and k not in self.after}
         try:
-            return list(self._answers(asked))
+            before = self._answer(asked, "get", "--ignore-not-found")
+            after = self._answer(applied, *how, f"--field-manager={MANAGER}")
         except KubectlError as error:
-            if len(asked) == 1:
-                return [_refused(*asked[0], str(error))]
+            objects = list(asked.items())
             # One that the cluster refuses hides the others.
-            middle = len(asked) // 2
-            return self._differences(asked[:middle]) + self._differences(asked[middle:])
+            if middle := len(objects) // 2:
+                self._ask(dict(objects[:middle]))
+                self._ask(dict(objects[middle:]))
+            else:
+                self.refused += [_refused(*one, str(error)) for one in objects]
+            return
+        for key, document in before.items():
+            if key in self._git or not marked(document, "prune", "disabled"):
+                self.before[key] = asked[key][0], _shown(document)
+        self.after |= {key: (asked[key][0], document) for key, document in after.items()}
 
-    def _answers(self, asked: list[tuple[str, Object]]) -> Iterator[Change]:
-        owned = {item.key: _owned(item.document, name) for name, item in asked}
-        before = self._ask("get", "--ignore-not-found", documents=owned.values())
-        how = ("--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
-        clear = [document for key, document in owned.items() if key[1] != "Secret"]
-        after = self._ask("apply", "--dry-run=server", *how, documents=clear)
-        for name, item in asked:
-            old, new = before.get(item.key), after.get(item.key)
-            if item.key[1] == "Secret":
-                # Nobody here can decrypt one, and none is to be seen: the names of keys are enough.
-                old, new = old and _keys(old), _keys(item.document)
-            for change in _change(name, item.key, old, new):
-                # Of a new one, what stands in git is no news.
-                yield replace(change, lines=()) if change.sign == "+" else change
-
-    def _ask(self, *how: str, documents: Collection[Document]) -> dict[Key, Document]:
-        """Return what kubectl prints about documents, without what the server keeps."""
-        if not documents:
+    def _answer(self, asked: State, *how: str) -> dict[Key, Document]:
+        """Return what kubectl prints about objects that have the labels of Flux."""
+        if not asked:
             return {}
-        given = "\n---\n".join(json.dumps(document) for document in documents)
-        printed = self._kubectl.get(*how, "--output=json", "--filename=-", given=given)
+        given = deepcopy(list(asked.values()))
+        for layer, document in given:
+            owner = {f"{FLUX_API}/name": layer, f"{FLUX_API}/namespace": NAMESPACE}
+            labels = mapping(document, "metadata.labels")
+            document["metadata"]["labels"] = {**labels, **owner}
+        text = "\n---\n".join(json.dumps(document) for _, document in given)
+        printed = self._kubectl.get(*how, "--output=json", "--filename=-", given=text)
         answer = json.loads(printed or '{"items": []}')
-        found = {}
-        for document in answer.get("items", [answer]):
+        documents = answer.get("items", [answer])
+        for document in documents:
+            # These change by themselves, or with any other change.
             document.pop("status", None)
-            for field in ("creationTimestamp", "generation", "resourceVersion", "uid"):
+            for field in ("generation", "resourceVersion"):
                 document["metadata"].pop(field, None)
-            found[Object(document, "").key] = document
-        return found
-
-    def _prune(self, name: str, called: str) -> Iterator[Change]:
-        """Yield what the cluster has of a Kustomization and git has no more."""
-        applied = {item.key for _, item in self._cluster.objects()}
-        for entry in items(self._running.get(name), "status.inventory.entries"):
-            key = _key(str(entry.get("id")))
-            if key in applied:
-                continue
-            resource = f"{key[1]}.{entry.get('v')}.{key[0]}" if key[0] else key[1]
-            place = [f"--namespace={key[2]}"] if key[2] else []
-            found = self._kubectl.run("get", resource, key[3], *place, "--output=json")
-            if _NOT_FOUND in found.stderr:
-                continue  # it is gone already
-            if found.returncode:
-                yield Change(called, "!", key, _words(found.stderr))
-            elif not marked(json.loads(found.stdout), "prune", "disabled"):
-                yield Change(called, "-", key)
+        return {Object(document, "").key: document for document in documents}
 
 
-_NOT_FOUND: Final = "(NotFound)"
-
-
-def _words(said: str) -> str:
-    """Return on one line why the cluster refuses; what it only warns of is no reason."""
-    lines = [line for line in said.splitlines() if not line.startswith("Warning:")]
-    return f"the cluster says: {' '.join(' '.join(lines).split()) or 'nothing'}"
-
-
-def _refused(name: str, item: Object, said: str) -> Change:
-    if "immutable" in said and marked(item.document, "force", "enabled"):
+def _refused(key: Key, asked: tuple[str, Document], said: str) -> Change:
+    layer, document = asked
+    if "immutable" in said and marked(document, "force", "enabled"):
         why = "is deleted and made again, because it cannot be changed"
-        return Change(name, "~", item.key, why)
-    return Change(name, "!", item.key, _words(said))
+        return Change(layer, "~", _title(key), why)
+    # What the cluster only warns of is no reason.
+    lines = [line for line in said.splitlines() if not line.startswith("Warning:")]
+    return Change(layer, "!", _title(key), f"the cluster says: {' '.join(' '.join(lines).split())}")
 
 
-def _keys(secret: Document) -> Document:
-    """Return of a Secret what may be shown."""
-    return {"keys": sorted({*mapping(secret, "data"), *mapping(secret, "stringData")})}
+def _shown(document: Document) -> Document:
+    """Return what may be shown: of a Secret, which nobody here can decrypt, the names of keys."""
+    if document["kind"] != "Secret":
+        return document
+    return {"keys": sorted({*mapping(document, "data"), *mapping(document, "stringData")})}
 
 
-def _owned(document: Document, name: str) -> Document:
-    """Return an object with the labels by which Flux knows what it has applied."""
-    labels = {f"{FLUX_API}/name": name, f"{FLUX_API}/namespace": NAMESPACE}
-    metadata = document["metadata"]
-    return {
-        **document,
-        "metadata": {**metadata, "labels": {**(metadata.get("labels") or {}), **labels}},
-    }
-
-
-def _key(inventory_id: str) -> Key:
-    """Return what an entry of an inventory stands for: NAMESPACE_NAME_GROUP_KIND."""
-    namespace, rest = inventory_id.split("_", maxsplit=1)
-    name, group, kind = rest.rsplit("_", maxsplit=2)
-    # A name of RBAC may have colons, which are written so.
-    return group, kind, namespace, name.replace("__", ":")
+def _gone(cluster: Cluster, layers: Mapping[str, Any]) -> State:
+    """Return the names of what Flux has applied to a cluster, and would delete."""
+    git, gone = _objects(cluster), State()
+    for name, layer in layers.items():
+        is_gone = name not in cluster.kustomizations
+        if is_gone and at(layer, "spec.deletionPolicy") == "Orphan":
+            continue
+        for entry in items(layer, "status.inventory.entries"):
+            # NAMESPACE_NAME_GROUP_KIND, where a name of RBAC has two _ for each of its colons.
+            namespace, rest = entry["id"].split("_", maxsplit=1)
+            called, group, kind = rest.rsplit("_", maxsplit=2)
+            key = group, kind, namespace, called.replace("__", ":")
+            if key not in git:
+                version = f"{group}/{entry['v']}".removeprefix("/")
+                metadata = {"namespace": namespace, "name": key[3]}
+                document = {"apiVersion": version, "kind": kind, "metadata": metadata}
+                gone[key] = f"{name} (no longer in git)" if is_gone else name, document
+    return gone
 
 
 def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list[Change]]:
-    """Return in a line where was looked, and what a push would change on that cluster."""
-    cluster = _load(tree, name)
-    comparison = Comparison(kubectl, cluster)
-    follows, where = comparison.follows(), kubectl.where()
-    if follows not in {None, cluster.folder}:
-        raise DiffError(f"{where} follows {follows}, not {cluster.folder}: choose its CONTEXT=")
-    head = f"{cluster.folder} against {where}{'' if follows else ', which follows no git yet'}"
-    if sealed := sum("sops" in item.document for _, item in cluster.objects()):
+    """Return in a line where was looked, and what a push would change, in the order of Flux."""
+    built = _load(tree, name)
+    follows = "" if kubectl.follows(name) else ", which follows no git yet"
+    head = f"{built.folder} against {kubectl.where()}{follows}"
+    if sealed := sum("sops" in item.document for _, item in built.objects()):
         head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
-    return head, comparison.changes()
-
-
-def _lines(changes: Iterable[Change]) -> Iterator[str]:
-    shown = None
-    for change in changes:
-        if change.kustomization != shown:
-            shown = change.kustomization
-            yield f"\n{shown}"
-        yield f"  {change}"
-        yield from (f"      {line}" for line in change.lines)
+    cluster = _Cluster(kubectl, _objects(built))
+    cluster.look(_gone(built, cluster.kustomizations()))
+    found = [*_changes(cluster.before, cluster.after), *cluster.refused]
+    rank = {name: len(built.before(name)) for name in built.kustomizations}
+    last = len(rank)
+    return head, sorted(found, key=lambda one: (rank.get(one.layer, last), one.layer))
 
 
 def as_text(changes: Mapping[str, list[Change]]) -> str:
-    """Return by cluster what differs, to read in a terminal."""
-    parts = [
-        f"{name}: {_sum(found)}\n" + "\n".join(_lines(found)) for name, found in changes.items()
-    ]
-    return "\n\n".join(parts)
+    """Return by cluster what differs, and the lines of what was there and stays."""
+    text = []
+    for name, found in changes.items():
+        text.append(f"{name}: {_sum(found)}")
+        for one in found:
+            lines = one.lines if one.sign == "~" else ()
+            text += [f"  {one.layer}: {one}", *(f"      {line}" for line in lines)]
+    return "\n".join(text)
 
 
 def as_markdown(changes: Mapping[str, list[Change]]) -> str:
-    """Return the same as a comment on a pull request, cut where GitHub would refuse it."""
+    """Return the same, with all lines, as a comment on a pull request that GitHub takes."""
     parts = ["### What this changes on the clusters"]
     for name, found in changes.items():
         if not found:
             parts.append(f"{name}: nothing")
             continue
-        lines = [line for change in found for line in (f"@@ {change} @@", *change.lines)]
-        text = "\n".join(lines)
+        text = "\n".join(line for one in found for line in (f"@@ {one} @@", *one.lines))
+        if len(text) > (most := _MOST_CHARACTERS // len(changes)):
+            text = f"{text[:most]}\n@@ and more: make diff CLUSTER={name} BASE=... @@"
         fence = "```"
         while fence in text:
             fence += "`"
         head = f"<details><summary>{name}: {_sum(found)}</summary>"
         parts.append(f"{head}\n\n{fence}diff\n{text}\n{fence}\n</details>")
-    text = "\n\n".join(parts)
-    if len(text) <= _MOST_CHARACTERS:
-        return text
-    heads = "\n".join(f"- {name}: {_sum(found)}" for name, found in changes.items())
-    return f"{parts[0]}\n\n{heads}\n\nThat is too much for a comment: run `make diff BASE=...`."
+    return "\n\n".join(parts)
 
 
 _MOST_CHARACTERS: Final = 60_000
@@ -309,32 +260,32 @@ def _sum(changes: list[Change]) -> str:
 def main() -> int:
     """Print what differs; on a cluster return 0 when nothing does, 1 when something does."""
     parser = argparse.ArgumentParser(prog="make diff", description=__doc__)
-    parser.add_argument("clusters", nargs="*", metavar="CLUSTER", help="a folder of flux/clusters")
+    parser.add_argument("cluster", nargs="?", help="a folder of flux/clusters")
     parser.add_argument("--context", help="of kubectl, when it is not the current one")
     parser.add_argument("--base", metavar="REV", help="compare with a commit, and no cluster")
     parser.add_argument("--markdown", action="store_true", help="as a comment on a pull request")
     arguments = parser.parse_args()
-    with source.working_tree() as tree:
-        if arguments.base:
-            with source.commit(arguments.base) as before:
-                known = {*tree.clusters(), *before.clusters()}
-                names = arguments.clusters or sorted(known)
-                if unknown := set(names) - known:
-                    parser.error(f"there is no {', '.join(unknown)}: choose from {sorted(known)}")
-                changes = {name: rendered(before, tree, name) for name in names}
-            print(as_markdown(changes) if arguments.markdown else as_text(changes))
-            return 0
-        if len(arguments.clusters) != 1 or arguments.clusters[0] not in tree.clusters():
-            parser.error(f"say CLUSTER=, one of {', '.join(tree.clusters())}")
-        head, found = running(tree, arguments.clusters[0], Kubectl(arguments.context))
-    print("\n".join([head, *_lines(found)]))
-    print(f"\n{len(found)} objects differ." if found else "\nNothing differs.")
-    return 1 if found else 0
+    cluster, base = arguments.cluster, arguments.base
+    with ExitStack() as stack:
+        tree = stack.enter_context(source.working_tree())
+        before = stack.enter_context(source.commit(base)) if base else tree
+        known = sorted({*tree.clusters(), *before.clusters()})
+        if cluster not in known and (cluster or not base):
+            parser.error(f"say CLUSTER=, one of {', '.join(known)}")
+        if base:
+            names = [cluster] if cluster else known
+            changes = {name: rendered(before, tree, name) for name in names}
+        else:
+            head, found = running(tree, cluster, Kubectl(arguments.context))
+            print(head)
+            changes = {cluster: found}
+    print(as_markdown(changes) if arguments.markdown else as_text(changes))
+    return 0 if base else int(bool(found))
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (DiffError, BuildError, GitError, KubectlError, MissingToolError) as error:
+    except (BuildError, GitError, KubectlError, MissingToolError) as error:
         print(f"diff: {error}", file=sys.stderr)
         sys.exit(2)

@@ -36,8 +36,10 @@ SPEC: Final = {
 KUBECTL: Final = """\
 #!/bin/sh
 case "$*" in
-  *configmap*) /bin/cat "$ANSWERS/facts" ;;
-  *kustomizations*) /bin/cat "$ANSWERS/state" ;;
+  *configmap*) /bin/cat "$ANSWERS/follows" ;;
+  *kustomizations*) /bin/cat "$ANSWERS/states" ;;
+  *gitrepository*) /bin/cat "$ANSWERS/source" ;;
+  *annotate*) PATH=${PATH#*:} exec kubectl "$@" ;;
   *config*view*) printf "trial at https://127.0.0.1:6443" ;;
   *) exit 9 ;;
 esac
@@ -68,9 +70,7 @@ class Trial:
 
     folder: Path
     answers: Path
-    facts: dict[str, Any] = field(
-        default_factory=lambda: {"cluster": "staging", "source": "facestack"}
-    )
+    follows: str = "staging"
     state: list[dict[str, Any]] = field(default_factory=list)
 
     def git(self, *arguments: str) -> str:
@@ -94,8 +94,9 @@ class Trial:
 
     def promote(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run what `make promote` runs, where only what is needed is installed."""
-        (self.answers / "facts").write_text(json.dumps({"data": self.facts}) if self.facts else "")
-        (self.answers / "state").write_text(json.dumps({"items": self.state}))
+        (self.answers / "follows").write_text(self.follows)
+        (self.answers / "states").write_text("".join(map(row, self.state)))
+        (self.answers / "source").write_text(json.dumps({"spec": SPEC}))
         path = f"{self.answers}:{ROOT / '.tools/bin'}"
         return subprocess.run(
             [sys.executable, "-m", "scripts.promote", *(arguments or ("staging", "production"))],
@@ -116,6 +117,27 @@ def thing(kind: str, name: str, spec: dict[str, Any], **status: Any) -> dict[str
         "spec": deepcopy(spec),
         "status": {"observedGeneration": 1, "conditions": [ready], **status},
     }
+
+
+def row(item: dict[str, Any]) -> str:
+    """Return what kubectl prints of an object for scripts/flux-wait."""
+    spec, status = item["spec"], item["status"]
+    ready = status.get("conditions", [{}])[0]
+    columns = [
+        item["kind"],
+        item["metadata"]["name"],
+        item["metadata"]["generation"],
+        status.get("observedGeneration"),
+        str(spec["suspend"]).lower() if "suspend" in spec else None,
+        spec.get("sourceRef", {}).get("name"),
+        spec.get("ref", {}).get("commit"),
+        status.get("lastAppliedRevision"),
+        status.get("artifact", {}).get("revision"),
+        None,
+        ready.get("status"),
+        ready.get("message"),
+    ]
+    return "   ".join("<none>" if one is None else str(one) for one in columns) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +172,8 @@ def trial(repository: Path, tmp_path: Path) -> Trial:
     made = Trial(tmp_path / "repository", tmp_path / "answers")
     made.answers.mkdir()
     script(made.answers / "kubectl", KUBECTL)
-    (made.answers / "git").symlink_to(str(shutil.which("git")))
+    for name in ("git", "bash", "uname", "awk", "sort", "grep", "sleep", "env"):
+        (made.answers / name).symlink_to(str(shutil.which(name)))
     git(tmp_path, "clone", "--quiet", str(repository), "repository")
     made.runs(made.git("rev-parse", "HEAD"))
     return made
@@ -219,7 +242,7 @@ def test_the_first_time_it_pins_the_cluster_and_the_docs_tell_how_to_undo_that(
     message = trial.git("log", "-1", "--format=%B")
     title = f"Promote {tag(trial)} from staging to production, at {commit[:12]}"
     assert message.startswith(f"{title}\n\n")
-    assert "~ facestack: Kustomization flux-system/face-services" in message
+    assert "facestack: ~ Kustomization flux-system/face-services" in message
 
     page = (ROOT / "docs/environments.md").read_text()
     [recipe] = re.findall(r"\*\*Follow the branch again\.\*\*.*?```\n(.*?)```", page, re.DOTALL)
@@ -253,7 +276,7 @@ def test_later_it_changes_the_commit_alone_and_opens_a_pull_request_with_the_dif
     )
     before["spec"]["ref"] = {"commit": commit}
     assert yaml.safe_load(file.read_text()) == before
-    assert trial.git("log", "-1", "--format=%b") == "~ face-services: ConfigMap face/hello"
+    assert trial.git("log", "-1", "--format=%b") == "face-services: ~ ConfigMap face/hello"
     asked = (trial.answers / "asked").read_text()
     assert asked.startswith(f"pr create --base=main --head={branch} --title=Promote ")
     assert "+  number: two" in (trial.answers / "body").read_text()
@@ -270,14 +293,15 @@ def test_later_it_changes_the_commit_alone_and_opens_a_pull_request_with_the_dif
 OLD: Final = f"main@sha1:{40 * '0'}"
 LAYERS: Final = ("failed", "old", "changed", "new", "suspended")
 NOT_READY: Final = """\
-staging is not ready, so nothing is promoted:
-  GitRepository facestack: dial tcp: i/o timeout
-  Kustomization failed: health check failed after 3m: [Deployment/face/receiver status: 'Failed']
-  Kustomization old: at {old}, not at main@sha1:{head} yet
-  Kustomization changed: not looked at yet since it was changed
-  Kustomization new: not looked at yet
-  Kustomization suspended: suspended: nothing is applied until it is resumed
-"""
+promote: staging is not ready, so nothing is promoted:
+  GitRepository/facestack          dial tcp: i/o timeout
+  Kustomization/changed            not looked at yet since it was changed
+  Kustomization/facestack          ready
+  Kustomization/failed             health check failed after 3m: [Deployment/face/hello]
+  Kustomization/new                not looked at yet
+  Kustomization/old                at {old}, not at main@sha1:{head} yet
+  Kustomization/suspended          suspended: nothing is applied until it is resumed
+flux-wait: not ready: GitRepository/facestack Kustomization/changed Kustomization/failed"""
 
 
 def not_ready(trial: Trial) -> None:
@@ -285,20 +309,20 @@ def not_ready(trial: Trial) -> None:
     away, _, failed, old, changed, new, suspended = trial.state
     message = "dial tcp: i/o timeout"
     away["status"]["conditions"] = [{"type": "Ready", "status": "False", "message": message}]
-    message = "health check failed after 3m:\n[Deployment/face/receiver status: 'Failed']"
+    message = "health check failed after 3m:\n[Deployment/face/hello]"
     failed["status"]["conditions"] = [{"type": "Ready", "status": "False", "message": message}]
     old["status"]["lastAppliedRevision"] = OLD
     changed["status"]["observedGeneration"] = 0
-    new["status"] = {"observedGeneration": 1}
+    new["status"] = {}
     suspended["spec"]["suspend"] = True
 
 
 def elsewhere(trial: Trial) -> None:
-    trial.facts["cluster"] = "kind"
+    trial.follows = "kind"
 
 
 def nowhere(trial: Trial) -> None:
-    trial.facts.clear()
+    trial.follows = ""
 
 
 def dirty(trial: Trial) -> None:
@@ -332,15 +356,15 @@ def nothing(_: Trial) -> None:
     ("change", "asked", "said"),
     [
         (not_ready, (), NOT_READY),
-        (elsewhere, (), "trial at https://127.0.0.1:6443 follows flux/clusters/kind: say"),
+        (elsewhere, (), "trial at https://127.0.0.1:6443 follows flux/clusters/kind, not"),
         (nowhere, (), "trial at https://127.0.0.1:6443 follows no git: say with CONTEXT="),
         (dirty, (), "?? base/new.yaml"),
         (detached, (), "no branch is checked out"),
-        (unknown, (), f"{40 * 'd'}, which is not in this repository: git pull"),
-        (on_a_branch, (), "which is not in main: merge it there first"),
-        (without_fact, (), "production/cluster.yaml has no line like 'source: version'"),
-        (nothing, ("staging", "producton"), "no cluster 'producton', only aws, kind, mini"),
-        (nothing, ("", "production"), "no cluster ''"),
+        (unknown, (), f"{40 * 'd'}, which is not in main: git pull, or merge it first"),
+        (on_a_branch, (), "which is not in main: git pull, or merge it first"),
+        (without_fact, (), "production/cluster.yaml has no line 'source: facestack': add it"),
+        (nothing, ("staging", "producton"), "'producton' (choose from 'aws', 'kind', 'minikube'"),
+        (nothing, ("", "production"), "argument FROM: invalid choice: ''"),
         (nothing, ("staging", "staging"), "FROM and TO must differ"),
         (nothing, ("staging", "production", "--pr"), "PR=1 needs gh"),
     ],
@@ -351,8 +375,9 @@ def test_it_refuses_says_why_and_leaves_everything_as_it_was(
     change(trial)
     before = trial.git("status", "--branch", "--porcelain"), trial.git("branch", "--list")
     done = trial.promote(*asked)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("promote: ")
-    assert said.format(old=OLD, head=trial.git("rev-parse", "main")) in done.stderr
+    assert (done.returncode, done.stdout) == (2 if asked else 1, "")
+    assert ("make promote: error: " if asked else "promote: ") in done.stderr
+    untimed = re.sub(r"^ +\d+ s  ", "  ", done.stderr, flags=re.MULTILINE)
+    assert said.format(old=OLD, head=trial.git("rev-parse", "main")) in untimed
     after = trial.git("status", "--branch", "--porcelain"), trial.git("branch", "--list")
     assert after == before

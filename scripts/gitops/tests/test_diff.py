@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from scripts.git import ROOT
-from scripts.gitops.diff import DiffError, as_markdown, as_text, rendered
+from scripts.gitops.diff import as_markdown, as_text, rendered
 from scripts.gitops.diff import running as compare
 from scripts.gitops.flux import load
 from scripts.gitops.source import Source, working_tree
 from scripts.gitops.tests.api_server import apply, running, sync
 from scripts.gitops.tests.changes import change, copy
-from scripts.kubectl import Kubectl
+from scripts.kubectl import Kubectl, KubectlError
 
 SECRET = """
 apiVersion: v1
@@ -108,7 +108,7 @@ def test_what_goes_away_is_told_but_not_what_stays(tree: Source, cluster: Kubect
     line = "- ../../../apps/playground\n"
     change(tree, {"file": "flux/clusters/kind/kustomization.yaml", "old": line, "new": ""})
     found = told(tree, cluster)
-    assert "- Kustomization flux-system/playground" in found
+    assert "- Kustomization flux-system/playground: goes at once" in found
     assert any(line.startswith("- ResourceQuota playground/") for line in found)
     assert not any("Namespace playground" in line for line in found)
     assert all(line.startswith("- ") for line in found)
@@ -144,7 +144,7 @@ class Denied(Kubectl):
     """As kubectl of somebody who may not read quotas."""
 
     def run(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        if arguments[:2] == ("get", "ResourceQuota"):
+        if given and '"kind": "ResourceQuota"' in given:
             reason = 'Error from server (Forbidden): resourcequotas "total" is forbidden\n'
             return subprocess.CompletedProcess(arguments, 1, "", reason)
         return super().run(*arguments, given=given)
@@ -157,7 +157,7 @@ def test_what_cannot_be_looked_at_does_not_count_as_gone(tree: Source, mended: K
     found = told(tree, Denied(mended.context))
     refused = 'the cluster says: Error from server (Forbidden): resourcequotas "total" is forbidden'
     assert f"! ResourceQuota playground/total: {refused}" in found
-    assert "- NetworkPolicy playground/default-deny" in found
+    assert "- NetworkPolicy playground/default-deny: goes at once" in found
     assert not any("LimitRange" in line for line in found)
 
 
@@ -215,7 +215,7 @@ def test_an_encrypted_secret_is_compared_by_its_keys_alone(tree: Source, cluster
 
 def test_a_cluster_that_follows_another_folder_is_refused(tree: Source, cluster: Kubectl) -> None:
     with pytest.raises(
-        DiffError, match=r"trial at .* follows flux/clusters/kind, not flux/clusters/minikube"
+        KubectlError, match=r"trial at .* follows flux/clusters/kind, not flux/clusters/minikube"
     ):
         compare(tree, "minikube", cluster)
 
@@ -224,11 +224,11 @@ def test_the_command_says_where_it_looked_and_ends_with_0_or_1(mended: Kubectl) 
     command = [sys.executable, "-m", "scripts.gitops.diff", "kind", "--context=trial"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("\n\nNothing differs.\n")
+    assert done.stdout.endswith("\nkind: nothing\n")
     mended.get("delete", "service/receiver", "--namespace=face")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.endswith("\n\n1 objects differ.\n")
+    assert done.stdout.endswith("\nkind: 1 added\n  face-services: + Service face/receiver\n")
 
 
 def test_a_cluster_that_does_not_answer_is_told(
@@ -244,7 +244,7 @@ def test_a_cluster_that_does_not_answer_is_told(
 def test_on_a_cluster_without_flux_it_is_said(
     tree: Source, cluster: Kubectl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.gitops.diff.Comparison._kustomizations", lambda _: {})
+    monkeypatch.setattr("scripts.kubectl.Kubectl.follows", lambda *_: False)
     assert compare(tree, "kind", cluster)[0].endswith(", which follows no git yet")
 
 
