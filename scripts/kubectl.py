@@ -37,8 +37,8 @@ class Kubectl:
     def follows(self, cluster: str) -> bool:
         """Tell whether the cluster follows its folder of git; KubectlError: it follows another."""
         form = "--output=jsonpath={.data.cluster}"
-        where = ("--namespace=flux-system", "--ignore-not-found", form)
-        found = self.get("get", "configmap", "cluster", *where)
+        how = ("--namespace=flux-system", "--ignore-not-found", "--request-timeout=10s", form)
+        found = self.get("get", "configmap", "cluster", *how)
         if found not in {"", cluster}:
             folders = f"flux/clusters/{found}, not flux/clusters/{cluster}"
             raise KubectlError(f"{self.where()} follows {folders}: choose its CONTEXT=")

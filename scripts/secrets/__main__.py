@@ -125,7 +125,7 @@ def _running(
     store: Store, context: str, missing: Mapping[str, list[str]], *, ours: bool
 ) -> dict[str, dict[str, str]]:
     """Return what a cluster has of it already, and refuse it where it may not be ours."""
-    _expect(store, context)
+    Kubectl(context).follows(store.cluster)
     found = {}
     for name, keys in missing.items():
         where = ("secret", name, f"--namespace={_namespace(name)}", "--ignore-not-found")
@@ -200,7 +200,7 @@ def finish(store: Store, context: str, *, unchecked: bool) -> None:
             del document["data"][PREVIOUS]
             texts[name] = yaml.safe_dump(document, sort_keys=False)
     if texts and not unchecked:
-        _expect(store, context)
+        Kubectl(context).follows(store.cluster)
         # The last layer: with the stamp and Ready, the migrations have run and all pods are new.
         print(f"asking whether face-services is Ready with {store.stamp()}, a while after the push")
         stamp = f"jsonpath={{.spec.postBuild.substitute.credentials}}={store.stamp()}"
@@ -209,17 +209,6 @@ def finish(store: Store, context: str, *, unchecked: bool) -> None:
             _ask(context, *wait, f"--for={state}")
     store.write(texts)
     print(f"only the current password is left: {', '.join(texts) or 'none was rotated'}")
-
-
-def _expect(store: Store, context: str) -> None:
-    """Refuse a cluster that follows another entry folder."""
-    where = ("configmap", "cluster", f"--namespace={_FLUX}", "--ignore-not-found")
-    follows = _ask(context, "get", *where, "--output=jsonpath={.data.cluster}")
-    if follows not in ("", store.cluster):
-        raise SecretsError(
-            f"context {context or 'in use'} is the cluster that follows flux/clusters/{follows}."
-            f" {_UNASKED}"
-        )
 
 
 def _current_context() -> str:

@@ -119,10 +119,10 @@ def test_one_that_follows_another_folder_or_lacks_a_key_is_refused(
 ) -> None:
     running.follows("minikube")
     for context in ((), ("--context=trial",)):
-        with pytest.raises(
-            SecretsError, match=r"context trial is the cluster that follows .*/minikube.*NEW=1"
-        ):
-            site.call(*context)
+        assert main(["kind", f"--key={site.store().key}", *context], site.root) == 1
+        said = capsys.readouterr().err
+        assert "follows flux/clusters/minikube, not flux/clusters/kind: choose its CONT" in said
+        assert "NEW=1 makes new passwords" in said
     running.follows("kind")
     running.has_secret("object-store", {"access-key-id": "id"})
     with pytest.raises(SecretsError, match="object-store of trial has no secret-access-key"):
@@ -153,7 +153,7 @@ def test_a_rotation_is_finished_only_when_the_cluster_has_run_through(
     refused()
     running.is_ready(after, "True")
     running.follows("minikube")
-    with pytest.raises(SecretsError, match="is the cluster that follows flux/clusters/minikube"):
+    with pytest.raises(KubectlError, match="follows flux/clusters/minikube, not flux"):
         site.call("--finish=1")
     running.follows("kind")
     site.call("--finish=1")
