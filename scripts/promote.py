@@ -23,6 +23,7 @@ IMAGES: Final = "base/components/images/kustomization.yaml"
 _HEADER: Final = (
     "# The version of all but this folder. `make promote` writes it: docs/environments.md.\n"
 )
+_ENTRIES: Final = "- cluster.yaml\n- version.yaml"
 
 
 class PromotionError(Exception):
@@ -66,15 +67,15 @@ def write(to: str, source: str, promoted: str, spec: Mapping[str, Any]) -> str:
     file = folder / "version.yaml"
     if file.exists():
         spec = yaml.safe_load(file.read_text())["spec"]
-    else:
-        for name, old, new in (
-            ("kustomization.yaml", "- cluster.yaml\n", "- cluster.yaml\n- version.yaml\n"),
-            ("cluster.yaml", f"  source: {BRANCH}\n", f"  source: {PINNED}\n"),
-        ):
-            text = (folder / name).read_text()
-            if old not in text:
-                raise PromotionError(f"{CLUSTERS}/{to}/{name} has no line '{old.strip()}': add it")
-            (folder / name).write_text(text.replace(old, new))
+    for name, pattern, wanted in (
+        ("kustomization.yaml", r"^- cluster\.yaml$(\n- version\.yaml$)?", _ENTRIES),
+        ("cluster.yaml", r"^  source: \S+$", f"  source: {PINNED}"),
+    ):
+        text, count = re.subn(pattern, wanted, (folder / name).read_text(), flags=re.MULTILINE)
+        if count != 1:
+            line = wanted.split("\n")[0].strip()
+            raise PromotionError(f"{CLUSTERS}/{to}/{name} has no line like '{line}': add it")
+        (folder / name).write_text(text)
     version = {
         "apiVersion": "source.toolkit.fluxcd.io/v1",
         "kind": "GitRepository",

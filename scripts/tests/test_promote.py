@@ -190,10 +190,10 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def other_commit(trial: Trial) -> str:
+def other_commit(trial: Trial, old: str = "one", new: str = "two") -> str:
     """Change what both clusters run; return the commit."""
     file = trial.folder / "overlays/hello/services/kustomization.yaml"
-    replace(file, "number=one", "number=two")
+    replace(file, f"number={old}", f"number={new}")
     trial.git("commit", "--quiet", "--all", "--message=Another number")
     return trial.git("rev-parse", "HEAD")
 
@@ -289,6 +289,14 @@ def test_later_it_changes_the_commit_alone_and_opens_a_pull_request_with_the_dif
         "",
     )
 
+    # What nothing names would not get to the cluster.
+    entries = file.with_name("kustomization.yaml")
+    replace(entries, "- version.yaml\n", "")
+    commit = other_commit(trial, "two", "three")
+    trial.runs(commit)
+    merge(trial, trial.promote(), commit)
+    assert "- cluster.yaml\n- version.yaml\n" in entries.read_text()
+
 
 OLD: Final = f"main@sha1:{40 * '0'}"
 LAYERS: Final = ("failed", "old", "changed", "new", "suspended")
@@ -362,7 +370,7 @@ def nothing(_: Trial) -> None:
         (detached, (), "no branch is checked out"),
         (unknown, (), f"{40 * 'd'}, which is not in main: git pull, or merge it first"),
         (on_a_branch, (), "which is not in main: git pull, or merge it first"),
-        (without_fact, (), "production/cluster.yaml has no line 'source: facestack': add it"),
+        (without_fact, (), "production/cluster.yaml has no line like 'source: version'"),
         (nothing, ("staging", "producton"), "'producton' (choose from 'aws', 'kind', 'minikube'"),
         (nothing, ("", "production"), "argument FROM: invalid choice: ''"),
         (nothing, ("staging", "staging"), "FROM and TO must differ"),
