@@ -193,3 +193,12 @@ def test_only_a_tag_of_ours_is_written(repository: Path, tag: str) -> None:
     assert done.returncode == 1
     assert "VERSION-GITHASH" in done.stderr
     assert file.read_text() == before
+
+
+def test_a_manifest_that_has_no_place_for_it_is_refused(repository: Path) -> None:
+    file = repository / FILE
+    file.write_text(file.read_text().replace("- name: facestack/", "- name: another/"))
+    command = [str(repository / "scripts" / "write-tag"), NEW]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "has no image 'facestack/...'" in done.stderr
