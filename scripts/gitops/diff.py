@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import unified_diff
 from typing import Any, Final, TypeAlias
 
@@ -119,19 +119,19 @@ class _Cluster:
                 marked(document, "ssa", "ignore", "ifnotpresent")
             ):
                 continue  # Flux leaves it alone once it is there, or altogether
-            is_known = document["apiVersion"] in self._served and key[2] in namespaces
-            if is_known:
+            if document["apiVersion"] in self._served and key[2] in namespaces:
                 asked[key] = layer, document
-            if not is_known or key[1] == "Secret":
+            else:
                 self.after[key] = layer, _shown(document)
         self._ask(asked)
 
     def _ask(self, asked: State) -> None:
         how = ("apply", "--dry-run=server", "--server-side", "--force-conflicts")
-        applied = {k: one for k, one in asked.items() if k in self._git and k not in self.after}
+        wanted = {key: one for key, one in asked.items() if key in self._git}
+        clear = {key: one for key, one in wanted.items() if key[1] != "Secret"}
         try:
             before = self._answer(asked, "get", "--ignore-not-found")
-            after = self._answer(applied, *how, f"--field-manager={MANAGER}")
+            after = self._answer(clear, *how, f"--field-manager={MANAGER}")
         except KubectlError as error:
             objects = list(asked.items())
             # One that the cluster refuses hides the others.
@@ -144,7 +144,8 @@ class _Cluster:
         for key, document in before.items():
             if key in self._git or not marked(document, "prune", "disabled"):
                 self.before[key] = asked[key][0], _shown(document)
-        self.after |= {key: (asked[key][0], document) for key, document in after.items()}
+        for key, (layer, document) in wanted.items():
+            self.after[key] = layer, after[key] if key in clear else _shown(document)
 
     def _answer(self, asked: State, *how: str) -> dict[Key, Document]:
         """Return what kubectl prints about objects that have the labels of Flux."""
@@ -213,20 +214,24 @@ def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list
         head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
     cluster = _Cluster(kubectl, _objects(built))
     cluster.look(_gone(built, cluster.kustomizations()))
-    found = [*_changes(cluster.before, cluster.after), *cluster.refused]
+    # What is new stands in git, and what goes away is no news.
+    changes = (
+        one if one.sign == "~" else replace(one, lines=())
+        for one in _changes(cluster.before, cluster.after)
+    )
+    found = [*changes, *cluster.refused]
     rank = {name: len(built.before(name)) for name in built.kustomizations}
     last = len(rank)
     return head, sorted(found, key=lambda one: (rank.get(one.layer, last), one.layer))
 
 
 def as_text(changes: Mapping[str, list[Change]]) -> str:
-    """Return by cluster what differs, and the lines of what was there and stays."""
+    """Return by cluster what differs, to read in a terminal."""
     text = []
     for name, found in changes.items():
         text.append(f"{name}: {_sum(found)}")
         for one in found:
-            lines = one.lines if one.sign == "~" else ()
-            text += [f"  {one.layer}: {one}", *(f"      {line}" for line in lines)]
+            text += [f"  {one.layer}: {one}", *(f"      {line}" for line in one.lines)]
     return "\n".join(text)
 
 

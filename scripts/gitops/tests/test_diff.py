@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scripts.git import ROOT
-from scripts.gitops.diff import as_markdown, as_text, rendered
+from scripts.gitops.diff import Change, as_markdown, as_text, rendered
 from scripts.gitops.diff import running as compare
 from scripts.gitops.flux import load
 from scripts.gitops.source import Source, working_tree
@@ -123,6 +123,7 @@ def add(tree: Source, manifest: str) -> None:
 def test_what_is_new_is_told(tree: Source, cluster: Kubectl) -> None:
     add(tree, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more, namespace: playground}\n")
     assert told(tree, cluster) == ["+ ConfigMap playground/more"]
+    assert lines(tree, cluster, "+ ConfigMap playground/more") == ()
 
 
 def test_a_warning_of_the_cluster_is_no_refusal(tree: Source, cluster: Kubectl) -> None:
@@ -141,12 +142,13 @@ def test_a_refusal_is_told_without_the_warnings(tree: Source, cluster: Kubectl) 
 
 
 class Denied(Kubectl):
-    """As kubectl of somebody who may not read quotas."""
+    """As kubectl of somebody who may not read quotas and Secrets."""
 
     def run(self, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
-        if given and '"kind": "ResourceQuota"' in given:
-            reason = 'Error from server (Forbidden): resourcequotas "total" is forbidden\n'
-            return subprocess.CompletedProcess(arguments, 1, "", reason)
+        for kind, what in ("ResourceQuota", 'resourcequotas "total"'), ("Secret", "secrets"):
+            if given and f'"kind": "{kind}"' in given:
+                reason = f"Error from server (Forbidden): {what} is forbidden\n"
+                return subprocess.CompletedProcess(arguments, 1, "", reason)
         return super().run(*arguments, given=given)
 
 
@@ -213,6 +215,13 @@ def test_an_encrypted_secret_is_compared_by_its_keys_alone(tree: Source, cluster
     assert head.endswith("\nOf 1 encrypted Secrets only the names of their keys are compared.")
 
 
+def test_a_secret_that_cannot_be_looked_at_is_told_once(tree: Source, cluster: Kubectl) -> None:
+    sealed(tree)
+    found = [one for one in told(tree, Denied(cluster.context)) if "Secret face/" in one]
+    refused = "the cluster says: Error from server (Forbidden): secrets is forbidden"
+    assert found == [f"! Secret face/sealed: {refused}"]
+
+
 def test_a_cluster_that_follows_another_folder_is_refused(tree: Source, cluster: Kubectl) -> None:
     with pytest.raises(
         KubectlError, match=r"trial at .* follows flux/clusters/kind, not flux/clusters/minikube"
@@ -266,7 +275,18 @@ def test_two_states_are_compared_without_a_cluster(whole: Source, tree: Source) 
     text = as_text(changes)
     assert text.startswith("kind: 1 added, 1 changed, 1 deleted\n")
     assert "-          value: '5'" in text
+    assert "+  name: whole" in text
     comment = as_markdown(changes)
     assert "aws: nothing" in comment
     # No text of a manifest ends the block that it stands in.
     assert comment.count("````") == 2
+
+
+def test_what_github_would_refuse_as_too_long_is_cut() -> None:
+    changes = [
+        Change("layer", "+", f"ConfigMap face/{n}", lines=100 * ("+line",)) for n in range(300)
+    ]
+    comment = as_markdown({"aws": changes, "kind": changes})
+    assert len(comment) < 65_536
+    assert comment.count("<summary>aws: 300 added</summary>") == 1
+    assert "@@ and more: make diff CLUSTER=kind BASE=... @@\n```\n</details>" in comment
