@@ -21,7 +21,7 @@ from services.face_recog.adapters.models import load_models
 from services.face_recog.adapters.worker import NUMBER, Steps, answer
 from services.face_recog.domain.errors import RejectedError, Rejection
 from services.face_recog.domain.faces import Encoding, Recognition
-from services.testing.damaged_pictures import damaged_pictures, save
+from services.testing.damaged_pictures import Damaged, damaged_pictures, save
 
 
 def recognise(content: bytes, max_faces: int) -> Recognition:
@@ -317,6 +317,12 @@ def test_what_is_no_picture_is_refused(content: bytes) -> None:
     assert error.value.rejection == Rejection.UNREADABLE
 
 
+@pytest.fixture(scope="module")
+def damaged(astronaut: Image.Image) -> dict[int, dict[str, Damaged]]:
+    """Damaged files of her, small and so large that it is decoded smaller, by side in pixels."""
+    return {size: damaged_pictures(astronaut.resize((size, size))) for size in (512, 1400)}
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -332,14 +338,14 @@ def test_what_is_no_picture_is_refused(content: bytes) -> None:
     ],
 )
 def test_a_face_is_found_whatever_is_damaged_beside_the_pixels(
-    astronaut: Image.Image, name: str
+    astronaut: Image.Image, damaged: dict[int, dict[str, Damaged]], name: str
 ) -> None:
-    for size in (512, 1400):  # the latter is decoded smaller
+    for size, pictures in damaged.items():
         photo = astronaut.resize((size, size))
-        damaged = damaged_pictures(photo)[name]
-        upright = photo.rotate(-90) if damaged.orientation == 6 else photo
+        picture = pictures[name]
+        upright = photo.rotate(-90) if picture.orientation == 6 else photo
         expected = [face.box for face in recognise(save(upright, "PNG"), 0).faces]
-        found = [face.box for face in recognise(damaged.content, 0).faces]
+        found = [face.box for face in recognise(picture.content, 0).faces]
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
             assert_near(one, other, pixels=size // 50)
