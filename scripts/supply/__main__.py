@@ -10,7 +10,14 @@ from scripts.supply import licences, provenance, sbom
 
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 when it is done, or all is well."""
-    options = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="python -m scripts.supply")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("sbom", help="write var/sbom")
+    one.add_argument("names", nargs="*", help=f"default: {' '.join(sbom.names())}")
+    one.add_argument("--images", action="store_true", help="look into the built images, too")
+    commands.add_parser("provenance", help="print which run of a workflow makes a release")
+    commands.add_parser("licences", help="write docs/licences.md")
+    options = parser.parse_args(arguments)
     try:
         if options.command == "sbom":
             for file in sbom.write(options.names or sbom.names(), images=options.images):
@@ -18,27 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "provenance":
             print(json.dumps(provenance.predicate(os.environ), indent=1))
         else:
-            licences.write(check=options.check)
+            licences.PAGE.write_text(licences.page(), "utf-8")
     except (licences.LicenceError, provenance.ProvenanceError, sbom.SbomError) as error:
-        print(
-            *(f"{options.command}: {line}" for line in str(error).splitlines()),
-            sep="\n",
-            file=sys.stderr,
-        )
+        for line in str(error).splitlines():
+            print(f"{options.command}: {line}", file=sys.stderr)
         return 1
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m scripts.supply")
-    commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("sbom", help="write var/sbom")
-    one.add_argument("names", nargs="*", help=f"default: {' '.join(sbom.names())}")
-    one.add_argument("--images", action="store_true", help="look into the built images, too")
-    commands.add_parser("provenance", help="print which run of a workflow makes a release")
-    one = commands.add_parser("licences", help="write docs/licences.md")
-    one.add_argument("--check", action="store_true", help="only say whether it is old")
-    return parser
 
 
 if __name__ == "__main__":
