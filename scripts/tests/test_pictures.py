@@ -8,9 +8,11 @@ from scripts.gitops.source import Source
 from scripts.manifests.rules.network import Edge
 
 
-def workload(kind: str, **spec: object) -> Object:
+def workload(kind: str, image: str = "facestack/one", **spec: object) -> Object:
     name = kind.lower()
-    template = {"metadata": {"labels": {"app.kubernetes.io/name": name}}}
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "rows"}}]
+    pod = {"containers": [{"name": "one", "image": image}], "volumes": volumes}
+    template = {"metadata": {"labels": {"app.kubernetes.io/name": name}}, "spec": pod}
     metadata = {"name": name, "namespace": "face"}
     document = {"kind": kind, "metadata": metadata, "spec": {"template": template, **spec}}
     return Object(document, "file.yaml")
@@ -32,41 +34,63 @@ def test_a_push_goes_through_every_layer_in_order() -> None:
             cluster(
                 made("root", "flux/clusters/kind"),
                 made("first", "one", objects=(workload("Deployment"),)),
-                made("second", "two", "first"),
+                made("second", "apps/two", "first"),
             )
         )
     )
-    assert 'first["<b>first</b><br>one<br>deployment"]' in drawn
-    assert [line for line in drawn if line.endswith(("first", "second"))] == [
-        "way --> first",
+    assert 'first["<b>first</b><br>one<br>deployment"]:::store' in drawn
+    assert 'second["<b>second</b><br>apps/two"]:::unit' in drawn
+    assert [line for line in drawn if line.endswith(("layers", " second"))] == [
+        "way --> layers",
         "first --> second",
     ]
 
 
-def test_a_workload_says_its_kind_and_its_pods() -> None:
-    objects = (workload("Deployment", replicas=2), workload("Job"))
+def test_a_workload_says_its_kind_and_its_pods_and_its_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pictures, "edges", lambda manifests: set())
+    claim = {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "rows", "namespace": "face"},
+        "spec": {"resources": {"requests": {"storage": "5Gi"}}},
+    }
+    objects = (workload("Deployment", replicas=2), workload("StatefulSet", "mariadb"))
+    objects += (Object(claim, "file.yaml"),)
     drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=objects))))
-    assert 'deployment["<b>deployment</b><br>Deployment, 2 pods"]' in drawn
-    assert 'job["<b>job</b><br>Job"]' in drawn
+    lines = "Deployment, 2 pods, volume of 5Gi"
+    assert f'deployment["<b>deployment</b><br>{lines}"]:::service' in drawn
+    lines = "StatefulSet, volume of 5Gi"
+    assert f'statefulset["<b>statefulset</b><br>{lines}"]:::store' in drawn
 
 
-def test_every_connection_is_an_arrow_with_its_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_connection_is_an_arrow_that_names_ports_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = {
         Edge("outside", "deployment", 80),
         Edge("deployment", "statefulset", 4150),
         Edge("deployment", "statefulset", 443),
+        Edge("outside", "statefulset", 443),
         Edge("statefulset", "outside", 443),
         Edge("statefulset", "anywhere", 6443),
     }
     monkeypatch.setattr(pictures, "edges", lambda manifests: asked)
     objects = (workload("Deployment"), workload("StatefulSet"))
     drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=objects))))
-    assert [line for line in drawn if "-->" in line] == [
-        "clients -- 80 --> deployment",
-        "deployment -- 443, 4150 --> statefulset",
-        "statefulset -- 6443 --> API-server",
-        "statefulset -- 443 --> outside",
+    assert [line for line in drawn if "-->" in line or "linkStyle" in line] == [
+        "statefulset --> API-server",
+        "linkStyle 0 stroke:#3b6fd6,stroke-width:2px",
+        "clients --> deployment",
+        "linkStyle 1 stroke:#c2553d,stroke-width:2px",
+        "statefulset --> outside",
+        "linkStyle 2 stroke:#2f9158,stroke-width:2px",
+        "clients -- 443 --> statefulset",
+        "deployment --> statefulset",
+        "linkStyle 3,4 stroke:#8b5cc7,stroke-width:2px",
     ]
+    assert 'statefulset["<b>statefulset</b><br>StatefulSet<br>ports 443, 4150"]:::service' in drawn
+    assert 'API-server["<b>API-server</b><br>port 6443"]' in drawn
 
 
 def test_the_pages_have_the_pictures_of_today(flux_build: str) -> None:
