@@ -59,7 +59,7 @@ settings: venv-dev ## write docs/settings.md anew after a change of a setting
 	@$(python) -m scripts.settings
 
 pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
-	@e2e/no-registry/tool kubectl >/dev/null
+	@e2e/no-registry/build-tools .tools/bin flux-build
 	@$(python) -m scripts.pictures
 	@$(python) -m scripts.manifests --edges
 

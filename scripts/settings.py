@@ -1,16 +1,13 @@
-"""Write the tables of docs/settings.md from the classes; with --check, only say if they are old."""
+"""Write the tables of docs/settings.md from the services' classes of settings."""
 
 import importlib
 import inspect
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from types import NoneType
-from typing import Final, Literal, get_args, get_origin
+from types import ModuleType
+from typing import Any, Final
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from services.common import settings as common
@@ -19,16 +16,22 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = _ROOT / "docs/settings.md"
 
 _MIB: Final = 1024**2
-_UNITS: Final = {"seconds": "s", "bytes": "bytes", "days": "days"}
-_KINDS: Final = {"file": "file", "folder": "folder", "url": "URL", "urls": "JSON", "port": "port"}
-_BOUNDS: Final = (
-    (Ge, "ge", "at least"),
-    (Gt, "gt", "over"),
-    (Le, "le", "at most"),
-    (Lt, "lt", "below"),
-)
+_SAME: Final = ("bytes", "days", "file", "folder", "port")
+_KINDS: Final = {"seconds": "s", "url": "URL", "urls": "JSON"} | {word: word for word in _SAME}
+"""What the last part of a name says of the value."""
+_BOUNDS: Final = {
+    "minimum": "at least",
+    "exclusiveMinimum": "over",
+    "maximum": "at most",
+    "exclusiveMaximum": "below",
+}
+"""JSON Schema's words."""
 
 _MARK: Final = "<!-- From here on written by `make settings` from services/*/settings.py. -->\n"
+_HEAD: Final = """
+| Setting | Default | Value | What it is, and when to turn it |
+|---|---|---|---|
+"""
 
 
 @cache
@@ -38,107 +41,74 @@ def settings_class(service: str) -> type[BaseSettings] | None:
         module = importlib.import_module(f"services.{service}.settings")
     except ModuleNotFoundError:
         return None
-    own = (found for found in vars(module).values() if _is_of(module.__name__, found))
     # One may be a part of another.
-    return max(own, key=lambda found: len(found.model_fields), default=None)
+    return max(_own(module), key=lambda found: len(found.model_fields), default=None)
 
 
-def _is_of(module: str, found: object) -> bool:
-    return (
-        isinstance(found, type) and issubclass(found, BaseSettings) and found.__module__ == module
-    )
+def _own(module: ModuleType) -> list[type[BaseSettings]]:
+    """Return the classes of settings that a module itself has."""
+    found = [one for one in vars(module).values() if isinstance(one, type)]
+    mine = [one for one in found if one.__module__ == module.__name__]
+    return [one for one in mine if issubclass(one, BaseSettings)]
 
 
 def services() -> Mapping[str, type[BaseSettings]]:
     """Return the class of settings of every service, by its folder."""
-    folders = sorted(file.parent.name for file in _ROOT.glob("services/*/settings.py"))
-    found = {name: settings_class(name) for name in folders if name != "common"}
-    return {name: one for name, one in found.items() if one is not None}
+    folders = {file.parent.name for file in _ROOT.glob("services/*/settings.py")} - {"common"}
+    return {name: one for name in sorted(folders) if (one := settings_class(name))}
 
 
 def page() -> str:
     """Return the page: what stands before the mark, and the tables."""
-    head = PAGE.read_text().partition(_MARK)[0]
-    return "".join([head, _MARK, *_groups(), *_own()])
+    return "".join([PAGE.read_text().partition(_MARK)[0], _MARK, *_sections()])
 
 
-def _groups() -> Iterator[str]:
-    """Yield a section for each group that several services may read."""
-    for group in vars(common).values():
-        if not _is_of(common.__name__, group) or group.__name__.startswith("_"):
-            continue
-        readers = [name for name, one in services().items() if issubclass(one, group)]
-        whose = {name: group.model_fields[name] for name in group.__annotations__}
-        if whose:
-            yield f"\n## {_title(group)}\n\nRead by {', '.join(readers)}.\n\n{_table(whose)}"
-
-
-def _own() -> Iterator[str]:
-    """Yield a section for each service that reads something of its own."""
+def _sections() -> Iterator[str]:
+    """Yield a section for each group that several services may read, and for each of one alone."""
+    for group in _own(common):
+        if group.__annotations__:
+            readers = [name for name, one in services().items() if issubclass(one, group)]
+            title = (inspect.getdoc(group) or "").splitlines()[0].rstrip(".")
+            heading = f"{title}\n\nRead by {', '.join(readers)}."
+            yield _section(heading, group, group.__annotations__)
     for service, whole in services().items():
         mine = [base for base in reversed(whole.__mro__) if base.__module__ == whole.__module__]
-        names = dict.fromkeys(name for base in mine for name in base.__annotations__)
-        if names:
-            table = _table({name: whole.model_fields[name] for name in names})
-            yield f"\n## {service}\n\n{table}"
+        if names := dict.fromkeys(name for base in mine for name in base.__annotations__):
+            yield _section(service, whole, names)
 
 
-def _title(group: type[BaseSettings]) -> str:
-    return (inspect.getdoc(group) or "").splitlines()[0].rstrip(".")
+def _section(heading: str, settings: type[BaseSettings], names: Iterable[str]) -> str:
+    schema = settings.model_json_schema()
+    required = schema.get("required", [])
+    rows = []
+    for name in names:
+        field = schema["properties"][name]
+        default = "must be set" if name in required else _default(name, field)
+        meaning = field["description"].replace("|", r"\|").replace("<", "&lt;")
+        rows.append(f"| `{name.upper()}` | {default} | {_value(name, field)} | {meaning} |\n")
+    return "".join([f"\n## {heading}\n{_HEAD}", *rows])
 
 
-def _table(fields: Mapping[str, FieldInfo]) -> str:
-    lines = ["| Setting | Default | Value | What it is, and when to turn it |", "|---|---|---|---|"]
-    lines += [
-        f"| `{name.upper()}` | {_default(name, field)} | {_value(name, field)} |"
-        f" {_escaped(field.description or '')} |"
-        for name, field in fields.items()
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _default(name: str, field: FieldInfo) -> str:
-    if field.is_required():
-        return "must be set"
-    if field.default_factory:
+def _default(name: str, field: Mapping[str, Any]) -> str:
+    if "default" not in field:
         return "by the machine"
-    if field.default in (None, ""):
+    default = field["default"]
+    if default in (None, ""):
         return "none"
-    if name.endswith("_bytes") and field.default % _MIB == 0:
-        return f"`{field.default}`, {field.default // _MIB} MiB"
-    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+    if name.endswith("_bytes") and default % _MIB == 0:
+        return f"`{default}`, {default // _MIB} MiB"
+    return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
-def _value(name: str, field: FieldInfo) -> str:
-    last = name.rpartition("_")[2]
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
-    kinds = set(get_args(field.annotation) or (field.annotation,)) - {NoneType}
-    if not kinds <= {int, float}:
-        return _KINDS.get(last, "text")
-    kind = _KINDS.get(last) or _UNITS.get(last, "number")
-    return ", ".join([kind, *([] if kind == "port" else _bounds(field))])
-
-
-def _bounds(field: FieldInfo) -> Iterable[str]:
-    for bound, attribute, word in _BOUNDS:
-        for limit in field.metadata:
-            if isinstance(limit, bound):
-                yield f"{word} {getattr(limit, attribute)}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", r"\|").replace("<", "&lt;")
-
-
-def main() -> None:
-    """Write the page, or compare it."""
-    if sys.argv[1:] == ["--check"]:
-        if PAGE.read_text() != page():
-            raise SystemExit("docs/settings.md is old: run 'make settings'")
-        return
-    PAGE.write_text(page())
+def _value(name: str, field: Mapping[str, Any]) -> str:
+    value = field.get("anyOf", [field])[0]  # the other one is null
+    if "enum" in value:
+        return ", ".join(f"`{choice}`" for choice in value["enum"])
+    is_number = value["type"] in {"integer", "number"}
+    kind = _KINDS.get(name.rpartition("_")[2], "number" if is_number else "text")
+    bounds = [f"{word} {value[key]}" for key, word in _BOUNDS.items() if key in value]
+    return ", ".join([kind, *([] if kind == "port" else bounds)])
 
 
 if __name__ == "__main__":
-    main()
+    PAGE.write_text(page())

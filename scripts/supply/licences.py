@@ -1,19 +1,19 @@
 """Write docs/licences.md from the metadata of what is installed, and refuse what is not allowed."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 from license_expression import ExpressionError, get_spdx_licensing
+from packaging.utils import canonicalize_name
 
 from scripts.supply import locks
 
 PAGE: Final = locks.ROOT / "docs/licences.md"
-_POLICY: Final[Mapping[str, Any]] = tomllib.loads(
-    Path(__file__).with_suffix(".toml").read_text("utf-8")
-)
+_FILE: Final = "scripts/supply/licences.toml"
+_POLICY: Final[Mapping[str, Any]] = tomllib.loads((locks.ROOT / _FILE).read_text("utf-8"))
+_ALLOWED: Final = {*_POLICY["permissive"], *_POLICY["licences"]}
 _SPDX: Final = get_spdx_licensing()
 # Beside the images' what people install from here; tools of development are given to nobody.
 _INSTALLED: Final = ("client", "local")
@@ -44,48 +44,37 @@ def licence(distribution: str) -> str:
 
     Raises LicenceError when it is not known, or when not all of it is allowed.
     """
-    stated = list(_stated(distribution))
+    stated = _stated(distribution)
     known = _POLICY["distributions"].get(distribution)
+    said = f"{distribution} says of its licence {' or '.join(stated) or 'nothing'}"
     if known:
         if known["says"] not in (stated or [""]):
-            raise LicenceError(
-                f"{distribution} says of its licence {' or '.join(stated) or 'nothing'}, no longer"
-                f" {known['says']}: read it, and correct scripts/supply/licences.toml"
-            )
+            raise LicenceError(f"{said}, no longer {known['says']}: read it, and correct {_FILE}")
         return str(known["licence"])
     for one in stated:
         try:
             expression = _SPDX.parse(one, validate=True)
         except ExpressionError:
             continue
-        if not _is_allowed(expression):
-            raise LicenceError(
-                f"{distribution} is under {one}, which is not allowed: do without it, or say in"
-                " scripts/supply/licences.toml why it may stay"
-            )
-        return one
-    raise LicenceError(
-        f"{distribution} says of its licence {' or '.join(stated) or 'nothing'}, which is no name"
-        " of SPDX: read its licence, and say in scripts/supply/licences.toml what it is"
-    )
+        allowed = {part: _SPDX.TRUE for part in expression.symbols if str(part) in _ALLOWED}
+        if expression.subs(allowed, simplify=True) == _SPDX.TRUE:
+            return one
+        advice = f"do without it, or say in {_FILE} why it may stay"
+        raise LicenceError(f"{distribution} is under {one}, which is not allowed: {advice}")
+    advice = f"read its licence, and say in {_FILE} what it is"
+    raise LicenceError(f"{said}, which is no name of SPDX: {advice}")
 
 
-def _stated(distribution: str) -> Iterator[str]:
-    """Yield what the metadata says, the most exact first."""
+def _stated(distribution: str) -> Sequence[str]:
+    """Return what the metadata says, the most exact first."""
     found = metadata.metadata(distribution)
-    fields = [*found.get_all("License-Expression", []), *found.get_all("License", [])]
     classifiers = found.get_all("Classifier", [])
-    fields += [line.split(" :: ")[-1] for line in classifiers if line.startswith("License ::")]
-    for field in fields:
-        yield _POLICY["spellings"].get(field, field)
-
-
-def _is_allowed(expression: Any) -> bool:
-    if isinstance(expression, _SPDX.AND):
-        return all(map(_is_allowed, expression.args))
-    if isinstance(expression, _SPDX.OR):
-        return any(map(_is_allowed, expression.args))
-    return expression.key in {*_POLICY["permissive"], *_POLICY["licences"]}
+    fields = [
+        *found.get_all("License-Expression", []),
+        *found.get_all("License", []),
+        *(line.split(" :: ")[-1] for line in classifiers if line.startswith("License ::")),
+    ]
+    return [_POLICY["spellings"].get(field, field) for field in filter(None, fields)]
 
 
 def _reason(distribution: str, expression: str) -> str:
@@ -104,18 +93,21 @@ def page() -> str:
         for pin in locks.image_pins(image):
             users.setdefault((pin.name, pin.version), []).append(image)
     for name in _INSTALLED:
-        for pin in locks.pins(locks.FOLDER / f"{name}.txt"):
+        for pin in locks.pins(name):
             users.setdefault((pin.name, pin.version), [f"no image, only {name}"])
+    installed = {canonicalize_name(one.name): one.version for one in metadata.distributions()}
     rows, wrong = [], []
     for (name, version), where in sorted(users.items()):
+        if (found := installed.get(canonicalize_name(name), "missing")) != version:
+            wrong.append(f"{name} is {found} here, and {version} is locked: run 'make venv-dev'")
+            continue
         try:
-            _expect(name, version)
             expression = licence(name)
         except LicenceError as error:
             wrong.append(str(error))
-        else:
-            places = "every image" if where == images else ", ".join(where)
-            rows.append(_row(name, version, expression, places, _reason(name, expression)))
+            continue
+        places = "every image" if where == images else ", ".join(where)
+        rows.append(_row(name, version, expression, places, _reason(name, expression)))
     if wrong:
         raise LicenceError("\n".join(wrong))
     others = [
@@ -126,24 +118,5 @@ def page() -> str:
     return "".join([head, _MARK, _HEAD, *rows, _OTHERS, *others])
 
 
-def _expect(name: str, version: str) -> None:
-    """Raise LicenceError unless this version is installed here, whose metadata is read."""
-    try:
-        found = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        found = "missing"
-    if found != version:
-        raise LicenceError(f"{name} is {found} here, and {version} is locked: run 'make venv-dev'")
-
-
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |\n"
-
-
-def write(*, check: bool) -> None:
-    """Write the page, or only raise LicenceError when it is old. Raises that for a bad licence."""
-    content = page()
-    if not check:
-        PAGE.write_text(content, "utf-8")
-    elif PAGE.read_text("utf-8") != content:
-        raise LicenceError("docs/licences.md is old: run 'make licences'")

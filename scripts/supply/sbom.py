@@ -2,10 +2,10 @@
 
 import json
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import NAMESPACE_OID, uuid5
 
 from cyclonedx.model import HashAlgorithm, HashType
@@ -14,26 +14,23 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.model.license import LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
-from packaging.utils import canonicalize_name
 
 from scripts.supply import locks
 from scripts.supply.licences import LicenceError, licence
 
 FOLDER: Final = locks.ROOT / "var/sbom"
 
-# Run in an image. Python is no package of Debian where the official image has built it.
+# Run in an image, prints all that it holds as purls. Python is no package of Debian where the
+# official image has built it; Debian tells of vulnerabilities by source package, here upstream.
 _LOOK: Final = r"""
-import importlib.metadata, json, platform, subprocess
-fields = "${Package} ${Version} ${Architecture} ${source:Package} ${db:Status-Status}\n"
-lines = subprocess.check_output(["dpkg-query", "--show", "--showformat=" + fields], text=True)
-print(json.dumps({
-    "python": platform.python_version(),
-    "codename": platform.freedesktop_os_release()["VERSION_CODENAME"],
-    "debian": [line.split() for line in lines.splitlines()],
-    "distributions": [
-        [one.name, one.version] for one in importlib.metadata.distributions()
-    ],
-}))
+import importlib.metadata, platform, re, subprocess
+print("pkg:generic/python@" + platform.python_version())
+for one in importlib.metadata.distributions():
+    print("pkg:pypi/%s@%s" % (re.sub("[-_.]+", "-", one.name).lower(), one.version))
+purl = "pkg:deb/debian/${Package}@${Version}?arch=${Architecture}&upstream=${source:Package}"
+purl += "&distro=" + platform.freedesktop_os_release()["VERSION_CODENAME"]
+line = "${db:Status-Status} " + purl + r"\n"
+subprocess.run(["dpkg-query", "--show", "--showformat=" + line], check=True)
 """
 
 
@@ -52,23 +49,27 @@ def write(wanted: Sequence[str], *, images: bool) -> Iterator[Path]:
     With ``images``, what is in the built images is looked at: Debian's packages are listed, too.
     The same input gives the same bytes. Raises SbomError.
     """
-    for name in wanted:
-        if name not in names():
-            raise SbomError(f"no image is called {name}: choose from {', '.join(names())}")
+    if unknown := set(wanted) - set(names()):
+        problem = f"no image is called {min(unknown)}: choose from {', '.join(names())}"
+        raise SbomError(problem)
     tag = subprocess.check_output([locks.ROOT / "scripts/image-tag"], text=True).strip()
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in wanted:
-        if name == "python":
-            pins = locks.pins(locks.FOLDER / "dev.txt")
-            subject = Component(name="facestack", version=tag, type=ComponentType.APPLICATION)
-        else:
-            pins = locks.image_pins(name)
-            subject = Component(name=f"facestack/{name}", version=tag, type=ComponentType.CONTAINER)
-        subject.bom_ref.value = name
-        components = [_distribution(pin) for pin in pins]
-        if images and name != "python":
-            components += _inside(f"facestack/{name}:{tag}", pins)
-        yield _write(FOLDER / f"{name}.cdx.json", subject, components)
+        is_image = name != "python"
+        pins = locks.image_pins(name) if is_image else locks.pins("dev")
+        bom = Bom(components=map(_distribution, pins))
+        if images and is_image:
+            bom.components |= set(_inside(f"facestack/{name}:{tag}", pins))
+        bom.metadata.component = subject = Component(
+            name=f"facestack/{name}" if is_image else "facestack",
+            version=tag,
+            type=ComponentType.CONTAINER if is_image else ComponentType.APPLICATION,
+            bom_ref=name,
+        )
+        bom.register_dependency(subject, bom.components)
+        file = FOLDER / f"{name}.cdx.json"
+        file.write_text(_reproducible(bom), "utf-8")
+        yield file
 
 
 def _distribution(pin: locks.Pin) -> Component:
@@ -88,32 +89,24 @@ def _inside(image: str, pins: Sequence[locks.Pin]) -> Iterator[Component]:
         raise SbomError("Docker is missing, and only it can look into an image") from None
     if done.returncode:
         raise SbomError(f"cannot look into {image}, run 'make images': {done.stderr.strip()}")
-    held: Mapping[str, Any] = json.loads(done.stdout)
-    installed = {(canonicalize_name(name), version) for name, version in held["distributions"]}
-    if installed != {(pin.name, pin.version) for pin in pins}:
+    lines = [line.removeprefix("installed ") for line in done.stdout.splitlines()]
+    held = [PackageURL.from_string(line) for line in lines if line.startswith("pkg:")]
+    distributions = {(one.name, one.version) for one in held if one.type == "pypi"}
+    if distributions != {(pin.name, pin.version) for pin in pins}:
         raise SbomError(f"{image} holds other distributions than its lock file: run 'make images'")
-    yield _component(PackageURL("generic", None, "python", held["python"]), ComponentType.PLATFORM)
-    for name, version, architecture, source, status in held["debian"]:
-        if status == "installed":
-            # Debian tells of vulnerabilities by source package.
-            of = {} if source == name else {"upstream": source}
-            qualifiers = {"arch": architecture, "distro": held["codename"], **of}
-            yield _component(PackageURL("deb", "debian", name, version, qualifiers))
+    yield from (_component(one) for one in held if one.type != "pypi")
 
 
-def _component(purl: PackageURL, kind: ComponentType = ComponentType.LIBRARY) -> Component:
+def _component(purl: PackageURL) -> Component:
+    kind = ComponentType.PLATFORM if purl.type == "generic" else ComponentType.LIBRARY
     return Component(
         name=purl.name, version=purl.version, type=kind, purl=purl, bom_ref=purl.to_string()
     )
 
 
-def _write(file: Path, subject: Component, components: Iterable[Component]) -> Path:
-    bom = Bom(components=components)
-    bom.metadata.component = subject
-    bom.register_dependency(subject, bom.components)
+def _reproducible(bom: Bom) -> str:
     document = json.loads(JsonV1Dot6(bom).output_as_string())
     # A time and a random number are all that would differ from one run to the next.
     del document["metadata"]["timestamp"], document["serialNumber"]
     document["serialNumber"] = uuid5(NAMESPACE_OID, json.dumps(document)).urn
-    file.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    return file
+    return json.dumps(document, indent=1) + "\n"

@@ -26,7 +26,13 @@ STEP: Final = re.compile(
 BEYOND: Final = ("make images", "make bootstrap")
 """Commands that need an engine or a cluster: e2e has their tests."""
 
-WRITTEN: Final = ("docs/settings.md", "docs/images/", "docs/security.md")
+WRITTEN: Final = (
+    "docs/settings.md",
+    "docs/security.md",
+    "docs/gitops.md",
+    "docs/kubernetes.md",
+    "README.md",
+)
 """What `make settings pictures` writes."""
 
 Follow = Callable[[str], Path]

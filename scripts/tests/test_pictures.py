@@ -1,32 +1,108 @@
-"""The pictures show what they are given, and one that is old is noticed."""
+"""The pictures show what they are given, and the pages have those of today."""
 
 import pytest
 
 from scripts import pictures
+from scripts.gitops.flux import BuildError, Cluster, Kustomization, Object, load
+from scripts.gitops.source import Source
 from scripts.manifests.rules.network import Edge
 
 
-def test_every_connection_is_a_dot_and_every_port_a_line() -> None:
-    boxes = {
-        name: pictures.Box(0, 52 * i, 200, "service", [name])
-        for i, name in enumerate(["page", "api", "rows"])
+def workload(kind: str, image: str = "facestack/one", **spec: object) -> Object:
+    name = kind.lower()
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "rows"}}]
+    pod = {"containers": [{"name": "one", "image": image}], "volumes": volumes}
+    template = {"metadata": {"labels": {"app.kubernetes.io/name": name}}, "spec": pod}
+    metadata = {"name": name, "namespace": "face"}
+    document = {"kind": kind, "metadata": metadata, "spec": {"template": template, **spec}}
+    return Object(document, "file.yaml")
+
+
+def made(name: str, path: str, *waits_for: str, objects: tuple[Object, ...] = ()) -> Kustomization:
+    spec = {"path": path, "dependsOn": [{"name": other} for other in waits_for]}
+    document = {"kind": "Kustomization", "metadata": {"name": name}, "spec": spec}
+    return Kustomization(Object(document, "file.yaml"), list(objects))
+
+
+def cluster(*kustomizations: Kustomization) -> Cluster:
+    return Cluster("kind", {one.name: one for one in kustomizations})
+
+
+def test_a_push_goes_through_every_layer_in_order() -> None:
+    drawn = list(
+        pictures.gitops(
+            cluster(
+                made("root", "flux/clusters/kind"),
+                made("first", "one", objects=(workload("Deployment"),)),
+                made("second", "apps/two", "first"),
+            )
+        )
+    )
+    assert 'first["<b>first</b><br>one<br>deployment"]:::store' in drawn
+    assert 'second["<b>second</b><br>apps/two"]:::unit' in drawn
+    assert [line for line in drawn if line.endswith(("layers", " second"))] == [
+        "way --> layers",
+        "first --> second",
+    ]
+
+
+def test_a_workload_says_its_kind_and_its_pods_and_its_volume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pictures, "edges", lambda manifests: set())
+    claim = {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "rows", "namespace": "face"},
+        "spec": {"resources": {"requests": {"storage": "5Gi"}}},
     }
-    asked = [Edge("page", "api", 80), Edge("page", "rows", 3306), Edge("api", "rows", 3306)]
-    drawn = "\n".join(pictures._rails(asked, boxes))
-    assert drawn.count("<circle") == 3
-    assert (drawn.count(">80<"), drawn.count(">3306<")) == (1, 1)
+    objects = (workload("Deployment", replicas=2), workload("StatefulSet", "mariadb"))
+    objects += (Object(claim, "file.yaml"),)
+    drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=objects))))
+    lines = "Deployment, 2 pods, volume of 5Gi"
+    assert f'deployment["<b>deployment</b><br>{lines}"]:::service' in drawn
+    lines = "StatefulSet, volume of 5Gi"
+    assert f'statefulset["<b>statefulset</b><br>{lines}"]:::store' in drawn
 
 
-def test_who_ask_one_another_are_drawn_all_the_same() -> None:
-    depths = pictures._depths({"first": [], "one": ["first", "other"], "other": ["one"]})
-    assert depths == {"first": 0, "one": 1, "other": 2}
+def test_every_connection_is_an_arrow_that_names_ports_of_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = {
+        Edge("outside", "deployment", 80),
+        Edge("deployment", "statefulset", 4150),
+        Edge("deployment", "statefulset", 443),
+        Edge("outside", "statefulset", 443),
+        Edge("statefulset", "outside", 443),
+        Edge("statefulset", "anywhere", 6443),
+    }
+    monkeypatch.setattr(pictures, "edges", lambda manifests: asked)
+    objects = (workload("Deployment"), workload("StatefulSet"))
+    drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=objects))))
+    assert [line for line in drawn if "-->" in line or "linkStyle" in line] == [
+        "statefulset --> API-server",
+        "linkStyle 0 stroke:#3b6fd6,stroke-width:2px",
+        "clients --> deployment",
+        "linkStyle 1 stroke:#c2553d,stroke-width:2px",
+        "statefulset --> outside",
+        "linkStyle 2 stroke:#2f9158,stroke-width:2px",
+        "clients -- 443 --> statefulset",
+        "deployment --> statefulset",
+        "linkStyle 3,4 stroke:#8b5cc7,stroke-width:2px",
+    ]
+    assert 'statefulset["<b>statefulset</b><br>StatefulSet<br>ports 443, 4150"]:::service' in drawn
+    assert 'API-server["<b>API-server</b><br>port 6443"]' in drawn
 
 
-def test_an_old_picture_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kubernetes() -> str:
-        return "<svg/>"
+def test_the_pages_have_the_pictures_of_today(flux_build: str) -> None:
+    today = load(Source(pictures.ROOT), pictures.CLUSTER)
+    assert not today.problems
+    for page in pictures.PICTURES:
+        old = pictures.drawn(page, today) != (pictures.ROOT / page).read_text()
+        assert not old, f"{page}: run 'make pictures'"
 
-    monkeypatch.setattr(pictures, "kubernetes", kubernetes)
-    monkeypatch.setattr("sys.argv", ["pictures", "--check"])
-    with pytest.raises(SystemExit, match=r"kubernetes\.svg is old: run 'make pictures'"):
+
+def test_what_cannot_be_built_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = Cluster("kind", problems=[BuildError("one.yaml", "has no kind")])
+    monkeypatch.setattr(pictures, "load", lambda source, name: broken)
+    with pytest.raises(SystemExit, match=r"pictures: one\.yaml: has no kind"):
         pictures.main()
