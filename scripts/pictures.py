@@ -26,7 +26,9 @@ _BOXES: Final = {"service": "#3b6fd6", "store": "#2f9158", "job": "#b7791f", "un
 def kubernetes(cluster: Cluster) -> Iterator[str]:
     """Yield the lines of the namespace: workloads, volumes, and who may ask whom at which port."""
     manifests = Manifests((one.document for _, one in cluster.objects()), cluster.facts).pipeline
-    names = {workload.name for workload in manifests.workloads}
+    names: dict[str, list[Workload]] = {}  # a Job may have that of a CronJob
+    for workload in manifests.workloads:
+        names.setdefault(workload.name, []).append(workload)
     asked: dict[str, dict[str, set[int]]] = {}
     for edge in edges(manifests):
         source = edge.source if edge.source in names else "clients"
@@ -42,11 +44,11 @@ def kubernetes(cluster: Cluster) -> Iterator[str]:
     yield '%%{init: {"flowchart": {"rankSpacing": 90, "nodeSpacing": 40}}}%%'
     yield "flowchart TB"
     yield "subgraph face [namespace face]"
-    for workload in manifests.workloads:
-        lines = [_is(workload, volumes), _ports(ports.get(workload.name, set()))]
-        yield _box(workload.name, _kind(workload), *lines)
+    for name, workloads in names.items():
+        lines = [*(_is(each, volumes) for each in workloads), _ports(ports.get(name, set()))]
+        yield _box(name, _kind(workloads[0]), *lines)
     yield "end"
-    for end in sorted(ports.keys() - names):
+    for end in sorted(ports.keys() - names.keys()):
         yield _box(end, "", _ports(ports[end]))
     arrows = 0
     for (target, askers), colour in zip(sorted(asked.items()), cycle(_COLOURS), strict=False):

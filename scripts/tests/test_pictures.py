@@ -64,6 +64,15 @@ def test_a_workload_says_its_kind_and_its_pods_and_its_volume(
     assert f'statefulset["<b>statefulset</b><br>{lines}"]:::store' in drawn
 
 
+def test_a_job_and_a_cronjob_of_one_name_share_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "edges", lambda manifests: set())
+    job, other = workload("Job"), workload("Job", parallelism=1)
+    drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=(job, other)))))
+    assert [line for line in drawn if line.startswith("job[")] == [
+        'job["<b>job</b><br>Job<br>Job"]:::job'
+    ]
+
+
 def test_every_connection_is_an_arrow_that_names_ports_of_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
