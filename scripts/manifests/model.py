@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,14 +11,12 @@ from typing import Any, Final, TypeAlias
 
 Document: TypeAlias = dict[str, Any]
 
-PART_OF: Final = "facestack"
 NAMESPACE: Final = "face"
 """Where the pipeline is; the rules of the pipeline are about nothing else."""
 
-WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
 SERVING_KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet")
+WORKLOAD_KINDS: Final = (*SERVING_KINDS, "Job", "CronJob")
 NAME_LABEL: Final = "app.kubernetes.io/name"
-PART_LABEL: Final = "app.kubernetes.io/part-of"
 FLUX_API: Final = "kustomize.toolkit.fluxcd.io"
 
 
@@ -62,44 +60,37 @@ def title(document: Document) -> str:
 
 def marked(document: Document, name: str, *values: str) -> bool:
     """Tell whether Flux takes a document as marked: by a label or an annotation, in any case."""
-    found = [
-        mapping(document, f"metadata.{kind}").get(f"{FLUX_API}/{name}")
-        for kind in ("labels", "annotations")
-    ]
-    return any(str(value).lower() in values for value in found)
+    marks = (mapping(document, "metadata.labels"), mapping(document, "metadata.annotations"))
+    return any(str(found.get(f"{FLUX_API}/{name}")).lower() in values for found in marks)
 
 
 def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
     """Tell whether a label selector matches the labels; an empty one matches all."""
-    if not isinstance(selector, dict):
-        return False
-    if any(labels.get(key) != value for key, value in mapping(selector, "matchLabels").items()):
-        return False
-    return all(_fits(rule, labels) for rule in items(selector, "matchExpressions"))
+    return (
+        isinstance(selector, dict)
+        and all(labels.get(k) == v for k, v in mapping(selector, "matchLabels").items())
+        and all(_holds(rule, labels) for rule in items(selector, "matchExpressions"))
+    )
 
 
-def _fits(rule: Document, labels: Mapping[str, Any]) -> bool:
+def _holds(rule: Document, labels: Mapping[str, Any]) -> bool:
     value, values = labels.get(str(rule.get("key"))), rule.get("values") or []
-    match rule.get("operator"):
-        case "In":
-            return value in values
-        case "NotIn":
-            return value not in values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-        case _:
-            return False
+    holds = {
+        "In": value in values,
+        "NotIn": value not in values,
+        "Exists": value is not None,
+        "DoesNotExist": value is None,
+    }
+    return holds.get(str(rule.get("operator")), False)
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container of a workload and where it stands in it."""
+    """A container of a workload, where it stands in it, and whether it is there all the time."""
 
     spec: Document
     field: str
-    starts_only: bool
+    stays: bool
 
     @property
     def name(self) -> str:
@@ -125,7 +116,10 @@ class Container:
     @property
     def image(self) -> Image:
         """Return what it runs."""
-        return Image.of(self.spec.get("image"))
+        written = str(self.spec.get("image")).partition("@")[0]
+        name, _, tag = written.rpartition(":")
+        # Without a tag the colon is that of a registry's port, if there is one.
+        return Image(name, tag) if name and "/" not in tag else Image(written, "")
 
 
 _SERVICES: Final = Path(__file__).parents[2] / "services"
@@ -138,14 +132,6 @@ class Image:
 
     name: str
     tag: str
-    is_exact: bool
-
-    @classmethod
-    def of(cls, written: Any) -> Image:
-        """Read what a container has."""
-        whole, _, digest = str(written).partition("@")
-        name, _, tag = whole.rpartition(":") if ":" in whole.rpartition("/")[2] else (whole, "", "")
-        return cls(name, tag, bool(digest) or tag not in {"", "latest"})
 
     @property
     def service(self) -> str | None:
@@ -164,9 +150,9 @@ class Workload:
         self.kind = str(document.get("kind"))
         way = "spec.jobTemplate.spec.template" if self.kind == "CronJob" else "spec.template"
         self.field = f"{way}.spec"
-        self.template: Mapping[str, Any] = mapping(document, way)
+        self.template = mapping(document, way)
         self.labels = mapping(self.template, "metadata.labels")
-        self.pod: Mapping[str, Any] = mapping(self.template, "spec")
+        self.pod = mapping(self.template, "spec")
 
     @cached_property
     def name(self) -> str:
@@ -177,8 +163,13 @@ class Workload:
     @cached_property
     def containers(self) -> list[Container]:
         """Return all containers, those that only prepare the pod included."""
+        serving = self.kind in SERVING_KINDS
         return [
-            Container(spec, f"{self.field}.{kind}[{spec.get('name')}]", kind != "containers")
+            Container(
+                spec,
+                f"{self.field}.{kind}[{spec.get('name')}]",
+                serving and kind == "containers",
+            )
             for kind in ("initContainers", "containers")
             for spec in items(self.pod, kind)
         ]
@@ -208,20 +199,18 @@ class Manifests:
     ) -> None:
         self.documents = list(documents)
         self.facts = facts or {}
-        self._by_kind: dict[str, list[Document]] = {}
-        for document in self.documents:
-            self._by_kind.setdefault(str(document.get("kind")), []).append(document)
 
     def kind(self, *kinds: str) -> Iterator[Document]:
-        """Yield the documents of these kinds."""
+        """Yield the documents of these kinds, one kind after another."""
         for kind in kinds:
-            yield from self._by_kind.get(kind, [])
+            yield from (document for document in self.documents if document.get("kind") == kind)
 
     def find(self, kind: str, name: Any, namespace: Any = None) -> Document | None:
-        """Return one document by kind and name, and by namespace where that is given."""
+        """Return one document by kind and name; and by namespace, where both have one."""
         for found in self.kind(kind):
+            own = at(found, "metadata.namespace")
             if at(found, "metadata.name") == name and (
-                namespace is None or at(found, "metadata.namespace") == namespace
+                own == namespace or None in (own, namespace)
             ):
                 return found
         return None
@@ -229,19 +218,7 @@ class Manifests:
     @cached_property
     def pipeline(self) -> Manifests:
         """Return what is in the pipeline's namespace, and what of the pipeline is in none."""
-        mine = [
-            document
-            for document in self.documents
-            if at(document, "metadata.namespace") == NAMESPACE
-            or (
-                at(document, "metadata.namespace") is None
-                and (
-                    mapping(document, "metadata.labels").get(PART_LABEL) == PART_OF
-                    or title(document) == f"Namespace/{NAMESPACE}"
-                )
-            )
-        ]
-        return Manifests(mine, self.facts)
+        return Manifests(filter(_is_of_pipeline, self.documents), self.facts)
 
     @cached_property
     def workloads(self) -> list[Workload]:
@@ -253,10 +230,18 @@ class Manifests:
         """Return every container with its workload."""
         return [(workload, c) for workload in self.workloads for c in workload.containers]
 
-    @cached_property
-    def serving(self) -> list[Workload]:
-        """Return the workloads whose pods stay."""
-        return [workload for workload in self.workloads if workload.kind in SERVING_KINDS]
+    def selected(self, document: Document, selector: Any) -> list[Workload]:
+        """Return whose pods, in the namespace of a document, a label selector matches."""
+        namespace = at(document, "metadata.namespace")
+        return [
+            workload
+            for workload in self.workloads
+            if workload.namespace == namespace and selects(selector, workload.labels)
+        ]
 
 
-Rule: TypeAlias = Callable[[Manifests], Iterator[Finding]]
+def _is_of_pipeline(document: Document) -> bool:
+    if namespace := at(document, "metadata.namespace"):
+        return bool(namespace == NAMESPACE)
+    part_of = mapping(document, "metadata.labels").get("app.kubernetes.io/part-of")
+    return part_of == "facestack" or title(document) == f"Namespace/{NAMESPACE}"

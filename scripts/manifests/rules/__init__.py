@@ -6,31 +6,21 @@ What kube-score, checkov, Pod Security's evaluator and kubeconform ask for is no
 from collections.abc import Iterator
 from typing import Final
 
-from scripts.manifests.model import Finding, Manifests, Rule
+from scripts.manifests.model import Finding, Manifests
 from scripts.manifests.rules import fields, general, network, secrets, settings, workloads
 
-GENERAL: Final[tuple[Rule, ...]] = (
-    general.namespaces,
-    general.containers,
-    general.secrets,
-    general.rights,
-    general.references,
-    general.mounts,
-    general.services,
-)
+GENERAL: Final = (fields.everywhere, general.namespaces, general.mounts, general.selectors)
 """What all is held to."""
 
 # The quick ones come first, because whoever wants only to know whether there is a finding stops
 # at the first.
-PIPELINE: Final[tuple[Rule, ...]] = (
+PIPELINE: Final = (
     fields.fields,
-    workloads.labels,
     workloads.images,
     workloads.sources,
     workloads.probes,
     workloads.services,
     workloads.together,
-    workloads.spread,
     workloads.grace,
     secrets.secrets,
     secrets.files,
@@ -54,8 +44,4 @@ def check(manifests: Manifests) -> Iterator[Finding]:
     about = ((GENERAL, manifests), (PIPELINE, manifests.pipeline))
     found = (finding for rules, of in about for rule in rules for finding in rule(of))
     # A Job and a CronJob share their faults.
-    seen: set[Finding] = set()
-    for finding in found:
-        if finding not in seen:
-            seen.add(finding)
-            yield finding
+    yield from dict.fromkeys(found)

@@ -1,17 +1,18 @@
-"""What base/checks.yaml says that fields of the pipeline must be.
+"""What base/checks.yaml says that fields must be.
 
 Only what neither kube-score, checkov, Pod Security nor a schema asks for stands there.
 """
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import yaml
 
-from scripts.manifests.model import Document, Finding, Manifests, title
+from scripts.manifests.model import Document, Finding, Manifests, Workload, at, mapping, title
 
 FILE: Final = Path(__file__).parents[3] / "base" / "checks.yaml"
 Line: TypeAlias = dict[str, Any]
@@ -36,59 +37,109 @@ def steps(field: str) -> list[str]:
     return [bracketed or plain for bracketed, plain in _STEP.findall(field)]
 
 
+def everywhere(manifests: Manifests) -> Iterator[Finding]:
+    """Check what the file says of all that is applied."""
+    return _check(manifests, "everywhere")
+
+
 def fields(manifests: Manifests) -> Iterator[Finding]:
-    """Check that fields are what the file says."""
-    for line in checks()["fields"]:
-        for where, prefix, node in _nodes(manifests, line["of"]):
-            for field, value in _values(node, steps(line["field"])):
-                if not _fits(value, line):
-                    why = f": {line['why']}" if "why" in line else ""
-                    yield Finding(where, prefix + field, f"{said(value)}: {_wanted(line)}{why}")
+    """Check what the file says of the pipeline."""
+    return _check(manifests, "fields")
 
 
-def _nodes(manifests: Manifests, kinds: str) -> Iterator[tuple[str, str, Document]]:
-    """Yield the objects of these kinds; or the pods or containers of all, where those are meant."""
-    if kinds in {"pod", "container"}:
+def _check(manifests: Manifests, section: str) -> Iterator[Finding]:
+    for line in checks()[section]:
+        kind, path = line.get("if", (None, ""))
+        if kind and all(at(one, path) is None for one in manifests.kind(kind)):
+            continue
+        for document, prefix, node in _parts(manifests, line["of"]):
+            if mapping(document, "metadata.annotations").get(line.get("unless", "")):
+                continue
+            beside = mapping(document, "metadata")
+            for field, value, around in _values(node, steps(line["field"]), beside):
+                if problem := _problem(manifests, document, line, value, around):
+                    yield Finding(title(document), prefix + field, problem)
+
+
+def _parts(manifests: Manifests, of: str) -> Iterator[tuple[Document, str, Any]]:
+    """Yield the objects that are meant, or their pods or containers, and where these stand."""
+    if of == "pod":
         for workload in manifests.workloads:
-            if kinds == "pod":
-                yield workload.title, f"{workload.field}.", dict(workload.pod)
-            else:
-                for container in workload.containers:
-                    yield workload.title, f"{container.field}.", container.spec
-        return
-    for document in manifests.documents:
-        if re.fullmatch(kinds, str(document.get("kind"))):
-            yield title(document), "", document
-
-
-def _values(node: Any, way: list[str], done: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield path and value of a field; [*] is each entry of a list that has what stands behind."""
-    if not way:
-        yield done.lstrip("."), node
-    elif way[0] == "*":
-        for index, entry in enumerate(node if isinstance(node, list) else []):
-            if isinstance(entry, dict) and (len(way) < 3 or way[1] in entry):  # noqa: PLR2004
-                yield from _values(entry, way[1:], f"{done}[{entry.get('name', index)}]")
+            yield workload.document, workload.field.removesuffix("spec"), workload.template
+    elif of in {"container", "server", "own server"}:
+        for workload, container in manifests.containers:
+            own = container.image.service is not None
+            if of == "container" or (container.stays and (own or of == "server")):
+                yield workload.document, f"{container.field}.", container.spec
     else:
-        value = node.get(way[0]) if isinstance(node, dict) else None
-        yield from _values(value, way[1:], f"{done}.{way[0]}")
+        for document in manifests.documents:
+            if re.fullmatch(f"({of})(/.*)?", title(document)):
+                yield document, "", document
 
 
-def _fits(value: Any, line: Line) -> bool:
+def _values(
+    node: Any, way: list[str], around: Mapping[str, Any], done: str = ""
+) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yield path and value of a field, and of what stands around it what tells what it names."""
+    if not way:
+        yield done.lstrip("."), node, around
+        return
+    step, *rest = way
+    if step == "*" or step.startswith("?"):
+        key, _, wanted = step[1:].partition("=")
+        whole = [node] if isinstance(node, dict) else []
+        for index, entry in enumerate(node if isinstance(node, list) else whole):
+            known = entry if isinstance(entry, dict) else {}
+            if not key or (
+                key in known and re.fullmatch(wanted or ".*", str(known[key]), re.DOTALL)
+            ):
+                place = f"[{known.get('name', index)}]" if isinstance(node, list) else ""
+                yield from _values(entry, rest, around, done + place)
+    elif "=" in step:
+        key, _, wanted = step.partition("=")
+        entries = node if isinstance(node, list) else []
+        one = next((entry for entry in entries if at(entry, key) == wanted), None)
+        yield from _values(one, rest, around, f"{done}[{step}]")
+    else:
+        known = node if isinstance(node, dict) else {}
+        around = {**around, **{key: known[key] for key in _AROUND if key in known}}
+        yield from _values(known.get(step), rest, around, f"{done}.{step}")
+
+
+_AROUND: Final = ("namespace", "optional")
+
+
+def _problem(
+    manifests: Manifests, document: Document, line: Line, value: Any, around: Mapping[str, Any]
+) -> str | None:
+    """Return what is wrong with a value and what to do; None when a line is kept."""
     if value is None and line.get("optional"):
-        return True
-    if "between" in line:
-        low, high = line["between"]
-        return type(value) is int and low <= value <= high
-    if "matches" in line:
-        return isinstance(value, str) and re.fullmatch(line["matches"], value) is not None
-    # 1 is not true.
-    return type(value) is type(line["is"]) and value == line["is"]
-
-
-def _wanted(line: Line) -> str:
-    if "between" in line:
-        return "set {} to {}".format(*line["between"])
-    if "matches" in line:
-        return f"set what matches {line['matches']}"
-    return "take it away" if line["is"] is None else f"set {line['is']}"
+        return None
+    match line:
+        case {"between": [low, high]}:
+            fits = type(value) is int and low <= value <= high
+            advice = f"set {low} to {high}"
+        case {"matches": pattern}:
+            fits = value is not None and re.fullmatch(pattern, str(value)) is not None
+            advice = f"set what matches {pattern}"
+        case {"names": kind}:
+            given = re.fullmatch(line.get("or", ""), str(value)) is not None
+            found = manifests.find(kind, value, around.get("namespace"))
+            fits = given or found is not None or around.get("optional") is True
+            advice = f"name a {kind} that is there, or add it"
+        case {"is": wanted}:
+            if "{name}" in str(wanted):
+                name = Workload(document).name
+                wanted = json.loads(json.dumps(wanted).replace("{name}", name))
+            # 1 is not true.
+            fits = type(value) is type(wanted) and value == wanted
+            advice = "take it away" if wanted is None else f"set {wanted}"
+        case _:
+            fits = value is not None
+            advice = "set it"
+    if fits:
+        return None
+    advice = f"set {line['set']}" if "set" in line else advice
+    reason = f", or say why: annotation {line['unless']}" if "unless" in line else ""
+    reason += f": {line['why']}" if "why" in line else ""
+    return f"{said(value)}: {advice}{reason}"

@@ -193,7 +193,7 @@ def has_token(workload: Workload) -> bool:
 def backend(manifests: Manifests, service: Document | None) -> Workload | None:
     """Return the workload that a Service leads to; None when it is not exactly one."""
     selector = {"matchLabels": mapping(service, "spec.selector")}
-    found = {w.name: w for w in manifests.workloads if selects(selector, w.labels)}
+    found = {w.name: w for w in manifests.selected(service, selector)} if service else {}
     return next(iter(found.values())) if len(found) == 1 else None
 
 
@@ -266,7 +266,7 @@ def hosts(manifests: Manifests) -> Iterator[Finding]:
     """Check that who refuses other names answers to its own, and to those of the Ingress."""
     routes = list(_routes(manifests))
     for name, listed in values_of(manifests, "ALLOWED_HOSTS").items():
-        for host in [name, *(host for host, service in routes if service == name)]:
+        for host in [name, *(host for host, service in routes if host and service == name)]:
             if AllowedHosts(listed).refusal([(b"host", host.encode())]):
                 problem = f"{listed!r} lacks {host}, by which clients call it: add it"
                 yield Finding(f"settings of {name}", "ALLOWED_HOSTS", problem)
