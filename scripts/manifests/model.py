@@ -92,18 +92,13 @@ class Container:
     field: str
     stays: bool
 
-    @property
-    def name(self) -> str:
-        """Return its name."""
-        return str(self.spec.get("name"))
-
     @cached_property
     def environment(self) -> dict[str, str]:
         """Return the variables that have a value, with those in it that a ``$(NAME)`` means."""
         found: dict[str, str] = {}
         for variable in items(self.spec, "env"):
             if (value := variable.get("value")) is not None:
-                found[str(variable.get("name"))] = _REFERENCE.sub(
+                found[str(variable.get("name"))] = REFERENCE.sub(
                     lambda reference: found.get(reference[1], reference[0]), str(value)
                 )
         return found
@@ -123,7 +118,8 @@ class Container:
 
 
 _SERVICES: Final = Path(__file__).parents[2] / "services"
-_REFERENCE: Final = re.compile(r"\$\((\w+)\)")
+REFERENCE: Final = re.compile(r"(?<!\$)\$\((\w+)\)")
+"""What Kubernetes puts another variable in the place of."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +159,9 @@ class Workload:
     @cached_property
     def containers(self) -> list[Container]:
         """Return all containers, those that only prepare the pod included."""
-        serving = self.kind in SERVING_KINDS
+        stay = "containers" if self.kind in SERVING_KINDS else None
         return [
-            Container(
-                spec,
-                f"{self.field}.{kind}[{spec.get('name')}]",
-                serving and kind == "containers",
-            )
+            Container(spec, f"{self.field}.{kind}[{spec.get('name')}]", kind == stay)
             for kind in ("initContainers", "containers")
             for spec in items(self.pod, kind)
         ]

@@ -27,7 +27,6 @@ PIPELINE: Final = (
     secrets.tokens,
     secrets.database_users,
     secrets.encrypted,
-    secrets.versions,
     settings.settings,
     settings.one_for_all,
     settings.deadlines,

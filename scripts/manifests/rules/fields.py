@@ -85,25 +85,28 @@ def _values(
         yield done.lstrip("."), node, around
         return
     step, *rest = way
-    if step == "*" or step.startswith("?"):
-        key, _, wanted = step[1:].partition("=")
-        whole = [node] if isinstance(node, dict) else []
-        for index, entry in enumerate(node if isinstance(node, list) else whole):
-            known = entry if isinstance(entry, dict) else {}
-            if not key or (
-                key in known and re.fullmatch(wanted or ".*", str(known[key]), re.DOTALL)
-            ):
-                place = f"[{known.get('name', index)}]" if isinstance(node, list) else ""
-                yield from _values(entry, rest, around, done + place)
-    elif "=" in step:
-        key, _, wanted = step.partition("=")
-        entries = node if isinstance(node, list) else []
-        one = next((entry for entry in entries if at(entry, key) == wanted), None)
-        yield from _values(one, rest, around, f"{done}[{step}]")
+    if step[0] in "*?!" or "=" in step:
+        fitting = list(_fitting(node, step))
+        if step[0] not in "*?!":
+            fitting = fitting[:1] or [(f"[{step}]", None)]
+        for place, entry in fitting:
+            yield from _values(entry, rest, around, done + place)
     else:
         known = node if isinstance(node, dict) else {}
         around = {**around, **{key: known[key] for key in _AROUND if key in known}}
         yield from _values(known.get(step), rest, around, f"{done}.{step}")
+
+
+def _fitting(node: Any, step: str) -> Iterator[tuple[str, Any]]:
+    """Yield what a step in brackets means, and how a message calls it; a mapping is one itself."""
+    key, _, pattern = step.lstrip("*?!").partition("=")
+    entries = node if isinstance(node, list) else [node] if isinstance(node, dict) else []
+    for index, entry in enumerate(entries):
+        known = entry if isinstance(entry, dict) else {}
+        value = known.get(key) if key else entry
+        fits = value is not None and re.fullmatch(pattern or ".*", str(value), re.DOTALL)
+        if bool(fits) != step.startswith("!"):
+            yield f"[{known.get('name', index)}]" if entries is node else "", entry
 
 
 _AROUND: Final = ("namespace", "optional")
@@ -123,7 +126,7 @@ def _problem(
             fits = value is not None and re.fullmatch(pattern, str(value)) is not None
             advice = f"set what matches {pattern}"
         case {"names": kind}:
-            given = re.fullmatch(line.get("or", ""), str(value)) is not None
+            given = "or" in line and re.fullmatch(line["or"], str(value)) is not None
             found = manifests.find(kind, value, around.get("namespace"))
             fits = given or found is not None or around.get("optional") is True
             advice = f"name a {kind} that is there, or add it"

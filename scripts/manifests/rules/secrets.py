@@ -19,7 +19,6 @@ from scripts.manifests.model import (
     mapping,
     title,
 )
-from scripts.manifests.rules.fields import checks
 from scripts.manifests.rules.network import has_token
 from scripts.manifests.rules.settings import settings_of
 
@@ -179,15 +178,8 @@ def database_users(manifests: Manifests) -> Iterator[Finding]:
 
 
 def encrypted(manifests: Manifests) -> Iterator[Finding]:
-    """Check that every client has the authority, every server a certificate, and its key alone."""
+    """Check that every server has a certificate, and its key alone."""
     for workload, container, there in _mounted(manifests):
-        settings = [f"{name}={value}" for name, value in container.environment.items()]
-        text = "\n".join([f"container {container.name}", *container.words, *settings])
-        for line in checks()["encrypted"]:
-            concerned, kept = (re.search(rf"(?m)^{line[key]}", text) for key in ("of", "has"))
-            if concerned and not kept:
-                advice = f"lacks {line['has']}: add it, or it speaks with somebody in plain text"
-                yield workload.finding(container.field, advice)
         own = f"tls-{workload.name}"
         with_keys = {name for name, key in there.values() if key != "ca.crt" and name != own}
         for name in sorted(name for name in with_keys if name.startswith("tls-")):
@@ -226,14 +218,3 @@ def tokens(manifests: Manifests) -> Iterator[Finding]:
         if role and seen and (others or wanted - seen):
             advice = f"may see {', '.join(sorted(seen))}: {', '.join(sorted(wanted))} is right"
             yield Finding(title(role), "rules", advice)
-
-
-def versions(manifests: Manifests) -> Iterator[Finding]:
-    """Check that an external secret has its own value, and the one before where that is meant."""
-    for secret in manifests.kind("ExternalSecret"):
-        for entry in items(secret, "spec.data"):
-            wanted = {"key": f"facestack/{at(secret, 'metadata.name')}"}
-            if str(entry.get("secretKey")).startswith(_PREVIOUS):
-                wanted["version"] = "AWSPREVIOUS"
-            if (found := entry.get("remoteRef")) != wanted:
-                yield Finding(title(secret), "spec.data.remoteRef", f"is {found}: set {wanted}")

@@ -14,7 +14,7 @@ from unittest.mock import patch
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
-from scripts.manifests.model import Container, Finding, Manifests, items
+from scripts.manifests.model import REFERENCE, Container, Finding, Manifests, items
 from scripts.manifests.rules.fields import said
 from scripts.settings import settings_class
 from services.common.settings import ClaimSettings, NsqSettings
@@ -25,9 +25,7 @@ ONE_FOR_ALL: Final = (
 )
 """Who has another value than the others breaks what they do, or refuses what they take."""
 
-_SECRET_NAME: Final = re.compile("PASSWORD|SECRET|TOKEN|ACCESS_KEY|CREDENTIAL")
 _CREDENTIAL_IN_URL: Final = re.compile(r"://[^/@:]*:[^/@]+@")
-_REFERENCE: Final = re.compile(r"(?<!\$)\$\((\w+)\)")
 # Kubernetes itself tells every pod where its API is.
 _OF_EVERY_POD: Final = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
@@ -45,7 +43,7 @@ def settings(manifests: Manifests) -> Iterator[Finding]:
             continue
         known = {name.upper() for name in whole.model_fields}
         # What others' settings are made of is no setting.
-        parts = set(_REFERENCE.findall(str(container.spec.get("env")))) - known
+        parts = set(REFERENCE.findall(str(container.spec.get("env")))) - known
         given = {n: v for n, v in container.environment.items() if n not in parts}
         for name in given:
             if name not in known:
@@ -111,16 +109,16 @@ def deadlines(manifests: Manifests) -> Iterator[Finding]:
 
 
 def variables(manifests: Manifests) -> Iterator[Finding]:
-    """Check that variables that others name exist, and that none holds a secret in clear."""
+    """Check that variables that others name exist, and that no address holds a password."""
     for workload, container in manifests.containers:
         names = {str(variable.get("name")) for variable in items(container.spec, "env")}
         text = "\n".join([*container.words, *container.environment.values()])
-        found = [(name, "is missing: set it") for name in {*_REFERENCE.findall(text)} - names]
-        for name, value in container.environment.items():
-            if _SECRET_NAME.search(name) and not name.endswith(("_FILE", "_FOLDER")):
-                found.append((name, f"is a secret in clear: use {name}_FILE"))
-            if _CREDENTIAL_IN_URL.search(value):
-                found.append((name, "holds a password: use a file beside it"))
+        found = [(name, "is missing: set it") for name in {*REFERENCE.findall(text)} - names]
+        found += [
+            (name, "holds a password: use a file beside it")
+            for name, value in container.environment.items()
+            if _CREDENTIAL_IN_URL.search(value)
+        ]
         for name, problem in sorted(found):
             yield workload.finding(f"{container.field}.env[{name}]", problem)
 

@@ -106,11 +106,11 @@ def grace(manifests: Manifests) -> Iterator[Finding]:
 
     A load balancer lets go of a pod only after a while, in which the pod serves as ever.
     """
-    longest_delay = 0
+    until = 0
     for ingress in manifests.kind("Ingress"):
         idle = _attribute(ingress, "idle_timeout.timeout_seconds")
         delay = _attribute(ingress, "deregistration_delay.timeout_seconds")
-        longest_delay = max(delay, longest_delay)
+        until = max(until, delay)
         if not _JOB_SECONDS <= idle < longest(manifests) or delay < _JOB_SECONDS:
             advice = f"idle_timeout {idle}, deregistration_delay {delay}: both {_JOB_SECONDS} or"
             advice += f" more, and the first below KEEP_ALIVE_SECONDS {longest(manifests):g}"
@@ -121,10 +121,8 @@ def grace(manifests: Manifests) -> Iterator[Finding]:
         sleep = at(container.spec, "lifecycle.preStop.sleep.seconds")
         if workload.kind != "Deployment" or type(sleep) is not int:
             continue
-        if workload.name in open_ and sleep < longest_delay:
-            advice = (
-                f"is {sleep}: set {longest_delay} or more, until the load balancer lets go of it"
-            )
+        if workload.name in open_ and sleep < until:
+            advice = f"is {sleep}: set {until} or more, until the load balancer lets go of it"
             yield workload.finding(f"{container.field}.lifecycle.preStop.sleep.seconds", advice)
         least = sleep + int(drains.get(workload.name, 0)) + _JOB_SECONDS + 1
         seconds = workload.pod.get("terminationGracePeriodSeconds", 30)

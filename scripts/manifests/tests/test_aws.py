@@ -5,8 +5,9 @@ from typing import Final
 import pytest
 
 from scripts.manifests import rendering
-from scripts.manifests.model import Manifests
+from scripts.manifests.model import Manifests, title
 from scripts.manifests.rendering import ROOT, parse, render
+from scripts.manifests.rules import check
 
 pytestmark = pytest.mark.usefixtures("flux_build")
 FOLDER: Final = ROOT / "overlays" / "aws"
@@ -45,3 +46,21 @@ def test_a_fact_that_changes_a_setting_makes_new_pods(changed: Manifests, name: 
     assert found
     if name == "load_balancer_subnets":
         assert found == {"Deployment/frontend", "Deployment/receiver"}
+
+
+def test_replicas_are_in_several_zones_and_each_way_in_has_a_host(rendered: dict[str, str]) -> None:
+    documents = parse(rendered["aws"])
+    [finder] = [one for one in documents if title(one) == "Deployment/nsqlookupd"]
+    finder["spec"]["replicas"] = 2
+    [ingress] = [one for one in documents if one["kind"] == "Ingress"]
+    del ingress["spec"]["rules"][0]["host"]
+    zone, host = (str(finding) for finding in check(Manifests(documents, FACTS)))
+    assert zone == (
+        "Deployment/nsqlookupd: spec.template.spec.topologySpreadConstraints"
+        "[topologyKey=topology.kubernetes.io/zone].maxSkew: is missing: set 1:"
+        " a load balancer may send to any zone"
+    )
+    assert host == (
+        "Ingress/facestack: spec.rules[0].host: is missing: set it:"
+        " the services answer to no other name"
+    )

@@ -41,6 +41,7 @@ FREE: Final = (
     (r"^Job/migrations-\S+ .*env\[5\]", "how long it waits has a default"),
     (r"replicas taken away|failureThreshold taken away", "the default will do"),
     (r"^Deployment/webhooks taken away", "kube-score finds its network policy without pods"),
+    (r"^Deployment/nsqlookupd .*topologySpread", "it is one pod"),
     (r"^Deployment/webhooks .*volumes\[1\]", "an operator brings it"),
     (r"facestack\.dev/except", "make validate misses the fact pod_network then"),
     (r"^ValidatingAdmissionPolicy(Binding)?/\S+ spec\.[mv]", "tried on the cluster"),
