@@ -26,9 +26,12 @@ Schema: TypeAlias = dict[str, Any]
 
 # What the test cluster runs.
 _PINS: Final = ROOT / "e2e" / "no-registry" / "tools" / "k8s" / "go.sum"
-[(_VERSION, MINOR, _SUM)] = re.findall(
+_PINNED: Final = re.search(
     r"^k8s\.io/kubernetes (v1\.(\d+)\.\d+) (h1:\S+)$", _PINS.read_text(), re.MULTILINE
 )
+if not _PINNED:
+    raise SystemExit(f"schemas: {_PINS.relative_to(ROOT)} does not pin k8s.io/kubernetes")
+_VERSION, MINOR, _SUM = _PINNED.groups()
 # Each project whose custom resources may stand in a manifest: the module, its sum, the definitions.
 _CUSTOM: Final = (
     (
