@@ -1,9 +1,7 @@
 // Command flux-build prints as JSON what Flux's kustomize-controller would apply, by its own code.
 //
-//	flux-build build NAME=DIR...            of each Kustomization in the JSON list on standard input
-//	flux-build pod-security LEVEL VERSION   what Pod Security forbids of the workloads on standard input
-//
-// NAME is the GitRepository that a Kustomization's spec.sourceRef names, and DIR a folder with its files.
+//	flux-build build         of each of the Kustomizations in the JSON on standard input
+//	flux-build pod-security  what Pod Security forbids of each of the pods there
 package main
 
 import (
@@ -11,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -25,8 +22,6 @@ import (
 	ssautil "github.com/fluxcd/pkg/ssa/utils"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	kubeyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 	kustypes "sigs.k8s.io/kustomize/api/types"
@@ -39,17 +34,13 @@ type object struct {
 	Document *unstructured.Unstructured `json:"document"`
 }
 
-// result is what a Kustomization applies, which variables and files it has, and why it cannot be built.
+// result is what a Kustomization applies, which variables and files it has, or why it cannot be built.
 type result struct {
 	Objects   []object `json:"objects"`
 	Variables []string `json:"variables"`
 	Files     []string `json:"files"`
-	Problem   *problem `json:"problem"`
-}
-
-type problem struct {
-	File string `json:"file"`
-	Said string `json:"said"`
+	Problem   string   `json:"problem"`
+	File      string   `json:"file"` // that the problem is in
 }
 
 // source is a folder with the files of one state of a repository; it notes which are read.
@@ -173,80 +164,59 @@ func (r *result) build(k object, roots map[string]string) (string, error) {
 	return "", nil
 }
 
-func build(roots map[string]string) error {
-	var given []object
-	if err := json.NewDecoder(os.Stdin).Decode(&given); err != nil {
+func build(input *json.Decoder, output *json.Encoder) error {
+	var given struct {
+		Sources        map[string]string `json:"sources"` // folders by the GitRepository's name
+		Kustomizations []object          `json:"kustomizations"`
+	}
+	if err := input.Decode(&given); err != nil {
 		return err
 	}
-	results := make([]result, len(given))
-	for i, k := range given {
-		if file, err := results[i].build(k, roots); err != nil {
-			results[i] = result{Problem: &problem{file, err.Error()}}
+	results := make([]result, len(given.Kustomizations))
+	for i, k := range given.Kustomizations {
+		if file, err := results[i].build(k, given.Sources); err != nil {
+			results[i] = result{Problem: err.Error(), File: file}
 		}
 	}
-	return json.NewEncoder(os.Stdout).Encode(results)
+	return output.Encode(results)
 }
 
-// podSecurity prints, as a JSON list, what a level of a version of Pod Security forbids of workloads.
-func podSecurity(level, version string) error {
-	wanted, err := api.ParseLevel(level)
-	if err != nil {
-		return err
+// podSecurity prints of each pod what the labels of its namespace forbid.
+func podSecurity(input *json.Decoder, output *json.Encoder) error {
+	var given []struct {
+		Labels map[string]string      `json:"labels"`
+		Pod    corev1.PodTemplateSpec `json:"pod"`
 	}
-	since, err := api.ParseVersion(version)
-	if err != nil {
+	if err := input.Decode(&given); err != nil {
 		return err
 	}
 	evaluator, err := policy.NewEvaluator(policy.DefaultChecks(), nil)
 	if err != nil {
 		return err
 	}
-	found := []map[string]string{}
-	for documents := kubeyaml.NewYAMLOrJSONDecoder(os.Stdin, 4096); ; {
-		var workload unstructured.Unstructured
-		if err := documents.Decode(&workload.Object); errors.Is(err, io.EOF) {
-			return json.NewEncoder(os.Stdout).Encode(found)
-		} else if err != nil {
-			return err
+	unsaid := api.Policy{Enforce: api.LevelVersion{Level: api.LevelRestricted, Version: api.LatestVersion()}}
+	found := make([]map[string]string, len(given))
+	for i, one := range given {
+		found[i] = map[string]string{}
+		labels, wrong := api.PolicyToEvaluate(one.Labels, unsaid)
+		for _, err := range wrong {
+			found[i]["labels of its namespace"] = err.Error()
 		}
-		way := []string{"spec", "template"}
-		switch workload.GetKind() {
-		case "Pod":
-			way = nil
-		case "CronJob":
-			way = []string{"spec", "jobTemplate", "spec", "template"}
-		}
-		template, _, err := unstructured.NestedMap(workload.Object, way...)
-		var pod corev1.PodTemplateSpec
-		if err == nil {
-			err = runtime.DefaultUnstructuredConverter.FromUnstructured(template, &pod)
-		}
-		if err != nil {
-			return fmt.Errorf("%s/%s: %w", workload.GetKind(), workload.GetName(), err)
-		}
-		judged := api.LevelVersion{Level: wanted, Version: since}
-		for _, result := range evaluator.EvaluatePod(judged, &pod.ObjectMeta, &pod.Spec) {
+		for _, result := range evaluator.EvaluatePod(labels.Enforce, &one.Pod.ObjectMeta, &one.Pod.Spec) {
 			if !result.Allowed {
-				found = append(found, map[string]string{
-					"kind": workload.GetKind(), "name": workload.GetName(),
-					"reason": result.ForbiddenReason, "detail": result.ForbiddenDetail,
-				})
+				level := labels.Enforce.Level
+				found[i][result.ForbiddenReason] = fmt.Sprintf("%s (Pod Security %s)", result.ForbiddenDetail, level)
 			}
 		}
 	}
+	return output.Encode(found)
 }
 
 func main() {
-	err := errors.New("usage: flux-build build NAME=DIR... | pod-security LEVEL VERSION")
-	if words := os.Args[1:]; len(words) == 3 && words[0] == "pod-security" {
-		err = podSecurity(words[1], words[2])
-	} else if len(words) > 1 && words[0] == "build" {
-		roots := map[string]string{}
-		for _, word := range words[1:] {
-			name, dir, _ := strings.Cut(word, "=")
-			roots[name] = dir
-		}
-		err = build(roots)
+	tasks := map[string]func(*json.Decoder, *json.Encoder) error{"build": build, "pod-security": podSecurity}
+	err := errors.New("usage: flux-build build|pod-security <INPUT")
+	if task := tasks[strings.Join(os.Args[1:], " ")]; task != nil {
+		err = task(json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "flux-build:", err)

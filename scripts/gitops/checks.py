@@ -2,13 +2,23 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, TypeAlias
 
 import yaml
 
-from scripts.gitops.flux import BRANCH, NAMESPACE, Cluster, Kustomization, Object
+from scripts.gitops.flux import (
+    BRANCH,
+    NAMESPACE,
+    Cluster,
+    Kustomization,
+    Object,
+    load,
+    load_unit,
+)
 from scripts.gitops.source import Source
 from scripts.manifests import tools
 from scripts.manifests.model import (
@@ -23,6 +33,8 @@ from scripts.manifests.model import (
 from scripts.manifests.rules import check as check_manifests
 
 Check: TypeAlias = Callable[[Cluster, Source], Iterator[Finding]]
+Row: TypeAlias = tuple[str, str, list[Finding]]
+"""What was checked, how much of it, and what is wrong with it."""
 
 
 def finding(applied: Object, field: str, problem: str) -> Finding:
@@ -42,7 +54,6 @@ def identities(cluster: Cluster, _source: Source) -> Iterator[Finding]:
 
 def dependencies(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that what a Kustomization waits for exists, and does not wait for it in turn."""
-    told: set[str] = set()
     first = [cluster.root.name, *_flux(cluster)]
     for kustomization in cluster.kustomizations.values():
         problems = [
@@ -50,14 +61,16 @@ def dependencies(cluster: Cluster, _source: Source) -> Iterator[Finding]:
             for name in kustomization.waits_for
             if name not in cluster.kustomizations
         ]
-        if circle := _circle(cluster, kustomization.name):
-            if not told & set(circle):
-                problems.append(f"is a circle: {' -> '.join(circle)}")
-            told |= set(circle)
-        elif not kustomization.waits_for and kustomization.name not in first:
+        if not kustomization.waits_for and kustomization.name not in first:
             problems.append(f"is missing: only {' and '.join(first)} wait for nothing")
         for problem in problems:
             yield finding(kustomization.made_from, "spec.dependsOn", problem)
+    try:
+        TopologicalSorter({k.name: k.waits_for for k in cluster.kustomizations.values()}).prepare()
+    except CycleError as error:
+        circle = error.args[1][::-1]
+        problem = f"is a circle: {' -> '.join(circle)}"
+        yield finding(cluster.kustomizations[circle[0]].made_from, "spec.dependsOn", problem)
 
 
 def _flux(cluster: Cluster) -> list[str]:
@@ -66,23 +79,10 @@ def _flux(cluster: Cluster) -> list[str]:
     return [k.name for k, applied in cluster.objects() if applied.key[3] == name]
 
 
-def _circle(cluster: Cluster, start: str) -> list[str]:
-    """Return the names on the way from a Kustomization back to itself, if there is one."""
-    ways = [[start]]
-    for way in ways:
-        for name in cluster.kustomizations[way[-1]].waits_for:
-            if name == start:
-                return [*way, name]
-            if name in cluster.kustomizations and name not in way:
-                ways.append([*way, name])
-    return []
-
-
 def common_fields(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that every Kustomization has what all have in common, and none is suspended."""
-    common = {
-        name: cluster.root.spec.get(name) for name in ("interval", "retryInterval", "timeout")
-    }
+    names = ("interval", "retryInterval", "timeout")
+    common = {name: cluster.root.spec.get(name) for name in names}
     for kustomization in cluster.kustomizations.values():
         # The root would wait for itself, and a fact of the next push must not hold up that push.
         is_root = kustomization is cluster.root
@@ -127,61 +127,63 @@ def _read(source: Source, name: str) -> Any:
 def layers(cluster: Cluster, source: Source) -> Iterator[Finding]:
     """Check that an overlay is its layers and nothing else: Flux applies those, and never it."""
     paths = [k.path for k in cluster.kustomizations.values() if k.path.startswith("overlays/")]
-    for overlay in sorted({path.rpartition("/")[0] for path in paths}):
+    # That of a pinned version has been checked.
+    for overlay in sorted({path.rpartition("/")[0] for path in paths if not cluster.pinned}):
         file = f"{overlay}/kustomization.yaml"
-        # That of a pinned version has been checked.
-        if cluster.facts.get("source") == BRANCH:
-            wanted = {"resources": [path.rpartition("/")[2] for path in paths]}
-            if (found := _read(source, file)) != wanted:
-                problem = f"is {found}: say {wanted}, as Flux applies these in this order"
-                yield Finding(file, "resources", problem)
+        wanted = {"resources": [path.rpartition("/")[2] for path in paths]}
+        if (found := _read(source, file)) != wanted:
+            problem = f"is {found}: say {wanted}, as Flux applies these in this order"
+            yield Finding(file, "resources", problem)
 
 
 # Kubernetes' own API groups; everything else is defined by somebody's CustomResourceDefinition.
 _BUILT_IN: Final = re.compile(
     r"[a-z]*|([a-z]+|rbac\.authorization|flowcontrol\.apiserver)\.k8s\.io"
 )
-_GIVEN: Final = {("namespace", name) for name in ("", "default", "kube-public", "kube-system")}
+_GIVEN: Final = {f"the namespace {name}" for name in ("default", "kube-public", "kube-system")}
 BROUGHT: Final = "facestack.dev/brought"
 """An annotation of a cluster's facts: the API groups that it has from elsewhere."""
 
 
 def order(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that namespaces and kinds are there before what needs them."""
-    made: dict[str, set[tuple[str, ...]]] = {name: set() for name in cluster.kustomizations}
-    brought: list[str] = []
-    for kustomization, applied in cluster.objects():
-        group, kind, namespace, name = applied.key
-        if kind == "Namespace":
-            made[kustomization.name].add(("namespace", name))
-        elif kind == "CustomResourceDefinition":
-            spec = mapping(applied.document, "spec")
-            made[kustomization.name] |= {
-                (str(spec.get("group")), str(version.get("name")), str(at(spec, "names.kind")))
-                for version in items(spec, "versions")
-                if version.get("served")
-            }
-        elif (kind, namespace, name) == ("ConfigMap", NAMESPACE, "cluster"):
-            text = mapping(applied.document, "metadata.annotations").get(BROUGHT, "")
-            brought = re.split(r"[,\s]+", text)
-    for kustomization, applied in cluster.objects():
+    made = {name: set(_made(one)) for name, one in cluster.kustomizations.items()}
+    annotation = mapping(cluster.config, "metadata.annotations").get(BROUGHT, "")
+    brought = re.split(r"[,\s]+", annotation)
+    for name, kustomization in cluster.kustomizations.items():
         # Within one Kustomization Flux applies namespaces and definitions first.
-        earlier = [kustomization.name, *cluster.before(kustomization.name)]
-        earlier += _flux(cluster) if kustomization is cluster.root else []
-        there = _GIVEN.union(*(made[name] for name in earlier))
-        group, _, version = str(applied.document.get("apiVersion")).rpartition("/")
-        _, kind, namespace, _ = applied.key
-        if ("namespace", namespace) not in there:
-            problem = f"nothing before {kustomization.name} makes the namespace {namespace}: add"
-            yield finding(applied, "metadata.namespace", f"{problem} it to what this depends on")
-        known = _BUILT_IN.fullmatch(group) or group in brought
-        if not known and (group, version, kind) not in there:
-            problem = f"nothing before {kustomization.name} installs {group}/{version} {kind}"
-            yield finding(applied, "apiVersion, kind", f"{problem}: depend on what does")
+        earlier = {name, *cluster.before(name)}
+        earlier |= set(_flux(cluster)) if kustomization is cluster.root else set()
+        there = _GIVEN.union(*(made[each] for each in earlier))
+        for applied in kustomization.objects:
+            group, kind, namespace, _ = applied.key
+            place, what = f"the namespace {namespace}", f"{applied.document['apiVersion']} {kind}"
+            if namespace and place not in there:
+                problem = f"nothing before {name} makes {place}: add it to what this depends on"
+                yield finding(applied, "metadata.namespace", problem)
+            if not _BUILT_IN.fullmatch(group) and group not in brought and what not in there:
+                problem = f"nothing before {name} installs {what}: depend on what does"
+                yield finding(applied, "apiVersion, kind", problem)
+
+
+def _made(kustomization: Kustomization) -> Iterator[str]:
+    """Yield the namespaces and kinds that a Kustomization brings."""
+    for applied in kustomization.objects:
+        _, kind, _, name = applied.key
+        if kind == "Namespace":
+            yield f"the namespace {name}"
+        elif kind == "CustomResourceDefinition":
+            spec = applied.document["spec"]
+            for version in items(spec, "versions"):
+                if version.get("served"):
+                    yield f"{spec['group']}/{version['name']} {at(spec, 'names.kind')}"
 
 
 def secrets(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check that every Secret is encrypted for this cluster, and decrypted where it is applied."""
+    """Check that every Secret is encrypted for this cluster, and decrypted where it is applied.
+
+    That it is sops' is a rule for all manifests.
+    """
     place = f"{cluster.folder}/secrets/"
     for kustomization, applied in cluster.objects():
         if "sops" in applied.document and not at(kustomization.spec, "decryption.provider"):
@@ -194,8 +196,6 @@ def secrets(cluster: Cluster, _source: Source) -> Iterator[Finding]:
                 if not str(value).startswith("ENC["):
                     problem = f"is not encrypted: run 'make secrets CLUSTER={cluster.name}', and"
                     yield finding(applied, f"{field}.{key}", f"{problem} change the secret")
-        if not at(applied.document, "sops.mac"):
-            yield finding(applied, "sops", "is missing: only what sops has encrypted is in git")
         if not applied.file.startswith(place):
             yield finding(applied, "kind", f"put it into {place}, which this cluster's key is for")
 
@@ -232,30 +232,33 @@ _valid: set[str] = set()
 
 def schemas(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check every object against its schema; what has passed once is not asked about again."""
-    new: dict[str, Object] = {}
+    new: dict[str, str] = {}
     for _, applied in cluster.objects():
         # Flux takes away what sops adds.
         document = {key: value for key, value in applied.document.items() if key != "sops"}
-        text = json.dumps(document)
-        if text not in _valid:
-            new[text] = applied
-    wrong = set()
-    for found in tools.kubeconform("\n---\n".join(new)) if new else ():
-        wrong.add(found.where)
-        files = sorted({applied.file for applied in new.values() if applied.title == found.where})
-        where = f"{' or '.join(files)}: {found.where}"
-        yield Finding(where, found.field or "fields", found.problem)
-    _valid.update(text for text, applied in new.items() if applied.title not in wrong)
+        if (text := json.dumps(document)) not in _valid:
+            new[text] = applied.title
+    found = list(tools.kubeconform("\n---\n".join(new))) if new else []
+    wrong = {one.where for one in found}
+    _valid.update(text for text, title in new.items() if title not in wrong)
+    yield from _with_files(cluster, found)
 
 
 def manifests(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check the rules for manifests, and Pod Security, over all that is applied."""
-    files = {applied.title: applied.file for _, applied in cluster.objects()}
     documents = Manifests((one.document for _, one in cluster.objects()), cluster.facts)
     pods = "\n---\n".join(map(json.dumps, documents.kind("Namespace", *WORKLOAD_KINDS)))
-    for found in (*check_manifests(documents), *tools.pod_security(pods)):
-        file = files.get(found.where.replace(" of ", "/"))
-        yield Finding(f"{file}: {found.where}" if file else found.where, found.field, found.problem)
+    yield from _with_files(cluster, (*check_manifests(documents), *tools.pod_security(pods)))
+
+
+def _with_files(cluster: Cluster, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield findings about objects with the files that these are made from."""
+    files: dict[str, set[str]] = {}
+    for _, applied in cluster.objects():
+        files.setdefault(applied.title, set()).add(applied.file)
+    for one in findings:
+        file = " or ".join(sorted(files.get(one.where.replace(" of ", "/"), ())))
+        yield Finding(f"{file}: {one.where}" if file else one.where, one.field, one.problem)
 
 
 STAGES: Final[tuple[tuple[Check, ...], ...]] = (
@@ -268,13 +271,16 @@ STAGES: Final[tuple[tuple[Check, ...], ...]] = (
 
 def check(cluster: Cluster, source: Source) -> Iterator[Finding]:
     """Yield whatever is wrong with a cluster."""
-    for problem in cluster.problems:
-        yield Finding(problem.file, "build", problem.problem)
+    yield from _not_built(cluster)
     for stage in STAGES if not cluster.problems else ():
         found = [finding for look in stage for finding in look(cluster, source)]
         yield from found
         if found:
             return
+
+
+def _not_built(cluster: Cluster) -> list[Finding]:
+    return [Finding(problem.file, "build", problem.problem) for problem in cluster.problems]
 
 
 _NOT_FOR_FLUX: Final = (
@@ -285,9 +291,32 @@ _NOT_FOR_FLUX: Final = (
 )
 
 
-def unused_files(source: Source, used: set[str]) -> Iterator[Finding]:
-    """Yield the files in the trees that no cluster uses."""
-    for name in sorted(source.files() - used):
-        if not any(fnmatch(name, pattern) for pattern in _NOT_FOR_FLUX):
-            problem = "no cluster uses it: name it in a kustomization.yaml, or delete it"
-            yield Finding(name, "file", problem)
+def validate(tree: Source, names: list[str]) -> Iterator[Row]:
+    """Check clusters; when all are asked for, and can be built, also what none of them uses."""
+    whole = names == tree.clusters()
+    used: set[str] = set()
+    with ThreadPoolExecutor() as pool:  # one is built while another is checked
+        for cluster in pool.map(lambda name: load(tree, name), names):
+            count = len(list(cluster.objects()))
+            looked_at = f"{len(cluster.kustomizations)} Kustomizations, {count} objects"
+            yield cluster.name, looked_at, list(check(cluster, tree))
+            used |= cluster.files
+            if whole and cluster.pinned:
+                used |= load(tree, cluster.name, pinned=False).files
+            whole = whole and not cluster.problems
+    if not whole:
+        return
+    # A unit that no cluster has is there to be taken.
+    for path in sorted(tree.folder.glob("apps/*/kustomization.yaml")):
+        unit = path.parent.relative_to(tree.folder).as_posix()
+        if f"{unit}/kustomization.yaml" not in used:
+            built = load_unit(tree, unit)
+            yield unit, "built alone: no cluster has it", _not_built(built)
+            used |= built.files
+    problem = "no cluster uses it: name it in a kustomization.yaml, or delete it"
+    unused = [
+        Finding(name, "file", problem)
+        for name in sorted(tree.files() - used)
+        if not any(fnmatch(name, pattern) for pattern in _NOT_FOR_FLUX)
+    ]
+    yield "files", f"{len(tree.files())} files", unused

@@ -2,12 +2,9 @@
 
 import json
 import re
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from copy import deepcopy
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from posixpath import normpath
 from typing import Any, Final
 
@@ -15,7 +12,7 @@ import yaml
 
 from scripts.gitops.source import CLUSTERS, Source, commit
 from scripts.manifests.model import FLUX_API, Document, at, items, mapping, title
-from scripts.manifests.tools import binary
+from scripts.manifests.tools import ask
 
 NAMESPACE: Final = "flux-system"
 BRANCH: Final = "facestack"
@@ -59,32 +56,16 @@ class Object:
         return title(self.document)
 
 
-@dataclass(frozen=True)
 class Kustomization:
-    """A Kustomization of Flux, and what it applies."""
+    """A Kustomization of Flux, and the objects that it applies from the folder ``path``."""
 
-    made_from: Object
-    objects: list[Object] = field(default_factory=list)
-
-    @cached_property
-    def name(self) -> str:
-        """Return its name."""
-        return self.made_from.key[3]
-
-    @cached_property
-    def spec(self) -> Mapping[str, Any]:
-        """Return what it says."""
-        return mapping(self.made_from.document, "spec")
-
-    @cached_property
-    def path(self) -> str:
-        """Return the folder that it applies."""
-        return normpath(str(self.spec.get("path")))
-
-    @cached_property
-    def waits_for(self) -> list[str]:
-        """Return the names of the Kustomizations that it waits for."""
-        return [str(dependency.get("name")) for dependency in items(self.spec, "dependsOn")]
+    def __init__(self, made_from: Object) -> None:
+        self.made_from = made_from
+        self.objects: list[Object] = []
+        self.name = made_from.key[3]
+        self.spec = mapping(made_from.document, "spec")
+        self.path = normpath(str(self.spec.get("path")))
+        self.waits_for = [str(before.get("name")) for before in items(self.spec, "dependsOn")]
 
 
 @dataclass(frozen=True)
@@ -111,11 +92,20 @@ class Cluster:
         return next(iter(self.kustomizations.values()))
 
     @property
+    def config(self) -> Document:
+        """Return the ConfigMap with its facts; an empty one when there is none."""
+        key = ("", "ConfigMap", NAMESPACE, "cluster")
+        return next((one.document for _, one in self.objects() if one.key == key), {})
+
+    @property
     def facts(self) -> Mapping[str, str]:
         """Return what is so on this cluster only."""
-        key = ("", "ConfigMap", NAMESPACE, "cluster")
-        found = (one.document for one in self.root.objects if one.key == key)
-        return mapping(next(found, None), "data")
+        return mapping(self.config, "data")
+
+    @property
+    def pinned(self) -> bool:
+        """Tell whether it takes its version from one commit."""
+        return self.facts.get("source") == PINNED
 
     def objects(self) -> Iterator[tuple[Kustomization, Object]]:
         """Yield every object with the Kustomization that applies it."""
@@ -157,55 +147,52 @@ def load(source: Source, name: str, *, pinned: bool = True) -> Cluster:
 def load_unit(source: Source, path: str) -> Cluster:
     """Build a unit that no cluster has, so without facts."""
     cluster = Cluster(path)
-    spec = {"path": path, "sourceRef": {"name": BRANCH}}
-    start = Kustomization(
-        Object({"kind": "Kustomization", "metadata": {"name": path}, "spec": spec}, path)
-    )
-    cluster.kustomizations[path] = start
-    _grow(cluster, start, {BRANCH: source})
+    _grow(cluster, Kustomization(_asking_for(path)), {BRANCH: source})
     return cluster
 
 
-def _grow(cluster: Cluster, start: Kustomization, sources: Mapping[str, Source]) -> None:
+def _asking_for(path: str, **spec: Any) -> Object:
+    """Return a Kustomization for a folder that none is for."""
+    document = {"kind": "Kustomization", "metadata": {"name": path}, "spec": {"path": path, **spec}}
+    return Object(document, path)
+
+
+def _grow(cluster: Cluster, first: Kustomization, sources: Mapping[str, Source]) -> None:
     """Build a Kustomization, and what comes out of it, and what comes out of that."""
-    waiting = [start]
+    cluster.kustomizations[first.name] = first
+    waiting = [first]
     while waiting:
         _build(waiting, sources, cluster)
-        made = [one for parent in waiting for one in parent.objects]
-        waiting = [child for one in made if (child := _new(one, cluster))]
+        made = _kustomizations(one for parent in waiting for one in parent.objects)
+        waiting = [child for child in made if _is_new(child, cluster)]
 
 
-def _root(cluster: Cluster, source: Source) -> Kustomization:
-    """Return the Kustomization of a cluster's folder that applies this folder."""
-    for made in build_folder(source, cluster.folder):
-        found = Kustomization(made)
-        if _is_kustomization(made) and found.path == cluster.folder:
-            cluster.kustomizations[found.name] = found
-            return found
-    problem = f"brings no Kustomization with the path ./{cluster.folder}: add ../../layers"
-    raise BuildError(f"{cluster.folder}/kustomization.yaml", f"{problem} to components")
+def _kustomizations(made: Iterable[Object]) -> list[Kustomization]:
+    """Return those of objects that are Kustomizations of Flux."""
+    return [Kustomization(one) for one in made if one.key[:2] == (FLUX_API, "Kustomization")]
 
 
-def _is_kustomization(made: Object) -> bool:
-    return made.key[:2] == (FLUX_API, "Kustomization")
-
-
-def _new(made: Object, cluster: Cluster) -> Kustomization | None:
-    """Add a Kustomization that another one makes; return it unless it is the root again."""
-    if not _is_kustomization(made):
-        return None
-    child = Kustomization(made)
+def _is_new(child: Kustomization, cluster: Cluster) -> bool:
+    """Add a Kustomization that another one makes, unless it is the root again."""
     known = cluster.kustomizations.setdefault(child.name, child)
-    if known is child:
-        return child
     problem = None
-    if known is not cluster.root:
+    if known not in (child, cluster.root):
         problem = f"{known.made_from.file} has one of this name, too"
     elif known.spec != child.spec:
         problem = "its patches change itself: leave it out of the targets"
     if problem:
+        made = child.made_from
         cluster.problems.append(BuildError(made.file, f"{made.title}: {problem}"))
-    return None
+    return known is child
+
+
+def _root(cluster: Cluster, source: Source) -> Kustomization:
+    """Return the Kustomization of a cluster's folder that applies this folder."""
+    for found in _kustomizations(build_folder(source, cluster.folder)):
+        if found.path == cluster.folder:
+            return found
+    problem = f"brings no Kustomization with the path ./{cluster.folder}: add ../../layers"
+    raise BuildError(f"{cluster.folder}/kustomization.yaml", f"{problem} to components")
 
 
 def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster: Cluster) -> None:
@@ -220,13 +207,13 @@ def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster:
             raise BuildError(f"{cluster.folder}/cluster.yaml", problem)
     asked = []
     for one in waiting:
-        document = deepcopy(one.made_from.document)
-        document["spec"].setdefault("sourceRef", {"name": BRANCH})
+        spec = {"sourceRef": {"name": BRANCH}, **one.spec}
         # What is named stands before what is written here, as the controller does it.
-        if items(one.spec, "postBuild.substituteFrom"):
-            post = document["spec"]["postBuild"]
-            post["substitute"] = {**cluster.facts, **(post.get("substitute") or {})}
-        asked.append({"file": one.made_from.file, "document": document})
+        if items(spec, "postBuild.substituteFrom"):
+            post = spec["postBuild"]
+            substitute = {**cluster.facts, **(post.get("substitute") or {})}
+            spec["postBuild"] = {**post, "substitute": substitute}
+        asked.append(Object({**one.made_from.document, "spec": spec}, one.made_from.file))
     for one, built in zip(waiting, _run(asked, sources), strict=True):
         try:
             one.objects.extend(_objects(built))
@@ -240,26 +227,15 @@ def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster:
 
 def build_folder(source: Source, path: str, facts: Mapping[str, str] | None = None) -> list[Object]:
     """Build one folder, with facts in it if any are given; BuildError says why it cannot be."""
-    spec: Document = {"path": path, "sourceRef": {"name": BRANCH}}
-    if facts is not None:
-        spec["postBuild"] = {"substitute": dict(facts)}
-    document = {"kind": "Kustomization", "metadata": {"name": path}, "spec": spec}
-    (built,) = _run([{"file": path, "document": document}], {BRANCH: source})
+    spec = {} if facts is None else {"postBuild": {"substitute": facts}}
+    [built] = _run([_asking_for(path, sourceRef={"name": BRANCH}, **spec)], {BRANCH: source})
     return _objects(built)
 
 
-def _run(asked: list[Document], sources: Mapping[str, Source]) -> list[Any]:
-    folders = [f"{name}={source.folder}" for name, source in sources.items()]
-    done = subprocess.run(
-        [binary("flux-build"), "build", *folders],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    found: list[Any] = json.loads(done.stdout)
+def _run(asked: list[Object], sources: Mapping[str, Source]) -> list[Any]:
+    folders = {name: str(source.folder) for name, source in sources.items()}
+    given = {"sources": folders, "kustomizations": [asdict(one) for one in asked]}
+    found: list[Any] = ask(json.dumps(given), "flux-build", "build")
     return found
 
 
@@ -268,9 +244,9 @@ _WAY: Final = re.compile(r"recursed (?:accumulation of|merging from) path '([^']
 
 def _objects(built: Any) -> list[Object]:
     """Return what was built; BuildError names the file that the fault is in."""
-    if problem := built["problem"]:
-        said = " ".join(problem["said"].split())
+    if built["problem"]:
+        said = " ".join(built["problem"].split())
         way = list(_WAY.finditer(said))  # kustomize tells it to where the fault is
-        file = f"{way[-1][1]}/kustomization.yaml" if way else problem["file"]
+        file = f"{way[-1][1]}/kustomization.yaml" if way else built["file"]
         raise BuildError(file, said[way[-1].end() :].removesuffix('"') if way else said)
     return [Object(each["document"], each["file"]) for each in built["objects"] or []]

@@ -6,28 +6,24 @@ from typing import Final
 
 import yaml
 
-from scripts.gitops.flux import BuildError, build_folder
+from scripts.gitops.flux import build_folder
 from scripts.gitops.source import Source
 from scripts.manifests.model import Document, Manifests
 
 ROOT: Final = Path(__file__).parents[2]
 
 
-class RenderError(Exception):
-    """Flux refuses a folder; the message is its own."""
-
-
-def overlays(root: Path = ROOT) -> list[Path]:
+def overlays() -> list[Path]:
     """Return every overlay there is."""
-    return sorted(path.parent for path in (root / "overlays").glob("*/kustomization.yaml"))
+    return sorted(path.parent for path in (ROOT / "overlays").glob("*/kustomization.yaml"))
 
 
-def facts(cluster: str, root: Path = ROOT) -> Mapping[str, str]:
+def facts(cluster: str) -> Mapping[str, str]:
     """Return what is so on one cluster only; nothing for one that Flux does not manage.
 
     The network of the pods is left out: a layer of Flux writes it over what an overlay says.
     """
-    file = root / "flux" / "clusters" / cluster / "cluster.yaml"
+    file = ROOT / "flux" / "clusters" / cluster / "cluster.yaml"
     if not file.is_file():
         return {}
     found: dict[str, str] = yaml.load(file.read_text(), yaml.CSafeLoader)["data"]
@@ -36,12 +32,12 @@ def facts(cluster: str, root: Path = ROOT) -> Mapping[str, str]:
 
 
 def render(folder: Path, given: Mapping[str, str] | None = None, root: Path = ROOT) -> str:
-    """Return what Flux makes of a folder below root, with the facts of its namesake or others."""
-    known = facts(folder.name, root) if given is None else given
-    try:
-        built = build_folder(Source(root), str(folder.relative_to(root)), known)
-    except BuildError as error:
-        raise RenderError(str(error)) from None
+    """Return what Flux makes of a folder below root, with the facts of its namesake or others.
+
+    BuildError: Flux refuses it.
+    """
+    known = facts(folder.name) if given is None else given
+    built = build_folder(Source(root), str(folder.relative_to(root)), known)
     return yaml.dump_all((one.document for one in built), Dumper=yaml.CSafeDumper)
 
 

@@ -6,21 +6,14 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from scripts.manifests import schemas
-from scripts.manifests.model import (
-    WORKLOAD_KINDS,
-    Document,
-    Finding,
-    Manifests,
-    at,
-    mapping,
-)
+from scripts.manifests.model import Finding, Manifests, mapping
 from scripts.manifests.rules.fields import checks
 
 _TOOLS: Final = schemas.ROOT / ".tools"
@@ -46,20 +39,20 @@ def schema_folder() -> Path:
     raise MissingToolError(f"the schemas are missing or old: run '{INSTALL}'")
 
 
-def _run(command: Sequence[str], manifest: str | None = None) -> str:
+def ask(manifest: str, name: str, *arguments: str) -> Any:
+    """Return what a program says, as JSON, of what it gets on its standard input."""
+    command = [binary(name), *arguments]
     done = subprocess.run(command, input=manifest, capture_output=True, text=True, check=False)
     if not done.stdout:
-        tail = done.stderr.strip()[-500:]
-        raise RuntimeError(f"{command[0]} ended with {done.returncode} and said: {tail}")
-    return done.stdout
+        raise RuntimeError(f"{name} ended with {done.returncode} and said: {done.stderr[-500:]}")
+    return json.loads(done.stdout)
 
 
 def kubeconform(manifest: str) -> Iterator[Finding]:
     """Check every document against its schema; one without a schema is a finding."""
     schema_folder()
-    command = [binary("kubeconform"), "-strict", "-output", "json", "-verbose", "-n", "1"]
-    answer = json.loads(_run([*command, "-schema-location", schemas.location()], manifest))
-    for result in answer["resources"]:
+    how = ("-strict", "-output=json", "-verbose", "-n=1", f"-schema-location={schemas.LOCATION}")
+    for result in ask(manifest, "kubeconform", *how)["resources"]:
         if result["status"] != "statusValid":
             where = f"{result['kind']}/{result['name']}"
             # kubeconform says it all in one line: at '/spec', this; at '/spec/template', that.
@@ -75,32 +68,25 @@ _PROBLEM: Final = re.compile(r"- at '([^']*)': (.+?)(?=- at '|$)", re.DOTALL)
 def pod_security(manifest: str) -> Iterator[Finding]:
     """Ask Pod Security's own evaluator, at the level that each pod's namespace enforces."""
     manifests = Manifests(filter(None, yaml.load_all(manifest, yaml.CSafeLoader)))
-    groups: dict[tuple[str, str], list[Document]] = {}
-    for document in manifests.kind(*WORKLOAD_KINDS):
-        namespace = manifests.find("Namespace", at(document, "metadata.namespace"))
-        labels = mapping(namespace, "metadata.labels")
-        level, version = (labels.get(f"pod-security.kubernetes.io/{n}") for n in _ENFORCE)
-        groups.setdefault((level or "restricted", version or "latest"), []).append(document)
-    for (level, version), documents in groups.items():
-        command = [binary("flux-build"), "pod-security", level, version]
-        for found in json.loads(_run(command, yaml.safe_dump_all(documents))):
-            problem = f"{found['detail']} (Pod Security {level})"
-            yield Finding(f"{found['kind']}/{found['name']}", found["reason"], problem)
-
-
-_ENFORCE: Final = ("enforce", "enforce-version")
+    pods = []
+    for workload in manifests.workloads:
+        namespace = manifests.find("Namespace", workload.namespace)
+        pods.append({"labels": mapping(namespace, "metadata.labels"), "pod": workload.template})
+    answers = ask(json.dumps(pods), "flux-build", "pod-security")
+    for workload, forbidden in zip(manifests.workloads, answers, strict=True):
+        for reason, detail in forbidden.items():
+            yield workload.finding(reason, detail)
 
 
 def kube_score(manifest: str) -> Iterator[Finding]:
     """Check with kube-score; a warning counts, and no annotation silences it."""
-    command = [binary("kube-score"), "score", "-", "-o", "json"]
-    command += [f"--kubernetes-version=v1.{schemas.MINOR}", "--disable-ignore-checks-annotations"]
-    for scored in json.loads(_run(command, manifest)):
+    how = (f"--kubernetes-version=v1.{schemas.MINOR}", "--disable-ignore-checks-annotations")
+    for scored in ask(manifest, "kube-score", "score", "-", "--output-format=json", *how):
         where = f"{scored['type_meta']['kind']}/{scored['object_meta']['name']}"
         for check in scored["checks"]:
             if not check["skipped"] and check["grade"] < _KUBE_SCORE_OK:
                 said = {str(c["summary"]) for c in check["comments"] or []}
-                about = check["check"]["name"] + "".join(f"; {summary}" for summary in sorted(said))
+                about = "; ".join([check["check"]["name"], *sorted(said)])
                 yield Finding(where, check["check"]["id"], about)
 
 
@@ -109,20 +95,18 @@ _KUBE_SCORE_OK: Final = 10
 
 def checkov(manifest: str) -> Iterator[Finding]:
     """Check with checkov, which asks nobody over the network."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "manifest.yaml"
-        file.write_text(manifest)
-        command = [binary("checkov"), "--file", str(file), "--framework", "kubernetes"]
-        answer = json.loads(_run([*command, "--skip-download", "--compact", "--output", "json"]))
-    reports: list[dict[str, Any]] = answer if isinstance(answer, list) else [answer]
-    if sum(report["summary"]["passed"] for report in reports) == 0:
+    how = ("--framework=kubernetes", "--skip-download", "--compact", "--output=json")
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(manifest)
+        file.flush()
+        report = ask("", "checkov", f"--file={file.name}", *how)
+    if report["summary"]["passed"] == 0:
         raise RuntimeError("checkov checked nothing")
-    for report in reports:
-        for error in report["results"]["parsing_errors"]:
-            yield Finding("checkov", "parsing", str(error))
-        for failed in report["results"]["failed_checks"]:
-            kind, _, name = failed["resource"].split(".", maxsplit=2)
-            yield Finding(f"{kind}/{name}", failed["check_id"], failed["check_name"])
+    for error in report["results"]["parsing_errors"]:
+        yield Finding("checkov", "parsing", str(error))
+    for failed in report["results"]["failed_checks"]:
+        kind, _, name = failed["resource"].split(".", maxsplit=2)
+        yield Finding(f"{kind}/{name}", failed["check_id"], failed["check_name"])
 
 
 def covers(exception: Mapping[str, str], overlay: str, tool: str, finding: Finding) -> bool:
@@ -141,11 +125,9 @@ def remaining(overlay: str, tool: str, findings: Iterable[Finding]) -> Iterator[
 
 def unused(found: Mapping[tuple[str, str], list[Finding]]) -> Iterator[Finding]:
     """Yield the exceptions that no finding, by overlay and tool, needs; of those tools alone."""
+    every = [(*key, finding) for key, findings in found.items() for finding in findings]
     for line in checks()["exceptions"]:
-        if line["tool"] in {tool for _, tool in found} and not any(
-            covers(line, overlay, tool, finding)
-            for (overlay, tool), findings in found.items()
-            for finding in findings
-        ):
+        about = line["tool"] in {tool for _, tool in found}
+        if about and not any(covers(line, *one) for one in every):
             where = f"base/checks.yaml: {line['tool']} {line['check']}"
             yield Finding(where, line["of"], "no finding needs it: take it away")

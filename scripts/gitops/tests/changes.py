@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from scripts.gitops.__main__ import validate
+from scripts.gitops.checks import validate
 from scripts.gitops.source import Source
 
 
@@ -38,6 +38,6 @@ def said(source: Source, *clusters: str) -> list[str]:
     names = list(clusters) or source.clusters()
     return [
         re.sub(r"((ConfigMap|Job)/[a-z-]+)-[0-9a-z]{10,12}\b", r"\1-HASH", f"{name}: {finding}")
-        for name, findings, _ in validate(source, names)
+        for name, _, findings in validate(source, names)
         for finding in findings
     ]

@@ -8,9 +8,10 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from scripts.gitops.flux import BuildError
 from scripts.manifests import tools
 from scripts.manifests.model import Document, Manifests, at
-from scripts.manifests.rendering import RenderError, facts, render
+from scripts.manifests.rendering import facts, render
 from scripts.manifests.rules import check
 from scripts.manifests.rules.fields import steps
 
@@ -81,5 +82,5 @@ def test_kustomize_says_what_it_cannot_render(tmp_path: Path) -> None:
     folder = tmp_path / "overlay"
     folder.mkdir()
     (folder / "kustomization.yaml").write_text("resources: [not-there.yaml]\n")
-    with pytest.raises(RenderError, match=r"overlay/.*not-there\.yaml"):
+    with pytest.raises(BuildError, match=r"overlay/.*not-there\.yaml"):
         render(folder, root=tmp_path)

@@ -21,6 +21,7 @@ def replaced(manifest: str, old: str, new: str) -> str:
         ("runAsUser: 10001", "runAsUser: root", "got string, want integer"),
         ("apiVersion: apps/v1", "apiVersion: apps/v2", "could not find schema"),
         ("kind: Deployment", "kind: Deploymnet", "could not find schema"),
+        ("kind: Deployment", "kind: deployment", "value must be 'Deployment'"),
         ("      serviceAccountName: ", "      serviceAccountNames: ", "not allowed"),
         ("containerPort: 8000", 'containerPort: "8000"', "got string, want integer"),
     ],
