@@ -175,7 +175,11 @@ class Cluster:
     def forward(
         self, target: str, port: int, namespace: str = namespace, *options: str
     ) -> Iterator[int]:
-        """Give a local port that leads to one of a pod or Service, past every network policy."""
+        """Give a local port that leads to one of a pod or Service, past every network policy.
+
+        For a moment: when the pod resets one connection, as servers do with idle ones, kubectl ends
+        (https://github.com/kubernetes/kubernetes/issues/111825).
+        """
         with subprocess.Popen(
             [
                 *(self._kubectl, "port-forward", f"--namespace={namespace}"),
@@ -198,6 +202,8 @@ class Cluster:
                     raise AssertionError(f"kubectl port-forward {target} {port}: {said.strip()}")
                 yield int(local.group(1))
             finally:
+                if process.poll() is not None:
+                    print(f"   kubectl port-forward {target} has ended: {process.stdout.read()}")
                 process.terminate()
 
     def administrator_key(self) -> str:

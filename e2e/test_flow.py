@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -115,15 +116,12 @@ def demo(pipeline: Cluster, client: Client) -> DemoRun:
     """Submit all that `make demo` submits."""
     client.clear()
     before = queue(pipeline)
-    with (
-        object_store(pipeline) as store,
-        metrics_pages(pipeline, "face-recog") as recognisers,
-    ):
+    with metrics_pages(pipeline, "face-recog") as recognisers:
         run = Demo(
             pipeline.api_url,
             pipeline.administrator_key(),
             list(recognisers.values()),
-            lambda path, content: void(store.put(f"pictures/{path}", content)),
+            partial(put, pipeline),
             load_photos(SAMPLES),
             SAMPLES,
         )
@@ -144,8 +142,10 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-def void(_: object) -> None:
-    """Take a result that nobody wants."""
+def put(cluster: Cluster, path: str, content: bytes) -> None:
+    """Put a picture where a path leads to."""
+    with object_store(cluster) as store:
+        store.put(f"pictures/{path}", content)
 
 
 @contextmanager
@@ -426,9 +426,8 @@ def test_rows_of_which_no_message_was_sent_are_healed(pipeline: Cluster, known: 
         for state, path in paths.items()
     )
     before = redeemed(pipeline)
-    with object_store(pipeline) as store:
-        for path in paths.values():
-            store.put(f"pictures/{path}", known.picture(GRACE))
+    for path in paths.values():
+        put(pipeline, path, known.picture(GRACE))
     pipeline.sql(
         "INSERT INTO images"
         " (path, name, status, attempt, claim_token, due_at, created_at, updated_at)"
