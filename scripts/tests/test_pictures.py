@@ -21,7 +21,9 @@ def workload(kind: str, image: str = "facestack/one", **spec: object) -> Object:
 def made(name: str, path: str, *waits_for: str, objects: tuple[Object, ...] = ()) -> Kustomization:
     spec = {"path": path, "dependsOn": [{"name": other} for other in waits_for]}
     document = {"kind": "Kustomization", "metadata": {"name": name}, "spec": spec}
-    return Kustomization(Object(document, "file.yaml"), list(objects))
+    one = Kustomization(Object(document, "file.yaml"))
+    one.objects += objects
+    return one
 
 
 def cluster(*kustomizations: Kustomization) -> Cluster:
