@@ -150,7 +150,7 @@ def test_a_service_is_two_folders_and_a_line(follow: Follow, receiver: str) -> N
         ["ruff", "format", "--check"],
         ["lint-imports", "--no-cache"],
     ):
-        command = [ROOT / ".venv/bin" / linter[0], *linter[1:]]
+        command = [str(ROOT / ".venv/bin" / linter[0]), *linter[1:]]
         subprocess.run(
             [*command, *(["services/hello"] if "ruff" in linter else [])], cwd=copy, check=True
         )

@@ -57,8 +57,8 @@ def test_a_workload_says_its_kind_and_its_pods_and_its_volume(
         "metadata": {"name": "rows", "namespace": "face"},
         "spec": {"resources": {"requests": {"storage": "5Gi"}}},
     }
-    objects = (workload("Deployment", replicas=2), workload("StatefulSet", "mariadb"))
-    objects += (Object(claim, "file.yaml"),)
+    pods = (workload("Deployment", replicas=2), workload("StatefulSet", "mariadb"))
+    objects = (*pods, Object(claim, "file.yaml"))
     drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=objects))))
     lines = "Deployment, 2 pods, volume of 5Gi"
     assert f'deployment["<b>deployment</b><br>{lines}"]:::service' in drawn

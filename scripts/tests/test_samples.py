@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 def clone(tmp_path: Path) -> Path:
     """Return a folder with the scripts and all that they have got, and no network."""
     copied = ("scripts/get-samples", "scripts/get-embedder", "requirements/samples.txt")
-    got = (samples.sample("astronaut.png"), samples.sample("grace_hopper.jpg"))
-    got += (samples.weights("centerface.onnx"), samples.embedder())
-    for file in [*(ROOT / name for name in copied), *got]:
+    photos = (samples.sample("astronaut.png"), samples.sample("grace_hopper.jpg"))
+    models = (samples.weights("centerface.onnx"), samples.embedder())
+    for file in [*(ROOT / name for name in copied), *photos, *models]:
         there = tmp_path / file.relative_to(ROOT)
         there.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, there)
