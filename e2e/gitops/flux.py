@@ -132,8 +132,10 @@ def _state(item: dict[str, Any]) -> State:
     status = item.get("status", {})
     conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
     ready = conditions.get("Ready", {})
-    # Until it has looked at what it is now, it speaks of what it was.
-    fresh = status.get("observedGeneration") == item["metadata"]["generation"]
+    # Until it has looked at what it is now, it speaks of what it was. The status says that it has
+    # only when all went well.
+    looked = {status.get("observedGeneration"), ready.get("observedGeneration")}
+    fresh = item["metadata"]["generation"] in looked
     return State(
         ready.get("status", "Unknown") if fresh else "Unknown",
         ready.get("reason", ""),
