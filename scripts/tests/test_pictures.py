@@ -68,10 +68,12 @@ def test_a_workload_says_its_kind_and_its_pods_and_its_volume(
 
 def test_a_job_and_a_cronjob_of_one_name_share_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "edges", lambda manifests: set())
-    job, other = workload("Job"), workload("Job", parallelism=1)
-    drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=(job, other)))))
+    job = workload("Job")
+    again = {"schedule": "17 3 * * *", "jobTemplate": {"spec": job.document["spec"]}}
+    daily = Object({**job.document, "kind": "CronJob", "spec": again}, "file.yaml")
+    drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=(job, daily)))))
     assert [line for line in drawn if line.startswith("job[")] == [
-        'job["<b>job</b><br>Job<br>Job"]:::job'
+        'job["<b>job</b><br>Job<br>CronJob, at 17 3 * * *"]:::job'
     ]
 
 
