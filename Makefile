@@ -44,13 +44,13 @@ lock: venv-dev ## write the hash-locked requirements anew after a change in pypr
 	@scripts/lock $(ARGS)
 
 sbom: venv-dev ## write var/sbom, what each image is made of; ARGS=--images looks into the built images, too
-	@$(python) -m scripts.supply sbom $(ARGS)
+	@$(python) -m scripts.sbom $(ARGS)
 
 audit: venv-dev ## look up in OSV's database whether what is locked has known vulnerabilities
 	@scripts/audit $(ARGS)
 
 licences: venv-dev ## write docs/licences.md anew after a change in pyproject.toml
-	@$(python) -m scripts.supply licences
+	@scripts/licences
 
 stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs

@@ -121,7 +121,7 @@ def expected() -> list[str]:
         "image-tag ",
         "images --list",
         "images ",
-        "python -m scripts.supply sbom --images",
+        "python -m scripts.sbom --images",
         "docker version --format {{.Server.Arch}}",
         *steps("credentials"),
         *steps("webhooks"),

@@ -1,1 +1,0 @@
-"""What the images are made of: bills of materials, known vulnerabilities, licences."""
