@@ -56,7 +56,9 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs
 
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
-	@$(python) -m scripts.settings
+	@PYTHONPATH=. .venv/bin/settings-doc generate --output-format=markdown --templates=scripts/templates \
+	  $(patsubst services/%/settings.py,--module=services.%.settings,$(wildcard services/*/settings.py)) \
+	  --update=docs/settings.md --between '<!-- From here on written by `make settings`. -->' '<!-- To here. -->'
 
 pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
 	@e2e/no-registry/build-tools .tools/bin flux-build
