@@ -138,7 +138,7 @@ servers: ## install all that tests start: MariaDB, Chromium, NSQ, versitygw, che
 	@scripts/servers
 
 samples: venv ## get the two sample photographs, and the weights of an engine
-	@$(python) scripts/get-samples
+	@scripts/get-samples
 
 clean: ## remove what was built or downloaded here; stays: var/local, the data of `make run`, and clusters
 	@rm -rf .venv .tools build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
