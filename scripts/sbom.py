@@ -31,22 +31,22 @@ subprocess.run(["dpkg-query", "--show", "--showformat=" + line], check=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write a file for each name that is wanted; the same input gives the same bytes."""
-    images = subprocess.check_output([ROOT / "scripts/images", "--list"], text=True).split()
-    parser = argparse.ArgumentParser(prog="sbom")
-    parser.add_argument("names", nargs="*", help=f"default: {' '.join(images)} python")
+    """Write a file for each image, and one for ``python``: all that ``.venv`` holds.
+
+    With ``--images``, what the built images hold is looked at: Debian's packages are listed, too.
+    The same input gives the same bytes.
+    """
+    parser = argparse.ArgumentParser(prog="sbom", description=__doc__)
     parser.add_argument("--images", action="store_true", help="look into the built images, too")
     options = parser.parse_args(arguments)
-    wanted = options.names or [*images, "python"]
-    if unknown := {*wanted} - {*images, "python"}:
-        parser.error(f"no image is called {min(unknown)}: choose from {' '.join(images)} python")
+    images = subprocess.check_output([ROOT / "scripts/images", "--list"], text=True).split()
     tag = subprocess.check_output([ROOT / "scripts/image-tag"], text=True).strip()
     tool = [sys.executable, "-m", "cyclonedx_py", "environment", "--output-reproducible"]
     bill = json.loads(subprocess.check_output([*tool, "--no-validate", sys.executable]))
     # purls keep a dot in a name; lock files do not.
     installed = {_purl(one["name"], one["version"]): one for one in bill["components"]}
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name in wanted:
+    for name in [*images, "python"]:
         subject = {"bom-ref": name, "type": "application", "name": "facestack", "version": tag}
         purls: Sequence[str] = list(installed)
         if name in images:
@@ -78,13 +78,13 @@ def _purl(name: str, version: str) -> str:
 
 def _look(image: str, expected: Sequence[str]) -> Sequence[str]:
     """Return the purls of all that an image holds, if its distributions are those of its lock."""
-    look = ["docker", "run", "--rm", "--network=none", "--entrypoint=python", image, "-c", _LOOK]
+    docker = ["docker", "run", "--rm", "--interactive", "--network=none", "--entrypoint=python"]
     try:
-        lines = subprocess.check_output(look, text=True).splitlines()
+        said = subprocess.check_output([*docker, image, "-"], input=_LOOK, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"sbom: cannot look into {image}, run 'make images': {error}")
-    said = [line.removeprefix("installed ") for line in lines]
-    purls = sorted(str(PackageURL.from_string(line)) for line in said if line.startswith("pkg:"))
+    lines = [line.removeprefix("installed ") for line in said.splitlines()]
+    purls = sorted(str(PackageURL.from_string(line)) for line in lines if line.startswith("pkg:"))
     if [purl for purl in purls if purl.startswith("pkg:pypi/")] != sorted(expected):
         sys.exit(f"sbom: {image} holds other distributions than its lock file: run 'make images'")
     return purls
