@@ -56,9 +56,9 @@ stubs: venv-dev ## generate the Python stubs of face.proto anew
 	@scripts/stubs
 
 settings: venv-dev ## write docs/settings.md anew after a change of a setting
-	@PYTHONPATH=. .venv/bin/settings-doc generate --output-format=markdown --templates=scripts/templates \
-	  $(patsubst services/%/settings.py,--module=services.%.settings,$(wildcard services/*/settings.py)) \
-	  --update=docs/settings.md --between '<!-- From here on written by `make settings`. -->' '<!-- To here. -->'
+	@tables=$$(PYTHONPATH=. .venv/bin/settings-doc generate --output-format=markdown --templates=scripts/templates \
+	  $(patsubst services/%/settings.py,--module=services.%.settings,$(wildcard services/*/settings.py))) && \
+	  page=$$(sed '/^<!-- From here on/q' docs/settings.md) && printf '%s\n%s\n' "$$page" "$$tables" >docs/settings.md
 
 pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
 	@e2e/no-registry/build-tools .tools/bin flux-build
