@@ -8,7 +8,7 @@ python := .venv/bin/python
 unmade := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u ARGS
 pytest := $(unmade) $(python) -m pytest
 .DEFAULT_GOAL := help
-.PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format load lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -39,6 +39,10 @@ faults: venv-dev samples ## strike the whole pipeline with random faults, and ac
 
 bench: venv-dev samples ## measure speed and memory against bare baselines, and accuracy: ARGS=accuracy LFW=folder
 	@$(python) -m bench $(ARGS)
+
+load: venv-dev samples ## a believable load on a Facestack, bounded, with a report: URL=http://... [PAGE=...] [ARGS="--users 50"]
+	@FACESTACK_URL="$(URL)" FACESTACK_PAGE="$(PAGE)" $(python) -m locust --headless --only-summary \
+	  --locustfile load/locustfile.py --users 10 --spawn-rate 1 --run-time 2m --stop-timeout 180 --html var/load.html $(ARGS)
 
 lock: venv-dev ## write the hash-locked requirements anew after a change in pyproject.toml; ARGS=--upgrade
 	@scripts/lock $(ARGS)

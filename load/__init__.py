@@ -1,0 +1,1 @@
+"""Load that users can make, on any Facestack: docs/load.md."""
