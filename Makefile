@@ -128,8 +128,8 @@ promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=stagi
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/clusters, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
 
-restore: venv-dev ## bring a backup to an empty cluster: KEY=private key of age [BACKUP=name] [CONTEXT=kubectl's]
-	@$(python) -m scripts.restore "$(KEY)" $(BACKUP) $(if $(CONTEXT),--context="$(CONTEXT)")
+restore: ## bring a backup to an empty cluster: KEY=private key of age [BACKUP=name] [CONTEXT=kubectl's]
+	@scripts/restore "$(KEY)" $(BACKUP)
 
 ##@ Get what it needs
 servers: ## install all that tests start: MariaDB, Chromium, NSQ, versitygw, checks of manifests ...
