@@ -94,10 +94,10 @@ cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to pla
 cluster-down: venv-dev ## delete that cluster
 	@$(python) -m e2e down
 
-secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind [CONTEXT=... | ROTATE=database | FINISH=1]
+secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind CONTEXT=... or NEW=1, ROTATE=database, FINISH=1
 	@{ command -v sops && command -v age-keygen; } >/dev/null || e2e/no-registry/build-tools .tools/bin sops age-keygen
 	@$(python) -m scripts.secrets "$(CLUSTER)" --context="$(CONTEXT)" --new="$(NEW)" --rotate="$(ROTATE)" \
-	  --finish="$(FINISH)" --outage="$(OUTAGE)" --key="$(AGE_KEY)"
+	  --finish="$(FINISH)" --key="$(AGE_KEY)"
 
 # A KUBECONFIG of the environment is somebody's daily cluster: only one that is given here counts.
 e2e := $(pytest) -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
