@@ -35,10 +35,6 @@ RUN = {
     "GITHUB_WORKFLOW_REF": "owner/facestack/.github/workflows/release.yaml@refs/tags/v0.1.0",
     "GITHUB_RUN_ID": "42",
     "GITHUB_RUN_ATTEMPT": "2",
-    "GITHUB_EVENT_NAME": "push",
-    "GITHUB_REPOSITORY_ID": "7",
-    "GITHUB_REPOSITORY_OWNER_ID": "8",
-    "RUNNER_ENVIRONMENT": "github-hosted",
 }
 
 
@@ -160,14 +156,6 @@ def test_the_provenance_says_repository_commit_workflow_and_run(repository: Path
                     "ref": "refs/tags/v0.1.0",
                     "repository": "https://github.com/owner/facestack",
                     "path": ".github/workflows/release.yaml",
-                }
-            },
-            "internalParameters": {
-                "github": {
-                    "event_name": "push",
-                    "repository_id": "7",
-                    "repository_owner_id": "8",
-                    "runner_environment": "github-hosted",
                 }
             },
             "resolvedDependencies": [

@@ -30,6 +30,7 @@ KUBECTL patch "$job" --namespace=face --subresource=status --type=merge --patch=
   "startTime": "2026-01-01T00:00:00Z"'"$times"'}}'
 """
 KEY = "AGE-SECRET-KEY-1A\n"
+CRDS = ROOT / "flux/controllers/kustomize-controller/crds.yaml"
 
 
 class Bench:
@@ -65,10 +66,12 @@ class Bench:
     def get(self, kind: str, name: str) -> Any:
         return json.loads(self.kubectl.get("get", kind, name, "--namespace=face", "--output=json"))
 
-    def state(self) -> tuple[int, bool]:
-        """Return how many receivers there shall be, and whether backups are suspended."""
+    def state(self) -> tuple[int, bool, bool]:
+        """Return how many receivers there shall be, whether backups are suspended, and Flux."""
         replicas = self.get("deployment", "receiver")["spec"]["replicas"]
-        return replicas, self.get("cronjob", "backup")["spec"]["suspend"]
+        layer = ("get", "kustomization", "face-services", "--namespace=flux-system")
+        flux = self.kubectl.get(*layer, "--output=jsonpath={.spec.suspend}")
+        return replicas, self.get("cronjob", "backup")["spec"]["suspend"], flux == "true"
 
     def set_up(self) -> None:
         """Bring what is restored into a cluster."""
@@ -86,14 +89,23 @@ class Bench:
         }
         deployment: dict[str, object] = {"metadata": {"name": "receiver"}}
         deployment["spec"] = {"replicas": 3, "selector": its, "template": template}
+        self.kubectl.get("apply", "--filename", str(CRDS), "--server-side")
+        self.kubectl.get("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        flux = {"name": "face-services", "namespace": "flux-system"}
+        source = {"kind": "GitRepository", "name": "facestack"}
+        layer = {"interval": "1h", "path": "./services", "prune": True, "sourceRef": source}
+        api = "kustomize.toolkit.fluxcd.io/v1"
         things: list[dict[str, object]] = [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "face"}},
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flux-system"}},
+            {"apiVersion": api, "kind": "Kustomization", "metadata": flux, "spec": layer},
             {"apiVersion": "batch/v1", "kind": "Job", **job},
             {"apiVersion": "apps/v1", "kind": "Deployment", **deployment},
         ]
         for thing in things:
+            where = [] if thing["kind"] == "Kustomization" else ["--namespace=face"]
             given = json.dumps(thing)
-            self.kubectl.get("create", "--filename=-", "--namespace=face", given=given)
+            self.kubectl.get("create", "--filename=-", *where, given=given)
         self.kubectl.get("apply", "--filename=-", "--server-side", given=unit)
 
 
@@ -121,19 +133,19 @@ def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
         bench = Bench(tmp_path, kubectl)
         bench.set_up()
         status, said = bench.run("Failed")
-        assert (status, bench.state()) == (1, (3, False))
+        assert (status, bench.state()) == (1, (3, False, False))
         assert "the Job restore failed, and nothing was changed: put right what it says" in said
         check(bench.get("job", "restore"), "--check")
 
         status, said = bench.run("Complete", "Complete", "Failed")
-        assert (status, bench.state()) == (1, (0, True))
+        assert (status, bench.state()) == (1, (0, True, True))
         assert "the Job restore-migrations failed, and the services stay stopped" in said
         check(bench.get("job", "restore"))
         labels = bench.get("job", "restore-migrations")["spec"]["template"]["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "migrations", "which policies go by"
 
         assert bench.run("Complete") == (0, "")  # of the migrations: all rows are back
-        assert bench.state() == (3, False)
+        assert bench.state() == (3, False, False)
         assert bench.get("job", "migrations-1")
         for gone in ("secret/backup-identity", "configmap/restore-state", "job/restore-migrations"):
             with pytest.raises(KubectlError, match="not found"):
