@@ -94,7 +94,7 @@ cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to pla
 cluster-down: venv-dev ## delete that cluster
 	@$(python) -m e2e down
 
-secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind CONTEXT=... or NEW=1, ROTATE=database, FINISH=1
+secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind CONTEXT=... [ROTATE=database | FINISH=1]
 	@{ command -v sops && command -v age-keygen; } >/dev/null || e2e/no-registry/build-tools .tools/bin sops age-keygen
 	@$(python) -m scripts.secrets "$(CLUSTER)" --context="$(CONTEXT)" --new="$(NEW)" --rotate="$(ROTATE)" \
 	  --finish="$(FINISH)" --key="$(AGE_KEY)"

@@ -89,16 +89,18 @@ class Store:
 
     def rule(self) -> set[str]:
         """Return whom sops encrypts for, by ``.sops.yaml``; nobody before there are files."""
+        said = ""
         try:
-            return _readers(self._run(*_ENCRYPT, self.file("any"), given="{}"))
+            named = _readers(self._run(*_ENCRYPT, self.file("any"), given="{}")) - {_EVERYBODY}
         except SecretsError as error:
-            if self.names():
-                raise SecretsError(
-                    f"{self.folder} has files, and {_RULES} has no rule for them: if the folder was"
-                    f" copied, rm -r {self.folder}; if the rule was lost, bring it back (git log -p"
-                    f" {_RULES}); {error}"
-                ) from None
-            return set()
+            named, said = set(), str(error)
+        if self.names() and not named:
+            raise SecretsError(
+                f"{self.folder} has files, and {_RULES} has no rule for them: if the folder was"
+                f" copied, rm -r {self.folder}; if the rule was lost, bring it back (git log -p"
+                f" {_RULES}). {said}"
+            )
+        return named
 
     def _make_rule(self) -> set[str]:
         if not self.key.exists():

@@ -160,7 +160,7 @@ def repository(tmp_path: Path) -> Path:
 
 def tag(repository: Path, *option: str) -> subprocess.CompletedProcess[str]:
     """Call image-tag there, whose services are none."""
-    command = [repository / "scripts" / "image-tag", *option]
+    command = [str(repository / "scripts" / "image-tag"), *option]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -293,6 +293,14 @@ def test_a_lost_rule_costs_no_password(site: Site, key: str) -> None:
     assert site.files() == before
 
 
+def test_a_rule_without_a_key_of_age_is_none(site: Site) -> None:
+    site.make()
+    rules = site.root / ".sops.yaml"
+    rules.write_text(re.sub(r"age: .*", "pgp: ''", rules.read_text()))
+    with pytest.raises(SecretsError, match="has no rule for them"):
+        site.store().problems()
+
+
 OTHER_SHAPES = {
     "indented": "creation_rules:\n  - path_regex: ^other/\n    age: age1\n",
     "something behind": "creation_rules:\n- age: age1\n  path_regex: ^other/\nstores: {}\n",
