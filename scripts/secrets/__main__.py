@@ -40,7 +40,10 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             problems = [problem for store in stores for problem in store.problems()]
         else:
             manage(options, root)
-    except (KubectlError, SecretsError, MissingToolError) as error:
+    except KubectlError as error:
+        unasked = "NEW=1 and FINISH=unchecked ask no cluster, and lock out who has other passwords"
+        problems = [f"kubectl says: {error}. CONTEXT=NAME names the cluster; {unasked}"]
+    except (SecretsError, MissingToolError) as error:
         problems = [str(error)]
     print("".join(f"secrets: {problem}\n" for problem in problems), end="", file=sys.stderr)
     return 1 if problems else 0
@@ -156,10 +159,7 @@ def finished(store: Store, context: str, *, unchecked: bool) -> dict[str, str]:
             texts[name] = yaml.safe_dump(document, sort_keys=False)
     if texts and not unchecked:
         # The last layer: with the stamp and Ready, the migrations have run and all pods are new.
-        print(
-            f"asking whether face-services is Ready with {store.stamp()}, a while after the push;"
-            " FINISH=unchecked asks nobody, and locks out who has the previous passwords alone"
-        )
+        print(f"asking whether face-services is Ready with {store.stamp()}, a while after the push")
         kubectl = Kubectl(context)
         kubectl.follows(store.cluster)
         stamp = f"jsonpath={{.spec.postBuild.substitute.credentials}}={store.stamp()}"

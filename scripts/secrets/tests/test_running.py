@@ -166,7 +166,7 @@ def test_a_cluster_that_cannot_be_asked_is_not_one_without_passwords(
     site: Site, no_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["kind", f"--key={site.store().key}", "--context=gone"], site.root) == 1
-    assert 'secrets: error: context "gone" does not exist' in capsys.readouterr().err
+    assert 'secrets: kubectl says: error: context "gone" does not exist' in capsys.readouterr().err
     assert site.store().names() == []
 
 
@@ -186,7 +186,7 @@ def test_finishing_without_a_cluster_to_ask_is_refused(
     site.call("--rotate=database")
     capsys.readouterr()
     assert main(["kind", "--finish=1", f"--key={site.store().key}"], site.root) == 1
-    said = capsys.readouterr()
-    assert said.err.startswith("secrets: ")
-    assert "FINISH=unchecked asks nobody, and locks out" in said.out
+    said = capsys.readouterr().err
+    assert said.startswith("secrets: kubectl says: ")
+    assert "NEW=1 and FINISH=unchecked ask no cluster, and lock out who has other" in said
     assert "previous-password" in site.values("database-receiver")
