@@ -100,10 +100,10 @@ cluster: venv-dev samples ## make a kind cluster with the pipeline on it, to pla
 cluster-down: venv-dev ## delete that cluster
 	@$(python) -m e2e down
 
-secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind [CONTEXT=... | ROTATE=database | FINISH=1]
+secrets: venv-dev ## passwords of a cluster, encrypted in git: CLUSTER=kind CONTEXT=... [ROTATE=database | FINISH=1]
 	@{ command -v sops && command -v age-keygen; } >/dev/null || e2e/no-registry/build-tools .tools/bin sops age-keygen
 	@$(python) -m scripts.secrets "$(CLUSTER)" --context="$(CONTEXT)" --new="$(NEW)" --rotate="$(ROTATE)" \
-	  --finish="$(FINISH)" --outage="$(OUTAGE)" --key="$(AGE_KEY)"
+	  --finish="$(FINISH)" --key="$(AGE_KEY)"
 
 # A KUBECONFIG of the environment is somebody's daily cluster: only one that is given here counts.
 e2e := $(pytest) -c e2e/pytest.ini --rootdir=e2e $(if $(KEEP),--keep-cluster) $(if $(WIPE),--wipe) \
@@ -134,8 +134,8 @@ promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=stagi
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/clusters, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap
 
-restore: venv-dev ## bring a backup to an empty cluster: KEY=private key of age [BACKUP=name] [CONTEXT=kubectl's]
-	@$(python) -m scripts.restore "$(KEY)" $(BACKUP) $(if $(CONTEXT),--context="$(CONTEXT)")
+restore: ## bring a backup to an empty cluster: KEY=private key of age [BACKUP=name] [CONTEXT=kubectl's]
+	@scripts/restore "$(KEY)" $(BACKUP)
 
 ##@ Get what it needs
 servers: ## install all that tests start: MariaDB, Chromium, NSQ, versitygw, checks of manifests ...

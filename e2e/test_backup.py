@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -88,8 +87,7 @@ def test_a_backup_is_restored_to_an_empty_cluster(pipeline: Cluster, key: Path) 
 
 def _restore(cluster: Cluster, key: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "scripts.restore", str(key)],
-        cwd=ROOT,
+        [ROOT / "scripts" / "restore", str(key)],
         env=cluster.environment,
         capture_output=True,
         text=True,

@@ -1,6 +1,5 @@
 """The encrypted files of one cluster, and what must fit them."""
 
-import difflib
 import hashlib
 import os
 import re
@@ -16,6 +15,7 @@ from scripts.manifests.tools import binary
 
 _LIST: Final = "kustomization.yaml"
 _RULES: Final = ".sops.yaml"
+_ENCRYPT: Final = ("sops", "encrypt", "--input-type=yaml", "--filename-override")
 _EVERYBODY: Final = "everybody"
 _FACT: Final = re.compile(r"^(  credentials: *)\S+", re.MULTILINE)
 _FOR_PODS: Final = re.compile(rf"^ +namespace: {NAMESPACE}$", re.MULTILINE)
@@ -70,9 +70,7 @@ class Store:
 
     def text(self, name: str) -> str:
         """Return the text of a Secret as git has it, encrypted."""
-        return (self.root / self.file(name)).read_text()
-
-    # Who may read.
+        return self._there(self.file(name))
 
     def prepare(self) -> None:
         """See to it that somebody may read, at first the owner of a new key, and nobody else."""
@@ -90,27 +88,19 @@ class Store:
             )
 
     def rule(self) -> set[str]:
-        """Return whom ``.sops.yaml`` names for this cluster; nobody before there are files."""
-        named = self._named(self._there(_RULES))
+        """Return whom sops encrypts for, by ``.sops.yaml``; nobody before there are files."""
+        said = ""
+        try:
+            named = _readers(self._run(*_ENCRYPT, self.file("any"), given="{}")) - {_EVERYBODY}
+        except SecretsError as error:
+            named, said = set(), str(error)
         if self.names() and not named:
             raise SecretsError(
                 f"{self.folder} has files, and {_RULES} has no rule for them: if the folder was"
                 f" copied, rm -r {self.folder}; if the rule was lost, bring it back (git log -p"
-                f" {_RULES})"
+                f" {_RULES}). {said}"
             )
         return named
-
-    def _named(self, rules: str) -> set[str]:
-        """Return whom such rules name; nobody where they are not what sops takes."""
-        try:
-            for rule in yaml.safe_load(rules)["creation_rules"]:
-                if re.search(rule.get("path_regex", ""), self.file("any")):
-                    names = rule["age"]
-                    names = names.split(",") if isinstance(names, str) else names
-                    return {name.strip() for name in names}
-        except (yaml.YAMLError, re.error, AttributeError, LookupError, TypeError):
-            pass
-        return set()
 
     def _make_rule(self) -> set[str]:
         if not self.key.exists():
@@ -122,42 +112,34 @@ class Store:
             self.key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._run("age-keygen", "--output", str(self.key))
             print(
-                f"made {self.key}: whoever has it can read the passwords, and without it nobody."
-                " Keep a copy where you keep what must not be lost. 'make bootstrap"
-                f" CLUSTER={self.cluster}' gives it to the cluster; to one that follows git"
-                " already, before you push."
+                f"made {self.key}: without it nobody can read the passwords, so keep a copy. 'make"
+                f" bootstrap CLUSTER={self.cluster}' gives it to the cluster, before you push"
             )
         named = set(self._run("age-keygen", "-y", str(self.key)).split())
         rule = _RULE.format(cluster=self.cluster, recipient=",".join(named))
-        text = f"{(self._there(_RULES) or _RULES_HEAD).rstrip()}\n{rule}"
-        if self._named(text) != named:
+        before = self._there(_RULES)
+        self._put(_RULES, f"{(before or _RULES_HEAD).rstrip()}\n{rule}")
+        if self.rule() != named:
+            self._put(_RULES, before)
             raise SecretsError(f"{_RULES} has another shape: add to its creation_rules\n{rule}")
-        self._put(_RULES, text)
         return named
-
-    def _readers(self, name: str) -> set[str]:
-        """Return who can read a file: everybody where it is not encrypted."""
-        document = next(yaml.safe_load_all(self.text(name)), None) or {}
-        age = document.get("sops", {}).get("age") or []
-        return {reader["recipient"] for reader in age} or {_EVERYBODY}
 
     def _misread(self, rule: set[str]) -> dict[str, set[str]]:
         """Return who can read a Secret, for each where they are not those of the rule."""
-        readers = {name: self._readers(name) for name in self.names()}
+        readers = {name: _readers(self.text(name)) for name in self.names()}
         return {name: found for name, found in readers.items() if found != rule}
-
-    # The files themselves.
 
     def read(self, name: str) -> str:
         """Return the text of a Secret, decrypted."""
-        if self._readers(name) == {_EVERYBODY}:
+        if _readers(self.text(name)) == {_EVERYBODY}:
             return self.text(name)
         try:
             return self._run("sops", "decrypt", self.file(name))
         except SecretsError as error:
             raise SecretsError(
-                f"{error}\nGet the key from who made it, or let them add the public key of yours to"
-                f" {_RULES} and run 'make secrets CLUSTER={self.cluster}'; AGE_KEY names its file"
+                f"with AGE_KEY={self.key} {error}\nGet the key from who made it, or let them add"
+                f" the public key of yours to {_RULES} and run 'make secrets"
+                f" CLUSTER={self.cluster}'; AGE_KEY names its file"
             ) from None
 
     def write(self, texts: Mapping[str, str]) -> None:
@@ -165,12 +147,9 @@ class Store:
 
         One that cannot be encrypted leaves all as they were. What must fit the files follows.
         """
-        encrypt = ("encrypt", "--input-type", "yaml", "--filename-override")
         # Through a pipe: what is not encrypted is never on a disk.
-        encrypted = {
-            self.file(name): self._run("sops", *encrypt, self.file(name), given=text)
-            for name, text in texts.items()
-        }
+        files = {self.file(name): text for name, text in texts.items()}
+        encrypted = {file: self._run(*_ENCRYPT, file, given=text) for file, text in files.items()}
         (self.root / self.folder).mkdir(exist_ok=True)
         for file, text in encrypted.items():
             self._put(file, text)
@@ -190,25 +169,19 @@ class Store:
         facts, stamp = f"{self.entry}/cluster.yaml", self.stamp()
         text = self._there(facts)
         if stamp:
-            text, number = _FACT.subn(rf"\g<1>{stamp}", text)
-            if number != 1:
-                raise SecretsError(f"{facts} must have one line '  credentials: none'")
+            text = _FACT.sub(rf"\g<1>{stamp}", text)
         return {f"{self.folder}/{_LIST}": f"{_LIST_HEAD}resources:{resources}\n", facts: text}
 
     def problems(self) -> list[str]:
         """Return what does not fit together; the private key is not needed."""
-        try:
-            rule, fitting = self.rule(), self._fitting()
-        except SecretsError as error:
-            return [str(error)]
+        rule = self.rule() if self.names() else set()
         found = [
             f"{self.file(name)} can be read by {_listed(readers)}, not by {_listed(rule)}"
             for name, readers in self._misread(rule).items()
         ]
-        for file, text in fitting.items():
-            lines = difflib.ndiff(self._there(file).splitlines(), text.splitlines())
-            if changes := [line for line in lines if line[0] in "-+"]:
-                found.append(f"{file} does not fit the files in secrets ({'; '.join(changes)})")
+        for file, text in self._fitting().items():
+            if self._there(file) != text:
+                found.append(f"{file} does not fit the files in secrets")
         return [f"{problem}: run 'make secrets CLUSTER={self.cluster}'" for problem in found]
 
     def _there(self, file: str) -> str:
@@ -237,14 +210,20 @@ class Store:
             check=False,
         )
         if done.returncode:
-            command = " ".join((name, *arguments))
-            raise SecretsError(f"with AGE_KEY={self.key} '{command}' says: {done.stderr.strip()}")
+            raise SecretsError(f"'{' '.join((name, *arguments))}' says: {done.stderr.strip()}")
         return done.stdout
 
 
 def clusters(root: Path) -> list[str]:
     """Return the clusters that have an entry folder."""
     return sorted(file.parent.name for file in root.glob("flux/clusters/*/cluster.yaml"))
+
+
+def _readers(text: str) -> set[str]:
+    """Return who can read the text of a Secret: everybody where it is not encrypted."""
+    document = next(yaml.safe_load_all(text), None) or {}
+    age = document.get("sops", {}).get("age") or []
+    return {reader["recipient"] for reader in age} or {_EVERYBODY}
 
 
 def _listed(names: Iterable[str]) -> str:

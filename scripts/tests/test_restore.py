@@ -1,69 +1,81 @@
-"""What `make restore` makes of the CronJob of backups."""
+"""What `make restore` does to a cluster, on a real API server whose Jobs end as the test wants."""
 
 import json
-from dataclasses import dataclass, field
+import os
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
 from scripts.git import ROOT
 from scripts.gitops.tests.api_server import running
 from scripts.kubectl import Kubectl, KubectlError
-from scripts.restore import Restore, new_job, read_key, restoring
+from scripts.manifests.tools import binary
+
+# kubectl of a cluster without nodes: each new Job ends as the next line of a file says.
+CONTROLLER = """\
+#!/bin/bash
+set -e
+case " $* " in *" create --filename=- "*) ;; *) exec KUBECTL "$@" ;; esac
+job=$(KUBECTL "$@" --output=name)
+end=$(head -n 1 "$ENDS"); sed -i 1d "$ENDS"
+before=FailureTarget
+if [ "$end" = Complete ]; then
+  before=SuccessCriteriaMet times=', "completionTime": "2026-01-01T00:00:01Z", "succeeded": 1'
+fi
+KUBECTL patch "$job" --namespace=face --subresource=status --type=merge --patch='{"status": {
+  "conditions": [{"type": "'$before'", "status": "True"}, {"type": "'$end'", "status": "True"}],
+  "startTime": "2026-01-01T00:00:00Z"'"$times"'}}'
+"""
+KEY = "AGE-SECRET-KEY-1A\n"
+CRDS = ROOT / "flux/controllers/kustomize-controller/crds.yaml"
 
 
-def test_the_job_restores_as_administrator_with_the_key() -> None:
-    text = (ROOT / "apps/backup/cron-job/cron-job.yaml").read_text()
-    cron_job = next(yaml.safe_load_all(text))
-    template = restoring(cron_job, "20260101T024100Z")
-    template["metadata"] = {"labels": {"app.kubernetes.io/name": "backup"}}
-    its = {"app.kubernetes.io/name": "backup", "batch.kubernetes.io/job-name": "other"}
-    template["spec"]["template"]["metadata"] = {"labels": its}
-    template["spec"]["selector"] = {"matchLabels": its}
-    job = new_job("restore", template)
-    assert job["metadata"] == {"name": "restore", "labels": {"app.kubernetes.io/name": "backup"}}
-    assert "selector" not in job["spec"], "the cluster makes one of its own"
-    assert job["spec"]["template"]["metadata"]["labels"] == {"app.kubernetes.io/name": "backup"}
-    pod = job["spec"]["template"]["spec"]
-    [container] = pod["containers"]
-    assert container["args"] == ["restore", "20260101T024100Z"]
-    environment = {one["name"]: one["value"] for one in container["env"]}
-    assert environment["DATABASE_URL"] == "mysql+asyncmy://root@$(DATABASE)"
-    folders = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
-    volumes = {one["name"]: one for one in pod["volumes"]}
-    assert environment["BACKUP_IDENTITY_FILE"] == f"{folders['backup-identity']}/key"
-    assert volumes["backup-identity"]["secret"]["secretName"] == "backup-identity"
-    [source] = volumes["database"]["projected"]["sources"]
-    assert source["secret"]["name"] == "mariadb-admin"
+class Bench:
+    """A copy of the script, the cluster that it is for, and how its Jobs end."""
 
+    def __init__(self, folder: Path, kubectl: Kubectl) -> None:
+        self.folder = folder
+        self.kubectl = kubectl
+        for name, text in (
+            ("scripts/restore", (ROOT / "scripts" / "restore").read_text()),
+            ("bin/kubectl", CONTROLLER.replace("KUBECTL", binary("kubectl"))),
+        ):
+            (folder / name).parent.mkdir()
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        (folder / "backup.agekey").write_text(KEY)
 
-@dataclass(frozen=True)
-class Controller(Kubectl):
-    """kubectl of a cluster without nodes, on which each new Job ends at once."""
+    def run(self, *ends: str) -> tuple[int, str]:
+        """Restore while Jobs end so; return the exit status, and what was said of what is wrong."""
+        (self.folder / "ends").write_text("".join(f"{end}\n" for end in ends))
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["scripts/restore", "backup.agekey", "20260101T024100Z"],
+            cwd=self.folder,
+            env={**os.environ, "PATH": path, "ENDS": str(self.folder / "ends")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not (self.folder / "ends").read_text(), done
+        return done.returncode, done.stderr
 
-    ends: list[str] = field(default_factory=lambda: ["Complete"])
+    def get(self, kind: str, name: str) -> Any:
+        return json.loads(self.kubectl.get("get", kind, name, "--namespace=face", "--output=json"))
 
-    def get(self, *arguments: str, given: str | None = None) -> str:
-        printed = super().get(*arguments, given=given)
-        if arguments[:2] == ("create", "--filename=-") and '"kind": "Job"' in str(given):
-            job = json.loads(str(given))["metadata"]["name"]
-            end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
-            times: dict[str, object] = {"startTime": "2026-01-01T00:00:00Z"}
-            if end == "Complete":
-                times |= {"completionTime": "2026-01-01T00:00:01Z", "succeeded": 1}
-            before = {"Complete": "SuccessCriteriaMet", "Failed": "FailureTarget"}[end]
-            kinds = [{"type": kind, "status": "True"} for kind in (before, end)]
-            patch = json.dumps({"status": times | {"conditions": kinds}})
-            status = ("--subresource=status", "--type=merge", f"--patch={patch}")
-            super().get("patch", "job", job, "--namespace=face", *status)
-        return printed
+    def state(self) -> tuple[int, bool, bool]:
+        """Return how many receivers there shall be, whether backups are suspended, and Flux."""
+        replicas = self.get("deployment", "receiver")["spec"]["replicas"]
+        layer = ("get", "kustomization", "face-services", "--namespace=flux-system")
+        flux = self.kubectl.get(*layer, "--output=jsonpath={.spec.suspend}")
+        return replicas, self.get("cronjob", "backup")["spec"]["suspend"], flux == "true"
 
-
-def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
-    """One that cannot be done changes nothing; one that is interrupted is run again to the end."""
-    with running(tmp_path) as kubectl:
-        unit = kubectl.get("kustomize", str(ROOT / "apps/backup/manifests"))
+    def set_up(self) -> None:
+        """Bring what is restored into a cluster."""
+        unit = self.kubectl.get("kustomize", str(ROOT / "apps/backup/manifests"))
         unit = unit.replace("${backup_suspended}", "false")
         container = {"name": "one", "image": "one"}
         pod = {"containers": [container], "restartPolicy": "Never"}
@@ -77,48 +89,75 @@ def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
         }
         deployment: dict[str, object] = {"metadata": {"name": "receiver"}}
         deployment["spec"] = {"replicas": 3, "selector": its, "template": template}
+        self.kubectl.get("apply", "--filename", str(CRDS), "--server-side")
+        self.kubectl.get("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+        flux = {"name": "face-services", "namespace": "flux-system"}
+        source = {"kind": "GitRepository", "name": "facestack"}
+        layer = {"interval": "1h", "path": "./services", "prune": True, "sourceRef": source}
+        api = "kustomize.toolkit.fluxcd.io/v1"
         things: list[dict[str, object]] = [
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "face"}},
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "flux-system"}},
+            {"apiVersion": api, "kind": "Kustomization", "metadata": flux, "spec": layer},
             {"apiVersion": "batch/v1", "kind": "Job", **job},
             {"apiVersion": "apps/v1", "kind": "Deployment", **deployment},
         ]
         for thing in things:
-            kubectl.get("create", "--filename=-", "--namespace=face", given=json.dumps(thing))
-        kubectl.get("apply", "--filename=-", "--server-side", given=unit)
+            where = [] if thing["kind"] == "Kustomization" else ["--namespace=face"]
+            given = json.dumps(thing)
+            self.kubectl.get("create", "--filename=-", *where, given=given)
+        self.kubectl.get("apply", "--filename=-", "--server-side", given=unit)
 
-        def replicas() -> int:
-            found = kubectl.get(
-                "get", "deployment", "receiver", "--namespace=face", "--output=json"
-            )
-            return int(json.loads(found)["spec"]["replicas"])
 
-        def suspended() -> bool:
-            found = kubectl.get("get", "cronjob", "backup", "--namespace=face", "--output=json")
-            return bool(json.loads(found)["spec"]["suspend"])
+def check(job: Any, *arguments: str) -> None:
+    """Check that the Job restores as administrator with the key."""
+    template = job["spec"]["template"]
+    assert template["metadata"]["labels"]["app.kubernetes.io/name"] == "backup", "for policies"
+    pod = template["spec"]
+    [container] = pod["containers"]
+    assert container["args"] == ["restore", *arguments, "20260101T024100Z"]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    assert environment["DATABASE_URL"] == "mysql+asyncmy://root@$(DATABASE)"
+    folders = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    assert environment["BACKUP_IDENTITY_FILE"] == f"{folders['key']}/key"
+    assert volumes["key"]["secret"] == {"secretName": "backup-identity", "defaultMode": 0o440}
+    sources = [one["secret"]["name"] for one in volumes["database"]["projected"]["sources"]]
+    assert "mariadb-admin" in sources
+    assert "database-backup" not in sources
 
-        def run(*ends: str) -> None:
-            Restore(Controller(ends=[*ends, ""])).run("the key", "20260101T024100Z")
 
-        with pytest.raises(KubectlError, match="the Job restore failed, and nothing was changed"):
-            run("Failed")
-        assert replicas() == 3
-        with pytest.raises(KubectlError, match="the Job migrations-1 failed, and the services sta"):
-            run("Complete", "Complete", "Failed")
-        assert (replicas(), suspended()) == (0, True)
-        kubectl.get("delete", "job", "migrations-1", "--namespace=face")  # interrupted thereafter
-        run("Complete")  # of the migrations: all rows are back
-        assert (replicas(), suspended()) == (3, False)
-        for gone in ("secret/backup-identity", "configmap/restore-state"):
+def test_all_of_it_on_a_real_api_server(tmp_path: Path) -> None:
+    """One that cannot be done changes nothing; one that is interrupted is run again to the end."""
+    with running(tmp_path) as kubectl:
+        bench = Bench(tmp_path, kubectl)
+        bench.set_up()
+        status, said = bench.run("Failed")
+        assert (status, bench.state()) == (1, (3, False, False))
+        assert "the Job restore failed, and nothing was changed: put right what it says" in said
+        check(bench.get("job", "restore"), "--check")
+
+        status, said = bench.run("Complete", "Complete", "Failed")
+        assert (status, bench.state()) == (1, (0, True, True))
+        assert "the Job restore-migrations failed, and the services stay stopped" in said
+        check(bench.get("job", "restore"))
+        labels = bench.get("job", "restore-migrations")["spec"]["template"]["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "migrations", "which policies go by"
+
+        assert bench.run("Complete") == (0, "")  # of the migrations: all rows are back
+        assert bench.state() == (3, False, False)
+        assert bench.get("job", "migrations-1")
+        for gone in ("secret/backup-identity", "configmap/restore-state", "job/restore-migrations"):
             with pytest.raises(KubectlError, match="not found"):
-                kubectl.get("get", gone, "--namespace=face")
+                bench.get(*gone.split("/"))
 
 
 def test_a_key_that_is_none_is_refused_before_anything(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "scripts" / "restore", tmp_path)
     key = tmp_path / "backup.agekey"
-    with pytest.raises(SystemExit, match="cannot be read"):
-        read_key(str(key))
-    key.write_text("# public key: age1\nage1\n")
-    with pytest.raises(SystemExit, match="holds no private key of age: a line AGE-SECRET-KEY-1"):
-        read_key(str(key))
-    key.write_text("# created: today\nAGE-SECRET-KEY-1A\n")
-    assert read_key(str(key)) == key.read_text()
+    for reason in ("No such file", "holds no private key of age: a line AGE-SECRET-KEY-1"):
+        command = [tmp_path / "restore", key]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        key.write_text("# public key: age1\nage1\n")

@@ -152,14 +152,22 @@ def repository(tmp_path: Path) -> Path:
     for name in ("base", "overlays"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts" / "write-tag", tmp_path / "scripts")
+    for script in ("scripts/image-tag", "scripts/images", "pyproject.toml", ".dockerignore"):
+        shutil.copy(ROOT / script, tmp_path / script)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
     return tmp_path
 
 
-def set_marked(repository: Path) -> None:
+def tag(repository: Path, *option: str) -> subprocess.CompletedProcess[str]:
+    """Call image-tag there, whose services are none."""
+    command = [str(repository / "scripts" / "image-tag"), *option]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def set_marked(repository: Path, tag: str = NEW) -> None:
     """Do what image-automation-controller does with the marks."""
     file = repository / FILE
-    file.write_text(MARK.sub(rf"\g<1>{NEW}\g<4>", file.read_text()))
+    file.write_text(MARK.sub(rf"\g<1>{tag}\g<4>", file.read_text()))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -173,23 +181,28 @@ def test_what_flux_writes_gets_into_every_overlay(
 def test_make_images_writes_the_same_and_keeps_the_marks(repository: Path) -> None:
     file = repository / FILE
     before = file.read_text()
-    set_marked(repository)
+    new = tag(repository).stdout.strip()
+    set_marked(repository, new)
     expected = file.read_text()
     file.write_text(before)
-    command = [str(repository / "scripts" / "write-tag"), NEW]
-    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    refused = tag(repository, "--check")
+    assert (refused.returncode, file.read_text()) == (1, before)
+    assert f", and the code is {new}: run 'make images', and commit it" in refused.stderr
+    first = tag(repository, "--write")
+    assert (first.returncode, file.read_text()) == (0, expected)
+    assert "commit it" in first.stderr
+    for option in ("--write", "--check"):
+        again = tag(repository, option)
+        assert (again.returncode, again.stdout, again.stderr) == (0, f"{new}\n", "")
     assert file.read_text() == expected
-    assert "commit it" in first.stdout
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (file.read_text(), again.stdout) == (expected, "")
 
 
-@pytest.mark.parametrize("tag", ["latest", "1.2.3", "1.2.3-0123", "", "1.2.3-0123456789ab/x"])
-def test_only_a_tag_of_ours_is_written(repository: Path, tag: str) -> None:
+@pytest.mark.parametrize("version", ["latest", "1.2", "1.2.3rc1", "", "1.2.3/x"])
+def test_only_a_tag_of_ours_is_written(repository: Path, version: str) -> None:
     file = repository / FILE
     before = file.read_text()
-    command = [str(repository / "scripts" / "write-tag"), tag]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (repository / "pyproject.toml").write_text(f'version = "{version}"\n')
+    done = tag(repository, "--write")
     assert done.returncode == 1
     assert "VERSION-GITHASH" in done.stderr
     assert file.read_text() == before
@@ -198,7 +211,6 @@ def test_only_a_tag_of_ours_is_written(repository: Path, tag: str) -> None:
 def test_a_manifest_that_has_no_place_for_it_is_refused(repository: Path) -> None:
     file = repository / FILE
     file.write_text(file.read_text().replace("- name: facestack/", "- name: another/"))
-    command = [str(repository / "scripts" / "write-tag"), NEW]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
+    done = tag(repository, "--write")
+    assert done.returncode == 1
     assert "has no image 'facestack/...'" in done.stderr

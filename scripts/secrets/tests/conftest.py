@@ -28,8 +28,7 @@ class Site:
     def call(self, *arguments: str, cluster: str = "kind") -> None:
         """Do what `make secrets` does, and raise what it would tell."""
         key = f"--key={self.keys / f'{cluster}.agekey'}"
-        options = command._parser().parse_args([cluster, key, *arguments])
-        command._manage(options, self.root)
+        command.manage(command.parse([cluster, key, *arguments]), self.root)
 
     def make(self, cluster: str = "kind") -> None:
         self.call("--new=1", cluster=cluster)
