@@ -80,7 +80,7 @@ def survivors(documents: list[Document], seen: Counter[str]) -> Iterator[tuple[D
         manifests = Manifests(documents, known)
         for index, (rule, inside) in enumerate(rules):
             if next(rule(manifests.pipeline if inside else manifests), None):
-                seen[rule.__name__] += 1
+                seen[str(rule)] += 1
                 rules.insert(0, rules.pop(index))
                 break
         else:
