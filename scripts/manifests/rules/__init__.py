@@ -23,7 +23,6 @@ PIPELINE: Final = (
     secrets.secrets,
     secrets.database_users,
     settings.settings,
-    settings.one_for_all,
     network.policies,
     network.hosts,
 )

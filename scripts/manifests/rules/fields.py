@@ -105,12 +105,10 @@ def _problem(
             advice = f"set what matches {pattern}"
         case {"names": kind}:
             # What is named is where the one is who names it, unless that says more beside it.
-            beside = {
-                **mapping(document, "metadata"),
-                **(parent if isinstance(parent, dict) else {}),
-            }
+            beside = parent if isinstance(parent, dict) else {}
+            namespace = beside.get("namespace", at(document, "metadata.namespace"))
             given = "or" in line and re.fullmatch(line["or"], str(value))
-            found = given or manifests.find(kind, value, beside.get("namespace"))
+            found = given or manifests.find(kind, value, namespace)
             fits = found is not None or beside.get("optional") is True
             advice = f"name a {kind} that is there, or add it"
         case {"holds": needed}:

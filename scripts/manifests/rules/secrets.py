@@ -140,22 +140,16 @@ def database_users(manifests: Manifests) -> Iterator[Finding]:
         files = list(_files(workload, container, made))
         there, variables = {file.path: file for file in files}, container.environment
         users = _inside(files, variables.get("DATABASE_USERS_FOLDER"))
-        if root := there.get(variables.get("MARIADB_ROOT_PASSWORD_FILE", "none")):
-            users["root"] = root
-            databases.add(variables.get("MARIADB_DATABASE", "none"))
         given |= {(user, file.secret, file.key) for user, file in users.items()}
         login = _LOGIN.fullmatch(variables.get("DATABASE_URL", ""))
         if login and (file := there.get(variables.get("DATABASE_PASSWORD_FILE", "none"))):
             databases.add(login["database"])
-            used.add((user := login["user"], file.secret, file.key))
-            if user != "root":
+            if (user := login["user"]) != "root":  # whose password no migration gives
+                used.add((user, file.secret, file.key))
                 used.add((f"{user}.previous", file.secret, _PREVIOUS + file.key))
-    # Where others run the database, its administrator is a fact.
-    others = {"root"} - {user for user, *_ in given}
     for user, secret, key in sorted(used - given):
-        if user not in others:
-            advice = f"{secret}/{key} is not what migrations gives the user {user}: mount it there"
-            yield Finding(f"user {user}", "DATABASE_PASSWORD_FILE", advice)
+        advice = f"{secret}/{key} is not what migrations gives the user {user}: mount it there"
+        yield Finding(f"user {user}", "DATABASE_PASSWORD_FILE", advice)
     if len(databases) > 1:
         problem = f"names {', '.join(sorted(databases))}: use one database"
-        yield Finding("all services", "DATABASE_URL, MARIADB_DATABASE", problem)
+        yield Finding("all services", "DATABASE_URL", problem)

@@ -34,7 +34,7 @@ def settings_of(container: Container) -> type[BaseSettings] | None:
 
 
 def settings(manifests: Manifests) -> Iterator[Finding]:
-    """Check that no setting of our services is missing, misspelt or refused by the service."""
+    """Check that no setting is missing, misspelt, refused, or another than others have."""
     for workload, container in manifests.containers:
         names = {str(variable.get("name")) for variable in items(container.spec, "env")}
         parts = set(REFERENCE.findall(str([container.spec.get("env"), container.words])))
@@ -52,6 +52,11 @@ def settings(manifests: Manifests) -> Iterator[Finding]:
                 yield workload.finding(f"{container.field}.env[{name}]", problem)
         for where, problem in _refusals(whole, given):
             yield workload.finding(f"{container.field}.env{where}", problem)
+    for name in ONE_FOR_ALL:
+        values = values_of(manifests, name)
+        if len(set(values.values())) > 1:
+            of_each = ", ".join(f"{value} for {workload}" for workload, value in values.items())
+            yield Finding("all services", name, f"is {of_each}: set it once for all")
 
 
 def _refusals(whole: type[BaseSettings], given: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -88,12 +93,3 @@ def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
                 value = container.environment.get(name, field.default)
                 found[workload.name] = type(field.default)(value)
     return found
-
-
-def one_for_all(manifests: Manifests) -> Iterator[Finding]:
-    """Check that what several services must have alike is alike."""
-    for name in ONE_FOR_ALL:
-        values = values_of(manifests, name)
-        if len(set(values.values())) > 1:
-            of_each = ", ".join(f"{value} for {workload}" for workload, value in values.items())
-            yield Finding("all services", name, f"is {of_each}: set it once for all")

@@ -31,7 +31,8 @@ def selectors(manifests: Manifests) -> Iterator[Finding]:
     """Check that a workload selects its own pods, and a Service pods that have its ports.
 
     In the pipeline they are of one workload, and the ports have their names and numbers: load
-    balancers that ask the pods themselves know no other.
+    balancers that ask the pods themselves know no other. gRPC clients balance by themselves, and
+    a StatefulSet's pods have names, so those Services give the pods' addresses.
     """
     for workload in manifests.workloads:
         selector = at(workload.document, "spec.selector")
@@ -55,6 +56,11 @@ def selectors(manifests: Manifests) -> Iterator[Finding]:
             elif is_ours and (name, port.get("port")) != (target, known[target]):
                 advice = f"call it {target} and give it the number {known[target]}"
                 yield Finding(title(service), f"spec.ports[{name}]", advice)
+        headless = "grpc" in known or "StatefulSet" in {workload.kind for workload in mine}
+        address = at(service, "spec.clusterIP")
+        if is_ours and address != ("None" if headless else None):
+            advice = "set None" if headless else "take it away"
+            yield Finding(title(service), "spec.clusterIP", f"{said(address)}: {advice}")
 
 
 def probes(manifests: Manifests) -> Iterator[Finding]:
@@ -108,10 +114,9 @@ def images(manifests: Manifests) -> Iterator[Finding]:
 
 def together(manifests: Manifests) -> Iterator[Finding]:
     """Check that a CronJob does what its Job does."""
-    templates = {w.name: w.template for w in manifests.workloads if w.kind == "Job"}
+    jobs = {workload.name: workload for workload in manifests.workloads if workload.kind == "Job"}
     for workload in manifests.workloads:
-        if workload.kind == "CronJob" and templates.get(workload.name, workload.template) != (
-            workload.template
-        ):
+        job = jobs.get(workload.name, workload)
+        if workload.kind == "CronJob" and job.template != workload.template:
             advice = f"must be the template of the Job {workload.name}"
             yield workload.finding("spec.jobTemplate.spec.template", advice)

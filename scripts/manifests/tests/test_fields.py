@@ -10,6 +10,7 @@ from scripts.manifests.rendering import ROOT
 from scripts.manifests.rules import GENERAL, fields
 from scripts.settings import settings_class
 
+FLUX_PRUNE = "kustomize.toolkit.fluxcd.io/prune"
 CONTAINER = {
     "name": "one",
     "image": "registry.example.com:5000/one:1.2",
@@ -33,7 +34,7 @@ def deployment(name: str, labels: dict[str, str], **pod: Any) -> Document:
 def said(*documents: Document) -> list[str]:
     labels = {
         "pod-security.kubernetes.io/enforce": "restricted",
-        "kustomize.toolkit.fluxcd.io/prune": "Disabled",
+        FLUX_PRUNE: "Disabled",
     }
     space = {"kind": "Namespace", "metadata": {"name": "tools", "labels": labels}}
     closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
@@ -83,6 +84,21 @@ def test_a_kind_that_is_called_like_one_of_the_cluster_needs_a_namespace(kind: s
 @pytest.mark.parametrize("kind", ["ClusterIssuer", "PriorityClass", "PersistentVolume"])
 def test_a_kind_of_the_cluster_needs_none(kind: str) -> None:
     assert said({"kind": kind, "metadata": {"name": "one"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("marks", "stays"),
+    [
+        ({"labels": {FLUX_PRUNE: "disabled"}}, True),
+        ({"annotations": {"note": "any", FLUX_PRUNE: "Disabled"}}, True),
+        ({"labels": {FLUX_PRUNE: "enabled"}, "annotations": {"note": "disabled"}}, False),
+        ({}, False),
+    ],
+)
+def test_a_namespace_stays_by_a_label_or_an_annotation(marks: Any, stays: bool) -> None:
+    metadata = {"name": "more", **marks}
+    found = [line for line in said({"kind": "Namespace", "metadata": metadata}) if "prune" in line]
+    assert (found == []) == stays
 
 
 def test_what_is_not_set_keeps_the_bounds_of_settings_by_default() -> None:

@@ -27,7 +27,6 @@ FREE: Final = (
     (r"^PriorityClass/\S+ metadata\.labels", "without it nothing of ours is about it"),
     (r"^Role(Binding)?/", "a right too few: " + SHOWN),
     (r" description", "it is for people"),
-    (r"policyTypes", "Kubernetes' default is the same where a policy has rules"),
     (r"volumeMounts\[\d+\]\.readOnly", "Kubernetes mounts every Secret for reading only"),
     (r"volumeMounts\[\d+\]\.mountPath", SHOWN),
     (r"ttlSecondsAfterFinished", "Flux takes it away"),
