@@ -108,32 +108,24 @@ class Container:
         """Return the words of its command line."""
         return [str(w) for field in ("command", "args") for w in self.spec.get(field) or []]
 
-    @property
-    def image(self) -> Image:
-        """Return what it runs."""
+    @cached_property
+    def image(self) -> tuple[str, str]:
+        """Return its image's name and tag, which may be empty; a digest is left out."""
         written = str(self.spec.get("image")).partition("@")[0]
         name, _, tag = written.rpartition(":")
         # Without a tag the colon is that of a registry's port, if there is one.
-        return Image(name, tag) if name and "/" not in tag else Image(written, "")
+        return (name, tag) if name and "/" not in tag else (written, "")
+
+    @property
+    def service(self) -> str | None:
+        """Return the folder of services/ that its image is made of; None when it is not ours."""
+        folder = self.image[0].rpartition("/")[2].replace("-", "_")
+        return folder if (_SERVICES / folder / "__main__.py").is_file() else None
 
 
 _SERVICES: Final = Path(__file__).parents[2] / "services"
 REFERENCE: Final = re.compile(r"(?<!\$)\$\((\w+)\)")
 """What Kubernetes puts another variable in the place of."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image's name, whatever its registry, and its tag; a digest behind the tag is left out."""
-
-    name: str
-    tag: str
-
-    @property
-    def service(self) -> str | None:
-        """Return the folder of services/ that it is made of; None when it is not ours."""
-        folder = self.name.rpartition("/")[2].replace("-", "_")
-        return folder if (_SERVICES / folder / "__main__.py").is_file() else None
 
 
 class Workload:
@@ -167,13 +159,10 @@ class Workload:
         ]
 
     @cached_property
-    def ports(self) -> dict[str, tuple[int, str]]:
-        """Return number and protocol of the containers' ports by name."""
-        return {
-            str(port.get("name")): (port.get("containerPort", 0), port.get("protocol", "TCP"))
-            for container in self.containers
-            for port in items(container.spec, "ports")
-        }
+    def ports(self) -> dict[str, int]:
+        """Return the numbers of the containers' ports by name."""
+        ports = [port for container in self.containers for port in items(container.spec, "ports")]
+        return {str(port.get("name")): port.get("containerPort", 0) for port in ports}
 
     def finding(self, field: str, problem: str) -> Finding:
         """Return a finding about this workload."""
@@ -200,10 +189,8 @@ class Manifests:
     def find(self, kind: str, name: Any, namespace: Any = None) -> Document | None:
         """Return one document by kind and name; and by namespace, where both have one."""
         for found in self.kind(kind):
-            own = at(found, "metadata.namespace")
-            if at(found, "metadata.name") == name and (
-                own == namespace or None in (own, namespace)
-            ):
+            both = {namespace, at(found, "metadata.namespace")} - {None}
+            if at(found, "metadata.name") == name and len(both) < 2:  # noqa: PLR2004
                 return found
         return None
 

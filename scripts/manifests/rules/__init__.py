@@ -4,34 +4,25 @@ What kube-score, checkov, Pod Security's evaluator and kubeconform ask for is no
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from scripts.manifests.model import Finding, Manifests
-from scripts.manifests.rules import fields, general, network, secrets, settings, workloads
+from scripts.manifests.rules import fields, network, secrets, settings, workloads
 
-GENERAL: Final = (fields.everywhere, general.namespaces, general.mounts, general.selectors)
+GENERAL: Final = (partial(fields.check, "everywhere"), workloads.mounts, workloads.selectors)
 """What all is held to."""
 
 # The quick ones come first, because whoever wants only to know whether there is a finding stops
 # at the first.
 PIPELINE: Final = (
-    fields.fields,
+    partial(fields.check, "fields"),
     workloads.images,
-    workloads.sources,
     workloads.probes,
-    workloads.services,
     workloads.together,
-    workloads.grace,
     secrets.secrets,
-    secrets.files,
-    secrets.tokens,
     secrets.database_users,
-    secrets.encrypted,
     settings.settings,
-    settings.one_for_all,
-    settings.deadlines,
-    settings.variables,
-    settings.ports,
     network.policies,
     network.hosts,
 )

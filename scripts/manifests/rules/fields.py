@@ -5,7 +5,7 @@ Only what neither kube-score, checkov, Pod Security nor a schema asks for stands
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -14,16 +14,16 @@ import yaml
 
 from scripts.manifests.model import Document, Finding, Manifests, Workload, at, mapping, title
 
-FILE: Final = Path(__file__).parents[3] / "base" / "checks.yaml"
+_FILE: Final = Path(__file__).parents[3] / "base" / "checks.yaml"
 Line: TypeAlias = dict[str, Any]
 
-_STEP: Final = re.compile(r"\[([^\]]+)\]|([^.\[]+)")
+_STEP: Final = re.compile(r"\[((?:[^][]|\[[^]]*\])+)\]|([^.[]+)")
 
 
 @cache
 def checks() -> dict[str, list[Line]]:
     """Return what the file says, by section."""
-    found: dict[str, list[Line]] = yaml.load(FILE.read_text(), yaml.CSafeLoader)
+    found: dict[str, list[Line]] = yaml.load(_FILE.read_text(), yaml.CSafeLoader)
     return found
 
 
@@ -32,45 +32,31 @@ def said(value: Any) -> str:
     return "is missing" if value is None else f"is {value!r}"
 
 
-def steps(field: str) -> list[str]:
-    """Return the steps of a path, whose names stand between dots or in brackets."""
-    return [bracketed or plain for bracketed, plain in _STEP.findall(field)]
-
-
-def everywhere(manifests: Manifests) -> Iterator[Finding]:
-    """Check what the file says of all that is applied."""
-    return _check(manifests, "everywhere")
-
-
-def fields(manifests: Manifests) -> Iterator[Finding]:
-    """Check what the file says of the pipeline."""
-    return _check(manifests, "fields")
-
-
-def _check(manifests: Manifests, section: str) -> Iterator[Finding]:
+def check(section: str, manifests: Manifests) -> Iterator[Finding]:
+    """Check what a section of the file says."""
     for line in checks()[section]:
         kind, path = line.get("if", (None, ""))
         if kind and all(at(one, path) is None for one in manifests.kind(kind)):
             continue
+        steps = [bracketed or plain for bracketed, plain in _STEP.findall(line["field"])]
         for document, prefix, node in _parts(manifests, line["of"]):
             if mapping(document, "metadata.annotations").get(line.get("unless", "")):
                 continue
-            beside = mapping(document, "metadata")
-            for field, value, around in _values(node, steps(line["field"]), beside):
-                if problem := _problem(manifests, document, line, value, around):
-                    yield Finding(title(document), prefix + field, problem)
+            for field, value, parent in _values(node, steps):
+                if problem := _problem(manifests, document, line, value, parent):
+                    yield Finding(title(document), f"{prefix}{field}".lstrip("."), problem)
 
 
 def _parts(manifests: Manifests, of: str) -> Iterator[tuple[Document, str, Any]]:
     """Yield the objects that are meant, or their pods or containers, and where these stand."""
     if of == "pod":
         for workload in manifests.workloads:
-            yield workload.document, workload.field.removesuffix("spec"), workload.template
+            yield workload.document, workload.field.removesuffix(".spec"), workload.template
     elif of in {"container", "server", "own server"}:
         for workload, container in manifests.containers:
-            own = container.image.service is not None
+            own = container.service is not None
             if of == "container" or (container.stays and (own or of == "server")):
-                yield workload.document, f"{container.field}.", container.spec
+                yield workload.document, container.field, container.spec
     else:
         for document in manifests.documents:
             if re.fullmatch(f"({of})(/.*)?", title(document)):
@@ -78,42 +64,34 @@ def _parts(manifests: Manifests, of: str) -> Iterator[tuple[Document, str, Any]]
 
 
 def _values(
-    node: Any, way: list[str], around: Mapping[str, Any], done: str = ""
-) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """Yield path and value of a field, and of what stands around it what tells what it names."""
-    if not way:
-        yield done.lstrip("."), node, around
+    node: Any, steps: list[str], parent: Any = None, done: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield path and value of a field, and the mapping or list that it stands in."""
+    if not steps:
+        yield done, node, parent
         return
-    step, *rest = way
-    if step[0] in "*?!" or "=" in step:
-        fitting = list(_fitting(node, step))
-        if step[0] not in "*?!":
-            fitting = fitting[:1] or [(f"[{step}]", None)]
-        for place, entry in fitting:
-            yield from _values(entry, rest, around, done + place)
-    else:
-        known = node if isinstance(node, dict) else {}
-        around = {**around, **{key: known[key] for key in _AROUND if key in known}}
-        yield from _values(known.get(step), rest, around, f"{done}.{step}")
+    for place, below in _below(node, steps[0]):
+        yield from _values(below, steps[1:], node, done + place)
 
 
-def _fitting(node: Any, step: str) -> Iterator[tuple[str, Any]]:
-    """Yield what a step in brackets means, and how a message calls it; a mapping is one itself."""
-    key, _, pattern = step.lstrip("*?!").partition("=")
-    entries = node if isinstance(node, list) else [node] if isinstance(node, dict) else []
-    for index, entry in enumerate(entries):
+def _below(node: Any, step: str) -> Iterator[tuple[str, Any]]:
+    """Yield what a step leads to, and how a message calls it; a mapping is its own one entry."""
+    if step[0] not in "*?" and "=" not in step:
+        yield f".{step}", node.get(step) if isinstance(node, dict) else None
+        return
+    key, _, pattern = step.lstrip("*?").partition("=")
+    must, fits = step[0] not in "*?", re.compile(pattern or (".+" if key else ".*"), re.DOTALL)
+    for index, entry in enumerate(node if isinstance(node, list) else [node] if node else []):
         known = entry if isinstance(entry, dict) else {}
-        value = known.get(key) if key else entry
-        fits = value is not None and re.fullmatch(pattern or ".*", str(value), re.DOTALL)
-        if bool(fits) != step.startswith("!"):
-            yield f"[{known.get('name', index)}]" if entries is node else "", entry
-
-
-_AROUND: Final = ("namespace", "optional")
+        if fits.fullmatch(str(known.get(key, "") if key else entry)):
+            yield "" if entry is node else f"[{known.get('name', index)}]", entry
+            must = False
+    if must:
+        yield f"[{step}]", None
 
 
 def _problem(
-    manifests: Manifests, document: Document, line: Line, value: Any, around: Mapping[str, Any]
+    manifests: Manifests, document: Document, line: Line, value: Any, parent: Any
 ) -> str | None:
     """Return what is wrong with a value and what to do; None when a line is kept."""
     if value is None and line.get("optional"):
@@ -126,10 +104,17 @@ def _problem(
             fits = value is not None and re.fullmatch(pattern, str(value)) is not None
             advice = f"set what matches {pattern}"
         case {"names": kind}:
-            given = "or" in line and re.fullmatch(line["or"], str(value)) is not None
-            found = manifests.find(kind, value, around.get("namespace"))
-            fits = given or found is not None or around.get("optional") is True
+            # What is named is where the one is who names it, unless that says more beside it.
+            beside = parent if isinstance(parent, dict) else {}
+            namespace = beside.get("namespace", at(document, "metadata.namespace"))
+            given = "or" in line and re.fullmatch(line["or"], str(value))
+            found = given or manifests.find(kind, value, namespace)
+            fits = found is not None or beside.get("optional") is True
             advice = f"name a {kind} that is there, or add it"
+        case {"holds": needed}:
+            which, _, name = needed.partition("/")
+            fits = manifests.find(which, name, value) is not None
+            advice = f"add the {needed} to it"
         case {"is": wanted}:
             if "{name}" in str(wanted):
                 name = Workload(document).name

@@ -5,11 +5,10 @@ only ask whether a policy selects a pod.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from itertools import groupby
-from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -24,22 +23,20 @@ from scripts.manifests.model import (
     mapping,
     selects,
 )
+from scripts.manifests.rules.fields import checks
 from scripts.manifests.rules.settings import values_of
 from services.common.hosts import AllowedHosts
 
 ASKS: Final = "facestack.dev/asks"
 """Annotation of a workload: what it asks and no setting names, as ``nsqd:4150, outside:443``."""
 
-# Ends of connections that are no workloads.
+# Ends of connections that are no workloads, as base/checks.yaml calls them.
 ANYWHERE: Final = "anywhere"  # a rule without peers
 OUTSIDE: Final = "outside"  # public addresses, and subnets that a policy names
 PRIVATE: Final = "a private network"  # that is not the pods'
-OTHER: Final = "another namespace"
-SYSTEM: Final = "another pod of kube-system"
 DNS: Final = "DNS"
 IDENTITY: Final = "agent of pod identities"
 
-_PEERS: Final = {"Ingress": "from", "Egress": "to"}
 _NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
 
 
@@ -59,7 +56,6 @@ class _End(NamedTuple):
     address: str = ""
     namespace: str | None = None
     labels: Mapping[str, Any] = MappingProxyType({})
-    ports: Mapping[str, tuple[int, str]] = MappingProxyType({})
 
 
 @cache
@@ -68,32 +64,6 @@ def _network(cidr: Any) -> IPv4Network | IPv6Network | None:
         return ip_network(cidr)
     except ValueError:
         return None
-
-
-def _ends(manifests: Manifests, direction: str) -> list[_End]:
-    """Return the pods, and behind them all ends that are no workloads."""
-    excepted = [
-        cidr
-        for policy in manifests.kind("NetworkPolicy")
-        for rule in items(policy, "spec.ingress")
-        for peer in items(rule, "from")
-        for cidr in at(peer, "ipBlock.except") or []
-    ]
-    # Where no fact says what the pods' network is, the policies do.
-    known = (manifests.facts.get("pod_network"), *excepted, "10.244.0.0/16")
-    pod = next(str(network[-1]) for cidr in known if (network := _network(cidr)))
-    name_server = {"k8s-app": "kube-dns"}
-    return [
-        *(_End(w.name, pod, NAMESPACE, w.labels, w.ports) for w in manifests.workloads),
-        _End(OUTSIDE, "203.0.113.10"),
-        _End(PRIVATE, "172.18.0.10"),
-        _End(PRIVATE, "192.168.0.10"),
-        # It looks like the name server, and is in the wrong namespace.
-        _End(OTHER, pod, "other", name_server),
-        _End(SYSTEM, pod, "kube-system", {"k8s-app": "other"}),
-        _End(DNS, pod, "kube-system", name_server),
-        *([_End(IDENTITY, "169.254.170.23")] if direction == "Egress" else []),
-    ]
 
 
 def _is_peer(peer: Document, end: _End) -> bool:
@@ -111,48 +81,39 @@ def _is_peer(peer: Document, end: _End) -> bool:
     )
 
 
-def _ports(rule: Document, target: _End) -> Iterator[tuple[int, str]]:
-    """Yield the ports of the target, and their protocols, that a rule opens."""
-    if not items(rule, "ports"):
-        yield 0, "any protocol"
-    for port in items(rule, "ports"):
-        first: int | str = port.get("port", 0)
-        protocol = port.get("protocol", "TCP")
-        if isinstance(first, str):
-            first, protocol = target.ports.get(first, (0, protocol))
-        for number in range(first, port.get("endPort", first) + 1):
-            yield number, protocol
-
-
-def _restricts(policy: Document, direction: str) -> bool:
-    """Tell whether a policy is about a direction; Kubernetes' default is what it has rules for."""
-    default = ["Ingress", "Egress"] if at(policy, "spec.egress") else ["Ingress"]
-    return direction in (at(policy, "spec.policyTypes") or default)
-
-
 def allowed(manifests: Manifests, direction: str) -> set[Edge]:
     """Return every connection that the policies of one direction allow, whatever the other does."""
-    ends = _ends(manifests, direction)
-    policies = [p for p in manifests.kind("NetworkPolicy") if _restricts(p, direction)]
+    # Where no fact says what the pods' network is, the policies do.
+    into = [at(policy, "spec.ingress") for policy in manifests.kind("NetworkPolicy")]
+    excepted = re.findall(r"'except': \['([^']+)", str(into))
+    known = (manifests.facts.get("pod_network"), *excepted, "10.244.0.0/16")
+    pod = next(str(network[-1]) for cidr in known if (network := _network(cidr)))
+    pods = [_End(w.name, pod, NAMESPACE, w.labels) for w in manifests.workloads]
+    is_out = direction == "Egress"
+    others = [_End(**{"address": pod, **line}) for line in checks()["others"]]
+    ends = [*pods, *(end for end in others if is_out or end.name != IDENTITY)]
+    policies = [
+        (at(policy, "spec.podSelector"), items(policy, f"spec.{direction.lower()}"))
+        for policy in manifests.kind("NetworkPolicy")
+        if direction in (at(policy, "spec.policyTypes") or ())
+    ]
     found = set()
-    for pod in ends[: len(manifests.workloads)]:
-        mine = [p for p in policies if selects(at(p, "spec.podSelector"), pod.labels)]
-        rules = [rule for policy in mine for rule in items(policy, f"spec.{direction.lower()}")]
-        for rule in rules if mine else [{}]:
-            peers = items(rule, _PEERS[direction])
+    for near in pods:
+        mine = [rules for selector, rules in policies if selects(selector, near.labels)]
+        for rule in (rule for rules in mine for rule in rules) if mine else [{}]:
+            peers = items(rule, "to" if is_out else "from")
             fitting = [end for end in ends if any(_is_peer(peer, end) for peer in peers)]
             for far in fitting if peers else [_End(ANYWHERE)]:
-                source, target = (pod, far) if direction == "Egress" else (far, pod)
-                found |= {Edge(source.name, target.name, *port) for port in _ports(rule, target)}
+                source, target = (near, far) if is_out else (far, near)
+                for port in items(rule, "ports") or [{"protocol": "any protocol"}]:
+                    how = (port.get("port", 0), port.get("protocol", "TCP"))
+                    found.add(Edge(source.name, target.name, *how))
     return found
 
 
 def edges(manifests: Manifests) -> set[Edge]:
-    """Return the connections that the policies of both ends allow, but for those to DNS."""
-    names = {workload.name for workload in manifests.workloads}
-    out, in_ = allowed(manifests, "Egress"), allowed(manifests, "Ingress")
-    leaving = {e for e in out if e.target not in names and e.target != DNS}
-    return leaving | {e for e in in_ if e in out or e.source not in names}
+    """Return the connections that are named, but for those to DNS; policies allow just these."""
+    return {edge for edge in _wanted(manifests)[0] if edge.target != DNS}
 
 
 _ADDRESS: Final = re.compile(r"(?<![\w.$)-])([a-z](?:[a-z0-9.-]*[a-z0-9])?):(\d+)\b")
@@ -175,19 +136,10 @@ def named(manifests: Manifests, workload: Workload) -> set[tuple[str, int]]:
             found |= {(OUTSIDE, 443)}
             found |= {(IDENTITY, 80)} if "S3_ACCESS_KEY_ID_FILE" not in given else set()
     # With a token it asks the API server, whose address is the cluster's affair.
-    if has_token(workload):
+    if "serviceAccountToken" in str(items(workload.pod, "volumes")):
         behind = int(manifests.facts.get("api_server_port", "6443"))
         found |= {(ANYWHERE, 443), (ANYWHERE, behind)}
     return {(_INSIDE.sub("", host), port) for host, port in found if host not in own}
-
-
-def has_token(workload: Workload) -> bool:
-    """Tell whether a workload can prove to the API server who it is."""
-    return any(
-        "serviceAccountToken" in source
-        for volume in items(workload.pod, "volumes")
-        for source in items(volume, "projected.sources")
-    )
 
 
 def backend(manifests: Manifests, service: Document | None) -> Workload | None:
@@ -198,23 +150,11 @@ def backend(manifests: Manifests, service: Document | None) -> Workload | None:
 
 
 def _routes(manifests: Manifests) -> Iterator[tuple[Any, Any]]:
-    """Yield host and Service of whatever comes through an Ingress."""
+    """Yield the host and the Service of every path of an Ingress."""
     for ingress in manifests.kind("Ingress"):
         for rule in items(ingress, "spec.rules"):
             for path in items(rule, "http.paths"):
                 yield rule.get("host"), at(path, "backend.service.name")
-
-
-def ways_in(manifests: Manifests) -> Iterator[tuple[str, int, tuple[str, ...]]]:
-    """Yield workload, port and sources of what clients outside the cluster reach."""
-    behind = {service for _, service in _routes(manifests)}
-    for service in manifests.kind("Service"):
-        is_open = at(service, "spec.type") in {"NodePort", "LoadBalancer"}
-        target = backend(manifests, service)
-        if target and (is_open or at(service, "metadata.name") in behind):
-            for port in items(service, "spec.ports"):
-                sources = (OUTSIDE, PRIVATE) if is_open else (OUTSIDE,)
-                yield target.name, port.get("port", 0), sources
 
 
 def _wanted(manifests: Manifests) -> tuple[set[Edge], list[Finding]]:
@@ -233,8 +173,15 @@ def _wanted(manifests: Manifests) -> tuple[set[Edge], list[Finding]]:
                 wrong.append(workload.finding(f"{workload.field}.containers.env", problem))
             elif target := backend(manifests, service):
                 wanted.add(Edge(workload.name, target.name, port))
-    for name, port, sources in ways_in(manifests):
-        wanted |= {Edge(source, name, port) for source in sources}
+    # What clients outside the cluster reach.
+    behind = {service for _, service in _routes(manifests)}
+    for service in manifests.kind("Service"):
+        is_open = at(service, "spec.type") in {"NodePort", "LoadBalancer"}
+        target = backend(manifests, service)
+        if target and (is_open or at(service, "metadata.name") in behind):
+            sources = (OUTSIDE, PRIVATE) if is_open else (OUTSIDE,)
+            ports = [port.get("port", 0) for port in items(service, "spec.ports")]
+            wanted |= {Edge(source, target.name, port) for source in sources for port in ports}
     return wanted, wrong
 
 
@@ -250,15 +197,15 @@ def policies(manifests: Manifests) -> Iterator[Finding]:
     for direction, near, far in (("Ingress", 1, 0), ("Egress", 0, 1)):
         may = allowed(manifests, direction)
         should = {edge for edge in wanted if edge[near] in names}
-        port_of_pod = itemgetter(near, 2, 3)
         for found, advice in ((may - should, _FORBID), (should - may, _LABEL)):
             # One line for all the far ends of a port.
-            for (name, port, protocol), many in groupby(
-                sorted(found, key=port_of_pod), port_of_pod
-            ):
-                others = ", ".join(sorted(str(edge[far]) for edge in many))
-                ends = f"{others} -> {name}" if direction == "Ingress" else f"{name} -> {others}"
-                problem = f"{ends} {port or 'any port'}/{protocol} {advice}"
+            others = defaultdict(set)
+            for edge in found:
+                others[edge[near], edge.port, edge.protocol].add(str(edge[far]))
+            for (name, port, protocol), many in sorted(others.items(), key=str):
+                ends = (", ".join(sorted(many)), str(name))
+                way = " -> ".join(ends if direction == "Ingress" else ends[::-1])
+                problem = f"{way} {port or 'any port'}/{protocol} {advice}"
                 yield Finding(f"NetworkPolicy of {name}", f"spec.{direction.lower()}", problem)
 
 

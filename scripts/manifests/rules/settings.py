@@ -3,9 +3,7 @@
 Ours, because only the services' own classes of settings know.
 """
 
-import math
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -25,32 +23,40 @@ ONE_FOR_ALL: Final = (
 )
 """Who has another value than the others breaks what they do, or refuses what they take."""
 
-_CREDENTIAL_IN_URL: Final = re.compile(r"://[^/@:]*:[^/@]+@")
 # Kubernetes itself tells every pod where its API is.
 _OF_EVERY_POD: Final = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
 def settings_of(container: Container) -> type[BaseSettings] | None:
     """Return the class of what a container reads; None when it runs no service of ours."""
-    service = container.image.service
+    service = container.service
     return settings_class(service) if service else None
 
 
 def settings(manifests: Manifests) -> Iterator[Finding]:
-    """Check that no setting of our services is missing, misspelt or refused by the service."""
+    """Check that no setting is missing, misspelt, refused, or another than others have."""
     for workload, container in manifests.containers:
+        names = {str(variable.get("name")) for variable in items(container.spec, "env")}
+        parts = set(REFERENCE.findall(str([container.spec.get("env"), container.words])))
+        for name in sorted(parts - names):
+            yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
         if (whole := settings_of(container)) is None:
             continue
         known = {name.upper() for name in whole.model_fields}
         # What others' settings are made of is no setting.
-        parts = set(REFERENCE.findall(str(container.spec.get("env")))) - known
+        parts -= known
         given = {n: v for n, v in container.environment.items() if n not in parts}
         for name in given:
             if name not in known:
-                problem = f"{container.image.service} reads no such setting"
+                problem = f"{container.service} reads no such setting"
                 yield workload.finding(f"{container.field}.env[{name}]", problem)
         for where, problem in _refusals(whole, given):
             yield workload.finding(f"{container.field}.env{where}", problem)
+    for name in ONE_FOR_ALL:
+        values = values_of(manifests, name)
+        if len(set(values.values())) > 1:
+            of_each = ", ".join(f"{value} for {workload}" for workload, value in values.items())
+            yield Finding("all services", name, f"is {of_each}: set it once for all")
 
 
 def _refusals(whole: type[BaseSettings], given: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -87,53 +93,3 @@ def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
                 value = container.environment.get(name, field.default)
                 found[workload.name] = type(field.default)(value)
     return found
-
-
-def one_for_all(manifests: Manifests) -> Iterator[Finding]:
-    """Check that what several services must have alike is alike."""
-    for name in ONE_FOR_ALL:
-        values = values_of(manifests, name)
-        if len(set(values.values())) > 1:
-            of_each = ", ".join(f"{value} for {workload}" for workload, value in values.items())
-            yield Finding("all services", name, f"is {of_each}: set it once for all")
-
-
-def deadlines(manifests: Manifests) -> Iterator[Finding]:
-    """Check that image-processor waits for face-recog for longer than a picture may take there."""
-    name = "FACE_RECOG_TIMEOUT_SECONDS"
-    waits = values_of(manifests, name).get("image-processor", math.inf)
-    takes = values_of(manifests, "LONG_SECONDS").get("face-recog", 0)
-    if waits <= takes:
-        advice = f"is {waits:g}, and LONG_SECONDS of face-recog is {takes:g}: set more than that"
-        yield Finding("Deployment/image-processor", name, advice)
-
-
-def variables(manifests: Manifests) -> Iterator[Finding]:
-    """Check that variables that others name exist, and that no address holds a password."""
-    for workload, container in manifests.containers:
-        names = {str(variable.get("name")) for variable in items(container.spec, "env")}
-        text = "\n".join([*container.words, *container.environment.values()])
-        found = [(name, "is missing: set it") for name in {*REFERENCE.findall(text)} - names]
-        found += [
-            (name, "holds a password: use a file beside it")
-            for name, value in container.environment.items()
-            if _CREDENTIAL_IN_URL.search(value)
-        ]
-        for name, problem in sorted(found):
-            yield workload.finding(f"{container.field}.env[{name}]", problem)
-
-
-def ports(manifests: Manifests) -> Iterator[Finding]:
-    """Check that probes' ports are those at which our services answer them."""
-    answering = values_of(manifests, "PROBE_PORT")
-    for workload in manifests.workloads:
-        number, _ = workload.ports.get("probes", (None, ""))
-        if workload.name in answering and number != answering[workload.name]:
-            field = f"{workload.field}.containers.ports[probes]"
-            advice = f"is {number}: set {answering[workload.name]}, which is PROBE_PORT"
-            yield workload.finding(field, advice)
-
-
-def longest(manifests: Manifests) -> float:
-    """Return how many seconds a connection may be idle until the first service closes it."""
-    return min(values_of(manifests, "KEEP_ALIVE_SECONDS").values(), default=math.inf)

@@ -1,61 +1,77 @@
-"""What belongs together in the pipeline: probes and ports, images and sources, a pod and its end.
+"""What belongs together: selectors, ports and probes, images and sources, a pod and its end.
 
 Ours, because tools on the shelf ask whether a probe or a policy is there, not whether it fits.
 """
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-from scripts.manifests.model import Finding, Manifests, at, items, mapping, title
+from scripts.manifests.model import NAMESPACE, Finding, Manifests, at, items, mapping, title
 from scripts.manifests.rules.fields import said
-from scripts.manifests.rules.network import backend, ways_in
-from scripts.manifests.rules.settings import longest, values_of
+from scripts.manifests.rules.settings import values_of
 
 _OWN_TAG: Final = re.compile(r"\d+\.\d+\.\d+-[0-9a-f]{12}")
-_JOB_SECONDS: Final = 30
-"""What is in flight when a pod's drain is over takes at most this long."""
 
 
-def images(manifests: Manifests) -> Iterator[Finding]:
-    """Check that ours are of one build, which a Job's name tells, as it cannot be changed."""
-    own = [(w, c, c.image.tag) for w, c in manifests.containers if c.image.service]
-    for workload, container, tag in own:
-        if not _OWN_TAG.fullmatch(tag):
-            advice = f"has the tag {tag}: run 'make images'"
-            yield workload.finding(f"{container.field}.image", advice)
-        name = at(workload.document, "metadata.name")
-        wanted = f"{workload.name}-{tag.rpartition('-')[2]}"
-        if workload.kind == "Job" and name != wanted:
-            advice = f"is {name}: {wanted} is right, because a Job cannot be changed"
-            yield workload.finding("metadata.name", advice)
-    if len(tags := sorted({tag for *_, tag in own})) > 1:
-        advice = f"are of several builds, {', '.join(tags)}: run 'make images'"
-        yield Finding("facestack images", "tag", advice)
+def mounts(manifests: Manifests) -> Iterator[Finding]:
+    """Check that what a container mounts is a volume, and every volume is mounted."""
+    for workload in manifests.workloads:
+        claims = items(workload.document, "spec.volumeClaimTemplates")
+        volumes = {str(volume.get("name")) for volume in items(workload.pod, "volumes")}
+        volumes |= {str(at(claim, "metadata.name")) for claim in claims}
+        every = (items(container.spec, "volumeMounts") for container in workload.containers)
+        mounted = {str(mount.get("name")) for mounts in every for mount in mounts}
+        for name in sorted(volumes ^ mounted):
+            what = "no container mounts it" if name in volumes else "no volume is called so"
+            yield workload.finding(f"{workload.field}.volumes[{name}]", what)
 
 
-def sources(manifests: Manifests) -> Iterator[Finding]:
-    """Check that the admission policy, which has the list of sources, lets every image in."""
-    listed = [
-        source
-        for binding in manifests.kind("ValidatingAdmissionPolicyBinding")
-        for policy in manifests.kind("ValidatingAdmissionPolicy")
-        if at(policy, "metadata.name") == at(binding, "spec.policyName")
-        for variable in items(policy, "spec.variables")
-        if variable.get("name") == "sources"
-        for source in re.findall(r"'([^']+)'", str(variable.get("expression")))
-    ]
-    for workload, container in manifests.containers:
-        name = container.image.name
-        if not any(name.startswith(s) if s.endswith("/") else name == s for s in listed):
-            advice = f"{name} is none of the sources {', '.join(listed)}"
-            yield workload.finding(f"{container.field}.image", advice)
+def selectors(manifests: Manifests) -> Iterator[Finding]:
+    """Check that a workload selects its own pods, and a Service pods that have its ports.
+
+    In the pipeline they are of one workload, and the ports have their names and numbers: load
+    balancers that ask the pods themselves know no other. gRPC clients balance by themselves, and
+    a StatefulSet's pods have names, so those Services give the pods' addresses.
+    """
+    for workload in manifests.workloads:
+        selector = at(workload.document, "spec.selector")
+        selected = manifests.selected(workload.document, selector)
+        if workload.kind not in {"Job", "CronJob"} and selected != [workload]:
+            names = ", ".join(sorted({other.name for other in selected})) or "nobody"
+            yield workload.finding("spec.selector", f"selects the pods of {names}: select its own")
+    for service in manifests.kind("Service"):
+        selector = mapping(service, "spec.selector")
+        mine = manifests.selected(service, {"matchLabels": selector}) if selector else []
+        known = {name: number for workload in mine for name, number in workload.ports.items()}
+        is_ours = at(service, "metadata.namespace") == NAMESPACE
+        if (selector and not mine) or (is_ours and len({w.name for w in mine}) != 1):
+            yield Finding(title(service), "spec.selector", "must select the pods of one workload")
+            continue
+        for port in items(service, "spec.ports") if mine else ():
+            name, target = port.get("name"), port.get("targetPort")
+            if target not in known and (is_ours or isinstance(target, str)):
+                advice = f"{said(target)}: the pods have {', '.join(known)}"
+                yield Finding(title(service), f"spec.ports[{name}].targetPort", advice)
+            elif is_ours and (name, port.get("port")) != (target, known[target]):
+                advice = f"call it {target} and give it the number {known[target]}"
+                yield Finding(title(service), f"spec.ports[{name}]", advice)
+        headless = "grpc" in known or "StatefulSet" in {workload.kind for workload in mine}
+        address = at(service, "spec.clusterIP")
+        if is_ours and address != ("None" if headless else None):
+            advice = "set None" if headless else "take it away"
+            yield Finding(title(service), "spec.clusterIP", f"{said(address)}: {advice}")
 
 
 def probes(manifests: Manifests) -> Iterator[Finding]:
-    """Check that probes ask a port that the pod has."""
+    """Check that probes ask a port that the pod has, at which our services answer them."""
+    answering = values_of(manifests, "PROBE_PORT")
     for workload, container in manifests.containers:
-        known = {*workload.ports, *(number for number, _ in workload.ports.values())}
+        number = workload.ports.get("probes")
+        if workload.name in answering and number != answering[workload.name]:
+            advice = f"{said(number)}: set {answering[workload.name]}, which is PROBE_PORT"
+            yield workload.finding(f"{container.field}.ports[probes]", advice)
+        known = {*workload.ports, *workload.ports.values()}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             for how, asked in mapping(container.spec, probe).items():
                 if isinstance(asked, dict) and how != "exec" and asked.get("port") not in known:
@@ -63,76 +79,44 @@ def probes(manifests: Manifests) -> Iterator[Finding]:
                     yield workload.finding(f"{container.field}.{probe}.{how}.port", problem)
 
 
-def services(manifests: Manifests) -> Iterator[Finding]:
-    """Check that a Service leads to ports that its pods have, under their names and numbers.
+def images(manifests: Manifests) -> Iterator[Finding]:
+    """Check that the list of sources has every image, and that ours are of one build.
 
-    Load balancers that ask the pods themselves know no other number; gRPC clients balance by
-    themselves, and a StatefulSet's pods have names, so those Services give the pods' addresses.
+    Which one, a Job's name tells, as it cannot be changed.
     """
-    for service in manifests.kind("Service"):
-        workload = backend(manifests, service)
-        if workload is None:
-            yield Finding(title(service), "spec.selector", "must select the pods of one workload")
+    listed = [
+        source
+        for policy in manifests.kind("ValidatingAdmissionPolicy")
+        for variable in items(policy, "spec.variables")
+        if variable.get("name") == "sources"
+        for source in re.findall(r"'([^']+)'", str(variable.get("expression")))
+    ]
+    tags = set()
+    for workload, container in manifests.containers:
+        field, (image, tag) = f"{container.field}.image", container.image
+        if not any(image.startswith(s) if s.endswith("/") else image == s for s in listed):
+            advice = f"{image} is none of the sources {', '.join(listed)}"
+            yield workload.finding(field, advice)
+        if not container.service:
             continue
-        for port in items(service, "spec.ports"):
-            target = str(port.get("targetPort"))
-            field = f"spec.ports[{port.get('name')}]"
-            number, _ = workload.ports.get(target, (port.get("port"), ""))
-            if (port.get("name"), port.get("port")) != (target, number):
-                advice = f"call it {target} and give it the number {number}"
-                yield Finding(title(service), field, advice)
-        headless = workload.kind == "StatefulSet" or "grpc" in workload.ports
-        address = at(service, "spec.clusterIP")
-        if address != ("None" if headless else None):
-            advice = "set None" if headless else "take it away"
-            yield Finding(title(service), "spec.clusterIP", f"{said(address)}: {advice}")
+        tags.add(tag)
+        if not _OWN_TAG.fullmatch(tag):
+            yield workload.finding(field, f"has the tag {tag}: run 'make images'")
+        name = at(workload.document, "metadata.name")
+        wanted = f"{workload.name}-{tag.rpartition('-')[2]}"
+        if workload.kind == "Job" and name != wanted:
+            advice = f"is {name}: {wanted} is right, because a Job cannot be changed"
+            yield workload.finding("metadata.name", advice)
+    if len(tags) > 1:
+        advice = f"are of several builds, {', '.join(sorted(tags))}: run 'make images'"
+        yield Finding("facestack images", "tag", advice)
 
 
 def together(manifests: Manifests) -> Iterator[Finding]:
-    """Check that a CronJob does what its Job does, and that what is issued is renewed by one."""
-    daily = {w.name: w for w in manifests.workloads if w.kind == "CronJob"}
+    """Check that a CronJob does what its Job does."""
+    jobs = {workload.name: workload for workload in manifests.workloads if workload.kind == "Job"}
     for workload in manifests.workloads:
-        again = daily.get(workload.name)
-        if workload.kind == "Job" and again and again.template != workload.template:
+        job = jobs.get(workload.name, workload)
+        if workload.kind == "CronJob" and job.template != workload.template:
             advice = f"must be the template of the Job {workload.name}"
-            yield again.finding("spec.jobTemplate.spec.template", advice)
-        words = [word for container in workload.containers for word in container.words]
-        if not again and "services.credentials.issuing" in words:
-            yield workload.finding("kind", "add a CronJob: nobody renews what this issues")
-
-
-def grace(manifests: Manifests) -> Iterator[Finding]:
-    """Check that a pod is killed only after the pre-stop sleep, the drain and the longest job.
-
-    A load balancer lets go of a pod only after a while, in which the pod serves as ever.
-    """
-    until = 0
-    for ingress in manifests.kind("Ingress"):
-        idle = _attribute(ingress, "idle_timeout.timeout_seconds")
-        delay = _attribute(ingress, "deregistration_delay.timeout_seconds")
-        until = max(until, delay)
-        if not _JOB_SECONDS <= idle < longest(manifests) or delay < _JOB_SECONDS:
-            advice = f"idle_timeout {idle}, deregistration_delay {delay}: both {_JOB_SECONDS} or"
-            advice += f" more, and the first below KEEP_ALIVE_SECONDS {longest(manifests):g}"
-            yield Finding(title(ingress), "metadata.annotations", advice)
-    drains = values_of(manifests, "DRAIN_SECONDS")
-    open_ = {name for name, *_ in ways_in(manifests)}
-    for workload, container in manifests.containers:
-        sleep = at(container.spec, "lifecycle.preStop.sleep.seconds")
-        if workload.kind != "Deployment" or type(sleep) is not int:
-            continue
-        if workload.name in open_ and sleep < until:
-            advice = f"is {sleep}: set {until} or more, until the load balancer lets go of it"
-            yield workload.finding(f"{container.field}.lifecycle.preStop.sleep.seconds", advice)
-        least = sleep + int(drains.get(workload.name, 0)) + _JOB_SECONDS + 1
-        seconds = workload.pod.get("terminationGracePeriodSeconds", 30)
-        if type(seconds) is not int or not least <= seconds <= 300:  # noqa: PLR2004
-            advice = f"is {seconds}: set {least} to 300, above pre-stop, drain and longest job"
-            yield workload.finding(f"{workload.field}.terminationGracePeriodSeconds", advice)
-
-
-def _attribute(ingress: Any, name: str) -> int:
-    """Return a number in the attributes of the load balancer or of its target groups; 0 without."""
-    text = "\n".join(map(str, mapping(ingress, "metadata.annotations").values()))
-    found = re.search(rf"(?:^|,){re.escape(name)}=(\d+)(?:,|$)", text, re.MULTILINE)
-    return int(found[1]) if found else 0
+            yield workload.finding("spec.jobTemplate.spec.template", advice)

@@ -1,12 +1,16 @@
 """What base/checks.yaml says of all that is applied lets in what is right, in any namespace."""
 
+import re
 from typing import Any
 
 import pytest
 
 from scripts.manifests.model import Document, Manifests
-from scripts.manifests.rules import fields, general
+from scripts.manifests.rendering import ROOT
+from scripts.manifests.rules import GENERAL, fields
+from scripts.settings import settings_class
 
+FLUX_PRUNE = "kustomize.toolkit.fluxcd.io/prune"
 CONTAINER = {
     "name": "one",
     "image": "registry.example.com:5000/one:1.2",
@@ -28,20 +32,21 @@ def deployment(name: str, labels: dict[str, str], **pod: Any) -> Document:
 
 
 def said(*documents: Document) -> list[str]:
-    metadata = {
-        "name": "tools",
-        "labels": {
-            "pod-security.kubernetes.io/enforce": "restricted",
-        },
+    labels = {
+        "pod-security.kubernetes.io/enforce": "restricted",
+        FLUX_PRUNE: "Disabled",
     }
-    manifests = Manifests([{"kind": "Namespace", "metadata": metadata}, *documents])
-    found = [*fields.everywhere(manifests), *general.selectors(manifests)]
-    return [str(finding) for finding in found]
+    space = {"kind": "Namespace", "metadata": {"name": "tools", "labels": labels}}
+    closed = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    deny = document("NetworkPolicy", "default-deny", spec=closed)
+    manifests = Manifests([space, deny, *documents])
+    return [str(finding) for rule in GENERAL for finding in rule(manifests)]
 
 
 def config_map(**more: bool) -> Document:
     volume = {"name": "settings", "configMap": {"name": "not-there", **more}}
-    return deployment("one", {"app": "one"}, volumes=[volume])
+    container = {**CONTAINER, "volumeMounts": [{"name": "settings"}]}
+    return deployment("one", {"app": "one"}, volumes=[volume], containers=[container])
 
 
 def test_what_is_optional_may_be_missing() -> None:
@@ -79,3 +84,41 @@ def test_a_kind_that_is_called_like_one_of_the_cluster_needs_a_namespace(kind: s
 @pytest.mark.parametrize("kind", ["ClusterIssuer", "PriorityClass", "PersistentVolume"])
 def test_a_kind_of_the_cluster_needs_none(kind: str) -> None:
     assert said({"kind": kind, "metadata": {"name": "one"}}) == []
+
+
+@pytest.mark.parametrize(
+    ("marks", "stays"),
+    [
+        ({"labels": {FLUX_PRUNE: "disabled"}}, True),
+        ({"annotations": {"note": "any", FLUX_PRUNE: "Disabled"}}, True),
+        ({"labels": {FLUX_PRUNE: "enabled"}, "annotations": {"note": "disabled"}}, False),
+        ({}, False),
+    ],
+)
+def test_a_namespace_stays_by_a_label_or_an_annotation(marks: Any, stays: bool) -> None:
+    metadata = {"name": "more", **marks}
+    found = [line for line in said({"kind": "Namespace", "metadata": metadata}) if "prune" in line]
+    assert (found == []) == stays
+
+
+def test_what_is_not_set_keeps_the_bounds_of_settings_by_default() -> None:
+    bounds = [
+        (line["of"], found[1].lower(), line["matches"])
+        for line in fields.checks()["fields"]
+        if (found := re.fullmatch(r".*env\[\?name=(\w+_SECONDS)\]\.value", line["field"]))
+    ]
+    defaults = {
+        (folder.replace("_", "-"), name): f"{field.default:g}"
+        for program in (ROOT / "services").glob("*/__main__.py")
+        if (whole := settings_class(folder := program.parent.name))
+        for name, field in whole.model_fields.items()
+        if name.endswith("_seconds")
+    }
+    for of, name, pattern in bounds:
+        held = [
+            value
+            for (service, setting), value in defaults.items()
+            if setting == name and of in {"own server", f"Deployment/{service}"}
+        ]
+        assert held
+        assert all(re.fullmatch(pattern, value) for value in held), name

@@ -27,7 +27,6 @@ FREE: Final = (
     (r"^PriorityClass/\S+ metadata\.labels", "without it nothing of ours is about it"),
     (r"^Role(Binding)?/", "a right too few: " + SHOWN),
     (r" description", "it is for people"),
-    (r"policyTypes", "Kubernetes' default is the same where a policy has rules"),
     (r"volumeMounts\[\d+\]\.readOnly", "Kubernetes mounts every Secret for reading only"),
     (r"volumeMounts\[\d+\]\.mountPath", SHOWN),
     (r"ttlSecondsAfterFinished", "Flux takes it away"),
@@ -80,7 +79,7 @@ def survivors(documents: list[Document], seen: Counter[str]) -> Iterator[tuple[D
         manifests = Manifests(documents, known)
         for index, (rule, inside) in enumerate(rules):
             if next(rule(manifests.pipeline if inside else manifests), None):
-                seen[rule.__name__] += 1
+                seen[str(rule)] += 1
                 rules.insert(0, rules.pop(index))
                 break
         else:

@@ -62,9 +62,9 @@ def test_every_image_has_its_version_from_the_one_file(
     for documents in overlay_documents.values():
         for workload in Manifests(documents).workloads:
             for container in workload.containers:
-                image = container.image
-                name = "facestack/.*" if image.service else image.name
-                assert image.tag == versions[name]
+                image, tag = container.image
+                name = "facestack/.*" if container.service else image
+                assert tag == versions[name]
                 used.add(name)
     assert used == versions.keys()
 
@@ -76,11 +76,11 @@ def test_our_images_have_the_tag_of_the_content_that_goes_into_them(
         [ROOT / "scripts" / "image-tag"], capture_output=True, text=True, check=True
     ).stdout.strip()
     found = {
-        container.image.tag
+        container.image[1]
         for documents in overlay_documents.values()
         for workload in Manifests(documents).workloads
         for container in workload.containers
-        if container.image.service
+        if container.service
     }
     assert found == {tag}, "run 'make images'"
 

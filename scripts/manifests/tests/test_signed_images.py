@@ -76,7 +76,7 @@ def test_each_image_has_one_policy_and_may_run_under_its_whole_name(manifests: M
     [rule] = manifests.kind("ValidatingAdmissionPolicy")
     sources = ast.literal_eval(at(rule, "spec.variables")[0]["expression"])
     ours, theirs = globs(manifests, "facestack"), globs(manifests, "facestack-third-party")
-    images = {c.image.name for w in manifests.workloads for c in w.containers}
+    images = {c.image[0] for w in manifests.workloads for c in w.containers}
     assert images >= {"ghcr.io/you/facestack/receiver", "nsqio/nsq"}
     for image in (one for one in images if "/facestack/" in one):
         assert [fnmatchcase(image + DIGEST, glob) for glob in (*ours, *theirs)].count(True) == 1
