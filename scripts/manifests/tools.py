@@ -34,7 +34,7 @@ def binary(name: str, install: str = INSTALL) -> str:
 
 def schema_folder() -> Path:
     """Return the folder with the schemas."""
-    if schemas.is_current():
+    if schemas.CACHE.is_dir():
         return schemas.CACHE
     raise MissingToolError(f"the schemas are missing or old: run '{INSTALL}'")
 
@@ -50,8 +50,9 @@ def ask(manifest: str, name: str, *arguments: str) -> Any:
 
 def kubeconform(manifest: str) -> Iterator[Finding]:
     """Check every document against its schema; one without a schema is a finding."""
-    schema_folder()
-    how = ("-strict", "-output=json", "-verbose", "-n=1", f"-schema-location={schemas.LOCATION}")
+    schema = "{{.Group}}/{{.ResourceKind}}-{{.ResourceAPIVersion}}.json"
+    where = f"-schema-location={schema_folder()}/{schema}"
+    how = ("-strict", "-output=json", "-verbose", "-n=1", where)
     for result in ask(manifest, "kubeconform", *how)["resources"]:
         if result["status"] != "statusValid":
             where = f"{result['kind']}/{result['name']}"
