@@ -34,7 +34,7 @@ def binary(name: str, install: str = INSTALL) -> str:
 
 def schema_folder() -> Path:
     """Return the folder with the schemas."""
-    if schemas.is_current():
+    if schemas.CACHE.is_dir():
         return schemas.CACHE
     raise MissingToolError(f"the schemas are missing or old: run '{INSTALL}'")
 
@@ -50,16 +50,15 @@ def ask(manifest: str, name: str, *arguments: str) -> Any:
 
 def kubeconform(manifest: str) -> Iterator[Finding]:
     """Check every document against its schema; one without a schema is a finding."""
-    schema_folder()
-    how = ("-strict", "-output=json", "-verbose", "-n=1", f"-schema-location={schemas.LOCATION}")
-    for result in ask(manifest, "kubeconform", *how)["resources"]:
-        if result["status"] != "statusValid":
-            where = f"{result['kind']}/{result['name']}"
-            # kubeconform says it all in one line: at '/spec', this; at '/spec/template', that.
-            problems = _PROBLEM.findall(result["msg"]) or [("apiVersion, kind", result["msg"])]
-            for field, problem in problems:
-                place = field.strip("/").replace("/", ".") or "fields"
-                yield Finding(where, place, problem.strip())
+    schema = "{{.Group}}/{{.ResourceKind}}-{{.ResourceAPIVersion}}.json"
+    location = f"-schema-location={schema_folder()}/{schema}"
+    said = ask(manifest, "kubeconform", "-strict", "-output=json", "-n=1", location)
+    for wrong in said["resources"]:
+        # kubeconform says it all in one line: at '/spec', this; at '/spec/template', that.
+        problems = _PROBLEM.findall(wrong["msg"]) or [("apiVersion, kind", wrong["msg"])]
+        for field, problem in problems:
+            place = field.strip("/").replace("/", ".") or "fields"
+            yield Finding(f"{wrong['kind']}/{wrong['name']}", place, problem.strip())
 
 
 _PROBLEM: Final = re.compile(r"- at '([^']*)': (.+?)(?=- at '|$)", re.DOTALL)

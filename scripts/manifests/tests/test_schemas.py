@@ -1,7 +1,8 @@
 """The schemas are made strict, and keep what a schema leaves open on purpose."""
 
 import json
-import subprocess
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,21 @@ from scripts.manifests.schemas import _strict
         ),
         (
             {"properties": {}, "x-kubernetes-preserve-unknown-fields": True},
-            {"properties": {}},
+            {"properties": {}, "x-kubernetes-preserve-unknown-fields": True},
         ),
         ({"x-kubernetes-int-or-string": True}, {"type": ["integer", "string"]}),
-        ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+        (
+            {"type": "string", "nullable": True},
+            {"type": ["string", "null"], "nullable": True},
+        ),
+        (
+            {"items": {"properties": {"a": {}}}},
+            {"items": {"properties": {"a": {}}, "additionalProperties": False}},
+        ),
+        (
+            {"additionalProperties": {"properties": {"a": {}}}},
+            {"additionalProperties": {"properties": {"a": {}}, "additionalProperties": False}},
+        ),
         (
             {"anyOf": [{"properties": {"a": {}}}]},
             {"anyOf": [{"properties": {"a": {}}}]},
@@ -68,13 +80,15 @@ def test_there_is_a_schema_for_every_kind_that_a_module_defines(schema_folder: P
         assert schema["additionalProperties"] is False
 
 
-def test_a_module_that_is_not_what_was_looked_at_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_module_that_cannot_be_had_is_told(
+    tool: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Done:
-        stdout = '{"Dir": "/somewhere", "Sum": "h1:other"}'
-        returncode = 0
+    tool("go")
+    monkeypatch.setenv("GOPROXY", "off")
+    with pytest.raises(SystemExit, match=r"schemas: example\.com/a@v1\.0\.0: .*GOPROXY=off"):
+        schemas._download(tmp_path, "example.com/a@v1.0.0")
 
-    monkeypatch.setattr(subprocess, "run", lambda *_args, **_named: Done())
-    with pytest.raises(SystemExit, match="has the sum h1:other, not h1:this"):
-        schemas._download("example.com/module@v1.0.0", "h1:this")
+
+@pytest.mark.parametrize("module", schemas._CUSTOM)
+def test_every_module_has_its_sum(module: str) -> None:
+    assert re.search(rf"^{module} \S+ h1:", (schemas._PINS / "go.sum").read_text(), re.MULTILINE)
