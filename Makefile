@@ -8,7 +8,7 @@ python := .venv/bin/python
 unmade := env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u ARGS
 pytest := $(unmade) $(python) -m pytest
 .DEFAULT_GOAL := help
-.PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format load lock stubs settings manifests images servers samples bench faults sbom audit licences clean venv venv-dev
+.PHONY: bootstrap pictures promote quantise restore crds validate hooks diff secrets cluster cluster-down e2e e2e-gitops e2e-nodes e2e-orders e2e-rollouts help push demo run test test-bare test-long check format load lock stubs settings images servers samples bench faults sbom audit licences clean venv venv-dev
 
 ##@ See it work
 demo: samples ## recognise real photographs end to end, show a table, exit 0 if every row is right
@@ -67,7 +67,6 @@ settings: venv-dev ## write docs/settings.md anew after a change of a setting
 pictures: venv-dev ## draw the pictures of the cluster anew, and the table of who asks whom
 	@e2e/no-registry/build-tools .tools/bin flux-build
 	@$(python) -m scripts.pictures
-	@$(python) -m scripts.manifests --edges
 
 quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 	@$(python) -m bench.quantise
@@ -75,14 +74,9 @@ quantise: venv-dev samples ## make the network of CenterFace in 8 bits anew
 crds: ## generate Flux's definitions anew after a change of its versions
 	@scripts/crds
 
-manifests: venv-dev ## render every overlay and check what comes out
+validate: venv-dev ## build what Flux would apply to each cluster, and check it: CLUSTER=one of flux/clusters
 	@scripts/manifest-tools
-	@$(python) -m scripts.manifests $(ARGS)
-
-validate: venv-dev ## build what Flux would apply to each cluster, and check it
-	@e2e/no-registry/build-tools .tools/bin flux-build kubeconform
-	@$(python) -m scripts.manifests.schemas
-	@scripts/validate $(CLUSTER) $(ARGS)
+	@$(python) -m scripts.gitops.checks $(CLUSTER) $(ARGS)
 
 hooks: venv-dev ## let git check before each commit and push; .venv/bin/pre-commit uninstall undoes it
 	@.venv/bin/pre-commit install
@@ -127,9 +121,9 @@ diff: venv-dev ## what a push would change: CLUSTER=folder of flux/clusters, and
 	@e2e/no-registry/build-tools .tools/bin flux-build
 	@$(python) -m scripts.gitops.diff $(CLUSTER) $(if $(BASE),--base="$(BASE)") $(if $(CONTEXT),--context="$(CONTEXT)") $(ARGS)
 
-promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...] [PR=1]
+promote: venv-dev ## a commit that has TO run what FROM runs healthy: FROM=staging TO=production [CONTEXT=...]
 	@e2e/no-registry/build-tools .tools/bin flux-build
-	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)") $(if $(PR),--pr)
+	@$(python) -m scripts.promote "$(FROM)" "$(TO)" $(if $(CONTEXT),--context="$(CONTEXT)")
 
 bootstrap: ## let a cluster follow git: CLUSTER=folder of flux/clusters, GIT_URL=ssh://... or https://...
 	@scripts/bootstrap

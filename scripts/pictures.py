@@ -1,64 +1,92 @@
-"""Write the pictures of pages, in Mermaid's language, from what Flux applies to a cluster."""
+"""Write into pages what Flux applies to clusters: pictures in Mermaid's language, and a table."""
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import cycle
-from pathlib import Path
 from typing import Final
 
-from scripts.gitops.flux import Cluster, Kustomization, load
+from scripts.git import ROOT, GitError
+from scripts.gitops.flux import BuildError, Cluster, Kustomization, load
 from scripts.gitops.source import Source
 from scripts.manifests.model import Manifests, Workload, at, items
 from scripts.manifests.rules.network import ANYWHERE, edges
 from scripts.manifests.tools import MissingToolError
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 CLUSTER: Final = "kind"
 """Which one is drawn: all that the pipeline needs is in it."""
-
 
 _COLOURS: Final = ("#3b6fd6", "#c2553d", "#2f9158", "#8b5cc7", "#b7791f", "#0e8a9c")
 """The arrows to one server have one, so that they can be followed where they cross."""
 
-_BOXES: Final = {"service": "#3b6fd6", "store": "#2f9158", "job": "#b7791f", "unit": "#8b5cc7"}
+_BORDERS: Final = (
+    "classDef service stroke:#3b6fd6,stroke-width:2px",
+    "classDef store stroke:#2f9158,stroke-width:2px",
+    "classDef job stroke:#b7791f,stroke-width:2px",
+    "classDef unit stroke:#8b5cc7,stroke-width:2px",
+)
 """What the border of a box says: of ours, of others, what ends, or an optional unit."""
 
 
-def kubernetes(cluster: Cluster) -> Iterator[str]:
+def connections(manifests: Manifests) -> set[tuple[str, str, int]]:
+    """Return who may ask whom at which port of the pod."""
+    names = {workload.name for workload in manifests.workloads}
+    return {
+        (
+            edge.source if edge.source in names else "clients",
+            "API server" if edge.target == ANYWHERE else edge.target,
+            edge.port,
+        )
+        for edge in edges(manifests)
+    }
+
+
+def table(clusters: Mapping[str, Cluster]) -> Iterator[str]:
+    """Yield the lines of a table: who may ask whom in the namespace, and on which clusters."""
+    found: dict[tuple[str, str, int], list[str]] = {}
+    for name, cluster in clusters.items():
+        for connection in connections(cluster.manifests.pipeline):
+            found.setdefault(connection, []).append(name)
+    yield "| From | To | Port | Clusters |"
+    yield "|---|---|---|---|"
+    for (source, target, port), on in sorted(found.items()):
+        where = "all" if len(on) == len(clusters) else ", ".join(on)
+        yield f"| {source} | {target} | {port} | {where} |"
+
+
+def kubernetes(clusters: Mapping[str, Cluster]) -> Iterator[str]:
     """Yield the lines of the namespace: workloads, volumes, and who may ask whom at which port."""
-    manifests = Manifests((one.document for _, one in cluster.objects()), cluster.facts).pipeline
-    names: dict[str, list[Workload]] = {}  # a Job may have that of a CronJob
+    manifests = clusters[CLUSTER].manifests.pipeline
+    boxes: dict[str, list[Workload]] = {}  # a Job may have the name of a CronJob
     for workload in manifests.workloads:
-        names.setdefault(workload.name, []).append(workload)
+        boxes.setdefault(workload.name, []).append(workload)
     asked: dict[str, dict[str, set[int]]] = {}
-    for edge in edges(manifests):
-        source = edge.source if edge.source in names else "clients"
-        far = "API-server" if edge.target == ANYWHERE else "outside"
-        target = edge.target if edge.target in names else far
-        asked.setdefault(target, {}).setdefault(source, set()).add(edge.port)
-    ports = {target: set().union(*askers.values()) for target, askers in asked.items()}
-    claims = manifests.kind("PersistentVolumeClaim")
+    for source, target, port in connections(manifests):
+        askers = asked.setdefault(target.replace(" ", "-"), {})
+        askers.setdefault(source, set()).add(port)
+    ports = {target: _ports(set().union(*askers.values())) for target, askers in asked.items()}
     volumes = {
-        at(one, "metadata.name"): at(one, "spec.resources.requests.storage") for one in claims
+        at(claim, "metadata.name"): f"volume of {at(claim, 'spec.resources.requests.storage')}"
+        for claim in manifests.kind("PersistentVolumeClaim")
     }
     # So that arrows seldom cross boxes.
     yield '%%{init: {"flowchart": {"rankSpacing": 90, "nodeSpacing": 40}}}%%'
     yield "flowchart TB"
     yield "subgraph face [namespace face]"
-    for name, workloads in names.items():
-        lines = [*(_is(each, volumes) for each in workloads), _ports(ports.get(name, set()))]
+    for name, workloads in boxes.items():
+        lines = [*(_is(each, volumes) for each in workloads), ports.get(name, "")]
         yield _box(name, _kind(workloads[0]), *lines)
     yield "end"
-    for end in sorted(ports.keys() - names.keys()):
-        yield _box(end, "", _ports(ports[end]))
+    for end in sorted(ports.keys() - boxes.keys()):
+        yield _box(end, "", ports[end])
     arrows = 0
     for (target, askers), colour in zip(sorted(asked.items()), cycle(_COLOURS), strict=False):
         for source, numbers in sorted(askers.items()):
-            some = "" if numbers == ports[target] else f"-- {_listed(numbers)} "
-            yield f"{source} {some}--> {target}"
+            some = _ports(numbers)
+            yield f"{source} {'' if some == ports[target] else f'-- {some} '}--> {target}"
         links = ",".join(str(arrows + i) for i in range(len(askers)))
         yield f"linkStyle {links} stroke:{colour},stroke-width:2px"
         arrows += len(askers)
-    yield from _borders()
+    yield from _BORDERS
 
 
 def _is(workload: Workload, volumes: Mapping[str, str]) -> str:
@@ -69,27 +97,22 @@ def _is(workload: Workload, volumes: Mapping[str, str]) -> str:
     if (replicas := at(workload.document, "spec.replicas") or 1) > 1:
         words.append(f"{replicas} pods")
     claims = [at(one, "persistentVolumeClaim.claimName") for one in items(workload.pod, "volumes")]
-    words += [f"volume of {volumes[claim]}" for claim in claims if claim in volumes]
-    return ", ".join(words)
+    return ", ".join([*words, *(volumes[claim] for claim in claims if claim in volumes)])
 
 
 def _kind(workload: Workload) -> str:
     if workload.kind in {"Job", "CronJob"}:
         return "job"
-    return "service" if workload.containers[0].spec["image"].startswith("facestack/") else "store"
+    return "service" if workload.containers[0].image.name.startswith("facestack/") else "store"
 
 
 def _ports(numbers: set[int]) -> str:
-    return f"port{'s' * (len(numbers) > 1)} {_listed(numbers)}" if numbers else ""
+    return f"port{'s' * (len(numbers) > 1)} {', '.join(map(str, sorted(numbers)))}"
 
 
-def _listed(numbers: set[int]) -> str:
-    return ", ".join(map(str, sorted(numbers)))
-
-
-def gitops(cluster: Cluster) -> Iterator[str]:
+def gitops(clusters: Mapping[str, Cluster]) -> Iterator[str]:
     """Yield the lines of a push: the way through Flux, then the layers and units, in order."""
-    root, *others = cluster.kustomizations.values()
+    root, *others = clusters[CLUSTER].kustomizations.values()
     yield "flowchart TB"
     yield 'subgraph way [" "]'
     yield "direction LR"
@@ -105,9 +128,8 @@ def gitops(cluster: Cluster) -> Iterator[str]:
     yield "end"
     yield "way --> layers"
     for one in others:
-        for earlier in one.waits_for:
-            yield f"{earlier} --> {one.name}"
-    yield from _borders()
+        yield from (f"{earlier} --> {one.name}" for earlier in one.waits_for)
+    yield from _BORDERS
 
 
 def _content(one: Kustomization) -> str:
@@ -116,8 +138,7 @@ def _content(one: Kustomization) -> str:
         return "the passwords that git has, encrypted"
     objects = Manifests(applied.document for applied in one.objects)
     names = [workload.name for workload in objects.workloads]
-    kinds = [str(document["kind"]) for document in objects.documents]
-    return ", ".join(dict.fromkeys(names or kinds))
+    return ", ".join(dict.fromkeys(names or [str(each["kind"]) for each in objects.documents]))
 
 
 def _box(name: str, kind: str, *lines: str) -> str:
@@ -125,33 +146,38 @@ def _box(name: str, kind: str, *lines: str) -> str:
     return f'{name}["{text}"]{f":::{kind}" if kind else ""}'
 
 
-def _borders() -> Iterator[str]:
-    for kind, colour in _BOXES.items():
-        yield f"classDef {kind} stroke:{colour},stroke-width:2px"
+PAGES: Final = {
+    "README.md": gitops,
+    "docs/gitops.md": gitops,
+    "docs/kubernetes.md": kubernetes,
+    "docs/security.md": table,
+}
+"""What is written into each page, between the mark and the end of its block or comment."""
+
+_BLOCK: Final = re.compile(r"(Written by `make pictures`\.(?: -->)?\n).*?(```|<!-- end)", re.DOTALL)
 
 
-PICTURES: Final = {"README.md": gitops, "docs/gitops.md": gitops, "docs/kubernetes.md": kubernetes}
-"""What is drawn where a page has its block of Mermaid."""
-
-
-def drawn(page: str, cluster: Cluster) -> str:
-    """Return a page with its picture as it is now."""
-    before, fence, rest = (ROOT / page).read_text().partition("```mermaid\n")
-    lines = ["%% Written by `make pictures`.", *PICTURES[page](cluster)]
-    return "".join([before, fence, *(f"{line}\n" for line in lines), rest[rest.index("```") :]])
+def written(page: str, clusters: Mapping[str, Cluster]) -> str:
+    """Return a page with what is written into it as it is now."""
+    lines = "".join(f"{line}\n" for line in PAGES[page](clusters))
+    text, count = _BLOCK.subn(lambda old: f"{old[1]}{lines}{old[2]}", (ROOT / page).read_text())
+    if count != 1:
+        raise SystemExit(f"pictures: {page} lacks its one block 'Written by `make pictures`.'")
+    return text
 
 
 def main() -> None:
-    """Write the pictures into the pages."""
-    cluster = load(Source(ROOT), CLUSTER)
-    if cluster.problems:
-        raise SystemExit(f"pictures: {cluster.problems[0]}")
-    for page in PICTURES:
-        (ROOT / page).write_text(drawn(page, cluster))
+    """Write all pages; SystemExit says what cannot be built or written."""
+    source = Source(ROOT)
+    clusters = {name: load(source, name) for name in source.clusters()}
+    for problem in (one for cluster in clusters.values() for one in cluster.problems):
+        raise problem
+    for page, text in {page: written(page, clusters) for page in PAGES}.items():
+        (ROOT / page).write_text(text)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except MissingToolError as error:
+    except (BuildError, GitError, MissingToolError) as error:
         raise SystemExit(f"pictures: {error}") from None

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any, Final
 import yaml
 
 from scripts.git import ROOT, GitError, git
-from scripts.gitops.diff import as_markdown, as_text, rendered
+from scripts.gitops.diff import as_text, rendered
 from scripts.gitops.flux import BRANCH, NAMESPACE, PINNED, BuildError
 from scripts.gitops.source import CLUSTERS, commit, working_tree
 from scripts.kubectl import Kubectl, KubectlError
@@ -89,8 +88,8 @@ def write(to: str, source: str, promoted: str, spec: Mapping[str, Any]) -> str:
     return tag
 
 
-def promote(kubectl: Kubectl, source: str, to: str, *, pull_request: bool) -> None:
-    """Make the commit, and a pull request if that is wanted; say what changes and what to do next.
+def promote(kubectl: Kubectl, source: str, to: str) -> None:
+    """Make the commit; say what changes and what to do next.
 
     The checkout is afterwards as it was before.
     """
@@ -126,16 +125,10 @@ def promote(kubectl: Kubectl, source: str, to: str, *, pull_request: bool) -> No
         git("reset", "--quiet", "--hard")
         git("clean", "--quiet", "--force", "--", f"{CLUSTERS}/{to}")
         git("switch", "--quiet", base)
-    print(f"{as_text({to: changes})}\n\n{message}\n")
-    push = ["git", "push", "--set-upstream", "origin", branch]
-    create = ["gh", "pr", "create", f"--base={base}", f"--head={branch}"]
-    if pull_request:
-        create += [f"--title={title}", "--body-file=-"]
-        subprocess.run(push, cwd=ROOT, check=True)
-        subprocess.run(create, input=as_markdown({to: changes}), text=True, cwd=ROOT, check=True)
-    else:
-        print(f"This is on {branch}. {to} runs it when that is merged into {base}:\n")
-        print(f"  {' '.join(push)}\n  {' '.join([*create, '--fill'])}")
+    print(f"{as_text(to, changes)}\n\n{message}\n")
+    print(f"This is on {branch}. {to} runs it when that is merged into {base}:\n")
+    print(f"  git push --set-upstream origin {branch}")
+    print(f"  gh pr create --base={base} --head={branch} --fill")
 
 
 def main() -> None:
@@ -145,26 +138,14 @@ def main() -> None:
     parser.add_argument("source", metavar="FROM", choices=names, help="the cluster that has run it")
     parser.add_argument("to", metavar="TO", choices=names, help="the cluster that is to run it")
     parser.add_argument("--context", help="of kubectl for FROM, when it is not the current one")
-    parser.add_argument(
-        "--pr", action="store_true", help="push the branch and open a pull request with gh"
-    )
     arguments = parser.parse_args()
     if arguments.source == arguments.to:
         parser.error(f"{arguments.to} runs already what it runs: FROM and TO must differ")
-    if arguments.pr and not shutil.which("gh"):
-        parser.error("PR=1 needs gh, https://cli.github.com: without PR=1 it is not asked for")
-    promote(Kubectl(arguments.context), arguments.source, arguments.to, pull_request=arguments.pr)
+    promote(Kubectl(arguments.context), arguments.source, arguments.to)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (
-        PromotionError,
-        GitError,
-        KubectlError,
-        BuildError,
-        MissingToolError,
-        subprocess.CalledProcessError,
-    ) as error:
+    except (PromotionError, GitError, KubectlError, BuildError, MissingToolError) as error:
         sys.exit(f"promote: {error}")

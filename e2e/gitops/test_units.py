@@ -17,7 +17,6 @@ from e2e.gitops.delivery import Delivery
 from e2e.gitops.flux import ENTRY_FOLDER
 from e2e.reach import reached
 from e2e.waiting import wait_until
-from scripts.manifests.rendering import parse
 
 PLAYGROUND: Final = "playground"
 DEPLOYER: Final = f"--as=system:serviceaccount:{PLAYGROUND}:deployer"
@@ -194,8 +193,10 @@ def hello(image: str) -> list[dict[str, Any]]:
     """Return the Deployment hello, its Service and autoscaler, and the Job that asks it."""
     values = {"server": SERVER, "client": CLIENT, "restricted": RESTRICTED, "image": image}
     quoted = {name: json.dumps(value) for name, value in values.items()}
-    return parse(Template(HELLO.read_text()).substitute(quoted))
+    return list(yaml.safe_load_all(Template(HELLO.read_text()).substitute(quoted)))
 
+
+LIMITS: Final = ROOT / "apps/playground/manifests/limits.yaml"
 
 # Resource, group, verbs. What is not here is refused.
 ALL: Final = "create delete deletecollection get list patch update watch"
@@ -455,7 +456,7 @@ def test_a_pod_that_says_nothing_gets_limits(pipeline: Cluster, image: str) -> N
     found = pipeline.get("pod/plain", HERE)["spec"]
     (limits,) = (
         document
-        for document in parse((ROOT / "apps/playground/manifests/limits.yaml").read_text())
+        for document in yaml.safe_load_all(LIMITS.read_text())
         if document["kind"] == "LimitRange"
     )
     rule = limits["spec"]["limits"][0]

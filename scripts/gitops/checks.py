@@ -1,31 +1,35 @@
-"""What must be so of all that Flux applies to a cluster."""
+"""Build what Flux would apply to each cluster, exactly as Flux does, and check it."""
 
+import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import yaml
 
+from scripts.git import GitError
+from scripts.gitops import source
 from scripts.gitops.flux import (
     BRANCH,
     NAMESPACE,
+    PINNED,
+    BuildError,
     Cluster,
     Kustomization,
-    Object,
     load,
     load_unit,
 )
 from scripts.gitops.source import Source
 from scripts.manifests import tools
 from scripts.manifests.model import (
-    NAME_LABEL,
     WORKLOAD_KINDS,
     Finding,
-    Manifests,
     at,
     items,
     mapping,
@@ -37,11 +41,6 @@ Row: TypeAlias = tuple[str, str, list[Finding]]
 """What was checked, how much of it, and what is wrong with it."""
 
 
-def finding(applied: Object, field: str, problem: str) -> Finding:
-    """Return a finding about an object, which names its file."""
-    return Finding(f"{applied.file}: {applied.title}", field, problem)
-
-
 def identities(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that no two Kustomizations apply the same object: each would undo the other's."""
     seen: dict[tuple[str, ...], Kustomization] = {}
@@ -49,79 +48,40 @@ def identities(cluster: Cluster, _source: Source) -> Iterator[Finding]:
         other = seen.setdefault(applied.key, kustomization)
         if other is not kustomization:
             problem = f"{other.name} and {kustomization.name} both apply it: take it out of one"
-            yield finding(applied, "metadata.name", problem)
+            yield Finding(applied.title, "metadata.name", problem)
 
 
-def dependencies(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check that what a Kustomization waits for exists, and does not wait for it in turn."""
-    first = [cluster.root.name, *_flux(cluster)]
-    for kustomization in cluster.kustomizations.values():
-        problems = [
-            f"waits for {name}, which {cluster.folder} does not bring"
-            for name in kustomization.waits_for
-            if name not in cluster.kustomizations
-        ]
-        if not kustomization.waits_for and kustomization.name not in first:
-            problems.append(f"is missing: only {' and '.join(first)} wait for nothing")
-        for problem in problems:
-            yield finding(kustomization.made_from, "spec.dependsOn", problem)
+def circles(cluster: Cluster, _source: Source) -> Iterator[Finding]:
+    """Check that no Kustomization waits for itself, by way of others."""
     try:
         TopologicalSorter({k.name: k.waits_for for k in cluster.kustomizations.values()}).prepare()
     except CycleError as error:
         circle = error.args[1][::-1]
         problem = f"is a circle: {' -> '.join(circle)}"
-        yield finding(cluster.kustomizations[circle[0]].made_from, "spec.dependsOn", problem)
+        yield Finding(f"Kustomization/{circle[0]}", "spec.dependsOn", problem)
 
 
-def _flux(cluster: Cluster) -> list[str]:
-    """Return what brings Flux itself, and so is there before the root: bootstrap applies it."""
-    name = "kustomizations.kustomize.toolkit.fluxcd.io"
-    return [k.name for k, applied in cluster.objects() if applied.key[3] == name]
-
-
-def common_fields(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check that every Kustomization has what all have in common, and none is suspended."""
-    names = ("interval", "retryInterval", "timeout")
-    common = {name: cluster.root.spec.get(name) for name in names}
+def versions(cluster: Cluster, _source: Source) -> Iterator[Finding]:
+    """Check that a cluster's own is of the branch, and all else of the commit that it pins."""
+    pin = ("source.toolkit.fluxcd.io", "GitRepository", NAMESPACE, PINNED)
+    pinned = any(applied.key == pin for _, applied in cluster.objects())
     for kustomization in cluster.kustomizations.values():
-        # The root would wait for itself, and a fact of the next push must not hold up that push.
-        is_root = kustomization is cluster.root
         own = kustomization.path.startswith(cluster.folder)
-        wanted = {
-            **common,
-            "prune": True,
-            "sourceRef.kind": "GitRepository",
-            "sourceRef.name": BRANCH if own else cluster.facts.get("source"),
-            "wait": not is_root,
-            "postBuild.substituteFrom": None
-            if is_root
-            else [{"kind": "ConfigMap", "name": "cluster"}],
-        }
-        for field, value in wanted.items():
-            if (found := at(kustomization.spec, field)) != value:
-                problem = f"is {found!r}: {value!r} is right, which the root gives to all others"
-                yield finding(kustomization.made_from, f"spec.{field}", problem)
-        if kustomization.spec.get("suspend"):
-            problem = "take it away: a push would change nothing, and nobody would know"
-            yield finding(kustomization.made_from, "spec.suspend", problem)
+        wanted = PINNED if pinned and not own else BRANCH
+        if (found := at(kustomization.spec, "sourceRef.name")) != wanted:
+            problem = f"is {found!r}: set the fact source to {wanted}"
+            yield Finding(f"Kustomization/{kustomization.name}", "spec.sourceRef.name", problem)
 
 
 def facts(cluster: Cluster, source: Source) -> Iterator[Finding]:
     """Check that every fact is used; that every variable is a fact is Flux's own strict mode."""
-    used = cluster.variables.union(
-        # Those that kustomize itself puts where they belong.
-        str(at(replacement, "source.fieldPath")).removeprefix("data.")
-        for name in cluster.files
-        if fnmatch(name, "flux/*/kustomization.yaml")
-        for replacement in items(_read(source, name), "replacements")
-    )
-    where = f"{cluster.folder}/cluster.yaml: ConfigMap/cluster"
+    # Some kustomize itself puts where they belong.
+    files = (name for name in cluster.files if fnmatch(name, "flux/*/kustomization.yaml"))
+    replaced = "".join((source.folder / name).read_text() for name in files)
+    used = cluster.variables.union(re.findall(r"fieldPath: data\.(\w+)", replaced))
     for name in sorted(cluster.facts.keys() - used):
-        yield Finding(where, f"data.{name}", "nothing on this cluster uses it: take it away")
-
-
-def _read(source: Source, name: str) -> Any:
-    return yaml.load((source.folder / name).read_text(), yaml.CSafeLoader)
+        problem = "nothing on this cluster uses it: take it away"
+        yield Finding("ConfigMap/cluster", f"data.{name}", problem)
 
 
 def layers(cluster: Cluster, source: Source) -> Iterator[Finding]:
@@ -131,7 +91,7 @@ def layers(cluster: Cluster, source: Source) -> Iterator[Finding]:
     for overlay in sorted({path.rpartition("/")[0] for path in paths if not cluster.pinned}):
         file = f"{overlay}/kustomization.yaml"
         wanted = {"resources": [path.rpartition("/")[2] for path in paths]}
-        if (found := _read(source, file)) != wanted:
+        if (found := yaml.safe_load((source.folder / file).read_text())) != wanted:
             problem = f"is {found}: say {wanted}, as Flux applies these in this order"
             yield Finding(file, "resources", problem)
 
@@ -151,19 +111,19 @@ def order(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     annotation = mapping(cluster.config, "metadata.annotations").get(BROUGHT, "")
     brought = re.split(r"[,\s]+", annotation)
     for name, kustomization in cluster.kustomizations.items():
-        # Within one Kustomization Flux applies namespaces and definitions first.
-        earlier = {name, *cluster.before(name)}
-        earlier |= set(_flux(cluster)) if kustomization is cluster.root else set()
-        there = _GIVEN.union(*(made[each] for each in earlier))
+        # Within one Kustomization Flux applies namespaces and definitions first. Bootstrap applies
+        # Flux itself before the root.
+        first = {"flux-controllers"} & made.keys() if kustomization is cluster.root else ()
+        there = _GIVEN.union(*(made[each] for each in {name, *cluster.before(name), *first}))
         for applied in kustomization.objects:
             group, kind, namespace, _ = applied.key
-            place, what = f"the namespace {namespace}", f"{applied.document['apiVersion']} {kind}"
-            if namespace and place not in there:
-                problem = f"nothing before {name} makes {place}: add it to what this depends on"
-                yield finding(applied, "metadata.namespace", problem)
-            if not _BUILT_IN.fullmatch(group) and group not in brought and what not in there:
-                problem = f"nothing before {name} installs {what}: depend on what does"
-                yield finding(applied, "apiVersion, kind", problem)
+            needed = {"metadata.namespace": f"the namespace {namespace}"} if namespace else {}
+            if not _BUILT_IN.fullmatch(group) and group not in brought:
+                needed["apiVersion, kind"] = f"{applied.document['apiVersion']} {kind}"
+            for field, what in needed.items():
+                if what not in there:
+                    problem = f"nothing before {name} brings {what}: depend on what does"
+                    yield Finding(applied.title, field, problem)
 
 
 def _made(kustomization: Kustomization) -> Iterator[str]:
@@ -184,97 +144,66 @@ def secrets(cluster: Cluster, _source: Source) -> Iterator[Finding]:
 
     That it is sops' is a rule for all manifests.
     """
-    place = f"{cluster.folder}/secrets/"
+    place = f"{cluster.folder}/secrets"
     for kustomization, applied in cluster.objects():
-        if "sops" in applied.document and not at(kustomization.spec, "decryption.provider"):
-            problem = f"{kustomization.name} does not decrypt it: set its spec.decryption"
-            yield finding(applied, "sops", problem)
         if applied.key[1] != "Secret":
             continue
         for field in ("data", "stringData"):
             for key, value in mapping(applied.document, field).items():
                 if not str(value).startswith("ENC["):
                     problem = f"is not encrypted: run 'make secrets CLUSTER={cluster.name}', and"
-                    yield finding(applied, f"{field}.{key}", f"{problem} change the secret")
-        if not applied.file.startswith(place):
-            yield finding(applied, "kind", f"put it into {place}, which this cluster's key is for")
+                    yield Finding(applied.title, f"{field}.{key}", f"{problem} change the secret")
+        if kustomization.path != place or not applied.file.startswith(f"{place}/"):
+            problem = f"put it into {place}, which alone is decrypted, with this cluster's key"
+            yield Finding(applied.title, "kind", problem)
 
 
 def migrations_first(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that what asks the database is not rolled out before the migrations have run."""
-    done = {
-        kustomization.name
-        for kustomization, applied in cluster.objects()
-        if applied.key[1] == "Job"
-        and mapping(applied.document, "metadata.labels").get(NAME_LABEL) == "migrations"
-    }
+    done = {one.name for one, job in cluster.objects() if job.title.startswith("Job/migrations")}
     for kustomization, applied in cluster.objects():
         labels = mapping(applied.document, "spec.template.metadata.labels")
         needed = applied.key[1] == "Deployment" and "access.facestack.dev/mariadb" in labels
         if needed and not done & cluster.before(kustomization.name):
             problem = f"does not wait for the migrations, which {applied.title} needs"
-            yield finding(kustomization.made_from, "spec.dependsOn", problem)
-
-
-def strictness(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check that Flux refuses a variable that is no fact, as these checks do."""
-    for _, applied in cluster.objects():
-        if applied.key[1:] == ("Deployment", NAMESPACE, "kustomize-controller"):
-            for container in items(applied.document, "spec.template.spec.containers"):
-                if not any(_STRICT.match(str(word)) for word in container.get("args") or []):
-                    problem = "set --feature-gates=StrictPostBuildSubstitutions=true"
-                    yield finding(applied, "spec.template.spec.containers[manager].args", problem)
-
-
-_STRICT: Final = re.compile(r"--feature-gates=(.*,)?StrictPostBuildSubstitutions=true(,|$)")
-_valid: set[str] = set()
+            yield Finding(f"Kustomization/{kustomization.name}", "spec.dependsOn", problem)
 
 
 def schemas(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check every object against its schema; what has passed once is not asked about again."""
-    new: dict[str, str] = {}
-    for _, applied in cluster.objects():
-        # Flux takes away what sops adds.
-        document = {key: value for key, value in applied.document.items() if key != "sops"}
-        if (text := json.dumps(document)) not in _valid:
-            new[text] = applied.title
-    found = list(tools.kubeconform("\n---\n".join(new))) if new else []
-    wrong = {one.where for one in found}
-    _valid.update(text for text, title in new.items() if title not in wrong)
-    yield from _with_files(cluster, found)
+    """Check every object against its schema, without what Flux takes away as it decrypts."""
+    documents = [
+        {k: v for k, v in one.document.items() if k != "sops" or "decryption" not in layer.spec}
+        for layer, one in cluster.objects()
+    ]
+    return tools.kubeconform("\n---\n".join(map(json.dumps, documents)))
 
 
 def manifests(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check the rules for manifests, and Pod Security, over all that is applied."""
-    documents = Manifests((one.document for _, one in cluster.objects()), cluster.facts)
+    documents = cluster.manifests
     pods = "\n---\n".join(map(json.dumps, documents.kind("Namespace", *WORKLOAD_KINDS)))
-    yield from _with_files(cluster, (*check_manifests(documents), *tools.pod_security(pods)))
-
-
-def _with_files(cluster: Cluster, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Yield findings about objects with the files that these are made from."""
-    files: dict[str, set[str]] = {}
-    for _, applied in cluster.objects():
-        files.setdefault(applied.title, set()).add(applied.file)
-    for one in findings:
-        file = " or ".join(sorted(files.get(one.where.replace(" of ", "/"), ())))
-        yield Finding(f"{file}: {one.where}" if file else one.where, one.field, one.problem)
+    yield from (*check_manifests(documents), *tools.pod_security(pods))
 
 
 STAGES: Final[tuple[tuple[Check, ...], ...]] = (
-    (identities, dependencies, common_fields, facts, secrets, strictness, schemas),
-    (layers, order, migrations_first),
-    (manifests,),
+    (identities, circles, versions, facts, secrets, schemas),
+    (layers, manifests),
+    (order, migrations_first),
 )
 """The checks. After a stage with findings comes none: its findings would follow from them."""
 
 
 def check(cluster: Cluster, source: Source) -> Iterator[Finding]:
-    """Yield whatever is wrong with a cluster."""
+    """Yield whatever is wrong with a cluster, with the files that it is made from."""
     yield from _not_built(cluster)
+    files: dict[str, set[str]] = {}
+    for _, applied in cluster.objects():
+        files.setdefault(applied.title, set()).add(applied.file)
     for stage in STAGES if not cluster.problems else ():
         found = [finding for look in stage for finding in look(cluster, source)]
-        yield from found
+        for one in found:
+            file = " or ".join(sorted(files.get(one.where.replace(" of ", "/"), ())))
+            yield replace(one, where=f"{file}: {one.where}" if file else one.where)
         if found:
             return
 
@@ -291,21 +220,52 @@ _NOT_FOR_FLUX: Final = (
 )
 
 
-def validate(tree: Source, names: list[str]) -> Iterator[Row]:
-    """Check clusters; when all are asked for, and can be built, also what none of them uses."""
+def validate(tree: Source, names: list[str], *, opinions: bool = False) -> Iterator[Row]:
+    """Check clusters; when all are asked for, and can be built, also what none of them uses.
+
+    With ``opinions`` those of kube-score and checkov as well.
+    """
     whole = names == tree.clusters()
     used: set[str] = set()
+    kept: list[Cluster] = []
     with ThreadPoolExecutor() as pool:  # one is built while another is checked
         for cluster in pool.map(lambda name: load(tree, name), names):
             count = len(list(cluster.objects()))
             looked_at = f"{len(cluster.kustomizations)} Kustomizations, {count} objects"
-            yield cluster.name, looked_at, list(check(cluster, tree))
+            found = list(check(cluster, tree))
+            yield cluster.name, looked_at, found
+            kept += [] if found else [cluster]
             used |= cluster.files
             if whole and cluster.pinned:
                 used |= load(tree, cluster.name, pinned=False).files
             whole = whole and not cluster.problems
-    if not whole:
-        return
+    if opinions and kept:
+        yield from _opinions(kept, whole=len(kept) == len(tree.clusters()))
+    if whole:
+        yield from _unused(tree, used)
+
+
+def _opinions(clusters: list[Cluster], *, whole: bool) -> Iterator[Row]:
+    """Yield what kube-score and checkov say of pipelines, and exceptions that none needs."""
+    pipelines = {one.name: one.manifests.pipeline.documents for one in clusters}
+    # What is so on purpose is so on all clusters of an overlay.
+    overlays = {one.name: one.facts.get("overlay", one.name) for one in clusters}
+    # checkov takes seconds to start, and looks at each document by itself.
+    every = {json.dumps(one): one for documents in pipelines.values() for one in documents}
+    asked = [(name, "kube-score", documents) for name, documents in pipelines.items()]
+    found: list[tuple[str, str, Finding]] = []
+    for name, tool, documents in (*asked, ("all", "checkov", list(every.values()))):
+        text = yaml.dump_all(documents, Dumper=yaml.CSafeDumper)
+        said = [(overlays.get(name, name), tool, one) for one in tools.OPINIONS[tool](text)]
+        found += said
+        objects = f"{len(documents)} objects of the pipeline"
+        yield f"{name}: {tool}", objects, list(tools.remaining(said))
+    if whole:
+        yield "exceptions", "whether each is needed", list(tools.unused(found))
+
+
+def _unused(tree: Source, used: set[str]) -> Iterator[Row]:
+    """Yield units that no cluster has, built alone, and the files that nothing uses."""
     # A unit that no cluster has is there to be taken.
     for path in sorted(tree.folder.glob("apps/*/kustomization.yaml")):
         unit = path.parent.relative_to(tree.folder).as_posix()
@@ -320,3 +280,32 @@ def validate(tree: Source, names: list[str]) -> Iterator[Row]:
         if not any(fnmatch(name, pattern) for pattern in _NOT_FOR_FLUX)
     ]
     yield "files", f"{len(tree.files())} files", unused
+
+
+def main() -> int:
+    """Check what the arguments say; return 0 when nothing is wrong."""
+    parser = argparse.ArgumentParser(prog="make validate", description=__doc__)
+    parser.add_argument("clusters", nargs="*", help="folders of flux/clusters (default: all)")
+    parser.add_argument("--commit", metavar="REV", help="a commit, not the files as they are")
+    arguments = parser.parse_args()
+    opened = source.commit(arguments.commit) if arguments.commit else source.working_tree()
+    with opened as tree:
+        if unknown := set(arguments.clusters) - set(tree.clusters()):
+            parser.error(f"there is no {min(unknown)}: choose from {', '.join(tree.clusters())}")
+        names = sorted(arguments.clusters) or tree.clusters()
+        result = 0
+        for name, looked_at, findings in validate(tree, names, opinions=True):
+            print(
+                f"{name}: {looked_at}: {f'{len(findings)} wrong' if findings else 'ok'}", flush=True
+            )
+            for one in dict.fromkeys(findings):
+                result = 1
+                print(f"{name}: {one}")
+        return result
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (BuildError, GitError, tools.MissingToolError) as error:
+        sys.exit(f"validate: {error}")

@@ -5,6 +5,7 @@ Our own, because `flux diff` knows one Kustomization at a time and no facts but 
 
 import argparse
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import unified_diff
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import yaml
 
@@ -90,86 +91,86 @@ def _load(tree: source.Source, name: str) -> Cluster:
     return cluster
 
 
-class _Cluster:
-    """What a cluster has, and what it would have after a push."""
-
-    def __init__(self, kubectl: Kubectl, git: State) -> None:
-        self._kubectl = kubectl
-        self._git = git
-        self._served = kubectl.get("api-versions").split()
-        self.before: State = {}
-        self.after: State = {}
-        self.refused: list[Change] = []
-
-    def kustomizations(self) -> dict[str, Any]:
-        """Return what Flux has of its own by name; nothing where Flux is not."""
-        if f"{FLUX_API}/v1" not in self._served:
-            return {}
-        kind = f"kustomizations.{FLUX_API}"
-        listed = self._kubectl.get("get", kind, f"--namespace={NAMESPACE}", "--output=json")
-        return {item["metadata"]["name"]: item for item in json.loads(listed)["items"]}
-
-    def look(self, gone: State) -> None:
-        """Ask about all objects of git, and about those that it has no more."""
-        listed = self._kubectl.get("get", "namespaces", "--output=name").split()
-        namespaces = {"", *(name.removeprefix("namespace/") for name in listed)}
-        asked = dict(gone)
-        for key, (layer, document) in self._git.items():
-            if marked(document, "reconcile", "disabled") or (
-                marked(document, "ssa", "ignore", "ifnotpresent")
-            ):
-                continue  # Flux leaves it alone once it is there, or altogether
-            if document["apiVersion"] in self._served and key[2] in namespaces:
-                asked[key] = layer, document
-            else:
-                self.after[key] = layer, _shown(document)
-        self._ask(asked)
-
-    def _ask(self, asked: State) -> None:
-        how = ("apply", "--dry-run=server", "--server-side", "--force-conflicts")
-        wanted = {key: one for key, one in asked.items() if key in self._git}
-        clear = {key: one for key, one in wanted.items() if key[1] != "Secret"}
-        try:
-            before = self._answer(asked, "get", "--ignore-not-found")
-            after = self._answer(clear, *how, f"--field-manager={MANAGER}")
-        except KubectlError as error:
-            objects = list(asked.items())
-            # One that the cluster refuses hides the others.
-            if middle := len(objects) // 2:
-                self._ask(dict(objects[:middle]))
-                self._ask(dict(objects[middle:]))
-            else:
-                self.refused += [_refused(*one, str(error)) for one in objects]
-            return
-        for key, document in before.items():
-            if key in self._git or not marked(document, "prune", "disabled"):
-                self.before[key] = asked[key][0], _shown(document)
-        for key, (layer, document) in wanted.items():
-            self.after[key] = layer, after[key] if key in clear else _shown(document)
-
-    def _answer(self, asked: State, *how: str) -> dict[Key, Document]:
-        """Return what kubectl prints about objects that have the labels of Flux."""
-        if not asked:
-            return {}
-        given = deepcopy(list(asked.values()))
-        for layer, document in given:
-            owner = {f"{FLUX_API}/name": layer, f"{FLUX_API}/namespace": NAMESPACE}
-            labels = mapping(document, "metadata.labels")
-            document["metadata"]["labels"] = {**labels, **owner}
-        text = "\n---\n".join(json.dumps(document) for _, document in given)
-        printed = self._kubectl.get(*how, "--output=json", "--filename=-", given=text)
-        answer = json.loads(printed or '{"items": []}')
-        documents = answer.get("items", [answer])
-        for document in documents:
-            # These change by themselves, or with any other change.
-            document.pop("status", None)
-            for field in ("generation", "resourceVersion"):
-                document["metadata"].pop(field, None)
-        return {Object(document, "").key: document for document in documents}
+def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list[Change]]:
+    """Return in a line where was looked, and what a push would change, in the order of Flux."""
+    built = _load(tree, name)
+    follows = "" if kubectl.follows(name) else ", which follows no git yet"
+    head = f"{built.folder} against {kubectl.where()}{follows}"
+    if sealed := sum("sops" in item.document for _, item in built.objects()):
+        head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
+    wanted = {key: one for key, one in _objects(built).items() if not _left_alone(one[1])}
+    # It cannot be asked about what it has no kind or namespace for: that is new.
+    served = kubectl.get("api-versions").split()
+    listed = kubectl.get("get", "namespaces", "--output=jsonpath={.items[*].metadata.name}")
+    namespaces = {"", *listed.split()}
+    gone = _gone(built, kubectl) if f"{FLUX_API}/v1" in served else {}
+    there = {
+        key: one
+        for key, one in {**gone, **wanted}.items()
+        if one[1]["apiVersion"] in served and key[2] in namespaces
+    }
+    clear = {key: one for key, one in there.items() if key in wanted and key[1] != "Secret"}
+    how = ("--dry-run=server", "--server-side", "--force-conflicts", f"--field-manager={MANAGER}")
+    found = _ask(kubectl, there, "get", "--ignore-not-found")
+    made = _ask(kubectl, clear, "apply", *how)
+    before, after, refused = State(), State(), []
+    for key, (layer, document) in {**wanted, **gone}.items():
+        old, new = found.get(key), made.get(key, document)
+        if error := next((one for one in (old, new) if isinstance(one, KubectlError)), None):
+            refused.append(_refused(key, layer, document, str(error)))
+            continue
+        if isinstance(old, dict) and not (key in gone and marked(old, "prune", "disabled")):
+            before[key] = layer, _shown(old)
+        if isinstance(new, dict) and key in wanted:
+            after[key] = layer, _shown(new)
+    # What is new stands in git, and what goes away is no news.
+    changes = (
+        one if one.sign == "~" else replace(one, lines=()) for one in _changes(before, after)
+    )
+    rank = {name: len(built.before(name)) for name in built.kustomizations}
+    last = len(rank)
+    order = sorted([*changes, *refused], key=lambda one: (rank.get(one.layer, last), one.layer))
+    return head, order
 
 
-def _refused(key: Key, asked: tuple[str, Document], said: str) -> Change:
-    layer, document = asked
+def _left_alone(document: Document) -> bool:
+    """Tell whether Flux leaves an object alone once it is there, or altogether."""
+    return marked(document, "reconcile", "disabled") or (
+        marked(document, "ssa", "ignore", "ifnotpresent")
+    )
+
+
+def _ask(kubectl: Kubectl, asked: State, *how: str) -> dict[Key, Document | KubectlError]:
+    """Return what kubectl prints about objects with the labels of Flux, or why it does not."""
+    if not asked:
+        return {}
+    given = deepcopy(list(asked.values()))
+    for layer, document in given:
+        owner = {f"{FLUX_API}/name": layer, f"{FLUX_API}/namespace": NAMESPACE}
+        labels = mapping(document, "metadata.labels")
+        document["metadata"]["labels"] = {**labels, **owner}
+    text = "\n---\n".join(json.dumps(document) for _, document in given)
+    try:
+        printed = kubectl.get(*how, "--output=json", "--filename=-", given=text)
+    except KubectlError as error:
+        keys = list(asked)
+        if len(keys) == 1:
+            return {keys[0]: error}
+        # One that the cluster refuses hides the others.
+        halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+        first, second = ({key: asked[key] for key in half} for half in halves)
+        return {**_ask(kubectl, first, *how), **_ask(kubectl, second, *how)}
+    answer = json.loads(printed or '{"items": []}')
+    documents = answer.get("items", [answer])
+    for document in documents:
+        # These change by themselves, or with any other change.
+        document.pop("status", None)
+        for field in ("generation", "resourceVersion"):
+            document["metadata"].pop(field, None)
+    return {Object(document, "").key: document for document in documents}
+
+
+def _refused(key: Key, layer: str, document: Document, said: str) -> Change:
     if "immutable" in said and marked(document, "force", "enabled"):
         why = "is deleted and made again, because it cannot be changed"
         return Change(layer, "~", _title(key), why)
@@ -185,10 +186,13 @@ def _shown(document: Document) -> Document:
     return {"keys": sorted({*mapping(document, "data"), *mapping(document, "stringData")})}
 
 
-def _gone(cluster: Cluster, layers: Mapping[str, Any]) -> State:
+def _gone(cluster: Cluster, kubectl: Kubectl) -> State:
     """Return the names of what Flux has applied to a cluster, and would delete."""
+    kind = f"kustomizations.{FLUX_API}"
+    listed = kubectl.get("get", kind, f"--namespace={NAMESPACE}", "--output=json")
     git, gone = _objects(cluster), State()
-    for name, layer in layers.items():
+    for layer in json.loads(listed)["items"]:
+        name = layer["metadata"]["name"]
         is_gone = name not in cluster.kustomizations
         if is_gone and at(layer, "spec.deletionPolicy") == "Orphan":
             continue
@@ -205,51 +209,22 @@ def _gone(cluster: Cluster, layers: Mapping[str, Any]) -> State:
     return gone
 
 
-def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list[Change]]:
-    """Return in a line where was looked, and what a push would change, in the order of Flux."""
-    built = _load(tree, name)
-    follows = "" if kubectl.follows(name) else ", which follows no git yet"
-    head = f"{built.folder} against {kubectl.where()}{follows}"
-    if sealed := sum("sops" in item.document for _, item in built.objects()):
-        head += f"\nOf {sealed} encrypted Secrets only the names of their keys are compared."
-    cluster = _Cluster(kubectl, _objects(built))
-    cluster.look(_gone(built, cluster.kustomizations()))
-    # What is new stands in git, and what goes away is no news.
-    changes = (
-        one if one.sign == "~" else replace(one, lines=())
-        for one in _changes(cluster.before, cluster.after)
-    )
-    found = [*changes, *cluster.refused]
-    rank = {name: len(built.before(name)) for name in built.kustomizations}
-    last = len(rank)
-    return head, sorted(found, key=lambda one: (rank.get(one.layer, last), one.layer))
-
-
-def as_text(changes: Mapping[str, list[Change]]) -> str:
-    """Return by cluster what differs, to read in a terminal."""
-    text = []
-    for name, found in changes.items():
-        text.append(f"{name}: {_sum(found)}")
-        for one in found:
-            text += [f"  {one.layer}: {one}", *(f"      {line}" for line in one.lines)]
-    return "\n".join(text)
+def as_text(name: str, changes: list[Change]) -> str:
+    """Return what differs on a cluster, to read in a terminal."""
+    heads = ((f"@@ {one.layer}: {one} @@", *one.lines) for one in changes)
+    return "\n".join([f"{name}: {_sum(changes)}", *(line for lines in heads for line in lines)])
 
 
 def as_markdown(changes: Mapping[str, list[Change]]) -> str:
-    """Return the same, with all lines, as a comment on a pull request that GitHub takes."""
+    """Return the same by cluster, as a comment on a pull request that GitHub takes."""
     parts = ["### What this changes on the clusters"]
     for name, found in changes.items():
-        if not found:
-            parts.append(f"{name}: nothing")
-            continue
-        text = "\n".join(line for one in found for line in (f"@@ {one} @@", *one.lines))
+        head, _, text = as_text(name, found).partition("\n")
         if len(text) > (most := _MOST_CHARACTERS // len(changes)):
             text = f"{text[:most]}\n@@ and more: make diff CLUSTER={name} BASE=... @@"
-        fence = "```"
-        while fence in text:
-            fence += "`"
-        head = f"<details><summary>{name}: {_sum(found)}</summary>"
-        parts.append(f"{head}\n\n{fence}diff\n{text}\n{fence}\n</details>")
+        fence = "`" * max(3, *(len(run) + 1 for run in ["", *re.findall("`+", text)]))
+        block = f"<summary>{head}</summary>\n\n{fence}diff\n{text}\n{fence}\n"
+        parts.append(f"<details>{block}</details>" if text else head)
     return "\n\n".join(parts)
 
 
@@ -284,7 +259,11 @@ def main() -> int:
             head, found = running(tree, cluster, Kubectl(arguments.context))
             print(head)
             changes = {cluster: found}
-    print(as_markdown(changes) if arguments.markdown else as_text(changes))
+    print(
+        as_markdown(changes)
+        if arguments.markdown
+        else "\n".join(as_text(*one) for one in changes.items())
+    )
     return 0 if base else int(bool(found))
 
 

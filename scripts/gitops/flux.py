@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 from scripts.gitops.source import CLUSTERS, Source, commit
-from scripts.manifests.model import FLUX_API, Document, at, items, mapping, title
+from scripts.manifests.model import FLUX_API, Document, Manifests, at, items, mapping, title
 from scripts.manifests.tools import ask
 
 NAMESPACE: Final = "flux-system"
@@ -100,7 +100,8 @@ class Cluster:
     @property
     def facts(self) -> Mapping[str, str]:
         """Return what is so on this cluster only."""
-        return mapping(self.config, "data")
+        # What is no text has no place there, as its schema says.
+        return {name: str(value) for name, value in mapping(self.config, "data").items()}
 
     @property
     def pinned(self) -> bool:
@@ -112,6 +113,11 @@ class Cluster:
         for kustomization in self.kustomizations.values():
             for applied in kustomization.objects:
                 yield kustomization, applied
+
+    @property
+    def manifests(self) -> Manifests:
+        """Return all of them, as the rules look at them."""
+        return Manifests((one.document for _, one in self.objects()), self.facts)
 
     def before(self, name: str) -> set[str]:
         """Return the Kustomizations that are ready before one is applied."""
@@ -164,26 +170,14 @@ def _grow(cluster: Cluster, first: Kustomization, sources: Mapping[str, Source])
     while waiting:
         _build(waiting, sources, cluster)
         made = _kustomizations(one for parent in waiting for one in parent.objects)
-        waiting = [child for child in made if _is_new(child, cluster)]
+        known = cluster.kustomizations
+        # The root makes itself again; that nobody else does, the checks say.
+        waiting = [child for child in made if known.setdefault(child.name, child) is child]
 
 
 def _kustomizations(made: Iterable[Object]) -> list[Kustomization]:
     """Return those of objects that are Kustomizations of Flux."""
     return [Kustomization(one) for one in made if one.key[:2] == (FLUX_API, "Kustomization")]
-
-
-def _is_new(child: Kustomization, cluster: Cluster) -> bool:
-    """Add a Kustomization that another one makes, unless it is the root again."""
-    known = cluster.kustomizations.setdefault(child.name, child)
-    problem = None
-    if known not in (child, cluster.root):
-        problem = f"{known.made_from.file} has one of this name, too"
-    elif known.spec != child.spec:
-        problem = "its patches change itself: leave it out of the targets"
-    if problem:
-        made = child.made_from
-        cluster.problems.append(BuildError(made.file, f"{made.title}: {problem}"))
-    return known is child
 
 
 def _root(cluster: Cluster, source: Source) -> Kustomization:
@@ -197,14 +191,9 @@ def _root(cluster: Cluster, source: Source) -> Kustomization:
 
 def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster: Cluster) -> None:
     """Build Kustomizations with a cluster's facts in them."""
-    wanted = PINNED if PINNED in sources else BRANCH
-    for name, value in cluster.facts.items():
-        advice = None if isinstance(value, str) else "put it in quotes"
-        if name == "source" and value != wanted:
-            advice = f"say {wanted}: a pinned cluster has a version.yaml, and no other has one"
-        if advice:
-            problem = f"data.{name}: is {value!r}: {advice}"
-            raise BuildError(f"{cluster.folder}/cluster.yaml", problem)
+    if cluster.facts.get("source") == PINNED and PINNED not in sources:
+        problem = f"data.source: is '{PINNED}': say {BRANCH}, or pin a commit in version.yaml"
+        raise BuildError(f"{cluster.folder}/cluster.yaml", problem)
     asked = []
     for one in waiting:
         spec = {"sourceRef": {"name": BRANCH}, **one.spec}

@@ -6,9 +6,9 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import yaml
 
@@ -108,25 +108,32 @@ def checkov(manifest: str) -> Iterator[Finding]:
         yield Finding(f"{kind}/{name}", failed["check_id"], failed["check_name"])
 
 
-def covers(exception: Mapping[str, str], overlay: str, tool: str, finding: Finding) -> bool:
-    """Tell whether a line of base/checks.yaml is about a tool's finding in an overlay."""
-    said = (exception["tool"], exception["check"], exception.get("in", overlay))
+OPINIONS: Final = {"kube-score": kube_score, "checkov": checkov}
+"""Those that look at the pipeline alone, and that base/checks.yaml has exceptions for."""
+
+
+Said: TypeAlias = tuple[str, str, Finding]
+"""On the clusters of which overlay a tool has found what."""
+
+
+def _covers(exception: Mapping[str, str], said: Said) -> bool:
+    """Tell whether a line of base/checks.yaml is about what a tool has found."""
+    overlay, tool, finding = said
+    about = (exception.get("in", overlay), exception["tool"], exception["check"])
     where = re.fullmatch(exception["of"], finding.where)
-    return said == (tool, finding.field, overlay) and where is not None
+    return about == (overlay, tool, finding.field) and where is not None
 
 
-def remaining(overlay: str, tool: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+def remaining(found: Iterable[Said]) -> Iterator[Finding]:
     """Yield the findings that no exception covers."""
-    for finding in findings:
-        if not any(covers(line, overlay, tool, finding) for line in checks()["exceptions"]):
-            yield finding
+    for said in found:
+        if not any(_covers(line, said) for line in checks()["exceptions"]):
+            yield said[2]
 
 
-def unused(found: Mapping[tuple[str, str], list[Finding]]) -> Iterator[Finding]:
-    """Yield the exceptions that no finding, by overlay and tool, needs; of those tools alone."""
-    every = [(*key, finding) for key, findings in found.items() for finding in findings]
+def unused(found: Collection[Said]) -> Iterator[Finding]:
+    """Yield the exceptions that nothing of all that was found needs."""
     for line in checks()["exceptions"]:
-        about = line["tool"] in {tool for _, tool in found}
-        if about and not any(covers(line, *one) for one in every):
+        if not any(_covers(line, said) for said in found):
             where = f"base/checks.yaml: {line['tool']} {line['check']}"
             yield Finding(where, line["of"], "no finding needs it: take it away")

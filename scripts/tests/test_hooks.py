@@ -12,8 +12,8 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 # Stand in for the real ones, which have tests of their own: they refuse what has a file called bad.
 VALIDATE: Final = """#!/bin/sh
-echo "validate $*" >>calls
-git cat-file -e "$2:bad" 2>/dev/null && { echo "bad: refused"; exit 1; }
+echo "$*" >>calls
+git cat-file -e "$4:bad" 2>/dev/null && { echo "bad: refused"; exit 1; }
 exit 0
 """
 LEAKS: Final = """#!/bin/sh
@@ -21,6 +21,7 @@ echo "leaks $*" >>calls
 [ ! -e readable ] || { echo "readable: has a private key"; exit 1; }
 """
 STAGED: Final = "leaks --staged"
+VALIDATED: Final = "-m scripts.gitops.checks --commit"
 PUSHED: Final = "leaks --branches --tags HEAD --not --remotes"
 
 
@@ -33,9 +34,9 @@ class Clone:
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("remote", "add", "origin", "../there")
         shutil.copy(ROOT / ".pre-commit-config.yaml", root)
-        for name, text in (("validate", VALIDATE), ("leaks", LEAKS)):
-            file = root / "scripts" / name
-            file.parent.mkdir(exist_ok=True)
+        for name, text in ((".venv/bin/python", VALIDATE), ("scripts/leaks", LEAKS)):
+            file = root / name
+            file.parent.mkdir(parents=True)
             file.write_text(text)
             file.chmod(0o755)
         # What `make hooks` does.
@@ -83,10 +84,10 @@ def clone(tmp_path: Path) -> Clone:
 def test_a_good_commit_is_checked_and_pushed(clone: Clone) -> None:
     assert clone.calls() == [STAGED]
     assert clone.git("push", "--quiet", "origin", "main").returncode == 0
-    assert clone.calls() == [PUSHED, "validate --commit HEAD"]
+    assert clone.calls() == [PUSHED, f"{VALIDATED} HEAD"]
     head = clone.commit("more")
     assert clone.git("push", "--quiet", "origin", "main").returncode == 0
-    assert clone.calls() == [STAGED, PUSHED, f"validate --commit {head}"]
+    assert clone.calls() == [STAGED, PUSHED, f"{VALIDATED} {head}"]
     assert clone.pushed() == {"refs/heads/main"}
     clone.git("push", "--quiet", "--no-verify", "origin", "main:other")
     assert clone.git("push", "--quiet", "origin", ":other").returncode == 0
@@ -121,7 +122,7 @@ def test_a_secret_that_can_be_read_stays_here_with_its_place(clone: Clone) -> No
 
 
 def test_what_is_not_formatted_is_not_committed(clone: Clone) -> None:
-    (clone.root / ".venv" / "bin").mkdir(parents=True)
+    (clone.root / ".venv" / "bin").mkdir(parents=True, exist_ok=True)
     (clone.root / ".venv" / "bin" / "ruff").symlink_to(Path(sys.executable).parent / "ruff")
     head = clone.git("rev-parse", "HEAD").stdout
     clone.commit("one.py")

@@ -1,8 +1,11 @@
 """The pictures show what they are given, and the pages have those of today."""
 
+from pathlib import Path
+
 import pytest
 
 from scripts import pictures
+from scripts.git import ROOT
 from scripts.gitops.flux import BuildError, Cluster, Kustomization, Object, load
 from scripts.gitops.source import Source
 from scripts.manifests.rules.network import Edge
@@ -26,8 +29,8 @@ def made(name: str, path: str, *waits_for: str, objects: tuple[Object, ...] = ()
     return one
 
 
-def cluster(*kustomizations: Kustomization) -> Cluster:
-    return Cluster("kind", {one.name: one for one in kustomizations})
+def cluster(*kustomizations: Kustomization) -> dict[str, Cluster]:
+    return {"kind": Cluster("kind", {one.name: one for one in kustomizations})}
 
 
 def test_a_push_goes_through_every_layer_in_order() -> None:
@@ -98,7 +101,7 @@ def test_every_connection_is_an_arrow_that_names_ports_of_several(
         "linkStyle 1 stroke:#c2553d,stroke-width:2px",
         "statefulset --> outside",
         "linkStyle 2 stroke:#2f9158,stroke-width:2px",
-        "clients -- 443 --> statefulset",
+        "clients -- port 443 --> statefulset",
         "deployment --> statefulset",
         "linkStyle 3,4 stroke:#8b5cc7,stroke-width:2px",
     ]
@@ -106,16 +109,38 @@ def test_every_connection_is_an_arrow_that_names_ports_of_several(
     assert 'API-server["<b>API-server</b><br>port 6443"]' in drawn
 
 
-def test_the_pages_have_the_pictures_of_today(flux_build: str) -> None:
-    today = load(Source(pictures.ROOT), pictures.CLUSTER)
-    assert not today.problems
-    for page in pictures.PICTURES:
-        old = pictures.drawn(page, today) != (pictures.ROOT / page).read_text()
+def test_the_table_says_on_which_clusters_who_may_ask_whom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = [
+        {Edge("outside", "deployment", 80), Edge("deployment", "anywhere", 6443)},
+        {Edge("outside", "deployment", 80), Edge("other", "deployment", 80)},
+    ]
+    monkeypatch.setattr(pictures, "edges", lambda manifests: asked.pop(0))
+    one = cluster(made("root", "one", objects=(workload("Deployment"),)))["kind"]
+    assert list(pictures.table({"aws": one, "kind": one}))[2:] == [
+        "| clients | deployment | 80 | all |",
+        "| deployment | API server | 6443 | aws |",
+    ]
+
+
+def test_the_pages_are_those_of_today(flux_build: str) -> None:
+    source = Source(ROOT)
+    today = {name: load(source, name) for name in source.clusters()}
+    for page in pictures.PAGES:
+        old = pictures.written(page, today) != (ROOT / page).read_text()
         assert not old, f"{page}: run 'make pictures'"
+
+
+def test_a_page_without_the_marks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text("before\n%% Written by `make pictures`.\nafter\n")
+    with pytest.raises(SystemExit, match=r"pictures: README\.md lacks its one block"):
+        pictures.written("README.md", cluster(made("root", "one")))
 
 
 def test_what_cannot_be_built_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Cluster("kind", problems=[BuildError("one.yaml", "has no kind")])
     monkeypatch.setattr(pictures, "load", lambda source, name: broken)
-    with pytest.raises(SystemExit, match=r"pictures: one\.yaml: has no kind"):
+    with pytest.raises(BuildError, match=r"one\.yaml: has no kind"):
         pictures.main()

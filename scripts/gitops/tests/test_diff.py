@@ -237,7 +237,7 @@ def test_the_command_says_where_it_looked_and_ends_with_0_or_1(mended: Kubectl) 
     mended.get("delete", "service/receiver", "--namespace=face")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.endswith("\nkind: 1 added\n  face-services: + Service face/receiver\n")
+    assert done.stdout.endswith("\nkind: 1 added\n@@ face-services: + Service face/receiver @@\n")
 
 
 def test_a_cluster_that_does_not_answer_is_told(
@@ -272,7 +272,7 @@ def test_two_states_are_compared_without_a_cluster(whole: Source, tree: Source) 
         "~ Deployment face/redeemer",
         "- ResourceQuota playground/total: goes at once",
     ]
-    text = as_text(changes)
+    text = as_text("kind", changes["kind"])
     assert text.startswith("kind: 1 added, 1 changed, 1 deleted\n")
     assert "-          value: '5'" in text
     assert "+  name: whole" in text

@@ -1,17 +1,18 @@
 """What is so on one AWS account only stands in one file, and a change of it gets to the pods."""
 
+from copy import deepcopy
 from typing import Final
 
 import pytest
 
-from scripts.manifests import rendering
-from scripts.manifests.model import Manifests, title
-from scripts.manifests.rendering import ROOT, parse, render
+from scripts.git import ROOT
+from scripts.manifests.model import Document, Manifests, title
 from scripts.manifests.rules import check
+from scripts.manifests.tests.rendering import facts, render
 
 pytestmark = pytest.mark.usefixtures("flux_build")
 FOLDER: Final = ROOT / "overlays" / "aws"
-FACTS: Final = rendering.facts("aws")
+FACTS: Final = facts("aws")
 # Too short to be told from anything else.
 SPECIFIC: Final = [name for name, value in FACTS.items() if len(value) > 10]
 OF_SETTINGS: Final = (
@@ -27,7 +28,7 @@ OF_SETTINGS: Final = (
 @pytest.fixture(scope="module")
 def changed(flux_build: str) -> Manifests:
     """The overlay where each fact is one that can be told from all others."""
-    return Manifests(parse(render(FOLDER, {name: f"changed-{name}" for name in FACTS})))
+    return Manifests(render(FOLDER, {name: f"changed-{name}" for name in FACTS}))
 
 
 def test_no_variable_is_left(rendered: dict[str, str]) -> None:
@@ -48,8 +49,10 @@ def test_a_fact_that_changes_a_setting_makes_new_pods(changed: Manifests, name: 
         assert found == {"Deployment/frontend", "Deployment/receiver"}
 
 
-def test_replicas_are_in_several_zones_and_each_way_in_has_a_host(rendered: dict[str, str]) -> None:
-    documents = parse(rendered["aws"])
+def test_replicas_are_in_several_zones_and_each_way_in_has_a_host(
+    overlay_documents: dict[str, list[Document]],
+) -> None:
+    documents = deepcopy(overlay_documents["aws"])
     [finder] = [one for one in documents if title(one) == "Deployment/nsqlookupd"]
     finder["spec"]["replicas"] = 2
     [ingress] = [one for one in documents if one["kind"] == "Ingress"]

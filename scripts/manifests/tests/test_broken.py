@@ -9,11 +9,12 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from scripts.gitops.flux import BuildError
+from scripts.gitops.flux import BuildError, build_folder
+from scripts.gitops.source import Source
 from scripts.manifests import tools
 from scripts.manifests.model import Document, Manifests, at
-from scripts.manifests.rendering import facts, render
 from scripts.manifests.rules import check
+from scripts.manifests.tests.rendering import facts
 
 FAULTS: Final[dict[str, dict[str, Any]]] = yaml.safe_load(
     (Path(__file__).parent / "broken.yaml").read_text()
@@ -84,4 +85,4 @@ def test_kustomize_says_what_it_cannot_render(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "kustomization.yaml").write_text("resources: [not-there.yaml]\n")
     with pytest.raises(BuildError, match=r"overlay/.*not-there\.yaml"):
-        render(folder, root=tmp_path)
+        build_folder(Source(tmp_path), "overlay")

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts.manifests import tools
 from scripts.manifests.model import Manifests, at
-from scripts.manifests.rendering import facts, parse, render
 from scripts.manifests.rules import check
+from scripts.manifests.tests.rendering import facts, render
 
 pytestmark = pytest.mark.usefixtures("flux_build")
 
@@ -17,8 +18,8 @@ def test_certificates_of_cert_manager_take_the_place_of_the_jobs(
     tool: Callable[[str], str],
 ) -> None:
     tool("kubeconform")
-    manifest = render(Path(__file__).parent / "cert-manager")
-    manifests = Manifests(parse(manifest), facts("kind"))
+    manifests = Manifests(render(Path(__file__).parent / "cert-manager", {}), facts("kind"))
+    manifest = yaml.safe_dump_all(manifests.documents)
     found = [*check(manifests), *tools.kubeconform(manifest)]
     assert [str(finding) for finding in found] == []
     assert "certificates" not in {workload.name for workload in manifests.workloads}

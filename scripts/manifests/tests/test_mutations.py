@@ -14,9 +14,9 @@ import yaml
 
 from scripts.manifests import tools
 from scripts.manifests.model import Document, Finding, Manifests
-from scripts.manifests.rendering import facts
 from scripts.manifests.rules import GENERAL, PIPELINE
 from scripts.manifests.tests.mutations import mutations
+from scripts.manifests.tests.rendering import facts
 
 SHOWN: Final = "the cluster tests show"
 FREE: Final = (
@@ -105,7 +105,7 @@ def said(documents: list[Document], extra: list[Document]) -> dict[str, set[str]
     extra = [one for one in extra if one["metadata"]["name"] not in answers]
     note(tools.pod_security(yaml.safe_dump_all(extra)))
     scored = tools.kube_score(yaml.safe_dump_all([*documents, *extra]))
-    note(tools.remaining("kind", "kube-score", scored))
+    note(tools.remaining(("kind", "kube-score", one) for one in scored))
     return answers
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scripts.git import ROOT
 from scripts.manifests import tools
 from scripts.manifests.model import Manifests
-from scripts.manifests.rendering import ROOT, facts, parse, render
 from scripts.manifests.rules import check
+from scripts.manifests.tests.rendering import facts, render
 from services.frontend.adapters.oidc import CALLBACK
 
 pytestmark = pytest.mark.usefixtures("flux_build")
@@ -18,13 +19,14 @@ OVERLAY = Path(__file__).parent / "open-id-connect"
 
 def test_the_page_reaches_a_provider_and_nothing_else_outside(tool: Callable[[str], str]) -> None:
     tool("kubeconform")
-    manifest = render(OVERLAY)
-    found = [*check(Manifests(parse(manifest), facts("kind"))), *tools.kubeconform(manifest)]
+    documents = render(OVERLAY, {})
+    manifest = yaml.safe_dump_all(documents)
+    found = [*check(Manifests(documents, facts("kind"))), *tools.kubeconform(manifest)]
     assert [str(finding) for finding in found] == []
 
 
 def test_a_provider_without_the_component_is_a_finding() -> None:
-    documents = parse(render(OVERLAY))
+    documents = render(OVERLAY, {})
     without = [one for one in documents if one["metadata"]["name"] != "open-id-connect"]
     [finding] = check(Manifests(without, facts("kind")))
     assert str(finding) == (
@@ -40,7 +42,7 @@ def test_the_page_on_logging_in_shows_what_is_tried_here() -> None:
     variables = {line for line in written if line.startswith("- {name: ")}
     assert overlay["patches"]
     assert variables <= {line.strip() for line in page.splitlines()}
-    manifests = Manifests(parse(render(OVERLAY)))
+    manifests = Manifests(render(OVERLAY, {}))
     [frontend] = [one for one in manifests.workloads if one.name == "frontend"]
     [container] = frontend.containers
     assert f"{container.environment['PUBLIC_URL']}{CALLBACK}" in page

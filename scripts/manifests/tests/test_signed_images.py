@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
 
-from scripts.manifests import rendering, tools
+from scripts.git import ROOT
+from scripts.manifests import tools
 from scripts.manifests.model import Manifests, at
-from scripts.manifests.rendering import ROOT, parse, render
 from scripts.manifests.rules import check
+from scripts.manifests.tests.rendering import facts, render
 
 pytestmark = pytest.mark.usefixtures("flux_build")
 WORKFLOW: Final = ".github/workflows/release.yaml"
@@ -21,15 +23,10 @@ DIGEST: Final = f"@sha256:{'0' * 64}"
 
 
 @pytest.fixture(scope="module")
-def manifest() -> str:
+def manifests() -> Manifests:
     """AWS's overlay with the component, where images come from the registry of releases."""
-    given = {**rendering.facts("aws"), "registry": "ghcr.io/you/facestack"}
-    return render(Path(__file__).parent / "signed-images", given)
-
-
-@pytest.fixture(scope="module")
-def manifests(manifest: str) -> Manifests:
-    return Manifests(parse(manifest), rendering.facts("aws"))
+    given = {**facts("aws"), "registry": "ghcr.io/you/facestack"}
+    return Manifests(render(Path(__file__).parent / "signed-images", given), facts("aws"))
 
 
 def globs(manifests: Manifests, policy: str) -> Sequence[str]:
@@ -37,9 +34,10 @@ def globs(manifests: Manifests, policy: str) -> Sequence[str]:
 
 
 def test_the_manifests_are_as_they_must_be(
-    manifest: str, manifests: Manifests, tool: Callable[[str], str]
+    manifests: Manifests, tool: Callable[[str], str]
 ) -> None:
     tool("kubeconform")
+    manifest = yaml.safe_dump_all(manifests.documents)
     found = [*check(manifests), *tools.kubeconform(manifest)]
     assert [str(finding) for finding in found] == []
     labels: dict[str, Any] = at(manifests.find("Namespace", "face"), "metadata.labels")
