@@ -103,7 +103,7 @@ def _is(workload: Workload, volumes: Mapping[str, str]) -> str:
 def _kind(workload: Workload) -> str:
     if workload.kind in {"Job", "CronJob"}:
         return "job"
-    return "service" if workload.containers[0].image.name.startswith("facestack/") else "store"
+    return "service" if workload.containers[0].image[0].startswith("facestack/") else "store"
 
 
 def _ports(numbers: set[int]) -> str:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from scripts.git import ROOT
 from scripts.manifests.model import Document, Manifests
-from scripts.manifests.rendering import ROOT
 from scripts.manifests.rules import GENERAL, fields
 from scripts.settings import settings_class
 
