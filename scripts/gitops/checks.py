@@ -100,13 +100,14 @@ def layers(cluster: Cluster, source: Source) -> Iterator[Finding]:
 _BUILT_IN: Final = re.compile(
     r"[a-z]*|([a-z]+|rbac\.authorization|flowcontrol\.apiserver)\.k8s\.io"
 )
+_MIGRATED: Final = "the migrated database"
 _GIVEN: Final = {f"the namespace {name}" for name in ("default", "kube-public", "kube-system")}
 BROUGHT: Final = "facestack.dev/brought"
 """An annotation of a cluster's facts: the API groups that it has from elsewhere."""
 
 
 def order(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check that namespaces and kinds are there before what needs them."""
+    """Check that namespaces, kinds and the database are there before what needs them."""
     made = {name: set(_made(one)) for name, one in cluster.kustomizations.items()}
     annotation = mapping(cluster.config, "metadata.annotations").get(BROUGHT, "")
     brought = re.split(r"[,\s]+", annotation)
@@ -114,12 +115,16 @@ def order(cluster: Cluster, _source: Source) -> Iterator[Finding]:
         # Within one Kustomization Flux applies namespaces and definitions first. Bootstrap applies
         # Flux itself before the root.
         first = {"flux-controllers"} & made.keys() if kustomization is cluster.root else ()
-        there = _GIVEN.union(*(made[each] for each in {name, *cluster.before(name), *first}))
+        there = _GIVEN.union(*(made[each] for each in {*cluster.before(name), *first}))
+        there |= made[name] - {_MIGRATED}
         for applied in kustomization.objects:
             group, kind, namespace, _ = applied.key
             needed = {"metadata.namespace": f"the namespace {namespace}"} if namespace else {}
             if not _BUILT_IN.fullmatch(group) and group not in brought:
                 needed["apiVersion, kind"] = f"{applied.document['apiVersion']} {kind}"
+            labels = mapping(applied.document, "spec.template.metadata.labels")
+            if kind == "Deployment" and "access.facestack.dev/mariadb" in labels:
+                needed["spec.template.metadata.labels"] = _MIGRATED
             for field, what in needed.items():
                 if what not in there:
                     problem = f"nothing before {name} brings {what}: depend on what does"
@@ -127,11 +132,13 @@ def order(cluster: Cluster, _source: Source) -> Iterator[Finding]:
 
 
 def _made(kustomization: Kustomization) -> Iterator[str]:
-    """Yield the namespaces and kinds that a Kustomization brings."""
+    """Yield what a Kustomization brings that others need."""
     for applied in kustomization.objects:
         _, kind, _, name = applied.key
         if kind == "Namespace":
             yield f"the namespace {name}"
+        elif applied.title.startswith("Job/migrations"):
+            yield _MIGRATED
         elif kind == "CustomResourceDefinition":
             spec = applied.document["spec"]
             for version in items(spec, "versions"):
@@ -158,17 +165,6 @@ def secrets(cluster: Cluster, _source: Source) -> Iterator[Finding]:
             yield Finding(applied.title, "kind", problem)
 
 
-def migrations_first(cluster: Cluster, _source: Source) -> Iterator[Finding]:
-    """Check that what asks the database is not rolled out before the migrations have run."""
-    done = {one.name for one, job in cluster.objects() if job.title.startswith("Job/migrations")}
-    for kustomization, applied in cluster.objects():
-        labels = mapping(applied.document, "spec.template.metadata.labels")
-        needed = applied.key[1] == "Deployment" and "access.facestack.dev/mariadb" in labels
-        if needed and not done & cluster.before(kustomization.name):
-            problem = f"does not wait for the migrations, which {applied.title} needs"
-            yield Finding(f"Kustomization/{kustomization.name}", "spec.dependsOn", problem)
-
-
 def schemas(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check every object against its schema, without what Flux takes away as it decrypts."""
     documents = [
@@ -188,7 +184,7 @@ def manifests(cluster: Cluster, _source: Source) -> Iterator[Finding]:
 STAGES: Final[tuple[tuple[Check, ...], ...]] = (
     (identities, circles, versions, facts, secrets, schemas),
     (layers, manifests),
-    (order, migrations_first),
+    (order,),
 )
 """The checks. After a stage with findings comes none: its findings would follow from them."""
 

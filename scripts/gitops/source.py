@@ -1,15 +1,13 @@
 """What Flux gets to see: the files that git has, in a folder of their own."""
 
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from scripts.git import ROOT, git, git_bytes
+from scripts.git import ROOT, git
 
 TREES: Final = ("apps", "base", "flux", "overlays")
 """The folders that Flux reads."""
@@ -53,9 +51,8 @@ def working_tree() -> Iterator[Source]:
 @contextmanager
 def commit(revision: str) -> Iterator[Source]:
     """Give the files of a commit."""
-    there = set(git("ls-tree", "--name-only", revision).split())
-    archive = git_bytes("archive", revision, "--", *(tree for tree in TREES if tree in there))
     with tempfile.TemporaryDirectory(prefix="gitops-") as folder:
-        with tarfile.open(fileobj=BytesIO(archive)) as tar:
-            tar.extractall(folder, filter="data")
+        archive = f"{folder}/all.tar"
+        git("archive", f"--output={archive}", revision, "--", *TREES)
+        shutil.unpack_archive(archive, folder, filter="data")
         yield Source(Path(folder))
