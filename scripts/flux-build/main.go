@@ -17,7 +17,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/fluxcd/pkg/envsubst"
 	generator "github.com/fluxcd/pkg/kustomize"
 	securefs "github.com/fluxcd/pkg/kustomize/filesys"
 	ssautil "github.com/fluxcd/pkg/ssa/utils"
@@ -35,13 +34,12 @@ type object struct {
 	Document *unstructured.Unstructured `json:"document"`
 }
 
-// result is what a Kustomization applies, which variables and files it has, or why it cannot be built.
+// result is what a Kustomization applies, which files it has, or why it cannot be built.
 type result struct {
-	Objects   []object `json:"objects"`
-	Variables []string `json:"variables"`
-	Files     []string `json:"files"`
-	Problem   string   `json:"problem"`
-	File      string   `json:"file"` // that the problem is in
+	Objects []object `json:"objects"`
+	Files   []string `json:"files"`
+	Problem string   `json:"problem"`
+	File    string   `json:"file"` // that the problem is in
 }
 
 // source is a folder with the files of one state of a repository; it notes which are read.
@@ -87,7 +85,7 @@ func (r *result) build(k object, roots map[string]string) (string, error) {
 	}
 	name := text("spec", "sourceRef", "name")
 	if roots[name] == "" {
-		return k.File, fmt.Errorf("%s: spec.sourceRef.name: there is no source %q here", title, name)
+		return k.File, fmt.Errorf("%s: spec.sourceRef.name: there is no %q: say facestack, or pin a commit in version.yaml", title, name)
 	}
 	root, err := filepath.EvalSymlinks(roots[name])
 	if err != nil {
@@ -136,8 +134,8 @@ func (r *result) build(k object, roots map[string]string) (string, error) {
 		if err := res.SetOrigin(nil); err != nil {
 			return one.File, err
 		}
-		before := res.MustYaml()
 		if substitutes {
+			before := res.MustYaml()
 			// The caller has put the facts into spec.postBuild.substitute, so no cluster is asked.
 			done, err := generator.SubstituteVariables(context.Background(), nil, *k.Document, res,
 				generator.SubstituteWithDryRun(true), generator.SubstituteWithStrict(true))
@@ -147,10 +145,6 @@ func (r *result) build(k object, roots map[string]string) (string, error) {
 			if err != nil {
 				return one.File, fmt.Errorf("%s/%s: %w", res.GetKind(), res.GetName(), err)
 			}
-			_, _ = envsubst.Eval(before, func(name string) (string, bool) {
-				r.Variables = append(r.Variables, name)
-				return "", true
-			})
 		}
 		content, err := res.MarshalJSON()
 		if err == nil {

@@ -73,13 +73,9 @@ def versions(cluster: Cluster, _source: Source) -> Iterator[Finding]:
             yield Finding(f"Kustomization/{kustomization.name}", "spec.sourceRef.name", problem)
 
 
-def facts(cluster: Cluster, source: Source) -> Iterator[Finding]:
+def facts(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     """Check that every fact is used; that every variable is a fact is Flux's own strict mode."""
-    # Some kustomize itself puts where they belong.
-    files = (name for name in cluster.files if fnmatch(name, "flux/*/kustomization.yaml"))
-    replaced = "".join((source.folder / name).read_text() for name in files)
-    used = cluster.variables.union(re.findall(r"fieldPath: data\.(\w+)", replaced))
-    for name in sorted(cluster.facts.keys() - used):
+    for name in sorted(cluster.facts.keys() - cluster.variables):
         problem = "nothing on this cluster uses it: take it away"
         yield Finding("ConfigMap/cluster", f"data.{name}", problem)
 
@@ -191,7 +187,7 @@ STAGES: Final[tuple[tuple[Check, ...], ...]] = (
 
 def check(cluster: Cluster, source: Source) -> Iterator[Finding]:
     """Yield whatever is wrong with a cluster, with the files that it is made from."""
-    yield from _not_built(cluster)
+    yield from dict.fromkeys(cluster.problems)
     files: dict[str, set[str]] = {}
     for _, applied in cluster.objects():
         files.setdefault(applied.title, set()).add(applied.file)
@@ -202,10 +198,6 @@ def check(cluster: Cluster, source: Source) -> Iterator[Finding]:
             yield replace(one, where=f"{file}: {one.where}" if file else one.where)
         if found:
             return
-
-
-def _not_built(cluster: Cluster) -> list[Finding]:
-    return [Finding(problem.file, "build", problem.problem) for problem in cluster.problems]
 
 
 _NOT_FOR_FLUX: Final = (
@@ -267,7 +259,7 @@ def _unused(tree: Source, used: set[str]) -> Iterator[Row]:
         unit = path.parent.relative_to(tree.folder).as_posix()
         if f"{unit}/kustomization.yaml" not in used:
             built = load_unit(tree, unit)
-            yield unit, "built alone: no cluster has it", _not_built(built)
+            yield unit, "built alone: no cluster has it", built.problems
             used |= built.files
     problem = "no cluster uses it: name it in a kustomization.yaml, or delete it"
     unused = [

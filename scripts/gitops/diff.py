@@ -75,7 +75,8 @@ def _changes(before: State, after: State) -> Iterator[Change]:
 def rendered(before: source.Source, after: source.Source, name: str) -> list[Change]:
     """Return what differs in what Flux applies to a cluster; BuildError: it cannot be built."""
     old, new = (
-        _objects(_load(tree, name)) if name in tree.clusters() else {} for tree in (before, after)
+        _objects(load(tree, name).whole()) if name in tree.clusters() else {}
+        for tree in (before, after)
     )
     return list(_changes(old, new))
 
@@ -84,16 +85,9 @@ def _objects(cluster: Cluster) -> State:
     return {one.key: (layer.name, one.document) for layer, one in cluster.objects()}
 
 
-def _load(tree: source.Source, name: str) -> Cluster:
-    cluster = load(tree, name)
-    for problem in cluster.problems:
-        raise problem
-    return cluster
-
-
 def running(tree: source.Source, name: str, kubectl: Kubectl) -> tuple[str, list[Change]]:
     """Return in a line where was looked, and what a push would change, in the order of Flux."""
-    built = _load(tree, name)
+    built = load(tree, name).whole()
     follows = "" if kubectl.follows(name) else ", which follows no git yet"
     head = f"{built.folder} against {kubectl.where()}{follows}"
     if sealed := sum("sops" in item.document for _, item in built.objects()):
@@ -212,7 +206,9 @@ def _gone(cluster: Cluster, kubectl: Kubectl) -> State:
 def as_text(name: str, changes: list[Change]) -> str:
     """Return what differs on a cluster, to read in a terminal."""
     heads = ((f"@@ {one.layer}: {one} @@", *one.lines) for one in changes)
-    return "\n".join([f"{name}: {_sum(changes)}", *(line for lines in heads for line in lines)])
+    count = Counter(change.sign for change in changes)
+    found = ", ".join(f"{count[s]} {word}" for s, word in _SIGNS.items() if count[s]) or "nothing"
+    return "\n".join([f"{name}: {found}", *(line for lines in heads for line in lines)])
 
 
 def as_markdown(changes: Mapping[str, list[Change]]) -> str:
@@ -230,11 +226,6 @@ def as_markdown(changes: Mapping[str, list[Change]]) -> str:
 
 _MOST_CHARACTERS: Final = 60_000
 _SIGNS: Final = {"+": "added", "~": "changed", "-": "deleted", "!": "refused"}
-
-
-def _sum(changes: list[Change]) -> str:
-    count = Counter(change.sign for change in changes)
-    return ", ".join(f"{count[s]} {word}" for s, word in _SIGNS.items() if count[s]) or "nothing"
 
 
 def main() -> int:

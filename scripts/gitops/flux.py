@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from posixpath import normpath
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import yaml
 
 from scripts.gitops.source import CLUSTERS, Source, commit
-from scripts.manifests.model import FLUX_API, Document, Manifests, at, items, mapping, title
+from scripts.manifests.model import FLUX_API, Document, Finding, Manifests, at, items, mapping
 from scripts.manifests.tools import ask
 
 NAMESPACE: Final = "flux-system"
@@ -26,12 +26,7 @@ _CLUSTER_WIDE: Final = frozenset({"ValidatingAdmissionPolicy", "ValidatingAdmiss
 
 
 class BuildError(Exception):
-    """Flux would not build this: in which file, and why."""
-
-    def __init__(self, file: str, problem: str) -> None:
-        super().__init__(f"{file}: {problem}")
-        self.file = file
-        self.problem = problem
+    """Flux would not build this; its one argument is a Finding, about the file."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Object:
     @property
     def title(self) -> str:
         """Return how a message calls it."""
-        return title(self.document)
+        return f"{self.key[1]}/{self.key[3]}"
 
 
 class Kustomization:
@@ -74,10 +69,10 @@ class Cluster:
 
     name: str
     kustomizations: dict[str, Kustomization] = field(default_factory=dict)
-    problems: list[BuildError] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
     """What could not be built."""
     variables: set[str] = field(default_factory=set)
-    """The names of facts that manifests have variables for."""
+    """The names of facts that manifests, or kustomize's replacements, have a place for."""
     files: set[str] = field(default_factory=set)
     """What was read of the source, and not of the commit that a cluster is pinned to."""
 
@@ -107,6 +102,12 @@ class Cluster:
     def pinned(self) -> bool:
         """Tell whether it takes its version from one commit."""
         return self.facts.get("source") == PINNED
+
+    def whole(self) -> Self:
+        """Return the cluster; BuildError: not all of it could be built."""
+        for problem in self.problems:
+            raise BuildError(problem)
+        return self
 
     def objects(self) -> Iterator[tuple[Kustomization, Object]]:
         """Yield every object with the Kustomization that applies it."""
@@ -146,7 +147,7 @@ def load(source: Source, name: str, *, pinned: bool = True) -> Cluster:
         try:
             _grow(cluster, _root(cluster, source), sources)
         except BuildError as error:
-            cluster.problems.append(error)
+            cluster.problems.append(error.args[0])
     return cluster
 
 
@@ -186,14 +187,12 @@ def _root(cluster: Cluster, source: Source) -> Kustomization:
         if found.path == cluster.folder:
             return found
     problem = f"brings no Kustomization with the path ./{cluster.folder}: add ../../layers"
-    raise BuildError(f"{cluster.folder}/kustomization.yaml", f"{problem} to components")
+    file = f"{cluster.folder}/kustomization.yaml"
+    raise BuildError(Finding(file, "build", f"{problem} to components"))
 
 
 def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster: Cluster) -> None:
     """Build Kustomizations with a cluster's facts in them."""
-    if cluster.facts.get("source") == PINNED and PINNED not in sources:
-        problem = f"data.source: is '{PINNED}': say {BRANCH}, or pin a commit in version.yaml"
-        raise BuildError(f"{cluster.folder}/cluster.yaml", problem)
     asked = []
     for one in waiting:
         spec = {"sourceRef": {"name": BRANCH}, **one.spec}
@@ -207,11 +206,16 @@ def _build(waiting: list[Kustomization], sources: Mapping[str, Source], cluster:
         try:
             one.objects.extend(_objects(built))
         except BuildError as error:
-            if str(error) not in map(str, cluster.problems):
-                cluster.problems.append(error)
-        cluster.variables.update(built["variables"] or [])
-        if sources.get(str(at(one.spec, "sourceRef.name") or BRANCH)) is sources[BRANCH]:
-            cluster.files.update(built["files"] or [])
+            cluster.problems.append(error.args[0])
+            continue
+        source = sources[str(at(one.spec, "sourceRef.name") or BRANCH)]
+        for name in built["files"]:
+            cluster.variables.update(_VARIABLE.findall((source.folder / name).read_text()))
+        if source is sources[BRANCH]:
+            cluster.files.update(built["files"])
+
+
+_VARIABLE: Final = re.compile(r"(?:\$\{|fieldPath: data\.)(\w+)")
 
 
 def build_folder(source: Source, path: str, facts: Mapping[str, str] | None = None) -> list[Object]:
@@ -237,5 +241,6 @@ def _objects(built: Any) -> list[Object]:
         said = " ".join(built["problem"].split())
         way = list(_WAY.finditer(said))  # kustomize tells it to where the fault is
         file = f"{way[-1][1]}/kustomization.yaml" if way else built["file"]
-        raise BuildError(file, said[way[-1].end() :].removesuffix('"') if way else said)
+        problem = said[way[-1].end() :].removesuffix('"') if way else said
+        raise BuildError(Finding(file, "build", problem))
     return [Object(each["document"], each["file"]) for each in built["objects"] or []]

@@ -8,6 +8,7 @@ from scripts import pictures
 from scripts.git import ROOT
 from scripts.gitops.flux import BuildError, Cluster, Kustomization, Object, load
 from scripts.gitops.source import Source
+from scripts.manifests.model import Finding
 from scripts.manifests.rules.network import Edge
 
 
@@ -140,7 +141,7 @@ def test_a_page_without_the_marks_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_what_cannot_be_built_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = Cluster("kind", problems=[BuildError("one.yaml", "has no kind")])
+    broken = Cluster("kind", problems=[Finding("one.yaml", "build", "has no kind")])
     monkeypatch.setattr(pictures, "load", lambda source, name: broken)
-    with pytest.raises(BuildError, match=r"one\.yaml: has no kind"):
+    with pytest.raises(BuildError, match=r"one\.yaml: build: has no kind"):
         pictures.main()

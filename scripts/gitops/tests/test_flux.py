@@ -70,8 +70,9 @@ def test_what_flux_refuses_is_told_with_its_file(
     change(source, {"file": "app/map.yaml", "old": old, "new": new})
     with pytest.raises(BuildError) as error:
         build(source, fact="x")
-    assert said in error.value.problem
-    assert error.value.file.startswith("app/")
+    (finding,) = error.value.args
+    assert said in finding.problem
+    assert finding.where.startswith("app/")
 
 
 def test_an_object_that_switches_it_off_is_left_alone(source: Source) -> None:
@@ -115,7 +116,7 @@ spec: {{url: "https://git.example.com/f.git", interval: 1h, ref: {{commit: {pinn
         claims = [one for _, one in cluster.objects() if one.key[1] == "PersistentVolumeClaim"]
         assert {one.document["spec"]["storageClassName"] for one in claims} == {"new"}
         (problem,) = load(tree, "kind", pinned=False).problems
-        assert problem.file == "overlays/kind/services/kustomization.yaml"
+        assert problem.where == "overlays/kind/services/kustomization.yaml"
 
 
 @pytest.mark.parametrize(
