@@ -31,14 +31,6 @@ from scripts.manifests.tools import MissingToolError, binary
 PREVIOUS: Final = "previous-password"
 _HAS_TWO: Final = ["password"]
 """The keys of a Secret whose old and new value may be used side by side."""
-_OPTIONS: Final = {
-    "context": "of kubectl: the running cluster, which is asked what it has",
-    "new": "1: make new ones, whatever some cluster has",
-    "rotate": "Secrets, or 'database' for those of the services",
-    "finish": "1, or 'unchecked' to ask no cluster",
-    "key": "file with the private age key",
-}
-
 _LIST: Final = "kustomization.yaml"
 _RULES: Final = ".sops.yaml"
 _ENCRYPT: Final = ("sops", "encrypt", "--input-type=yaml", "--filename-override")
@@ -364,11 +356,14 @@ def _random(keys: Iterable[str]) -> dict[str, str]:
 
 def manage(arguments: list[str] | None, root: Path) -> None:
     """Do what is asked of one cluster, all of it or nothing where it is refused; or check all."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.secrets")
-    parser.add_argument("cluster", nargs="?", default="", help="a folder of flux/clusters/")
+    parser = argparse.ArgumentParser(argument_default="", prog="python -m scripts.secrets")
+    parser.add_argument("cluster", nargs="?", help="a folder of flux/clusters/")
     parser.add_argument("--check", action="store_true", help="look at what is committed")
-    for name, text in _OPTIONS.items():
-        parser.add_argument(f"--{name}", default="", help=text)
+    parser.add_argument("--context", help="kubectl's: the running cluster, asked what it has")
+    parser.add_argument("--new", help="1: make new ones, whatever some cluster has")
+    parser.add_argument("--rotate", help="Secrets, or 'database' for those of the services")
+    parser.add_argument("--finish", help="1, or 'unchecked' to ask no cluster")
+    parser.add_argument("--key", help="file with the private age key")
     options = parser.parse_args(arguments)
     if options.check:
         stores = [Store(root, cluster, Path()) for cluster in clusters(root)]
