@@ -9,7 +9,7 @@ import pymysql
 import pytest
 import yaml
 
-from scripts.secrets.tests.conftest import ROOT, Site
+from scripts.tests.secrets.conftest import ROOT, Site
 from services.common.settings import DatabaseSettings
 from services.migrations.__main__ import migrate
 from services.migrations.users import GRANTS, read_users

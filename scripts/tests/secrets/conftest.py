@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.secrets import __main__ as command
-from scripts.secrets.store import Store
+from scripts.secrets import Store, manage
 from services.testing.servers import find_binary
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +27,7 @@ class Site:
     def call(self, *arguments: str, cluster: str = "kind") -> None:
         """Do what `make secrets` does, and raise what it would tell."""
         key = f"--key={self.keys / f'{cluster}.agekey'}"
-        command.manage(command.parse([cluster, key, *arguments]), self.root)
+        manage([cluster, key, *arguments], self.root)
 
     def make(self, cluster: str = "kind") -> None:
         self.call("--new=1", cluster=cluster)

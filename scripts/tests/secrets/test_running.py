@@ -9,9 +9,8 @@ import yaml
 from scripts.gitops.tests import api_server
 from scripts.kubectl import Kubectl, KubectlError
 from scripts.manifests.tools import MissingToolError
-from scripts.secrets.__main__ import main, wanted
-from scripts.secrets.store import SecretsError
-from scripts.secrets.tests.conftest import ROOT, Site
+from scripts.secrets import SecretsError, main, wanted
+from scripts.tests.secrets.conftest import ROOT, Site
 
 RUNS = {
     "mariadb-admin": {"password": "of root"},
@@ -98,7 +97,7 @@ def test_the_passwords_of_a_running_cluster_are_taken_over(site: Site, running: 
     refusal = r"lacks mariadb-admin, .*: CONTEXT=NAME of kubectl takes over.*NEW=1 makes new"
     with pytest.raises(SecretsError, match=refusal):
         site.call()
-    assert site.store().names() == []
+    assert site.store().texts() == {}
     site.call("--context=trial")
     assert {name: site.values(name) for name in RUNS} == RUNS
 
@@ -109,7 +108,7 @@ def test_what_the_cluster_lacks_is_made_and_it_is_told_who_was_asked(
     running.follows("kind")
     site.call("--context=trial")
     assert "asked trial: it has none of them" in capsys.readouterr().out
-    assert sorted(site.store().names()) == sorted(RUNS)
+    assert sorted(site.store().texts()) == sorted(RUNS)
 
 
 def test_one_that_follows_another_folder_or_lacks_a_key_is_refused(
@@ -123,9 +122,9 @@ def test_one_that_follows_another_folder_or_lacks_a_key_is_refused(
     running.has_secret("object-store", {"access-key-id": "id"})
     with pytest.raises(SecretsError, match="object-store of trial has no secret-access-key"):
         site.call("--context=trial")
-    assert site.store().names() == []
+    assert site.store().texts() == {}
     site.call("--new=1")
-    assert sorted(site.store().names()) == sorted(RUNS)
+    assert sorted(site.store().texts()) == sorted(RUNS)
 
 
 def test_a_rotation_is_finished_only_when_the_cluster_has_run_through(
@@ -167,7 +166,7 @@ def test_a_cluster_that_cannot_be_asked_is_not_one_without_passwords(
 ) -> None:
     assert main(["kind", f"--key={site.store().key}", "--context=gone"], site.root) == 1
     assert 'secrets: kubectl says: error: context "gone" does not exist' in capsys.readouterr().err
-    assert site.store().names() == []
+    assert site.store().texts() == {}
 
 
 def test_new_passwords_need_no_cluster(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +175,7 @@ def test_new_passwords_need_no_cluster(site: Site, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("scripts.kubectl.binary", missing)
     site.make()
-    assert sorted(site.store().names()) == sorted(wanted(site.store()))
+    assert sorted(site.store().texts()) == sorted(wanted(site.store()))
 
 
 def test_finishing_without_a_cluster_to_ask_is_refused(

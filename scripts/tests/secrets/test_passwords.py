@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from scripts.manifests.tools import binary
-from scripts.secrets.__main__ import main
-from scripts.secrets.store import SecretsError, Store
-from scripts.secrets.tests.conftest import Site, decoded
+from scripts.secrets import SecretsError, Store, main
+from scripts.tests.secrets.conftest import Site, decoded
 
 ALL = {
     "mariadb-admin": ["password"],
@@ -42,7 +41,7 @@ def test_all_that_the_credentials_job_would_make_is_made_and_encrypted(site: Sit
         assert text not in everything
         assert base64.b64encode(text.encode()).decode() not in everything
     for name in ALL:
-        document = yaml.safe_load(site.store().text(name))
+        document = yaml.safe_load(site.store().texts()[name])
         assert document["metadata"]["namespace"] == "face"
         assert "app.kubernetes.io/name" not in document["metadata"]["labels"], "a layer's affair"
         assert all(text.startswith("ENC[AES256_GCM,") for text in document["data"].values())
@@ -97,7 +96,7 @@ def test_the_folder_is_what_kustomize_takes(site: Site) -> None:
 def test_a_rotation_keeps_the_previous_password_until_it_is_finished(site: Site) -> None:
     site.make()
     first, stamp = site.values("database-receiver")["password"], site.store().stamp()
-    others = {name: site.store().text(name) for name in ALL if name != "database-receiver"}
+    others = {name: site.store().texts()[name] for name in ALL if name != "database-receiver"}
     site.call("--rotate=database-receiver")
     rotated = site.values("database-receiver")
     assert rotated["previous-password"] == first
@@ -111,7 +110,7 @@ def test_a_rotation_keeps_the_previous_password_until_it_is_finished(site: Site)
 
     site.call("--finish=unchecked")
     assert site.values("database-receiver") == {"password": rotated["password"]}
-    assert {name: site.store().text(name) for name in others} == others
+    assert {name: site.store().texts()[name] for name in others} == others
     site.call("--rotate=database-receiver")
     assert site.values("database-receiver")["previous-password"] == rotated["password"]
 
@@ -195,7 +194,7 @@ def test_what_cannot_be_encrypted_leaves_all_as_they_were(
 
 def _data_keys(site: Site) -> set[str]:
     """Return all that is encrypted with the data keys."""
-    texts = "".join(site.store().text(name) for name in ALL)
+    texts = "".join(site.store().texts()[name] for name in ALL)
     return set(re.findall(r"ENC\[AES256_GCM,[^]]*\]", texts))
 
 
@@ -349,7 +348,7 @@ def test_without_the_key_nothing_is_changed_and_it_is_told_which_it_was(site: Si
 def test_aws_has_its_passwords_elsewhere_and_only_those_of_flux_here(site: Site) -> None:
     facts = (site.root / "flux/clusters/aws/cluster.yaml").read_text()
     site.call(cluster="aws")
-    assert site.store("aws").names() == []
+    assert site.store("aws").texts() == {}
     # As docs/gitops.md says for a Secret of one's own.
     metadata = {"name": "webhook", "namespace": "flux-system"}
     secret = {"kind": "Secret", "metadata": metadata, "stringData": {"token": "dummy-for-the-test"}}
