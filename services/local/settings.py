@@ -22,5 +22,5 @@ class LocalSettings(Settings):
         None, description="JSON file with the endpoints of webhooks; without, nobody is told."
     )
     samples_folder: Path = Field(
-        Path("var/samples"), description="Where scripts/get-samples puts the demo's photographs."
+        Path("var/samples"), description="Where `make samples` puts the demo's photographs."
     )
