@@ -41,8 +41,9 @@ def flux_build(tool: Callable[[str], str]) -> str:
 
 @pytest.fixture(scope="session")
 def schema_folder(tool: Callable[[str], str]) -> Path:
-    """Return the folder with the schemas, beside which kubeconform is there."""
-    tool("kubeconform")
+    """Return the folder with the schemas, beside which kubeconform and kube-score are there."""
+    for name in ("kubeconform", "kube-score"):
+        tool(name)
     return tools.schema_folder()
 
 

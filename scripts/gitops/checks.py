@@ -177,10 +177,16 @@ def manifests(cluster: Cluster, _source: Source) -> Iterator[Finding]:
     yield from (*check_manifests(documents), *tools.pod_security(pods))
 
 
+def opinion(cluster: Cluster, _source: Source) -> Iterator[Finding]:
+    """Ask kube-score about the pipeline; what is so on purpose is so in all of an overlay."""
+    text = yaml.dump_all(cluster.manifests.pipeline.documents, Dumper=yaml.CSafeDumper)
+    return tools.kube_score(text, cluster.facts.get("overlay", cluster.name))
+
+
 STAGES: Final[tuple[tuple[Check, ...], ...]] = (
     (identities, circles, versions, facts, secrets, schemas),
     (layers, manifests),
-    (order,),
+    (order, opinion),
 )
 """The checks. After a stage with findings comes none: its findings would follow from them."""
 
@@ -208,48 +214,21 @@ _NOT_FOR_FLUX: Final = (
 )
 
 
-def validate(tree: Source, names: list[str], *, opinions: bool = False) -> Iterator[Row]:
-    """Check clusters; when all are asked for, and can be built, also what none of them uses.
-
-    With ``opinions`` those of kube-score and checkov as well.
-    """
+def validate(tree: Source, names: list[str]) -> Iterator[Row]:
+    """Check clusters; when all are asked for, and can be built, also what none of them uses."""
     whole = names == tree.clusters()
     used: set[str] = set()
-    kept: list[Cluster] = []
     with ThreadPoolExecutor() as pool:  # one is built while another is checked
         for cluster in pool.map(lambda name: load(tree, name), names):
             count = len(list(cluster.objects()))
             looked_at = f"{len(cluster.kustomizations)} Kustomizations, {count} objects"
-            found = list(check(cluster, tree))
-            yield cluster.name, looked_at, found
-            kept += [] if found else [cluster]
+            yield cluster.name, looked_at, list(check(cluster, tree))
             used |= cluster.files
             if whole and cluster.pinned:
                 used |= load(tree, cluster.name, pinned=False).files
             whole = whole and not cluster.problems
-    if opinions and kept:
-        yield from _opinions(kept, whole=len(kept) == len(tree.clusters()))
     if whole:
         yield from _unused(tree, used)
-
-
-def _opinions(clusters: list[Cluster], *, whole: bool) -> Iterator[Row]:
-    """Yield what kube-score and checkov say of pipelines, and exceptions that none needs."""
-    pipelines = {one.name: one.manifests.pipeline.documents for one in clusters}
-    # What is so on purpose is so on all clusters of an overlay.
-    overlays = {one.name: one.facts.get("overlay", one.name) for one in clusters}
-    # checkov takes seconds to start, and looks at each document by itself.
-    every = {json.dumps(one): one for documents in pipelines.values() for one in documents}
-    asked = [(name, "kube-score", documents) for name, documents in pipelines.items()]
-    found: list[tuple[str, str, Finding]] = []
-    for name, tool, documents in (*asked, ("all", "checkov", list(every.values()))):
-        text = yaml.dump_all(documents, Dumper=yaml.CSafeDumper)
-        said = [(overlays.get(name, name), tool, one) for one in tools.OPINIONS[tool](text)]
-        found += said
-        objects = f"{len(documents)} objects of the pipeline"
-        yield f"{name}: {tool}", objects, list(tools.remaining(said))
-    if whole:
-        yield "exceptions", "whether each is needed", list(tools.unused(found))
 
 
 def _unused(tree: Source, used: set[str]) -> Iterator[Row]:
@@ -282,7 +261,7 @@ def main() -> int:
             parser.error(f"there is no {min(unknown)}: choose from {', '.join(tree.clusters())}")
         names = sorted(arguments.clusters) or tree.clusters()
         result = 0
-        for name, looked_at, findings in validate(tree, names, opinions=True):
+        for name, looked_at, findings in validate(tree, names):
             print(
                 f"{name}: {looked_at}: {f'{len(findings)} wrong' if findings else 'ok'}", flush=True
             )

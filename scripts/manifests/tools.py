@@ -5,10 +5,9 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import yaml
 
@@ -16,7 +15,7 @@ from scripts.manifests import schemas
 from scripts.manifests.model import Finding, Manifests, mapping
 from scripts.manifests.rules.fields import checks
 
-_TOOLS: Final = schemas.ROOT / ".tools"
+_BIN: Final = schemas.ROOT / ".tools" / "bin"
 INSTALL: Final = "scripts/manifest-tools"
 
 
@@ -26,8 +25,7 @@ class MissingToolError(Exception):
 
 def binary(name: str, install: str = INSTALL) -> str:
     """Return the path of a program; ``install`` is what brings it."""
-    folders = (_TOOLS / "bin", _TOOLS / "checkov" / "bin")
-    if found := shutil.which(name, path=":".join([*map(str, folders), os.environ["PATH"]])):
+    if found := shutil.which(name, path=f"{_BIN}:{os.environ['PATH']}"):
         return found
     raise MissingToolError(f"{name} is not installed: run '{install}'")
 
@@ -77,63 +75,22 @@ def pod_security(manifest: str) -> Iterator[Finding]:
             yield workload.finding(reason, detail)
 
 
-def kube_score(manifest: str) -> Iterator[Finding]:
-    """Check with kube-score; a warning counts, and no annotation silences it."""
+def kube_score(manifest: str, overlay: str) -> Iterator[Finding]:
+    """Check with kube-score; a warning counts, and base/checks.yaml alone has exceptions."""
     how = (f"--kubernetes-version=v1.{schemas.MINOR}", "--disable-ignore-checks-annotations")
     for scored in ask(manifest, "kube-score", "score", "-", "--output-format=json", *how):
         where = f"{scored['type_meta']['kind']}/{scored['object_meta']['name']}"
+        excepted = {
+            line["check"]
+            for line in checks()["exceptions"]
+            if line.get("in", overlay) == overlay and re.fullmatch(line["of"], where)
+        }
         for check in scored["checks"]:
-            if not check["skipped"] and check["grade"] < _KUBE_SCORE_OK:
+            what = check["check"]
+            good = check["skipped"] or check["grade"] >= _KUBE_SCORE_OK or what["id"] in excepted
+            if not good:
                 said = {str(c["summary"]) for c in check["comments"] or []}
-                about = "; ".join([check["check"]["name"], *sorted(said)])
-                yield Finding(where, check["check"]["id"], about)
+                yield Finding(where, what["id"], "; ".join([what["name"], *sorted(said)]))
 
 
 _KUBE_SCORE_OK: Final = 10
-
-
-def checkov(manifest: str) -> Iterator[Finding]:
-    """Check with checkov, which asks nobody over the network."""
-    how = ("--framework=kubernetes", "--skip-download", "--compact", "--output=json")
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(manifest)
-        file.flush()
-        report = ask("", "checkov", f"--file={file.name}", *how)
-    if report["summary"]["passed"] == 0:
-        raise RuntimeError("checkov checked nothing")
-    for error in report["results"]["parsing_errors"]:
-        yield Finding("checkov", "parsing", str(error))
-    for failed in report["results"]["failed_checks"]:
-        kind, _, name = failed["resource"].split(".", maxsplit=2)
-        yield Finding(f"{kind}/{name}", failed["check_id"], failed["check_name"])
-
-
-OPINIONS: Final = {"kube-score": kube_score, "checkov": checkov}
-"""Those that look at the pipeline alone, and that base/checks.yaml has exceptions for."""
-
-
-Said: TypeAlias = tuple[str, str, Finding]
-"""On the clusters of which overlay a tool has found what."""
-
-
-def _covers(exception: Mapping[str, str], said: Said) -> bool:
-    """Tell whether a line of base/checks.yaml is about what a tool has found."""
-    overlay, tool, finding = said
-    about = (exception.get("in", overlay), exception["tool"], exception["check"])
-    where = re.fullmatch(exception["of"], finding.where)
-    return about == (overlay, tool, finding.field) and where is not None
-
-
-def remaining(found: Iterable[Said]) -> Iterator[Finding]:
-    """Yield the findings that no exception covers."""
-    for said in found:
-        if not any(_covers(line, said) for line in checks()["exceptions"]):
-            yield said[2]
-
-
-def unused(found: Collection[Said]) -> Iterator[Finding]:
-    """Yield the exceptions that nothing of all that was found needs."""
-    for line in checks()["exceptions"]:
-        if not any(_covers(line, said) for said in found):
-            where = f"base/checks.yaml: {line['tool']} {line['check']}"
-            yield Finding(where, line["of"], "no finding needs it: take it away")

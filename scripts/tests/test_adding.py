@@ -41,11 +41,10 @@ Follow = Callable[[str], Path]
 @pytest.fixture
 def follow(tool: Callable[[str], str], tmp_path: Path) -> Follow:
     """Return a function that does what a section of the page says, and returns in which copy."""
-    for name in ("kubectl", "kubeconform", "kube-score", "checkov", "sops", "age-keygen", "go"):
+    for name in ("kubectl", "kubeconform", "kube-score", "sops", "age-keygen", "go"):
         tool(name)
     # The copy's are links to these, which a `make` there must find as it wants them.
-    for environment in (["dev"], ["checkov", "python3.11", ".tools/checkov"]):
-        subprocess.run(["scripts/venv", *environment], cwd=ROOT, check=True)
+    subprocess.run(["scripts/venv", "dev"], cwd=ROOT, check=True)
     copy = tmp_path / "facestack"
     # What Go has fetched and built is below the home, and is not to be fetched again.
     go = ("GOCACHE", "GOMODCACHE")

@@ -1,6 +1,6 @@
 """The rules that rendered manifests keep. Each is a function from manifests to findings.
 
-What kube-score, checkov, Pod Security's evaluator and kubeconform ask for is no rule here.
+What kube-score, Pod Security's evaluator and kubeconform ask for is no rule here.
 """
 
 from collections.abc import Iterator

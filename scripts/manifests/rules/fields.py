@@ -1,6 +1,6 @@
 """What base/checks.yaml says that fields must be.
 
-Only what neither kube-score, checkov, Pod Security nor a schema asks for stands there.
+Only what neither kube-score, Pod Security nor a schema asks for stands there.
 """
 
 import json

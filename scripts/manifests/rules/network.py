@@ -1,7 +1,7 @@
 """Who may talk to whom: policies allow what a setting or an annotation names, and nothing else.
 
-Ours, because no tool on the shelf holds policies to what the pods are told: kube-score and checkov
-only ask whether a policy selects a pod.
+Ours, because no tool on the shelf holds policies to what the pods are told: kube-score only
+asks whether a policy selects a pod.
 """
 
 import re

@@ -104,8 +104,7 @@ def said(documents: list[Document], extra: list[Document]) -> dict[str, set[str]
     # Others cannot even read what does not fit its schema.
     extra = [one for one in extra if one["metadata"]["name"] not in answers]
     note(tools.pod_security(yaml.safe_dump_all(extra)))
-    scored = tools.kube_score(yaml.safe_dump_all([*documents, *extra]))
-    note(tools.remaining(("kind", "kube-score", one) for one in scored))
+    note(tools.kube_score(yaml.safe_dump_all([*documents, *extra]), "kind"))
     return answers
 
 
