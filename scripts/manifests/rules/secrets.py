@@ -119,8 +119,8 @@ def _named(container: Container, files: list[_File]) -> Iterator[Finding]:
                 problem = f"{value} is no secret's file: {known} is"
                 yield container.finding(f"env[{variable}]", problem)
         elif variable.endswith("_FOLDER"):
-            inside = {file.path for file in _inside(files, value).values()}
-            named |= inside
+            inside = _inside(files, value).values()
+            named |= {file.path for file in inside}
             if not inside:
                 yield container.finding(f"env[{variable}]", f"no secret is mounted at {value}")
     for path in sorted(there - named):
@@ -132,9 +132,7 @@ def database_users(manifests: Manifests) -> Iterator[Finding]:
 
     While a password is rotated, the one before works too: of each user both are there.
     """
-    made, databases = _made(manifests), set()
-    given: set[tuple[str, str, str]] = set()
-    used: set[tuple[str, str, str]] = set()
+    made, databases, given, used = _made(manifests), set(), set(), set()
     for container in manifests.containers:
         files, variables = list(_files(container, made)), container.environment
         there = {file.path: file for file in files}
