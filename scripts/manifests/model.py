@@ -15,7 +15,6 @@ NAMESPACE: Final = "face"
 """Where the pipeline is; the rules of the pipeline are about nothing else."""
 
 WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
-NAME_LABEL: Final = "app.kubernetes.io/name"
 FLUX_API: Final = "kustomize.toolkit.fluxcd.io"
 
 
@@ -131,7 +130,7 @@ class Workload:
     def name(self) -> str:
         """Return the workload's name; a Job's own name carries a tag, so its label says it."""
         own = at(self.document, "metadata.name") if self.kind != "Job" else None
-        return str(own or self.labels.get(NAME_LABEL))
+        return str(own or self.labels.get("app.kubernetes.io/name"))
 
     @cached_property
     def containers(self) -> list[Container]:

@@ -62,13 +62,11 @@ def probes(manifests: Manifests) -> Iterator[Finding]:
         if number != answering.get(name, number):
             advice = f"{said(number)}: set {answering[name]}, which is PROBE_PORT"
             yield container.finding("ports[probes]", advice)
+        known = {*ports, *ports.values()}
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             for how, asked in mapping(container.spec, probe).items():
                 port = at(asked, "port")
-                if how in {"httpGet", "tcpSocket", "grpc"} and port not in {
-                    *ports,
-                    *ports.values(),
-                }:
+                if isinstance(asked, dict) and how != "exec" and port not in known:
                     advice = f"{said(port)}: the pod has {', '.join(ports)}"
                     yield container.finding(f"{probe}.{how}.port", advice)
 
