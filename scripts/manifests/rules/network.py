@@ -70,7 +70,8 @@ def _matches(selector: Any, labels: Mapping[str, Any]) -> bool:
 
     That of a policy has no ``matchExpressions``, says base/checks.yaml.
     """
-    return mapping(selector, "matchLabels").items() <= labels.items()
+    is_there = isinstance(selector, dict)
+    return is_there and mapping(selector, "matchLabels").items() <= labels.items()
 
 
 def _is_peer(peer: Document, end: _End) -> bool:
@@ -84,7 +85,7 @@ def _is_peer(peer: Document, end: _End) -> bool:
     return (
         end.namespace is not None
         and _matches(peer.get("namespaceSelector", own), {_NAMESPACE_LABEL: end.namespace})
-        and _matches(peer.get("podSelector"), end.labels)
+        and _matches(peer.get("podSelector", {}), end.labels)
     )
 
 
