@@ -36,7 +36,7 @@ def connections(manifests: Manifests) -> set[tuple[str, str, int]]:
             "API server" if edge.target == ANYWHERE else edge.target,
             edge.port,
         )
-        for edge in edges(manifests)
+        for edge in edges(manifests)[0]
     }
 
 

@@ -14,9 +14,7 @@ Document: TypeAlias = dict[str, Any]
 NAMESPACE: Final = "face"
 """Where the pipeline is; the rules of the pipeline are about nothing else."""
 
-SERVING_KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet")
-WORKLOAD_KINDS: Final = (*SERVING_KINDS, "Job", "CronJob")
-NAME_LABEL: Final = "app.kubernetes.io/name"
+WORKLOAD_KINDS: Final = ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
 FLUX_API: Final = "kustomize.toolkit.fluxcd.io"
 
 
@@ -64,33 +62,15 @@ def marked(document: Document, name: str, *values: str) -> bool:
     return any(str(found.get(f"{FLUX_API}/{name}")).lower() in values for found in marks)
 
 
-def selects(selector: Any, labels: Mapping[str, Any]) -> bool:
-    """Tell whether a label selector matches the labels; an empty one matches all."""
-    return (
-        isinstance(selector, dict)
-        and all(labels.get(k) == v for k, v in mapping(selector, "matchLabels").items())
-        and all(_holds(rule, labels) for rule in items(selector, "matchExpressions"))
-    )
-
-
-def _holds(rule: Document, labels: Mapping[str, Any]) -> bool:
-    value, values = labels.get(str(rule.get("key"))), rule.get("values") or []
-    holds = {
-        "In": value in values,
-        "NotIn": value not in values,
-        "Exists": value is not None,
-        "DoesNotExist": value is None,
-    }
-    return holds.get(str(rule.get("operator")), False)
-
-
-@dataclass(frozen=True)
 class Container:
-    """A container of a workload, where it stands in it, and whether it is there all the time."""
+    """A container of a workload, and where it stands in it."""
 
-    spec: Document
-    field: str
-    stays: bool
+    def __init__(self, workload: Workload, kind: str, spec: Document) -> None:
+        self.workload = workload
+        self.spec = spec
+        self.field = f"{workload.field}.{kind}[{spec.get('name')}]"
+        self.stays = kind == "containers" and workload.kind not in {"Job", "CronJob"}
+        """Whether it is there all the time."""
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -122,6 +102,10 @@ class Container:
         folder = self.image[0].rpartition("/")[2].replace("-", "_")
         return folder if (_SERVICES / folder / "__main__.py").is_file() else None
 
+    def finding(self, field: str, problem: str) -> Finding:
+        """Return a finding about a field of this container."""
+        return self.workload.finding(f"{self.field}.{field}", problem)
+
 
 _SERVICES: Final = Path(__file__).parents[2] / "services"
 REFERENCE: Final = re.compile(r"(?<!\$)\$\((\w+)\)")
@@ -146,17 +130,13 @@ class Workload:
     def name(self) -> str:
         """Return the workload's name; a Job's own name carries a tag, so its label says it."""
         own = at(self.document, "metadata.name") if self.kind != "Job" else None
-        return str(own or self.labels.get(NAME_LABEL))
+        return str(own or self.labels.get("app.kubernetes.io/name"))
 
     @cached_property
     def containers(self) -> list[Container]:
         """Return all containers, those that only prepare the pod included."""
-        stay = "containers" if self.kind in SERVING_KINDS else None
-        return [
-            Container(spec, f"{self.field}.{kind}[{spec.get('name')}]", kind == stay)
-            for kind in ("initContainers", "containers")
-            for spec in items(self.pod, kind)
-        ]
+        kinds = ("initContainers", "containers")
+        return [Container(self, kind, spec) for kind in kinds for spec in items(self.pod, kind)]
 
     @cached_property
     def ports(self) -> dict[str, int]:
@@ -205,18 +185,17 @@ class Manifests:
         return [Workload(document) for document in self.kind(*WORKLOAD_KINDS)]
 
     @cached_property
-    def containers(self) -> list[tuple[Workload, Container]]:
-        """Return every container with its workload."""
-        return [(workload, c) for workload in self.workloads for c in workload.containers]
+    def containers(self) -> list[Container]:
+        """Return every container of every workload."""
+        return [container for workload in self.workloads for container in workload.containers]
 
-    def selected(self, document: Document, selector: Any) -> list[Workload]:
-        """Return whose pods, in the namespace of a document, a label selector matches."""
+    def selected(self, document: Document) -> list[Workload]:
+        """Return whose pods, in its own namespace, a workload or a Service selects by labels."""
+        selector = mapping(document, "spec.selector")
+        labels = (mapping(selector, "matchLabels") or selector).items()
         namespace = at(document, "metadata.namespace")
-        return [
-            workload
-            for workload in self.workloads
-            if workload.namespace == namespace and selects(selector, workload.labels)
-        ]
+        inside = [workload for workload in self.workloads if workload.namespace == namespace]
+        return [workload for workload in inside if labels and labels <= workload.labels.items()]
 
 
 def _is_of_pipeline(document: Document) -> bool:

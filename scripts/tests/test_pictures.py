@@ -55,7 +55,7 @@ def test_a_push_goes_through_every_layer_in_order() -> None:
 def test_a_workload_says_its_kind_and_its_pods_and_its_volume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pictures, "edges", lambda manifests: set())
+    monkeypatch.setattr(pictures, "edges", lambda manifests: (set(), []))
     claim = {
         "kind": "PersistentVolumeClaim",
         "metadata": {"name": "rows", "namespace": "face"},
@@ -71,7 +71,7 @@ def test_a_workload_says_its_kind_and_its_pods_and_its_volume(
 
 
 def test_a_job_and_a_cronjob_of_one_name_share_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "edges", lambda manifests: set())
+    monkeypatch.setattr(pictures, "edges", lambda manifests: (set(), []))
     job = workload("Job")
     again = {"schedule": "17 3 * * *", "jobTemplate": {"spec": job.document["spec"]}}
     daily = Object({**job.document, "kind": "CronJob", "spec": again}, "file.yaml")
@@ -92,7 +92,7 @@ def test_every_connection_is_an_arrow_that_names_ports_of_several(
         Edge("statefulset", "outside", 443),
         Edge("statefulset", "anywhere", 6443),
     }
-    monkeypatch.setattr(pictures, "edges", lambda manifests: asked)
+    monkeypatch.setattr(pictures, "edges", lambda manifests: (asked, []))
     objects = (workload("Deployment"), workload("StatefulSet"))
     drawn = list(pictures.kubernetes(cluster(made("root", "one", objects=objects))))
     assert [line for line in drawn if "-->" in line or "linkStyle" in line] == [
@@ -117,7 +117,7 @@ def test_the_table_says_on_which_clusters_who_may_ask_whom(
         {Edge("outside", "deployment", 80), Edge("deployment", "anywhere", 6443)},
         {Edge("outside", "deployment", 80), Edge("other", "deployment", 80)},
     ]
-    monkeypatch.setattr(pictures, "edges", lambda manifests: asked.pop(0))
+    monkeypatch.setattr(pictures, "edges", lambda manifests: (asked.pop(0), []))
     one = cluster(made("root", "one", objects=(workload("Deployment"),)))["kind"]
     assert list(pictures.table({"aws": one, "kind": one}))[2:] == [
         "| clients | deployment | 80 | all |",

@@ -52,11 +52,10 @@ def _parts(manifests: Manifests, of: str) -> Iterator[tuple[Document, str, Any]]
     if of == "pod":
         for workload in manifests.workloads:
             yield workload.document, workload.field.removesuffix(".spec"), workload.template
-    elif of in {"container", "server", "own server"}:
-        for workload, container in manifests.containers:
-            own = container.service is not None
-            if of == "container" or (container.stays and (own or of == "server")):
-                yield workload.document, container.field, container.spec
+    elif (what := of.removeprefix("own ")) in {"container", "server"}:
+        for container in manifests.containers:
+            if (container.stays or what != "server") and (container.service or what == of):
+                yield container.workload.document, container.field, container.spec
     else:
         for document in manifests.documents:
             if re.fullmatch(f"({of})(/.*)?", title(document)):

@@ -21,7 +21,6 @@ from scripts.manifests.model import (
     at,
     items,
     mapping,
-    selects,
 )
 from scripts.manifests.rules.fields import checks
 from scripts.manifests.rules.settings import values_of
@@ -66,6 +65,15 @@ def _network(cidr: Any) -> IPv4Network | IPv6Network | None:
         return None
 
 
+def _matches(selector: Any, labels: Mapping[str, Any]) -> bool:
+    """Tell whether a selector matches labels; an empty one matches all.
+
+    That of a policy has no ``matchExpressions``, says base/checks.yaml.
+    """
+    is_there = isinstance(selector, dict)
+    return is_there and mapping(selector, "matchLabels").items() <= labels.items()
+
+
 def _is_peer(peer: Document, end: _End) -> bool:
     if block := peer.get("ipBlock"):
         named, *excepted = map(_network, (block.get("cidr"), *(block.get("except") or [])))
@@ -76,18 +84,15 @@ def _is_peer(peer: Document, end: _End) -> bool:
     own = {"matchLabels": {_NAMESPACE_LABEL: NAMESPACE}}
     return (
         end.namespace is not None
-        and selects(peer.get("namespaceSelector", own), {_NAMESPACE_LABEL: end.namespace})
-        and selects(peer.get("podSelector", {}), end.labels)
+        and _matches(peer.get("namespaceSelector", own), {_NAMESPACE_LABEL: end.namespace})
+        and _matches(peer.get("podSelector", {}), end.labels)
     )
 
 
 def allowed(manifests: Manifests, direction: str) -> set[Edge]:
     """Return every connection that the policies of one direction allow, whatever the other does."""
-    # Where no fact says what the pods' network is, the policies do.
-    into = [at(policy, "spec.ingress") for policy in manifests.kind("NetworkPolicy")]
-    excepted = re.findall(r"'except': \['([^']+)", str(into))
-    known = (manifests.facts.get("pod_network"), *excepted, "10.244.0.0/16")
-    pod = next(str(network[-1]) for cidr in known if (network := _network(cidr)))
+    network = _network(manifests.facts.get("pod_network")) or ip_network("10.244.0.0/16")
+    pod = str(network[-1])
     pods = [_End(w.name, pod, NAMESPACE, w.labels) for w in manifests.workloads]
     is_out = direction == "Egress"
     others = [_End(**{"address": pod, **line}) for line in checks()["others"]]
@@ -99,7 +104,7 @@ def allowed(manifests: Manifests, direction: str) -> set[Edge]:
     ]
     found = set()
     for near in pods:
-        mine = [rules for selector, rules in policies if selects(selector, near.labels)]
+        mine = [rules for selector, rules in policies if _matches(selector, near.labels)]
         for rule in (rule for rules in mine for rule in rules) if mine else [{}]:
             peers = items(rule, "to" if is_out else "from")
             fitting = [end for end in ends if any(_is_peer(peer, end) for peer in peers)]
@@ -109,11 +114,6 @@ def allowed(manifests: Manifests, direction: str) -> set[Edge]:
                     how = (port.get("port", 0), port.get("protocol", "TCP"))
                     found.add(Edge(source.name, target.name, *how))
     return found
-
-
-def edges(manifests: Manifests) -> set[Edge]:
-    """Return the connections that are named, but for those to DNS; policies allow just these."""
-    return {edge for edge in _wanted(manifests)[0] if edge.target != DNS}
 
 
 _ADDRESS: Final = re.compile(r"(?<![\w.$)-])([a-z](?:[a-z0-9.-]*[a-z0-9])?):(\d+)\b")
@@ -142,13 +142,6 @@ def named(manifests: Manifests, workload: Workload) -> set[tuple[str, int]]:
     return {(_INSIDE.sub("", host), port) for host, port in found if host not in own}
 
 
-def backend(manifests: Manifests, service: Document | None) -> Workload | None:
-    """Return the workload that a Service leads to; None when it is not exactly one."""
-    selector = {"matchLabels": mapping(service, "spec.selector")}
-    found = {w.name: w for w in manifests.selected(service, selector)} if service else {}
-    return next(iter(found.values())) if len(found) == 1 else None
-
-
 def _routes(manifests: Manifests) -> Iterator[tuple[Any, Any]]:
     """Yield the host and the Service of every path of an Ingress."""
     for ingress in manifests.kind("Ingress"):
@@ -157,32 +150,33 @@ def _routes(manifests: Manifests) -> Iterator[tuple[Any, Any]]:
                 yield rule.get("host"), at(path, "backend.service.name")
 
 
-def _wanted(manifests: Manifests) -> tuple[set[Edge], list[Finding]]:
-    """Return the connections that settings and annotations name, and those that lead nowhere."""
-    wanted, wrong = set(), []
+def edges(manifests: Manifests) -> tuple[set[Edge], list[Finding]]:
+    """Return the connections that settings and annotations name, and those that lead nowhere.
+
+    Policies allow just these, and besides what all need: to ask DNS.
+    """
+    found, wrong, behind = set(), [], {service for _, service in _routes(manifests)}
+    servers: dict[Any, dict[Any, str | None]] = {}  # the workload by a Service's name and port
+    for service in manifests.kind("Service"):
+        name, selected = at(service, "metadata.name"), manifests.selected(service)
+        target = selected[0].name if len(selected) == 1 else None
+        servers[name] = {port.get("port"): target for port in items(service, "spec.ports")}
+        # What clients outside the cluster reach.
+        is_open = at(service, "spec.type") in {"NodePort", "LoadBalancer"}
+        clients = (OUTSIDE, PRIVATE) if is_open else (OUTSIDE,) if name in behind else ()
+        found |= {Edge(one, target, port) for one in clients for port in servers[name] if target}
     for workload in manifests.workloads:
-        wanted |= {Edge(workload.name, DNS, 53, protocol) for protocol in ("TCP", "UDP")}
         for host, port in sorted(named(manifests, workload)):
-            service = manifests.find("Service", host)
             if host in {ANYWHERE, OUTSIDE, IDENTITY}:
-                wanted.add(Edge(workload.name, host, port))
-            elif service is None and "." in host:
-                wanted.add(Edge(workload.name, OUTSIDE, port))
-            elif port not in [entry.get("port") for entry in items(service, "spec.ports")]:
+                found.add(Edge(workload.name, host, port))
+            elif host not in servers and "." in host:
+                found.add(Edge(workload.name, OUTSIDE, port))
+            elif port not in servers.get(host, ()):
                 problem = f"names {host}:{port}: no Service has this name and port"
                 wrong.append(workload.finding(f"{workload.field}.containers.env", problem))
-            elif target := backend(manifests, service):
-                wanted.add(Edge(workload.name, target.name, port))
-    # What clients outside the cluster reach.
-    behind = {service for _, service in _routes(manifests)}
-    for service in manifests.kind("Service"):
-        is_open = at(service, "spec.type") in {"NodePort", "LoadBalancer"}
-        target = backend(manifests, service)
-        if target and (is_open or at(service, "metadata.name") in behind):
-            sources = (OUTSIDE, PRIVATE) if is_open else (OUTSIDE,)
-            ports = [port.get("port", 0) for port in items(service, "spec.ports")]
-            wanted |= {Edge(source, target.name, port) for source in sources for port in ports}
-    return wanted, wrong
+            elif target := servers[host][port]:
+                found.add(Edge(workload.name, target, port))
+    return found, wrong
 
 
 _FORBID: Final = "is allowed, and neither a setting nor an annotation names it: forbid it"
@@ -191,9 +185,10 @@ _LABEL: Final = "is named, and no policy allows it: label the client access.face
 
 def policies(manifests: Manifests) -> Iterator[Finding]:
     """Check that the policies allow, in each direction, what is named, and nothing else."""
-    wanted, wrong = _wanted(manifests)
+    wanted, wrong = edges(manifests)
     yield from wrong
     names = {workload.name for workload in manifests.workloads}
+    wanted |= {Edge(name, DNS, 53, protocol) for name in names for protocol in ("TCP", "UDP")}
     for direction, near, far in (("Ingress", 1, 0), ("Egress", 0, 1)):
         may = allowed(manifests, direction)
         should = {edge for edge in wanted if edge[near] in names}

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from scripts.manifests.model import Container, Finding, Manifests, Workload, at, items, mapping
+from scripts.manifests.model import Container, Finding, Manifests, at, items, mapping
 from scripts.manifests.rules.settings import settings_of
 
 _CERTIFICATE: Final = ("ca.crt", "tls.crt", "tls.key")
@@ -30,7 +30,7 @@ class _File(NamedTuple):
 def _made(manifests: Manifests) -> Mapping[str, set[str]]:
     """Return the keys of every Secret that will exist: those of Jobs, of cert-manager, external."""
     made: defaultdict[str, set[str]] = defaultdict(set)
-    for _, container in manifests.containers:
+    for container in manifests.containers:
         is_maker = container.service == "credentials"
         for argument in (container.spec.get("args") or []) if is_maker else []:
             name, _, keys = str(argument).partition("=")
@@ -50,10 +50,9 @@ def _made(manifests: Manifests) -> Mapping[str, set[str]]:
     return made
 
 
-def _files(
-    workload: Workload, container: Container, made: Mapping[str, set[str]]
-) -> Iterator[_File]:
+def _files(container: Container, made: Mapping[str, set[str]]) -> Iterator[_File]:
     """Yield what a container has of Secrets."""
+    workload = container.workload
     places = {m.get("name"): m.get("mountPath") for m in items(container.spec, "volumeMounts")}
     for volume in items(workload.pod, "volumes"):
         field = f"{workload.field}.volumes[{volume.get('name')}]"
@@ -84,8 +83,8 @@ def _inside(files: Iterable[_File], folder: str | None) -> dict[str, _File]:
 def secrets(manifests: Manifests) -> Iterator[Finding]:
     """Check that Secrets, as they are made, are what settings name, and that none is left over."""
     made, used = _made(manifests), set()
-    for workload, container in manifests.containers:
-        files = list(_files(workload, container, made))
+    for container in manifests.containers:
+        workload, files = container.workload, list(_files(container, made))
         for file in files:
             used.add(file.secret)
             # What is optional and nobody makes, an operator may bring.
@@ -95,19 +94,18 @@ def secrets(manifests: Manifests) -> Iterator[Finding]:
             elif file.optional and file.secret in made and not file.key.startswith(_PREVIOUS):
                 problem = f"take away optional: true of the Secret {file.secret}, which is made"
                 yield workload.finding(file.field, problem)
-        for field, problem in _named(container, files):
-            yield workload.finding(f"{container.field}.{field}", problem)
+        yield from _named(container, files)
         whole, folder = settings_of(container), container.environment.get("TLS_FOLDER")
         own = {(f"tls-{workload.name}", key) for key in _CERTIFICATE}
         found = {(file.secret, file.key) for file in _inside(files, folder).values()}
         if whole and "tls_folder" in whole.model_fields and found != own:
             problem = f"is {folder}: the certificate of its own must be there"
-            yield workload.finding(f"{container.field}.env[TLS_FOLDER]", problem)
+            yield container.finding("env[TLS_FOLDER]", problem)
     for name in sorted(made.keys() - used):
         yield Finding(f"Secret/{name}", "metadata.name", "is made, and nobody uses it")
 
 
-def _named(container: Container, files: list[_File]) -> Iterator[tuple[str, str]]:
+def _named(container: Container, files: list[_File]) -> Iterator[Finding]:
     """Yield the settings that name no file of a Secret, and the files that no setting names."""
     there = {file.path for file in files if file.path}
     named = {path for path in there if any(w.endswith(f"={path}") for w in container.words)}
@@ -118,14 +116,15 @@ def _named(container: Container, files: list[_File]) -> Iterator[tuple[str, str]
             named |= {value, f"{folder}/{_PREVIOUS}{name}"}
             if value not in there:
                 known = ", ".join(sorted(there)) or "none"
-                yield f"env[{variable}]", f"{value} is no secret's file: {known} is"
+                problem = f"{value} is no secret's file: {known} is"
+                yield container.finding(f"env[{variable}]", problem)
         elif variable.endswith("_FOLDER"):
-            inside = {file.path for file in _inside(files, value).values()}
-            named |= inside
+            inside = _inside(files, value).values()
+            named |= {file.path for file in inside}
             if not inside:
-                yield f"env[{variable}]", f"no secret is mounted at {value}"
+                yield container.finding(f"env[{variable}]", f"no secret is mounted at {value}")
     for path in sorted(there - named):
-        yield "volumeMounts", f"no setting names the secret's file {path}"
+        yield container.finding("volumeMounts", f"no setting names the secret's file {path}")
 
 
 def database_users(manifests: Manifests) -> Iterator[Finding]:
@@ -133,12 +132,10 @@ def database_users(manifests: Manifests) -> Iterator[Finding]:
 
     While a password is rotated, the one before works too: of each user both are there.
     """
-    made, databases = _made(manifests), set()
-    given: set[tuple[str, str, str]] = set()
-    used: set[tuple[str, str, str]] = set()
-    for workload, container in manifests.containers:
-        files = list(_files(workload, container, made))
-        there, variables = {file.path: file for file in files}, container.environment
+    made, databases, given, used = _made(manifests), set(), set(), set()
+    for container in manifests.containers:
+        files, variables = list(_files(container, made)), container.environment
+        there = {file.path: file for file in files}
         users = _inside(files, variables.get("DATABASE_USERS_FOLDER"))
         given |= {(user, file.secret, file.key) for user, file in users.items()}
         login = _LOGIN.fullmatch(variables.get("DATABASE_URL", ""))

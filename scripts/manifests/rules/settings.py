@@ -35,11 +35,11 @@ def settings_of(container: Container) -> type[BaseSettings] | None:
 
 def settings(manifests: Manifests) -> Iterator[Finding]:
     """Check that no setting is missing, misspelt, refused, or another than others have."""
-    for workload, container in manifests.containers:
+    for container in manifests.containers:
         names = {str(variable.get("name")) for variable in items(container.spec, "env")}
         parts = set(REFERENCE.findall(str([container.spec.get("env"), container.words])))
         for name in sorted(parts - names):
-            yield workload.finding(f"{container.field}.env[{name}]", "is missing: set it")
+            yield container.finding(f"env[{name}]", "is missing: set it")
         if (whole := settings_of(container)) is None:
             continue
         known = {name.upper() for name in whole.model_fields}
@@ -49,9 +49,9 @@ def settings(manifests: Manifests) -> Iterator[Finding]:
         for name in given:
             if name not in known:
                 problem = f"{container.service} reads no such setting"
-                yield workload.finding(f"{container.field}.env[{name}]", problem)
+                yield container.finding(f"env[{name}]", problem)
         for where, problem in _refusals(whole, given):
-            yield workload.finding(f"{container.field}.env{where}", problem)
+            yield container.finding(f"env{where}", problem)
     for name in ONE_FOR_ALL:
         values = values_of(manifests, name)
         if len(set(values.values())) > 1:
@@ -86,10 +86,10 @@ def _refusals(whole: type[BaseSettings], given: dict[str, str]) -> Iterator[tupl
 def values_of(manifests: Manifests, name: str) -> dict[str, Any]:
     """Return what a setting is, given or by default, by each workload of ours that reads it."""
     found = {}
-    for workload, container in manifests.containers:
+    for container in manifests.containers:
         whole = settings_of(container)
         if whole and (field := whole.model_fields.get(name.lower())):
             with suppress(ValueError):  # what is refused is found above
                 value = container.environment.get(name, field.default)
-                found[workload.name] = type(field.default)(value)
+                found[container.workload.name] = type(field.default)(value)
     return found
