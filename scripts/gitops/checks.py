@@ -27,13 +27,7 @@ from scripts.gitops.flux import (
 )
 from scripts.gitops.source import Source
 from scripts.manifests import tools
-from scripts.manifests.model import (
-    WORKLOAD_KINDS,
-    Finding,
-    at,
-    items,
-    mapping,
-)
+from scripts.manifests.model import WORKLOAD_KINDS, Finding, at, items, mapping
 from scripts.manifests.rules import check as check_manifests
 
 Check: TypeAlias = Callable[[Cluster, Source], Iterator[Finding]]
